@@ -1,0 +1,183 @@
+"""The nouns that every other module shares; no I/O and no decisions live here."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+__all__ = [
+    "Change",
+    "ClusterState",
+    "ClusterStatus",
+    "Event",
+    "Fingerprint",
+    "Gpu",
+    "GpuidError",
+    "Known",
+    "Node",
+    "Place",
+    "Placement",
+    "ReadFailure",
+    "Reading",
+    "WatchRestart",
+]
+
+
+class GpuidError(Exception):
+    """The root of every error that gpuid raises itself; its text is one line fit for a user."""
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One physical GPU as `nvidia-smi -q -x` describes it; what the tool does not know is None."""
+
+    uuid: str | None
+    serial: str | None = None
+    model: str | None = None
+    architecture: str | None = None
+    chassis: str | None = None
+    slot: str | None = None
+    tray: str | None = None
+    host: str | None = None
+    module: str | None = None
+    pci_bus_id: str | None = None
+    board_part_number: str | None = None
+    gpu_part_number: str | None = None
+    minor_number: int | None = None
+    vbios: str | None = None
+    mig: bool | None = None
+
+
+class Place(NamedTuple):
+    """Where a GPU can be: one node of one cluster."""
+
+    cluster: str
+    node: str
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What Kubernetes says of a node that carries a GPU pod."""
+
+    name: str
+    provider_id: str = ""
+    boot_id: str = ""
+    capacity: int | None = None  # GPUs the node has, None where the device plugin never registered
+    allocatable: int | None = None  # GPUs that pods may use
+    labels: tuple[tuple[str, str], ...] = ()  # only the labels on the configured allow-list, sorted
+
+    @property
+    def machine(self) -> str:
+        """The last path segment of the provider id, which names the cloud's instance; empty if none."""
+        return self.provider_id.rpartition("/")[2]
+
+
+class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What must be unchanged for an earlier reading of a node still to hold."""
+
+    pod_uid: str
+    container_id: str
+    restarts: int
+    boot_id: str
+    capacity: int | None
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """All GPUs of one node at one instant; the only thing about GPUs that leaves a cluster."""
+
+    cluster: str
+    node: Node
+    source: str  # `namespace/pod` that was read
+    fingerprint: Fingerprint
+    time: float  # Unix seconds, when the output was complete
+    driver_version: str | None
+    cuda_version: str | None
+    gpus: tuple[Gpu, ...]
+
+
+class Known(NamedTuple):
+    """An earlier reading, as far as deciding on the next one needs it."""
+
+    fingerprint: Fingerprint
+    time: float
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU on one node, from when and confirmed when (Unix seconds)."""
+
+    gpu: Gpu
+    place: Place
+    since: float
+    confirmed: float
+
+
+class Event(StrEnum):
+    """What can happen to a GPU."""
+
+    APPEARED = "appeared"
+    MOVED = "moved"
+    VANISHED = "vanished"
+    ALTERED = "altered"
+    CONFIRMED = "confirmed"
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened to one GPU; `place` is where it is now, or was last when it vanished."""
+
+    event: Event
+    time: float
+    gpu: Gpu
+    place: Place
+    machine: str
+    source: str
+    previous: Place | None = None  # where it came from, for MOVED
+
+
+class ReadFailure(StrEnum):
+    """Why a reading failed: the closed set of the `reason` label."""
+
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    NO_CONTAINER = "no_container"
+    NO_BINARY = "no_binary"
+    TIMEOUT = "timeout"
+    EXIT_STATUS = "exit_status"
+    BAD_OUTPUT = "bad_output"
+    CONNECTION = "connection"
+
+
+class WatchRestart(StrEnum):
+    """Why a reflector had to start over: the closed set of the `reason` label."""
+
+    EXPIRED = "expired"
+    SILENT = "silent"
+    CONNECTION = "connection"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    SERVER_ERROR = "server_error"
+
+
+class ClusterState(StrEnum):
+    """How a cluster is; all but STARTING and UP are reasons for being down."""
+
+    STARTING = "starting"
+    UP = "up"
+    BAD_CONTEXT = "bad_context"
+    PLUGIN_MISSING = "plugin_missing"
+    PLUGIN_FAILED = "plugin_failed"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    UNREACHABLE = "unreachable"
+    SERVER_ERROR = "server_error"
+
+
+class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How one cluster is and, when it is not up, why in one line without secrets."""
+
+    cluster: str
+    state: ClusterState
+    message: str = ""
+    since: float  # Unix seconds of the last change of state
+
+    @property
+    def up(self) -> bool:
+        """True while list and watch are healthy."""
+        return self.state is ClusterState.UP
