@@ -177,22 +177,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OWN_LABELS = frozenset(
-    [
-        "node",
-        "serial",
-        "uuid",
-        "model",
-        "chassis",
-        "machine",
-        "provider_id",
-        "driver_version",
-        "cuda_version",
-        "state",
-        "reason",
-        "resource",
-        "sink",
-        "le",
-    ]
+    ("node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version")
+    + ("state", "reason", "resource", "sink", "le")
 )
 
 

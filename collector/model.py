@@ -19,6 +19,7 @@ __all__ = [
     "Placement",
     "ReadFailure",
     "Reading",
+    "Record",
     "WatchRestart",
 ]
 
@@ -129,6 +130,24 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     source: str
     previous: Place | None = None  # where it came from, for MOVED
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One GPU on one node as the sinks write it; what is absent is the empty string.
+
+    The first seven fields, their names and their order are those of the Go program's records.
+    """
+
+    cluster: str
+    node: str
+    machine: str
+    source: str  # `namespace/pod` that was read
+    chassis: str
+    gpu: str  # the serial
+    time: str  # RFC 3339, UTC
+    uuid: str
+    model: str
+    event: str  # an Event's value
 
 
 class ReadFailure(StrEnum):
