@@ -177,8 +177,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OWN_LABELS = frozenset(
-    ("node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version")
-    + ("state", "reason", "resource", "sink", "le")
+    {"node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version"}
+    | {"state", "reason", "resource", "sink", "le"}
 )
 
 
@@ -232,7 +232,7 @@ def parse(text: str, path: Path) -> Config:
 
 
 def _inherit(defaults: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a cluster over the defaults; a cluster's own preset also replaces the defaults' sources, and sources a preset."""
+    """Lay a cluster over the defaults; a preset and sources replace each other."""
     named = {"preset", "sources"} if {"preset", "sources"} & cluster.keys() else set()
     return {key: value for key, value in defaults.items() if key not in named} | dict(cluster)
 
