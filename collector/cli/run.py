@@ -1,0 +1,54 @@
+"""`gpuid run`: the collector, until a signal ends it."""
+
+import logging
+import signal
+from pathlib import Path
+
+import anyio
+import click
+
+from collector.cli.logs import configure
+from collector.cli.options import config_option, log_options
+from collector.service import Service, load
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@config_option
+@log_options
+def run(config: Path, log_level: str, log_format: str) -> None:
+    """Watch the clusters of a configuration and serve what is found.
+
+    The configuration is read again on SIGHUP and when the file changes: clusters come, go and change
+    without touching the others. SIGTERM and Ctrl-C end it.
+
+    \b
+    Example:
+      gpuid init && gpuid check && gpuid run
+    """
+    configure(log_level, log_format)
+    service = Service(load(config))
+    anyio.run(_run, service, config, backend_options={"use_uvloop": True})
+
+
+async def _run(service: Service, path: Path) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_obey_signals, service, path, tasks.cancel_scope, name="signals")
+        await service.run(
+            ready=lambda url: log.info("serving on %s", url, extra={"config": str(path)}),
+            reload_from=path,
+        )
+
+
+async def _obey_signals(service: Service, path: Path, scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for received in signals:
+            if received is signal.SIGHUP:
+                await service.reload(path)
+            else:
+                log.info("stopping on %s", received.name)
+                scope.cancel()
+                return

@@ -1,0 +1,300 @@
+"""The fleet in memory: applies readings, knows where every GPU is, and emits what changed."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from collector.model import Change, Event, Fingerprint, Gpu, Known, Node, Place, Placement, Reading
+
+__all__ = ["Inventory", "NodeEntry"]
+
+
+class NodeEntry:
+    """One node with a GPU pod, as it is published; read-only outside the inventory."""
+
+    __slots__ = (
+        "alone",
+        "cuda_version",
+        "driver_version",
+        "fingerprint",
+        "gpus",
+        "node",
+        "place",
+        "since",
+        "source",
+        "superseded",
+        "time",
+    )
+
+    def __init__(self, place: Place, node: Node) -> None:
+        self.place = place
+        self.node = node
+        self.time: float | None = None  # Unix seconds of the last reading, None before the first
+        self.driver_version: str | None = None
+        self.cuda_version: str | None = None
+        self.source = ""  # `namespace/pod` that was read
+        self.fingerprint: Fingerprint | None = None
+        self.gpus: tuple[Gpu, ...] = ()  # those that are here; each has a UUID
+        self.since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
+        # UUIDs that the last reading had, but that have since been seen on another node.
+        self.superseded: frozenset[str] = frozenset()
+        self.alone = (self,)  # what the indexes hold for a GPU that is here and nowhere else; one tuple for all of them
+
+    @property
+    def found(self) -> int | None:
+        """How many GPUs are here; None before the first reading."""
+        return None if self.time is None else len(self.gpus)
+
+    @property
+    def chassis(self) -> str:
+        """The serial of the chassis that the GPUs are in; several joined by a comma, empty where none is known."""
+        return ",".join(sorted({gpu.chassis for gpu in self.gpus if gpu.chassis}))
+
+
+class Inventory:
+    """Where every GPU is, keyed by UUID and indexed by serial, chassis and node.
+
+    `on_node` is told of each node whose published facts changed or that is gone. Times are Unix seconds and always
+    passed in. A change costs what its node's GPUs cost, however large the fleet is.
+
+    A GPU seen on a second node has moved, and the first node's reading counts as superseded. When the first node's next
+    reading still has the GPU, both keep confirming it: that is a conflict, published in both places until one of them
+    stops. One serial under two UUIDs on two nodes is a conflict as well, except on boards whose GPUs share a serial.
+    """
+
+    def __init__(self, on_node: Callable[[Place], None] = lambda _place: None) -> None:
+        self._on_node = on_node
+        self._nodes: dict[str, dict[str, NodeEntry]] = {}
+        self._homes: dict[str, tuple[NodeEntry, ...]] = {}  # by UUID; more than one is a conflict
+        self._serials: dict[str, tuple[NodeEntry, ...]] = {}
+        self._chassis: dict[str, tuple[NodeEntry, ...]] = {}
+        self._ghosts: dict[str, Place] = {}  # UUID -> where a GPU that is nowhere was last
+        self._shared_serials: set[str] = set()  # seen on two GPUs of one node: a board of several GPUs
+        self._conflicts: dict[str, set[str]] = {}  # cluster -> UUIDs
+
+    def apply(self, reading: Reading) -> list[Change]:
+        """Replace all that a node had by what a reading of it found; a reading older than the last one is ignored."""
+        entry = self._entry(Place(reading.cluster, reading.node.name), reading.node)
+        if entry.time is not None and reading.time < entry.time:
+            return []
+        before = {gpu.uuid: (gpu, since) for gpu, since in zip(entry.gpus, entry.since, strict=True)}
+        found = {gpu.uuid: gpu for gpu in reading.gpus if gpu.uuid is not None}
+        self._note_shared_serials(found.values())
+        entry.node, entry.source, entry.fingerprint = reading.node, reading.source, reading.fingerprint
+        entry.driver_version, entry.cuda_version = reading.driver_version, reading.cuda_version
+
+        changes: list[Change] = []
+        stay: list[Gpu] = []
+        since: list[float] = []
+        for uuid, gpu in found.items():
+            if known := before.pop(uuid, None):
+                if known[0] != gpu:
+                    changes.append(_change(Event.ALTERED, reading.time, gpu, entry))
+                stay.append(gpu if known[0] != gpu else known[0])  # the old one: one copy of its strings is enough
+                since.append(known[1])
+            else:
+                changes.append(self._arrive(uuid, gpu, entry, reading.time))
+                stay.append(gpu)
+                since.append(reading.time)
+        gone = [gpu for gpu, _ in before.values()]
+        old = entry.gpus
+        entry.gpus, entry.since = tuple(stay), tuple(since)
+        entry.time, entry.superseded = reading.time, frozenset()
+        changes += self._depart(gone, entry, reading.time)
+        if changes:
+            self._index(entry, old)
+        self._on_node(entry.place)
+        return changes
+
+    def set_node(self, cluster: str, node: Node) -> None:
+        """Keep what Kubernetes says of a node, before its first reading or between readings."""
+        place = Place(cluster, node.name)
+        known = self.node(place)
+        if known is None or known.node != node:
+            self._entry(place, node).node = node
+            self._on_node(place)
+
+    def remove_node(self, place: Place, time: float) -> list[Change]:
+        """Forget a node; what was in it has vanished until it is seen elsewhere."""
+        nodes = self._nodes.get(place.cluster, {})
+        entry = nodes.pop(place.node, None)
+        if entry is None:
+            return []
+        if not nodes:
+            del self._nodes[place.cluster]
+        gone, entry.gpus, entry.since = entry.gpus, (), ()
+        changes = self._depart(gone, entry, time)
+        self._index(entry, gone)
+        self._on_node(place)
+        return changes
+
+    def remove_cluster(self, cluster: str, time: float) -> list[Change]:
+        """Forget a cluster and all that was ever seen in it."""
+        changes = [
+            change for node in list(self.nodes(cluster)) for change in self.remove_node(Place(cluster, node), time)
+        ]
+        self._ghosts = {uuid: place for uuid, place in self._ghosts.items() if place.cluster != cluster}
+        return changes
+
+    def clusters(self) -> Collection[str]:
+        """Name the clusters with at least one node."""
+        return self._nodes.keys()
+
+    def nodes(self, cluster: str) -> Mapping[str, NodeEntry]:
+        """Show a cluster's nodes by name; the view is live."""
+        return self._nodes.get(cluster, {})
+
+    def node(self, place: Place) -> NodeEntry | None:
+        """Find one node."""
+        return self.nodes(place.cluster).get(place.node)
+
+    def find(
+        self, *, uuid: str | None = None, serial: str | None = None, chassis: str | None = None
+    ) -> list[Placement]:
+        """Find the GPUs that have this UUID, or this serial, or are in this chassis; UUIDs in either case."""
+        if uuid is not None:
+            prefix, dash, rest = uuid.partition("-")
+            uuid = prefix.upper() + dash + rest.lower()
+            return self._found(self._homes.get(uuid, ()), lambda gpu: gpu.uuid == uuid)
+        if serial is not None:
+            return self._found(self._serials.get(serial, ()), lambda gpu: gpu.serial == serial)
+        if chassis is not None:
+            return self._found(self._chassis.get(chassis, ()), lambda gpu: gpu.chassis == chassis)
+        return []
+
+    def placements(self, place: Place) -> list[Placement]:
+        """List the GPUs of one node."""
+        entry = self.node(place)
+        return [] if entry is None else self._found(entry.alone, lambda _gpu: True)
+
+    def known(self, cluster: str) -> dict[str, Known]:
+        """Tell which readings a new watch of the cluster need not repeat, by node."""
+        return {
+            name: Known(entry.fingerprint, entry.time)
+            for name, entry in self.nodes(cluster).items()
+            if entry.fingerprint is not None and entry.time is not None
+        }
+
+    def conflicts(self, cluster: str) -> int:
+        """Count the cluster's GPUs that are confirmed in two places."""
+        return len(self._conflicts.get(cluster, ()))
+
+    def _entry(self, place: Place, node: Node) -> NodeEntry:
+        nodes = self._nodes.setdefault(place.cluster, {})
+        if (entry := nodes.get(place.node)) is None:
+            entry = nodes[place.node] = NodeEntry(place, node)
+        return entry
+
+    def _arrive(self, uuid: str, gpu: Gpu, entry: NodeEntry, time: float) -> Change:
+        """Give a GPU that its node did not have a home there."""
+        homes = self._homes.get(uuid, ())
+        if homes and uuid in entry.superseded:
+            self._homes[uuid] = (*homes, entry)
+            return _change(Event.APPEARED, time, gpu, entry)
+        previous = max(homes, key=lambda home: home.time or 0.0).place if homes else self._ghosts.pop(uuid, None)
+        for home in homes:
+            self._supersede(uuid, home)
+        self._homes[uuid] = entry.alone
+        if previous is None or previous == entry.place:
+            return _change(Event.APPEARED, time, gpu, entry)
+        return _change(Event.MOVED, time, gpu, entry, previous)
+
+    def _supersede(self, uuid: str, entry: NodeEntry) -> None:
+        """Take a GPU from the node whose reading had it, because another node has it now."""
+        index = next(index for index, gpu in enumerate(entry.gpus) if gpu.uuid == uuid)
+        taken = entry.gpus[index]
+        entry.gpus = entry.gpus[:index] + entry.gpus[index + 1 :]
+        entry.since = entry.since[:index] + entry.since[index + 1 :]
+        entry.superseded |= {uuid}
+        self._index(entry, [taken])
+        self._on_node(entry.place)
+
+    def _depart(self, gone: Iterable[Gpu], entry: NodeEntry, time: float) -> list[Change]:
+        """End the homes that GPUs had in a node."""
+        changes = []
+        for gpu in gone:
+            uuid = str(gpu.uuid)
+            others = tuple(home for home in self._homes[uuid] if home is not entry)
+            if others:
+                self._homes[uuid] = others[0].alone if len(others) == 1 else others
+            else:
+                del self._homes[uuid]
+                self._ghosts[uuid] = entry.place
+            changes.append(_change(Event.VANISHED, time, gpu, entry))
+        return changes
+
+    def _note_shared_serials(self, gpus: Iterable[Gpu]) -> None:
+        seen: set[str] = set()
+        for gpu in gpus:
+            if gpu.serial is not None:
+                if gpu.serial in seen or (gpu.model is not None and _SUPERCHIP.search(gpu.model)):
+                    self._shared_serials.add(gpu.serial)
+                seen.add(gpu.serial)
+
+    def _index(self, entry: NodeEntry, before: Collection[Gpu]) -> None:
+        """Bring the indexes and conflicts in line with a node's GPUs, given those that it had before."""
+        touched = {*before, *entry.gpus}
+        for index, key in ((self._serials, _serial), (self._chassis, _chassis)):
+            here = {key(gpu) for gpu in entry.gpus}
+            for value in {value for gpu in touched if (value := key(gpu)) is not None}:
+                others = tuple(other for other in index.get(value, ()) if other is not entry)
+                if value in here:
+                    index[value] = (*others, entry) if others else entry.alone
+                elif others:
+                    index[value] = others[0].alone if len(others) == 1 else others
+                else:
+                    index.pop(value, None)
+        suspects = {gpu.uuid for gpu in touched}
+        for serial in {gpu.serial for gpu in touched if gpu.serial is not None}:
+            suspects |= {
+                gpu.uuid for home in self._serials.get(serial, ()) for gpu in home.gpus if gpu.serial == serial
+            }
+        for uuid in suspects:
+            self._judge(str(uuid), entry)
+
+    def _judge(self, uuid: str, entry: NodeEntry) -> None:
+        """Decide afresh in which clusters a GPU is in conflict."""
+        homes = self._homes.get(uuid, ())
+        contested = len(homes) > 1 or any(
+            gpu.serial is not None and gpu.serial not in self._shared_serials and len(self._serials[gpu.serial]) > 1
+            for home in homes
+            for gpu in home.gpus
+            if gpu.uuid == uuid
+        )
+        clusters = {home.place.cluster for home in homes} if contested else set()
+        for cluster in clusters:
+            self._conflicts.setdefault(cluster, set()).add(uuid)
+        for cluster in [name for name, uuids in self._conflicts.items() if uuid in uuids and name not in clusters]:
+            self._conflicts[cluster].discard(uuid)
+
+    @staticmethod
+    def _found(entries: Iterable[NodeEntry], wanted: Callable[[Gpu], bool]) -> list[Placement]:
+        return [
+            Placement(gpu=gpu, place=entry.place, since=since, confirmed=entry.time or since)
+            for entry in entries
+            for gpu, since in zip(entry.gpus, entry.since, strict=True)
+            if wanted(gpu)
+        ]
+
+
+# Grace superchips carry two GPUs on one board under one serial, also where each is given to a node of its own.
+_SUPERCHIP = re.compile(r"\bGB\d{3}\b")
+
+
+def _serial(gpu: Gpu) -> str | None:
+    return gpu.serial
+
+
+def _chassis(gpu: Gpu) -> str | None:
+    return gpu.chassis
+
+
+def _change(event: Event, time: float, gpu: Gpu, entry: NodeEntry, previous: Place | None = None) -> Change:
+    return Change(
+        event=event,
+        time=time,
+        gpu=gpu,
+        place=entry.place,
+        machine=entry.node.machine,
+        source=entry.source,
+        previous=previous,
+    )

@@ -1,0 +1,179 @@
+"""Reads the XML that `nvidia-smi -q -x` prints.
+
+The form is the tool's own (`nvsmi_device_v*.dtd`, which it names but does not ship); the names of the fields of the
+platform block are those of nvmlPlatformInfo_t in NVIDIA's NVML reference, versions 1 and 2.
+"""
+
+import re
+import sys
+from xml.parsers import expat
+
+import msgspec
+
+from collector.model import Gpu, GpuidError
+
+__all__ = ["BadOutput", "Log", "parse"]
+
+
+class BadOutput(GpuidError):
+    """The text is not what `nvidia-smi -q -x` prints, or not all of it."""
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run of the tool says; a value that the tool does not know is None."""
+
+    driver_version: str | None
+    cuda_version: str | None
+    gpus: tuple[Gpu, ...]
+
+
+def parse(output: bytes) -> Log:
+    """Read one complete document; raises BadOutput.
+
+    The document comes from a node and is not trusted: entities may not be declared, the DTD is never loaded, and depth,
+    number and length of what is read are bounded. A GPU that the driver has lost has few values or none, and does not
+    void the others.
+    """
+    reader = _Reader()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.EntityDeclHandler = _refuse_entity
+    parser.SkippedEntityHandler = _refuse_entity
+    parser.StartElementHandler = reader.start
+    parser.EndElementHandler = reader.end
+    parser.CharacterDataHandler = reader.characters
+    try:
+        parser.Parse(output.lstrip(b" \t\r\n"), True)
+    except (expat.ExpatError, ValueError, LookupError) as error:  # a strange encoding is a ValueError or LookupError
+        raise BadOutput(f"not the XML of nvidia-smi: {error}") from error
+    return reader.log()
+
+
+_ROOT = "nvidia_smi_log"
+
+# The path of each element that is read, below the root, and the field that it fills.
+_FIELDS = {
+    "driver_version": "driver_version",
+    "cuda_version": "cuda_version",
+    "attached_gpus": "attached_gpus",
+    "gpu/uuid": "uuid",
+    "gpu/serial": "serial",
+    "gpu/product_name": "model",
+    "gpu/product_architecture": "architecture",
+    "gpu/pci/pci_bus_id": "pci_bus_id",
+    "gpu/board_part_number": "board_part_number",
+    "gpu/gpu_part_number": "gpu_part_number",
+    "gpu/minor_number": "minor_number",
+    "gpu/vbios_version": "vbios",
+    "gpu/mig_mode/current_mig": "mig",
+} | {
+    f"gpu/{block}/{element}": field
+    for block in ("platformInfo", "platform_info")
+    for element, field in {
+        "chassis_serial_number": "chassis",
+        "slot_number": "slot",
+        "chassis_physical_slot_number": "slot",
+        "tray_index": "tray",
+        "compute_slot_index": "tray",
+        "host_id": "host",
+        "node_index": "host",
+        "module_id": "module",
+    }.items()
+}
+
+# Only unique identifiers: slot 0, tray 0 and minor number 0 are real.
+_IDENTIFIERS = frozenset({"uuid", "serial", "chassis"})
+_UNIQUE = frozenset({"uuid", "serial"})
+
+_ABSENT = re.compile(
+    r"\[?(?:|-|n/a|none|null|unknown|unknown error|err!|error|not (?:available|supported|found)|no access|gpu is lost"
+    r"|insufficient permissions?|requested functionality has been deprecated|gpu access blocked.*|unable to .*"
+    r"|.*redacted.*|[x*#?]+)\]?",
+    re.IGNORECASE,
+)
+_ALL_ZEROS = re.compile(r"(?:GPU-|0x)?[0-]+", re.IGNORECASE)
+
+_DEPTH = 32  # the tool nests 6 deep
+_GPUS = 256  # of one node; the tool's largest machines have 16
+_LENGTH = 128  # characters of one value
+
+
+class _Reader:
+    """Collects the wanted elements while expat walks the document."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []  # of the open elements, each below the root
+        self._field: str | None = None
+        self._text = ""
+        self._root: dict[str, str] = {}
+        self._gpu: dict[str, str] = self._root
+        self._gpus: list[dict[str, str]] = []
+
+    def start(self, name: str, _attributes: dict[str, str]) -> None:
+        paths = self._paths
+        depth = len(paths)
+        if depth < 2:
+            if depth == 0:
+                if name != _ROOT:
+                    raise BadOutput(f"not the XML of nvidia-smi: the root element is {name[:40]}, expected {_ROOT}")
+                paths.append("")
+                return
+            path = name
+            if name == "gpu":
+                if len(self._gpus) == _GPUS:
+                    raise BadOutput(f"more than {_GPUS} GPUs in one node")
+                self._gpu = {}
+                self._gpus.append(self._gpu)
+        elif depth > _DEPTH:
+            raise BadOutput(f"elements nested deeper than {_DEPTH}")
+        else:
+            path = f"{paths[-1]}/{name}"
+        paths.append(path)
+        self._field = _FIELDS.get(path)
+        self._text = ""
+
+    def characters(self, text: str) -> None:
+        if self._field is not None and len(self._text) <= _LENGTH:
+            self._text += text
+
+    def end(self, _name: str) -> None:
+        path = self._paths.pop()
+        if self._field is not None:
+            values = self._gpu if path.startswith("gpu/") else self._root
+            text = self._text.strip()
+            if len(text) <= _LENGTH and not _ABSENT.fullmatch(text):
+                values.setdefault(self._field, text)
+            self._field = None
+
+    def log(self) -> Log:
+        if not self._gpus and self._root.get("attached_gpus") != "0":
+            raise BadOutput("no GPU in the output, and it does not say that none is attached")
+        gpus: dict[object, Gpu] = {}
+        for index, values in enumerate(self._gpus):
+            gpu = _gpu(values)
+            gpus.setdefault(gpu.uuid or index, gpu)
+        return Log(
+            driver_version=self._root.get("driver_version"),
+            cuda_version=self._root.get("cuda_version"),
+            gpus=tuple(gpus.values()),
+        )
+
+
+def _gpu(values: dict[str, str]) -> Gpu:
+    # All but uuid and serial repeat all over a fleet: one copy in memory is enough.
+    texts: dict[str, str | None] = {
+        field: text if field in _UNIQUE else sys.intern(text)
+        for field, text in values.items()
+        if not (field in _IDENTIFIERS and _ALL_ZEROS.fullmatch(text))
+    }
+    minor, mig = texts.pop("minor_number", None), texts.pop("mig", None)
+    return Gpu(
+        uuid=texts.pop("uuid", None),
+        minor_number=int(minor) if minor is not None and minor.isascii() and minor.isdigit() else None,
+        mig={"Enabled": True, "Disabled": False}.get(mig or ""),
+        **texts,
+    )
+
+
+def _refuse_entity(*_declaration: object) -> None:
+    raise BadOutput("the XML declares or uses an entity, which nvidia-smi never does")

@@ -1,0 +1,237 @@
+"""The composition root: builds everything from a configuration and runs it in one task group."""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import anyio
+import watchfiles
+
+from collector import config as configuration
+from collector.cluster import ClusterWatcher, kubeconfig
+from collector.cluster.backoff import Backoff
+from collector.config import Config, ConfigError
+from collector.exposition import Exposition, Metrics
+from collector.inventory import Inventory
+from collector.model import (
+    Change,
+    ClusterState,
+    ClusterStatus,
+    Event,
+    Node,
+    Place,
+    ReadFailure,
+    Reading,
+    WatchRestart,
+)
+from collector.web import Context, serve
+
+__all__ = ["Service", "load"]
+
+log = logging.getLogger(__name__)
+
+_RESTART = Backoff(initial=1.0, maximum=60.0)
+
+
+def load(path: Path) -> Config:
+    """Read a configuration and prove that its contexts exist; raises ConfigError."""
+    config = configuration.load(path)
+    try:
+        kubeconfig.check(config.clusters)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return config
+
+
+class Service:
+    """One collector: the clusters of a configuration, their inventory, and HTTP.
+
+    `listeners` are told of every change of the inventory; they are called on the event loop and must return at once.
+    """
+
+    def __init__(self, config: Config, *, listeners: Sequence[Callable[[Change], None]] = ()) -> None:
+        self._config = config
+        self._listeners = tuple(listeners)
+        self._watches: dict[str, _Watch] = {}
+        self.statuses: dict[str, ClusterStatus] = {}
+        self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
+        self.inventory = Inventory(on_node=self._node_changed)
+        self.exposition = Exposition(
+            self.inventory,
+            self.metrics,
+            cluster_label=config.metrics.cluster_label,
+            node_labels=config.metrics.node_labels,
+        )
+
+    async def run(self, *, ready: Callable[[str], None], reload_from: Path | None = None) -> None:
+        """Serve until cancelled; `ready` is given the URL once HTTP answers.
+
+        With `reload_from`, clusters follow that file whenever it changes. Raises ConfigError when HTTP cannot start.
+        """
+        context = Context(
+            inventory=self.inventory,
+            exposition=self.exposition,
+            metrics=self.metrics,
+            statuses=self.statuses,
+            clusters=lambda: self._watches.keys(),
+            cluster_label=self._config.metrics.cluster_label,
+        )
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self.exposition.run, name="exposition")
+            await self._follow(self._config.clusters)
+            if reload_from is not None:
+                self._tasks.start_soon(self._reload_on_change, reload_from, name="configuration")
+            try:
+                await serve(context, self._config.server, ready=ready)
+            finally:
+                self._tasks.cancel_scope.cancel()
+
+    async def reload(self, path: Path) -> None:
+        """Put the clusters of the file at `path` in force; a bad file is refused and the old ones stay."""
+        try:
+            config = load(path)
+        except ConfigError as error:
+            log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
+            return
+        if (config.server, config.metrics) != (self._config.server, self._config.metrics):
+            log.warning("changes of [server] and [metrics] take effect at the next start")
+        await self._follow(config.clusters)
+        self._config = config
+
+    # What the clusters tell (collector.cluster.Observer)
+
+    def on_reading(self, reading: Reading, seconds: float) -> None:
+        """Put a node's reading into the inventory."""
+        self.metrics.read_succeeded(reading.cluster, seconds)
+        self._hand_on(self.inventory.apply(reading))
+
+    def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
+        """Count a reading that failed."""
+        del node  # a label per node would not be bounded; the watcher's log has it
+        self.metrics.read_failed(cluster, reason)
+
+    def on_node(self, cluster: str, node: Node) -> None:
+        """Keep what Kubernetes says of a node."""
+        self.inventory.set_node(cluster, node)
+
+    def on_node_gone(self, cluster: str, node: str, time: float) -> None:
+        """Take a node out of the inventory."""
+        self._hand_on(self.inventory.remove_node(Place(cluster, node), time))
+
+    def on_status(self, status: ClusterStatus) -> None:
+        """Publish how a cluster is."""
+        self.statuses[status.cluster] = status
+        self.metrics.cluster_up(status.cluster, status.up)
+
+    def on_synced(self, cluster: str, time: float) -> None:
+        """Publish the last proof that a cluster's view is current."""
+        self.metrics.synced(cluster, time)
+
+    def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
+        """Count a reflector that had to start over."""
+        self.metrics.watch_restarted(cluster, resource, reason)
+
+    # What follows from it
+
+    def _node_changed(self, place: Place) -> None:
+        self.exposition.changed(place)
+
+    def _hand_on(self, changes: Collection[Change]) -> None:
+        if not changes:
+            return
+        for change in changes:
+            if change.event is Event.MOVED:
+                self.metrics.moved(change.place.cluster)
+            _log_change(change)
+            for listener in self._listeners:
+                listener(change)
+        for cluster in self._watches:  # a conflict has two ends, and the other may be in any cluster
+            self.metrics.conflicts(cluster, self.inventory.conflicts(cluster))
+
+    # Which clusters are followed
+
+    async def _follow(self, clusters: Collection[configuration.Cluster]) -> None:
+        wanted = {cluster.name: cluster for cluster in clusters}
+        for name in self._watches.keys() - wanted.keys():
+            await self._watches.pop(name).stop()
+            log.info("cluster removed from the configuration", extra={"cluster": name})
+            self._hand_on(self.inventory.remove_cluster(name, time.time()))
+            self.statuses.pop(name, None)
+            self.metrics.remove_cluster(name)
+        for name, cluster in wanted.items():
+            watch = self._watches.get(name)
+            if watch is not None and watch.cluster == cluster:
+                continue
+            if watch is None:
+                self.metrics.add_cluster(name)
+                self.on_status(ClusterStatus(cluster=name, state=ClusterState.STARTING, since=time.time()))
+            else:
+                await watch.stop()
+                log.info("cluster changed in the configuration", extra={"cluster": name})
+            self._watches[name] = _Watch(cluster, self, self._config.metrics.node_labels)
+            self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
+
+    async def _reload_on_change(self, path: Path) -> None:
+        # The folder, not the file: editors and Kubernetes' volumes put a new file in the old one's place.
+        folder, before = path.resolve().parent, _content(path)
+        async for _ in watchfiles.awatch(folder, recursive=False, step=200):
+            after = _content(path)
+            if after is not None and after != before:
+                before = after
+                await self.reload(path)
+
+
+class _Watch:
+    """One cluster's task: it ends only when it is stopped, whatever happens in it."""
+
+    def __init__(self, cluster: configuration.Cluster, service: Service, node_labels: Sequence[str]) -> None:
+        self.cluster = cluster
+        self._service = service
+        self._node_labels = node_labels
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+
+    async def run(self) -> None:
+        """Watch until stopped; an error of our own is logged, and the watch starts again from what is known."""
+        name = self.cluster.name
+        try:
+            with self._scope:
+                for attempt in itertools.count():
+                    watcher = ClusterWatcher(
+                        self.cluster,
+                        self._service,
+                        known=self._service.inventory.known(name),
+                        node_labels=self._node_labels,
+                    )
+                    try:
+                        await watcher.run()
+                    except Exception:
+                        log.exception("the cluster's task failed and starts again", extra={"cluster": name})
+                    await anyio.sleep(_RESTART.delay(attempt))
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """End the task and wait until nothing of it runs."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+
+def _log_change(change: Change) -> None:
+    fields = {"cluster": change.place.cluster, "node": change.place.node, "uuid": change.gpu.uuid}
+    if change.gpu.serial:
+        fields["serial"] = change.gpu.serial
+    if change.previous is not None:
+        fields |= {"from_cluster": change.previous.cluster, "from_node": change.previous.node}
+    # A first inventory makes thousands of GPUs appear; what a person wants to read is what happens to them later.
+    log.log(logging.DEBUG if change.event is Event.APPEARED else logging.INFO, "GPU %s", change.event, extra=fields)
+
+
+def _content(path: Path) -> bytes | None:
+    """The file's bytes; None while it is being replaced."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

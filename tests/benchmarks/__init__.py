@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one table of ratios against a peer measured in the same run."""
