@@ -243,15 +243,13 @@ class Inventory:
                     index[value] = others[0].alone if len(others) == 1 else others
                 else:
                     index.pop(value, None)
-        suspects = {gpu.uuid for gpu in touched}
-        for serial in {gpu.serial for gpu in touched if gpu.serial is not None}:
-            suspects |= {
-                gpu.uuid for home in self._serials.get(serial, ()) for gpu in home.gpus if gpu.serial == serial
-            }
-        for uuid in suspects:
-            self._judge(str(uuid), entry)
+        serials = {gpu.serial for gpu in touched if gpu.serial is not None}
+        neighbours = {home for serial in serials for home in self._serials.get(serial, ())}
+        rivals = [gpu for home in neighbours for gpu in home.gpus if gpu.serial in serials]
+        for uuid in {gpu.uuid for gpu in (*touched, *rivals)}:
+            self._judge(str(uuid))
 
-    def _judge(self, uuid: str, entry: NodeEntry) -> None:
+    def _judge(self, uuid: str) -> None:
         """Decide afresh in which clusters a GPU is in conflict."""
         homes = self._homes.get(uuid, ())
         contested = len(homes) > 1 or any(
