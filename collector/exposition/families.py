@@ -1,0 +1,125 @@
+"""The one table of the metric families that gpuid publishes, and how a node becomes samples of them."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from collector.inventory import NodeEntry
+
+__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "render"]
+
+
+class Family(NamedTuple):
+    """One metric family as users see it; `cluster` stands for the configured name of that label."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+NODE_FAMILIES = (
+    Family(
+        "gpuid_gpu_info",
+        "gauge",
+        ("cluster", "node", "serial", "uuid", "model", "chassis"),
+        "A GPU that is present in a node; always 1.",
+    ),
+    Family(
+        "gpuid_node_info",
+        "gauge",
+        ("cluster", "node", "machine", "provider_id", "chassis", "driver_version", "cuda_version"),
+        "A node whose GPUs have been read; always 1.",
+    ),
+    Family(
+        "gpuid_node_gpus",
+        "gauge",
+        ("cluster", "node", "state"),
+        "GPUs of a node: found by the last reading, in its capacity, and allocatable to pods.",
+    ),
+    Family(
+        "gpuid_node_read_timestamp_seconds",
+        "gauge",
+        ("cluster", "node"),
+        "When the node was last read successfully.",
+    ),
+)
+
+# What prometheus-client keeps; `metrics` makes each of them from its row.
+FAMILIES = (
+    *NODE_FAMILIES,
+    Family("gpuid_cluster_up", "gauge", ("cluster",), "Whether list and watch of the cluster are healthy."),
+    Family(
+        "gpuid_cluster_synced_timestamp_seconds",
+        "gauge",
+        ("cluster",),
+        "Last proof, by an event or a bookmark, that the view of the cluster is current.",
+    ),
+    Family("gpuid_gpu_conflicts", "gauge", ("cluster",), "GPUs that are confirmed in two places at once."),
+    Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
+    Family("gpuid_read_success_total", "counter", ("cluster",), "Readings of a node that succeeded."),
+    Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Readings of a node that failed."),
+    Family("gpuid_read_duration_seconds", "histogram", ("cluster",), "Time from the exec to the applied reading."),
+    Family(
+        "gpuid_watch_restarts_total",
+        "counter",
+        ("cluster", "resource", "reason"),
+        "Watches that had to start over.",
+    ),
+    Family("gpuid_scrape_body_bytes", "gauge", ("encoding",), "Size of the last full answer to a scrape."),
+    Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to make the answer to a scrape ready."),
+    Family("gpuid_build_info", "gauge", ("version",), "The collector's version; always 1."),
+)
+
+
+def render(entry: NodeEntry, node_labels: Sequence[tuple[str, str]], cluster_label: str) -> tuple[bytes, ...]:
+    """Write a node's lines, one block of bytes for each of NODE_FAMILIES, in their order.
+
+    `node_labels` are pairs of (Kubernetes label, label name), as `label_names` makes them.
+    """
+    node = entry.node
+    where = f'{{{cluster_label}="{escape(entry.place.cluster)}",node="{escape(entry.place.node)}"'
+    gpus = "".join(
+        f'gpuid_gpu_info{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
+        f'model="{escape(gpu.model)}",chassis="{escape(gpu.chassis)}"}} 1\n'
+        for gpu in entry.gpus
+    )
+    counts = "".join(
+        f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
+        for state, count in (("found", entry.found), ("capacity", node.capacity), ("allocatable", node.allocatable))
+        if count is not None
+    )
+    info = read = ""
+    if entry.time is not None:
+        values = dict(node.labels)
+        labels = "".join(f',{name}="{escape(values.get(label))}"' for label, name in node_labels)
+        info = (
+            f'gpuid_node_info{where},machine="{escape(node.machine)}",provider_id="{escape(node.provider_id)}",'
+            f'chassis="{escape(entry.chassis)}",driver_version="{escape(entry.driver_version)}",'
+            f'cuda_version="{escape(entry.cuda_version)}"{labels}}} 1\n'
+        )
+        read = f"gpuid_node_read_timestamp_seconds{where}}} {entry.time:.3f}\n"
+    return tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read))
+
+
+def escape(value: str | None) -> str:
+    r"""Write a label value: `\`, `"` and line feed escaped, other control characters replaced; absent is empty."""
+    if value is None:
+        return ""
+    return _SPECIAL.sub(_escaped, value) if _SPECIAL.search(value) else value
+
+
+def label_names(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Name Kubernetes labels as kube-state-metrics does: `label_` and what Prometheus allows, clashes numbered."""
+    bare = [f"label_{re.sub(r'[^a-zA-Z0-9_]', '_', label)}" for label in labels]
+
+    def numbered() -> Iterator[str]:
+        for index, name in enumerate(bare):
+            yield f"{name}_conflict{bare[: index + 1].count(name)}" if bare.count(name) > 1 else name
+
+    return list(zip(labels, numbered(), strict=True))
+
+
+_SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
+_ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
+_escaped: Callable[[re.Match[str]], str] = lambda found: _ESCAPES.get(found[0], "\N{REPLACEMENT CHARACTER}")  # noqa: E731
