@@ -1,0 +1,202 @@
+"""The JSON API: clusters, nodes and GPUs with filters, in pages."""
+
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio.lowlevel
+import msgspec
+from aiohttp import web
+
+from collector.inventory import NodeEntry
+from collector.model import ClusterStatus, Placement
+from collector.web.context import CONTEXT, Context
+
+__all__ = ["cluster_row", "clusters", "gpu_row", "gpus", "nodes", "rfc3339", "search_placements"]
+
+_PAGING = frozenset({"limit", "offset"})
+_NODE_FILTERS = frozenset({"cluster", "node", "machine"})
+_GPU_FILTERS = frozenset({"serial", "uuid", "model", "chassis"})
+_LIMIT = 1000
+_LIMIT_MOST = 10_000
+_SLICE = 0.005  # seconds of searching between two turns of the event loop
+
+_Filters = dict[str, frozenset[str]]
+
+
+async def clusters(request: web.Request) -> web.Response:
+    """Answer the clusters: how they are, and how much is in them."""
+    context = request.app[CONTEXT]
+    filters = _filters(request, frozenset({"cluster"}))
+    names = [name for name in sorted(context.clusters()) if _admits(filters, "cluster", name)]
+    return _page(request, "clusters", [cluster_row(context, name) for name in names])
+
+
+async def nodes(request: web.Request) -> web.Response:
+    """Answer the nodes that have GPUs, filtered by cluster, node, machine and chassis."""
+    filters = _filters(request, _NODE_FILTERS | {"chassis"})
+    found = [
+        entry
+        async for entry in _entries(request.app[CONTEXT], filters)
+        if "chassis" not in filters or filters["chassis"].intersection(entry.chassis.split(","))
+    ]
+    return _page(request, "nodes", found, _node_row)
+
+
+async def gpus(request: web.Request) -> web.Response:
+    """Answer the GPUs, filtered by cluster, node, machine, serial, uuid, model and chassis."""
+    context = request.app[CONTEXT]
+    filters = _filters(request, _NODE_FILTERS | _GPU_FILTERS)
+    if {"uuid", "serial", "chassis"} & filters.keys():
+        found = [placement for placement in _looked_up(context, filters) if _gpu_admitted(context, filters, placement)]
+        return _page(request, "gpus", found, lambda placement: gpu_row(context, placement))
+    limit, offset = _paging(request)
+    rows: list[dict[str, Any]] = []
+    total = 0
+    async for entry in _entries(context, filters):
+        matching = [
+            index
+            for index, gpu in enumerate(entry.gpus)
+            if "model" not in filters or (gpu.model or "") in filters["model"]
+        ]
+        for index in matching[max(0, offset - total) : max(0, offset + limit - total)]:
+            placement = Placement(
+                gpu=entry.gpus[index], place=entry.place, since=entry.since[index], confirmed=entry.time or 0.0
+            )
+            rows.append(gpu_row(context, placement))
+        total += len(matching)
+    return _json({"gpus": rows, "total": total, "limit": limit, "offset": offset})
+
+
+def search_placements(context: Context, term: str) -> list[Placement]:
+    """Find GPUs by serial, UUID or chassis, or all GPUs of the nodes or machines of that name."""
+    inventory = context.inventory
+    found = inventory.find(serial=term) or inventory.find(uuid=term) or inventory.find(chassis=term)
+    return found or [
+        placement
+        for cluster in inventory.clusters()
+        for entry in _named(inventory.nodes(cluster).values(), term)
+        for placement in inventory.placements(entry.place)
+    ]
+
+
+def cluster_row(context: Context, name: str) -> dict[str, Any]:
+    """Describe one cluster."""
+    entries = context.inventory.nodes(name).values()
+    status: ClusterStatus | None = context.statuses.get(name)
+    return {
+        "cluster": name,
+        "state": status.state if status else "starting",
+        "up": status is not None and status.up,
+        "message": status.message if status else "",
+        "since": rfc3339(status.since) if status else None,
+        "synced": rfc3339(context.synced(name)),
+        "nodes": len(entries),
+        "nodes_read": sum(entry.time is not None for entry in entries),
+        "gpus": sum(len(entry.gpus) for entry in entries),
+        "conflicts": context.inventory.conflicts(name),
+    }
+
+
+def gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
+    """Describe one GPU where it is."""
+    entry = context.inventory.node(placement.place)
+    return {
+        "cluster": placement.place.cluster,
+        "node": placement.place.node,
+        "machine": entry.node.machine if entry else "",
+        **msgspec.structs.asdict(placement.gpu),
+        "since": rfc3339(placement.since),
+        "confirmed": rfc3339(placement.confirmed),
+    }
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Write Unix seconds as RFC 3339 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _node_row(entry: NodeEntry) -> dict[str, Any]:
+    return {
+        "cluster": entry.place.cluster,
+        "node": entry.place.node,
+        "machine": entry.node.machine,
+        "provider_id": entry.node.provider_id,
+        "chassis": entry.chassis,
+        "driver_version": entry.driver_version,
+        "cuda_version": entry.cuda_version,
+        "found": entry.found,
+        "capacity": entry.node.capacity,
+        "allocatable": entry.node.allocatable,
+        "source": entry.source,
+        "read": rfc3339(entry.time),
+    }
+
+
+async def _entries(context: Context, filters: _Filters) -> AsyncIterator[NodeEntry]:
+    """Walk the nodes that the filters admit, giving other tasks their turn."""
+    deadline = time.perf_counter() + _SLICE
+    for cluster in sorted(context.inventory.clusters()):
+        if not _admits(filters, "cluster", cluster):
+            continue
+        for entry in list(context.inventory.nodes(cluster).values()):
+            if _admits(filters, "node", entry.place.node) and _admits(filters, "machine", entry.node.machine):
+                yield entry
+            if time.perf_counter() > deadline:
+                await anyio.lowlevel.checkpoint()
+                deadline = time.perf_counter() + _SLICE
+
+
+def _named(entries: Iterable[NodeEntry], term: str) -> Iterator[NodeEntry]:
+    return (entry for entry in entries if term in (entry.place.node, entry.node.machine))
+
+
+def _looked_up(context: Context, filters: _Filters) -> list[Placement]:
+    key = next(key for key in ("uuid", "serial", "chassis") if key in filters)
+    return [placement for value in sorted(filters[key]) for placement in context.inventory.find(**{key: value})]
+
+
+def _gpu_admitted(context: Context, filters: _Filters, placement: Placement) -> bool:
+    entry, gpu = context.inventory.node(placement.place), placement.gpu
+    return (
+        _admits(filters, "cluster", placement.place.cluster)
+        and _admits(filters, "node", placement.place.node)
+        and _admits(filters, "machine", entry.node.machine if entry else "")
+        and all(_admits(filters, key, getattr(gpu, key) or "") for key in ("serial", "model", "chassis"))
+        and ("uuid" not in filters or (gpu.uuid or "").lower() in {value.lower() for value in filters["uuid"]})
+    )
+
+
+def _admits(filters: _Filters, key: str, value: str) -> bool:
+    return key not in filters or value in filters[key]
+
+
+def _filters(request: web.Request, known: frozenset[str]) -> _Filters:
+    for key in request.query:
+        if key not in known | _PAGING:
+            expected = ", ".join(sorted(known | _PAGING))
+            raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; expected one of {expected}')
+    return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
+
+
+def _paging(request: web.Request) -> tuple[int, int]:
+    values = []
+    for key, default, least, most in (("limit", _LIMIT, 1, _LIMIT_MOST), ("offset", 0, 0, 2**53)):
+        text = request.query.get(key, str(default))
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise web.HTTPBadRequest(text=f"{key}: expected a whole number from {least} to {most}")
+        values.append(int(text))
+    return values[0], values[1]
+
+
+def _page(request: web.Request, name: str, found: list[Any], row: Any = lambda item: item) -> web.Response:
+    limit, offset = _paging(request)
+    rows = [row(item) for item in found[offset : offset + limit]]
+    return _json({name: rows, "total": len(found), "limit": limit, "offset": offset})
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json", charset="utf-8")

@@ -1,0 +1,62 @@
+"""Which path is answered by what, and what every answer carries."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from collector.config import Server
+from collector.web import api, health, metrics, page
+from collector.web.auth import authentication
+from collector.web.context import CONTEXT, Context
+
+__all__ = ["application"]
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def application(context: Context, server: Server) -> web.Application:
+    """Build the HTTP application of a collector."""
+    app = web.Application(middlewares=[_plain_errors, authentication(server)])
+    app[CONTEXT] = context
+    app.on_response_prepare.append(_add_headers)
+    app.router.add_get("/", page.index)
+    app.router.add_get("/search", page.search)
+    app.router.add_get("/metrics", metrics.metrics)
+    app.router.add_get("/metrics/collector", metrics.collector)
+    app.router.add_get("/sd", metrics.service_discovery)
+    app.router.add_get("/healthz", health.healthz)
+    app.router.add_get("/readyz", health.readyz)
+    app.router.add_get("/api/v1/clusters", api.clusters)
+    app.router.add_get("/api/v1/nodes", api.nodes)
+    app.router.add_get("/api/v1/gpus", api.gpus)
+    app.router.add_static("/static", Path(__file__).with_name("static"))
+    return app
+
+
+@web.middleware
+async def _plain_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Answer every refusal in one line: JSON below /api, text elsewhere."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        headers = {name: value for name, value in error.headers.items() if name in ("Allow", "WWW-Authenticate")}
+        if request.path.startswith("/api/"):
+            return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
+        return web.Response(text=f"{error.text or error.reason}\n", status=error.status, headers=headers)
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")

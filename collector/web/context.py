@@ -1,0 +1,36 @@
+"""What every HTTP handler may look at."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from collector.exposition import Exposition
+from collector.inventory import Inventory
+from collector.model import ClusterState, ClusterStatus
+
+__all__ = ["CONTEXT", "Context"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The collector as HTTP sees it; all of it is live."""
+
+    inventory: Inventory
+    exposition: Exposition
+    statuses: Mapping[str, ClusterStatus]
+    clusters: Callable[[], Collection[str]]  # the names of the clusters that are configured
+    synced: Callable[[str], float | None]  # Unix seconds of the last proof that a cluster's view is current
+    cluster_label: str = "cluster"
+
+    @property
+    def starting(self) -> list[str]:
+        """The clusters that have not had a first answer, good or bad."""
+        return [
+            name
+            for name in self.clusters()
+            if (status := self.statuses.get(name)) is None or status.state is ClusterState.STARTING
+        ]
+
+
+CONTEXT = web.AppKey("context", Context)
