@@ -55,6 +55,7 @@ class Service:
         self._config = config
         self._listeners = tuple(listeners)
         self._watches: dict[str, _Watch] = {}
+        self._synced: dict[str, float] = {}  # Unix seconds
         self.statuses: dict[str, ClusterStatus] = {}
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.inventory = Inventory(on_node=self._node_changed)
@@ -73,9 +74,9 @@ class Service:
         context = Context(
             inventory=self.inventory,
             exposition=self.exposition,
-            metrics=self.metrics,
             statuses=self.statuses,
-            clusters=lambda: self._watches.keys(),
+            clusters=self._watches.keys,
+            synced=self._synced.get,
             cluster_label=self._config.metrics.cluster_label,
         )
         async with anyio.create_task_group() as self._tasks:
@@ -127,6 +128,7 @@ class Service:
 
     def on_synced(self, cluster: str, time: float) -> None:
         """Publish the last proof that a cluster's view is current."""
+        self._synced[cluster] = time
         self.metrics.synced(cluster, time)
 
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
@@ -159,6 +161,7 @@ class Service:
             log.info("cluster removed from the configuration", extra={"cluster": name})
             self._hand_on(self.inventory.remove_cluster(name, time.time()))
             self.statuses.pop(name, None)
+            self._synced.pop(name, None)
             self.metrics.remove_cluster(name)
         for name, cluster in wanted.items():
             watch = self._watches.get(name)

@@ -1,0 +1,251 @@
+"""Given this inventory, this is the scrape."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_classic
+
+from collector.exposition.exposition import _SHARD_NODES
+from collector.model import Gpu, Node, Place
+
+pytestmark = pytest.mark.anyio
+
+H100 = Gpu(uuid="GPU-aaaa", serial="1652923034028", model="NVIDIA H100 80GB HBM3")
+GB200 = [
+    Gpu(uuid=f"GPU-gb{index}", serial="1761025346615", model="NVIDIA GB200", chassis="1821225190819")
+    for index in range(2)
+]
+
+
+def families(text: str) -> dict[str, list[str]]:
+    """The samples by family name, headers apart."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            found.setdefault(line.partition("{")[0].partition(" ")[0], []).append(line)
+    return found
+
+
+class TestOneNode:
+    async def test_its_gpus_facts_counts_and_time_are_published(self, bench: Any) -> None:
+        bench.read("prod", "n1", H100)
+        text = await bench.text()
+        assert text.startswith(
+            "# HELP gpuid_gpu_info A GPU that is present in a node; always 1.\n"
+            "# TYPE gpuid_gpu_info gauge\n"
+            'gpuid_gpu_info{cluster="prod",node="n1",serial="1652923034028",uuid="GPU-aaaa",'
+            'model="NVIDIA H100 80GB HBM3",chassis=""} 1\n'
+            "# HELP gpuid_node_info A node whose GPUs have been read; always 1.\n"
+            "# TYPE gpuid_node_info gauge\n"
+            'gpuid_node_info{cluster="prod",node="n1",machine="i-n1",provider_id="aws:///us-east-1a/i-n1",chassis="",'
+            'driver_version="570.148.08",cuda_version="12.8"} 1\n'
+            "# HELP gpuid_node_gpus GPUs of a node: found by the last reading, in its capacity, "
+            "and allocatable to pods.\n"
+            "# TYPE gpuid_node_gpus gauge\n"
+            'gpuid_node_gpus{cluster="prod",node="n1",state="found"} 1\n'
+            'gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8\n'
+            'gpuid_node_gpus{cluster="prod",node="n1",state="allocatable"} 7\n'
+            "# HELP gpuid_node_read_timestamp_seconds When the node was last read successfully.\n"
+            "# TYPE gpuid_node_read_timestamp_seconds gauge\n"
+            'gpuid_node_read_timestamp_seconds{cluster="prod",node="n1"} 1764000000.500\n'
+        )
+
+    async def test_before_its_first_reading_it_has_only_its_capacity(self, bench: Any) -> None:
+        bench.inventory.set_node("prod", Node(name="n1", capacity=8))
+        text = families(await bench.text())
+        assert text["gpuid_node_gpus"] == ['gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8']
+        assert not {"gpuid_gpu_info", "gpuid_node_info", "gpuid_node_read_timestamp_seconds"} & text.keys()
+
+    async def test_gpus_that_share_a_serial_are_two_series_with_their_chassis(self, bench: Any) -> None:
+        bench.read("prod", "n1", *GB200)
+        text = families(await bench.text())
+        assert text["gpuid_gpu_info"] == [
+            'gpuid_gpu_info{cluster="prod",node="n1",serial="1761025346615",uuid="GPU-gb0",model="NVIDIA GB200",'
+            'chassis="1821225190819"} 1',
+            'gpuid_gpu_info{cluster="prod",node="n1",serial="1761025346615",uuid="GPU-gb1",model="NVIDIA GB200",'
+            'chassis="1821225190819"} 1',
+        ]
+        assert 'chassis="1821225190819"' in text["gpuid_node_info"][0]
+
+    async def test_a_card_without_a_serial_has_an_empty_one(self, bench: Any) -> None:
+        bench.read("prod", "n1", Gpu(uuid="GPU-b"))
+        assert families(await bench.text())["gpuid_gpu_info"] == [
+            'gpuid_gpu_info{cluster="prod",node="n1",serial="",uuid="GPU-b",model="",chassis=""} 1'
+        ]
+
+    async def test_allowed_node_labels_are_added_and_clashes_numbered(self, make_bench: Callable[..., Any]) -> None:
+        bench = make_bench(node_labels=("topology.kubernetes.io/zone", "a.b", "a/b"))
+        bench.read("prod", "n1", H100, labels=(("a.b", "x"), ("topology.kubernetes.io/zone", "us-east-1a")))
+        assert families(await bench.text())["gpuid_node_info"][0].endswith(
+            'cuda_version="12.8",label_topology_kubernetes_io_zone="us-east-1a",label_a_b_conflict1="x",'
+            'label_a_b_conflict2=""} 1'
+        )
+
+    async def test_the_cluster_label_can_have_another_name(self, make_bench: Callable[..., Any]) -> None:
+        bench = make_bench(cluster_label="k8s_cluster")
+        bench.metrics.add_cluster("prod")
+        bench.read("prod", "n1", H100)
+        text = await bench.text(clusters=["prod"])
+        assert 'gpuid_gpu_info{k8s_cluster="prod",node="n1"' in text
+        assert 'gpuid_read_success_total{k8s_cluster="prod"} 0.0' in text
+        assert '{cluster="' not in text
+
+
+class TestChange:
+    async def test_a_gpu_that_moves_is_never_in_two_places(self, bench: Any) -> None:
+        bench.read("prod", "n1", H100)
+        bench.read("prod", "n2")
+        await bench.text()
+        bench.read("other", "n3", H100, time=1764000001.0)
+        text = families(await bench.text())
+        assert len(text["gpuid_gpu_info"]) == 1
+        assert 'cluster="other",node="n3"' in text["gpuid_gpu_info"][0]
+        assert 'gpuid_node_gpus{cluster="prod",node="n1",state="found"} 0' in text["gpuid_node_gpus"]
+
+    async def test_a_node_that_is_removed_leaves_nothing(self, bench: Any) -> None:
+        bench.read("prod", "n1", H100)
+        bench.read("prod", "n2")
+        await bench.text()
+        bench.inventory.remove_node(Place("prod", "n1"), 2.0)
+        text = await bench.text()
+        assert 'node="n1"' not in text
+        assert 'node="n2"' in text
+
+    async def test_a_cluster_that_is_removed_leaves_nothing(self, bench: Any) -> None:
+        for cluster in ("prod", "other"):
+            bench.metrics.add_cluster(cluster)
+            bench.metrics.watch_restarted(cluster, "pods", "expired")
+            bench.read(cluster, "n1")
+        await bench.text()
+        bench.inventory.remove_cluster("prod", 2.0)
+        bench.metrics.remove_cluster("prod")
+        text = await bench.text()
+        assert "prod" not in text
+        assert 'gpuid_watch_restarts_total{cluster="other",reason="expired",resource="pods"} 1.0' in text
+
+    async def test_only_the_families_that_differ_in_the_shard_of_the_node_are_compressed(
+        self, bench: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for index in range(3 * _SHARD_NODES):
+            bench.read("prod", f"n{index}", Gpu(uuid=f"GPU-{index}"))
+        await bench.exposition.refresh()
+        compressed: list[int] = []
+
+        from collector.exposition import exposition
+
+        original = exposition._text
+        monkeypatch.setattr(exposition, "_text", lambda pieces: compressed.append(len(pieces)) or original(pieces))
+        bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
+        await bench.exposition.refresh()
+        assert compressed == [_SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
+
+    async def test_shards_that_empty_are_filled_again(self, bench: Any) -> None:
+        for index in range(2 * _SHARD_NODES):
+            bench.read("prod", f"n{index}")
+        await bench.exposition.refresh()
+        for index in range(_SHARD_NODES):
+            bench.inventory.remove_node(Place("prod", f"n{index}"), 2.0)
+            bench.read("prod", f"m{index}")
+            await bench.exposition.refresh()
+        text = families(await bench.text())
+        names = {line.split('node="')[1].partition('"')[0] for line in text["gpuid_node_info"]}
+        assert names == {f"n{index}" for index in range(_SHARD_NODES, 2 * _SHARD_NODES)} | {
+            f"m{index}" for index in range(_SHARD_NODES)
+        }
+        assert len(text["gpuid_node_info"]) == 2 * _SHARD_NODES
+
+
+class TestShare:
+    async def test_a_cluster_s_share_holds_its_series_and_no_others(self, bench: Any) -> None:
+        for cluster in ("a", "b", "c"):
+            bench.metrics.add_cluster(cluster)
+            bench.read(cluster, "n1", Gpu(uuid=f"GPU-{cluster}"))
+        text = await bench.text(clusters=["a", "b"])
+        samples = [line for line in text.splitlines() if not line.startswith("#")]
+        assert samples
+        assert all('cluster="a"' in line or 'cluster="b"' in line for line in samples)
+
+    async def test_the_collector_s_share_holds_what_belongs_to_no_cluster(self, bench: Any) -> None:
+        bench.metrics.add_cluster("a")
+        bench.read("a", "n1")
+        text = b"".join((await bench.exposition.scrape_collector()).chunks).decode()
+        assert "gpuid_build_info" in text
+        assert "cluster=" not in text
+        assert "gpuid_node" not in text
+
+    async def test_the_shares_together_are_the_whole(self, bench: Any) -> None:
+        for cluster in ("a", "b"):
+            bench.metrics.add_cluster(cluster)
+            bench.read(cluster, "n1", Gpu(uuid=f"GPU-{cluster}"))
+        own = b"".join((await bench.exposition.scrape_collector()).chunks).decode()
+        shares = [await bench.text(clusters=[cluster]) for cluster in ("a", "b")]
+
+        def names(*texts: str) -> list[str]:
+            lines = (line for text in texts for line in text.splitlines() if not line.startswith("#"))
+            return sorted(line.rpartition(" ")[0] for line in lines)
+
+        await bench.text()  # the first full scrape adds the series of its own size
+        own = b"".join((await bench.exposition.scrape_collector()).chunks).decode()
+        assert names(await bench.text()) == names(own, *shares)
+
+
+hostile = st.text(st.characters(codec=None), max_size=20)
+
+
+class TestStrictParsers:
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+    @given(serial=hostile, cluster=hostile, node=hostile, label=hostile)
+    async def test_any_label_value_is_read_back(
+        self, make_bench: Callable[..., Any], serial: str, cluster: str, node: str, label: str
+    ) -> None:
+        bench = make_bench(node_labels=("zone",))
+        bench.read(cluster, node, Gpu(uuid="GPU-a", serial=serial), labels=(("zone", label),))
+        for openmetrics, parse in ((False, parse_classic), (True, parse_openmetrics)):
+            text = await bench.text(openmetrics=openmetrics)
+            found = {family.name: family for family in parse(text)}
+            (sample,) = found["gpuid_gpu_info"].samples
+            assert sample.labels == {
+                "cluster": shown(cluster),
+                "node": shown(node),
+                "serial": shown(serial),
+                "uuid": "GPU-a",
+                "model": "",
+                "chassis": "",
+            }
+            assert found["gpuid_node_info"].samples[0].labels["label_zone"] == shown(label)
+
+    async def test_every_family_has_the_same_type_for_both(self, bench: Any) -> None:
+        bench.metrics.add_cluster("prod")
+        bench.metrics.watch_restarted("prod", "nodes", "silent")
+        bench.read("prod", "n1", H100)
+        await bench.text()
+        classic = {family.name: family.type for family in parse_classic(await bench.text())}
+        strict = {family.name: family.type for family in parse_openmetrics(await bench.text(openmetrics=True))}
+        assert classic == strict
+
+    @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+    async def test_promtool_has_nothing_to_say(self, bench: Any) -> None:
+        bench.metrics.add_cluster("prod")
+        bench.metrics.watch_restarted("prod", "nodes", "silent")
+        bench.read("prod", 'n1"\\\n\x00\ud800', H100)
+        for text in (await bench.text(), await bench.text(openmetrics=False, clusters=["prod"])):
+            run = await anyio.run_process(["promtool", "check", "metrics"], input=text.encode(), check=False)
+            assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+
+
+def shown(value: str) -> str:
+    """What of a hostile value reaches Prometheus: control characters and lone surrogates are replaced."""
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if character != "\n" and (character < " " or character == "\x7f")
+        else "?"
+        if "\ud800" <= character <= "\udfff"
+        else character
+        for character in value
+    )

@@ -1,0 +1,101 @@
+"""A collector's HTTP side over a small inventory, served for real on a free port."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from collector.config import Listen, Server
+from collector.exposition import Exposition, Metrics
+from collector.inventory import Inventory
+from collector.model import ClusterState, ClusterStatus, Fingerprint, Gpu, Node, Reading
+from collector.web import Context, serve
+
+Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+class Site:
+    """The state that the handlers look at."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.inventory = Inventory(on_node=lambda place: self.exposition.changed(place))
+        self.exposition = Exposition(self.inventory, self.metrics)
+        self.statuses: dict[str, ClusterStatus] = {}
+        self.context = Context(
+            inventory=self.inventory,
+            exposition=self.exposition,
+            statuses=self.statuses,
+            clusters=self.statuses.keys,
+            synced=lambda name: 1764000000.0 if self.statuses[name].up else None,
+        )
+        self.cluster("prod-a")
+        self.cluster("prod-b", ClusterState.UNREACHABLE, "https://10.0.0.1:6443: connection refused")
+        self.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis=None))
+        self.read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in (2, 3)))
+        self.read(
+            "prod-b", "n3", *(Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12")
+        )
+
+    def cluster(self, name: str, state: ClusterState = ClusterState.UP, message: str = "") -> None:
+        self.metrics.add_cluster(name)
+        self.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=1764000000.0)
+
+    def read(self, cluster: str, node: str, *gpus: Gpu, time: float = 1764000000.0) -> None:
+        self.inventory.apply(
+            Reading(
+                cluster=cluster,
+                node=Node(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=8),
+                source="gpu-operator/p",
+                fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+                time=time,
+                driver_version="570.148.08",
+                cuda_version="12.8",
+                gpus=gpus,
+            )
+        )
+
+
+@pytest.fixture
+def site() -> Site:
+    """Two clusters, one of them down, with three nodes."""
+    return Site()
+
+
+@pytest.fixture
+def serving() -> Serving:
+    """Serve a site; gives a client for it."""
+
+    @asynccontextmanager
+    async def run(
+        site: Site, *, verify: Any = True, cert: Any = None, **settings: Any
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        url: list[str] = []
+        bound = anyio.Event()
+
+        def ready(address: str) -> None:
+            url.append(address)
+            bound.set()
+
+        async def run_server() -> None:
+            await serve(site.context, Server(listen=Listen("127.0.0.1:0"), **settings), ready=ready)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run_server)
+            with anyio.fail_after(10):
+                await bound.wait()
+            async with httpx.AsyncClient(base_url=url[0], verify=verify, cert=cert) as client:
+                yield client
+            tasks.cancel_scope.cancel()
+
+    return run
+
+
+@pytest.fixture
+async def client(site: Site, serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the site with default settings."""
+    async with serving(site) as client:
+        yield client

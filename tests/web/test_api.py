@@ -1,0 +1,186 @@
+"""What programs get."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from collector.model import Gpu
+
+pytestmark = pytest.mark.anyio
+
+
+async def uuids(client: httpx.AsyncClient, query: str) -> list[str]:
+    answer = await client.get(f"/api/v1/gpus?{query}")
+    assert answer.status_code == 200
+    assert answer.json()["total"] == len(answer.json()["gpus"])
+    return [gpu["uuid"] for gpu in answer.json()["gpus"]]
+
+
+class TestGpus:
+    async def test_a_gpu_is_described_with_its_place(self, client: httpx.AsyncClient) -> None:
+        answer = (await client.get("/api/v1/gpus?serial=100")).json()
+        assert answer == {
+            "gpus": [
+                {
+                    "cluster": "prod-a",
+                    "node": "n1",
+                    "machine": "i-n1",
+                    "uuid": "GPU-a1",
+                    "serial": "100",
+                    "model": "NVIDIA H100",
+                    "architecture": None,
+                    "chassis": None,
+                    "slot": None,
+                    "tray": None,
+                    "host": None,
+                    "module": None,
+                    "pci_bus_id": None,
+                    "board_part_number": None,
+                    "gpu_part_number": None,
+                    "minor_number": None,
+                    "vbios": None,
+                    "mig": None,
+                    "since": "2025-11-24T16:00:00.000Z",
+                    "confirmed": "2025-11-24T16:00:00.000Z",
+                }
+            ],
+            "total": 1,
+            "limit": 1000,
+            "offset": 0,
+        }
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("", ["GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]),
+            ("cluster=prod-b", ["GPU-b1", "GPU-b2"]),
+            ("node=n1&node=n3", ["GPU-a1", "GPU-b1", "GPU-b2"]),
+            ("machine=i-n2", ["GPU-a2", "GPU-a3"]),
+            ("model=NVIDIA%20H100", ["GPU-a1", "GPU-a2", "GPU-a3"]),
+            ("serial=900", ["GPU-b1", "GPU-b2"]),
+            ("serial=900&uuid=GPU-B1", ["GPU-b1"]),
+            ("uuid=gpu-A3", ["GPU-a3"]),
+            ("chassis=C1&cluster=prod-a", []),
+            ("chassis=C1&node=n3", ["GPU-b1", "GPU-b2"]),
+            ("serial=nowhere", []),
+        ],
+    )
+    async def test_filters_narrow_and_repeated_ones_widen(
+        self, client: httpx.AsyncClient, query: str, expected: list[str]
+    ) -> None:
+        assert await uuids(client, query) == expected
+
+    async def test_pages_together_are_the_whole(self, client: httpx.AsyncClient) -> None:
+        pages = [(await client.get(f"/api/v1/gpus?limit=2&offset={offset}")).json() for offset in (0, 2, 4, 6)]
+        assert [page["total"] for page in pages] == [5, 5, 5, 5]
+        assert [[gpu["uuid"] for gpu in page["gpus"]] for page in pages] == [
+            ["GPU-a1", "GPU-a2"],
+            ["GPU-a3", "GPU-b1"],
+            ["GPU-b2"],
+            [],
+        ]
+
+
+class TestClustersAndNodes:
+    async def test_a_cluster_says_how_it_is_and_what_is_in_it(self, client: httpx.AsyncClient) -> None:
+        clusters = (await client.get("/api/v1/clusters")).json()["clusters"]
+        assert clusters == [
+            {
+                "cluster": "prod-a",
+                "state": "up",
+                "up": True,
+                "message": "",
+                "since": "2025-11-24T16:00:00.000Z",
+                "synced": "2025-11-24T16:00:00.000Z",
+                "nodes": 2,
+                "nodes_read": 2,
+                "gpus": 3,
+                "conflicts": 0,
+            },
+            {
+                "cluster": "prod-b",
+                "state": "unreachable",
+                "up": False,
+                "message": "https://10.0.0.1:6443: connection refused",
+                "since": "2025-11-24T16:00:00.000Z",
+                "synced": None,
+                "nodes": 1,
+                "nodes_read": 1,
+                "gpus": 2,
+                "conflicts": 0,
+            },
+        ]
+
+    async def test_nodes_are_found_by_their_chassis(self, client: httpx.AsyncClient) -> None:
+        answer = (await client.get("/api/v1/nodes?chassis=C1")).json()
+        assert answer["nodes"] == [
+            {
+                "cluster": "prod-b",
+                "node": "n3",
+                "machine": "i-n3",
+                "provider_id": "aws:///us-east-1a/i-n3",
+                "chassis": "C1",
+                "driver_version": "570.148.08",
+                "cuda_version": "12.8",
+                "found": 2,
+                "capacity": 8,
+                "allocatable": None,
+                "source": "gpu-operator/p",
+                "read": "2025-11-24T16:00:00.000Z",
+            }
+        ]
+
+
+class TestBadQuestions:
+    @pytest.mark.parametrize(
+        ("path", "error"),
+        [
+            ("clusters?node=x", 'unknown parameter "node"; expected one of cluster, limit, offset'),
+            ("gpus?limit=0", "limit: expected a whole number from 1 to 10000"),
+            ("gpus?limit=many", "limit: expected a whole number from 1 to 10000"),
+            ("nodes?offset=-1", "offset: expected a whole number from 0 to 9007199254740992"),
+        ],
+    )
+    async def test_the_answer_says_what_was_expected(self, client: httpx.AsyncClient, path: str, error: str) -> None:
+        answer = await client.get(f"/api/v1/{path}")
+        assert (answer.status_code, answer.json()) == (400, {"error": error})
+
+    async def test_what_is_not_there_is_said_in_json(self, client: httpx.AsyncClient) -> None:
+        answer = await client.get("/api/v1/nothing")
+        assert (answer.status_code, answer.json()) == (404, {"error": "404: Not Found"})
+
+
+class TestPage:
+    async def test_the_index_shows_clusters_and_links(self, client: httpx.AsyncClient) -> None:
+        text = (await client.get("/")).text
+        assert "5 GPUs in 3 nodes of 2 clusters" in text
+        assert "https://10.0.0.1:6443: connection refused" in text
+        for path in ("/metrics", "/sd", "/readyz?verbose", "/api/v1/clusters", "/api/v1/nodes", "/api/v1/gpus"):
+            assert f'href="{path}"' in text
+
+    @pytest.mark.parametrize("term", ["100", "GPU-a1", "gpu-A1"])
+    async def test_a_search_finds_a_gpu(self, client: httpx.AsyncClient, term: str) -> None:
+        text = (await client.get("/search", params={"q": term})).text
+        assert "1 GPU for" in text
+        assert "prod-a" in text
+
+    @pytest.mark.parametrize(("term", "count"), [("C1", 2), ("n2", 2), ("i-n2", 2)])
+    async def test_a_search_finds_all_of_a_chassis_node_or_machine(
+        self, client: httpx.AsyncClient, term: str, count: int
+    ) -> None:
+        assert f"{count} GPUs for" in (await client.get("/search", params={"q": term})).text
+
+    async def test_nothing_found_is_said(self, client: httpx.AsyncClient) -> None:
+        assert "Nothing is known of “x”" in (await client.get("/search?q=x")).text
+
+    async def test_nothing_hostile_becomes_markup(self, site: Any, serving: Any) -> None:
+        evil = '"><script>alert(1)</script>'
+        site.cluster(evil)
+        site.read(evil, evil, Gpu(uuid="GPU-x", serial=evil))
+        async with serving(site) as client:
+            for path in ("/", f"/search?q={evil}"):
+                answer = await client.get(path)
+                assert answer.status_code == 200
+                assert "<script" not in answer.text
+                assert answer.headers["Content-Security-Policy"].startswith("default-src 'none';")

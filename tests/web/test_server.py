@@ -1,0 +1,135 @@
+"""Who may ask, over what, and what happens when the address or the certificate is wrong."""
+
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import Any
+
+import anyio
+import bcrypt
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from collector.config import ConfigError, Listen, Server
+from collector.web import serve
+
+pytestmark = pytest.mark.anyio
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for this machine and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
+    certificate_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate_file, key_file
+
+
+def hashed(password: str) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+
+class TestAuthentication:
+    async def test_basic_authentication_asks_for_a_known_user_and_password(self, site: Any, serving: Any) -> None:
+        async with serving(site, basic_auth={"sre": hashed("right")}) as client:
+            answers = [
+                await client.get("/metrics", auth=auth)
+                for auth in (None, ("sre", "wrong"), ("nobody", "right"), ("sre", "right"), ("sre", "right"))
+            ]
+        assert [answer.status_code for answer in answers] == [401, 401, 401, 200, 200]
+        assert answers[0].headers["WWW-Authenticate"] == 'Basic realm="gpuid", charset="UTF-8"'
+        assert answers[0].text == "credentials are needed\n"
+
+    async def test_a_bearer_token_is_read_again_when_its_file_changes(
+        self, site: Any, serving: Any, tmp_path: Path
+    ) -> None:
+        token = tmp_path / "token"
+        token.write_text("first\n")
+        async with serving(site, bearer_token_file=token) as client:
+
+            async def status(value: str) -> int:
+                return int((await client.get("/sd", headers={"Authorization": f"Bearer {value}".strip()})).status_code)
+
+            assert [await status("first"), await status("second"), await status("")] == [200, 401, 401]
+            token.write_text("second\n")
+            assert [await status("first"), await status("second")] == [401, 200]
+            token.write_text("\n")
+            assert await status("") == 401
+
+    async def test_either_credential_is_enough(self, site: Any, serving: Any, tmp_path: Path) -> None:
+        token = tmp_path / "token"
+        token.write_text("t")
+        async with serving(site, bearer_token_file=token, basic_auth={"sre": hashed("p")}) as client:
+            assert (await client.get("/", headers={"Authorization": "Bearer t"})).status_code == 200
+            assert (await client.get("/", auth=("sre", "p"))).status_code == 200
+            assert (await client.get("/", headers={"Authorization": "Basic %%%"})).status_code == 401
+
+    async def test_probes_need_none(self, site: Any, serving: Any) -> None:
+        async with serving(site, basic_auth={"sre": hashed("p")}) as client:
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/api/v1/gpus", 401), ("/nothing", 401)):
+                assert (await client.get(path)).status_code == status
+
+
+class TestTls:
+    async def test_https_is_spoken_with_the_configured_certificate(
+        self, site: Any, serving: Any, tmp_path: Path
+    ) -> None:
+        cert, key = certificate(tmp_path, "server")
+        async with serving(site, tls_cert=cert, tls_key=key, verify=ssl.create_default_context(cafile=cert)) as client:
+            assert client.base_url.scheme == "https"
+            assert (await client.get("/sd")).json()[0]["labels"]["__scheme__"] == "https"
+
+    async def test_clients_must_show_a_certificate_when_a_ca_is_given(
+        self, site: Any, serving: Any, tmp_path: Path
+    ) -> None:
+        cert, key = certificate(tmp_path, "server")
+        client_cert, client_key = certificate(tmp_path, "client")
+        bare = ssl.create_default_context(cafile=cert)
+        armed = ssl.create_default_context(cafile=cert)
+        armed.load_cert_chain(client_cert, client_key)
+        async with serving(site, tls_cert=cert, tls_key=key, client_ca=client_cert, verify=armed) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            async with httpx.AsyncClient(base_url=client.base_url, verify=bare) as other:
+                with pytest.raises(httpx.TransportError):
+                    await other.get("/healthz")
+
+
+class TestMistakes:
+    async def fail(self, site: Any, **settings: Any) -> str:
+        with anyio.fail_after(10), pytest.raises(ConfigError) as caught:
+            await serve(site.context, Server(**settings), ready=lambda url: None)
+        return str(caught.value)
+
+    async def test_a_taken_port_is_one_clear_line(self, site: Any, serving: Any) -> None:
+        async with serving(site) as client:
+            address = f"127.0.0.1:{client.base_url.port}"
+            assert await self.fail(site, listen=Listen(address)) == (
+                f"server.listen: cannot listen on {address}: the address is already in use"
+            )
+
+    async def test_a_certificate_that_is_not_there_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
+        message = await self.fail(
+            site, listen=Listen("127.0.0.1:0"), tls_cert=tmp_path / "no.crt", tls_key=tmp_path / "no.key"
+        )
+        assert message == (f"server.tls_cert: cannot use {tmp_path}/no.crt with its key: No such file or directory")
