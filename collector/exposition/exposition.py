@@ -25,6 +25,7 @@ CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _SHARD_NODES = 64  # 64 nodes of 8 GPUs are about 90 kB of text: compressed in under 1 ms, 6.6 times smaller
+_GROUP_SHARDS = 32  # so that a change in a cluster of 100,000 nodes joins anew what 2,048 of them have
 _SLICE = 0.005  # seconds of rendering between two turns of the event loop
 _PAUSE = 1.0  # seconds between two rounds in the background; a scrape does not wait for them
 
@@ -154,7 +155,7 @@ class _Text(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-_ClusterText = tuple[_Text, ...]  # beside NODE_FAMILIES
+_ClusterText = tuple[tuple[_Text, ...], ...]  # beside NODE_FAMILIES: the texts of groups of shards
 
 
 class _Shard:
@@ -187,6 +188,9 @@ class _Shards:
     def __init__(self) -> None:
         self._all: list[_Shard] = []
         self._of: dict[str, _Shard] = {}
+        self._groups: dict[
+            tuple[int, int], tuple[list[_Text], _Text]
+        ] = {}  # (family, group) -> what was joined, to what
         self._open: _Shard | None = None  # the one that takes new nodes
         self.touched = False
 
@@ -212,7 +216,21 @@ class _Shards:
         self._open = self._open if self._open in self._all else None
         if not self._all:
             return ()
-        return tuple(_Text.joined([shard.texts[family] for shard in self._all]) for family in range(len(NODE_FAMILIES)))
+        starts = range(0, len(self._all), _GROUP_SHARDS)
+        groups = [self._all[start : start + _GROUP_SHARDS] for start in starts]
+        return tuple(
+            tuple(self._joined(family, index, group) for index, group in enumerate(groups))
+            for family in range(len(NODE_FAMILIES))
+        )
+
+    def _joined(self, family: int, index: int, group: Sequence[_Shard]) -> _Text:
+        """Join a group's texts, unless they are the very ones that were joined last time."""
+        texts = [shard.texts[family] for shard in group]
+        before, joined = self._groups.get((family, index), ([], _NOTHING))
+        if len(before) != len(texts) or any(old is not new for old, new in zip(before, texts, strict=True)):
+            joined = _Text.joined(texts)
+            self._groups[family, index] = texts, joined
+        return joined
 
     def _with_room(self) -> _Shard:
         if self._open is None or len(self._open.nodes) >= _SHARD_NODES:
@@ -241,7 +259,7 @@ def _body(chosen: Sequence[_ClusterText] | None, own: bytes, *, openmetrics: boo
     if chosen is not None:
         for family, header in enumerate(_HEADERS):
             texts.append(header)
-            texts.extend(cluster[family] for cluster in chosen)
+            texts.extend(chain.from_iterable(cluster[family] for cluster in chosen))
     texts.append(_text([own]))
     content_type = OPENMETRICS if openmetrics else CLASSIC
     if not gzip:
