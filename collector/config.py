@@ -1,6 +1,8 @@
 """Typed configuration: one TOML file in, frozen settings or one clear line of error out."""
 
 import difflib
+import json
+import math
 import os
 import re
 import tomllib
@@ -36,28 +38,28 @@ class Duration(float):
     """A length of time in seconds, written `30s`, `5m`, `1h30m`, `1d` or `50ms`."""
 
     _UNITS: ClassVar = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    _FORM = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+    _FORM = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d))+", re.ASCII)
     _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
     @classmethod
     def parse(cls, text: object) -> Self:
         """Read a duration; ValueError tells the expected form."""
         if not isinstance(text, str) or not cls._FORM.fullmatch(text):
-            raise ValueError(f'expected a duration such as "30s", "5m" or "1h", got {text!r}')
+            raise ValueError(f'expected a duration such as "30s", "5m" or "1h", got {_shown(text)}')
         return cls(sum(float(number) * cls._UNITS[unit] for number, unit in cls._PART.findall(text)))
 
 
 class Listen(str):
     """An address to serve on, `host:port`, `[v6]:port` or `:port`; an empty host means every interface."""
 
-    _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\s\[\]]*)):(\d{1,5})")
+    _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\s\[\]]*)):(\d{1,5})", re.ASCII)
 
     @classmethod
     def parse(cls, text: object) -> Self:
         """Check the form; ValueError tells the expected one."""
         form = cls._FORM.fullmatch(text) if isinstance(text, str) else None
         if form is None or int(form[3]) > 65535:
-            raise ValueError(f'expected an address such as "0.0.0.0:8080" or "[::]:8080", got {text!r}')
+            raise ValueError(f'expected an address such as "0.0.0.0:8080" or "[::]:8080", got {_shown(text)}')
         return cls(text)
 
     @property
@@ -77,6 +79,12 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     selector: str  # Kubernetes label selector; empty selects every pod of the namespace
     container: str
+
+    def __post_init__(self) -> None:
+        """Refuse a source that can name no container."""
+        for key in ("namespace", "container"):
+            if not getattr(self, key):
+                raise ValueError(f"{key}: expected a name")
 
 
 PRESETS: dict[str, Source] = {
@@ -110,12 +118,14 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse values that no cluster could run with."""
         for key in ("exec_concurrency", "request_burst", "request_rate", "refresh", "exec_timeout"):
-            if getattr(self, key) <= 0:
+            if not 0 < getattr(self, key) < math.inf:  # written so that it is false of nan
                 raise ValueError(f"{key}: expected a value above zero")
         if self.preset not in PRESETS:
-            raise ValueError(f'preset: expected one of {", ".join(PRESETS)}, got "{self.preset}"')
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {_shown(self.preset)}")
         if not self.command:
             raise ValueError("command: expected at least the program's name")
+        if self.kubeconfig is not None and not self.kubeconfig.strip(os.pathsep):
+            raise ValueError("kubeconfig: expected a path")
 
     @property
     def watched(self) -> tuple[Source, ...]:
@@ -135,6 +145,8 @@ class Cluster(Defaults, frozen=True, kw_only=True):
         super().__post_init__()
         if self.in_cluster == (self.context is not None):
             raise ValueError('expected either context = "…" or in_cluster = true')
+        if self.context == "":
+            raise ValueError("context: expected the name of a context")
         if not self.name:
             if self.context is None:
                 raise ValueError("name: expected a name, because an in_cluster cluster has no context to take it from")
@@ -171,7 +183,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse a label name that Prometheus or another label of ours would clash with."""
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", self.cluster_label) or self.cluster_label.startswith("__"):
-            raise ValueError(f'cluster_label: expected a Prometheus label name, got "{self.cluster_label}"')
+            raise ValueError(f"cluster_label: expected a Prometheus label name, got {_shown(self.cluster_label)}")
         if self.cluster_label in _OWN_LABELS:
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that gpuid sets itself')
 
@@ -195,14 +207,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         seen: set[str] = set()
         for cluster in self.clusters:
             if cluster.name in seen:
-                raise ValueError(f'clusters: two clusters are named "{cluster.name}"; give one of them another name')
+                raise ValueError(
+                    f"clusters: two clusters are named {_shown(cluster.name)}; give one of them another name"
+                )
             seen.add(cluster.name)
 
 
 def load(path: Path) -> Config:
     """Read the configuration file at `path`; raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'expected UTF-8 text'}") from error
     return parse(text, path)
@@ -219,16 +233,23 @@ def parse(text: str, path: Path) -> Config:
         raise ConfigError(f'{path}: {key}: unknown key; did you mean "{nearest[0]}"?')
     try:
         _convert(document.get("defaults", {}), Defaults, "defaults")
+        if {"preset", "sources"} <= document.get("defaults", {}).keys():
+            raise ValueError("defaults: expected either preset or sources, not both")
         clusters = _convert(document.get("clusters", []), list[dict[str, Any]], "clusters")
         for index, cluster in enumerate(clusters):
             _convert(cluster, Cluster, f"clusters[{index}]")
+            if {"preset", "sources"} <= cluster.keys():
+                raise ValueError(f"clusters[{index}]: expected either preset or sources, not both")
             clusters[index] = _inherit(document.get("defaults", {}), cluster)
         config = _convert(document | {"clusters": clusters}, Config, "")
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not config.clusters:
         raise ConfigError(f"{path}: clusters: expected at least one [[clusters]] table")
-    return _resolved(config, path.resolve().parent)
+    try:
+        return _resolved(config, path.resolve().parent)
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: a path begins with ~ and the name of a user who has no home directory") from error
 
 
 def _inherit(defaults: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +264,8 @@ def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str,
     if isinstance(info, msgspec.inspect.StructType) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
         for name, inner in value.items():
-            key = f"{at}.{name}" if at else name
+            shown = name if re.fullmatch(r"[\w-]+", name) else _shown(name)
+            key = f"{at}.{shown}" if at else shown
             if name not in fields:
                 yield key, name, list(fields)
             else:
@@ -259,7 +281,8 @@ def _convert(value: object, kind: Any, at: str) -> Any:
         return msgspec.convert(value, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `$")
-        key = (at + where.rstrip("`")).lstrip(".")
+        key = (at + where.rstrip("`").replace("[...]", ".*")).lstrip(".")
+        message = re.sub(r"^Object missing required field `(\w+)`", r'expected a key "\1" in the table', message)
         message = _TYPE_NAME.sub(lambda found: _TYPE_NAMES.get(found[1], found[0]), message[:1].lower() + message[1:])
         joint = "." if re.match(r"[a-z_.A-Z]+: ", message) else ": "  # a rule between keys already names its own key
         raise ValueError(f"{key}{joint if key else ''}{message}") from error
@@ -283,9 +306,15 @@ def _decode(kind: Any, value: object) -> object:
         return kind.parse(value)
     if kind is Path:
         if not isinstance(value, str):
-            raise ValueError(f"expected a path, got {value!r}")
+            raise ValueError(f"expected a path, got {_shown(value)}")
         return Path(value)
     raise NotImplementedError(kind)
+
+
+def _shown(value: object) -> str:
+    """Write a value as TOML would, in one short line."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _resolved(config: Config, base: Path) -> Config:

@@ -44,6 +44,10 @@ class NodeEntry:
         """How many GPUs are here; None before the first reading."""
         return None if self.time is None else len(self.gpus)
 
+    def since_of(self, uuid: str) -> float:
+        """Tell since when a GPU that is here is here."""
+        return next(since for gpu, since in zip(self.gpus, self.since, strict=True) if gpu.uuid == uuid)
+
     @property
     def chassis(self) -> str:
         """The serial of the chassis that the GPUs are in; several joined by a comma, empty where none is known."""
@@ -85,12 +89,15 @@ class Inventory:
         changes: list[Change] = []
         stay: list[Gpu] = []
         since: list[float] = []
+        superseded: set[str] = set()
         for uuid, gpu in found.items():
             if known := before.pop(uuid, None):
                 if known[0] != gpu:
                     changes.append(_change(Event.ALTERED, reading.time, gpu, entry))
                 stay.append(gpu if known[0] != gpu else known[0])  # the old one: one copy of its strings is enough
                 since.append(known[1])
+            elif self._came_later(uuid, reading.time):
+                superseded.add(uuid)
             else:
                 changes.append(self._arrive(uuid, gpu, entry, reading.time))
                 stay.append(gpu)
@@ -98,7 +105,7 @@ class Inventory:
         gone = [gpu for gpu, _ in before.values()]
         old = entry.gpus
         entry.gpus, entry.since = tuple(stay), tuple(since)
-        entry.time, entry.superseded = reading.time, frozenset()
+        entry.time, entry.superseded = reading.time, frozenset(superseded)
         changes += self._depart(gone, entry, reading.time)
         if changes:
             self._index(entry, old)
@@ -184,10 +191,15 @@ class Inventory:
             entry = nodes[place.node] = NodeEntry(place, node)
         return entry
 
+    def _came_later(self, uuid: str, time: float) -> bool:
+        """Tell whether a GPU seen at `time` has since come to where it is now: readings need not arrive in order."""
+        homes = self._homes.get(uuid, ())
+        return bool(homes) and all(time < home.since_of(uuid) for home in homes)
+
     def _arrive(self, uuid: str, gpu: Gpu, entry: NodeEntry, time: float) -> Change:
         """Give a GPU that its node did not have a home there."""
         homes = self._homes.get(uuid, ())
-        if homes and uuid in entry.superseded:
+        if homes and (uuid in entry.superseded or any(home.time is not None and home.time > time for home in homes)):
             self._homes[uuid] = (*homes, entry)
             return _change(Event.APPEARED, time, gpu, entry)
         previous = max(homes, key=lambda home: home.time or 0.0).place if homes else self._ghosts.pop(uuid, None)
@@ -226,8 +238,10 @@ class Inventory:
         seen: set[str] = set()
         for gpu in gpus:
             if gpu.serial is not None:
-                if gpu.serial in seen or (gpu.model is not None and _SUPERCHIP.search(gpu.model)):
+                shared = gpu.serial in seen or (gpu.model is not None and _SUPERCHIP.search(gpu.model))
+                if shared and gpu.serial not in self._shared_serials:
                     self._shared_serials.add(gpu.serial)
+                    self._judge_serial(gpu.serial)
                 seen.add(gpu.serial)
 
     def _index(self, entry: NodeEntry, before: Collection[Gpu]) -> None:
@@ -243,11 +257,19 @@ class Inventory:
                     index[value] = others[0].alone if len(others) == 1 else others
                 else:
                     index.pop(value, None)
-        serials = {gpu.serial for gpu in touched if gpu.serial is not None}
-        neighbours = {home for serial in serials for home in self._serials.get(serial, ())}
-        rivals = [gpu for home in neighbours for gpu in home.gpus if gpu.serial in serials]
-        for uuid in {gpu.uuid for gpu in (*touched, *rivals)}:
-            self._judge(str(uuid))
+        for gpu in touched:
+            self._judge(str(gpu.uuid))
+        for serial in {gpu.serial for gpu in touched if gpu.serial is not None}:
+            homes = self._serials.get(serial, ())
+            # Among more than two, a node more or less changes nothing for the others.
+            if len(homes) <= 2 and homes is not entry.alone:
+                self._judge_serial(serial)
+
+    def _judge_serial(self, serial: str) -> None:
+        for home in self._serials.get(serial, ()):
+            for gpu in home.gpus:
+                if gpu.serial == serial:
+                    self._judge(str(gpu.uuid))
 
     def _judge(self, uuid: str) -> None:
         """Decide afresh in which clusters a GPU is in conflict."""

@@ -45,7 +45,7 @@ def parse(output: bytes) -> Log:
     try:
         parser.Parse(output.lstrip(b" \t\r\n"), True)
     except (expat.ExpatError, ValueError, LookupError) as error:  # a strange encoding is a ValueError or LookupError
-        raise BadOutput(f"not the XML of nvidia-smi: {error}") from error
+        raise BadOutput(f"not the XML of nvidia-smi: {str(error)[:120]}") from error
     return reader.log()
 
 
@@ -54,7 +54,9 @@ _ROOT = "nvidia_smi_log"
 # The path of each element that is read, below the root, and the field that it fills.
 _FIELDS = {
     "driver_version": "driver_version",
+    "kmd_version": "driver_version",  # the name that is to replace driver_version; version 13 of the form has both
     "cuda_version": "cuda_version",
+    "cuda_umd_version": "cuda_version",
     "attached_gpus": "attached_gpus",
     "gpu/uuid": "uuid",
     "gpu/serial": "serial",
@@ -81,14 +83,15 @@ _FIELDS = {
     }.items()
 }
 
-# Only unique identifiers: slot 0, tray 0 and minor number 0 are real.
-_IDENTIFIERS = frozenset({"uuid", "serial", "chassis"})
+# Where all zeros mean that there is none; slot 0, tray 0 and minor number 0 are real.
+_IDENTIFIERS = frozenset({"uuid", "serial", "chassis", "board_part_number", "gpu_part_number"})
 _UNIQUE = frozenset({"uuid", "serial"})
 
 _ABSENT = re.compile(
-    r"\[?(?:|-|n/a|none|null|unknown|unknown error|err!|error|not (?:available|supported|found)|no access|gpu is lost"
-    r"|insufficient permissions?|requested functionality has been deprecated|gpu access blocked.*|unable to .*"
-    r"|.*redacted.*|[x*#?]+)\]?",
+    r"\[?(?:|-|n/a|none|null|unknown|unknown error(?: \(\d+\))?|err!|error|no access|no data|timeout|uninitialized"
+    r"|(?:.* )?not (?:available|supported|found|ready)|driver not loaded|corrupted inforom|gpu is lost|reset required"
+    r"|gpu requires reset|insufficient \w+|(?:requested functionality has been )?deprecated|gpu access blocked.*"
+    r"|unable to .*|.*redacted.*|[x*#?]+(?:-[x*#?]+)*)\]?",
     re.IGNORECASE,
 )
 _ALL_ZEROS = re.compile(r"(?:GPU-|0x)?[0-]+", re.IGNORECASE)
@@ -153,10 +156,14 @@ class _Reader:
             gpu = _gpu(values)
             gpus.setdefault(gpu.uuid or index, gpu)
         return Log(
-            driver_version=self._root.get("driver_version"),
-            cuda_version=self._root.get("cuda_version"),
+            driver_version=self._version("driver_version"),
+            cuda_version=self._version("cuda_version"),
             gpus=tuple(gpus.values()),
         )
+
+    def _version(self, field: str) -> str | None:
+        version = self._root.get(field)
+        return None if version is None else sys.intern(version)
 
 
 def _gpu(values: dict[str, str]) -> Gpu:
@@ -166,10 +173,12 @@ def _gpu(values: dict[str, str]) -> Gpu:
         for field, text in values.items()
         if not (field in _IDENTIFIERS and _ALL_ZEROS.fullmatch(text))
     }
-    minor, mig = texts.pop("minor_number", None), texts.pop("mig", None)
+    uuid, minor, mig = texts.pop("uuid", None), texts.pop("minor_number", None), texts.pop("mig", None)
+    if uuid is not None and uuid[:4].upper() == "GPU-":
+        uuid = "GPU-" + uuid[4:].lower()  # the tool's own form, so that one GPU never has two keys
     return Gpu(
-        uuid=texts.pop("uuid", None),
-        minor_number=int(minor) if minor is not None and minor.isascii() and minor.isdigit() else None,
+        uuid=uuid,
+        minor_number=int(minor) if minor is not None and re.fullmatch(r"[0-9]{1,9}", minor) else None,
         mig={"Enabled": True, "Disabled": False}.get(mig or ""),
         **texts,
     )

@@ -1,0 +1,123 @@
+"""`gpuid check`: tries every cluster of a configuration and shows what is missing."""
+
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import anyio
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from collector import config as configuration
+from collector.cli.logs import configure
+from collector.cli.options import DURATION, config_option
+from collector.cli.text import one_line
+from collector.cli.trial import Finding, try_cluster
+from collector.config import Cluster, ConfigError, Duration
+
+__all__ = ["check"]
+
+_AT_ONCE = 32  # clusters; each may start a credential plugin
+
+
+@click.command()
+@config_option
+@click.option(
+    "--cluster", "names", metavar="NAME", multiple=True, help="Only this cluster; may be given several times."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
+@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long one cluster may take.")
+@click.pass_context
+def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
+    r"""Try every cluster of the configuration and tell what is missing.
+
+    For each cluster: is it reachable, who are we there, may we list and watch pods and nodes and run a
+    command in the pods, which pods are there, and what does nvidia-smi say in one of them. Nothing is
+    changed anywhere. Exit code 1 when something fails.
+
+    \b
+    Examples:
+      gpuid check
+      gpuid check --cluster prod-us-east --timeout 5s
+      gpuid check --json | jq '.clusters[] | select(.ok | not)'
+    """
+    configure("error", "text")
+    clusters = _chosen(configuration.load(config).clusters, names)
+    with Console(stderr=True).status(f"Trying {len(clusters)} cluster{'s' if len(clusters) > 1 else ''} …"):
+        findings = anyio.run(_try_all, clusters, timeout)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode({"clusters": findings}), indent=2))
+    else:
+        _print(findings)
+    ctx.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]:
+    findings: dict[str, Finding] = {}
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def one(cluster: Cluster) -> None:
+        async with limiter:
+            findings[cluster.name] = await try_cluster(cluster, timeout)
+
+    async with anyio.create_task_group() as tasks:
+        for cluster in clusters:
+            tasks.start_soon(one, cluster, name=f"check {cluster.name}")
+    return [findings[cluster.name] for cluster in clusters]
+
+
+def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:
+    known = [cluster.name for cluster in clusters]
+    for name in names:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ConfigError(f'--cluster: the configuration has no cluster "{name}"; did you mean "{nearest[0]}"?')
+    return [cluster for cluster in clusters if not names or cluster.name in names]
+
+
+def _print(findings: Collection[Finding]) -> None:
+    """Print a table: on a terminal it fits the window, elsewhere a cluster is one line that grep finds."""
+    terminal = Console().is_terminal
+    console = Console(width=None if terminal else 10_000, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("CLUSTER", "SERVER", "VERSION", "LATENCY", "USER", "PODS", "GPUS", "RESULT"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        table.add_row(*(Text(text or "-") for text in _cells(finding)), _result(finding, "\n" if terminal else "; "))
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+    click.echo(f"{sum(finding.ok for finding in findings)} of {len(findings)} clusters are ready.")
+
+
+def _cells(finding: Finding) -> list[str]:
+    latency = finding.latency_seconds
+    ready, total = sum(pods.ready for pods in finding.pods), sum(pods.total for pods in finding.pods)
+    driver = f" (driver {finding.driver_version})" if finding.driver_version else ""
+    return [
+        one_line(finding.cluster),
+        one_line(finding.server),
+        finding.version or "",
+        f"{latency * 1000:.0f} ms" if latency is not None else "",
+        finding.user or "",
+        f"{ready}/{total} ready" if finding.pods else "",
+        f"{finding.gpus} on {finding.node}{driver}" if finding.gpus is not None else "",
+    ]
+
+
+def _result(finding: Finding, joint: str) -> Text:
+    if finding.ok:
+        return Text("ok", "green")
+    result = Text()
+    for problem in finding.problems:
+        if result:
+            result.append(joint)
+        result.append(problem.text, "red")
+        if problem.hint:
+            result.append(f"{joint if joint != '; ' else ' '}({problem.hint})", "dim")
+    return result

@@ -1,0 +1,40 @@
+"""`gpuid parse`: the output of nvidia-smi as JSON."""
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from collector.cli.options import Failure
+from collector.nvidia_smi import BadOutput
+from collector.nvidia_smi import parse as parse_output
+
+__all__ = ["parse"]
+
+
+@click.command()
+@click.argument("file", default="-", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--compact", is_flag=True, help="Print everything on one line.")
+def parse(file: Path, compact: bool) -> None:
+    r"""Turn the output of `nvidia-smi -q -x` in FILE (default: standard input) into JSON.
+
+    Shows exactly what gpuid reads from a node. What the tool does not know ("N/A", "Unknown Error", all
+    zeros) is null. Exit code 1 when the input is not such output.
+
+    \b
+    Examples:
+      nvidia-smi -q -x | gpuid parse
+      kubectl exec -n gpu-operator POD -- nvidia-smi -q -x | gpuid parse --compact
+      gpuid parse h100.xml | jq -r '.gpus[].serial'
+    """
+    name = "standard input" if str(file) == "-" else str(file)
+    try:
+        output = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        log = parse_output(output)
+    except OSError as error:
+        raise Failure(f"{name}: {error.strerror}") from error
+    except BadOutput as error:
+        raise Failure(f"{name}: {error}") from error
+    text = msgspec.json.encode(log)
+    click.echo(text if compact else msgspec.json.format(text, indent=2))

@@ -1,0 +1,323 @@
+"""Tries on one cluster what the collector will do there, step by step, and notes what is missing."""
+
+import shlex
+import time
+
+import anyio
+import msgspec
+
+from collector import nvidia_smi
+from collector.cli.text import one_line
+from collector.cluster import exec as pod_exec
+from collector.cluster.errors import (
+    BadContext,
+    ClusterError,
+    Forbidden,
+    PluginFailed,
+    ServerError,
+    Unauthorized,
+    Unreachable,
+)
+from collector.cluster.resources import PodObject, decode_page, decode_pod
+from collector.cluster.session import Session
+from collector.config import PRESETS, Cluster, Source
+from collector.model import ReadFailure
+
+__all__ = ["Finding", "Pods", "Problem", "try_cluster"]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong, and what would mend it."""
+
+    text: str
+    hint: str = ""
+
+
+class Pods(msgspec.Struct, frozen=True, kw_only=True):
+    """What one source has found."""
+
+    namespace: str
+    selector: str
+    container: str
+    ready: int
+    total: int
+
+
+class Finding(msgspec.Struct, kw_only=True):
+    """All that was learnt of one cluster; what was not reached is None or empty."""
+
+    cluster: str
+    context: str | None
+    ok: bool = False
+    server: str | None = None
+    version: str | None = None
+    latency_seconds: float | None = None  # of one small request, connection and credentials already there
+    user: str | None = None
+    rights: dict[str, bool] = {}  # "verb resource in namespace" -> granted
+    pods: list[Pods] = []
+    read: str | None = None  # `namespace/pod` of the trial reading
+    node: str | None = None
+    gpus: int | None = None
+    driver_version: str | None = None
+    problems: list[Problem] = []
+
+
+async def try_cluster(cluster: Cluster, timeout: float) -> Finding:
+    """Learn what one cluster allows; whatever goes wrong there is a problem in the finding."""
+    trial = _Trial(cluster)
+    try:
+        with anyio.fail_after(timeout):
+            await trial.run()
+    except TimeoutError:
+        trial.fails(f"no answer within {timeout:g} s while {trial.doing}", "a higher --timeout, or look at the network")
+    except ClusterError as error:
+        trial.fails(str(error), _hint(error, cluster))
+    except Exception as error:  # one cluster's failure never stops the others
+        trial.fails(f"{type(error).__name__} while {trial.doing}: {error}")
+    trial.finding.ok = not trial.finding.problems
+    return trial.finding
+
+
+class _Right(msgspec.Struct, frozen=True):
+    verb: str
+    resource: str
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}" + (f" in {self.namespace}" if self.namespace else "")
+
+
+class _Trial:
+    """The steps on one cluster, in the order in which the collector needs them."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.finding = Finding(cluster=cluster.name, context=cluster.context)
+        self.doing = "loading its context"
+        self._cluster = cluster
+
+    def fails(self, text: str, hint: str = "") -> None:
+        self.finding.problems.append(Problem(one_line(text), one_line(hint)))
+
+    async def run(self) -> None:
+        async with Session(self._cluster) as session:
+            self.finding.server = session.host
+            await self._reach(session)
+            await self._rights(session)
+            ready = [pod for source in self._cluster.watched for pod in await self._pods(session, source)]
+            if not any(pods.total for pods in self.finding.pods):
+                if self.finding.pods:
+                    await self._look_elsewhere(session)
+            elif not ready:
+                self.fails("none of the pods is ready", "kubectl describe pod tells why; nodes are read once they are")
+            else:
+                await self._read(session, *ready[0])
+
+    async def _reach(self, session: Session) -> None:
+        self.doing = "reaching its API server"
+        await _version(session)
+        started = time.perf_counter()
+        self.finding.version = one_line(await _version(session)) or None
+        self.finding.latency_seconds = round(time.perf_counter() - started, 4)
+        self.doing = "authenticating"
+        self.finding.user = one_line(await _user(session)) or None
+
+    async def _rights(self, session: Session) -> None:
+        self.doing = "asking for its rights"
+        rights = [_Right(verb, "nodes") for verb in ("list", "watch")]
+        for namespace in dict.fromkeys(source.namespace for source in self._cluster.watched):
+            rights += [_Right(verb, "pods", namespace) for verb in ("list", "watch")]
+            rights += [_Right(verb, "pods/exec", namespace) for verb in ("create", "get")]
+        granted: dict[_Right, bool | None] = {}
+        errors: list[ClusterError] = []
+
+        async def ask(right: _Right) -> None:
+            try:
+                granted[right] = await _granted(session, right)
+            except ClusterError as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for right in rights:
+                tasks.start_soon(ask, right)
+        if errors:
+            raise errors[0]
+        self.finding.rights = {str(right): answer for right in rights if (answer := granted[right]) is not None}
+        missing: dict[tuple[str, str], list[str]] = {}
+        for right in rights:
+            if granted[right] is False:
+                missing.setdefault((right.resource, right.namespace), []).append(right.verb)
+        for (resource, namespace), verbs in missing.items():
+            where = f" in namespace {namespace}" if namespace else ""
+            self.fails(
+                f"may not {' or '.join(verbs)} {resource}{where}",
+                f'grant {{apiGroups: [""], resources: ["{resource}"], verbs: {msgspec.json.encode(verbs).decode()}}}'
+                f" by a {'Role' + where if namespace else 'ClusterRole'}",
+            )
+
+    async def _pods(self, session: Session, source: Source) -> list[tuple[Source, PodObject]]:
+        """Count a source's pods and hand on the ready ones; without the right to list them there are none to count."""
+        self.doing = f"listing the pods of {source.namespace}"
+        if self.finding.rights.get(str(_Right("list", "pods", source.namespace))) is False:
+            return []
+        pods = await _list(session, source)
+        ready = [(source, pod) for pod in pods if _ready(pod)]
+        self.finding.pods.append(
+            Pods(
+                namespace=source.namespace,
+                selector=source.selector,
+                container=source.container,
+                ready=len(ready),
+                total=len(pods),
+            )
+        )
+        return ready
+
+    async def _look_elsewhere(self, session: Session) -> None:
+        self.doing = "looking for pods of other presets"
+        sources = self._cluster.watched
+        hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
+        for name, source in PRESETS.items():
+            if source not in sources:
+                try:
+                    found = len(await _list(session, source))
+                except ClusterError:
+                    continue
+                if found:
+                    hint = f'preset = "{name}" would find {found}'
+        places = " or ".join(f'namespace {source.namespace} by "{source.selector}"' for source in sources)
+        self.fails(f"no pods found in {places}", hint)
+
+    async def _read(self, session: Session, source: Source, pod: PodObject) -> None:
+        self.doing = f"running {self._cluster.command[0]} in {source.namespace}/{pod.name}"
+        if any(
+            self.finding.rights.get(str(_Right(v, "pods/exec", source.namespace))) is False for v in ("create", "get")
+        ):
+            return
+        self.finding.read = f"{source.namespace}/{pod.name}"
+        self.finding.node = pod.node
+        try:
+            output = await pod_exec.run(
+                session,
+                source.namespace,
+                pod.name,
+                source.container,
+                self._cluster.command,
+                timeout=self._cluster.exec_timeout,
+            )
+            log = nvidia_smi.parse(output.stdout)
+        except pod_exec.ExecFailure as error:
+            self.fails(f"{self.finding.read}: {error}", _EXEC_HINTS.get(error.reason, ""))
+        except nvidia_smi.BadOutput as error:
+            self.fails(f"{self.finding.read}: {error}", _EXEC_HINTS[ReadFailure.BAD_OUTPUT])
+        else:
+            self.finding.gpus = len(log.gpus)
+            self.finding.driver_version = log.driver_version
+
+
+_EXEC_HINTS = {
+    ReadFailure.FORBIDDEN: "pods/exec needs both create and get",
+    ReadFailure.NO_CONTAINER: "set `container` of the source to a container of this pod",
+    ReadFailure.NO_BINARY: "set `command`, or choose pods whose container has nvidia-smi",
+    ReadFailure.TIMEOUT: "nvidia-smi hangs on that node, or exec_timeout is too short",
+    ReadFailure.EXIT_STATUS: "the driver of that node may be broken; kubectl exec shows all of it",
+    ReadFailure.BAD_OUTPUT: "`command` must print what `nvidia-smi -q -x` prints",
+}
+
+
+async def _version(session: Session) -> str:
+    try:
+        return msgspec.json.decode(await session.get("/version"), type=_Version).gitVersion
+    except (Forbidden, msgspec.DecodeError):  # it is reachable, which is what counts
+        return ""
+
+
+class _Version(msgspec.Struct):
+    gitVersion: str = ""  # noqa: N815
+
+
+async def _user(session: Session) -> str:
+    """Ask who we are; a server too old for it, or one that does not say, is no problem."""
+    for version in ("v1", "v1beta1"):
+        review = {"apiVersion": f"authentication.k8s.io/{version}", "kind": "SelfSubjectReview"}
+        try:
+            answer = await session.post(f"/apis/authentication.k8s.io/{version}/selfsubjectreviews", review)
+            return msgspec.json.decode(answer, type=_UserReview).status.userInfo.username
+        except (Forbidden, ServerError, msgspec.DecodeError):
+            continue
+    return ""
+
+
+class _UserInfo(msgspec.Struct):
+    username: str
+
+
+class _UserStatus(msgspec.Struct):
+    userInfo: _UserInfo  # noqa: N815
+
+
+class _UserReview(msgspec.Struct):
+    status: _UserStatus
+
+
+async def _granted(session: Session, right: _Right) -> bool | None:
+    """Ask the server whether it would let us; None when it does not say."""
+    resource, _, subresource = right.resource.partition("/")
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {
+            "resourceAttributes": {
+                "namespace": right.namespace,
+                "verb": right.verb,
+                "resource": resource,
+                "subresource": subresource,
+            }
+        },
+    }
+    try:
+        answer = await session.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        return msgspec.json.decode(answer, type=_AccessReview).status.allowed
+    except (Forbidden, ServerError, msgspec.DecodeError):
+        return None
+
+
+class _AccessStatus(msgspec.Struct):
+    allowed: bool
+
+
+class _AccessReview(msgspec.Struct):
+    status: _AccessStatus
+
+
+async def _list(session: Session, source: Source) -> list[PodObject]:
+    pods: list[PodObject] = []
+    params = {"labelSelector": source.selector, "limit": "500"}
+    while True:
+        page = decode_page(await session.get(f"/api/v1/namespaces/{source.namespace}/pods", params))
+        pods += map(decode_pod, page.items)
+        if not page.next:
+            return pods
+        params["continue"] = page.next
+
+
+def _ready(pod: PodObject) -> bool:
+    return pod.running and not pod.terminating and bool(pod.containers) and all(one.ready for one in pod.containers)
+
+
+def _hint(error: ClusterError, cluster: Cluster) -> str:
+    kubectl = (
+        f"kubectl --context {shlex.quote(cluster.context)} get nodes"
+        if cluster.context
+        else "the pod's service account"
+    )
+    match error:
+        case BadContext():
+            return "`kubectl config view` shows what the kubeconfig says"
+        case Unauthorized():
+            return f"log in again; `{kubectl}` fails likewise until then" if cluster.context else f"look at {kubectl}"
+        case PluginFailed():
+            return f"`{kubectl}` runs the same plugin and shows what it prints"
+        case Unreachable():
+            return "is the address right, and is a VPN or a proxy-url needed?"
+        case _:
+            return ""

@@ -1,0 +1,183 @@
+"""The error tree of everything that talks to Kubernetes, and the one table that maps foreign errors into it."""
+
+import os
+import ssl
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import aiohttp
+import msgspec
+
+from collector.model import ClusterState, GpuidError
+
+__all__ = [
+    "BadContext",
+    "ClusterError",
+    "Forbidden",
+    "Gone",
+    "NotFound",
+    "PluginFailed",
+    "PluginMissing",
+    "ServerError",
+    "Silent",
+    "Throttled",
+    "Unauthorized",
+    "Unreachable",
+    "from_answer",
+    "from_transport",
+    "one_line",
+]
+
+
+class ClusterError(GpuidError):
+    """A cluster cannot be used as wished; `state` is what that makes of the cluster."""
+
+    state: ClassVar[ClusterState] = ClusterState.SERVER_ERROR
+
+
+class BadContext(ClusterError):
+    """The kubeconfig, or what it refers to, is absent, unreadable or wrong."""
+
+    state = ClusterState.BAD_CONTEXT
+
+
+class PluginMissing(ClusterError):
+    """The exec plugin that a kubeconfig names is not installed."""
+
+    state = ClusterState.PLUGIN_MISSING
+
+
+class PluginFailed(ClusterError):
+    """The exec plugin or the OIDC issuer gave no credentials."""
+
+    state = ClusterState.PLUGIN_FAILED
+
+
+class Unauthorized(ClusterError):
+    """The server does not accept the credentials, and fresh ones were no better."""
+
+    state = ClusterState.UNAUTHORIZED
+
+
+class Forbidden(ClusterError):
+    """The server knows who asks and refuses."""
+
+    state = ClusterState.FORBIDDEN
+
+
+class Unreachable(ClusterError):
+    """No answer came: name resolution, connection, TLS, proxy or time."""
+
+    state = ClusterState.UNREACHABLE
+
+
+class Silent(Unreachable):
+    """A stream sent nothing for its idle timeout."""
+
+
+class ServerError(ClusterError):
+    """The server answered with an error; `status` is its HTTP status, `retry_after` the seconds that it asked for."""
+
+    def __init__(self, text: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Gone(ServerError):
+    """The resource version or the continue token is too old: list again."""
+
+
+class NotFound(ServerError):
+    """What the path names does not exist."""
+
+
+class Throttled(ServerError):
+    """The server is overloaded and asks to slow down."""
+
+
+def one_line(text: str, limit: int) -> str:
+    """Fold white space and drop what does not print; at most `limit` characters."""
+    line = "".join(character for character in " ".join(text.split()) if character.isprintable())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def from_answer(host: str, status: int, body: bytes, retry_after: str | None = None) -> ClusterError:
+    """Make the error for an answer that is not 2xx; `body` is a Kubernetes Status or any text."""
+    said = _Status()
+    try:
+        said = msgspec.json.decode(body, type=_Status)
+        message = said.message
+    except msgspec.MsgspecError:
+        message = "" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")  # a proxy's HTML helps nobody
+    text = f"{host}: {_MEANING.get(status, f'HTTP status {status}')}"
+    if message := one_line(message, 300):
+        text += f": {message}"
+    if status == 401:
+        return Unauthorized(text)
+    if status == 403:
+        return Forbidden(text)
+    if said.reason in {"Expired", "Gone"}:
+        return Gone(text, status=410)
+    kind = _KINDS.get(status, ServerError)
+    seconds: float | None = said.details.retryAfterSeconds if said.details else None
+    if retry_after is not None and retry_after.strip().isdigit():
+        seconds = float(retry_after)
+    return kind(text, status=status, retry_after=seconds or None)
+
+
+def from_transport(host: str, error: BaseException) -> ClusterError:
+    """Make the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
+    return Unreachable(f"{host}: {_why(error)}")
+
+
+class _Details(msgspec.Struct):
+    retryAfterSeconds: float | None = None  # noqa: N815
+
+
+class _Status(msgspec.Struct):
+    message: str = ""
+    reason: str = ""
+    details: _Details | None = None
+
+
+_MEANING = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not found",
+    410: "gone",
+    429: "too many requests",
+}
+_KINDS: dict[int, type[ServerError]] = {404: NotFound, 410: Gone, 429: Throttled}
+
+
+def _why(error: BaseException) -> str:
+    for kind, words in _WORDS:
+        if isinstance(error, kind):
+            return words(error)
+    return f"the request failed ({type(error).__name__})"
+
+
+def _system(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failure: {one_line((error.reason or 'connection closed').replace('_', ' ').lower(), 200)}"
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return "cannot connect"
+
+
+# The first kind that fits counts. Never str(error) of what holds a URL or headers: both may carry credentials.
+_WORDS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
+    (aiohttp.ClientConnectorCertificateError, lambda error: _why(error.certificate_error)),
+    (ssl.SSLCertVerificationError, lambda error: f"certificate verify failed: {one_line(error.verify_message, 200)}"),
+    (aiohttp.ClientConnectorDNSError, lambda error: f"cannot resolve {error.host}"),
+    (aiohttp.ClientProxyConnectionError, lambda error: f"proxy {error.host}:{error.port}: {_system(error.os_error)}"),
+    (aiohttp.ClientHttpProxyError, lambda error: f"the proxy answered HTTP status {error.status}"),
+    (aiohttp.ClientConnectorError, lambda error: _why(error.os_error)),
+    (TimeoutError, lambda _: "timed out"),
+    (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
+    (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
+    (OSError, _system),
+    (aiohttp.WSServerHandshakeError, lambda _: "the server did not upgrade to a WebSocket"),
+    (aiohttp.ClientResponseError, lambda _: "the answer is not HTTP as expected"),
+)

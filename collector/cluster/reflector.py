@@ -1,0 +1,235 @@
+"""Mirrors one kind of object of one API server: list, then watch, for ever."""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from collector.cluster.backoff import Backoff
+from collector.cluster.errors import (
+    ClusterError,
+    Forbidden,
+    Gone,
+    PluginFailed,
+    PluginMissing,
+    ServerError,
+    Silent,
+    Unauthorized,
+    Unreachable,
+    one_line,
+)
+from collector.cluster.resources import (
+    LineSplitter,
+    Malformed,
+    decode_event,
+    decode_page,
+    decode_status,
+    decode_version,
+)
+from collector.cluster.session import Session
+from collector.model import WatchRestart
+
+__all__ = ["Kept", "Reflector", "Resource", "WatchTiming"]
+
+log = logging.getLogger(__name__)
+
+
+class Kept(Protocol):
+    """What a reflector must know of the objects that it keeps."""
+
+    @property
+    def key(self) -> str:
+        """What tells objects of one resource apart."""
+
+    @property
+    def version(self) -> str:
+        """The resource version."""
+
+
+T = TypeVar("T", bound=Kept)
+
+
+class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What to mirror: a path of the API, the selection, and how to decode one object (Malformed where it cannot be)."""
+
+    name: str
+    path: str
+    params: tuple[tuple[str, str], ...] = ()
+    decode: Callable[[msgspec.Raw], T]
+
+
+class WatchTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """How a reflector spends its time, in seconds."""
+
+    watch: tuple[float, float] = (300.0, 600.0)  # the server is asked to end each watch after a time between these
+    slack: float = 30.0  # a watch that has not ended so much later has been forgotten by the other side
+    healthy: float = 60.0  # a watch that lasted this long ends a series of failures
+    backoff: Backoff = Backoff(initial=1.0, maximum=30.0, jitter=0.5)
+
+
+class Reflector(Generic[T]):
+    """Keeps `objects` as the API server has them and tells its owner; every callback must return at once.
+
+    `on_change(before, after)`: an object came (before is None), changed, or went (after is None).
+    `on_proof()`: the view is current: a list is complete, or an event or a bookmark came.
+    `on_restart(reason)`: list and watch had to start over; a watch that ends when it was asked to does not count.
+    `on_health(error)`: None when the watch is open; else why it could not be opened.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        resource: Resource[T],
+        *,
+        on_change: Callable[[T | None, T | None], None],
+        on_proof: Callable[[], None],
+        on_restart: Callable[[WatchRestart], None],
+        on_health: Callable[[ClusterError | None], None],
+        timing: WatchTiming | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.objects: dict[str, T] = {}
+        self._session = session
+        self._resource = resource
+        self._on_change = on_change
+        self._on_proof = on_proof
+        self._on_restart = on_restart
+        self._on_health = on_health
+        self._timing = timing or WatchTiming()
+        self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
+        self._version = ""  # of the last thing that was seen; empty when a list is due
+        self._opened: float | None = None
+
+    async def run(self) -> None:
+        """Mirror until cancelled; no failure of the API server ends it."""
+        failures = 0
+        while True:
+            self._opened = None
+            try:
+                if not self._version:
+                    await self._list()
+                await self._watch()
+                continue
+            except Malformed as failure:
+                self._version = ""
+                error: ClusterError = ServerError(
+                    f"{self._session.host}: not an answer of the Kubernetes API: {one_line(str(failure), 200)}",
+                    status=200,
+                )
+            except ClusterError as failure:
+                error = failure
+            expired = isinstance(error, Gone)
+            if expired:
+                self._version = ""
+            elif self._opened is None:
+                self._on_health(error)
+            if self._opened is not None and anyio.current_time() - self._opened >= self._timing.healthy:
+                failures = 0
+            log.debug("the watch of %s starts over: %s", self._resource.name, error)
+            self._on_restart(_reason(error))
+            # A version expires in the best of health; to list again only waits if that happens again at once.
+            delay = 0.0 if expired and failures == 0 else self._timing.backoff.delay(failures, self._rng)
+            failures += 1
+            await anyio.sleep(max(delay, getattr(error, "retry_after", None) or 0.0))
+
+    async def _list(self) -> None:
+        try:
+            found, version = await self._pages({"limit": str(_PAGE)})
+        except Gone:  # the continue token has expired; in one piece a list cannot
+            found, version = await self._pages({})
+        for count, after in enumerate(found.values()):
+            if count % _YIELD == 0:
+                await anyio.lowlevel.checkpoint()
+            self._put(after)
+        for key in self.objects.keys() - found.keys():  # last, so that a successor is known before its predecessor goes
+            self._on_change(self.objects.pop(key), None)
+        self._version = version
+        self._on_proof()
+
+    async def _pages(self, params: dict[str, str]) -> tuple[dict[str, T], str]:
+        found: dict[str, T] = {}
+        token: dict[str, str] = {}
+        while True:
+            body = await self._session.get(self._resource.path, [*self._resource.params, *(params | token).items()])
+            page = decode_page(body)
+            for count, raw in enumerate(page.items):
+                if count % _YIELD == 0:
+                    await anyio.lowlevel.checkpoint()
+                one = self._resource.decode(raw)
+                found[one.key] = one
+            if not page.next:
+                return found, page.version
+            token = {"continue": page.next}
+
+    async def _watch(self) -> None:
+        seconds = self._rng.uniform(*self._timing.watch)
+        params = [
+            *self._resource.params,
+            ("watch", "1"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", self._version),
+            ("timeoutSeconds", str(max(1, round(seconds)))),
+        ]
+        splitter, heard = LineSplitter(), False
+        with anyio.move_on_after(seconds + self._timing.slack):
+            async with self._session.stream(self._resource.path, params, idle_timeout=None) as chunks:
+                self._opened = anyio.current_time()
+                self._on_health(None)
+                async for chunk in chunks:
+                    heard = True
+                    for line in splitter.feed(chunk):
+                        self._receive(line)
+            if not heard and anyio.current_time() - self._opened < _SHORT:
+                raise Unreachable(f"{self._session.host}: the watch was closed as soon as it was open")
+            return
+        raise Silent(f"{self._session.host}: the watch did not end when it was due to")
+
+    def _receive(self, line: bytes) -> None:
+        event = decode_event(line)
+        if event.type in ("ADDED", "MODIFIED"):
+            after = self._resource.decode(event.object)
+            self._version = after.version
+            self._put(after)
+        elif event.type == "DELETED":
+            gone = self._resource.decode(event.object)
+            self._version = gone.version
+            if (before := self.objects.pop(gone.key, None)) is not None:
+                self._on_change(before, None)
+        elif event.type == "BOOKMARK":
+            self._version = decode_version(event.object)
+        elif event.type == "ERROR":
+            self._version = ""  # what else would not be repeated from here
+            status = decode_status(event.object)
+            text = f"{self._session.host}: the watch failed: {one_line(status.message or status.reason, 200)}"
+            kind = Gone if status.code == 410 or status.reason in ("Expired", "Gone") else ServerError
+            raise kind(text, status=status.code)
+        self._on_proof()
+
+    def _put(self, after: T) -> None:
+        before = self.objects.get(after.key)
+        if before is None or before.version != after.version:
+            self.objects[after.key] = after
+            self._on_change(before, after)
+
+
+_PAGE = 500  # objects a request, as client-go asks for
+_YIELD = 100  # objects between two turns of the event loop; other clusters wait no longer
+_SHORT = 1.0  # seconds; a watch that ends sooner, without a word, must not be repeated at full speed
+
+_REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
+    (Gone, WatchRestart.EXPIRED),
+    (Silent, WatchRestart.SILENT),
+    (Unreachable, WatchRestart.CONNECTION),
+    (Unauthorized, WatchRestart.UNAUTHORIZED),
+    (PluginMissing, WatchRestart.UNAUTHORIZED),
+    (PluginFailed, WatchRestart.UNAUTHORIZED),
+    (Forbidden, WatchRestart.FORBIDDEN),
+)
+
+
+def _reason(error: ClusterError) -> WatchRestart:
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), WatchRestart.SERVER_ERROR)

@@ -1,0 +1,152 @@
+"""What a command in a container does: its output and the Status that ends it."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from collector.simulator import errors
+from collector.simulator.faults import ExecFault, Misconduct
+from collector.simulator.objects import Document
+from collector.simulator.storage import Entry
+
+__all__ = ["ERROR", "STDERR", "STDOUT", "Command", "Outcome", "command", "killed", "outcome"]
+
+STDOUT, STDERR, ERROR = 1, 2, 3
+
+
+class Command(NamedTuple):
+    """A command that a client wants run in a container."""
+
+    pod: str  # `namespace/name`
+    node: str
+    container: str
+    argv: tuple[str, ...]
+    stdout: bool
+    stderr: bool
+
+    @property
+    def first_channel(self) -> int:
+        """The lowest channel that the server writes to."""
+        return STDOUT if self.stdout else STDERR if self.stderr else ERROR
+
+
+class Outcome(NamedTuple):
+    """What a command leaves behind."""
+
+    stdout: bytes
+    stderr: bytes
+    status: bytes  # the Status as JSON, for the error channel
+
+
+def command(entry: Entry, query: Mapping[str, str], argv: Sequence[str]) -> Command:
+    """Check an exec against its pod; raises ApiError 400 as the API server does."""
+    document = entry.document()
+    name = document["metadata"]["name"]
+    containers = [container["name"] for container in document["spec"]["containers"]]
+    container = query.get("container", "")
+    if not container and len(containers) > 1:
+        listed = " ".join(containers)
+        raise errors.bad_request(f"a container name must be specified for pod {name}, choose one of: [{listed}]")
+    container = container or containers[0]
+    if container not in containers:
+        raise errors.bad_request(f"container {container} is not valid for pod {name}")
+    wanted = {stream: query.get(stream, "").lower() in ("1", "true") for stream in ("stdin", "stdout", "stderr")}
+    if not any(wanted.values()):
+        raise errors.bad_request("you must specify at least 1 of stdin, stdout, stderr")
+    if not argv:
+        raise errors.bad_request("you must specify at least one command for the container")
+    if not entry.node:
+        raise errors.bad_request(f"pod {name} does not have a host assigned")
+    if not _runs(document, container):
+        raise errors.internal(f'unable to upgrade connection: container not found ("{container}")')
+    return Command(entry.key, entry.node, container, tuple(argv), wanted["stdout"], wanted["stderr"])
+
+
+def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], bytes] | None) -> Outcome:
+    """Run a command; `nvidia_smi` prints the XML, None where the container lacks the program."""
+    shell, program = _program(wanted.argv)
+    if fault is not None and fault.how is Misconduct.INTERNAL_ERROR:
+        text = fault.stderr or "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+        return _internal(f"error executing command in container: {text}")
+    if program != "nvidia-smi" or nvidia_smi is None or (fault is not None and fault.how is Misconduct.NO_BINARY):
+        if shell:
+            return _ended(wanted, 127, b"", f"{shell}: 1: {program}: not found\n".encode())
+        return _internal(
+            "error executing command in container: failed to exec in container: failed to start exec "
+            f'"{"0" * 64}": OCI runtime exec failed: exec failed: unable to start container process: exec: '
+            f'"{wanted.argv[0]}": executable file not found in $PATH: unknown'
+        )
+    if fault is None:
+        return _ended(wanted, 0, nvidia_smi(), b"")
+    stderr = fault.stderr.encode()
+    match fault.how:
+        case Misconduct.EXIT_STATUS:
+            return _ended(wanted, fault.exit_status, b"", stderr or f"{_DRIVER_FAILED}\n".encode())
+        case Misconduct.ERROR_TEXT:
+            return _ended(wanted, 0, f"{fault.stderr or _DRIVER_FAILED}\n".encode(), b"")
+        case Misconduct.GARBAGE:
+            return _ended(wanted, 0, bytes(range(256)) * 8, stderr)
+        case Misconduct.TRUNCATED:
+            whole = nvidia_smi()
+            return _ended(wanted, 0, whole[: len(whole) // 2], stderr)
+        case _:
+            return _ended(wanted, 0, b"", stderr)
+
+
+def killed(wanted: Command) -> Outcome:
+    """What a client sees of a command whose container ends under it."""
+    return _ended(wanted, 137, b"", b"")
+
+
+_DRIVER_FAILED = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
+    "Make sure that the latest NVIDIA driver is installed and running."
+)
+
+
+def _runs(document: Document, container: str) -> bool:
+    statuses = document.get("status", {}).get("containerStatuses", [])
+    return any(status["name"] == container and "running" in status.get("state", {}) for status in statuses)
+
+
+def _program(argv: Sequence[str]) -> tuple[str, str]:
+    """The shell that the command is run by (or "") and the program's name without its folder."""
+    name = argv[0].rpartition("/")[2]
+    if name in ("sh", "bash") and len(argv) > 2 and argv[1].startswith("-") and argv[1].endswith("c"):
+        try:
+            words = shlex.split(argv[2])
+        except ValueError:
+            words = argv[2].split()
+        while words and (words[0] == "exec" or "=" in words[0]):
+            words = words[1:]
+        return name, words[0].rpartition("/")[2] if words else ""
+    return "", name
+
+
+def _ended(wanted: Command, exit_status: int, stdout: bytes, stderr: bytes) -> Outcome:
+    status: dict[str, Any] = {"metadata": {}, "status": "Success"}
+    if exit_status:
+        argv = " ".join(wanted.argv)
+        text = f"error executing command [{argv}], exit code {exit_status}"
+        status = {
+            "metadata": {},
+            "status": "Failure",
+            "message": f"command terminated with non-zero exit code: {text}",
+            "reason": "NonZeroExitCode",
+            "details": {"causes": [{"reason": "ExitCode", "message": str(exit_status)}]},
+        }
+    return Outcome(stdout if wanted.stdout else b"", stderr if wanted.stderr else b"", msgspec.json.encode(status))
+
+
+def _internal(message: str) -> Outcome:
+    status = {
+        "metadata": {},
+        "status": "Failure",
+        "message": f"Internal error occurred: {message}",
+        "reason": "InternalError",
+        "details": {"causes": [{"message": message}]},
+        "code": 500,
+    }
+    return Outcome(b"", b"", msgspec.json.encode(status))

@@ -1,0 +1,121 @@
+"""What a simulated API server has been told to do wrong, and what it counts."""
+
+from collections import Counter
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+__all__ = ["Counters", "ExecFault", "Faults", "Misconduct"]
+
+
+class Misconduct(StrEnum):
+    """The ways in which an exec can go wrong."""
+
+    EXIT_STATUS = "exit_status"  # a non-zero exit status, with text on stderr
+    ERROR_TEXT = "error_text"  # exit status 0, and an error message where the XML should be
+    GARBAGE = "garbage"  # bytes that are no XML
+    TRUNCATED = "truncated"  # half of the XML
+    EMPTY = "empty"  # nothing at all
+    NO_BINARY = "no_binary"  # the program is not in the container
+    INTERNAL_ERROR = "internal_error"  # the kubelet reports an error of its own
+    DROPPED = "dropped"  # the connection breaks off in the middle
+    HANG = "hang"  # never ends
+
+
+class ExecFault(msgspec.Struct):
+    """What is wrong with the execs of a node; `times` counts down to its end, None is for good."""
+
+    how: Misconduct
+    exit_status: int = 9
+    stderr: str = ""
+    times: int | None = None
+
+
+class Faults:
+    """The misbehaviour in force."""
+
+    def __init__(self) -> None:
+        self.refuses_tokens = False
+        self.denied: set[tuple[str, str]] = set()  # (verb, resource), either may be "*"
+        self.throttled: int | None = 0  # how many more requests get 429; None is all of them
+        self.retry_after = 1  # seconds
+        self.expired_as_status = False  # a watch from a version too old: HTTP 410 instead of an ERROR event
+        self.delays: dict[str, float] = {}  # node (or "*") -> seconds that an exec takes longer
+        self.execs: dict[str, ExecFault] = {}  # node (or "*")
+
+    def denies(self, verb: str, resource: str) -> bool:
+        """True when the right to this is taken away."""
+        return any(pair in self.denied for pair in ((verb, resource), (verb, "*"), ("*", resource), ("*", "*")))
+
+    def throttles(self) -> bool:
+        """True when this request is one too many; counts it."""
+        if self.throttled is None:
+            return True
+        if self.throttled > 0:
+            self.throttled -= 1
+            return True
+        return False
+
+    def exec_fault(self, node: str) -> ExecFault | None:
+        """What goes wrong with this exec; counts it."""
+        key = node if node in self.execs else "*"
+        fault = self.execs.get(key)
+        if fault is not None and fault.times is not None:
+            fault.times -= 1
+            if fault.times <= 0:
+                del self.execs[key]
+        return fault
+
+    def delay(self, node: str) -> float:
+        """How many seconds longer this exec takes."""
+        return self.delays.get(node, self.delays.get("*", 0.0))
+
+    def describe(self) -> dict[str, Any]:
+        """The misbehaviour in force, for a reader."""
+        return {
+            "refuses_tokens": self.refuses_tokens,
+            "denied": sorted(f"{verb} {resource}" for verb, resource in self.denied),
+            "throttled": "all" if self.throttled is None else self.throttled,
+            "delays": self.delays,
+            "execs": self.execs,
+        }
+
+
+class Counters:
+    """What an API server has been asked since it exists."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()  # (verb, resource)
+        self.responses: Counter[int] = Counter()  # by HTTP status
+        self.execs: Counter[str] = Counter()  # by node
+        self.open_execs: Counter[str] = Counter()  # by node, now
+        self.peak_execs = 0  # the most at once in the cluster
+        self.peak_execs_per_node = 0
+        self.open_watches = 0
+
+    def exec_opened(self, node: str) -> None:
+        """Count an exec that begins."""
+        self.execs[node] += 1
+        self.open_execs[node] += 1
+        self.peak_execs = max(self.peak_execs, self.open_execs.total())
+        self.peak_execs_per_node = max(self.peak_execs_per_node, self.open_execs[node])
+
+    def exec_closed(self, node: str) -> None:
+        """Count an exec that ended."""
+        self.open_execs[node] -= 1
+        if not self.open_execs[node]:
+            del self.open_execs[node]
+
+    def describe(self) -> dict[str, Any]:
+        """The counts, for a reader; requests are keyed `verb resource`."""
+        return {
+            "requests": {f"{verb} {resource}": number for (verb, resource), number in sorted(self.requests.items())},
+            "responses": {str(status): number for status, number in sorted(self.responses.items())},
+            "execs": self.execs.total(),
+            "execs_per_node": dict(sorted(self.execs.items())),
+            "open_execs": self.open_execs.total(),
+            "open_watches": self.open_watches,
+            "peak_execs": self.peak_execs,
+            "peak_execs_per_node": self.peak_execs_per_node,
+        }

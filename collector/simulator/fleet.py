@@ -1,0 +1,291 @@
+"""The physical truth of a simulated fleet: which GPU sits in which machine, and the acts that change it."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from collector.model import GpuidError
+
+__all__ = ["Card", "Fleet", "Host", "Placed", "SimulationError"]
+
+
+class SimulationError(GpuidError):
+    """What was asked of the simulation cannot be done; the text says what can."""
+
+
+class Placed(NamedTuple):
+    """One GPU where it truly is; what it does not have is the empty string."""
+
+    cluster: str
+    node: str
+    uuid: str
+    serial: str
+    chassis: str
+    model: str
+
+
+class Card(NamedTuple):
+    """One GPU as the driver of its host sees it; empty strings are what the hardware does not tell."""
+
+    kind: str  # a key of KINDS
+    uuid: str
+    serial: str
+    index: int  # the minor number
+    bus_id: str
+    module: int
+    chassis: str
+    slot: str
+    tray: str
+    host: str
+    fabric_guid: str
+    mig: bool
+    lost: bool  # still listed, but the driver cannot talk to it any more
+
+
+class Host:
+    """One physical machine (or compute tray), with the numbers of the GPUs in it in the order of their sockets."""
+
+    __slots__ = ("chassis", "gpus", "kind", "tray")
+
+    def __init__(self, kind: str, chassis: int, tray: int, gpus: Sequence[int]) -> None:
+        self.kind = kind
+        self.chassis = chassis
+        self.tray = tray  # position in its chassis
+        self.gpus = gpus  # a range until the first change: a fleet that nobody touches costs next to nothing
+
+
+class Fleet:
+    """Every host and GPU of the clusters `sim-0` … `sim-(clusters-1)`, determined by `seed`.
+
+    A GPU is a number; its UUID and serial follow from the number and the seed. Every third cluster is made of GB200
+    trays (two GPUs share a board and its serial, 18 trays share a chassis), the others of H100 machines.
+    """
+
+    def __init__(self, *, clusters: int, nodes: int, gpus: int, seed: int = 0) -> None:
+        self.gpus_per_host = gpus
+        self._salt = f"{seed}/".encode()
+        self._next_gpu = dict.fromkeys(_SERIAL_PREFIX, 0)
+        self._next_host: dict[str, int] = {}
+        self._kinds: dict[str, str] = {}
+        self._index: dict[str, int] = {}
+        self._machines: dict[str, dict[str, Host]] = {}
+        self._spare: dict[str, list[Host]] = {}
+        self._dropped: set[int] = set()  # fallen off the bus
+        self._lost: set[int] = set()  # "GPU is lost", but still listed
+        self._mig: set[int] = set()
+        self._blank: set[int] = set()  # without a serial
+        for index in range(clusters):
+            name = f"sim-{index}"
+            self._index[name] = index
+            self._kinds[name] = "gb200" if index % 3 == 2 else "h100"
+            self._next_host[name] = 0
+            self._spare[name] = []
+            self._machines[name] = {f"gpu-{node:04d}": self._new_host(name) for node in range(nodes)}
+
+    @property
+    def clusters(self) -> list[str]:
+        """The clusters' names."""
+        return list(self._machines)
+
+    def kind(self, cluster: str) -> str:
+        """What the cluster's machines are made of: `h100` or `gb200`."""
+        return self._kinds[cluster]
+
+    def nodes(self, cluster: str) -> list[str]:
+        """The names of the nodes that are on a host with GPUs."""
+        return list(self._machines[cluster])
+
+    def capacity(self, cluster: str, node: str) -> int:
+        """How many GPUs the driver finds on a node."""
+        host = self._host(cluster, node)
+        return sum(number not in self._dropped and number not in self._lost for number in host.gpus)
+
+    def cards(self, cluster: str, node: str) -> list[Card]:
+        """What the driver lists on a node, in the order of the bus."""
+        host = self._host(cluster, node)
+        chassis = self._chassis(cluster, host)
+        return [
+            self._card(number, index, host, chassis)
+            for index, number in enumerate(host.gpus)
+            if number not in self._dropped
+        ]
+
+    def expected(self, *clusters: str) -> set[Placed]:
+        """Every GPU that a correct reading of the given clusters (default: all) must find, and where."""
+        return {placed for cluster in clusters or self.clusters for placed in self._placed(cluster)}
+
+    # Acts; each returns the UUIDs that it touched
+
+    def move(self, cluster: str, node: str, to_cluster: str, to_node: str, uuid: str | None = None) -> list[str]:
+        """Carry a GPU (of GB200: the board with both) to another host; without `uuid` the last one of the node."""
+        source, target = self._host(cluster, node), self._host(to_cluster, to_node)
+        if source is target:
+            raise SimulationError(f"{cluster}: {node} is where the GPU already is")
+        board = set(self._board(self._number(cluster, node, uuid)))
+        moved = [number for number in source.gpus if number in board]
+        source.gpus = [number for number in source.gpus if number not in board]
+        target.gpus = [*target.gpus, *moved]
+        return [self._uuid(number) for number in moved]
+
+    def swap_tray(self, cluster: str, node: str) -> list[str]:
+        """Replace every GPU of a node by a new one, as when its tray was repaired; returns the new UUIDs."""
+        host = self._host(cluster, node)
+        host.gpus = self._new_gpus(host.kind, len(host.gpus))
+        return [self._uuid(number) for number in host.gpus]
+
+    def migrate(self, cluster: str, node: str) -> list[str]:
+        """Let a VM return on another host (one that a deleted node left, else a new one); returns its UUIDs."""
+        before = self._host(cluster, node)
+        host = self._machines[cluster][node] = self._free_host(cluster)
+        self._spare[cluster].append(before)
+        return [self._uuid(number) for number in host.gpus]
+
+    def add(self, cluster: str, node: str) -> list[str]:
+        """Place a new VM on a host (one that a deleted node left, else a new one); returns its UUIDs."""
+        if node in self._machines[cluster]:
+            raise SimulationError(f"{cluster}: a node {node} exists already")
+        host = self._machines[cluster][node] = self._free_host(cluster)
+        return [self._uuid(number) for number in host.gpus]
+
+    def remove(self, cluster: str, node: str) -> list[str]:
+        """Delete a VM; its host becomes free. Returns the UUIDs that are gone with it."""
+        host = self._host(cluster, node)
+        self._spare[cluster].append(host)
+        del self._machines[cluster][node]
+        return [self._uuid(number) for number in host.gpus]
+
+    def reboot(self, cluster: str, node: str) -> None:
+        """Power-cycle a host: what had fallen off its bus is back."""
+        numbers = self._host(cluster, node).gpus
+        self._dropped.difference_update(numbers)
+        self._lost.difference_update(numbers)
+
+    def lose(self, cluster: str, node: str, uuid: str | None = None, *, listed: bool = False) -> list[str]:
+        """Let one GPU fall off the bus; `listed` keeps its entry, with "GPU is lost" in place of every value."""
+        number = self._number(cluster, node, uuid)
+        (self._lost if listed else self._dropped).add(number)
+        return [self._uuid(number)]
+
+    def set_mig(self, cluster: str, node: str, enabled: bool) -> list[str]:
+        """Turn MIG on or off on all GPUs of a node."""
+        numbers = self._host(cluster, node).gpus
+        (self._mig.update if enabled else self._mig.difference_update)(numbers)
+        return [self._uuid(number) for number in numbers]
+
+    def hide_serials(self, cluster: str, node: str) -> list[str]:
+        """Turn the GPUs of a node into cards without a serial, as consumer cards are."""
+        numbers = self._host(cluster, node).gpus
+        self._blank.update(numbers)
+        return [self._uuid(number) for number in numbers]
+
+    # How numbers become nameplates
+
+    def _placed(self, cluster: str) -> Iterator[Placed]:
+        for node in self._machines[cluster]:
+            for card in self.cards(cluster, node):
+                if not card.lost:
+                    yield Placed(cluster, node, card.uuid, card.serial, card.chassis, MODELS[card.kind])
+
+    def _card(self, number: int, index: int, host: Host, chassis: str) -> Card:
+        kind = _kind(number)
+        return Card(
+            kind=kind,
+            uuid=self._uuid(number),
+            serial="" if number in self._blank else self._serial(number),
+            index=index,
+            bus_id=_bus_id(kind, index),
+            module=index + 1,
+            chassis=chassis,
+            slot=str(host.tray + 1) if chassis else "",
+            tray=str(host.tray) if chassis else "",
+            host="1" if chassis else "",
+            fabric_guid="0x" + self._digest(b"fabric", number).hex()[:16] if kind == "gb200" else "",
+            mig=number in self._mig,
+            lost=number in self._lost,
+        )
+
+    def _uuid(self, number: int) -> str:
+        digits = self._digest(b"gpu", number).hex()
+        return f"GPU-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    def _serial(self, number: int) -> str:
+        kind = _kind(number)
+        board = (number - _FIRST_GPU[kind]) // _GPUS_PER_BOARD[kind]
+        return _SERIAL_PREFIX[kind] + self._scrambled(board)
+
+    def _chassis(self, cluster: str, host: Host) -> str:
+        return "182" + self._scrambled(self._index[cluster] * 100_000 + host.chassis) if host.kind == "gb200" else ""
+
+    def _scrambled(self, number: int) -> str:
+        """Ten digits that look arbitrary; different numbers give different digits (the factor has no 2 and no 5)."""
+        offset = int.from_bytes(self._digest(b"offset", 0)[:4])
+        return f"{(number * 3_141_592_653 + offset) % 10_000_000_000:010d}"
+
+    def _digest(self, what: bytes, number: int) -> bytes:
+        return hashlib.blake2b(b"%b%b/%d" % (self._salt, what, number), digest_size=16).digest()
+
+    # Hosts and parts
+
+    def _host(self, cluster: str, node: str) -> Host:
+        try:
+            return self._machines[cluster][node]
+        except KeyError:
+            if cluster not in self._machines:
+                raise SimulationError(f"no cluster {cluster}; there are {_some(self._machines)}") from None
+            raise SimulationError(f"{cluster}: no GPU node {node}; there are {_some(self._machines[cluster])}") from None
+
+    def _number(self, cluster: str, node: str, uuid: str | None) -> int:
+        present = [number for number in self._host(cluster, node).gpus if number not in self._dropped]
+        if not present:
+            raise SimulationError(f"{cluster}: {node} has no GPU left")
+        if uuid is None:
+            return present[-1]
+        by_uuid = {self._uuid(number): number for number in present}
+        if uuid not in by_uuid:
+            raise SimulationError(f"{cluster}: {node} has no GPU {uuid}; it has {_some(by_uuid)}")
+        return by_uuid[uuid]
+
+    def _board(self, number: int) -> range:
+        kind = _kind(number)
+        size = _GPUS_PER_BOARD[kind]
+        first = number - (number - _FIRST_GPU[kind]) % size
+        return range(first, first + size)
+
+    def _free_host(self, cluster: str) -> Host:
+        return self._spare[cluster].pop() if self._spare[cluster] else self._new_host(cluster)
+
+    def _new_host(self, cluster: str) -> Host:
+        kind, number = self._kinds[cluster], self._next_host[cluster]
+        self._next_host[cluster] += 1
+        chassis, tray = divmod(number, _TRAYS_PER_CHASSIS)
+        return Host(kind, chassis, tray, self._new_gpus(kind, self.gpus_per_host))
+
+    def _new_gpus(self, kind: str, count: int) -> range:
+        first = _FIRST_GPU[kind] + self._next_gpu[kind]
+        self._next_gpu[kind] += -count // _GPUS_PER_BOARD[kind] * -_GPUS_PER_BOARD[kind]  # boards come whole
+        return range(first, first + count)
+
+
+MODELS = {"h100": "NVIDIA H100 80GB HBM3", "gb200": "NVIDIA GB200"}
+
+_SERIAL_PREFIX = {"h100": "165", "gb200": "176"}
+_GPUS_PER_BOARD = {"h100": 1, "gb200": 2}
+_FIRST_GPU = {"h100": 0, "gb200": 5_000_000_000}
+_TRAYS_PER_CHASSIS = 18
+_H100_BUSES = (0x19, 0x3B, 0x4C, 0x5D, 0x9B, 0xBB, 0xCB, 0xDB)
+
+
+def _kind(number: int) -> str:
+    return "gb200" if number >= _FIRST_GPU["gb200"] else "h100"
+
+
+def _bus_id(kind: str, index: int) -> str:
+    if kind == "gb200":
+        return f"{index // 2 * 16 + 8 + index % 2:08X}:01:00.0"
+    return f"{index // 8:08X}:{_H100_BUSES[index % 8]:02X}:00.0"
+
+
+def _some(names: Sequence[str] | dict[str, object] | dict[str, Host] | dict[str, int]) -> str:
+    """The names, or the ends of a long list of them."""
+    listed = list(names)
+    return ", ".join(listed) if len(listed) <= 4 else f"{listed[0]}, {listed[1]} … {listed[-1]}"

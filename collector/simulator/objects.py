@@ -1,0 +1,314 @@
+"""The Kubernetes objects of a simulated cluster as documents: nodes, the pods on them, and what they are named."""
+
+import hashlib
+import time
+from typing import Any, NamedTuple
+
+from collector.config import PRESETS
+from collector.simulator import smi
+from collector.simulator.fleet import MODELS
+
+__all__ = [
+    "KUBERNETES_VERSION",
+    "LEASES",
+    "NODES",
+    "PODS",
+    "RESOURCES",
+    "Blueprint",
+    "Document",
+    "Resource",
+    "rfc3339",
+]
+
+Document = dict[str, Any]
+KUBERNETES_VERSION = "v1.34.2"
+
+
+class Resource(NamedTuple):
+    """A kind of object that the API serves."""
+
+    group: str
+    plural: str
+    kind: str
+    namespaced: bool
+    verbs: tuple[str, ...]
+    fields: tuple[str, ...]  # what field selectors may name
+    short: str
+
+    @property
+    def api_version(self) -> str:
+        """The `apiVersion` of its objects."""
+        return f"{self.group}/v1" if self.group else "v1"
+
+
+PODS = Resource(
+    "", "pods", "Pod", True, ("get", "list", "watch"),
+    ("metadata.name", "metadata.namespace", "spec.nodeName", "status.phase"), "po",
+)  # fmt: skip
+NODES = Resource("", "nodes", "Node", False, ("get", "list", "patch", "watch"), ("metadata.name",), "no")
+LEASES = Resource(
+    "coordination.k8s.io", "leases", "Lease", True,
+    ("create", "delete", "get", "list", "patch", "update", "watch"), ("metadata.name", "metadata.namespace"), "",
+)  # fmt: skip
+RESOURCES = {(resource.group, resource.plural): resource for resource in (PODS, NODES, LEASES)}
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as the API writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+class Blueprint:
+    """Makes the documents of one cluster; the same arguments give the same document."""
+
+    def __init__(self, cluster: str, kind: str, seed: int, born: float) -> None:
+        self.cluster = cluster
+        self.kind = kind
+        self._salt = f"{seed}/{cluster}/"
+        self._born = rfc3339(born)
+
+    def uid(self, *what: object) -> str:
+        """An identifier in the form of a UUID that follows from what it is for."""
+        digits = self._digest(*what)
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
+
+    def pod_name(self, prefix: str, *what: object) -> str:
+        """A generated name: the prefix and five characters."""
+        digits = self._digest("name", *what)
+        return prefix + "".join(_NAME_ALPHABET[int(digits[2 * at : 2 * at + 2], 16) % 27] for at in range(5))
+
+    def node(self, name: str, number: int, gpus: int, *, generation: int = 0, since: float | None = None) -> Document:
+        """A ready node; `gpus` 0 makes one without GPUs. A new `generation` is a new VM under an old name."""
+        created = rfc3339(since) if since is not None else self._born
+        address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        zone = _ZONES[number % len(_ZONES)]
+        machine = _MACHINES[self.kind] if gpus else "m7i.xlarge"
+        labels = {
+            "beta.kubernetes.io/arch": _ARCHITECTURE[self.kind],
+            "beta.kubernetes.io/os": "linux",
+            "failure-domain.beta.kubernetes.io/region": zone[:-1],
+            "failure-domain.beta.kubernetes.io/zone": zone,
+            "kubernetes.io/arch": _ARCHITECTURE[self.kind],
+            "kubernetes.io/hostname": name,
+            "kubernetes.io/os": "linux",
+            "node.kubernetes.io/instance-type": machine,
+            "topology.kubernetes.io/region": zone[:-1],
+            "topology.kubernetes.io/zone": zone,
+        }
+        amounts = {
+            "cpu": "192" if gpus else "4",
+            "ephemeral-storage": "3840755982336",
+            "hugepages-2Mi": "0",
+            "memory": "2097152000Ki" if gpus else "16073724Ki",
+            "pods": "110",
+        }
+        if gpus:
+            labels |= {
+                "nvidia.com/gpu.present": "true",
+                "nvidia.com/gpu.product": MODELS[self.kind].replace(" ", "-"),
+                "nvidia.com/gpu.count": str(gpus),
+                "nvidia.com/cuda.driver.major": smi.DRIVER_VERSION[self.kind].partition(".")[0],
+            }
+            amounts["nvidia.com/gpu"] = str(gpus)
+        return {
+            "kind": "Node",
+            "apiVersion": "v1",
+            "metadata": {
+                "name": name,
+                "uid": self.uid("node", name, generation),
+                "resourceVersion": "",
+                "creationTimestamp": created,
+                "labels": labels,
+                "annotations": {
+                    "node.alpha.kubernetes.io/ttl": "0",
+                    "volumes.kubernetes.io/controller-managed-attach-detach": "true",
+                },
+            },
+            "spec": {
+                "podCIDR": f"10.244.{number & 255}.0/24",
+                "providerID": f"aws:///{zone}/i-0{self._digest('machine', name, generation)[:16]}",
+            },
+            "status": {
+                "capacity": amounts,
+                "allocatable": dict(amounts),
+                "conditions": [
+                    _condition("MemoryPressure", "False", "KubeletHasSufficientMemory", created),
+                    _condition("DiskPressure", "False", "KubeletHasNoDiskPressure", created),
+                    _condition("PIDPressure", "False", "KubeletHasSufficientPID", created),
+                    _condition("Ready", "True", "KubeletReady", created),
+                ],
+                "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
+                "nodeInfo": {
+                    "machineID": self._digest("machine-id", name, generation)[:32],
+                    "systemUUID": self.uid("system", name, generation),
+                    "bootID": self.uid("boot", name, generation, 0),
+                    "kernelVersion": "6.8.0-1024-aws",
+                    "osImage": "Ubuntu 24.04.2 LTS",
+                    "containerRuntimeVersion": "containerd://2.1.4",
+                    "kubeletVersion": KUBERNETES_VERSION,
+                    "kubeProxyVersion": "",
+                    "operatingSystem": "linux",
+                    "architecture": _ARCHITECTURE[self.kind],
+                },
+                "images": [
+                    {"names": [f"{registry}/{image}"], "sizeBytes": 104_857_600 + 1_048_576 * len(image)}
+                    for registry, image in _IMAGES
+                ],
+            },
+        }
+
+    def gpu_pod(self, node: str, generation: int, since: float | None = None) -> Document:
+        """The device plugin's pod on a node; a new `generation` is a new pod."""
+        prefix = "nvidia-device-plugin-daemonset-"
+        source = PRESETS["gpu-operator"]
+        return self.pod(
+            source.namespace,
+            self.pod_name(prefix, node, generation),
+            node,
+            {
+                "app": "nvidia-device-plugin-daemonset",
+                "app.kubernetes.io/managed-by": "gpu-operator",
+                "controller-revision-hash": "6d8f7b9c5d",
+                "pod-template-generation": "1",
+            },
+            source.container,
+            "registry.example/nvidia/k8s-device-plugin:v0.17.4",
+            owner=("DaemonSet", "nvidia-device-plugin-daemonset"),
+            since=since,
+        )
+
+    def pod(
+        self,
+        namespace: str,
+        name: str,
+        node: str,
+        labels: dict[str, str],
+        container: str,
+        image: str,
+        *,
+        owner: tuple[str, str],
+        since: float | None = None,
+    ) -> Document:
+        """A running pod of one container with everything ready."""
+        started = rfc3339(since) if since is not None else self._born
+        uid = self.uid("pod", namespace, name)
+        address = f"10.244.{int(uid[:2], 16)}.{int(uid[2:4], 16)}"
+        return {
+            "kind": "Pod",
+            "apiVersion": "v1",
+            "metadata": {
+                "name": name,
+                "generateName": name[:-5],
+                "namespace": namespace,
+                "uid": uid,
+                "resourceVersion": "",
+                "creationTimestamp": started,
+                "labels": labels,
+                "ownerReferences": [
+                    {
+                        "apiVersion": "apps/v1",
+                        "kind": owner[0],
+                        "name": owner[1],
+                        "uid": self.uid(*owner),
+                        "controller": True,
+                        "blockOwnerDeletion": True,
+                    }
+                ],
+            },
+            "spec": {
+                "containers": [
+                    {
+                        "name": container,
+                        "image": image,
+                        "command": ["bash", "-c"],
+                        "args": ["/bin/entrypoint.sh"],
+                        "env": [
+                            {"name": "PASS_DEVICE_SPECS", "value": "true"},
+                            {"name": "FAIL_ON_INIT_ERROR", "value": "true"},
+                            {"name": "DEVICE_LIST_STRATEGY", "value": "envvar,cdi-annotations"},
+                            {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"},
+                            {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "all"},
+                        ],
+                        "resources": {},
+                        "volumeMounts": [
+                            {"name": "device-plugin", "mountPath": "/var/lib/kubelet/device-plugins"},
+                            {"name": "kube-api-access", "readOnly": True, "mountPath": _SERVICE_ACCOUNT},
+                        ],
+                        "terminationMessagePath": "/dev/termination-log",
+                        "terminationMessagePolicy": "File",
+                        "imagePullPolicy": "IfNotPresent",
+                        "securityContext": {"privileged": True},
+                    }
+                ],
+                "restartPolicy": "Always",
+                "terminationGracePeriodSeconds": 30,
+                "dnsPolicy": "ClusterFirst",
+                "serviceAccountName": owner[1],
+                "nodeName": node,
+                "schedulerName": "default-scheduler",
+                "tolerations": [{"operator": "Exists"}],
+                "priority": 2_000_001_000,
+                "priorityClassName": "system-node-critical",
+                "enableServiceLinks": True,
+                "preemptionPolicy": "PreemptLowerPriority",
+            },
+            "status": {
+                "phase": "Running",
+                "conditions": [
+                    _condition("PodReadyToStartContainers", "True", "", started),
+                    _condition("Initialized", "True", "", started),
+                    _condition("Ready", "True", "", started),
+                    _condition("ContainersReady", "True", "", started),
+                    _condition("PodScheduled", "True", "", started),
+                ],
+                "hostIP": "10.0.0.1",
+                "podIP": address,
+                "podIPs": [{"ip": address}],
+                "startTime": started,
+                "containerStatuses": [
+                    {
+                        "name": container,
+                        "state": {"running": {"startedAt": started}},
+                        "lastState": {},
+                        "ready": True,
+                        "restartCount": 0,
+                        "image": image,
+                        "imageID": f"{image.partition(':')[0]}@sha256:{self._digest('image', image, wide=True)}",
+                        "containerID": self.container_id(uid, container, 0),
+                        "started": True,
+                    }
+                ],
+                "qosClass": "BestEffort",
+            },
+        }
+
+    def container_id(self, pod_uid: str, container: str, restarts: int) -> str:
+        """The runtime's name of a container's run."""
+        return f"containerd://{self._digest('container', pod_uid, container, restarts, wide=True)}"
+
+    def _digest(self, *what: object, wide: bool = False) -> str:
+        text = self._salt + "/".join(map(str, what))
+        return hashlib.blake2b(text.encode(), digest_size=32 if wide else 16).hexdigest()
+
+
+_NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
+_MACHINES = {"h100": "p5.48xlarge", "gb200": "p6e-gb200.36xlarge"}
+_ARCHITECTURE = {"h100": "amd64", "gb200": "arm64"}
+_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+_IMAGES = (
+    ("registry.example/nvidia", "driver:570.124.06-ubuntu24.04"),
+    ("registry.example/nvidia", "k8s-device-plugin:v0.17.4"),
+    ("registry.example/nvidia/cloud-native", "gpu-operator-validator:v25.3.4"),
+    ("registry.example/nvidia/k8s", "dcgm-exporter:4.2.3-4.1.3-ubuntu22.04"),
+    ("registry.example", "kube-proxy:v1.34.2"),
+    ("registry.example", "pause:3.10"),
+)
+
+
+def _condition(kind: str, status: str, reason: str, since: str) -> Document:
+    condition = {"type": kind, "status": status, "lastTransitionTime": since}
+    if reason:
+        condition |= {"lastHeartbeatTime": since, "reason": reason, "message": f"kubelet reports {reason}"}
+    return condition

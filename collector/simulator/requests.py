@@ -1,0 +1,46 @@
+"""What a request to the API is about: its verb, resource, namespace and name."""
+
+from typing import NamedTuple
+
+__all__ = ["RequestInfo", "parse"]
+
+
+class RequestInfo(NamedTuple):
+    """One request as authorization and counters see it."""
+
+    verb: str
+    group: str
+    resource: str  # plural; of what is not a resource, the path
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+    is_resource: bool = True
+
+    @property
+    def right(self) -> str:
+        """The resource as RBAC writes it."""
+        return f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+
+
+def parse(method: str, path: str, *, watch: bool) -> RequestInfo:
+    """Read method and path; `watch` is true when the query asks for a watch."""
+    parts = [part for part in path.split("/") if part]
+    if parts[:2] == ["api", "v1"] and len(parts) > 2:
+        group, rest = "", parts[2:]
+    elif parts[:1] == ["apis"] and len(parts) > 3 and parts[2] == "v1":
+        group, rest = parts[1], parts[3:]
+    else:
+        return RequestInfo(method.lower(), "", path, is_resource=False)
+    namespace = ""
+    if rest[0] == "namespaces" and len(rest) > 2:
+        namespace, rest = rest[1], rest[2:]
+    resource, name, subresource = (*rest, "", "")[:3]
+    if len(rest) > 3:
+        return RequestInfo(method.lower(), "", path, is_resource=False)
+    verb = _VERBS.get(method, method.lower())
+    if method == "GET" and not name:
+        verb = "watch" if watch else "list"
+    return RequestInfo(verb, group, resource, namespace, name, subresource)
+
+
+_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}

@@ -1,0 +1,221 @@
+"""Prints what `nvidia-smi -q -x` prints for the cards of one host."""
+
+import functools
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from collector.simulator.fleet import MODELS, Card
+
+__all__ = ["DRIVER_VERSION", "render"]
+
+DRIVER_VERSION = {"h100": "570.124.06", "gb200": "570.158.01"}
+
+
+def render(kind: str, cards: Sequence[Card], now: float) -> bytes:
+    """The whole document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC."""
+    head = (
+        '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>\n'
+        f"\t<timestamp>{time.strftime('%a %b %e %H:%M:%S %Y', time.gmtime(now))}</timestamp>\n"
+        f"\t<driver_version>{DRIVER_VERSION[kind]}</driver_version>\n\t<cuda_version>12.8</cuda_version>\n"
+        f"\t<attached_gpus>{len(cards)}</attached_gpus>\n"
+    )
+    return "".join([head, *map(_gpu, cards), "</nvidia_smi_log>\n"]).encode()
+
+
+def _gpu(card: Card) -> str:
+    domain, bus, _ = card.bus_id.split(":")
+    if card.lost:
+        return _lost_gpu(card.kind).replace("{bus_id}", card.bus_id)
+    values = {
+        "bus_id": card.bus_id,
+        "bus": bus,
+        "domain": domain[4:],
+        "board_id": f"0x{int(domain[4:] + bus, 16) << 8:x}",
+        "serial": card.serial or "N/A",
+        "uuid": card.uuid,
+        "index": str(card.index),
+        "chassis": card.chassis or "N/A",
+        "slot": card.slot or "N/A",
+        "tray": card.tray or "N/A",
+        "host": card.host or "N/A",
+        "module": str(card.module),
+        "guid": card.fabric_guid,
+        "mig": "Enabled" if card.mig else "Disabled",
+        "mig_devices": _MIG_DEVICES if card.mig else "None",
+        "temperature": str(29 + card.index % 5),
+    }
+    # The template is cut at its placeholders once, so a GPU costs one join, whatever the length of the text.
+    texts, names = _pieces(card.kind)
+    parts = [""] * (len(texts) + len(names))
+    parts[::2] = texts
+    parts[1::2] = [values[name] for name in names]
+    return "".join(parts)
+
+
+@functools.cache
+def _pieces(kind: str) -> tuple[list[str], list[str]]:
+    pieces = re.split(r"\{(\w+)\}", _template(kind))
+    return pieces[::2], pieces[1::2]
+
+
+@functools.cache
+def _lost_gpu(kind: str) -> str:
+    return re.sub(r">[^<>\n]+</", ">GPU is lost</", _template(kind).replace("\n\t\t\t{mig_devices}", ""))
+
+
+@functools.cache
+def _template(kind: str) -> str:
+    return "\n".join(['\t<gpu id="{bus_id}">', *_elements(_fill(_OUTLINE, _KINDS[kind])), "\t</gpu>\n\n"])
+
+
+def _fill(outline: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), outline)
+
+
+def _elements(outline: str) -> Iterator[str]:
+    """Turn `block/inner: name=value; name=value` lines into indented elements; blocks stay open while they are named."""
+    opened: list[str] = []
+    for line in outline.strip().splitlines():
+        path, _, leaves = line.strip().partition(":")
+        wanted = [block for block in path.split("/") if block]
+        while opened != wanted[: len(opened)]:
+            block = opened.pop()
+            yield "\t" * (len(opened) + 2) + f"</{block}>"
+        for block in wanted[len(opened) :]:
+            yield "\t" * (len(opened) + 2) + f"<{block}>"
+            opened.append(block)
+        for leaf in filter(None, (leaf.strip() for leaf in leaves.split(";"))):
+            name, is_element, value = leaf.partition("=")
+            yield "\t" * (len(opened) + 2) + (f"<{name}>{value}</{name}>" if is_element else name)
+    while opened:
+        block = opened.pop()
+        yield "\t" * (len(opened) + 2) + f"</{block}>"
+
+
+_MIG_DEVICES = "\n\t\t\t".join(
+    f"<mig_device>\n\t\t\t\t<index>{index}</index>\n\t\t\t\t<gpu_instance_id>{index + 1}</gpu_instance_id>\n"
+    "\t\t\t\t<compute_instance_id>0</compute_instance_id>\n\t\t\t\t<device_attributes>\n\t\t\t\t\t<shared>\n"
+    "\t\t\t\t\t\t<multiprocessor_count>60</multiprocessor_count>\n\t\t\t\t\t</shared>\n\t\t\t\t</device_attributes>\n"
+    "\t\t\t</mig_device>"
+    for index in range(2)
+)
+
+_KINDS: dict[str, dict[str, str]] = {
+    "h100": {
+        "architecture": "Hopper", "addressing": "None", "vbios": "96.00.89.00.01", "part": "692-2G520-0205-001",
+        "gpu_part": "2330-885-A1", "peer": "N/A", "guid_element": "", "image": "G520.0200.00.05", "c2c": "Disabled",
+        "device_id": "233010DE", "sub_system_id": "16C110DE", "generation": "5", "memory": "81559 MiB",
+        "reserved": "551 MiB", "free": "81007 MiB", "bar1": "131072 MiB", "bar1_used": "1 MiB",
+        "bar1_free": "131071 MiB", "banks": "2560 bank(s)", "draw": "power_draw=112.60 W", "limit": "700.00 W",
+        "memory_draw": "power_draw=46.20 W", "module_draw": "power_draw=N/A", "module_limit": "N/A", "module_minimum": "N/A",
+        "clock": "1980 MHz", "memory_clock": "2619 MHz", "video_clock": "1545 MHz", "clique": "0",
+        "fabric": "00000000-0000-0000-0000-000000000000", "bandwidth": "N/A", "recovery": "N/A",
+        "atomics": "FETCHADD_32 FETCHADD_64 SWAP_32 SWAP_64 CAS_32 CAS_64 ",
+    },
+    "gb200": {
+        "architecture": "Blackwell", "addressing": "ATS", "vbios": "97.00.82.00.18", "part": "699-2G548-0201-800",
+        "gpu_part": "2941-886-A1", "peer": "Switch Connected", "guid_element": "gpu_fabric_guid={guid}",
+        "image": "G548.0201.00.06", "c2c": "Enabled", "device_id": "294110DE", "sub_system_id": "204610DE",
+        "generation": "6", "memory": "189471 MiB", "reserved": "795 MiB", "free": "188676 MiB", "bar1": "262144 MiB",
+        "bar1_used": "3 MiB", "bar1_free": "262141 MiB", "banks": "3968 bank(s)", "draw": "average_power_draw=186.40 W; instant_power_draw=187.12 W",
+        "limit": "1200.00 W", "memory_draw": "average_power_draw=31.00 W; instant_power_draw=N/A",
+        "module_draw": "average_power_draw=402.80 W; instant_power_draw=402.80 W", "module_limit": "2500.00 W",
+        "module_minimum": "500.00 W", "clock": "2062 MHz", "memory_clock": "3996 MHz", "video_clock": "1890 MHz",
+        "clique": "32766", "fabric": "5a0c1f7e-8d2b-4c96-9e31-70b4d8f26a15", "bandwidth": "Full",
+        "recovery": "False", "atomics": "N/A",
+    },
+}  # fmt: skip
+for _kind, _model in MODELS.items():
+    _KINDS[_kind] |= {"model": _model, "driver": DRIVER_VERSION[_kind]}
+
+# One line per block, in the order of the tool.
+_OUTLINE = """
+: product_name={model}; product_brand=NVIDIA; product_architecture={architecture}; display_mode=Enabled
+: display_active=Disabled; persistence_mode=Enabled; addressing_mode={addressing}
+mig_mode: current_mig={mig}; pending_mig={mig}
+mig_devices: {mig_devices}
+: accounting_mode=Disabled; accounting_mode_buffer_size=4000
+driver_model: current_dm=N/A; pending_dm=N/A
+: serial={serial}; uuid={uuid}; minor_number={index}; vbios_version={vbios}; multigpu_board=No; board_id={board_id}
+: board_part_number={part}; gpu_part_number={gpu_part}; gpu_fru_part_number=N/A
+platformInfo: chassis_serial_number={chassis}; slot_number={slot}; tray_index={tray}; host_id={host}; peer_type={peer}
+platformInfo: module_id={module}; {guid_element}
+inforom_version: img_version={image}; oem_object=2.1; ecc_object=7.16; pwr_object=N/A
+inforom_bbx_flush: latest_timestamp=2026/01/15 08:21:33.507; latest_duration=41230 us
+gpu_operation_mode: current_gom=N/A; pending_gom=N/A
+: c2c_mode={c2c}
+gpu_virtualization_mode: virtualization_mode=Pass-Through; host_vgpu_mode=N/A; vgpu_heterogeneous_mode=N/A
+gpu_reset_status: reset_required=Requested functionality has been deprecated
+gpu_reset_status: drain_and_reset_recommended=Requested functionality has been deprecated
+: gpu_recovery_action=None; gsp_firmware_version={driver}
+ibmnpu: relaxed_ordering_mode=N/A
+pci: pci_bus={bus}; pci_device=00; pci_domain={domain}; pci_base_class=3; pci_sub_class=2; pci_device_id={device_id}
+pci: pci_bus_id={bus_id}; pci_sub_system_id={sub_system_id}
+pci/pci_gpu_link_info/pcie_gen: max_link_gen=5; current_link_gen=5; device_current_link_gen=5
+pci/pci_gpu_link_info/pcie_gen: max_device_link_gen={generation}; max_host_link_gen=N/A
+pci/pci_gpu_link_info/link_widths: max_link_width=16x; current_link_width=16x
+pci/pci_bridge_chip: bridge_chip_type=N/A; bridge_chip_fw=N/A
+pci: replay_counter=0; replay_rollover_counter=0; tx_util=412 KB/s; rx_util=388 KB/s
+pci: atomic_caps_outbound={atomics}; atomic_caps_inbound={atomics}
+: fan_speed=N/A; performance_state=P0
+clocks_event_reasons: clocks_event_reason_gpu_idle=Active
+clocks_event_reasons: clocks_event_reason_applications_clocks_setting=Not Active
+clocks_event_reasons: clocks_event_reason_sw_power_cap=Not Active; clocks_event_reason_hw_slowdown=Not Active
+clocks_event_reasons: clocks_event_reason_hw_thermal_slowdown=Not Active
+clocks_event_reasons: clocks_event_reason_hw_power_brake_slowdown=Not Active
+clocks_event_reasons: clocks_event_reason_sync_boost=Not Active
+clocks_event_reasons: clocks_event_reason_sw_thermal_slowdown=Not Active
+clocks_event_reasons: clocks_event_reason_display_clocks_setting=Not Active
+: sparse_operation_mode=N/A
+fb_memory_usage: total={memory}; reserved={reserved}; used=1 MiB; free={free}
+bar1_memory_usage: total={bar1}; used={bar1_used}; free={bar1_free}
+cc_protected_memory_usage: total=0 MiB; used=0 MiB; free=0 MiB
+: compute_mode=Default
+utilization: gpu_util=0 %; memory_util=0 %; encoder_util=0 %; decoder_util=0 %; jpeg_util=0 %; ofa_util=0 %
+encoder_stats: session_count=0; average_fps=0; average_latency=0
+fbc_stats: session_count=0; average_fps=0; average_latency=0
+dram_encryption_mode: current_dram_encryption=N/A; pending_dram_encryption=N/A
+ecc_mode: current_ecc=Enabled; pending_ecc=Enabled
+ecc_errors/volatile: sram_correctable=0; sram_uncorrectable_parity=0; sram_uncorrectable_secded=0
+ecc_errors/volatile: dram_correctable=0; dram_uncorrectable=0
+ecc_errors/aggregate: sram_correctable=0; sram_uncorrectable_parity=0; sram_uncorrectable_secded=0
+ecc_errors/aggregate: dram_correctable=0; dram_uncorrectable=0; sram_threshold_exceeded=No
+ecc_errors/aggregate_uncorrectable_sram_sources: sram_l2=0; sram_sm=0; sram_microcontroller=0
+ecc_errors/aggregate_uncorrectable_sram_sources: sram_pcie=0; sram_other=0
+retired_pages/multiple_single_bit_retirement: retired_count=N/A; retired_pagelist=N/A
+retired_pages/double_bit_retirement: retired_count=N/A; retired_pagelist=N/A
+retired_pages: pending_blacklist=N/A; pending_retirement=N/A
+remapped_rows: remapped_row_corr=0; remapped_row_unc=0; remapped_row_pending=No; remapped_row_failure=No
+remapped_rows/row_remapper_histogram: row_remapper_histogram_max={banks}; row_remapper_histogram_high=0 bank(s)
+remapped_rows/row_remapper_histogram: row_remapper_histogram_partial=0 bank(s); row_remapper_histogram_low=0 bank(s)
+remapped_rows/row_remapper_histogram: row_remapper_histogram_none=0 bank(s)
+temperature: gpu_temp={temperature} C; gpu_temp_tlimit=54 C; gpu_temp_max_tlimit_threshold=-8 C
+temperature: gpu_temp_slow_tlimit_threshold=-2 C; gpu_temp_max_gpu_tlimit_threshold=0 C; gpu_target_temperature=N/A
+temperature: memory_temp=38 C; gpu_temp_max_mem_tlimit_threshold=0 C
+supported_gpu_target_temp: gpu_target_temp_min=N/A; gpu_target_temp_max=N/A
+gpu_power_readings: power_state=P0; {draw}
+gpu_power_readings: current_power_limit={limit}; requested_power_limit={limit}; default_power_limit={limit}
+gpu_power_readings: min_power_limit=200.00 W; max_power_limit={limit}
+gpu_memory_power_readings: {memory_draw}
+module_power_readings: power_state=P0; {module_draw}
+module_power_readings: current_power_limit={module_limit}; requested_power_limit={module_limit}
+module_power_readings: default_power_limit={module_limit}; min_power_limit={module_minimum}
+module_power_readings: max_power_limit={module_limit}
+: power_smoothing=N/A
+power_profiles: power_profile_requested_profiles=N/A; power_profile_enforced_profiles=N/A
+clocks: graphics_clock=345 MHz; sm_clock=345 MHz; mem_clock={memory_clock}; video_clock=765 MHz
+applications_clocks: graphics_clock={clock}; mem_clock={memory_clock}
+default_applications_clocks: graphics_clock={clock}; mem_clock={memory_clock}
+deferred_clocks: mem_clock=N/A
+max_clocks: graphics_clock={clock}; sm_clock={clock}; mem_clock={memory_clock}; video_clock={video_clock}
+max_customer_boost_clocks: graphics_clock={clock}
+clock_policy: auto_boost=N/A; auto_boost_default=N/A
+voltage: graphics_volt=N/A
+fabric: state=Completed; status=Success; cliqueId={clique}; clusterUuid={fabric}
+fabric/health: bandwidth={bandwidth}; route_recovery_in_progress={recovery}; route_unhealthy={recovery}
+fabric/health: access_timeout_recovery={recovery}
+processes:
+accounted_processes:
+capabilities: egm=disabled
+"""

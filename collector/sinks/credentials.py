@@ -1,0 +1,61 @@
+"""Secrets and certificates, read from where the settings point at the moment they are used."""
+
+import os
+import ssl
+from pathlib import Path
+
+from collector.sinks.errors import Reason, Unavailable
+
+__all__ = ["read_secret", "stamp", "tls_context"]
+
+
+def read_secret(sink: str, key: str, file: Path | None, variable: str | None) -> str | None:
+    """Return the secret, or None where none is configured; raises Unavailable naming the key where it is missing.
+
+    It is read anew each time, so that a rotated secret is used at once.
+    """
+    if file is not None:
+        where = f"sinks.{sink}.{key}_file: {file}"
+        try:
+            secret = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise Unavailable(f"{where}: {error.strerror}", Reason.MISCONFIGURED) from None
+        except UnicodeDecodeError:
+            raise Unavailable(f"{where}: expected UTF-8 text", Reason.MISCONFIGURED) from None
+    elif variable is not None:
+        where = f"sinks.{sink}.{key}_env: {variable}"
+        secret = os.environ.get(variable, "")
+    else:
+        return None
+    if not (secret := secret.strip()):
+        raise Unavailable(f"{where}: expected a secret, found nothing", Reason.MISCONFIGURED)
+    return secret
+
+
+def stamp(*files: Path | None) -> tuple[object, ...]:
+    """Return a value that differs once one of the files has changed."""
+
+    def of(file: Path) -> object:
+        try:
+            status = file.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+    return tuple(of(file) for file in files if file is not None)
+
+
+def tls_context(sink: str, ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Build a client's TLS context; raises Unavailable naming the key whose file is unusable."""
+    where = "ca_file"
+    try:
+        context = ssl.create_default_context(cafile=str(ca) if ca else None)
+        where = "cert_file"
+        if cert is not None:
+            # An encrypted key would otherwise be asked for on the terminal.
+            context.load_cert_chain(cert, key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        file = ca if where == "ca_file" else cert
+        text = getattr(error, "strerror", None) or "unusable"
+        raise Unavailable(f"sinks.{sink}.{where}: {file}: {text}", Reason.MISCONFIGURED) from None
+    return context

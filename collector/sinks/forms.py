@@ -1,0 +1,73 @@
+"""Records as bytes: JSON, JSON Lines, CSV and Parquet."""
+
+import gzip as gzip_module
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from collector.model import Record
+from collector.sinks.errors import Reason, Refused, Unavailable
+
+__all__ = ["COLUMNS", "PEER_COLUMNS", "csv", "gzip", "json_array", "json_lines", "moment", "parquet"]
+
+COLUMNS: tuple[str, ...] = Record.__struct_fields__
+PEER_COLUMNS: tuple[str, ...] = COLUMNS[:7]  # the Go program's, in its order
+
+
+def json_array(records: Sequence[Record]) -> bytes:
+    """One JSON array of objects."""
+    return _encode(records)
+
+
+def json_lines(records: Sequence[Record]) -> bytes:
+    """One JSON object per line."""
+    return b"".join(_encode(record) + b"\n" for record in records)
+
+
+def csv(records: Sequence[Record], *, columns: Sequence[str] = COLUMNS, header: bool = False) -> bytes:
+    """RFC 4180 in UTF-8 with bare line feeds, as the Go program's consumers are used to."""
+    rows = [columns] if header else []
+    rows.extend([getattr(record, column) for column in columns] for record in records)
+    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows).encode()
+
+
+def parquet(records: Sequence[Record]) -> bytes:
+    """One Parquet file, `time` a UTC timestamp and all else text; raises Unavailable where pyarrow is not installed."""
+    try:
+        import pyarrow as arrow  # type: ignore[import-untyped]
+        import pyarrow.parquet as arrow_parquet  # type: ignore[import-untyped]
+    except ImportError:
+        text = "parquet needs pyarrow: pip install 'gpuid-collector[parquet]'"
+        raise Unavailable(text, Reason.MISCONFIGURED) from None
+    kinds = {column: arrow.timestamp("us", tz="UTC") if column == "time" else arrow.string() for column in COLUMNS}
+    values = {column: [getattr(record, column) for record in records] for column in COLUMNS}
+    values["time"] = [moment(time) for time in values["time"]]
+    sink = arrow.BufferOutputStream()
+    arrow_parquet.write_table(arrow.table(values, schema=arrow.schema(kinds)), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def gzip(body: bytes) -> bytes:
+    """Compress, equal bytes to equal bytes."""
+    return gzip_module.compress(body, compresslevel=6, mtime=0)
+
+
+def moment(time: str) -> datetime:
+    """Read a record's time; raises Refused for what is no RFC 3339 time."""
+    try:
+        if _RFC_3339.fullmatch(time):
+            return datetime.fromisoformat(time).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise Refused(f"time: expected an RFC 3339 time, got {time[:40]!r}")
+
+
+_encode = msgspec.json.Encoder().encode
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_SPECIAL = re.compile(r'[,"\r\n]|^\s|\s\Z')
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text

@@ -1,0 +1,108 @@
+"""The postgres sink's table: what it has, and how it is created or brought up to date."""
+
+from typing import NamedTuple
+
+import asyncpg
+
+__all__ = ["NoSuchTableError", "Table", "prepare"]
+
+
+class NoSuchTableError(Exception):
+    """There is no table of that name, or it is no table of serials."""
+
+
+class Table(NamedTuple):
+    """A table that records can be written to."""
+
+    schema: str
+    name: str
+    columns: tuple[str, ...]  # those that are written, in the Go program's order and then ours
+
+    @property
+    def insert(self) -> str:
+        """A statement that takes one array per column and passes over the rows that are there already."""
+        arrays = ", ".join(
+            f"${place}::{'timestamptz' if column == 'read_time' else 'text'}[]"
+            for place, column in enumerate(self.columns, 1)
+        )
+        # The names come from the catalogue and from a closed set, never from a record.
+        return (
+            f'INSERT INTO "{self.schema}"."{self.name}" ({", ".join(self.columns)}) '  # noqa: S608
+            f"SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
+        )
+
+
+async def prepare(connection: asyncpg.Connection, table: str, *, create: bool) -> Table:
+    """Find the table and, with `create`, make it or add what it lacks; wants to be within a transaction.
+
+    Raises NoSuchTableError.
+    """
+    schema, _, name = table.rpartition(".")
+    found = await _find(connection, schema, name)
+    if create and (found is None or not set(_OURS) <= set(found.columns)):
+        # Two collectors that start at once take turns.
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"gpuid {table}")
+        found = await _find(connection, schema, name)
+        if found is None:
+            await _create(connection, schema, name)
+        elif not set(_OURS) <= set(found.columns):
+            await _migrate(connection, found)
+        found = await _find(connection, schema, name)
+    if found is None:
+        raise NoSuchTableError(f"table {table} does not exist; create it, or set create_table = true")
+    if lacking := [column for column in _PEERS if column not in found.columns]:
+        raise NoSuchTableError(f"table {table} has no column {', '.join(lacking)}; it is not a table of serials")
+    return found
+
+
+_PEERS = ("cluster", "node", "machine", "source", "chassis", "gpu", "read_time")
+_OURS = ("uuid", "model", "event")
+_UNIQUE = ("cluster", "node", "machine", "source", "chassis", "gpu", "uuid", "event", "read_time")
+
+
+async def _find(connection: asyncpg.Connection, schema: str, name: str) -> Table | None:
+    quoted = f'"{schema}"."{name}"' if schema else f'"{name}"'
+    rows = await connection.fetch(
+        "SELECT n.nspname, a.attname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
+        "WHERE c.oid = to_regclass($1)",
+        quoted,
+    )
+    if not rows:
+        return None
+    present = {row["attname"] for row in rows}
+    return Table(rows[0]["nspname"], name, tuple(column for column in _PEERS + _OURS if column in present))
+
+
+async def _create(connection: asyncpg.Connection, schema: str, name: str) -> None:
+    """Lay the Go program's table out, our columns after its own."""
+    table = f'"{schema}"."{name}"' if schema else f'"{name}"'
+    # A source is `namespace/pod`, which Kubernetes allows to be longer than 255.
+    widths = {"source": 320}
+    texts = ", ".join(f"{column} varchar({widths.get(column, 255)}) NOT NULL" for column in _PEERS[:-1])
+    await connection.execute(
+        f"CREATE TABLE {table} (id bigserial PRIMARY KEY, {texts}, read_time timestamptz NOT NULL, "
+        f"created_at timestamptz NOT NULL DEFAULT now(), {', '.join(_OUR_COLUMNS)}, UNIQUE ({', '.join(_UNIQUE)}))"
+    )
+    for column in ("cluster", "node", "gpu", "read_time", "created_at"):
+        await connection.execute(f'CREATE INDEX IF NOT EXISTS "idx_{name[:44]}_{column}" ON {table} ({column})')
+
+
+async def _migrate(connection: asyncpg.Connection, found: Table) -> None:
+    """Add our columns, and widen the Go program's unique constraint by them so that GPUs of one serial both fit."""
+    table = f'"{found.schema}"."{found.name}"'
+    for column in _OUR_COLUMNS:
+        await connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column}")
+    narrow = await connection.fetch(
+        "SELECT conname FROM pg_constraint c WHERE conrelid = $1::regclass AND contype = 'u' AND $2::text[] = "
+        "(SELECT array_agg(attname::text ORDER BY attname::text) FROM pg_attribute a "
+        "WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))",
+        table,
+        sorted(_PEERS),
+    )
+    for row in narrow:
+        await connection.execute(f'ALTER TABLE {table} DROP CONSTRAINT "{row["conname"]}"')
+        await connection.execute(f"ALTER TABLE {table} ADD UNIQUE ({', '.join(_UNIQUE)})")
+
+
+_OUR_COLUMNS = tuple(f"{column} varchar(255) NOT NULL DEFAULT ''" for column in _OURS)

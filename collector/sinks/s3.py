@@ -1,0 +1,226 @@
+"""The s3 sink: one object per batch, under a key that nothing else ever has."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+from urllib.parse import quote
+
+import aioboto3  # type: ignore[import-untyped]
+import anyio
+import anyio.to_thread
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiohttp import ClientError as TransportError
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004  botocore's own
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+)
+
+from collector.model import Record
+from collector.sinks import forms
+from collector.sinks.errors import Reason, Refused, SinkError, Unavailable, from_status, parse_retry_after, tidy
+from collector.sinks.settings import S3
+
+__all__ = ["S3Sink", "object_key"]
+
+# At level debug these log whole requests, session tokens included.
+for _library in ("boto3", "botocore", "aioboto3", "aiobotocore"):
+    logging.getLogger(_library).setLevel(logging.INFO)
+
+
+def object_key(settings: S3, records: Sequence[Record], key: str) -> str:
+    """Name a batch's object by the first record's hour and a digest of the batch's key and content.
+
+    A batch that is sent again thus meets its own object; two batches never meet.
+    """
+    first = forms.moment(records[0].time)
+    digest = hashlib.sha256(f"{len(key)}:{key}".encode() + forms.json_lines(records)).hexdigest()[:32]
+    name = f"{first:%Y%m%d-%H%M%S}.{first.microsecond // 1000:03}-{digest}.{settings.format}"
+    partition = f"year={first:%Y}/month={first:%m}/day={first:%d}/hour={first:%H}"
+    return "/".join(filter(None, (settings.prefix, partition, name + (".gz" if settings.gzip else ""))))
+
+
+class S3Sink:
+    """Keeps one client open; the batches' retries are the caller's, the libraries' own are off."""
+
+    def __init__(self, name: str, settings: S3) -> None:
+        self._name = name
+        self._settings = settings
+        self._lock = anyio.Lock()
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+
+    async def send(self, records: Sequence[Record], *, key: str) -> None:
+        """Put the batch's object."""
+        if not records:
+            return
+        body = await anyio.to_thread.run_sync(self._body, records)
+        await self._call(
+            "put_object",
+            Key=object_key(self._settings, records, key),
+            Body=body,
+            ContentType="application/gzip" if self._settings.gzip else _CONTENT_TYPES[self._settings.format],
+            Metadata=self._metadata(records, key),
+            **self._encryption(),
+        )
+
+    async def check(self) -> str:
+        """Begin and abort a multipart upload: it needs the rights and keys that a put needs and leaves no object."""
+        where = f"s3://{self._settings.bucket}"
+        trial = "/".join(filter(None, (self._settings.prefix, "gpuid-check")))
+        begun = await self._call("create_multipart_upload", Key=trial, **self._encryption())
+        try:
+            await self._call("abort_multipart_upload", Key=trial, UploadId=begun["UploadId"])
+        except SinkError:
+            return f"{where} may be written to; the empty trial upload {trial} could not be aborted"
+        return f"{where} may be written to"
+
+    async def aclose(self) -> None:
+        """Close the client and its connections."""
+        async with self._lock:
+            stack, self._stack, self._client = self._stack, AsyncExitStack(), None
+            await stack.aclose()
+
+    def _body(self, records: Sequence[Record]) -> bytes:
+        settings = self._settings
+        if settings.format == "csv":
+            columns = forms.PEER_COLUMNS if settings.columns == "peer" else forms.COLUMNS
+            body = forms.csv(records, columns=columns, header=settings.header)
+        else:
+            body = forms.parquet(records) if settings.format == "parquet" else forms.json_lines(records)
+        return forms.gzip(body) if settings.gzip else body
+
+    def _metadata(self, records: Sequence[Record], key: str) -> dict[str, str]:
+        """Describe the object; the first five names are the Go program's."""
+        times = sorted((forms.moment(record.time), record.time) for record in records)
+        columns = forms.PEER_COLUMNS if self._settings.columns == "peer" else forms.COLUMNS
+        return {
+            "source": "gpuid",
+            "record_count": str(len(records)),
+            "timestamp": records[0].time,
+            "format": self._settings.format,
+            "columns": ",".join(columns),
+            "first_time": times[0][1],
+            "last_time": times[-1][1],
+            "idempotency_key": quote(key, safe=":/+="),
+        }
+
+    def _encryption(self) -> dict[str, str]:
+        settings = self._settings
+        named = {"ServerSideEncryption": settings.sse, "SSEKMSKeyId": settings.kms_key_id}
+        return {key: value for key, value in named.items() if value is not None}
+
+    async def _call(self, operation: str, **parameters: Any) -> Any:
+        try:
+            with anyio.fail_after(self._settings.timeout):
+                client = await self._open()
+                return await getattr(client, operation)(Bucket=self._settings.bucket, **parameters)
+        except ClientError as error:
+            raise self._judge(error) from None
+        except (TimeoutError, ConnectTimeoutError, ReadTimeoutError) as error:
+            raise self._unavailable(error, Reason.TIMEOUT) from None
+        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+            raise self._unavailable(error, Reason.UNAUTHORIZED) from None
+        except (ConnectionError, HTTPClientError, TransportError) as error:
+            raise self._unavailable(error, Reason.CONNECTION) from None
+        except (BotoCoreError, OSError, ValueError) as error:
+            raise self._unavailable(error, Reason.MISCONFIGURED) from None
+
+    async def _open(self) -> Any:
+        async with self._lock:
+            if self._client is None:
+                settings = self._settings
+                session = aioboto3.Session(profile_name=settings.profile, region_name=settings.region)
+                opening = session.client(
+                    "s3",
+                    endpoint_url=settings.endpoint_url,
+                    verify=str(settings.ca_file) if settings.ca_file else None,
+                    config=self._client_config(),
+                )
+                # Not made by way of the stack: a cancelled opening must leave nothing to close.
+                self._client = await opening.__aenter__()
+                self._stack.push_async_exit(opening)
+            return self._client
+
+    def _client_config(self) -> Any:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "connect_timeout": settings.connect_timeout,
+            "read_timeout": settings.read_timeout,
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            "s3": {"addressing_style": "path" if settings.path_style else "auto"},
+        }
+        if settings.endpoint_url is not None:
+            # Not every S3 API understands the checksum trailers that AWS's libraries add unasked.
+            options |= {
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
+            }
+        return AioConfig(**options)
+
+    def _judge(self, error: Any) -> SinkError:
+        """Map a service's answer; from a service other than S3 it is about our credentials."""
+        answer = error.response.get("Error", {})
+        meta = error.response.get("ResponseMetadata", {})
+        code, status = str(answer.get("Code", "")), int(meta.get("HTTPStatusCode", 500))
+        text = tidy(f"{error.operation_name} answered {status} {code}: {answer.get('Message', '')}")
+        retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
+        reason = _CODES.get(code)
+        if error.operation_name not in _S3_OPERATIONS and status < 500 and status != 429:
+            reason = Reason.UNAUTHORIZED
+        elif code.startswith("KMS."):
+            reason = Reason.MISCONFIGURED
+        if reason is Reason.REJECTED:
+            return Refused(self._text(text))
+        if reason is not None:
+            return Unavailable(self._text(text), reason, retry_after=retry_after)
+        return from_status(status, self._text(text), retry_after)
+
+    def _text(self, text: str) -> str:
+        return f"sinks.{self._name}: s3://{self._settings.bucket}: {text}"
+
+    def _unavailable(self, error: BaseException, reason: Reason) -> Unavailable:
+        text = tidy(str(error)) or f"no answer within {self._settings.timeout:g} s"
+        return Unavailable(self._text(text), reason)
+
+
+_CONTENT_TYPES = {
+    "csv": "text/csv",
+    "jsonl": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
+_S3_OPERATIONS = frozenset({"PutObject", "CreateMultipartUpload", "AbortMultipartUpload"})
+# Codes that say more than their status, most of which is 400.
+_CODES = {
+    "AuthorizationHeaderMalformed": Reason.MISCONFIGURED,
+    "BadDigest": Reason.CONNECTION,
+    "EntityTooLarge": Reason.REJECTED,
+    "ExpiredToken": Reason.UNAUTHORIZED,
+    "ExpiredTokenException": Reason.UNAUTHORIZED,
+    "IllegalLocationConstraintException": Reason.MISCONFIGURED,
+    "InvalidAccessKeyId": Reason.UNAUTHORIZED,
+    "InvalidArgument": Reason.MISCONFIGURED,
+    "InvalidBucketName": Reason.MISCONFIGURED,
+    "InvalidRequest": Reason.MISCONFIGURED,
+    "InvalidToken": Reason.UNAUTHORIZED,
+    "KeyTooLongError": Reason.MISCONFIGURED,
+    "NoSuchBucket": Reason.MISSING,
+    "PermanentRedirect": Reason.MISCONFIGURED,
+    "RequestTimeout": Reason.TIMEOUT,
+    "RequestTimeTooSkewed": Reason.MISCONFIGURED,
+    "SignatureDoesNotMatch": Reason.UNAUTHORIZED,
+    "SlowDown": Reason.THROTTLED,
+    "TemporaryRedirect": Reason.SERVER_ERROR,
+    "Throttling": Reason.THROTTLED,
+    "ThrottlingException": Reason.THROTTLED,
+    "TokenRefreshRequired": Reason.UNAUTHORIZED,
+}

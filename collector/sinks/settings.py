@@ -1,0 +1,179 @@
+"""The settings of each kind of sink."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from collector.config import Duration
+
+__all__ = ["S3", "Postgres", "Settings", "SinkSettings", "Stdout", "Webhook"]
+
+
+class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What every sink may set."""
+
+    emit: Literal["changes", "readings"] = "changes"  # what happened, or all GPUs of each reading
+    batch_records: int = 500  # a batch closes at this many records …
+    batch_age: Duration = Duration(5)  # … or when its oldest record has waited this long
+    backfill: bool = False  # a sink new to the configuration starts from the beginning of the history
+
+    def __post_init__(self) -> None:
+        """Refuse values that no sink could run with."""
+        _above_zero(self, ("batch_records", "batch_age"))
+
+
+class Stdout(SinkSettings, frozen=True, kw_only=True, tag="stdout"):
+    """One JSON object per line on the standard output."""
+
+
+class Webhook(SinkSettings, frozen=True, kw_only=True, tag="webhook"):
+    """A POST of a JSON array per batch."""
+
+    url: str  # http or https; kept out of logs and errors but for its host
+    token_file: Path | None = None  # its content is sent as `Authorization: Bearer …`
+    token_env: str | None = None  # or this environment variable's
+    hmac_secret_file: Path | None = None  # its content signs `X-Timestamp` + "." + body, see X-Signature
+    hmac_secret_env: str | None = None
+    gzip: bool = False  # compress the body
+    ca_file: Path | None = None  # PEM; trusted in place of the public authorities
+    cert_file: Path | None = None  # PEM chain of our client certificate, read again when it changes
+    key_file: Path | None = None  # its PEM key; default: in cert_file
+    proxy: str | None = None  # http(s)://host:port; default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment
+    connect_timeout: Duration = Duration(10)
+    read_timeout: Duration = Duration(30)  # between two pieces of the answer
+    write_timeout: Duration = Duration(30)  # between two pieces of the request
+    timeout: Duration = Duration(60)  # for the whole request
+
+    def __post_init__(self) -> None:
+        """Hold the rules of the keys and between them."""
+        super().__post_init__()
+        _above_zero(self, ("connect_timeout", "read_timeout", "write_timeout", "timeout"))
+        _http_url("url", self.url)
+        if self.proxy is not None:
+            _http_url("proxy", self.proxy)
+        _one_of(self, "token_file", "token_env")
+        _one_of(self, "hmac_secret_file", "hmac_secret_env")
+        _certificate(self.cert_file, self.key_file)
+
+
+class S3(SinkSettings, frozen=True, kw_only=True, tag="s3"):
+    """An object per batch in S3 or what speaks its API.
+
+    Credentials come from AWS's default chain: environment, profile, web identity (IRSA), pod identity, instance role.
+    """
+
+    bucket: str  # a name, or the ARN of an access point
+    prefix: str = ""  # what the objects' keys begin with, without slashes at its ends
+    format: Literal["csv", "jsonl", "parquet"] = "csv"
+    columns: Literal["all", "peer"] = "all"  # csv: every field, or exactly the Go program's seven
+    header: bool = False  # csv: a first line of column names
+    gzip: bool = False  # csv and jsonl
+    region: str | None = None  # default: AWS_REGION or the profile's
+    profile: str | None = None  # of ~/.aws/config; default: AWS_PROFILE
+    endpoint_url: str | None = None  # of an S3 API that is not AWS's
+    path_style: bool = False  # https://host/bucket/key instead of https://bucket.host/key
+    ca_file: Path | None = None  # PEM; trusted in place of the public authorities
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: the bucket's own
+    kms_key_id: str | None = None  # key id, alias or ARN; default: the account's key for S3
+    connect_timeout: Duration = Duration(10)
+    read_timeout: Duration = Duration(30)
+    timeout: Duration = Duration(60)  # for the whole upload, credentials included
+
+    def __post_init__(self) -> None:
+        """Hold the rules of the keys and between them."""
+        super().__post_init__()
+        _above_zero(self, ("connect_timeout", "read_timeout", "timeout"))
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]|arn:[^:\s]+:s3[^\s]*", self.bucket):
+            raise ValueError(f'bucket: expected the name of a bucket, got "{self.bucket}"')
+        if self.prefix != self.prefix.strip("/") or "//" in self.prefix or not self.prefix.isprintable():
+            raise ValueError('prefix: expected a path such as "gpus/serials", without slashes at its ends')
+        if self.endpoint_url is not None:
+            _http_url("endpoint_url", self.endpoint_url)
+        if self.format == "parquet" and self.gzip:
+            raise ValueError("gzip: a parquet file is compressed already; leave gzip out")
+        if self.format != "csv" and (self.header or self.columns != "all"):
+            raise ValueError('header and columns: expected only with format = "csv"')
+        if self.kms_key_id is not None and (self.sse is None or not self.sse.startswith("aws:kms")):
+            raise ValueError('kms_key_id: expected sse = "aws:kms" beside it')
+
+
+class Postgres(SinkSettings, frozen=True, kw_only=True, tag="postgres"):
+    """Rows in a PostgreSQL table of the Go program's layout."""
+
+    dsn: str  # postgresql://user@host:5432/database, without a password
+    password_file: Path | None = None  # its content is the password, read at each connection
+    password_env: str | None = None  # or this environment variable's
+    table: str = "serials"  # or schema.table
+    create_table: bool = False  # create it, or add our columns to the Go program's; needs the right to do so
+    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "require"
+    ca_file: Path | None = None  # PEM; the server's certificate must then be signed by it
+    cert_file: Path | None = None  # PEM chain of our client certificate
+    key_file: Path | None = None  # its PEM key; default: in cert_file
+    connect_timeout: Duration = Duration(10)
+    statement_timeout: Duration = Duration(30)  # for each statement
+
+    def __post_init__(self) -> None:
+        """Hold the rules of the keys and between them."""
+        super().__post_init__()
+        _above_zero(self, ("connect_timeout", "statement_timeout"))
+        _dsn(self.dsn)
+        _one_of(self, "password_file", "password_env")
+        _certificate(self.cert_file, self.key_file)
+        if not re.fullmatch(r"([A-Za-z_]\w{0,62}\.)?[A-Za-z_]\w{0,62}", self.table, re.ASCII):
+            raise ValueError(f'table: expected "table" or "schema.table", got "{self.table}"')
+        if self.sslmode in ("disable", "prefer") and (self.ca_file or self.cert_file):
+            raise ValueError('ca_file and cert_file: expected sslmode = "require", "verify-ca" or "verify-full"')
+
+
+Settings = Stdout | Webhook | S3 | Postgres
+
+
+def _above_zero(settings: SinkSettings, keys: Collection[str]) -> None:
+    for key in keys:
+        if getattr(settings, key) <= 0:
+            raise ValueError(f"{key}: expected a value above zero")
+
+
+def _one_of(settings: SinkSettings, file: str, variable: str) -> None:
+    if getattr(settings, file) is not None and getattr(settings, variable) is not None:
+        raise ValueError(f"expected {file} or {variable}, not both")
+
+
+def _certificate(cert: Path | None, key: Path | None) -> None:
+    if key is not None and cert is None:
+        raise ValueError("key_file: expected cert_file beside it")
+
+
+def _http_url(key: str, url: str) -> None:
+    """Check a URL without ever repeating it, because it may hold a secret."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
+        raise ValueError(f"{key}: expected a URL such as https://host/path")
+    if "@" in parts.netloc:
+        raise ValueError(f"{key}: expected no user or password in the URL")
+
+
+def _dsn(dsn: str) -> None:
+    """Check a connection string without ever repeating it, because it may hold a password."""
+    try:
+        parts = urlsplit(dsn)
+        query = parse_qs(parts.query)
+    except ValueError:
+        raise ValueError(_DSN_FORM) from None
+    if parts.scheme not in ("postgresql", "postgres") or not (parts.netloc or "host" in query):
+        raise ValueError(_DSN_FORM)
+    if ":" in parts.netloc.rpartition("@")[0] or query.keys() & {"password", "passfile", "sslpassword"}:
+        raise ValueError("dsn: expected no password in it; use password_file or password_env")
+    if settled := sorted(key for key in query if key.startswith("ssl")):
+        raise ValueError(f"dsn: expected no {settled[0]} in it; use sslmode, ca_file, cert_file and key_file")
+
+
+_DSN_FORM = "dsn: expected postgresql://user@host:5432/database"

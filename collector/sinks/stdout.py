@@ -1,0 +1,67 @@
+"""The stdout sink: one JSON object per line."""
+
+import os
+import select
+import stat
+from collections.abc import Sequence
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+
+from collector.model import Record
+from collector.sinks.errors import Reason, Unavailable
+from collector.sinks.forms import json_lines
+
+__all__ = ["StdoutSink"]
+
+
+class StdoutSink:
+    """Writes to a file descriptor in a thread, so that a full pipe holds up this sink alone."""
+
+    def __init__(self, name: str, descriptor: int = 1) -> None:
+        self._name = name
+        self._descriptor = descriptor
+        self._lock = anyio.Lock()
+        self._torn = b""  # the rest of a line that a cancelled or failed write left unfinished
+
+    async def send(self, records: Sequence[Record], *, key: str) -> None:  # noqa: ARG002  a stream knows no keys
+        """Write the lines; a repeated batch is written again."""
+        async with self._lock:
+            await anyio.to_thread.run_sync(self._write, json_lines(records))
+
+    async def check(self) -> str:
+        """Look at what the descriptor is, without writing to it."""
+        try:
+            mode = os.fstat(self._descriptor).st_mode
+        except OSError as error:
+            raise self._broken(error) from None
+        kinds = {"a pipe": stat.S_ISFIFO, "a file": stat.S_ISREG, "a socket": stat.S_ISSOCK, "a device": stat.S_ISCHR}
+        return "writes to " + next((kind for kind, holds in kinds.items() if holds(mode)), "standard output")
+
+    async def aclose(self) -> None:
+        """Do nothing: the descriptor is the process's own."""
+
+    def _write(self, lines: bytes) -> None:
+        # A write of PIPE_BUF bytes after POLLOUT never blocks, and so cancelling is noticed between two of them.
+        data, written = memoryview(self._torn + lines), 0
+        poll = select.poll()
+        try:
+            poll.register(self._descriptor, select.POLLOUT)
+            while written < len(data):
+                anyio.from_thread.check_cancelled()
+                if poll.poll(_LOOK_UP):
+                    written += os.write(self._descriptor, data[written : written + select.PIPE_BUF])
+        except OSError as error:
+            raise self._broken(error) from None
+        finally:
+            if written:
+                whole = data[written - 1] == _LINE_FEED
+                self._torn = b"" if whole else bytes(data[written:]).partition(b"\n")[0] + b"\n"
+
+    def _broken(self, error: OSError) -> Unavailable:
+        return Unavailable(f"sinks.{self._name}: standard output: {error.strerror}", Reason.CONNECTION)
+
+
+_LOOK_UP = 100  # milliseconds between two looks at whether the write was cancelled
+_LINE_FEED = 10

@@ -1,0 +1,195 @@
+"""The webhook sink: one POST of a JSON array per batch."""
+
+import hashlib
+import hmac
+import logging
+import ssl
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+
+from collector import __version__
+from collector.model import Record
+from collector.sinks.credentials import read_secret, stamp, tls_context
+from collector.sinks.errors import Reason, SinkError, Unavailable, from_status, parse_retry_after, tidy
+from collector.sinks.forms import gzip, json_array
+from collector.sinks.settings import Webhook
+
+__all__ = ["WebhookSink", "signature"]
+
+_log = logging.getLogger(__name__)
+# These log whole URLs and headers, and the path of a webhook's URL is often its secret.
+for _library in ("httpx", "httpcore"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """Sign what is sent: `sha256=` and the hex HMAC-SHA256 over the X-Timestamp header, a dot and the body's bytes.
+
+    The body is signed as transmitted, after compression.
+    """
+    return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+
+
+class WebhookSink:
+    """Sends one request at a time over a kept connection."""
+
+    def __init__(self, name: str, settings: Webhook) -> None:
+        self._name = name
+        self._settings = settings
+        parts = urlsplit(settings.url)
+        self._host = f"{parts.scheme}://{parts.netloc}"
+        self._lock = anyio.Lock()
+        self._client: httpx.AsyncClient | None = None
+        self._files: tuple[object, ...] = ()  # of the certificates that the client was made with
+
+    async def send(self, records: Sequence[Record], *, key: str) -> None:
+        """POST the batch; any 2xx status delivers it."""
+        if records and (failure := (await self._post(json_array(records), len(records), key))[1]):
+            raise failure
+
+    async def check(self) -> str:
+        """POST an empty array, which proves address, certificate and token; that it is refused as empty is no fault."""
+        status, failure = await self._post(b"[]", 0, f"check-{time.time_ns()}")
+        if failure is None:
+            return f"{self._host} accepted an empty batch"
+        if status not in (400, 422):
+            raise failure
+        return f"{self._host} answers; an empty batch it refuses with {status}, which is its right"
+
+    async def aclose(self) -> None:
+        """Close the kept connection."""
+        async with self._lock:
+            await self._forget()
+
+    async def _post(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
+        """Send one request; returns the status, and what it means where it is no success."""
+        secrets: list[str] = []
+        try:
+            async with self._lock:
+                with anyio.fail_after(self._settings.timeout):
+                    client = await self._open()
+                    return await self._exchange(client, body, count, key, secrets)
+        except TimeoutError:
+            text = f"no answer within {self._settings.timeout:g} s"
+            raise self._unavailable(text, Reason.TIMEOUT) from None
+        except httpx.TimeoutException as error:
+            text = f"no answer in time ({type(error).__name__})"
+            raise self._unavailable(text, Reason.TIMEOUT) from None
+        except httpx.TransportError as error:
+            text = tidy(str(error) or type(error).__name__, secrets)
+            reason = Reason.UNAUTHORIZED if isinstance(error, httpx.ProxyError) and "407" in text else Reason.CONNECTION
+            raise self._unavailable(text, reason) from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise self._unavailable(tidy(str(error), secrets), Reason.CONNECTION) from None
+
+    async def _exchange(
+        self, client: httpx.AsyncClient, body: bytes, count: int, key: str, secrets: list[str]
+    ) -> tuple[int, SinkError | None]:
+        if self._settings.gzip:
+            body = gzip(body)
+        request = client.build_request(
+            "POST", self._settings.url, content=body, headers=self._headers(body, count, key, secrets)
+        )
+        response = await client.send(request, stream=True)
+        text = ""
+        try:
+            # The status settles the matter: what follows is read for a person, and to use the connection again.
+            with anyio.move_on_after(1):
+                text = await _read(response)
+        except httpx.HTTPError:
+            _log.debug("the answer broke off after its status", extra={"sink": self._name})
+        finally:
+            with anyio.move_on_after(1, shield=True):
+                await response.aclose()
+        if response.is_success:
+            return response.status_code, None
+        return response.status_code, self._judge(response, tidy(text, secrets))
+
+    def _headers(self, body: bytes, count: int, key: str, secrets: list[str]) -> dict[str, str]:
+        """Make the headers; what must not be shown is added to `secrets`."""
+        settings = self._settings
+        timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"gpuid/{__version__}",
+            "X-Records-Count": str(count),
+            "X-Timestamp": timestamp,
+            "Idempotency-Key": key,
+        }
+        if settings.gzip:
+            headers["Content-Encoding"] = "gzip"
+        token = read_secret(self._name, "token", settings.token_file, settings.token_env)
+        if token is not None:
+            secrets.append(token)
+            if not (token.isascii() and token.isprintable()):
+                text = (
+                    f"sinks.{self._name}.token_{'file' if settings.token_file else 'env'}: expected one line of ASCII"
+                )
+                raise Unavailable(text, Reason.MISCONFIGURED)
+            headers["Authorization"] = f"Bearer {token}"
+        secret = read_secret(self._name, "hmac_secret", settings.hmac_secret_file, settings.hmac_secret_env)
+        if secret is not None:
+            secrets.append(secret)
+            headers["X-Signature"] = signature(secret, timestamp, body)
+        return headers
+
+    def _judge(self, response: httpx.Response, text: str) -> SinkError:
+        status = response.status_code
+        if response.is_redirect:
+            target = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
+            where = f" to {tidy(target)}" if target else ""
+            return self._unavailable(f"redirects ({status}){where}; set url to the final address", Reason.MISCONFIGURED)
+        wait = parse_retry_after(response.headers.get("Retry-After"), time.time())
+        return from_status(status, self._text(f"answered {status}{': ' if text else ''}{text}"), wait)
+
+    async def _open(self) -> httpx.AsyncClient:
+        """Return the client, a new one when its certificates' files have changed."""
+        settings = self._settings
+        files = stamp(settings.ca_file, settings.cert_file, settings.key_file)
+        if self._client is None or files != self._files:
+            await self._forget()
+            context: ssl.SSLContext = tls_context(self._name, settings.ca_file, settings.cert_file, settings.key_file)
+            try:
+                self._client = httpx.AsyncClient(
+                    verify=context,
+                    proxy=settings.proxy,
+                    trust_env=settings.proxy is None,
+                    timeout=httpx.Timeout(
+                        settings.timeout,
+                        connect=settings.connect_timeout,
+                        read=settings.read_timeout,
+                        write=settings.write_timeout,
+                    ),
+                )
+            except (ValueError, ImportError):
+                text = "the proxy that the environment names cannot be used"
+                raise self._unavailable(text, Reason.MISCONFIGURED) from None
+            self._files = files
+        return self._client
+
+    async def _forget(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    def _text(self, text: str) -> str:
+        return f"sinks.{self._name}: {self._host}: {text}"
+
+    def _unavailable(self, text: str, reason: Reason) -> Unavailable:
+        return Unavailable(self._text(text), reason)
+
+
+async def _read(response: httpx.Response) -> str:
+    """Read the beginning of a body as text."""
+    body = b""
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) >= 16384:
+            break
+    return body[:16384].decode(errors="replace")

@@ -1,0 +1,130 @@
+"""The command as a real process, and a collector for it to ask, served for real on a free port."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from collector.config import Listen, Server
+from collector.exposition import Exposition, Metrics
+from collector.inventory import Inventory
+from collector.model import Fingerprint, Gpu, Node, Reading
+from collector.web import Context, serve
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def gpuid(tmp_path: Path) -> Run:
+    """Run `gpuid` to its end in an empty folder, with nothing of this machine's configuration."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(
+        *args: str | Path, env: Mapping[str, str] = MappingProxyType({}), **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("GPUID_", "KUBE"))}
+        return subprocess.run(
+            [sys.executable, "-m", "collector", *map(str, args)],
+            **{"capture_output": True, "text": True, "timeout": 60, "cwd": home, "check": False} | options,
+            env=own | {"HOME": str(home)} | dict(env),
+        )
+
+    return run
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gpuid.test")])
+    now = datetime.now(UTC)
+    cert = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "tls.crt").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "tls.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return tmp_path / "tls.crt", tmp_path / "tls.key"
+
+
+@pytest.fixture
+def inventory() -> Inventory:
+    """Two clusters with three nodes: one H100 without a chassis, and a GB200 board of two GPUs with one serial."""
+    inventory = Inventory()
+
+    def read(cluster: str, node: str, *gpus: Gpu) -> None:
+        inventory.apply(
+            Reading(
+                cluster=cluster,
+                node=Node(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=8),
+                source="gpu-operator/p",
+                fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+                time=1764000000.0,
+                driver_version="570.148.08",
+                cuda_version="12.8",
+                gpus=gpus,
+            )
+        )
+
+    read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100"))
+    read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in "23"))
+    read("prod-b", "n3", *(Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12"))
+    return inventory
+
+
+@pytest.fixture
+def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
+    """Serve the inventory with these settings of [server]; gives the URL."""
+
+    @contextmanager
+    def run(**settings: Any) -> Iterator[str]:
+        context = Context(
+            inventory=inventory,
+            exposition=Exposition(inventory, Metrics()),
+            statuses={},
+            clusters=inventory.clusters,
+            synced=lambda _name: None,
+        )
+        url: list[str] = []
+        bound = threading.Event()
+
+        def ready(address: str) -> None:
+            url.append(address)
+            bound.set()
+
+        async def run_server() -> None:
+            await serve(context, Server(**{"listen": Listen("127.0.0.1:0")} | settings), ready=ready)
+
+        with start_blocking_portal("asyncio") as portal:
+            server = portal.start_task_soon(run_server)
+            try:
+                assert bound.wait(10)
+                yield url[0]
+            finally:
+                server.cancel()
+
+    return run

@@ -1,0 +1,162 @@
+"""`gpuid init`."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector import config
+from collector.cli import gpuid
+from collector.cli.init import render
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+ARN = "arn:aws:eks:us-east-1:111122223333:cluster/prod"
+ODD = [ARN, "gke_project_europe-west4-a_prod", 'the "odd" one\\', "ünïcode/☃", "kubernetes-admin@kubernetes"]
+
+
+def kubeconfig(path: Path, names: list[str]) -> Path:
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+                "users": [{"name": "u", "user": {"token": "t"}}],
+                "contexts": [{"name": name, "context": {"cluster": "c", "user": "u"}} for name in names],
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and a kubeconfig with odd names that KUBECONFIG names."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "kubeconfig", ODD)))
+    return folder
+
+
+def init(*args: str | Path) -> Result:
+    return CliRunner().invoke(gpuid, ["init", *map(str, args)])
+
+
+def contexts(path: Path) -> list[str | None]:
+    return [cluster.context for cluster in config.load(path).clusters]
+
+
+class TestFile:
+    def test_it_has_every_context_under_its_own_name_in_the_kubeconfigs_order(self, here: Path):
+        assert init().exit_code == 0
+        clusters = config.load(here / "gpuid.toml").clusters
+        assert [cluster.name for cluster in clusters] == ODD
+        assert [cluster.context for cluster in clusters] == ODD
+
+    def test_it_names_the_kubeconfig_that_it_came_from(self, here: Path, tmp_path: Path):
+        init()
+        assert config.load(here / "gpuid.toml").clusters[0].kubeconfig == str(tmp_path / "kubeconfig")
+
+    def test_a_relative_kubeconfig_stays_true_for_a_file_elsewhere(self, here: Path, tmp_path: Path):
+        kubeconfig(here / "mine", ["a"])
+        kubeconfig(here / "yours", ["b"])
+        assert init("--kubeconfig", f"mine{os.pathsep}yours", "-o", tmp_path / "x.toml").exit_code == 0
+        loaded = config.load(tmp_path / "x.toml")
+        assert contexts(tmp_path / "x.toml") == ["a", "b"]
+        assert loaded.clusters[0].kubeconfig == os.pathsep.join([str(here / "mine"), str(here / "yours")])
+
+    def test_the_default_kubeconfig_is_left_to_the_default(self, gpuid: Run, tmp_path: Path):
+        (tmp_path / "home/.kube").mkdir()
+        kubeconfig(tmp_path / "home/.kube/config", ["a"])
+        result = gpuid("init")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert config.load(tmp_path / "home/gpuid.toml").clusters[0].kubeconfig is None
+
+    def test_its_comments_explain_each_table(self, here: Path):
+        init("--context", ARN)
+        text = (here / "gpuid.toml").read_text()
+        for line in (
+            '# Which pods can see the GPUs: gpu-operator, device-plugin, gke.\npreset = "gpu-operator"',
+            '# refresh = "1h"',
+            'listen = "0.0.0.0:8080"',
+            f'[[clusters]]\nname = "{ARN}"\ncontext = "{ARN}"',
+        ):
+            assert line in text
+
+    def test_what_is_commented_out_is_right_too(self):
+        settings = [
+            line.removeprefix("# ")
+            for line in render(["a"], kubeconfig=None).splitlines()
+            if not line.startswith("# ") or (" = " in line and line.split()[2] == "=")
+        ]
+        text = "\n".join(line for line in settings if not line.startswith("preset"))
+        assert config.parse(text, Path("gpuid.toml")).clusters[0].sources == (config.PRESETS["gpu-operator"],)
+
+    @given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True), st.text(min_size=1))
+    def test_any_name_survives(self, names: list[str], path: str):
+        loaded = config.parse(render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}"), Path("gpuid.toml"))
+        assert [(cluster.name, cluster.context) for cluster in loaded.clusters] == [(name, name) for name in names]
+
+
+class TestOutput:
+    def test_it_tells_what_it_found_and_what_to_do_next(self, here: Path):
+        assert init("--context", "g*", "--context", ARN).stdout == (
+            f"Found 2 contexts:\n  {ARN}\n  gke_project_europe-west4-a_prod\n"
+            "Wrote gpuid.toml. Next:\n"
+            "  gpuid check    tries every cluster\n"
+            "  gpuid run      collects and serves\n"
+        )
+
+    def test_the_next_commands_name_a_file_that_is_not_the_default(self, here: Path):
+        assert "  gpuid check -c 'a b.toml'    tries every cluster\n" in init("-o", "a b.toml").stdout
+
+    def test_a_dash_writes_the_configuration_alone_to_standard_output(self, here: Path):
+        result = init("-o", "-")
+        assert [cluster.context for cluster in config.parse(result.stdout, Path("x")).clusters] == ODD
+        assert result.stderr.startswith("Found 5 contexts:\n")
+        assert list(here.iterdir()) == []
+
+    def test_many_contexts_are_counted_rather_than_listed(self, here: Path):
+        kubeconfig(here / "many", [f"c{n:02}" for n in range(12)])
+        lines = init("--kubeconfig", "many").stdout.splitlines()
+        assert lines[0] == "Found 12 contexts:"
+        assert lines[10:12] == ["  c09", "  … and 2 more"]
+
+
+class TestRefusals:
+    def test_a_file_is_never_overwritten_without_force(self, here: Path):
+        (here / "gpuid.toml").write_text("mine")
+        result = init()
+        assert (result.exit_code, result.output) == (2, "gpuid: gpuid.toml: exists already; --force replaces it\n")
+        assert (here / "gpuid.toml").read_text() == "mine"
+        assert init("--force").exit_code == 0
+        assert contexts(here / "gpuid.toml") == ODD
+
+    def test_a_context_that_does_not_exist_names_those_that_do_nearest_first(self, here: Path):
+        result = init("--context", "gke_projekt")
+        assert result.exit_code == 2
+        assert result.stderr.startswith('gpuid: --context: no context matches "gke_projekt"; there are gke_project_')
+        assert ARN in result.stderr
+        assert list(here.iterdir()) == []
+
+    def test_a_kubeconfig_that_is_absent_broken_or_empty_is_one_line_and_exit_2(self, here: Path):
+        (here / "broken").write_text("contexts: [")
+        kubeconfig(here / "empty", [])
+        for path in ("absent", "broken", "empty"):
+            result = init("--kubeconfig", path)
+            assert (result.exit_code, result.stdout) == (2, "")
+            assert result.stderr.startswith("gpuid: ")
+            assert result.stderr.count("\n") == 1
+        assert not (here / "gpuid.toml").exists()
+
+    def test_a_folder_that_does_not_exist_is_one_line_and_exit_2(self, here: Path):
+        result = init("-o", "absent/gpuid.toml")
+        assert (result.exit_code, result.output) == (2, "gpuid: absent/gpuid.toml: No such file or directory\n")

@@ -1,0 +1,185 @@
+"""`gpuid ls`."""
+
+import csv
+import io
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import bcrypt
+import pytest
+from click.testing import CliRunner, Result
+
+import collector.cli.ls
+from collector.cli import gpuid
+from collector.inventory import Inventory
+
+Serving = Callable[..., AbstractContextManager[str]]
+
+
+@pytest.fixture
+def url(serving: Serving) -> Iterator[str]:
+    """A collector without authentication."""
+    with serving() as url:
+        yield url
+
+
+def ls(*args: str | Path, **options: Any) -> Result:
+    return CliRunner().invoke(gpuid, ["ls", *map(str, args)], **options)
+
+
+def uuids(result: Result) -> list[str]:
+    assert (result.exit_code, result.stderr) == (0, "")
+    return [gpu["uuid"] for gpu in json.loads(result.stdout)]
+
+
+class TestTable:
+    def test_every_gpu_is_one_full_line_that_grep_finds(self, url: str):
+        result = ls("--url", url)
+        assert result.exit_code == 0
+        assert result.stdout == (
+            "CLUSTER  NODE  SERIAL  UUID    MODEL         CHASSIS\n"
+            "prod-a   n1    100     GPU-a1  NVIDIA H100   -\n"
+            "prod-a   n2    102     GPU-a2  NVIDIA H100   -\n"
+            "prod-a   n2    103     GPU-a3  NVIDIA H100   -\n"
+            "prod-b   n3    900     GPU-b1  NVIDIA GB200  C1\n"
+            "prod-b   n3    900     GPU-b2  NVIDIA GB200  C1\n"
+        )
+
+    def test_wide_shows_more(self, url: str):
+        lines = ls("--url", url, "--node", "n1", "-o", "wide").stdout.splitlines()
+        assert lines[0].split() == [
+            *("CLUSTER", "NODE", "SERIAL", "UUID", "MODEL", "CHASSIS", "SLOT", "TRAY", "HOST", "MODULE", "MACHINE"),
+            *("PCI_BUS_ID", "SINCE", "CONFIRMED"),
+        ]
+        assert "i-n1" in lines[1]
+        assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z")
+
+    def test_only_a_terminal_that_wants_it_gets_a_bold_heading(self, url: str):
+        assert "\x1b[1m" in ls("--url", url, color=True, env={"NO_COLOR": None}).stdout
+        assert "\x1b" not in ls("--url", url, color=True, env={"NO_COLOR": "1"}).stdout
+        assert "\x1b" not in ls("--url", url).stdout
+
+    def test_nothing_found_is_an_empty_table_and_a_note_and_exit_0(self, url: str):
+        result = ls("--url", url, "--cluster", "nowhere")
+        assert (result.exit_code, result.stdout) == (0, "CLUSTER  NODE  SERIAL  UUID  MODEL  CHASSIS\n")
+        assert result.stderr == "No GPUs found.\n"
+
+
+class TestFilters:
+    @pytest.mark.parametrize(
+        ("args", "expected"),
+        [
+            ([], ["GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]),
+            (["--cluster", "prod-a"], ["GPU-a1", "GPU-a2", "GPU-a3"]),
+            (["--node", "n2"], ["GPU-a2", "GPU-a3"]),
+            (["--machine", "i-n3"], ["GPU-b1", "GPU-b2"]),
+            (["--serial", "900"], ["GPU-b1", "GPU-b2"]),
+            (["--uuid", "gpu-A1"], ["GPU-a1"]),
+            (["--model", "NVIDIA GB200"], ["GPU-b1", "GPU-b2"]),
+            (["--chassis", "C1", "--cluster", "prod-b"], ["GPU-b1", "GPU-b2"]),
+            (["--node", "n1", "--node", "n3"], ["GPU-a1", "GPU-b1", "GPU-b2"]),
+            (["n2"], ["GPU-a2", "GPU-a3"]),
+            (["900"], ["GPU-b1", "GPU-b2"]),
+            (["C1"], ["GPU-b1", "GPU-b2"]),
+            (["gpu-b2"], ["GPU-b2"]),
+            (["n2", "--uuid", "GPU-a3"], ["GPU-a3"]),
+        ],
+    )
+    def test_they_are_the_collectors(self, url: str, args: list[str], expected: list[str]):
+        assert uuids(ls("--url", url, "-o", "json", *args)) == expected
+
+    def test_a_term_that_is_nowhere_finds_nothing(self, url: str):
+        result = ls("--url", url, "-o", "json", "100", "--serial", "102")
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "[]\n", "No GPUs found.\n")
+
+    def test_all_pages_are_fetched(self, url: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(collector.cli.ls, "_PAGE", 2)
+        assert uuids(ls("--url", url, "-o", "json")) == ["GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]
+        assert len(ls("--url", url).stdout.splitlines()) == 6
+
+
+class TestPrograms:
+    def test_json_is_one_array_with_everything_and_a_gpu_a_line(self, url: str):
+        result = ls("--url", url, "-o", "json")
+        assert len(result.stdout.splitlines()) == 7
+        gpu = json.loads(result.stdout)[0]
+        assert (gpu["cluster"], gpu["machine"], gpu["chassis"], gpu["since"]) == (
+            *("prod-a", "i-n1", None),
+            "2025-11-24T16:00:00.000Z",
+        )
+
+    def test_csv_has_a_heading_and_is_empty_where_a_value_is_absent(self, url: str):
+        rows = list(csv.DictReader(io.StringIO(ls("--url", url, "-o", "csv").stdout)))
+        assert [row["uuid"] for row in rows] == ["GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]
+        assert (rows[0]["machine"], rows[0]["chassis"], rows[3]["chassis"]) == ("i-n1", "", "C1")
+
+    def test_csv_has_every_field_of_the_api(self, url: str):
+        gpu = json.loads(ls("--url", url, "-o", "json").stdout)[0]
+        assert ls("--url", url, "-o", "csv").stdout.splitlines()[0].split(",") == list(gpu)
+
+
+class TestWhichCollector:
+    def test_the_configuration_tells_where_and_gives_the_token(
+        self, serving: Serving, tmp_path: Path, certificate: tuple[Path, Path]
+    ):
+        (tmp_path / "token").write_text("secret\n")
+        cert, key = certificate
+        with serving(tls_cert=cert, tls_key=key, bearer_token_file=tmp_path / "token") as url:
+            config = tmp_path / "gpuid.toml"
+            config.write_text(
+                f'[server]\nlisten = ":{urlsplit(url).port}"\ntls_cert = "{cert}"\ntls_key = "{key}"\n'
+                'bearer_token_file = "token"\n[[clusters]]\ncontext = "x"\n'
+            )
+            assert len(uuids(ls("-c", config, "-o", "json"))) == 5
+            assert len(uuids(ls("--url", url, "--ca", cert, "--token-file", tmp_path / "token", "-o", "json"))) == 5
+
+    def test_user_and_password_are_sent(self, serving: Serving):
+        digest = bcrypt.hashpw(b"pass", bcrypt.gensalt(4)).decode()
+        with serving(basic_auth={"ann": digest}) as url:
+            args = ("--url", url, "--user", "ann", "-o", "json")
+            assert len(uuids(ls(*args, env={"GPUID_PASSWORD": "pass"}))) == 5
+            refused = ls(*args, env={"GPUID_PASSWORD": "wrong"})
+            assert (refused.exit_code, refused.stdout) == (1, "")
+            assert refused.stderr == (
+                f"gpuid: {url}: answers 401; expected --token-file, or --user with $GPUID_PASSWORD\n"
+            )
+            missing = ls(*args, env={"GPUID_PASSWORD": None})
+            assert missing.exit_code == 2
+            assert "expected its password in $GPUID_PASSWORD" in missing.stderr
+
+    @pytest.mark.parametrize("output", ["table", "csv", "json"])
+    def test_nobody_there_is_one_line_and_exit_1(self, output: str):
+        with closing(socket.socket()) as taken:
+            taken.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+            result = ls("--url", url, "-o", output)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == f"gpuid: {url}: Connection refused; is a collector running there?\n"
+
+    def test_what_is_no_collector_is_one_line_and_exit_1(self, url: str):
+        result = ls("--url", f"{url}/elsewhere")
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == f"gpuid: {url}/elsewhere: answers 404 Not Found\n"
+
+    @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "http://127.0.0.1:x"])
+    def test_a_url_out_of_form_is_exit_2(self, url: str):
+        result = ls("--url", url)
+        assert result.exit_code == 2
+        assert result.stderr == f'gpuid: --url: expected http://HOST:PORT or https://HOST:PORT, got "{url}"\n'
+
+    @pytest.mark.parametrize("option", ["--token-file", "--ca", "--cert"])
+    def test_an_absent_file_is_exit_2(self, url: str, option: str, tmp_path: Path):
+        result = ls("--url", url, option, tmp_path / "absent")
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"gpuid: {option}: {tmp_path}/absent: ")
+
+
+def test_values_from_a_node_cannot_steer_the_terminal(url: str, inventory: Inventory):
+    for entry in inventory.nodes("prod-a").values():
+        entry.gpus = tuple(gpu.__class__(uuid=gpu.uuid, model="a\x1b[31m\nb\u202e") for gpu in entry.gpus)
+    assert "GPU-a1  a[31m b " in ls("--url", url).stdout

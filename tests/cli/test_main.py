@@ -1,0 +1,189 @@
+"""The `gpuid` command itself: help, errors, signals, pipes, completion, start-up."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import collector.cli
+from collector.cli import gpuid as command
+from collector.cli.options import config_option
+from collector.config import ConfigError
+from collector.model import GpuidError
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+NAMES = ["demo", "init", "check", "run", "ls", "health", "parse", "simulate"]
+
+
+class TestHelp:
+    def test_the_commands_stand_in_the_order_that_a_newcomer_needs(self):
+        result = CliRunner().invoke(command, ["--help"])
+        assert result.exit_code == 0
+        listed = [line.split()[0] for line in result.stdout.partition("Commands:\n")[2].splitlines()]
+        assert listed == NAMES
+
+    def test_without_arguments_the_help_is_shown(self):
+        result = CliRunner().invoke(command, [])
+        assert result.exit_code == 2
+        assert "Know where every physical NVIDIA GPU" in result.stderr
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_command_teaches_with_an_example_and_explains_each_option(self, name: str):
+        result = CliRunner().invoke(command, [name, "--help"])
+        assert result.exit_code == 0
+        assert "Example" in result.stdout
+        assert f"gpuid {name}" in result.stdout.partition("Example")[2]
+        found = command.get_command(click.Context(command), name)
+        assert found is not None
+        assert [option.name for option in found.params if isinstance(option, click.Option) and not option.help] == []
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_the_help_fits_a_terminal(self, name: str):
+        result = CliRunner().invoke(command, [name, "--help"], terminal_width=100)
+        assert [line for line in result.stdout.splitlines() if len(line) > 110] == []
+
+
+class TestVersion:
+    def test_it_is_the_distributions(self, gpuid: Run):
+        result = gpuid("--version")
+        assert (result.returncode, result.stdout) == (0, f"gpuid {importlib.metadata.version('gpuid-collector')}\n")
+
+    @pytest.mark.parametrize("args", [["--version"], ["parse", "--help"], ["health", "--help"]])
+    def test_what_is_not_needed_is_not_imported(self, args: list[str]):
+        code = "import sys\ntry: collector.cli.main()\nexcept SystemExit: print(*sys.modules)"
+        result = subprocess.run(
+            [sys.executable, "-c", f"import collector.cli\n{code}", *args], capture_output=True, text=True, check=True
+        )
+        loaded = set(result.stdout.split())
+        assert loaded & {"aiohttp", "anyio", "httpx", "kubernetes_asyncio", "rich", "prometheus_client"} == set()
+
+
+class TestErrors:
+    @pytest.fixture
+    def failing(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+        """Make a command that raises."""
+
+        def install(error: BaseException) -> None:
+            @click.command()
+            def parse() -> None:
+                raise error
+
+            monkeypatch.setattr(command, "get_command", lambda _ctx, _name: parse)
+
+        return install
+
+    def test_an_error_of_ours_is_one_line_and_exit_2(self, failing: Callable[[BaseException], None]):
+        failing(ConfigError("gpuid.toml: clusters:\n  expected \x1b[31mred"))
+        result = CliRunner().invoke(command, ["parse"])
+        assert (result.exit_code, result.stderr) == (2, "gpuid: gpuid.toml: clusters: expected [31mred\n")
+
+    def test_an_error_from_inside_of_task_groups_is_one_line_too(self, failing: Callable[[BaseException], None]):
+        failing(ExceptionGroup("outer", [ExceptionGroup("inner", [GpuidError("10.0.0.1: timed out")])]))
+        result = CliRunner().invoke(command, ["parse"])
+        assert (result.exit_code, result.stderr) == (2, "gpuid: 10.0.0.1: timed out\n")
+
+    def test_a_mistake_of_our_own_is_not_hidden(self, failing: Callable[[BaseException], None]):
+        failing(ExceptionGroup("", [ConfigError("x"), ZeroDivisionError()]))
+        assert isinstance(CliRunner().invoke(command, ["parse"]).exception, ExceptionGroup)
+
+    def test_a_wrong_option_is_one_line_that_names_command_and_help(self):
+        result = CliRunner().invoke(command, ["parse", "--compakt"])
+        assert result.exit_code == 2
+        assert result.stderr.startswith("gpuid: parse: No such option")
+        assert result.stderr.endswith("see `gpuid parse --help`\n")
+        assert result.stderr.count("\n") == 1
+
+    def test_a_wrong_command_names_the_nearest(self):
+        result = CliRunner().invoke(command, ["simulat"])
+        assert result.stderr == 'gpuid: no command "simulat"; did you mean "simulate"?; see `gpuid --help`\n'
+
+    def test_a_wrong_duration_or_address_tells_the_form(self):
+        result = CliRunner().invoke(command, ["simulate", "--for", "5"])
+        assert result.exit_code == 2
+        assert 'expected a duration such as "30s", "5m" or "1h", got "5"' in result.stderr
+        result = CliRunner().invoke(command, ["simulate", "--listen", "localhost"])
+        assert result.exit_code == 2
+        assert "expected an address such as" in result.stderr
+
+
+class TestConfiguration:
+    @pytest.fixture
+    def shown(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """Show which configuration a command is given, in an empty folder."""
+
+        @click.command()
+        @config_option
+        def parse(config: Path) -> None:
+            click.echo(config)
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(command, "get_command", lambda _ctx, _name: parse)
+        return lambda *args, env=None: CliRunner().invoke(command, ["parse", *args], env=env).output
+
+    def test_the_option_wins_over_the_environment_and_that_over_the_folder(
+        self, shown: Callable[..., str], tmp_path: Path
+    ):
+        (tmp_path / "gpuid.toml").touch()
+        assert shown("-c", "a.toml", env={"GPUID_CONFIG": "b.toml"}) == "a.toml\n"
+        assert shown(env={"GPUID_CONFIG": "b.toml"}) == "b.toml\n"
+        assert shown(env={"GPUID_CONFIG": None}) == "gpuid.toml\n"
+
+    @pytest.mark.skipif(Path("/etc/gpuid/gpuid.toml").exists(), reason="this machine has a configuration of its own")
+    def test_without_any_it_tells_where_one_is_expected(self, shown: Callable[..., str]):
+        assert shown(env={"GPUID_CONFIG": None}) == (
+            "gpuid: no configuration: expected --config FILE, $GPUID_CONFIG, ./gpuid.toml or /etc/gpuid/gpuid.toml;"
+            " `gpuid init` writes one\n"
+        )
+
+
+class TestSignalsAndPipes:
+    def test_a_reader_that_went_away_ends_it_quietly(self, tmp_path: Path):
+        reading, writing = os.pipe()
+        os.close(reading)
+        text = "<nvidia_smi_log><attached_gpus>0</attached_gpus></nvidia_smi_log>"
+        result = subprocess.run(
+            [sys.executable, "-m", "collector", "parse"],
+            input=text.encode(),
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        os.close(writing)
+        assert (result.returncode, result.stderr) == (141, b"")
+
+    def test_an_interrupt_ends_it_quietly(self, monkeypatch: pytest.MonkeyPatch):
+        @click.command()
+        def parse() -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(command, "get_command", lambda _ctx, _name: parse)
+        result = CliRunner().invoke(command, ["parse"])
+        assert (result.exit_code, result.output.strip()) == (130, "")
+
+
+class TestCompletion:
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("gpuid s", "plain,simulate\n"),
+            ("gpuid parse --c", "plain,--compact\n"),
+            ("gpuid ls --output ", "plain,table\nplain,wide\nplain,json\nplain,csv\n"),
+        ],
+    )
+    def test_the_shell_is_given_commands_options_and_values(self, gpuid: Run, words: str, expected: str):
+        env = {"_GPUID_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+        assert gpuid(env=env).stdout == expected
+
+    def test_it_imports_no_command_for_their_names(self):
+        assert {place.partition(":")[0] for place, _ in collector.cli._COMMANDS.values()} == {
+            f"collector.cli.{name}" for name in NAMES
+        }
+        ctx = click.Context(command)
+        assert [item.value for item in command.shell_complete(ctx, "")] == NAMES

@@ -1,0 +1,116 @@
+"""The manifests in config/kubernetes against a real API server: they are valid, and the rights they give are enough."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.control_plane.collector import Collector
+from tests.control_plane.plane import ControlPlane
+from tests.plugins.processes import until
+
+MANIFESTS = Path(__file__).parents[2] / "config" / "kubernetes"
+GPUS = [("1650122000001", "GPU-00000000-0000-0000-0000-000000000001")]
+ROW = ("east", "gpu-1", "1650122000001", "GPU-00000000-0000-0000-0000-000000000001")
+
+# Where the objects of each kind live.
+PATHS = {
+    "Namespace": "/api/v1/namespaces/{name}",
+    "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps/{name}",
+    "Secret": "/api/v1/namespaces/{namespace}/secrets/{name}",
+    "Service": "/api/v1/namespaces/{namespace}/services/{name}",
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts/{name}",
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/{name}",
+}
+
+
+def manifests(file: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+def apply(plane: ControlPlane, manifest: Mapping[str, Any], **params: str) -> None:
+    plane.apply(manifest, PATHS[manifest["kind"]].format(**manifest["metadata"]), **params)
+
+
+@pytest.fixture
+def east(planes: Mapping[str, ControlPlane]) -> ControlPlane:
+    """A control plane with one node of one GPU and with the rights of a watched cluster granted."""
+    plane = planes["east"]
+    for manifest in manifests(MANIFESTS / "watched-cluster" / "rbac.yaml"):
+        apply(plane, manifest)
+    plane.add_node("gpu-1", GPUS)
+    return plane
+
+
+@pytest.fixture
+def kubeconfig(east: ControlPlane) -> Path:
+    """A kubeconfig with a token of the service account and no other right."""
+    path = "/api/v1/namespaces/gpuid/serviceaccounts/gpuid/token"
+    token = east.create(path, {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+    return east.write_kubeconfig("gpuid", token=token)
+
+
+def test_the_read_only_rights_are_enough(
+    east: ControlPlane, kubeconfig: Path, collect: Callable[[Mapping[str, Path]], Collector]
+) -> None:
+    collector = collect({"east": kubeconfig})
+    until(collector.gpus, {ROW})
+    assert collector.value("gpuid_cluster_up", cluster="east") == 1
+
+
+def test_without_the_right_to_exec_the_reason_is_forbidden_and_the_cluster_up(
+    east: ControlPlane, kubeconfig: Path, collect: Callable[[Mapping[str, Path]], Collector]
+) -> None:
+    (role,) = [
+        one
+        for one in manifests(MANIFESTS / "watched-cluster" / "rbac.yaml")
+        if one["metadata"]["name"] == "gpuid-pods" and one["kind"] == "ClusterRole"
+    ]
+    apply(east, role | {"rules": [rule for rule in role["rules"] if rule["resources"] != ["pods/exec"]]})
+    collector = collect({"east": kubeconfig})
+    until(lambda: (collector.value("gpuid_read_failure_total", cluster="east", reason="forbidden") or 0) > 0, True)
+    assert collector.value("gpuid_cluster_up", cluster="east") == 1
+    apply(east, role)
+    until(collector.gpus, {ROW}, seconds=60)
+
+
+def test_without_the_right_to_list_the_cluster_is_down(
+    planes: Mapping[str, ControlPlane],
+    east: ControlPlane,
+    kubeconfig: Path,
+    collect: Callable[[Mapping[str, Path]], Collector],
+) -> None:
+    binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/gpu-operator/rolebindings/gpuid-pods"
+    east.http.delete(binding).raise_for_status()
+    planes["west"].add_node("gpu-1", GPUS)
+    collector = collect({"east": kubeconfig, "west": planes["west"].kubeconfig})
+    until(collector.gpus, {("west", *ROW[1:])})
+    assert collector.value("gpuid_cluster_up", cluster="east") == 0
+    assert collector.value("gpuid_cluster_up", cluster="west") == 1
+
+
+@pytest.mark.parametrize(
+    "file",
+    [path for path in sorted(MANIFESTS.rglob("*.yaml")) if path.name != "kustomization.yaml"],
+    ids=lambda path: path.name,
+)
+def test_the_api_server_accepts_every_manifest(planes: Mapping[str, ControlPlane], file: Path) -> None:
+    for manifest in manifests(MANIFESTS / "collector" / "namespace.yaml"):
+        apply(planes["east"], manifest)
+    for manifest in manifests(file):
+        if manifest["kind"] == "ServiceMonitor":  # the Prometheus operator's, unknown to a bare API server
+            assert manifest["apiVersion"] == "monitoring.coreos.com/v1"
+            assert all(endpoint["honorLabels"] for endpoint in manifest["spec"]["endpoints"])
+        else:
+            apply(planes["east"], manifest, dryRun="All")
+
+
+def test_the_kustomization_lists_the_manifests_that_exist() -> None:
+    folder = MANIFESTS / "collector"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert [name for name in kustomization["resources"] if not (folder / name).is_file()] == []

@@ -1,0 +1,74 @@
+"""Programs that tests start: free ports for them, waiting for what they answer, and their sure end."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["Process", "free_ports", "until"]
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports of 127.0.0.1 that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def until(answer: Callable[[], object], expected: object, *, seconds: float = 30) -> None:
+    """Ask again and again until the answer is the expected one; fails with the last one."""
+    deadline = time.monotonic() + seconds
+    while (last := answer()) != expected:
+        if time.monotonic() > deadline:
+            assert last == expected
+        time.sleep(0.1)
+
+
+class Process:
+    """A program of the test: its output is in a file, and it ends with the test run, however that ends."""
+
+    def __init__(self, command: Sequence[str | Path], log: Path, env: Mapping[str, str] = {}) -> None:
+        self.command = [str(part) for part in command]
+        self.log = log
+        self.env = {**os.environ, **env}
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, once more if it was stopped."""
+        guard = [setpriv, "--pdeathsig", "KILL", "--"] if (setpriv := shutil.which("setpriv")) else []
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                [*guard, *self.command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self._popen is not None
+        self._popen.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 10) -> int | None:
+        """End it, at the latest by force, and return its exit status; None if it never ran."""
+        if self._popen is None:
+            return None
+        self._popen.send_signal(number)
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            return self._popen.wait()
+
+    @property
+    def running(self) -> bool:
+        """False once it has ended."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def tail(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""

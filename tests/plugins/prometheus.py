@@ -1,0 +1,169 @@
+"""A real Prometheus that scrapes a demo of the collector, and what the usual exporters would say of the same GPUs."""
+
+import contextlib
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.plugins.processes import Process, free_ports, until
+
+CLUSTERS, NODES, GPUS = 3, 20, 8
+SCRAPE_EXAMPLE = Path(__file__).parents[2] / "config" / "prometheus" / "http_sd.yml"
+
+
+class Prometheus:
+    """The HTTP API of a Prometheus server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that an expression answers now; fails with Prometheus' own error."""
+        return self._ask("query", query=expression)["result"]
+
+    def metrics(self) -> set[str]:
+        """The names of all metrics it has seen."""
+        return set(self._ask("label/__name__/values"))
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What it scrapes."""
+        return self._ask("targets")["activeTargets"]
+
+    def _ask(self, path: str, **params: str) -> Any:
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=params, timeout=30).json()
+        assert answer["status"] == "success", f"{answer.get('error')}: {params}"
+        return answer["data"]
+
+
+@pytest.fixture(scope="session")
+def prometheus_program() -> str:
+    """Where Prometheus is installed."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("no prometheus on PATH: install Debian's package prometheus")
+    return program
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a running `gpuid demo` that has read all its nodes."""
+    (port,) = free_ports(1)
+    sizes = ("--clusters", str(CLUSTERS), "--nodes", str(NODES), "--gpus", str(GPUS))
+    process = Process(
+        [sys.executable, "-m", "collector", "demo", *sizes, "--listen", f"127.0.0.1:{port}", "--for", "20m"],
+        tmp_path_factory.mktemp("demo") / "log",
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        process.start()
+        until(lambda: _answers(f"{url}/readyz", process), True)
+        until(lambda: sum(name == "gpuid_node_info" for name, _ in _samples(url)) >= CLUSTERS * NODES - NODES, True)
+        yield url
+    finally:
+        process.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A Prometheus that has scraped the demo, through /sd as in config/prometheus, and the other exporters."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    (port,) = free_ports(1)
+    with contextlib.ExitStack() as stack:
+        exporter = stack.enter_context(_other_exporters(demo))
+        config = yaml.safe_load(SCRAPE_EXAMPLE.read_text())
+        (job,) = config["scrape_configs"]
+        job["http_sd_configs"] = [{"url": f"{demo}/sd", "refresh_interval": "1s"}]
+        config["scrape_configs"].append(
+            {"job_name": "others", "honor_labels": True, "static_configs": [{"targets": [exporter]}]}
+        )
+        for job in config["scrape_configs"]:
+            job |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        process = Process(
+            [
+                prometheus_program,
+                *("--config.file", folder / "prometheus.yml", "--storage.tsdb.path", folder / "data"),
+                *("--web.listen-address", f"127.0.0.1:{port}", "--log.level", "warn"),
+            ],
+            folder / "log",
+        )
+        stack.callback(process.stop, signal.SIGKILL)
+        process.start()
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: _answers(f"{url}/-/ready", process), True)
+        server = Prometheus(url)
+        # Rates and histograms need two scrapes of everything.
+        until(lambda: len(server.query("count_over_time(gpuid_cluster_up[1m]) >= 3")), CLUSTERS, seconds=60)
+        until(lambda: len(server.query("count(count_over_time(kube_node_info[1m]) >= 3)")), 1, seconds=60)
+        yield server
+
+
+def _answers(url: str, process: Process) -> bool:
+    assert process.running, process.tail()
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=10).status_code == 200
+    return False
+
+
+def _samples(url: str) -> list[tuple[str, dict[str, str]]]:
+    text = httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text
+    return [
+        (sample.name, sample.labels) for family in text_string_to_metric_families(text) for sample in family.samples
+    ]
+
+
+@contextlib.contextmanager
+def _other_exporters(demo: str) -> Iterator[str]:
+    """Serve the series of kube-state-metrics and dcgm-exporter for the demo's nodes and GPUs; gives the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = _other_series(_samples(demo)).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _other_series(samples: list[tuple[str, dict[str, str]]]) -> str:
+    lines = []
+    for name, labels in samples:
+        place = f'cluster="{labels.get("cluster")}",node="{labels.get("node")}"'
+        if name == "gpuid_node_info":
+            zone = f"zone-{len(lines) % 2}"
+            lines += [
+                f'kube_node_labels{{{place},label_topology_kubernetes_io_zone="{zone}"}} 1',
+                f'kube_node_info{{{place},kernel_version="6.8.0",kubelet_version="v1.34.4",os_image="Debian"}} 1',
+                f"kube_node_spec_unschedulable{{{place}}} {len(lines) % 5 == 0:d}",
+            ]
+        elif name == "gpuid_gpu_info":
+            card = f'gpu="0",UUID="{labels["uuid"]}",modelName="{labels["model"]}",Hostname="{labels["node"]}"'
+            lines += [
+                f"DCGM_FI_DEV_GPU_TEMP{{{card}}} 41",
+                f"DCGM_FI_DEV_POWER_USAGE{{{card}}} 512.5",
+                f"DCGM_FI_DEV_XID_ERRORS{{{card}}} 0",
+            ]
+    return "\n".join(sorted(lines)) + "\n"

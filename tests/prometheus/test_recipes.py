@@ -1,0 +1,58 @@
+"""Every PromQL recipe that the documentation shows is run word for word, but for the example's serial."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.processes import until
+from tests.plugins.prometheus import Prometheus
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = (ROOT / "config" / "prometheus" / "recipes.md", ROOT / "README.md")
+BLOCK = re.compile(r"^```promql([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXAMPLE_SERIAL = "1652923034567"
+
+
+def recipes() -> list[object]:
+    found = [
+        (document.name, index, info.split(), query.strip())
+        for document in DOCUMENTS
+        for index, (info, query) in enumerate(BLOCK.findall(document.read_text()))
+    ]
+    return [
+        pytest.param(query, "quiet" in info, id=f"{name}-{index}-{'-'.join(re.findall('[a-zA-Z]+', query)[:6])}")
+        for name, index, info, query in found
+    ]
+
+
+@pytest.mark.parametrize(("query", "quiet"), recipes())
+def test_a_recipe_is_answered(prometheus: Prometheus, query: str, quiet: bool) -> None:
+    if EXAMPLE_SERIAL in query:
+        serial = prometheus.query('gpuid_gpu_info{serial!=""}')[0]["metric"]["serial"]
+        query = query.replace(EXAMPLE_SERIAL, serial)
+    if quiet:
+        prometheus.query(query)
+    else:
+        until(lambda: len(prometheus.query(query)) > 0, True)
+
+
+def test_the_join_on_the_node_gives_every_gpu_its_zone(prometheus: Prometheus) -> None:
+    (query,) = [one for one in _queries() if one.startswith("count by (cluster, label_topology")]
+    counts = [float(one["value"][1]) for one in prometheus.query(query)]
+    zones = {one["metric"]["label_topology_kubernetes_io_zone"] for one in prometheus.query(query)}
+    assert zones == {"zone-0", "zone-1"}
+    assert sum(counts) >= float(prometheus.query("count(gpuid_gpu_info)")[0]["value"][1]) - 32
+
+
+def test_the_join_on_the_uuid_gives_every_temperature_its_serial(prometheus: Prometheus) -> None:
+    (query,) = [
+        one for one in _queries() if "DCGM_FI_DEV_GPU_TEMP" in one and "group_left (cluster, node, serial)" in one
+    ]
+    joined = prometheus.query(query)
+    assert {float(one["value"][1]) for one in joined} == {41.0}
+    assert all(one["metric"].keys() == {"uuid", "cluster", "node", "serial"} for one in joined)
+
+
+def _queries() -> list[str]:
+    return [query.strip() for _, query in BLOCK.findall(DOCUMENTS[0].read_text())]

@@ -1,0 +1,61 @@
+from typing import Any
+
+import msgspec
+import pytest
+
+from collector.config import Duration
+from collector.sinks import open_sink
+from collector.sinks.settings import S3, Postgres, Settings, SinkSettings, Stdout
+
+
+def read(document: dict[str, Any]) -> SinkSettings:
+    def decode(kind: type, value: Any) -> Any:
+        return Duration.parse(value) if kind is Duration else kind(value)
+
+    settings: SinkSettings = msgspec.convert(document, Settings, dec_hook=decode)
+    return settings
+
+
+def test_the_type_chooses_the_settings() -> None:
+    assert read({"type": "stdout"}) == Stdout()
+    assert read({"type": "s3", "bucket": "gpu-serials", "batch_age": "1m"}) == S3(
+        bucket="gpu-serials", batch_age=Duration(60)
+    )
+    assert read({"type": "webhook", "url": "https://host/x", "token_file": "t"}).emit == "changes"
+    assert isinstance(read({"type": "postgres", "dsn": "postgresql://me@host/db"}), Postgres)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"type": "stdout", "batch_records": 0}, "batch_records: expected a value above zero"),
+        ({"type": "webhook", "url": "ftp://host/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https:///path"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://host:99999/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://me:hunter2@host/"}, "url: expected no user or password"),
+        ({"type": "webhook", "url": "https://h/", "proxy": "http://me:hunter2@p:1"}, "proxy: expected no user"),
+        ({"type": "webhook", "url": "https://h/", "token_file": "a", "token_env": "b"}, "token_file or token_env"),
+        ({"type": "webhook", "url": "https://h/", "key_file": "a"}, "key_file: expected cert_file"),
+        ({"type": "s3", "bucket": "a b"}, "bucket: expected the name"),
+        ({"type": "s3", "bucket": "abc", "prefix": "/x"}, "prefix: expected a path"),
+        ({"type": "s3", "bucket": "abc", "format": "parquet", "gzip": True}, "gzip: a parquet file"),
+        ({"type": "s3", "bucket": "abc", "format": "jsonl", "header": True}, "header and columns"),
+        ({"type": "s3", "bucket": "abc", "kms_key_id": "k"}, "kms_key_id: expected sse"),
+        ({"type": "postgres", "dsn": "mysql://host/"}, "dsn: expected postgresql://"),
+        ({"type": "postgres", "dsn": "postgresql://me:hunter2@host/db"}, "dsn: expected no password"),
+        ({"type": "postgres", "dsn": "postgresql://me@host/db?password=hunter2"}, "dsn: expected no password"),
+        ({"type": "postgres", "dsn": "postgresql://me@host/db?sslmode=disable"}, "dsn: expected no sslmode"),
+        ({"type": "postgres", "dsn": "postgresql://h/d", "table": 'a"; DROP'}, 'table: expected "table"'),
+        ({"type": "postgres", "dsn": "postgresql://h/d", "sslmode": "prefer", "ca_file": "c"}, "ca_file and cert_file"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_without_repeating_a_secret(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        read(document)
+    assert message in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_only_settings_of_a_known_sink_open_one() -> None:
+    with pytest.raises(TypeError):
+        open_sink("lake", SinkSettings())

@@ -1,0 +1,394 @@
+import asyncio
+import gzip
+import hashlib
+import hmac
+import json
+import logging
+import shutil
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+from aiohttp import web
+
+from collector.config import Duration
+from collector.model import Record
+from collector.sinks import Reason, Refused, SinkError, Unavailable, open_sink
+from collector.sinks.settings import Webhook
+
+pytestmark = pytest.mark.anyio
+MakeRecord = Callable[..., Record]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Request(NamedTuple):
+    headers: dict[str, str]
+    body: bytes
+    peer: object  # the connection's address
+    certificate: dict[str, Any] | None
+
+
+class Receiver:
+    """A webhook receiver that answers as told."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.answer: Callable[[], Awaitable[web.StreamResponse]] = self.accept
+        self.port = 0
+
+    async def accept(self) -> web.Response:
+        return web.Response(status=202)
+
+    def say(self, status: int, text: str = "", **headers: str) -> None:
+        async def answer() -> web.Response:
+            return web.Response(status=status, text=text, headers=headers)
+
+        self.answer = answer
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        transport = request.transport
+        assert transport is not None
+        body = await request.content.read()
+        self.requests.append(
+            Request(
+                dict(request.headers),
+                body,
+                transport.get_extra_info("peername"),
+                transport.get_extra_info("peercert"),
+            )
+        )
+        return await self.answer()
+
+
+@asynccontextmanager
+async def receiving(certificates: Any = None, *, client_certificates: bool = False) -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    context = None
+    if certificates is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.ca)
+        context.load_cert_chain(certificates.server_cert, certificates.server_key)
+        context.verify_mode = ssl.CERT_REQUIRED if client_certificates else ssl.CERT_NONE
+    runner = web.ServerRunner(web.Server(receiver.handle, auto_decompress=False, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    receiver.port = runner.addresses[0][1]
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def listening(
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[int]:
+    """Serve raw TCP."""
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handle(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(closing, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@asynccontextmanager
+async def webhook(url: str, **settings: Any) -> AsyncIterator[Any]:
+    sink = open_sink("hook", Webhook(url=url, **settings))
+    try:
+        yield sink
+    finally:
+        await sink.aclose()
+
+
+async def test_a_batch_is_one_post_of_a_json_array_with_the_headers_promised(
+    tmp_path: Path, record: MakeRecord
+) -> None:
+    (tmp_path / "token").write_text("t0ken\n")
+    async with receiving() as receiver:
+        async with webhook(f"http://127.0.0.1:{receiver.port}/gpus?x=1", token_file=tmp_path / "token") as sink:
+            await sink.send([record(), record(1)], key="batch-7")
+            await sink.send([record(2)], key="batch-8")
+            await sink.send([], key="batch-9")
+    first, second = receiver.requests
+    assert json.loads(first.body)[1] == {
+        "cluster": "prod",
+        "node": "gpu-node-01",
+        "machine": "i-0abc",
+        "source": "gpu-operator/nvidia-device-plugin-abc12",
+        "chassis": "1821325191344",
+        "gpu": "1761025346026",
+        "time": "2026-06-07T10:30:45Z",
+        "uuid": "GPU-00000001",
+        "model": "NVIDIA GB200",
+        "event": "appeared",
+    }
+    assert first.headers["Content-Type"] == "application/json"
+    assert first.headers["Authorization"] == "Bearer t0ken"
+    assert first.headers["X-Records-Count"] == "2"
+    assert first.headers["X-Timestamp"].endswith("Z")
+    assert first.headers["Idempotency-Key"] == "batch-7"
+    assert first.headers["User-Agent"].startswith("gpuid/")
+    assert "X-Signature" not in first.headers
+    assert second.headers["Idempotency-Key"] == "batch-8"
+    assert first.peer == second.peer  # one connection for both
+
+
+async def test_a_signature_covers_the_timestamp_and_the_bytes_sent(
+    record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_HMAC", "sign-me")
+    async with receiving() as receiver:
+        async with webhook(f"http://127.0.0.1:{receiver.port}/", hmac_secret_env="HOOK_HMAC", gzip=True) as sink:
+            await sink.send([record()], key="k")
+    (request,) = receiver.requests
+    signed = request.headers["X-Timestamp"].encode() + b"." + request.body
+    assert request.headers["X-Signature"] == "sha256=" + hmac.new(b"sign-me", signed, hashlib.sha256).hexdigest()
+    assert request.headers["Content-Encoding"] == "gzip"
+    assert json.loads(gzip.decompress(request.body))[0]["gpu"] == "1761025346025"
+
+
+async def test_a_rotated_token_is_used_at_once_and_a_missing_one_names_its_key(
+    tmp_path: Path, record: MakeRecord
+) -> None:
+    token = tmp_path / "token"
+    async with receiving() as receiver:
+        async with webhook(f"http://127.0.0.1:{receiver.port}/", token_file=token) as sink:
+            with pytest.raises(Unavailable, match=r"sinks\.hook\.token_file: .*token: No such file") as caught:
+                await sink.send([record()], key="k")
+            assert caught.value.reason is Reason.MISCONFIGURED
+            for content in ("one", "two"):
+                token.write_text(content)
+                await sink.send([record()], key="k")
+            token.write_text("two\nlines")
+            with pytest.raises(Unavailable, match=r"token_file: expected one line of ASCII"):
+                await sink.send([record()], key="k")
+        async with webhook(f"http://127.0.0.1:{receiver.port}/", token_env="NO_SUCH_TOKEN") as sink:
+            with pytest.raises(Unavailable, match=r"sinks\.hook\.token_env: NO_SUCH_TOKEN: expected a secret"):
+                await sink.send([record()], key="k")
+    assert [request.headers["Authorization"] for request in receiver.requests] == ["Bearer one", "Bearer two"]
+
+
+async def test_a_private_authority_and_a_client_certificate_are_used_and_reread(
+    tmp_path: Path, certificates: Any, record: MakeRecord
+) -> None:
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    async with receiving(certificates, client_certificates=True) as receiver:
+        url = f"https://localhost:{receiver.port}/"
+        async with webhook(url, ca_file=certificates.ca, cert_file=cert, key_file=key) as sink:
+            with pytest.raises(Unavailable, match=r"sinks\.hook\.cert_file: .*tls.crt: No such file"):
+                await sink.send([record()], key="k")
+            shutil.copy(certificates.server_cert, cert)
+            shutil.copy(certificates.server_key, key)
+            await sink.send([record()], key="k")
+            shutil.copy(certificates.client_cert, cert)
+            shutil.copy(certificates.client_key, key)
+            await sink.send([record()], key="k")
+        async with webhook(url, ca_file=certificates.ca) as sink:
+            with pytest.raises(Unavailable) as caught:
+                await sink.send([record()], key="k")
+            assert caught.value.reason is Reason.CONNECTION
+        async with webhook(url) as sink:
+            with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                await sink.send([record()], key="k")
+    subjects = [request.certificate["subject"][0][0][1] for request in receiver.requests if request.certificate]
+    assert subjects == ["server", "client"]
+
+
+async def test_a_slow_200_is_a_delivery(record: MakeRecord) -> None:
+    async with receiving() as receiver:
+
+        async def slowly() -> web.Response:
+            await anyio.sleep(0.2)
+            return web.Response()
+
+        receiver.answer = slowly
+        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+            await sink.send([record()], key="k")
+
+
+async def test_a_200_whose_body_breaks_off_is_a_delivery(record: MakeRecord) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        await writer.drain()
+
+    async with listening(handle) as port, webhook(f"http://127.0.0.1:{port}/") as sink:
+        await sink.send([record()], key="k")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason", "retry_after"),
+    [
+        (429, {"Retry-After": "17"}, Reason.THROTTLED, 17.0),
+        (503, {"Retry-After": "Sun, 07 Jun 2020 10:30:45 GMT"}, Reason.SERVER_ERROR, 0.0),
+        (500, {}, Reason.SERVER_ERROR, None),
+        (401, {}, Reason.UNAUTHORIZED, None),
+        (404, {}, Reason.MISSING, None),
+    ],
+)
+async def test_answers_that_may_change_are_unavailable(
+    status: int, headers: dict[str, str], reason: Reason, retry_after: float | None, record: MakeRecord
+) -> None:
+    async with receiving() as receiver:
+        receiver.say(status, "because", **headers)
+        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+            with pytest.raises(Unavailable) as caught:
+                await sink.send([record()], key="k")
+    assert (caught.value.reason, caught.value.retry_after) == (reason, retry_after)
+    assert str(caught.value) == f"sinks.hook: http://127.0.0.1:{receiver.port}: answered {status}: because"
+
+
+async def test_a_400_is_refused_and_its_body_is_cut(record: MakeRecord) -> None:
+    async with receiving() as receiver:
+        receiver.say(400, "no\n" + "x" * 100_000)
+        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+            with pytest.raises(Refused, match=r"answered 400: no x+…$") as caught:
+                await sink.send([record()], key="k")
+    assert len(str(caught.value)) < 300
+
+
+async def test_a_redirect_is_not_followed(record: MakeRecord) -> None:
+    async with receiving() as receiver:
+        receiver.say(307, Location=f"http://u:hunter2@127.0.0.1:{receiver.port}/elsewhere?token=hunter2")
+        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+            with pytest.raises(Unavailable, match=r"redirects \(307\) to 127\.0\.0\.1:\d+; set url") as caught:
+                await sink.send([record()], key="k")
+    assert len(receiver.requests) == 1
+    assert caught.value.reason is Reason.MISCONFIGURED
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_reset_is_unavailable_and_the_next_batch_goes_out_again(record: MakeRecord) -> None:
+    connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if connections == 1:
+            writer.transport.abort()
+            return
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+
+    async with listening(handle) as port, webhook(f"http://127.0.0.1:{port}/") as sink:
+        with pytest.raises(Unavailable) as caught:
+            await sink.send([record()], key="k")
+        assert caught.value.reason is Reason.CONNECTION
+        await sink.send([record()], key="k")
+
+
+async def test_a_refused_connection_is_unavailable(record: MakeRecord, unused_port: int) -> None:
+    async with webhook(f"http://127.0.0.1:{unused_port}/") as sink:
+        with pytest.raises(Unavailable, match=r"sinks\.hook: http://127\.0\.0\.1:\d+: ") as caught:
+            await sink.send([record()], key="k")
+    assert caught.value.reason is Reason.CONNECTION
+
+
+@pytest.mark.parametrize("setting", ["read_timeout", "timeout"])
+async def test_a_receiver_that_never_answers_runs_into_the_timeout(setting: str, record: MakeRecord) -> None:
+    done = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+
+    async with listening(handle) as port:
+        async with webhook(f"http://127.0.0.1:{port}/", **{setting: Duration(0.2)}) as sink:
+            with pytest.raises(Unavailable, match="no answer") as caught:
+                await sink.send([record()], key="k")
+        done.set()
+    assert caught.value.reason is Reason.TIMEOUT
+
+
+async def test_requests_go_through_a_proxy_that_tunnels(certificates: Any, record: MakeRecord) -> None:
+    tunnels: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        tunnels.append(head.split(b"\r\n")[0])
+        host, port = head.split()[1].decode().split(":")
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                target.write(data)
+            target.close()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pump(reader, inner_writer))
+            tasks.create_task(pump(inner_reader, writer))
+
+    async with receiving(certificates) as receiver, listening(handle) as port:
+        url = f"https://localhost:{receiver.port}/"
+        async with webhook(url, ca_file=certificates.ca, proxy=f"http://127.0.0.1:{port}") as sink:
+            await sink.send([record()], key="k")
+    assert tunnels == [f"CONNECT localhost:{receiver.port} HTTP/1.1".encode()]
+    assert len(receiver.requests) == 1
+
+
+async def test_a_proxy_that_wants_a_password_is_unauthorized(record: MakeRecord) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with listening(handle) as port:
+        async with webhook("https://nowhere.invalid/", proxy=f"http://127.0.0.1:{port}") as sink:
+            with pytest.raises(Unavailable, match="407") as caught:
+                await sink.send([record()], key="k")
+    assert caught.value.reason is Reason.UNAUTHORIZED
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(200, "accepted an empty batch"), (422, "answers; an empty batch it refuses with 422, which is its right")],
+)
+async def test_check_posts_an_empty_array(status: int, text: str) -> None:
+    async with receiving() as receiver:
+        receiver.say(status)
+        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+            assert await sink.check() == f"http://127.0.0.1:{receiver.port} {text}"
+    assert receiver.requests[0].body == b"[]"
+    assert receiver.requests[0].headers["X-Records-Count"] == "0"
+
+
+async def test_check_fails_where_a_batch_would(record: MakeRecord) -> None:
+    async with receiving() as receiver:
+        receiver.say(403)
+        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+            with pytest.raises(Unavailable, match="answered 403"):
+                await sink.check()
+
+
+async def test_no_secret_reaches_a_log_or_an_error(
+    tmp_path: Path, record: MakeRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "token").write_text("hunter2-token")
+    (tmp_path / "hmac").write_text("hunter2-hmac")
+    said = []
+    async with receiving() as receiver:
+        for status in (200, 400, 403, 500):
+            receiver.say(status, "you sent hunter2-token, signed with hunter2-hmac")
+            async with webhook(
+                f"http://127.0.0.1:{receiver.port}/services/hunter2-path?key=hunter2-query",
+                token_file=tmp_path / "token",
+                hmac_secret_file=tmp_path / "hmac",
+            ) as sink:
+                try:
+                    await sink.send([record()], key="k")
+                except SinkError as error:
+                    said.append(f"{error!r} {error} {error.__cause__}")
+                    logging.getLogger("test").exception("failed")
+    assert len(said) == 3
+    assert "you sent ***, signed with ***" in said[0]
+    assert "hunter2" not in " ".join(said) + caplog.text
