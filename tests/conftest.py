@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest_plugins = ["tests.plugins.no_skips", "tests.plugins.prometheus"]
+
 
 @pytest.fixture
 def anyio_backend() -> str:

@@ -127,7 +127,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", message="gpuid %(version)s", help="Print the version.")
 def gpuid() -> None:
-    r"""Know where every physical NVIDIA GPU of many Kubernetes clusters is.
+    """Know where every physical NVIDIA GPU of many Kubernetes clusters is.
 
     gpuid reads the kubeconfig contexts that you have, asks nvidia-smi on every GPU node, follows pods and
     nodes as they change, and serves one true inventory: Prometheus series, a JSON API and a page.
@@ -153,7 +153,7 @@ def gpuid() -> None:
     \b
     Completion of commands and options in your shell (bash; zsh and fish likewise):
       eval "$(_GPUID_COMPLETE=bash_source gpuid)"
-    """
+    """  # noqa: D301  click reads the escape
 
 
 def main() -> None:

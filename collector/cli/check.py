@@ -7,7 +7,6 @@ from pathlib import Path
 import anyio
 import click
 import msgspec
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -33,7 +32,7 @@ _AT_ONCE = 32  # clusters; each may start a credential plugin
 @click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long one cluster may take.")
 @click.pass_context
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
-    r"""Try every cluster of the configuration and tell what is missing.
+    """Try every cluster of the configuration and tell what is missing.
 
     For each cluster: is it reachable, who are we there, may we list and watch pods and nodes and run a
     command in the pods, which pods are there, and what does nvidia-smi say in one of them. Nothing is
@@ -44,7 +43,7 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
       gpuid check
       gpuid check --cluster prod-us-east --timeout 5s
       gpuid check --json | jq '.clusters[] | select(.ok | not)'
-    """
+    """  # noqa: D301  click reads the escape
     configure("error", "text")
     clusters = _chosen(configuration.load(config).clusters, names)
     with Console(stderr=True).status(f"Trying {len(clusters)} cluster{'s' if len(clusters) > 1 else ''} …"):
@@ -83,11 +82,12 @@ def _print(findings: Collection[Finding]) -> None:
     """Print a table: on a terminal it fits the window, elsewhere a cluster is one line that grep finds."""
     terminal = Console().is_terminal
     console = Console(width=None if terminal else 10_000, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("CLUSTER", "SERVER", "VERSION", "LATENCY", "USER", "PODS", "GPUS", "RESULT"):
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("CLUSTER", "VERSION", "LATENCY", "USER", "PODS", "GPUS"):
         table.add_column(heading, overflow="fold")
+    table.add_column("RESULT", overflow="fold", min_width=30)
     for finding in findings:
-        table.add_row(*(Text(text or "-") for text in _cells(finding)), _result(finding, "\n" if terminal else "; "))
+        table.add_row(*(Text(text or "-") for text in _cells(finding)), _result(finding, terminal=terminal))
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
@@ -101,7 +101,6 @@ def _cells(finding: Finding) -> list[str]:
     driver = f" (driver {finding.driver_version})" if finding.driver_version else ""
     return [
         one_line(finding.cluster),
-        one_line(finding.server),
         finding.version or "",
         f"{latency * 1000:.0f} ms" if latency is not None else "",
         finding.user or "",
@@ -110,14 +109,14 @@ def _cells(finding: Finding) -> list[str]:
     ]
 
 
-def _result(finding: Finding, joint: str) -> Text:
+def _result(finding: Finding, *, terminal: bool) -> Text:
     if finding.ok:
         return Text("ok", "green")
     result = Text()
     for problem in finding.problems:
         if result:
-            result.append(joint)
+            result.append("\n" if terminal else "; ")
         result.append(problem.text, "red")
         if problem.hint:
-            result.append(f"{joint if joint != '; ' else ' '}({problem.hint})", "dim")
+            result.append(("\n" if terminal else " ") + f"({problem.hint})", "dim")
     return result

@@ -71,7 +71,7 @@ def ls(
     timeout: Duration,
     **filters: tuple[str, ...],
 ) -> None:
-    r"""List the GPUs of a running collector; TERM finds a serial, UUID, chassis or node.
+    """List the GPUs of a running collector; TERM finds a serial, UUID, chassis or node.
 
     A filter that is given several times admits any of its values; different filters must all hold.
     Without --url and without a configuration, the collector is looked for on http://127.0.0.1:8080.
@@ -83,7 +83,7 @@ def ls(
       gpuid ls --cluster prod --model "NVIDIA H100 80GB HBM3" -o wide
       gpuid ls -o json | jq -r '.[].uuid'
       gpuid ls --url https://gpuid.example.com --token-file ~/.gpuid-token -o csv > gpus.csv
-    """
+    """  # noqa: D301  click reads the escape
     place = _endpoint(url, config, ca, cert, key)
     with httpx.Client(
         base_url=place.url,

@@ -50,7 +50,7 @@ def simulate(
     seed: int,
     duration: Duration | None,
 ) -> None:
-    r"""Run simulated Kubernetes API servers and print a kubeconfig for them.
+    """Run simulated Kubernetes API servers and print a kubeconfig for them.
 
     They speak what the real ones speak: lists, watches, exec, access reviews, tokens. Every client can be
     pointed at them. A control URL makes them misbehave: move a GPU, delete a node, drop connections.
@@ -60,7 +60,7 @@ def simulate(
       gpuid simulate --clusters 2 --nodes 5 --kubeconfig sim.kubeconfig
       gpuid init --kubeconfig sim.kubeconfig -o sim.toml && gpuid run -c sim.toml
       kubectl --kubeconfig sim.kubeconfig --context sim-0 get pods -A -w
-    """
+    """  # noqa: D301  click reads the escape
     if output is not None and not force:
         _refuse_others(output)
     simulator = Simulator(

@@ -141,7 +141,9 @@ class Renewed:
 
     def _usable(self) -> bool:
         current = self._current
-        return current is not None and (current.expires is None or self._clock() < current.expires)
+        if current is None or self._refused:
+            return False
+        return current.expires is None or self._clock() < current.expires
 
     async def _renew(self) -> None:
         try:

@@ -47,8 +47,9 @@ class Session:
         self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
         self._cluster = cluster
         self._clock = clock
-        self._settings: Settings = None  # type: ignore[assignment]  # until the session is entered
-        self._credentials: Credentials = Fixed(Credential())
+        self._access: Access | None = None
+        self._settings: Settings
+        self._credentials: Credentials
         self._stamps: dict[str, object] = {}
         self._looked = clock()
         self._changing = anyio.Lock()
@@ -115,7 +116,7 @@ class Session:
                     protocols=protocols,
                     headers=headers,
                     max_msg_size=0,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE),  # type: ignore[call-arg]
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE),
                     **transport.route,
                 )
 
@@ -246,7 +247,7 @@ class Session:
         """Work by `access` from the next request on; credentials that it leaves as they were are kept."""
         stamps = await anyio.to_thread.run_sync(_stamps, access)
         settings = await anyio.to_thread.run_sync(Settings, access)
-        before = self._settings.access if self._settings else None
+        before, self._access = self._access, access
         if before is None or (before.user, before.cluster, before.folder) != (
             access.user,
             access.cluster,
@@ -254,7 +255,8 @@ class Session:
         ):
             self._credentials = _credentials(access, self._clock)
         self._settings = settings
-        self._stamps = stamps | self._stamps
+        # A stamp from before the files were read counts: what changed in between is then seen the next time.
+        self._stamps = {path: self._stamps.get(path, stamp) for path, stamp in stamps.items()}
         self.host = settings.host
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from collector.simulator import errors
 from collector.simulator.objects import RESOURCES, Document, Resource
-from collector.simulator.selectors import Labels, label_selector, required_fields
+from collector.simulator.selection import Labels, label_selector, required_fields
 
 __all__ = ["Entry", "Event", "Filter", "Page", "Storage", "Watch"]
 

@@ -172,7 +172,8 @@ class S3Sink:
         answer = error.response.get("Error", {})
         meta = error.response.get("ResponseMetadata", {})
         code, status = str(answer.get("Code", "")), int(meta.get("HTTPStatusCode", 500))
-        text = tidy(f"{error.operation_name} answered {status} {code}: {answer.get('Message', '')}")
+        message = tidy(str(answer.get("Message", "")))
+        text = f"{error.operation_name} answered {status} {tidy(code)}{': ' if message else ''}{message}"
         retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
         reason = _CODES.get(code)
         if error.operation_name not in _S3_OPERATIONS and status < 500 and status != 429:

@@ -177,7 +177,7 @@ async def test_no_credentials_are_unauthorized(
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     async with lake(moto) as sink:
-        with pytest.raises(Unavailable, match="(?i)credentials") as caught:
+        with pytest.raises(Unavailable, match=r"(?i)credentials") as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.UNAUTHORIZED
     async with lake(moto, profile="absent") as sink:
@@ -214,7 +214,7 @@ async def answering(status: int, code: str, message: str = "", **headers: str) -
     """Serve an S3 that has one answer for everything."""
     seen: list[str] = []
 
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(request: web.Request) -> web.StreamResponse:
         await request.read()
         seen.append(request.method)
         if status == 0:
@@ -222,7 +222,9 @@ async def answering(status: int, code: str, message: str = "", **headers: str) -
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         return web.Response(status=status, text=body, content_type="application/xml", headers=headers)
 
-    runner = web.ServerRunner(web.Server(handle, access_log=None), shutdown_timeout=0.1)
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -112,11 +112,13 @@ async def test_a_batch_is_one_post_of_a_json_array_with_the_headers_promised(
     tmp_path: Path, record: MakeRecord
 ) -> None:
     (tmp_path / "token").write_text("t0ken\n")
-    async with receiving() as receiver:
-        async with webhook(f"http://127.0.0.1:{receiver.port}/gpus?x=1", token_file=tmp_path / "token") as sink:
-            await sink.send([record(), record(1)], key="batch-7")
-            await sink.send([record(2)], key="batch-8")
-            await sink.send([], key="batch-9")
+    async with (
+        receiving() as receiver,
+        webhook(f"http://127.0.0.1:{receiver.port}/gpus?x=1", token_file=tmp_path / "token") as sink,
+    ):
+        await sink.send([record(), record(1)], key="batch-7")
+        await sink.send([record(2)], key="batch-8")
+        await sink.send([], key="batch-9")
     first, second = receiver.requests
     assert json.loads(first.body)[1] == {
         "cluster": "prod",
@@ -145,9 +147,11 @@ async def test_a_signature_covers_the_timestamp_and_the_bytes_sent(
     record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_HMAC", "sign-me")
-    async with receiving() as receiver:
-        async with webhook(f"http://127.0.0.1:{receiver.port}/", hmac_secret_env="HOOK_HMAC", gzip=True) as sink:
-            await sink.send([record()], key="k")
+    async with (
+        receiving() as receiver,
+        webhook(f"http://127.0.0.1:{receiver.port}/", hmac_secret_env="HOOK_HMAC", gzip=True) as sink,
+    ):
+        await sink.send([record()], key="k")
     (request,) = receiver.requests
     signed = request.headers["X-Timestamp"].encode() + b"." + request.body
     assert request.headers["X-Signature"] == "sha256=" + hmac.new(b"sign-me", signed, hashlib.sha256).hexdigest()
@@ -341,10 +345,12 @@ async def test_a_proxy_that_wants_a_password_is_unauthorized(record: MakeRecord)
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
 
-    async with listening(handle) as port:
-        async with webhook("https://nowhere.invalid/", proxy=f"http://127.0.0.1:{port}") as sink:
-            with pytest.raises(Unavailable, match="407") as caught:
-                await sink.send([record()], key="k")
+    async with (
+        listening(handle) as port,
+        webhook("https://nowhere.invalid/", proxy=f"http://127.0.0.1:{port}") as sink,
+    ):
+        with pytest.raises(Unavailable, match="407") as caught:
+            await sink.send([record()], key="k")
     assert caught.value.reason is Reason.UNAUTHORIZED
 
 
