@@ -52,7 +52,7 @@ class Duration(float):
 class Listen(str):
     """An address to serve on, `host:port`, `[v6]:port` or `:port`; an empty host means every interface."""
 
-    _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\s\[\]]*)):(\d{1,5})", re.ASCII)
+    _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([^:\s\[\]]*)):(\d{1,5})", re.ASCII)
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -119,7 +119,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse values that no cluster could run with."""
         for key in ("exec_concurrency", "request_burst", "request_rate", "refresh", "exec_timeout"):
             if not 0 < getattr(self, key) < math.inf:  # written so that it is false of nan
-                raise ValueError(f"{key}: expected a value above zero")
+                raise ValueError(f"{key}: expected a finite value above zero")
         if self.preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {_shown(self.preset)}")
         if not self.command:
@@ -228,6 +228,8 @@ def parse(text: str, path: Path) -> Config:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: arrays or tables nested too deep") from error
     for key, name, known in _unknown_keys(document, Config, ""):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         raise ConfigError(f'{path}: {key}: unknown key; did you mean "{nearest[0]}"?')
@@ -248,8 +250,8 @@ def parse(text: str, path: Path) -> Config:
         raise ConfigError(f"{path}: clusters: expected at least one [[clusters]] table")
     try:
         return _resolved(config, path.resolve().parent)
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: a path begins with ~ and the name of a user who has no home directory") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _inherit(defaults: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,13 +322,18 @@ def _shown(value: object) -> str:
 def _resolved(config: Config, base: Path) -> Config:
     """Make every path absolute: `~` is the home directory, anything else is relative to the configuration file."""
 
-    def absolute(path: Path) -> Path:
-        return base / path.expanduser()
+    def absolute(path: Path, key: str) -> Path:
+        try:
+            return base / path.expanduser()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{key}: expected a path of a user with a home directory, got {_shown(str(path))}"
+            ) from error
 
     server = msgspec.structs.replace(
         config.server,
         **{
-            key: absolute(path)
+            key: absolute(path, f"server.{key}")
             for key in ("tls_cert", "tls_key", "client_ca", "bearer_token_file")
             if (path := getattr(config.server, key)) is not None
         },
@@ -335,11 +342,13 @@ def _resolved(config: Config, base: Path) -> Config:
         msgspec.structs.replace(
             cluster,
             kubeconfig=os.pathsep.join(
-                str(absolute(Path(part))) for part in cluster.kubeconfig.split(os.pathsep) if part
+                str(absolute(Path(part), f"clusters[{index}].kubeconfig"))
+                for part in cluster.kubeconfig.split(os.pathsep)
+                if part
             ),
         )
         if cluster.kubeconfig
         else cluster
-        for cluster in config.clusters
+        for index, cluster in enumerate(config.clusters)
     )
     return msgspec.structs.replace(config, server=server, clusters=clusters)

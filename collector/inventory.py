@@ -3,9 +3,26 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+import msgspec
+
 from collector.model import Change, Event, Fingerprint, Gpu, Known, Node, Place, Placement, Reading
 
-__all__ = ["Inventory", "NodeEntry"]
+__all__ = ["Inventory", "NodeEntry", "NodeSnapshot"]
+
+
+class NodeSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the inventory knows of one node at one instant; from these it is restored."""
+
+    place: Place
+    node: Node
+    time: float | None  # Unix seconds of the last reading, None before the first
+    driver_version: str | None
+    cuda_version: str | None
+    source: str
+    fingerprint: Fingerprint | None
+    gpus: tuple[Gpu, ...]  # those that are here
+    since: tuple[float, ...]  # beside `gpus`
+    superseded: frozenset[str]  # UUIDs that the last reading had, but that have since been seen on another node
 
 
 class NodeEntry:
@@ -141,6 +158,48 @@ class Inventory:
         ]
         self._ghosts = {uuid: place for uuid, place in self._ghosts.items() if place.cluster != cluster}
         return changes
+
+    def snapshot(self, place: Place) -> NodeSnapshot | None:
+        """Take down all that is known of a node; None if it is unknown."""
+        entry = self.node(place)
+        if entry is None:
+            return None
+        return NodeSnapshot(
+            place=entry.place,
+            node=entry.node,
+            time=entry.time,
+            driver_version=entry.driver_version,
+            cuda_version=entry.cuda_version,
+            source=entry.source,
+            fingerprint=entry.fingerprint,
+            gpus=entry.gpus,
+            since=entry.since,
+            superseded=entry.superseded,
+        )
+
+    def restore(self, nodes: Iterable[NodeSnapshot], ghosts: Mapping[str, Place]) -> None:
+        """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
+
+        `ghosts` tells where GPUs that are nowhere were last, by UUID.
+        """
+        assert not self._nodes, "only an empty inventory can be restored"
+        uuids: set[str] = set()  # in more than one place
+        serials: set[str] = set()
+        for snapshot in nodes:
+            entry = self._entry(snapshot.place, snapshot.node)
+            entry.time, entry.source, entry.fingerprint = snapshot.time, snapshot.source, snapshot.fingerprint
+            entry.driver_version, entry.cuda_version = snapshot.driver_version, snapshot.cuda_version
+            entry.gpus, entry.since, entry.superseded = snapshot.gpus, snapshot.since, snapshot.superseded
+            self._note_shared_serials(entry.gpus)
+            uuids |= _add(self._homes, {gpu.uuid for gpu in entry.gpus}, entry)
+            serials |= _add(self._serials, {gpu.serial for gpu in entry.gpus}, entry)
+            _add(self._chassis, {gpu.chassis for gpu in entry.gpus}, entry)
+            self._on_node(entry.place)
+        for uuid in uuids:
+            self._judge(uuid)
+        for serial in serials:
+            self._judge_serial(serial)
+        self._ghosts.update(ghosts)
 
     def clusters(self) -> Collection[str]:
         """Name the clusters with at least one node."""
@@ -298,6 +357,16 @@ class Inventory:
 
 # Grace superchips carry two GPUs on one board under one serial, also where each is given to a node of its own.
 _SUPERCHIP = re.compile(r"\bGB\d{3}\b")
+
+
+def _add(index: dict[str, tuple[NodeEntry, ...]], keys: Iterable[str | None], entry: NodeEntry) -> set[str]:
+    """Put a node that is new to an index under some keys; returns those that other nodes have as well."""
+    shared = set()
+    for key in keys:
+        if key is not None and (others := index.setdefault(key, entry.alone)) is not entry.alone:
+            index[key] = (*others, entry)
+            shared.add(key)
+    return shared
 
 
 def _serial(gpu: Gpu) -> str | None:

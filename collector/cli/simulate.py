@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import click
+import watchfiles
 
 from collector.cli.options import DURATION, LISTEN
 from collector.config import ConfigError, Duration, Listen
@@ -35,7 +36,7 @@ _MARK = "# Written by gpuid simulate.\n"
     type=LISTEN,
     default="127.0.0.1:0",
     show_default=True,
-    help="Address and first port; the following ports are for the other servers. 0 takes any free ones.",
+    help="Address and first port; the next ones are the other clusters', then the control URL's. 0: any free ones.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same fleet.")
 @click.option("--for", "duration", type=DURATION, help="End after this time. Default: run until Ctrl-C.")
@@ -61,8 +62,12 @@ def simulate(
       gpuid init --kubeconfig sim.kubeconfig -o sim.toml && gpuid run -c sim.toml
       kubectl --kubeconfig sim.kubeconfig --context sim-0 get pods -A -w
     """  # noqa: D301  click reads the escape
-    if output is not None and not force:
-        _refuse_others(output)
+    if listen.port + clusters > 65535:
+        raise click.BadParameter(
+            f"{clusters} clusters need {clusters + 1} ports from {listen.port} on", param_hint="--listen"
+        )
+    if output is not None:
+        _refuse_others(output, force=force)
     simulator = Simulator(
         clusters=clusters,
         nodes=nodes,
@@ -77,35 +82,43 @@ def simulate(
 
 async def _simulate(simulator: Simulator, output: Path | None, duration: float | None) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with simulator:
-            path = simulator.kubeconfig
+        async with simulator, anyio.create_task_group() as tasks:
             if output is not None:
-                path = output
-                _write(output, simulator.kubeconfig.read_text(encoding="utf-8"))
-            click.echo(_banner(simulator, path))
+                _copy(simulator.kubeconfig, output)
+                tasks.start_soon(_keep_copied, simulator.kubeconfig, output)
+            click.echo(_banner(simulator, output or simulator.kubeconfig, duration))
             with anyio.move_on_after(duration):
                 async for _ in signals:
                     break
+            tasks.cancel_scope.cancel()
 
 
-def _banner(simulator: Simulator, path: Path) -> str:
-    first, *_, last = [*simulator.clusters, *simulator.clusters]
-    names = first if first == last else f"{first} … {last}"
+async def _keep_copied(kubeconfig: Path, output: Path) -> None:
+    """Follow the tokens, which can be told to change."""
+    async for _ in watchfiles.awatch(kubeconfig.parent, step=50):
+        _copy(kubeconfig, output)
+
+
+def _banner(simulator: Simulator, path: Path, duration: float | None) -> str:
+    first, last = next(iter(simulator.clusters)), next(reversed(simulator.clusters))
+    what = f"{len(simulator.clusters)} clusters, contexts {first} … {last}," if first != last else f"cluster {first}"
     return "\n".join(
         (
-            f"Simulating {len(simulator.clusters)} clusters until Ctrl-C.",
+            f"Simulating {what} {f'for {duration:g} s or ' if duration else ''}until Ctrl-C.",
             "",
-            f"Kubeconfig  {path}  (contexts {names})",
+            f"Kubeconfig  {path}",
             f"  export KUBECONFIG={shlex.quote(str(path.resolve()))}",
             f"  kubectl --context {first} get pods -A -w",
             "",
-            f"Control     {simulator.control_url}  (what it can do: curl {simulator.control_url})",
-            f"  curl -X POST {simulator.control_url}/clusters/{first}/drop_connections",
+            f"Control     {simulator.control_url}",
+            f"  curl {simulator.control_url}    lists what it can do",
+            f"  curl -X POST {simulator.control_url}/clusters/{first}/swap_tray",
         )
     )
 
 
-def _refuse_others(path: Path) -> None:
+def _refuse_others(path: Path, *, force: bool) -> None:
+    """Leave a file alone that somebody else has written."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             own = file.readline() == _MARK
@@ -113,17 +126,18 @@ def _refuse_others(path: Path) -> None:
         return
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    if not own:
+    if not own and not force:
         raise ConfigError(f"{path}: exists and is not a simulator's kubeconfig; --force replaces it")
 
 
-def _write(path: Path, text: str) -> None:
+def _copy(kubeconfig: Path, output: Path) -> None:
     """Put the kubeconfig in its place at once, whole, and readable by its owner alone, for it holds tokens."""
     try:
+        text = kubeconfig.read_text(encoding="utf-8")
         with tempfile.NamedTemporaryFile(
-            "w", dir=path.resolve().parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+            "w", dir=output.resolve().parent, prefix=f".{output.name}.", encoding="utf-8", delete=False
         ) as file:
             file.write(_MARK + text)
-        Path(file.name).replace(path)
+        Path(file.name).replace(output)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{output}: {error.strerror}") from error

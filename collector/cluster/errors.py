@@ -159,8 +159,11 @@ def _why(error: BaseException) -> str:
 
 
 def _system(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failure: {one_line((error.reason or 'connection closed').replace('_', ' ').lower(), 200)}"
+    # An alert that comes after the handshake is wrapped into a ClientOSError, whose number then means nothing.
+    tls = error if isinstance(error, ssl.SSLError) else error.__cause__
+    if isinstance(tls, ssl.SSLError):
+        reason = getattr(tls, "reason", None) or "connection closed"
+        return f"TLS failure: {one_line(reason.replace('_', ' ').lower(), 200)}"
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return "cannot connect"

@@ -3,6 +3,7 @@
 import difflib
 import functools
 import os
+import re
 import threading
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -207,9 +208,9 @@ def _parse(file: str, version: tuple[int, ...]) -> _File:
     except msgspec.ValidationError as error:
         raise BadContext(f"{file}: not a kubeconfig: {one_line(str(error), 200)}") from error
     except msgspec.DecodeError as error:
-        mark = getattr(error.__cause__, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark else ""
-        # The cause is left out: a parser may quote the text around the mistake, and that may be a token.
+        # Only the line's number: a parser may quote the text around the mistake, and that may be a token.
+        lines = re.findall(r", line (\d+), column", str(error))
+        line = f" (line {lines[-1]})" if lines else ""
         raise BadContext(f"{file}: not valid YAML{line}") from None
 
 

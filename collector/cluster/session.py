@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _LOOK = 60.0  # seconds after which the kubeconfig and its certificates are looked at for changes
 _CLOSE = 1.0  # seconds for a WebSocket's closing handshake
+_MESSAGE = 1 << 26  # bytes of one WebSocket message
 
 _T = TypeVar("_T")
 _Headers = list[tuple[str, str]]
@@ -115,7 +116,7 @@ class Session:
                     transport.url(path, params),
                     protocols=protocols,
                     headers=headers,
-                    max_msg_size=0,
+                    max_msg_size=_MESSAGE,
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE),
                     **transport.route,
                 )
@@ -247,14 +248,10 @@ class Session:
         """Work by `access` from the next request on; credentials that it leaves as they were are kept."""
         stamps = await anyio.to_thread.run_sync(_stamps, access)
         settings = await anyio.to_thread.run_sync(Settings, access)
-        before, self._access = self._access, access
-        if before is None or (before.user, before.cluster, before.folder) != (
-            access.user,
-            access.cluster,
-            access.folder,
-        ):
+        before = self._access
+        if before is None or msgspec.structs.replace(before, where=access.where, files=access.files) != access:
             self._credentials = _credentials(access, self._clock)
-        self._settings = settings
+        self._access, self._settings = access, settings
         # A stamp from before the files were read counts: what changed in between is then seen the next time.
         self._stamps = {path: self._stamps.get(path, stamp) for path, stamp in stamps.items()}
         self.host = settings.host

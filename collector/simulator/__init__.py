@@ -1,0 +1,9 @@
+"""Simulated Kubernetes API servers with a fleet of GPUs behind them, for the demo, tests and benchmarks."""
+
+from collector.simulator.actions import Done
+from collector.simulator.cluster import SimulatedCluster
+from collector.simulator.faults import Misconduct
+from collector.simulator.fleet import Fleet, Placed, SimulationError
+from collector.simulator.simulator import Simulator
+
+__all__ = ["Done", "Fleet", "Misconduct", "Placed", "SimulatedCluster", "SimulationError", "Simulator"]

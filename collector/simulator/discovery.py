@@ -11,7 +11,7 @@ __all__ = ["answer"]
 
 @functools.cache
 def answer(path: str) -> bytes | None:
-    """The document at `path`; None where discovery has nothing."""
+    """Give the document at `path`; None where discovery has nothing."""
     document = _documents().get(path.rstrip("/") or "/")
     return None if document is None else msgspec.json.encode(document)
 

@@ -57,27 +57,29 @@ class ApiError(Exception):
 
 
 def bad_request(message: str) -> ApiError:
-    """The request cannot be understood."""
+    """Refuse: the request cannot be understood."""
     return ApiError(400, "BadRequest", message)
 
 
 def unauthorized() -> ApiError:
-    """The credentials are missing or wrong."""
+    """Refuse: the credentials are missing or wrong."""
     return ApiError(401, "Unauthorized", "Unauthorized", headers={"WWW-Authenticate": 'Bearer realm="kubernetes"'})
 
 
 def forbidden(user: str, verb: str, resource: str, group: str, namespace: str, name: str) -> ApiError:
-    """The user lacks the right."""
+    """Refuse: the user lacks the right."""
     scope = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
     qualified = f"{resource.partition('/')[0]}.{group}" if group else resource.partition("/")[0]
     subject = f'{qualified} "{name}"' if name else qualified
-    message = f'{subject} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "{group}" {scope}'
+    message = (
+        f'{subject} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "{group}" {scope}'
+    )
     details = {key: value for key, value in {"name": name, "group": group, "kind": resource}.items() if value}
     return ApiError(403, "Forbidden", message, details=details)
 
 
 def not_found(resource: str, name: str, group: str = "") -> ApiError:
-    """The object does not exist."""
+    """Refuse: the object does not exist."""
     qualified = f"{resource}.{group}" if group else resource
     details = {key: value for key, value in {"name": name, "group": group, "kind": resource}.items() if value}
     return ApiError(404, "NotFound", f'{qualified} "{name}" not found', details=details)
@@ -89,18 +91,18 @@ def unknown_path() -> ApiError:
 
 
 def method_not_allowed() -> ApiError:
-    """The resource does not know the verb."""
+    """Refuse: the resource does not know the verb."""
     return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 
 
 def already_exists(resource: str, name: str, group: str) -> ApiError:
-    """An object of this name exists."""
+    """Refuse: an object of this name exists."""
     details = {"name": name, "group": group, "kind": resource}
     return ApiError(409, "AlreadyExists", f'{resource}.{group} "{name}" already exists', details=details)
 
 
 def conflict(resource: str, name: str, group: str) -> ApiError:
-    """The resourceVersion that the change was made from is not the current one."""
+    """Refuse: the resourceVersion that the change was made from is not the current one."""
     qualified = f"{resource}.{group}" if group else resource
     details = {key: value for key, value in {"name": name, "group": group, "kind": resource}.items() if value}
     return ApiError(
@@ -113,24 +115,24 @@ def conflict(resource: str, name: str, group: str) -> ApiError:
 
 
 def expired(message: str, **metadata: str) -> ApiError:
-    """The resource version or continue token has been compacted away."""
+    """Refuse: the resource version or continue token has been compacted away."""
     return ApiError(410, "Expired", message, metadata=metadata)
 
 
 def unsupported_media_type(media_type: str, accepted: str) -> ApiError:
-    """The body is in a form that is not spoken here."""
-    message = f'the body of the request was in an unknown format - accepted media types include: {accepted}'
+    """Refuse: the body is in a form that is not spoken here."""
+    message = f"the body of the request was in an unknown format - accepted media types include: {accepted}"
     return ApiError(415, "UnsupportedMediaType", f"{message} (got {media_type})")
 
 
 def invalid(subject: str, field: str, message: str) -> ApiError:
-    """A field has a value that it may not have."""
+    """Refuse: a field has a value that it may not have."""
     causes = [{"reason": "FieldValueForbidden", "message": message, "field": field}]
-    return ApiError(422, "Invalid", f'{subject} is invalid: {field}: {message}', details={"causes": causes})
+    return ApiError(422, "Invalid", f"{subject} is invalid: {field}: {message}", details={"causes": causes})
 
 
 def too_many_requests(retry_after: int) -> ApiError:
-    """The client must slow down."""
+    """Refuse: the client must slow down."""
     return ApiError(
         429,
         "TooManyRequests",
@@ -141,13 +143,13 @@ def too_many_requests(retry_after: int) -> ApiError:
 
 
 def internal(message: str) -> ApiError:
-    """The server itself failed."""
+    """Refuse: the server itself failed."""
     text = f"Internal error occurred: {message}"
     return ApiError(500, "InternalError", text, details={"causes": [{"message": message}]})
 
 
 def too_large_version(wanted: int, current: int) -> ApiError:
-    """The resource version lies in the future."""
+    """Refuse: the resource version lies in the future."""
     return ApiError(
         504,
         "Timeout",

@@ -96,7 +96,7 @@ def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], b
 
 
 def killed(wanted: Command) -> Outcome:
-    """What a client sees of a command whose container ends under it."""
+    """Give what a client sees of a command whose container ends under it."""
     return _ended(wanted, 137, b"", b"")
 
 
@@ -112,7 +112,7 @@ def _runs(document: Document, container: str) -> bool:
 
 
 def _program(argv: Sequence[str]) -> tuple[str, str]:
-    """The shell that the command is run by (or "") and the program's name without its folder."""
+    """Give the shell that the command is run by (or "") and the program's name without its folder."""
     name = argv[0].rpartition("/")[2]
     if name in ("sh", "bash") and len(argv) > 2 and argv[1].startswith("-") and argv[1].endswith("c"):
         try:

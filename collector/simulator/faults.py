@@ -45,11 +45,11 @@ class Faults:
         self.execs: dict[str, ExecFault] = {}  # node (or "*")
 
     def denies(self, verb: str, resource: str) -> bool:
-        """True when the right to this is taken away."""
+        """Tell whether the right to this is taken away."""
         return any(pair in self.denied for pair in ((verb, resource), (verb, "*"), ("*", resource), ("*", "*")))
 
     def throttles(self) -> bool:
-        """True when this request is one too many; counts it."""
+        """Tell whether this request is one too many, and count it."""
         if self.throttled is None:
             return True
         if self.throttled > 0:
@@ -58,7 +58,7 @@ class Faults:
         return False
 
     def exec_fault(self, node: str) -> ExecFault | None:
-        """What goes wrong with this exec; counts it."""
+        """Tell what goes wrong with this exec, and count it."""
         key = node if node in self.execs else "*"
         fault = self.execs.get(key)
         if fault is not None and fault.times is not None:
@@ -72,7 +72,7 @@ class Faults:
         return self.delays.get(node, self.delays.get("*", 0.0))
 
     def describe(self) -> dict[str, Any]:
-        """The misbehaviour in force, for a reader."""
+        """Tell the misbehaviour in force to a reader."""
         return {
             "refuses_tokens": self.refuses_tokens,
             "denied": sorted(f"{verb} {resource}" for verb, resource in self.denied),
@@ -108,7 +108,7 @@ class Counters:
             del self.open_execs[node]
 
     def describe(self) -> dict[str, Any]:
-        """The counts, for a reader; requests are keyed `verb resource`."""
+        """Tell the counts to a reader; requests are keyed `verb resource`."""
         return {
             "requests": {f"{verb} {resource}": number for (verb, resource), number in sorted(self.requests.items())},
             "responses": {str(status): number for status, number in sorted(self.responses.items())},

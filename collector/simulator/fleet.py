@@ -1,7 +1,7 @@
 """The physical truth of a simulated fleet: which GPU sits in which machine, and the acts that change it."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from collector.model import GpuidError
@@ -30,7 +30,7 @@ class Card(NamedTuple):
     kind: str  # a key of KINDS
     uuid: str
     serial: str
-    index: int  # the minor number
+    minor: int
     bus_id: str
     module: int
     chassis: str
@@ -88,11 +88,11 @@ class Fleet:
         return list(self._machines)
 
     def kind(self, cluster: str) -> str:
-        """What the cluster's machines are made of: `h100` or `gb200`."""
+        """Give what the cluster's machines are made of: `h100` or `gb200`."""
         return self._kinds[cluster]
 
     def nodes(self, cluster: str) -> list[str]:
-        """The names of the nodes that are on a host with GPUs."""
+        """Give the names of the nodes that are on a host with GPUs."""
         return list(self._machines[cluster])
 
     def capacity(self, cluster: str, node: str) -> int:
@@ -101,7 +101,7 @@ class Fleet:
         return sum(number not in self._dropped and number not in self._lost for number in host.gpus)
 
     def cards(self, cluster: str, node: str) -> list[Card]:
-        """What the driver lists on a node, in the order of the bus."""
+        """Give what the driver lists on a node, in the order of the bus."""
         host = self._host(cluster, node)
         chassis = self._chassis(cluster, host)
         return [
@@ -192,7 +192,7 @@ class Fleet:
             kind=kind,
             uuid=self._uuid(number),
             serial="" if number in self._blank else self._serial(number),
-            index=index,
+            minor=index,
             bus_id=_bus_id(kind, index),
             module=index + 1,
             chassis=chassis,
@@ -232,7 +232,9 @@ class Fleet:
         except KeyError:
             if cluster not in self._machines:
                 raise SimulationError(f"no cluster {cluster}; there are {_some(self._machines)}") from None
-            raise SimulationError(f"{cluster}: no GPU node {node}; there are {_some(self._machines[cluster])}") from None
+            raise SimulationError(
+                f"{cluster}: no GPU node {node}; there are {_some(self._machines[cluster])}"
+            ) from None
 
     def _number(self, cluster: str, node: str, uuid: str | None) -> int:
         present = [number for number in self._host(cluster, node).gpus if number not in self._dropped]
@@ -285,7 +287,7 @@ def _bus_id(kind: str, index: int) -> str:
     return f"{index // 8:08X}:{_H100_BUSES[index % 8]:02X}:00.0"
 
 
-def _some(names: Sequence[str] | dict[str, object] | dict[str, Host] | dict[str, int]) -> str:
-    """The names, or the ends of a long list of them."""
+def _some(names: Iterable[str]) -> str:
+    """Give the names, or the ends of a long list of them."""
     listed = list(names)
     return ", ".join(listed) if len(listed) <= 4 else f"{listed[0]}, {listed[1]} … {listed[-1]}"

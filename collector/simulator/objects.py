@@ -9,6 +9,7 @@ from collector.simulator import smi
 from collector.simulator.fleet import MODELS
 
 __all__ = [
+    "GPU_POD_LABELS",
     "KUBERNETES_VERSION",
     "LEASES",
     "NODES",
@@ -22,6 +23,12 @@ __all__ = [
 
 Document = dict[str, Any]
 KUBERNETES_VERSION = "v1.34.2"
+GPU_POD_LABELS = {
+    "app": "nvidia-device-plugin-daemonset",
+    "app.kubernetes.io/managed-by": "gpu-operator",
+    "controller-revision-hash": "6d8f7b9c5d",
+    "pod-template-generation": "1",
+}
 
 
 class Resource(NamedTuple):
@@ -54,7 +61,7 @@ RESOURCES = {(resource.group, resource.plural): resource for resource in (PODS, 
 
 
 def rfc3339(seconds: float) -> str:
-    """A time as the API writes it."""
+    """Give a time as the API writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -68,17 +75,17 @@ class Blueprint:
         self._born = rfc3339(born)
 
     def uid(self, *what: object) -> str:
-        """An identifier in the form of a UUID that follows from what it is for."""
+        """Give an identifier in the form of a UUID that follows from what it is for."""
         digits = self._digest(*what)
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
 
     def pod_name(self, prefix: str, *what: object) -> str:
-        """A generated name: the prefix and five characters."""
+        """Give a generated name: the prefix and five characters."""
         digits = self._digest("name", *what)
         return prefix + "".join(_NAME_ALPHABET[int(digits[2 * at : 2 * at + 2], 16) % 27] for at in range(5))
 
     def node(self, name: str, number: int, gpus: int, *, generation: int = 0, since: float | None = None) -> Document:
-        """A ready node; `gpus` 0 makes one without GPUs. A new `generation` is a new VM under an old name."""
+        """Give a ready node; `gpus` 0 makes one without GPUs. A new `generation` is a new VM under an old name."""
         created = rfc3339(since) if since is not None else self._born
         address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         zone = _ZONES[number % len(_ZONES)]
@@ -159,19 +166,14 @@ class Blueprint:
         }
 
     def gpu_pod(self, node: str, generation: int, since: float | None = None) -> Document:
-        """The device plugin's pod on a node; a new `generation` is a new pod."""
+        """Give the device plugin's pod on a node; a new `generation` is a new pod."""
         prefix = "nvidia-device-plugin-daemonset-"
         source = PRESETS["gpu-operator"]
         return self.pod(
             source.namespace,
             self.pod_name(prefix, node, generation),
             node,
-            {
-                "app": "nvidia-device-plugin-daemonset",
-                "app.kubernetes.io/managed-by": "gpu-operator",
-                "controller-revision-hash": "6d8f7b9c5d",
-                "pod-template-generation": "1",
-            },
+            GPU_POD_LABELS,
             source.container,
             "registry.example/nvidia/k8s-device-plugin:v0.17.4",
             owner=("DaemonSet", "nvidia-device-plugin-daemonset"),
@@ -190,7 +192,7 @@ class Blueprint:
         owner: tuple[str, str],
         since: float | None = None,
     ) -> Document:
-        """A running pod of one container with everything ready."""
+        """Give a running pod of one container with everything ready."""
         started = rfc3339(since) if since is not None else self._born
         uid = self.uid("pod", namespace, name)
         address = f"10.244.{int(uid[:2], 16)}.{int(uid[2:4], 16)}"
@@ -284,7 +286,7 @@ class Blueprint:
         }
 
     def container_id(self, pod_uid: str, container: str, restarts: int) -> str:
-        """The runtime's name of a container's run."""
+        """Give the runtime's name of a container's run."""
         return f"containerd://{self._digest('container', pod_uid, container, restarts, wide=True)}"
 
     def _digest(self, *what: object, wide: bool = False) -> str:

@@ -9,19 +9,18 @@ __all__ = ["apply"]
 
 
 def apply(content_type: str, document: dict[str, Any], patch: Any) -> dict[str, Any]:
-    """The patched document; the given one stays as it is. Raises ApiError for what cannot be applied."""
+    """Give the patched document; the given one stays as it is. Raises ApiError for what cannot be applied."""
     kind = content_type.partition(";")[0].strip()
     if kind == "application/json-patch+json":
         if not isinstance(patch, list):
             raise bad_request("a JSON patch is an array of operations")
-        return _json_patch(copy.deepcopy(document), patch)
+        patched: dict[str, Any] = _json_patch(copy.deepcopy(document), patch)
+        return patched
     if kind not in ("application/merge-patch+json", "application/strategic-merge-patch+json"):
         raise unsupported_media_type(kind, ", ".join(_ACCEPTED))
     if not isinstance(patch, dict):
         raise bad_request("a merge patch is an object")
-    merged = _merge(document, patch, strategic=kind == "application/strategic-merge-patch+json")
-    assert isinstance(merged, dict)
-    return merged
+    return _merge(document, patch, strategic=kind == "application/strategic-merge-patch+json")
 
 
 _ACCEPTED = (
@@ -34,7 +33,7 @@ _ACCEPTED = (
 _MERGE_KEYS = {"conditions": "type", "addresses": "type", "ownerReferences": "uid"}
 
 
-def _merge(target: Any, patch: dict[str, Any], *, strategic: bool) -> Any:
+def _merge(target: Any, patch: dict[str, Any], *, strategic: bool) -> dict[str, Any]:
     if strategic and patch.get("$patch") == "replace":
         return {key: value for key, value in patch.items() if key != "$patch"}
     merged = dict(target) if isinstance(target, dict) else {}

@@ -29,7 +29,7 @@ def required_fields(text: str, supported: tuple[str, ...]) -> list[tuple[str, st
             raise bad_request(f"unable to find a field selector requirement in {part!r}; expected key=value")
         field, operator, value = found.groups()
         if field not in supported:
-            raise bad_request(f'field label not supported: {field}')
+            raise bad_request(f"field label not supported: {field}")
         required.append((field, value, operator != "!="))
     return required
 

@@ -13,7 +13,7 @@ DRIVER_VERSION = {"h100": "570.124.06", "gb200": "570.158.01"}
 
 
 def render(kind: str, cards: Sequence[Card], now: float) -> bytes:
-    """The whole document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC."""
+    """Give the whole document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC."""
     head = (
         '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>\n'
         f"\t<timestamp>{time.strftime('%a %b %e %H:%M:%S %Y', time.gmtime(now))}</timestamp>\n"
@@ -34,7 +34,7 @@ def _gpu(card: Card) -> str:
         "board_id": f"0x{int(domain[4:] + bus, 16) << 8:x}",
         "serial": card.serial or "N/A",
         "uuid": card.uuid,
-        "index": str(card.index),
+        "index": str(card.minor),
         "chassis": card.chassis or "N/A",
         "slot": card.slot or "N/A",
         "tray": card.tray or "N/A",
@@ -43,7 +43,7 @@ def _gpu(card: Card) -> str:
         "guid": card.fabric_guid,
         "mig": "Enabled" if card.mig else "Disabled",
         "mig_devices": _MIG_DEVICES if card.mig else "None",
-        "temperature": str(29 + card.index % 5),
+        "temperature": str(29 + card.minor % 5),
     }
     # The template is cut at its placeholders once, so a GPU costs one join, whatever the length of the text.
     texts, names = _pieces(card.kind)
@@ -74,7 +74,7 @@ def _fill(outline: str, values: Mapping[str, str]) -> str:
 
 
 def _elements(outline: str) -> Iterator[str]:
-    """Turn `block/inner: name=value; name=value` lines into indented elements; blocks stay open while they are named."""
+    """Turn `block/inner: name=value; …` lines into indented elements; a block stays open while lines name it."""
     opened: list[str] = []
     for line in outline.strip().splitlines():
         path, _, leaves = line.strip().partition(":")
@@ -108,9 +108,9 @@ _KINDS: dict[str, dict[str, str]] = {
         "device_id": "233010DE", "sub_system_id": "16C110DE", "generation": "5", "memory": "81559 MiB",
         "reserved": "551 MiB", "free": "81007 MiB", "bar1": "131072 MiB", "bar1_used": "1 MiB",
         "bar1_free": "131071 MiB", "banks": "2560 bank(s)", "draw": "power_draw=112.60 W", "limit": "700.00 W",
-        "memory_draw": "power_draw=46.20 W", "module_draw": "power_draw=N/A", "module_limit": "N/A", "module_minimum": "N/A",
-        "clock": "1980 MHz", "memory_clock": "2619 MHz", "video_clock": "1545 MHz", "clique": "0",
-        "fabric": "00000000-0000-0000-0000-000000000000", "bandwidth": "N/A", "recovery": "N/A",
+        "memory_draw": "power_draw=46.20 W", "module_draw": "power_draw=N/A", "module_limit": "N/A",
+        "module_minimum": "N/A", "clock": "1980 MHz", "memory_clock": "2619 MHz", "video_clock": "1545 MHz",
+        "clique": "0", "fabric": "00000000-0000-0000-0000-000000000000", "bandwidth": "N/A", "recovery": "N/A",
         "atomics": "FETCHADD_32 FETCHADD_64 SWAP_32 SWAP_64 CAS_32 CAS_64 ",
     },
     "gb200": {
@@ -118,8 +118,9 @@ _KINDS: dict[str, dict[str, str]] = {
         "gpu_part": "2941-886-A1", "peer": "Switch Connected", "guid_element": "gpu_fabric_guid={guid}",
         "image": "G548.0201.00.06", "c2c": "Enabled", "device_id": "294110DE", "sub_system_id": "204610DE",
         "generation": "6", "memory": "189471 MiB", "reserved": "795 MiB", "free": "188676 MiB", "bar1": "262144 MiB",
-        "bar1_used": "3 MiB", "bar1_free": "262141 MiB", "banks": "3968 bank(s)", "draw": "average_power_draw=186.40 W; instant_power_draw=187.12 W",
-        "limit": "1200.00 W", "memory_draw": "average_power_draw=31.00 W; instant_power_draw=N/A",
+        "bar1_used": "3 MiB", "bar1_free": "262141 MiB", "banks": "3968 bank(s)",
+        "draw": "average_power_draw=186.40 W; instant_power_draw=187.12 W", "limit": "1200.00 W",
+        "memory_draw": "average_power_draw=31.00 W; instant_power_draw=N/A",
         "module_draw": "average_power_draw=402.80 W; instant_power_draw=402.80 W", "module_limit": "2500.00 W",
         "module_minimum": "500.00 W", "clock": "2062 MHz", "memory_clock": "3996 MHz", "video_clock": "1890 MHz",
         "clique": "32766", "fabric": "5a0c1f7e-8d2b-4c96-9e31-70b4d8f26a15", "bandwidth": "Full",

@@ -45,18 +45,18 @@ class Framer:
             yield self._control(word & 0xFFFF, sized >> 24, payload)
 
     def reply(self, stream: int) -> bytes:
-        """A SYN_REPLY without headers."""
+        """Give a SYN_REPLY without headers."""
         block = self._deflate.compress(struct.pack(">I", 0)) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
         return self.control(SYN_REPLY, struct.pack(">I", stream) + block)
 
     @staticmethod
     def control(kind: int, payload: bytes, flags: int = 0) -> bytes:
-        """A control frame."""
+        """Give a control frame."""
         return struct.pack(">HHI", 0x8003, kind, flags << 24 | len(payload)) + payload
 
     @staticmethod
     def data(stream: int, payload: bytes, *, last: bool = False) -> bytes:
-        """A data frame; `last` closes the stream in this direction."""
+        """Give a data frame; `last` closes the stream in this direction."""
         return struct.pack(">II", stream, last << 24 | len(payload)) + payload
 
     def _control(self, kind: int, flags: int, payload: bytes) -> Frame:
@@ -146,13 +146,14 @@ def _headers(block: bytes) -> dict[str, str]:
 
 # The dictionary of the SPDY/3 specification: length-prefixed header words, then the texts that values are made of.
 _WORDS = (
-    "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow "
-    "authorization cache-control connection content-base content-encoding content-language content-length "
-    "content-location content-md5 content-range content-type date etag expect expires from host if-match "
-    "if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards pragma "
-    "proxy-authenticate proxy-authorization range referer retry-after server te trailer transfer-encoding upgrade "
-    "user-agent vary via warning www-authenticate method get status"
-).split() + ["200 OK", "version", "HTTP/1.1", "url", "public", "set-cookie", "keep-alive", "origin"]
+    "options,head,post,put,delete,trace,accept,accept-charset,accept-encoding,accept-language,accept-ranges,age,"
+    "allow,authorization,cache-control,connection,content-base,content-encoding,content-language,content-length,"
+    "content-location,content-md5,content-range,content-type,date,etag,expect,expires,from,host,if-match,"
+    "if-modified-since,if-none-match,if-range,if-unmodified-since,last-modified,location,max-forwards,pragma,"
+    "proxy-authenticate,proxy-authorization,range,referer,retry-after,server,te,trailer,transfer-encoding,"
+    "upgrade,user-agent,vary,via,warning,www-authenticate,method,get,status,200 OK,version,HTTP/1.1,url,public,"
+    "set-cookie,keep-alive,origin"
+)
 _VALUES = (
     "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505"
     "203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden"
@@ -161,4 +162,4 @@ _VALUES = (
     "chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,text/javascript,"
     "publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0."
 )
-DICTIONARY = b"".join(struct.pack(">I", len(word)) + word.encode() for word in _WORDS) + _VALUES.encode()
+DICTIONARY = b"".join(struct.pack(">I", len(word)) + word.encode() for word in _WORDS.split(",")) + _VALUES.encode()

@@ -42,8 +42,7 @@ class Entry:
     @property
     def body(self) -> bytes:
         """The object as JSON."""
-        if not self._body:
-            assert self._make is not None
+        if self._make is not None:
             document = self._make()
             document["metadata"]["resourceVersion"] = str(self.version)
             self._body = msgspec.json.encode(document)
@@ -51,12 +50,12 @@ class Entry:
         return self._body
 
     def document(self) -> Document:
-        """A fresh copy of the object."""
+        """Give a fresh copy of the object."""
         document: Document = msgspec.json.decode(self.body)
         return document
 
     def at(self, version: int) -> "Entry":
-        """The same object under another resource version, as a deletion shows it."""
+        """Give the same object under another resource version, as a deletion shows it."""
         document = self.document()
         document["metadata"]["resourceVersion"] = str(version)
         return Entry(self.key, version, self.labels, self.node, body=msgspec.json.encode(document))
@@ -87,7 +86,7 @@ class Filter:
         self.everything = not (namespace or self._labels or self._fields)
 
     def matches(self, entry: Entry) -> bool:
-        """True for an object that is selected."""
+        """Tell whether an object is selected."""
         if self.namespace and not entry.key.startswith(self.namespace + "/"):
             return False
         if self._labels is not None and not self._labels(entry.read_labels()):
@@ -158,7 +157,9 @@ class Storage:
         self._window = history
         self._watches: set[Watch] = set()
 
-    def seed(self, resource: Resource, key: str, labels: Labels | None, node: str, make: Callable[[], Document]) -> None:
+    def seed(
+        self, resource: Resource, key: str, labels: Labels | None, node: str, make: Callable[[], Document]
+    ) -> None:
         """Add an object of the beginning, without history; `make` must give the same document whenever it is called."""
         self.version += 1
         self.compacted = self.version
@@ -166,11 +167,11 @@ class Storage:
         self._sorted.pop(resource, None)
 
     def get(self, resource: Resource, key: str) -> Entry | None:
-        """The current version of an object."""
+        """Give the current version of an object."""
         return self._objects[resource].get(key)
 
     def entries(self, resource: Resource) -> Iterator[Entry]:
-        """The current objects in the order of their keys."""
+        """Give the current objects in the order of their keys."""
         objects = self._objects[resource]
         return (objects[key] for key in self._keys(resource))
 
@@ -184,7 +185,7 @@ class Storage:
             key,
             self.version,
             metadata.get("labels") or {},
-            document.get("spec", {}).get("nodeName", ""),
+            (document.get("spec") or {}).get("nodeName", ""),
             body=msgspec.json.encode(document),
         )
         previous = self._objects[resource].get(key)
@@ -224,9 +225,8 @@ class Storage:
                 raise errors.expired(f"The resourceVersion for the provided list is too old: {version}")
             raise errors.expired(_TOKEN_TOO_OLD, **{"continue": _token(-1, start)})
         objects, keys = self._snapshot(resource, version)
-        at = bisect_right(keys, start) if start else 0
         entries: list[Entry] = []
-        for at in range(at, len(keys)):
+        for at in range(bisect_right(keys, start) if start else 0, len(keys)):
             entry = objects[keys[at]]
             if selected.everything or selected.matches(entry):
                 if limit and len(entries) == limit:
@@ -236,7 +236,7 @@ class Storage:
         return Page(version, entries, "", None)
 
     def _snapshot(self, resource: Resource, version: int) -> tuple[Mapping[str, Entry], list[str]]:
-        """The objects as they were at `version`."""
+        """Give the objects as they were at `version`."""
         if version == self.version:
             return self._objects[resource], self._keys(resource)
         past: dict[str, Entry] = dict(self._objects[resource])
@@ -305,7 +305,8 @@ _LABELS = msgspec.json.Decoder(_Labelled)
 
 _TOKEN_TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list "  # noqa: S105
-    "without the continue parameter, or use the continue token in this response to retrieve the remainder of the results."
+    "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
+    "results."
 )
 
 

@@ -14,13 +14,13 @@ __all__ = ["render", "wanted"]
 
 
 def wanted(accept: str) -> bool:
-    """True when the Accept header prefers a table."""
+    """Tell whether the Accept header prefers a table."""
     first = accept.partition(",")[0]
     return "application/json" in first and "as=Table" in first and "v=v1;" in first + ";"
 
 
 def render(resource: Resource, entries: Sequence[Entry], metadata: dict[str, Any], now: float) -> bytes:
-    """The objects as one Table; `now` (Unix seconds) is what ages are counted to."""
+    """Lay out the objects as one Table; `now` (Unix seconds) is what ages are counted to."""
     return msgspec.json.encode(
         {
             "kind": "Table",
@@ -54,7 +54,7 @@ def _row(resource: Resource, document: Document, now: float) -> dict[str, Any]:
     elif resource is NODES:
         cells = _node(document, age)
     else:
-        cells = [metadata["name"], document.get("spec", {}).get("holderIdentity") or "", age]
+        cells = [metadata["name"], (document.get("spec") or {}).get("holderIdentity") or "", age]
     partial = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}
     return {"cells": cells, "object": partial}
 

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import anyio
 import httpx
@@ -120,7 +120,7 @@ class WebhookSink:
             "User-Agent": f"gpuid/{__version__}",
             "X-Records-Count": str(count),
             "X-Timestamp": timestamp,
-            "Idempotency-Key": key,
+            "Idempotency-Key": quote(key, safe=":/+="),  # a header holds no other letters
         }
         if settings.gzip:
             headers["Content-Encoding"] = "gzip"

@@ -201,6 +201,20 @@ class ControlPlane:
         until(lambda: self.http.get(path).status_code, 404)
         self.add_pod(node, gpus)
 
+    def restart_container(self, node: str) -> None:
+        """Report of the node's pod what the kubelet does after its container crashed."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{self._outputs[node]}"
+        until(lambda: self.http.get(path).json()["status"]["phase"], "Running")
+        (container,) = self.http.get(path).json()["status"]["containerStatuses"]
+        container |= {"containerID": container["containerID"] + "-2", "restartCount": container["restartCount"] + 1}
+        self._patch(f"{path}/status", {"status": {"containerStatuses": [container]}})
+
+    def reboot(self, node: str) -> None:
+        """Report of the node what the kubelet does after a reboot that its pods survived."""
+        path = f"/api/v1/nodes/{node}"
+        info = self.http.get(path).json()["status"]["nodeInfo"]
+        self._patch(f"{path}/status", {"status": {"nodeInfo": info | {"bootID": info["bootID"] + "-next"}}})
+
     def delete_node(self, node: str) -> None:
         """Delete the node and its pod, as the pod garbage collector would."""
         self._checked(self.http.delete(f"/api/v1/nodes/{node}"))
@@ -223,6 +237,10 @@ class ControlPlane:
         with contextlib.suppress(httpx.TransportError):
             return self.http.get("/readyz").status_code == 200
         return False
+
+    def _patch(self, path: str, patch: Mapping[str, Any]) -> None:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        self._checked(self.http.patch(path, content=json.dumps(patch), headers=headers))
 
     @staticmethod
     def _checked(response: httpx.Response) -> dict[str, Any]:

@@ -74,6 +74,20 @@ def test_a_replaced_pod_is_read_again(collector: Collector, planes: Mapping[str,
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
+def test_a_node_is_read_again_after_its_container_restarted(
+    collector: Collector, planes: Mapping[str, ControlPlane]
+) -> None:
+    planes["east"].print_gpus("gpu-2-a", SWAPPED)
+    planes["east"].restart_container("gpu-2")
+    until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
+
+
+def test_a_node_is_read_again_after_it_rebooted(collector: Collector, planes: Mapping[str, ControlPlane]) -> None:
+    planes["east"].print_gpus("gpu-2-a", SWAPPED)
+    planes["east"].reboot("gpu-2")
+    until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
+
+
 def test_a_gpu_that_shows_up_in_the_other_cluster_has_moved(
     collector: Collector, planes: Mapping[str, ControlPlane]
 ) -> None:

@@ -27,7 +27,7 @@ def until(answer: Callable[[], object], expected: object, *, seconds: float = 30
     deadline = time.monotonic() + seconds
     while (last := answer()) != expected:
         if time.monotonic() > deadline:
-            assert last == expected
+            raise AssertionError(f"after {seconds:g} s the answer is still {last!r}, not {expected!r}")
         time.sleep(0.1)
 
 

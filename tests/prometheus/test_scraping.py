@@ -23,7 +23,7 @@ def promtool() -> str:
 
 
 def gpus_of(demo: str) -> Counter[str]:
-    gpus = httpx.get(f"{demo}/api/v1/gpus", timeout=10).raise_for_status().json()
+    gpus = httpx.get(f"{demo}/api/v1/gpus", params={"limit": "1000"}, timeout=10).raise_for_status().json()
     return Counter(gpu["cluster"] for gpu in gpus["gpus"])
 
 

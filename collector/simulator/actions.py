@@ -1,0 +1,74 @@
+"""Marks the methods that can be called over the control server, and turns a JSON body into their arguments."""
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+__all__ = ["Action", "Done", "action", "actions"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What an action has done."""
+
+    message: str  # one sentence
+    cluster: str
+    nodes: tuple[str, ...] = ()  # the nodes it touched, the one it came to last
+    gpus: tuple[str, ...] = ()  # the UUIDs it touched
+
+
+class Action(NamedTuple):
+    """One method of a class that the control server offers."""
+
+    name: str
+    summary: str
+    parameters: dict[str, str]  # name -> "type = default"
+    arguments: type[msgspec.Struct]
+
+    def decode(self, body: bytes) -> dict[str, Any]:
+        """Give the keyword arguments in a JSON body; raises ValueError with one line."""
+        try:
+            values = msgspec.json.decode(body or b"{}", type=self.arguments)
+        except msgspec.DecodeError as error:
+            expected = ", ".join(self.parameters) or "no keys"
+            raise ValueError(f"{self.name}: {error}; the body is a JSON object of: {expected}") from error
+        return {name: getattr(values, name) for name in self.parameters}
+
+
+def action(method: _Method) -> _Method:
+    """Offer a method on the control server."""
+    _OFFERED.add(method.__qualname__)
+    return method
+
+
+def actions(kind: type) -> dict[str, Action]:
+    """Give the offered methods of a class, in the order of their definition."""
+    return {
+        name: _describe(name, method)
+        for name, method in vars(kind).items()
+        if getattr(method, "__qualname__", "") in _OFFERED
+    }
+
+
+_OFFERED: set[str] = set()
+
+
+def _describe(name: str, method: Callable[..., Any]) -> Action:
+    hints = typing.get_type_hints(method)
+    fields: list[Any] = []
+    parameters = {}
+    for parameter in list(inspect.signature(method).parameters.values())[1:]:
+        kind = hints[parameter.name]
+        written = inspect.formatannotation(kind).replace("collector.simulator.faults.", "")
+        if parameter.default is parameter.empty:
+            fields.append((parameter.name, kind))
+            parameters[parameter.name] = written
+        else:
+            fields.append((parameter.name, kind, parameter.default))
+            parameters[parameter.name] = f"{written} = {msgspec.json.encode(parameter.default).decode()}"
+    arguments = msgspec.defstruct(name, fields, forbid_unknown_fields=True, kw_only=True)
+    return Action(name, (inspect.getdoc(method) or "").partition("\n")[0], parameters, arguments)

@@ -1,0 +1,386 @@
+"""One simulated cluster: its API server, and everything that can be made to happen to it."""
+
+import random
+import secrets
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from collector.simulator import errors, smi
+from collector.simulator.actions import Done, action
+from collector.simulator.faults import Counters, ExecFault, Misconduct
+from collector.simulator.fleet import Fleet, SimulationError
+from collector.simulator.objects import Blueprint
+from collector.simulator.population import Population
+from collector.simulator.server import ApiServer, describe
+from collector.simulator.storage import Storage
+
+__all__ = ["SimulatedCluster"]
+
+
+class SimulatedCluster:
+    """A cluster's API server with its nodes, pods and GPUs.
+
+    Each action is one physical or administrative event with everything that follows from it in Kubernetes. Where an
+    action takes a node and none is given, it picks one; the choice follows from the seed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fleet: Fleet,
+        *,
+        siblings: Mapping[str, "SimulatedCluster"],
+        on_token: Callable[[], None],
+        seed: int,
+        latency: float,
+        bookmark_interval: float,
+        context: ssl.SSLContext,
+        host: str,
+    ) -> None:
+        self.name = name
+        self._fleet = fleet
+        self._siblings = siblings
+        self._on_token = on_token
+        self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation wants to be repeatable
+        self._storage = Storage()
+        self._population = Population(
+            name, fleet, self._storage, Blueprint(name, fleet.kind(name), seed, time.time() - 86400)
+        )
+        self.server = ApiServer(
+            self._storage,
+            token=_new_token(name),
+            print_xml=self._print_xml,
+            latency=latency,
+            bookmark_interval=bookmark_interval,
+            context=context,
+            host=host,
+        )
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """Where the API server answers, whether it runs or not."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.server.host, self.server.host)  # noqa: S104  compared
+        return f"https://{host}:{self._port}"
+
+    @property
+    def token(self) -> str:
+        """The bearer token that the server accepts."""
+        return self.server.token
+
+    @property
+    def counters(self) -> Counters:
+        """What the server has been asked."""
+        return self.server.counters
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of the nodes with GPUs."""
+        return self._fleet.nodes(self.name)
+
+    def pod(self, node: str) -> str:
+        """Give the device-plugin pod of a node, as `namespace/name`."""
+        return self._population.pod(node)
+
+    def describe(self) -> dict[str, Any]:
+        """Give the cluster's state and counters, for a reader."""
+        return {"name": self.name, "kind": self._fleet.kind(self.name), "gpu_nodes": len(self.nodes)} | describe(
+            self.server
+        )
+
+    # The machines
+
+    @action
+    def move_gpu(
+        self,
+        node: str | None = None,
+        to_node: str | None = None,
+        to_cluster: str | None = None,
+        uuid: str | None = None,
+        reboot: bool = True,
+    ) -> Done:
+        """Carry a GPU (GB200: the board with two) to another node; both reboot, or nobody is told (reboot false)."""
+        target = self._sibling(to_cluster or self.name)
+        source = self._node(node)
+        others = [other for other in target.nodes if (target.name, other) != (self.name, source)]
+        if to_node is None and not others:
+            raise SimulationError(f"{target.name}: no other node to move a GPU to")
+        destination = to_node or target._random.choice(others)  # noqa: SLF001  a cluster of the same class
+        gpus = self._fleet.move(self.name, source, target.name, destination, uuid)
+        if reboot:
+            target._boot(destination)  # noqa: SLF001
+            self._boot(source)
+        where = destination if target is self else f"{destination} of {target.name}"
+        return self._done(f"moved {', '.join(gpus)} from {source} to {where}", (source, destination), gpus)
+
+    @action
+    def swap_tray(self, node: str | None = None, reboot: bool = True) -> Done:
+        """Replace all GPUs of a node by new ones, as a repair does; the node reboots unless reboot is false."""
+        node = self._node(node)
+        gpus = self._fleet.swap_tray(self.name, node)
+        if reboot:
+            self._boot(node)
+        return self._done(f"replaced all {len(gpus)} GPUs of {node}", (node,), gpus)
+
+    @action
+    def reboot_node(self, node: str | None = None) -> Done:
+        """Reboot a node: new boot id, restarted containers, and GPUs that had fallen off the bus are back."""
+        node = self._node(node)
+        self._boot(node)
+        return self._done(f"rebooted {node}", (node,))
+
+    @action
+    def migrate_node(self, node: str | None = None) -> Done:
+        """Let a node's VM return on another host: the same node, other GPUs."""
+        node = self._node(node)
+        gpus = self._fleet.migrate(self.name, node)
+        self._boot(node)
+        return self._done(f"{node} came back on another host with {len(gpus)} other GPUs", (node,), gpus)
+
+    @action
+    def delete_node(self, node: str | None = None) -> Done:
+        """Delete a node and its pod; its host, with the GPUs, becomes free for the next new or migrating node."""
+        node = self._node(node)
+        self.server.execs.end(self.pod(node))
+        self._population.delete_node(node)
+        gpus = self._fleet.remove(self.name, node)
+        return self._done(f"deleted {node}", (node,), gpus)
+
+    @action
+    def add_node(self, node: str | None = None) -> Done:
+        """Add a node, with a pod, on a free host if there is one."""
+        if node is None:
+            taken = set(self.nodes)
+            node = next(name for number in range(10_000_000) if (name := f"gpu-{number:04d}") not in taken)
+        gpus = self._fleet.add(self.name, node)
+        self._population.add_node(node)
+        return self._done(f"added {node} with {len(gpus)} GPUs", (node,), gpus)
+
+    @action
+    def lose_gpu(self, node: str | None = None, uuid: str | None = None, listed: bool = False) -> Done:
+        """Let a GPU fall off the bus: less is allocatable, the capacity stays; listed keeps it as "GPU is lost"."""
+        node = self._node(node)
+        gpus = self._fleet.lose(self.name, node, uuid, listed=listed)
+        self._population.set_allocatable(node)
+        return self._done(f"{gpus[0]} fell off the bus of {node}", (node,), gpus)
+
+    @action
+    def set_mig(self, node: str | None = None, enabled: bool = True) -> Done:
+        """Turn MIG on or off on all GPUs of a node; its pod's container restarts."""
+        node = self._node(node)
+        gpus = self._fleet.set_mig(self.name, node, enabled)
+        self.restart_container(node)
+        return self._done(f"MIG is {'on' if enabled else 'off'} on {node}", (node,), gpus)
+
+    @action
+    def hide_serials(self, node: str | None = None) -> Done:
+        """Turn a node's GPUs into cards without a serial; its pod's container restarts."""
+        node = self._node(node)
+        gpus = self._fleet.hide_serials(self.name, node)
+        self.restart_container(node)
+        return self._done(f"the GPUs of {node} tell no serial any more", (node,), gpus)
+
+    # The pods
+
+    @action
+    def restart_pod(self, node: str | None = None) -> Done:
+        """Restart a node's pod in a new sandbox: the same pod, another address, a new container."""
+        node = self._node(node)
+        self._restart(node, new_sandbox=True)
+        return self._done(f"restarted the pod of {node}", (node,))
+
+    @action
+    def restart_container(self, node: str | None = None) -> Done:
+        """Restart the container of a node's pod: the same pod, a new container id, one restart more."""
+        node = self._node(node)
+        self._restart(node, new_sandbox=False)
+        return self._done(f"restarted the container on {node}", (node,))
+
+    @action
+    def replace_pod(self, node: str | None = None) -> Done:
+        """Delete a node's pod; the DaemonSet makes a new one with another name and uid."""
+        node = self._node(node)
+        self.server.execs.end(self._population.delete_pod(node))
+        self._population.add_pod(node)
+        return self._done(f"replaced the pod of {node} by {self.pod(node)}", (node,))
+
+    @action
+    def set_ready(self, node: str | None = None, ready: bool = True) -> Done:
+        """Make a node's pod ready or not ready, while its container goes on running."""
+        node = self._node(node)
+        self._population.set_pod_ready(node, ready=ready)
+        return self._done(f"the pod of {node} is {'ready' if ready else 'not ready'}", (node,))
+
+    # The API server
+
+    @action
+    def expire_versions(self, form: Literal["event", "status"] = "event") -> Done:
+        """Compact all history: watches end, old versions get 410, as an ERROR event or as the HTTP status."""
+        version = self._storage.version
+        self._storage.compact()
+        self.server.faults.expired_as_status = form == "status"
+        if form == "event":
+            message = f"too old resource version: {version} ({self._storage.compacted})"
+            self._storage.fail_watches(errors.expired(message))
+        else:
+            self.server.connections.drop()
+        return self._done("every resource version so far has expired")
+
+    @action
+    def drop_connections(self) -> Done:
+        """Break every open connection at once."""
+        return self._done(f"dropped {self.server.connections.drop()} connections")
+
+    @action
+    def freeze_connections(self, new: bool = False) -> Done:
+        """Send nothing more on the open connections and leave them open; new also freezes those that come."""
+        return self._done(f"froze {self.server.connections.freeze(new=new)} connections")
+
+    @action
+    def thaw(self) -> Done:
+        """Let frozen connections go on."""
+        self.server.connections.thaw()
+        return self._done("thawed all connections")
+
+    @action
+    def refuse_tokens(self) -> Done:
+        """Answer 401 to every request; what is open stays open."""
+        self.server.faults.refuses_tokens = True
+        return self._done("refuses every token")
+
+    @action
+    def accept_tokens(self) -> Done:
+        """Accept the kubeconfig's token again."""
+        self.server.faults.refuses_tokens = False
+        return self._done("accepts its token")
+
+    @action
+    def rotate_token(self) -> Done:
+        """Accept only a new token from now on, and write it into the kubeconfig."""
+        self.server.token = _new_token(self.name)
+        self._on_token()
+        return self._done("accepts a new token alone")
+
+    @action
+    def throttle(self, requests: int | None = None, retry_after: int = 1) -> Done:
+        """Answer 429 with Retry-After (seconds) to the next requests, or to all until unthrottle."""
+        self.server.faults.throttled = requests
+        self.server.faults.retry_after = retry_after
+        return self._done(f"throttles {'all requests' if requests is None else f'{requests} requests'}")
+
+    @action
+    def unthrottle(self) -> Done:
+        """Stop answering 429."""
+        self.server.faults.throttled = 0
+        return self._done("throttles no more")
+
+    @action
+    def deny(self, verb: str = "*", resource: str = "*") -> Done:
+        """Take a right away: 403 for the verb on the resource, such as list pods or create pods/exec."""
+        self.server.faults.denied.add((verb, resource))
+        return self._done(f"denies {verb} {resource}")
+
+    @action
+    def allow(self, verb: str | None = None, resource: str | None = None) -> Done:
+        """Give back a right that was denied, or all of them."""
+        denied = self.server.faults.denied
+        denied -= {pair for pair in denied if verb in (None, pair[0]) and resource in (None, pair[1])}
+        return self._done(f"denies {len(denied)} rights")
+
+    @action
+    async def stop(self) -> Done:
+        """Close the API server's port and every connection."""
+        await self.server.stop()
+        return self._done("the API server is gone")
+
+    @action
+    async def start(self) -> Done:
+        """Open the API server's port again, the same one as before."""
+        if not self.server.running:
+            await self.server.start(self._port)
+        return self._done("the API server is there")
+
+    # Exec
+
+    @action
+    def slow_exec(self, seconds: float, node: str | None = None) -> Done:
+        """Let execs on a node, or all, take so much longer; 0 ends it."""
+        self.server.faults.delays[node or "*"] = seconds
+        return self._done(f"execs take {seconds:g} s longer", _nodes(node))
+
+    @action
+    def hang_exec(self, node: str | None = None, times: int | None = None) -> Done:
+        """Let execs on a node, or all, never end."""
+        return self.fail_exec(Misconduct.HANG, node, times=times)
+
+    @action
+    def fail_exec(
+        self,
+        how: Misconduct = Misconduct.EXIT_STATUS,
+        node: str | None = None,
+        exit_status: int = 9,
+        stderr: str = "",
+        times: int | None = None,
+    ) -> Done:
+        """Let execs on a node, or all, fail in one way, so many times or until heal_exec."""
+        self.server.faults.execs[node or "*"] = ExecFault(how, exit_status, stderr, times)
+        return self._done(f"execs fail: {how}", _nodes(node))
+
+    @action
+    def heal_exec(self, node: str | None = None) -> Done:
+        """Let execs on a node, or all, work again at their usual speed."""
+        for faults in (self.server.faults.execs, self.server.faults.delays):
+            if node is None:
+                faults.clear()
+            else:
+                faults.pop(node, None)
+        return self._done("execs work", _nodes(node))
+
+    async def open(self, port: int) -> None:
+        """Start the API server for the first time; raises ConfigError when the port cannot be had."""
+        await self.server.start(port)
+        self._port = self.server.port
+
+    def _boot(self, node: str) -> None:
+        self._population.node_down(node)
+        self._stop_pod(node)
+        self._fleet.reboot(self.name, node)
+        self._population.node_up(node)
+        self._population.start_pod(node, new_sandbox=True)
+
+    def _restart(self, node: str, *, new_sandbox: bool) -> None:
+        self._stop_pod(node)
+        self._population.start_pod(node, new_sandbox=new_sandbox)
+
+    def _stop_pod(self, node: str) -> None:
+        self._population.stop_pod(node)
+        self.server.execs.end(self.pod(node))
+
+    def _node(self, node: str | None) -> str:
+        if node is None:
+            if not self.nodes:
+                raise SimulationError(f"{self.name}: no GPU node is left")
+            return self._random.choice(self.nodes)
+        self._fleet.capacity(self.name, node)  # knows the error for a node that is not there
+        return node
+
+    def _sibling(self, name: str) -> "SimulatedCluster":
+        if name not in self._siblings:
+            raise SimulationError(f"no cluster {name}; there are {', '.join(self._siblings)}")
+        return self._siblings[name]
+
+    def _print_xml(self, node: str) -> bytes:
+        return smi.render(self._fleet.kind(self.name), self._fleet.cards(self.name, node), time.time())
+
+    def _done(self, message: str, nodes: tuple[str, ...] = (), gpus: list[str] | None = None) -> Done:
+        return Done(f"{self.name}: {message}", self.name, nodes, tuple(gpus or ()))
+
+
+def _nodes(node: str | None) -> tuple[str, ...]:
+    return (node,) if node else ()
+
+
+def _new_token(name: str) -> str:
+    return f"{name}.{secrets.token_urlsafe(24)}"

@@ -1,0 +1,189 @@
+"""Runs execs over WebSocket and SPDY: opens the channels, waits as long as the command takes, sends its outcome."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from aiohttp import WSMsgType, web
+
+from collector.simulator import errors, execution
+from collector.simulator.connections import Connections
+from collector.simulator.execution import ERROR, STDERR, STDOUT, Command, Outcome
+from collector.simulator.faults import Counters, ExecFault, Faults, Misconduct
+from collector.simulator.objects import PODS
+from collector.simulator.requests import RequestInfo
+from collector.simulator.spdy import Session
+from collector.simulator.storage import Storage
+
+__all__ = ["PROTOCOLS", "ExecSessions"]
+
+PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+
+
+class ExecSessions:
+    """The execs of one cluster."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        faults: Faults,
+        counters: Counters,
+        connections: Connections,
+        print_xml: Callable[[str], bytes],
+        latency: float,
+    ) -> None:
+        self.latency = latency  # seconds that a command takes
+        self._storage = storage
+        self._faults = faults
+        self._counters = counters
+        self._connections = connections
+        self._print_xml = print_xml
+        self._ends: dict[str, set[asyncio.Event]] = {}
+
+    async def serve(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
+        """Answer an exec request; raises ApiError while it is still HTTP."""
+        entry = self._storage.get(PODS, f"{info.namespace}/{info.name}")
+        if entry is None:
+            raise errors.not_found("pods", info.name)
+        command = execution.command(entry, request.query, request.query.getall("command", []))
+        upgrade = request.headers.get("Upgrade", "").lower()
+        if upgrade == "websocket":
+            return await self._websocket(request, command)
+        if upgrade == "spdy/3.1":
+            return await self._spdy(request, command)
+        raise errors.bad_request("Upgrade request required")
+
+    def end(self, pod: str) -> None:
+        """Kill what runs in a pod, as when its container stops."""
+        for ended in self._ends.get(pod, ()):
+            ended.set()
+
+    async def _websocket(self, request: web.BaseRequest, command: Command) -> web.StreamResponse:
+        offered = request.headers.get("Sec-WebSocket-Protocol", "").replace(" ", "").split(",")
+        if not set(PROTOCOLS) & set(offered):
+            raise errors.bad_request(f"unable to upgrade: none of the protocols {', '.join(PROTOCOLS)} is offered")
+        # The client's pings are answered by us, so that a frozen connection leaves them unanswered.
+        socket = web.WebSocketResponse(protocols=PROTOCOLS, compress=False, autoping=False, max_msg_size=0)
+        await self._connections.pass_gate(request)
+        await socket.prepare(request)
+
+        async def send(channel: int, data: bytes) -> None:
+            await self._connections.pass_gate(request)
+            await socket.send_bytes(bytes((channel,)) + data)
+
+        async def listen() -> None:
+            async for message in socket:
+                if message.type is WSMsgType.PING:
+                    await self._connections.pass_gate(request)
+                    await socket.pong(message.data)
+
+        # The real one greets with an empty message on the lowest channel that it writes to.
+        with contextlib.suppress(ConnectionError):
+            await send(command.first_channel, b"")
+            if not await self._run(command, _Channels(send), listen()) and request.transport is not None:
+                request.transport.abort()
+            await self._connections.pass_gate(request)
+            await socket.close()
+        return socket
+
+    async def _spdy(self, request: web.BaseRequest, command: Command) -> web.StreamResponse:
+        if _SPDY_PROTOCOL not in request.headers.getall("X-Stream-Protocol-Version", []):
+            raise errors.bad_request(f"unable to upgrade: the protocol {_SPDY_PROTOCOL} is not offered")
+        await self._connections.pass_gate(request)
+        transport, session = self._connections.take_over(request, Session)
+        transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+            b"X-Stream-Protocol-Version: " + _SPDY_PROTOCOL.encode() + b"\r\n\r\n"
+        )
+        names = {STDOUT: "stdout", STDERR: "stderr", ERROR: "error"}
+        wanted = {names[ERROR]} | ({"stdout"} if command.stdout else set()) | ({"stderr"} if command.stderr else set())
+        await session.streams(wanted)
+
+        async def send(channel: int, data: bytes) -> None:
+            await self._connections.pass_gate(request)
+            session.write(names[channel], data)
+            if channel == ERROR:
+                for name in wanted:
+                    session.finish(name)
+
+        if not session.closed.is_set():
+            if await self._run(command, _Channels(send), session.closed.wait()):
+                session.close()
+            else:
+                transport.abort()
+        await session.closed.wait()
+        # The connection's end has been told to the HTTP server, which cancels this handler: nothing is left to answer.
+        await asyncio.sleep(0)
+        return web.Response()
+
+    async def _run(self, command: Command, channels: "_Sink", gone: Awaitable[object]) -> bool:
+        """Run a command until it ends, its pod ends or the client is gone; False to break the connection off."""
+        ended = asyncio.Event()
+        self._ends.setdefault(command.pod, set()).add(ended)
+        self._counters.exec_opened(command.node)
+        client = asyncio.ensure_future(gone)
+        work = asyncio.ensure_future(self._work(command, channels, ended))
+        try:
+            await asyncio.wait({client, work}, return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else True
+        finally:
+            self._counters.exec_closed(command.node)
+            self._ends[command.pod].discard(ended)
+            if not self._ends[command.pod]:
+                del self._ends[command.pod]
+            client.cancel()
+            work.cancel()
+            await asyncio.gather(client, work, return_exceptions=True)
+
+    async def _work(self, command: Command, channels: "_Sink", ended: asyncio.Event) -> bool:
+        fault = self._faults.exec_fault(command.node)
+        hangs = fault is not None and fault.how is Misconduct.HANG
+        try:
+            async with asyncio.timeout(None if hangs else self.latency + self._faults.delay(command.node)):
+                await ended.wait()
+        except TimeoutError:
+            if fault is not None and fault.how is Misconduct.DROPPED:
+                await channels.send_part(self._outcome(command, None))
+                return False
+            await channels.send_all(self._outcome(command, fault))
+        else:
+            await channels.send_all(execution.killed(command))
+        return True
+
+    def _outcome(self, command: Command, fault: ExecFault | None) -> Outcome:
+        has_program = command.pod.startswith("gpu-operator/nvidia-")
+        printed = (lambda: self._print_xml(command.node)) if has_program else None
+        return execution.outcome(command, fault, printed)
+
+
+class _Sink(Protocol):
+    """Takes an outcome."""
+
+    async def send_all(self, outcome: Outcome) -> None:
+        """Send everything, the status last."""
+
+    async def send_part(self, outcome: Outcome) -> None:
+        """Send some of the output."""
+
+
+class _Channels:
+    """Cuts an outcome into messages as a container runtime's pipes do."""
+
+    def __init__(self, send: Callable[[int, bytes], Awaitable[None]]) -> None:
+        self._send = send
+
+    async def send_all(self, outcome: Outcome) -> None:
+        """Send everything, the status last."""
+        for channel, data in ((STDERR, outcome.stderr), (STDOUT, outcome.stdout)):
+            for start in range(0, len(data), _PIECE):
+                await self._send(channel, data[start : start + _PIECE])
+        await self._send(ERROR, outcome.status)
+
+    async def send_part(self, outcome: Outcome) -> None:
+        """Send the first piece of the output."""
+        await self._send(STDOUT, outcome.stdout[:_PIECE])
+
+
+_PIECE = 32 * 1024
+_SPDY_PROTOCOL = "v4.channel.k8s.io"

@@ -1,0 +1,188 @@
+"""Fills a cluster's storage with its nodes and pods, and keeps them in step with what happens to the machines."""
+
+import functools
+import time
+from collections.abc import Callable
+
+from collector.config import PRESETS
+from collector.simulator.fleet import Fleet, SimulationError
+from collector.simulator.objects import GPU_POD_LABELS, NODES, PODS, Blueprint, Document, Resource
+from collector.simulator.storage import Storage
+
+__all__ = ["CPU_NODES", "Population"]
+
+CPU_NODES = 2
+
+
+class Population:
+    """The nodes of one cluster and the pods on them."""
+
+    def __init__(self, cluster: str, fleet: Fleet, storage: Storage, blueprint: Blueprint) -> None:
+        self._cluster = cluster
+        self._fleet = fleet
+        self._storage = storage
+        self._blueprint = blueprint
+        self._namespace = PRESETS["gpu-operator"].namespace
+        self._pods: dict[str, str] = {}  # node -> the key of its device-plugin pod
+        self._generations: dict[str, int] = {}  # how often a name has been given anew: node, or pod of a node
+        self._numbers = 0
+        for node in fleet.nodes(cluster):
+            gpus = fleet.capacity(cluster, node)
+            storage.seed(NODES, node, None, "", functools.partial(blueprint.node, node, self._number(), gpus))
+        for node in fleet.nodes(cluster):
+            key = f"{self._namespace}/{blueprint.pod_name('nvidia-device-plugin-daemonset-', node, 0)}"
+            storage.seed(PODS, key, GPU_POD_LABELS, node, functools.partial(blueprint.gpu_pod, node, 0))
+            self._pods[node] = key
+        self._add_bystanders()
+
+    def pod(self, node: str) -> str:
+        """Give the key of a node's device-plugin pod."""
+        if node not in self._pods:
+            raise SimulationError(f"{self._cluster}: no device-plugin pod on {node}")
+        return self._pods[node]
+
+    def add_node(self, node: str) -> None:
+        """Register a new VM, and give it its pod."""
+        generation = self._next(f"node {node}")
+        gpus = self._fleet.capacity(self._cluster, node)
+        document = self._blueprint.node(node, self._number(), gpus, generation=generation, since=time.time())
+        self._storage.put(NODES, document)
+        self.add_pod(node)
+
+    def delete_node(self, node: str) -> None:
+        """Delete a VM's node, and the pod with it."""
+        self.delete_pod(node)
+        self._storage.delete(NODES, node)
+
+    def add_pod(self, node: str) -> None:
+        """Make a pod as the DaemonSet does: first it is pending, then it runs."""
+        document = self._blueprint.gpu_pod(node, self._next(f"pod {node}"), time.time())
+        self._pods[node] = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
+        status = document["status"]
+        document["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+        self._storage.put(PODS, document)
+        self._storage.put(PODS, document | {"status": status})
+
+    def delete_pod(self, node: str) -> str:
+        """Delete a node's pod; returns its key."""
+        key = self.pod(node)
+        del self._pods[node]
+        self._storage.delete(PODS, key)
+        return key
+
+    def stop_pod(self, node: str, *, reason: str = "Completed") -> None:
+        """Stop the pod's container."""
+
+        def change(document: Document) -> None:
+            _set_ready(document, ready=False)
+            for status in document["status"]["containerStatuses"]:
+                started = status["state"].get("running", {}).get("startedAt")
+                status["state"] = {"terminated": {"exitCode": 0, "reason": reason, "startedAt": started}}
+                status["started"] = False
+
+        self._change(PODS, self.pod(node), change)
+
+    def start_pod(self, node: str, *, new_sandbox: bool = False) -> None:
+        """Run the pod's container again, as a new one."""
+
+        def change(document: Document) -> None:
+            for status in document["status"]["containerStatuses"]:
+                status["restartCount"] += 1
+                status["lastState"] = status["state"]
+                status["state"] = {"running": {"startedAt": _now()}}
+                status["started"] = True
+                status["containerID"] = self._blueprint.container_id(
+                    document["metadata"]["uid"], status["name"], status["restartCount"]
+                )
+            if new_sandbox:
+                address = f"10.245.{self._next('address') >> 8 & 255}.{self._generations['address'] & 255}"
+                document["status"] |= {"podIP": address, "podIPs": [{"ip": address}]}
+            _set_ready(document, ready=True)
+
+        self._change(PODS, self.pod(node), change)
+
+    def set_pod_ready(self, node: str, *, ready: bool) -> None:
+        """Let the readiness probe change its mind."""
+        self._change(PODS, self.pod(node), lambda document: _set_ready(document, ready=ready))
+
+    def node_down(self, node: str) -> None:
+        """Make a node not ready, as when its kubelet is silent."""
+        self._change(NODES, node, lambda document: _set_condition(document, "Ready", ready=False))
+
+    def node_up(self, node: str) -> None:
+        """Bring a node back after a boot, its GPUs counted anew by the device plugin."""
+        boot = self._next(f"boot {node}")
+        gpus = str(self._fleet.capacity(self._cluster, node))
+
+        def change(document: Document) -> None:
+            uid = document["metadata"]["uid"]
+            document["status"]["nodeInfo"]["bootID"] = self._blueprint.uid("boot", uid, boot)
+            for amounts in ("capacity", "allocatable"):
+                document["status"][amounts]["nvidia.com/gpu"] = gpus
+            document["metadata"]["labels"]["nvidia.com/gpu.count"] = gpus
+            _set_condition(document, "Ready", ready=True)
+
+        self._change(NODES, node, change)
+
+    def set_allocatable(self, node: str) -> None:
+        """Take the GPUs that are no longer found out of service; the capacity stays."""
+        gpus = str(self._fleet.capacity(self._cluster, node))
+
+        def change(document: Document) -> None:
+            document["status"]["allocatable"]["nvidia.com/gpu"] = gpus
+
+        self._change(NODES, node, change)
+
+    def _change(self, resource: Resource, key: str, change: Callable[[Document], None]) -> None:
+        entry = self._storage.get(resource, key)
+        if entry is None:
+            raise SimulationError(f"{self._cluster}: {resource.kind.lower()} {key} is gone")
+        document = entry.document()
+        change(document)
+        self._storage.put(resource, document)
+
+    def _add_bystanders(self) -> None:
+        """Nodes and pods that have nothing to do with GPUs, so that a selector makes a difference."""
+        blueprint, pods = self._blueprint, []
+        cpu_nodes = [f"cpu-{number:04d}" for number in range(CPU_NODES)]
+        for node in cpu_nodes:
+            self._storage.seed(NODES, node, None, "", functools.partial(blueprint.node, node, self._number(), 0))
+            pods.append(("kube-system", "kube-proxy-", node, "kube-proxy", "DaemonSet"))
+            pods.append(("kube-system", "coredns-674b8bbfcf-", node, "coredns", "ReplicaSet"))
+        pods.append((self._namespace, "gpu-operator-6f7c9d8b54-", cpu_nodes[0], "gpu-operator", "ReplicaSet"))
+        pods += [
+            (self._namespace, "nvidia-dcgm-exporter-", node, "nvidia-dcgm-exporter", "DaemonSet")
+            for node in self._fleet.nodes(self._cluster)[:2]
+        ]
+        for namespace, prefix, node, app, owner in pods:
+            name = blueprint.pod_name(prefix, namespace, node)
+            labels = {"app": app}
+            make = functools.partial(
+                blueprint.pod, namespace, name, node, labels, app, f"registry.example/{app}:v1", owner=(owner, app)
+            )
+            self._storage.seed(PODS, f"{namespace}/{name}", labels, node, make)
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _next(self, what: str) -> int:
+        self._generations[what] = self._generations.get(what, 0) + 1
+        return self._generations[what]
+
+
+def _set_ready(document: Document, *, ready: bool) -> None:
+    for status in document["status"]["containerStatuses"]:
+        status["ready"] = ready
+    for kind in ("Ready", "ContainersReady"):
+        _set_condition(document, kind, ready=ready)
+
+
+def _set_condition(document: Document, kind: str, *, ready: bool) -> None:
+    for condition in document["status"]["conditions"]:
+        if condition["type"] == kind:
+            condition |= {"status": "True" if ready else "False", "lastTransitionTime": _now()}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,219 @@
+"""Serves get, list and watch from a cluster's storage."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from collector.simulator import errors, tables
+from collector.simulator.objects import Resource
+from collector.simulator.requests import RequestInfo
+from collector.simulator.storage import Entry, Filter, Storage, Watch
+
+if TYPE_CHECKING:
+    from collector.simulator.server import ApiServer
+
+__all__ = ["get", "listing", "watch"]
+
+
+def get(
+    storage: Storage, request: web.BaseRequest, info: RequestInfo, resource: Resource, now: float
+) -> web.StreamResponse:
+    """One object."""
+    entry = storage.get(resource, f"{info.namespace}/{info.name}" if resource.namespaced else info.name)
+    if entry is None:
+        raise errors.not_found(resource.plural, info.name, resource.group)
+    if tables.wanted(request.headers.get("Accept", "")):
+        metadata = {"resourceVersion": str(entry.version)}
+        return _json(tables.render(resource, [entry], metadata, now))
+    return _json(entry.body)
+
+
+def listing(
+    storage: Storage, request: web.BaseRequest, info: RequestInfo, resource: Resource, now: float
+) -> web.StreamResponse:
+    """Give a list or a page of it."""
+    query = request.query
+    version = _version(query)
+    limit = _number(query, "limit")
+    if query.get("resourceVersion") == "0" and "continue" not in query:
+        limit = 0  # as the real one, which answers this from its cache, whole
+    exactly = version if query.get("resourceVersionMatch") == "Exact" else None
+    if version > storage.version:
+        raise errors.too_large_version(version, storage.version)
+    page = storage.page(
+        resource, _filter(query, info, resource), limit=limit, token=query.get("continue", ""), exactly=exactly
+    )
+    metadata: dict[str, Any] = {"resourceVersion": str(page.version)}
+    if page.token:
+        metadata["continue"] = page.token
+    if page.remaining is not None:
+        metadata["remainingItemCount"] = page.remaining
+    if tables.wanted(request.headers.get("Accept", "")):
+        return _json(tables.render(resource, page.entries, metadata, now))
+    # The items of a list do not repeat what kind they are.
+    prefix = _prefix(resource)
+    items = b",".join(
+        b"{" + entry.body[len(prefix) :] if entry.body.startswith(prefix) else entry.body for entry in page.entries
+    )
+    head = msgspec.json.encode({"kind": f"{resource.kind}List", "apiVersion": resource.api_version})
+    return _json(b"".join((head[:-1], b',"metadata":', msgspec.json.encode(metadata), b',"items":[', items, b"]}\n")))
+
+
+async def watch(
+    server: "ApiServer", request: web.BaseRequest, info: RequestInfo, resource: Resource
+) -> web.StreamResponse:
+    """Everything that happens, as one JSON document per line, until the client's timeout."""
+    storage, query = server.storage, request.query
+    selected = _filter(query, info, resource)
+    initial = query.get("sendInitialEvents") == "true"
+    if initial and query.get("resourceVersionMatch") != "NotOlderThan":
+        message = "resourceVersionMatch is required, and must be NotOlderThan, when sendInitialEvents is set"
+        raise errors.invalid("ListOptions.meta.k8s.io", "resourceVersionMatch", message)
+    version = _version(query)
+    state: list[Entry] = []
+    if initial or version == 0:
+        if version > storage.version:
+            raise errors.too_large_version(version, storage.version)
+        state = [entry for entry in storage.entries(resource) if selected.matches(entry)]
+        version = storage.version
+    too_old: errors.ApiError | None = None
+    try:
+        following = storage.watch(resource, selected, version)
+    except errors.ApiError as error:
+        if error.code != 410 or server.faults.expired_as_status:
+            raise
+        too_old = error
+    stream = _Stream(server, request, resource)
+    await stream.open()
+    if too_old is not None:
+        await stream.error(too_old)
+        return await stream.close()
+    server.counters.open_watches += 1
+    try:
+        await stream.events(("ADDED", entry) for entry in state)
+        if initial and _allowed(query, "allowWatchBookmarks"):
+            await stream.bookmark(version, initial_end=True)
+        await _follow(server, stream, following, query)
+    finally:
+        server.counters.open_watches -= 1
+        storage.unwatch(following)
+    return await stream.close()
+
+
+async def _follow(server: "ApiServer", stream: "_Stream", following: Watch, query: Mapping[str, str]) -> None:
+    loop = asyncio.get_running_loop()
+    seconds = _number(query, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311  as the real one's default
+    deadline = loop.time() + seconds
+    bookmarks = _allowed(query, "allowWatchBookmarks")
+    due = loop.time() + server.bookmark_interval if bookmarks else deadline
+    while True:
+        await following.wait(max(0.0, min(due, deadline) - loop.time()))
+        await stream.events(following.take())
+        if following.failure is not None:
+            await stream.error(following.failure)
+            return
+        now = loop.time()
+        if bookmarks and now >= min(due, deadline):
+            await stream.bookmark(server.storage.version)
+            due = now + server.bookmark_interval
+        if now >= deadline:
+            return
+
+
+class _Stream:
+    """The body of one watch, as plain objects or as tables."""
+
+    def __init__(self, server: "ApiServer", request: web.BaseRequest, resource: Resource) -> None:
+        self._server = server
+        self._request = request
+        self._resource = resource
+        self._table = tables.wanted(request.headers.get("Accept", ""))
+        self._response = web.StreamResponse(headers={"Content-Type": "application/json"})
+
+    async def open(self) -> None:
+        """Send the head."""
+        self._response.enable_chunked_encoding()
+        await self._server.connections.pass_gate(self._request)
+        await self._response.prepare(self._request)
+
+    async def events(self, events: Iterable[tuple[str, Entry]]) -> None:
+        """Send events, many of them in one piece."""
+        lines: list[bytes] = []
+        size = 0
+        for kind, entry in events:
+            lines.append(self._line(kind, entry))
+            size += len(lines[-1])
+            if size > _PIECE:
+                await self._send(b"".join(lines))
+                lines, size = [], 0
+        if lines:
+            await self._send(b"".join(lines))
+
+    async def bookmark(self, version: int, *, initial_end: bool = False) -> None:
+        """Tell the client how far it is."""
+        metadata: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
+        if initial_end:
+            metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
+        document = {"kind": self._resource.kind, "apiVersion": self._resource.api_version, "metadata": metadata}
+        await self._send(msgspec.json.encode({"type": "BOOKMARK", "object": document}) + b"\n")
+
+    async def error(self, error: errors.ApiError) -> None:
+        """Send an ERROR event."""
+        await self._send(msgspec.json.encode({"type": "ERROR", "object": error.status}) + b"\n")
+
+    async def close(self) -> web.StreamResponse:
+        """End the body."""
+        await self._server.connections.pass_gate(self._request)
+        with contextlib.suppress(ConnectionError):
+            await self._response.write_eof()
+        return self._response
+
+    def _line(self, kind: str, entry: Entry) -> bytes:
+        body = entry.body
+        if self._table:
+            metadata = {"resourceVersion": str(entry.version)}
+            body = tables.render(self._resource, [entry], metadata, time.time())
+        return b'{"type":"%b","object":%b}\n' % (kind.encode(), body)
+
+    async def _send(self, data: bytes) -> None:
+        await self._server.connections.pass_gate(self._request)
+        await self._response.write(data)
+
+
+_PIECE = 256 * 1024
+
+
+def _filter(query: Mapping[str, str], info: RequestInfo, resource: Resource) -> Filter:
+    return Filter(resource, info.namespace, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+
+
+def _prefix(resource: Resource) -> bytes:
+    return b'{"kind":"%b","apiVersion":"%b",' % (resource.kind.encode(), resource.api_version.encode())
+
+
+def _version(query: Mapping[str, str]) -> int:
+    text = query.get("resourceVersion", "")
+    if text and not text.isdecimal():
+        raise errors.invalid("ListOptions.meta.k8s.io", "resourceVersion", f'Invalid value: "{text}"')
+    return int(text or 0)
+
+
+def _number(query: Mapping[str, str], key: str) -> int:
+    text = query.get(key, "") or "0"
+    if not text.isdecimal():
+        raise errors.bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax ({key})')
+    return int(text)
+
+
+def _allowed(query: Mapping[str, str], key: str) -> bool:
+    return query.get(key, "") in ("1", "true")
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")

@@ -1,0 +1,120 @@
+"""The whole simulation: a fleet, an API server for each cluster, a control server and a kubeconfig for them."""
+
+import base64
+import contextlib
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from collector.simulator import certificates
+from collector.simulator.cluster import SimulatedCluster
+from collector.simulator.control import ControlServer
+from collector.simulator.fleet import Fleet
+
+__all__ = ["Simulator"]
+
+
+class Simulator:
+    """Simulated Kubernetes clusters `sim-0` … with a fleet of GPUs behind them, while the context is open.
+
+    `nodes` and `gpus` are numbers per cluster and per node, `latency` and `bookmark_interval` seconds. With `ports`
+    the servers take that port and those after it, the control server the last one; 0 takes any free ones. Files go
+    into `directory`, by default a temporary one. The same `seed` makes the same fleet.
+    """
+
+    def __init__(
+        self,
+        *,
+        clusters: int = 3,
+        nodes: int = 20,
+        gpus: int = 8,
+        latency: float = 0.05,
+        host: str = "127.0.0.1",
+        ports: int = 0,
+        directory: Path | None = None,
+        seed: int = 0,
+        bookmark_interval: float = 10.0,
+    ) -> None:
+        self.fleet = Fleet(clusters=clusters, nodes=nodes, gpus=gpus, seed=seed)
+        self.clusters: dict[str, SimulatedCluster] = {}
+        self._host = host
+        self._ports = ports
+        self._seed = seed
+        self._latency = latency
+        self._bookmark_interval = bookmark_interval
+        self._directory = directory
+        self._control = ControlServer(self.clusters, self.fleet)
+        self._open = contextlib.AsyncExitStack()
+        self._authority = b""
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig with a context for each cluster; `sim-0` is the current one."""
+        if self._directory is None:
+            raise RuntimeError("the simulator has not been started")
+        return self._directory / "kubeconfig"
+
+    @property
+    def control_url(self) -> str:
+        """Where the control server answers."""
+        return self._control.url
+
+    async def __aenter__(self) -> Self:
+        """Open every port; raises ConfigError when one cannot be had."""
+        async with contextlib.AsyncExitStack() as opening:
+            if self._directory is None:
+                folder = opening.enter_context(tempfile.TemporaryDirectory(prefix="gpuid-simulator-"))
+                opening.callback(setattr, self, "_directory", None)
+                self._directory = Path(folder)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._authority, context = certificates.make(self._directory, self._host)
+            for index, name in enumerate(self.fleet.clusters):
+                cluster = self.clusters[name] = SimulatedCluster(
+                    name,
+                    self.fleet,
+                    siblings=self.clusters,
+                    on_token=self._write_kubeconfig,
+                    seed=self._seed,
+                    latency=self._latency,
+                    bookmark_interval=self._bookmark_interval,
+                    context=context,
+                    host=self._host,
+                )
+                await cluster.open(self._ports + index if self._ports else 0)
+                opening.push_async_callback(cluster.server.stop)
+            opening.push_async_callback(self._control.stop)
+            # Whoever reaches the control server commands the simulation: it stays on the loopback.
+            await self._control.start("127.0.0.1", self._ports + len(self.clusters) if self._ports else 0)
+            self._write_kubeconfig()
+            self._open = opening.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close every port and delete the temporary files."""
+        await self._open.aclose()
+
+    def _write_kubeconfig(self) -> None:
+        authority = base64.b64encode(self._authority).decode()
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": next(iter(self.clusters), ""),
+            "preferences": {},
+            "clusters": [
+                {"name": name, "cluster": {"server": cluster.url, "certificate-authority-data": authority}}
+                for name, cluster in self.clusters.items()
+            ],
+            "users": [{"name": name, "user": {"token": cluster.token}} for name, cluster in self.clusters.items()],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}} for name in self.clusters],
+        }
+        # JSON is YAML. The file takes its place at once, so that nobody reads half of it, and is its owner's alone.
+        path = self.kubeconfig
+        partial = path.with_suffix(".new")
+        partial.touch(mode=0o600)
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+        partial.replace(path)

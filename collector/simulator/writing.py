@@ -1,0 +1,124 @@
+"""Serves what changes a cluster's storage, and the reviews of one's own rights."""
+
+import time
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from collector.simulator import errors, patches, protobuf
+from collector.simulator.faults import Faults
+from collector.simulator.objects import NODES, Document, Resource, rfc3339
+from collector.simulator.requests import RequestInfo
+from collector.simulator.storage import Storage
+
+__all__ = ["REVIEWS", "read_body", "review", "write"]
+
+REVIEWS = {"selfsubjectaccessreviews", "selfsubjectreviews"}
+
+
+async def read_body(request: web.BaseRequest) -> Document:
+    """Read the request's JSON object; raises ApiError 415 or 400."""
+    return _decode(await request.read(), request.content_type)
+
+
+def review(info: RequestInfo, document: Document, faults: Faults, user: str) -> web.Response:
+    """Answer who the user is, or whether the user may do something."""
+    if info.verb != "create":
+        raise errors.method_not_allowed()
+    if info.resource == "selfsubjectreviews":
+        groups = ["system:authenticated"]
+        return _json(document | {"status": {"userInfo": {"username": user, "groups": groups}}}, status=201)
+    wanted = (document.get("spec") or {}).get("resourceAttributes") or {}
+    resource = "/".join(filter(None, (wanted.get("resource", ""), wanted.get("subresource", ""))))
+    allowed = not faults.denies(wanted.get("verb", ""), resource)
+    status = {"allowed": True} if allowed else {"allowed": False, "reason": "this right is taken away"}
+    return _json(document | {"status": status}, status=201)
+
+
+def write(
+    storage: Storage, info: RequestInfo, resource: Resource, body: bytes, content_type: str
+) -> web.StreamResponse:
+    """Create, update, patch or delete one object; raises ApiError when it conflicts or does not exist."""
+    if info.verb == "create":
+        return _create(storage, info, resource, _decode(body, content_type))
+    key = f"{info.namespace}/{info.name}" if resource.namespaced else info.name
+    entry = storage.get(resource, key)
+    if entry is None:
+        raise errors.not_found(resource.plural, info.name, resource.group)
+    if info.verb == "delete":
+        storage.delete(resource, key)
+        return _json({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
+    current = entry.document()
+    if info.verb == "patch":
+        changed = _checked(patches.apply(content_type, current, _json_value(body)))
+    else:
+        changed = _decode(body, content_type)
+    if changed["metadata"].get("resourceVersion", str(entry.version)) != str(entry.version):
+        raise errors.conflict(resource.plural, info.name, resource.group)
+    changed = _merged(current, changed, info.subresource, resource)
+    if changed != current:
+        entry = storage.put(resource, changed)
+    return web.Response(body=entry.body, content_type="application/json")
+
+
+def _merged(current: Document, changed: Document, subresource: str, resource: Resource) -> Document:
+    """Keep of the current object what the change may not touch."""
+    fixed = {
+        key: current["metadata"][key]
+        for key in ("name", "namespace", "uid", "creationTimestamp", "resourceVersion")
+        if key in current["metadata"]
+    }
+    if subresource == "status":
+        return current | {"status": changed.get("status", {})}
+    changed = changed | {"metadata": changed["metadata"] | fixed}
+    if resource is NODES:
+        changed["status"] = current["status"]  # which has a path of its own
+    return changed
+
+
+def _create(storage: Storage, info: RequestInfo, resource: Resource, document: Document) -> web.Response:
+    metadata = document["metadata"]
+    if not metadata.get("name"):
+        raise errors.invalid(f"{resource.kind}.{resource.group}", "metadata.name", "name or generateName is required")
+    metadata["namespace"] = info.namespace
+    key = f"{info.namespace}/{metadata['name']}"
+    if storage.get(resource, key) is not None:
+        raise errors.already_exists(resource.plural, metadata["name"], resource.group)
+    metadata["uid"] = f"00000000-0000-4000-a000-{storage.version:012x}"
+    metadata["creationTimestamp"] = rfc3339(time.time())
+    document = {"kind": resource.kind, "apiVersion": resource.api_version} | document
+    return web.Response(body=storage.put(resource, document).body, status=201, content_type="application/json")
+
+
+def _decode(body: bytes, content_type: str) -> Document:
+    if content_type == protobuf.MEDIA_TYPE:
+        return _checked(protobuf.decode(body))
+    if content_type not in ("application/json", "application/octet-stream"):  # the latter: none was given
+        raise errors.unsupported_media_type(content_type, f"application/json, {protobuf.MEDIA_TYPE}")
+    document = _json_value(body)
+    if not isinstance(document, dict):
+        raise errors.bad_request("the object provided is unrecognized: expected a JSON object")
+    return _checked(document)
+
+
+def _checked(document: Document) -> Document:
+    """Prove that the parts which everything here relies on are objects."""
+    for key in ("metadata", "spec", "status"):
+        if not isinstance(document.get(key) or {}, dict):
+            raise errors.bad_request(f"the object provided is unrecognized: {key}: expected an object")
+    labels = (document.get("metadata") or {}).get("labels") or {}
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise errors.bad_request("the object provided is unrecognized: metadata.labels: expected an object of strings")
+    return document | {"metadata": document.get("metadata") or {}}
+
+
+def _json_value(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise errors.bad_request(f"the object provided is unrecognized: {error}") from error
+
+
+def _json(document: Document, *, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")

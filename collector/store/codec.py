@@ -1,0 +1,159 @@
+"""How nodes and records are written down: compact bytes that later versions of gpuid can still read."""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from collector.inventory import NodeSnapshot
+from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, Reading, Record
+
+__all__ = ["decode_node", "decode_records", "encode_node", "encode_records", "readings_records", "rfc3339"]
+
+
+def encode_node(snapshot: NodeSnapshot) -> bytes:
+    """Write a node down; a column whose GPUs all agree is written once."""
+    columns: dict[str, Any] = {}
+    for field in _FIELDS:
+        values = [getattr(gpu, field) for gpu in snapshot.gpus]
+        if values and values.count(values[0]) == len(values) and field not in _UNIQUE:
+            if values[0] is not None:
+                columns[field] = values[0]
+        elif values:
+            columns[field] = values
+    return _encode(
+        _Stored(
+            node=snapshot.node,
+            driver_version=snapshot.driver_version,
+            cuda_version=snapshot.cuda_version,
+            source=snapshot.source,
+            fingerprint=snapshot.fingerprint,
+            gpus=columns,
+            since=snapshot.since,
+            superseded=tuple(snapshot.superseded),
+        )
+    )
+
+
+def decode_node(place: Place, time: float | None, written: bytes) -> NodeSnapshot:
+    """Read what `encode_node` wrote; texts that many GPUs have in common are held once."""
+    stored = _decode(written)
+    count = len(stored.since)
+    columns = [_column(field, stored.gpus.get(field), count) for field in _FIELDS]
+    return NodeSnapshot(
+        place=place,
+        node=stored.node,
+        time=time,
+        driver_version=_interned(stored.driver_version),
+        cuda_version=_interned(stored.cuda_version),
+        source=stored.source,
+        fingerprint=stored.fingerprint,
+        gpus=tuple(map(_gpu, *columns)),
+        since=stored.since,
+        superseded=frozenset(stored.superseded),
+    )
+
+
+def encode_records(records: Sequence[Record]) -> bytes:
+    """Write records down."""
+    return _encode(records)
+
+
+def decode_records(written: bytes) -> list[Record]:
+    """Read what `encode_records` wrote."""
+    return _decode_records(written)
+
+
+def readings_records(reading: Reading, changes: Sequence[Change]) -> list[Record]:
+    """Make a record of each GPU of a reading: what happened to it, else that it was confirmed."""
+    place = Place(reading.cluster, reading.node.name)
+    events = {change.gpu.uuid: change.event for change in changes if change.place == place}
+    time = rfc3339(reading.time)
+    return [
+        Record(
+            cluster=reading.cluster,
+            node=reading.node.name,
+            machine=reading.node.machine,
+            source=reading.source,
+            chassis=gpu.chassis or "",
+            gpu=gpu.serial or "",
+            time=time,
+            uuid=gpu.uuid or "",
+            model=gpu.model or "",
+            event=events.get(gpu.uuid, Event.CONFIRMED).value,
+        )
+        for gpu in reading.gpus
+        if gpu.serial or gpu.uuid
+    ]
+
+
+def rfc3339(time: float) -> str:
+    """Write a time as the Go program does: in UTC, to the second."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    node: Node
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    source: str = ""
+    fingerprint: Fingerprint | None = None
+    gpus: dict[str, Any] = {}
+    since: tuple[float, ...] = ()
+    superseded: tuple[str, ...] = ()
+
+
+_FIELDS: tuple[str, ...] = Gpu.__struct_fields__
+_UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
+_FEW = frozenset(_FIELDS) - _UNIQUE - {"mig"}
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+_decode_records = msgspec.msgpack.Decoder(list[Record]).decode
+
+
+def _interned(text: str | None) -> str | None:
+    return None if text is None else sys.intern(text)
+
+
+def _column(field: str, value: Any, count: int) -> list[Any]:
+    if type(value) is list:
+        return [None if text is None else sys.intern(text) for text in value] if field in _FEW else value
+    return [sys.intern(value) if type(value) is str else value] * count
+
+
+def _gpu(  # in the order of the fields; spelled out, because this is four times as fast as any loop
+    uuid: str | None,
+    serial: str | None,
+    model: str | None,
+    architecture: str | None,
+    chassis: str | None,
+    slot: str | None,
+    tray: str | None,
+    host: str | None,
+    module: str | None,
+    pci_bus_id: str | None,
+    board_part_number: str | None,
+    gpu_part_number: str | None,
+    minor_number: int | None,
+    vbios: str | None,
+    mig: bool | None,
+) -> Gpu:
+    return Gpu(
+        uuid=uuid,
+        serial=serial,
+        model=model,
+        architecture=architecture,
+        chassis=chassis,
+        slot=slot,
+        tray=tray,
+        host=host,
+        module=module,
+        pci_bus_id=pci_bus_id,
+        board_part_number=board_part_number,
+        gpu_part_number=gpu_part_number,
+        minor_number=minor_number,
+        vbios=vbios,
+        mig=mig,
+    )

@@ -1,0 +1,83 @@
+"""What can go wrong with the store, as one line that names the way out."""
+
+import sqlite3
+from collections.abc import Iterator
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from collector.model import GpuidError
+from collector.store.settings import PostgresLocation, SqliteLocation
+
+__all__ = ["FOREIGN", "StoreError", "explain"]
+
+
+class StoreError(GpuidError):
+    """The store cannot be used, or not now; the text names it, without a password."""
+
+
+FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`
+
+
+def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -> StoreError:
+    """Map a foreign failure to ours."""
+    if isinstance(location, PostgresLocation):
+        return StoreError(f"store {location}: {_postgres_text(error, location.password)}")
+    for cause in _causes(error):
+        if isinstance(cause, sqlite3.Error):
+            name = getattr(cause, "sqlite_errorname", "") or ""
+            text = next((text for start, text in _SQLITE if name.startswith(start)), str(cause))
+            return StoreError(f"store {location}: {text}")
+        if isinstance(cause, OSError) and cause.strerror:
+            return StoreError(f"store {location}: {cause.strerror}")
+    return StoreError(f"store {location}: {_one_line(str(error)) or type(error).__name__}")
+
+
+_SQLITE = (
+    ("SQLITE_NOTADB", "not a database; move it away to start afresh, or choose another store.url"),
+    ("SQLITE_CORRUPT", "the file is damaged; move it away (with its -wal and -shm) to start afresh"),
+    ("SQLITE_FULL", "no room left; make room on its disk, and it goes on by itself"),
+    ("SQLITE_BUSY", "locked by another process for too long; see who else has it open"),
+    ("SQLITE_READONLY", "it may not be written to; give this user the right to write the file and its folder"),
+    ("SQLITE_PERM", "no right to open it; give this user the right to write the file and its folder"),
+    ("SQLITE_CANTOPEN", "it cannot be opened; check that its folder exists and that this user may use it"),
+    ("SQLITE_IOERR", "the disk failed; check the disk and its free room"),
+)
+
+
+def _postgres_text(error: BaseException, password: str) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, TimeoutError):
+            return "no answer from the server in time"
+        state = getattr(cause, "sqlstate", None)
+        if isinstance(state, str):
+            text = str(cause).partition(": ")[2] if str(cause).startswith("<class") else str(cause)
+            advice = next((f"; {advice}" for start, advice in _POSTGRES if state.startswith(start)), "")
+            return _one_line(text, password) + advice
+        if isinstance(cause, OSError):
+            return f"the server cannot be reached ({_one_line(cause.strerror or str(cause), password)})"
+    return _one_line(str(error), password) or type(error).__name__
+
+
+_POSTGRES = (
+    ("28", "check the user, and PGPASSWORD, the passfile or store.password_file"),
+    ("3D", "create the database"),
+    ("42501", "grant the user CREATE on the schema"),
+    ("53100", "make room on the server's disk, and it goes on by itself"),
+)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Walk from the innermost cause outwards: it is the one that says most."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = getattr(current, "orig", None) or current.__cause__ or current.__context__
+    return reversed(chain)
+
+
+def _one_line(text: str, secret: str = "") -> str:
+    text = " ".join(text.split())
+    if secret:
+        text = text.replace(secret, "***")
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,1 @@
+"""The way of the store's tables from each schema to the next."""

@@ -1,0 +1,139 @@
+"""The tables of the store; what is written here is what the migrations lead to."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+__all__ = [
+    "APPLICATION_ID",
+    "HEAD",
+    "METADATA",
+    "VERSION_TABLE",
+    "changes",
+    "dead_letters",
+    "facts",
+    "ghosts",
+    "nodes",
+    "placements",
+    "readings",
+    "sinks",
+]
+
+HEAD = "0001"  # the newest migration; a test holds it to migrations/versions
+VERSION_TABLE = "gpuid_schema"
+APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
+
+METADATA = MetaData()
+
+_ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
+
+
+facts = Table(
+    "gpuid_facts",  # of the store itself: `id`, random, tells this store's batches from another's
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+nodes = Table(
+    "gpuid_nodes",  # the present inventory: one row per node, so that a fleet loads in a moment
+    METADATA,
+    Column("cluster", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("read_at", Double),  # Unix seconds, as all times here; NULL before the first reading
+    Column("snapshot", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("cluster", "node", name="gpuid_nodes_key"),
+)
+
+placements = Table(
+    "gpuid_placements",
+    METADATA,
+    Column("id", _ID, primary_key=True),
+    Column("uuid", Text, nullable=False),
+    Column("serial", Text),
+    Column("chassis", Text),
+    Column("model", Text),
+    Column("cluster", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("machine", Text, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("until", Double),  # NULL while the GPU is there
+    Column("confirmed", Double),  # when its node was last read with it; while it is there, its node's read_at says so
+    Index("gpuid_placements_uuid", "uuid"),
+    Index("gpuid_placements_serial", "serial"),
+    Index("gpuid_placements_chassis", "chassis"),
+    Index("gpuid_placements_node", "node", "cluster"),
+)
+
+changes = Table(
+    "gpuid_changes",
+    METADATA,
+    Column("id", _ID, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("uuid", Text, nullable=False),
+    Column("serial", Text),
+    Column("model", Text),
+    Column("chassis", Text),
+    Column("cluster", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("machine", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("previous_cluster", Text),
+    Column("previous_node", Text),
+    Index("gpuid_changes_time", "time", "id"),
+    sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
+)
+
+ghosts = Table(
+    "gpuid_ghosts",  # GPUs that are nowhere, and where they were last
+    METADATA,
+    Column("uuid", Text, primary_key=True),
+    Column("cluster", Text, nullable=False),
+    Column("node", Text, nullable=False),
+)
+
+sinks = Table(
+    "gpuid_sinks",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("emit", Text, nullable=False),  # which table the cursor is in: changes or readings
+    Column("cursor", BigInteger, nullable=False),  # the last id that was delivered
+    Column("upto", BigInteger),  # the last id of the batch on its way, so that it is the same after a crash
+    Column("first_seen", Double, nullable=False),
+)
+
+readings = Table(
+    "gpuid_readings",  # written only while some sink wants readings
+    METADATA,
+    Column("id", _ID, primary_key=True),
+    Column("time", Double, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("records", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+dead_letters = Table(
+    "gpuid_dead_letters",
+    METADATA,
+    Column("id", _ID, primary_key=True),
+    Column("sink", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("records", LargeBinary, nullable=False),
+    Column("replay", Boolean, nullable=False),  # somebody asked for it to be sent once more
+    Index("gpuid_dead_letters_sink", "sink", "id"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,225 @@
+"""`gpuid check`, against simulated API servers."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from click.testing import CliRunner, Result
+
+from collector.cli import gpuid
+from collector.simulator import Misconduct, SimulatedCluster, Simulator
+
+
+class Clusters:
+    """Two simulated clusters, and a configuration for them."""
+
+    def __init__(self, simulator: Simulator, portal: BlockingPortal, config: Path) -> None:
+        self._simulator, self._portal, self._config = simulator, portal, config
+        self.configure()
+
+    def __getitem__(self, name: str) -> SimulatedCluster:
+        return self._simulator.clusters[name]
+
+    def act(self, name: str, action: str, *args: Any) -> None:
+        self._portal.call(getattr(self[name], action), *args)
+
+    def configure(self, *more: str) -> None:
+        lines = [f'[defaults]\nkubeconfig = "{self._simulator.kubeconfig}"']
+        lines += [f'[[clusters]]\ncontext = "{name}"' for name in self._simulator.clusters]
+        self._config.write_text("\n".join([*lines, *more]))
+
+    def check(self, *args: str) -> Result:
+        return CliRunner().invoke(gpuid, ["check", "-c", str(self._config), *args])
+
+    def finding(self, name: str, *args: str) -> dict[str, Any]:
+        """What is found out about one cluster, as JSON; the exit code must fit it."""
+        result = self.check("--json", "--cluster", name, *args)
+        (finding,) = json.loads(result.stdout)["clusters"]
+        assert result.exit_code == (0 if finding["ok"] else 1)
+        return finding
+
+    def problems(self, name: str, *args: str) -> list[tuple[str, str]]:
+        return [(problem["text"], problem["hint"]) for problem in self.finding(name, *args)["problems"]]
+
+
+@pytest.fixture
+def clusters(tmp_path: Path) -> Iterator[Clusters]:
+    simulator = Simulator(clusters=2, nodes=3, gpus=4, latency=0.001)
+    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(simulator):
+        yield Clusters(simulator, portal, tmp_path / "gpuid.toml")
+
+
+class TestGood:
+    def test_everything_right_is_one_line_a_cluster_and_exit_0(self, clusters: Clusters):
+        result = clusters.check()
+        assert (result.exit_code, result.stderr) == (0, "")
+        heading, first, second, verdict = result.stdout.splitlines()
+        assert heading.split() == ["CLUSTER", "VERSION", "LATENCY", "USER", "PODS", "GPUS", "RESULT"]
+        assert [first.split()[0], second.split()[0]] == ["sim-0", "sim-1"]
+        for line in (first, second):
+            assert "3/3 ready" in line
+            assert "4 on gpu-000" in line
+            assert line.endswith("  ok")
+        assert verdict == "2 of 2 clusters are ready."
+
+    def test_json_has_all_that_was_found(self, clusters: Clusters):
+        finding = clusters.finding("sim-0")
+        assert finding.pop("latency_seconds") < 5
+        assert finding.pop("read") == clusters["sim-0"].pod(finding.pop("node"))
+        assert finding.pop("version").startswith("v1.")
+        assert finding.pop("driver_version")
+        assert finding == {
+            "cluster": "sim-0",
+            "context": "sim-0",
+            "ok": True,
+            "server": clusters["sim-0"].url,
+            "user": "simulated-user",
+            "rights": {
+                "list nodes": True,
+                "watch nodes": True,
+                "list pods in gpu-operator": True,
+                "watch pods in gpu-operator": True,
+                "create pods/exec in gpu-operator": True,
+                "get pods/exec in gpu-operator": True,
+            },
+            "pods": [
+                {
+                    "namespace": "gpu-operator",
+                    "selector": "app=nvidia-device-plugin-daemonset",
+                    "container": "nvidia-device-plugin",
+                    "ready": 3,
+                    "total": 3,
+                }
+            ],
+            "gpus": 4,
+            "problems": [],
+        }
+
+    def test_it_costs_one_exec_a_cluster(self, clusters: Clusters):
+        clusters.check()
+        assert [clusters[name].counters.execs.total() for name in ("sim-0", "sim-1")] == [1, 1]
+
+
+class TestProblems:
+    def test_one_clusters_failure_leaves_the_others_alone_and_is_exit_1(self, clusters: Clusters):
+        clusters.act("sim-0", "stop")
+        result = clusters.check()
+        assert result.exit_code == 1
+        _, first, second, verdict = result.stdout.splitlines()
+        assert f"{clusters['sim-0'].url}: connection refused (is the address right" in first
+        assert second.endswith("  ok")
+        assert verdict == "1 of 2 clusters are ready."
+
+    def test_a_context_that_does_not_exist(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-9"')
+        ((text, _hint),) = clusters.problems("x")
+        assert text.startswith('no context "sim-9" in ')
+        assert "sim-0" in text
+
+    def test_credentials_that_are_refused(self, clusters: Clusters):
+        clusters.act("sim-0", "refuse_tokens")
+        ((text, hint),) = clusters.problems("sim-0")
+        assert text.startswith(f"{clusters['sim-0'].url}: unauthorized")
+        assert hint == "log in again; `kubectl --context sim-0 get nodes` fails likewise until then"
+
+    def test_each_missing_right_with_the_rule_that_grants_it(self, clusters: Clusters):
+        clusters.act("sim-0", "deny", "create", "pods/exec")
+        clusters.act("sim-0", "deny", "list", "nodes")
+        clusters.act("sim-0", "deny", "watch", "nodes")
+        assert clusters.problems("sim-0") == [
+            (
+                "may not list or watch nodes",
+                'grant {apiGroups: [""], resources: ["nodes"], verbs: ["list","watch"]} by a ClusterRole',
+            ),
+            (
+                "may not create pods/exec in namespace gpu-operator",
+                'grant {apiGroups: [""], resources: ["pods/exec"], verbs: ["create"]}'
+                " by a Role in namespace gpu-operator",
+            ),
+        ]
+        assert clusters["sim-0"].counters.execs.total() == 0
+
+    def test_no_right_to_list_pods_is_not_taken_for_no_pods(self, clusters: Clusters):
+        clusters.act("sim-0", "deny", "list", "pods")
+        finding = clusters.finding("sim-0")
+        assert [problem["text"] for problem in finding["problems"]] == ["may not list pods in namespace gpu-operator"]
+        assert finding["pods"] == []
+
+    def test_a_server_that_does_not_tell_rights_or_names_is_judged_by_what_it_does(self, clusters: Clusters):
+        clusters.act("sim-0", "deny", "create", "selfsubjectaccessreviews")
+        clusters.act("sim-0", "deny", "create", "selfsubjectreviews")
+        finding = clusters.finding("sim-0")
+        assert (finding["ok"], finding["user"], finding["rights"], finding["gpus"]) == (True, None, {}, 4)
+
+    def test_no_pods_but_another_presets(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
+        assert clusters.problems("x") == [
+            (
+                'no pods found in namespace kube-system by "k8s-app=nvidia-gpu-device-plugin"',
+                'preset = "gpu-operator" would find 3',
+            )
+        ]
+
+    def test_no_pod_is_ready(self, clusters: Clusters):
+        for node in clusters["sim-0"].nodes:
+            clusters.act("sim-0", "set_ready", node, False)
+        finding = clusters.finding("sim-0")
+        assert (finding["pods"][0]["ready"], finding["pods"][0]["total"]) == (0, 3)
+        assert [problem["text"] for problem in finding["problems"]] == ["none of the pods is ready"]
+
+    @pytest.mark.parametrize(
+        ("how", "hint"),
+        [
+            (Misconduct.EXIT_STATUS, "the driver of that node may be broken; kubectl exec shows all of it"),
+            (Misconduct.NO_BINARY, "set `command`, or choose pods whose container has nvidia-smi"),
+            (Misconduct.GARBAGE, "`command` must print what `nvidia-smi -q -x` prints"),
+        ],
+    )
+    def test_a_trial_reading_that_fails_names_the_pod_and_a_remedy(
+        self, clusters: Clusters, how: Misconduct, hint: str
+    ):
+        clusters.act("sim-0", "fail_exec", how)
+        finding = clusters.finding("sim-0")
+        (problem,) = finding["problems"]
+        assert problem["text"].startswith(f"{clusters['sim-0'].pod(finding['node'])}: ")
+        assert (problem["hint"], finding["gpus"]) == (hint, None)
+
+    def test_a_container_that_the_pod_does_not_have(self, clusters: Clusters):
+        source = '{namespace = "gpu-operator", selector = "app=nvidia-device-plugin-daemonset", container = "x"}'
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\nsources = [{source}]')
+        ((text, hint),) = clusters.problems("x")
+        assert "gpu-operator/" in text
+        assert hint == "set `container` of the source to a container of this pod"
+
+
+class TestDeadline:
+    @pytest.mark.parametrize(
+        ("action", "args", "doing"),
+        [
+            ("freeze_connections", [True], "reaching its API server"),
+            ("hang_exec", [], "running nvidia-smi in gpu-operator/"),
+        ],
+    )
+    def test_nothing_hangs(self, clusters: Clusters, action: str, args: list[Any], doing: str):
+        clusters.act("sim-0", action, *args)
+        started = time.monotonic()
+        ((text, _hint),) = clusters.problems("sim-0", "--timeout", "500ms")
+        assert text.startswith(f"no answer within 0.5 s while {doing}")
+        assert time.monotonic() - started < 10
+
+
+class TestBadInput:
+    def test_a_cluster_that_is_not_configured_names_the_nearest(self, clusters: Clusters):
+        result = clusters.check("--cluster", "sim-o")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == 'gpuid: --cluster: the configuration has no cluster "sim-o"; did you mean "sim-0"?\n'
+
+    def test_a_wrong_configuration_is_one_line_and_exit_2(self, clusters: Clusters):
+        clusters.configure("refrehs = 1")
+        result = clusters.check()
+        assert result.exit_code == 2
+        assert result.stderr.endswith('unknown key; did you mean "refresh"?\n')

@@ -1,0 +1,191 @@
+"""`gpuid simulate`."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from collector.cli import gpuid as command
+from collector.cluster.kubeconfig import contexts
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Simulation:
+    """A running `gpuid simulate`, and all that it has printed until it was ready."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.process = process
+        self.banner = ""
+        for line in process.stdout:
+            self.banner += line
+            if "/swap_tray" in line:
+                break
+
+    @property
+    def kubeconfig(self) -> Path:
+        return Path(self._found(r"export KUBECONFIG=(.*)"))
+
+    @property
+    def control(self) -> str:
+        return self._found(r"Control +(http.*)")
+
+    def _found(self, pattern: str) -> str:
+        found = re.search(pattern, self.banner)
+        assert found, self.banner
+        return found[1]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Simulation]]:
+    """Start a simulation of little; it ends with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*args: str | Path) -> Simulation:
+        small = ("--clusters", "2", "--nodes", "2", "--gpus", "2", "--latency", "1ms")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "collector", "simulate", *small, *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return Simulation(process)
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+class TestRunning:
+    def test_it_tells_where_the_kubeconfig_and_the_control_url_are(self, start: Callable[..., Simulation]):
+        simulation = start()
+        assert simulation.banner.startswith("Simulating 2 clusters, contexts sim-0 … sim-1, until Ctrl-C.\n\n")
+        assert list(contexts(str(simulation.kubeconfig))) == ["sim-0", "sim-1"]
+        curl = re.search(r"curl -X POST (\S+)", simulation.banner)
+        assert curl
+        assert httpx.post(curl[1]).raise_for_status().json()["cluster"] == "sim-0"
+
+    def test_size_and_seed_make_the_fleet(self, start: Callable[..., Simulation]):
+        fleets = [
+            httpx.get(f"{start('--gpus', '4', '--nodes', '3', '--seed', seed).control}/expected").json()
+            for seed in ("7", "7", "8")
+        ]
+        assert [len(fleet) for fleet in fleets] == [24, 24, 24]
+        assert fleets[0] == fleets[1] != fleets[2]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_it_cleanly(self, start: Callable[..., Simulation], number: signal.Signals):
+        simulation = start()
+        simulation.process.send_signal(number)
+        assert simulation.process.communicate(timeout=10) == ("", "")
+        assert simulation.process.returncode == 0
+        assert not simulation.kubeconfig.exists()
+
+    def test_it_ends_by_itself_after_the_given_time(self, gpuid: Run):
+        result = gpuid("simulate", "--clusters", "1", "--nodes", "1", "--for", "100ms")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith("Simulating cluster sim-0 for 0.1 s or until Ctrl-C.\n")
+
+    def test_it_takes_the_given_port_and_the_next_ones(self, start: Callable[..., Simulation]):
+        port = free_run_of_ports(3)
+        simulation = start("--listen", f"127.0.0.1:{port}")
+        assert simulation.control == f"http://127.0.0.1:{port + 2}"
+        assert f"https://127.0.0.1:{port + 1}" in simulation.kubeconfig.read_text()
+
+
+class TestKubeconfig:
+    def test_it_is_written_where_it_is_wanted_for_its_owner_alone_and_stays(
+        self, start: Callable[..., Simulation], tmp_path: Path
+    ):
+        out = tmp_path / "a folder" / "out"
+        out.parent.mkdir()
+        simulation = start("--kubeconfig", out)
+        assert f"export KUBECONFIG='{out}'\n" in simulation.banner
+        assert list(contexts(str(out))) == ["sim-0", "sim-1"]
+        assert out.stat().st_mode & 0o777 == 0o600
+        simulation.process.terminate()
+        simulation.process.communicate(timeout=10)
+        assert list(out.parent.iterdir()) == [out]
+
+    def test_it_follows_a_token_that_changes(self, start: Callable[..., Simulation], tmp_path: Path):
+        out = tmp_path / "out"
+        simulation = start("--kubeconfig", out)
+        before, deadline = out.read_text(), time.monotonic() + 10
+        while out.read_text() == before and time.monotonic() < deadline:
+            httpx.post(f"{simulation.control}/clusters/sim-0/rotate_token").raise_for_status()
+            time.sleep(0.2)
+        assert out.read_text() != before
+
+    def test_an_earlier_one_is_replaced_and_any_other_file_only_by_force(self, gpuid: Run, tmp_path: Path):
+        out = tmp_path / "out"
+        args = ("simulate", "--clusters", "1", "--nodes", "1", "--for", "50ms", "--kubeconfig", out)
+        assert gpuid(*args).returncode == 0
+        assert gpuid(*args).returncode == 0
+        out.write_text("apiVersion: v1\nkind: Config\n")
+        result = gpuid(*args)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == f"gpuid: {out}: exists and is not a simulator's kubeconfig; --force replaces it\n"
+        assert out.read_text() == "apiVersion: v1\nkind: Config\n"
+        assert gpuid(*args, "--force").returncode == 0
+        assert "sim-0" in out.read_text()
+
+    def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(self, gpuid: Run, tmp_path: Path):
+        for out in (tmp_path, tmp_path / "absent" / "out"):
+            result = gpuid("simulate", "--clusters", "1", "--nodes", "1", "--for", "50ms", "--kubeconfig", out)
+            assert (result.returncode, result.stdout) == (2, "")
+            assert result.stderr.startswith(f"gpuid: {out}: ")
+            assert result.stderr.count("\n") == 1
+
+
+class TestBadInput:
+    def test_a_taken_port_is_one_line_and_exit_2(self, gpuid: Run):
+        with closing(socket.socket()) as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            result = gpuid("simulate", "--clusters", "1", "--nodes", "1", "--listen", f"127.0.0.1:{port}")
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"gpuid: 127.0.0.1:{port}: ")
+        assert result.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "args",
+        [
+            ["--clusters", "0"],
+            ["--nodes", "-1"],
+            ["--latency", "fast"],
+            ["--listen", "127.0.0.1"],
+            ["--listen", "127.0.0.1:65534"],
+            ["--for", "1"],
+        ],
+    )
+    def test_a_value_out_of_form_is_one_line_and_exit_2(self, args: list[str]):
+        result = CliRunner().invoke(command, ["simulate", *args])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"gpuid: simulate: Invalid value for {args[0] if args[1][-1] == '4' else ''}")
+        assert result.stderr.count("\n") == 1
+
+
+def free_run_of_ports(count: int) -> int:
+    """The first of some successive ports that nobody listens on."""
+    for first in range(20000, 30000, count):
+        with closing(socket.socket()) as one, closing(socket.socket()) as two, closing(socket.socket()) as three:
+            try:
+                for offset, each in enumerate((one, two, three)):
+                    each.bind(("127.0.0.1", first + offset))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
