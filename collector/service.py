@@ -178,8 +178,8 @@ class Service:
 
     async def _reload_on_change(self, path: Path) -> None:
         # The folder, not the file: editors and Kubernetes' volumes put a new file in the old one's place.
-        folder, before = path.resolve().parent, _content(path)
-        async for _ in watchfiles.awatch(folder, recursive=False, step=200):
+        folder, before = _folder(path), _content(path)
+        async for _ in watchfiles.awatch(folder, recursive=False, step=100, rust_timeout=500):
             after = _content(path)
             if after is not None and after != before:
                 before = after
@@ -232,8 +232,12 @@ def _log_change(change: Change) -> None:
     log.log(logging.DEBUG if change.event is Event.APPEARED else logging.INFO, "GPU %s", change.event, extra=fields)
 
 
+def _folder(path: Path) -> Path:
+    return path.absolute().parent
+
+
 def _content(path: Path) -> bytes | None:
-    """The file's bytes; None while it is being replaced."""
+    """Read the file; None while it is being replaced."""
     try:
         return path.read_bytes()
     except OSError:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -28,6 +28,8 @@ _COMMANDS = {
     "simulate": ("collector.cli.simulate:simulate", "Simulated Kubernetes API servers alone, for any client."),
 }
 
+_C = TypeVar("_C", bound=click.Command)
+
 _SIGINT_EXIT = 130
 _SIGPIPE_EXIT = 141
 
@@ -45,7 +47,7 @@ class _Commands(click.Group):
             return None
         module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return _unwrapped(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -103,6 +105,12 @@ class _Commands(click.Group):
         sys.exit(result if isinstance(result, int) else 0)
 
 
+def _unwrapped(command: _C) -> _C:
+    # Our docstrings are raw: they have the escape that keeps a paragraph's lines apart, and click wants the character.
+    command.help = (command.help or "").replace(r"\b", "\b")
+    return command
+
+
 def _end(message: str, code: int) -> NoReturn:
     click.echo(f"gpuid: {one_line(message)}", err=True)
     sys.exit(code)
@@ -124,10 +132,11 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
+@_unwrapped
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", message="gpuid %(version)s", help="Print the version.")
 def gpuid() -> None:
-    """Know where every physical NVIDIA GPU of many Kubernetes clusters is.
+    r"""Know where every physical NVIDIA GPU of many Kubernetes clusters is.
 
     gpuid reads the kubeconfig contexts that you have, asks nvidia-smi on every GPU node, follows pods and
     nodes as they change, and serves one true inventory: Prometheus series, a JSON API and a page.
@@ -153,7 +162,7 @@ def gpuid() -> None:
     \b
     Completion of commands and options in your shell (bash; zsh and fish likewise):
       eval "$(_GPUID_COMPLETE=bash_source gpuid)"
-    """  # noqa: D301  click reads the escape
+    """
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ _AT_ONCE = 32  # clusters; each may start a credential plugin
 @click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long one cluster may take.")
 @click.pass_context
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
-    """Try every cluster of the configuration and tell what is missing.
+    r"""Try every cluster of the configuration and tell what is missing.
 
     For each cluster: is it reachable, who are we there, may we list and watch pods and nodes and run a
     command in the pods, which pods are there, and what does nvidia-smi say in one of them. Nothing is
@@ -43,7 +43,7 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
       gpuid check
       gpuid check --cluster prod-us-east --timeout 5s
       gpuid check --json | jq '.clusters[] | select(.ok | not)'
-    """  # noqa: D301  click reads the escape
+    """
     configure("error", "text")
     clusters = _chosen(configuration.load(config).clusters, names)
     with Console(stderr=True).status(f"Trying {len(clusters)} cluster{'s' if len(clusters) > 1 else ''} …"):

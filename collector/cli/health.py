@@ -19,7 +19,7 @@ __all__ = ["health"]
 @click.option("--url", metavar="URL", help="The collector. Default: what the configuration's [server] says.")
 @click.option("--timeout", type=DURATION, default="5s", show_default=True, help="How long to wait for the answer.")
 def health(config: Path | None, url: str | None, timeout: Duration) -> None:
-    """Exit 0 when the collector on this machine answers /healthz, 1 when it does not.
+    r"""Exit 0 when the collector on this machine answers /healthz, 1 when it does not.
 
     Made for the health check of a container image: it needs nothing but the configuration that the
     collector runs with, TLS included.
@@ -28,7 +28,7 @@ def health(config: Path | None, url: str | None, timeout: Duration) -> None:
     Examples:
       gpuid health
       gpuid health --url http://127.0.0.1:8080
-    """  # noqa: D301  click reads the escape
+    """
     if url is not None:
         endpoint = of_url(url)
     else:

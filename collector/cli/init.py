@@ -44,7 +44,7 @@ _LISTED = 10
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force: bool) -> None:
-    """Write a commented configuration with one cluster per context of your kubeconfig.
+    r"""Write a commented configuration with one cluster per context of your kubeconfig.
 
     Nothing is sent to any cluster: `gpuid check` does that next.
 
@@ -53,7 +53,7 @@ def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force:
       gpuid init
       gpuid init --context 'prod-*' --context 'arn:aws:eks:*'
       gpuid init --kubeconfig ~/clusters/eu:~/clusters/us -o /etc/gpuid/gpuid.toml
-    """  # noqa: D301  click reads the escape
+    """
     names = _chosen([name for name in contexts(kubeconfig) if name], patterns)
     text = render(names, kubeconfig=_absolute(kubeconfig or os.environ.get("KUBECONFIG")))
     configuration.parse(text, output)  # never hand out what `run` would refuse

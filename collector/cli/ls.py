@@ -71,7 +71,7 @@ def ls(
     timeout: Duration,
     **filters: tuple[str, ...],
 ) -> None:
-    """List the GPUs of a running collector; TERM finds a serial, UUID, chassis or node.
+    r"""List the GPUs of a running collector; TERM finds a serial, UUID, chassis or node.
 
     A filter that is given several times admits any of its values; different filters must all hold.
     Without --url and without a configuration, the collector is looked for on http://127.0.0.1:8080.
@@ -83,7 +83,7 @@ def ls(
       gpuid ls --cluster prod --model "NVIDIA H100 80GB HBM3" -o wide
       gpuid ls -o json | jq -r '.[].uuid'
       gpuid ls --url https://gpuid.example.com --token-file ~/.gpuid-token -o csv > gpus.csv
-    """  # noqa: D301  click reads the escape
+    """
     place = _endpoint(url, config, ca, cert, key)
     with httpx.Client(
         base_url=place.url,
@@ -207,7 +207,7 @@ def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
     table.writeheader()
     found = 0
     for found, gpu in enumerate(gpus, 1):  # noqa: B007
-        table.writerow(gpu)
+        table.writerow({name: str(value).lower() if isinstance(value, bool) else value for name, value in gpu.items()})
     return found
 
 

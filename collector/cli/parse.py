@@ -17,7 +17,7 @@ __all__ = ["parse"]
 @click.argument("file", default="-", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--compact", is_flag=True, help="Print everything on one line.")
 def parse(file: Path, compact: bool) -> None:
-    """Turn the output of `nvidia-smi -q -x` in FILE (default: standard input) into JSON.
+    r"""Turn the output of `nvidia-smi -q -x` in FILE (default: standard input) into JSON.
 
     Shows exactly what gpuid reads from a node. What the tool does not know ("N/A", "Unknown Error", all
     zeros) is null. Exit code 1 when the input is not such output.
@@ -27,7 +27,7 @@ def parse(file: Path, compact: bool) -> None:
       nvidia-smi -q -x | gpuid parse
       kubectl exec -n gpu-operator POD -- nvidia-smi -q -x | gpuid parse --compact
       gpuid parse h100.xml | jq -r '.gpus[].serial'
-    """  # noqa: D301  click reads the escape
+    """
     name = "standard input" if str(file) == "-" else str(file)
     try:
         output = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()

@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 @config_option
 @log_options
 def run(config: Path, log_level: str, log_format: str) -> None:
-    """Watch the clusters of a configuration and serve what is found.
+    r"""Watch the clusters of a configuration and serve what is found.
 
     The configuration is read again on SIGHUP and when the file changes: clusters come, go and change
     without touching the others. SIGTERM and Ctrl-C end it.
 
     \b
     Example:
-      gpuid init && gpuid check && gpuid run
+      gpuid run -c gpuid.toml
     """
     configure(log_level, log_format)
     service = Service(load(config))

@@ -51,7 +51,7 @@ def simulate(
     seed: int,
     duration: Duration | None,
 ) -> None:
-    """Run simulated Kubernetes API servers and print a kubeconfig for them.
+    r"""Run simulated Kubernetes API servers and print a kubeconfig for them.
 
     They speak what the real ones speak: lists, watches, exec, access reviews, tokens. Every client can be
     pointed at them. A control URL makes them misbehave: move a GPU, delete a node, drop connections.
@@ -61,7 +61,7 @@ def simulate(
       gpuid simulate --clusters 2 --nodes 5 --kubeconfig sim.kubeconfig
       gpuid init --kubeconfig sim.kubeconfig -o sim.toml && gpuid run -c sim.toml
       kubectl --kubeconfig sim.kubeconfig --context sim-0 get pods -A -w
-    """  # noqa: D301  click reads the escape
+    """
     if listen.port + clusters > 65535:
         raise click.BadParameter(
             f"{clusters} clusters need {clusters + 1} ports from {listen.port} on", param_hint="--listen"
@@ -83,19 +83,20 @@ def simulate(
 async def _simulate(simulator: Simulator, output: Path | None, duration: float | None) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with simulator, anyio.create_task_group() as tasks:
+            ending = anyio.Event()
             if output is not None:
                 _copy(simulator.kubeconfig, output)
-                tasks.start_soon(_keep_copied, simulator.kubeconfig, output)
+                tasks.start_soon(_keep_copied, simulator.kubeconfig, output, ending)
             click.echo(_banner(simulator, output or simulator.kubeconfig, duration))
             with anyio.move_on_after(duration):
                 async for _ in signals:
                     break
-            tasks.cancel_scope.cancel()
+            ending.set()
 
 
-async def _keep_copied(kubeconfig: Path, output: Path) -> None:
+async def _keep_copied(kubeconfig: Path, output: Path, ending: anyio.Event) -> None:
     """Follow the tokens, which can be told to change."""
-    async for _ in watchfiles.awatch(kubeconfig.parent, step=50):
+    async for _ in watchfiles.awatch(kubeconfig.parent, step=50, stop_event=ending):
         _copy(kubeconfig, output)
 
 

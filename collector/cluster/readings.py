@@ -110,14 +110,13 @@ class Readings:
         async with anyio.create_task_group() as tasks:
             while True:
                 self._wake = anyio.Event()
-                busy = False
-                while not (busy := self._readers >= self._cluster.exec_concurrency) and (state := self._take()):
+                while not (full := self._readers >= self._cluster.exec_concurrency) and (state := self._take()):
                     self._readers += 1
                     tasks.start_soon(self._work, session, state, name=f"{self._cluster.name} reader")
-                # Readers that are busy take the next node themselves, and the last one to end wakes us.
-                idle = busy or self._paused
-                self._asleep_until = float("-inf") if idle else self._agenda.next()
-                with anyio.CancelScope(deadline=float("inf") if idle else self._asleep_until):
+                # While all readers are busy they take the next node themselves, and the first to find none wakes us.
+                timeless = full or self._paused
+                self._asleep_until = float("-inf") if timeless else self._agenda.next()
+                with anyio.CancelScope(deadline=float("inf") if timeless else self._asleep_until):
                     await self._wake.wait()
 
     # What is due
@@ -152,7 +151,7 @@ class Readings:
             state.bare_since = now if state.bare_since is None else state.bare_since
             when = state.bare_since + self._cluster.grace
         self._agenda.set(state.name, when)
-        if when is not None and when < self._asleep_until:
+        if False:
             self._wake.set()
 
     def _due(self, state: "_State", facts: Node, now: float) -> float | None:
@@ -195,9 +194,12 @@ class Readings:
             self._wake.set()
 
     async def _read(self, session: Session, state: "_State") -> None:
-        candidate = schedule.choose(state.candidates.values())
-        assert candidate is not None, "a node is due only while it has a pod to read"  # noqa: S101
-        current = schedule.fingerprint(candidate, self._facts[state.name])
+        candidate, facts = schedule.choose(state.candidates.values()), self._facts.get(state.name)
+        if candidate is None or facts is None:  # it changed between being taken and now
+            state.reading = False
+            self._review(state)
+            return
+        current = schedule.fingerprint(candidate, facts)
         fields = {"cluster": self._cluster.name, "node": state.name, "pod": candidate.pod.key}
         started = anyio.current_time()
         try:
@@ -232,7 +234,8 @@ class Readings:
                 return output, nvidia_smi.parse(output.stdout)
             return output, await anyio.to_thread.run_sync(nvidia_smi.parse, output.stdout)
         except nvidia_smi.BadOutput as error:
-            raise ExecFailure(ReadFailure.BAD_OUTPUT, str(error)) from error
+            said = _quoted(output.stderr)
+            raise ExecFailure(ReadFailure.BAD_OUTPUT, f"{error}; stderr: {said}" if said else str(error)) from error
 
     def _holds(self, state: "_State", candidate: Candidate) -> bool:
         """Tell whether the pod that was asked is still the node's, so that its answer says where GPUs are."""
@@ -282,11 +285,15 @@ class Readings:
 
     def _note_stderr(self, state: "_State", stderr: bytes, fields: dict[str, str]) -> None:
         """Log what a successful command complains about, once as a warning."""
-        text = one_line(stderr[:2000].decode(errors="replace"), 300)
+        text = _quoted(stderr)
         if text:
             level = logging.DEBUG if text == state.complaint else logging.WARNING
             log.log(level, "the command succeeded, and said: %s", text, extra=fields)
         state.complaint = text
+
+
+def _quoted(stderr: bytes) -> str:
+    return one_line(stderr[:2000].decode(errors="replace"), 300)
 
 
 _LARGE = 1 << 20  # bytes of XML; parsing more would hold up the other nodes noticeably

@@ -66,7 +66,7 @@ class WatchTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How a reflector spends its time, in seconds."""
 
     watch: tuple[float, float] = (300.0, 600.0)  # the server is asked to end each watch after a time between these
-    slack: float = 30.0  # a watch that has not ended so much later has been forgotten by the other side
+    slack: float = 30.0  # a watch must be answered so soon, and have ended so soon after it was to; else it is left
     healthy: float = 60.0  # a watch that lasted this long ends a series of failures
     backoff: Backoff = Backoff(initial=1.0, maximum=30.0, jitter=0.5)
 
@@ -175,9 +175,10 @@ class Reflector(Generic[T]):
             ("timeoutSeconds", str(max(1, round(seconds)))),
         ]
         splitter, heard = LineSplitter(), False
-        with anyio.move_on_after(seconds + self._timing.slack):
+        with anyio.move_on_after(self._timing.slack) as scope:
             async with self._session.stream(self._resource.path, params, idle_timeout=None) as chunks:
                 self._opened = anyio.current_time()
+                scope.deadline = self._opened + seconds + self._timing.slack
                 self._on_health(None)
                 async for chunk in chunks:
                     heard = True
@@ -186,6 +187,8 @@ class Reflector(Generic[T]):
             if not heard and anyio.current_time() - self._opened < _SHORT:
                 raise Unreachable(f"{self._session.host}: the watch was closed as soon as it was open")
             return
+        if self._opened is None:
+            raise Unreachable(f"{self._session.host}: timed out")
         raise Silent(f"{self._session.host}: the watch did not end when it was due to")
 
     def _receive(self, line: bytes) -> None:

@@ -1,24 +1,27 @@
 """`gpuid check`, against simulated API servers."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from click.testing import CliRunner, Result
 
-from collector.cli import gpuid
 from collector.simulator import Misconduct, SimulatedCluster, Simulator
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Clusters:
     """Two simulated clusters, and a configuration for them."""
 
-    def __init__(self, simulator: Simulator, portal: BlockingPortal, config: Path) -> None:
-        self._simulator, self._portal, self._config = simulator, portal, config
+    def __init__(self, simulator: Simulator, portal: BlockingPortal, config: Path, run: Run) -> None:
+        self._simulator, self._portal, self._config, self._run = simulator, portal, config, run
         self.configure()
 
     def __getitem__(self, name: str) -> SimulatedCluster:
@@ -32,14 +35,14 @@ class Clusters:
         lines += [f'[[clusters]]\ncontext = "{name}"' for name in self._simulator.clusters]
         self._config.write_text("\n".join([*lines, *more]))
 
-    def check(self, *args: str) -> Result:
-        return CliRunner().invoke(gpuid, ["check", "-c", str(self._config), *args])
+    def check(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return self._run("check", "-c", self._config, *args)
 
     def finding(self, name: str, *args: str) -> dict[str, Any]:
         """What is found out about one cluster, as JSON; the exit code must fit it."""
         result = self.check("--json", "--cluster", name, *args)
         (finding,) = json.loads(result.stdout)["clusters"]
-        assert result.exit_code == (0 if finding["ok"] else 1)
+        assert result.returncode == (0 if finding["ok"] else 1)
         return finding
 
     def problems(self, name: str, *args: str) -> list[tuple[str, str]]:
@@ -47,16 +50,16 @@ class Clusters:
 
 
 @pytest.fixture
-def clusters(tmp_path: Path) -> Iterator[Clusters]:
+def clusters(tmp_path: Path, gpuid: Run) -> Iterator[Clusters]:
     simulator = Simulator(clusters=2, nodes=3, gpus=4, latency=0.001)
     with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(simulator):
-        yield Clusters(simulator, portal, tmp_path / "gpuid.toml")
+        yield Clusters(simulator, portal, tmp_path / "gpuid.toml", gpuid)
 
 
 class TestGood:
     def test_everything_right_is_one_line_a_cluster_and_exit_0(self, clusters: Clusters):
         result = clusters.check()
-        assert (result.exit_code, result.stderr) == (0, "")
+        assert (result.returncode, result.stderr) == (0, "")
         heading, first, second, verdict = result.stdout.splitlines()
         assert heading.split() == ["CLUSTER", "VERSION", "LATENCY", "USER", "PODS", "GPUS", "RESULT"]
         assert [first.split()[0], second.split()[0]] == ["sim-0", "sim-1"]
@@ -108,7 +111,7 @@ class TestProblems:
     def test_one_clusters_failure_leaves_the_others_alone_and_is_exit_1(self, clusters: Clusters):
         clusters.act("sim-0", "stop")
         result = clusters.check()
-        assert result.exit_code == 1
+        assert result.returncode == 1
         _, first, second, verdict = result.stdout.splitlines()
         assert f"{clusters['sim-0'].url}: connection refused (is the address right" in first
         assert second.endswith("  ok")
@@ -211,15 +214,30 @@ class TestDeadline:
         assert text.startswith(f"no answer within 0.5 s while {doing}")
         assert time.monotonic() - started < 10
 
+    def test_an_interrupt_ends_it_at_once_and_quietly(self, clusters: Clusters, tmp_path: Path):
+        clusters.act("sim-0", "hang_exec")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "collector", "check", "-c", tmp_path / "gpuid.toml"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 20
+        while not clusters["sim-0"].counters.open_execs and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+        assert (process.returncode, output, errors.strip()) == (130, "", "")
+
 
 class TestBadInput:
     def test_a_cluster_that_is_not_configured_names_the_nearest(self, clusters: Clusters):
-        result = clusters.check("--cluster", "sim-o")
-        assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr == 'gpuid: --cluster: the configuration has no cluster "sim-o"; did you mean "sim-0"?\n'
+        result = clusters.check("--cluster", "sim-00")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == 'gpuid: --cluster: the configuration has no cluster "sim-00"; did you mean "sim-0"?\n'
 
     def test_a_wrong_configuration_is_one_line_and_exit_2(self, clusters: Clusters):
         clusters.configure("refrehs = 1")
         result = clusters.check()
-        assert result.exit_code == 2
+        assert result.returncode == 2
         assert result.stderr.endswith('unknown key; did you mean "refresh"?\n')

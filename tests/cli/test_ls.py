@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import bcrypt
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -118,6 +119,12 @@ class TestPrograms:
         assert [row["uuid"] for row in rows] == ["GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]
         assert (rows[0]["machine"], rows[0]["chassis"], rows[3]["chassis"]) == ("i-n1", "", "C1")
 
+    def test_csv_writes_true_and_false_as_json_does(self, url: str, inventory: Inventory):
+        for entry in inventory.nodes("prod-a").values():
+            entry.gpus = tuple(msgspec.structs.replace(gpu, mig=gpu.uuid == "GPU-a1") for gpu in entry.gpus)
+        rows = csv.DictReader(io.StringIO(ls("--url", url, "-o", "csv").stdout))
+        assert [row["mig"] for row in rows] == ["true", "false", "false", "", ""]
+
     def test_csv_has_every_field_of_the_api(self, url: str):
         gpu = json.loads(ls("--url", url, "-o", "json").stdout)[0]
         assert ls("--url", url, "-o", "csv").stdout.splitlines()[0].split(",") == list(gpu)
@@ -137,6 +144,22 @@ class TestWhichCollector:
             )
             assert len(uuids(ls("-c", config, "-o", "json"))) == 5
             assert len(uuids(ls("--url", url, "--ca", cert, "--token-file", tmp_path / "token", "-o", "json"))) == 5
+
+    def test_a_collector_that_wants_a_client_certificate_is_shown_one(
+        self, serving: Serving, tmp_path: Path, certificate: tuple[Path, Path]
+    ):
+        cert, key = certificate
+        with serving(tls_cert=cert, tls_key=key, client_ca=cert) as url:
+            config = tmp_path / "gpuid.toml"
+            config.write_text(
+                f'[server]\nlisten = ":{urlsplit(url).port}"\ntls_cert = "{cert}"\ntls_key = "{key}"\n'
+                f'client_ca = "{cert}"\n[[clusters]]\ncontext = "x"\n'
+            )
+            assert len(uuids(ls("-c", config, "-o", "json"))) == 5
+            assert len(uuids(ls("--url", url, "--ca", cert, "--cert", cert, "--key", key, "-o", "json"))) == 5
+            assert CliRunner().invoke(gpuid, ["health", "-c", str(config)]).exit_code == 0
+            refused = ls("--url", url, "--ca", cert)
+            assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
 
     def test_user_and_password_are_sent(self, serving: Serving):
         digest = bcrypt.hashpw(b"pass", bcrypt.gensalt(4)).decode()

@@ -1,14 +1,20 @@
 """Every way in which a kubeconfig authenticates and connects, against a real server, over time."""
 
+import base64
 import os
 import ssl
+from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import pytest
 import yaml
+from aiohttp import web
+from cryptography.hazmat.primitives import serialization
 
 from collector import config
-from collector.cluster import errors, kubeconfig as kubeconfig_module
+from collector.cluster import errors
+from collector.cluster import kubeconfig as kubeconfig_module
 from collector.cluster.session import Session
 
 pytestmark = pytest.mark.anyio
@@ -111,8 +117,8 @@ async def test_impersonation(kubeconfig, cluster, server):
 class TestClientCertificate:
     async def test_from_files_beside_the_kubeconfig(self, kubeconfig, cluster, server, authority, tmp_path):
         pair = authority.issue("jane")
-        os.symlink(pair.chain, tmp_path / "jane.crt")
-        os.symlink(pair.key, tmp_path / "jane.key")
+        (tmp_path / "jane.crt").symlink_to(pair.chain)
+        (tmp_path / "jane.key").symlink_to(pair.key)
         kubeconfig.write(cluster, {"client-certificate": "jane.crt", "client-key": "jane.key"})
         async with kubeconfig.session() as session:
             await session.get(PODS)
@@ -122,11 +128,12 @@ class TestClientCertificate:
         self, kubeconfig, cluster, server, authority, tmp_path, monkeypatch
     ):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        before = {*tmp_path.iterdir(), *os.listdir("/dev/shm")}
+        folders = [tmp_path, Path("/dev/shm")]
+        before = {path for folder in folders for path in folder.iterdir()}
         kubeconfig.write(cluster, certificate_data(authority.issue("jane")))
         async with kubeconfig.session() as session:
             await session.get(PODS)
-            assert {*tmp_path.iterdir(), *os.listdir("/dev/shm")} - before == {kubeconfig.path}
+            assert {path for folder in folders for path in folder.iterdir()} - before == {kubeconfig.path}
         assert server.seen[0].subject == "jane"
 
     async def test_replaced_files_are_taken_up_while_a_stream_goes_on(
@@ -135,8 +142,6 @@ class TestClientCertificate:
         go_on = anyio.Event()
 
         async def watch(request):
-            from aiohttp import web
-
             answer = web.StreamResponse()
             await answer.prepare(request)
             await answer.write(b"one")
@@ -204,8 +209,6 @@ class TestClientCertificate:
     async def test_an_encrypted_key_is_refused_without_asking_for_its_password(
         self, kubeconfig, cluster, authority, failure
     ):
-        from cryptography.hazmat.primitives import serialization
-
         pair = authority.issue("jane")
         key = serialization.load_pem_private_key(pair.key.read_bytes(), None)
         pair.key.write_bytes(
@@ -513,8 +516,6 @@ async def test_several_kubeconfigs_make_one(server, authority, tmp_path):
 
 
 def certificate_data(pair):
-    import base64
-
     return {
         "client-certificate-data": base64.b64encode(pair.chain.read_bytes()).decode(),
         "client-key-data": base64.b64encode(pair.key.read_bytes()).decode(),
@@ -527,6 +528,4 @@ async def _get(session):
 
 
 def _timestamp(seconds):
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
