@@ -182,7 +182,8 @@ class Inventory:
 
         `ghosts` tells where GPUs that are nowhere were last, by UUID.
         """
-        assert not self._nodes, "only an empty inventory can be restored"
+        if self._nodes:
+            raise ValueError("only an empty inventory can be restored")
         uuids: set[str] = set()  # in more than one place
         serials: set[str] = set()
         for snapshot in nodes:

@@ -5,6 +5,15 @@ import time
 
 import anyio
 import msgspec
+from kubernetes_asyncio.client import (
+    AuthenticationV1Api,
+    AuthorizationV1Api,
+    V1ResourceAttributes,
+    V1SelfSubjectAccessReview,
+    V1SelfSubjectAccessReviewSpec,
+    V1SelfSubjectReview,
+    VersionApi,
+)
 
 from collector import nvidia_smi
 from collector.cli.text import one_line
@@ -20,6 +29,7 @@ from collector.cluster.errors import (
 )
 from collector.cluster.resources import PodObject, decode_page, decode_pod
 from collector.cluster.session import Session
+from collector.cluster.typed import TypedClient
 from collector.config import PRESETS, Cluster, Source
 from collector.model import ReadFailure
 
@@ -101,8 +111,9 @@ class _Trial:
     async def run(self) -> None:
         async with Session(self._cluster) as session:
             self.finding.server = session.host
-            await self._reach(session)
-            await self._rights(session)
+            async with TypedClient(session) as api:
+                await self._reach(api)
+                await self._rights(api)
             ready = [pod for source in self._cluster.watched for pod in await self._pods(session, source)]
             if not any(pods.total for pods in self.finding.pods):
                 if self.finding.pods:
@@ -112,16 +123,16 @@ class _Trial:
             else:
                 await self._read(session, *ready[0])
 
-    async def _reach(self, session: Session) -> None:
+    async def _reach(self, api: TypedClient) -> None:
         self.doing = "reaching its API server"
-        await _version(session)
+        await _version(api)
         started = time.perf_counter()
-        self.finding.version = one_line(await _version(session)) or None
+        self.finding.version = one_line(await _version(api)) or None
         self.finding.latency_seconds = round(time.perf_counter() - started, 4)
         self.doing = "authenticating"
-        self.finding.user = one_line(await _user(session)) or None
+        self.finding.user = one_line(await _user(api)) or None
 
-    async def _rights(self, session: Session) -> None:
+    async def _rights(self, api: TypedClient) -> None:
         self.doing = "asking for its rights"
         rights = [_Right(verb, "nodes") for verb in ("list", "watch")]
         for namespace in dict.fromkeys(source.namespace for source in self._cluster.watched):
@@ -132,7 +143,7 @@ class _Trial:
 
         async def ask(right: _Right) -> None:
             try:
-                granted[right] = await _granted(session, right)
+                granted[right] = await _granted(api, right)
             except ClusterError as error:
                 errors.append(error)
 
@@ -224,69 +235,33 @@ _EXEC_HINTS = {
 }
 
 
-async def _version(session: Session) -> str:
+async def _version(api: TypedClient) -> str:
     try:
-        return msgspec.json.decode(await session.get("/version"), type=_Version).gitVersion
-    except (Forbidden, msgspec.DecodeError):  # it is reachable, which is what counts
+        return str((await VersionApi(api).get_code()).git_version)
+    except (Forbidden, ValueError):  # it is reachable, which is what counts
         return ""
 
 
-class _Version(msgspec.Struct):
-    gitVersion: str = ""  # noqa: N815
-
-
-async def _user(session: Session) -> str:
+async def _user(api: TypedClient) -> str:
     """Ask who we are; a server too old for it, or one that does not say, is no problem."""
-    for version in ("v1", "v1beta1"):
-        review = {"apiVersion": f"authentication.k8s.io/{version}", "kind": "SelfSubjectReview"}
-        try:
-            answer = await session.post(f"/apis/authentication.k8s.io/{version}/selfsubjectreviews", review)
-            return msgspec.json.decode(answer, type=_UserReview).status.userInfo.username
-        except (Forbidden, ServerError, msgspec.DecodeError):
-            continue
-    return ""
+    try:
+        review = await AuthenticationV1Api(api).create_self_subject_review(V1SelfSubjectReview())
+    except (Forbidden, ServerError, ValueError):
+        return ""
+    info = review.status and review.status.user_info
+    return info.username or "" if info else ""
 
 
-class _UserInfo(msgspec.Struct):
-    username: str
-
-
-class _UserStatus(msgspec.Struct):
-    userInfo: _UserInfo  # noqa: N815
-
-
-class _UserReview(msgspec.Struct):
-    status: _UserStatus
-
-
-async def _granted(session: Session, right: _Right) -> bool | None:
+async def _granted(api: TypedClient, right: _Right) -> bool | None:
     """Ask the server whether it would let us; None when it does not say."""
     resource, _, subresource = right.resource.partition("/")
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {
-            "resourceAttributes": {
-                "namespace": right.namespace,
-                "verb": right.verb,
-                "resource": resource,
-                "subresource": subresource,
-            }
-        },
-    }
+    asked = V1ResourceAttributes(namespace=right.namespace, verb=right.verb, resource=resource, subresource=subresource)
+    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=asked))
     try:
-        answer = await session.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
-        return msgspec.json.decode(answer, type=_AccessReview).status.allowed
-    except (Forbidden, ServerError, msgspec.DecodeError):
+        answer = await AuthorizationV1Api(api).create_self_subject_access_review(review)
+    except (Forbidden, ServerError, ValueError):
         return None
-
-
-class _AccessStatus(msgspec.Struct):
-    allowed: bool
-
-
-class _AccessReview(msgspec.Struct):
-    status: _AccessStatus
+    return bool(answer.status.allowed) if answer.status else None
 
 
 async def _list(session: Session, source: Source) -> list[PodObject]:

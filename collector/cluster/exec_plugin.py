@@ -63,11 +63,12 @@ class ExecPlugin:
 
     def _find(self) -> str:
         command = self._plugin.command
-        if os.sep in command:  # a bare name is looked for in PATH, anything else is a path
+        is_path = os.sep in command  # a bare name is looked for in PATH
+        if is_path:
             command = str(Path(self._access.folder) / command)
         found = shutil.which(command)
         if found is None:
-            if Path(command).is_file():
+            if is_path and Path(command).is_file():
                 raise PluginFailed(f"{self._name}: {command} is not executable")
             hint = one_line(self._plugin.install_hint, 300)
             raise PluginMissing(f"{self._name} is not installed" + (f": {hint}" if hint else ""))

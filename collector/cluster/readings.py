@@ -151,7 +151,7 @@ class Readings:
             state.bare_since = now if state.bare_since is None else state.bare_since
             when = state.bare_since + self._cluster.grace
         self._agenda.set(state.name, when)
-        if False:
+        if when is not None and when < self._asleep_until:
             self._wake.set()
 
     def _due(self, state: "_State", facts: Node, now: float) -> float | None:

@@ -1,6 +1,7 @@
 """One pool of connections to one API server, with the TLS, proxy and headers that they all share."""
 
 import os
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from collector import __version__
 from collector.cluster import proxy, tls
 from collector.cluster.access import Access
 from collector.cluster.credentials import impersonation
-from collector.cluster.errors import BadContext, from_answer
+from collector.cluster.errors import BadContext, PluginFailed, from_answer
 
 __all__ = ["Query", "Settings", "Socket", "Transport"]
 
@@ -32,9 +33,9 @@ class Settings:
         self.server = _server(access)
         self.host = str(self.server.origin())
         self.server_name = cluster.tls_server_name or None
-        self.insecure = cluster.insecure_skip_tls_verify
-        self.trusted = tls.authorities(cluster, access.where)
         self.shown = tls.certificate(access.user, access.where)
+        self._trusted = tls.authorities(cluster, access.where)
+        self._context = self._make_context(self.shown)
         self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, access.where)
         self.encoding = "identity" if cluster.disable_compression else "gzip"
         self.headers = [
@@ -42,6 +43,19 @@ class Settings:
             ("Accept", "application/json"),
             *impersonation(access.user, access.where),
         ]
+
+    def context(self, shown: tls.Certificate | None) -> ssl.SSLContext:
+        """Give the TLS context that shows `shown`; raises PluginFailed if that is not the kubeconfig's and no good."""
+        if shown == self.shown:
+            return self._context
+        try:
+            return self._make_context(shown)
+        except BadContext as error:
+            raise PluginFailed(str(error)) from None
+
+    def _make_context(self, shown: tls.Certificate | None) -> ssl.SSLContext:
+        insecure = self.access.cluster.insecure_skip_tls_verify
+        return tls.context(self._trusted, shown, insecure=insecure, where=self.access.where)
 
 
 class Socket(aiohttp.ClientWebSocketResponse):
@@ -64,10 +78,8 @@ class Transport:
 
     @classmethod
     async def open(cls, settings: Settings, shown: tls.Certificate | None) -> "Transport":
-        """Read the certificates and prepare the pool; raises BadContext."""
-        context = await anyio.to_thread.run_sync(
-            lambda: tls.context(settings.trusted, shown, insecure=settings.insecure, where=settings.access.where)
-        )
+        """Prepare the pool; raises PluginFailed for a certificate of a plugin that is no good."""
+        context = await anyio.to_thread.run_sync(settings.context, shown)
 
         async def refuse(answer: aiohttp.ClientResponse) -> None:
             await _raise_for_status(answer, settings.host)

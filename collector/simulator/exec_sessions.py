@@ -8,13 +8,12 @@ from typing import Protocol
 from aiohttp import WSMsgType, web
 
 from collector.simulator import errors, execution
-from collector.simulator.connections import Connections
 from collector.simulator.execution import ERROR, STDERR, STDOUT, Command, Outcome
-from collector.simulator.faults import Counters, ExecFault, Faults, Misconduct
+from collector.simulator.faults import ExecFault, Misconduct
 from collector.simulator.objects import PODS
 from collector.simulator.requests import RequestInfo
 from collector.simulator.spdy import Session
-from collector.simulator.storage import Storage
+from collector.simulator.state import State
 
 __all__ = ["PROTOCOLS", "ExecSessions"]
 
@@ -26,18 +25,12 @@ class ExecSessions:
 
     def __init__(
         self,
-        storage: Storage,
-        faults: Faults,
-        counters: Counters,
-        connections: Connections,
+        state: State,
         print_xml: Callable[[str], bytes],
         latency: float,
     ) -> None:
         self.latency = latency  # seconds that a command takes
-        self._storage = storage
-        self._faults = faults
-        self._counters = counters
-        self._connections = connections
+        self._storage, self._faults, self._counters, self._connections = state
         self._print_xml = print_xml
         self._ends: dict[str, set[asyncio.Event]] = {}
 

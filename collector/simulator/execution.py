@@ -9,6 +9,7 @@ import msgspec
 from collector.simulator import errors
 from collector.simulator.faults import ExecFault, Misconduct
 from collector.simulator.objects import Document
+from collector.simulator.requests import flag
 from collector.simulator.storage import Entry
 
 __all__ = ["ERROR", "STDERR", "STDOUT", "Command", "Outcome", "command", "killed", "outcome"]
@@ -52,7 +53,7 @@ def command(entry: Entry, query: Mapping[str, str], argv: Sequence[str]) -> Comm
     container = container or containers[0]
     if container not in containers:
         raise errors.bad_request(f"container {container} is not valid for pod {name}")
-    wanted = {stream: query.get(stream, "").lower() in ("1", "true") for stream in ("stdin", "stdout", "stderr")}
+    wanted = {stream: flag(query, stream) for stream in ("stdin", "stdout", "stderr")}
     if not any(wanted.values()):
         raise errors.bad_request("you must specify at least 1 of stdin, stdout, stderr")
     if not argv:

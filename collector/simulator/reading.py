@@ -5,18 +5,16 @@ import contextlib
 import random
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from collector.simulator import errors, tables
 from collector.simulator.objects import Resource
-from collector.simulator.requests import RequestInfo
+from collector.simulator.requests import RequestInfo, flag
+from collector.simulator.state import State
 from collector.simulator.storage import Entry, Filter, Storage, Watch
-
-if TYPE_CHECKING:
-    from collector.simulator.server import ApiServer
 
 __all__ = ["get", "listing", "watch"]
 
@@ -66,12 +64,12 @@ def listing(
 
 
 async def watch(
-    server: "ApiServer", request: web.BaseRequest, info: RequestInfo, resource: Resource
+    server: State, request: web.BaseRequest, info: RequestInfo, resource: Resource, bookmark_interval: float
 ) -> web.StreamResponse:
     """Everything that happens, as one JSON document per line, until the client's timeout."""
     storage, query = server.storage, request.query
     selected = _filter(query, info, resource)
-    initial = query.get("sendInitialEvents") == "true"
+    initial = flag(query, "sendInitialEvents")
     if initial and query.get("resourceVersionMatch") != "NotOlderThan":
         message = "resourceVersionMatch is required, and must be NotOlderThan, when sendInitialEvents is set"
         raise errors.invalid("ListOptions.meta.k8s.io", "resourceVersionMatch", message)
@@ -97,21 +95,23 @@ async def watch(
     server.counters.open_watches += 1
     try:
         await stream.events(("ADDED", entry) for entry in state)
-        if initial and _allowed(query, "allowWatchBookmarks"):
+        if initial and flag(query, "allowWatchBookmarks"):
             await stream.bookmark(version, initial_end=True)
-        await _follow(server, stream, following, query)
+        await _follow(storage, stream, following, query, bookmark_interval)
     finally:
         server.counters.open_watches -= 1
         storage.unwatch(following)
     return await stream.close()
 
 
-async def _follow(server: "ApiServer", stream: "_Stream", following: Watch, query: Mapping[str, str]) -> None:
+async def _follow(
+    storage: Storage, stream: "_Stream", following: Watch, query: Mapping[str, str], bookmark_interval: float
+) -> None:
     loop = asyncio.get_running_loop()
     seconds = _number(query, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311  as the real one's default
     deadline = loop.time() + seconds
-    bookmarks = _allowed(query, "allowWatchBookmarks")
-    due = loop.time() + server.bookmark_interval if bookmarks else deadline
+    bookmarks = flag(query, "allowWatchBookmarks")
+    due = loop.time() + bookmark_interval if bookmarks else deadline
     while True:
         await following.wait(max(0.0, min(due, deadline) - loop.time()))
         await stream.events(following.take())
@@ -120,8 +120,8 @@ async def _follow(server: "ApiServer", stream: "_Stream", following: Watch, quer
             return
         now = loop.time()
         if bookmarks and now >= min(due, deadline):
-            await stream.bookmark(server.storage.version)
-            due = now + server.bookmark_interval
+            await stream.bookmark(storage.version)
+            due = now + bookmark_interval
         if now >= deadline:
             return
 
@@ -129,7 +129,7 @@ async def _follow(server: "ApiServer", stream: "_Stream", following: Watch, quer
 class _Stream:
     """The body of one watch, as plain objects or as tables."""
 
-    def __init__(self, server: "ApiServer", request: web.BaseRequest, resource: Resource) -> None:
+    def __init__(self, server: State, request: web.BaseRequest, resource: Resource) -> None:
         self._server = server
         self._request = request
         self._resource = resource
@@ -209,10 +209,6 @@ def _number(query: Mapping[str, str], key: str) -> int:
     if not text.isdecimal():
         raise errors.bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax ({key})')
     return int(text)
-
-
-def _allowed(query: Mapping[str, str], key: str) -> bool:
-    return query.get(key, "") in ("1", "true")
 
 
 def _json(body: bytes) -> web.Response:

@@ -1,8 +1,9 @@
 """What a request to the API is about: its verb, resource, namespace and name."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["RequestInfo", "parse"]
+__all__ = ["RequestInfo", "flag", "parse"]
 
 
 class RequestInfo(NamedTuple):
@@ -41,6 +42,11 @@ def parse(method: str, path: str, *, watch: bool) -> RequestInfo:
     if method == "GET" and not name:
         verb = "watch" if watch else "list"
     return RequestInfo(verb, group, resource, namespace, name, subresource)
+
+
+def flag(query: Mapping[str, str], key: str) -> bool:
+    """Tell whether the query says yes to `key`, in any of the ways in which Go writes a true."""
+    return query.get(key, "") in ("1", "t", "T", "TRUE", "true", "True")
 
 
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}

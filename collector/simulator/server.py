@@ -13,7 +13,8 @@ from collector.simulator.connections import Connections
 from collector.simulator.exec_sessions import ExecSessions
 from collector.simulator.faults import Counters, Faults
 from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
-from collector.simulator.requests import RequestInfo, parse
+from collector.simulator.requests import RequestInfo, flag, parse
+from collector.simulator.state import State
 from collector.simulator.storage import Storage
 
 __all__ = ["USER", "ApiServer"]
@@ -40,7 +41,8 @@ class ApiServer:
         self.faults = Faults()
         self.counters = Counters()
         self.connections = Connections()
-        self.execs = ExecSessions(storage, self.faults, self.counters, self.connections, print_xml, latency)
+        self._state = State(storage, self.faults, self.counters, self.connections)
+        self.execs = ExecSessions(self._state, print_xml, latency)
         self.bookmark_interval = bookmark_interval
         self.host = host
         self.port = 0
@@ -78,7 +80,7 @@ class ApiServer:
         self.connections.server = None
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        info = parse(request.method, request.path, watch=request.query.get("watch", "") in ("1", "true"))
+        info = parse(request.method, request.path, watch=flag(request.query, "watch"))
         verb = "exec" if info.subresource == "exec" else info.verb
         self.counters.requests[verb, info.resource] += 1
         try:
@@ -117,7 +119,7 @@ class ApiServer:
         if info.verb not in resource.verbs:
             raise errors.method_not_allowed()
         if info.verb == "watch":
-            return await reading.watch(self, request, info, resource)
+            return await reading.watch(self._state, request, info, resource, self.bookmark_interval)
         if info.verb == "list":
             return reading.listing(self.storage, request, info, resource, time.time())
         if info.verb == "get":

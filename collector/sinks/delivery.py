@@ -193,25 +193,21 @@ class _Post:
         """Try until the sink takes or refuses the batch, or the delivery ends."""
         records = Counter(record.cluster for record in batch.records)
         for attempt in itertools.count():
+            least = 0.0
             try:
                 await self._sink.send(batch.records, key=batch.key)
             except Refused as error:
                 self._failed(records, error, error.reason.value)
-                await self._settle(lambda: self._outbox.dead_letter(batch, str(error)))  # noqa: B023
-                log.error(  # noqa: TRY400
-                    "a batch is refused for good and put among the dead letters", extra={"sink": self.name}
-                )
+                reason = str(error)
+                await self._settle(lambda: self._outbox.dead_letter(batch, reason))  # noqa: B023  used at once
+                log.error("the batch is among the dead letters now", extra={"sink": self.name})  # noqa: TRY400
                 self._trouble = ""
                 return
             except Unavailable as error:
                 self._failed(records, error, error.reason.value)
                 least = error.retry_after or 0.0
             except Exception as error:
-                if self._trouble != repr(error):
-                    log.exception("the sink failed unexpectedly", extra={"sink": self.name})
-                self._trouble = repr(error)
-                self._delivery.observer.on_export_failure(self.name, records, "internal")
-                least = 0.0
+                self._failed(records, error, "internal")
             else:
                 await self._settle(lambda: self._outbox.confirm(batch))
                 if self._trouble:
@@ -219,8 +215,7 @@ class _Post:
                 self._trouble = ""
                 self._delivery.observer.on_exported(self.name, records)
                 return
-            delay = max(_BACKOFF.delay(attempt, self._delivery.rng), least)
-            await self._delivery.wait(delay, self._delivery.ending)
+            await self._delivery.wait(max(_BACKOFF.delay(attempt, self._delivery.rng), least), self._delivery.ending)
             if self._delivery.ending.is_set():
                 return
 
@@ -235,10 +230,12 @@ class _Post:
                 return
             await self._delivery.wait(_STORE_BACKOFF.delay(attempt, self._delivery.rng))
 
-    def _failed(self, records: Mapping[str, int], error: SinkError, reason: str) -> None:
-        if self._trouble != str(error):
-            log.warning("the sink did not take a batch: %s", error, extra={"sink": self.name})
-        self._trouble = str(error)
+    def _failed(self, records: Mapping[str, int], error: Exception, reason: str) -> None:
+        text = f"{type(error).__name__}: {error}"
+        if self._trouble != text:  # once is enough to say it
+            unexpected = error if not isinstance(error, SinkError) else None
+            log.warning("the sink did not take a batch: %s", error, extra={"sink": self.name}, exc_info=unexpected)
+        self._trouble = text
         self._delivery.observer.on_export_failure(self.name, records, reason)
 
     async def _close(self) -> None:

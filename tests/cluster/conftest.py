@@ -29,6 +29,7 @@ from collector.cluster.errors import ClusterError
 from collector.cluster.session import Session
 
 SECRET = "s3cr3t"  # part of every token and password in these tests; nothing may ever say it
+ENCODED = "czNjcjN0"  # nor in base64
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,12 @@ class Proxy:
                 await writer.drain()
                 return
             host, _, port = target.rpartition(":")
-            onward_reader, onward_writer = await asyncio.open_connection(host, int(port))
+            try:
+                onward_reader, onward_writer = await asyncio.open_connection(host, int(port))
+            except OSError:
+                writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                await writer.drain()
+                return
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await asyncio.gather(_pipe(reader, onward_writer), _pipe(onward_reader, writer))
         finally:
@@ -421,7 +427,9 @@ def nothing_says_a_secret(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     formatter = logging.Formatter()
     for record in [*caplog.get_records("setup"), *caplog.get_records("call")]:
-        assert SECRET not in formatter.format(record) + repr(vars(record)), "a log record holds a secret"
+        said = formatter.format(record) + repr(vars(record))
+        assert SECRET not in said, "a log record holds a secret"
+        assert ENCODED not in said, "a log record holds a secret"
 
 
 @pytest.fixture
@@ -432,7 +440,9 @@ def failure() -> Callable[[Awaitable[object]], Awaitable[ClusterError]]:
         with pytest.raises(ClusterError) as caught:
             await doomed
         assert "\n" not in str(caught.value)
-        assert SECRET not in "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+        said = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+        assert SECRET not in said
+        assert ENCODED not in said
         return caught.value
 
     return await_failure

@@ -128,7 +128,7 @@ async def test_a_login_without_any_token_is_unauthorized(make, failure):
     ],
 )
 async def test_an_issuer_that_answers_anything_else_failed(make, issuer, failure, status, body, message):
-    issuer.answer = web.Response(status=status, text=body, headers={"Location": "/s3cr3t"})
+    issuer.answer = web.Response(status=status, text=body, headers={"Location": "/elsewhere"})
     error = await failure(make().run())
     assert type(error) is PluginFailed
     assert message in str(error)

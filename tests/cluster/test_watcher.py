@@ -256,6 +256,17 @@ class TestANodeIsReadAgain:
             await world.until(lambda: seen.nodes[world.first].allocatable == 1)
             await world.stays(lambda: world.execs[world.first] == 1)
 
+    async def test_after_the_reading_under_way_never_beside_it(self, world: World) -> None:
+        world.cluster.slow_exec(0.4, world.first)
+        async with world.watched() as seen:
+            await world.until(lambda: world.cluster.counters.open_execs[world.first])
+            change(world, world.first, lambda status: status["nodeInfo"].update(bootID="another"))
+            await world.until(lambda: seen.nodes[world.first].boot_id == "another")
+            await world.until(lambda: world.execs[world.first] == 2)
+            await world.settled()
+            assert seen.published[world.first].fingerprint.boot_id == "another"
+            assert world.cluster.counters.peak_execs_per_node == 1
+
     async def test_at_every_refresh(self, world: World) -> None:
         async with world.watched(refresh=Duration(0.4)) as seen:
             await world.settled()
@@ -313,6 +324,17 @@ class TestANodeGoes:
             world.cluster._population.add_pod(world.first)
             await world.until(lambda: world.execs[world.first] == 2)
             await world.stays(lambda: not seen.gone, seconds=0.6)
+
+    async def test_only_after_a_whole_grace_each_time(self, world: World) -> None:
+        async with world.watched(grace=Duration(0.8)) as seen:
+            await world.settled()
+            world.cluster._population.delete_pod(world.first)
+            await anyio.sleep(0.5)
+            world.cluster._population.add_pod(world.first)
+            await world.until(lambda: world.execs[world.first] == 2)
+            world.cluster._population.delete_pod(world.first)
+            await world.stays(lambda: not seen.gone, seconds=0.5)
+            await world.until(lambda: seen.gone == [world.first])
 
     async def test_not_while_its_pod_is_merely_not_ready(self, world: World) -> None:
         async with world.watched(grace=Duration(0.2)) as seen:

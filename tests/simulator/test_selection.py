@@ -54,5 +54,5 @@ def test_field_selectors_are_read() -> None:
 
 
 def test_a_field_that_is_not_supported_is_named() -> None:
-    with pytest.raises(ApiError, match="field label not supported: spec.x"):
+    with pytest.raises(ApiError, match=r"field label not supported: spec\.x"):
         required_fields("spec.x=1", ("metadata.name",))

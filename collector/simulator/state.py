@@ -1,0 +1,18 @@
+"""What the handlers of one simulated API server share."""
+
+from typing import NamedTuple
+
+from collector.simulator.connections import Connections
+from collector.simulator.faults import Counters, Faults
+from collector.simulator.storage import Storage
+
+__all__ = ["State"]
+
+
+class State(NamedTuple):
+    """One API server's objects, misbehaviour, counts and connections."""
+
+    storage: Storage
+    faults: Faults
+    counters: Counters
+    connections: Connections

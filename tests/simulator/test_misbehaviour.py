@@ -1,0 +1,241 @@
+"""What a simulated cluster can be told to do, and what a client then sees."""
+
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+
+from collector import nvidia_smi
+from collector.simulator import SimulationError, Simulator
+
+pytestmark = pytest.mark.anyio
+
+PODS = "/api/v1/namespaces/gpu-operator/pods"
+
+
+async def node(api: Any, name: str) -> Any:
+    return await api.get(f"/api/v1/nodes/{name}")
+
+
+async def pod(api: Any, name: str) -> Any:
+    namespace, own = api.cluster.pod(name).split("/")
+    return await api.get(f"/api/v1/namespaces/{namespace}/pods/{own}")
+
+
+async def uuids(api: Any, name: str) -> set[str]:
+    return {gpu.uuid for gpu in nvidia_smi.parse((await api.run(name))[0]).gpus if gpu.uuid}
+
+
+async def to_the_end(following: Any) -> None:
+    while await following() is not None:
+        pass
+
+
+async def seen(response: aiohttp.ClientResponse, text: bytes, *, seconds: float) -> bool:
+    with anyio.move_on_after(seconds):
+        while text not in await response.content.readline():
+            pass
+        return True
+    return False
+
+
+class TestTheMachines:
+    async def test_a_moved_gpu_is_read_on_the_other_node(self, api: Any) -> None:
+        boots = [(await node(api, name))["status"]["nodeInfo"]["bootID"] for name in ("gpu-0000", "gpu-0001")]
+        done = api.cluster.move_gpu("gpu-0000", "gpu-0001")
+        assert set(done.gpus) <= await uuids(api, "gpu-0001")
+        assert not set(done.gpus) & await uuids(api, "gpu-0000")
+        after = [await node(api, name) for name in ("gpu-0000", "gpu-0001")]
+        assert [each["status"]["capacity"]["nvidia.com/gpu"] for each in after] == ["3", "5"]
+        assert not {each["status"]["nodeInfo"]["bootID"] for each in after} & set(boots)
+
+    async def test_a_gpu_moves_between_clusters(self, api: Any, connect: Any) -> None:
+        done = api.cluster.move_gpu("gpu-0000", "gpu-0003", to_cluster="sim-1")
+        async with connect("sim-1") as other:
+            assert set(done.gpus) <= await uuids(other, "gpu-0003")
+
+    async def test_a_quiet_move_is_seen_by_nobody_in_kubernetes(self, api: Any) -> None:
+        version = api.cluster.server.storage.version
+        done = api.cluster.move_gpu("gpu-0000", "gpu-0001", reboot=False)
+        assert api.cluster.server.storage.version == version
+        assert set(done.gpus) <= await uuids(api, "gpu-0001")
+
+    async def test_a_swapped_tray_shows_only_new_gpus(self, api: Any) -> None:
+        before = await uuids(api, "gpu-0000")
+        done = api.cluster.swap_tray("gpu-0000")
+        assert await uuids(api, "gpu-0000") == set(done.gpus)
+        assert before.isdisjoint(done.gpus)
+
+    async def test_a_rebooted_node_has_a_new_boot_and_a_restarted_pod(self, api: Any) -> None:
+        before, pod_before = await node(api, "gpu-0000"), await pod(api, "gpu-0000")
+        version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
+        api.cluster.reboot_node("gpu-0000")
+        after, pod_after = await node(api, "gpu-0000"), await pod(api, "gpu-0000")
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert after["status"]["nodeInfo"]["bootID"] != before["status"]["nodeInfo"]["bootID"]
+        assert pod_after["metadata"]["uid"] == pod_before["metadata"]["uid"]
+        assert pod_after["status"]["containerStatuses"][0]["restartCount"] == 1
+        async with api.watch("/api/v1/nodes", resourceVersion=version) as following:
+            ready = [
+                condition["status"]
+                for _ in range(2)
+                for condition in (await following())["object"]["status"]["conditions"]
+                if condition["type"] == "Ready"
+            ]
+        assert ready == ["False", "True"]
+
+    async def test_a_migrated_node_is_the_same_node_with_other_gpus(self, api: Any) -> None:
+        before, gpus = await node(api, "gpu-0000"), await uuids(api, "gpu-0000")
+        api.cluster.migrate_node("gpu-0000")
+        after = await node(api, "gpu-0000")
+        assert after["spec"]["providerID"] == before["spec"]["providerID"]
+        assert gpus.isdisjoint(await uuids(api, "gpu-0000"))
+
+    async def test_a_deleted_node_is_gone_with_its_pod(self, api: Any) -> None:
+        key = api.cluster.pod("gpu-0000")
+        api.cluster.delete_node("gpu-0000")
+        assert (await api.refused("/api/v1/nodes/gpu-0000"))["code"] == 404
+        assert (await api.refused(f"/api/v1/namespaces/{key.replace('/', '/pods/')}"))["code"] == 404
+
+    async def test_a_node_that_is_made_again_is_another_vm(self, api: Any) -> None:
+        before, key = await node(api, "gpu-0000"), api.cluster.pod("gpu-0000")
+        api.cluster.delete_node("gpu-0000")
+        assert api.cluster.add_node().nodes == ("gpu-0000",)
+        after = await node(api, "gpu-0000")
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["spec"]["providerID"] != before["spec"]["providerID"]
+        assert api.cluster.pod("gpu-0000") != key
+        assert len(await uuids(api, "gpu-0000")) == 4
+
+    async def test_a_lost_gpu_lowers_what_is_allocatable_alone(self, api: Any) -> None:
+        [lost] = api.cluster.lose_gpu("gpu-0000").gpus
+        status = (await node(api, "gpu-0000"))["status"]
+        assert (status["capacity"]["nvidia.com/gpu"], status["allocatable"]["nvidia.com/gpu"]) == ("4", "3")
+        assert lost not in await uuids(api, "gpu-0000")
+        api.cluster.reboot_node("gpu-0000")
+        assert lost in await uuids(api, "gpu-0000")
+
+    async def test_mig_and_hidden_serials_restart_the_container(self, api: Any) -> None:
+        api.cluster.set_mig("gpu-0000")
+        api.cluster.hide_serials("gpu-0000")
+        assert (await pod(api, "gpu-0000"))["status"]["containerStatuses"][0]["restartCount"] == 2
+
+    async def test_a_choice_follows_from_the_seed(self) -> None:
+        async with Simulator(clusters=1, nodes=50, gpus=1) as one, Simulator(clusters=1, nodes=50, gpus=1) as other:
+            picked = [[each.clusters["sim-0"].reboot_node().nodes for _ in range(5)] for each in (one, other)]
+        assert picked[0] == picked[1]
+
+    async def test_what_cannot_be_done_is_one_line(self, api: Any) -> None:
+        with pytest.raises(SimulationError, match=r"^sim-0: no GPU node cpu-0000; there are "):
+            api.cluster.reboot_node("cpu-0000")
+        with pytest.raises(SimulationError, match=r"^no cluster sim-7; there are sim-0, sim-1, sim-2$"):
+            api.cluster.move_gpu(to_cluster="sim-7")
+
+
+class TestThePods:
+    async def test_a_replaced_pod_is_another_one(self, api: Any) -> None:
+        before = await pod(api, "gpu-0000")
+        api.cluster.replace_pod("gpu-0000")
+        after = await pod(api, "gpu-0000")
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["metadata"]["name"] != before["metadata"]["name"]
+
+    async def test_a_restarted_container_has_another_id(self, api: Any) -> None:
+        before = await pod(api, "gpu-0000")
+        version = (await api.get(PODS))["metadata"]["resourceVersion"]
+        api.cluster.restart_container("gpu-0000")
+        async with api.watch(PODS, resourceVersion=version) as following:
+            down, up = [(await following())["object"]["status"]["containerStatuses"][0] for _ in range(2)]
+        assert (down["ready"], up["ready"], up["restartCount"]) == (False, True, 1)
+        assert up["containerID"] != before["status"]["containerStatuses"][0]["containerID"]
+        assert (await pod(api, "gpu-0000"))["status"]["podIP"] == before["status"]["podIP"]
+
+    async def test_a_restarted_pod_has_another_address(self, api: Any) -> None:
+        before = await pod(api, "gpu-0000")
+        api.cluster.restart_pod("gpu-0000")
+        after = await pod(api, "gpu-0000")
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert after["status"]["podIP"] != before["status"]["podIP"]
+
+    async def test_a_pod_can_be_not_ready(self, api: Any) -> None:
+        api.cluster.set_ready("gpu-0000", False)
+        assert (await pod(api, "gpu-0000"))["status"]["containerStatuses"][0]["ready"] is False
+
+
+class TestTheServer:
+    async def test_tokens_are_refused_and_accepted_again(self, api: Any) -> None:
+        api.cluster.refuse_tokens()
+        assert (await api.refused("/api/v1/pods"))["code"] == 401
+        api.cluster.accept_tokens()
+        await api.get("/api/v1/pods")
+
+    async def test_a_rotated_token_is_in_the_kubeconfig(self, api: Any, simulator: Simulator) -> None:
+        before = api.cluster.token
+        api.cluster.rotate_token()
+        assert (await api.refused("/api/v1/pods"))["code"] == 401
+        text = simulator.kubeconfig.read_text()
+        assert api.cluster.token in text
+        assert before not in text
+
+    async def test_throttling_tells_when_to_come_back(self, api: Any) -> None:
+        api.cluster.throttle(1, retry_after=7)
+        async with api.session.get("/api/v1/pods") as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "7")
+        await api.get("/api/v1/pods")
+        api.cluster.throttle()
+        for _ in range(3):
+            assert (await api.refused("/api/v1/pods"))["reason"] == "TooManyRequests"
+        api.cluster.unthrottle()
+        await api.get("/api/v1/pods")
+
+    async def test_dropped_connections_break(self, api: Any) -> None:
+        async with api.watch(PODS) as following:
+            await following()
+            api.cluster.drop_connections()
+            with pytest.raises(aiohttp.ClientError):
+                await to_the_end(following)
+        await api.get("/api/v1/pods")
+
+    async def test_a_frozen_connection_is_silent_and_open(self, api: Any, connect: Any) -> None:
+        version = (await api.get(PODS))["metadata"]["resourceVersion"]
+        query = {"resourceVersion": version, "allowWatchBookmarks": "true", "watch": "true"}
+        async with api.session.get(PODS, params=query) as response:
+            await response.content.readline()
+            api.cluster.freeze_connections()
+            api.cluster.replace_pod("gpu-0000")
+            assert not await seen(response, b"DELETED", seconds=0.3)
+            async with connect("sim-0") as other:
+                await other.get("/api/v1/pods")
+            api.cluster.thaw()
+            assert await seen(response, b"DELETED", seconds=5)
+
+    async def test_new_connections_can_be_frozen_too(self, api: Any) -> None:
+        api.cluster.freeze_connections(new=True)
+        with pytest.raises(TimeoutError), anyio.fail_after(0.2):
+            await api.get("/api/v1/pods")
+        api.cluster.thaw()
+        await api.get("/api/v1/pods")
+
+    async def test_a_frozen_exec_answers_no_pings(self, api: Any) -> None:
+        api.cluster.hang_exec()
+        async with api.session.ws_connect(
+            api.exec_path("gpu-0000"),
+            protocols=("v5.channel.k8s.io",),
+            autoping=False,
+            timeout=aiohttp.ClientWSTimeout(ws_close=0.1),
+        ) as socket:
+            await socket.receive_bytes()
+            api.cluster.freeze_connections()
+            await socket.ping()
+            with pytest.raises(TimeoutError):
+                await socket.receive(timeout=0.2)
+
+    async def test_a_stopped_server_comes_back_on_its_port(self, api: Any) -> None:
+        url = api.cluster.url
+        await api.cluster.stop()
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await api.get("/api/v1/pods")
+        await api.cluster.start()
+        assert api.cluster.url == url
+        await api.get("/api/v1/pods")
