@@ -22,7 +22,7 @@ class TypedClient(ApiClient):
         super().__init__(configuration)
         self._session = session
 
-    async def request(  # type: ignore[override]  # the stub forgets that it is async
+    async def request(
         self,
         method: str,
         url: str,

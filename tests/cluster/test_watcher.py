@@ -262,9 +262,10 @@ class TestANodeIsReadAgain:
             await world.until(lambda: world.cluster.counters.open_execs[world.first])
             change(world, world.first, lambda status: status["nodeInfo"].update(bootID="another"))
             await world.until(lambda: seen.nodes[world.first].boot_id == "another")
-            await world.until(lambda: world.execs[world.first] == 2)
-            await world.settled()
-            assert seen.published[world.first].fingerprint.boot_id == "another"
+            await world.until(
+                lambda: world.first in seen.published and seen.published[world.first].fingerprint.boot_id == "another"
+            )
+            await world.stays(lambda: world.execs[world.first] == 2)
             assert world.cluster.counters.peak_execs_per_node == 1
 
     async def test_at_every_refresh(self, world: World) -> None:
