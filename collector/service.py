@@ -3,7 +3,8 @@
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -20,12 +21,15 @@ from collector.model import (
     ClusterState,
     ClusterStatus,
     Event,
+    GpuidError,
     Node,
     Place,
     ReadFailure,
     Reading,
     WatchRestart,
 )
+from collector.sinks.delivery import Delivery
+from collector.store import Backlog, Store
 from collector.web import Context, serve
 
 __all__ = ["Service", "load"]
@@ -33,6 +37,7 @@ __all__ = ["Service", "load"]
 log = logging.getLogger(__name__)
 
 _RESTART = Backoff(initial=1.0, maximum=60.0)
+_DURABLE = 1.0  # seconds that an answer waits for what it says to be committed
 
 
 def load(path: Path) -> Config:
@@ -46,7 +51,7 @@ def load(path: Path) -> Config:
 
 
 class Service:
-    """One collector: the clusters of a configuration, their inventory, and HTTP.
+    """One collector: the clusters of a configuration, their inventory, its history, the sinks, and HTTP.
 
     `listeners` are told of every change of the inventory; they are called on the event loop and must return at once.
     """
@@ -55,6 +60,9 @@ class Service:
         self._config = config
         self._listeners = tuple(listeners)
         self._watches: dict[str, _Watch] = {}
+        self._touched: set[Place] = set()  # by the step of the inventory that is under way
+        self._store: Store | None = None
+        self._delivery: Delivery | None = None
         self._synced: dict[str, float] = {}  # Unix seconds
         self.statuses: dict[str, ClusterStatus] = {}
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
@@ -71,23 +79,31 @@ class Service:
 
         With `reload_from`, clusters follow that file whenever it changes. Raises ConfigError when HTTP cannot start.
         """
-        context = Context(
-            inventory=self.inventory,
-            exposition=self.exposition,
-            statuses=self.statuses,
-            clusters=self._watches.keys,
-            synced=self._synced.get,
-            cluster_label=self._config.metrics.cluster_label,
-        )
-        async with anyio.create_task_group() as self._tasks:
-            self._tasks.start_soon(self.exposition.run, name="exposition")
-            await self._follow(self._config.clusters)
-            if reload_from is not None:
-                self._tasks.start_soon(self._reload_on_change, reload_from, name="configuration")
-            try:
-                await serve(context, self._config.server, ready=ready)
-            finally:
-                self._tasks.cancel_scope.cancel()
+        async with AsyncExitStack() as stack:
+            if self._config.store is not None:
+                await self._remember(await stack.enter_async_context(Store.open(self._config.store)))
+            context = Context(
+                inventory=self.inventory,
+                exposition=self.exposition,
+                statuses=self.statuses,
+                clusters=self._watches.keys,
+                synced=self._synced.get,
+                cluster_label=self._config.metrics.cluster_label,
+                history=self._store.history if self._store else None,
+                durable=self._durable,
+            )
+            async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(self.exposition.run, name="exposition")
+                if self._store is not None and self._delivery is not None:
+                    self._tasks.start_soon(self._store.run, name="store")
+                    self._tasks.start_soon(self._delivery.run, name="delivery")
+                await self._follow(self._config.clusters)
+                if reload_from is not None:
+                    self._tasks.start_soon(self._reload_on_change, reload_from, name="configuration")
+                try:
+                    await serve(context, self._config.server, ready=ready)
+                finally:
+                    self._tasks.cancel_scope.cancel()
 
     async def reload(self, path: Path) -> None:
         """Put the clusters of the file at `path` in force; a bad file is refused and the old ones stay."""
@@ -96,8 +112,14 @@ class Service:
         except ConfigError as error:
             log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
             return
-        if (config.server, config.metrics) != (self._config.server, self._config.metrics):
-            log.warning("changes of [server] and [metrics] take effect at the next start")
+        fixed = ("server", "metrics", "store")
+        if any(getattr(config, key) != getattr(self._config, key) for key in fixed):
+            log.warning("changes of [server], [metrics] and [store] take effect at the next start")
+        if self._delivery is not None:
+            try:
+                await self._delivery.follow(config.sinks)
+            except GpuidError as error:
+                log.error("the sinks stay as they were: %s", error)  # noqa: TRY400
         await self._follow(config.clusters)
         self._config = config
 
@@ -106,7 +128,7 @@ class Service:
     def on_reading(self, reading: Reading, seconds: float) -> None:
         """Put a node's reading into the inventory."""
         self.metrics.read_succeeded(reading.cluster, seconds)
-        self._hand_on(self.inventory.apply(reading))
+        self._hand_on(self.inventory.apply(reading), reading)
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         """Count a reading that failed."""
@@ -116,6 +138,7 @@ class Service:
     def on_node(self, cluster: str, node: Node) -> None:
         """Keep what Kubernetes says of a node."""
         self.inventory.set_node(cluster, node)
+        self._hand_on(())
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
         """Take a node out of the inventory."""
@@ -135,12 +158,49 @@ class Service:
         """Count a reflector that had to start over."""
         self.metrics.watch_restarted(cluster, resource, reason)
 
+    # What the sinks tell (collector.sinks.delivery.DeliveryObserver)
+
+    def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
+        """Count the records that a sink took."""
+        self.metrics.exported(sink, records)
+
+    def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
+        """Count the records that a sink did not take."""
+        self.metrics.export_failed(sink, records, reason)
+
+    def on_backlog(self, sink: str, backlog: Backlog) -> None:
+        """Publish what a sink is owed."""
+        self.metrics.backlog(sink, backlog.records, backlog.oldest)
+
     # What follows from it
+
+    async def _remember(self, store: Store) -> None:
+        """Take up where the last run ended; clusters that are no longer configured end now."""
+        remembered = await store.load()
+        self.inventory.restore(remembered.nodes, remembered.ghosts)
+        self._touched.clear()
+        self._store = store
+        self.metrics.watch_store(lambda: store.recorder.status.up, lambda: store.recorder.pending)
+        self._delivery = Delivery(store, self)
+        await self._delivery.follow(self._config.sinks)
+        configured = {cluster.name for cluster in self._config.clusters}
+        for cluster in set(self.inventory.clusters()) - configured:
+            self._hand_on(self.inventory.remove_cluster(cluster, time.time()))
+
+    async def _durable(self) -> None:
+        """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
+        if self._store is not None:
+            await self._store.recorder.durable(_DURABLE)
 
     def _node_changed(self, place: Place) -> None:
         self.exposition.changed(place)
+        self._touched.add(place)
 
-    def _hand_on(self, changes: Collection[Change]) -> None:
+    def _hand_on(self, changes: Sequence[Change], reading: Reading | None = None) -> None:
+        """Hand on what one step of the inventory did: to the history with its outbox, to the log and to listeners."""
+        touched, self._touched = self._touched, set()
+        if self._store is not None and touched:
+            self._store.recorder.record({place: self.inventory.snapshot(place) for place in touched}, changes, reading)
         if not changes:
             return
         for change in changes:
@@ -149,6 +209,9 @@ class Service:
             _log_change(change)
             for listener in self._listeners:
                 listener(change)
+        self._count_conflicts()
+
+    def _count_conflicts(self) -> None:
         for cluster in self._watches:  # a conflict has two ends, and the other may be in any cluster
             self.metrics.conflicts(cluster, self.inventory.conflicts(cluster))
 
@@ -175,6 +238,7 @@ class Service:
                 log.info("cluster changed in the configuration", extra={"cluster": name})
             self._watches[name] = _Watch(cluster, self, self._config.metrics.node_labels)
             self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
+        self._count_conflicts()
 
     async def _reload_on_change(self, path: Path) -> None:
         # The folder, not the file: editors and Kubernetes' volumes put a new file in the old one's place.

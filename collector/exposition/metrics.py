@@ -1,6 +1,6 @@
 """What gpuid counts about its own work, kept by prometheus-client."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from prometheus_client import (
@@ -45,6 +45,10 @@ class Metrics:
             "gpuid_read_duration_seconds", (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
         )
         self._watch_restarts = self._counter("gpuid_watch_restarts_total")
+        self._export_success = self._counter("gpuid_export_success_total")
+        self._export_failure = self._counter("gpuid_export_failure_total")
+        self._export_backlog = self._gauge("gpuid_export_backlog_records")
+        self._export_oldest = self._gauge("gpuid_export_oldest_timestamp_seconds")
         self._scrape_bytes = self._gauge("gpuid_scrape_body_bytes")
         self._scrape_duration = self._histogram("gpuid_scrape_duration_seconds", (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5))
         self._gauge("gpuid_build_info").labels(version=__version__).set(1)
@@ -92,6 +96,26 @@ class Metrics:
     def watch_restarted(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a watch that had to start over."""
         self._watch_restarts.labels(cluster, resource, reason).inc()
+
+    def exported(self, sink: str, records: Mapping[str, int]) -> None:
+        """Count the records of each cluster that a sink took."""
+        for cluster, count in records.items():
+            self._export_success.labels(cluster, sink).inc(count)
+
+    def export_failed(self, sink: str, records: Mapping[str, int], reason: str) -> None:
+        """Count the records of each cluster that a try to deliver had, and that failed."""
+        for cluster, count in records.items():
+            self._export_failure.labels(cluster, sink, reason).inc(count)
+
+    def backlog(self, sink: str, records: int, oldest: float | None) -> None:
+        """Set how many records a sink is owed, and from when (Unix seconds) the oldest is."""
+        self._export_backlog.labels(sink).set(records)
+        self._export_oldest.labels(sink).set(oldest or 0)
+
+    def watch_store(self, up: Callable[[], bool], pending: Callable[[], int]) -> None:
+        """Publish whether the store takes what happens, and how much waits for it; without a store there is neither."""
+        self._gauge("gpuid_store_up").set_function(up)
+        self._gauge("gpuid_store_pending_records").set_function(pending)
 
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Note a full answer's size on the wire and how long it took to make ready."""

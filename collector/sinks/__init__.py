@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from collector.config.sinks import S3, Postgres, SinkSettings, Stdout, Webhook
 from collector.model import Record
 from collector.sinks.errors import Reason, Refused, SinkError, Unavailable
-from collector.sinks.settings import S3, Postgres, SinkSettings, Stdout, Webhook
 
 __all__ = ["Reason", "Refused", "Sink", "SinkError", "Unavailable", "open_sink"]
 

@@ -12,8 +12,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from collector.cluster.backoff import Backoff
+from collector.config.sinks import Settings
 from collector.sinks import Refused, Sink, SinkError, Unavailable, open_sink
-from collector.sinks.settings import Settings
 from collector.store import Backlog, Batch, Follow, Store, StoreError, Waiting
 
 __all__ = ["Delivery", "DeliveryObserver", "closes_in"]

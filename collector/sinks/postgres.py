@@ -9,12 +9,12 @@ from typing import Literal
 import anyio
 import asyncpg
 
+from collector.config.sinks import Postgres
 from collector.model import Record
 from collector.sinks import postgres_table
 from collector.sinks.credentials import read_secret, tls_context
 from collector.sinks.errors import Reason, Refused, SinkError, Unavailable, tidy
 from collector.sinks.forms import moment
-from collector.sinks.settings import Postgres
 
 __all__ = ["PostgresSink"]
 

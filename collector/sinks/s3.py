@@ -25,10 +25,10 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     ReadTimeoutError,
 )
 
+from collector.config.sinks import S3
 from collector.model import Record
 from collector.sinks import forms
 from collector.sinks.errors import Reason, Refused, SinkError, Unavailable, from_status, parse_retry_after, tidy
-from collector.sinks.settings import S3
 
 __all__ = ["S3Sink", "object_key"]
 

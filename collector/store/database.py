@@ -3,22 +3,25 @@
 import fcntl
 import os
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import anyio
+import anyio.to_thread
 import asyncpg
-from sqlalchemy import Table, event, select, text
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, delete, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store import schema
 from collector.store.errors import FOREIGN, StoreError, explain
-from collector.store.migrate import is_current, migrate
-from collector.store.settings import PostgresLocation, SqliteLocation, StoreSettings, locate
+from collector.store.migrate import check_version, migrate
 
 __all__ = ["Access", "Database"]
 
@@ -38,11 +41,14 @@ class Database:
     good for nobody. A write is one transaction, and there is one at a time.
     """
 
-    def __init__(self, location: SqliteLocation | PostgresLocation, engine: AsyncEngine, writable: bool) -> None:
+    def __init__(
+        self, location: SqliteLocation | PostgresLocation, reader: AsyncEngine, writer: AsyncEngine | None
+    ) -> None:
         self.location = location
         self.id = ""  # random, and the store's for ever
-        self._engine = engine
-        self._writable = writable
+        self.session = secrets.token_hex(8)  # random, and this process's
+        self._reader = reader
+        self._writer = writer
         self._lock = anyio.Lock()
 
     @classmethod
@@ -52,14 +58,20 @@ class Database:
         location = locate(settings.url)
         async with AsyncExitStack() as stack:
             try:
-                if isinstance(location, SqliteLocation):
+                if isinstance(location, PostgresLocation):
+                    reader = _postgres(location, settings.password_file)
+                    writer = None if access is Access.READER else reader
+                else:
                     if access is Access.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
-                    engine = _sqlite(location.path, access)
-                else:
-                    engine = _postgres(location, settings.password_file, access)
-                stack.push_async_callback(_dispose, engine)
-                database = cls(location, engine, access is not Access.READER)
+                    await anyio.to_thread.run_sync(_check_file, location.path, access)
+                    reader = _sqlite(location.path, read_only=access is Access.READER, begin="BEGIN", connections=4)
+                    writer = None
+                    if access is not Access.READER:
+                        writer = _sqlite(location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1)
+                for engine in filter(None, {reader, writer}):
+                    stack.push_async_callback(_dispose, engine)
+                database = cls(location, reader, writer)
                 await database._prepare(access)
             except FOREIGN as error:
                 raise explain(error, location) from error
@@ -70,7 +82,7 @@ class Database:
         """Lend a connection that sees one state of the store; raises StoreError."""
         with anyio.CancelScope(shield=True):
             try:
-                async with self._engine.connect() as connection:
+                async with self._reader.connect() as connection:
                     yield connection
             except FOREIGN as error:
                 raise explain(error, self.location) from error
@@ -78,44 +90,40 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError."""
-        if not self._writable:
+        if self._writer is None:
             raise StoreError(f"store {self.location}: it was opened for reading only")
         with anyio.CancelScope(shield=True):
             async with self._lock:
                 try:
-                    async with self._engine.begin() as connection:
-                        await self._begin_write(connection)
+                    async with self._writer.begin() as connection:
+                        if isinstance(self.location, PostgresLocation):
+                            # One writer at a time among replicas too: ids must be committed in their order, or a
+                            # cursor passes over one that was taken early and committed late.
+                            await connection.execute(_ADVISORY_LOCK)
                         yield connection
                 except FOREIGN as error:
                     raise explain(error, self.location) from error
 
     def insert(self, table: Table) -> Any:
         """Begin an INSERT that can say what to do on conflict, which each engine says in its own way."""
-        return (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(table)
-
-    async def _begin_write(self, connection: AsyncConnection) -> None:
-        if isinstance(self.location, PostgresLocation):
-            # One writer at a time among replicas too: ids must be committed in their order, or a cursor passes over
-            # those that were taken early and committed late.
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": schema.APPLICATION_ID})
-        elif not connection.info.get("claimed"):
-            await connection.exec_driver_sql("ROLLBACK")
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return (postgresql if isinstance(self.location, PostgresLocation) else sqlite).insert(table)
 
     async def _prepare(self, access: Access) -> None:
         if access is Access.COLLECTOR:
             async with self.write() as connection:
                 await connection.run_sync(migrate, self.location)
-                await connection.execute(
-                    self.insert(schema.facts)
-                    .values(name="id", value=secrets.token_hex(16))
-                    .on_conflict_do_nothing(index_elements=["name"])
-                )
+                if isinstance(self.location, SqliteLocation):  # those of processes that are gone
+                    await connection.execute(delete(schema.facts).where(schema.facts.c.name.startswith("commit:")))
+                own = self.insert(schema.facts).values(name="id", value=secrets.token_hex(16))
+                await connection.execute(own.on_conflict_do_nothing(index_elements=["name"]))
         async with self.read() as connection:
-            if access is not Access.COLLECTOR:
-                await connection.run_sync(is_current, self.location)
+            await connection.run_sync(check_version, self.location)
             found = await connection.scalar(select(schema.facts.c.value).where(schema.facts.c.name == "id"))
             self.id = str(found)
+
+
+_ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
+_BUSY = 10  # seconds that a connection waits for another process's write
 
 
 def _claim(path: Path) -> int:
@@ -138,3 +146,79 @@ def _claim(path: Path) -> int:
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
+
+
+def _check_file(path: Path, access: Access) -> None:
+    """Refuse what is not a store of ours before anything is written to it; raises StoreError and sqlite3.Error."""
+    if access is not Access.COLLECTOR:
+        if not path.exists():
+            raise StoreError(f"store {path}: there is no such file; the collector makes it at its first start")
+        return
+    with closing(sqlite3.connect(path, timeout=_BUSY, isolation_level=None)) as connection:
+        (mark,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and mark != schema.APPLICATION_ID:
+            raise StoreError(f"store {path}: it is another program's database; choose another store.url")
+        # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int) -> AsyncEngine:
+    query = {"uri": "true"}
+    if read_only:
+        query["mode"] = "ro"
+        if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
+            query["immutable"] = "1"  # nobody writes to it, and we may not create what a reader otherwise shares
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database="file:" + quote(str(path)), query=query),
+        connect_args={"isolation_level": None, "timeout": _BUSY},
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        # NORMAL keeps every commit when the process is killed, for it is in the system's memory by then. When the
+        # whole machine loses power the last commits may be missing, but the file stays sound.
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA cache_size = -65536")  # KiB
+        cursor.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the log keeps after a great write
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def start(connection: Connection) -> None:
+        # Python's own begin comes too late, at the first write; and a write that starts as a read can be refused.
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _postgres(location: PostgresLocation, password_file: Path | None) -> AsyncEngine:
+    async def connect(*_args: object, **_kwargs: object) -> Any:
+        return await asyncpg.connect(
+            location.dsn,
+            timeout=10,
+            command_timeout=60,
+            server_settings={"application_name": "gpuid"},
+            password=None if password_file is None else _password(password_file),
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=connect, pool_size=5, max_overflow=0, pool_pre_ping=True
+    )
+
+
+def _password(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "expected UTF-8 text"
+        raise StoreError(f"store.password_file {path}: {why}") from None
+
+
+async def _dispose(engine: AsyncEngine) -> None:
+    with anyio.CancelScope(shield=True):
+        await engine.dispose()

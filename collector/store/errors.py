@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
-from collector.store.settings import PostgresLocation, SqliteLocation
 
 __all__ = ["FOREIGN", "StoreError", "explain"]
 

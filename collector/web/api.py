@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import anyio.lowlevel
@@ -12,14 +11,13 @@ from aiohttp import web
 from collector.inventory import NodeEntry
 from collector.model import ClusterStatus, Placement
 from collector.web.context import CONTEXT, Context
+from collector.web.rows import json_answer, paging, rfc3339
 
-__all__ = ["cluster_row", "clusters", "gpu_row", "gpus", "nodes", "rfc3339", "search_placements"]
+__all__ = ["cluster_row", "clusters", "gpu_row", "gpus", "nodes", "search_placements"]
 
 _PAGING = frozenset({"limit", "offset"})
 _NODE_FILTERS = frozenset({"cluster", "node", "machine"})
 _GPU_FILTERS = frozenset({"serial", "uuid", "model", "chassis"})
-_LIMIT = 1000
-_LIMIT_MOST = 10_000
 _SLICE = 0.005  # seconds of searching between two turns of the event loop
 
 _Filters = dict[str, frozenset[str]]
@@ -51,7 +49,7 @@ async def gpus(request: web.Request) -> web.Response:
     if {"uuid", "serial", "chassis"} & filters.keys():
         found = [placement for placement in _looked_up(context, filters) if _gpu_admitted(context, filters, placement)]
         return _page(request, "gpus", found, lambda placement: gpu_row(context, placement))
-    limit, offset = _paging(request)
+    limit, offset = paging(request)
     rows: list[dict[str, Any]] = []
     total = 0
     async for entry in _entries(context, filters):
@@ -66,7 +64,7 @@ async def gpus(request: web.Request) -> web.Response:
             )
             rows.append(gpu_row(context, placement))
         total += len(matching)
-    return _json({"gpus": rows, "total": total, "limit": limit, "offset": offset})
+    return json_answer({"gpus": rows, "total": total, "limit": limit, "offset": offset})
 
 
 def search_placements(context: Context, term: str) -> list[Placement]:
@@ -110,13 +108,6 @@ def gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
         "since": rfc3339(placement.since),
         "confirmed": rfc3339(placement.confirmed),
     }
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Write Unix seconds as RFC 3339 in UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _node_row(entry: NodeEntry) -> dict[str, Any]:
@@ -182,21 +173,7 @@ def _filters(request: web.Request, known: frozenset[str]) -> _Filters:
     return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
 
 
-def _paging(request: web.Request) -> tuple[int, int]:
-    values = []
-    for key, default, least, most in (("limit", _LIMIT, 1, _LIMIT_MOST), ("offset", 0, 0, 2**53)):
-        text = request.query.get(key, str(default))
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-            raise web.HTTPBadRequest(text=f"{key}: expected a whole number from {least} to {most}")
-        values.append(int(text))
-    return values[0], values[1]
-
-
 def _page(request: web.Request, name: str, found: list[Any], row: Any = lambda item: item) -> web.Response:
-    limit, offset = _paging(request)
+    limit, offset = paging(request)
     rows = [row(item) for item in found[offset : offset + limit]]
-    return _json({name: rows, "total": len(found), "limit": limit, "offset": offset})
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json", charset="utf-8")
+    return json_answer({name: rows, "total": len(found), "limit": limit, "offset": offset})

@@ -6,7 +6,8 @@ from pathlib import Path
 from aiohttp import web
 
 from collector.config import Server
-from collector.web import api, health, metrics, page
+from collector.store import StoreError
+from collector.web import api, health, history, metrics, page
 from collector.web.auth import authentication
 from collector.web.context import CONTEXT, Context
 
@@ -39,6 +40,9 @@ def application(context: Context, server: Server) -> web.Application:
     app.router.add_get("/api/v1/clusters", api.clusters)
     app.router.add_get("/api/v1/nodes", api.nodes)
     app.router.add_get("/api/v1/gpus", api.gpus)
+    app.router.add_get("/api/v1/gpus/{id}/history", history.gpu)
+    app.router.add_get("/api/v1/nodes/{node}/history", history.node)
+    app.router.add_get("/api/v1/changes", history.changes)
     app.router.add_static("/static", Path(__file__).with_name("static"))
     return app
 
@@ -48,13 +52,16 @@ async def _plain_errors(request: web.Request, handler: _Handler) -> web.StreamRe
     """Answer every refusal in one line: JSON below /api, text elsewhere."""
     try:
         return await handler(request)
-    except web.HTTPException as error:
+    except StoreError as caught:
+        error: web.HTTPException = web.HTTPServiceUnavailable(text=str(caught))
+    except web.HTTPException as caught:
+        error = caught
         if error.status < 400:
             raise
-        headers = {name: value for name, value in error.headers.items() if name in ("Allow", "WWW-Authenticate")}
-        if request.path.startswith("/api/"):
-            return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
-        return web.Response(text=f"{error.text or error.reason}\n", status=error.status, headers=headers)
+    headers = {name: value for name, value in error.headers.items() if name in ("Allow", "WWW-Authenticate")}
+    if request.path.startswith("/api/"):
+        return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
+    return web.Response(text=f"{error.text or error.reason}\n", status=error.status, headers=headers)
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:

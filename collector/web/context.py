@@ -1,13 +1,15 @@
 """What every HTTP handler may look at."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import anyio.lowlevel
 from aiohttp import web
 
 from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.model import ClusterState, ClusterStatus
+from collector.store import History
 
 __all__ = ["CONTEXT", "Context"]
 
@@ -22,6 +24,8 @@ class Context:
     clusters: Callable[[], Collection[str]]  # the names of the clusters that are configured
     synced: Callable[[str], float | None]  # Unix seconds of the last proof that a cluster's view is current
     cluster_label: str = "cluster"
+    history: History | None = None  # None without a store
+    durable: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # waits until what is published is committed
 
     @property
     def starting(self) -> list[str]:

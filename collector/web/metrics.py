@@ -27,6 +27,7 @@ async def metrics(request: web.Request) -> web.StreamResponse:
         openmetrics=accepts_openmetrics(request.headers.get("Accept", "")),
         gzip=accepts_gzip(request.headers.get("Accept-Encoding", "")),
     )
+    await context.durable()
     return await _send(request, body)
 
 

@@ -12,7 +12,7 @@ import pytest
 from collector.config import Duration
 from collector.model import Record
 from collector.sinks import Reason, Refused, Unavailable, open_sink
-from collector.sinks.settings import Postgres
+from collector.config.sinks import Postgres
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., Record]

@@ -19,7 +19,7 @@ from collector.config import Duration
 from collector.model import Record
 from collector.sinks import Reason, Refused, SinkError, Unavailable, open_sink
 from collector.sinks.s3 import object_key
-from collector.sinks.settings import S3
+from collector.config.sinks import S3
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., Record]

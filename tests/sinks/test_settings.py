@@ -5,7 +5,7 @@ import pytest
 
 from collector.config import Duration
 from collector.sinks import open_sink
-from collector.sinks.settings import S3, Postgres, Settings, SinkSettings, Stdout
+from collector.config.sinks import S3, Postgres, Settings, SinkSettings, Stdout
 
 
 def read(document: dict[str, Any]) -> SinkSettings:

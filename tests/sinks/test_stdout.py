@@ -10,7 +10,7 @@ import pytest
 
 from collector.model import Record
 from collector.sinks import Unavailable, open_sink
-from collector.sinks.settings import Stdout
+from collector.config.sinks import Stdout
 from collector.sinks.stdout import StdoutSink
 
 pytestmark = pytest.mark.anyio

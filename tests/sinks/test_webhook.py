@@ -18,7 +18,7 @@ from aiohttp import web
 from collector.config import Duration
 from collector.model import Record
 from collector.sinks import Reason, Refused, SinkError, Unavailable, open_sink
-from collector.sinks.settings import Webhook
+from collector.config.sinks import Webhook
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., Record]

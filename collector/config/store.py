@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from collector.config import Duration
+from collector.config.values import Duration
 
 __all__ = ["PostgresLocation", "SqliteLocation", "StoreSettings", "locate"]
 
@@ -34,6 +34,7 @@ class SqliteLocation(NamedTuple):
     path: Path
 
     def __str__(self) -> str:
+        """Name it in a message."""
         return str(self.path)
 
 
@@ -45,6 +46,7 @@ class PostgresLocation(NamedTuple):
     password: str  # empty unless the dsn has one
 
     def __str__(self) -> str:
+        """Name it in a message."""
         return self.shown
 
 
@@ -66,6 +68,4 @@ def locate(url: str) -> SqliteLocation | PostgresLocation:
             return PostgresLocation(url, shown, unquote(password) or query.get("password", [""])[0])
         except ValueError:
             pass
-    raise ValueError(
-        'url: expected "sqlite:///path/to/gpuid.db" or "postgresql://user@host:5432/database"'
-    )
+    raise ValueError('url: expected "sqlite:///path/to/gpuid.db" or "postgresql://user@host:5432/database"')

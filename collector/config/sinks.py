@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from collector.config import Duration
+from collector.config.values import Duration
 
 __all__ = ["S3", "Postgres", "Settings", "SinkSettings", "Stdout", "Webhook"]
 

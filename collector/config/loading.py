@@ -1,0 +1,169 @@
+"""One TOML file in, settings or one clear line of error out."""
+
+import difflib
+import functools
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from collector.config.settings import Cluster, Config, Defaults
+from collector.config.sinks import Settings
+from collector.config.values import Duration, Listen, shown
+from collector.model import GpuidError
+
+__all__ = ["ConfigError", "load", "parse"]
+
+
+class ConfigError(GpuidError):
+    """The configuration cannot be used; the text names the file, the key and what was expected."""
+
+
+def load(path: Path) -> Config:
+    """Read the configuration file at `path`; raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark in front
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'expected UTF-8 text'}") from error
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """Turn TOML text into a Config; `path` is for messages and for resolving relative paths. Raises ConfigError."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: arrays or tables nested too deep") from error
+    for key, name, known in _unknown_keys(document, Config, ""):
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise ConfigError(f'{path}: {key}: unknown key; did you mean "{nearest[0]}"?')
+    base = path.resolve().parent
+    try:
+        config = _settings(document, base)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not config.clusters:
+        raise ConfigError(f"{path}: clusters: expected at least one [[clusters]] table")
+    try:
+        return _resolved(config, base)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _settings(document: dict[str, Any], base: Path) -> Config:
+    """Convert table by table, so that a message names the table that it is about; raises ValueError."""
+    _convert(document.get("defaults", {}), Defaults, "defaults", base)
+    if {"preset", "sources"} <= document.get("defaults", {}).keys():
+        raise ValueError("defaults: expected either preset or sources, not both")
+    clusters = _convert(document.get("clusters", []), list[dict[str, Any]], "clusters", base)
+    for index, cluster in enumerate(clusters):
+        _convert(cluster, Cluster, f"clusters[{index}]", base)
+        if {"preset", "sources"} <= cluster.keys():
+            raise ValueError(f"clusters[{index}]: expected either preset or sources, not both")
+        clusters[index] = _inherit(document.get("defaults", {}), cluster)
+    for name, sink in _convert(document.get("sinks", {}), dict[str, Any], "sinks", base).items():
+        _convert(sink, Settings, f"sinks.{name}", base)
+    config: Config = _convert(document | {"clusters": clusters}, Config, "", base)
+    return config
+
+
+def _inherit(defaults: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a cluster over the defaults; a preset and sources replace each other."""
+    named = {"preset", "sources"} if {"preset", "sources"} & cluster.keys() else set()
+    return {key: value for key, value in defaults.items() if key not in named} | dict(cluster)
+
+
+def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Walk a document beside the struct that it must fit; yields (full key, key, the known keys)."""
+    info = _struct(msgspec.inspect.type_info(kind) if isinstance(kind, type) else kind, value)
+    if isinstance(info, msgspec.inspect.StructType) and isinstance(value, Mapping):
+        fields = {field.encode_name: field.type for field in info.fields}
+        for name, inner in value.items():
+            quoted = name if re.fullmatch(r"[\w-]+", name) else shown(name)
+            key = f"{at}.{quoted}" if at else quoted
+            if name in fields:
+                yield from _unknown_keys(inner, fields[name], key)
+            elif name != info.tag_field:
+                yield key, name, list(fields)
+    elif isinstance(info, msgspec.inspect.DictType) and isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _unknown_keys(inner, info.value_type, f"{at}.{name}")
+    elif isinstance(info, msgspec.inspect.VarTupleType) and isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _unknown_keys(inner, info.item_type, f"{at}[{index}]")
+
+
+def _struct(info: Any, value: object) -> Any:
+    """Give, of several structs that a table may be, the one that it says it is."""
+    if not isinstance(info, msgspec.inspect.UnionType) or not isinstance(value, Mapping):
+        return info
+    structs = [one for one in info.types if isinstance(one, msgspec.inspect.StructType)]
+    return next((one for one in structs if one.tag in (None, value.get(one.tag_field))), info)
+
+
+def _convert(value: object, kind: Any, at: str, base: Path) -> Any:
+    """Convert to `kind`; raises ValueError as `key: expected …`."""
+    try:
+        return msgspec.convert(value, kind, dec_hook=functools.partial(_decode, base))
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        key = (at + where.rstrip("`").replace("[...]", ".*")).lstrip(".")
+        message = re.sub(r"^Object missing required field `(\w+)`", r'expected a key "\1" in the table', message)
+        message = _TYPE_NAME.sub(lambda found: _TYPE_NAMES.get(found[1], found[0]), message[:1].lower() + message[1:])
+        joint = "." if re.match(r"[a-z_.A-Z]+: ", message) else ": "  # a rule between keys already names its own key
+        raise ValueError(f"{key}{joint if key else ''}{message}") from error
+
+
+# msgspec names Python's types; whoever writes TOML knows TOML's.
+_TYPE_NAME = re.compile(r"`(\w+)(?: \| null)?`")
+_TYPE_NAMES = {
+    "array": "an array",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "object": "a table",
+    "str": "a string",
+}
+
+
+def _decode(base: Path, kind: Any, value: object) -> object:
+    """Read the types that TOML does not have."""
+    if kind is Duration or kind is Listen:
+        return kind.parse(value)
+    if kind is Path:
+        if not isinstance(value, str):
+            raise ValueError(f"expected a path, got {shown(value)}")
+        return _absolute(value, base)
+    raise NotImplementedError(kind)
+
+
+def _resolved(config: Config, base: Path) -> Config:
+    """Make the kubeconfigs' paths absolute, of which one string can hold several."""
+    clusters = tuple(
+        msgspec.structs.replace(
+            cluster,
+            kubeconfig=os.pathsep.join(
+                str(_absolute(part, base, f"clusters[{index}].kubeconfig: "))
+                for part in cluster.kubeconfig.split(os.pathsep)
+                if part
+            ),
+        )
+        if cluster.kubeconfig
+        else cluster
+        for index, cluster in enumerate(config.clusters)
+    )
+    return msgspec.structs.replace(config, clusters=clusters)
+
+
+def _absolute(path: str, base: Path, key: str = "") -> Path:
+    """Resolve a path: `~` is the home directory, anything else is relative to the configuration file."""
+    try:
+        return base / Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{key}expected a path of a user with a home directory, got {shown(path)}") from error

@@ -1,0 +1,52 @@
+"""Values that TOML does not have, and how a value is shown in a message."""
+
+import json
+import re
+from typing import ClassVar, Self
+
+__all__ = ["Duration", "Listen", "shown"]
+
+
+class Duration(float):
+    """A length of time in seconds, written `30s`, `5m`, `1h30m`, `1d` or `50ms`."""
+
+    _UNITS: ClassVar = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    _FORM = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h|d))+", re.ASCII)
+    _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read a duration; ValueError tells the expected form."""
+        if not isinstance(text, str) or not cls._FORM.fullmatch(text):
+            raise ValueError(f'expected a duration such as "30s", "5m" or "1h", got {shown(text)}')
+        return cls(sum(float(number) * cls._UNITS[unit] for number, unit in cls._PART.findall(text)))
+
+
+class Listen(str):
+    """An address to serve on, `host:port`, `[v6]:port` or `:port`; an empty host means every interface."""
+
+    _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([^:\s\[\]]*)):(\d{1,5})", re.ASCII)
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Check the form; ValueError tells the expected one."""
+        form = cls._FORM.fullmatch(text) if isinstance(text, str) else None
+        if form is None or int(form[3]) > 65535:
+            raise ValueError(f'expected an address such as "0.0.0.0:8080" or "[::]:8080", got {shown(text)}')
+        return cls(text)
+
+    @property
+    def host(self) -> str:
+        """The host without brackets; empty for every interface."""
+        return self.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 lets the system choose."""
+        return int(self.rpartition(":")[2])
+
+
+def shown(value: object) -> str:
+    """Write a value as TOML would, in one short line."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,27 @@
+"""History and outbox: where every GPU was, and what the sinks are owed, in SQLite or PostgreSQL."""
+
+from collector.config.store import StoreSettings
+from collector.store.database import Access
+from collector.store.errors import StoreError
+from collector.store.history import History, PastPlacement, RecordedChange
+from collector.store.outbox import Backlog, Batch, DeadLetter, Follow, Outbox, Waiting
+from collector.store.recorder import StoreStatus
+from collector.store.store import Remembered, Store
+
+__all__ = [
+    "Access",
+    "Backlog",
+    "Batch",
+    "DeadLetter",
+    "Follow",
+    "History",
+    "Outbox",
+    "PastPlacement",
+    "RecordedChange",
+    "Remembered",
+    "Store",
+    "StoreError",
+    "StoreSettings",
+    "StoreStatus",
+    "Waiting",
+]

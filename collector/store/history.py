@@ -1,0 +1,129 @@
+"""Answers where GPUs were and what happened to them; reads only, also while another process records."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, or_, select, tuple_, union
+
+from collector.model import Place
+from collector.store import schema
+from collector.store.database import Database
+
+__all__ = ["History", "PastPlacement", "RecordedChange"]
+
+
+class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU on one node from when to when; times are Unix seconds."""
+
+    uuid: str
+    serial: str | None
+    model: str | None
+    chassis: str | None
+    cluster: str
+    node: str
+    machine: str
+    since: float
+    until: float | None  # None while it is there
+    confirmed: float  # when it was last read there
+
+
+class RecordedChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened to one GPU, as the history holds it."""
+
+    id: int  # grows in the order in which changes were recorded
+    time: float
+    event: str
+    uuid: str
+    serial: str | None
+    model: str | None
+    chassis: str | None
+    cluster: str
+    node: str
+    machine: str
+    source: str
+    previous: Place | None
+
+
+class History:
+    """The queries; all raise StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def where(self, term: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Find every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
+
+        The present ones come first, then the newest.
+        """
+        prefix, dash, rest = term.partition("-")
+        uuid = prefix.upper() + dash + rest.lower()
+        matches = (
+            select(_placements.id).where(column == value)
+            for column, value in ((_placements.uuid, uuid), (_placements.serial, term), (_placements.chassis, term))
+        )
+        return await self._placements(_placements.id.in_(union(*matches)), limit)
+
+    async def node(self, node: str, cluster: str | None = None, *, limit: int = 1000) -> list[PastPlacement]:
+        """Find all that sat in a node, or in the nodes of that name of every cluster; what is there comes first."""
+        condition = _placements.node == node
+        return await self._placements(
+            condition if cluster is None else condition & (_placements.cluster == cluster), limit
+        )
+
+    async def changes(
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        cluster: str | None = None,
+        after: int | None = None,
+        limit: int = 1000,
+    ) -> list[RecordedChange]:
+        """List what happened from `since` on and before `until`, oldest first.
+
+        `cluster` chooses what happened in it or led out of it. `after` is the id of the last change of the page before.
+        """
+        query: Select[Any] = select(schema.changes).order_by(_changes.time, _changes.id).limit(limit)
+        if since is not None:
+            query = query.where(_changes.time >= since)
+        if until is not None:
+            query = query.where(_changes.time < until)
+        if cluster is not None:
+            query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
+        async with self._database.read() as connection:
+            if after is not None:
+                time = await connection.scalar(select(_changes.time).where(_changes.id == after))
+                # A change that is forgotten by now was older than all that are left.
+                if time is not None:
+                    query = query.where(tuple_(_changes.time, _changes.id) > tuple_(time, after))
+            rows = (await connection.execute(query)).mappings().all()
+        return [_change(row) for row in rows]
+
+    async def _placements(self, condition: ColumnElement[bool], limit: int) -> list[PastPlacement]:
+        columns = [_placements[name] for name in PastPlacement.__struct_fields__]
+        here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
+        query = (
+            select(*columns, _nodes.read_at)
+            .outerjoin_from(schema.placements, schema.nodes, here)
+            .where(condition)
+            .order_by(_placements.until.is_not(None), _placements.since.desc(), _placements.id.desc())
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [_placement(row) for row in rows]
+
+
+_placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
+
+
+def _placement(row: RowMapping) -> PastPlacement:
+    fields = dict(row)
+    times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))
+    return PastPlacement(**fields, confirmed=max(time for time in times if time is not None))
+
+
+def _change(row: RowMapping) -> RecordedChange:
+    fields = dict(row)
+    cluster, node = fields.pop("previous_cluster"), fields.pop("previous_node")
+    return RecordedChange(**fields, previous=None if cluster is None else Place(cluster, node))

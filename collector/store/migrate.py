@@ -1,0 +1,58 @@
+"""Brings a store's tables to the schema that this version of gpuid knows."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from collector.config.store import PostgresLocation, SqliteLocation
+from collector.store.errors import StoreError
+from collector.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
+
+__all__ = ["check_version", "migrate"]
+
+_FOLDER = Path(__file__).parent / "migrations"
+
+
+def migrate(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
+    """Create or update the tables, in the transaction that the connection is in; raises StoreError."""
+    version = _version(connection)
+    if version == HEAD:
+        return
+    if version is not None:
+        _refuse_newer(version, location)
+    # Imported on demand: Alembic takes longer to load than a store that is up to date takes to open.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def check_version(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:
+    """Make sure that the tables are those that this version reads; raises StoreError."""
+    version = _version(connection)
+    if version is None:
+        raise StoreError(f"store {location}: nothing is in it yet; the collector makes it at its first start")
+    if version != HEAD:
+        _refuse_newer(version, location)
+        raise StoreError(f"store {location}: an older gpuid made it; start this version's collector once to update it")
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608
+    return None if found is None else str(found)
+
+
+def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> None:
+    if not any((_FOLDER / "versions").glob(f"{version}_*.py")):
+        raise StoreError(
+            f"store {location}: a newer gpuid made it (schema {version}, this one knows {HEAD}); "
+            "run that version, or choose another store.url to start afresh"
+        )

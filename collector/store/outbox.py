@@ -1,0 +1,271 @@
+"""What the sinks are owed: a cursor for each, batches that stay the same over a crash, and dead letters."""
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import RowMapping, delete, func, insert, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from collector.model import Record
+from collector.store import schema
+from collector.store.codec import decode_records, encode_records, rfc3339
+from collector.store.database import Database
+
+__all__ = ["Backlog", "Batch", "DeadLetter", "Follow", "Outbox", "Waiting"]
+
+
+class Follow(NamedTuple):
+    """What a sink wants."""
+
+    emit: str  # changes or readings
+    backfill: bool  # when it is new: from the beginning of the history, instead of from now
+
+
+class Backlog(NamedTuple):
+    """What a sink is still owed."""
+
+    records: int
+    oldest: float | None  # Unix seconds; None when nothing is owed
+
+
+class Waiting(NamedTuple):
+    """What a sink's next batch would hold."""
+
+    records: int  # counted up to a limit
+    oldest: float | None
+    closed: bool  # nothing can be added any more: it was begun before, or is a dead letter that is sent again
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Records on their way to one sink: over all tries the same, under the same key."""
+
+    sink: str
+    key: str  # a UUID
+    records: list[Record]
+    last: int = 0  # where the cursor goes when it is delivered
+    dead_letter: int | None = None  # the id, if it is one that is sent again
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch that its sink refused for good."""
+
+    id: int
+    sink: str
+    key: str
+    time: float
+    reason: str
+    count: int
+    replay: bool  # somebody asked for it to be sent once more
+    records: list[Record] | None = None  # only where one letter is asked for
+
+
+class Outbox:
+    """The cursors of the sinks over changes and readings; all methods raise StoreError."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def follow(self, sinks: Mapping[str, Follow]) -> None:
+        """Owe these sinks what happens from now on, and others nothing any more.
+
+        A sink that is known goes on where it was. One that is new, or wants another kind of records than before,
+        starts at the present end, or with `backfill` at the beginning.
+        """
+        async with self._database.write() as connection:
+            known = {row.name: row.emit for row in await connection.execute(select(_sinks.name, _sinks.emit))}
+            over = [name for name, emit in known.items() if name not in sinks or sinks[name].emit != emit]
+            await connection.execute(delete(schema.sinks).where(_sinks.name.in_(over)))
+            for name, wanted in sinks.items():
+                if name in known and name not in over:
+                    continue
+                end = None
+                if not wanted.backfill:
+                    end = await connection.scalar(select(func.max(_SOURCES[wanted.emit].c.id)))
+                row = {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
+                await connection.execute(insert(schema.sinks).values(row))
+
+    async def waiting(self, sink: str, limit: int) -> Waiting:
+        """Tell what the sink's next batch would hold, counting up to `limit` records."""
+        async with self._database.read() as connection:
+            if await connection.scalar(_REPLAY.where(_letters.sink == sink)) is not None:
+                return Waiting(0, None, closed=True)
+            state = await _state(connection, sink)
+            if state is None:
+                return Waiting(0, None, closed=False)
+            ahead = _counted(state).limit(limit).subquery()
+            count, oldest = (await connection.execute(select(func.sum(ahead.c.count), func.min(ahead.c.time)))).one()
+            return Waiting(int(count or 0), oldest, closed=state["upto"] is not None)
+
+    async def next_batch(self, sink: str, limit: int) -> Batch | None:
+        """Hand out the sink's next batch; None when it is owed nothing.
+
+        A batch's end is committed before it is handed out: until it is confirmed, and after any crash, the same one
+        comes again. Dead letters to be sent again come first, but not before a batch that is on its way.
+        """
+        async with self._database.read() as connection:
+            state = await _state(connection, sink)
+            if state is None or state["upto"] is None:
+                letter = (
+                    (
+                        await connection.execute(
+                            select(schema.dead_letters)
+                            .where(_letters.sink == sink, _letters.replay)
+                            .order_by(_letters.id)
+                        )
+                    )
+                    .mappings()
+                    .first()
+                )
+                if letter is not None:
+                    return Batch(
+                        sink=sink,
+                        key=letter["key"],
+                        records=decode_records(letter["records"]),
+                        dead_letter=letter["id"],
+                    )
+            if state is None:
+                return None
+            upto = state["upto"]
+            if upto is None:
+                ahead = [(row[0], row[2]) for row in await connection.execute(_counted(state).limit(limit))]
+                totals = itertools.accumulate(count for _, count in ahead)
+                fitting = [id_ for (id_, _), total in zip(ahead, totals, strict=True) if total <= limit]
+                if not ahead:
+                    return None
+                upto = fitting[-1] if fitting else ahead[0][0]
+        if state["upto"] is None:
+            async with self._database.write() as connection:
+                await connection.execute(update(schema.sinks).where(_sinks.name == sink).values(upto=upto))
+        async with self._database.read() as connection:
+            records = await _records(connection, state["emit"], state["cursor"], upto)
+        # Another store counts from 1 as well, and so does another sink: neither may come to the same key.
+        key = uuid.uuid5(uuid.UUID(self._database.id), f"{sink}/{state['emit']}/{state['cursor'] + 1}-{upto}")
+        return Batch(sink=sink, key=str(key), records=records, last=upto)
+
+    async def confirm(self, batch: Batch) -> None:
+        """Note that the batch was delivered."""
+        async with self._database.write() as connection:
+            if batch.dead_letter is not None:
+                await connection.execute(delete(schema.dead_letters).where(_letters.id == batch.dead_letter))
+            else:
+                await _advance(connection, batch)
+
+    async def dead_letter(self, batch: Batch, reason: str) -> None:
+        """Put the batch aside, because its sink will never take it, and go on behind it."""
+        async with self._database.write() as connection:
+            if batch.dead_letter is not None:
+                row = {"reason": reason, "time": self._clock(), "replay": False}
+                await connection.execute(
+                    update(schema.dead_letters).where(_letters.id == batch.dead_letter).values(row)
+                )
+            elif await _advance(connection, batch):
+                await connection.execute(
+                    insert(schema.dead_letters).values(
+                        sink=batch.sink,
+                        key=batch.key,
+                        time=self._clock(),
+                        reason=reason,
+                        count=len(batch.records),
+                        records=encode_records(batch.records),
+                        replay=False,
+                    )
+                )
+
+    async def backlog(self, sink: str) -> Backlog:
+        """Tell what the sink is still owed, dead letters aside."""
+        async with self._database.read() as connection:
+            state = await _state(connection, sink)
+            if state is None:
+                return Backlog(0, None)
+            ahead = _counted(state).subquery()
+            first = _counted(state).limit(1).subquery()
+            count = await connection.scalar(select(func.sum(ahead.c.count)))
+            return Backlog(int(count or 0), await connection.scalar(select(first.c.time)))
+
+    async def sinks(self) -> list[str]:
+        """Name the sinks that are owed something, or were at the last start of a collector."""
+        async with self._database.read() as connection:
+            return list(await connection.scalars(select(_sinks.name).order_by(_sinks.name)))
+
+    async def dead_letters(self, sink: str | None = None) -> list[DeadLetter]:
+        """List the dead letters, oldest first, without their records."""
+        columns = [column for column in schema.dead_letters.c if column.name != "records"]
+        query = select(*columns).order_by(_letters.id)
+        if sink is not None:
+            query = query.where(_letters.sink == sink)
+        async with self._database.read() as connection:
+            return [DeadLetter(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def show(self, id: int) -> DeadLetter | None:  # noqa: A002
+        """Show one dead letter with its records."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(schema.dead_letters).where(_letters.id == id))).mappings().first()
+        if row is None:
+            return None
+        return DeadLetter(**{**row, "records": decode_records(row["records"])})
+
+    async def replay(self, ids: Collection[int]) -> int:
+        """Have dead letters sent once more, by whichever process delivers; returns how many there are of them."""
+        async with self._database.write() as connection:
+            return _count(
+                await connection.execute(update(schema.dead_letters).where(_letters.id.in_(ids)).values(replay=True))
+            )
+
+    async def drop(self, ids: Collection[int]) -> int:
+        """Throw dead letters away; returns how many there were of them."""
+        async with self._database.write() as connection:
+            return _count(await connection.execute(delete(schema.dead_letters).where(_letters.id.in_(ids))))
+
+
+_sinks, _letters = schema.sinks.c, schema.dead_letters.c
+_SOURCES = {"changes": schema.changes, "readings": schema.readings}
+_REPLAY = select(_letters.id).where(_letters.replay).limit(1)
+
+
+async def _state(connection: AsyncConnection, sink: str) -> RowMapping | None:
+    return (await connection.execute(select(schema.sinks).where(_sinks.name == sink))).mappings().first()
+
+
+def _counted(state: RowMapping) -> Any:
+    """Select what is past a sink's cursor: id, time, and how many records each row stands for."""
+    table = _SOURCES[state["emit"]]
+    count = table.c.count if table is schema.readings else literal(1).label("count")
+    return select(table.c.id, table.c.time, count).where(table.c.id > state["cursor"]).order_by(table.c.id)
+
+
+async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: int) -> list[Record]:
+    table = _SOURCES[emit]
+    query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
+    rows = (await connection.execute(query)).mappings()
+    if table is schema.readings:
+        return [record for row in rows for record in decode_records(row["records"])]
+    return [
+        Record(
+            cluster=row["cluster"],
+            node=row["node"],
+            machine=row["machine"],
+            source=row["source"],
+            chassis=row["chassis"] or "",
+            gpu=row["serial"] or "",
+            time=rfc3339(row["time"]),
+            uuid=row["uuid"],
+            model=row["model"] or "",
+            event=row["event"],
+        )
+        for row in rows
+    ]
+
+
+async def _advance(connection: AsyncConnection, batch: Batch) -> bool:
+    """Move a sink's cursor behind a batch; False if it is there already."""
+    behind = update(schema.sinks).where(_sinks.name == batch.sink, _sinks.cursor < batch.last)
+    return _count(await connection.execute(behind.values(cursor=batch.last, upto=None))) > 0
+
+
+def _count(result: Any) -> int:
+    return int(result.rowcount)

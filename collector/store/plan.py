@@ -1,0 +1,184 @@
+"""Decides what a run of changes does to the placements; values in, rows out."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from collector.inventory import NodeSnapshot
+from collector.model import Change, Event, Gpu, Place
+
+__all__ = ["OpenPlacement", "Plan", "differences", "plan"]
+
+Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
+
+
+class Plan(NamedTuple):
+    """What to do to the tables, in this order."""
+
+    alter: list[Row]  # open placements whose GPU's facts are other ones now
+    end: list[Row]  # open placements to end, by GPU and node
+    end_all: list[Row]  # GPUs all of whose open placements end
+    begin: list[Row]  # new placements, some of which have ended by now
+    changes: list[Row]
+    arrived: list[Row]  # GPUs that are somewhere, and so no ghosts
+    vanished: list[Row]  # GPUs that are ghosts unless an open placement is left
+
+
+class OpenPlacement(NamedTuple):
+    """A placement that the history holds for present."""
+
+    uuid: str
+    serial: str | None
+    chassis: str | None
+    model: str | None
+    place: Place
+
+
+def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
+    """Turn changes, in their order, into what to do; the history agrees with the inventory that emitted them.
+
+    A GPU that the inventory calls moved is nowhere else any more. Of changes that `differences` found only its
+    `previous` place is known to be over; for those `everywhere` is False.
+    """
+    alter, end, end_all, begin = [], [], [], []
+    rows = []
+    present: dict[str, dict[Place, Row]] = {}  # what these changes began, by UUID
+    last: dict[str, Change] = {}
+    for change in changes:
+        uuid, place = str(change.gpu.uuid), change.place
+        rows.append(_change_row(change))
+        here = present.setdefault(uuid, {})
+        match change.event:
+            case Event.ALTERED:
+                if place in here:
+                    here[place].update({key: value for key, value in _facts(change.gpu).items() if value is not None})
+                else:
+                    facts = {f"b_{key}": value for key, value in _facts(change.gpu).items()}
+                    alter.append({**_found_by(uuid, place), **facts})
+                continue
+            case Event.VANISHED:
+                if (row := here.pop(place, None)) is not None:
+                    row["until"] = change.time
+                else:
+                    end.append({**_found_by(uuid, place), "b_until": change.time})
+            case Event.MOVED | Event.APPEARED:
+                if change.event is Event.MOVED and not everywhere and change.previous is not None:
+                    end.append({**_found_by(uuid, change.previous), "b_until": change.time})
+                elif change.event is Event.MOVED:
+                    for row in here.values():
+                        row["until"] = change.time
+                    here.clear()
+                    end_all.append({"b_uuid": uuid, "b_until": change.time})
+                here[place] = _placement_row(change)
+                begin.append(here[place])
+            case _:
+                raise ValueError(f"{change.event} is no change")
+        last[uuid] = change
+    return Plan(
+        alter=alter,
+        end=end,
+        end_all=end_all,
+        begin=begin,
+        changes=rows,
+        arrived=[{"b_uuid": uuid} for uuid, change in last.items() if change.event is not Event.VANISHED],
+        vanished=[
+            {"b_uuid": uuid, "b_cluster": change.place.cluster, "b_node": change.place.node}
+            for uuid, change in last.items()
+            if change.event is Event.VANISHED
+        ],
+    )
+
+
+def differences(
+    before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeSnapshot | None], now: float
+) -> list[Change]:
+    """Find the changes that lead from the open placements of some nodes to what those nodes have now.
+
+    For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed.
+    """
+    left = {(placement.uuid, placement.place): placement for placement in before}
+    changes, arrivals = [], []
+    for place, snapshot in nodes.items():
+        if snapshot is None:
+            continue
+        for gpu, since in zip(snapshot.gpus, snapshot.since, strict=True):
+            known = left.pop((str(gpu.uuid), place), None)
+            if known is None:
+                arrivals.append((gpu, snapshot, since))
+            elif any(value not in (None, getattr(known, field)) for field, value in _facts(gpu).items()):
+                changes.append(_change(Event.ALTERED, snapshot.time or now, gpu, snapshot))
+    homes = {placement.uuid: placement for placement in left.values()}
+    moved: dict[str, Place] = {}
+    for gpu, snapshot, since in sorted(arrivals, key=lambda arrival: arrival[2]):
+        previous = homes.get(str(gpu.uuid)) if str(gpu.uuid) not in moved else None
+        event = Event.APPEARED if previous is None else Event.MOVED
+        changes.append(_change(event, since, gpu, snapshot, previous and previous.place))
+        if previous is not None:
+            moved[previous.uuid] = previous.place
+    for placement in left.values():
+        if moved.get(placement.uuid) != placement.place:
+            end = nodes[placement.place]
+            changes.append(
+                Change(
+                    event=Event.VANISHED,
+                    time=now if end is None or end.time is None else end.time,
+                    gpu=Gpu(
+                        uuid=placement.uuid,
+                        serial=placement.serial,
+                        chassis=placement.chassis,
+                        model=placement.model,
+                    ),
+                    place=placement.place,
+                    machine="" if end is None else end.node.machine,
+                    source="" if end is None else end.source,
+                )
+            )
+    return sorted(changes, key=lambda change: change.time)
+
+
+def _facts(gpu: Gpu) -> Row:
+    return {"serial": gpu.serial, "chassis": gpu.chassis, "model": gpu.model}
+
+
+def _found_by(uuid: str, place: Place) -> Row:
+    return {"b_uuid": uuid, "b_cluster": place.cluster, "b_node": place.node}
+
+
+def _placement_row(change: Change) -> Row:
+    return {
+        "uuid": change.gpu.uuid,
+        **_facts(change.gpu),
+        "cluster": change.place.cluster,
+        "node": change.place.node,
+        "machine": change.machine,
+        "since": change.time,
+        "until": None,
+        "confirmed": change.time,
+    }
+
+
+def _change_row(change: Change) -> Row:
+    previous = change.previous
+    return {
+        "time": change.time,
+        "event": change.event.value,
+        "uuid": change.gpu.uuid,
+        **_facts(change.gpu),
+        "cluster": change.place.cluster,
+        "node": change.place.node,
+        "machine": change.machine,
+        "source": change.source,
+        "previous_cluster": None if previous is None else previous.cluster,
+        "previous_node": None if previous is None else previous.node,
+    }
+
+
+def _change(event: Event, time: float, gpu: Gpu, node: NodeSnapshot, previous: Place | None = None) -> Change:
+    return Change(
+        event=event,
+        time=time,
+        gpu=gpu,
+        place=node.place,
+        machine=node.node.machine,
+        source=node.source,
+        previous=previous,
+    )

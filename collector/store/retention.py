@@ -1,0 +1,60 @@
+"""Forgets what is over for long and what every sink has got, in many small transactions."""
+
+from typing import Any
+
+from sqlalchemy import delete, func, select
+
+from collector.store import schema
+from collector.store.database import Database
+
+__all__ = ["prune"]
+
+_STEP = 20_000  # rows that one transaction looks at
+
+
+async def prune(database: Database, before: float | None) -> int:
+    """Forget what ended before this time (None: nothing), and readings that were delivered; returns how many rows.
+
+    Changes that a sink is still owed stay, however old they are.
+    """
+    forgotten = await _delivered_readings(database)
+    if before is None:
+        return forgotten
+    kept_from = await _first_owed(database, "changes")
+    changes = schema.changes.c.time < before
+    if kept_from is not None:
+        changes &= schema.changes.c.id <= kept_from
+    forgotten += await _sweep(database, schema.changes, changes)
+    forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
+    return forgotten + await _sweep(database, schema.dead_letters, schema.dead_letters.c.time < before)
+
+
+async def _delivered_readings(database: Database) -> int:
+    """Forget the readings that every sink has got; without a sink that wants them, all."""
+    upto = await _first_owed(database, "readings")
+    condition = schema.readings.c.id > 0 if upto is None else schema.readings.c.id <= upto
+    return await _sweep(database, schema.readings, condition)
+
+
+async def _first_owed(database: Database, emit: str) -> int | None:
+    """Find the cursor of the slowest sink."""
+    async with database.read() as connection:
+        found = await connection.scalar(select(func.min(schema.sinks.c.cursor)).where(schema.sinks.c.emit == emit))
+    return None if found is None else int(found)
+
+
+async def _sweep(database: Database, table: Any, condition: Any) -> int:
+    """Delete what meets a condition, walking along the ids so that no transaction takes long."""
+    async with database.read() as connection:
+        first, last = (await connection.execute(select(func.min(table.c.id), func.max(table.c.id)))).one()
+    if first is None:
+        return 0
+    swept = 0
+    for start in range(first, last + 1, _STEP):
+        ids = table.c.id.between(start, start + _STEP - 1)
+        async with database.read() as connection:
+            if await connection.scalar(select(table.c.id).where(ids, condition).limit(1)) is None:
+                continue
+        async with database.write() as connection:
+            swept += (await connection.execute(delete(table).where(ids, condition))).rowcount
+    return swept

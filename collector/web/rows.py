@@ -1,0 +1,34 @@
+"""What the JSON API's answers have in common: times, pages and the encoding."""
+
+from datetime import UTC, datetime
+
+import msgspec
+from aiohttp import web
+
+__all__ = ["json_answer", "paging", "rfc3339"]
+
+_LIMIT = 1000
+_LIMIT_MOST = 10_000
+
+
+def json_answer(value: object) -> web.Response:
+    """Answer a value as JSON."""
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json", charset="utf-8")
+
+
+def paging(request: web.Request) -> tuple[int, int]:
+    """Read `limit` and `offset` of a question; raises HTTPBadRequest."""
+    values = []
+    for key, default, least, most in (("limit", _LIMIT, 1, _LIMIT_MOST), ("offset", 0, 0, 2**53)):
+        text = request.query.get(key, str(default))
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise web.HTTPBadRequest(text=f"{key}: expected a whole number from {least} to {most}")
+        values.append(int(text))
+    return values[0], values[1]
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Write Unix seconds as RFC 3339 in UTC, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,91 @@
+"""What the tests of the store share: an empty store on either engine, and a fleet that changes."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from collector.inventory import Inventory
+from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading
+from collector.store import Access, Store, StoreSettings
+from tests.plugins.postgres import postgres_server
+
+__all__ = ["postgres_server"]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
+    """Settings of a store that is not there yet, on each engine."""
+    if request.param == "sqlite":
+        return StoreSettings(url=f"sqlite://{tmp_path}/store/gpuid.db")
+    return StoreSettings(url=request.getfixturevalue("postgres_server").new_database())
+
+
+@pytest.fixture
+def sqlite_settings(tmp_path: Path) -> StoreSettings:
+    return StoreSettings(url=f"sqlite://{tmp_path}/store/gpuid.db")
+
+
+class Collector:
+    """An inventory and the store that follows it, as the service wires them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.touched: set[Place] = set()
+        self.inventory = Inventory(on_node=self.touched.add)
+        self.changes: list[Change] = []
+
+    async def restore(self) -> None:
+        remembered = await self.store.load()
+        self.inventory.restore(remembered.nodes, remembered.ghosts)
+        self.touched.clear()
+
+    def read(self, node: str, time: float, *gpus: str | Gpu, cluster: str = "prod") -> list[Change]:
+        """Apply a reading that found GPUs, given by the last part of their UUIDs."""
+        found = tuple(
+            gpu
+            if isinstance(gpu, Gpu)
+            else Gpu(uuid=f"GPU-{gpu}", serial=f"serial-{gpu}", model="NVIDIA H100", chassis="chassis-1")
+            for gpu in gpus
+        )
+        reading = Reading(
+            cluster=cluster,
+            node=Node(name=node, provider_id=f"aws:///eu-1/i-{node}", capacity=8, allocatable=8),
+            source=f"gpu-operator/plugin-{node}",
+            fingerprint=Fingerprint(pod_uid=f"pod-{node}", container_id="c", restarts=0, boot_id="b", capacity=8),
+            time=time,
+            driver_version="580.1",
+            cuda_version="13.0",
+            gpus=found,
+        )
+        return self._record(self.inventory.apply(reading), reading)
+
+    def remove(self, node: str, time: float, *, cluster: str = "prod") -> list[Change]:
+        return self._record(self.inventory.remove_node(Place(cluster, node), time))
+
+    def _record(self, changes: list[Change], reading: Reading | None = None) -> list[Change]:
+        self.store.recorder.record({place: self.inventory.snapshot(place) for place in self.touched}, changes, reading)
+        self.touched.clear()
+        self.changes += changes
+        return changes
+
+
+@pytest.fixture(scope="session")
+def collecting() -> Callable[..., contextlib.AbstractAsyncContextManager[Collector]]:
+    """Open a store as a collector does, restore what it knows, and commit in the background until the end."""
+
+    @contextlib.asynccontextmanager
+    async def collecting(settings: StoreSettings) -> AsyncIterator[Collector]:
+        async with Store.open(settings, Access.COLLECTOR) as store:
+            collector = Collector(store)
+            await collector.restore()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.run)
+                try:
+                    yield collector
+                finally:
+                    tasks.cancel_scope.cancel()
+
+    return collecting

@@ -1,0 +1,91 @@
+"""A collector without clusters, to be killed: reads random nodes, records, delivers, and says what is durable.
+
+`python killed.py URL ACKNOWLEDGED RECEIVED` appends to two files: each change once it is committed, and each batch
+that the sink received with its key.
+"""
+
+import itertools
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+
+from collector.config import Duration
+from collector.inventory import Inventory
+from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading, Record
+from collector.sinks.delivery import Delivery
+from collector.sinks.settings import Settings, Stdout
+from collector.store import Store, StoreSettings
+
+GPUS, NODES = [f"GPU-{number}" for number in range(40)], [f"n{number}" for number in range(8)]
+
+
+class Receiver:
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    async def send(self, records: Sequence[Record], *, key: str) -> None:
+        await anyio.sleep(random.random() / 100)
+        os.write(self._file, msgspec.json.encode([key, records]) + b"\n")
+
+    async def check(self) -> str:
+        return ""
+
+    async def aclose(self) -> None:
+        os.close(self._file)
+
+
+class Silent:
+    def on_exported(self, *_: object) -> None: ...
+    def on_export_failure(self, *_: object) -> None: ...
+    def on_backlog(self, *_: object) -> None: ...
+
+
+async def main(url: str, acknowledged: str, received: str) -> None:
+    touched: set[Place] = set()
+    inventory = Inventory(on_node=touched.add)
+    committed = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    settings: Settings = Stdout(batch_records=15, batch_age=Duration(0.02))
+    async with Store.open(StoreSettings(url=url)) as store:
+        remembered = await store.load()
+        inventory.restore(remembered.nodes, remembered.ghosts)
+        touched.clear()
+        delivery = Delivery(store, Silent(), open_sink=lambda _name, _settings: Receiver(received))
+        await delivery.follow({"lake": settings})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.run)
+            tasks.start_soon(delivery.run)
+            waiting: list[Change] = []
+            for number in itertools.count():
+                reading = read(random.choice(NODES))
+                changes = inventory.apply(reading)
+                store.recorder.record({place: inventory.snapshot(place) for place in touched}, changes, reading)
+                touched.clear()
+                waiting += changes
+                if number % 7 == 0 and await store.recorder.durable(10):
+                    lines = [f"{one.event} {one.gpu.uuid} {one.place.node} {one.time!r}\n" for one in waiting]
+                    os.write(committed, "".join(lines).encode())
+                    waiting.clear()
+                await anyio.sleep(random.random() / 500)
+
+
+def read(node: str) -> Reading:
+    found = random.sample(GPUS, random.randrange(6))
+    return Reading(
+        cluster="prod",
+        node=Node(name=node),
+        source="x/y",
+        fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+        time=time.time(),
+        driver_version=None,
+        cuda_version=None,
+        gpus=tuple(Gpu(uuid=uuid, serial=uuid.lower()) for uuid in sorted(found)),
+    )
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:])

@@ -1,0 +1,119 @@
+"""What the history answers, on both engines."""
+
+import pytest
+
+from collector.model import Gpu, Place
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def collector(settings, collecting):
+    """A GPU that went from a to b to another cluster's c; one that vanished; one that stays."""
+    async with collecting(settings) as one:
+        one.read("a", 10.0, "1", "2", "3")
+        one.read("b", 20.0, "1")
+        one.read("a", 25.0, "3")
+        one.read("c", 30.0, "1", cluster="lab")
+        one.read("b", 40.0)
+        one.read("c", 50.0, "1", cluster="lab")
+        assert await one.store.recorder.durable(10)
+        yield one
+
+
+def lines(placements):
+    return [(p.uuid, p.cluster, p.node, p.since, p.until, p.confirmed) for p in placements]
+
+
+TIMELINE = [
+    ("GPU-1", "lab", "c", 30.0, None, 50.0),
+    ("GPU-1", "prod", "b", 20.0, 30.0, 20.0),
+    ("GPU-1", "prod", "a", 10.0, 20.0, 10.0),
+]
+
+
+class TestWhere:
+    async def test_where_it_is_now_comes_first_then_every_place_it_was(self, collector):
+        assert lines(await collector.store.history.where("GPU-1")) == TIMELINE
+
+    async def test_it_is_found_by_its_serial(self, collector):
+        assert lines(await collector.store.history.where("serial-1")) == TIMELINE
+
+    async def test_the_uuid_may_be_in_either_case(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, Gpu(uuid="GPU-0a1b-ff"))
+            await one.store.recorder.durable(10)
+            for term in ("GPU-0a1b-ff", "gpu-0A1B-FF"):
+                assert lines(await one.store.history.where(term)) == [("GPU-0a1b-ff", "prod", "a", 10.0, None, 10.0)]
+
+    async def test_a_chassis_has_all_that_ever_was_in_it(self, collector):
+        found = await collector.store.history.where("chassis-1")
+        assert [(p.uuid, p.node, p.until) for p in found] == [
+            ("GPU-1", "c", None),
+            ("GPU-3", "a", None),
+            ("GPU-1", "b", 30.0),
+            ("GPU-2", "a", 25.0),
+            ("GPU-1", "a", 20.0),
+        ]
+
+    async def test_what_was_never_seen_is_nowhere(self, collector):
+        assert await collector.store.history.where("GPU-9") == []
+
+    async def test_everything_of_a_placement_is_told(self, collector):
+        placement = (await collector.store.history.where("GPU-3"))[0]
+        assert (placement.serial, placement.model, placement.chassis, placement.machine) == (
+            "serial-3",
+            "NVIDIA H100",
+            "chassis-1",
+            "i-a",
+        )
+
+    async def test_a_serial_that_one_reading_lacks_still_finds_it(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, Gpu(uuid="GPU-1", serial="s1", chassis="c1"))
+            one.read("a", 20.0, Gpu(uuid="GPU-1"))
+            await one.store.recorder.durable(10)
+            assert lines(await one.store.history.where("s1")) == [("GPU-1", "prod", "a", 10.0, None, 20.0)]
+
+
+class TestNode:
+    async def test_what_sits_there_comes_first_then_what_sat_there(self, collector):
+        found = await collector.store.history.node("a", "prod")
+        assert [(p.uuid, p.until) for p in found] == [("GPU-3", None), ("GPU-2", 25.0), ("GPU-1", 20.0)]
+
+    async def test_nodes_of_one_name_in_several_clusters_are_all_found(self, collector):
+        collector.read("a", 60.0, "9", cluster="lab")
+        await collector.store.recorder.durable(10)
+        found = await collector.store.history.node("a")
+        assert [(p.cluster, p.uuid) for p in found if p.until is None] == [("lab", "GPU-9"), ("prod", "GPU-3")]
+
+
+class TestChanges:
+    async def test_all_that_happened_is_listed_in_its_order(self, collector):
+        found = await collector.store.history.changes()
+        assert [(c.event, c.uuid, c.node, c.time, c.previous) for c in found] == [
+            ("appeared", "GPU-1", "a", 10.0, None),
+            ("appeared", "GPU-2", "a", 10.0, None),
+            ("appeared", "GPU-3", "a", 10.0, None),
+            ("moved", "GPU-1", "b", 20.0, Place("prod", "a")),
+            ("vanished", "GPU-2", "a", 25.0, None),
+            ("moved", "GPU-1", "c", 30.0, Place("prod", "b")),
+        ]
+
+    async def test_a_span_of_time_has_its_beginning_but_not_its_end(self, collector):
+        found = await collector.store.history.changes(since=20.0, until=30.0)
+        assert [(c.event, c.time) for c in found] == [("moved", 20.0), ("vanished", 25.0)]
+
+    async def test_a_cluster_has_what_happened_in_it_and_what_left_it(self, collector):
+        found = await collector.store.history.changes(cluster="lab")
+        assert [c.time for c in found] == [30.0]
+        found = await collector.store.history.changes(cluster="prod", since=26.0)
+        assert [(c.cluster, c.time) for c in found] == [("lab", 30.0)]
+
+    async def test_pages_follow_each_other_without_gap_or_repetition(self, collector):
+        whole = await collector.store.history.changes()
+        pages, after = [], None
+        while page := await collector.store.history.changes(limit=2, after=after):
+            pages += page
+            after = page[-1].id
+        assert pages == whole

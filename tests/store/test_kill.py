@@ -1,0 +1,101 @@
+"""kill -9 at any instant: nothing that was committed is lost, nothing is recorded twice, sinks get everything."""
+
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from collector.inventory import Inventory
+from collector.model import Event
+from collector.store import Access, Store
+from tests.plugins.processes import Process
+
+pytestmark = pytest.mark.anyio
+
+ROUNDS = 8
+
+
+async def test_what_was_committed_is_there_once_and_the_sink_gets_it_in_order(settings, tmp_path):
+    acknowledged, received = tmp_path / "acknowledged", tmp_path / "received"
+    child = Process(
+        [sys.executable, Path(__file__).with_name("killed.py"), settings.url, acknowledged, received],
+        tmp_path / "log",
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    written = 0
+    for _ in range(ROUNDS):
+        child.start()
+        deadline = time.monotonic() + 30
+        while size(acknowledged) <= written and time.monotonic() < deadline:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
+        await anyio.sleep(random.random() * 0.4)
+        assert child.running, child.tail()
+        child.stop(signal.SIGKILL)
+        assert size(acknowledged) > written, child.tail()
+        written = size(acknowledged)
+        await anyio.sleep(0.2)  # PostgreSQL may still be at the last commit
+        await agree(settings, acknowledged.read_text())
+    child.start()  # for the rest of what the sink is owed
+    changes = await recorded(settings)
+    deadline = time.monotonic() + 30
+    while len(unique(received)) < len(changes) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await anyio.sleep(0.1)
+    child.stop(signal.SIGKILL)
+    got = unique(received)
+    assert len(got) >= len(changes) > 100
+    assert [(r["event"], r["uuid"], r["node"]) for r in got[: len(changes)]] == [
+        (c.event, c.uuid, c.node) for c in changes
+    ]
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+async def recorded(settings):
+    async with Store.open(settings, Access.READER) as store:
+        found = await store.history.changes(limit=1_000_000)
+    return sorted(found, key=lambda change: change.id)
+
+
+async def agree(settings, acknowledged: str) -> None:
+    changes = await recorded(settings)
+    lines = [f"{c.event} {c.uuid} {c.node} {c.time!r}" for c in changes]
+    assert len(set(lines)) == len(lines), "a change was recorded twice"
+    durable = [line for line in acknowledged.splitlines(keepends=True) if line.endswith("\n")]
+    there = iter(lines)
+    assert all(line.rstrip("\n") in there for line in durable), "a committed change is missing or out of order"
+    assert [c.time for c in changes] == sorted(c.time for c in changes)
+    held: dict[str, set[str]] = {}
+    for change in changes:
+        match change.event:
+            case Event.APPEARED:
+                held.setdefault(change.uuid, set()).add(change.node)
+            case Event.MOVED:
+                held[change.uuid] = {change.node}
+            case Event.VANISHED:
+                held[change.uuid].remove(change.node)
+    inventory = Inventory()
+    async with Store.open(settings, Access.READER) as store:
+        remembered = await store.load()
+        inventory.restore(remembered.nodes, remembered.ghosts)
+        for uuid, nodes in held.items():
+            assert {p.place.node for p in inventory.find(uuid=uuid)} == nodes
+            assert {p.node for p in await store.history.where(uuid) if p.until is None} == nodes
+            assert (uuid in remembered.ghosts) == (not nodes)
+
+
+def unique(received: Path) -> list[dict[str, str]]:
+    """All records in order, each batch once; the same key always has the same content."""
+    batches: dict[str, list[dict[str, str]]] = {}
+    if received.exists():
+        for line in received.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                key, records = msgspec.json.decode(line)
+                assert batches.setdefault(key, records) == records
+    return [record for records in batches.values() for record in records]

@@ -1,0 +1,229 @@
+"""Opening a store: what is made, what is refused, and the one line that names the way out."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from collector.store import Access, Store, StoreError, StoreSettings, schema
+from collector.config.store import locate
+
+pytestmark = pytest.mark.anyio
+
+
+async def refusal(settings: StoreSettings, access: Access = Access.COLLECTOR) -> str:
+    with pytest.raises(StoreError) as raised:
+        async with Store.open(settings, access):
+            pass
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def path_of(settings: StoreSettings) -> Path:
+    return Path(settings.url.removeprefix("sqlite://"))
+
+
+class TestTheSchema:
+    async def test_the_migrations_lead_to_the_tables_of_the_code(self, settings):
+        async with Store.open(settings) as store, store.database.read() as connection:
+            differences = await connection.run_sync(
+                lambda sync: compare_metadata(
+                    MigrationContext.configure(sync, opts={"version_table": schema.VERSION_TABLE}), schema.METADATA
+                )
+            )
+        assert differences == []
+
+    def test_the_newest_migration_is_the_one_that_the_code_knows(self):
+        config = Config()
+        config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+        config.set_main_option("path_separator", "os")
+        assert ScriptDirectory.from_config(config).get_heads() == [schema.HEAD]
+
+    async def test_a_second_start_finds_the_same_store(self, settings):
+        async with Store.open(settings) as store:
+            first = store.database.id
+        async with Store.open(settings) as store:
+            assert store.database.id == first
+            assert len(first) == 32
+
+    async def test_a_newer_schema_is_refused(self, settings):
+        async with Store.open(settings) as store, store.database.write() as connection:
+            await connection.execute(text("UPDATE gpuid_schema SET version_num = '9999'"))
+        for access in Access:
+            message = await refusal(settings, access)
+            assert message.startswith("store ")
+            assert message.endswith(
+                ": a newer gpuid made it (schema 9999, this one knows 0001); "
+                "run that version, or choose another store.url to start afresh"
+            )
+
+    async def test_two_collectors_that_start_at_once_on_postgres_both_find_the_tables(self, postgres_server):
+        settings = StoreSettings(url=postgres_server.new_database())
+        found = set()
+
+        async def start():
+            async with Store.open(settings) as store:
+                found.add(store.database.id)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(start)
+        assert len(found) == 1
+
+
+class TestTheFile:
+    async def test_its_folder_is_made(self, sqlite_settings):
+        async with Store.open(sqlite_settings):
+            assert path_of(sqlite_settings).exists()
+
+    async def test_it_uses_the_write_ahead_log(self, sqlite_settings):
+        async with Store.open(sqlite_settings) as store, store.database.read() as connection:
+            modes = [await connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")]
+        assert modes == ["wal", 1]
+
+    async def test_what_is_no_database_is_refused_and_left_alone(self, sqlite_settings):
+        path = path_of(sqlite_settings)
+        path.parent.mkdir()
+        path.write_bytes(b"hello, I am a text file\n" * 100)
+        assert await refusal(sqlite_settings) == (
+            f"store {path}: not a database; move it away to start afresh, or choose another store.url"
+        )
+        assert path.read_bytes() == b"hello, I am a text file\n" * 100
+
+    async def test_a_damaged_one_names_the_way_out(self, sqlite_settings):
+        async with Store.open(sqlite_settings):
+            pass
+        path = path_of(sqlite_settings)
+        data = bytearray(path.read_bytes())
+        data[100:4096] = b"\xff" * 3996
+        path.write_bytes(data)
+        assert await refusal(sqlite_settings) == (
+            f"store {path}: the file is damaged; move it away (with its -wal and -shm) to start afresh"
+        )
+
+    async def test_another_programs_database_is_refused_and_left_alone(self, sqlite_settings):
+        path = path_of(sqlite_settings)
+        path.parent.mkdir()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE music (title TEXT)")
+        before = path.read_bytes()
+        assert await refusal(sqlite_settings) == (
+            f"store {path}: it is another program's database; choose another store.url"
+        )
+        assert path.read_bytes() == before
+
+    async def test_a_second_collector_is_refused(self, sqlite_settings):
+        async with Store.open(sqlite_settings):
+            assert await refusal(sqlite_settings) == (
+                f"store {path_of(sqlite_settings)}: another gpuid (process {os.getpid()}) records into it; "
+                "stop that one, or choose another store.url"
+            )
+        async with Store.open(sqlite_settings):
+            pass
+
+    async def test_a_folder_that_cannot_be_made_is_told(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        url = f"sqlite://{tmp_path}/file/gpuid.db"
+        assert await refusal(StoreSettings(url=url)) in (
+            f"store {tmp_path}/file/gpuid.db: File exists",
+            f"store {tmp_path}/file/gpuid.db: Not a directory",
+        )
+
+    async def test_a_reader_needs_a_file_and_writes_nothing(self, sqlite_settings, collecting):
+        path = path_of(sqlite_settings)
+        assert await refusal(sqlite_settings, Access.READER) == (
+            f"store {path}: there is no such file; the collector makes it at its first start"
+        )
+        async with collecting(sqlite_settings) as one:
+            one.read("a", 10.0, "1")
+            await one.store.recorder.durable(10)
+            async with Store.open(sqlite_settings, Access.READER) as reader:  # beside the collector
+                assert len(await reader.history.where("GPU-1")) == 1
+                with pytest.raises(StoreError, match="opened for reading only"):
+                    await reader.outbox.drop([1])
+        async with Store.open(sqlite_settings, Access.READER) as reader:
+            assert len(await reader.history.where("serial-1")) == 1
+
+    def test_one_in_a_folder_that_may_not_be_written_can_be_read(self, anyio_backend):
+        folder = Path(tempfile.mkdtemp(prefix="gpuid-store-", dir="/tmp"))
+        settings = StoreSettings(url=f"sqlite://{folder}/gpuid.db")
+
+        async def count(access: Access) -> int:
+            async with Store.open(settings, access) as store:
+                return len(await store.history.changes())
+
+        try:
+            anyio.run(count, Access.COLLECTOR)
+            folder.chmod(0o555)
+            if (child := os.fork()) == 0:
+                status = 9
+                try:
+                    if os.geteuid() == 0:  # who may write everywhere
+                        os.setgid(65534)
+                        os.setuid(65534)
+                    status = anyio.run(count, Access.READER)
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            folder.chmod(0o755)
+            shutil.rmtree(folder)
+
+
+class TestPostgres:
+    async def test_a_server_that_is_not_there_is_told_without_the_password(self):
+        settings = StoreSettings(url="postgresql://gpuid:hunter2@127.0.0.1:1/fleet")
+        message = await refusal(settings)
+        assert message.startswith("store postgresql://gpuid@127.0.0.1:1/fleet: the server cannot be reached (")
+        assert "hunter2" not in message
+
+    async def test_a_database_that_is_not_there_is_told(self, postgres_server):
+        url = postgres_server.new_database() + "x"
+        assert await refusal(StoreSettings(url=url)) == (
+            f'store {url}: database "{url.rpartition("/")[2]}" does not exist; create the database'
+        )
+
+    async def test_the_password_may_come_from_a_file(self, postgres_server, tmp_path):
+        settings = StoreSettings(url=postgres_server.new_database(), password_file=tmp_path / "password")
+        assert await refusal(settings) == (f"store.password_file {tmp_path}/password: No such file or directory")
+        (tmp_path / "password").write_text("any, because this server trusts everybody\n")
+        async with Store.open(settings) as store:
+            assert store.database.id
+
+
+class TestTheUrl:
+    @pytest.mark.parametrize(
+        ("url", "path"),
+        [
+            ("sqlite:///var/lib/gpuid/gpuid.db", "/var/lib/gpuid/gpuid.db"),
+            ("sqlite:////var/lib/gpuid/gpuid.db", "/var/lib/gpuid/gpuid.db"),
+            ("sqlite:gpuid.db", "gpuid.db"),
+            ("sqlite:///~/gpuid.db", str(Path.home() / "gpuid.db")),
+            ("sqlite:///tmp/with%20space.db", "/tmp/with space.db"),
+        ],
+    )
+    def test_it_names_a_file(self, url, path):
+        assert str(locate(url)) == path
+
+    @pytest.mark.parametrize(
+        "url", ["", "sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:", "mysql://x", "/var/lib/gpuid.db"]
+    )
+    def test_what_it_cannot_be_is_refused(self, url):
+        with pytest.raises(ValueError, match=r'^url: expected "sqlite:///path/to/gpuid.db" or "postgresql://'):
+            StoreSettings(url=url)
+
+    def test_a_password_in_it_is_never_shown(self):
+        location = locate("postgresql://gpuid:hunter%202@db.example:5432/fleet?sslmode=require&password=x")
+        assert str(location) == "postgresql://gpuid@db.example:5432/fleet"
+        assert location.password == "hunter 2"

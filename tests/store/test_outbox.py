@@ -1,0 +1,231 @@
+"""What sinks are owed: cursors, batches that stay the same, dead letters; on both engines."""
+
+import pytest
+
+from collector.model import Gpu
+from collector.store import Access, Backlog, Batch, Follow, Store
+
+pytestmark = pytest.mark.anyio
+
+CHANGES, READINGS = Follow("changes", False), Follow("readings", False)
+
+
+@pytest.fixture
+async def collector(settings, collecting):
+    async with collecting(settings) as one:
+        yield one
+
+
+async def owed(collector, sink="lake", limit=100):
+    """Take and confirm every batch."""
+    found = []
+    while (batch := await collector.store.outbox.next_batch(sink, limit)) is not None:
+        found.append([(record.event, record.uuid) for record in batch.records])
+        await collector.store.outbox.confirm(batch)
+    return found
+
+
+async def read(collector, node, time, *gpus):
+    collector.read(node, time, *gpus)
+    assert await collector.store.recorder.durable(10)
+
+
+class TestWhereASinkBegins:
+    async def test_a_new_one_gets_what_happens_from_now_on(self, collector):
+        await read(collector, "a", 10.0, "1")
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "b", 20.0, "2")
+        assert await owed(collector) == [[("appeared", "GPU-2")]]
+
+    async def test_with_backfill_it_gets_everything(self, collector):
+        await read(collector, "a", 10.0, "1")
+        await collector.store.follow({"lake": Follow("changes", True)})
+        await read(collector, "b", 20.0, "2")
+        assert await owed(collector) == [[("appeared", "GPU-1"), ("appeared", "GPU-2")]]
+
+    async def test_a_known_one_goes_on_where_it_was(self, settings, collecting):
+        async with collecting(settings) as one:
+            await one.store.follow({"lake": CHANGES})
+            await read(one, "a", 10.0, "1", "2")
+            await one.store.outbox.confirm(await one.store.outbox.next_batch("lake", 1))
+        async with collecting(settings) as two:
+            await two.store.follow({"lake": CHANGES})
+            assert await owed(two) == [[("appeared", "GPU-2")]]
+
+    async def test_one_that_was_removed_and_comes_back_begins_anew(self, collector):
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1")
+        await collector.store.follow({})
+        assert await collector.store.outbox.sinks() == []
+        await collector.store.follow({"lake": CHANGES})
+        assert await owed(collector) == []
+
+    async def test_one_that_wants_another_kind_begins_anew(self, collector):
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1")
+        await collector.store.follow({"lake": READINGS})
+        await read(collector, "a", 20.0, "1")
+        assert await owed(collector) == [[("confirmed", "GPU-1")]]
+
+
+class TestRecords:
+    async def test_a_change_becomes_a_record_of_the_go_program_s_form(self, collector):
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 1780828245.9, "1")
+        batch = await collector.store.outbox.next_batch("lake", 10)
+        (record,) = batch.records
+        assert {field: getattr(record, field) for field in record.__struct_fields__} == {
+            "cluster": "prod",
+            "node": "a",
+            "machine": "i-a",
+            "source": "gpu-operator/plugin-a",
+            "chassis": "chassis-1",
+            "gpu": "serial-1",
+            "time": "2026-06-07T10:30:45Z",
+            "uuid": "GPU-1",
+            "model": "NVIDIA H100",
+            "event": "appeared",
+        }
+
+    async def test_readings_are_all_gpus_of_each_reading_with_what_happened_to_them(self, collector):
+        await collector.store.follow({"lake": READINGS})
+        await read(collector, "a", 10.0, "1", "2")
+        await read(collector, "a", 20.0, "2", "3", Gpu(uuid=None, serial="old"), Gpu(uuid=None))
+        assert await owed(collector, limit=3) == [
+            [("appeared", "GPU-1"), ("appeared", "GPU-2")],
+            [("confirmed", "GPU-2"), ("appeared", "GPU-3"), ("confirmed", "")],
+        ]
+
+    async def test_readings_are_not_kept_when_no_sink_wants_them(self, collector):
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1")
+        await collector.store.follow({"lake": Follow("readings", True)})
+        assert await owed(collector) == []
+
+
+class TestBatches:
+    async def test_they_hold_no_more_than_the_limit_and_come_in_order(self, collector):
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, *"12345")
+        assert [[uuid for _, uuid in batch] for batch in await owed(collector, limit=2)] == [
+            ["GPU-1", "GPU-2"],
+            ["GPU-3", "GPU-4"],
+            ["GPU-5"],
+        ]
+
+    async def test_a_reading_of_more_gpus_than_the_limit_is_a_batch_of_its_own(self, collector):
+        await collector.store.follow({"lake": READINGS})
+        await read(collector, "a", 10.0, *"12345")
+        await read(collector, "b", 11.0, "6")
+        assert [len(batch) for batch in await owed(collector, limit=3)] == [5, 1]
+
+    @pytest.mark.parametrize("emit", ["changes", "readings"])
+    async def test_one_that_was_handed_out_is_the_same_after_a_restart(self, settings, collecting, emit):
+        async with collecting(settings) as one:
+            await one.store.follow({"lake": Follow(emit, False)})
+            await read(one, "a", 10.0, "1", "2", "3")
+            batch = await one.store.outbox.next_batch("lake", 3)
+        async with collecting(settings) as two:
+            await two.store.follow({"lake": Follow(emit, False)})
+            await read(two, "b", 20.0, "4")
+            assert await two.store.outbox.next_batch("lake", 100) == batch
+            assert await two.store.outbox.next_batch("lake", 1) == batch
+            await two.store.outbox.confirm(batch)
+            await two.store.outbox.confirm(batch)  # the answer to the first was lost
+            following = await two.store.outbox.next_batch("lake", 100)
+            assert [record.uuid for record in following.records] == ["GPU-4"]
+            assert following.key != batch.key
+
+    async def test_no_two_sinks_or_stores_have_a_key_in_common(self, collector, sqlite_settings, collecting, tmp_path):
+        await collector.store.follow({"lake": CHANGES, "hook": CHANGES})
+        await read(collector, "a", 10.0, "1")
+        keys = {(await collector.store.outbox.next_batch(name, 9)).key for name in ("lake", "hook")}
+        other = type(sqlite_settings)(url=f"sqlite://{tmp_path}/other.db")
+        async with collecting(other) as another:
+            await another.store.follow({"lake": CHANGES})
+            await read(another, "a", 10.0, "1")
+            keys.add((await another.store.outbox.next_batch("lake", 9)).key)
+        assert len(keys) == 3
+
+    async def test_one_sink_does_not_wait_for_another(self, collector):
+        await collector.store.follow({"lake": CHANGES, "hook": CHANGES})
+        await read(collector, "a", 10.0, "1")
+        await collector.store.outbox.next_batch("lake", 9)
+        assert await owed(collector, "hook") == [[("appeared", "GPU-1")]]
+        assert await collector.store.outbox.backlog("hook") == Backlog(0, None)
+        assert await collector.store.outbox.backlog("lake") == Backlog(1, 10.0)
+
+
+class TestBacklog:
+    @pytest.mark.parametrize("follow", [CHANGES, READINGS])
+    async def test_it_counts_records_and_tells_the_oldest(self, collector, follow):
+        await collector.store.follow({"lake": follow})
+        await read(collector, "a", 10.0, "1", "2")
+        await read(collector, "b", 20.0, "3")
+        assert await collector.store.outbox.backlog("lake") == Backlog(3, 10.0)
+        waiting = await collector.store.outbox.waiting("lake", 2)
+        assert (waiting.records >= 2, waiting.oldest, waiting.closed) == (True, 10.0, False)
+        await collector.store.outbox.confirm(await collector.store.outbox.next_batch("lake", 2))
+        assert await collector.store.outbox.backlog("lake") == Backlog(1, 20.0)
+
+    async def test_one_of_an_unknown_sink_is_empty(self, collector):
+        assert await collector.store.outbox.backlog("nobody") == Backlog(0, None)
+        assert await collector.store.outbox.next_batch("nobody", 10) is None
+
+
+class TestDeadLetters:
+    async def refused(self, collector) -> Batch:
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1", "2")
+        batch = await collector.store.outbox.next_batch("lake", 1)
+        await collector.store.outbox.dead_letter(batch, "answered 400")
+        await collector.store.outbox.dead_letter(batch, "answered 400")  # the answer to the first was lost
+        return batch
+
+    async def test_one_is_kept_with_its_reason_and_the_next_batch_comes(self, collector):
+        batch = await self.refused(collector)
+        (letter,) = await collector.store.outbox.dead_letters()
+        assert (letter.sink, letter.key, letter.reason, letter.count, letter.replay, letter.records) == (
+            "lake",
+            batch.key,
+            "answered 400",
+            1,
+            False,
+            None,
+        )
+        assert (await collector.store.outbox.show(letter.id)).records == batch.records
+        assert await owed(collector) == [[("appeared", "GPU-2")]]
+
+    async def test_one_that_another_process_replays_is_sent_again_under_its_key(self, settings, collector):
+        batch = await self.refused(collector)
+        (letter,) = await collector.store.outbox.dead_letters("lake")
+        async with Store.open(settings, Access.OPERATOR) as operator:
+            assert await operator.outbox.replay([letter.id, 999]) == 1
+        assert (await collector.store.outbox.waiting("lake", 10)).closed
+        again = await collector.store.outbox.next_batch("lake", 10)
+        assert (again.key, again.records, again.dead_letter) == (batch.key, batch.records, letter.id)
+        await collector.store.outbox.confirm(again)
+        assert await collector.store.outbox.dead_letters() == []
+        assert await owed(collector) == [[("appeared", "GPU-2")]]
+
+    async def test_one_that_is_refused_again_is_a_dead_letter_again(self, collector):
+        await self.refused(collector)
+        (letter,) = await collector.store.outbox.dead_letters()
+        await collector.store.outbox.replay([letter.id])
+        await collector.store.outbox.dead_letter(await collector.store.outbox.next_batch("lake", 10), "answered 422")
+        (again,) = await collector.store.outbox.dead_letters()
+        assert (again.id, again.reason, again.replay) == (letter.id, "answered 422", False)
+
+    async def test_one_is_replayed_only_after_the_batch_that_is_on_its_way(self, collector):
+        await self.refused(collector)
+        (letter,) = await collector.store.outbox.dead_letters()
+        under_way = await collector.store.outbox.next_batch("lake", 10)
+        await collector.store.outbox.replay([letter.id])
+        assert await collector.store.outbox.next_batch("lake", 10) == under_way
+
+    async def test_one_can_be_thrown_away(self, collector):
+        await self.refused(collector)
+        (letter,) = await collector.store.outbox.dead_letters()
+        assert await collector.store.outbox.drop([letter.id]) == 1
+        assert await collector.store.outbox.dead_letters() == []
+        assert await collector.store.outbox.show(letter.id) is None

@@ -1,0 +1,116 @@
+"""What changes do to the placements, as plain values."""
+
+import pytest
+
+from collector.inventory import NodeSnapshot
+from collector.model import Change, Event, Gpu, Node, Place
+from collector.store.plan import OpenPlacement, differences, plan
+
+A, B, C = (Place("prod", name) for name in "abc")
+
+
+def change(event: Event, time: float, place: Place, uuid: str = "GPU-1", previous: Place | None = None) -> Change:
+    gpu = Gpu(uuid=uuid, serial="s", model="m", chassis="c")
+    return Change(event=event, time=time, gpu=gpu, place=place, machine="i", source="x/y", previous=previous)
+
+
+def begun(*changes: Change) -> list[tuple[str, str, float, float | None]]:
+    return [(row["uuid"], row["node"], row["since"], row["until"]) for row in plan(changes).begin]
+
+
+def snapshot(place: Place, time: float, **gpus: float) -> NodeSnapshot:
+    return NodeSnapshot(
+        place=place,
+        node=Node(name=place.node),
+        time=time,
+        driver_version=None,
+        cuda_version=None,
+        source="x/y",
+        fingerprint=None,
+        gpus=tuple(Gpu(uuid=uuid.replace("_", "-"), serial="s", model="m", chassis="c") for uuid in gpus),
+        since=tuple(gpus.values()),
+        superseded=frozenset(),
+    )
+
+
+class TestWhatChangesDo:
+    def test_one_that_appears_begins_a_placement(self):
+        assert begun(change(Event.APPEARED, 1.0, A)) == [("GPU-1", "a", 1.0, None)]
+
+    def test_one_that_vanishes_ends_its_placement_in_that_node_only(self):
+        steps = plan([change(Event.VANISHED, 2.0, A)])
+        assert steps.end == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_until": 2.0}]
+        assert steps.end_all == []
+        assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a"}]
+
+    def test_one_that_moves_ends_all_its_placements(self):
+        steps = plan([change(Event.MOVED, 3.0, B, previous=A)])
+        assert steps.end_all == [{"b_uuid": "GPU-1", "b_until": 3.0}]
+        assert steps.arrived == [{"b_uuid": "GPU-1"}]
+
+    def test_placements_that_begin_and_end_in_one_batch_are_all_kept(self):
+        assert begun(
+            change(Event.APPEARED, 1.0, A),
+            change(Event.MOVED, 2.0, B, previous=A),
+            change(Event.VANISHED, 3.0, B),
+            change(Event.MOVED, 4.0, A, previous=B),
+        ) == [("GPU-1", "a", 1.0, 2.0), ("GPU-1", "b", 2.0, 3.0), ("GPU-1", "a", 4.0, None)]
+
+    def test_one_in_two_places_stays_in_the_other_when_it_leaves_one(self):
+        assert begun(
+            change(Event.APPEARED, 1.0, A), change(Event.APPEARED, 2.0, B), change(Event.VANISHED, 3.0, A)
+        ) == [("GPU-1", "a", 1.0, 3.0), ("GPU-1", "b", 2.0, None)]
+
+    def test_a_fact_that_altered_is_kept_with_the_placement(self):
+        steps = plan([change(Event.ALTERED, 5.0, A)])
+        assert steps.alter == [
+            {
+                "b_uuid": "GPU-1",
+                "b_cluster": "prod",
+                "b_node": "a",
+                "b_serial": "s",
+                "b_chassis": "c",
+                "b_model": "m",
+            }
+        ]
+        assert steps.begin == []
+
+    def test_a_confirmation_is_no_change(self):
+        with pytest.raises(ValueError, match="confirmed is no change"):
+            plan([change(Event.CONFIRMED, 1.0, A)])
+
+
+class TestTheDifferenceWhenTheStepsAreLost:
+    def found(self, before: list[tuple[str, Place]], nodes: dict) -> list[tuple[str, str, str, float, Place | None]]:
+        placements = [OpenPlacement(uuid, "s", "c", "m", place) for uuid, place in before]
+        return [
+            (one.event.value, str(one.gpu.uuid), one.place.node, one.time, one.previous)
+            for one in differences(placements, nodes, 100.0)
+        ]
+
+    def test_nothing_is_found_where_nothing_changed(self):
+        assert self.found([("GPU-1", A)], {A: snapshot(A, 9.0, GPU_1=1.0)}) == []
+
+    def test_what_left_one_node_for_another_has_moved(self):
+        nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0)}
+        assert self.found([("GPU-1", A)], nodes) == [("moved", "GPU-1", "b", 7.0, A)]
+
+    def test_what_is_nowhere_has_vanished_with_its_node_s_last_reading(self):
+        assert self.found([("GPU-1", A), ("GPU-2", A)], {A: snapshot(A, 9.0, GPU_2=1.0)}) == [
+            ("vanished", "GPU-1", "a", 9.0, None)
+        ]
+
+    def test_what_was_in_a_node_that_is_gone_has_vanished_now(self):
+        assert self.found([("GPU-1", A)], {A: None}) == [("vanished", "GPU-1", "a", 100.0, None)]
+
+    def test_what_left_two_nodes_ends_in_both(self):
+        nodes = {A: snapshot(A, 9.0), B: snapshot(B, 9.0), C: snapshot(C, 8.0, GPU_1=7.0)}
+        assert self.found([("GPU-1", A), ("GPU-1", B)], nodes) == [
+            ("moved", "GPU-1", "c", 7.0, B),
+            ("vanished", "GPU-1", "a", 9.0, None),
+        ]
+
+    def test_a_fact_that_is_another_one_has_altered(self):
+        before = [OpenPlacement("GPU-1", "old", "c", "m", A)]
+        (found,) = differences(before, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
+        assert (found.event, found.gpu.serial) == ("altered", "s")

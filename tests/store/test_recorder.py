@@ -1,0 +1,139 @@
+"""Recording while commits fail: nothing is lost, it is told, and it goes on by itself."""
+
+import contextlib
+
+import anyio
+import pytest
+from sqlalchemy import text
+
+from collector.model import Place
+from collector.store import Store, StoreSettings
+from collector.store.recorder import Recorder
+
+pytestmark = pytest.mark.anyio
+
+
+async def until(condition, seconds=20):
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def full_disk(store):
+    """Give the database no page more than it has, which is what SQLite calls a full disk."""
+    async with store.database.write() as connection:
+        pages = await connection.scalar(text("PRAGMA page_count"))
+        await connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    try:
+        yield
+    finally:
+        async with store.database.write() as connection:
+            await connection.execute(text("PRAGMA max_page_count = 1073741823"))
+
+
+def fill(collector, first, count):
+    """Read nodes with eight GPUs each."""
+    for node in range(first, first + count):
+        collector.read(f"n{node}", 10.0, *(f"{node}-{gpu}" for gpu in range(8)))
+
+
+class TestAFullDisk:
+    async def test_what_happens_waits_in_memory_and_is_committed_when_there_is_room(self, sqlite_settings, collecting):
+        async with collecting(sqlite_settings) as one:
+            recorder = one.store.recorder
+            async with full_disk(one.store):
+                fill(one, 0, 50)
+                await until(lambda: not recorder.status.up)
+                assert recorder.status.message.endswith(
+                    "gpuid.db: no room left; make room on its disk, and it goes on by itself"
+                )
+                assert recorder.pending == 400
+                fill(one, 50, 5)
+                assert recorder.pending == 440
+                assert not await recorder.durable(10)  # at once: there is no use in waiting
+                assert await one.store.history.where("GPU-1-1") == []
+            await until(lambda: recorder.pending == 0)
+            assert recorder.status.up
+            assert recorder.status.message == ""
+            assert [c.uuid for c in await one.store.history.changes()] == [
+                f"GPU-{node}-{gpu}" for node in range(55) for gpu in range(8)
+            ]
+
+    async def test_past_the_limit_only_the_outcome_is_recorded(self, sqlite_settings, collecting):
+        async with collecting(sqlite_settings) as one:
+            one.read("a", 1.0, "1", "2", "3")
+            assert await one.store.recorder.durable(10)
+            recorder = one.store.recorder
+            recorder._limit = 100
+            async with full_disk(one.store):
+                fill(one, 0, 12)
+                await until(lambda: not recorder.status.up)
+                fill(one, 12, 30)
+                one.read("b", 20.0, "1")
+                one.read("c", 21.0, "1")
+                one.read("a", 22.0, "3")
+                one.remove("n12", 23.0)
+                assert recorder.pending == 96
+                assert recorder.status.lost == 30 * 8 + 3 + 8
+            await until(lambda: recorder.pending == 0)
+            assert await recorder.durable(10)
+            changes = await one.store.history.changes(since=15.0)
+            assert [(c.event, c.uuid, c.node, c.previous) for c in changes] == [
+                ("moved", "GPU-1", "c", Place("prod", "a")),
+                ("vanished", "GPU-2", "a", None),
+            ]
+            history = {
+                (p.uuid, p.node, p.since)
+                for node in one.inventory.nodes("prod")
+                for p in await one.store.history.node(node)
+                if p.until is None
+            }
+            assert history == {
+                (gpu.uuid, entry.place.node, since)
+                for entry in one.inventory.nodes("prod").values()
+                for gpu, since in zip(entry.gpus, entry.since, strict=True)
+            }
+            one.read("b", 30.0, "4")
+            assert await recorder.durable(10)
+            assert len(await one.store.history.where("GPU-4")) == 1
+
+
+class TestPostgresThatGoesAway:
+    async def test_what_happens_meanwhile_is_committed_when_it_is_back(self, postgres_server, collecting):
+        settings = StoreSettings(url=postgres_server.new_database())
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            assert await one.store.recorder.durable(10)
+            await anyio.to_thread.run_sync(postgres_server.stop)
+            try:
+                one.read("b", 20.0, "1")
+                await until(lambda: not one.store.recorder.status.up)
+                assert "the server cannot be reached" in one.store.recorder.status.message
+            finally:
+                await anyio.to_thread.run_sync(postgres_server.start)
+            await until(lambda: one.store.recorder.status.up)
+            assert await one.store.recorder.durable(20)
+            assert [c.event for c in await one.store.history.changes()] == ["appeared", "moved"]
+
+    async def test_a_commit_whose_answer_was_lost_is_not_made_twice(self, settings, collecting):
+        async with Store.open(settings) as store:
+            recorder = Recorder(store.database)
+            assert await self.commits(store, recorder, 7)
+            assert not await self.commits(store, recorder, 7)
+            assert await self.commits(store, recorder, 8)
+
+    async def commits(self, store, recorder, number):
+        async with store.database.write() as connection:
+            return await recorder._first_time(connection, number)
+
+
+class TestDurable:
+    async def test_it_gives_up_at_its_timeout(self, sqlite_settings):
+        async with Store.open(sqlite_settings) as store:
+            store.recorder.record({})
+            assert not await store.recorder.durable(0.01)  # nothing runs that would commit
+
+    async def test_with_nothing_recorded_there_is_nothing_to_wait_for(self, sqlite_settings):
+        async with Store.open(sqlite_settings) as store:
+            assert await store.recorder.durable(0)

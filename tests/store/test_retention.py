@@ -1,0 +1,76 @@
+"""What is forgotten, and what never is; on both engines."""
+
+import pytest
+
+from collector.config import Duration
+from collector.store import Follow, Store, StoreSettings
+from collector.store.retention import prune
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def collector(settings, collecting):
+    async with collecting(settings) as one:
+        one.read("a", 10.0, "1", "2")
+        one.read("b", 20.0, "1")
+        one.read("c", 30.0, "1")
+        assert await one.store.recorder.durable(10)
+        yield one
+
+
+async def times(collector):
+    return [change.time for change in await collector.store.history.changes()]
+
+
+async def test_changes_and_ended_placements_are_forgotten_and_present_ones_stay(collector):
+    assert await prune(collector.store.database, before=25.0) == 3 + 1
+    assert await times(collector) == [30.0]
+    assert [(p.node, p.until) for p in await collector.store.history.where("GPU-1")] == [("c", None), ("b", 30.0)]
+    assert [(p.node, p.since) for p in await collector.store.history.where("GPU-2")] == [("a", 10.0)]
+
+
+async def test_without_a_limit_nothing_is_forgotten(collector):
+    assert await prune(collector.store.database, before=None) == 0
+    assert await times(collector) == [10.0, 10.0, 20.0, 30.0]
+
+
+async def test_changes_that_a_sink_is_owed_stay_however_old_they_are(collector):
+    await collector.store.follow({"slow": Follow("changes", True), "quick": Follow("changes", False)})
+    await collector.store.outbox.confirm(await collector.store.outbox.next_batch("slow", 1))
+    await prune(collector.store.database, before=1000.0)
+    assert await times(collector) == [10.0, 20.0, 30.0]
+
+
+async def test_readings_are_forgotten_as_soon_as_every_sink_has_them(collector):
+    follow = {"slow": Follow("readings", False), "quick": Follow("readings", False)}
+    await collector.store.follow(follow)
+    for time in (40.0, 50.0):
+        collector.read("c", time, "1")
+    assert await collector.store.recorder.durable(10)
+    while (batch := await collector.store.outbox.next_batch("quick", 1)) is not None:
+        await collector.store.outbox.confirm(batch)
+    assert await prune(collector.store.database, before=None) == 0
+    await collector.store.outbox.confirm(await collector.store.outbox.next_batch("slow", 1))
+    assert await prune(collector.store.database, before=None) == 1
+    await collector.store.follow({})
+    assert await prune(collector.store.database, before=None) == 1
+
+
+async def test_ids_go_on_after_everything_is_forgotten(collector):
+    before = await collector.store.history.changes()
+    await prune(collector.store.database, before=1000.0)
+    collector.read("d", 2000.0, "1")
+    assert await collector.store.recorder.durable(10)
+    (change,) = await collector.store.history.changes()
+    assert change.id > before[-1].id
+
+
+async def test_the_retention_of_the_settings_counts_from_now(sqlite_settings, collecting):
+    settings = StoreSettings(url=sqlite_settings.url, retention=Duration(100))
+    async with collecting(settings) as one:
+        one.read("a", 10.0, "1")
+        one.read("b", 60.0, "1")
+    async with Store.open(settings, clock=lambda: 150.0) as store:
+        assert await store.prune() == 1
+        assert [change.time for change in await store.history.changes()] == [60.0]

@@ -1,0 +1,60 @@
+"""The store as the collector uses it: what was recorded is there after the next start, on both engines."""
+
+import pytest
+
+from collector.model import Place
+
+pytestmark = pytest.mark.anyio
+
+A, B = Place("prod", "a"), Place("prod", "b")
+
+
+class TestAfterARestart:
+    async def test_the_inventory_is_what_it_was(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            one.read("b", 11.0, "3")
+            assert await one.store.recorder.durable(10)
+            before = [one.inventory.snapshot(place) for place in (A, B)]
+        async with collecting(settings) as two:
+            assert [two.inventory.snapshot(place) for place in (A, B)] == before
+
+    async def test_what_was_recorded_last_is_committed_at_the_end(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+        async with collecting(settings) as two:
+            assert two.inventory.find(uuid="GPU-1")[0].place == A
+
+    async def test_a_gpu_that_vanished_before_and_appears_elsewhere_has_moved(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            one.read("a", 20.0, "2")
+        async with collecting(settings) as two:
+            (change,) = two.read("b", 30.0, "1")
+            assert (change.event, change.previous) == ("moved", A)
+        async with collecting(settings) as three:
+            placements = await three.store.history.where("GPU-1")
+            assert [(p.node, p.since, p.until) for p in placements] == [("b", 30.0, None), ("a", 10.0, 20.0)]
+            assert (await three.store.load()).ghosts == {}
+
+    async def test_a_conflict_is_still_one(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            one.read("b", 11.0, "1")
+            one.read("a", 12.0, "1")
+            assert one.inventory.conflicts("prod") == 1
+        async with collecting(settings) as two:
+            assert two.inventory.conflicts("prod") == 1
+            open_ = [p.node for p in await two.store.history.where("GPU-1") if p.until is None]
+            assert sorted(open_) == ["a", "b"]
+
+    async def test_a_reading_that_only_confirms_changes_nothing_but_its_node(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            await one.store.recorder.durable(10)
+            changes = await one.store.history.changes()
+            one.read("a", 70.0, "1")
+            await one.store.recorder.durable(10)
+            assert await one.store.history.changes() == changes
+            (placement,) = await one.store.history.where("GPU-1")
+            assert (placement.since, placement.confirmed) == (10.0, 70.0)
