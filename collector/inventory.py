@@ -291,6 +291,8 @@ class Inventory:
             else:
                 del self._homes[uuid]
                 self._ghosts[uuid] = entry.place
+                if len(self._ghosts) > _GHOSTS:
+                    del self._ghosts[next(iter(self._ghosts))]
             changes.append(_change(Event.VANISHED, time, gpu, entry))
         return changes
 
@@ -355,6 +357,8 @@ class Inventory:
             if wanted(gpu)
         ]
 
+
+_GHOSTS = 100_000  # GPUs that are nowhere and whose last place is remembered; the longest gone are forgotten first
 
 # Grace superchips carry two GPUs on one board under one serial, also where each is given to a node of its own.
 _SUPERCHIP = re.compile(r"\bGB\d{3}\b")

@@ -1,13 +1,15 @@
 """The composition root: builds everything from a configuration and runs it in one task group."""
 
-import itertools
+import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
+import msgspec
 import watchfiles
 
 from collector import config as configuration
@@ -37,6 +39,8 @@ __all__ = ["Service", "load"]
 log = logging.getLogger(__name__)
 
 _RESTART = Backoff(initial=1.0, maximum=60.0)
+_HEALTHY = 60.0  # seconds after which a failure of ours counts as the first one again
+_FIXED = ("server", "metrics", "store")  # what is settled when the service starts
 _DURABLE = 1.0  # seconds that an answer waits for what it says to be committed
 
 
@@ -63,6 +67,7 @@ class Service:
         self._touched: set[Place] = set()  # by the step of the inventory that is under way
         self._store: Store | None = None
         self._delivery: Delivery | None = None
+        self._reloading = anyio.Lock()
         self._synced: dict[str, float] = {}  # Unix seconds
         self.statuses: dict[str, ClusterStatus] = {}
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
@@ -106,28 +111,40 @@ class Service:
                     self._tasks.cancel_scope.cancel()
 
     async def reload(self, path: Path) -> None:
-        """Put the clusters of the file at `path` in force; a bad file is refused and the old ones stay."""
-        try:
-            config = load(path)
-        except ConfigError as error:
-            log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
-            return
-        fixed = ("server", "metrics", "store")
-        if any(getattr(config, key) != getattr(self._config, key) for key in fixed):
-            log.warning("changes of [server], [metrics] and [store] take effect at the next start")
-        if self._delivery is not None:
+        """Put the clusters and sinks of the file at `path` in force; a bad file is refused and the old ones stay."""
+        async with self._reloading:  # a signal and a changed file may come at once
             try:
-                await self._delivery.follow(config.sinks)
+                config = await anyio.to_thread.run_sync(load, path)
+                if self._delivery is not None:
+                    await self._delivery.follow(config.sinks)
             except GpuidError as error:
-                log.error("the sinks stay as they were: %s", error)  # noqa: TRY400
-        await self._follow(config.clusters)
-        self._config = config
+                log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
+                return
+            if any(getattr(config, table) != getattr(self._config, table) for table in _FIXED):
+                log.warning("changes of [server], [metrics] and [store] take effect at the next start")
+            await self._follow(config.clusters)
+            log.info("the configuration was read again", extra={"config": str(path)})
+
+    def new_watcher(self, cluster: configuration.Cluster, node_labels: Sequence[str]) -> ClusterWatcher:
+        """Make a watcher that takes up what is known of its cluster.
+
+        Nodes that were never read are left for it to find again: nobody else would tell that one of them is gone.
+        """
+        for node, entry in list(self.inventory.nodes(cluster.name).items()):
+            if entry.time is None:
+                self._hand_on(self.inventory.remove_node(Place(cluster.name, node), time.time()))
+        known = self.inventory.known(cluster.name)
+        return ClusterWatcher(cluster, self, known=known, node_labels=node_labels)
 
     # What the clusters tell (collector.cluster.Observer)
 
     def on_reading(self, reading: Reading, seconds: float) -> None:
         """Put a node's reading into the inventory."""
         self.metrics.read_succeeded(reading.cluster, seconds)
+        before = self.inventory.node(Place(reading.cluster, reading.node.name))
+        if before is not None and before.time is not None and before.time > reading.time:
+            # It is the newest all the same: the clock was set back.
+            reading = msgspec.structs.replace(reading, time=before.time)
         self._hand_on(self.inventory.apply(reading), reading)
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
@@ -209,11 +226,6 @@ class Service:
             _log_change(change)
             for listener in self._listeners:
                 listener(change)
-        self._count_conflicts()
-
-    def _count_conflicts(self) -> None:
-        for cluster in self._watches:  # a conflict has two ends, and the other may be in any cluster
-            self.metrics.conflicts(cluster, self.inventory.conflicts(cluster))
 
     # Which clusters are followed
 
@@ -231,20 +243,18 @@ class Service:
             if watch is not None and watch.cluster == cluster:
                 continue
             if watch is None:
-                self.metrics.add_cluster(name)
+                self.metrics.add_cluster(name, conflicts=functools.partial(self.inventory.conflicts, name))
                 self.on_status(ClusterStatus(cluster=name, state=ClusterState.STARTING, since=time.time()))
             else:
                 await watch.stop()
                 log.info("cluster changed in the configuration", extra={"cluster": name})
             self._watches[name] = _Watch(cluster, self, self._config.metrics.node_labels)
             self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
-        self._count_conflicts()
 
     async def _reload_on_change(self, path: Path) -> None:
-        # The folder, not the file: editors and Kubernetes' volumes put a new file in the old one's place.
-        folder, before = _folder(path), _content(path)
-        async for _ in watchfiles.awatch(folder, recursive=False, step=100, rust_timeout=500):
-            after = _content(path)
+        before = await anyio.to_thread.run_sync(_content, path)
+        async for _ in _changes_beside(path):
+            after = await anyio.to_thread.run_sync(_content, path)
             if after is not None and after != before:
                 before = after
                 await self.reload(path)
@@ -262,21 +272,17 @@ class _Watch:
 
     async def run(self) -> None:
         """Watch until stopped; an error of our own is logged, and the watch starts again from what is known."""
-        name = self.cluster.name
         try:
             with self._scope:
-                for attempt in itertools.count():
-                    watcher = ClusterWatcher(
-                        self.cluster,
-                        self._service,
-                        known=self._service.inventory.known(name),
-                        node_labels=self._node_labels,
-                    )
+                attempt = 0
+                while True:
+                    started = time.monotonic()
                     try:
-                        await watcher.run()
-                    except Exception:
-                        log.exception("the cluster's task failed and starts again", extra={"cluster": name})
-                    await anyio.sleep(_RESTART.delay(attempt))
+                        await self._service.new_watcher(self.cluster, self._node_labels).run()
+                    except Exception as error:
+                        attempt = attempt + 1 if time.monotonic() - started < _HEALTHY else 1
+                        self._failed(error)
+                    await anyio.sleep(_RESTART.delay(attempt - 1))
         finally:
             self._ended.set()
 
@@ -284,6 +290,13 @@ class _Watch:
         """End the task and wait until nothing of it runs."""
         self._scope.cancel()
         await self._ended.wait()
+
+    def _failed(self, error: Exception) -> None:
+        name = self.cluster.name
+        log.exception("the cluster's task failed and starts again", extra={"cluster": name})
+        message = f"the collector failed with {type(error).__name__} and starts again; its log has more"
+        status = ClusterStatus(cluster=name, state=ClusterState.SERVER_ERROR, message=message, since=time.time())
+        self._service.on_status(status)
 
 
 def _log_change(change: Change) -> None:
@@ -296,8 +309,17 @@ def _log_change(change: Change) -> None:
     log.log(logging.DEBUG if change.event is Event.APPEARED else logging.INFO, "GPU %s", change.event, extra=fields)
 
 
-def _folder(path: Path) -> Path:
-    return path.absolute().parent
+async def _changes_beside(path: Path) -> AsyncIterator[object]:
+    """Yield whenever something changes in a file's folder, because a new file may take the old one's place."""
+    folder = path.parent
+    for polling in (False, True):
+        try:
+            async for changes in watchfiles.awatch(
+                folder, recursive=False, step=100, rust_timeout=500, force_polling=polling
+            ):
+                yield changes
+        except OSError as error:  # such as too many watches on this machine
+            log.warning("the configuration's folder cannot be watched: %s", error, extra={"polling": not polling})
 
 
 def _content(path: Path) -> bytes | None:

@@ -12,8 +12,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from collector.config import Cluster, Config, Defaults, Metrics, Server, Source, load, parse
+from collector.config.sinks import S3, Postgres, Stdout, Webhook
+from collector.config.store import StoreSettings
 
 ROOT = Path(__file__).parents[1]
+SINKS = (Stdout, Webhook, S3, Postgres)
 CONFIG = ROOT / "config"
 COLLECTOR = CONFIG / "kubernetes" / "collector"
 
@@ -28,13 +31,22 @@ def test_the_minimal_configuration_is_valid() -> None:
 
 def test_the_full_configuration_states_the_defaults() -> None:
     config = load(CONFIG / "gpuid.full.toml")
+    assert config.store == StoreSettings()
+    assert config.sinks == {
+        "log": Stdout(),
+        "inventory": Webhook(url="https://inventory.example.com/gpus"),
+        "lake": S3(bucket="gpu-serials"),
+        "warehouse": Postgres(dsn="postgresql://gpuid@db.example.com:5432/warehouse"),
+    }
     assert (config.defaults, config.server, config.metrics) == (Defaults(), Server(), Metrics())
 
 
-@pytest.mark.parametrize("table", [Config, Cluster, Defaults, Source, Server, Metrics], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "table", [Config, Cluster, Defaults, Source, Server, Metrics, StoreSettings, *SINKS], ids=lambda kind: kind.__name__
+)
 def test_the_full_configuration_mentions_every_key(table: type[msgspec.Struct]) -> None:
     text = (CONFIG / "gpuid.full.toml").read_text()
-    mentioned = set(re.findall(r"^(?:# *)?(?:\{ )?(\w+) = |, (\w+) = |^\[+(\w+)\]", text, re.MULTILINE))
+    mentioned = set(re.findall(r"^(?:# *)?(?:\{ )?(\w+) = |, (\w+) = |; or (\w+)\b|^\[+(\w+)", text, re.MULTILINE))
     assert set(table.__struct_fields__) <= {key for keys in mentioned for key in keys}
 
 
@@ -42,10 +54,12 @@ def test_the_full_configuration_is_valid_with_every_comment_taken_away(tmp_path:
     text = re.sub(r"^# (?=(?:\w+ = |  \{|\]))", "", (CONFIG / "gpuid.full.toml").read_text(), flags=re.MULTILINE)
     # These two exclude each other, and the example's hash is none.
     text = re.sub(r"^preset = .*$", "", text, flags=re.MULTILINE).replace("$2b$…", f"$2b$12${'a' * 53}")
+    text = re.sub(r'^password_file = "store.*$', "", text, flags=re.MULTILINE)  # SQLite has none
     config = parse(text, tmp_path / "gpuid.toml")
     assert len(config.defaults.sources) == 1
     assert config.server.client_ca == tmp_path / "tls" / "ca.crt"
     assert config.server.bearer_token_file == tmp_path / "token"
+    assert {sink.__struct_config__.tag for sink in config.sinks.values()} == {"stdout", "webhook", "s3", "postgres"}
 
 
 def test_the_collectors_configuration_finds_its_kubeconfig_and_contexts() -> None:

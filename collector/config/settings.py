@@ -125,13 +125,14 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse a label name that Prometheus or another label of ours would clash with."""
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", self.cluster_label) or self.cluster_label.startswith("__"):
             raise ValueError(f"cluster_label: expected a Prometheus label name, got {shown(self.cluster_label)}")
-        if self.cluster_label in _OWN_LABELS:
+        if self.cluster_label in _OWN_LABELS or self.cluster_label.startswith("label_"):
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that gpuid sets itself')
 
 
 _OWN_LABELS = frozenset(
     {"node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version"}
-    | {"state", "reason", "resource", "sink", "le"}
+    | {"state", "reason", "resource", "sink", "le", "encoding", "version"}
+    | {"generation", "implementation", "major", "minor", "patchlevel"}  # of Python's own metrics
 )
 
 

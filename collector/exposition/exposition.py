@@ -100,8 +100,7 @@ class Exposition:
         names = snapshot.keys() if clusters is None else [name for name in clusters if name in snapshot]
         own = await self._own_text(clusters=clusters, of_process=clusters is None, openmetrics=openmetrics)
         body = _body([snapshot[name] for name in names], own, openmetrics=openmetrics, gzip=gzip)
-        if clusters is None:
-            self._metrics.scraped(body.encoding, body.length, time.perf_counter() - started)
+        self._metrics.scraped(body.encoding, body.length, time.perf_counter() - started)
         return body
 
     async def scrape_collector(self, *, openmetrics: bool = False, gzip: bool = False) -> Body:

@@ -118,6 +118,8 @@ def _interned(text: str | None) -> str | None:
 
 
 def _column(field: str, value: Any, count: int) -> list[Any]:
+    if value is None:
+        return [None] * count
     if type(value) is list:
         return [None if text is None else sys.intern(text) for text in value] if field in _FEW else value
     return [sys.intern(value) if type(value) is str else value] * count

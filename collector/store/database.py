@@ -14,14 +14,14 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 import asyncpg
-from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, delete, event, select, text
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store import schema
 from collector.store.errors import FOREIGN, StoreError, explain
-from collector.store.migrate import check_version, migrate
+from collector.store.migrate import check_version, is_current, migrate
 
 __all__ = ["Access", "Database"]
 
@@ -108,20 +108,26 @@ class Database:
         """Begin an INSERT that can say what to do on conflict, which each engine says in its own way."""
         return (postgresql if isinstance(self.location, PostgresLocation) else sqlite).insert(table)
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other process can record into it."""
+        return isinstance(self.location, SqliteLocation)
+
     async def _prepare(self, access: Access) -> None:
-        if access is Access.COLLECTOR:
-            async with self.write() as connection:
-                await connection.run_sync(migrate, self.location)
-                if isinstance(self.location, SqliteLocation):  # those of processes that are gone
-                    await connection.execute(delete(schema.facts).where(schema.facts.c.name.startswith("commit:")))
-                own = self.insert(schema.facts).values(name="id", value=secrets.token_hex(16))
-                await connection.execute(own.on_conflict_do_nothing(index_elements=["name"]))
+        """Make sure that the tables are there; one that is up to date is not written to, for its disk may be full."""
         async with self.read() as connection:
-            await connection.run_sync(check_version, self.location)
-            found = await connection.scalar(select(schema.facts.c.value).where(schema.facts.c.name == "id"))
-            self.id = str(found)
+            if access is not Access.COLLECTOR or await connection.run_sync(is_current):
+                await connection.run_sync(check_version, self.location)
+                self.id = str(await connection.scalar(_OWN_ID))
+                return
+        async with self.write() as connection:
+            await connection.run_sync(migrate, self.location)
+            own = self.insert(schema.facts).values(name="id", value=secrets.token_hex(16))
+            await connection.execute(own.on_conflict_do_nothing(index_elements=["name"]))
+            self.id = str(await connection.scalar(_OWN_ID))
 
 
+_OWN_ID = select(schema.facts.c.value).where(schema.facts.c.name == "id")
 _ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
 _BUSY = 10  # seconds that a connection waits for another process's write
 

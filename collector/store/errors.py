@@ -28,7 +28,10 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
             text = next((text for start, text in _SQLITE if name.startswith(start)), str(cause))
             return StoreError(f"store {location}: {text}")
         if isinstance(cause, OSError) and cause.strerror:
-            return StoreError(f"store {location}: {cause.strerror}")
+            return StoreError(
+                f"store {location}: {cause.strerror}; give this user the right to write there, "
+                "or choose another store.url"
+            )
     return StoreError(f"store {location}: {_one_line(str(error)) or type(error).__name__}")
 
 

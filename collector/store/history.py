@@ -84,8 +84,6 @@ class History:
         `cluster` chooses what happened in it or led out of it. `after` is the id of the last change of the page before.
         """
         query: Select[Any] = select(schema.changes).order_by(_changes.time, _changes.id).limit(limit)
-        if since is not None:
-            query = query.where(_changes.time >= since)
         if until is not None:
             query = query.where(_changes.time < until)
         if cluster is not None:
@@ -96,6 +94,9 @@ class History:
                 # A change that is forgotten by now was older than all that are left.
                 if time is not None:
                     query = query.where(tuple_(_changes.time, _changes.id) > tuple_(time, after))
+                    since = max(time, time if since is None else since)  # where the engine begins to look
+            if since is not None:
+                query = query.where(_changes.time >= since)
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 

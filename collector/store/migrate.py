@@ -8,7 +8,7 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import StoreError
 from collector.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
 
-__all__ = ["check_version", "migrate"]
+__all__ = ["check_version", "is_current", "migrate"]
 
 _FOLDER = Path(__file__).parent / "migrations"
 
@@ -31,6 +31,11 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
     command.upgrade(config, "head")
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def is_current(connection: Connection) -> bool:
+    """Tell whether there is nothing to migrate."""
+    return _version(connection) == HEAD
 
 
 def check_version(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:

@@ -46,6 +46,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     sink: str
     key: str  # a UUID
     records: list[Record]
+    emit: str = ""  # of what kind they are; empty for a dead letter
     last: int = 0  # where the cursor goes when it is delivered
     dead_letter: int | None = None  # the id, if it is one that is sent again
 
@@ -145,7 +146,7 @@ class Outbox:
             records = await _records(connection, state["emit"], state["cursor"], upto)
         # Another store counts from 1 as well, and so does another sink: neither may come to the same key.
         key = uuid.uuid5(uuid.UUID(self._database.id), f"{sink}/{state['emit']}/{state['cursor'] + 1}-{upto}")
-        return Batch(sink=sink, key=str(key), records=records, last=upto)
+        return Batch(sink=sink, key=str(key), records=records, emit=state["emit"], last=upto)
 
     async def confirm(self, batch: Batch) -> None:
         """Note that the batch was delivered."""
@@ -263,7 +264,9 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
 
 async def _advance(connection: AsyncConnection, batch: Batch) -> bool:
     """Move a sink's cursor behind a batch; False if it is there already."""
-    behind = update(schema.sinks).where(_sinks.name == batch.sink, _sinks.cursor < batch.last)
+    behind = update(schema.sinks).where(
+        _sinks.name == batch.sink, _sinks.emit == batch.emit, _sinks.cursor < batch.last
+    )
     return _count(await connection.execute(behind.values(cursor=batch.last, upto=None))) > 0
 
 

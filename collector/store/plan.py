@@ -31,6 +31,7 @@ class OpenPlacement(NamedTuple):
     chassis: str | None
     model: str | None
     place: Place
+    since: float
 
 
 def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
@@ -96,43 +97,38 @@ def differences(
     For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed.
     """
     left = {(placement.uuid, placement.place): placement for placement in before}
-    changes, arrivals = [], []
-    for place, snapshot in nodes.items():
-        if snapshot is None:
-            continue
+    changes: list[Change] = []
+    arrivals: list[tuple[Gpu, NodeSnapshot, float]] = []
+    for snapshot in filter(None, nodes.values()):
         for gpu, since in zip(snapshot.gpus, snapshot.since, strict=True):
-            known = left.pop((str(gpu.uuid), place), None)
+            known = left.pop((str(gpu.uuid), snapshot.place), None)
             if known is None:
                 arrivals.append((gpu, snapshot, since))
+            elif known.since != since:  # it was away meanwhile
+                changes.append(_change(Event.VANISHED, since, gpu, snapshot))
+                changes.append(_change(Event.APPEARED, since, gpu, snapshot))
             elif any(value not in (None, getattr(known, field)) for field, value in _facts(gpu).items()):
                 changes.append(_change(Event.ALTERED, snapshot.time or now, gpu, snapshot))
-    homes = {placement.uuid: placement for placement in left.values()}
-    moved: dict[str, Place] = {}
+    homes = {placement.uuid: placement for placement in left.values()}  # where those that arrived elsewhere were
     for gpu, snapshot, since in sorted(arrivals, key=lambda arrival: arrival[2]):
-        previous = homes.get(str(gpu.uuid)) if str(gpu.uuid) not in moved else None
-        event = Event.APPEARED if previous is None else Event.MOVED
-        changes.append(_change(event, since, gpu, snapshot, previous and previous.place))
-        if previous is not None:
-            moved[previous.uuid] = previous.place
-    for placement in left.values():
-        if moved.get(placement.uuid) != placement.place:
-            end = nodes[placement.place]
-            changes.append(
-                Change(
-                    event=Event.VANISHED,
-                    time=now if end is None or end.time is None else end.time,
-                    gpu=Gpu(
-                        uuid=placement.uuid,
-                        serial=placement.serial,
-                        chassis=placement.chassis,
-                        model=placement.model,
-                    ),
-                    place=placement.place,
-                    machine="" if end is None else end.node.machine,
-                    source="" if end is None else end.source,
-                )
-            )
+        if (previous := homes.pop(str(gpu.uuid), None)) is None:
+            changes.append(_change(Event.APPEARED, since, gpu, snapshot))
+        else:
+            del left[previous.uuid, previous.place]
+            changes.append(_change(Event.MOVED, since, gpu, snapshot, previous.place))
+    changes += [_vanished(placement, nodes[placement.place], now) for placement in left.values()]
     return sorted(changes, key=lambda change: change.time)
+
+
+def _vanished(placement: OpenPlacement, node: NodeSnapshot | None, now: float) -> Change:
+    return Change(
+        event=Event.VANISHED,
+        time=now if node is None or node.time is None else node.time,
+        gpu=Gpu(uuid=placement.uuid, serial=placement.serial, chassis=placement.chassis, model=placement.model),
+        place=placement.place,
+        machine="" if node is None else node.node.machine,
+        source="" if node is None else node.source,
+    )
 
 
 def _facts(gpu: Gpu) -> Row:

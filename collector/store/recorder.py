@@ -179,8 +179,8 @@ class Recorder:
 
     async def _first_time(self, connection: AsyncConnection, number: int) -> bool:
         """Note a batch's number with it: when the answer to a commit is lost, the next try tells whether it held."""
-        name = f"commit:{self._database.session}"
-        row = {"name": name, "value": str(number)}
+        name = "commit" if self._database.alone else f"commit:{self._database.session}"
+        row = {"name": name, "value": f"{self._database.session}:{number}"}
         if await connection.scalar(select(schema.facts.c.value).where(schema.facts.c.name == name)) == row["value"]:
             return False
         statement = self._database.insert(schema.facts).values(row)
@@ -281,7 +281,7 @@ def _node_rows(nodes: Mapping[Place, NodeSnapshot | None]) -> list[dict[str, Any
 
 
 async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:
-    columns = (_placements.uuid, _placements.serial, _placements.chassis, _placements.model)
+    columns = (_placements.uuid, _placements.serial, _placements.chassis, _placements.model, _placements.since)
     keys = [(place.node, place.cluster) for place in places]
     found = []
     for start in range(0, len(keys), _ROWS):
@@ -291,5 +291,5 @@ async def _open_placements(connection: AsyncConnection, places: Iterable[Place])
                 _placements.until.is_(None),
             )
         )
-        found += [OpenPlacement(row[0], row[1], row[2], row[3], Place(row[4], row[5])) for row in rows]
+        found += [OpenPlacement(*row[:4], place=Place(row[5], row[6]), since=row[4]) for row in rows]
     return found

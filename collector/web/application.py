@@ -29,6 +29,7 @@ def application(context: Context, server: Server) -> web.Application:
     """Build the HTTP application of a collector."""
     app = web.Application(middlewares=[_plain_errors, authentication(server)])
     app[CONTEXT] = context
+    app[health.READINESS] = health.Readiness()
     app.on_response_prepare.append(_add_headers)
     app.router.add_get("/", page.index)
     app.router.add_get("/search", page.search)

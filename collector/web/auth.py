@@ -1,7 +1,6 @@
 """Who may ask: HTTP basic authentication and bearer tokens."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 import logging
@@ -18,7 +17,9 @@ from aiohttp import web
 
 from collector.config import Server
 
-__all__ = ["authentication"]
+__all__ = ["ADMITTED", "authentication"]
+
+ADMITTED = web.RequestKey("admitted", bool)  # whether a request may see more than that the collector lives
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def authentication(server: Server) -> Any:
 
     @web.middleware
     async def middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if request.path not in _OPEN and not await guard.admits(request.headers.get("Authorization", "")):
+        request[ADMITTED] = await guard.admits(request.headers.get("Authorization", ""))
+        if request.path not in _OPEN and not request[ADMITTED]:
             raise web.HTTPUnauthorized(text="credentials are needed", headers={"WWW-Authenticate": guard.challenge})
         return await handler(request)
 
@@ -68,12 +70,12 @@ class _Guard:
         except (OSError, UnicodeDecodeError):
             log.warning("server.bearer_token_file cannot be read; no token is right", extra={"file": str(path)})
             return False
-        return bool(expected) and hmac.compare_digest(token.encode(), expected.encode())
+        return bool(expected) and hmac.compare_digest(token.encode(errors="surrogateescape"), expected.encode())
 
     async def _password_is_right(self, credentials: str) -> bool:
         try:
             user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, or not UTF-8
             return False
         digest = hmac.digest(self._key, credentials.encode(), hashlib.sha256)
         now = time.monotonic()

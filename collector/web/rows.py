@@ -21,7 +21,7 @@ def paging(request: web.Request) -> tuple[int, int]:
     values = []
     for key, default, least, most in (("limit", _LIMIT, 1, _LIMIT_MOST), ("offset", 0, 0, 2**53)):
         text = request.query.get(key, str(default))
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        if not (text.isascii() and text.isdigit() and len(text) < 17 and least <= int(text) <= most):
             raise web.HTTPBadRequest(text=f"{key}: expected a whole number from {least} to {most}")
         values.append(int(text))
     return values[0], values[1]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 from aiohttp import web
 
 from collector.config import ConfigError, Server
@@ -28,6 +29,7 @@ async def serve(context: Context, server: Server, *, ready: Callable[[str], None
     Raises ConfigError when the address cannot be taken or the certificate not be read.
     """
     tls = _tls(server)
+    await anyio.to_thread.run_sync(_check_token_file, server)
     runner = web.AppRunner(
         application(context, server), access_log=None, handler_cancellation=True, shutdown_timeout=_DRAIN
     )
@@ -48,6 +50,16 @@ async def serve(context: Context, server: Server, *, ready: Callable[[str], None
     finally:
         with anyio.move_on_after(_DRAIN + 1, shield=True):
             await runner.cleanup()
+
+
+def _check_token_file(server: Server) -> None:
+    path = server.bearer_token_file
+    try:
+        if path is not None and not path.read_text(encoding="utf-8").strip():
+            raise ConfigError(f"server.bearer_token_file: expected a token in {path}, which is empty")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "expected UTF-8 text"
+        raise ConfigError(f"server.bearer_token_file: cannot read {path}: {reason}") from error
 
 
 def _url(server: Server, runner: web.AppRunner) -> str:

@@ -161,6 +161,26 @@ class TestChange:
         assert len(text["gpuid_node_info"]) == 2 * _SHARD_NODES
 
 
+class TestBackground:
+    async def test_changes_are_rendered_before_anybody_asks_also_after_a_scrape(self, bench: Any) -> None:
+        def rendered_nodes() -> int:
+            return sum(len(cluster[0][0].pieces) for cluster in bench.exposition._snapshot.values())
+
+        async def rendered(count: int) -> None:
+            with anyio.fail_after(10):
+                while rendered_nodes() != count:  # noqa: ASYNC110  nothing announces it
+                    await anyio.sleep(0.01)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(bench.exposition.run)
+            bench.read("prod", "n1", H100)
+            await rendered(1)
+            await bench.text()
+            bench.read("prod", "n2", Gpu(uuid="GPU-b"))
+            await rendered(2)
+            tasks.cancel_scope.cancel()
+
+
 class TestShare:
     async def test_a_cluster_s_share_holds_its_series_and_no_others(self, bench: Any) -> None:
         for cluster in ("a", "b", "c"):

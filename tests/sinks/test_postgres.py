@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 
 from collector.config import Duration
+from collector.config.sinks import Postgres
 from collector.model import Record
 from collector.sinks import Reason, Refused, Unavailable, open_sink
-from collector.config.sinks import Postgres
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., Record]

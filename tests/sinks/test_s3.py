@@ -16,10 +16,10 @@ from aiohttp import web
 from moto.server import ThreadedMotoServer
 
 from collector.config import Duration
+from collector.config.sinks import S3
 from collector.model import Record
 from collector.sinks import Reason, Refused, SinkError, Unavailable, open_sink
 from collector.sinks.s3 import object_key
-from collector.config.sinks import S3
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., Record]

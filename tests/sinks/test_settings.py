@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from collector.config import Duration
-from collector.sinks import open_sink
 from collector.config.sinks import S3, Postgres, Settings, SinkSettings, Stdout
+from collector.sinks import open_sink
 
 
 def read(document: dict[str, Any]) -> SinkSettings:

@@ -8,9 +8,9 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from collector.config.sinks import Stdout
 from collector.model import Record
 from collector.sinks import Unavailable, open_sink
-from collector.config.sinks import Stdout
 from collector.sinks.stdout import StdoutSink
 
 pytestmark = pytest.mark.anyio

@@ -16,9 +16,9 @@ import pytest
 from aiohttp import web
 
 from collector.config import Duration
+from collector.config.sinks import Webhook
 from collector.model import Record
 from collector.sinks import Reason, Refused, SinkError, Unavailable, open_sink
-from collector.config.sinks import Webhook
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., Record]

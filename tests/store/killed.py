@@ -15,10 +15,10 @@ import anyio
 import msgspec
 
 from collector.config import Duration
+from collector.config.sinks import Settings, Stdout
 from collector.inventory import Inventory
 from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading, Record
 from collector.sinks.delivery import Delivery
-from collector.sinks.settings import Settings, Stdout
 from collector.store import Store, StoreSettings
 
 GPUS, NODES = [f"GPU-{number}" for number in range(40)], [f"n{number}" for number in range(8)]

@@ -15,8 +15,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from collector.store import Access, Store, StoreError, StoreSettings, schema
 from collector.config.store import locate
+from collector.store import Access, Store, StoreError, StoreSettings, schema
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +57,14 @@ class TestTheSchema:
             assert store.database.id == first
             assert len(first) == 32
 
+    async def test_one_that_is_up_to_date_is_not_written_to(self, sqlite_settings):
+        async with Store.open(sqlite_settings):
+            pass
+        before = path_of(sqlite_settings).read_bytes()
+        async with Store.open(sqlite_settings):
+            assert path_of(sqlite_settings).with_name("gpuid.db-wal").stat().st_size == 0
+        assert path_of(sqlite_settings).read_bytes() == before
+
     async def test_a_newer_schema_is_refused(self, settings):
         async with Store.open(settings) as store, store.database.write() as connection:
             await connection.execute(text("UPDATE gpuid_schema SET version_num = '9999'"))
@@ -80,6 +88,9 @@ class TestTheSchema:
             for _ in range(3):
                 tasks.start_soon(start)
         assert len(found) == 1
+
+
+ADVICE = "; give this user the right to write there, or choose another store.url"
 
 
 class TestTheFile:
@@ -136,8 +147,8 @@ class TestTheFile:
         (tmp_path / "file").write_text("")
         url = f"sqlite://{tmp_path}/file/gpuid.db"
         assert await refusal(StoreSettings(url=url)) in (
-            f"store {tmp_path}/file/gpuid.db: File exists",
-            f"store {tmp_path}/file/gpuid.db: Not a directory",
+            f"store {tmp_path}/file/gpuid.db: File exists" + ADVICE,
+            f"store {tmp_path}/file/gpuid.db: Not a directory" + ADVICE,
         )
 
     async def test_a_reader_needs_a_file_and_writes_nothing(self, sqlite_settings, collecting):

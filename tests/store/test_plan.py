@@ -82,7 +82,7 @@ class TestWhatChangesDo:
 
 class TestTheDifferenceWhenTheStepsAreLost:
     def found(self, before: list[tuple[str, Place]], nodes: dict) -> list[tuple[str, str, str, float, Place | None]]:
-        placements = [OpenPlacement(uuid, "s", "c", "m", place) for uuid, place in before]
+        placements = [OpenPlacement(uuid, "s", "c", "m", place, 1.0) for uuid, place in before]
         return [
             (one.event.value, str(one.gpu.uuid), one.place.node, one.time, one.previous)
             for one in differences(placements, nodes, 100.0)
@@ -110,7 +110,13 @@ class TestTheDifferenceWhenTheStepsAreLost:
             ("vanished", "GPU-1", "a", 9.0, None),
         ]
 
+    def test_what_was_away_meanwhile_has_vanished_and_appeared(self):
+        assert self.found([("GPU-1", A)], {A: snapshot(A, 9.0, GPU_1=7.0)}) == [
+            ("vanished", "GPU-1", "a", 7.0, None),
+            ("appeared", "GPU-1", "a", 7.0, None),
+        ]
+
     def test_a_fact_that_is_another_one_has_altered(self):
-        before = [OpenPlacement("GPU-1", "old", "c", "m", A)]
+        before = [OpenPlacement("GPU-1", "old", "c", "m", A, 1.0)]
         (found,) = differences(before, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.gpu.serial) == ("altered", "s")

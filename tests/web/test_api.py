@@ -138,6 +138,7 @@ class TestBadQuestions:
         [
             ("clusters?node=x", 'unknown parameter "node"; expected one of cluster, limit, offset'),
             ("gpus?limit=0", "limit: expected a whole number from 1 to 10000"),
+            ("gpus?limit=" + "9" * 5000, "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=many", "limit: expected a whole number from 1 to 10000"),
             ("nodes?offset=-1", "offset: expected a whole number from 0 to 9007199254740992"),
         ],

@@ -34,3 +34,19 @@ async def test_it_is_not_ready_while_a_cluster_is_starting(site, serving) -> Non
 async def test_verbose_lists_every_cluster(client: httpx.AsyncClient) -> None:
     answer = await client.get("/readyz?verbose")
     assert answer.text == "[+]prod-a up\n[-]prod-b unreachable: https://10.0.0.1:6443: connection refused\nok\n"
+
+
+async def test_once_ready_it_stays_so_when_a_cluster_is_added(site, serving) -> None:
+    async with serving(site) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        site.cluster("prod-c", ClusterState.STARTING)
+        assert (await client.get("/readyz")).status_code == 200
+        assert "[-]prod-c starting\n" in (await client.get("/readyz?verbose")).text
+
+
+async def test_details_are_for_those_who_may_see_them(site, serving, tmp_path) -> None:
+    (tmp_path / "token").write_text("t")
+    async with serving(site, bearer_token_file=tmp_path / "token") as client:
+        assert (await client.get("/readyz?verbose")).text == "ok\n"
+        admitted = await client.get("/readyz?verbose", headers={"Authorization": "Bearer t"})
+        assert "prod-b unreachable" in admitted.text

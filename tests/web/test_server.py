@@ -83,7 +83,8 @@ class TestAuthentication:
         async with serving(site, bearer_token_file=token, basic_auth={"sre": hashed("p")}) as client:
             assert (await client.get("/", headers={"Authorization": "Bearer t"})).status_code == 200
             assert (await client.get("/", auth=("sre", "p"))).status_code == 200
-            assert (await client.get("/", headers={"Authorization": "Basic %%%"})).status_code == 401
+            for wrong in (b"Basic %%%", b"Basic \xff", b"Bearer \xff", b"Basic /w==", b"Digest x", b"Basic"):
+                assert (await client.get("/", headers={"Authorization": wrong})).status_code == 401
 
     async def test_probes_need_none(self, site: Any, serving: Any) -> None:
         async with serving(site, basic_auth={"sre": hashed("p")}) as client:
@@ -133,3 +134,14 @@ class TestMistakes:
             site, listen=Listen("127.0.0.1:0"), tls_cert=tmp_path / "no.crt", tls_key=tmp_path / "no.key"
         )
         assert message == (f"server.tls_cert: cannot use {tmp_path}/no.crt with its key: No such file or directory")
+
+    async def test_a_token_file_that_is_not_there_or_empty_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
+        path = tmp_path / "token"
+        listen = Listen("127.0.0.1:0")
+        assert await self.fail(site, listen=listen, bearer_token_file=path) == (
+            f"server.bearer_token_file: cannot read {path}: No such file or directory"
+        )
+        path.write_text("\n")
+        assert await self.fail(site, listen=listen, bearer_token_file=path) == (
+            f"server.bearer_token_file: expected a token in {path}, which is empty"
+        )
