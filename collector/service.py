@@ -1,6 +1,7 @@
 """The composition root: builds everything from a configuration and runs it in one task group."""
 
 import functools
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -14,7 +15,7 @@ import watchfiles
 
 from collector import config as configuration
 from collector.cluster import ClusterWatcher, kubeconfig
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.config import Config, ConfigError
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
@@ -193,14 +194,24 @@ class Service:
 
     async def _remember(self, store: Store) -> None:
         """Take up where the last run ended; clusters that are no longer configured end now."""
-        remembered = await store.load()
-        self.inventory.restore(remembered.nodes, remembered.ghosts)
+        configured = {cluster.name for cluster in self._config.clusters}
+        gc.disable()  # its passes over what only grows would take longer than the loading itself
+        try:
+            remembered = await store.load()
+            ghosts = {uuid: place for uuid, place in remembered.ghosts.items() if place.cluster in configured}
+            self.inventory.restore(remembered.nodes, ghosts)
+        finally:
+            gc.enable()
+            gc.freeze()
         self._touched.clear()
         self._store = store
-        self.metrics.watch_store(lambda: store.recorder.status.up, lambda: store.recorder.pending)
+        self.metrics.watch_store(
+            up=lambda: store.recorder.status.up,
+            pending=lambda: store.recorder.pending,
+            lost=lambda: store.recorder.status.lost,
+        )
         self._delivery = Delivery(store, self)
         await self._delivery.follow(self._config.sinks)
-        configured = {cluster.name for cluster in self._config.clusters}
         for cluster in set(self.inventory.clusters()) - configured:
             self._hand_on(self.inventory.remove_cluster(cluster, time.time()))
 

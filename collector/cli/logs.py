@@ -20,7 +20,7 @@ def configure(level: str, form: str) -> None:
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Libraries narrate their own work, and some print what they were given; their warnings are enough.
-    for library in ("aiohttp.access", "asyncio", "httpx", "httpcore", "kubernetes_asyncio", "watchfiles"):
+    for library in ("aiohttp.access", "alembic", "asyncio", "httpx", "httpcore", "kubernetes_asyncio", "watchfiles"):
         logging.getLogger(library).setLevel(logging.WARNING)
 
 

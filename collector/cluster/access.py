@@ -106,7 +106,7 @@ class Access(Quiet, frozen=True):
     files: tuple[str, ...] = ()  # the kubeconfig files that this was read from
 
     @property
-    def watched(self) -> tuple[str, ...]:
+    def followed(self) -> tuple[str, ...]:
         """Every file that gives another access when it changes; a token file has a pace of its own."""
         paths = (self.cluster.certificate_authority, self.user.client_certificate, self.user.client_key)
         return (*self.files, *(path for path in paths if path))

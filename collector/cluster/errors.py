@@ -2,12 +2,14 @@
 
 import os
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import aiohttp
 import msgspec
 
+from collector.backoff import LONGEST, parse_retry_after
 from collector.model import ClusterState, GpuidError
 
 __all__ = [
@@ -72,7 +74,7 @@ class Unreachable(ClusterError):
 
 
 class Silent(Unreachable):
-    """A stream sent nothing for its idle timeout."""
+    """A watch did not end when it was due to."""
 
 
 class ServerError(ClusterError):
@@ -120,9 +122,9 @@ def from_answer(host: str, status: int, body: bytes, retry_after: str | None = N
     if said.reason in {"Expired", "Gone"}:
         return Gone(text, status=410)
     kind = _KINDS.get(status, ServerError)
-    seconds: float | None = said.details.retryAfterSeconds if said.details else None
-    if retry_after is not None and retry_after.strip().isdigit():
-        seconds = float(retry_after)
+    seconds = parse_retry_after(retry_after, time.time())
+    if seconds is None and said.details and said.details.retryAfterSeconds:
+        seconds = min(max(said.details.retryAfterSeconds, 0.0), LONGEST)
     return kind(text, status=status, retry_after=seconds or None)
 
 

@@ -38,7 +38,7 @@ async def run(
     timeout: float,
     limit: int = 64 << 20,
 ) -> Output:
-    """Run a command and wait for its end, `timeout` seconds at most.
+    """Run a command and wait for its end, `timeout` seconds at most; for its beginning the server has as many.
 
     `limit` is for stdout and stderr together, in bytes. Raises ExecFailure, also when the exit status is not 0.
     """
@@ -51,9 +51,10 @@ async def run(
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec"
     channels = _Channels(limit)
     # What is left unread must not delay the end: a cancelled scope makes the WebSocket drop its connection.
-    with anyio.move_on_after(timeout) as scope:
+    with anyio.CancelScope() as scope:
         try:
-            async with session.websocket(path, params, _PROTOCOLS) as socket:
+            async with session.websocket(path, params, _PROTOCOLS, timeout=timeout) as socket:
+                scope.deadline = anyio.current_time() + timeout  # what came before may have been waiting of ours
                 await _receive(socket, channels)
                 if not socket.closed:
                     scope.cancel()

@@ -19,7 +19,8 @@ from collector.cluster.proxy import choose
 
 __all__ = ["Oidc"]
 
-_TIMEOUT = 15.0  # seconds for each request to the issuer
+_TIMEOUT = 15.0  # seconds for a renewal
+_GRANT = 5.0  # of them, for the request that nothing may interrupt, not even the end of the process
 _SKEW = 10.0  # seconds before its end at which an id-token counts as expired
 
 
@@ -67,17 +68,22 @@ class Oidc:
         proxy = choose(URL(self._issuer), "", os.environ, self._where)
         through = httpx.Proxy(str(proxy)) if proxy else None
         try:
-            # Shielded, because an issuer that rotates refresh-tokens takes the old one back even from who hangs up.
-            with anyio.fail_after(_TIMEOUT, shield=True):
+            with anyio.fail_after(_TIMEOUT):
                 async with httpx.AsyncClient(verify=context, proxy=through, trust_env=False, timeout=_TIMEOUT) as http:
                     discovery = self._decode(
                         await http.get(f"{self._issuer}/.well-known/openid-configuration"), _Discovery
                     )
                     if not discovery.token_endpoint.startswith("https://"):
                         raise PluginFailed(f"{self._where}: the issuer names no https token_endpoint")
-                    answer = await http.post(discovery.token_endpoint, **self._grant(discovery))
+                    # Shielded, because an issuer that rotates refresh-tokens takes the old one back even from who
+                    # hangs up; and the new one is kept before anything else can be cancelled.
+                    with anyio.fail_after(_GRANT, shield=True):
+                        answer = await http.post(discovery.token_endpoint, **self._grant(discovery))
+                    return self._accept(answer)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise PluginFailed(f"{self._where}: issuer {self._issuer}: {_why(error)}") from None
+
+    def _accept(self, answer: httpx.Response) -> str:
         if answer.status_code in {400, 401}:
             raise Unauthorized(f"{self._where}: the issuer does not renew the login{_code(answer)}; log in again")
         tokens = self._decode(answer, _Tokens)

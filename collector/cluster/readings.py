@@ -14,7 +14,7 @@ from collector import nvidia_smi
 from collector.cluster import exec as pod_exec
 from collector.cluster import schedule
 from collector.cluster.agenda import Agenda
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.cluster.errors import one_line
 from collector.cluster.exec import ExecFailure
 from collector.cluster.observer import Observer
@@ -33,7 +33,15 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How soon a node is read again, in seconds, beside what the configuration says."""
 
     retry: Backoff = Backoff(initial=1.0, maximum=300.0)  # after failures, for as long as the pod lives
+    hung: float = 300.0  # after the first command that did not end; from then on twice as long up to `refresh`
     settle: float = 5.0  # between readings that only a change of the GPU capacity causes
+
+    def backoff(self, reason: ReadFailure, refresh: float) -> Backoff:
+        """Choose the delays after a failure.
+
+        Each command that hangs on a broken GPU stays behind on its node for good, so there must be few of them.
+        """
+        return Backoff(initial=self.hung, maximum=refresh) if reason is ReadFailure.TIMEOUT else self.retry
 
 
 class Readings:
@@ -273,7 +281,8 @@ class Readings:
     ) -> None:
         reason = error.reason if self._holds(state, candidate) else ReadFailure.NOT_FOUND
         now = anyio.current_time()
-        state.attempt = schedule.failed(state.attempt, current, now, self._pace.retry, self._rng)
+        backoff = self._pace.backoff(reason, self._cluster.refresh)
+        state.attempt = schedule.failed(state.attempt, current, now, backoff, self._rng)
         # Once for each node and reason; and a right that is missing is missing for every node.
         level = logging.WARNING
         if state.trouble == reason or (reason is ReadFailure.FORBIDDEN and self._forbidden):

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.cluster.errors import (
     ClusterError,
     Forbidden,
@@ -18,6 +18,7 @@ from collector.cluster.errors import (
     PluginMissing,
     ServerError,
     Silent,
+    Throttled,
     Unauthorized,
     Unreachable,
     one_line,
@@ -106,13 +107,14 @@ class Reflector(Generic[T]):
 
     async def run(self) -> None:
         """Mirror until cancelled; no failure of the API server ends it."""
-        failures = 0
+        failures = refusals = 0
         while True:
             self._opened = None
             try:
                 if not self._version:
                     await self._list()
                 await self._watch()
+                failures = refusals = 0
                 continue
             except Malformed as failure:
                 self._version = ""
@@ -127,6 +129,9 @@ class Reflector(Generic[T]):
                 self._version = ""
             elif self._opened is None:
                 self._on_health(error)
+            refusals = refusals + _refused(error) if self._opened is None and self._version else 0
+            if refusals == _REFUSALS:  # it may be the version that the server does not like
+                self._version = ""
             if self._opened is not None and anyio.current_time() - self._opened >= self._timing.healthy:
                 failures = 0
             log.debug("the watch of %s starts over: %s", self._resource.name, error)
@@ -175,8 +180,8 @@ class Reflector(Generic[T]):
             ("timeoutSeconds", str(max(1, round(seconds)))),
         ]
         splitter, heard = LineSplitter(), False
-        with anyio.move_on_after(self._timing.slack) as scope:
-            async with self._session.stream(self._resource.path, params, idle_timeout=None) as chunks:
+        with anyio.CancelScope() as scope:
+            async with self._session.stream(self._resource.path, params, timeout=self._timing.slack) as chunks:
                 self._opened = anyio.current_time()
                 scope.deadline = self._opened + seconds + self._timing.slack
                 self._on_health(None)
@@ -187,8 +192,6 @@ class Reflector(Generic[T]):
             if not heard and anyio.current_time() - self._opened < _SHORT:
                 raise Unreachable(f"{self._session.host}: the watch was closed as soon as it was open")
             return
-        if self._opened is None:
-            raise Unreachable(f"{self._session.host}: timed out")
         raise Silent(f"{self._session.host}: the watch did not end when it was due to")
 
     def _receive(self, line: bytes) -> None:
@@ -221,6 +224,7 @@ class Reflector(Generic[T]):
 
 _PAGE = 500  # objects a request, as client-go asks for
 _YIELD = 100  # objects between two turns of the event loop; other clusters wait no longer
+_REFUSALS = 3  # of a watch from one version; then a list shows whether another one is accepted
 _SHORT = 1.0  # seconds; a watch that ends sooner, without a word, must not be repeated at full speed
 
 _REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
@@ -232,6 +236,11 @@ _REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
     (PluginFailed, WatchRestart.UNAUTHORIZED),
     (Forbidden, WatchRestart.FORBIDDEN),
 )
+
+
+def _refused(error: ClusterError) -> bool:
+    """Tell whether the server answered, and not to slow down: then a list would only add to its load."""
+    return isinstance(error, (ServerError, Forbidden)) and not isinstance(error, Throttled)
 
 
 def _reason(error: ClusterError) -> WatchRestart:

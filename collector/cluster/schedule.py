@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.cluster.resources import Container, PodObject
 from collector.config import Source
 from collector.model import Fingerprint, Known, Node

@@ -16,7 +16,7 @@ from collector import config
 from collector.cluster import kubeconfig
 from collector.cluster.access import Access
 from collector.cluster.credentials import Credential, Credentials, Fixed, Renewed, TokenFile, basic, bearer
-from collector.cluster.errors import BadContext, Silent, Throttled, Unauthorized, from_transport, one_line
+from collector.cluster.errors import BadContext, Throttled, Unauthorized, from_transport, one_line
 from collector.cluster.exec_plugin import ExecPlugin
 from collector.cluster.limits import RateLimiter
 from collector.cluster.oidc import Oidc
@@ -38,8 +38,8 @@ _Send = Callable[[Transport, _Headers], Awaitable[_T]]
 class Session:
     """One cluster's API server.
 
-    Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials. Files
-    that change and credentials that expire are followed without dropping the requests under way. `clock` gives Unix
+    Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials. A
+    `timeout` is the server's, in seconds: waiting for our own limiter or credentials does not count. Files that change and credentials that expire are followed without dropping the requests under way. `clock` gives Unix
     seconds.
     """
 
@@ -85,22 +85,23 @@ class Session:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, params: Query = (), *, idle_timeout: float | None
+        self, path: str, params: Query = (), *, timeout: float = 30.0
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Give the body at `path` in chunks as they come; raises Silent when none comes for `idle_timeout` seconds."""
+        """Give the body at `path` in chunks as they come; `timeout` is for the answer to begin."""
 
         async def send(transport: Transport, headers: _Headers) -> aiohttp.ClientResponse:
-            return await transport.http.get(
-                transport.url(path, params),
-                headers=[*headers, ("Accept-Encoding", "identity")],
-                allow_redirects=False,
-                timeout=transport.timeout(idle=idle_timeout),
-                **transport.route,
-            )
+            with anyio.fail_after(timeout):
+                return await transport.http.get(
+                    transport.url(path, params),
+                    headers=[*headers, ("Accept-Encoding", "identity")],
+                    allow_redirects=False,
+                    timeout=transport.timeout(),
+                    **transport.route,
+                )
 
         async with self._sent(send) as answer:
             try:
-                yield _Chunks(answer.content, self.host, idle_timeout)
+                yield _Chunks(answer.content, self.host)
             finally:
                 answer.close()
 
@@ -260,10 +261,9 @@ class Session:
 class _Chunks:
     """A body as it comes, with our errors."""
 
-    def __init__(self, content: aiohttp.StreamReader, host: str, idle_timeout: float | None) -> None:
+    def __init__(self, content: aiohttp.StreamReader, host: str) -> None:
         self._content = content
         self._host = host
-        self._idle_timeout = idle_timeout
 
     def __aiter__(self) -> Self:
         return self
@@ -271,8 +271,6 @@ class _Chunks:
     async def __anext__(self) -> bytes:
         try:
             chunk = await self._content.readany()
-        except TimeoutError:
-            raise Silent(f"{self._host}: nothing came for {self._idle_timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise from_transport(self._host, error) from None
         if not chunk:
@@ -283,7 +281,7 @@ class _Chunks:
 def _stamps(access: Access) -> dict[str, object]:
     """Note what changes when a file does: its time, size and identity."""
     stamps: dict[str, object] = {}
-    for path in access.watched:
+    for path in access.followed:
         try:
             status = Path(path).stat()
             stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -107,9 +107,9 @@ class Transport:
         server = self.settings.server
         return URL(f"{str(server).rstrip('/')}{path}").with_query(params or None)
 
-    def timeout(self, *, total: float | None = None, idle: float | None = None) -> aiohttp.ClientTimeout:
-        """Limits in seconds: `total` for the whole request, `idle` for a silence within it."""
-        return aiohttp.ClientTimeout(total=total, connect=_CONNECT, sock_connect=_CONNECT, sock_read=idle)
+    def timeout(self, *, total: float | None = None) -> aiohttp.ClientTimeout:
+        """Limits in seconds: `total` for the whole request, beside those for the connection."""
+        return aiohttp.ClientTimeout(total=total, connect=_CONNECT, sock_connect=_CONNECT)
 
     def acquire(self) -> None:
         """Keep it open until release."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import anyio
 import msgspec
 
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.cluster.errors import ClusterError
 from collector.cluster.observer import Observer
 from collector.cluster.readings import Pace, Readings
@@ -118,8 +118,8 @@ class ClusterWatcher:
             self._errors.pop(number, None)
         if self._errors:
             self._readings.pause()
-            worst = self._errors[min(self._errors)]
-            self._report(worst.state, str(worst))
+            first = self._errors[min(self._errors)]
+            self._report(first.state, str(first))
         elif not self._pending:
             self._report(ClusterState.UP)
             self._readings.resume()

@@ -82,6 +82,12 @@ FAMILIES = (
     ),
     Family("gpuid_store_up", "gauge", (), "Whether the store takes what happens; absent without a store."),
     Family("gpuid_store_pending_records", "gauge", (), "Changes and records that wait in memory for the store."),
+    Family(
+        "gpuid_store_lost_records",
+        "gauge",
+        (),
+        "Single changes given up since the start because the store was away too long; their outcome is recorded.",
+    ),
     Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of the answers to scrapes, as sent."),
     Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to make the answer to a scrape ready."),
     Family("gpuid_build_info", "gauge", ("version",), "The collector's version; always 1."),

@@ -107,10 +107,11 @@ class Metrics:
         self._export_backlog.labels(sink).set(records)
         self._export_oldest.labels(sink).set(oldest or 0)
 
-    def watch_store(self, up: Callable[[], bool], pending: Callable[[], int]) -> None:
-        """Publish whether the store takes what happens, and how much waits for it; without a store there is neither."""
+    def watch_store(self, *, up: Callable[[], bool], pending: Callable[[], int], lost: Callable[[], int]) -> None:
+        """Publish whether the store takes what happens, what waits for it and what was lost."""
         _gauge("gpuid_store_up", self.registry).set_function(up)
         _gauge("gpuid_store_pending_records", self.registry).set_function(pending)
+        _gauge("gpuid_store_lost_records", self.registry).set_function(lost)
 
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Note an answer's size on the wire, and how long it took to make ready."""

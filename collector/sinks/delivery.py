@@ -11,7 +11,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.config.sinks import Settings
 from collector.sinks import Refused, Sink, SinkError, Unavailable, open_sink
 from collector.store import Backlog, Batch, Follow, Store, StoreError, Waiting

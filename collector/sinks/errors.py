@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+from collector.backoff import parse_retry_after
 from collector.model import GpuidError
 
 __all__ = ["Reason", "Refused", "SinkError", "Unavailable", "from_status", "parse_retry_after", "tidy"]
@@ -56,16 +55,6 @@ def from_status(status: int, text: str, retry_after: float | None = None) -> Sin
     return Unavailable(text, reason or fallback, retry_after=retry_after)
 
 
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Read a Retry-After header, seconds or an HTTP date, as seconds from `now`, at most an hour; or None."""
-    text = (value or "").strip()
-    try:
-        seconds = float(text) if _NUMBER.fullmatch(text) else _aware(parsedate_to_datetime(text)).timestamp() - now
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), 3600.0)
-
-
 def tidy(text: str, secrets: Iterable[str] = ()) -> str:
     """Make a foreign text fit for one line of error: secrets blotted out, no control characters, 200 characters."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
@@ -90,14 +79,9 @@ _WAITING = {
     425: Reason.SERVER_ERROR,
     429: Reason.THROTTLED,
 }
-_NUMBER = re.compile(r"\d+(\.\d+)?")
 _CREDENTIAL = re.compile(
     r"""((?:\b(?:bearer|basic)\s+|(?:token|password|passwd|secret|signature|credential|authorization|api[-_]?key)"""
     r"""["']?\s*[:=]\s*["']?(?:bearer\s+|basic\s+)?))[^\s"',;&}\]]+""",
     re.IGNORECASE,
 )
 _URL_LOGIN = re.compile(r"(://)[^/@\s]+@")
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -95,7 +95,7 @@ def test_relative_paths_are_relative_to_the_file_that_they_stand_in(two, tmp_pat
     assert access.user.token_file == "/run/t"
     assert access.folder == str(tmp_path / "b")
     assert access.where == f'context "prod-east" in {tmp_path}/a/config'
-    assert access.watched == (
+    assert access.followed == (
         *two.split(os.pathsep),
         str(tmp_path / "a/ca.crt"),
         str(tmp_path / "b/aws.key"),
@@ -231,7 +231,7 @@ class TestInCluster:
         access = kubeconfig.in_cluster()
         assert access.cluster.server == server
         assert access.user.token_file == "/var/run/secrets/kubernetes.io/serviceaccount/token"
-        assert access.watched == ("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",)
+        assert access.followed == ("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",)
 
     def test_outside_of_a_pod_it_is_an_error(self, monkeypatch):
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.cluster.errors import ClusterError
 from collector.cluster.reflector import Reflector, Resource, WatchTiming
 from collector.cluster.resources import PodObject, decode_pod

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.cluster.resources import Container, PodObject
 from collector.cluster.schedule import (
     Attempt,

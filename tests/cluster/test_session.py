@@ -216,7 +216,7 @@ class TestStream:
             return answer
 
         server.paths[PODS] = watch
-        async with session, session.stream(PODS, {"watch": "1"}, idle_timeout=5) as chunks:
+        async with session, session.stream(PODS, {"watch": "1"}) as chunks:
             assert await anext(chunks) == b"one\n"
             asked.set()
             assert [chunk async for chunk in chunks] == [b"two\n"]
@@ -245,7 +245,7 @@ class TestStream:
             return answer
 
         server.paths[PODS] = broken
-        async with session, session.stream(PODS, idle_timeout=5) as chunks:
+        async with session, session.stream(PODS) as chunks:
             assert await anext(chunks) == b"one\n"
             error = await failure(anext(chunks))
         assert type(error) is errors.Unreachable
@@ -253,7 +253,7 @@ class TestStream:
     async def test_an_error_status_is_our_error(self, session, server, failure):
         server.paths[PODS] = status(410, "too old resource version", "Expired")
         async with session:
-            error = await failure(session.stream(PODS, idle_timeout=5).__aenter__())
+            error = await failure(session.stream(PODS).__aenter__())
         assert type(error) is errors.Gone
 
     async def test_leaving_a_stream_ends_its_connection(self, session, server, eventually):
@@ -271,7 +271,7 @@ class TestStream:
 
         server.paths[PODS] = endless
         async with session:
-            async with session.stream(PODS, idle_timeout=5) as chunks:
+            async with session.stream(PODS) as chunks:
                 await anext(chunks)
             await eventually(ended.is_set)
 

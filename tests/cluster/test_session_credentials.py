@@ -79,7 +79,7 @@ class TestToken:
         async with kubeconfig.session() as session:
             kubeconfig.write(cluster, {"token": "s3cr3t-22"})
             server.only("s3cr3t-22")
-            async with session.stream(PODS, idle_timeout=5) as chunks:
+            async with session.stream(PODS) as chunks:
                 assert [chunk async for chunk in chunks]
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-22"]
 
@@ -153,7 +153,7 @@ class TestClientCertificate:
         (tmp_path / "c").write_bytes(first.chain.read_bytes())
         (tmp_path / "k").write_bytes(first.key.read_bytes())
         kubeconfig.write(cluster, {"client-certificate": "c", "client-key": "k"})
-        async with kubeconfig.session(clock=clock) as session, session.stream("/watch", idle_timeout=5) as chunks:
+        async with kubeconfig.session(clock=clock) as session, session.stream("/watch") as chunks:
             assert await anext(chunks) == b"one"
             (tmp_path / "c").write_bytes(second.chain.read_bytes())
             (tmp_path / "k").write_bytes(second.key.read_bytes())

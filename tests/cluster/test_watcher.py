@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from collector import nvidia_smi
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 from collector.cluster.readings import Pace
 from collector.cluster.reflector import WatchTiming
 from collector.cluster.watcher import ClusterWatcher, Timing

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy.util import greenlet_spawn
 
 from collector.config import Duration
 from collector.config.sinks import Settings, Stdout
@@ -275,7 +276,7 @@ class TestAStoreThatCannotBeWritten:
     async def writable(self, desk: Desk, answer: bool) -> None:
         connection = await desk.store.database._writer.raw_connection()
         await connection.driver_connection.execute(f"PRAGMA query_only = {not answer:d}")
-        connection.close()
+        await greenlet_spawn(connection.close)
 
     async def test_what_was_delivered_is_not_sent_again_until_that_is_noted(self, at_desk):
         sink = RecordingSink()

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.cluster.backoff import Backoff
+from collector.backoff import Backoff
 
 
 def test_delays_double_up_to_the_maximum():

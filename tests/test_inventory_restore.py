@@ -1,0 +1,115 @@
+"""An inventory that is restored from snapshots knows what the one before it knew."""
+
+import pytest
+
+from collector.inventory import Inventory
+from collector.model import Event, Fingerprint, Gpu, Node, Place, Reading
+
+A, B, C = (Place("prod", name) for name in "abc")
+
+
+def reading(place: Place, time: float, *gpus: Gpu | str) -> Reading:
+    return Reading(
+        cluster=place.cluster,
+        node=Node(name=place.node, provider_id=f"aws:///{place.node}", capacity=8),
+        source=f"x/{place.node}",
+        fingerprint=Fingerprint(pod_uid=place.node, container_id="c", restarts=0, boot_id="b", capacity=8),
+        time=time,
+        driver_version="580",
+        cuda_version="13",
+        gpus=tuple(gpu if isinstance(gpu, Gpu) else Gpu(uuid=gpu, serial=f"s{gpu}", chassis="c1") for gpu in gpus),
+    )
+
+
+def restored(before: Inventory, *places: Place, ghosts: dict[str, Place] | None = None, told=None) -> Inventory:
+    after = Inventory(on_node=told or (lambda _place: None))
+    after.restore([snapshot for place in places if (snapshot := before.snapshot(place))], ghosts or {})
+    return after
+
+
+class TestSnapshot:
+    def test_of_an_unknown_node_there_is_none(self):
+        assert Inventory().snapshot(A) is None
+
+    def test_it_does_not_change_with_the_node(self):
+        inventory = Inventory()
+        inventory.apply(reading(A, 1.0, "GPU-1"))
+        before = inventory.snapshot(A)
+        inventory.apply(reading(B, 2.0, "GPU-1"))
+        assert [gpu.uuid for gpu in before.gpus] == ["GPU-1"]
+        assert inventory.snapshot(A).superseded == {"GPU-1"}
+
+
+class TestRestore:
+    def test_every_node_is_as_it_was(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1", "GPU-2"))
+        before.set_node("prod", Node(name="b", capacity=4))
+        after = restored(before, A, B)
+        assert [after.snapshot(place) for place in (A, B)] == [before.snapshot(place) for place in (A, B)]
+        assert after.known("prod") == before.known("prod")
+
+    def test_gpus_are_found_by_uuid_serial_and_chassis(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1"))
+        before.apply(reading(B, 2.0, "GPU-2"))
+        after = restored(before, A, B)
+        assert after.find(uuid="GPU-1") == before.find(uuid="GPU-1")
+        assert after.find(serial="sGPU-2") == before.find(serial="sGPU-2")
+        assert [placement.place for placement in after.find(chassis="c1")] == [A, B]
+
+    def test_it_is_told_of_each_node(self):
+        before, told = Inventory(), []
+        before.apply(reading(A, 1.0, "GPU-1"))
+        before.apply(reading(B, 1.0, "GPU-2"))
+        restored(before, A, B, told=told.append)
+        assert told == [A, B]
+
+    def test_the_same_reading_again_changes_nothing(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1"))
+        assert restored(before, A).apply(reading(A, 2.0, "GPU-1")) == []
+
+    def test_a_gpu_that_has_moved_since_is_seen_to_have(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1"))
+        (change,) = restored(before, A).apply(reading(B, 2.0, "GPU-1"))
+        assert (change.event, change.previous) == (Event.MOVED, A)
+
+    def test_a_ghost_that_comes_back_has_moved(self):
+        (change,) = restored(Inventory(), ghosts={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1"))
+        assert (change.event, change.previous) == (Event.MOVED, A)
+
+    def test_a_gpu_in_two_places_is_a_conflict_until_one_lets_go(self):
+        before = Inventory()
+        for time, place in enumerate((A, B, A)):
+            before.apply(reading(place, float(time), "GPU-1"))
+        after = restored(before, A, B)
+        assert after.conflicts("prod") == 1
+        after.apply(reading(A, 9.0))
+        assert after.conflicts("prod") == 0
+
+    def test_one_serial_in_two_nodes_is_a_conflict(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, Gpu(uuid="GPU-1", serial="s")))
+        before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s")))
+        assert restored(before, A, B).conflicts("prod") == 2
+
+    def test_a_serial_that_boards_share_is_none(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, Gpu(uuid="GPU-1", serial="s", model="NVIDIA GB200")))
+        before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s", model="NVIDIA GB200")))
+        assert restored(before, A, B).conflicts("prod") == 0
+
+    def test_a_superseded_gpu_that_its_old_node_still_has_is_a_conflict(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1"))
+        before.apply(reading(B, 2.0, "GPU-1"))
+        (change,) = (after := restored(before, A, B)).apply(reading(A, 3.0, "GPU-1"))
+        assert (change.event, after.conflicts("prod")) == (Event.APPEARED, 1)
+
+    def test_only_an_empty_inventory_can_be(self):
+        inventory = Inventory()
+        inventory.apply(reading(A, 1.0, "GPU-1"))
+        with pytest.raises(ValueError, match="empty"):
+            inventory.restore([], {})
