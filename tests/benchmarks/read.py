@@ -21,6 +21,8 @@ from typing import NamedTuple
 import httpx
 import tomli_w
 
+from tests.plugins.processes import free_ports
+
 GPUS = 8
 LATENCY = "20ms"
 
@@ -75,7 +77,10 @@ def measure(run: "type[Run]", clusters: int, nodes: int) -> Cost:
             run.wait(process, clusters * nodes * GPUS)
             seconds = time.monotonic() - started
             cpu_seconds, peak_mib = usage(process.pid)
-            return Cost(seconds, cpu_seconds, peak_mib, requests(control, clusters))
+            asked = requests(control, clusters)
+            if asked.get("exec pods") != clusters * nodes:
+                raise SystemExit(f"{asked.get('exec pods')} execs for {clusters * nodes} nodes")
+            return Cost(seconds, cpu_seconds, peak_mib, asked)
         finally:
             process.terminate()
             process.wait(30)
@@ -136,18 +141,21 @@ class Run:
 class Collector(Run):
     """`gpuid run` with its default settings."""
 
+    port = 0
+
     @classmethod
     def start(cls, folder: Path, kubeconfig: Path, clusters: int) -> subprocess.Popen[bytes]:
         """Start with a configuration that names every context."""
+        (cls.port,) = free_ports(1)
         config = folder / "gpuid.toml"
         contexts = [{"context": f"sim-{index}", "kubeconfig": str(kubeconfig)} for index in range(clusters)]
-        config.write_text(tomli_w.dumps({"server": {"listen": "127.0.0.1:18099"}, "clusters": contexts}))
+        config.write_text(tomli_w.dumps({"server": {"listen": f"127.0.0.1:{cls.port}"}, "clusters": contexts}))
         return subprocess.Popen([sys.executable, "-m", "collector", "run", "-c", str(config), "--log-level", "error"])
 
     @classmethod
     def wait(cls, process: subprocess.Popen[bytes], gpus: int) -> None:
         """Ask the API for its total."""
-        with httpx.Client(base_url="http://127.0.0.1:18099", timeout=5) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{cls.port}", timeout=5) as client:
             deadline = time.monotonic() + 600
             while time.monotonic() < deadline:
                 if process.poll() is not None:
