@@ -14,8 +14,8 @@ import msgspec
 import watchfiles
 
 from collector import config as configuration
-from collector.cluster import ClusterWatcher, kubeconfig
 from collector.backoff import Backoff
+from collector.cluster import ClusterWatcher, kubeconfig
 from collector.config import Config, ConfigError
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory

@@ -2,10 +2,11 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.backoff import Backoff
+from collector.backoff import Backoff, parse_retry_after
 
 
 def test_delays_double_up_to_the_maximum():
@@ -23,3 +24,13 @@ def test_a_delay_stays_within_the_jitter_however_many_attempts_there_were(attemp
 def test_two_clients_that_failed_together_come_back_apart():
     backoff = Backoff(initial=1, maximum=60)
     assert backoff.delay(3, random.Random(1)) != backoff.delay(3, random.Random(2))
+
+
+@pytest.mark.parametrize("value", ["86400", "9" * 400, "Thu, 01 Jan 2099 00:00:00 GMT"])
+def test_no_server_makes_us_wait_longer_than_an_hour(value):
+    assert parse_retry_after(value, 1780828245.0) == 3600.0
+
+
+@given(st.text())
+def test_whatever_a_server_asks_for_is_understood_or_ignored(value):
+    assert 0 <= (parse_retry_after(value, 1780828245.0) or 0) <= 3600

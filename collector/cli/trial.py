@@ -18,6 +18,7 @@ from kubernetes_asyncio.client import (
 from collector import nvidia_smi
 from collector.cli.text import one_line
 from collector.cluster import exec as pod_exec
+from collector.cluster import watcher
 from collector.cluster.errors import (
     BadContext,
     ClusterError,
@@ -27,7 +28,9 @@ from collector.cluster.errors import (
     Unauthorized,
     Unreachable,
 )
-from collector.cluster.resources import PodObject, decode_page, decode_pod
+from collector.cluster.reflector import list_all
+from collector.cluster.resources import PodObject
+from collector.cluster.schedule import Candidate, choose, ready
 from collector.cluster.session import Session
 from collector.cluster.typed import TypedClient
 from collector.config import PRESETS, Cluster, Source
@@ -114,14 +117,18 @@ class _Trial:
             async with TypedClient(session) as api:
                 await self._reach(api)
                 await self._rights(api)
-            ready = [pod for source in self._cluster.watched for pod in await self._pods(session, source)]
+            candidates = [
+                Candidate(order, source, pod)
+                for order, source in enumerate(self._cluster.watched)
+                for pod in await self._pods(session, source)
+            ]
             if not any(pods.total for pods in self.finding.pods):
                 if self.finding.pods:
                     await self._look_elsewhere(session)
-            elif not ready:
+            elif (chosen := choose(candidates)) is None:
                 self.fails("none of the pods is ready", "kubectl describe pod tells why; nodes are read once they are")
             else:
-                await self._read(session, *ready[0])
+                await self._read(session, chosen.source, chosen.pod)
 
     async def _reach(self, api: TypedClient) -> None:
         self.doing = "reaching its API server"
@@ -165,23 +172,22 @@ class _Trial:
                 f" by a {'Role' + where if namespace else 'ClusterRole'}",
             )
 
-    async def _pods(self, session: Session, source: Source) -> list[tuple[Source, PodObject]]:
-        """Count a source's pods and hand on the ready ones; without the right to list them there are none to count."""
+    async def _pods(self, session: Session, source: Source) -> list[PodObject]:
+        """Count a source's pods and hand them on; without the right to list them there are none to count."""
         self.doing = f"listing the pods of {source.namespace}"
         if self.finding.rights.get(str(_Right("list", "pods", source.namespace))) is False:
             return []
         pods = await _list(session, source)
-        ready = [(source, pod) for pod in pods if _ready(pod)]
         self.finding.pods.append(
             Pods(
                 namespace=source.namespace,
                 selector=source.selector,
                 container=source.container,
-                ready=len(ready),
+                ready=sum(map(ready, pods)),
                 total=len(pods),
             )
         )
-        return ready
+        return pods
 
     async def _look_elsewhere(self, session: Session) -> None:
         self.doing = "looking for pods of other presets"
@@ -265,18 +271,8 @@ async def _granted(api: TypedClient, right: _Right) -> bool | None:
 
 
 async def _list(session: Session, source: Source) -> list[PodObject]:
-    pods: list[PodObject] = []
-    params = {"labelSelector": source.selector, "limit": "500"}
-    while True:
-        page = decode_page(await session.get(f"/api/v1/namespaces/{source.namespace}/pods", params))
-        pods += map(decode_pod, page.items)
-        if not page.next:
-            return pods
-        params["continue"] = page.next
-
-
-def _ready(pod: PodObject) -> bool:
-    return pod.running and not pod.terminating and bool(pod.containers) and all(one.ready for one in pod.containers)
+    found, _version = await list_all(session, watcher.pods(source))
+    return list(found.values())
 
 
 def _hint(error: ClusterError, cluster: Cluster) -> str:

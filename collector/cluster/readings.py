@@ -11,10 +11,10 @@ import anyio.to_thread
 import msgspec
 
 from collector import nvidia_smi
+from collector.backoff import Backoff
 from collector.cluster import exec as pod_exec
 from collector.cluster import schedule
 from collector.cluster.agenda import Agenda
-from collector.backoff import Backoff
 from collector.cluster.errors import one_line
 from collector.cluster.exec import ExecFailure
 from collector.cluster.observer import Observer

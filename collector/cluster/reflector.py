@@ -34,7 +34,7 @@ from collector.cluster.resources import (
 from collector.cluster.session import Session
 from collector.model import WatchRestart
 
-__all__ = ["Kept", "Reflector", "Resource", "WatchTiming"]
+__all__ = ["Kept", "Reflector", "Resource", "WatchTiming", "list_all"]
 
 log = logging.getLogger(__name__)
 
@@ -142,10 +142,7 @@ class Reflector(Generic[T]):
             await anyio.sleep(max(delay, getattr(error, "retry_after", None) or 0.0))
 
     async def _list(self) -> None:
-        try:
-            found, version = await self._pages({"limit": str(_PAGE)})
-        except Gone:  # the continue token has expired; in one piece a list cannot
-            found, version = await self._pages({})
+        found, version = await list_all(self._session, self._resource)
         for count, after in enumerate(found.values()):
             if count % _YIELD == 0:
                 await anyio.lowlevel.checkpoint()
@@ -154,21 +151,6 @@ class Reflector(Generic[T]):
             self._on_change(self.objects.pop(key), None)
         self._version = version
         self._on_proof()
-
-    async def _pages(self, params: dict[str, str]) -> tuple[dict[str, T], str]:
-        found: dict[str, T] = {}
-        token: dict[str, str] = {}
-        while True:
-            body = await self._session.get(self._resource.path, [*self._resource.params, *(params | token).items()])
-            page = decode_page(body)
-            for count, raw in enumerate(page.items):
-                if count % _YIELD == 0:
-                    await anyio.lowlevel.checkpoint()
-                one = self._resource.decode(raw)
-                found[one.key] = one
-            if not page.next:
-                return found, page.version
-            token = {"continue": page.next}
 
     async def _watch(self) -> None:
         seconds = self._rng.uniform(*self._timing.watch)
@@ -220,6 +202,29 @@ class Reflector(Generic[T]):
         if before is None or before.version != after.version:
             self.objects[after.key] = after
             self._on_change(before, after)
+
+
+async def list_all(session: Session, resource: Resource[T]) -> tuple[dict[str, T], str]:
+    """List every object by its key, and give the resource version of the list; raises ClusterError and Malformed."""
+    try:
+        return await _pages(session, resource, {"limit": str(_PAGE)})
+    except Gone:  # the continue token has expired; in one piece a list cannot
+        return await _pages(session, resource, {})
+
+
+async def _pages(session: Session, resource: Resource[T], params: dict[str, str]) -> tuple[dict[str, T], str]:
+    found: dict[str, T] = {}
+    token: dict[str, str] = {}
+    while True:
+        page = decode_page(await session.get(resource.path, [*resource.params, *(params | token).items()]))
+        for count, raw in enumerate(page.items):
+            if count % _YIELD == 0:
+                await anyio.lowlevel.checkpoint()
+            one = resource.decode(raw)
+            found[one.key] = one
+        if not page.next:
+            return found, page.version
+        token = {"continue": page.next}
 
 
 _PAGE = 500  # objects a request, as client-go asks for

@@ -39,8 +39,8 @@ class Session:
     """One cluster's API server.
 
     Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials. A
-    `timeout` is the server's, in seconds: waiting for our own limiter or credentials does not count. Files that change and credentials that expire are followed without dropping the requests under way. `clock` gives Unix
-    seconds.
+    `timeout` is the server's, in seconds: waiting for our own limiter or credentials does not count. Files that change
+    and credentials that expire are followed without dropping the requests under way. `clock` gives Unix seconds.
     """
 
     def __init__(self, cluster: config.Cluster, *, clock: Callable[[], float] = time.time) -> None:

@@ -21,7 +21,7 @@ from collector.cluster.session import Session
 from collector.config import Cluster, Source
 from collector.model import ClusterState, ClusterStatus, Known
 
-__all__ = ["ClusterWatcher", "Observer", "Timing"]
+__all__ = ["ClusterWatcher", "Observer", "Timing", "pods"]
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ClusterWatcher:
         ]
         for order, source in enumerate(self._cluster.watched):
             take = functools.partial(self._readings.set_pod, order, source)
-            mirrors.append(self._mirror(session, order + 1, _pods(source), take))
+            mirrors.append(self._mirror(session, order + 1, pods(source), take))
         self._pending = set(range(len(mirrors)))
         self._proofs = [0.0] * len(mirrors)
         async with anyio.create_task_group() as tasks:
@@ -139,18 +139,19 @@ class ClusterWatcher:
             log.log(logging.WARNING if changed else logging.DEBUG, "the cluster is down: %s", message, extra=fields)
 
 
-def _nodes(cluster: Cluster, labels: Sequence[str]) -> Resource[NodeObject]:
-    return Resource(
-        name="nodes", path="/api/v1/nodes", params=_selection(cluster.node_selector), decode=node_decoder(labels)
-    )
-
-
-def _pods(source: Source) -> Resource[PodObject]:
+def pods(source: Source) -> Resource[PodObject]:
+    """Say which pods a source means."""
     return Resource(
         name="pods",
         path=f"/api/v1/namespaces/{source.namespace}/pods",
         params=_selection(source.selector),
         decode=decode_pod,
+    )
+
+
+def _nodes(cluster: Cluster, labels: Sequence[str]) -> Resource[NodeObject]:
+    return Resource(
+        name="nodes", path="/api/v1/nodes", params=_selection(cluster.node_selector), decode=node_decoder(labels)
     )
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import anyio
 import pytest
 from anyio.from_thread import start_blocking_portal
 from cryptography import x509
@@ -22,7 +24,8 @@ from cryptography.x509.oid import NameOID
 from collector.config import Listen, Server
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, Node, Reading
+from collector.model import Fingerprint, Gpu, Node, Place, Reading
+from collector.store import Store, StoreSettings
 from collector.web import Context, serve
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -128,3 +131,36 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
                 server.cancel()
 
     return run
+
+
+@pytest.fixture
+def history_config(tmp_path: Path) -> Path:
+    """A configuration whose store has a GPU that appeared on n1 of prod an hour ago and moved to n2 just now."""
+    settings = StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
+
+    async def fill() -> None:
+        touched: set[Place] = set()
+        inventory = Inventory(on_node=touched.add)
+        async with Store.open(settings) as store, anyio.create_task_group() as tasks:
+            tasks.start_soon(store.run)
+            for node, ago in (("n1", 3600.0), ("n2", 60.0)):
+                reading = Reading(
+                    cluster="prod",
+                    node=Node(name=node),
+                    source="gpu-operator/p",
+                    fingerprint=Fingerprint(pod_uid=node, container_id="c", restarts=0, boot_id="b", capacity=8),
+                    time=time.time() - ago,
+                    driver_version="580.1",
+                    cuda_version="13.0",
+                    gpus=(Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis="C1"),),
+                )
+                changes = inventory.apply(reading)
+                store.recorder.record({place: inventory.snapshot(place) for place in touched}, changes, reading)
+                touched.clear()
+            assert await store.recorder.durable(10)
+            tasks.cancel_scope.cancel()
+
+    anyio.run(fill)
+    config = tmp_path / "gpuid.toml"
+    config.write_text(f'[[clusters]]\ncontext = "prod"\n[store]\nurl = "{settings.url}"\n', encoding="utf-8")
+    return config

@@ -106,6 +106,14 @@ class TestGood:
         clusters.check()
         assert [clusters[name].counters.execs.total() for name in ("sim-0", "sim-1")] == [1, 1]
 
+    @pytest.mark.parametrize("node", ["gpu-0000", "gpu-0002"])
+    def test_the_pod_that_is_read_is_the_one_that_a_run_prefers_the_newest(self, clusters: Clusters, node: str):
+        clusters.act("sim-0", "replace_pod", node)
+        finding, deadline = clusters.finding("sim-0"), time.monotonic() + 20
+        while finding["pods"][0]["ready"] < 3 and time.monotonic() < deadline:
+            finding = clusters.finding("sim-0")
+        assert (finding["node"], finding["read"]) == (node, clusters["sim-0"].pod(node))
+
 
 class TestProblems:
     def test_one_clusters_failure_leaves_the_others_alone_and_is_exit_1(self, clusters: Clusters):

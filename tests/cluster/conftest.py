@@ -315,6 +315,9 @@ class Issuer:
     answer: web.Response | None = None
     rotate: bool = True
     lifetime: float = 600
+    hangs_at: str = ""  # the path where `waiting` is set and nothing goes on before `go`
+    waiting: anyio.Event = field(default_factory=anyio.Event)
+    go: anyio.Event = field(default_factory=anyio.Event)
 
     def token(self, number: int, expires: float) -> str:
         """Make an id-token; nobody here verifies its signature."""
@@ -323,6 +326,9 @@ class Issuer:
         return f"e30.{payload}.c2ln"
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == self.hangs_at:
+            self.waiting.set()
+            await self.go.wait()
         if request.path == "/.well-known/openid-configuration":
             methods = {"token_endpoint_auth_methods_supported": self.methods} if self.methods else {}
             return web.json_response({"issuer": self.url, "token_endpoint": f"{self.url}/token"} | methods)

@@ -41,15 +41,32 @@ def test_an_expired_list_is_gone_whatever_its_status():
     assert type(from_answer(HOST, 400, kubernetes("too old", "Expired"))) is errors.Gone
 
 
-@pytest.mark.parametrize(("header", "body", "seconds"), [("7", b"", 7), (None, b"", None), ("soon", b"", None)])
-def test_the_time_to_wait_comes_from_the_header(header, body, seconds):
-    error = from_answer(HOST, 429, body, header)
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7),
+        (None, None),
+        ("soon", None),
+        ("0", None),
+        ("\N{SUPERSCRIPT TWO}", None),
+        ("86400", 3600),
+        ("9" * 400, 3600),
+        ("Thu, 01 Jan 2099 00:00:00 GMT", 3600),
+    ],
+)
+def test_the_time_to_wait_comes_from_the_header_and_is_an_hour_at_most(header, seconds):
+    error = from_answer(HOST, 429, b"", header)
     assert error.retry_after == seconds
 
 
 def test_the_time_to_wait_comes_from_the_status_without_a_header():
     error = from_answer(HOST, 503, kubernetes("later", details={"retryAfterSeconds": 3}))
     assert error.retry_after == 3
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(86400, 3600), (1e300, 3600), (-5, None), (0, None)])
+def test_the_time_to_wait_in_a_status_is_an_hour_at_most(asked, seconds):
+    assert from_answer(HOST, 503, kubernetes("later", details={"retryAfterSeconds": asked})).retry_after == seconds
 
 
 def test_a_long_message_is_cut_and_on_one_line():

@@ -81,8 +81,10 @@ class Server:
 
         self._paths[PATH] = answer
 
-    async def run(self, *, timeout: float = 10.0, limit: int = 64 << 20) -> Output:
+    async def run(self, *, timeout: float = 10.0, limit: int = 64 << 20, held: float | None = None) -> Output:
         async with self._kubeconfig.session() as session:
+            if held is not None:
+                session.limiter.throttled(held)
             return await run(session, "ns", "pod-a", "ctr", ("nvidia-smi", "-q", "-x"), timeout=timeout, limit=limit)
 
     async def fails(self, **options: Any) -> tuple[ReadFailure, str]:
@@ -216,6 +218,20 @@ class TestAnExecThatGoesWrong:
         assert (reason, text) == (ReadFailure.TIMEOUT, "the command did not end within 0.2 s")
         with anyio.fail_after(5):
             await server.over.wait()
+
+    async def test_is_not_late_while_it_waits_for_our_own_limiter(self, server: Server) -> None:
+        server.plays(says((1, b"a"), (3, SUCCESS)))
+        assert (await server.run(timeout=0.5, held=1.0)).stdout == b"a"
+
+    async def test_is_a_lost_connection_when_it_never_begins(self, server: Server) -> None:
+        async def silent(request: web.Request) -> web.StreamResponse:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+        server._paths[PATH] = silent
+        reason, text = await server.fails(timeout=0.1)
+        assert reason is ReadFailure.CONNECTION
+        assert text.endswith(": timed out")
 
     async def test_ends_when_it_prints_more_than_the_limit(self, server: Server) -> None:
         async def flood(socket: web.WebSocketResponse) -> None:

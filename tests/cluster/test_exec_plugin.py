@@ -183,6 +183,21 @@ async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make, eventual
     assert gone(plugin.runs[0])
 
 
+async def test_eight_run_at_once_and_those_who_wait_for_them_are_not_late(plugin, make, eventually):
+    plugin.answer(token="s3cr3t")
+    plugin.script('while [ ! -e "$here/go" ]; do sleep 0.05; done; cat "$here/answer"')
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(make().run)
+        await eventually(lambda: len(plugin.runs) == 8)
+        for _ in range(4):
+            tasks.start_soon(make(deadline=1.0).run)
+        await anyio.sleep(1.2)  # longer than their deadline
+        assert len(plugin.runs) == 8
+        (plugin.folder / "go").touch()
+    assert len(plugin.runs) == 12
+
+
 async def test_endless_output_is_refused(plugin, make, failure):
     plugin.script("head -c 3000000 /dev/zero")
     assert str(await failure(make(deadline=20).run())).endswith("printed more than 1048576 bytes")

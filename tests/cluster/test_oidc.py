@@ -1,5 +1,8 @@
 """OpenID Connect logins and their renewal."""
 
+import contextlib
+
+import anyio
 import pytest
 from aiohttp import web
 
@@ -56,6 +59,44 @@ async def test_rotating_refresh_tokens_are_followed(make, issuer, clock):
         clock.advance(550)
     assert len(set(shown)) == 3
     assert [grant["refresh_token"] for grant in issuer.grants] == [f"refresh-s3cr3t-{number}" for number in range(3)]
+
+
+async def test_a_cancelled_login_does_not_wait_for_what_the_issuer_supports(make, issuer):
+    issuer.hangs_at = "/.well-known/openid-configuration"
+    with anyio.fail_after(2):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(make().run)
+            await issuer.waiting.wait()
+            tasks.cancel_scope.cancel()
+    assert issuer.grants == []
+
+
+async def test_a_cancelled_login_keeps_the_refresh_token_that_was_on_its_way(make, issuer):
+    issuer.hangs_at = "/token"
+    login = make()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(login.run)
+        await issuer.waiting.wait()
+        tasks.cancel_scope.cancel()
+        issuer.go.set()
+    issuer.hangs_at = ""
+    await login.run()
+    assert [grant["refresh_token"] for grant in issuer.grants] == ["refresh-s3cr3t-0", "refresh-s3cr3t-1"]
+
+
+async def test_a_login_that_is_cancelled_while_the_issuer_hangs_ends_within_seconds(make, issuer, monkeypatch):
+    monkeypatch.setattr("collector.cluster.oidc._GRANT", 0.2)
+    issuer.hangs_at = "/token"
+
+    async def log_in():
+        with contextlib.suppress(PluginFailed):
+            await make().run()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(log_in)
+            await issuer.waiting.wait()
+            tasks.cancel_scope.cancel()
 
 
 async def test_an_issuer_that_keeps_its_refresh_token_is_fine(make, issuer):

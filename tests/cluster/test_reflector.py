@@ -97,6 +97,7 @@ class Play:
         self.health: list[ClusterError | None] = []
         self.proofs = 0
         self.reflector: Reflector[PodObject]
+        self.session: Session
 
     def changed(self, before: PodObject | None, after: PodObject | None) -> None:
         self.changes.append((before and f"{before.name}@{before.version}", after and f"{after.name}@{after.version}"))
@@ -153,6 +154,7 @@ async def playing(folder: Path, *steps: Step, timing: WatchTiming = FAST) -> Asy
             Session(Cluster(context="play", kubeconfig=str(kubeconfig))) as session,
             anyio.create_task_group() as tasks,
         ):
+            play.session = session
             play.reflector = Reflector(
                 session,
                 Resource(
@@ -335,6 +337,53 @@ class TestStartingOver:
             await play.watching(4)
             assert [query.get("resourceVersion") for query in play.queries] == [None, "7", "7", "7"]
             assert play.changes == [(None, "a@1")]
+
+    async def test_counts_failures_anew_after_a_watch_that_ended_well(self, tmp_path: Path) -> None:
+        steep = msgspec.structs.replace(FAST, backoff=Backoff(initial=0.01, maximum=1e6, factor=1e6, jitter=0.0))
+        end = watch(bookmark(8), then="end")
+        async with playing(tmp_path, page(7), refusal(500), end, refusal(500), end, watch(), timing=steep) as play:
+            await play.watching(6)
+            assert play.restarts == [WatchRestart.SERVER_ERROR] * 2
+
+    @pytest.mark.parametrize("code", [400, 403, 500])
+    async def test_lists_again_when_a_watch_was_refused_three_times(self, tmp_path: Path, code: int) -> None:
+        refused = refusal(code)
+        async with playing(
+            tmp_path, page(7, pod("a", 1)), refused, refused, refused, page(9), refused, refused, watch()
+        ) as play:
+            await play.watching(8)
+            versions = [query.get("resourceVersion") for query in play.queries]
+            assert versions == [None, "7", "7", "7", None, "9", "9", "9"]
+
+    async def test_does_not_list_again_for_a_server_that_asks_to_slow_down(self, tmp_path: Path) -> None:
+        slow = refusal(429)
+        async with playing(tmp_path, page(7), slow, slow, slow, slow, watch()) as play:
+            await play.watching(6)
+            assert [query.get("resourceVersion") for query in play.queries] == [None, *["7"] * 5]
+
+    async def test_does_not_take_waiting_for_our_own_limiter_for_a_silent_server(self, tmp_path: Path) -> None:
+        quick = msgspec.structs.replace(FAST, slack=0.1)
+        plays: list[Play] = []
+
+        async def listed(request: web.Request) -> web.StreamResponse:
+            plays[0].session.limiter.throttled(0.5)
+            return await page(7)(request)
+
+        async with playing(tmp_path, listed, watch(), timing=quick) as play:
+            plays.append(play)
+            await play.watching(2)
+            assert (play.restarts, play.health) == ([], [None])
+
+    async def test_gives_up_a_server_that_does_not_answer_a_watch(self, tmp_path: Path) -> None:
+        async def silent(request: web.Request) -> web.StreamResponse:
+            await anyio.sleep(60)
+            raise AssertionError
+
+        quick = msgspec.structs.replace(FAST, slack=0.1)
+        async with playing(tmp_path, page(7), silent, watch(), timing=quick) as play:
+            await play.watching(3)
+            assert play.restarts == [WatchRestart.CONNECTION]
+            assert str(play.health[0]).endswith(": timed out")
 
     async def test_waits_as_long_as_the_server_asks(self, tmp_path: Path) -> None:
         async with playing(tmp_path, refusal(503, **{"Retry-After": "1"}), page(7), watch()) as play:

@@ -222,19 +222,27 @@ class TestStream:
             assert [chunk async for chunk in chunks] == [b"two\n"]
         assert server.seen[0].headers["Accept-Encoding"] == "identity"
 
-    async def test_a_silent_stream_is_given_up(self, session, server, failure):
+    async def test_a_stream_that_does_not_begin_is_given_up(self, session, server, failure):
         async def silent(request):
-            answer = web.StreamResponse()
-            await answer.prepare(request)
-            await answer.write(b"one\n")
             await asyncio.Event().wait()
 
         server.paths[PODS] = silent
-        async with session, session.stream(PODS, idle_timeout=0.4) as chunks:
-            assert await anext(chunks) == b"one\n"
-            error = await failure(anext(chunks))
-        assert type(error) is errors.Silent
-        assert str(error) == f"{server.url}: nothing came for 0.4 s"
+        async with session:
+            error = await failure(session.stream(PODS, timeout=0.1).__aenter__())
+        assert type(error) is errors.Unreachable
+        assert str(error) == f"{server.url}: timed out"
+
+    async def test_a_stream_may_be_silent_for_longer_than_it_took_to_begin(self, session, server):
+        async def slow(request):
+            answer = web.StreamResponse()
+            await answer.prepare(request)
+            await asyncio.sleep(1)
+            await answer.write(b"late\n")
+            return answer
+
+        server.paths[PODS] = slow
+        async with session, session.stream(PODS, timeout=0.5) as chunks:
+            assert [chunk async for chunk in chunks] == [b"late\n"]
 
     async def test_a_stream_that_breaks_is_unreachable(self, session, server, failure):
         async def broken(request):

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 FAST = Timing(
     watch=WatchTiming(backoff=Backoff(initial=0.02, maximum=0.05, jitter=0.2)),
-    pace=Pace(retry=Backoff(initial=0.05, maximum=0.1, jitter=0.2), settle=0.2),
+    pace=Pace(retry=Backoff(initial=0.05, maximum=0.1, jitter=0.2), hung=0.1, settle=0.2),
     session=Backoff(initial=0.02, maximum=0.05),
 )
 
@@ -375,6 +375,25 @@ class TestAReadingFails:
             await world.settled()
             assert seen.failures == [(world.first, reason)] * 2
             assert world.cluster.counters.peak_execs_per_node == 1
+
+    async def test_by_hanging_and_is_left_in_peace_for_long(self, world: World) -> None:
+        world.cluster.fail_exec(Misconduct.HANG, world.first, times=1)
+        timing = msgspec.structs.replace(FAST, pace=msgspec.structs.replace(FAST.pace, hung=600.0))
+        async with world.watched(exec_timeout=Duration(0.2), timing=timing) as seen:
+            await world.until(lambda: seen.failures == [(world.first, ReadFailure.TIMEOUT)])
+            await world.stays(lambda: world.execs[world.first] == 1)
+
+    def test_by_hanging_after_minutes_and_then_more_seldom_up_to_the_refresh(self) -> None:
+        delays = Pace().backoff(ReadFailure.TIMEOUT, refresh=3600.0)
+        assert [msgspec.structs.replace(delays, jitter=0.0).delay(n) for n in range(6)] == [
+            300.0,
+            600.0,
+            1200.0,
+            2400.0,
+            3600.0,
+            3600.0,
+        ]
+        assert Pace().backoff(ReadFailure.CONNECTION, refresh=3600.0) == Pace().retry
 
     async def test_and_the_one_before_it_stands(self, world: World) -> None:
         async with world.watched(refresh=Duration(0.2)) as seen:

@@ -1,0 +1,32 @@
+"""`gpuid diff`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from collector.cli import gpuid
+
+
+def diff(*args: str | Path) -> Result:
+    return CliRunner().invoke(gpuid, ["diff", *map(str, args)])
+
+
+def test_it_lists_changes_oldest_first_and_sums_them_up(history_config: Path):
+    result = diff("--config", history_config)
+    assert (result.exit_code, result.stderr) == (0, "")
+    _, *lines, summary = result.stdout.splitlines()
+    assert [line.split()[1:4] for line in lines] == [["appeared", "prod", "n1"], ["moved", "prod", "n2"]]
+    assert summary == "1 appeared, 1 moved, 0 vanished, 0 altered"
+
+
+def test_since_leaves_older_changes_out(history_config: Path):
+    (row,) = json.loads(diff("--since", "10m", "--json", "--config", history_config).stdout)
+    assert (row["event"], row["previous_node"]) == ("moved", "n1")
+
+
+@pytest.mark.parametrize("args", [("--since", "1s"), ("--cluster", "lab")])
+def test_nothing_found_is_a_note(history_config: Path, args: tuple[str, ...]):
+    result = diff(*args, "--config", history_config)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No changes found.\n")
