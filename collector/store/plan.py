@@ -19,8 +19,8 @@ class Plan(NamedTuple):
     end_all: list[Row]  # GPUs all of whose open placements end
     begin: list[Row]  # new placements, some of which have ended by now
     changes: list[Row]
-    arrived: list[Row]  # GPUs that are somewhere, and so no ghosts
-    vanished: list[Row]  # GPUs that are ghosts unless an open placement is left
+    arrived: list[Row]  # GPUs that were somewhere, and so are no ghosts from before
+    vanished: list[Row]  # GPUs that are ghosts now unless an open placement is left
 
 
 class OpenPlacement(NamedTuple):
@@ -43,6 +43,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
     alter, end, end_all, begin = [], [], [], []
     rows = []
     present: dict[str, dict[Place, Row]] = {}  # what these changes began, by UUID
+    arrived: dict[str, None] = {}  # a set in order
     last: dict[str, Change] = {}
     for change in changes:
         uuid, place = str(change.gpu.uuid), change.place
@@ -69,6 +70,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
                         row["until"] = change.time
                     here.clear()
                     end_all.append({"b_uuid": uuid, "b_until": change.time})
+                arrived[uuid] = None
                 here[place] = _placement_row(change)
                 begin.append(here[place])
             case _:
@@ -80,7 +82,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
         end_all=end_all,
         begin=begin,
         changes=rows,
-        arrived=[{"b_uuid": uuid} for uuid, change in last.items() if change.event is not Event.VANISHED],
+        arrived=[{"b_uuid": uuid} for uuid in arrived],
         vanished=[
             {"b_uuid": uuid, "b_cluster": change.place.cluster, "b_node": change.place.node}
             for uuid, change in last.items()

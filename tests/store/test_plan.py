@@ -61,6 +61,17 @@ class TestWhatChangesDo:
             change(Event.APPEARED, 1.0, A), change(Event.APPEARED, 2.0, B), change(Event.VANISHED, 3.0, A)
         ) == [("GPU-1", "a", 1.0, 3.0), ("GPU-1", "b", 2.0, None)]
 
+    def test_one_that_came_to_two_nodes_and_left_one_of_them_is_no_ghost_of_before(self):
+        steps = plan(
+            [
+                change(Event.MOVED, 2.0, A, previous=C),
+                change(Event.APPEARED, 3.0, B),
+                change(Event.VANISHED, 4.0, B),
+            ]
+        )
+        assert steps.arrived == [{"b_uuid": "GPU-1"}]  # the ghost goes first; it comes again only if it is nowhere
+        assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "b"}]
+
     def test_a_fact_that_altered_is_kept_with_the_placement(self):
         steps = plan([change(Event.ALTERED, 5.0, A)])
         assert steps.alter == [

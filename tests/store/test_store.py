@@ -37,6 +37,19 @@ class TestAfterARestart:
             assert [(p.node, p.since, p.until) for p in placements] == [("b", 30.0, None), ("a", 10.0, 20.0)]
             assert (await three.store.load()).ghosts == {}
 
+    async def test_a_gpu_that_came_back_in_two_nodes_and_left_one_is_no_ghost(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            one.read("a", 20.0)
+            assert await one.store.recorder.durable(10)
+            one.read("b", 30.0, "1")  # from here on in one commit
+            one.read("a", 40.0, "1")
+            one.read("b", 50.0, "1")
+            one.read("a", 60.0)
+        async with collecting(settings) as two:
+            assert [p.place for p in two.inventory.find(uuid="GPU-1")] == [B]
+            assert (await two.store.load()).ghosts == {}
+
     async def test_a_conflict_is_still_one(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
