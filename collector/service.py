@@ -14,6 +14,7 @@ import msgspec
 import watchfiles
 
 from collector import config as configuration
+from collector import garbage
 from collector.backoff import Backoff
 from collector.cluster import ClusterWatcher, kubeconfig
 from collector.config import Config, ConfigError
@@ -99,6 +100,7 @@ class Service:
                 durable=self._durable,
             )
             async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(garbage.run, name="garbage")
                 self._tasks.start_soon(self.exposition.run, name="exposition")
                 if self._store is not None and self._delivery is not None:
                     self._tasks.start_soon(self._store.run, name="store")

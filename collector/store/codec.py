@@ -52,7 +52,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeSnapsho
         fingerprint=stored.fingerprint,
         gpus=tuple(map(_gpu, *columns)),
         since=stored.since,
-        superseded=frozenset(stored.superseded),
+        superseded=frozenset(stored.superseded) if stored.superseded else _NONE,
     )
 
 
@@ -108,6 +108,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _FIELDS: tuple[str, ...] = Gpu.__struct_fields__
 _UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
 _FEW = frozenset(_FIELDS) - _UNIQUE - {"mig"}
+_NONE: frozenset[str] = frozenset()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _decode_records = msgspec.msgpack.Decoder(list[Record]).decode
