@@ -1,0 +1,48 @@
+"""What the Kubernetes client alone does: list the pods, run one exec in each with the same concurrency, and parse."""
+
+import asyncio
+import sys
+
+from kubernetes_asyncio import client, config
+from kubernetes_asyncio.stream import WsApiClient
+
+from collector import nvidia_smi
+
+CONCURRENCY = 16  # gpuid's own default
+
+
+async def main(kubeconfig: str, clusters: int) -> None:
+    """Read every cluster at once, print how many GPUs there are, and stay to be accounted for."""
+    found = await asyncio.gather(*(read(kubeconfig, f"sim-{index}") for index in range(clusters)))
+    print(sum(found), flush=True)
+    await asyncio.Event().wait()
+
+
+async def read(kubeconfig: str, context: str) -> int:
+    """Count the GPUs of one cluster."""
+    settings = client.Configuration()
+    await config.load_kube_config(kubeconfig, context, settings, persist_config=False)
+    free = asyncio.Semaphore(CONCURRENCY)
+    async with client.ApiClient(settings) as api, WsApiClient(settings) as sockets:
+        pods = await client.CoreV1Api(api).list_namespaced_pod(
+            "gpu-operator", label_selector="app=nvidia-device-plugin-daemonset"
+        )
+        core = client.CoreV1Api(sockets)
+
+        async def count(pod: client.V1Pod) -> int:
+            async with free:
+                output = await core.connect_get_namespaced_pod_exec(
+                    pod.metadata.name,
+                    pod.metadata.namespace,
+                    container="nvidia-device-plugin",
+                    command=["nvidia-smi", "-q", "-x"],
+                    stdout=True,
+                    stderr=False,
+                )
+            return len(nvidia_smi.parse(output.encode()).gpus)
+
+        return sum(await asyncio.gather(*(count(pod) for pod in pods.items)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
