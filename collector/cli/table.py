@@ -1,4 +1,4 @@
-"""Tables on standard output: fitted and coloured on a terminal, elsewhere one full line a row that grep finds."""
+"""Tables on standard output: one full line a row that grep finds, with colours on a terminal."""
 
 import itertools
 import os
@@ -35,13 +35,15 @@ def print_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Styl
     Columns only ever widen from one page of rows to the next.
     """
     if sys.stdout.isatty():
-        return _print_fitted(_heading(columns), _texts(rows), [styles.get(column, {}) for column in columns])
+        return _print_coloured(_heading(columns), _texts(rows), [styles.get(column, {}) for column in columns])
     return _print_lines(_heading(columns), _texts(rows))
 
 
 def fitted(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> "Table":
     """Make the same table for a terminal, to be part of something else there."""
-    return _table(_heading(columns), _texts(rows), [styles.get(column, {}) for column in columns], None, shown=True)
+    return _table(
+        _heading(columns), _texts(rows), [styles.get(column, {}) for column in columns], [0] * len(columns), shown=True
+    )
 
 
 def output_console() -> "Console":
@@ -72,28 +74,26 @@ def _print_lines(heading: list[str], rows: Iterator[list[str]]) -> int:
     return found
 
 
-def _print_fitted(heading: list[str], rows: Iterator[list[str]], styles: Sequence[Style]) -> int:
+def _print_coloured(heading: list[str], rows: Iterator[list[str]], styles: Sequence[Style]) -> int:
+    """Print for a person; what is wider than the terminal is left to it, so that a UUID can be copied in one piece."""
     console = output_console()
     widths = list(map(len, heading))
     found = 0
     while page := list(itertools.islice(rows, _TERMINAL_PAGE)):
         widths = _widened(widths, page)
-        console.print(_table(heading, page, styles, widths if _fits(widths, console) else None, shown=not found))
+        table = _table(heading, page, styles, widths, shown=not found)
+        console.print(table, width=sum(widths) + _GAP * len(widths), crop=False)
         found += len(page)
     if not found:
-        console.print(_table(heading, [], styles, None, shown=True))
+        console.print(_table(heading, [], styles, widths, shown=True), crop=False)
     return found
-
-
-def _fits(widths: Sequence[int], console: "Console") -> bool:
-    return sum(widths) + _GAP * len(widths) <= console.width
 
 
 def _table(
     heading: Sequence[str],
     rows: Iterable[Sequence[str]],
     styles: Sequence[Style],
-    widths: Sequence[int] | None,
+    widths: Sequence[int],
     *,
     shown: bool,
 ) -> "Table":
@@ -101,8 +101,8 @@ def _table(
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=shown, header_style="bold")
-    for index, text in enumerate(heading):
-        table.add_column(text, overflow="fold", min_width=widths[index] if widths else None)
+    for text, width in zip(heading, widths, strict=True):
+        table.add_column(text, overflow="fold", min_width=width)
     for row in rows:
         cells = zip(row, styles, strict=True)
         table.add_row(*(Text(text, style.get(text, style.get("", ""))) for text, style in cells))
