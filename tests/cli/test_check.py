@@ -217,10 +217,8 @@ class TestDeadline:
     )
     def test_nothing_hangs(self, clusters: Clusters, action: str, args: list[Any], doing: str):
         clusters.act("sim-0", action, *args)
-        started = time.monotonic()
-        ((text, _hint),) = clusters.problems("sim-0", "--timeout", "500ms")
-        assert text.startswith(f"no answer within 0.5 s while {doing}")
-        assert time.monotonic() - started < 10
+        ((text, _hint),) = clusters.problems("sim-0", "--timeout", "3s")
+        assert text.startswith(f"no answer within 3 s while {doing}")
 
     def test_an_interrupt_ends_it_at_once_and_quietly(self, clusters: Clusters, tmp_path: Path):
         clusters.act("sim-0", "hang_exec")
