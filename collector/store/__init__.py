@@ -3,7 +3,7 @@
 from collector.config.store import StoreSettings
 from collector.store.database import Access
 from collector.store.errors import StoreError
-from collector.store.history import History, PastPlacement, RecordedChange
+from collector.store.history import History, PastPlacement, Position, RecordedChange
 from collector.store.outbox import Backlog, Batch, DeadLetter, Follow, Outbox, Waiting
 from collector.store.recorder import StoreStatus
 from collector.store.store import Remembered, Store
@@ -17,6 +17,7 @@ __all__ = [
     "History",
     "Outbox",
     "PastPlacement",
+    "Position",
     "RecordedChange",
     "Remembered",
     "Store",
