@@ -26,6 +26,7 @@ _COMMANDS = {
     "where": ("collector.cli.where:where", "Tell where a GPU is, and every place it was."),
     "diff": ("collector.cli.diff:diff", "List what appeared, moved, vanished and altered."),
     "history": ("collector.cli.history:history", "List what sits and sat in a node."),
+    "outbox": ("collector.cli.outbox:outbox", "Show what the sinks are owed; send refused batches again."),
     "health": ("collector.cli.health:health", "Exit 0 when a collector answers, for health checks."),
     "parse": ("collector.cli.parse:parse", "Turn the output of nvidia-smi -q -x into JSON."),
     "simulate": ("collector.cli.simulate:simulate", "Simulated Kubernetes API servers alone, for any client."),
@@ -111,6 +112,9 @@ class _Commands(click.Group):
 def _unwrapped(command: _C) -> _C:
     # Our docstrings are raw: they have the escape that keeps a paragraph's lines apart, and click wants the character.
     command.help = (command.help or "").replace(r"\b", "\b")
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            _unwrapped(subcommand)
     return command
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(initial=1.0, maximum=300.0)
 _STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)
-_IDLE = 5.0  # seconds until a sink looks whether another process wants dead letters sent again
+_LOOK = 2.0  # seconds until a sink looks whether another process wants dead letters sent again
 _BREATH = 0.05  # seconds between two looks at a batch that is filling
 _DRAIN = 5.0  # seconds that the end of the process waits for what is owed
 _REPORT = 10.0  # seconds between two reports of the backlog
@@ -176,7 +176,8 @@ class _Post:
             if batch is not None:
                 await self._bring(batch)
             return
-        await self._delivery.wait(_IDLE if seconds is None else seconds, committed, self._delivery.ending)
+        wait = _LOOK if seconds is None else min(seconds, _LOOK)
+        await self._delivery.wait(wait, committed, self._delivery.ending)
         if committed.is_set():
             await self._delivery.wait(_BREATH, self._delivery.ending)
 

@@ -4,7 +4,7 @@ from collector.config.store import StoreSettings
 from collector.store.database import Access
 from collector.store.errors import StoreError
 from collector.store.history import History, PastPlacement, Position, RecordedChange
-from collector.store.outbox import Backlog, Batch, DeadLetter, Follow, Outbox, Waiting
+from collector.store.outbox import Backlog, Batch, DeadLetter, Follow, Outbox, Owed, Waiting
 from collector.store.recorder import StoreStatus
 from collector.store.store import Remembered, Store
 
@@ -16,6 +16,7 @@ __all__ = [
     "Follow",
     "History",
     "Outbox",
+    "Owed",
     "PastPlacement",
     "Position",
     "RecordedChange",
