@@ -26,6 +26,7 @@ _COMMANDS = {
     "where": ("collector.cli.where:where", "Tell where a GPU is, and every place it was."),
     "diff": ("collector.cli.diff:diff", "List what appeared, moved, vanished and altered."),
     "history": ("collector.cli.history:history", "List what sits and sat in a node."),
+    "export": ("collector.cli.export:export", "Write the inventory as CSV, JSON Lines or Parquet."),
     "outbox": ("collector.cli.outbox:outbox", "Show what the sinks are owed; send refused batches again."),
     "health": ("collector.cli.health:health", "Exit 0 when a collector answers, for health checks."),
     "parse": ("collector.cli.parse:parse", "Turn the output of nvidia-smi -q -x into JSON."),
@@ -161,6 +162,8 @@ def gpuid() -> None:
     Ask a running collector:
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
+      gpuid where 1652922001234         where it is, and every place it was
+      gpuid export --format csv         the whole inventory
       gpuid health                      exit 0 when it answers
     \b
     Without a collector:

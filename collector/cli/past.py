@@ -17,7 +17,7 @@ from collector.cli.text import one_line
 from collector.store import Access, History, PastPlacement, Position, Store, StoreSettings
 from collector.web.history import change_row, placement_row
 
-__all__ = ["Past", "past_options", "print_rows"]
+__all__ = ["Past", "chosen_store", "past_options", "print_rows"]
 
 _PAGE = 10_000
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ class Past:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = dict(options)
-        self._store = _store(options)
+        self._store = chosen_store(options)
 
     def where(self, term: str) -> list[Row]:
         """Find every placement of a serial, UUID or chassis."""
@@ -109,7 +109,8 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, no
         click.echo("\n".join(_table(rows, columns)))
 
 
-def _store(options: Mapping[str, Any]) -> StoreSettings | None:
+def chosen_store(options: Mapping[str, Any]) -> StoreSettings | None:
+    """Find the store that the options choose; None where it is a collector that is to be asked."""
     path: Path | None = options["config"] or found_config()
     return None if options["url"] is not None or path is None else configuration.load(path).store
 

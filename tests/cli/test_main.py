@@ -19,7 +19,21 @@ from collector.model import GpuidError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-NAMES = ["demo", "init", "check", "run", "ls", "where", "diff", "history", "outbox", "health", "parse", "simulate"]
+NAMES = [
+    "demo",
+    "init",
+    "check",
+    "run",
+    "ls",
+    "where",
+    "diff",
+    "history",
+    "export",
+    "outbox",
+    "health",
+    "parse",
+    "simulate",
+]
 
 
 class TestHelp:
