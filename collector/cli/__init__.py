@@ -20,7 +20,7 @@ __all__ = ["gpuid", "main"]
 _COMMANDS = {
     "demo": ("collector.cli.demo:demo", "See it work: a simulated fleet and a collector, on this machine."),
     "init": ("collector.cli.init:init", "Write a configuration from the contexts of your kubeconfig."),
-    "check": ("collector.cli.check:check", "Try every cluster: reachable, rights, pods, one reading."),
+    "check": ("collector.cli.check:check", "Try every cluster, the store and every sink."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
     "ls": ("collector.cli.ls:ls", "List the GPUs of a running collector, or find one."),
     "where": ("collector.cli.where:where", "Tell where a GPU is, and every place it was."),
@@ -156,7 +156,7 @@ def gpuid() -> None:
     \b
     On your clusters:
       gpuid init                        writes ./gpuid.toml from ~/.kube/config
-      gpuid check                       tries every cluster and tells what is missing
+      gpuid check                       tries clusters, store and sinks: what is missing?
       gpuid run                         collects and serves, until Ctrl-C
     \b
     Ask a running collector:

@@ -1,6 +1,7 @@
 """History and outbox: where every GPU was, and what the sinks are owed, in SQLite or PostgreSQL."""
 
 from collector.config.store import StoreSettings
+from collector.store.check import check
 from collector.store.database import Access
 from collector.store.errors import StoreError
 from collector.store.history import History, PastPlacement, Position, RecordedChange
@@ -26,4 +27,5 @@ __all__ = [
     "StoreSettings",
     "StoreStatus",
     "Waiting",
+    "check",
 ]
