@@ -105,6 +105,16 @@ class Database:
                 except FOREIGN as error:
                     raise explain(error, self.location) from error
 
+    async def lend(self) -> AsyncConnection:
+        """Hand out a connection that the caller keeps for long, without a transaction; raises StoreError."""
+        with anyio.CancelScope(shield=True):
+            try:
+                connection = await self._reader.connect()
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+            except FOREIGN as error:
+                raise explain(error, self.location) from error
+        return connection
+
     def insert(self, table: Table) -> Any:
         """Begin an INSERT that can say what to do on conflict, which each engine says in its own way."""
         return (postgresql if isinstance(self.location, PostgresLocation) else sqlite).insert(table)

@@ -18,6 +18,7 @@ from collector.model import Place
 from collector.store import schema
 from collector.store.codec import decode_node
 from collector.store.database import Access, Database
+from collector.store.delivery_lock import DeliveryLock
 from collector.store.errors import StoreError
 from collector.store.history import History
 from collector.store.outbox import Follow, Outbox
@@ -47,6 +48,7 @@ class Store:
         self.history = History(database)
         self.outbox = Outbox(database, clock=clock)
         self.recorder = Recorder(database, clock=clock)
+        self.delivery_lock = DeliveryLock(database)
         self._retention = settings.retention
         self._clock = clock
 
@@ -61,7 +63,11 @@ class Store:
     ) -> AsyncIterator[Self]:
         """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError."""
         async with Database.open(settings, access) as database:
-            yield cls(database, settings, clock)
+            store = cls(database, settings, clock)
+            try:
+                yield store
+            finally:
+                await store.delivery_lock.release()
 
     async def load(self, clusters: Collection[str] | None = None) -> Remembered:
         """Load the present inventory, or some clusters' part of it; raises StoreError."""
