@@ -1,7 +1,8 @@
 """A client of a running collector, and the options that say where it is and how to be let in."""
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from collector.config import ConfigError, Duration, Server
 __all__ = ["Client", "connection_options"]
 
 _T = TypeVar("_T")
+_PAGE = 10_000  # what the API gives at most
 
 
 def connection_options(function: Any) -> Any:
@@ -99,6 +101,19 @@ class Client:
             return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
             raise Failure(f"{where}: the answer is not a gpuid collector's") from error
+
+    def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
+        """Go through the pages of the GPUs that the filters admit; raises Failure."""
+        for offset in itertools.count(step=_PAGE):
+            page = self.get("/api/v1/gpus", {**filters, "limit": str(_PAGE), "offset": str(offset)}, _Page)
+            yield page.gpus
+            if offset + _PAGE >= page.total or not page.gpus:
+                return
+
+
+class _Page(msgspec.Struct):
+    gpus: list[dict[str, Any]]
+    total: int
 
 
 class _Refusal(msgspec.Struct):

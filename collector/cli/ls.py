@@ -17,11 +17,10 @@ __all__ = ["ls"]
 
 _FILTERS = ("cluster", "node", "serial", "uuid", "model", "chassis", "machine")
 _TERMS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may be
-_PAGE = 10_000  # what the API gives at most
 
 _TABLE = ("cluster", "node", "serial", "uuid", "model", "chassis")
 _WIDE = (*_TABLE, "slot", "tray", "host", "module", "machine", "pci_bus_id", "since", "confirmed")
-_ALL = ("cluster", "node", "machine", *Gpu.__struct_fields__, "since", "confirmed")
+_ALL = ("cluster", "node", "machine", "source", *Gpu.__struct_fields__, "since", "confirmed")
 
 
 def _filter_options(function: Any) -> Any:
@@ -75,33 +74,20 @@ def ls(
 _Filters = Mapping[str, Sequence[str]]
 
 
-class _Page(msgspec.Struct):
-    gpus: list[dict[str, Any]]
-    total: int
-
-
 def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[str, Any]]:
     """Go through the pages of every question, each GPU once."""
     if term is None:
-        yield from _pages(client, filters)
+        yield from itertools.chain.from_iterable(client.gpus(filters))
         return
     seen: set[tuple[Any, ...]] = set()
     for name in _TERMS:
         if term not in filters.get(name, (term,)):
             continue
-        for gpu in _pages(client, {**filters, name: (term,)}):
+        for gpu in itertools.chain.from_iterable(client.gpus({**filters, name: (term,)})):
             key = tuple(map(gpu.get, ("cluster", "node", "uuid", "serial")))
             if key not in seen:
                 seen.add(key)
                 yield gpu
-
-
-def _pages(client: Client, filters: _Filters) -> Iterator[dict[str, Any]]:
-    for offset in itertools.count(step=_PAGE):
-        page = client.get("/api/v1/gpus", {**filters, "limit": str(_PAGE), "offset": str(offset)}, _Page)
-        yield from page.gpus
-        if offset + _PAGE >= page.total or not page.gpus:
-            return
 
 
 def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE) -> int:

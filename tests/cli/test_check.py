@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -205,6 +206,50 @@ class TestProblems:
         ((text, hint),) = clusters.problems("x")
         assert "gpu-operator/" in text
         assert hint == "set `container` of the source to a container of this pod"
+
+
+class TestDestinations:
+    def test_store_and_sinks_are_rows_of_their_own_and_one_failure_is_exit_1(self, clusters: Clusters, tmp_path: Path):
+        hook = '[sinks.hook]\ntype = "webhook"\nurl = "http://127.0.0.1:1/secret-path"'
+        clusters.configure(f'[store]\nurl = "sqlite://{tmp_path}/store/gpuid.db"', '[sinks.log]\ntype = "stdout"', hook)
+        result = clusters.check()
+        assert (result.returncode, result.stderr) == (1, "")
+        *_, verdict, empty, heading, store, log, broken = result.stdout.splitlines()
+        assert (verdict, empty, heading.split()) == (
+            "2 of 2 clusters are ready.",
+            "",
+            ["DESTINATION", "TYPE", "RESULT"],
+        )
+        assert " ".join(store.split()) == "store sqlite ok (a collector makes it at its first start)"
+        assert " ".join(log.split()) == "log stdout ok (writes to a pipe)"
+        assert broken.split()[:3] == ["hook", "webhook", "sinks.hook:"]
+        assert "http://127.0.0.1:1: All connection attempts failed" in broken
+        assert "secret-path" not in result.stdout
+        assert not (tmp_path / "store").exists()
+
+    def test_json_has_them_under_keys_of_their_own(self, clusters: Clusters, tmp_path: Path):
+        clusters.configure(f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"', '[sinks.log]\ntype = "stdout"')
+        result = clusters.check("--json")
+        found = json.loads(result.stdout)
+        assert result.returncode == 0
+        assert found["store"] == {
+            "name": "store",
+            "type": "sqlite",
+            "ok": True,
+            "text": "a collector makes it at its first start",
+        }
+        assert found["sinks"] == [{"name": "log", "type": "stdout", "ok": True, "text": "writes to a pipe"}]
+        found = json.loads(clusters.check("--json", "--cluster", "sim-0").stdout)
+        assert (len(found["clusters"]), found["store"], found["sinks"]) == (1, None, [])
+
+    def test_a_sink_that_never_answers_runs_into_the_timeout(self, clusters: Clusters, tmp_path: Path):
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            url = f"http://127.0.0.1:{mute.getsockname()[1]}/"
+            store = f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"'
+            clusters.configure(store, f'[sinks.hook]\ntype = "webhook"\nurl = "{url}"')
+            result = clusters.check("--json", "--timeout", "2s")
+        assert result.returncode == 1
+        assert json.loads(result.stdout)["sinks"][0]["text"] == "no answer within 2 s"
 
 
 class TestDeadline:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-import collector.cli.ls
+import collector.cli.client
 from collector.cli import gpuid
 from collector.inventory import Inventory
 from tests.plugins.terminal import Terminal
@@ -111,7 +111,7 @@ class TestFilters:
         assert (result.exit_code, result.stdout, result.stderr) == (0, "[]\n", "No GPUs found.\n")
 
     def test_all_pages_are_fetched(self, url: str, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(collector.cli.ls, "_PAGE", 2)
+        monkeypatch.setattr(collector.cli.client, "_PAGE", 2)
         assert uuids(ls("--url", url, "-o", "json")) == ["GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]
         assert len(ls("--url", url).stdout.splitlines()) == 6
 
