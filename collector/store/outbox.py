@@ -30,6 +30,7 @@ class Backlog(NamedTuple):
 
     records: int
     oldest: float | None  # Unix seconds; None when nothing is owed
+    dead_letters: int = 0  # batches that it refused for good
 
 
 class Waiting(NamedTuple):
@@ -178,15 +179,16 @@ class Outbox:
                 )
 
     async def backlog(self, sink: str) -> Backlog:
-        """Tell what the sink is still owed, dead letters aside."""
+        """Tell what the sink is still owed, dead letters apart."""
         async with self._database.read() as connection:
+            dead = await connection.scalar(select(func.count(_letters.id)).where(_letters.sink == sink)) or 0
             state = await _state(connection, sink)
             if state is None:
-                return Backlog(0, None)
+                return Backlog(0, None, dead)
             ahead = _counted(state).subquery()
             first = _counted(state).limit(1).subquery()
             count = await connection.scalar(select(func.sum(ahead.c.count)))
-            return Backlog(int(count or 0), await connection.scalar(select(first.c.time)))
+            return Backlog(int(count or 0), await connection.scalar(select(first.c.time)), dead)
 
     async def sinks(self) -> list[str]:
         """Name the sinks that are owed something, or were at the last start of a collector."""
