@@ -120,6 +120,7 @@ class Service:
                 config = await anyio.to_thread.run_sync(load, path)
                 if self._delivery is not None:
                     await self._delivery.follow(config.sinks)
+                    self.metrics.keep_sinks(config.sinks)
             except GpuidError as error:
                 log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
                 return
@@ -182,7 +183,7 @@ class Service:
         if status.cluster in self._identities.duplicates and status.state is not ClusterState.DUPLICATE:
             return
         self.statuses[status.cluster] = status
-        self.metrics.cluster_up(status.cluster, status.up)
+        self.metrics.cluster_state(status.cluster, status.state)
 
     def on_synced(self, cluster: str, time: float) -> None:
         """Publish the last proof that a cluster's view is current."""
@@ -205,7 +206,7 @@ class Service:
 
     def on_backlog(self, sink: str, backlog: Backlog) -> None:
         """Publish what a sink is owed."""
-        self.metrics.backlog(sink, backlog.records, backlog.oldest)
+        self.metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
 
     # What follows from it
 
