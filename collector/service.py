@@ -34,7 +34,7 @@ from collector.model import (
 )
 from collector.sinks.delivery import Delivery
 from collector.store import Backlog, Store
-from collector.web import Context, serve
+from collector.web import Context, LatestChanges, as_change, serve
 
 __all__ = ["Service", "load"]
 
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _RESTART = Backoff(initial=1.0, maximum=60.0)
 _HEALTHY = 60.0  # seconds after which a failure of ours counts as the first one again
 _FIXED = ("server", "metrics", "store")  # what is settled when the service starts
+_LATEST = 1000  # changes of the history that the page shows after a restart
 _DURABLE = 1.0  # seconds that an answer waits for what it says to be committed
 
 
@@ -72,6 +73,7 @@ class Service:
         self._reloading = anyio.Lock()
         self._synced: dict[str, float] = {}  # Unix seconds
         self._identities = Identities()
+        self._latest = LatestChanges()
         self.statuses: dict[str, ClusterStatus] = {}
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.inventory = Inventory(on_node=self._node_changed)
@@ -99,6 +101,7 @@ class Service:
                 cluster_label=self._config.metrics.cluster_label,
                 history=self._store.history if self._store else None,
                 durable=self._durable,
+                latest=self._latest,
             )
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self.exposition.run, name="exposition")
@@ -222,6 +225,7 @@ class Service:
             gc.enable()
             gc.freeze()
         self._touched.clear()
+        self._latest.add([as_change(change) for change in reversed(await store.history.latest_changes(limit=_LATEST))])
         self._store = store
         self.metrics.watch_store(
             up=lambda: store.recorder.status.up,
@@ -259,6 +263,7 @@ class Service:
             self._store.recorder.record({place: self.inventory.snapshot(place) for place in touched}, changes, reading)
         if not changes:
             return
+        self._latest.add(changes)
         for change in changes:
             if change.event is Event.MOVED:
                 self.metrics.moved(change.place.cluster)
