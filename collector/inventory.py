@@ -133,8 +133,9 @@ class Inventory:
         """Keep what Kubernetes says of a node, before its first reading or between readings."""
         place = Place(cluster, node.name)
         known = self.node(place)
-        if known is None or known.node != node:
-            self._entry(place, node).node = node
+        before = None if known is None else known.node
+        self._entry(place, node).node = node  # also an equal one: whoever told of it holds it anyway
+        if before != node:
             self._on_node(place)
 
     def remove_node(self, place: Place, time: float) -> list[Change]:

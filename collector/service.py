@@ -225,6 +225,7 @@ class Service:
             self.inventory.restore(remembered.nodes, ghosts)
         finally:
             gc.enable()
+            gc.collect()  # what was left over from the loading would else be kept for good, all of its rows
             gc.freeze()
         self._touched.clear()
         self._latest.add([as_change(change) for change in reversed(await store.history.latest_changes(limit=_LATEST))])
