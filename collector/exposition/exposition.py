@@ -27,7 +27,7 @@ CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _SLICE = 0.005  # seconds of rendering between two turns of the event loop
-_UNCOMPRESSED = 16_384  # nodes whose new lines may wait to be compressed, 30 MB; a restart renders a whole fleet
+_UNCOMPRESSED = 8192  # nodes whose new lines may wait to be compressed, 15 MB; a restart renders a whole fleet
 _PAUSE = 1.0  # seconds between two rounds in the background; a scrape does not wait for them
 
 

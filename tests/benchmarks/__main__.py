@@ -9,23 +9,25 @@ from pathlib import Path
 from tests.benchmarks import plot
 from tests.benchmarks.table import HEAD, Row, markdown
 
-COMPARISONS = ("scrape", "change", "watch", "parse", "read", "start", "history", "delivery", "whole")
+_ORDER = ("scrape", "change", "watch", "parse", "read", "start", "history", "delivery", "whole")
+COMPARISONS = [name for name in _ORDER if importlib.util.find_spec(f"tests.benchmarks.{name}")]
 RESULTS = Path(__file__).with_name("RESULTS.md")
 _BEGIN, _END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen comparisons and print their rows as they come."""
-    names = [name for name in COMPARISONS if importlib.util.find_spec(f"tests.benchmarks.{name}")]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones; default: all of {', '.join(names)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which ones; default: all of {', '.join(COMPARISONS)}"
+    )
     parser.add_argument("--small", action="store_true", help="a few nodes only, to see that everything works")
     parser.add_argument("--write", action="store_true", help=f"put the table into {RESULTS.name}, and draw the plot")
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(names):
-        parser.error(f"there is no comparison {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if unknown := set(options.names) - set(COMPARISONS):
+        parser.error(f"there is no comparison {', '.join(sorted(unknown))}; there are {', '.join(COMPARISONS)}")
     print(HEAD, flush=True)
-    found = [row for name in options.names or names for row in _printed(rows(name, small=options.small))]
+    found = [row for name in options.names or COMPARISONS for row in _printed(rows(name, small=options.small))]
     if options.write:
         _write(found)
         plot.draw(RESULTS.with_name("cost.svg"))

@@ -53,16 +53,15 @@ def simulated(folder: Path, clusters: int, nodes: int, gpus: int, latency: str) 
 @contextlib.contextmanager
 def running(command: Sequence[str | Path], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
     """Start a program, and end it with the block."""
-    process = subprocess.Popen([str(word) for word in command], **options)
-    try:
-        yield process
-    finally:
-        process.terminate()
+    with subprocess.Popen([str(word) for word in command], **options) as process:
         try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @contextlib.contextmanager
