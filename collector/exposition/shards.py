@@ -100,9 +100,9 @@ class _Shard:
         self.put(node, _NO_LINES)
         self._free.append(self.slots.pop(node))
 
-    def stale(self) -> Iterator[int]:
-        """Yield the families whose text is older than the lines."""
-        return (family for family, lines in enumerate(self._changes) if lines)
+    def stale(self) -> list[int]:
+        """Name the families whose text is older than the lines."""
+        return [family for family, lines in enumerate(self._changes) if lines]
 
     def take(self, family: int) -> Change:
         """Give what is to become of a family's text; its result is then to be put into `texts`."""
@@ -126,33 +126,34 @@ class Shards:
     """One cluster's nodes, spread over shards."""
 
     def __init__(self) -> None:
-        self.touched = False
         self._all: list[_Shard] = []
+        self._changed: dict[_Shard, None] = {}  # those whose texts are older than their lines
         self._of: dict[str, _Shard] = {}
         self._groups: dict[tuple[int, int], tuple[list[Text], Text]] = {}  # (family, group) -> what was joined, to what
         self._open: _Shard | None = None  # the one that takes new nodes
 
-    def put(self, node: str, lines: Sequence[bytes]) -> None:
-        """Give a node its lines, beside NODE_FAMILIES."""
+    def put(self, node: str, lines: Sequence[bytes]) -> bool:
+        """Give a node its lines, beside NODE_FAMILIES; tells whether that changes anything."""
         if (shard := self._of.get(node)) is None:
             shard = self._of[node] = self._with_room()
-        self.touched |= shard.put(node, lines)
+        if changed := shard.put(node, lines):
+            self._changed[shard] = None
+        return changed
 
     def remove(self, node: str) -> None:
         """Take a node's lines out."""
         if shard := self._of.pop(node, None):
             shard.remove(node)
-            self.touched = True
+            self._changed[shard] = None
 
-    def stale(self) -> Iterator[tuple[_Shard, int]]:
-        """Yield the shards and families whose text is older than the lines."""
-        for shard in self._all:
-            for family in shard.stale():
-                yield shard, family
+    def take(self) -> list[tuple[_Shard, int, Change]]:
+        """Give the shards and families whose text is older than the lines, and what is to become of each."""
+        taken = [(shard, family, shard.take(family)) for shard in self._changed for family in shard.stale()]
+        self._changed.clear()
+        return taken
 
     def text(self) -> ClusterText:
         """Join the shards' texts; empty when no node is left."""
-        self.touched = False
         self._all = [shard for shard in self._all if shard.slots]
         self._open = self._open if self._open in self._all else None
         if not self._all:
