@@ -22,7 +22,7 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def until(answer: Callable[[], object], expected: object, *, seconds: float = 30) -> None:
+def until(answer: Callable[[], object], expected: object, *, seconds: float = 60) -> None:
     """Ask again and again until the answer is the expected one; fails with the last one."""
     deadline = time.monotonic() + seconds
     while (last := answer()) != expected:
