@@ -284,6 +284,7 @@ class Service:
 
     async def _follow(self, clusters: Collection[configuration.Cluster]) -> None:
         wanted = {cluster.name: cluster for cluster in clusters}
+        freed = self._identities.follow(list(wanted))
         for name in self._watches.keys() - wanted.keys():
             await self._watches.pop(name).stop()
             log.info("cluster removed from the configuration", extra={"cluster": name})
@@ -291,7 +292,7 @@ class Service:
             self.statuses.pop(name, None)
             self._synced.pop(name, None)
             self.metrics.remove_cluster(name)
-        self._release(self._identities.follow(list(wanted)))
+        self._release(freed)  # what the removed ones published is gone: nothing seems to move
         for name, cluster in wanted.items():
             watch = self._watches.get(name)
             if watch is not None and watch.cluster == cluster:
