@@ -7,7 +7,7 @@ import pytest
 hypothesis.settings.register_profile("gpuid", deadline=None)
 hypothesis.settings.load_profile("gpuid")
 
-pytest_plugins = ["tests.plugins.no_skips", "tests.plugins.prometheus"]
+pytest_plugins = ["tests.plugins.no_skips", "tests.plugins.prometheus", "tests.plugins.troubled"]
 
 
 @pytest.fixture

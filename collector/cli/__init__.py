@@ -23,6 +23,7 @@ _COMMANDS = {
     "check": ("collector.cli.check:check", "Try every cluster, the store and every sink."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
     "ls": ("collector.cli.ls:ls", "List the GPUs of a running collector, or find one."),
+    "top": ("collector.cli.top:top", "Watch a running collector's clusters and the latest changes."),
     "where": ("collector.cli.where:where", "Tell where a GPU is, and every place it was."),
     "diff": ("collector.cli.diff:diff", "List what appeared, moved, vanished and altered."),
     "history": ("collector.cli.history:history", "List what sits and sat in a node."),
@@ -162,6 +163,7 @@ def gpuid() -> None:
     Ask a running collector:
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
+      gpuid top                         its clusters and the latest changes, live
       gpuid where 1652922001234         where it is, and every place it was
       gpuid export --format csv         the whole inventory
       gpuid health                      exit 0 when it answers

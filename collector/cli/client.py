@@ -95,10 +95,8 @@ class Client:
             raise Failure(
                 f"{where}: answers {answer.status_code}; expected --token-file, or --user with $GPUID_PASSWORD"
             )
-        if answer.status_code == 404 and answer.text.startswith("this collector"):
-            raise Failure(f"{where}: {one_line(answer.text)}")
         if answer.status_code != 200:
-            raise Failure(f"{where}: answers {answer.status_code} {answer.reason_phrase}".rstrip())
+            raise Failure(f"{where}: {_refusal(answer)}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
@@ -116,6 +114,18 @@ class Client:
 class _Page(msgspec.Struct):
     gpus: list[dict[str, Any]]
     total: int
+
+
+class _Refusal(msgspec.Struct):
+    error: str
+
+
+def _refusal(answer: httpx.Response) -> str:
+    """Give the API's own reason, or what any server's status line says."""
+    try:
+        return one_line(msgspec.json.decode(answer.content, type=_Refusal).error)
+    except msgspec.DecodeError:
+        return f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
 
 
 def _endpoint(url: str | None, config: Path | None, ca: Path | None, cert: Path | None, key: Path | None) -> Endpoint:

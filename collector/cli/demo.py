@@ -17,6 +17,7 @@ from collector.inventory import Inventory
 from collector.model import ClusterState
 from collector.service import Service
 from collector.simulator import Done, Placed, SimulatedCluster, Simulator
+from collector.store import StoreSettings
 
 __all__ = ["demo"]
 
@@ -82,6 +83,8 @@ def _config(simulator: Simulator, listen: Listen) -> config.Config:
     return config.Config(
         clusters=tuple(config.Cluster(context=name, kubeconfig=kubeconfig) for name in simulator.clusters),
         server=config.Server(listen=listen),
+        # Beside the simulator's own files, so it goes with them.
+        store=StoreSettings(url=f"sqlite://{simulator.kubeconfig.with_name('gpuid.db')}"),
     )
 
 

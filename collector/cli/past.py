@@ -1,7 +1,6 @@
 """The look back that several commands share: from the configured store, or from a running collector."""
 
-import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -13,13 +12,17 @@ import msgspec
 from collector import config as configuration
 from collector.cli.client import Client, connection_options
 from collector.cli.options import found_config
-from collector.cli.text import one_line
+from collector.cli.table import EVENT_STYLES, print_table
 from collector.store import Access, History, PastPlacement, Position, Store, StoreSettings
 from collector.web.history import change_row, placement_row
 
 __all__ = ["Past", "chosen_store", "past_options", "print_rows"]
 
 _PAGE = 10_000
+_STYLES = {
+    "event": EVENT_STYLES,
+    "until": {"-": "green", "": "dim"},  # what is still there stands out
+}
 Row = dict[str, Any]
 _T = TypeVar("_T")
 _PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
@@ -106,7 +109,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, no
     if not rows:
         click.echo(nothing, err=True)
     elif not as_json:
-        click.echo("\n".join(_table(rows, columns)))
+        print_table(columns, ([row[column] for column in columns] for row in rows), styles=_STYLES)
 
 
 def chosen_store(options: Mapping[str, Any]) -> StoreSettings | None:
@@ -125,12 +128,3 @@ def _query(settings: StoreSettings, ask: Callable[[History], Awaitable[_T]]) -> 
 
 def _given(**params: str | None) -> dict[str, str]:
     return {name: value for name, value in params.items() if value is not None}
-
-
-def _table(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
-    heading = [column.upper() for column in columns]
-    lines = [heading, *([one_line(row[column]) or "-" for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for index, line in enumerate(lines):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        yield click.style(text, bold=True) if index == 0 and "NO_COLOR" not in os.environ else text

@@ -114,9 +114,12 @@ class Delivery:
         while True:
             for name in list(self._posts):
                 try:
-                    self.observer.on_backlog(name, await self.store.outbox.backlog(name))
+                    backlog = await self.store.outbox.backlog(name)
                 except StoreError as error:
                     log.debug("the backlog cannot be told: %s", error)
+                    continue
+                if name in self._posts:  # it may have been removed meanwhile
+                    self.observer.on_backlog(name, backlog)
             await anyio.sleep(_REPORT)
 
 

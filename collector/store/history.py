@@ -128,6 +128,24 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
+    async def latest_changes(
+        self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
+    ) -> list[RecordedChange]:
+        """List what happened last, newest first; `before` is the id of the last change of the page before."""
+        query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
+        if event is not None:
+            query = query.where(_changes.event == event)
+        if cluster is not None:
+            query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
+        async with self._database.read() as connection:
+            if before is not None:
+                time = await connection.scalar(select(_changes.time).where(_changes.id == before))
+                if time is None:  # it is forgotten by now, and with it all that was older
+                    return []
+                query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
+            rows = (await connection.execute(query)).mappings().all()
+        return [_change(row) for row in rows]
+
     async def _placements(
         self, condition: ColumnElement[bool], after: Position | None, limit: int
     ) -> list[PastPlacement]:

@@ -30,6 +30,7 @@ class Backlog(NamedTuple):
 
     records: int
     oldest: float | None  # Unix seconds; None when nothing is owed
+    dead_letters: int = 0  # batches that it refused for good
 
 
 class Owed(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,10 +187,9 @@ class Outbox:
                 )
 
     async def backlog(self, sink: str) -> Backlog:
-        """Tell what the sink is still owed, dead letters aside."""
+        """Tell what the sink is still owed, dead letters apart."""
         async with self._database.read() as connection:
-            state = await _state(connection, sink)
-            return Backlog(0, None) if state is None else await _backlog(connection, state)
+            return await _backlog(connection, sink, await _state(connection, sink))
 
     async def owed(self) -> list[Owed]:
         """Tell of each sink that a collector followed last how its delivery stands."""
@@ -197,7 +197,7 @@ class Outbox:
         async with self._database.read() as connection:
             states = (await connection.execute(select(schema.sinks).order_by(_sinks.name))).mappings().all()
             for state in states:
-                records, oldest = await _backlog(connection, state)
+                records, oldest, _ = await _backlog(connection, state["name"], state)
                 key = None if state["upto"] is None else self._key(state, state["upto"])
                 found.append(Owed(sink=state["name"], emit=state["emit"], records=records, oldest=oldest, next=key))
         return found
@@ -246,11 +246,14 @@ async def _state(connection: AsyncConnection, sink: str) -> RowMapping | None:
     return (await connection.execute(select(schema.sinks).where(_sinks.name == sink))).mappings().first()
 
 
-async def _backlog(connection: AsyncConnection, state: RowMapping) -> Backlog:
+async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | None) -> Backlog:
+    dead = await connection.scalar(select(func.count(_letters.id)).where(_letters.sink == sink)) or 0
+    if state is None:
+        return Backlog(0, None, dead)
     ahead = _counted(state).subquery()
     first = _counted(state).limit(1).subquery()
     count = await connection.scalar(select(func.sum(ahead.c.count)))
-    return Backlog(int(count or 0), await connection.scalar(select(first.c.time)))
+    return Backlog(int(count or 0), await connection.scalar(select(first.c.time)), dead)
 
 
 def _counted(state: RowMapping) -> Any:

@@ -36,6 +36,14 @@ class Clusters:
         lines += [f'[[clusters]]\ncontext = "{name}"' for name in self._simulator.clusters]
         self._config.write_text("\n".join([*lines, *more]))
 
+    def distrust(self, path: Path) -> None:
+        """Configure a kubeconfig at `path` that trusts whom the system trusts, and not the simulator's authority."""
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["clusters"]:
+            del entry["cluster"]["certificate-authority-data"]
+        path.write_text(json.dumps(document))
+        self._config.write_text(self._config.read_text().replace(str(self._simulator.kubeconfig), str(path)))
+
     def check(self, *args: str) -> subprocess.CompletedProcess[str]:
         return self._run("check", "-c", self._config, *args)
 
@@ -167,6 +175,26 @@ class TestProblems:
         finding = clusters.finding("sim-0")
         assert (finding["ok"], finding["user"], finding["rights"], finding["gpus"]) == (True, None, {}, 4)
 
+    def test_two_names_for_one_cluster_are_a_problem_of_the_second(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"')
+        result = clusters.check("--json")
+        found = {finding["cluster"]: finding["problems"] for finding in json.loads(result.stdout)["clusters"]}
+        problem = {
+            "text": "it is the cluster sim-0 once more: both have the same pods",
+            "hint": "remove one of the two",
+        }
+        assert (result.returncode, found) == (1, {"sim-0": [], "sim-1": [], "x": [problem]})
+
+    def test_two_parts_of_one_cluster_are_none(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\nnode_selector = "pool=x"')
+        assert clusters.check().returncode == 0
+
+    def test_a_certificate_that_another_authority_signed(self, clusters: Clusters, tmp_path: Path):
+        clusters.distrust(tmp_path / "kubeconfig")
+        ((text, hint),) = clusters.problems("sim-0")
+        assert text.startswith(f"{clusters['sim-0'].url}: certificate verify failed: ")
+        assert hint == "does the kubeconfig's certificate-authority belong to this server, and fits tls-server-name?"
+
     def test_no_pods_but_another_presets(self, clusters: Clusters):
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
         assert clusters.problems("x") == [
@@ -262,10 +290,8 @@ class TestDeadline:
     )
     def test_nothing_hangs(self, clusters: Clusters, action: str, args: list[Any], doing: str):
         clusters.act("sim-0", action, *args)
-        started = time.monotonic()
-        ((text, _hint),) = clusters.problems("sim-0", "--timeout", "500ms")
-        assert text.startswith(f"no answer within 0.5 s while {doing}")
-        assert time.monotonic() - started < 10
+        ((text, _hint),) = clusters.problems("sim-0", "--timeout", "3s")
+        assert text.startswith(f"no answer within 3 s while {doing}")
 
     def test_an_interrupt_ends_it_at_once_and_quietly(self, clusters: Clusters, tmp_path: Path):
         clusters.act("sim-0", "hang_exec")

@@ -25,6 +25,7 @@ NAMES = [
     "check",
     "run",
     "ls",
+    "top",
     "where",
     "diff",
     "history",

@@ -205,6 +205,7 @@ class TestDeadLetters:
             None,
         )
         assert (await collector.store.outbox.show(letter.id)).records == batch.records
+        assert await collector.store.outbox.backlog("lake") == Backlog(1, 10.0, dead_letters=1)
         assert await owed(collector) == [[("appeared", "GPU-2")]]
 
     async def test_one_that_another_process_replays_is_sent_again_under_its_key(self, settings, collector):
