@@ -70,6 +70,15 @@ def prometheus_program() -> str:
 
 
 @pytest.fixture(scope="session")
+def promtool() -> str:
+    """Where Prometheus' own checker is installed."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("no promtool on PATH: install Debian's package prometheus")
+    return program
+
+
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running `gpuid demo` that has read all its nodes."""
     (port,) = free_ports(1)
