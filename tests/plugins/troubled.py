@@ -15,12 +15,10 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-import yaml
 
 from tests.plugins.processes import Process, free_ports, until
 from tests.plugins.prometheus import Prometheus, answers, scraping
 
-RULES = Path(__file__).parents[2] / "config" / "prometheus" / "rules"
 CLUSTERS, NODES, GPUS = 5, 3, 4
 
 CONFIG = """
@@ -92,7 +90,7 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
         for collector, url in collectors:
             until(lambda: answers(f"{url}/readyz", collector), True, seconds=60)  # noqa: B023  used at once
         urls = [url for _, url in collectors]
-        server = stack.enter_context(scraping(prometheus_program, folder, urls, _impatient_rules(folder)))
+        server = stack.enter_context(scraping(prometheus_program, folder, urls))
         yield _get_into_trouble(fleet, server)
 
 
@@ -133,18 +131,6 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
     (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
     gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
     return Troubled(server, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
-
-
-def _impatient_rules(folder: Path) -> list[Path]:
-    """The rules as they are shipped, but evaluated as often as everything is scraped."""
-    copies = []
-    for path in sorted(RULES.glob("*.yml")):
-        rules = yaml.safe_load(path.read_text())
-        for group in rules["groups"]:
-            group.pop("interval", None)
-        copies.append(folder / path.name)
-        copies[-1].write_text(yaml.safe_dump(rules))
-    return copies
 
 
 class _Fleet:

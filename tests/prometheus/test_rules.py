@@ -13,7 +13,8 @@ from collector.exposition.families import FAMILIES
 from collector.model import ClusterState, ReadFailure
 from collector.sinks import Reason
 from tests.plugins.processes import until
-from tests.plugins.troubled import RULES, Troubled
+from tests.plugins.prometheus import RULES
+from tests.plugins.troubled import Troubled
 
 ROOT = Path(__file__).parents[2]
 TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
