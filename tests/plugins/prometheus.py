@@ -65,18 +65,19 @@ class Prometheus:
 @pytest.fixture(scope="session")
 def prometheus_program() -> str:
     """Where Prometheus is installed."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("no prometheus on PATH: install Debian's package prometheus")
-    return program
+    return _installed("prometheus")
 
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """Where Prometheus' own checker is installed."""
-    program = shutil.which("promtool")
+    return _installed("promtool")
+
+
+def _installed(name: str) -> str:
+    program = shutil.which(name)
     if program is None:
-        pytest.skip("no promtool on PATH: install Debian's package prometheus")
+        pytest.skip(f"no {name} on PATH: install Debian's package prometheus")
     return program
 
 

@@ -124,7 +124,8 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
         ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
         ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
         ('gpuid_gpu_conflicts{cluster="twin"} == 12', 2),
-        ('gpuid_node_info{cluster="sim-1",node="gpu-0002"}', 0),
+        ('absent(gpuid_gpu_info{cluster="sim-1",node="gpu-0002"})', 1),
+        (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
     ):
         until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=60)  # noqa: B023
     now = time.time()
