@@ -222,6 +222,7 @@ class Service:
             remembered = await store.load()
             ghosts = {uuid: place for uuid, place in remembered.ghosts.items() if place.cluster in configured}
             self.inventory.restore(remembered.nodes, ghosts)
+            await self.exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
         finally:
             gc.enable()
             gc.collect()  # what was left over from the loading would else be kept for good, all of its rows

@@ -6,16 +6,15 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
 
+from tests.plugins.http import served
 from tests.plugins.processes import Process, free_ports, until
 from tests.plugins.prometheus import Prometheus, answers, scraping
 
@@ -190,22 +189,5 @@ def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed
 @contextlib.contextmanager
 def _refuses_everything() -> Iterator[str]:
     """Serve 400, which no further try will change."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(400)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(lambda _headers, _body: (400, b"")) as address:
+        yield f"http://{address}/"
