@@ -1,12 +1,11 @@
 """A real Prometheus that scrapes collectors, and what the usual exporters would say of the same GPUs."""
 
 import contextlib
+import itertools
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.plugins.http import served
 from tests.plugins.processes import Process, free_ports, until
 
 CLUSTERS, NODES, GPUS = 3, 20, 8
+RULES = Path(__file__).parents[2] / "config" / "prometheus" / "rules"
 SCRAPE_EXAMPLE = Path(__file__).parents[2] / "config" / "prometheus" / "http_sd.yml"
 
 
@@ -63,9 +64,19 @@ class Prometheus:
 @pytest.fixture(scope="session")
 def prometheus_program() -> str:
     """Where Prometheus is installed."""
-    program = shutil.which("prometheus")
+    return _installed("prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Where Prometheus' own checker is installed."""
+    return _installed("promtool")
+
+
+def _installed(name: str) -> str:
+    program = shutil.which(name)
     if program is None:
-        pytest.skip("no prometheus on PATH: install Debian's package prometheus")
+        pytest.skip(f"no {name} on PATH: install Debian's package prometheus")
     return program
 
 
@@ -99,14 +110,14 @@ def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.Temp
 
 
 @contextlib.contextmanager
-def scraping(program: str, folder: Path, collectors: Sequence[str], rules: Sequence[Path] = ()) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes collectors every second, and the other exporters of what the first one knows."""
+def scraping(program: str, folder: Path, collectors: Sequence[str]) -> Iterator[Prometheus]:
+    """Run a Prometheus, with our rules, that scrapes collectors every second, and the usual exporters beside them."""
     (port,) = free_ports(1)
     with contextlib.ExitStack() as stack:
         exporter = stack.enter_context(_other_exporters(collectors[0]))
         config = yaml.safe_load(SCRAPE_EXAMPLE.read_text())
         config["global"] = {"evaluation_interval": "1s"}
-        config["rule_files"] = [str(path) for path in rules]
+        config["rule_files"] = [str(path) for path in _impatient_rules(folder)]
         (job,) = config["scrape_configs"]
         job["http_sd_configs"] = [{"url": f"{url}/sd", "refresh_interval": "1s"} for url in collectors]
         config["scrape_configs"].append(
@@ -130,6 +141,18 @@ def scraping(program: str, folder: Path, collectors: Sequence[str], rules: Seque
         yield Prometheus(url)
 
 
+def _impatient_rules(folder: Path) -> list[Path]:
+    """The rules as they are shipped, but evaluated as often as everything is scraped."""
+    copies = []
+    for path in sorted(RULES.glob("*.yml")):
+        rules = yaml.safe_load(path.read_text())
+        for group in rules["groups"]:
+            group.pop("interval", None)
+        copies.append(folder / path.name)
+        copies[-1].write_text(yaml.safe_dump(rules))
+    return copies
+
+
 def answers(url: str, process: Process) -> bool:
     """Whether a program that must be running says 200 there."""
     assert process.running, process.tail()
@@ -149,38 +172,24 @@ def _samples(url: str) -> list[tuple[str, dict[str, str]]]:
 def _other_exporters(demo: str) -> Iterator[str]:
     """Serve the series of kube-state-metrics and dcgm-exporter for the demo's nodes and GPUs; gives the address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = _other_series(_samples(demo)).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_headers: object, _body: bytes) -> tuple[int, bytes]:
+        return 200, _other_series(_samples(demo)).encode()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(answer, "text/plain; version=0.0.4") as address:
+        yield address
 
 
 def _other_series(samples: list[tuple[str, dict[str, str]]]) -> str:
     lines = []
+    nodes = itertools.count()
     for name, labels in samples:
         place = f'cluster="{labels.get("cluster")}",node="{labels.get("node")}"'
         if name == "gpuid_node_info":
-            zone = f"zone-{len(lines) % 2}"
+            number = next(nodes)
             lines += [
-                f'kube_node_labels{{{place},label_topology_kubernetes_io_zone="{zone}"}} 1',
+                f'kube_node_labels{{{place},label_topology_kubernetes_io_zone="zone-{number % 2}"}} 1',
                 f'kube_node_info{{{place},kernel_version="6.8.0",kubelet_version="v1.34.4",os_image="Debian"}} 1',
-                f"kube_node_spec_unschedulable{{{place}}} {len(lines) % 5 == 0:d}",
+                f"kube_node_spec_unschedulable{{{place}}} {number % 5 == 0:d}",
                 f'kube_node_status_condition{{{place},condition="Ready",status="true"}} 1',
             ]
         elif name == "gpuid_gpu_info":
