@@ -6,6 +6,7 @@ are held: who does not accept gzip, as no scraper does, is sent them inflated on
 """
 
 import functools
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
@@ -17,7 +18,7 @@ import msgspec
 from collector.exposition.families import NODE_FAMILIES, label_names, render
 from collector.exposition.gzip_join import FOOTER_BYTES, HEADER, Checksum, footer
 from collector.exposition.metrics import Metrics
-from collector.exposition.shards import Change, ClusterText, Shards, Text, compressed, inflated
+from collector.exposition.shards import ClusterText, Shards, Text, compressed, inflated
 from collector.inventory import Inventory
 from collector.model import Place
 
@@ -28,6 +29,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _SLICE = 0.005  # seconds of rendering between two turns of the event loop
 _UNCOMPRESSED = 8192  # nodes whose new lines may wait to be compressed, 15 MB; a restart renders a whole fleet
+_PATIENCE = 0.1  # seconds that a scrape waits for the latest changes; while very many come, it has those before them
 _PAUSE = 1.0  # seconds between two rounds in the background; a scrape does not wait for them
 
 
@@ -56,7 +58,10 @@ class Exposition:
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
         self._dirty: set[Place] = set()
         self._rendered = 0  # nodes since lines were last compressed
-        self._touched: set[str] = set()  # clusters whose text was changed and is not published yet
+        self._touched: set[str] = set()  # clusters with lines that are not compressed yet
+        self._fresh: dict[str, ClusterText] = {}  # what is compressed and not published yet
+        self._published = False  # a snapshot exists
+        self._running = False  # and is kept up to date whether anybody asks or not
         self._wake = anyio.Event()
         self._shards: dict[str, Shards] = {}
         self._snapshot: Mapping[str, ClusterText] = {}
@@ -69,6 +74,7 @@ class Exposition:
 
     async def run(self) -> None:
         """Keep the text up to date in the background, until cancelled."""
+        self._running = True
         while True:
             await self._wake.wait()
             await self.refresh()
@@ -87,22 +93,36 @@ class Exposition:
             self._publish()
 
     async def _compress(self) -> None:
-        """Bring the shards' texts in line with what was rendered."""
+        """Bring the clusters' texts in line with what was rendered; in a thread, which has the shards to itself."""
         self._rendered = 0
-        taken = [one for cluster in self._touched for one in self._shards[cluster].take()]
-        if taken:
-            # Shielded: who asks may go away, but what was taken must find its way back.
+        while self._touched:
+            cluster = next(iter(self._touched))
+            # Shielded: who asks may go away, but what was begun must be ended.
             with anyio.CancelScope(shield=True):
-                texts = await anyio.to_thread.run_sync(_compressed, [change for _, _, change in taken])
-            for (shard, family, _), text in zip(taken, texts, strict=True):
-                shard.texts[family] = text
+                self._fresh[cluster] = await anyio.to_thread.run_sync(self._shards[cluster].refreshed)
+            self._touched.discard(cluster)
+            await anyio.lowlevel.checkpoint()
+
+    def _publish(self) -> None:
+        snapshot = dict(self._snapshot)
+        for cluster, text in self._fresh.items():
+            if text:
+                snapshot[cluster] = text
+            else:
+                del self._shards[cluster]
+                snapshot.pop(cluster, None)
+        self._fresh.clear()
+        self._snapshot = snapshot
+        self._published = True
 
     async def scrape(
         self, *, clusters: Collection[str] | None = None, openmetrics: bool = False, gzip: bool = False
     ) -> Body:
         """Answer with every series, or with those of some clusters only."""
         started = time.perf_counter()
-        await self.refresh()
+        hurried = self._published and self._running
+        with anyio.CancelScope(deadline=anyio.current_time() + _PATIENCE if hurried else math.inf):
+            await self.refresh()
         snapshot = self._snapshot
         names = snapshot.keys() if clusters is None else [name for name in clusters if name in snapshot]
         own = await self._own_text(clusters=clusters, of_process=clusters is None, openmetrics=openmetrics)
@@ -134,21 +154,6 @@ class Exposition:
                     self._touched.add(place.cluster)
             elif self._shards.setdefault(place.cluster, Shards()).put(place.node, self._render(entry)):
                 self._touched.add(place.cluster)
-
-    def _publish(self) -> None:
-        snapshot = dict(self._snapshot)
-        for cluster in self._touched:
-            if text := self._shards[cluster].text():
-                snapshot[cluster] = text
-            else:
-                del self._shards[cluster]
-                snapshot.pop(cluster, None)
-        self._touched.clear()
-        self._snapshot = snapshot
-
-
-def _compressed(changes: Iterable[Change]) -> list[Text]:
-    return [change.apply() for change in changes]
 
 
 def _body(chosen: Sequence[ClusterText] | None, own: Text, *, openmetrics: bool, gzip: bool) -> Body:

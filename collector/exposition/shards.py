@@ -44,7 +44,7 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     lines: dict[int, bytes]  # by slot
 
     def apply(self) -> Text:
-        """Compress the text anew; to be called in a thread."""
+        """Compress the text anew."""
         before = b"".join(inflated(self.text))
         pieces, start = [], 0
         for slot, length in enumerate(self.lengths):
@@ -106,7 +106,7 @@ class _Shard:
         return [family for family, lines in enumerate(self._changes) if lines]
 
     def take(self, family: int) -> Change:
-        """Give what is to become of a family's text; its result is then to be put into `texts`."""
+        """Give what is to become of a family's text."""
         lines, lengths = self._changes[family], self._lengths[family]
         change = Change(self.texts[family], lengths[:], lines)
         self._changes[family] = {}
@@ -171,20 +171,17 @@ class Shards:
             shard.remove(node)
             self._changed[shard] = None
 
-    def take(self) -> list[tuple[_Shard, int, Change]]:
-        """Give the shards and families whose text is older than the lines, and what is to become of each."""
-        taken = [(shard, family, shard.take(family)) for shard in self._changed for family in shard.stale()]
+    def refreshed(self) -> ClusterText:
+        """Compress what was changed and join the shards' texts; empty when no node is left."""
         for shard in self._changed:
+            for family in shard.stale():
+                shard.texts[family] = shard.take(family).apply()
             if shard.group is not None:
                 shard.group.stale = True
         if not all(shard.slots for shard in self._changed):
             self._all = [shard for shard in self._all if shard.slots]
             self._groups.clear()
         self._changed.clear()
-        return taken
-
-    def text(self) -> ClusterText:
-        """Join the shards' texts, once what was taken is in them; empty when no node is left."""
         if sum(len(group.shards) for group in self._groups) != len(self._all):
             starts = range(0, len(self._all), _GROUP_SHARDS)
             self._groups = [_Group(self._all[start : start + _GROUP_SHARDS]) for start in starts]

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [NAME …] [--write]`: every comparison as one Markdown table."""
+"""`python -m tests.benchmarks [NAME …] [--write] [--plot]`: every comparison as one Markdown table."""
 
 import argparse
 import importlib
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "names", nargs="*", metavar="NAME", help=f"which ones; default: all of {', '.join(COMPARISONS)}"
     )
     parser.add_argument("--small", action="store_true", help="a few nodes only, to see that everything works")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {RESULTS.name}, and draw the plot")
+    parser.add_argument("--write", action="store_true", help=f"put the rows into {RESULTS.name}")
+    parser.add_argument("--plot", action="store_true", help="draw the plot beside it, for which more is measured")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(COMPARISONS):
         parser.error(f"there is no comparison {', '.join(sorted(unknown))}; there are {', '.join(COMPARISONS)}")
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = [row for name in options.names or COMPARISONS for row in _printed(rows(name, small=options.small))]
     if options.write:
         _write(found)
+    if options.plot:
         plot.draw(RESULTS.with_name("cost.svg"))
 
 

@@ -24,9 +24,7 @@ def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[
                 else:
                     expected[node] = f"{node} {'x' * number}\n".encode()
                     cluster.put(node, (expected[node], b"", b"same\n", b""))
-            for shard, family, change in cluster.take():
-                shard.texts[family] = change.apply()
-            families = cluster.text()
+            families = cluster.refreshed()
             lines = [b"".join(b"".join(inflated(text)) for text in family).splitlines(True) for family in families]
             assert sorted(lines[0]) == sorted(expected.values()) if expected else not families
             assert not families or lines[1:] == [[], [b"same\n"] * len(expected), []]
