@@ -177,7 +177,12 @@ def _clusters() -> Panel:
         (
             Column("cluster", "Cluster", CLUSTER),
             Column("state", "State", mappings=STATES),
-            Column("Value #B", "Seen", unit="s", thresholds=((None, "green"), (600.0, "orange"), (1800.0, "red"))),
+            Column(
+                "Value #B",
+                "Age of the view",
+                unit="s",
+                thresholds=((None, "green"), (600.0, "orange"), (1800.0, "red")),
+            ),
             Column("Value #C", "Nodes"),
             Column("Value #D", "GPUs"),
             Column("Value #E", "Missing GPUs", thresholds=NONE_IS_GOOD),
