@@ -241,6 +241,10 @@ class Inventory:
             if entry.fingerprint is not None and entry.time is not None
         }
 
+    def contested(self, cluster: str) -> Collection[str]:
+        """Name the UUIDs of the cluster's GPUs that are confirmed in two places; the view is live."""
+        return self._conflicts.get(cluster, ())
+
     def conflicts(self, cluster: str) -> int:
         """Count the cluster's GPUs that are confirmed in two places."""
         return len(self._conflicts.get(cluster, ()))

@@ -11,12 +11,13 @@ import click
 
 from collector import config
 from collector.cli.logs import LEVELS, configure
-from collector.cli.options import DURATION, LISTEN
+from collector.cli.options import DURATION, LISTEN, told
 from collector.config import Duration, Listen
 from collector.inventory import Inventory
 from collector.model import ClusterState
 from collector.service import Service
 from collector.simulator import Done, Placed, SimulatedCluster, Simulator
+from collector.store import StoreSettings
 
 __all__ = ["demo"]
 
@@ -48,7 +49,8 @@ def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duratio
     """
     configure(log_level, "text")
     simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus)
-    anyio.run(_demo, simulator, listen, duration, backend_options={"use_uvloop": True})
+    with told(lambda error: error.replace("server.listen", "--listen", 1)):
+        anyio.run(_demo, simulator, listen, duration, backend_options={"use_uvloop": True})
 
 
 async def _demo(simulator: Simulator, listen: Listen, duration: float | None) -> None:
@@ -82,6 +84,8 @@ def _config(simulator: Simulator, listen: Listen) -> config.Config:
     return config.Config(
         clusters=tuple(config.Cluster(context=name, kubeconfig=kubeconfig) for name in simulator.clusters),
         server=config.Server(listen=listen),
+        # Beside the simulator's own files, so it goes with them.
+        store=StoreSettings(url=f"sqlite://{simulator.kubeconfig.with_name('gpuid.db')}"),
     )
 
 

@@ -1,24 +1,22 @@
 """The JSON API: clusters, nodes and GPUs with filters, in pages."""
 
-import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio.lowlevel
 import msgspec
 from aiohttp import web
 
 from collector.inventory import NodeEntry
 from collector.model import ClusterStatus, Placement
 from collector.web.context import CONTEXT, Context
-from collector.web.rows import json_answer, paging, rfc3339
+from collector.web.rows import check_parameters, json_answer, paging, rfc3339
+from collector.web.slices import in_slices
 
-__all__ = ["cluster_row", "clusters", "gpu_row", "gpus", "nodes", "search_placements"]
+__all__ = ["clusters", "gpus", "nodes"]
 
 _PAGING = frozenset({"limit", "offset"})
 _NODE_FILTERS = frozenset({"cluster", "node", "machine"})
 _GPU_FILTERS = frozenset({"serial", "uuid", "model", "chassis"})
-_SLICE = 0.005  # seconds of searching between two turns of the event loop
 
 _Filters = dict[str, frozenset[str]]
 
@@ -28,7 +26,7 @@ async def clusters(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     filters = _filters(request, frozenset({"cluster"}))
     names = [name for name in sorted(context.clusters()) if _admits(filters, "cluster", name)]
-    return _page(request, "clusters", [cluster_row(context, name) for name in names])
+    return _page(request, "clusters", [_cluster_row(context, name) for name in names])
 
 
 async def nodes(request: web.Request) -> web.Response:
@@ -48,7 +46,7 @@ async def gpus(request: web.Request) -> web.Response:
     filters = _filters(request, _NODE_FILTERS | _GPU_FILTERS)
     if {"uuid", "serial", "chassis"} & filters.keys():
         found = [placement for placement in _looked_up(context, filters) if _gpu_admitted(context, filters, placement)]
-        return _page(request, "gpus", found, lambda placement: gpu_row(context, placement))
+        return _page(request, "gpus", found, lambda placement: _gpu_row(context, placement))
     limit, offset = paging(request)
     rows: list[dict[str, Any]] = []
     total = 0
@@ -62,24 +60,12 @@ async def gpus(request: web.Request) -> web.Response:
             placement = Placement(
                 gpu=entry.gpus[index], place=entry.place, since=entry.since[index], confirmed=entry.time or 0.0
             )
-            rows.append(gpu_row(context, placement))
+            rows.append(_gpu_row(context, placement))
         total += len(matching)
     return json_answer({"gpus": rows, "total": total, "limit": limit, "offset": offset})
 
 
-def search_placements(context: Context, term: str) -> list[Placement]:
-    """Find GPUs by serial, UUID or chassis, or all GPUs of the nodes or machines of that name."""
-    inventory = context.inventory
-    found = inventory.find(serial=term) or inventory.find(uuid=term) or inventory.find(chassis=term)
-    return found or [
-        placement
-        for cluster in inventory.clusters()
-        for entry in _named(inventory.nodes(cluster).values(), term)
-        for placement in inventory.placements(entry.place)
-    ]
-
-
-def cluster_row(context: Context, name: str) -> dict[str, Any]:
+def _cluster_row(context: Context, name: str) -> dict[str, Any]:
     """Describe one cluster."""
     entries = context.inventory.nodes(name).values()
     status: ClusterStatus | None = context.statuses.get(name)
@@ -97,13 +83,14 @@ def cluster_row(context: Context, name: str) -> dict[str, Any]:
     }
 
 
-def gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
+def _gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
     """Describe one GPU where it is."""
     entry = context.inventory.node(placement.place)
     return {
         "cluster": placement.place.cluster,
         "node": placement.place.node,
         "machine": entry.node.machine if entry else "",
+        "source": entry.source if entry else "",
         **msgspec.structs.asdict(placement.gpu),
         "since": rfc3339(placement.since),
         "confirmed": rfc3339(placement.confirmed),
@@ -129,20 +116,12 @@ def _node_row(entry: NodeEntry) -> dict[str, Any]:
 
 async def _entries(context: Context, filters: _Filters) -> AsyncIterator[NodeEntry]:
     """Walk the nodes that the filters admit, giving other tasks their turn."""
-    deadline = time.perf_counter() + _SLICE
     for cluster in sorted(context.inventory.clusters()):
         if not _admits(filters, "cluster", cluster):
             continue
-        for entry in list(context.inventory.nodes(cluster).values()):
+        async for entry in in_slices(list(context.inventory.nodes(cluster).values())):
             if _admits(filters, "node", entry.place.node) and _admits(filters, "machine", entry.node.machine):
                 yield entry
-            if time.perf_counter() > deadline:
-                await anyio.lowlevel.checkpoint()
-                deadline = time.perf_counter() + _SLICE
-
-
-def _named(entries: Iterable[NodeEntry], term: str) -> Iterator[NodeEntry]:
-    return (entry for entry in entries if term in (entry.place.node, entry.node.machine))
 
 
 def _looked_up(context: Context, filters: _Filters) -> list[Placement]:
@@ -166,10 +145,7 @@ def _admits(filters: _Filters, key: str, value: str) -> bool:
 
 
 def _filters(request: web.Request, known: frozenset[str]) -> _Filters:
-    for key in request.query:
-        if key not in known | _PAGING:
-            expected = ", ".join(sorted(known | _PAGING))
-            raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; expected one of {expected}')
+    check_parameters(request, known | _PAGING)
     return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
 
 

@@ -1,13 +1,12 @@
 """Which path is answered by what, and what every answer carries."""
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from aiohttp import web
 
 from collector.config import Server
 from collector.store import StoreError
-from collector.web import api, health, history, metrics, page
+from collector.web import api, health, history, metrics, pages
 from collector.web.auth import authentication
 from collector.web.context import CONTEXT, Context
 
@@ -17,8 +16,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -27,12 +26,13 @@ _HEADERS = {
 
 def application(context: Context, server: Server) -> web.Application:
     """Build the HTTP application of a collector."""
-    app = web.Application(middlewares=[_plain_errors, authentication(server)])
+    app = web.Application(middlewares=[_errors, authentication(server)])
     app[CONTEXT] = context
     app[health.READINESS] = health.Readiness()
+    app[pages.STREAMS] = pages.Streams()
     app.on_response_prepare.append(_add_headers)
-    app.router.add_get("/", page.index)
-    app.router.add_get("/search", page.search)
+    app.on_shutdown.append(app[pages.STREAMS].close)
+    app.router.add_routes(pages.routes())
     app.router.add_get("/metrics", metrics.metrics)
     app.router.add_get("/metrics/collector", metrics.collector)
     app.router.add_get("/sd", metrics.service_discovery)
@@ -44,13 +44,13 @@ def application(context: Context, server: Server) -> web.Application:
     app.router.add_get("/api/v1/gpus/{id}/history", history.gpu)
     app.router.add_get("/api/v1/nodes/{node}/history", history.node)
     app.router.add_get("/api/v1/changes", history.changes)
-    app.router.add_static("/static", Path(__file__).with_name("static"))
+    app.router.add_static("/static", pages.STATIC)
     return app
 
 
 @web.middleware
-async def _plain_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Answer every refusal in one line: JSON below /api, text elsewhere."""
+async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Answer every refusal in one line, as JSON below /api and text elsewhere; a browser gets a page."""
     try:
         return await handler(request)
     except StoreError as caught:
@@ -62,9 +62,16 @@ async def _plain_errors(request: web.Request, handler: _Handler) -> web.StreamRe
     headers = {name: value for name, value in error.headers.items() if name in ("Allow", "WWW-Authenticate")}
     if request.path.startswith("/api/"):
         return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
+    if pages.wants_page(request):
+        answer = pages.error_page(request, error)
+        answer.headers.update(headers)
+        return answer
     return web.Response(text=f"{error.text or error.reason}\n", status=error.status, headers=headers)
 
 
-async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
+    if request.path.startswith("/static/") and response.status == 200:
+        # The address of a packaged file changes with its content.
+        response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
     response.headers.setdefault("Cache-Control", "no-store")

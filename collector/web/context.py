@@ -1,7 +1,8 @@
 """What every HTTP handler may look at."""
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio.lowlevel
 from aiohttp import web
@@ -10,6 +11,7 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.model import ClusterState, ClusterStatus
 from collector.store import History
+from collector.web.latest import LatestChanges
 
 __all__ = ["CONTEXT", "Context"]
 
@@ -26,6 +28,8 @@ class Context:
     cluster_label: str = "cluster"
     history: History | None = None  # None without a store
     durable: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # waits until what is published is committed
+    latest: LatestChanges = field(default_factory=LatestChanges)
+    clock: Callable[[], float] = time.time  # Unix seconds; what the page's "3 minutes ago" counts from
 
     @property
     def starting(self) -> list[str]:

@@ -1,0 +1,22 @@
+"""The page for people: what is wrong, where everything is, what happened; HTML that needs no script."""
+
+from aiohttp import web
+
+from collector.web.pages import changes, clusters, gpus, index, nodes, search, stream
+from collector.web.pages.rendering import STATIC, error_page, wants_page
+from collector.web.pages.stream import STREAMS, Streams
+
+__all__ = ["STATIC", "STREAMS", "Streams", "error_page", "routes", "wants_page"]
+
+
+def routes() -> list[web.RouteDef]:
+    """List the page's paths."""
+    return [
+        web.get("/", index.index),
+        web.get("/search", search.search),
+        web.get("/clusters/{cluster}", clusters.cluster),
+        web.get("/clusters/{cluster}/nodes/{node}", nodes.node),
+        web.get("/gpus/{uuid}", gpus.gpu),
+        web.get("/changes", changes.changes),
+        web.get("/changes/stream", stream.follow, allow_head=False),
+    ]

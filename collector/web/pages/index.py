@@ -1,0 +1,39 @@
+"""The first page: what is wrong, the clusters at a glance, what the fleet is made of, and what happened last."""
+
+import itertools
+from collections import Counter
+
+from aiohttp import web
+
+from collector.web.context import CONTEXT
+from collector.web.pages.paging import ROWS, window
+from collector.web.pages.rendering import page
+from collector.web.pages.survey import problems, survey
+
+__all__ = ["index"]
+
+_LATEST = 12  # changes
+_PROBLEMS = 50
+_MODELS = 20
+
+
+async def index(request: web.Request) -> web.Response:
+    """Show the fleet at a glance."""
+    context = request.app[CONTEXT]
+    found = [await survey(context, name) for name in sorted(context.clusters())]
+    wrong = sorted((problem for one in found for problem in problems(one)), key=lambda problem: not problem.grave)
+    models: Counter[str] = Counter()
+    for one in found:
+        models.update(one.models)
+    part = window(request, len(found))
+    return page(
+        request,
+        "index.html",
+        clusters=found,
+        shown=found[part.offset : part.offset + ROWS],
+        window=part,
+        problems=wrong[:_PROBLEMS],
+        unsaid=max(0, len(wrong) - _PROBLEMS),
+        models=models.most_common(_MODELS),
+        latest=list(itertools.islice(context.latest.newest(), _LATEST)),
+    )

@@ -1,0 +1,98 @@
+"""Counts what is in the clusters and what is wrong with their nodes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from collector.inventory import NodeEntry
+from collector.model import ClusterStatus
+from collector.web.context import Context
+from collector.web.pages.links import address, cluster_url
+from collector.web.pages.words import counted, state_words
+from collector.web.slices import in_slices
+
+__all__ = ["ClusterSurvey", "Problem", "missing", "problems", "survey"]
+
+
+@dataclass
+class ClusterSurvey:
+    """One cluster in numbers."""
+
+    name: str
+    status: ClusterStatus | None
+    synced: float | None  # Unix seconds
+    conflicts: int
+    nodes: int = 0
+    unread: int = 0  # nodes that were never read
+    gpus: int = 0
+    capacity: int = 0
+    short: int = 0  # nodes with fewer GPUs than their capacity
+    missing: int = 0  # GPUs that those nodes lack
+    models: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def up(self) -> bool:
+        """True while list and watch are healthy."""
+        return self.status is not None and self.status.up
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in words, and where to see more of it."""
+
+    about: str
+    words: str
+    url: str
+    detail: str = ""
+    since: float | None = None
+    grave: bool = True
+
+
+async def survey(context: Context, cluster: str) -> ClusterSurvey:
+    """Count one cluster, giving other tasks their turn."""
+    found = ClusterSurvey(
+        name=cluster,
+        status=context.statuses.get(cluster),
+        synced=context.synced(cluster),
+        conflicts=context.inventory.conflicts(cluster),
+    )
+    async for entry in in_slices(list(context.inventory.nodes(cluster).values())):
+        found.nodes += 1
+        found.unread += entry.time is None
+        found.gpus += len(entry.gpus)
+        found.capacity += entry.node.capacity or 0
+        if lacking := missing(entry):
+            found.short += 1
+            found.missing += lacking
+        for gpu in entry.gpus:
+            found.models[gpu.model or ""] += 1
+    return found
+
+
+def missing(entry: NodeEntry) -> int:
+    """How many GPUs of its capacity the last reading of a node did not find."""
+    return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - len(entry.gpus))
+
+
+def problems(found: ClusterSurvey) -> Iterator[Problem]:
+    """Say what is wrong with a cluster, the worst first."""
+    url = cluster_url(found.name)
+    if not found.up:
+        status = found.status
+        yield Problem(
+            found.name,
+            state_words(status),
+            url,
+            detail=status.message if status else "",
+            since=status.since if status else None,
+            grave=status is not None and status.state != "starting",
+        )
+    if found.conflicts:
+        words = f"has {counted(found.conflicts, 'GPU')} confirmed in two places at once"
+        yield Problem(found.name, words, address(url, {"show": "conflict"}))
+    if found.missing:
+        words = f"misses {counted(found.missing, 'GPU')} in {counted(found.short, 'node')}"
+        yield Problem(found.name, words, address(url, {"show": "missing"}))
+    if found.unread:
+        words = f"has {counted(found.unread, 'node')} that {'was' if found.unread == 1 else 'were'} never read"
+        yield Problem(found.name, words, address(url, {"show": "unread"}), grave=False)

@@ -1,0 +1,53 @@
+"""Says times, counts and states in words."""
+
+from collector.model import ClusterState, ClusterStatus, Event
+
+__all__ = ["ago", "counted", "event_words", "span", "state_words"]
+
+_UNITS = ((86400.0, 129600.0, "day"), (3600.0, 5400.0, "hour"), (60.0, 90.0, "minute"), (1.0, 0.0, "second"))
+
+
+def ago(time: float, now: float) -> str:
+    """Say how long ago a moment was; what a clock that runs ahead puts into the future is "just now"."""
+    return "just now" if now - time < 1.5 else f"{span(now - time)} ago"
+
+
+def span(seconds: float) -> str:
+    """Say how long something takes in its largest unit: "45 seconds", "2 hours", "3 days"."""
+    size, unit = next((size, unit) for size, least, unit in _UNITS if seconds >= least or unit == "second")
+    return counted(max(0, int(seconds / size + 0.5)), unit)
+
+
+def counted(count: int, noun: str) -> str:
+    """Say a count with its noun: "1 GPU", "1,200 GPUs"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def state_words(status: ClusterStatus | None) -> str:
+    """Say how a cluster is."""
+    return _STATES[status.state if status else ClusterState.STARTING]
+
+
+def event_words(event: Event) -> str:
+    """Say what a kind of change means."""
+    return _EVENTS[event]
+
+
+_STATES = {
+    ClusterState.STARTING: "is starting: its first answer has not come yet",
+    ClusterState.UP: "is up",
+    ClusterState.BAD_CONTEXT: "has a kubeconfig context that cannot be used",
+    ClusterState.PLUGIN_MISSING: "needs a credential plugin that is not installed",
+    ClusterState.PLUGIN_FAILED: "has a credential plugin that fails",
+    ClusterState.UNAUTHORIZED: "refuses the credentials",
+    ClusterState.FORBIDDEN: "does not grant a right that is needed",
+    ClusterState.UNREACHABLE: "cannot be reached",
+    ClusterState.SERVER_ERROR: "answers with errors",
+}
+_EVENTS = {
+    Event.APPEARED: "was seen for the first time, or again",
+    Event.MOVED: "arrived from another node",
+    Event.VANISHED: "is gone from its node, and seen nowhere else",
+    Event.ALTERED: "is where it was, but says something else of itself",
+    Event.CONFIRMED: "is still there",
+}
