@@ -19,6 +19,7 @@ STATES = mapped(
         "forbidden": ("forbidden", "red"),
         "unreachable": ("unreachable", "red"),
         "server_error": ("server error", "red"),
+        "duplicate": ("configured twice", "orange"),
     }
 )
 _GPU = '{cluster=~"$cluster",model=~"$model"}'
@@ -216,7 +217,7 @@ def _lists() -> tuple[Panel, ...]:
         ),
         listing(
             "GPUs in two places",
-            "GPUs that more than one node claims now: a conflict, or one machine watched under two names.",
+            "GPUs that more than one node claims now: one that moves at this moment, or a conflict.",
             _GPU_COLUMNS,
             _TWICE,
             width=12,

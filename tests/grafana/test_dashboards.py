@@ -256,7 +256,7 @@ class TestWhatTheyShow:
         ("title", "number"),
         [
             ("Nodes", 17),
-            ("Clusters down", 2),
+            ("Clusters down", 3),
             ("Missing GPUs", 1),
             ("Conflicts", 24),
             ("Moves", 1),
@@ -301,6 +301,7 @@ class TestWhatTheyShow:
             "sim-3": "unreachable",
             "sim-4": "unauthorized",
             "twin": "up",
+            "again": "duplicate",
         }
 
 

@@ -24,7 +24,7 @@ CLUSTERS, NODES, GPUS = 5, 3, 4
 CONFIG = """
 [defaults]
 kubeconfig = "{kubeconfig}"
-refresh = "2s"
+refresh = "10s"
 grace = "1s"
 
 {clusters}
@@ -73,18 +73,22 @@ class Troubled(NamedTuple):
 def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
 
-    One cluster is watched under two names, so that all its GPUs are in conflict. One sink is away, one refuses all.
+    The GPUs of one cluster are in another one too; one cluster is configured twice. One sink is away, one refuses all.
     """
     folder = tmp_path_factory.mktemp("troubled")
     with contextlib.ExitStack() as stack:
-        fleet = _Fleet(folder)
-        stack.callback(fleet.process.stop, signal.SIGKILL)
+        fleet, twin = _Fleet(folder / "fleet"), _Fleet(folder / "twin")
+        for one in (fleet, twin):
+            stack.callback(one.process.stop, signal.SIGKILL)
+        for number in range(NODES):  # the same machines as sim-0 of the fleet has, in nodes of their own
+            twin.do("sim-0", "delete_node", node=f"gpu-{number:04}")
+            twin.do("sim-0", "add_node")
         strict = stack.enter_context(_refuses_everything())
         closed = stack.enter_context(socket.socket())  # bound and never listening: nobody else gets the port
         closed.bind(("127.0.0.1", 0))
         collectors = []
         for name in ("one", "two"):
-            collector, url = _collector(folder / name, fleet.kubeconfig, strict, closed.getsockname()[1])
+            collector, url = _collector(folder / name, fleet, twin, strict, closed.getsockname()[1])
             stack.callback(collector.stop, signal.SIGKILL)
             collectors.append((collector, url))
         for collector, url in collectors:
@@ -124,6 +128,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
         ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
         ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
         ('gpuid_gpu_conflicts{cluster="twin"} == 12', 2),
+        ('gpuid_cluster_state{cluster="again",state="duplicate"} == 1', 2),
         ('absent(gpuid_gpu_info{cluster="sim-1",node="gpu-0002"})', 1),
         (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
     ):
@@ -138,6 +143,7 @@ class _Fleet:
     """`gpuid simulate` as a process."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir()
         self.kubeconfig = folder / "kubeconfig"
         sizes = ("--clusters", str(CLUSTERS), "--nodes", str(NODES), "--gpus", str(GPUS), "--for", "20m")
         self.process = Process(
@@ -155,14 +161,15 @@ class _Fleet:
         return answer.json()
 
 
-def _collector(folder: Path, kubeconfig: Path, strict: str, closed: int) -> tuple[Process, str]:
+def _collector(folder: Path, fleet: _Fleet, twin: _Fleet, strict: str, closed: int) -> tuple[Process, str]:
     folder.mkdir()
     (port,) = free_ports(1)
     clusters = "".join(f'[[clusters]]\ncontext = "sim-{number}"\n' for number in range(CLUSTERS))
-    clusters += '[[clusters]]\nname = "twin"\ncontext = "sim-0"\n'
+    clusters += f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{twin.kubeconfig}"\n'
+    clusters += '[[clusters]]\nname = "again"\ncontext = "sim-0"\n'
     (folder / "gpuid.toml").write_text(
         CONFIG.format(
-            kubeconfig=kubeconfig,
+            kubeconfig=fleet.kubeconfig,
             clusters=clusters,
             port=port,
             store=folder / "gpuid.db",

@@ -121,15 +121,16 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
         assert f"`{reason}`" in rows("GpuidReadsFailing")
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
-    both = rows("GpuidClusterDown") + rows("GpuidCredentialFailing")
+    down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))
     for state in set(ClusterState) - {ClusterState.UP, ClusterState.STARTING}:
-        assert f"`{state}`" in both
+        assert f"`{state}`" in down
 
 
 def test_a_cluster_that_is_down_is_told_of_once_whatever_the_reason() -> None:
     credential = "bad_context|plugin_missing|plugin_failed|unauthorized|forbidden"
-    for alert in ("GpuidClusterDown", "GpuidCredentialFailing"):
-        assert re.findall(r'state=~"([^"]+)"', ALERTS[alert]["expr"]) == [credential]
+    states = {alert: re.findall(r'state=~?"([^"]+)"', rule["expr"]) for alert, rule in ALERTS.items()}
+    assert states["GpuidClusterDown"] == [f"{credential}|duplicate"]
+    assert (states["GpuidCredentialFailing"], states["GpuidClusterDuplicate"]) == ([credential], ["duplicate"])
     assert set(credential.split("|")) < set(ClusterState)
 
 
@@ -160,6 +161,7 @@ class TestInTrouble:
         happened = {
             "GpuidClusterDown",
             "GpuidCredentialFailing",
+            "GpuidClusterDuplicate",
             "GpuidReadsFailing",
             "GpuidGpuMissing",
             "GpuidGpuConflict",
