@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Simulator
+from tests.plugins.http_server import QuietHandler, serving
 from tests.plugins.postgres import PostgresServer, postgres_server
 from tests.plugins.processes import Process, free_ports, until
 
@@ -94,24 +93,13 @@ def receiver() -> Receiver:
 
 @pytest.fixture
 def url(receiver: Receiver) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Handler(QuietHandler):
+        def do_POST(self) -> None:  # noqa: N802  as http.server calls it
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(receiver.answer(self.headers["Idempotency-Key"], json.loads(body)))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(receiver.answer(self.headers["Idempotency-Key"], json.loads(body)))
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/hook"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as address:
+        yield f"http://{address}/hook"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -6,16 +6,15 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
 
+from tests.plugins.http_server import QuietHandler, serving
 from tests.plugins.processes import Process, free_ports, until
 from tests.plugins.prometheus import Prometheus, answers, scraping
 
@@ -186,21 +185,10 @@ def _collector(folder: Path, fleet: _Fleet, twin: _Fleet, strict: str, closed: i
 def _refuses_everything() -> Iterator[str]:
     """Serve 400, which no further try will change."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Handler(QuietHandler):
+        def do_POST(self) -> None:  # noqa: N802  as http.server calls it
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(400)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.answer(400)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as address:
+        yield f"http://{address}/"
