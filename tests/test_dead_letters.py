@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Simulator
-from tests.plugins.http_server import QuietHandler, serving
+from tests.plugins.http import served
 from tests.plugins.postgres import PostgresServer, postgres_server
 from tests.plugins.processes import Process, free_ports, until
 
@@ -30,12 +30,13 @@ class Receiver:
         self.refused: set[str] = set()  # idempotency keys
         self.taken: list[tuple[str, str, str]] = []  # idempotency key, event, UUID
 
-    def answer(self, key: str, records: list[dict[str, str]]) -> int:
+    def answer(self, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        key = headers["Idempotency-Key"]
         if not self.mended:
             self.refused.add(key)
-            return 400
-        self.taken += [(key, record["event"], record["uuid"]) for record in records]
-        return 200
+            return 400, b""
+        self.taken += [(key, record["event"], record["uuid"]) for record in json.loads(body)]
+        return 200, b""
 
     def uuids(self) -> list[str]:
         return sorted(uuid for _, _, uuid in self.taken)
@@ -93,12 +94,7 @@ def receiver() -> Receiver:
 
 @pytest.fixture
 def url(receiver: Receiver) -> Iterator[str]:
-    class Handler(QuietHandler):
-        def do_POST(self) -> None:  # noqa: N802  as http.server calls it
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.answer(receiver.answer(self.headers["Idempotency-Key"], json.loads(body)))
-
-    with serving(Handler) as address:
+    with served(receiver.answer) as address:
         yield f"http://{address}/hook"
 
 

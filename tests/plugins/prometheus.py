@@ -14,7 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.plugins.http_server import QuietHandler, serving
+from tests.plugins.http import served
 from tests.plugins.processes import Process, free_ports, until
 
 CLUSTERS, NODES, GPUS = 3, 20, 8
@@ -172,11 +172,10 @@ def _samples(url: str) -> list[tuple[str, dict[str, str]]]:
 def _other_exporters(demo: str) -> Iterator[str]:
     """Serve the series of kube-state-metrics and dcgm-exporter for the demo's nodes and GPUs; gives the address."""
 
-    class Handler(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802  as http.server calls it
-            self.answer(200, _other_series(_samples(demo)).encode())
+    def answer(_headers: object, _body: bytes) -> tuple[int, bytes]:
+        return 200, _other_series(_samples(demo)).encode()
 
-    with serving(Handler) as address:
+    with served(answer, "text/plain; version=0.0.4") as address:
         yield address
 
 
