@@ -10,13 +10,13 @@ __all__ = ["STATIC", "STREAMS", "Streams", "error_page", "routes", "wants_page"]
 
 
 def routes() -> list[web.RouteDef]:
-    """List the page's paths."""
+    """List the page's paths; a name in them may be anything but a slash, which is written %2F."""
     return [
         web.get("/", index.index),
         web.get("/search", search.search),
-        web.get("/clusters/{cluster}", clusters.cluster),
-        web.get("/clusters/{cluster}/nodes/{node}", nodes.node),
-        web.get("/gpus/{uuid}", gpus.gpu),
+        web.get("/clusters/{cluster:[^/]+}", clusters.cluster),
+        web.get("/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}", nodes.node),
+        web.get("/gpus/{uuid:[^/]+}", gpus.gpu),
         web.get("/changes", changes.changes),
         web.get("/changes/stream", stream.follow, allow_head=False),
     ]

@@ -65,7 +65,6 @@ _templates.filters |= {
     "span": words.span,
     "counted": words.counted,
     "state_words": words.state_words,
-    "event_words": words.event_words,
     "search_url": links.search_url,
 }
 _templates.globals |= {
