@@ -55,7 +55,7 @@ async def gpu(request: web.Request) -> web.Response:
     known = _known(context, uuid, present, past)
     if known is None:
         raise _unknown(wanted, past)
-    return page(
+    return await page(
         request,
         "gpu.html",
         gpu=known,

@@ -51,7 +51,7 @@ async def node(request: web.Request) -> web.Response:
     if entry is None and not left:
         raise _unknown(place, past)
     contested = context.inventory.contested(place.cluster)
-    return page(
+    return await page(
         request,
         "node.html",
         place=place,

@@ -11,25 +11,25 @@ from collector import __version__
 from collector.web.context import CONTEXT
 from collector.web.pages import links, words
 from collector.web.rows import rfc3339
+from collector.web.slices import in_slices
 
 __all__ = ["STATIC", "error_page", "fragment", "page", "wants_page"]
 
 STATIC = Path(__file__).parents[1] / "static"
 
 
-def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
-    """Answer a page."""
-    response = web.Response(
-        text=fragment(request, template, **values), status=code, content_type="text/html", charset="utf-8"
-    )
+async def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
+    """Answer a page; a long one is written in slices."""
+    pieces = _templates.get_template(template).generate(_common(request) | values)
+    text = "".join([piece async for piece in in_slices(pieces)])
+    response = web.Response(text=text, status=code, content_type="text/html", charset="utf-8")
     response.enable_compression()
     return response
 
 
 def fragment(request: web.Request, template: str, **values: Any) -> str:
-    """Write a page or a part of one."""
-    now = request.app[CONTEXT].clock()
-    return _templates.get_template(template).render(now=now, term=request.query.get("q", ""), **values)
+    """Write a small part of a page."""
+    return _templates.get_template(template).render(_common(request) | values)
 
 
 def wants_page(request: web.Request) -> bool:
@@ -37,15 +37,19 @@ def wants_page(request: web.Request) -> bool:
     return "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
 
 
-def error_page(request: web.Request, error: web.HTTPException) -> web.Response:
+async def error_page(request: web.Request, error: web.HTTPException) -> web.Response:
     """Answer a refusal as a page; its text is what the error says."""
     said = error.text or ""
     if not said or said == f"{error.status}: {error.reason}":
         said = _ADVICE.get(error.status, "")
-    return page(request, "error.html", code=error.status, reason=error.reason, said=said)
+    return await page(request, "error.html", code=error.status, reason=error.reason, said=said)
 
 
 _ADVICE = {404: "There is no such page here. The search above finds serials, UUIDs, chassis, nodes and machines."}
+
+
+def _common(request: web.Request) -> dict[str, Any]:
+    return {"now": request.app[CONTEXT].clock(), "term": request.query.get("q", "")}
 
 
 def _version_of(name: str) -> str:

@@ -60,18 +60,20 @@ def live(site: Site, serving: Any, tmp_path: Path) -> Iterator[Live]:
         for module in (1, 2, 3, 4)
     ]
     twice = Gpu(uuid="GPU-00000000-0000-4000-8000-000000000002", serial="1652923034028", model="NVIDIA H100")
-    with start_blocking_portal() as portal:
-        with portal.wrap_async_context_manager(keeping(site, tmp_path)):
-            with portal.wrap_async_context_manager(serving(site)) as client:
-                live = Live(site, portal, str(client.base_url))
-                live.read("prod-a", "tray-1", *cards, capacity=4)
-                for time, node in enumerate(("one", "two", "one")):
-                    live.read("prod-a", node, twice, time=1764000001.0 + time, capacity=1)
-                live.read("prod-a", "n1", Gpu(uuid="GPU-a2", serial="102"), time=1764000300.0)
-                live.read("prod-a", "n2", time=1764000360.0)
-                portal.call(site.inventory.set_node, "prod-a", Node(name="unread", capacity=8))
-                live.cluster("prod-c", ClusterState.STARTING)
-                yield live
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(keeping(site, tmp_path)),
+        portal.wrap_async_context_manager(serving(site)) as client,
+    ):
+        live = Live(site, portal, str(client.base_url))
+        live.read("prod-a", "tray-1", *cards, capacity=4)
+        for time, node in enumerate(("one", "two", "one")):
+            live.read("prod-a", node, twice, time=1764000001.0 + time, capacity=1)
+        live.read("prod-a", "n1", Gpu(uuid="GPU-a2", serial="102"), time=1764000300.0)
+        live.read("prod-a", "n2", time=1764000360.0)
+        portal.call(site.inventory.set_node, "prod-a", Node(name="unread", capacity=8))
+        live.cluster("prod-c", ClusterState.STARTING)
+        yield live
 
 
 @pytest.fixture
@@ -198,7 +200,7 @@ class TestHostility:
             "\"'><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)>{{7*7}}</title>javascript:"
         )
         live.cluster(evil, ClusterState.UNREACHABLE, evil)
-        card = {name: evil for name in ("serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id")}
+        card = dict.fromkeys(("serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id"), evil)
         live.read(evil, evil, Gpu(uuid=evil, **card))
         page = opened("/")
         expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)

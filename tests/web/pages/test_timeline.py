@@ -97,7 +97,7 @@ class TestDrawing:
         for lane in drawing.lanes:
             for bar in lane.bars:
                 assert 0 <= bar.x <= 100
-                assert 0.6 <= bar.width
+                assert bar.width >= 0.6
                 assert bar.x + bar.width <= 100.001
         assert all(0 <= tick.x <= 100 for tick in drawing.ticks)
         assert 1 <= len(drawing.ticks) <= 6
