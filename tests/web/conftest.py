@@ -28,6 +28,7 @@ class Site:
         self.touched: set[Place] = set()
         self.changes: list[Change] = []
         self.store: Store | None = None
+        self.synced = 1764000000.0
         self.now = 1764000600.0  # ten minutes after everything
         self.inventory = Inventory(on_node=self._node_changed)
         self.exposition = Exposition(self.inventory, self.metrics)
@@ -37,25 +38,26 @@ class Site:
             exposition=self.exposition,
             statuses=self.statuses,
             clusters=self.statuses.keys,
-            synced=lambda name: 1764000000.0 if self.statuses[name].up else None,
+            synced=lambda name: self.synced if self.statuses[name].up else None,
             clock=lambda: self.now,
-        )
-        self.cluster("prod-a")
-        self.cluster("prod-b", ClusterState.UNREACHABLE, "https://10.0.0.1:6443: connection refused")
-        self.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis=None))
-        self.read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in (2, 3)))
-        self.read(
-            "prod-b", "n3", *(Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12")
         )
 
     def cluster(self, name: str, state: ClusterState = ClusterState.UP, message: str = "") -> None:
         self.metrics.add_cluster(name)
-        self.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=1764000000.0)
+        self.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=self.synced)
 
-    def read(self, cluster: str, node: str, *gpus: Gpu, time: float = 1764000000.0, capacity: int | None = 8) -> None:
+    def read(
+        self,
+        cluster: str,
+        node: str,
+        *gpus: Gpu,
+        time: float = 1764000000.0,
+        capacity: int | None = 8,
+        machine: str = "",
+    ) -> None:
         reading = Reading(
             cluster=cluster,
-            node=Node(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=capacity),
+            node=Node(name=node, provider_id=f"aws:///us-east-1a/{machine or f'i-{node}'}", capacity=capacity),
             source="gpu-operator/p",
             fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
             time=time,
@@ -102,7 +104,13 @@ class Site:
 @pytest.fixture
 def site() -> Site:
     """Two clusters, one of them down, with three nodes."""
-    return Site()
+    site = Site()
+    site.cluster("prod-a")
+    site.cluster("prod-b", ClusterState.UNREACHABLE, "https://10.0.0.1:6443: connection refused")
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis=None))
+    site.read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in (2, 3)))
+    site.read("prod-b", "n3", *(Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12"))
+    return site
 
 
 @pytest.fixture

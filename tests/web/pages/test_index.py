@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 async def test_the_fleet_is_counted_and_what_is_wrong_is_said(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     assert "5 GPUs in 3 nodes of 2 clusters" in page.text
-    assert "prod-b cannot be reached since 10 minutes ago 2025-11-24T16:00:00Z" in page.text
+    assert "prod-b cannot be reached since 2025-11-24T16:00:00Z ( 10 minutes ago )" in page.text
     assert "https://10.0.0.1:6443: connection refused" in page.text
     assert "prod-a misses 13 GPUs in 2 nodes" in page.text
     assert "/clusters/prod-a?show=missing" in page.links

@@ -37,7 +37,7 @@ async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any
     site.read("prod-a", "n9", card, capacity=1)
     async with serving(site) as client:
         page = await visit(client, "/clusters/prod-a/nodes/n9")
-    assert "n9 complete 1 GPU found, capacity 1. Last read 10 minutes ago 2025-11-24T16:00:00Z ." in page.text
+    assert "n9 complete 1 GPU found, capacity 1. Last read 2025-11-24T16:00:00Z ( 10 minutes ago ) ." in page.text
     assert "Chassis C7 tray 3 slot 12 host 1 module 2 5" in page.text
     assert "5 GPU-t – 00:01 – 10 minutes ago 2025-11-24T16:00:00Z" in page.text
     assert (
