@@ -59,6 +59,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What Kubernetes says of a node that carries a GPU pod."""
 
     name: str
+    uid: str = ""  # given by its API server; empty only where an older store left it out
     provider_id: str = ""
     boot_id: str = ""
     capacity: int | None = None  # GPUs the node has, None where the device plugin never registered
@@ -186,6 +187,7 @@ class ClusterState(StrEnum):
     FORBIDDEN = "forbidden"
     UNREACHABLE = "unreachable"
     SERVER_ERROR = "server_error"
+    DUPLICATE = "duplicate"  # the same cluster as one before it in the configuration, and so not read
 
 
 class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):

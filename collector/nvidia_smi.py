@@ -30,9 +30,10 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
 def parse(output: bytes) -> Log:
     """Read one complete document; raises BadOutput.
 
-    The document comes from a node and is not trusted: entities may not be declared, the DTD is never loaded, and depth,
-    number and length of what is read are bounded. A GPU that the driver has lost has few values or none, and does not
-    void the others.
+    Lines of text around it are passed over: the tool warns of a corrupted infoROM on its standard output. The document
+    comes from a node and is not trusted: entities may not be declared, the DTD is never loaded, and depth, number and
+    length of what is read are bounded. A GPU that the driver has lost has few values or none, and does not void the
+    others.
     """
     reader = _Reader()
     parser = expat.ParserCreate()
@@ -42,13 +43,18 @@ def parse(output: bytes) -> Log:
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.characters
+    begin = _MARKUP.search(output)
+    document = output[begin.end() - 1 :] if begin else output.lstrip(b" \t\r\n")
     try:
-        parser.Parse(output.lstrip(b" \t\r\n"), True)
+        parser.Parse(document, True)
     except (expat.ExpatError, ValueError, LookupError) as error:  # a strange encoding is a ValueError or LookupError
-        raise BadOutput(f"not the XML of nvidia-smi: {str(error)[:120]}") from error
+        rest = document[document.rfind(b">", 0, parser.ErrorByteIndex) + 1 :]  # the error is in the first word of it
+        if not reader.complete or _MARKUP.search(rest):
+            raise BadOutput(f"not the XML of nvidia-smi: {str(error)[:120]}") from error
     return reader.log()
 
 
+_MARKUP = re.compile(rb"^[ \t]*<", re.MULTILINE)  # a line that begins so is no text
 _ROOT = "nvidia_smi_log"
 
 # The path of each element that is read, below the root, and the field that it fills.
@@ -105,6 +111,7 @@ class _Reader:
     """Collects the wanted elements while expat walks the document."""
 
     def __init__(self) -> None:
+        self.complete = False  # the root element has ended
         self._paths: list[str] = []  # of the open elements, each below the root
         self._field: str | None = None
         self._text = ""
@@ -147,6 +154,7 @@ class _Reader:
             if len(text) <= _LENGTH and not _ABSENT.fullmatch(text):
                 values.setdefault(self._field, text)
             self._field = None
+        self.complete = not self._paths
 
     def log(self) -> Log:
         if not self._gpus and self._root.get("attached_gpus") != "0":

@@ -16,6 +16,7 @@ import watchfiles
 from collector import config as configuration
 from collector.backoff import Backoff
 from collector.cluster import ClusterWatcher, kubeconfig
+from collector.cluster.identity import Duplicate, Identities
 from collector.config import Config, ConfigError
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
@@ -71,6 +72,7 @@ class Service:
         self._delivery: Delivery | None = None
         self._reloading = anyio.Lock()
         self._synced: dict[str, float] = {}  # Unix seconds
+        self._identities = Identities()
         self._latest = LatestChanges()
         self.statuses: dict[str, ClusterStatus] = {}
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
@@ -121,6 +123,7 @@ class Service:
                 config = await anyio.to_thread.run_sync(load, path)
                 if self._delivery is not None:
                     await self._delivery.follow(config.sinks)
+                    self.metrics.keep_sinks(config.sinks)
             except GpuidError as error:
                 log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
                 return
@@ -144,6 +147,8 @@ class Service:
 
     def on_reading(self, reading: Reading, seconds: float) -> None:
         """Put a node's reading into the inventory."""
+        if reading.cluster in self._identities.duplicates:  # it was on its way
+            return
         self.metrics.read_succeeded(reading.cluster, seconds)
         before = self.inventory.node(Place(reading.cluster, reading.node.name))
         if before is not None and before.time is not None and before.time > reading.time:
@@ -157,18 +162,31 @@ class Service:
         self.metrics.read_failed(cluster, reason)
 
     def on_node(self, cluster: str, node: Node) -> None:
-        """Keep what Kubernetes says of a node."""
-        self.inventory.set_node(cluster, node)
-        self._hand_on(())
+        """Keep what Kubernetes says of a node, unless it shows that its cluster is another one once more."""
+        if cluster in self._identities.duplicates:
+            return
+        before = self.inventory.node(Place(cluster, node.name))
+        if before is not None and before.node.uid != node.uid:
+            self._release(self._identities.release(cluster, before.node))
+        duplicate = self._identities.claim(cluster, node)
+        if duplicate is not None:
+            self._leave(duplicate)
+        if duplicate is None or duplicate.cluster != cluster:
+            self.inventory.set_node(cluster, node)
+            self._hand_on(())
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
         """Take a node out of the inventory."""
+        if (entry := self.inventory.node(Place(cluster, node))) is not None:
+            self._release(self._identities.release(cluster, entry.node))
         self._hand_on(self.inventory.remove_node(Place(cluster, node), time))
 
     def on_status(self, status: ClusterStatus) -> None:
         """Publish how a cluster is."""
+        if status.cluster in self._identities.duplicates and status.state is not ClusterState.DUPLICATE:
+            return
         self.statuses[status.cluster] = status
-        self.metrics.cluster_up(status.cluster, status.up)
+        self.metrics.cluster_state(status.cluster, status.state)
 
     def on_synced(self, cluster: str, time: float) -> None:
         """Publish the last proof that a cluster's view is current."""
@@ -191,7 +209,7 @@ class Service:
 
     def on_backlog(self, sink: str, backlog: Backlog) -> None:
         """Publish what a sink is owed."""
-        self.metrics.backlog(sink, backlog.records, backlog.oldest)
+        self.metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
 
     # What follows from it
 
@@ -217,7 +235,10 @@ class Service:
         self._delivery = Delivery(store, self)
         await self._delivery.follow(self._config.sinks)
         for cluster in set(self.inventory.clusters()) - configured:
-            self._hand_on(self.inventory.remove_cluster(cluster, time.time()))
+            self._drop(cluster)
+        for cluster in self.inventory.clusters():
+            for entry in self.inventory.nodes(cluster).values():
+                self._identities.recall(cluster, entry.node)
 
     async def _durable(self) -> None:
         """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
@@ -228,7 +249,14 @@ class Service:
         self.exposition.changed(place)
         self._touched.add(place)
 
-    def _hand_on(self, changes: Sequence[Change], reading: Reading | None = None) -> None:
+    def _drop(self, cluster: str) -> None:
+        """Take a cluster and all that is in it out of the inventory."""
+        changes = self.inventory.remove_cluster(cluster, time.time())
+        if changes:
+            log.info("%d GPUs are published no more", len(changes), extra={"cluster": cluster})
+        self._hand_on(changes, level=logging.DEBUG)
+
+    def _hand_on(self, changes: Sequence[Change], reading: Reading | None = None, *, level: int = logging.INFO) -> None:
         """Hand on what one step of the inventory did: to the history with its outbox, to the log and to listeners."""
         touched, self._touched = self._touched, set()
         if self._store is not None and touched:
@@ -239,21 +267,38 @@ class Service:
         for change in changes:
             if change.event is Event.MOVED:
                 self.metrics.moved(change.place.cluster)
-            _log_change(change)
+            _log_change(change, level)
             for listener in self._listeners:
                 listener(change)
 
     # Which clusters are followed
+
+    def _leave(self, duplicate: Duplicate) -> None:
+        """Stop reading a cluster that is another one once more; what was published of it is the other one's to say."""
+        name = duplicate.cluster
+        self._watches[name].pause()
+        self._drop(name)
+        fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
+        log.warning("the cluster is not read: %s", duplicate, extra=fields)
+        self.on_status(
+            ClusterStatus(cluster=name, state=ClusterState.DUPLICATE, message=str(duplicate), since=time.time())
+        )
+
+    def _release(self, clusters: Collection[str]) -> None:
+        """Look at clusters anew that were duplicates."""
+        for name in clusters:
+            self._watches[name].resume()
 
     async def _follow(self, clusters: Collection[configuration.Cluster]) -> None:
         wanted = {cluster.name: cluster for cluster in clusters}
         for name in self._watches.keys() - wanted.keys():
             await self._watches.pop(name).stop()
             log.info("cluster removed from the configuration", extra={"cluster": name})
-            self._hand_on(self.inventory.remove_cluster(name, time.time()))
+            self._drop(name)
             self.statuses.pop(name, None)
             self._synced.pop(name, None)
             self.metrics.remove_cluster(name)
+        self._release(self._identities.follow(list(wanted)))
         for name, cluster in wanted.items():
             watch = self._watches.get(name)
             if watch is not None and watch.cluster == cluster:
@@ -263,6 +308,7 @@ class Service:
                 self.on_status(ClusterStatus(cluster=name, state=ClusterState.STARTING, since=time.time()))
             else:
                 await watch.stop()
+                self._identities.duplicates.pop(name, None)
                 log.info("cluster changed in the configuration", extra={"cluster": name})
             self._watches[name] = _Watch(cluster, self, self._config.metrics.node_labels)
             self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
@@ -284,6 +330,9 @@ class _Watch:
         self._service = service
         self._node_labels = node_labels
         self._scope = anyio.CancelScope()
+        self._turn = anyio.CancelScope()  # the watcher's
+        self._free = anyio.Event()  # whether a watcher may be at work
+        self._free.set()
         self._ended = anyio.Event()
 
     async def run(self) -> None:
@@ -292,15 +341,28 @@ class _Watch:
             with self._scope:
                 attempt = 0
                 while True:
+                    await self._free.wait()
                     started = time.monotonic()
                     try:
-                        await self._service.new_watcher(self.cluster, self._node_labels).run()
+                        with anyio.CancelScope() as self._turn:
+                            await self._service.new_watcher(self.cluster, self._node_labels).run()
+                        continue
                     except Exception as error:
                         attempt = attempt + 1 if time.monotonic() - started < _HEALTHY else 1
                         self._failed(error)
                     await anyio.sleep(_RESTART.delay(attempt - 1))
         finally:
             self._ended.set()
+
+    def pause(self) -> None:
+        """End the watcher, until `resume` lets another one begin."""
+        if self._free.is_set():
+            self._free = anyio.Event()
+        self._turn.cancel()
+
+    def resume(self) -> None:
+        """Begin anew from what is known."""
+        self._free.set()
 
     async def stop(self) -> None:
         """End the task and wait until nothing of it runs."""
@@ -315,14 +377,14 @@ class _Watch:
         self._service.on_status(status)
 
 
-def _log_change(change: Change) -> None:
+def _log_change(change: Change, level: int) -> None:
     fields = {"cluster": change.place.cluster, "node": change.place.node, "uuid": change.gpu.uuid}
     if change.gpu.serial:
         fields["serial"] = change.gpu.serial
     if change.previous is not None:
         fields |= {"from_cluster": change.previous.cluster, "from_node": change.previous.node}
     # A first inventory makes thousands of GPUs appear; what a person wants to read is what happens to them later.
-    log.log(logging.DEBUG if change.event is Event.APPEARED else logging.INFO, "GPU %s", change.event, extra=fields)
+    log.log(logging.DEBUG if change.event is Event.APPEARED else level, "GPU %s", change.event, extra=fields)
 
 
 async def _changes_beside(path: Path) -> AsyncIterator[object]:

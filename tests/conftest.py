@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.plugins.no_skips", "tests.plugins.prometheus"]
+pytest_plugins = ["tests.plugins.no_skips", "tests.plugins.prometheus", "tests.plugins.troubled"]
 
 
 @pytest.fixture

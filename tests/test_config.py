@@ -234,6 +234,8 @@ class TestListen:
             Listen.parse(value)
 
 
+SINK = '[store]\nurl = "sqlite:///x/y.db"\n[sinks.a]\n'
+
 BAD = [
     # The document
     ("", "clusters: expected at least one [[clusters]] table"),
@@ -313,12 +315,45 @@ BAD = [
     (f'{CLUSTER}sources = [{{namespace = "a"}}]', 'clusters[0].sources[0]: expected a key "selector" in the table'),
     (
         f'{CLUSTER}sources = [{{namespace = "", selector = "", container = "c"}}]',
-        "clusters[0].sources[0].namespace: expected a name",
+        'clusters[0].sources[0].namespace: expected a name as Kubernetes allows it, got ""',
     ),
     (
         f'{CLUSTER}sources = [{{namespace = "n", selector = "", container = ""}}]',
-        "clusters[0].sources[0].container: expected a name",
+        'clusters[0].sources[0].container: expected a name as Kubernetes allows it, got ""',
     ),
+    (
+        f'{CLUSTER}sources = [{{namespace = "a/../b", selector = "", container = "c"}}]',
+        'clusters[0].sources[0].namespace: expected a name as Kubernetes allows it, got "a/../b"',
+    ),
+    # Selectors
+    (
+        f'{CLUSTER}sources = [{{namespace = "n", selector = "app=x, tier in a", container = "c"}}]',
+        'clusters[0].sources[0].selector: expected a label selector such as "app=gpu-plugin" or "tier in (a, b), !old",'
+        ' and not "tier in a" in it',
+    ),
+    (
+        f'[defaults]\nnode_selector = "gpu = yes please"\n{CLUSTER}',
+        'defaults.node_selector: expected a label selector such as "app=gpu-plugin" or "tier in (a, b), !old",'
+        ' and not "gpu = yes please" in it',
+    ),
+    # Durations that would wear out the nodes, or let nothing ever succeed
+    (f'{CLUSTER}refresh = "1ms"', 'clusters[0].refresh: expected at least "10s", got "1ms"'),
+    (f'[defaults]\nexec_timeout = "999ms"\n{CLUSTER}', 'defaults.exec_timeout: expected at least "1s", got "999ms"'),
+    (
+        f'[store]\nurl = "sqlite:///x/y.db"\nretention = "1s"\n{CLUSTER}',
+        'store.retention: expected at least "1m", got "1s"',
+    ),
+    (
+        f'{SINK}type = "webhook"\nurl = "https://x/"\ntimeout = "1ms"\n{CLUSTER}',
+        'sinks.a.timeout: expected at least "100ms", got "1ms"',
+    ),
+    # Kinds of sinks
+    (
+        f'{SINK}type = "weebhook"\n{CLUSTER}',
+        'sinks.a.type: expected one of stdout, webhook, s3, postgres, got "weebhook"; did you mean "webhook"?',
+    ),
+    (f"{SINK}type = 3\n{CLUSTER}", "sinks.a.type: expected a string, got a whole number"),
+    (f"{SINK}emit = 3\n{CLUSTER}", 'sinks.a: expected a key "type" in the table'),
     # Rules between keys
     ("[[clusters]]", 'clusters[0]: expected either context = "…" or in_cluster = true'),
     (f"{CLUSTER}in_cluster = true", 'clusters[0]: expected either context = "…" or in_cluster = true'),

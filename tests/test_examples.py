@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from collector.config import Cluster, Config, Defaults, Metrics, Server, Source, load, parse
+from collector.config import PRESETS, Cluster, Config, Defaults, Metrics, Server, Source, load, parse
 from collector.config.sinks import S3, Postgres, Stdout, Webhook
 from collector.config.store import StoreSettings
 
@@ -27,6 +27,15 @@ def manifest(name: str) -> dict[str, Any]:
 
 def test_the_minimal_configuration_is_valid() -> None:
     assert [cluster.name for cluster in load(CONFIG / "gpuid.toml").clusters] == ["prod-us-east", "research"]
+
+
+def test_the_guide_from_the_go_program_has_a_valid_configuration(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.+?)```", (CONFIG / "from-go-gpuid.md").read_text(), re.DOTALL)
+    config = parse(text, tmp_path / "gpuid.toml")
+    assert config.clusters[0].watched == (PRESETS["gpu-operator"],)
+    assert config.sinks["lake"] == S3(
+        bucket="gpuids", prefix="serial-numbers", region="us-east-1", emit="readings", columns="peer"
+    )
 
 
 def test_the_full_configuration_states_the_defaults() -> None:

@@ -269,10 +269,32 @@ class TestEmptyOutput:
             parse(b"<html><gpu><uuid>GPU-1</uuid></gpu></html>")
         assert str(error.value) == "not the XML of nvidia-smi: the root element is html, expected nvidia_smi_log"
 
-    def test_text_around_the_document_is_refused(self) -> None:
-        for output in (b"warning: old driver\n" + document(H100), document(H100) + b"warning: old driver\n"):
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "WARNING: infoROM is corrupted at gpu 0000:B3:00.0\n",
+            "WARNING: infoROM is corrupted at gpu 0000:B3:00.0\r\n\n1 & 2 < 3 > [N/A] \u2026 100%\n",
+            "\0\x1b[31mred\x1b[0m\n",
+        ],
+    )
+    def test_lines_of_text_around_the_document_are_passed_over(self, text: str) -> None:
+        alone = parse(document(H100))
+        for output in (
+            text.encode() + document(H100),
+            document(H100) + text.encode(),
+            text.encode() + document(H100).rstrip() + text.encode(),
+        ):
+            assert parse(output) == alone
+
+    @pytest.mark.parametrize("markup", ["<html>", "<", "</gpu>", "<nvidia_smi_log/>", "text\n  <!DOCTYPE a>"])
+    def test_markup_around_the_document_is_refused(self, markup: str) -> None:
+        whole, text = document(H100), markup.encode()
+        for output in (text + b"\n" + whole, whole + text, whole + text + b"\n", whole.rstrip() + text):
             with pytest.raises(BadOutput):
                 parse(output)
+
+    def test_text_in_another_encoding_after_the_document_is_passed_over(self) -> None:
+        assert parse(document(H100) + b"\xff\xfe W\xe4rnung\n") == parse(document(H100))
 
     def test_white_space_around_the_document_is_not(self) -> None:
         assert parse(b"\r\n \t" + document(H100) + b"\r\n\n") == parse(document(H100))
@@ -308,6 +330,12 @@ class TestEncodings:
     def test_text_that_is_not_in_its_encoding_is_refused(self) -> None:
         with pytest.raises(BadOutput):
             parse(document(H100).replace(b"Hopper", b"\xff\xfe"))
+
+
+# Lines of which none begins as markup does.
+lines = st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<" not in text)).map(
+    lambda texts: "".join(f"{text}\n" for text in texts)
+)
 
 
 class TestHostileInput:
@@ -363,6 +391,19 @@ class TestHostileInput:
         cut = data.draw(st.integers(0, len(whole) - 1))
         with pytest.raises(BadOutput):
             parse(whole[:cut])
+
+    @given(lines, lines, st.data())
+    def test_neither_is_a_document_cut_among_lines_of_text(self, before: str, after: str, data: st.DataObject) -> None:
+        whole = document(H100).rstrip()
+        cut = data.draw(st.integers(0, len(whole) - 1))
+        with pytest.raises(BadOutput):
+            parse(before.encode() + whole[:cut] + after.encode())
+
+    @given(lines, lines)
+    def test_nor_an_entity_among_them(self, before: str, after: str) -> None:
+        bomb = document("<uuid>GPU-&a;</uuid>", prolog='<!DOCTYPE nvidia_smi_log [<!ENTITY a "b">]>')
+        with pytest.raises(BadOutput, match="the XML declares or uses an entity"):
+            parse(before.encode() + bomb + after.encode())
 
     @given(st.binary() | st.text().map(str.encode) | st.binary().map(lambda tail: PROLOG.encode() + tail))
     def test_noise_is_refused_in_one_short_line(self, output: bytes) -> None:
@@ -439,6 +480,11 @@ gpus = st.builds(
 )
 def test_what_is_printed_is_read_back_equal(log: Log) -> None:
     assert parse(render(log)) == log
+
+
+@given(lines, lines)
+def test_lines_of_text_around_it_change_nothing(before: str, after: str) -> None:
+    assert parse(before.encode() + document(H100) + after.encode()) == parse(document(H100))
 
 
 def test_values_that_repeat_over_a_fleet_are_kept_once() -> None:

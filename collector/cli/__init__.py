@@ -20,12 +20,15 @@ __all__ = ["gpuid", "main"]
 _COMMANDS = {
     "demo": ("collector.cli.demo:demo", "See it work: a simulated fleet and a collector, on this machine."),
     "init": ("collector.cli.init:init", "Write a configuration from the contexts of your kubeconfig."),
-    "check": ("collector.cli.check:check", "Try every cluster: reachable, rights, pods, one reading."),
+    "check": ("collector.cli.check:check", "Try every cluster, the store and every sink."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
     "ls": ("collector.cli.ls:ls", "List the GPUs of a running collector, or find one."),
+    "top": ("collector.cli.top:top", "Watch a running collector's clusters and the latest changes."),
     "where": ("collector.cli.where:where", "Tell where a GPU is, and every place it was."),
     "diff": ("collector.cli.diff:diff", "List what appeared, moved, vanished and altered."),
     "history": ("collector.cli.history:history", "List what sits and sat in a node."),
+    "export": ("collector.cli.export:export", "Write the inventory as CSV, JSON Lines or Parquet."),
+    "outbox": ("collector.cli.outbox:outbox", "Show what the sinks are owed; send refused batches again."),
     "health": ("collector.cli.health:health", "Exit 0 when a collector answers, for health checks."),
     "parse": ("collector.cli.parse:parse", "Turn the output of nvidia-smi -q -x into JSON."),
     "simulate": ("collector.cli.simulate:simulate", "Simulated Kubernetes API servers alone, for any client."),
@@ -111,6 +114,9 @@ class _Commands(click.Group):
 def _unwrapped(command: _C) -> _C:
     # Our docstrings are raw: they have the escape that keeps a paragraph's lines apart, and click wants the character.
     command.help = (command.help or "").replace(r"\b", "\b")
+    if isinstance(command, click.Group):
+        for subcommand in command.commands.values():
+            _unwrapped(subcommand)
     return command
 
 
@@ -151,12 +157,15 @@ def gpuid() -> None:
     \b
     On your clusters:
       gpuid init                        writes ./gpuid.toml from ~/.kube/config
-      gpuid check                       tries every cluster and tells what is missing
+      gpuid check                       tries clusters, store and sinks: what is missing?
       gpuid run                         collects and serves, until Ctrl-C
     \b
     Ask a running collector:
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
+      gpuid top                         its clusters and the latest changes, live
+      gpuid where 1652922001234         where it is, and every place it was
+      gpuid export --format csv         the whole inventory
       gpuid health                      exit 0 when it answers
     \b
     Without a collector:

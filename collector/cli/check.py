@@ -1,4 +1,4 @@
-"""`gpuid check`: tries every cluster of a configuration and shows what is missing."""
+"""`gpuid check`: tries every cluster, the store and every sink of a configuration and shows what is missing."""
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from collector import config as configuration
+from collector.cli.destinations import print_destinations, try_destinations
 from collector.cli.logs import configure
 from collector.cli.options import DURATION, config_option
 from collector.cli.text import one_line
-from collector.cli.trial import Finding, try_cluster
+from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
 
 __all__ = ["check"]
@@ -29,14 +30,15 @@ _AT_ONCE = 32  # clusters; each may start a credential plugin
     "--cluster", "names", metavar="NAME", multiple=True, help="Only this cluster; may be given several times."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
-@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long one cluster may take.")
+@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long each of them may take.")
 @click.pass_context
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
-    r"""Try every cluster of the configuration and tell what is missing.
+    r"""Try every cluster of the configuration, its store and its sinks, and tell what is missing.
 
     For each cluster: is it reachable, who are we there, may we list and watch pods and nodes and run a
-    command in the pods, which pods are there, and what does nvidia-smi say in one of them. Nothing is
-    changed anywhere. Exit code 1 when something fails.
+    command in the pods, which pods are there, and what does nvidia-smi say in one of them. For the store
+    and each sink: is it reachable, may we write there. Nothing is changed anywhere and no record is sent;
+    with --cluster only clusters are tried. Exit code 1 when something fails.
 
     \b
     Examples:
@@ -45,27 +47,34 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
       gpuid check --json | jq '.clusters[] | select(.ok | not)'
     """
     configure("error", "text")
-    clusters = _chosen(configuration.load(config).clusters, names)
+    settings = configuration.load(config)
+    clusters = _chosen(settings.clusters, names)
     with Console(stderr=True).status(f"Trying {len(clusters)} cluster{'s' if len(clusters) > 1 else ''} …"):
         findings = anyio.run(_try_all, clusters, timeout)
+        store, sinks = (None, []) if names else anyio.run(try_destinations, settings, timeout)
+    destinations = [*([store] if store else []), *sinks]
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode({"clusters": findings}), indent=2))
+        found = {"clusters": findings, "store": store, "sinks": sinks}
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
     else:
         _print(findings)
-    ctx.exit(0 if all(finding.ok for finding in findings) else 1)
+        print_destinations(destinations)
+    ctx.exit(0 if all(one.ok for one in findings) and all(one.ok for one in destinations) else 1)
 
 
 async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]:
     findings: dict[str, Finding] = {}
+    pods: dict[str, list[str]] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def one(cluster: Cluster) -> None:
         async with limiter:
-            findings[cluster.name] = await try_cluster(cluster, timeout)
+            findings[cluster.name] = await try_cluster(cluster, timeout, pods)
 
     async with anyio.create_task_group() as tasks:
         for cluster in clusters:
             tasks.start_soon(one, cluster, name=f"check {cluster.name}")
+    find_duplicates(clusters, findings, pods)
     return [findings[cluster.name] for cluster in clusters]
 
 

@@ -1,7 +1,8 @@
 """A client of a running collector, and the options that say where it is and how to be let in."""
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from collector.config import ConfigError, Duration, Server
 __all__ = ["Client", "connection_options"]
 
 _T = TypeVar("_T")
+_PAGE = 10_000  # what the API gives at most
 
 
 def connection_options(function: Any) -> Any:
@@ -93,14 +95,37 @@ class Client:
             raise Failure(
                 f"{where}: answers {answer.status_code}; expected --token-file, or --user with $GPUID_PASSWORD"
             )
-        if answer.status_code == 404 and answer.text.startswith("this collector"):
-            raise Failure(f"{where}: {one_line(answer.text)}")
         if answer.status_code != 200:
-            raise Failure(f"{where}: answers {answer.status_code} {answer.reason_phrase}".rstrip())
+            raise Failure(f"{where}: {_refusal(answer)}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
             raise Failure(f"{where}: the answer is not a gpuid collector's") from error
+
+    def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
+        """Go through the pages of the GPUs that the filters admit; raises Failure."""
+        for offset in itertools.count(step=_PAGE):
+            page = self.get("/api/v1/gpus", {**filters, "limit": str(_PAGE), "offset": str(offset)}, _Page)
+            yield page.gpus
+            if offset + _PAGE >= page.total or not page.gpus:
+                return
+
+
+class _Page(msgspec.Struct):
+    gpus: list[dict[str, Any]]
+    total: int
+
+
+class _Refusal(msgspec.Struct):
+    error: str
+
+
+def _refusal(answer: httpx.Response) -> str:
+    """Give the API's own reason, or what any server's status line says."""
+    try:
+        return one_line(msgspec.json.decode(answer.content, type=_Refusal).error)
+    except msgspec.DecodeError:
+        return f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
 
 
 def _endpoint(url: str | None, config: Path | None, ca: Path | None, cert: Path | None, key: Path | None) -> Endpoint:

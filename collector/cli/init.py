@@ -2,10 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -54,14 +55,16 @@ def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force:
       gpuid init --context 'prod-*' --context 'arn:aws:eks:*'
       gpuid init --kubeconfig ~/clusters/eu:~/clusters/us -o /etc/gpuid/gpuid.toml
     """
-    names = _chosen([name for name in contexts(kubeconfig) if name], patterns)
-    text = render(names, kubeconfig=_absolute(kubeconfig or os.environ.get("KUBECONFIG")))
+    found = contexts(kubeconfig)
+    names = _chosen([name for name in found if name], patterns)
+    alike = _alike({name: found[name].server for name in names})
+    text = render(names, kubeconfig=_absolute(kubeconfig or os.environ.get("KUBECONFIG")), alike=alike)
     configuration.parse(text, output)  # never hand out what `run` would refuse
     if str(output) == "-":
         click.echo(text, nl=False)
     else:
         _write(output, text, force)
-    for line in _found(names):
+    for line in _found(names, alike):
         click.echo(line, err=str(output) == "-")
     if str(output) != "-":
         named = "" if output == Path("gpuid.toml") else f" -c {shlex.quote(str(output))}"
@@ -69,8 +72,11 @@ def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force:
         click.echo(f"  gpuid run{named}      collects and serves")
 
 
-def render(names: Sequence[str], *, kubeconfig: str | None) -> str:
-    """Write the configuration of these contexts; `kubeconfig` None leaves it to the default."""
+def render(names: Sequence[str], *, kubeconfig: str | None, alike: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Write the configuration of these contexts; `kubeconfig` None leaves it to the default.
+
+    `alike` tells of a context which one before it has the same server.
+    """
     defaults = Defaults()
     preset = PRESETS[defaults.preset]
     return "\n".join(
@@ -109,8 +115,25 @@ def render(names: Sequence[str], *, kubeconfig: str | None) -> str:
             '# bearer_token_file = "token"',
             "",
             "# One table per cluster. `name` is the `cluster` label of its series: make it what your dashboards use.",
-            *(f"[[clusters]]\n{_values(name=name, context=name)}\n" for name in names),
+            *(f"{_warning(alike, name)}[[clusters]]\n{_values(name=name, context=name)}\n" for name in names),
         )
+    )
+
+
+def _alike(servers: Mapping[str, str]) -> dict[str, str]:
+    """Tell of each context with the server of one before it which that is; proxies serve many clusters at one URL."""
+    first: dict[str, str] = {}
+    for name, server in servers.items():
+        first.setdefault(server, name)
+    return {name: first[server] for name, server in servers.items() if server and first[server] != name}
+
+
+def _warning(alike: Mapping[str, str], name: str) -> str:
+    if name not in alike:
+        return ""
+    return (
+        f"# The same server as {_string(alike[name])}. If they are one cluster, keep the context that you want it to be"
+        " read by:\n# of two names for one cluster only the first is read.\n"
     )
 
 
@@ -141,10 +164,17 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_LISTED]) + more
 
 
-def _found(names: Sequence[str]) -> list[str]:
+def _found(names: Sequence[str], alike: Mapping[str, str]) -> list[str]:
     lines = [f"Found {len(names)} context{'s' if len(names) > 1 else ''}:"]
     lines += [f"  {name}" for name in names[:_LISTED]]
-    return [*lines, f"  … and {len(names) - _LISTED} more"] if len(names) > _LISTED else lines
+    if len(names) > _LISTED:
+        lines.append(f"  … and {len(names) - _LISTED} more")
+    if alike:
+        lines.append(
+            f"{len(alike)} of them {'have' if len(alike) > 1 else 'has'} the server of another one; if they are one"
+            " cluster, remove one of the two (the file says which)."
+        )
+    return lines
 
 
 def _absolute(paths: str | None) -> str | None:

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 import traceback
+from typing import TextIO
 
 import msgspec
 
@@ -16,7 +17,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 def configure(level: str, form: str) -> None:
     """Send everything from `level` up to stderr; `form` is `json` or `text`."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Libraries narrate their own work, and some print what they were given; their warnings are enough.
@@ -51,6 +52,17 @@ class TextFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             line += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
         return line
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at each event: a progress bar puts itself there and keeps below the lines."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,18 +10,17 @@ import click
 import msgspec
 
 from collector.cli.client import Client, connection_options
-from collector.cli.text import one_line
+from collector.cli.table import print_table
 from collector.model import Gpu
 
 __all__ = ["ls"]
 
 _FILTERS = ("cluster", "node", "serial", "uuid", "model", "chassis", "machine")
 _TERMS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may be
-_PAGE = 10_000  # what the API gives at most
 
 _TABLE = ("cluster", "node", "serial", "uuid", "model", "chassis")
 _WIDE = (*_TABLE, "slot", "tray", "host", "module", "machine", "pci_bus_id", "since", "confirmed")
-_ALL = ("cluster", "node", "machine", *Gpu.__struct_fields__, "since", "confirmed")
+_ALL = ("cluster", "node", "machine", "source", *Gpu.__struct_fields__, "since", "confirmed")
 
 
 def _filter_options(function: Any) -> Any:
@@ -44,6 +42,7 @@ def _filter_options(function: Any) -> Any:
     show_default=True,
     help="The form: table and wide (more columns) for people, json and csv (everything) for programs.",
 )
+@click.option("--json", "output", flag_value="json", help="The same as -o json.")
 @connection_options
 def ls(
     term: str | None,
@@ -75,51 +74,24 @@ def ls(
 _Filters = Mapping[str, Sequence[str]]
 
 
-class _Page(msgspec.Struct):
-    gpus: list[dict[str, Any]]
-    total: int
-
-
 def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[str, Any]]:
     """Go through the pages of every question, each GPU once."""
     if term is None:
-        yield from _pages(client, filters)
+        yield from itertools.chain.from_iterable(client.gpus(filters))
         return
     seen: set[tuple[Any, ...]] = set()
     for name in _TERMS:
         if term not in filters.get(name, (term,)):
             continue
-        for gpu in _pages(client, {**filters, name: (term,)}):
+        for gpu in itertools.chain.from_iterable(client.gpus({**filters, name: (term,)})):
             key = tuple(map(gpu.get, ("cluster", "node", "uuid", "serial")))
             if key not in seen:
                 seen.add(key)
                 yield gpu
 
 
-def _pages(client: Client, filters: _Filters) -> Iterator[dict[str, Any]]:
-    for offset in itertools.count(step=_PAGE):
-        page = client.get("/api/v1/gpus", {**filters, "limit": str(_PAGE), "offset": str(offset)}, _Page)
-        yield from page.gpus
-        if offset + _PAGE >= page.total or not page.gpus:
-            return
-
-
 def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE) -> int:
-    """Print page by page, so that a large fleet's first lines come at once; columns only ever widen."""
-    heading = [column.removesuffix("_version").upper() for column in columns]
-    widths = [len(text) for text in heading]
-    found = 0
-    while True:
-        page = [[one_line(gpu.get(column)) or "-" for column in columns] for gpu in itertools.islice(gpus, _PAGE)]
-        for row in page:
-            widths = [max(width, len(text)) for width, text in zip(widths, row, strict=True)]
-        if found == 0:
-            line = _line(heading, widths)
-            click.echo(click.style(line, bold=True) if "NO_COLOR" not in os.environ else line)
-        if not page:
-            return found
-        click.echo("\n".join(_line(row, widths) for row in page))
-        found += len(page)
+    return print_table(columns, ([gpu.get(column) for column in columns] for gpu in gpus))
 
 
 def _print_wide(gpus: Iterator[dict[str, Any]]) -> int:
@@ -145,7 +117,3 @@ def _print_json(gpus: Iterator[dict[str, Any]]) -> int:
 
 
 _PRINTERS = {"table": _print_table, "wide": _print_wide, "csv": _print_csv, "json": _print_json}
-
-
-def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()

@@ -1,7 +1,6 @@
 """The look back that several commands share: from the configured store, or from a running collector."""
 
-import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -13,15 +12,20 @@ import msgspec
 from collector import config as configuration
 from collector.cli.client import Client, connection_options
 from collector.cli.options import found_config
-from collector.cli.text import one_line
-from collector.store import Access, History, Store, StoreSettings
+from collector.cli.table import EVENT_STYLES, print_table
+from collector.store import Access, History, PastPlacement, Position, Store, StoreSettings
 from collector.web.history import change_row, placement_row
 
-__all__ = ["Past", "past_options", "print_rows"]
+__all__ = ["Past", "chosen_store", "past_options", "print_rows"]
 
 _PAGE = 10_000
+_STYLES = {
+    "event": EVENT_STYLES,
+    "until": {"-": "green", "": "dim"},  # what is still there stands out
+}
 Row = dict[str, Any]
 _T = TypeVar("_T")
+_PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
 
 
 class Past:
@@ -29,41 +33,64 @@ class Past:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = dict(options)
-        self._store = _store(options)
+        self._store = chosen_store(options)
 
     def where(self, term: str) -> list[Row]:
         """Find every placement of a serial, UUID or chassis."""
-        if self._store is None:
-            return self._ask(f"/api/v1/gpus/{quote(term, safe='')}/history", {}, "placements")
-        found = _query(self._store, lambda history: history.where(term, limit=_PAGE))
-        return [placement_row(placement) for placement in found]
+        return self._placements(
+            f"/api/v1/gpus/{quote(term, safe='')}/history",
+            {},
+            lambda history, after: history.where(term, after=after, limit=_PAGE),
+        )
 
     def node(self, node: str, cluster: str | None) -> list[Row]:
         """Find all that ever sat in a node."""
-        if self._store is None:
-            return self._ask(f"/api/v1/nodes/{quote(node, safe='')}/history", _given(cluster=cluster), "placements")
-        found = _query(self._store, lambda history: history.node(node, cluster, limit=_PAGE))
-        return [placement_row(placement) for placement in found]
+        return self._placements(
+            f"/api/v1/nodes/{quote(node, safe='')}/history",
+            _given(cluster=cluster),
+            lambda history, after: history.node(node, cluster, after=after, limit=_PAGE),
+        )
 
     def changes(self, since: float, iso: str, cluster: str | None) -> list[Row]:
         """List what happened since a time, oldest first."""
-        rows: list[Row] = []
-        after: int | None = None
-        while True:
-            if self._store is None:
-                params = _given(since=iso, cluster=cluster, after=None if after is None else str(after))
-                page = self._ask("/api/v1/changes", params, "changes")
-            else:
-                found = _query(self._store, _page(since, cluster, after))
-                page = [change_row(change) for change in found]
-            rows += page
-            if len(page) < _PAGE:
-                return rows
-            after = page[-1]["id"]
+        if self._store is None:
+            return self._ask("/api/v1/changes", _given(since=iso, cluster=cluster), "changes")
+
+        async def read(history: History) -> list[Row]:
+            rows: list[Row] = []
+            after: int | None = None
+            while found := await history.changes(since=since, cluster=cluster, after=after, limit=_PAGE):
+                rows += map(change_row, found)
+                after = found[-1].id
+            return rows
+
+        return _query(self._store, read)
+
+    def _placements(self, path: str, params: Mapping[str, str], page: _PlacementPage) -> list[Row]:
+        if self._store is None:
+            return self._ask(path, params, "placements")
+
+        async def read(history: History) -> list[Row]:
+            rows: list[Row] = []
+            after: Position | None = None
+            while found := await page(history, after):
+                rows += map(placement_row, found)
+                after = found[-1].position
+            return rows
+
+        return _query(self._store, read)
 
     def _ask(self, path: str, params: Mapping[str, str], key: str) -> list[Row]:
+        """Ask a collector for every page."""
+        rows: list[Row] = []
+        after: dict[str, str] = {}
         with Client(**self._options) as client:
-            return client.get(path, {**params, "limit": str(_PAGE)}, dict[str, Any])[key]  # type: ignore[no-any-return]
+            while True:
+                page = client.get(path, {**params, **after, "limit": str(_PAGE)}, dict[str, Any])
+                rows += page[key]
+                if page.get("next") is None:
+                    return rows
+                after = {"after": str(page["next"])}
 
 
 def past_options(function: Any) -> Any:
@@ -82,10 +109,11 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, no
     if not rows:
         click.echo(nothing, err=True)
     elif not as_json:
-        click.echo("\n".join(_table(rows, columns)))
+        print_table(columns, ([row[column] for column in columns] for row in rows), styles=_STYLES)
 
 
-def _store(options: Mapping[str, Any]) -> StoreSettings | None:
+def chosen_store(options: Mapping[str, Any]) -> StoreSettings | None:
+    """Find the store that the options choose; None where it is a collector that is to be asked."""
     path: Path | None = options["config"] or found_config()
     return None if options["url"] is not None or path is None else configuration.load(path).store
 
@@ -98,18 +126,5 @@ def _query(settings: StoreSettings, ask: Callable[[History], Awaitable[_T]]) -> 
     return anyio.run(run)
 
 
-def _page(since: float, cluster: str | None, after: int | None) -> Callable[[History], Awaitable[Any]]:
-    return lambda history: history.changes(since=since, cluster=cluster, after=after, limit=_PAGE)
-
-
 def _given(**params: str | None) -> dict[str, str]:
     return {name: value for name, value in params.items() if value is not None}
-
-
-def _table(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[str]:
-    heading = [column.upper() for column in columns]
-    lines = [heading, *([one_line(row[column]) or "-" for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for index, line in enumerate(lines):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        yield click.style(text, bold=True) if index == 0 and "NO_COLOR" not in os.environ else text

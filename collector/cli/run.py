@@ -9,6 +9,7 @@ import click
 
 from collector.cli.logs import configure
 from collector.cli.options import config_option, log_options
+from collector.cli.progress import show_first_inventory
 from collector.service import Service, load
 
 __all__ = ["run"]
@@ -37,10 +38,12 @@ def run(config: Path, log_level: str, log_format: str) -> None:
 async def _run(service: Service, path: Path) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_obey_signals, service, path, tasks.cancel_scope, name="signals")
-        await service.run(
-            ready=lambda url: log.info("serving on %s", url, extra={"config": str(path)}),
-            reload_from=path,
-        )
+
+        def ready(url: str) -> None:
+            log.info("serving on %s", url, extra={"config": str(path)})
+            tasks.start_soon(show_first_inventory, service, name="progress")
+
+        await service.run(ready=ready, reload_from=path)
 
 
 async def _obey_signals(service: Service, path: Path, scope: anyio.CancelScope) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 
 import anyio
 import msgspec
@@ -27,6 +28,7 @@ from collector.cluster.errors import (
     ServerError,
     Unauthorized,
     Unreachable,
+    Untrusted,
 )
 from collector.cluster.reflector import list_all
 from collector.cluster.resources import PodObject
@@ -36,7 +38,7 @@ from collector.cluster.typed import TypedClient
 from collector.config import PRESETS, Cluster, Source
 from collector.model import ReadFailure
 
-__all__ = ["Finding", "Pods", "Problem", "try_cluster"]
+__all__ = ["Finding", "Pods", "Problem", "find_duplicates", "try_cluster"]
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -75,9 +77,12 @@ class Finding(msgspec.Struct, kw_only=True):
     problems: list[Problem] = []
 
 
-async def try_cluster(cluster: Cluster, timeout: float) -> Finding:
-    """Learn what one cluster allows; whatever goes wrong there is a problem in the finding."""
-    trial = _Trial(cluster)
+async def try_cluster(cluster: Cluster, timeout: float, pods: dict[str, list[str]]) -> Finding:
+    """Learn what one cluster allows; whatever goes wrong there is a problem in the finding.
+
+    `pods` notes by uid in which clusters a pod was found, for find_duplicates().
+    """
+    trial = _Trial(cluster, pods)
     try:
         with anyio.fail_after(timeout):
             await trial.run()
@@ -89,6 +94,19 @@ async def try_cluster(cluster: Cluster, timeout: float) -> Finding:
         trial.fails(f"{type(error).__name__} while {trial.doing}: {error}")
     trial.finding.ok = not trial.finding.problems
     return trial.finding
+
+
+def find_duplicates(clusters: Sequence[Cluster], findings: Mapping[str, Finding], pods: dict[str, list[str]]) -> None:
+    """Add a problem to each cluster that has the very pods of one before it in the configuration."""
+    order = {cluster.name: number for number, cluster in enumerate(clusters)}
+    nodes = {cluster.name: cluster.node_selector for cluster in clusters}
+    alike = {tuple(sorted(names, key=order.__getitem__)) for names in pods.values() if len(names) > 1}
+    pairs = {(first, other) for first, *others in alike for other in others if nodes[first] == nodes[other]}
+    for first, other in sorted(pairs, key=lambda pair: (order[pair[1]], order[pair[0]])):
+        findings[other].ok = False
+        findings[other].problems.append(
+            Problem(f"it is the cluster {one_line(first)} once more: both have the same pods", "remove one of the two")
+        )
 
 
 class _Right(msgspec.Struct, frozen=True):
@@ -103,8 +121,9 @@ class _Right(msgspec.Struct, frozen=True):
 class _Trial:
     """The steps on one cluster, in the order in which the collector needs them."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, pods: dict[str, list[str]]) -> None:
         self.finding = Finding(cluster=cluster.name, context=cluster.context)
+        self._seen = pods
         self.doing = "loading its context"
         self._cluster = cluster
 
@@ -178,6 +197,10 @@ class _Trial:
         if self.finding.rights.get(str(_Right("list", "pods", source.namespace))) is False:
             return []
         pods = await _list(session, source)
+        for pod in pods:
+            names = self._seen.setdefault(pod.uid, [])
+            if self._cluster.name not in names:  # two of its sources may select one pod
+                names.append(self._cluster.name)
         self.finding.pods.append(
             Pods(
                 namespace=source.namespace,
@@ -288,6 +311,8 @@ def _hint(error: ClusterError, cluster: Cluster) -> str:
             return f"log in again; `{kubectl}` fails likewise until then" if cluster.context else f"look at {kubectl}"
         case PluginFailed():
             return f"`{kubectl}` runs the same plugin and shows what it prints"
+        case Untrusted():
+            return "does the kubeconfig's certificate-authority belong to this server, and fits tls-server-name?"
         case Unreachable():
             return "is the address right, and is a VPN or a proxy-url needed?"
         case _:

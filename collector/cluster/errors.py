@@ -25,6 +25,7 @@ __all__ = [
     "Throttled",
     "Unauthorized",
     "Unreachable",
+    "Untrusted",
     "from_answer",
     "from_transport",
     "one_line",
@@ -71,6 +72,10 @@ class Unreachable(ClusterError):
     """No answer came: name resolution, connection, TLS, proxy or time."""
 
     state = ClusterState.UNREACHABLE
+
+
+class Untrusted(Unreachable):
+    """The server's certificate is not one that the kubeconfig trusts."""
 
 
 class Silent(Unreachable):
@@ -130,7 +135,9 @@ def from_answer(host: str, status: int, body: bytes, retry_after: str | None = N
 
 def from_transport(host: str, error: BaseException) -> ClusterError:
     """Make the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
-    return Unreachable(f"{host}: {_why(error)}")
+    certificate = isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError))
+    kind = Untrusted if certificate else Unreachable
+    return kind(f"{host}: {_why(error)}")
 
 
 class _Details(msgspec.Struct):

@@ -60,9 +60,8 @@ class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A node: its identity in the API, and what the rest of the program knows of it."""
+    """A node: its version in the API, and what the rest of the program knows of it."""
 
-    uid: str
     version: str
     facts: Node
 
@@ -143,10 +142,10 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
         node = _decode(_NODE, raw)
         has = node.metadata.labels or {} if wanted else {}
         return NodeObject(
-            uid=node.metadata.uid,
             version=node.metadata.version,
             facts=Node(
                 name=sys.intern(node.metadata.name),
+                uid=node.metadata.uid,
                 provider_id=node.spec.provider_id,
                 boot_id=node.status.info.boot_id,
                 capacity=_quantity(node.status.capacity),

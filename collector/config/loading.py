@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -68,9 +68,50 @@ def _settings(document: dict[str, Any], base: Path) -> Config:
             raise ValueError(f"clusters[{index}]: expected either preset or sources, not both")
         clusters[index] = _inherit(document.get("defaults", {}), cluster)
     for name, sink in _convert(document.get("sinks", {}), dict[str, Any], "sinks", base).items():
+        _check_type(sink, f"sinks.{name}.type")
         _convert(sink, Settings, f"sinks.{name}", base)
     config: Config = _convert(document | {"clusters": clusters}, Config, "", base)
+    for key, shortest, text in _too_short(document, ""):
+        raise ValueError(f"{key}: expected at least {shown(shortest)}, got {shown(text)}")
     return config
+
+
+def _check_type(sink: object, key: str) -> None:
+    """Name the types of sinks where a table is of none of them."""
+    kind = sink.get("type") if isinstance(sink, Mapping) else None
+    types = [str(one.__struct_config__.tag) for one in get_args(Settings)]
+    if isinstance(kind, str) and kind not in types:
+        (nearest,) = difflib.get_close_matches(kind, types, n=1, cutoff=0.0)
+        raise ValueError(f'{key}: expected one of {", ".join(types)}, got {shown(kind)}; did you mean "{nearest}"?')
+
+
+# Shorter ones are slips of the pen that would wear out every node, or let nothing ever succeed. Files alone are held to
+# this: tests are in more of a hurry.
+_SHORTEST = {
+    "refresh": "10s",
+    "exec_timeout": "1s",
+    "retention": "1m",
+    "connect_timeout": "100ms",
+    "read_timeout": "100ms",
+    "write_timeout": "100ms",
+    "timeout": "100ms",
+    "statement_timeout": "100ms",
+}
+
+
+def _too_short(value: object, at: str) -> Iterator[tuple[str, str, str]]:
+    """Find the durations of a document of the right form that are too short; yields (full key, shortest, given)."""
+    inner = value.items() if isinstance(value, Mapping) else ()
+    for key, item in inner:
+        where = f"{at}.{key}" if at else key
+        if (shortest := _SHORTEST.get(key)) and isinstance(item, str):
+            if Duration.parse(item) < Duration.parse(shortest):
+                yield where, shortest, item
+        else:
+            yield from _too_short(item, where)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _too_short(item, f"{at}[{index}]")
 
 
 def _inherit(defaults: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from collector.config.selector import parse_selector
 from collector.config.sinks import Settings
 from collector.config.store import StoreSettings
 from collector.config.values import Duration, Listen, shown
@@ -24,8 +25,16 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse a source that can name no container."""
         for key in ("namespace", "container"):
-            if not getattr(self, key):
-                raise ValueError(f"{key}: expected a name")
+            if not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", getattr(self, key)):
+                raise ValueError(f"{key}: expected a name as Kubernetes allows it, got {shown(getattr(self, key))}")
+        _check_selector("selector", self.selector)
+
+
+def _check_selector(key: str, text: str) -> None:
+    try:
+        parse_selector(text)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 PRESETS: dict[str, Source] = {
@@ -63,6 +72,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{key}: expected a finite value above zero")
         if self.preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {shown(self.preset)}")
+        _check_selector("node_selector", self.node_selector)
         if not self.command:
             raise ValueError("command: expected at least the program's name")
         if self.kubeconfig is not None and not self.kubeconfig.strip(os.pathsep):

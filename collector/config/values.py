@@ -49,4 +49,5 @@ class Listen(str):
 def shown(value: object) -> str:
     """Write a value as TOML would, in one short line."""
     text = json.dumps(value, ensure_ascii=False, default=str)
+    text = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -50,6 +50,12 @@ FAMILIES = (
     *NODE_FAMILIES,
     Family("gpuid_cluster_up", "gauge", ("cluster",), "Whether list and watch of the cluster are healthy."),
     Family(
+        "gpuid_cluster_state",
+        "gauge",
+        ("cluster", "state"),
+        "How the cluster is: 1 for the state that it is in, 0 for the others.",
+    ),
+    Family(
         "gpuid_cluster_synced_timestamp_seconds",
         "gauge",
         ("cluster",),
@@ -79,6 +85,12 @@ FAMILIES = (
         "gauge",
         ("sink",),
         "When the oldest record that a sink is owed happened; 0 when nothing is owed.",
+    ),
+    Family(
+        "gpuid_export_dead_letters",
+        "gauge",
+        ("sink",),
+        "Batches that a sink refused for good and that wait for a person.",
     ),
     Family("gpuid_store_up", "gauge", (), "Whether the store takes what happens; absent without a store."),
     Family("gpuid_store_pending_records", "gauge", (), "Changes and records that wait in memory for the store."),

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from collector import __version__
 from collector.exposition.families import FAMILIES
-from collector.model import ReadFailure, WatchRestart
+from collector.model import ClusterState, ReadFailure, WatchRestart
 
 __all__ = ["Metrics"]
 
@@ -35,8 +35,10 @@ class Metrics:
         self.registry = CollectorRegistry()  # of what belongs to no cluster
         self._cluster_label = cluster_label
         self._clusters: dict[str, _ClusterMetrics] = {}
+        self._sinks: set[str] = set()
         self._export_backlog = _gauge("gpuid_export_backlog_records", self.registry)
         self._export_oldest = _gauge("gpuid_export_oldest_timestamp_seconds", self.registry)
+        self._dead_letters = _gauge("gpuid_export_dead_letters", self.registry)
         self._scrape_bytes = _histogram(
             "gpuid_scrape_body_bytes", self.registry, buckets=(1e4, 1e5, 1e6, 4e6, 16e6, 2**25, 64e6, 256e6)
         )
@@ -59,10 +61,12 @@ class Metrics:
         """End all series of a cluster; what is told of it later is not counted."""
         self._clusters.pop(cluster, None)
 
-    def cluster_up(self, cluster: str, up: bool) -> None:
-        """Set whether a cluster's list and watch are healthy."""
+    def cluster_state(self, cluster: str, state: ClusterState) -> None:
+        """Set how a cluster is, and with it whether its list and watch are healthy."""
         if metrics := self._clusters.get(cluster):
-            metrics.up.labels(cluster).set(up)
+            metrics.up.labels(cluster).set(state is ClusterState.UP)
+            for one in ClusterState:
+                metrics.state.labels(cluster, one).set(one is state)
 
     def synced(self, cluster: str, time: float) -> None:
         """Set when (Unix seconds) a cluster's view was last proved current."""
@@ -102,10 +106,19 @@ class Metrics:
             if metrics := self._clusters.get(cluster):
                 metrics.export_failure.labels(cluster, sink, reason).inc(count)
 
-    def backlog(self, sink: str, records: int, oldest: float | None) -> None:
-        """Set how many records a sink is owed, and from when (Unix seconds) the oldest is."""
+    def backlog(self, sink: str, records: int, oldest: float | None, dead_letters: int) -> None:
+        """Set how many records a sink is owed, from when (Unix seconds) the oldest is, and the batches it refused."""
+        self._sinks.add(sink)
         self._export_backlog.labels(sink).set(records)
         self._export_oldest.labels(sink).set(oldest or 0)
+        self._dead_letters.labels(sink).set(dead_letters)
+
+    def keep_sinks(self, sinks: Collection[str]) -> None:
+        """End what is told of sinks that are not among these, for nobody works at it any more."""
+        for gauge in (self._export_backlog, self._export_oldest, self._dead_letters):
+            for sink in self._sinks.difference(sinks):
+                gauge.remove(sink)
+        self._sinks.intersection_update(sinks)
 
     def watch_store(self, *, up: Callable[[], bool], pending: Callable[[], int], lost: Callable[[], int]) -> None:
         """Publish whether the store takes what happens, what waits for it and what was lost."""
@@ -135,6 +148,7 @@ class _ClusterMetrics:
     def __init__(self, cluster: str, label: str, conflicts: Callable[[], int]) -> None:
         self.registry = own = CollectorRegistry()
         self.up = _gauge("gpuid_cluster_up", own, label)
+        self.state = _gauge("gpuid_cluster_state", own, label)
         self.synced = _gauge("gpuid_cluster_synced_timestamp_seconds", own, label)
         self.moves = _counter("gpuid_gpu_moves_total", own, label)
         self.read_success = _counter("gpuid_read_success_total", own, label)

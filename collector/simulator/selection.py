@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 
+from collector.config import Requirement, parse_selector
 from collector.simulator.errors import bad_request
 
 __all__ = ["Labels", "label_selector", "required_fields"]
@@ -11,8 +12,11 @@ Labels = Mapping[str, str]
 
 
 def label_selector(text: str) -> Callable[[Labels], bool] | None:
-    """Read a label selector, equality- or set-based; None selects everything. Raises ApiError 400."""
-    requirements = [_requirement(part.strip()) for part in _PARTS.split(text) if part.strip()]
+    """Read a label selector; None selects everything. Raises ApiError 400."""
+    try:
+        requirements = [_decision(requirement) for requirement in parse_selector(text)]
+    except ValueError as error:
+        raise bad_request(f"unable to parse requirement: {error}") from error
     if not requirements:
         return None
     if len(requirements) == 1:
@@ -34,27 +38,21 @@ def required_fields(text: str, supported: tuple[str, ...]) -> list[tuple[str, st
     return required
 
 
-_PARTS = re.compile(r",(?![^(]*\))")
-_KEY = r"((?:[a-zA-Z0-9][-a-zA-Z0-9_.]*/)?[a-zA-Z0-9][-a-zA-Z0-9_.]*)"
-_VALUE = r"([-a-zA-Z0-9_.]*)"
-_EQUALITY = re.compile(rf"{_KEY}\s*(==|=|!=)\s*{_VALUE}")
-_SET = re.compile(rf"{_KEY}\s+(in|notin)\s*\(([^()]*)\)")
-_EXISTS = re.compile(rf"(!?)\s*{_KEY}")
+def _decision(requirement: Requirement) -> Callable[[Labels], bool]:
+    key, operator, values = requirement
+    match operator:
+        case "" | "!":
+            return lambda labels: (key in labels) is (operator == "")
+        case "!=" | "notin":
+            return lambda labels: labels.get(key) not in values
+        case "<" | ">":
+            (limit,) = map(int, values)
+            return lambda labels: (
+                _WHOLE.fullmatch(labels.get(key, "")) is not None
+                and (int(labels[key]) < limit if operator == "<" else int(labels[key]) > limit)
+            )
+        case _:
+            return lambda labels: labels.get(key) in values
 
 
-def _requirement(text: str) -> Callable[[Labels], bool]:
-    if found := _EQUALITY.fullmatch(text):
-        key, operator, value = found.groups()
-        if operator == "!=":
-            return lambda labels: labels.get(key) != value
-        return lambda labels: labels.get(key) == value
-    if found := _SET.fullmatch(text):
-        key, operator, listed = found.groups()
-        values = {value.strip() for value in listed.split(",")}
-        if operator == "notin":
-            return lambda labels: key not in labels or labels[key] not in values
-        return lambda labels: labels.get(key) in values
-    if found := _EXISTS.fullmatch(text):
-        absent, key = found.groups()
-        return lambda labels: (key in labels) is not bool(absent)
-    raise bad_request(f'unable to parse requirement: found "{text}", expected: key, !key, key=value or key in (values)')
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(initial=1.0, maximum=300.0)
 _STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)
-_IDLE = 5.0  # seconds until a sink looks whether another process wants dead letters sent again
+_LOOK = 2.0  # seconds until a sink looks what other processes did: records, dead letters to be sent again, the lock
 _BREATH = 0.05  # seconds between two looks at a batch that is filling
 _DRAIN = 5.0  # seconds that the end of the process waits for what is owed
 _REPORT = 10.0  # seconds between two reports of the backlog
@@ -53,6 +53,8 @@ def closes_in(waiting: Waiting, settings: Settings, now: float) -> float | None:
 
 class Delivery:
     """One task per sink; a sink's failure delays no other and loses nothing.
+
+    Of several collectors on one store, one at a time delivers what all of them recorded.
 
     `wait` sleeps for some seconds or until one of some events is set; tests give it together with `clock`.
     """
@@ -112,9 +114,12 @@ class Delivery:
         while True:
             for name in list(self._posts):
                 try:
-                    self.observer.on_backlog(name, await self.store.outbox.backlog(name))
+                    backlog = await self.store.outbox.backlog(name)
                 except StoreError as error:
                     log.debug("the backlog cannot be told: %s", error)
+                    continue
+                if name in self._posts:  # it may have been removed meanwhile
+                    self.observer.on_backlog(name, backlog)
             await anyio.sleep(_REPORT)
 
 
@@ -127,6 +132,7 @@ class _Post:
         self._sink = sink
         self._delivery = delivery
         self._outbox = delivery.store.outbox
+        self._lock = delivery.store.delivery_lock
         self._scope = anyio.CancelScope()
         self._started = False
         self._ended = anyio.Event()
@@ -168,6 +174,9 @@ class _Post:
 
     async def _turn(self) -> None:
         """Send the next batch as soon as it is full or old enough; else wait for what comes."""
+        if not await self._lock.held():
+            await self._delivery.wait(_LOOK, self._delivery.ending)
+            return
         committed = self._delivery.store.recorder.committed  # before the look, so that nothing is missed after it
         waiting = await self._outbox.waiting(self.name, self.settings.batch_records)
         seconds = closes_in(waiting, self.settings, self._delivery.clock())
@@ -176,14 +185,15 @@ class _Post:
             if batch is not None:
                 await self._bring(batch)
             return
-        await self._delivery.wait(_IDLE if seconds is None else seconds, committed, self._delivery.ending)
+        wait = _LOOK if seconds is None else min(seconds, _LOOK)
+        await self._delivery.wait(wait, committed, self._delivery.ending)
         if committed.is_set():
             await self._delivery.wait(_BREATH, self._delivery.ending)
 
     async def _drain(self) -> None:
         """Send what is owed, full batches or not, until a try fails."""
         await self._delivery.store.recorder.durable(_DRAIN)
-        while not self._trouble:
+        while not self._trouble and await self._lock.held():
             batch = await self._outbox.next_batch(self.name, self.settings.batch_records)
             if batch is None:
                 return
@@ -216,7 +226,7 @@ class _Post:
                 self._delivery.observer.on_exported(self.name, records)
                 return
             await self._delivery.wait(max(_BACKOFF.delay(attempt, self._delivery.rng), least), self._delivery.ending)
-            if self._delivery.ending.is_set():
+            if self._delivery.ending.is_set() or not await self._lock.held():
                 return
 
     async def _settle(self, note: Callable[[], Awaitable[None]]) -> None:

@@ -1,16 +1,18 @@
 """Records as bytes: JSON, JSON Lines, CSV and Parquet."""
 
 import gzip as gzip_module
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from typing import IO, Self
 
 import msgspec
 
 from collector.model import Record
 from collector.sinks.errors import Reason, Refused, Unavailable
 
-__all__ = ["COLUMNS", "PEER_COLUMNS", "csv", "gzip", "json_array", "json_lines", "moment", "parquet"]
+__all__ = ["COLUMNS", "PEER_COLUMNS", "ParquetFile", "csv", "gzip", "json_array", "json_lines", "moment", "parquet"]
 
 COLUMNS: tuple[str, ...] = Record.__struct_fields__
 PEER_COLUMNS: tuple[str, ...] = COLUMNS[:7]  # the Go program's, in its order
@@ -35,18 +37,47 @@ def csv(records: Sequence[Record], *, columns: Sequence[str] = COLUMNS, header: 
 
 def parquet(records: Sequence[Record]) -> bytes:
     """One Parquet file, `time` a UTC timestamp and all else text; raises Unavailable where pyarrow is not installed."""
-    try:
-        import pyarrow as arrow  # type: ignore[import-untyped]
-        import pyarrow.parquet as arrow_parquet  # type: ignore[import-untyped]
-    except ImportError:
-        text = "parquet needs pyarrow: pip install 'gpuid-collector[parquet]'"
-        raise Unavailable(text, Reason.MISCONFIGURED) from None
-    kinds = {column: arrow.timestamp("us", tz="UTC") if column == "time" else arrow.string() for column in COLUMNS}
-    values = {column: [getattr(record, column) for record in records] for column in COLUMNS}
-    values["time"] = [moment(time) for time in values["time"]]
-    sink = arrow.BufferOutputStream()
-    arrow_parquet.write_table(arrow.table(values, schema=arrow.schema(kinds)), sink, compression="zstd")
-    return bytes(sink.getvalue())
+    body = io.BytesIO()
+    with ParquetFile(body) as file:
+        file.write(records)
+    return body.getvalue()
+
+
+class ParquetFile:
+    """Writes a Parquet file piece by piece; raises Unavailable where pyarrow is not installed.
+
+    `columns` are attributes of the rows, of which `times` become UTC timestamps and all else text.
+    """
+
+    def __init__(
+        self, body: IO[bytes], *, columns: Sequence[str] = COLUMNS, times: Collection[str] = ("time",)
+    ) -> None:
+        try:
+            import pyarrow as arrow  # type: ignore[import-untyped]
+            import pyarrow.parquet as arrow_parquet  # type: ignore[import-untyped]
+        except ImportError:
+            text = "parquet needs pyarrow: pip install 'gpuid-collector[parquet]'"
+            raise Unavailable(text, Reason.MISCONFIGURED) from None
+        self._times = times
+        kinds = [(name, arrow.timestamp("us", tz="UTC") if name in times else arrow.string()) for name in columns]
+        self._schema = arrow.schema(kinds)
+        self._table = arrow.table
+        self._writer = arrow_parquet.ParquetWriter(body, self._schema, compression="zstd")
+
+    def __enter__(self) -> Self:
+        """Go on with it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write the end of the file."""
+        self._writer.close()
+
+    def write(self, rows: Sequence[Record]) -> None:
+        """Add rows."""
+        values: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in self._schema.names}
+        for name in self._times:
+            values[name] = [moment(getattr(row, name)) for row in rows]
+        self._writer.write_table(self._table(values, schema=self._schema))
 
 
 def gzip(body: bytes) -> bytes:

@@ -1,10 +1,11 @@
 """History and outbox: where every GPU was, and what the sinks are owed, in SQLite or PostgreSQL."""
 
 from collector.config.store import StoreSettings
+from collector.store.check import check
 from collector.store.database import Access
 from collector.store.errors import StoreError
-from collector.store.history import History, PastPlacement, RecordedChange
-from collector.store.outbox import Backlog, Batch, DeadLetter, Follow, Outbox, Waiting
+from collector.store.history import History, PastPlacement, Position, RecordedChange
+from collector.store.outbox import Backlog, Batch, DeadLetter, Follow, Outbox, Owed, Waiting
 from collector.store.recorder import StoreStatus
 from collector.store.store import Remembered, Store
 
@@ -16,7 +17,9 @@ __all__ = [
     "Follow",
     "History",
     "Outbox",
+    "Owed",
     "PastPlacement",
+    "Position",
     "RecordedChange",
     "Remembered",
     "Store",
@@ -24,4 +27,5 @@ __all__ = [
     "StoreSettings",
     "StoreStatus",
     "Waiting",
+    "check",
 ]

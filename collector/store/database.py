@@ -32,6 +32,7 @@ class Access(Enum):
     COLLECTOR = "collector"  # everything; the one process that records into an SQLite file
     OPERATOR = "operator"  # reading, and mending the outbox beside a running collector
     READER = "reader"  # reading only
+    TRIAL = "trial"  # reading only, even before a collector has made its tables
 
 
 class Database:
@@ -60,14 +61,14 @@ class Database:
             try:
                 if isinstance(location, PostgresLocation):
                     reader = _postgres(location, settings.password_file)
-                    writer = None if access is Access.READER else reader
+                    writer = None if access in _READING else reader
                 else:
                     if access is Access.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
                     await anyio.to_thread.run_sync(_check_file, location.path, access)
-                    reader = _sqlite(location.path, read_only=access is Access.READER, begin="BEGIN", connections=4)
+                    reader = _sqlite(location.path, read_only=access in _READING, begin="BEGIN", connections=4)
                     writer = None
-                    if access is not Access.READER:
+                    if access not in _READING:
                         writer = _sqlite(location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1)
                 for engine in filter(None, {reader, writer}):
                     stack.push_async_callback(_dispose, engine)
@@ -104,6 +105,16 @@ class Database:
                 except FOREIGN as error:
                     raise explain(error, self.location) from error
 
+    async def lend(self) -> AsyncConnection:
+        """Hand out a connection that the caller keeps for long, without a transaction; raises StoreError."""
+        with anyio.CancelScope(shield=True):
+            try:
+                connection = await self._reader.connect()
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+            except FOREIGN as error:
+                raise explain(error, self.location) from error
+        return connection
+
     def insert(self, table: Table) -> Any:
         """Begin an INSERT that can say what to do on conflict, which each engine says in its own way."""
         return (postgresql if isinstance(self.location, PostgresLocation) else sqlite).insert(table)
@@ -115,6 +126,8 @@ class Database:
 
     async def _prepare(self, access: Access) -> None:
         """Make sure that the tables are there; one that is up to date is not written to, for its disk may be full."""
+        if access is Access.TRIAL:
+            return
         async with self.read() as connection:
             if access is not Access.COLLECTOR or await connection.run_sync(is_current):
                 await connection.run_sync(check_version, self.location)
@@ -127,6 +140,7 @@ class Database:
             self.id = str(await connection.scalar(_OWN_ID))
 
 
+_READING = (Access.READER, Access.TRIAL)
 _OWN_ID = select(schema.facts.c.value).where(schema.facts.c.name == "id")
 _ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
 _BUSY = 10  # seconds that a connection waits for another process's write

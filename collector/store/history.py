@@ -1,6 +1,7 @@
 """Answers where GPUs were and what happened to them; reads only, also while another process records."""
 
-from typing import Any
+import re
+from typing import Any, NamedTuple, Self
 
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, or_, select, tuple_, union
@@ -9,12 +10,32 @@ from collector.model import Place
 from collector.store import schema
 from collector.store.database import Database
 
-__all__ = ["History", "PastPlacement", "RecordedChange"]
+__all__ = ["History", "PastPlacement", "Position", "RecordedChange"]
+
+
+class Position(NamedTuple):
+    """Where a page of placements ended; it stays where it is when placements end or are forgotten meanwhile."""
+
+    present: bool
+    since: float
+    id: int
+
+    def __str__(self) -> str:
+        """Write it down for whoever asks for the next page."""
+        return f"{'present' if self.present else 'past'}-{self.since!r}-{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` wrote; raises ValueError."""
+        if (found := _POSITION.fullmatch(text)) is None:
+            raise ValueError("expected the text that the page before gave as next")
+        return cls(found[1] == "present", float(found[2]), int(found[3]))
 
 
 class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU on one node from when to when; times are Unix seconds."""
 
+    id: int
     uuid: str
     serial: str | None
     model: str | None
@@ -25,6 +46,11 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     until: float | None  # None while it is there
     confirmed: float  # when it was last read there
+
+    @property
+    def position(self) -> Position:
+        """Where it stands among all placements."""
+        return Position(self.until is None, self.since, self.id)
 
 
 class RecordedChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +76,10 @@ class History:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def where(self, term: str, *, limit: int = 1000) -> list[PastPlacement]:
+    async def where(self, term: str, *, after: Position | None = None, limit: int = 1000) -> list[PastPlacement]:
         """Find every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
 
-        The present ones come first, then the newest.
+        The present ones come first, then the newest. `after` is the position of the last one of the page before.
         """
         prefix, dash, rest = term.partition("-")
         uuid = prefix.upper() + dash + rest.lower()
@@ -61,14 +87,16 @@ class History:
             select(_placements.id).where(column == value)
             for column, value in ((_placements.uuid, uuid), (_placements.serial, term), (_placements.chassis, term))
         )
-        return await self._placements(_placements.id.in_(union(*matches)), limit)
+        return await self._placements(_placements.id.in_(union(*matches)), after, limit)
 
-    async def node(self, node: str, cluster: str | None = None, *, limit: int = 1000) -> list[PastPlacement]:
-        """Find all that sat in a node, or in the nodes of that name of every cluster; what is there comes first."""
+    async def node(
+        self, node: str, cluster: str | None = None, *, after: Position | None = None, limit: int = 1000
+    ) -> list[PastPlacement]:
+        """Find all that sat in a node, or in the nodes of that name of every cluster, in the order of `where`."""
         condition = _placements.node == node
-        return await self._placements(
-            condition if cluster is None else condition & (_placements.cluster == cluster), limit
-        )
+        if cluster is not None:
+            condition &= _placements.cluster == cluster
+        return await self._placements(condition, after, limit)
 
     async def changes(
         self,
@@ -118,7 +146,9 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
-    async def _placements(self, condition: ColumnElement[bool], limit: int) -> list[PastPlacement]:
+    async def _placements(
+        self, condition: ColumnElement[bool], after: Position | None, limit: int
+    ) -> list[PastPlacement]:
         columns = [_placements[name] for name in PastPlacement.__struct_fields__]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (
@@ -128,11 +158,16 @@ class History:
             .order_by(_placements.until.is_not(None), _placements.since.desc(), _placements.id.desc())
             .limit(limit)
         )
+        if after is not None:
+            past = _placements.until.is_not(None)
+            later = tuple_(_placements.since, _placements.id) < tuple_(after.since, after.id)
+            query = query.where(past | later if after.present else past & later)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_placement(row) for row in rows]
 
 
+_POSITION = re.compile(r"(present|past)-(\d{1,15}(?:\.\d{1,20})?)-(\d{1,18})", re.ASCII)
 _placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
 
 

@@ -8,7 +8,7 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import StoreError
 from collector.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
 
-__all__ = ["check_version", "is_current", "migrate"]
+__all__ = ["check_version", "is_current", "migrate", "stage"]
 
 _FOLDER = Path(__file__).parent / "migrations"
 
@@ -36,6 +36,17 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
 def is_current(connection: Connection) -> bool:
     """Tell whether there is nothing to migrate."""
     return _version(connection) == HEAD
+
+
+def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -> str:
+    """Tell in a few words what a collector's start would do to the tables; raises StoreError when it would refuse."""
+    version = _version(connection)
+    if version is None:
+        return "a collector makes its tables at its first start"
+    if version != HEAD:
+        _refuse_newer(version, location)
+        return "a collector updates its tables at its next start"
+    return "its tables are up to date"
 
 
 def check_version(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:

@@ -15,7 +15,7 @@ from collector.store import schema
 from collector.store.codec import decode_records, encode_records, rfc3339
 from collector.store.database import Database
 
-__all__ = ["Backlog", "Batch", "DeadLetter", "Follow", "Outbox", "Waiting"]
+__all__ = ["Backlog", "Batch", "DeadLetter", "Follow", "Outbox", "Owed", "Waiting"]
 
 
 class Follow(NamedTuple):
@@ -30,6 +30,17 @@ class Backlog(NamedTuple):
 
     records: int
     oldest: float | None  # Unix seconds; None when nothing is owed
+    dead_letters: int = 0  # batches that it refused for good
+
+
+class Owed(msgspec.Struct, frozen=True, kw_only=True):
+    """How the delivery to one sink stands, as the outbox knows it."""
+
+    sink: str
+    emit: str
+    records: int  # dead letters aside
+    oldest: float | None  # Unix seconds; None when nothing is owed
+    next: str | None  # the key of the batch that was handed out and is not confirmed
 
 
 class Waiting(NamedTuple):
@@ -144,9 +155,7 @@ class Outbox:
                 await connection.execute(update(schema.sinks).where(_sinks.name == sink).values(upto=upto))
         async with self._database.read() as connection:
             records = await _records(connection, state["emit"], state["cursor"], upto)
-        # Another store counts from 1 as well, and so does another sink: neither may come to the same key.
-        key = uuid.uuid5(uuid.UUID(self._database.id), f"{sink}/{state['emit']}/{state['cursor'] + 1}-{upto}")
-        return Batch(sink=sink, key=str(key), records=records, emit=state["emit"], last=upto)
+        return Batch(sink=sink, key=self._key(state, upto), records=records, emit=state["emit"], last=upto)
 
     async def confirm(self, batch: Batch) -> None:
         """Note that the batch was delivered."""
@@ -178,20 +187,20 @@ class Outbox:
                 )
 
     async def backlog(self, sink: str) -> Backlog:
-        """Tell what the sink is still owed, dead letters aside."""
+        """Tell what the sink is still owed, dead letters apart."""
         async with self._database.read() as connection:
-            state = await _state(connection, sink)
-            if state is None:
-                return Backlog(0, None)
-            ahead = _counted(state).subquery()
-            first = _counted(state).limit(1).subquery()
-            count = await connection.scalar(select(func.sum(ahead.c.count)))
-            return Backlog(int(count or 0), await connection.scalar(select(first.c.time)))
+            return await _backlog(connection, sink, await _state(connection, sink))
 
-    async def sinks(self) -> list[str]:
-        """Name the sinks that are owed something, or were at the last start of a collector."""
+    async def owed(self) -> list[Owed]:
+        """Tell of each sink that a collector followed last how its delivery stands."""
+        found = []
         async with self._database.read() as connection:
-            return list(await connection.scalars(select(_sinks.name).order_by(_sinks.name)))
+            states = (await connection.execute(select(schema.sinks).order_by(_sinks.name))).mappings().all()
+            for state in states:
+                records, oldest, _ = await _backlog(connection, state["name"], state)
+                key = None if state["upto"] is None else self._key(state, state["upto"])
+                found.append(Owed(sink=state["name"], emit=state["emit"], records=records, oldest=oldest, next=key))
+        return found
 
     async def dead_letters(self, sink: str | None = None) -> list[DeadLetter]:
         """List the dead letters, oldest first, without their records."""
@@ -222,6 +231,11 @@ class Outbox:
         async with self._database.write() as connection:
             return _count(await connection.execute(delete(schema.dead_letters).where(_letters.id.in_(ids))))
 
+    def _key(self, state: RowMapping, upto: int) -> str:
+        """Name a sink's batch; neither another store, which counts from 1 as well, nor another sink has that key."""
+        batch = f"{state['name']}/{state['emit']}/{state['cursor'] + 1}-{upto}"
+        return str(uuid.uuid5(uuid.UUID(self._database.id), batch))
+
 
 _sinks, _letters = schema.sinks.c, schema.dead_letters.c
 _SOURCES = {"changes": schema.changes, "readings": schema.readings}
@@ -230,6 +244,16 @@ _REPLAY = select(_letters.id).where(_letters.replay).limit(1)
 
 async def _state(connection: AsyncConnection, sink: str) -> RowMapping | None:
     return (await connection.execute(select(schema.sinks).where(_sinks.name == sink))).mappings().first()
+
+
+async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | None) -> Backlog:
+    dead = await connection.scalar(select(func.count(_letters.id)).where(_letters.sink == sink)) or 0
+    if state is None:
+        return Backlog(0, None, dead)
+    ahead = _counted(state).subquery()
+    first = _counted(state).limit(1).subquery()
+    count = await connection.scalar(select(func.sum(ahead.c.count)))
+    return Backlog(int(count or 0), await connection.scalar(select(first.c.time)), dead)
 
 
 def _counted(state: RowMapping) -> Any:

@@ -3,13 +3,14 @@
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.config.store import StoreSettings
 from collector.inventory import NodeSnapshot
@@ -17,6 +18,7 @@ from collector.model import Place
 from collector.store import schema
 from collector.store.codec import decode_node
 from collector.store.database import Access, Database
+from collector.store.delivery_lock import DeliveryLock
 from collector.store.errors import StoreError
 from collector.store.history import History
 from collector.store.outbox import Follow, Outbox
@@ -28,6 +30,7 @@ __all__ = ["Remembered", "Store"]
 log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 600.0  # seconds
+_PART = 1000  # nodes that are decoded at once
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +48,7 @@ class Store:
         self.history = History(database)
         self.outbox = Outbox(database, clock=clock)
         self.recorder = Recorder(database, clock=clock)
+        self.delivery_lock = DeliveryLock(database)
         self._retention = settings.retention
         self._clock = clock
 
@@ -59,29 +63,31 @@ class Store:
     ) -> AsyncIterator[Self]:
         """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError."""
         async with Database.open(settings, access) as database:
-            yield cls(database, settings, clock)
+            store = cls(database, settings, clock)
+            try:
+                yield store
+            finally:
+                await store.delivery_lock.release()
 
     async def load(self, clusters: Collection[str] | None = None) -> Remembered:
         """Load the present inventory, or some clusters' part of it; raises StoreError."""
-        nodes, ghosts = schema.nodes.c, schema.ghosts.c
-        rows = select(nodes.cluster, nodes.node, nodes.read_at, nodes.snapshot)
-        spirits = select(ghosts.uuid, ghosts.cluster, ghosts.node)
+        ghosts = schema.ghosts.c
+        rows, spirits = _NODES, select(ghosts.uuid, ghosts.cluster, ghosts.node)
         if clusters is not None:
-            rows, spirits = rows.where(nodes.cluster.in_(clusters)), spirits.where(ghosts.cluster.in_(clusters))
+            rows, spirits = rows.where(_nodes.cluster.in_(clusters)), spirits.where(ghosts.cluster.in_(clusters))
         found: list[NodeSnapshot] = []
         with _without_garbage_collection():
             async with self.database.read() as connection:
-                async with connection.stream(rows) as result:
-                    async for part in result.partitions(2000):
-                        try:
-                            found += [decode_node(Place(row[0], row[1]), row[2], row[3]) for row in part]
-                        except (msgspec.MsgspecError, TypeError, ValueError) as error:
-                            raise StoreError(
-                                f"store {self.database.location}: what it knows of a node cannot be read; "
-                                "move it away to start afresh"
-                            ) from error
+                async for part in self._decoded(connection, rows):
+                    found += part
                 haunted = {row[0]: Place(row[1], row[2]) for row in await connection.execute(spirits)}
         return Remembered(nodes=found, ghosts=haunted)
+
+    async def nodes(self) -> AsyncGenerator[list[NodeSnapshot], None]:
+        """Go through the present inventory by cluster and node, some hundred nodes at a time; raises StoreError."""
+        async with self.database.read() as connection:
+            async for part in self._decoded(connection, _NODES.order_by(_nodes.cluster, _nodes.node)):
+                yield part
 
     async def follow(self, sinks: Mapping[str, Follow]) -> None:
         """Owe these sinks what happens from now on, and others nothing any more; raises StoreError."""
@@ -98,6 +104,18 @@ class Store:
         """Forget what is older than the retention and what every sink has got; raises StoreError."""
         return await prune(self.database, None if self._retention is None else self._clock() - self._retention)
 
+    async def _decoded(self, connection: AsyncConnection, rows: Select[Any]) -> AsyncIterator[list[NodeSnapshot]]:
+        async with connection.stream(rows) as result:
+            async for part in result.partitions(_PART):
+                try:
+                    nodes = [decode_node(Place(row[0], row[1]), row[2], row[3]) for row in part]
+                except (msgspec.MsgspecError, TypeError, ValueError) as error:
+                    raise StoreError(
+                        f"store {self.database.location}: what it knows of a node cannot be read; "
+                        "move it away to start afresh"
+                    ) from error
+                yield nodes
+
     async def _prune_regularly(self) -> None:
         while True:
             await anyio.sleep(_PRUNE_EVERY)
@@ -105,6 +123,10 @@ class Store:
                 await self.prune()
             except StoreError as error:
                 log.warning("what is too old stays for now: %s", error)
+
+
+_nodes = schema.nodes.c
+_NODES = select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot)
 
 
 @contextmanager

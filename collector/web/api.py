@@ -90,6 +90,7 @@ def _gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
         "cluster": placement.place.cluster,
         "node": placement.place.node,
         "machine": entry.node.machine if entry else "",
+        "source": entry.source if entry else "",
         **msgspec.structs.asdict(placement.gpu),
         "since": rfc3339(placement.since),
         "confirmed": rfc3339(placement.confirmed),

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from collector.store import History, PastPlacement, RecordedChange
+from collector.store import History, PastPlacement, Position, RecordedChange
 from collector.web.context import CONTEXT
 from collector.web.rows import json_answer, paging, rfc3339
 
@@ -15,16 +15,19 @@ __all__ = ["change_row", "changes", "gpu", "node", "placement_row"]
 
 
 async def gpu(request: web.Request) -> web.Response:
-    """Answer every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest."""
-    limit = _limit(request, frozenset())
-    return _placements(await _history(request).where(request.match_info["id"], limit=limit))
+    """Answer every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.
+
+    `next` of one page is `after` of the next one.
+    """
+    limit, after = _limit(request, frozenset({"after"})), _position(request.query)
+    return _placements(await _history(request).where(request.match_info["id"], after=after, limit=limit), limit)
 
 
 async def node(request: web.Request) -> web.Response:
     """Answer all that ever sat in a node; `?cluster=` chooses among nodes of one name."""
-    limit = _limit(request, frozenset({"cluster"}))
-    found = await _history(request).node(request.match_info["node"], request.query.get("cluster"), limit=limit)
-    return _placements(found)
+    limit, after = _limit(request, frozenset({"cluster", "after"})), _position(request.query)
+    name, cluster = request.match_info["node"], request.query.get("cluster")
+    return _placements(await _history(request).node(name, cluster, after=after, limit=limit), limit)
 
 
 async def changes(request: web.Request) -> web.Response:
@@ -68,8 +71,20 @@ def _history(request: web.Request) -> History:
     return history
 
 
-def _placements(found: list[PastPlacement]) -> web.Response:
-    return json_answer({"placements": [placement_row(placement) for placement in found]})
+def _placements(found: list[PastPlacement], limit: int) -> web.Response:
+    return json_answer(
+        {
+            "placements": [placement_row(placement) for placement in found],
+            "next": str(found[-1].position) if len(found) == limit else None,
+        }
+    )
+
+
+def _position(query: Mapping[str, str]) -> Position | None:
+    try:
+        return None if (text := query.get("after")) is None else Position.parse(text)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"after: {error}") from None
 
 
 def _limit(request: web.Request, known: frozenset[str]) -> int:

@@ -21,15 +21,17 @@ ARN = "arn:aws:eks:us-east-1:111122223333:cluster/prod"
 ODD = [ARN, "gke_project_europe-west4-a_prod", 'the "odd" one\\', "ünïcode/☃", "kubernetes-admin@kubernetes"]
 
 
-def kubeconfig(path: Path, names: list[str]) -> Path:
+def kubeconfig(path: Path, names: list[str], *, servers: dict[str, str] | None = None) -> Path:
+    """Write a kubeconfig with these contexts, each of its own server unless `servers` says which."""
+    addresses = {name: f"https://127.0.0.1:{number}" for number, name in enumerate(names, start=1)} | (servers or {})
     path.write_text(
         yaml.safe_dump(
             {
                 "apiVersion": "v1",
                 "kind": "Config",
-                "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+                "clusters": [{"name": name, "cluster": {"server": addresses[name]}} for name in names],
                 "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": name, "context": {"cluster": "c", "user": "u"}} for name in names],
+                "contexts": [{"name": name, "context": {"cluster": name, "user": "u"}} for name in names],
             }
         )
     )
@@ -100,9 +102,24 @@ class TestFile:
         text = "\n".join(line for line in settings if not line.startswith("preset"))
         assert config.parse(text, Path("gpuid.toml")).clusters[0].sources == (config.PRESETS["gpu-operator"],)
 
+    def test_contexts_of_one_server_are_kept_with_a_warning_that_they_may_be_one_cluster(self, here: Path):
+        kubeconfig(here / "k", ["admin", "eu", "dev"], servers={"dev": "https://127.0.0.1:1"})
+        output = init("--kubeconfig", "k").stdout
+        text = (here / "gpuid.toml").read_text()
+        assert contexts(here / "gpuid.toml") == ["admin", "eu", "dev"]
+        assert text.count("# The same server as") == 1
+        assert (
+            '# The same server as "admin". If they are one cluster, keep the context that you want it to be read by:\n'
+            "# of two names for one cluster only the first is read.\n"
+            '[[clusters]]\nname = "dev"\n'
+        ) in text
+        assert "\n1 of them has the server of another one; if they are one cluster, remove one of the two " in output
+
     @given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True), st.text(min_size=1))
     def test_any_name_survives(self, names: list[str], path: str):
-        loaded = config.parse(render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}"), Path("gpuid.toml"))
+        alike = dict.fromkeys(names, names[0])
+        text = render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}", alike=alike)
+        loaded = config.parse(text, Path("gpuid.toml"))
         assert [(cluster.name, cluster.context) for cluster in loaded.clusters] == [(name, name) for name in names]
 
 

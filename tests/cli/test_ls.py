@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-import collector.cli.ls
+import collector.cli.client
 from collector.cli import gpuid
 from collector.inventory import Inventory
+from tests.plugins.terminal import Terminal
 
 Serving = Callable[..., AbstractContextManager[str]]
 
@@ -60,10 +61,21 @@ class TestTable:
         assert "i-n1" in lines[1]
         assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z")
 
-    def test_only_a_terminal_that_wants_it_gets_a_bold_heading(self, url: str):
-        assert "\x1b[1m" in ls("--url", url, color=True, env={"NO_COLOR": None}).stdout
-        assert "\x1b" not in ls("--url", url, color=True, env={"NO_COLOR": "1"}).stdout
-        assert "\x1b" not in ls("--url", url).stdout
+    def test_a_terminal_that_wants_it_gets_a_bold_heading(self, url: str):
+        with Terminal("ls", "--url", url) as terminal:
+            assert terminal.end() == 0
+            assert terminal.text.startswith("\x1b[1mCLUSTER")
+
+    def test_no_color_is_obeyed(self, url: str):
+        with Terminal("ls", "--url", url, env={"NO_COLOR": "1"}) as terminal:
+            assert terminal.end() == 0
+            assert "\x1b" not in terminal.text
+            assert terminal.text.splitlines()[1].split() == ["prod-a", "n1", "100", "GPU-a1", "NVIDIA", "H100", "-"]
+
+    def test_a_narrow_terminal_gets_each_row_whole_so_that_a_uuid_can_be_copied(self, url: str):
+        with Terminal("ls", "--url", url, columns=30, env={"NO_COLOR": "1"}) as terminal:
+            assert terminal.end() == 0
+            assert terminal.text.splitlines()[1].split() == ["prod-a", "n1", "100", "GPU-a1", "NVIDIA", "H100", "-"]
 
     def test_nothing_found_is_an_empty_table_and_a_note_and_exit_0(self, url: str):
         result = ls("--url", url, "--cluster", "nowhere")
@@ -99,7 +111,7 @@ class TestFilters:
         assert (result.exit_code, result.stdout, result.stderr) == (0, "[]\n", "No GPUs found.\n")
 
     def test_all_pages_are_fetched(self, url: str, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(collector.cli.ls, "_PAGE", 2)
+        monkeypatch.setattr(collector.cli.client, "_PAGE", 2)
         assert uuids(ls("--url", url, "-o", "json")) == ["GPU-a1", "GPU-a2", "GPU-a3", "GPU-b1", "GPU-b2"]
         assert len(ls("--url", url).stdout.splitlines()) == 6
 
@@ -113,6 +125,9 @@ class TestPrograms:
             *("prod-a", "i-n1", None),
             "2025-11-24T16:00:00.000Z",
         )
+
+    def test_json_may_be_asked_for_as_elsewhere(self, url: str):
+        assert ls("--url", url, "--json").stdout == ls("--url", url, "-o", "json").stdout
 
     def test_csv_has_a_heading_and_is_empty_where_a_value_is_absent(self, url: str):
         rows = list(csv.DictReader(io.StringIO(ls("--url", url, "-o", "csv").stdout)))

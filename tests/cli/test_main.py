@@ -19,7 +19,22 @@ from collector.model import GpuidError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-NAMES = ["demo", "init", "check", "run", "ls", "where", "diff", "history", "health", "parse", "simulate"]
+NAMES = [
+    "demo",
+    "init",
+    "check",
+    "run",
+    "ls",
+    "top",
+    "where",
+    "diff",
+    "history",
+    "export",
+    "outbox",
+    "health",
+    "parse",
+    "simulate",
+]
 
 
 class TestHelp:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from collector.cli import gpuid as command
 from collector.cluster.kubeconfig import contexts
+from tests.plugins.processes import free_ports
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -99,7 +100,7 @@ class TestRunning:
         assert result.stdout.startswith("Simulating cluster sim-0 for 0.1 s or until Ctrl-C.\n")
 
     def test_it_takes_the_given_port_and_the_next_ones(self, start: Callable[..., Simulation]):
-        port = free_run_of_ports(3)
+        port, *_ = free_ports(3)
         simulation = start("--listen", f"127.0.0.1:{port}")
         assert simulation.control == f"http://127.0.0.1:{port + 2}"
         assert f"https://127.0.0.1:{port + 1}" in simulation.kubeconfig.read_text()
@@ -176,16 +177,3 @@ class TestBadInput:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.startswith(f"gpuid: simulate: Invalid value for {args[0] if args[1][-1] == '4' else ''}")
         assert result.stderr.count("\n") == 1
-
-
-def free_run_of_ports(count: int) -> int:
-    """The first of some successive ports that nobody listens on."""
-    for first in range(20000, 30000, count):
-        with closing(socket.socket()) as one, closing(socket.socket()) as two, closing(socket.socket()) as three:
-            try:
-                for offset, each in enumerate((one, two, three)):
-                    each.bind(("127.0.0.1", first + offset))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no free ports")

@@ -48,3 +48,11 @@ def test_a_store_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path):
 def test_no_collector_at_the_url_is_exit_code_1():
     result = where("100", "--url", "http://127.0.0.1:1")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+
+
+def test_a_history_of_many_pages_is_whole(history_config: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("collector.cli.past._PAGE", 1)
+    assert [row["node"] for row in json.loads(where("100", "--json", "--config", history_config).stdout)] == [
+        "n2",
+        "n1",
+    ]

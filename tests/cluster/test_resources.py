@@ -116,10 +116,10 @@ class TestAPod:
 class TestANode:
     def test_keeps_its_facts_and_the_labels_that_are_asked_for(self) -> None:
         assert node_decoder(["pool", "absent", "zone"])(raw(NODE)) == NodeObject(
-            uid="77",
             version="9",
             facts=Node(
                 name="node-a",
+                uid="77",
                 provider_id="aws:///us-east-1a/i-0abc",
                 boot_id="b-1",
                 capacity=8,

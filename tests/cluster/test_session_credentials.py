@@ -349,7 +349,7 @@ class TestTls:
     async def test_another_ca_is_not_trusted(self, kubeconfig, server, other_authority, failure):
         kubeconfig.write({"server": server.url, "certificate-authority-data": other_authority.data})
         error = await failure(_get(kubeconfig.session()))
-        assert type(error) is errors.Unreachable
+        assert type(error) is errors.Untrusted
         assert str(error).startswith(f"{server.url}: certificate verify failed: ")
 
     async def test_the_system_s_cas_are_not_asked_beside_a_given_one(self, kubeconfig, server, failure):

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
 from collector.exposition.exposition import _SHARD_NODES
-from collector.model import Gpu, Node, Place
+from collector.model import ClusterState, Gpu, Node, Place
 
 pytestmark = pytest.mark.anyio
 
@@ -159,6 +159,49 @@ class TestChange:
             f"m{index}" for index in range(_SHARD_NODES)
         }
         assert len(text["gpuid_node_info"]) == 2 * _SHARD_NODES
+
+
+class TestCluster:
+    async def test_the_state_it_is_in_is_1_and_every_other_one_0(self, bench: Any) -> None:
+        bench.metrics.add_cluster("prod")
+        bench.metrics.cluster_state("prod", ClusterState.UP)
+        bench.metrics.cluster_state("prod", ClusterState.UNAUTHORIZED)
+        text = families(await bench.text())
+        assert text["gpuid_cluster_up"] == ['gpuid_cluster_up{cluster="prod"} 0.0']
+        assert text["gpuid_cluster_state"] == [
+            'gpuid_cluster_state{cluster="prod",state="starting"} 0.0',
+            'gpuid_cluster_state{cluster="prod",state="up"} 0.0',
+            'gpuid_cluster_state{cluster="prod",state="bad_context"} 0.0',
+            'gpuid_cluster_state{cluster="prod",state="plugin_missing"} 0.0',
+            'gpuid_cluster_state{cluster="prod",state="plugin_failed"} 0.0',
+            'gpuid_cluster_state{cluster="prod",state="unauthorized"} 1.0',
+            'gpuid_cluster_state{cluster="prod",state="forbidden"} 0.0',
+            'gpuid_cluster_state{cluster="prod",state="unreachable"} 0.0',
+            'gpuid_cluster_state{cluster="prod",state="server_error"} 0.0',
+        ]
+
+    async def test_what_is_told_of_one_that_is_unknown_is_not_published(self, bench: Any) -> None:
+        bench.metrics.cluster_state("prod", ClusterState.UP)
+        assert "gpuid_cluster_" not in "\n".join(families(await bench.text()))
+
+
+class TestSink:
+    async def test_what_it_is_owed_and_has_refused_is_published(self, bench: Any) -> None:
+        bench.metrics.backlog("lake", 3, 1764000000.0, 2)
+        text = families(await bench.text())
+        assert text["gpuid_export_backlog_records"] == ['gpuid_export_backlog_records{sink="lake"} 3.0']
+        assert text["gpuid_export_oldest_timestamp_seconds"] == [
+            'gpuid_export_oldest_timestamp_seconds{sink="lake"} 1.764e+09'
+        ]
+        assert text["gpuid_export_dead_letters"] == ['gpuid_export_dead_letters{sink="lake"} 2.0']
+
+    async def test_one_that_is_removed_has_no_series(self, bench: Any) -> None:
+        for sink in ("lake", "hook"):
+            bench.metrics.backlog(sink, 3, 1764000000.0, 2)
+        bench.metrics.keep_sinks({"lake"})
+        assert 'sink="lake"' in (text := await bench.text())
+        assert "hook" not in text
+        bench.metrics.keep_sinks({"lake"})
 
 
 class TestBackground:

@@ -1,38 +1,73 @@
-"""Every dashboard loads, names only metrics that exist, and gets data from a real Prometheus."""
+"""The dashboards are what their sources say, Grafana 11 can read them, and a real Prometheus answers every query."""
 
 import json
 import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 
 from collector.exposition.families import FAMILIES
-from tests.plugins.processes import until
-from tests.plugins.prometheus import Prometheus
+from collector.model import ClusterState
+from grafana.generate import DASHBOARDS, FOLDER, text
+from tests.plugins.troubled import Troubled
 
-GRAFANA = Path(__file__).parents[2] / "grafana"
-DASHBOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
+GRAFANA = FOLDER.parent
+PATHS = sorted(FOLDER.glob("*.json"))
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+KINDS = {"bargauge", "row", "stat", "state-timeline", "table", "timeseries"}
 
-# What is empty while all is well.
-QUIET = {"Nodes with missing GPUs", "Readings that fail"}
+# What other exporters publish under these names.
+OTHERS = {
+    *("DCGM_FI_DEV_GPU_TEMP", "DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_GPU_UTIL"),
+    *("DCGM_FI_DEV_ECC_SBE_VOL_TOTAL", "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL"),
+    *("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS", "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS"),
+    *("kube_node_info", "kube_node_spec_unschedulable", "kube_node_status_condition"),
+    *("process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds"),
+}
+
+
+class Asked(NamedTuple):
+    """One query of a panel."""
+
+    panel: dict[str, Any]
+    target: dict[str, Any]
 
 
 def load(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def queries(dashboard: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def panels(dashboard: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for panel in dashboard["panels"]:
+        yield panel
+        yield from panel.get("panels", ())
+
+
+def queries(dashboard: dict[str, Any]) -> Iterator[Asked]:
+    for panel in panels(dashboard):
         for target in panel.get("targets", ()):
-            yield panel["title"], target["expr"]
+            yield Asked(panel, target)
 
 
 def variables(dashboard: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+
+
+def links(value: Any) -> Iterator[str]:
+    """Every URL anywhere in a dashboard."""
+    if isinstance(value, dict):
+        if "url" in value:
+            yield value["url"]
+        for one in value.values():
+            yield from links(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from links(one)
 
 
 def series_names() -> set[str]:
@@ -40,88 +75,274 @@ def series_names() -> set[str]:
     return {family.name + suffix for family in FAMILIES for suffix in suffixes[family.kind]}
 
 
-each_dashboard = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+each_dashboard = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 each_query = pytest.mark.parametrize(
-    ("title", "query"),
+    ("path", "asked"),
     [
-        pytest.param(title, query, id=f"{path.stem}-{title}-{index}")
-        for path in DASHBOARDS
-        for index, (title, query) in enumerate(queries(load(path)))
+        pytest.param(path, asked, id=f"{path.stem}-{asked.panel['title']}-{asked.target['refId']}")
+        for path in PATHS
+        for asked in queries(load(path))
     ],
 )
 
 
-@each_dashboard
-def test_it_is_of_a_schema_that_grafana_11_reads(path: Path) -> None:
-    dashboard = load(path)
-    assert dashboard["schemaVersion"] >= 39
-    assert re.fullmatch(r"gpuid-[a-z-]{1,34}", dashboard["uid"])
-    assert "id" not in dashboard
+class TestTheFiles:
+    @pytest.mark.parametrize("name", DASHBOARDS)
+    def test_a_dashboard_is_what_its_source_says(self, name: str) -> None:
+        written = (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+        assert written == text(DASHBOARDS[name]()), "run: python -m grafana.generate"
+
+    def test_there_is_no_dashboard_without_a_source(self) -> None:
+        assert {path.stem for path in PATHS} == set(DASHBOARDS)
+
+    def test_the_provisioning_finds_data_source_and_dashboards(self) -> None:
+        (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+        (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/gpuid.yaml").read_text())["providers"]
+        assert source["type"] == "prometheus"
+        readme = (GRAFANA / "README.md").read_text()
+        assert f"grafana/dashboards:{provider['options']['path']}:ro" in readme
+        assert f"--env {source['url'].removeprefix('$')}=" in readme
 
 
 @each_dashboard
-def test_every_panel_says_what_it_shows_and_asks_the_chosen_data_source(path: Path) -> None:
-    chosen = {"type": "prometheus", "uid": "${datasource}"}
-    for panel in load(path)["panels"]:
-        assert panel["title"]
-        if panel["type"] != "row":
-            assert panel["description"]
-            assert panel["targets"]
-            assert [panel["datasource"], *(target["datasource"] for target in panel["targets"])] == [chosen] * (
-                1 + len(panel["targets"])
+class TestForGrafana11:
+    def test_its_schema_is_that_of_grafana_11(self, path: Path) -> None:
+        dashboard = load(path)
+        assert dashboard["schemaVersion"] == 39
+        assert dashboard["uid"] == f"gpuid-{path.stem}"
+        assert "id" not in dashboard
+        assert "gpuid" in dashboard["tags"]
+
+    def test_every_panel_says_what_it_shows_in_which_unit_and_asks_the_chosen_data_source(self, path: Path) -> None:
+        for panel in panels(load(path)):
+            assert panel["type"] in KINDS
+            assert panel["title"]
+            if panel["type"] != "row":
+                assert panel["description"]
+                assert panel["fieldConfig"]["defaults"]["unit"]
+                sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+                assert sources == [DATASOURCE] * (1 + len(panel["targets"]))
+
+    def test_panels_and_queries_have_names_of_their_own(self, path: Path) -> None:
+        found = list(panels(load(path)))
+        assert len({panel["id"] for panel in found}) == len(found)
+        titles = [panel["title"] for panel in found if panel["type"] != "row"]
+        assert len(set(titles)) == len(titles)
+        for panel in found:
+            refs = [target["refId"] for target in panel.get("targets", ())]
+            assert len(set(refs)) == len(refs)
+
+    def test_no_panel_lies_on_another_or_beyond_the_grid(self, path: Path) -> None:
+        places = [panel["gridPos"] for panel in panels(load(path))]
+        for one, other in combinations(places, 2):
+            beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+            below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+            assert beside or below, (one, other)
+        assert all(place["x"] + place["w"] <= 24 for place in places)
+
+    def test_rows_of_panels_leave_no_hole(self, path: Path) -> None:
+        places = [panel["gridPos"] for panel in panels(load(path))]
+        height = max(place["y"] + place["h"] for place in places)
+        assert sum(place["w"] * place["h"] for place in places) == 24 * height
+
+    def test_it_uses_each_of_its_variables_and_no_others(self, path: Path) -> None:
+        dashboard = load(path)
+        text = json.dumps([dashboard["panels"], dashboard["templating"]])
+        used = set(re.findall(r"\$\{?([a-z]\w*)", text))
+        assert used == set(variables(dashboard))
+
+    def test_data_source_and_clusters_are_variables(self, path: Path) -> None:
+        found = variables(load(path))
+        assert (found["datasource"]["type"], found["datasource"]["query"]) == ("datasource", "prometheus")
+        if path.stem != "serial":  # a serial is looked for in every cluster
+            assert found["cluster"]["query"]["query"] == "label_values(gpuid_cluster_up, cluster)"
+
+    def test_every_link_leads_to_a_dashboard_and_sets_variables_that_it_has(self, path: Path) -> None:
+        known = {load(each)["uid"]: variables(load(each)) for each in PATHS}
+        for url in set(links(load(path)["panels"])):
+            target = urlsplit(
+                url.replace("${datasource:queryparam}", "var-datasource=x").replace(
+                    "${__url_time_range}", "from=a&to=b"
+                )
             )
+            variables_of_target = known[target.path.removeprefix("/d/")]
+            for name, (value,) in parse_qs(target.query).items():
+                assert name in {"from", "to"} or name.removeprefix("var-") in variables_of_target
+                assert re.fullmatch(r"x|a|b|\$\{__(data\.fields|field\.labels)\.(serial|uuid|cluster|node)\}", value)
 
 
-@each_dashboard
-def test_panels_have_their_own_ids_and_places(path: Path) -> None:
-    panels = load(path)["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    for one, other in combinations([panel["gridPos"] for panel in panels], 2):
-        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-        below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        assert beside or below, (one, other)
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
+def test_the_links_lead_from_each_dashboard_to_the_next() -> None:
+    leads = {
+        path.stem: {urlsplit(url).path.removeprefix("/d/gpuid-") for url in links(load(path)["panels"])}
+        for path in PATHS
+    }
+    assert leads == {
+        "fleet": {"fleet", "node", "serial"},
+        "serial": {"fleet", "node", "serial"},
+        "node": {"fleet", "serial"},
+        "collector": {"fleet", "node"},
+    }
 
 
-@each_dashboard
-def test_it_uses_each_of_its_variables_and_no_others(path: Path) -> None:
-    text = json.dumps([load(path)["panels"], load(path)["templating"]])
-    used = set(re.findall(r"\$\{?([a-z]\w*)", text))
-    assert used == set(variables(load(path)))
+def test_every_state_of_a_cluster_has_its_words() -> None:
+    (table,) = [
+        one for one in panels(load(FOLDER / "fleet.json")) if (one["title"], one["type"]) == ("Clusters", "table")
+    ]
+    (state,) = [one for one in table["fieldConfig"]["overrides"] if one["matcher"]["options"] == "state"]
+    (mappings,) = [one["value"] for one in state["properties"] if one["id"] == "mappings"]
+    assert set(mappings[0]["options"]) == {state.value for state in ClusterState}
 
 
 @each_query
-def test_a_query_names_only_metrics_that_exist(title: str, query: str) -> None:
-    named = set(re.findall(r"\bgpuid_\w+", query))
+def test_a_query_names_only_metrics_that_exist(path: Path, asked: Asked) -> None:
+    named = set(re.findall(r"\b(?:gpuid|kube|process|DCGM)_\w+", asked.target["expr"]))
     assert named
-    assert named <= series_names()
+    assert named <= series_names() | OTHERS
 
 
 @each_query
-def test_a_query_gets_data(prometheus: Prometheus, title: str, query: str) -> None:
-    serial = prometheus.query('gpuid_gpu_info{serial!=""}')[0]["metric"]["serial"]
-    values = {"$__range": "5m", "$__rate_interval": "30s", "$cluster": ".*", "$search": serial}
-    for name, value in values.items():
-        query = query.replace(name, value)
-    assert "$" not in query
-    if title in QUIET:
-        prometheus.query(query)
-    else:
-        until(lambda: len(prometheus.query(query)) > 0, True)
+def test_a_query_counts_nothing_twice_when_two_collectors_tell_the_same(path: Path, asked: Asked) -> None:
+    expr = re.sub(r"\s+", " ", asked.target["expr"])
+    for match in re.finditer(r"\b(sum|count|avg)(?: by \([^)]*\))? \(\s*gpuid_(gpu|node|cluster)_", expr):
+        assert match[0].startswith("count by (uuid)"), match[0]
 
 
-@each_dashboard
-def test_the_cluster_variable_lists_the_clusters(path: Path) -> None:
-    variable = variables(load(path))["cluster"]
-    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"]).groups()
-    assert variable["query"]["query"] == variable["definition"]
-    assert (metric in series_names(), label) == (True, "cluster")
+@each_query
+def test_a_query_gets_data(troubled: Troubled, path: Path, asked: Asked) -> None:
+    expr = filled(asked.target["expr"], troubled, chosen(load(path), troubled))
+    answer = ask(troubled, asked.target, expr)
+    assert answer, expr
+    if asked.panel["type"] == "stat":
+        assert len(answer) == 1
 
 
-def test_the_provisioning_finds_data_source_and_dashboards() -> None:
-    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
-    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/gpuid.yaml").read_text())["providers"]
-    assert source["type"] == "prometheus"
-    readme = (GRAFANA / "README.md").read_text()
-    assert f"grafana/dashboards:{provider['options']['path']}:ro" in readme
-    assert f"--env {source['url'].removeprefix('$')}=" in readme
+@pytest.mark.parametrize(
+    ("path", "panel"),
+    [
+        pytest.param(path, panel, id=f"{path.stem}-{panel['title']}")
+        for path in PATHS
+        for panel in panels(load(path))
+        if panel["type"] == "table"
+    ],
+)
+def test_a_table_has_a_column_for_all_that_its_queries_answer(
+    troubled: Troubled, path: Path, panel: dict[str, Any]
+) -> None:
+    values = chosen(load(path), troubled)
+    answered = set()
+    for target in panel["targets"]:
+        for series in ask(troubled, target, filled(target["expr"], troubled, values)):
+            answered |= series["metric"].keys()
+        answered.add("Value" if len(panel["targets"]) == 1 else f"Value #{target['refId']}")
+    named = {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+    (organize,) = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
+    assert named | set(organize["excludeByName"]) - {"Time"} == answered
+    assert list(organize["indexByName"]) == sorted(named)
+
+
+class TestWhatTheyShow:
+    """Of the troubled fleet, where the truth is known."""
+
+    def number(self, troubled: Troubled, path: str, title: str) -> float:
+        dashboard = load(FOLDER / f"{path}.json")
+        (asked,) = [one for one in queries(dashboard) if one.panel["title"] == title]
+        (one,) = ask(troubled, asked.target, filled(asked.target["expr"], troubled, chosen(dashboard, troubled)))
+        return float(one["value"][1])
+
+    def rows(self, troubled: Troubled, path: str, title: str) -> list[dict[str, str]]:
+        dashboard = load(FOLDER / f"{path}.json")
+        target = next(
+            one.target for one in queries(dashboard) if one.panel["title"] == title and one.panel["type"] == "table"
+        )
+        return [
+            one["metric"]
+            for one in ask(troubled, target, filled(target["expr"], troubled, chosen(dashboard, troubled)))
+        ]
+
+    def test_the_fleet_is_counted_once(self, troubled: Troubled) -> None:
+        assert self.number(troubled, "fleet", "GPUs") == troubled.gpus
+        assert self.number(troubled, "fleet", "Clusters down") == 2
+        assert self.number(troubled, "fleet", "Conflicts") == 24
+        assert self.number(troubled, "collector", "Collectors") == 2
+
+    def test_the_gpu_that_moved_is_listed_with_where_it_came_from(self, troubled: Troubled) -> None:
+        (row,) = [
+            row
+            for row in self.rows(troubled, "fleet", "GPUs that are elsewhere than before")
+            if row["uuid"] == troubled.uuid
+        ]
+        assert row["serial"] == troubled.serial
+        assert (row["from_cluster"], row["from_node"]) == ("sim-1", "gpu-0000")
+        assert (row["cluster"], row["node"]) == (troubled.cluster, troubled.node)
+
+    def test_the_serial_on_the_sticker_leads_to_both_of_its_places(self, troubled: Troubled) -> None:
+        (now,) = self.rows(troubled, "serial", "Where it is now")
+        assert (now["cluster"], now["node"], now["uuid"]) == (troubled.cluster, troubled.node, troubled.uuid)
+        was = {(row["cluster"], row["node"]) for row in self.rows(troubled, "serial", "Where it was")}
+        assert was == {("sim-1", "gpu-0000"), (troubled.cluster, troubled.node)}
+
+    def test_the_gpus_of_the_node_that_is_gone_are_listed_with_their_last_place(self, troubled: Troubled) -> None:
+        gone = self.rows(troubled, "fleet", "GPUs that are gone")
+        assert sorted((row["cluster"], row["node"]) for row in gone) == [
+            *[("sim-1", "gpu-0001")],
+            *[("sim-1", "gpu-0002")] * 4,
+        ]
+
+    def test_the_cluster_that_refuses_the_token_says_so(self, troubled: Troubled) -> None:
+        states = {row["cluster"]: row["state"] for row in self.rows(troubled, "fleet", "Clusters")}
+        assert states == {
+            "sim-0": "up",
+            "sim-1": "up",
+            "sim-2": "up",
+            "sim-3": "unreachable",
+            "sim-4": "unauthorized",
+            "twin": "up",
+        }
+
+
+def ask(troubled: Troubled, target: dict[str, Any], expr: str) -> list[dict[str, Any]]:
+    """Ask as Grafana does: now, or over the time range."""
+    assert target["instant"] != target["range"]
+    if target["instant"]:
+        return troubled.prometheus.query(expr, troubled.now)
+    return troubled.prometheus.range(expr, troubled.start, troubled.now, 1)
+
+
+def filled(expr: str, troubled: Troubled, values: dict[str, str]) -> str:
+    """Put the values of the variables in their places."""
+    values = {"__range": f"{troubled.range}s", "__rate_interval": "15s", "__interval": "1s", **values}
+    filled = re.sub(r"\$(\w*[a-z]\w*)", lambda match: values[match[1]], expr)
+    assert not re.search(r"\$[^1]", filled)
+    return filled
+
+
+def chosen(dashboard: dict[str, Any], troubled: Troubled) -> dict[str, str]:
+    """Find what each variable offers, and choose what a link would: the GPU that moved and its node; else all."""
+    linked = {"search": troubled.serial, "cluster": troubled.cluster, "node": troubled.node}
+    values: dict[str, str] = {}
+    for name, variable in variables(dashboard).items():
+        if variable["type"] == "textbox":
+            values[name] = linked[name]
+        elif variable["type"] == "query":
+            offered = offers(variable, troubled, values)
+            assert offered, name
+            if not variable["multi"]:
+                assert linked[name] in offered
+                values[name] = linked[name]
+            else:
+                values[name] = variable.get("allValue") or f"({'|'.join(offered)})"
+    return values
+
+
+def offers(variable: dict[str, Any], troubled: Troubled, values: dict[str, str]) -> list[str]:
+    """Run a variable's query as Grafana does."""
+    query = filled(variable["query"]["query"], troubled, values)
+    if match := re.fullmatch(r"label_values\((.+), (\w+)\)", query):
+        return troubled.prometheus.label_values(match[2], match[1])
+    (expr,) = re.fullmatch(r"query_result\((.+)\)", query).groups()
+    pattern = variable["regex"].strip("/")
+    lines = [
+        "{" + ",".join(f'{name}="{value}"' for name, value in series["metric"].items()) + "} 1 1764000000000"
+        for series in troubled.prometheus.query(expr, troubled.now)
+    ]
+    return sorted({re.search(pattern, line)[1] for line in lines})

@@ -1,7 +1,7 @@
 """Programs that tests start: free ports for them, waiting for what they answer, and their sure end."""
 
-import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,12 +14,29 @@ __all__ = ["Process", "free_ports", "until"]
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """TCP ports of 127.0.0.1 in a row that nobody listens on, none handed out twice.
+
+    They are below those that the system gives to whoever asks for any port, or to outgoing connections: one of these
+    could be somebody else's by the time it is used.
+    """
+    while True:
+        first = random.randrange(16_000, 32_000)
+        ports = range(first, first + count)
+        if _handed_out.isdisjoint(ports) and all(map(_free, ports)):
+            _handed_out.update(ports)
+            return list(ports)
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+_handed_out: set[int] = set()
 
 
 def until(answer: Callable[[], object], expected: object, *, seconds: float = 30) -> None:

@@ -1,11 +1,11 @@
-"""A real Prometheus that scrapes a demo of the collector, and what the usual exporters would say of the same GPUs."""
+"""A real Prometheus that scrapes collectors, and what the usual exporters would say of the same GPUs."""
 
 import contextlib
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,24 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that an expression answers now; fails with Prometheus' own error."""
-        return self._ask("query", query=expression)["result"]
+    def query(self, expression: str, time: float | None = None) -> list[dict[str, Any]]:
+        """The series that an expression answers, now or at a Unix time; fails with Prometheus' own error."""
+        at = {} if time is None else {"time": f"{time:.3f}"}
+        return self._ask("query", query=expression, **at)["result"]
+
+    def range(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
+        """The series that an expression answers between two Unix times, `step` seconds apart."""
+        return self._ask("query_range", query=expression, start=f"{start:.3f}", end=f"{end:.3f}", step=f"{step:g}")[
+            "result"
+        ]
+
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """The values that a label has in the series of a selector."""
+        return self._ask(f"label/{label}/values", **{"match[]": selector})
+
+    def alerts(self) -> set[str]:
+        """The names of the alerts that are pending or firing."""
+        return {alert["labels"]["alertname"] for alert in self._ask("alerts")["alerts"]}
 
     def metrics(self) -> set[str]:
         """The names of all metrics it has seen."""
@@ -66,7 +81,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         process.start()
-        until(lambda: _answers(f"{url}/readyz", process), True)
+        until(lambda: answers(f"{url}/readyz", process), True)
         until(lambda: sum(name == "gpuid_node_info" for name, _ in _samples(url)) >= CLUSTERS * NODES - NODES, True)
         yield url
     finally:
@@ -76,13 +91,24 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped the demo, through /sd as in config/prometheus, and the other exporters."""
-    folder = tmp_path_factory.mktemp("prometheus")
+    with scraping(prometheus_program, tmp_path_factory.mktemp("prometheus"), [demo]) as server:
+        # Rates and histograms need two scrapes of everything.
+        until(lambda: len(server.query("count_over_time(gpuid_cluster_up[1m]) >= 3")), CLUSTERS, seconds=60)
+        until(lambda: len(server.query("count(count_over_time(kube_node_info[1m]) >= 3)")), 1, seconds=60)
+        yield server
+
+
+@contextlib.contextmanager
+def scraping(program: str, folder: Path, collectors: Sequence[str], rules: Sequence[Path] = ()) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes collectors every second, and the other exporters of what the first one knows."""
     (port,) = free_ports(1)
     with contextlib.ExitStack() as stack:
-        exporter = stack.enter_context(_other_exporters(demo))
+        exporter = stack.enter_context(_other_exporters(collectors[0]))
         config = yaml.safe_load(SCRAPE_EXAMPLE.read_text())
+        config["global"] = {"evaluation_interval": "1s"}
+        config["rule_files"] = [str(path) for path in rules]
         (job,) = config["scrape_configs"]
-        job["http_sd_configs"] = [{"url": f"{demo}/sd", "refresh_interval": "1s"}]
+        job["http_sd_configs"] = [{"url": f"{url}/sd", "refresh_interval": "1s"} for url in collectors]
         config["scrape_configs"].append(
             {"job_name": "others", "honor_labels": True, "static_configs": [{"targets": [exporter]}]}
         )
@@ -91,7 +117,7 @@ def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.Temp
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         process = Process(
             [
-                prometheus_program,
+                program,
                 *("--config.file", folder / "prometheus.yml", "--storage.tsdb.path", folder / "data"),
                 *("--web.listen-address", f"127.0.0.1:{port}", "--log.level", "warn"),
             ],
@@ -100,15 +126,12 @@ def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.Temp
         stack.callback(process.stop, signal.SIGKILL)
         process.start()
         url = f"http://127.0.0.1:{port}"
-        until(lambda: _answers(f"{url}/-/ready", process), True)
-        server = Prometheus(url)
-        # Rates and histograms need two scrapes of everything.
-        until(lambda: len(server.query("count_over_time(gpuid_cluster_up[1m]) >= 3")), CLUSTERS, seconds=60)
-        until(lambda: len(server.query("count(count_over_time(kube_node_info[1m]) >= 3)")), 1, seconds=60)
-        yield server
+        until(lambda: answers(f"{url}/-/ready", process), True)
+        yield Prometheus(url)
 
 
-def _answers(url: str, process: Process) -> bool:
+def answers(url: str, process: Process) -> bool:
+    """Whether a program that must be running says 200 there."""
     assert process.running, process.tail()
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(url, timeout=10).status_code == 200
@@ -158,6 +181,7 @@ def _other_series(samples: list[tuple[str, dict[str, str]]]) -> str:
                 f'kube_node_labels{{{place},label_topology_kubernetes_io_zone="{zone}"}} 1',
                 f'kube_node_info{{{place},kernel_version="6.8.0",kubelet_version="v1.34.4",os_image="Debian"}} 1',
                 f"kube_node_spec_unschedulable{{{place}}} {len(lines) % 5 == 0:d}",
+                f'kube_node_status_condition{{{place},condition="Ready",status="true"}} 1',
             ]
         elif name == "gpuid_gpu_info":
             card = f'gpu="0",UUID="{labels["uuid"]}",modelName="{labels["model"]}",Hostname="{labels["node"]}"'
@@ -165,5 +189,10 @@ def _other_series(samples: list[tuple[str, dict[str, str]]]) -> str:
                 f"DCGM_FI_DEV_GPU_TEMP{{{card}}} 41",
                 f"DCGM_FI_DEV_POWER_USAGE{{{card}}} 512.5",
                 f"DCGM_FI_DEV_XID_ERRORS{{{card}}} 0",
+                f"DCGM_FI_DEV_GPU_UTIL{{{card}}} 97",
+                f"DCGM_FI_DEV_ECC_SBE_VOL_TOTAL{{{card}}} 2",
+                f"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL{{{card}}} 0",
+                f"DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS{{{card}}} 1",
+                f"DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{{{card}}} 0",
             ]
-    return "\n".join(sorted(lines)) + "\n"
+    return "\n".join(sorted(set(lines))) + "\n"

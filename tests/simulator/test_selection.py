@@ -5,7 +5,7 @@ import pytest
 from collector.simulator.errors import ApiError
 from collector.simulator.selection import label_selector, required_fields
 
-LABELS = {"app": "web", "tier": "front", "nvidia.com/gpu.present": "true"}
+LABELS = {"app": "web", "tier": "front", "rack": "12", "nvidia.com/gpu.present": "true"}
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,10 @@ LABELS = {"app": "web", "tier": "front", "nvidia.com/gpu.present": "true"}
         ("app=web,tier=front", True),
         ("app=web, tier in (back,middle)", False),
         ("nvidia.com/gpu.present=true", True),
+        ("rack>11", True),
+        ("rack<12", False),
+        ("app>1", False),
+        ("absent<5", False),
     ],
 )
 def test_a_label_selector_selects(selector: str, selected: bool) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from collector.model import Gpu, Place
+from collector.store import Position
 
 pytestmark = pytest.mark.anyio
 
@@ -117,3 +118,28 @@ class TestChanges:
             pages += page
             after = page[-1].id
         assert pages == whole
+
+
+class TestPagesOfPlacements:
+    @pytest.mark.parametrize("limit", [1, 2, 3])
+    async def test_they_follow_each_other_without_gap_or_repetition(self, collector, limit):
+        pages, after = [], None
+        while page := await collector.store.history.where("chassis-1", after=after, limit=limit):
+            pages += page
+            after = Position.parse(str(page[-1].position))
+        assert pages == await collector.store.history.where("chassis-1")
+        (last,) = await collector.store.history.node("a", "prod", after=pages[3].position)
+        assert (last.uuid, last.until) == ("GPU-1", 20.0)
+
+    async def test_what_ends_between_two_pages_hides_nothing(self, collector):
+        (first,) = await collector.store.history.where("chassis-1", limit=1)
+        collector.read("c", 60.0, cluster="lab")
+        collector.read("a", 60.0)
+        assert await collector.store.recorder.durable(10)
+        rest = await collector.store.history.where("chassis-1", after=first.position)
+        assert [p.uuid for p in rest] == ["GPU-1", "GPU-1", "GPU-3", "GPU-2", "GPU-1"]
+
+    @pytest.mark.parametrize("text", ["", "7", "present-1.0", "gone-1.0-2", "past-nan-3", "past--1.0-3", "past-1.0-٣"])
+    def test_a_position_that_none_gave_is_refused(self, text):
+        with pytest.raises(ValueError, match="expected the text that the page before gave as next"):
+            Position.parse(text)

@@ -3,7 +3,7 @@
 import pytest
 
 from collector.model import Gpu
-from collector.store import Access, Backlog, Batch, Follow, Store
+from collector.store import Access, Backlog, Batch, Follow, Owed, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ class TestWhereASinkBegins:
         await collector.store.follow({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.follow({})
-        assert await collector.store.outbox.sinks() == []
+        assert await collector.store.outbox.owed() == []
         await collector.store.follow({"lake": CHANGES})
         assert await owed(collector) == []
 
@@ -168,6 +168,17 @@ class TestBacklog:
         await collector.store.outbox.confirm(await collector.store.outbox.next_batch("lake", 2))
         assert await collector.store.outbox.backlog("lake") == Backlog(1, 20.0)
 
+    async def test_every_sink_that_is_followed_says_how_it_stands(self, collector):
+        await collector.store.follow({"lake": CHANGES, "hook": READINGS, "log": CHANGES})
+        await read(collector, "a", 10.0, "1", "2")
+        batch = await collector.store.outbox.next_batch("lake", 1)
+        await owed(collector, "log")
+        assert await collector.store.outbox.owed() == [
+            Owed(sink="hook", emit="readings", records=2, oldest=10.0, next=None),
+            Owed(sink="lake", emit="changes", records=2, oldest=10.0, next=batch.key),
+            Owed(sink="log", emit="changes", records=0, oldest=None, next=None),
+        ]
+
     async def test_one_of_an_unknown_sink_is_empty(self, collector):
         assert await collector.store.outbox.backlog("nobody") == Backlog(0, None)
         assert await collector.store.outbox.next_batch("nobody", 10) is None
@@ -194,6 +205,7 @@ class TestDeadLetters:
             None,
         )
         assert (await collector.store.outbox.show(letter.id)).records == batch.records
+        assert await collector.store.outbox.backlog("lake") == Backlog(1, 10.0, dead_letters=1)
         assert await owed(collector) == [[("appeared", "GPU-2")]]
 
     async def test_one_that_another_process_replays_is_sent_again_under_its_key(self, settings, collector):

@@ -71,3 +71,18 @@ class TestAfterARestart:
             assert await one.store.history.changes() == changes
             (placement,) = await one.store.history.where("GPU-1")
             assert (placement.since, placement.confirmed) == (10.0, 70.0)
+
+
+class TestTheNodes:
+    async def test_they_come_in_parts_in_the_order_of_clusters_and_nodes(self, settings, collecting, monkeypatch):
+        monkeypatch.setattr("collector.store.store._PART", 2)
+        async with collecting(settings) as one:
+            for number, (cluster, node) in enumerate([("b", "1"), ("a", "2"), ("b", "3"), ("a", "1"), ("c", "1")]):
+                one.read(node, 10.0, f"{number}", cluster=cluster)
+            assert await one.store.recorder.durable(10)
+            parts = [part async for part in one.store.nodes()]
+        assert [[tuple(node.place) for node in part] for part in parts] == [
+            [("a", "1"), ("a", "2")],
+            [("b", "1"), ("b", "3")],
+            [("c", "1")],
+        ]

@@ -22,6 +22,7 @@ class TestGpus:
                     "cluster": "prod-a",
                     "node": "n1",
                     "machine": "i-n1",
+                    "source": "gpu-operator/p",
                     "uuid": "GPU-a1",
                     "serial": "100",
                     "model": "NVIDIA H100",

@@ -38,4 +38,5 @@ _STATES = {
     ClusterState.FORBIDDEN: "does not grant a right that is needed",
     ClusterState.UNREACHABLE: "cannot be reached",
     ClusterState.SERVER_ERROR: "answers with errors",
+    ClusterState.DUPLICATE: "is not read, because it is another one once more",
 }

@@ -1,0 +1,101 @@
+"""Tries the destinations of what is found, the store and each sink, and prints what is missing."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from collector import store
+from collector.cli.text import one_line
+from collector.config import Config
+from collector.config.sinks import Settings
+from collector.config.store import PostgresLocation, StoreSettings, locate
+from collector.model import GpuidError
+from collector.sinks import open_sink
+
+__all__ = ["Destination", "print_destinations", "try_destinations"]
+
+
+class Destination(msgspec.Struct, kw_only=True):
+    """All that was learnt of the store or a sink; `text` is what it said, or what is wrong with it."""
+
+    name: str
+    type: str
+    ok: bool = False
+    text: str = ""
+
+
+async def try_destinations(config: Config, timeout: float) -> tuple[Destination | None, list[Destination]]:
+    """Try the store, if there is one, and every sink; whatever goes wrong there is told by what is returned."""
+    kept: Destination | None = None
+    if config.store is not None:
+        kept = Destination(name="store", type=_engine(config.store))
+    sinks = {
+        name: Destination(name=name, type=str(settings.__struct_config__.tag))
+        for name, settings in config.sinks.items()
+    }
+    async with anyio.create_task_group() as tasks:
+        if kept is not None and config.store is not None:
+            tasks.start_soon(_try, kept, _check_store(config.store), timeout, name="check store")
+        for name, destination in sinks.items():
+            tasks.start_soon(_try, destination, _check_sink(name, config.sinks[name]), timeout, name=f"check {name}")
+    return kept, list(sinks.values())
+
+
+def print_destinations(found: Sequence[Destination]) -> None:
+    """Print a table, if there is anything to print: off a terminal a destination is one line that grep finds."""
+    if not found:
+        return
+    click.echo("")
+    terminal = Console().is_terminal
+    console = Console(width=None if terminal else 10_000, highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("DESTINATION", "TYPE", "RESULT"):
+        table.add_column(heading, overflow="fold")
+    for one in found:
+        result = Text("ok", "green").append(f" ({one.text})", "dim") if one.ok else Text(one.text, "red")
+        table.add_row(Text(one_line(one.name)), Text(one.type), result)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+async def _try(destination: Destination, check: Callable[[], Awaitable[str]], timeout: float) -> None:
+    try:
+        with anyio.fail_after(timeout):
+            destination.text = one_line(await check())
+            destination.ok = True
+    except TimeoutError:
+        destination.text = f"no answer within {timeout:g} s"
+    except GpuidError as error:
+        destination.text = one_line(error)
+    except Exception as error:  # one destination's failure never stops the others
+        destination.text = one_line(f"{type(error).__name__}: {error}")
+
+
+def _check_store(settings: StoreSettings) -> Callable[[], Awaitable[str]]:
+    return lambda: store.check(settings)
+
+
+def _check_sink(name: str, settings: Settings) -> Callable[[], Awaitable[str]]:
+    async def check() -> str:
+        sink = open_sink(name, settings)
+        try:
+            return await sink.check()
+        finally:
+            with anyio.move_on_after(_CLOSING, shield=True):
+                await sink.aclose()
+
+    return check
+
+
+_CLOSING = 2.0  # seconds
+
+
+def _engine(settings: StoreSettings) -> str:
+    return "postgresql" if isinstance(locate(settings.url), PostgresLocation) else "sqlite"

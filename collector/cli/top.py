@@ -1,0 +1,109 @@
+"""`gpuid top`: a running collector's clusters and what happens in them, as it happens."""
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from collector.cli.client import Client, connection_options
+from collector.cli.options import DURATION, Failure
+from collector.cli.table import EVENT_STYLES, fitted, output_console, print_table
+from collector.config import Duration
+
+__all__ = ["top"]
+
+_CLUSTERS = ("cluster", "state", "nodes", "nodes_read", "gpus", "conflicts", "synced", "message")
+_CHANGES = ("time", "event", "cluster", "node", "serial", "uuid", "previous_cluster", "previous_node")
+_STYLES = {"state": {"up": "green", "": "red"}, "event": EVENT_STYLES}
+_LATEST = 15  # changes that are shown
+_LOOK_BACK = 3600.0  # seconds
+_PAGE = 10_000
+Row = Mapping[str, Any]
+
+
+@click.command()
+@click.option("--interval", type=DURATION, default="2s", show_default=True, help="How often to look.")
+@connection_options
+def top(interval: Duration, **options: Any) -> None:
+    r"""Watch a running collector: its clusters with their state, and the latest changes.
+
+    The changes need a collector with a [store]. Ctrl-C ends it. Where the output is no terminal, the
+    clusters are printed once.
+
+    \b
+    Examples:
+      gpuid top
+      gpuid top --url https://gpuid.example.com --interval 10s
+    """
+    with Client(**options) as client:
+        clusters = _clusters(client)
+        if not sys.stdout.isatty():
+            print_table(_CLUSTERS, _cells(clusters, _CLUSTERS))
+            return
+        changes = _Changes(client)
+        trouble = ""
+        with contextlib.suppress(KeyboardInterrupt), Live(console=output_console(), screen=True) as live:
+            while True:
+                live.update(_view(clusters, changes.latest, trouble), refresh=True)
+                time.sleep(interval)
+                try:
+                    clusters, trouble = _clusters(client), ""
+                    changes.look()
+                except Failure as failure:
+                    trouble = failure.format_message()
+
+
+class _Changes:
+    """The latest changes, looked for from the last one that is known; none without a store."""
+
+    def __init__(self, client: Client) -> None:
+        self.latest: deque[Row] = deque(maxlen=_LATEST)
+        self._client = client
+        self._kept = True
+        self._from = {"since": datetime.fromtimestamp(time.time() - _LOOK_BACK, UTC).isoformat()}
+        try:
+            self.look()
+        except Failure:
+            self._kept = False
+
+    def look(self) -> None:
+        while self._kept:
+            page = self._client.get("/api/v1/changes", self._from | {"limit": str(_PAGE)}, dict[str, Any])["changes"]
+            self.latest.extend(page)
+            if page:
+                self._from = {"after": str(page[-1]["id"])}
+            if len(page) < _PAGE:
+                return
+
+
+def _clusters(client: Client) -> Sequence[Row]:
+    found: Sequence[Row] = client.get("/api/v1/clusters", {"limit": str(_PAGE)}, dict[str, Any])["clusters"]
+    return found
+
+
+def _cells(rows: Iterator[Row] | Sequence[Row], columns: Sequence[str]) -> Iterator[list[object]]:
+    return ([row[column] for column in columns] for row in rows)
+
+
+def _view(clusters: Sequence[Row], changes: Sequence[Row], trouble: str) -> Group:
+    """Lay out one screen: what is wrong, a line of totals, the clusters that need a look first, the newest change."""
+    ailing = sorted(clusters, key=lambda cluster: (cluster["up"], cluster["cluster"]))
+    total = {name: sum(cluster[name] for cluster in clusters) for name in ("up", "nodes", "nodes_read", "gpus")}
+    summary = (
+        f"{total['up']} of {len(clusters)} clusters up, {total['nodes_read']} of {total['nodes']} nodes read, "
+        f"{total['gpus']} GPUs  {datetime.now(UTC):%H:%M:%S}Z"
+    )
+    parts: list[Any] = [Text(trouble, "red")] if trouble else []
+    parts += [Text(summary, "bold"), Text(), fitted(_CLUSTERS, _cells(ailing, _CLUSTERS), styles=_STYLES)]
+    if changes:
+        newest = list(reversed(changes))
+        parts += [Text(), fitted(_CHANGES, _cells(newest, _CHANGES), styles=_STYLES)]
+    return Group(*parts)

@@ -1,0 +1,56 @@
+"""Label selectors, as Kubernetes reads them."""
+
+import re
+from typing import NamedTuple
+
+from collector.config.values import shown
+
+__all__ = ["Requirement", "parse_selector"]
+
+
+class Requirement(NamedTuple):
+    """One condition of a selector; `!` and the empty operator ask whether there is such a label at all."""
+
+    key: str
+    operator: str  # "", !, =, ==, !=, in, notin, < or >
+    values: frozenset[str] = frozenset()
+
+
+def parse_selector(text: str) -> list[Requirement]:
+    """Read a selector, equality- or set-based; an empty one has no requirements. ValueError quotes what is wrong."""
+    if not text.strip(_SPACE):
+        return []
+    requirements, at = [], 0
+    while True:
+        found = _REQUIREMENT.match(text, at)
+        if found is None or int(found["number"] or 0) >= 1 << 63:
+            raise ValueError(
+                'expected a label selector such as "app=gpu-plugin" or "tier in (a, b), !old",'
+                f" and not {shown(text[at:].strip(_SPACE))} in it"
+            )
+        operator = found["not"] or found["equality"] or found["set"] or found["order"] or ""
+        values = found["values"] if found["set"] else found["number"] if found["order"] else found["value"]
+        parts = (values or "").split(",") if operator not in ("", "!") else ()
+        requirements.append(Requirement(found["key"], operator, frozenset(part.strip(_SPACE) for part in parts)))
+        at = found.end()
+        if not found["comma"]:
+            return requirements
+
+
+_SPACE = " \t\r\n"
+_NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DOMAIN = r"(?=[^/]{1,253}/)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*/"
+_VALUE = rf"(?:{_NAME})?"
+_REQUIREMENT = re.compile(
+    rf"""
+    [ ]* (?:(?P<not>!) [ ]*)? (?P<key>(?:{_DOMAIN})?{_NAME}) (?![-\w./]) [ ]*
+    (?(not) |
+        (?: (?P<equality>==|=|!=) [ ]* (?P<value>{_VALUE})
+          | (?P<order>[<>]) [ ]* (?P<number>[0-9]{{1,19}})
+          | (?P<set>in|notin) [ ]* \( [ ]* (?P<values>{_VALUE} (?:[ ]*,[ ]*{_VALUE})*) [ ]* \)
+        )?
+    )
+    [ ]* (?: (?P<comma>,) (?![ ]*\Z) | \Z )
+    """.replace("[ ]", r"[ \t\r\n]"),
+    re.VERBOSE,
+)

@@ -1,0 +1,62 @@
+"""Finds out whether a collector could use a store, without writing to it."""
+
+import os
+from pathlib import Path
+
+from sqlalchemy import text
+
+from collector.config.store import PostgresLocation, StoreSettings, locate
+from collector.store.database import Access, Database
+from collector.store.errors import StoreError
+from collector.store.migrate import stage
+from collector.store.schema import APPLICATION_ID
+
+__all__ = ["check"]
+
+
+async def check(settings: StoreSettings) -> str:
+    """Prove that the store is reachable and may be written to, leaving it as it is; raises StoreError.
+
+    Returns a short text for a person.
+    """
+    location = locate(settings.url)
+    if isinstance(location, PostgresLocation):
+        return await _check_postgres(settings, location)
+    _check_rights(location.path)
+    if not location.path.exists():
+        return "a collector makes it at its first start"
+    async with Database.open(settings, Access.TRIAL) as database, database.read() as connection:
+        mark = await connection.scalar(text("PRAGMA application_id"))
+        tables = await connection.scalar(text("SELECT count(*) FROM sqlite_master"))
+        if tables and mark != APPLICATION_ID:
+            raise StoreError(f"store {location}: it is another program's database; choose another store.url")
+        return await connection.run_sync(stage, location)
+
+
+async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -> str:
+    async with Database.open(settings, Access.TRIAL) as database, database.read() as connection:
+        found = await connection.run_sync(stage, location)
+        if await connection.scalar(text("SELECT pg_is_in_recovery()")):
+            raise StoreError(f"store {location}: it is a replica, which may not be written to; name the primary")
+        if not await connection.scalar(_MAY_CREATE):
+            raise StoreError(
+                f"store {location}: its tables may not be made or changed; grant the user CREATE on the schema"
+            )
+        return found
+
+
+# Without a schema on the search path there is nothing to create in.
+_MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
+
+
+def _check_rights(path: Path) -> None:
+    """Look at the file, or else at the nearest folder above it that is there; raises StoreError."""
+    place = next(place for place in (path, *path.parents) if place.exists())
+    if place != path and not place.is_dir():
+        raise StoreError(f"store {path}: {place} is no folder; choose another store.url")
+    folder = path.parent if place == path else place
+    for one in (place, folder):
+        if not os.access(one, os.W_OK):
+            raise StoreError(
+                f"store {path}: {one} may not be written to; give this user the right, or choose another store.url"
+            )

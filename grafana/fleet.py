@@ -1,0 +1,233 @@
+"""The fleet at a glance: how many GPUs are where, what is missing, what moved, which clusters cannot be trusted."""
+
+from grafana_foundation_sdk.builders.dashboard import Row
+
+from grafana import navigation
+from grafana.navigation import CLUSTER, NODE, NODE_OF_SERIES, SERIAL, UUID
+from grafana.panels import NONE_IS_GOOD, Column, Panel, Query, bars, curves, figure, listing, mapped
+
+__all__ = ["STATES", "dashboard"]
+
+STATES = mapped(
+    {
+        "up": ("up", "green"),
+        "starting": ("starting", "blue"),
+        "bad_context": ("bad context", "red"),
+        "plugin_missing": ("credential plugin missing", "red"),
+        "plugin_failed": ("credential plugin failed", "red"),
+        "unauthorized": ("unauthorized", "red"),
+        "forbidden": ("forbidden", "red"),
+        "unreachable": ("unreachable", "red"),
+        "server_error": ("server error", "red"),
+    }
+)
+_GPU = '{cluster=~"$cluster",model=~"$model"}'
+_IN = '{cluster=~"$cluster"}'
+
+_FOUND = 'max by (cluster, node) (gpuid_node_gpus{cluster=~"$cluster",state="found"})'
+_CAPACITY = 'max by (cluster, node) (gpuid_node_gpus{cluster=~"$cluster",state="capacity"})'
+_MISSING = f"({_CAPACITY} - {_FOUND}) > 0"
+_GPU_COLUMNS = (
+    Column("serial", "Serial", SERIAL),
+    Column("uuid", "UUID", UUID),
+    Column("model", "Model"),
+    Column("cluster", "Cluster", CLUSTER),
+    Column("node", "Node", NODE),
+)
+_PLACED = "max by (cluster, node, serial, uuid, model)"
+_SINCE = "gpuid_gpu_info{} offset $__range"
+
+_MOVED = f"""
+(
+    {_PLACED} (gpuid_gpu_info{_GPU})
+  unless on (cluster, node, uuid)
+    {_SINCE.format(_GPU)}
+)
+* on (uuid) group_left (from_cluster, from_node)
+topk by (uuid) (1, max by (uuid, from_cluster, from_node) (
+  label_replace(
+    label_replace({_SINCE.format("")}, "from_cluster", "$1", "cluster", "(.+)"),
+    "from_node", "$1", "node", "(.+)"
+  )
+))
+""".strip()
+
+_GONE = f"""
+  {_PLACED} ({_SINCE.format(_GPU)})
+unless on (uuid)
+  gpuid_gpu_info
+""".strip()
+
+_TWICE = f"""
+  {_PLACED} (gpuid_gpu_info{_GPU})
+and on (uuid)
+  (count by (uuid) (max by (cluster, node, uuid) (gpuid_gpu_info)) > 1)
+""".strip()
+
+
+def dashboard() -> navigation.Dashboard:
+    """Make it."""
+    return navigation.dashboard(
+        "gpuid-fleet",
+        "GPUs / Fleet",
+        "How many GPUs are where, what is missing, what moved, and which clusters cannot be seen.",
+        (
+            navigation.clusters(),
+            navigation.queried(
+                "model",
+                "Model",
+                'label_values(gpuid_gpu_info{cluster=~"$cluster"}, model)',
+                multi=True,
+                all_value=".*",
+            ),
+        ),
+        (*_figures(), *_counts(), Row("Clusters"), _clusters(), Row("GPUs to look at"), *_lists()),
+    )
+
+
+def _figures() -> tuple[Panel, ...]:
+    return (
+        figure(
+            "GPUs",
+            "Physical GPUs, each counted once, however many collectors or nodes tell of it.",
+            f"count(count by (uuid) (gpuid_gpu_info{_GPU}))",
+        ),
+        figure(
+            "Nodes",
+            "Nodes whose GPUs have been read.",
+            f"count(max by (cluster, node) (gpuid_node_info{_IN}))",
+        ),
+        figure(
+            "Clusters down",
+            "Clusters that no collector can follow; what is shown of them is the last that was known.",
+            f"count(max by (cluster) (gpuid_cluster_up{_IN}) == 0) or vector(0)",
+            thresholds=NONE_IS_GOOD,
+        ),
+        figure(
+            "Missing GPUs",
+            "GPUs that Kubernetes counts in a node's capacity and nvidia-smi does not find.",
+            f"sum({_MISSING}) or vector(0)",
+            thresholds=NONE_IS_GOOD,
+        ),
+        figure(
+            "Conflicts",
+            "GPUs that two nodes claim at once.",
+            f"sum(max by (cluster) (gpuid_gpu_conflicts{_IN}))",
+            thresholds=NONE_IS_GOOD,
+        ),
+        figure(
+            "Moves",
+            "GPUs that arrived from another node within the time range.",
+            f"round(sum(max by (cluster) (increase(gpuid_gpu_moves_total{_IN}[$__range]))))",
+        ),
+    )
+
+
+def _counts() -> tuple[Panel, ...]:
+    return (
+        bars(
+            "GPUs by cluster and model",
+            "How many GPUs of each model each cluster has.",
+            Query(
+                f"count by (cluster, model) (max by (cluster, node, uuid, model) (gpuid_gpu_info{_GPU}))",
+                "{{cluster}}: {{model}}",
+            ),
+        ),
+        curves(
+            "GPUs by cluster",
+            "How many GPUs each cluster had.",
+            Query(f"count by (cluster) (max by (cluster, node, uuid) (gpuid_gpu_info{_GPU}))", "{{cluster}}"),
+        ),
+        curves(
+            "Found against capacity",
+            "What nvidia-smi finds, and what Kubernetes counts, in the nodes that have been read.",
+            Query(f"sum({_FOUND})", "found"),
+            Query(f"sum({_CAPACITY} and on (cluster, node) {_FOUND})", "capacity"),
+        ),
+        curves(
+            "Moves by cluster",
+            "GPUs that arrived in the cluster from another node, of this cluster or another.",
+            Query(
+                f"max by (cluster) (increase(gpuid_gpu_moves_total{_IN}[$__rate_interval]))",
+                "{{cluster}}",
+            ),
+        ),
+        bars(
+            "Nodes by driver",
+            "How many nodes run each driver and CUDA version.",
+            Query(
+                "count by (driver_version, cuda_version) "
+                f"(max by (cluster, node, driver_version, cuda_version) (gpuid_node_info{_IN}))",
+                "driver {{driver_version}}, CUDA {{cuda_version}}",
+            ),
+        ),
+        curves(
+            "Nodes with missing GPUs",
+            "By how many GPUs each node falls short of its capacity.",
+            Query(_MISSING, "{{cluster}}: {{node}}"),
+            link=NODE_OF_SERIES,
+        ),
+    )
+
+
+def _clusters() -> Panel:
+    return listing(
+        "Clusters",
+        "How each cluster is, how old the last proof is that its view is current, and what is in it.",
+        (
+            Column("cluster", "Cluster", CLUSTER),
+            Column("state", "State", mappings=STATES),
+            Column("Value #B", "Seen", unit="s", thresholds=((None, "green"), (600.0, "orange"), (1800.0, "red"))),
+            Column("Value #C", "Nodes"),
+            Column("Value #D", "GPUs"),
+            Column("Value #E", "Missing GPUs", thresholds=NONE_IS_GOOD),
+            Column("Value #F", "Conflicts", thresholds=NONE_IS_GOOD),
+        ),
+        f"max by (cluster, state) (gpuid_cluster_state{_IN} == 1)",
+        f"time() - max by (cluster) (gpuid_cluster_synced_timestamp_seconds{_IN})",
+        f"count by (cluster) (max by (cluster, node) (gpuid_node_info{_IN}))",
+        f"count by (cluster) (max by (cluster, node, uuid) (gpuid_gpu_info{_IN}))",
+        f"sum by (cluster) ({_MISSING})",
+        f"max by (cluster) (gpuid_gpu_conflicts{_IN})",
+    )
+
+
+def _lists() -> tuple[Panel, ...]:
+    return (
+        listing(
+            "Nodes with missing GPUs now",
+            "A GPU fell off the bus, or a tray was put back incompletely.",
+            (
+                Column("cluster", "Cluster", CLUSTER),
+                Column("node", "Node", NODE),
+                Column("Value #A", "Missing", thresholds=NONE_IS_GOOD),
+                Column("Value #B", "Found"),
+                Column("Value #C", "Capacity"),
+            ),
+            _MISSING,
+            f"{_FOUND} and on (cluster, node) ({_MISSING})",
+            f"{_CAPACITY} and on (cluster, node) ({_MISSING})",
+            width=12,
+        ),
+        listing(
+            "GPUs in two places",
+            "GPUs that more than one node claims now: a conflict, or one machine watched under two names.",
+            _GPU_COLUMNS,
+            _TWICE,
+            width=12,
+        ),
+        listing(
+            "GPUs that are elsewhere than before",
+            "GPUs that are on another node now than at the start of the time range.",
+            (*_GPU_COLUMNS, Column("from_cluster", "From cluster"), Column("from_node", "From node")),
+            _MOVED,
+            width=12,
+        ),
+        listing(
+            "GPUs that are gone",
+            "GPUs that were somewhere at the start of the time range and are nowhere now, with their last place.",
+            _GPU_COLUMNS,
+            _GONE,
+            width=12,
+        ),
+    )

@@ -1,0 +1,106 @@
+"""`gpuid export`, from a store and from a collector."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner, Result
+
+from collector.cli import gpuid
+
+COLUMNS = "cluster,node,machine,source,chassis,gpu,time,uuid,model,event,since,confirmed"
+FROM_STORE = "prod,n2,,gpu-operator/p,C1,100,{time},GPU-a1,NVIDIA H100,confirmed,{since},{since}"
+FROM_COLLECTOR = [
+    "prod-a,n1,i-n1,gpu-operator/p,,100,2025-11-24T16:00:00Z,GPU-a1,NVIDIA H100,confirmed,"
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "prod-a,n2,i-n2,gpu-operator/p,,102,2025-11-24T16:00:00Z,GPU-a2,NVIDIA H100,confirmed,"
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "prod-a,n2,i-n2,gpu-operator/p,,103,2025-11-24T16:00:00Z,GPU-a3,NVIDIA H100,confirmed,"
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "prod-b,n3,i-n3,gpu-operator/p,C1,900,2025-11-24T16:00:00Z,GPU-b1,NVIDIA GB200,confirmed,"
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "prod-b,n3,i-n3,gpu-operator/p,C1,900,2025-11-24T16:00:00Z,GPU-b2,NVIDIA GB200,confirmed,"
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+]
+
+Serving = Callable[..., AbstractContextManager[str]]
+
+
+def export(*args: str | Path, **options: Any) -> Result:
+    return CliRunner().invoke(gpuid, ["export", *map(str, args)], **options)
+
+
+def test_csv_from_the_store_is_a_heading_and_a_row_for_each_gpu_that_is_present(history_config: Path):
+    result = export("--format", "csv", "--config", history_config)
+    assert (result.exit_code, result.stderr) == (0, "")
+    heading, row = result.stdout.splitlines()
+    since = row.split(",")[-1]
+    assert since.endswith("Z")
+    assert (heading, row) == (COLUMNS, FROM_STORE.format(time=since[:19] + "Z", since=since))
+
+
+def test_a_collector_gives_the_same_rows(serving: Serving, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("collector.cli.client._PAGE", 2)
+    with serving() as url:
+        result = export("--format", "csv", "--url", url)
+    assert (result.exit_code, result.stdout.splitlines()) == (0, [COLUMNS, *FROM_COLLECTOR])
+
+
+def test_every_form_has_the_same_content(serving: Serving, tmp_path: Path):
+    with serving() as url:
+        found = {form: tmp_path / f"gpus.{form}" for form in ("csv", "jsonl", "parquet")}
+        for form, path in found.items():
+            result = export("--format", form, "-o", path, "--url", url)
+            assert (result.exit_code, result.stdout) == (0, "")
+            assert result.stderr == f"5 GPUs written to {path}\n"
+    rows = list(csv.DictReader(io.StringIO(found["csv"].read_text())))
+    assert [json.loads(line) for line in found["jsonl"].read_text().splitlines()] == rows
+    table = pyarrow.parquet.read_table(found["parquet"])
+    assert table.column_names == COLUMNS.split(",")
+    assert table.column("uuid").to_pylist() == [row["uuid"] for row in rows]
+    assert table.column("since").to_pylist()[0].isoformat() == "2025-11-24T16:00:00+00:00"
+    assert sorted(path.name for path in tmp_path.glob("gpus.*")) == ["gpus.csv", "gpus.jsonl", "gpus.parquet"]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_fleet_without_gpus_is_an_empty_file(form: str, inventory: Any, serving: Serving, tmp_path: Path):
+    for cluster in ("prod-a", "prod-b"):
+        inventory.remove_cluster(cluster, 1764000001.0)
+    with serving() as url:
+        assert export("--format", form, "-o", tmp_path / "out", "--url", url).stderr.startswith("0 GPUs written to ")
+    if form == "parquet":
+        assert pyarrow.parquet.read_table(tmp_path / "out").num_rows == 0
+    else:
+        assert (tmp_path / "out").read_text() == (COLUMNS + "\n" if form == "csv" else "")
+
+
+def test_parquet_without_pyarrow_is_one_line_that_tells_what_to_install(
+    history_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = export("--format", "parquet", "-o", tmp_path / "out", "--config", history_config)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "gpuid: parquet needs pyarrow: pip install 'gpuid-collector[parquet]'\n"
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_a_failure_leaves_the_old_file_alone(tmp_path: Path):
+    old = tmp_path / "gpus.csv"
+    old.write_text("old")
+    result = export("--format", "csv", "-o", old, "--url", "http://127.0.0.1:1")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert old.read_text() == "old"
+    assert list(tmp_path.glob("gpus*")) == [old]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(history_config: Path, tmp_path: Path):
+    result = export("--format", "csv", "-o", tmp_path / "no" / "gpus.csv", "--config", history_config)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"gpuid: -o {tmp_path}/no/gpus.csv: No such file or directory\n"

@@ -1,0 +1,168 @@
+"""`gpuid outbox`, on a store beside which no collector runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from click.testing import CliRunner, Result
+
+from collector.cli import gpuid
+from collector.store import Access, Follow, Store, StoreSettings
+
+
+def outbox(*args: str | Path, **options: str) -> Result:
+    return CliRunner().invoke(gpuid, ["outbox", *map(str, args)], **options)
+
+
+@pytest.fixture
+def config(history_config: Path) -> Path:
+    """Of two changes, hook refused both and lake has the first one on its way; log is owed readings, but has none."""
+    settings = StoreSettings(url=f"sqlite://{history_config.parent}/gpuid.db")
+
+    async def fill() -> None:
+        async with Store.open(settings) as store:
+            sinks = {"hook": Follow("changes", True), "lake": Follow("changes", True), "log": Follow("readings", False)}
+            await store.follow(sinks)
+            for reason in ("answered 400", "answered 422"):
+                batch = await store.outbox.next_batch("hook", 1)
+                assert batch is not None
+                await store.outbox.dead_letter(batch, reason)
+            assert await store.outbox.next_batch("lake", 1) is not None
+
+    anyio.run(fill)
+    with history_config.open("a") as file:
+        file.write('[sinks.hook]\ntype = "webhook"\nurl = "http://127.0.0.1:1/"\n')
+    return history_config
+
+
+def letters(config: Path) -> list[tuple[int, bool]]:
+    """Each dead letter's number, and whether it is to be sent again."""
+    found = json.loads(outbox("ls", "--json", "-c", config).stdout)["dead_letters"]
+    return [(letter["id"], letter["replay"]) for letter in found]
+
+
+class TestLs:
+    def test_it_shows_what_each_sink_is_owed_and_then_the_dead_letters(self, config: Path):
+        result = outbox("ls", "-c", config)
+        assert (result.exit_code, result.stderr) == (0, "")
+        lines = [line.split() for line in result.stdout.splitlines()]
+        assert lines[0] == ["SINK", "EMIT", "RECORDS", "OLDEST", "NEXT"]
+        assert lines[1] == ["hook", "changes", "0", "-", "-"]
+        assert lines[2][:3] == ["lake", "changes", "2"]
+        assert len(lines[2][4]) == 36
+        assert lines[3:6] == [
+            ["log", "readings", "0", "-", "-"],
+            [],
+            ["ID", "SINK", "TIME", "COUNT", "REPLAY", "REASON"],
+        ]
+        assert [(line[0], line[1], *line[3:]) for line in lines[6:]] == [
+            ("1", "hook", "1", "-", "answered", "400"),
+            ("2", "hook", "1", "-", "answered", "422"),
+        ]
+
+    def test_json_has_the_same(self, config: Path):
+        found = json.loads(outbox("ls", "--json", "-c", config).stdout)
+        assert [(sink["sink"], sink["records"], sink["next"] is None) for sink in found["sinks"]] == [
+            ("hook", 0, True),
+            ("lake", 2, False),
+            ("log", 0, True),
+        ]
+        assert found["sinks"][1]["oldest"].endswith("Z")
+        assert found["dead_letters"][0].keys() == {"id", "sink", "key", "time", "reason", "count", "replay"}
+
+    def test_nothing_at_all_is_said(self, history_config: Path):
+        result = outbox("ls", "-c", history_config)
+        assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No sinks.\nNo dead letters.\n")
+
+
+class TestShow:
+    def test_it_prints_the_letter_with_its_records(self, config: Path):
+        letter = json.loads(outbox("show", "2", "-c", config).stdout)
+        assert (letter["id"], letter["reason"], letter["count"]) == (2, "answered 422", 1)
+        assert [(record["event"], record["node"], record["gpu"]) for record in letter["records"]] == [
+            ("moved", "n2", "100")
+        ]
+
+    def test_one_that_is_not_there_is_exit_code_1(self, config: Path):
+        result = outbox("show", "9", "-c", config)
+        assert (result.exit_code, result.stderr) == (1, "gpuid: no dead letter 9\n")
+
+
+class TestReplay:
+    def test_the_chosen_ones_are_marked(self, config: Path):
+        result = outbox("replay", "2", "-c", config)
+        assert (result.exit_code, result.stdout) == (0, "1 dead letter with 1 record to be sent again.\n")
+        assert letters(config) == [(1, False), (2, True)]
+
+    def test_all_of_a_sink_are_marked(self, config: Path):
+        assert outbox("replay", "--sink", "hook", "-c", config).stdout == (
+            "2 dead letters with 2 records to be sent again.\n"
+        )
+        assert letters(config) == [(1, True), (2, True)]
+        assert outbox("replay", "--sink", "lake", "-c", config).stdout == (
+            "0 dead letters with 0 records to be sent again.\n"
+        )
+
+    def test_one_whose_sink_is_gone_waits_and_says_so(self, config: Path):
+        config.write_text(config.read_text().replace("[sinks.hook]", "[sinks.other]"))
+        result = outbox("replay", "1", "-c", config)
+        assert result.stderr == 'The configuration has no sink "hook": what is for it waits until it has.\n'
+
+    @pytest.mark.parametrize(
+        ("args", "code", "message"),
+        [
+            ((), 2, "gpuid: outbox replay: expected the numbers of dead letters or --sink NAME; see "),
+            (("1", "--sink", "hook"), 2, "gpuid: outbox replay: expected the numbers of dead letters or --sink NAME"),
+            (("1", "9"), 1, "gpuid: no dead letter 9; `gpuid outbox ls` lists them\n"),
+        ],
+    )
+    def test_what_is_not_meant_changes_nothing(self, config: Path, args: tuple[str, ...], code: int, message: str):
+        result = outbox("replay", *args, "-c", config)
+        assert result.exit_code == code
+        assert result.stderr.startswith(message)
+        assert letters(config) == [(1, False), (2, False)]
+
+
+class TestDrop:
+    def test_it_asks_first(self, config: Path):
+        result = outbox("drop", "1", "-c", config, input="n\n")
+        assert result.exit_code == 1
+        assert "Throw away 1 dead letter with 1 record? [y/N]" in result.stderr
+        assert result.stderr.endswith("gpuid: nothing was dropped; --yes drops without asking\n")
+        assert letters(config) == [(1, False), (2, False)]
+        assert outbox("drop", "1", "-c", config, input="y\n").stdout == "1 dead letter with 1 record dropped.\n"
+        assert letters(config) == [(2, False)]
+
+    def test_where_nobody_answers_nothing_is_dropped(self, config: Path):
+        result = outbox("drop", "--sink", "hook", "-c", config, input="")
+        assert result.exit_code == 1
+        assert letters(config) == [(1, False), (2, False)]
+
+    def test_with_yes_it_does_not_ask(self, config: Path):
+        result = outbox("drop", "--sink", "hook", "--yes", "-c", config)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert letters(config) == []
+
+
+@pytest.mark.parametrize("command", [("ls",), ("show", "1"), ("replay", "1"), ("drop", "1", "--yes")])
+def test_without_a_store_there_is_no_outbox(tmp_path: Path, command: tuple[str, ...]):
+    config = tmp_path / "gpuid.toml"
+    config.write_text('[[clusters]]\ncontext = "prod"\n')
+    result = outbox(*command, "-c", config)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"gpuid: {config}: store: expected a [store] table; without one there is no outbox\n"
+
+
+def test_it_works_beside_a_collector(config: Path):
+    async def beside(act: Callable[[], None]) -> None:
+        async with Store.open(StoreSettings(url=f"sqlite://{config.parent}/gpuid.db"), Access.COLLECTOR):
+            await anyio.to_thread.run_sync(act)
+
+    def act() -> None:
+        assert outbox("replay", "1", "-c", config).exit_code == 0
+        assert outbox("drop", "2", "-y", "-c", config).exit_code == 0
+        assert letters(config) == [(1, True)]
+
+    anyio.run(beside, act)

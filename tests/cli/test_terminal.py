@@ -1,0 +1,99 @@
+"""What a person at a terminal sees move: the first inventory's progress, and `gpuid top`."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+from click.testing import CliRunner
+
+from collector.cli import gpuid
+from collector.simulator import Simulator
+from tests.plugins.processes import free_ports
+from tests.plugins.terminal import Terminal
+
+PLAIN = {"NO_COLOR": "1"}
+
+
+@pytest.fixture
+def move(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """A simulated cluster with a configuration beside it; a call moves a GPU and tells which."""
+    simulator = Simulator(clusters=1, nodes=3, gpus=4, latency=0.5)
+    (port,) = free_ports(1)
+    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(simulator):
+        (tmp_path / "gpuid.toml").write_text(
+            f'[server]\nlisten = "127.0.0.1:{port}"\n[store]\nurl = "sqlite://{tmp_path}/gpuid.db"\n'
+            f'[[clusters]]\ncontext = "sim-0"\nkubeconfig = "{simulator.kubeconfig}"\n'
+        )
+        yield lambda: portal.call(simulator.clusters["sim-0"].move_gpu).message
+
+
+def test_the_first_inventory_is_a_bar_that_goes_and_the_log_stays_whole(tmp_path: Path, move: Callable[[], str]):
+    with Terminal("run", "-c", tmp_path / "gpuid.toml", env=PLAIN, columns=60) as terminal:
+        terminal.until("/3 ")
+        text = terminal.until("3/3 ")
+        assert "reading nodes" in text
+        (line,) = [line for line in text.splitlines() if '"serving on ' in line]
+        assert line.endswith("}")
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 0
+
+
+def test_top_shows_the_clusters_and_what_has_just_happened(tmp_path: Path, move: Callable[[], str]):
+    config = tmp_path / "gpuid.toml"
+    with Terminal("run", "-c", config, env=PLAIN) as collector:
+        collector.until("serving on ")
+        collector.until("3/3 ")
+        with Terminal("top", "-c", config, "--interval", "100ms", env=PLAIN) as top:
+            top.until("1 of 1 clusters up, 3 of 3 nodes read, 12 GPUs")
+            assert "moved" not in top.text
+            uuid = next(word for word in move().split() if word.startswith("GPU-"))
+            text = top.until("moved")
+            assert uuid in text[text.rindex("moved") :] or uuid in top.until(uuid)
+            collector.process.send_signal(signal.SIGTERM)
+            collector.end()
+            top.until("Connection refused")
+            top.process.send_signal(signal.SIGINT)
+            assert top.end() == 0
+
+
+def test_top_of_a_collector_without_a_store_has_the_clusters_alone(serving: Callable[..., AbstractContextManager[str]]):
+    with serving() as url, Terminal("top", "--url", url, env=PLAIN) as top:
+        top.until("prod-b")
+        os.kill(top.process.pid, signal.SIGINT)
+        assert top.end() == 0
+
+
+def test_top_prints_the_clusters_once_where_there_is_no_terminal(serving: Callable[..., AbstractContextManager[str]]):
+    with serving() as url:
+        result = CliRunner().invoke(gpuid, ["top", "--url", url])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == (
+        "CLUSTER  STATE     NODES  NODES_READ  GPUS  CONFLICTS  SYNCED  MESSAGE\n"
+        "prod-a   starting  2      2           3     0          -       -\n"
+        "prod-b   starting  1      1           2     0          -       -\n"
+    )
+
+
+def test_top_of_nobody_is_one_line_and_exit_code_1():
+    result = CliRunner().invoke(gpuid, ["top", "--url", "http://127.0.0.1:1"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+
+
+def test_where_and_diff_colour_what_matters_on_a_terminal(history_config: Path):
+    with Terminal("where", "100", "-c", history_config) as terminal:
+        assert terminal.end() == 0
+        assert "\x1b[32m-" in terminal.text  # no end: it is there now
+    with Terminal("diff", "-c", history_config) as terminal:
+        assert terminal.end() == 0
+        assert "\x1b[33mmoved" in terminal.text
+
+
+def test_a_collector_without_a_history_says_so(serving: Callable[..., AbstractContextManager[str]]):
+    with serving() as url:
+        result = CliRunner().invoke(gpuid, ["where", "100", "--url", url])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"gpuid: {url}: this collector keeps no history: its configuration has no [store]\n"

@@ -1,0 +1,200 @@
+"""A fleet in every kind of trouble at once, two collectors that watch it, and a Prometheus that scrapes both."""
+
+import contextlib
+import math
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from tests.plugins.processes import Process, free_ports, until
+from tests.plugins.prometheus import Prometheus, answers, scraping
+
+RULES = Path(__file__).parents[2] / "config" / "prometheus" / "rules"
+CLUSTERS, NODES, GPUS = 5, 3, 4
+
+CONFIG = """
+[defaults]
+kubeconfig = "{kubeconfig}"
+refresh = "2s"
+grace = "1s"
+
+{clusters}
+
+[server]
+listen = "127.0.0.1:{port}"
+
+[store]
+url = "sqlite:///{store}"
+
+[sinks.log]
+type = "stdout"
+batch_age = "1s"
+
+[sinks.gone]
+type = "webhook"
+url = "http://127.0.0.1:{closed}/"
+batch_age = "1s"
+
+[sinks.strict]
+type = "webhook"
+url = "{strict}"
+batch_age = "1s"
+"""
+
+
+class Troubled(NamedTuple):
+    """What has happened, and the Prometheus that saw it."""
+
+    prometheus: Prometheus
+    start: float  # Unix seconds, when all was well
+    now: float  # Unix seconds, when every trouble had been scraped several times
+    serial: str  # of the GPU that moved
+    uuid: str
+    cluster: str  # where it is now
+    node: str
+    gpus: int  # physical GPUs that are published now
+
+    @property
+    def range(self) -> int:
+        """Seconds from the start to now."""
+        return math.ceil(self.now - self.start)
+
+
+@pytest.fixture(scope="session")
+def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+    """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
+
+    One cluster is watched under two names, so that all its GPUs are in conflict. One sink is away, one refuses all.
+    """
+    folder = tmp_path_factory.mktemp("troubled")
+    with contextlib.ExitStack() as stack:
+        fleet = _Fleet(folder)
+        stack.callback(fleet.process.stop, signal.SIGKILL)
+        strict = stack.enter_context(_refuses_everything())
+        closed = stack.enter_context(socket.socket())  # bound and never listening: nobody else gets the port
+        closed.bind(("127.0.0.1", 0))
+        collectors = []
+        for name in ("one", "two"):
+            collector, url = _collector(folder / name, fleet.kubeconfig, strict, closed.getsockname()[1])
+            stack.callback(collector.stop, signal.SIGKILL)
+            collectors.append((collector, url))
+        for collector, url in collectors:
+            until(lambda: answers(f"{url}/readyz", collector), True, seconds=60)  # noqa: B023  used at once
+        urls = [url for _, url in collectors]
+        rules = sorted(RULES.glob("*.yml"))
+        server = stack.enter_context(scraping(prometheus_program, folder, urls, rules))
+        yield _get_into_trouble(fleet, server)
+
+
+def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
+    def well() -> bool:
+        at = time.time() - 2
+        return len(server.query("gpuid_node_info", at)) == 2 * (CLUSTERS + 1) * NODES and bool(
+            server.query("DCGM_FI_DEV_GPU_TEMP", at)
+        )
+
+    until(well, True, seconds=90)
+    start = time.time()
+    moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
+    fleet.do("sim-1", "lose_gpu", node="gpu-0001")
+    fleet.do("sim-1", "delete_node", node="gpu-0002")
+    fleet.do("sim-2", "fail_exec", node="gpu-0001", how="exit_status")
+    fleet.do("sim-3", "stop")
+    fleet.do("sim-4", "refuse_tokens")
+    fleet.do("sim-4", "stop")  # which ends the watches, so that they ask again
+    fleet.do("sim-4", "start")
+
+    place = f'gpuid_gpu_info{{uuid="{moved}",cluster="sim-2",node="gpu-0000"}}'
+    for query, series in (
+        (f"count_over_time({place}[15s]) >= 5", 2),
+        ('gpuid_node_gpus{cluster="sim-1",node="gpu-0001",state="found"} == 3', 2),
+        ('gpuid_cluster_state{cluster="sim-3",state="unreachable"} == 1', 2),
+        ('gpuid_cluster_state{cluster="sim-4",state="unauthorized"} == 1', 2),
+        ('gpuid_export_backlog_records{sink="gone"} > 0', 2),
+        ('gpuid_export_dead_letters{sink="strict"} > 0', 2),
+        ('rate(gpuid_read_failure_total{cluster="sim-2",reason="exit_status"}[15s]) > 0', 2),
+        ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
+        ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
+        ('gpuid_gpu_conflicts{cluster="twin"} == 12', 2),
+        ('gpuid_node_info{cluster="sim-1",node="gpu-0002"}', 0),
+    ):
+        until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=60)  # noqa: B023
+    now = time.time()
+    (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
+    gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
+    return Troubled(server, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
+
+
+class _Fleet:
+    """`gpuid simulate` as a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kubeconfig = folder / "kubeconfig"
+        sizes = ("--clusters", str(CLUSTERS), "--nodes", str(NODES), "--gpus", str(GPUS), "--for", "20m")
+        self.process = Process(
+            [sys.executable, "-m", "collector", "simulate", *sizes, "--kubeconfig", self.kubeconfig],
+            folder / "simulator.log",
+        )
+        self.process.start()
+        until(lambda: "Control" in self.process.tail(), True, seconds=60)
+        (self._control,) = re.findall(r"^Control +(\S+)$", self.process.tail(), re.MULTILINE)
+
+    def do(self, cluster: str, action: str, **arguments: str) -> dict[str, list[str]]:
+        """Make something happen."""
+        answer = httpx.post(f"{self._control}/clusters/{cluster}/{action}", json=arguments, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def _collector(folder: Path, kubeconfig: Path, strict: str, closed: int) -> tuple[Process, str]:
+    folder.mkdir()
+    (port,) = free_ports(1)
+    clusters = "".join(f'[[clusters]]\ncontext = "sim-{number}"\n' for number in range(CLUSTERS))
+    clusters += '[[clusters]]\nname = "twin"\ncontext = "sim-0"\n'
+    (folder / "gpuid.toml").write_text(
+        CONFIG.format(
+            kubeconfig=kubeconfig,
+            clusters=clusters,
+            port=port,
+            store=folder / "gpuid.db",
+            closed=closed,
+            strict=strict,
+        )
+    )
+    process = Process([sys.executable, "-m", "collector", "run", "-c", folder / "gpuid.toml"], folder / "log")
+    process.start()
+    return process, f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _refuses_everything() -> Iterator[str]:
+    """Serve 400, which no further try will change."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(400)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,68 @@
+"""Whether a collector could use a store, found out without writing to it."""
+
+import contextlib
+import sqlite3
+
+import pytest
+
+from collector.store import StoreError, StoreSettings, check
+from collector.store.database import Access, Database
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_one_that_is_not_there_yet_will_be_made(settings, sqlite_settings, tmp_path):
+    assert await check(settings) in (
+        "a collector makes it at its first start",
+        "a collector makes its tables at its first start",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_one_beside_a_running_collector_is_good(settings, collecting):
+    async with collecting(settings):
+        assert await check(settings) == "its tables are up to date"
+
+
+async def test_one_of_a_newer_version_is_refused(settings, collecting):
+    async with collecting(settings) as one, one.store.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE gpuid_schema SET version_num = '9999'")
+    with pytest.raises(StoreError, match=r"a newer gpuid made it \(schema 9999, this one knows 0001\)"):
+        await check(settings)
+
+
+async def test_another_programs_database_is_refused(sqlite_settings, tmp_path):
+    (tmp_path / "store").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "gpuid.db")) as connection:
+        connection.execute("CREATE TABLE other (x)")
+    with pytest.raises(StoreError, match="it is another program's database"):
+        await check(sqlite_settings)
+
+
+async def test_what_is_no_database_is_refused(sqlite_settings, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "gpuid.db").write_text("not a database at all" * 100)
+    with pytest.raises(StoreError, match="not a database; move it away"):
+        await check(sqlite_settings)
+
+
+async def test_a_place_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"file is no folder; choose another store\.url"):
+        await check(StoreSettings(url=f"sqlite://{tmp_path}/file/gpuid.db"))
+
+
+async def test_a_postgres_user_without_the_right_to_make_tables_is_told_what_to_grant(postgres_server):
+    url = postgres_server.new_database()
+    async with Database.open(StoreSettings(url=url), Access.COLLECTOR) as database, database.write() as connection:
+        await connection.exec_driver_sql("DROP ROLE IF EXISTS reader")
+        await connection.exec_driver_sql("CREATE ROLE reader LOGIN")
+        await connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+        await connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    with pytest.raises(StoreError, match="grant the user CREATE on the schema"):
+        await check(StoreSettings(url=url.replace("gpuid@", "reader@")))
+
+
+async def test_a_postgres_that_is_away_is_told():
+    with pytest.raises(StoreError, match="the server cannot be reached"):
+        await check(StoreSettings(url="postgresql://gpuid@127.0.0.1:1/gpuid"))

@@ -1,0 +1,102 @@
+"""What programs get of the past."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from collector.inventory import Inventory
+from collector.model import Fingerprint, Gpu, Node, Place, Reading
+from collector.store import Store, StoreSettings
+
+pytestmark = pytest.mark.anyio
+
+START = 1764000000.0
+
+
+@pytest.fixture
+async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a collector whose store has a GPU that went from n1 over n2 to n3, an hour in each."""
+    touched: set[Place] = set()
+    inventory = Inventory(on_node=touched.add)
+    async with (
+        Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")) as store,
+        anyio.create_task_group() as run,
+    ):
+        run.start_soon(store.run)
+        for hours, node in enumerate(("n1", "n2", "n3")):
+            reading = Reading(
+                cluster="prod",
+                node=Node(name=node, provider_id=f"aws:///us-east-1a/i-{node}"),
+                source="gpu-operator/p",
+                fingerprint=Fingerprint(pod_uid=node, container_id="c", restarts=0, boot_id="b", capacity=8),
+                time=START + 3600 * hours,
+                driver_version=None,
+                cuda_version=None,
+                gpus=(Gpu(uuid="GPU-a1", serial="100"),),
+            )
+            changes = inventory.apply(reading)
+            store.recorder.record({place: inventory.snapshot(place) for place in touched}, changes, reading)
+            touched.clear()
+        assert await store.recorder.durable(10)
+        site.context = dataclasses.replace(site.context, history=store.history)
+        async with serving(site) as client:
+            yield client
+        run.cancel_scope.cancel()
+
+
+async def pages(client: httpx.AsyncClient, path: str, rows: str, column: str, **params: Any) -> list[list[str]]:
+    """One column of every page, as long as each names a next one."""
+    found, after = [], {}
+    while True:
+        page = (await client.get(path, params={**params, **after})).json()
+        found.append([row[column] for row in page[rows]])
+        if page["next"] is None:
+            return found
+        after = {"after": page["next"]}
+
+
+async def test_a_placement_tells_where_and_when(client: httpx.AsyncClient) -> None:
+    answer = (await client.get("/api/v1/gpus/100/history")).json()
+    assert answer["next"] is None
+    assert answer["placements"][1] == {
+        "id": 2,
+        "uuid": "GPU-a1",
+        "serial": "100",
+        "model": None,
+        "chassis": None,
+        "cluster": "prod",
+        "node": "n2",
+        "machine": "i-n2",
+        "since": "2025-11-24T17:00:00.000Z",
+        "until": "2025-11-24T18:00:00.000Z",
+        "confirmed": "2025-11-24T17:00:00.000Z",
+    }
+
+
+async def test_the_places_of_a_gpu_come_in_pages(client: httpx.AsyncClient) -> None:
+    path = "/api/v1/gpus/GPU-a1/history"
+    assert await pages(client, path, "placements", "node", limit=2) == [["n3", "n2"], ["n1"]]
+    assert await pages(client, path, "placements", "node", limit=1) == [["n3"], ["n2"], ["n1"], []]
+
+
+async def test_the_gpus_of_a_node_come_in_pages(client: httpx.AsyncClient) -> None:
+    path = "/api/v1/nodes/n2/history"
+    assert await pages(client, path, "placements", "uuid", limit=1, cluster="prod") == [["GPU-a1"], []]
+    assert await pages(client, path, "placements", "uuid", cluster="lab") == [[]]
+
+
+async def test_changes_come_in_pages(client: httpx.AsyncClient) -> None:
+    params = {"since": "2025-11-24T16:00:00Z", "limit": 2}
+    assert await pages(client, "/api/v1/changes", "changes", "event", **params) == [["appeared", "moved"], ["moved"]]
+
+
+@pytest.mark.parametrize("path", ["gpus/100/history", "nodes/n1/history"])
+async def test_what_no_page_gave_as_next_is_refused(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(f"/api/v1/{path}?after=7")
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "after: expected the text that the page before gave as next"}
