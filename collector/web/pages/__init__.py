@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from collector.web.pages import changes, clusters, gpus, index, nodes, search, stream
-from collector.web.pages.rendering import STATIC, error_page, wants_page
+from collector.web.pages.rendering import STATIC, compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 from collector.web.pages.survey import SURVEYS, Surveys
 
@@ -12,6 +12,7 @@ __all__ = ["add_to", "error_page", "wants_page"]
 
 def add_to(app: web.Application) -> None:
     """Add the page to an application."""
+    compile_templates()
     app[SURVEYS] = Surveys()
     app[STREAMS] = Streams()
     app.on_shutdown.append(app[STREAMS].close)

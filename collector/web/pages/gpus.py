@@ -66,6 +66,7 @@ async def gpu(request: web.Request) -> web.Response:
         siblings=_siblings(context, known, present),
         past=past,
         stays=stays,
+        cut=len(past.rows) == _STAYS,
         drawing=draw(stays, context.clock()),
     )
 

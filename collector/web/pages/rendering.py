@@ -13,9 +13,15 @@ from collector.web.pages import links, words
 from collector.web.rows import rfc3339
 from collector.web.slices import in_slices
 
-__all__ = ["STATIC", "error_page", "fragment", "page", "wants_page"]
+__all__ = ["STATIC", "compile_templates", "error_page", "fragment", "page", "wants_page"]
 
 STATIC = Path(__file__).parents[1] / "static"
+
+
+def compile_templates() -> None:
+    """Make every template ready now, so that the first user does not wait for it."""
+    for name in _templates.list_templates():
+        _templates.get_template(name)
 
 
 async def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
@@ -78,7 +84,6 @@ _templates.globals |= {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
     "gpu_url": links.gpu_url,
+    "history_of": links.node_history,
     "address": links.address,
 }
-for _name in _templates.list_templates():
-    _templates.get_template(_name)  # compiled now and not while the first user waits

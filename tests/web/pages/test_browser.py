@@ -168,6 +168,11 @@ class TestLive:
         expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
         expect(page.get_by_role("heading", level=1)).to_have_text("10 GPUs in 8 nodes of 3 clusters", timeout=30_000)
 
+    def test_a_cluster_that_goes_down_is_said_without_a_reload(self, opened: Any, live: Live) -> None:
+        page = opened("/")
+        live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")
+        expect(page.get_by_text("prod-a refuses the credentials")).to_be_visible(timeout=60_000)
+
     def test_it_can_be_paused_and_catches_up(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
         expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)

@@ -25,6 +25,7 @@ def group(number: int, event: Event, place: Place, *, previous: Place | None = N
 class TestStays:
     def test_what_is_not_in_the_history_yet_is_added_to_it(self) -> None:
         past = PastPlacement(
+            id=1,
             uuid="GPU-1",
             serial=None,
             model=None,
