@@ -54,7 +54,7 @@ def parse(output: bytes) -> Log:
     return reader.log()
 
 
-_MARKUP = re.compile(rb"^[ \t]*<", re.MULTILINE)  # a line that begins so is no text
+_MARKUP = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t]*<", re.MULTILINE)  # a line that begins so is no text
 _ROOT = "nvidia_smi_log"
 
 # The path of each element that is read, below the root, and the field that it fills.

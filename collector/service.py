@@ -4,20 +4,19 @@ import functools
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import msgspec
-import watchfiles
 
 from collector import config as configuration
 from collector.backoff import Backoff
 from collector.cluster import ClusterWatcher, kubeconfig
 from collector.cluster.identity import Duplicate, Identities
-from collector.config import Config, ConfigError
+from collector.config import Config, ConfigError, following
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import (
@@ -291,6 +290,7 @@ class Service:
 
     async def _follow(self, clusters: Collection[configuration.Cluster]) -> None:
         wanted = {cluster.name: cluster for cluster in clusters}
+        freed = self._identities.follow(list(wanted))
         for name in self._watches.keys() - wanted.keys():
             await self._watches.pop(name).stop()
             log.info("cluster removed from the configuration", extra={"cluster": name})
@@ -298,7 +298,7 @@ class Service:
             self.statuses.pop(name, None)
             self._synced.pop(name, None)
             self.metrics.remove_cluster(name)
-        self._release(self._identities.follow(list(wanted)))
+        self._release(freed)  # what the removed ones published is gone: nothing seems to move
         for name, cluster in wanted.items():
             watch = self._watches.get(name)
             if watch is not None and watch.cluster == cluster:
@@ -314,12 +314,8 @@ class Service:
             self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
 
     async def _reload_on_change(self, path: Path) -> None:
-        before = await anyio.to_thread.run_sync(_content, path)
-        async for _ in _changes_beside(path):
-            after = await anyio.to_thread.run_sync(_content, path)
-            if after is not None and after != before:
-                before = after
-                await self.reload(path)
+        async for _ in following.changes(path):
+            await self.reload(path)
 
 
 class _Watch:
@@ -385,24 +381,3 @@ def _log_change(change: Change, level: int) -> None:
         fields |= {"from_cluster": change.previous.cluster, "from_node": change.previous.node}
     # A first inventory makes thousands of GPUs appear; what a person wants to read is what happens to them later.
     log.log(logging.DEBUG if change.event is Event.APPEARED else level, "GPU %s", change.event, extra=fields)
-
-
-async def _changes_beside(path: Path) -> AsyncIterator[object]:
-    """Yield whenever something changes in a file's folder, because a new file may take the old one's place."""
-    folder = path.parent
-    for polling in (False, True):
-        try:
-            async for changes in watchfiles.awatch(
-                folder, recursive=False, step=100, rust_timeout=500, force_polling=polling
-            ):
-                yield changes
-        except OSError as error:  # such as too many watches on this machine
-            log.warning("the configuration's folder cannot be watched: %s", error, extra={"polling": not polling})
-
-
-def _content(path: Path) -> bytes | None:
-    """Read the file; None while it is being replaced."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

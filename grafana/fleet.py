@@ -183,7 +183,7 @@ def _clusters() -> Panel:
             Column("Value #E", "Missing GPUs", thresholds=NONE_IS_GOOD),
             Column("Value #F", "Conflicts", thresholds=NONE_IS_GOOD),
         ),
-        f"max by (cluster, state) (gpuid_cluster_state{_IN} == 1)",
+        f"max by (cluster, state) (gpuid_cluster_state{_IN})",
         f"time() - max by (cluster) (gpuid_cluster_synced_timestamp_seconds{_IN})",
         f"count by (cluster) (max by (cluster, node) (gpuid_node_info{_IN}))",
         f"count by (cluster) (max by (cluster, node, uuid) (gpuid_gpu_info{_IN}))",

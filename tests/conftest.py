@@ -1,6 +1,11 @@
 """What every test shares."""
 
+import hypothesis
 import pytest
+
+# A busy machine may take any time over one example: that is no failure.
+hypothesis.settings.register_profile("gpuid", deadline=None)
+hypothesis.settings.load_profile("gpuid")
 
 pytest_plugins = ["tests.plugins.no_skips", "tests.plugins.prometheus", "tests.plugins.troubled"]
 

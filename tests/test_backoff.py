@@ -26,6 +26,26 @@ def test_two_clients_that_failed_together_come_back_apart():
     assert backoff.delay(3, random.Random(1)) != backoff.delay(3, random.Random(2))
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("120", 120.0),
+        (" 1.5 ", 1.5),
+        ("99999999", 3600.0),
+        ("Sun, 07 Jun 2026 10:31:15 GMT", 30.0),
+        ("Sun, 07 Jun 2026 10:31:15 -0000", 30.0),
+        ("Sun, 07 Jun 2020 10:30:45 GMT", 0.0),
+        ("Sun, 99 Jun 2026 10:30:45 GMT", None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_and_as_a_date(value, seconds):
+    assert parse_retry_after(value, 1780828245.0) == seconds  # 2026-06-07T10:30:45Z
+
+
 @pytest.mark.parametrize("value", ["86400", "9" * 400, "Thu, 01 Jan 2099 00:00:00 GMT"])
 def test_no_server_makes_us_wait_longer_than_an_hour(value):
     assert parse_retry_after(value, 1780828245.0) == 3600.0

@@ -286,7 +286,9 @@ class TestEmptyOutput:
         ):
             assert parse(output) == alone
 
-    @pytest.mark.parametrize("markup", ["<html>", "<", "</gpu>", "<nvidia_smi_log/>", "text\n  <!DOCTYPE a>"])
+    @pytest.mark.parametrize(
+        "markup", ["<html>", "<", "</gpu>", "\ufeff<html>", "<nvidia_smi_log/>", "text\n  <!DOCTYPE a>"]
+    )
     def test_markup_around_the_document_is_refused(self, markup: str) -> None:
         whole, text = document(H100), markup.encode()
         for output in (text + b"\n" + whole, whole + text, whole + text + b"\n", whole.rstrip() + text):

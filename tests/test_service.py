@@ -256,7 +256,7 @@ async def test_sighup_reads_the_configuration_again(collector: Collector, simula
     file.write_text(after)
     collector.process.send(signal.SIGHUP)
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-2"))
-    assert collector.logged("the configuration was read again") == 1
+    await logs(collector, "the configuration was read again")
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
 
 
@@ -266,6 +266,8 @@ async def test_a_removed_cluster_leaves_no_series_and_no_counters(complete: Coll
     assert await complete.labelled() == {"sim-0", "sim-2"}
     assert await complete.gpus() == simulator.fleet.expected("sim-0", "sim-2")
     assert "sim-1" not in await complete.text("/readyz?verbose")
+    assert complete.logged("12 GPUs are published no more", cluster="sim-1") == 1
+    assert complete.logged("GPU vanished") == 0
 
 
 async def test_a_bad_new_file_is_refused_and_the_old_one_stays_in_force(
@@ -280,6 +282,23 @@ async def test_a_bad_new_file_is_refused_and_the_old_one_stays_in_force(
         assert await complete.gpus() == simulator.fleet.expected()
     complete.write(["sim-0"])
     await eventually(complete.labelled, {"sim-0"})
+
+
+async def test_a_file_that_is_away_is_told_once_and_taken_up_again_when_it_is_back(
+    complete: Collector, simulator: Simulator
+) -> None:
+    gone = "the configuration cannot be read any more, what it said stays in force"
+    complete.config.rename(complete.folder / "moved")
+    await logs(complete, gone, level="warning")
+    (complete.folder / "other").write_text("")  # something else happens in the folder
+    (complete.folder / "moved").rename(complete.config)
+    await logs(complete, "the configuration is back, unchanged")
+    complete.config.unlink()
+    await logs(complete, gone, times=2)
+    assert await complete.gpus() == simulator.fleet.expected()
+    complete.write(["sim-0"])
+    await eventually(complete.labelled, {"sim-0"})
+    assert complete.logged(gone) == 2
 
 
 async def test_an_edit_and_a_signal_at_once_never_hurt(complete: Collector, simulator: Simulator) -> None:

@@ -11,7 +11,7 @@ import click
 
 from collector import config
 from collector.cli.logs import LEVELS, configure
-from collector.cli.options import DURATION, LISTEN
+from collector.cli.options import DURATION, LISTEN, told
 from collector.config import Duration, Listen
 from collector.inventory import Inventory
 from collector.model import ClusterState
@@ -49,7 +49,8 @@ def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duratio
     """
     configure(log_level, "text")
     simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus)
-    anyio.run(_demo, simulator, listen, duration, backend_options={"use_uvloop": True})
+    with told(lambda error: error.replace("server.listen", "--listen", 1)):
+        anyio.run(_demo, simulator, listen, duration, backend_options={"use_uvloop": True})
 
 
 async def _demo(simulator: Simulator, listen: Listen, duration: float | None) -> None:

@@ -1,6 +1,7 @@
 """The options, types of values and failure that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,8 +9,18 @@ import click
 
 from collector.cli.logs import LEVELS
 from collector.config import ConfigError, Duration, Listen
+from collector.model import GpuidError
 
-__all__ = ["DURATION", "LISTEN", "Failure", "config_option", "found_config", "log_options", "optional_config_option"]
+__all__ = [
+    "DURATION",
+    "LISTEN",
+    "Failure",
+    "config_option",
+    "found_config",
+    "log_options",
+    "optional_config_option",
+    "told",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,6 +82,18 @@ config_option = _config_option(_required)
 
 # The command gets `config: Path | None`: what was named, else None.
 optional_config_option = _config_option(None)
+
+
+@contextmanager
+def told(tell: Callable[[str], str]) -> Iterator[None]:
+    """Let `tell` put an error of ours into the words of this command: which file or option it is about."""
+    try:
+        yield
+    except* GpuidError as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise ConfigError(tell(str(first))) from first
 
 
 def log_options(function: F) -> F:

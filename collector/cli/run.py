@@ -8,7 +8,7 @@ import anyio
 import click
 
 from collector.cli.logs import configure
-from collector.cli.options import config_option, log_options
+from collector.cli.options import config_option, log_options, told
 from collector.cli.progress import show_first_inventory
 from collector.service import Service, load
 
@@ -32,7 +32,8 @@ def run(config: Path, log_level: str, log_format: str) -> None:
     """
     configure(log_level, log_format)
     service = Service(load(config))
-    anyio.run(_run, service, config, backend_options={"use_uvloop": True})
+    with told(lambda error: f"{config}: {error}"):
+        anyio.run(_run, service, config, backend_options={"use_uvloop": True})
 
 
 async def _run(service: Service, path: Path) -> None:

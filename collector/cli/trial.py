@@ -105,7 +105,9 @@ def find_duplicates(clusters: Sequence[Cluster], findings: Mapping[str, Finding]
     for first, other in sorted(pairs, key=lambda pair: (order[pair[1]], order[pair[0]])):
         findings[other].ok = False
         findings[other].problems.append(
-            Problem(f"it is the cluster {one_line(first)} once more: both have the same pods", "remove one of the two")
+            Problem(
+                f'it is the cluster "{one_line(first)}" once more: both have the same pods', "remove one of the two"
+            )
         )
 
 

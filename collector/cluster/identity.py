@@ -50,12 +50,16 @@ class Identities:
             self._owners.setdefault(node.uid, Place(cluster, node.name))
 
     def claim(self, cluster: str, node: Node) -> Duplicate | None:
-        """Note that a cluster has a node; returns the duplicate that this reveals, this cluster or the other one."""
+        """Note that a cluster has a node; returns the duplicate that this reveals, this cluster or the other one.
+
+        A cluster that has left the configuration, and is only about to stop, claims nothing.
+        """
+        if not node.uid or cluster not in self._order:
+            return None
         place = Place(cluster, node.name)
         owner = self._owners.get(node.uid)
         if owner is None or owner.cluster == cluster:
-            if node.uid:
-                self._owners[node.uid] = place
+            self._owners[node.uid] = place
             return None
         if self._before(owner.cluster, cluster):
             found = Duplicate(cluster, owner, node.uid)
@@ -80,7 +84,7 @@ class Identities:
         self._owners = {uid: place for uid, place in self._owners.items() if place.cluster != cluster}
 
     def _before(self, one: str, other: str) -> bool:
-        return one in self._order and self._order[one] < self._order.get(other, len(self._order))
+        return one in self._order and self._order[one] < self._order[other]
 
     def _end(self, duplicates: Iterable[Duplicate]) -> Collection[str]:
         names = [one.cluster for one in duplicates]

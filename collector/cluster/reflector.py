@@ -67,7 +67,7 @@ class WatchTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How a reflector spends its time, in seconds."""
 
     watch: tuple[float, float] = (300.0, 600.0)  # the server is asked to end each watch after a time between these
-    slack: float = 30.0  # a watch must be answered so soon, and have ended so soon after it was to; else it is left
+    slack: float = 30.0  # a list's page and a watch must be answered so soon, and a watch end so soon after it was to
     healthy: float = 60.0  # a watch that lasted this long ends a series of failures
     backoff: Backoff = Backoff(initial=1.0, maximum=30.0, jitter=0.5)
 
@@ -142,7 +142,7 @@ class Reflector(Generic[T]):
             await anyio.sleep(max(delay, getattr(error, "retry_after", None) or 0.0))
 
     async def _list(self) -> None:
-        found, version = await list_all(self._session, self._resource)
+        found, version = await list_all(self._session, self._resource, timeout=self._timing.slack)
         for count, after in enumerate(found.values()):
             if count % _YIELD == 0:
                 await anyio.lowlevel.checkpoint()
@@ -204,19 +204,25 @@ class Reflector(Generic[T]):
             self._on_change(before, after)
 
 
-async def list_all(session: Session, resource: Resource[T]) -> tuple[dict[str, T], str]:
-    """List every object by its key, and give the resource version of the list; raises ClusterError and Malformed."""
+async def list_all(session: Session, resource: Resource[T], *, timeout: float = 30.0) -> tuple[dict[str, T], str]:
+    """List every object by its key, and give the resource version of the list; raises ClusterError and Malformed.
+
+    `timeout` is for each page, in seconds.
+    """
     try:
-        return await _pages(session, resource, {"limit": str(_PAGE)})
+        return await _pages(session, resource, {"limit": str(_PAGE)}, timeout)
     except Gone:  # the continue token has expired; in one piece a list cannot
-        return await _pages(session, resource, {})
+        return await _pages(session, resource, {}, timeout)
 
 
-async def _pages(session: Session, resource: Resource[T], params: dict[str, str]) -> tuple[dict[str, T], str]:
+async def _pages(
+    session: Session, resource: Resource[T], params: dict[str, str], timeout: float
+) -> tuple[dict[str, T], str]:
     found: dict[str, T] = {}
     token: dict[str, str] = {}
     while True:
-        page = decode_page(await session.get(resource.path, [*resource.params, *(params | token).items()]))
+        query = [*resource.params, *(params | token).items()]
+        page = decode_page(await session.get(resource.path, query, timeout=timeout))
         for count, raw in enumerate(page.items):
             if count % _YIELD == 0:
                 await anyio.lowlevel.checkpoint()

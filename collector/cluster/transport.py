@@ -1,6 +1,7 @@
 """One pool of connections to one API server, with the TLS, proxy and headers that they all share."""
 
 import os
+import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +87,7 @@ class Transport:
 
         http = aiohttp.ClientSession(
             # No limit: what runs at once is limited by those who start it, and a full pool would keep out the watches.
-            connector=aiohttp.TCPConnector(ssl=context, limit=0),
+            connector=aiohttp.TCPConnector(ssl=context, limit=0, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=settings.headers,
             raise_for_status=refuse,
@@ -133,6 +134,21 @@ class Transport:
     async def _close_unused(self) -> None:
         if self._retired and self._users == 0:
             await self.close()
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Make a socket that notices when its other end is gone without a word: a watch may say nothing for long."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        if hasattr(socket, option):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return made
+
+
+# After 30 seconds without a packet three probes, 10 seconds apart; and as much for what is sent to be confirmed (ms).
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
 def _server(access: Access) -> URL:

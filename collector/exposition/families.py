@@ -53,7 +53,7 @@ FAMILIES = (
         "gpuid_cluster_state",
         "gauge",
         ("cluster", "state"),
-        "How the cluster is: 1 for the state that it is in, 0 for the others.",
+        "How the cluster is; always 1, and only the state that it is in has a series.",
     ),
     Family(
         "gpuid_cluster_synced_timestamp_seconds",

@@ -65,8 +65,10 @@ class Metrics:
         """Set how a cluster is, and with it whether its list and watch are healthy."""
         if metrics := self._clusters.get(cluster):
             metrics.up.labels(cluster).set(state is ClusterState.UP)
-            for one in ClusterState:
-                metrics.state.labels(cluster, one).set(one is state)
+            metrics.state.labels(cluster, state).set(1)
+            if metrics.state_before not in (None, state):  # last, so that no scrape finds a cluster without a state
+                metrics.state.remove(cluster, metrics.state_before)
+            metrics.state_before = state
 
     def synced(self, cluster: str, time: float) -> None:
         """Set when (Unix seconds) a cluster's view was last proved current."""
@@ -149,6 +151,7 @@ class _ClusterMetrics:
         self.registry = own = CollectorRegistry()
         self.up = _gauge("gpuid_cluster_up", own, label)
         self.state = _gauge("gpuid_cluster_state", own, label)
+        self.state_before: ClusterState | None = None
         self.synced = _gauge("gpuid_cluster_synced_timestamp_seconds", own, label)
         self.moves = _counter("gpuid_gpu_moves_total", own, label)
         self.read_success = _counter("gpuid_read_success_total", own, label)

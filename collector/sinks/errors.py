@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 
-from collector.backoff import parse_retry_after
 from collector.model import GpuidError
 
-__all__ = ["Reason", "Refused", "SinkError", "Unavailable", "from_status", "parse_retry_after", "tidy"]
+__all__ = ["Reason", "Refused", "SinkError", "Unavailable", "from_status", "tidy"]
 
 
 class Reason(StrEnum):

@@ -25,10 +25,11 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     ReadTimeoutError,
 )
 
+from collector.backoff import parse_retry_after
 from collector.config.sinks import S3
 from collector.model import Record
 from collector.sinks import forms
-from collector.sinks.errors import Reason, Refused, SinkError, Unavailable, from_status, parse_retry_after, tidy
+from collector.sinks.errors import Reason, Refused, SinkError, Unavailable, from_status, tidy
 
 __all__ = ["S3Sink", "object_key"]
 

@@ -13,10 +13,11 @@ import anyio
 import httpx
 
 from collector import __version__
+from collector.backoff import parse_retry_after
 from collector.config.sinks import Webhook
 from collector.model import Record
 from collector.sinks.credentials import read_secret, stamp, tls_context
-from collector.sinks.errors import Reason, SinkError, Unavailable, from_status, parse_retry_after, tidy
+from collector.sinks.errors import Reason, SinkError, Unavailable, from_status, tidy
 from collector.sinks.forms import gzip, json_array
 
 __all__ = ["WebhookSink", "signature"]

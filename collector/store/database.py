@@ -146,9 +146,15 @@ _ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
 _BUSY = 10  # seconds that a connection waits for another process's write
 
 
+_OWN_FOLDER = Path("/var/lib/gpuid")  # the default's; every other one has to exist
+
+
 def _claim(path: Path) -> int:
     """Make sure that no other collector writes the file; the lock goes when its file descriptor does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent == _OWN_FOLDER:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.parent.exists():  # rather than a new history where a slip of the pen points to
+        raise StoreError(f"store {path}: the folder {path.parent} does not exist; make it, or mend store.url")
     lock = path.with_name(path.name + ".lock")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -1,5 +1,6 @@
 """Forgets what is over for long and what every sink has got, in many small transactions."""
 
+import logging
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -8,6 +9,8 @@ from collector.store import schema
 from collector.store.database import Database
 
 __all__ = ["prune"]
+
+log = logging.getLogger(__name__)
 
 _STEP = 20_000  # rows that one transaction looks at
 
@@ -26,7 +29,10 @@ async def prune(database: Database, before: float | None) -> int:
         changes &= schema.changes.c.id <= kept_from
     forgotten += await _sweep(database, schema.changes, changes)
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
-    return forgotten + await _sweep(database, schema.dead_letters, schema.dead_letters.c.time < before)
+    letters = await _sweep(database, schema.dead_letters, schema.dead_letters.c.time < before)
+    if letters:
+        log.warning("dead letters older than store.retention are forgotten", extra={"dead_letters": letters})
+    return forgotten + letters
 
 
 async def _delivered_readings(database: Database) -> int:

@@ -9,7 +9,7 @@ from aiohttp import web
 from collector.inventory import NodeEntry
 from collector.model import ClusterStatus, Placement
 from collector.web.context import CONTEXT, Context
-from collector.web.rows import json_answer, paging, rfc3339
+from collector.web.rows import check_parameters, json_answer, paging, rfc3339
 from collector.web.slices import in_slices
 
 __all__ = ["clusters", "gpus", "nodes"]
@@ -145,10 +145,7 @@ def _admits(filters: _Filters, key: str, value: str) -> bool:
 
 
 def _filters(request: web.Request, known: frozenset[str]) -> _Filters:
-    for key in request.query:
-        if key not in known | _PAGING:
-            expected = ", ".join(sorted(known | _PAGING))
-            raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; expected one of {expected}')
+    check_parameters(request, known | _PAGING)
     return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from collector.store import History, PastPlacement, Position, RecordedChange
 from collector.web.context import CONTEXT
-from collector.web.rows import json_answer, paging, rfc3339
+from collector.web.rows import check_parameters, json_answer, paging, rfc3339
 
 __all__ = ["change_row", "changes", "gpu", "node", "placement_row"]
 
@@ -88,10 +88,7 @@ def _position(query: Mapping[str, str]) -> Position | None:
 
 
 def _limit(request: web.Request, known: frozenset[str]) -> int:
-    for key in request.query:
-        if key not in known | {"limit"}:
-            expected = ", ".join(sorted(known | {"limit"}))
-            raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; expected one of {expected}')
+    check_parameters(request, known | {"limit"})
     return paging(request)[0]
 
 

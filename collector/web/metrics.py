@@ -8,6 +8,7 @@ from aiohttp import web
 
 from collector.exposition import Body
 from collector.web.context import CONTEXT
+from collector.web.rows import check_parameters
 
 __all__ = ["accepts_gzip", "accepts_openmetrics", "collector", "metrics", "service_discovery"]
 
@@ -17,6 +18,7 @@ _TURN = 1 << 20  # bytes between two turns of the event loop
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Answer every series, or with `?cluster=` (repeatable) those of some clusters."""
+    check_parameters(request, {"cluster"})
     context = request.app[CONTEXT]
     chosen = request.query.getall("cluster", None)
     for name in chosen or ():

@@ -1,11 +1,12 @@
-"""What the JSON API's answers have in common: times, pages and the encoding."""
+"""What questions and the JSON API's answers have in common: parameters, times, pages and the encoding."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
 
-__all__ = ["json_answer", "paging", "rfc3339"]
+__all__ = ["check_parameters", "json_answer", "paging", "rfc3339"]
 
 _LIMIT = 1000
 _LIMIT_MOST = 10_000
@@ -14,6 +15,14 @@ _LIMIT_MOST = 10_000
 def json_answer(value: object) -> web.Response:
     """Answer a value as JSON."""
     return web.Response(body=msgspec.json.encode(value), content_type="application/json", charset="utf-8")
+
+
+def check_parameters(request: web.Request, known: Collection[str]) -> None:
+    """Refuse a question with a parameter that is not known; raises HTTPBadRequest."""
+    for key in request.query:
+        if key not in known:
+            expected = ", ".join(sorted(known))
+            raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; expected one of {expected}')
 
 
 def paging(request: web.Request) -> tuple[int, int]:

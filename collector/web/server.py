@@ -38,9 +38,9 @@ async def serve(context: Context, server: Server, *, ready: Callable[[str], None
         site = web.TCPSite(runner, server.listen.host or None, server.listen.port, ssl_context=tls)
         try:
             await site.start()
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            reason = "the address is already in use" if taken else os.strerror(error.errno or 0)
+        except (OSError, UnicodeError) as error:
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            reason = "the address is already in use" if taken else _system(error)
             raise ConfigError(f"server.listen: cannot listen on {server.listen}: {reason}") from error
         ready(_url(server, runner))
         if tls is None:
@@ -90,6 +90,14 @@ def _load(server: Server, context: ssl.SSLContext) -> None:
         context.load_cert_chain(str(server.tls_cert), str(server.tls_key))
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"server.tls_cert: cannot use {server.tls_cert} with its key: {_reason(error)}") from error
+
+
+def _system(error: OSError | UnicodeError) -> str:
+    """Say what is wrong without the address, which asyncio repeats; a name that is not found has no system number."""
+    if isinstance(error, UnicodeError):
+        return "not the name of a host"
+    known = error.errno is not None and error.errno > 0
+    return (os.strerror(error.errno or 0) if known else error.strerror or "cannot be resolved").lower()
 
 
 def _reason(error: OSError) -> str:

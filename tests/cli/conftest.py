@@ -1,5 +1,6 @@
 """The command as a real process, and a collector for it to ask, served for real on a free port."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from collector.config import Listen, Server
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, Node, Place, Reading
-from collector.store import Store, StoreSettings
+from collector.store import Access, Store, StoreSettings
 from collector.web import Context, serve
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -101,10 +102,10 @@ def inventory() -> Inventory:
 
 @pytest.fixture
 def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
-    """Serve the inventory with these settings of [server]; gives the URL."""
+    """Serve the inventory, and the history of a store, with these settings of [server]; gives the URL."""
 
     @contextmanager
-    def run(**settings: Any) -> Iterator[str]:
+    def run(*, store: StoreSettings | None = None, **settings: Any) -> Iterator[str]:
         context = Context(
             inventory=inventory,
             exposition=Exposition(inventory, Metrics()),
@@ -120,7 +121,12 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
             bound.set()
 
         async def run_server() -> None:
-            await serve(context, Server(**{"listen": Listen("127.0.0.1:0")} | settings), ready=ready)
+            server = Server(**{"listen": Listen("127.0.0.1:0")} | settings)
+            if store is None:
+                await serve(context, server, ready=ready)
+            else:
+                async with Store.open(store, Access.READER) as opened:
+                    await serve(dataclasses.replace(context, history=opened.history), server, ready=ready)
 
         with start_blocking_portal("asyncio") as portal:
             server = portal.start_task_soon(run_server)

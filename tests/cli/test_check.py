@@ -180,7 +180,7 @@ class TestProblems:
         result = clusters.check("--json")
         found = {finding["cluster"]: finding["problems"] for finding in json.loads(result.stdout)["clusters"]}
         problem = {
-            "text": "it is the cluster sim-0 once more: both have the same pods",
+            "text": 'it is the cluster "sim-0" once more: both have the same pods',
             "hint": "remove one of the two",
         }
         assert (result.returncode, found) == (1, {"sim-0": [], "sim-1": [], "x": [problem]})

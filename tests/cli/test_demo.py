@@ -72,4 +72,4 @@ def test_a_taken_port_is_one_line(demo) -> None:
     command = [sys.executable, "-m", "collector", "demo", "--listen", address]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
-    assert ended.stderr == f"gpuid: server.listen: cannot listen on {address}: the address is already in use\n"
+    assert ended.stderr == f"gpuid: --listen: cannot listen on {address}: the address is already in use\n"

@@ -1,12 +1,17 @@
 """`gpuid where`."""
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
+from collector.store import StoreSettings
+
+Serving = Callable[..., AbstractContextManager[str]]
 
 
 def where(*args: str | Path) -> Result:
@@ -50,9 +55,17 @@ def test_no_collector_at_the_url_is_exit_code_1():
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
 
 
-def test_a_history_of_many_pages_is_whole(history_config: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("asked", ["store", "collector"])
+def test_a_history_of_many_pages_is_whole(
+    asked: str, history_config: Path, serving: Serving, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("collector.cli.past._PAGE", 1)
-    assert [row["node"] for row in json.loads(where("100", "--json", "--config", history_config).stdout)] == [
-        "n2",
-        "n1",
-    ]
+    with serving(store=StoreSettings(url=f"sqlite://{history_config.parent}/gpuid.db")) as url:
+        options = ("--config", history_config) if asked == "store" else ("--url", url)
+        assert [row["node"] for row in json.loads(where("100", "--json", *options).stdout)] == ["n2", "n1"]
+        for command, column, expected in (
+            (("diff", "--since", "2h"), "event", ["appeared", "moved"]),
+            (("history", "n1"), "node", ["n1"]),
+        ):
+            result = CliRunner().invoke(gpuid, [*command, "--json", *map(str, options)])
+            assert [row[column] for row in json.loads(result.stdout)] == expected

@@ -80,6 +80,12 @@ def test_a_duplicate_ends_when_the_other_one_leaves_the_configuration_or_comes_a
     assert "dev" not in identities.duplicates
 
 
+def test_a_cluster_that_has_left_the_configuration_claims_nothing(identities: Identities) -> None:
+    identities.follow(["dev"])
+    assert identities.claim("admin", A) is None
+    assert identities.claim("dev", A) is None
+
+
 def test_a_duplicate_that_leaves_the_configuration_is_forgotten(identities: Identities) -> None:
     identities.claim("admin", A)
     identities.claim("dev", A)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import socket
+from pathlib import Path
 
 import aiohttp
 import anyio
@@ -231,6 +232,21 @@ class TestStream:
             error = await failure(session.stream(PODS, timeout=0.1).__aenter__())
         assert type(error) is errors.Unreachable
         assert str(error) == f"{server.url}: timed out"
+
+    async def test_its_connections_notice_when_the_other_end_is_gone(self, session, server, eventually):
+        def timers() -> list[str]:
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            return [row[5] for row in rows if row[2].endswith(f":{server.port:04X}") and row[3] == "01"]
+
+        async def silent(request):
+            answer = web.StreamResponse()
+            await answer.prepare(request)
+            await anyio.sleep_forever()
+
+        server.paths[PODS] = silent
+        async with session, session.stream(PODS):
+            # `02` is the timer of keep-alive probes; the rest of it is when it goes off, in hundredths of a second.
+            await eventually(lambda: any(timer[:3] == "02:" and int(timer[3:], 16) <= 3000 for timer in timers()))
 
     async def test_a_stream_may_be_silent_for_longer_than_it_took_to_begin(self, session, server):
         async def slow(request):

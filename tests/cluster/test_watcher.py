@@ -125,7 +125,7 @@ class World:
         return sum(number for (one, of), number in requests.items() if one == verb and resource in ("", of))
 
     async def until(self, condition: Callable[[], object]) -> None:
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             while not condition():  # noqa: ASYNC110
                 await anyio.sleep(0.01)
 
@@ -546,6 +546,23 @@ class TestTheApiServerMisbehaves:
             await world.until(lambda: len(seen.restarts) == 2)
             await world.settled()
             assert set(seen.restarts) == {("nodes", WatchRestart.SILENT), ("pods", WatchRestart.SILENT)}
+
+    async def test_and_is_silent_from_the_first(self, world: World) -> None:
+        world.cluster.freeze_connections(new=True)
+        timing = msgspec.structs.replace(FAST, watch=msgspec.structs.replace(FAST.watch, slack=0.3))
+        async with world.watched(timing=timing) as seen:
+            await world.until(lambda: seen.state is ClusterState.UNREACHABLE)
+            assert seen.statuses[-1].message.endswith(": timed out")
+            world.cluster.thaw()
+            await world.settled()
+
+    async def test_and_goes_silent_in_the_middle_of_an_exec(self, world: World) -> None:
+        world.cluster.slow_exec(0.5, node=world.first)
+        async with world.watched(exec_timeout=Duration(2)) as seen:
+            await world.until(lambda: world.cluster.counters.open_execs[world.first])
+            world.cluster.freeze_connections()
+            await world.until(lambda: (world.first, ReadFailure.TIMEOUT) in seen.failures)
+            await world.settled()
 
     async def test_and_answers_no_new_connection(self, world: World) -> None:
         timing = msgspec.structs.replace(FAST, watch=msgspec.structs.replace(FAST.watch, slack=0.3))

@@ -35,7 +35,12 @@ def collector(planes: Mapping[str, ControlPlane], collect: Callable[[Mapping[str
     planes["east"].add_node("gpu-2", TWO)
     planes["west"].add_node("gpu-1", THREE)
     collector = collect({name: plane.kubeconfig for name, plane in planes.items()})
-    until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", TWO) | rows("west", "gpu-1", THREE))
+    expected = rows("east", "gpu-1", ONE) | rows("east", "gpu-2", TWO) | rows("west", "gpu-1", THREE)
+    try:
+        until(collector.gpus, expected, seconds=120)
+    except AssertionError as error:
+        logs = (collector.process, planes["east"].kwok, planes["west"].kwok)
+        raise AssertionError("\n".join([str(error), *(process.tail() for process in logs)])) from None
     return collector
 
 

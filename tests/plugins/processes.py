@@ -39,7 +39,7 @@ def _free(port: int) -> bool:
 _handed_out: set[int] = set()
 
 
-def until(answer: Callable[[], object], expected: object, *, seconds: float = 30) -> None:
+def until(answer: Callable[[], object], expected: object, *, seconds: float = 60) -> None:
     """Ask again and again until the answer is the expected one; fails with the last one."""
     deadline = time.monotonic() + seconds
     while (last := answer()) != expected:

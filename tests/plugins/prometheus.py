@@ -1,6 +1,7 @@
 """A real Prometheus that scrapes collectors, and what the usual exporters would say of the same GPUs."""
 
 import contextlib
+import itertools
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.plugins.processes import Process, free_ports, until
 
 CLUSTERS, NODES, GPUS = 3, 20, 8
+RULES = Path(__file__).parents[2] / "config" / "prometheus" / "rules"
 SCRAPE_EXAMPLE = Path(__file__).parents[2] / "config" / "prometheus" / "http_sd.yml"
 
 
@@ -63,9 +65,19 @@ class Prometheus:
 @pytest.fixture(scope="session")
 def prometheus_program() -> str:
     """Where Prometheus is installed."""
-    program = shutil.which("prometheus")
+    return _installed("prometheus")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Where Prometheus' own checker is installed."""
+    return _installed("promtool")
+
+
+def _installed(name: str) -> str:
+    program = shutil.which(name)
     if program is None:
-        pytest.skip("no prometheus on PATH: install Debian's package prometheus")
+        pytest.skip(f"no {name} on PATH: install Debian's package prometheus")
     return program
 
 
@@ -99,14 +111,14 @@ def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.Temp
 
 
 @contextlib.contextmanager
-def scraping(program: str, folder: Path, collectors: Sequence[str], rules: Sequence[Path] = ()) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes collectors every second, and the other exporters of what the first one knows."""
+def scraping(program: str, folder: Path, collectors: Sequence[str]) -> Iterator[Prometheus]:
+    """Run a Prometheus, with our rules, that scrapes collectors every second, and the usual exporters beside them."""
     (port,) = free_ports(1)
     with contextlib.ExitStack() as stack:
         exporter = stack.enter_context(_other_exporters(collectors[0]))
         config = yaml.safe_load(SCRAPE_EXAMPLE.read_text())
         config["global"] = {"evaluation_interval": "1s"}
-        config["rule_files"] = [str(path) for path in rules]
+        config["rule_files"] = [str(path) for path in _impatient_rules(folder)]
         (job,) = config["scrape_configs"]
         job["http_sd_configs"] = [{"url": f"{url}/sd", "refresh_interval": "1s"} for url in collectors]
         config["scrape_configs"].append(
@@ -128,6 +140,18 @@ def scraping(program: str, folder: Path, collectors: Sequence[str], rules: Seque
         url = f"http://127.0.0.1:{port}"
         until(lambda: answers(f"{url}/-/ready", process), True)
         yield Prometheus(url)
+
+
+def _impatient_rules(folder: Path) -> list[Path]:
+    """The rules as they are shipped, but evaluated as often as everything is scraped."""
+    copies = []
+    for path in sorted(RULES.glob("*.yml")):
+        rules = yaml.safe_load(path.read_text())
+        for group in rules["groups"]:
+            group.pop("interval", None)
+        copies.append(folder / path.name)
+        copies[-1].write_text(yaml.safe_dump(rules))
+    return copies
 
 
 def answers(url: str, process: Process) -> bool:
@@ -173,14 +197,15 @@ def _other_exporters(demo: str) -> Iterator[str]:
 
 def _other_series(samples: list[tuple[str, dict[str, str]]]) -> str:
     lines = []
+    nodes = itertools.count()
     for name, labels in samples:
         place = f'cluster="{labels.get("cluster")}",node="{labels.get("node")}"'
         if name == "gpuid_node_info":
-            zone = f"zone-{len(lines) % 2}"
+            number = next(nodes)
             lines += [
-                f'kube_node_labels{{{place},label_topology_kubernetes_io_zone="{zone}"}} 1',
+                f'kube_node_labels{{{place},label_topology_kubernetes_io_zone="zone-{number % 2}"}} 1',
                 f'kube_node_info{{{place},kernel_version="6.8.0",kubelet_version="v1.34.4",os_image="Debian"}} 1',
-                f"kube_node_spec_unschedulable{{{place}}} {len(lines) % 5 == 0:d}",
+                f"kube_node_spec_unschedulable{{{place}}} {number % 5 == 0:d}",
                 f'kube_node_status_condition{{{place},condition="Ready",status="true"}} 1',
             ]
         elif name == "gpuid_gpu_info":

@@ -19,7 +19,6 @@ import pytest
 from tests.plugins.processes import Process, free_ports, until
 from tests.plugins.prometheus import Prometheus, answers, scraping
 
-RULES = Path(__file__).parents[2] / "config" / "prometheus" / "rules"
 CLUSTERS, NODES, GPUS = 5, 3, 4
 
 CONFIG = """
@@ -91,8 +90,7 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
         for collector, url in collectors:
             until(lambda: answers(f"{url}/readyz", collector), True, seconds=60)  # noqa: B023  used at once
         urls = [url for _, url in collectors]
-        rules = sorted(RULES.glob("*.yml"))
-        server = stack.enter_context(scraping(prometheus_program, folder, urls, rules))
+        server = stack.enter_context(scraping(prometheus_program, folder, urls))
         yield _get_into_trouble(fleet, server)
 
 
@@ -126,7 +124,8 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
         ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
         ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
         ('gpuid_gpu_conflicts{cluster="twin"} == 12', 2),
-        ('gpuid_node_info{cluster="sim-1",node="gpu-0002"}', 0),
+        ('absent(gpuid_gpu_info{cluster="sim-1",node="gpu-0002"})', 1),
+        (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
     ):
         until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=60)  # noqa: B023
     now = time.time()

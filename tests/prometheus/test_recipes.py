@@ -1,6 +1,7 @@
-"""Every PromQL recipe that the documentation shows is run word for word, but for the example's serial."""
+"""Every PromQL recipe that the documentation shows is run word for word, but for the example's GPU, node and time."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tests.plugins.prometheus import Prometheus
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "config" / "prometheus" / "recipes.md", ROOT / "README.md")
 BLOCK = re.compile(r"^```promql([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-EXAMPLE_SERIAL = "1652923034567"
+EXAMPLES = {"serial": "1652923034567", "cluster": "prod-us-east", "node": "ip-10-0-3-7"}
+EXAMPLE_TIME = "1764000000"
 
 
 def recipes() -> list[object]:
@@ -28,9 +30,10 @@ def recipes() -> list[object]:
 
 @pytest.mark.parametrize(("query", "quiet"), recipes())
 def test_a_recipe_is_answered(prometheus: Prometheus, query: str, quiet: bool) -> None:
-    if EXAMPLE_SERIAL in query:
-        serial = prometheus.query('gpuid_gpu_info{serial!=""}')[0]["metric"]["serial"]
-        query = query.replace(EXAMPLE_SERIAL, serial)
+    gpu = prometheus.query('gpuid_gpu_info{serial!=""}')[0]["metric"]
+    for label, example in EXAMPLES.items():
+        query = query.replace(f'{label}="{example}"', f'{label}="{gpu[label]}"')
+    query = query.replace(f"@ {EXAMPLE_TIME}", f"@ {time.time():.3f}")
     if quiet:
         prometheus.query(query)
     else:

@@ -1,6 +1,5 @@
 """A real Prometheus finds the collector's shares, and its answers are what the collector says."""
 
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -12,14 +11,6 @@ from tests.plugins.processes import until
 from tests.plugins.prometheus import CLUSTERS, Prometheus
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "prometheus"
-
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("no promtool on PATH: install Debian's package prometheus")
-    return program
 
 
 def gpus_of(demo: str) -> Counter[str]:

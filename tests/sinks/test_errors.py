@@ -1,6 +1,6 @@
 import pytest
 
-from collector.sinks.errors import Reason, Refused, Unavailable, from_status, parse_retry_after, tidy
+from collector.sinks.errors import Reason, Refused, Unavailable, from_status, tidy
 
 
 @pytest.mark.parametrize(
@@ -30,26 +30,6 @@ def test_a_refusal_of_the_records_themselves_is_final(status: int) -> None:
     error = from_status(status, "text")
     assert isinstance(error, Refused)
     assert error.reason is Reason.REJECTED
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("", None),
-        ("soon", None),
-        ("-5", None),
-        ("120", 120.0),
-        (" 1.5 ", 1.5),
-        ("99999999", 3600.0),
-        ("Sun, 07 Jun 2026 10:31:15 GMT", 30.0),
-        ("Sun, 07 Jun 2026 10:31:15 -0000", 30.0),
-        ("Sun, 07 Jun 2020 10:30:45 GMT", 0.0),
-        ("Sun, 99 Jun 2026 10:30:45 GMT", None),
-    ],
-)
-def test_retry_after_is_read_as_seconds_and_as_a_date(value: str | None, seconds: float | None) -> None:
-    assert parse_retry_after(value, 1780828245.0) == seconds  # 2026-06-07T10:30:45Z
 
 
 @pytest.mark.parametrize(

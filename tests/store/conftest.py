@@ -19,13 +19,13 @@ __all__ = ["postgres_server"]
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
     """Settings of a store that is not there yet, on each engine."""
     if request.param == "sqlite":
-        return StoreSettings(url=f"sqlite://{tmp_path}/store/gpuid.db")
+        return StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
     return StoreSettings(url=request.getfixturevalue("postgres_server").new_database())
 
 
 @pytest.fixture
 def sqlite_settings(tmp_path: Path) -> StoreSettings:
-    return StoreSettings(url=f"sqlite://{tmp_path}/store/gpuid.db")
+    return StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
 
 
 class Collector:

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from collector.config.store import locate
-from collector.store import Access, Store, StoreError, StoreSettings, schema
+from collector.store import Access, Store, StoreError, StoreSettings, database, schema
 
 pytestmark = pytest.mark.anyio
 
@@ -94,9 +94,18 @@ ADVICE = "; give this user the right to write there, or choose another store.url
 
 
 class TestTheFile:
-    async def test_its_folder_is_made(self, sqlite_settings):
-        async with Store.open(sqlite_settings):
-            assert path_of(sqlite_settings).exists()
+    async def test_its_folder_must_exist(self, tmp_path):
+        settings = StoreSettings(url=f"sqlite://{tmp_path}/a/b/gpuid.db")
+        assert await refusal(settings) == (
+            f"store {tmp_path}/a/b/gpuid.db: the folder {tmp_path}/a/b does not exist; make it, or mend store.url"
+        )
+        assert list(tmp_path.iterdir()) == []
+
+    async def test_the_folder_of_the_default_is_made(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(database, "_OWN_FOLDER", tmp_path / "var/lib/gpuid")
+        settings = StoreSettings(url=f"sqlite://{tmp_path}/var/lib/gpuid/gpuid.db")
+        async with Store.open(settings):
+            assert path_of(settings).exists()
 
     async def test_it_uses_the_write_ahead_log(self, sqlite_settings):
         async with Store.open(sqlite_settings) as store, store.database.read() as connection:
@@ -105,7 +114,6 @@ class TestTheFile:
 
     async def test_what_is_no_database_is_refused_and_left_alone(self, sqlite_settings):
         path = path_of(sqlite_settings)
-        path.parent.mkdir()
         path.write_bytes(b"hello, I am a text file\n" * 100)
         assert await refusal(sqlite_settings) == (
             f"store {path}: not a database; move it away to start afresh, or choose another store.url"
@@ -125,7 +133,6 @@ class TestTheFile:
 
     async def test_another_programs_database_is_refused_and_left_alone(self, sqlite_settings):
         path = path_of(sqlite_settings)
-        path.parent.mkdir()
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE music (title TEXT)")
         before = path.read_bytes()
@@ -143,7 +150,7 @@ class TestTheFile:
         async with Store.open(sqlite_settings):
             pass
 
-    async def test_a_folder_that_cannot_be_made_is_told(self, tmp_path):
+    async def test_a_folder_that_is_none_is_told(self, tmp_path):
         (tmp_path / "file").write_text("")
         url = f"sqlite://{tmp_path}/file/gpuid.db"
         assert await refusal(StoreSettings(url=url)) in (

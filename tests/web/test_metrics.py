@@ -54,6 +54,10 @@ class TestNegotiation:
         assert answer.headers["Vary"] == "Accept, Accept-Encoding"
         assert answer.text.endswith("# EOF\n")
 
+    async def test_a_slip_in_a_parameter_is_not_answered_with_everything(self, client: httpx.AsyncClient) -> None:
+        answer = await client.get("/metrics?clutser=prod")
+        assert (answer.status_code, answer.text) == (400, 'unknown parameter "clutser"; expected one of cluster\n')
+
     async def test_the_plain_answer_is_the_classic_format(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/metrics", headers={"Accept-Encoding": "identity"})
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"

@@ -129,6 +129,18 @@ class TestMistakes:
                 f"server.listen: cannot listen on {address}: the address is already in use"
             )
 
+    async def test_a_host_that_is_none_of_this_machine_is_one_clear_line(self, site: Any) -> None:
+        assert await self.fail(site, listen=Listen("192.0.2.1:80")) == (
+            "server.listen: cannot listen on 192.0.2.1:80: cannot assign requested address"
+        )
+        assert await self.fail(site, listen=Listen("a..b:80")) == (
+            "server.listen: cannot listen on a..b:80: not the name of a host"
+        )
+        too_long = ".".join(["a" * 60] * 5)  # for any name server
+        assert await self.fail(site, listen=Listen(f"{too_long}:80")) == (
+            f"server.listen: cannot listen on {too_long}:80: name or service not known"
+        )
+
     async def test_a_certificate_that_is_not_there_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
         message = await self.fail(
             site, listen=Listen("127.0.0.1:0"), tls_cert=tmp_path / "no.crt", tls_key=tmp_path / "no.key"

@@ -1,0 +1,190 @@
+"""What the outbox costs on the way to a sink: `python -m tests.benchmarks.delivery` prints a table.
+
+Changes go through a store and its outbox to a webhook and to S3 (moto's server), each in a process of its own; then the
+same batches go there without store and outbox, one after the other as well.
+"""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import aioboto3
+import anyio
+import anyio.lowlevel
+import boto3
+import httpx
+from aiohttp import web
+
+from collector.config import Duration
+from collector.config.sinks import S3, Settings, Webhook
+from collector.model import Record
+from collector.sinks import forms
+from collector.sinks.delivery import Delivery
+from collector.store import Store, StoreSettings
+from tests.benchmarks.history import HEAD, Row, Step, fleet, rate, ratio, record
+from tests.plugins.processes import free_ports
+
+BATCH = 500  # records, as by default
+
+
+def main() -> None:
+    """Run every case and print the table."""
+    print(HEAD)
+    for row in rows(small="--small" in sys.argv[1:]):
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def rows(*, small: bool = False) -> Iterator[Row]:
+    """Run every case."""
+    steps = list(fleet(200 if small else 5_000))
+    records = [record(one) for step in steps for one in step.changes]
+    batches = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
+    with receiver() as url:
+        ours = asyncio.run(through_outbox(Webhook(url=url, batch_age=Duration(1)), steps))
+        peer = asyncio.run(timed(post_all(url, batches)))
+        yield compared("a webhook", len(records), ours, peer, "a bare httpx POST of the same batches")
+    with moto() as url:
+        settings = S3(bucket="lake", endpoint_url=url, path_style=True, region="us-east-1", batch_age=Duration(1))
+        ours = asyncio.run(through_outbox(settings, steps))
+        peer = asyncio.run(timed(put_all(url, batches)))
+        yield compared("S3 (moto)", len(records), ours, peer, "a bare aioboto3 put of the same batches as CSV")
+
+
+def compared(sink: str, count: int, ours: float, peer: float, what: str) -> Row:
+    """Make a row of two times for the same records."""
+    name = f"changes through store and outbox to {sink} ({count:,}, in batches of {BATCH})"
+    return [name, rate(count / ours), f"{rate(count / peer)}: {what}", ratio(peer / ours), ""]
+
+
+async def through_outbox(settings: Settings, steps: Sequence[Step]) -> float:
+    """Record everything at once; returns the seconds until the sink has it all."""
+    goal = sum(len(step.changes) for step in steps)
+    with tempfile.TemporaryDirectory() as folder:
+        async with Store.open(StoreSettings(url=f"sqlite://{folder}/gpuid.db")) as store:
+            counting = Counting()
+            delivery = Delivery(store, counting)
+            await delivery.follow({"sink": settings})
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(store.run)
+                tasks.start_soon(delivery.run)
+                started = time.monotonic()
+                for number, step in enumerate(steps):
+                    store.recorder.record(step.nodes, step.changes)
+                    if number % 100 == 0:
+                        await anyio.lowlevel.checkpoint()
+                while counting.exported < goal:  # noqa: ASYNC110
+                    await anyio.sleep(0.005)
+                seconds = time.monotonic() - started
+                tasks.cancel_scope.cancel()
+    return seconds
+
+
+class Counting:
+    """Counts what a sink took."""
+
+    exported = 0
+
+    def on_exported(self, sink: str, records: Any) -> None:
+        """Count."""
+        self.exported += sum(records.values())
+
+    def on_export_failure(self, sink: str, records: Any, reason: str) -> None:
+        """End: nothing may fail here."""
+        raise SystemExit(f"the sink failed: {reason}")
+
+    def on_backlog(self, sink: str, backlog: Any) -> None:
+        """Pass over it."""
+
+
+async def timed(work: Awaitable[None]) -> float:
+    """Return the seconds that something takes."""
+    started = time.monotonic()
+    await work
+    return time.monotonic() - started
+
+
+async def post_all(url: str, batches: Sequence[Sequence[Record]]) -> None:
+    """Send batches one after the other."""
+    async with httpx.AsyncClient() as client:
+        for batch in batches:
+            headers = {"Content-Type": "application/json"}
+            (await client.post(url, content=forms.json_array(batch), headers=headers)).raise_for_status()
+
+
+async def put_all(url: str, batches: Sequence[Sequence[Record]]) -> None:
+    """Put batches one after the other."""
+    async with aioboto3.Session().client("s3", endpoint_url=url, region_name="us-east-1") as client:
+        for number, batch in enumerate(batches):
+            await client.put_object(Bucket="lake", Key=f"plain/{number}.csv", Body=forms.csv(batch))
+
+
+@contextlib.contextmanager
+def receiver() -> Iterator[str]:
+    """A webhook's other end that reads everything and answers 200; gives its URL."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=receive, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}/"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def receive(port: Connection) -> None:
+    """Serve until terminated; the port goes through the pipe."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response()
+
+    async def serve() -> None:
+        application = web.Application(client_max_size=2**26)
+        application.router.add_post("/", answer)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port.send(runner.addresses[0][1])
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[str]:
+    """An S3 with one bucket, `lake`, and credentials for it in the environment; gives its URL."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    os.environ.update(
+        {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true"}
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(url)
+                break
+            time.sleep(0.1)
+        client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+        client.create_bucket(Bucket="lake")
+        client.close()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+if __name__ == "__main__":
+    main()

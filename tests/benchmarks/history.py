@@ -1,0 +1,328 @@
+"""What the history costs: `python -m tests.benchmarks.history` prints a table.
+
+One store is filled with 100,000 nodes of 8 GPUs and 200,000 moves between them, which makes 1,000,000 placements. It is
+searched, and a collector is started on it. The peers run in the same minute on the same disk.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+import httpx
+import tomli_w
+
+from collector import nvidia_smi
+from collector.inventory import NodeSnapshot
+from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, Record
+from collector.simulator import smi
+from collector.simulator.fleet import Fleet
+from collector.sinks import forms
+from collector.store import Access, Store, StoreSettings
+from tests.plugins.processes import free_ports
+
+HEAD = "| what | gpuid | peer | ratio | aim |\n|---|---|---|---|---|"
+CLUSTERS, GPUS = 100, 8
+START = 1_760_000_000.0
+Row = list[str]  # what, gpuid, peer, ratio, aim
+
+
+class Step(NamedTuple):
+    """What one reading does."""
+
+    nodes: dict[Place, NodeSnapshot | None]
+    changes: list[Change]
+
+
+def main() -> None:
+    """Run every case and print the table."""
+    print(HEAD)
+    for row in rows(small="--small" in sys.argv[1:]):
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def rows(*, small: bool = False) -> Iterator[Row]:
+    """Run every case."""
+    nodes = 400 if small else 100_000
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gpuid.db"
+        yield from large_store(path, nodes)
+        yield restart(path, nodes)
+
+
+# What happens to the fleet
+
+
+def fleet(nodes: int) -> Iterator[Step]:
+    """Every node appears; then each exchanges two GPUs with its neighbour: 10 placements for 8 GPUs."""
+    held = {number: [gpu(number * GPUS + index) for index in range(GPUS)] for number in range(nodes)}
+    for number, gpus in held.items():
+        place, at = place_of(number), START + number * 0.01
+        yield Step({place: snapshot(place, gpus, at)}, [change(Event.APPEARED, one, place, at) for one in gpus])
+    for number in range(0, nodes - 1, 2):
+        one, other, at = place_of(number), place_of(number + 1), START + 100_000 + number * 0.01
+        there, here = held[number][:2], held[number + 1][:2]
+        changes = [change(Event.MOVED, gone, other, at, one) for gone in there]
+        changes += [change(Event.MOVED, come, one, at, other) for come in here]
+        after = {one: here + held[number][2:], other: there + held[number + 1][2:]}
+        yield Step({place: snapshot(place, gpus, at) for place, gpus in after.items()}, changes)
+
+
+def place_of(number: int) -> Place:
+    """Spread nodes over the clusters, neighbours in the same one."""
+    return Place(f"bench-{number // 2 % CLUSTERS}", f"gpu-node-{number:06}")
+
+
+def gpu(number: int) -> Gpu:
+    """Make a GPU as nvidia-smi describes an H100."""
+    digits = f"{number:012x}"
+    return Gpu(
+        uuid=f"GPU-{digits[:8]}-{digits[8:]}-4a7b-9c3d-{digits}",
+        serial=str(1_650_000_000_000 + number),
+        model="NVIDIA H100 80GB HBM3",
+        architecture="Hopper",
+        pci_bus_id=f"00000000:{number % GPUS + 17:02X}:00.0",
+        board_part_number="692-2G520-0200-000",
+        gpu_part_number="2330-885-A1",
+        minor_number=number % GPUS,
+        vbios="96.00.74.00.01",
+        mig=False,
+    )
+
+
+def snapshot(place: Place, gpus: Sequence[Gpu], at: float) -> NodeSnapshot:
+    """Describe a node as the inventory does after a reading."""
+    return NodeSnapshot(
+        place=place,
+        node=Node(name=place.node, provider_id=f"aws:///us-east-1a/i-{place.node}", boot_id="b", capacity=GPUS),
+        time=at,
+        driver_version="570.148.08",
+        cuda_version="12.8",
+        source=f"gpu-operator/nvidia-device-plugin-daemonset-{place.node[-5:]}",
+        fingerprint=Fingerprint(pod_uid=place.node, container_id="c", restarts=0, boot_id="b", capacity=GPUS),
+        gpus=tuple(gpus),
+        since=(at,) * len(gpus),
+        superseded=frozenset(),
+    )
+
+
+def change(event: Event, one: Gpu, place: Place, at: float, previous: Place | None = None) -> Change:
+    """Say what happened to a GPU."""
+    source = f"gpu-operator/nvidia-device-plugin-daemonset-{place.node[-5:]}"
+    return Change(
+        event=event, time=at, gpu=one, place=place, machine=f"i-{place.node}", source=source, previous=previous
+    )
+
+
+def record(change: Change) -> Record:
+    """Write a change as the peers send it."""
+    return Record(
+        cluster=change.place.cluster,
+        node=change.place.node,
+        machine=change.machine,
+        source=change.source,
+        chassis="",
+        gpu=change.gpu.serial or "",
+        time="2026-06-07T10:30:45Z",
+        uuid=change.gpu.uuid or "",
+        model=change.gpu.model or "",
+        event=change.event.value,
+    )
+
+
+# A large store
+
+
+def large_store(path: Path, nodes: int) -> Iterator[Row]:
+    """Fill it, weigh it, search it."""
+    placements = nodes * GPUS + nodes // 2 * 4
+    seconds = asyncio.run(fill(path, nodes))
+    each = asyncio.run(plain_inserts(path.with_name("plain.db"), min(placements, 20_000)))
+    ours = placements / seconds
+    yield [
+        f"changes into the history and the outbox, SQLite ({placements:,})",
+        rate(ours),
+        f"{rate(each)}: plain INSERTs of changes and placements, a transaction each",
+        ratio(ours / each),
+        "",
+    ]
+    size = path.stat().st_size * 1e6 / placements
+    lines = sum(len(forms.json_lines([record(one)])) for step in fleet(min(nodes, 1000)) for one in step.changes)
+    peer = lines * 1e6 / (min(nodes, 1000) * 10)
+    yield [
+        "store for a million placements with their changes and indexes",
+        f"{size / 2**20:.0f} MiB",
+        f"{peer / 2**20:.0f} MiB: the records as JSON Lines, not searchable",
+        ratio(peer / size),
+        "",
+    ]
+    found, scanned = asyncio.run(search(path, nodes)), scan(path, nodes)
+    yield [
+        f"`where SERIAL` among {placements:,} placements (median; slowest of {len(found)})",
+        f"{statistics.median(found) * 1e3:.2f} ms; {max(found) * 1e3:.1f} ms",
+        f"{scanned * 1e3:.0f} ms: the same table without an index",
+        ratio(scanned / statistics.median(found)),
+        "< 50 ms",
+    ]
+
+
+async def fill(path: Path, nodes: int) -> float:
+    """Record the whole fleet as a collector does; returns the seconds until all is committed."""
+    seconds, steps = 0.0, fleet(nodes)
+    async with Store.open(StoreSettings(url=f"sqlite://{path}")) as store, anyio.create_task_group() as tasks:
+        tasks.start_soon(store.run)
+        while some := list(itertools.islice(steps, 2000)):
+            started = time.monotonic()
+            for step in some:
+                store.recorder.record(step.nodes, step.changes)
+            if not await store.recorder.durable(600):
+                raise SystemExit("the store did not take everything")
+            seconds += time.monotonic() - started
+        tasks.cancel_scope.cancel()
+    return seconds
+
+
+async def plain_inserts(path: Path, count: int) -> float:
+    """Insert the same rows without recorder and batches, a transaction for each change; returns how many a second."""
+    async with Store.open(StoreSettings(url=f"sqlite://{path}")):
+        pass  # for its tables and indexes
+    changes = [one for step in fleet(count // GPUS) for one in step.changes if one.event is Event.APPEARED]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        started = time.monotonic()
+        for one in changes:
+            facts = (one.gpu.uuid, one.gpu.serial, one.gpu.model, *one.place, one.machine)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(_PLAIN_CHANGE, (one.time, one.event.value, one.source, *facts))
+            connection.execute(_PLAIN_PLACEMENT, (one.time, *facts))
+            connection.execute("COMMIT")
+        return len(changes) / (time.monotonic() - started)
+
+
+_PLAIN_CHANGE = """INSERT INTO gpuid_changes (time, event, source, uuid, serial, model, cluster, node, machine)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_PLAIN_PLACEMENT = """INSERT INTO gpuid_placements (since, uuid, serial, model, cluster, node, machine)
+VALUES (?, ?, ?, ?, ?, ?, ?)"""
+
+
+async def search(path: Path, nodes: int) -> list[float]:
+    """Look serials up; returns the seconds that each took."""
+    seconds = []
+    async with Store.open(StoreSettings(url=f"sqlite://{path}"), Access.READER) as store:
+        for number in random.Random(1).sample(range(nodes * GPUS), 200):
+            started = time.perf_counter()
+            found = await store.history.where(str(gpu(number).serial))
+            seconds.append(time.perf_counter() - started)
+            if len(found) != (2 if number % GPUS < 2 else 1):
+                raise SystemExit(f"{len(found)} placements of GPU {number}")
+    return seconds
+
+
+def scan(path: Path, nodes: int) -> float:
+    """Look serials up with the index forbidden; returns the median of the seconds."""
+    seconds = []
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for number in random.Random(1).sample(range(nodes * GPUS), 5):
+            started = time.perf_counter()
+            query = "SELECT * FROM gpuid_placements WHERE +serial = ? ORDER BY since DESC"
+            connection.execute(query, (gpu(number).serial,)).fetchall()
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+# A restart
+
+
+def restart(path: Path, nodes: int) -> Row:
+    """Start a collector on the store, whose clusters are out of reach, and scrape it."""
+    (port,) = free_ports(1)
+    kubeconfig, config = path.with_name("kubeconfig"), path.with_name("gpuid.toml")
+    kubeconfig.write_text(_KUBECONFIG)
+    config.write_text(
+        tomli_w.dumps(
+            {
+                "server": {"listen": f"127.0.0.1:{port}"},
+                "store": {"url": f"sqlite://{path}"},
+                "defaults": {"kubeconfig": str(kubeconfig)},
+                "clusters": [{"context": "away", "name": f"bench-{number}"} for number in range(CLUSTERS)],
+            }
+        )
+    )
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "collector", "run", "-c", str(config), "--log-level", "error"])
+    try:
+        size, count = scrape(port, process)
+        seconds = time.monotonic() - started
+    finally:
+        process.terminate()
+        process.wait(60)
+    if count != nodes * GPUS:
+        raise SystemExit(f"{count} of {nodes * GPUS} GPUs in the first scrape")
+    sample = min(nodes, 300)
+    again = parse_again(sample) * nodes / sample
+    return [
+        f"start to the first full scrape: {nodes:,} nodes × {GPUS} GPUs, {size / 2**20:.0f} MiB of text",
+        f"{seconds:.1f} s",
+        f"{again:.0f} s: parsing what the nodes print once more, without asking them ({sample} parsed, scaled)",
+        ratio(again / seconds),
+        "< 5 s",
+    ]
+
+
+_KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters: [{name: away, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: nobody, user: {token: none}}]
+contexts: [{name: away, context: {cluster: away, user: nobody}}]
+"""
+
+
+def scrape(port: int, process: "subprocess.Popen[bytes]") -> tuple[int, int]:
+    """Scrape once somebody answers; returns the size of the text and how many GPUs are in it."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        while process.poll() is None:
+            with contextlib.suppress(httpx.ConnectError):
+                text = client.get("/metrics").raise_for_status().content
+                return len(text), text.count(b"\ngpuid_gpu_info{")
+            time.sleep(0.02)
+    raise SystemExit("the collector ended")
+
+
+def parse_again(count: int) -> float:
+    """Parse what as many simulated nodes print; returns the seconds."""
+    simulated = Fleet(clusters=1, nodes=count, gpus=GPUS)
+    outputs = [
+        smi.render(simulated.kind("sim-0"), simulated.cards("sim-0", node), START) for node in simulated.nodes("sim-0")
+    ]
+    started = time.monotonic()
+    for output in outputs:
+        nvidia_smi.parse(output)
+    return time.monotonic() - started
+
+
+# How numbers are written
+
+
+def rate(number: float) -> str:
+    """Write so many a second."""
+    return f"{number:,.0f} a second"
+
+
+def ratio(better: float) -> str:
+    """Write how many times better ours is."""
+    return f"{better:,.0f} ×" if better >= 100 else f"{better:.3g} ×"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Alerts and recording rules: Prometheus accepts them, each is tested, has its runbook, and fires on real trouble."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from collector.exposition.families import FAMILIES
+from collector.model import ClusterState, ReadFailure
+from collector.sinks import Reason
+from tests.plugins.processes import until
+from tests.plugins.prometheus import RULES
+from tests.plugins.troubled import Troubled
+
+ROOT = Path(__file__).parents[2]
+TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
+RUNBOOK = (ROOT / "config" / "prometheus" / "runbook.md").read_text(encoding="utf-8")
+MANIFEST = ROOT / "config" / "kubernetes" / "collector" / "prometheusrule.yaml"
+
+
+def groups(path: Path) -> list[dict[str, Any]]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+
+
+def rules(name: str) -> Iterator[dict[str, Any]]:
+    for group in groups(RULES / name):
+        yield from group["rules"]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
+RECORDS = {rule["record"]: rule for rule in rules("recording.yml")}
+EXPECTED = "cluster_serial:gpuid_gpu_expected:info"  # the user's own
+
+each_alert = pytest.mark.parametrize("alert", ALERTS)
+
+
+def test_promtool_accepts_the_rules(promtool: str) -> None:
+    checked = subprocess.run([promtool, "check", "rules", *sorted(RULES.glob("*.yml"))], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda path: path.stem)
+def test_the_rules_do_what_their_tests_say(promtool: str, file: Path) -> None:
+    run = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@each_alert
+def test_an_alert_is_tested_firing_and_not_firing(alert: str) -> None:
+    cases = [
+        case["exp_alerts"]
+        for file in TESTS
+        for test in yaml.safe_load(file.read_text())["tests"]
+        for case in test.get("alert_rule_test", ())
+        if case["alertname"] == alert
+    ]
+    assert [] in cases
+    assert any(cases)
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_recording_rule_is_tested(record: str) -> None:
+    tested = {
+        sample["labels"].partition("{")[0]
+        for file in TESTS
+        for test in yaml.safe_load(file.read_text())["tests"]
+        for case in test.get("promql_expr_test", ())
+        for sample in case["exp_samples"]
+    }
+    assert record in tested
+
+
+@each_alert
+def test_an_alert_has_a_severity_a_summary_and_a_section_of_the_runbook(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+    assert rule["annotations"]["summary"]
+    assert rule["annotations"]["description"]
+    assert rule["annotations"]["runbook_url"] == f"https://gpuid.example.com/runbook.md#{alert.lower()}"
+    assert f"\n## {alert}\n\n" in RUNBOOK
+
+
+def test_the_runbook_has_no_other_sections_and_its_links_lead_somewhere() -> None:
+    assert re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
+    for target in re.findall(r"\]\(([^)]+)\)", RUNBOOK):
+        path, _, anchor = target.partition("#")
+        document = (ROOT / "config" / "prometheus" / path).resolve() if path else ROOT / "config/prometheus/runbook.md"
+        assert document.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("rule", [*ALERTS.values(), *RECORDS.values()], ids=[*ALERTS, *RECORDS])
+def test_a_rule_names_only_metrics_that_exist(rule: dict[str, Any]) -> None:
+    named = set(re.findall(r"[a-z_]*:?\bgpuid_\w+[\w:]*|\bup\b", rule["expr"]))
+    assert named
+    assert named <= {family.name for family in FAMILIES} | {"up", EXPECTED}
+
+
+def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
+    def rows(alert: str) -> str:
+        return RUNBOOK.partition(f"\n## {alert}\n")[2].partition("\n## ")[0]
+
+    for reason in ReadFailure:
+        assert f"`{reason}`" in rows("GpuidReadsFailing")
+    for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
+        assert f"`{reason}`" in rows("GpuidExportsFailing")
+    both = rows("GpuidClusterDown") + rows("GpuidCredentialFailing")
+    for state in set(ClusterState) - {ClusterState.UP, ClusterState.STARTING}:
+        assert f"`{state}`" in both
+
+
+def test_a_cluster_that_is_down_is_told_of_once_whatever_the_reason() -> None:
+    credential = "bad_context|plugin_missing|plugin_failed|unauthorized|forbidden"
+    for alert in ("GpuidClusterDown", "GpuidCredentialFailing"):
+        assert re.findall(r'state=~"([^"]+)"', ALERTS[alert]["expr"]) == [credential]
+    assert set(credential.split("|")) < set(ClusterState)
+
+
+def test_the_manifest_for_the_operator_has_the_same_rules() -> None:
+    head, _, _ = MANIFEST.read_text(encoding="utf-8").partition("\n  groups:\n")
+    bodies = [
+        (RULES / name).read_text(encoding="utf-8").partition("\ngroups:\n")[2]
+        for name in ("alerts.yml", "recording.yml")
+    ]
+    lines = "\n".join(bodies).splitlines()
+    expected = f"{head}\n  groups:\n" + "".join(f"  {line}\n" if line else "\n" for line in lines)
+    assert MANIFEST.read_text(encoding="utf-8") == expected, f"{MANIFEST.name} should be:\n{expected}"
+
+
+def test_the_manifest_is_one_that_the_operator_and_kube_prometheus_stack_find() -> None:
+    manifest = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
+    assert (manifest["apiVersion"], manifest["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert manifest["spec"] == {"groups": groups(RULES / "alerts.yml") + groups(RULES / "recording.yml")}
+    monitor = yaml.safe_load((MANIFEST.parent / "servicemonitor.yaml").read_text())
+    assert manifest["metadata"] == monitor["metadata"]
+    assert manifest["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+class TestInTrouble:
+    """Against a real Prometheus that evaluates the rules on what two real collectors publish."""
+
+    def test_the_alerts_of_what_has_happened_are_pending_or_firing(self, troubled: Troubled) -> None:
+        happened = {
+            "GpuidClusterDown",
+            "GpuidCredentialFailing",
+            "GpuidReadsFailing",
+            "GpuidGpuMissing",
+            "GpuidGpuConflict",
+            "GpuidExportsFailing",
+            "GpuidDeadLetters",
+        }
+        until(lambda: happened - troubled.prometheus.alerts(), set())
+
+    def test_the_recording_rules_say_what_sits_where(self, troubled: Troubled) -> None:
+        query = f'cluster_node_uuid:gpuid_gpu_info:max{{uuid="{troubled.uuid}"}}'
+        until(
+            lambda: [
+                (one["metric"]["cluster"], one["metric"]["node"], one["metric"]["serial"])
+                for one in troubled.prometheus.query(query)
+                if one["metric"]["cluster"] != "sim-1"  # before the move
+            ],
+            [(troubled.cluster, troubled.node, troubled.serial)],
+        )
