@@ -64,9 +64,15 @@ class Drawing(NamedTuple):
     left_out: int  # nodes that are not drawn
 
 
-def stays_in_history(past: Iterable[PastPlacement], present: Iterable[Placement]) -> list[Stay]:
+def stays_in_history(past: Iterable[PastPlacement], present: Sequence[Placement]) -> list[Stay]:
     """Join what the history tells with what is so now and may not be committed yet; the newest first."""
-    stays = [Stay(Place(row.cluster, row.node), row.since, row.until, row.confirmed, row.machine) for row in past]
+    here = {placement.place for placement in present}
+    stays = []
+    for row in past:
+        place = Place(row.cluster, row.node)
+        # Where a store that takes nothing new still says "there", the GPU was last known to be at its confirmation.
+        until = row.confirmed if row.until is None and place not in here else row.until
+        stays.append(Stay(place, row.since, until, row.confirmed, row.machine))
     return _with_present(stays, present)
 
 

@@ -22,24 +22,33 @@ def group(number: int, event: Event, place: Place, *, previous: Place | None = N
     )
 
 
+def past(place: Place, since: float, until: float | None, confirmed: float) -> PastPlacement:
+    return PastPlacement(
+        id=1,
+        uuid="GPU-1",
+        serial=None,
+        model=None,
+        chassis=None,
+        cluster=place.cluster,
+        node=place.node,
+        machine="m",
+        since=since,
+        until=until,
+        confirmed=confirmed,
+    )
+
+
 class TestStays:
     def test_what_is_not_in_the_history_yet_is_added_to_it(self) -> None:
-        past = PastPlacement(
-            id=1,
-            uuid="GPU-1",
-            serial=None,
-            model=None,
-            chassis=None,
-            cluster="c",
-            node="a",
-            machine="m",
-            since=1.0,
-            until=5.0,
-            confirmed=4.0,
-        )
-        assert stays_in_history([past], [placement(B, 5.0, 6.0)]) == [
+        assert stays_in_history([past(A, 1.0, 5.0, 4.0)], [placement(B, 5.0, 6.0)]) == [
             Stay(B, 5.0, None, 6.0),
             Stay(A, 1.0, 5.0, 4.0, "m"),
+        ]
+
+    def test_a_history_that_stands_still_does_not_keep_a_gpu_where_it_was(self) -> None:
+        assert stays_in_history([past(A, 1.0, None, 4.0)], [placement(B, 5.0, 6.0)]) == [
+            Stay(B, 5.0, None, 6.0),
+            Stay(A, 1.0, 4.0, 4.0, "m"),
         ]
 
     def test_memory_tells_what_the_changes_that_it_holds_imply(self) -> None:
