@@ -8,7 +8,7 @@ from aiohttp import web
 from collector.web.context import CONTEXT
 from collector.web.pages.paging import ROWS, window
 from collector.web.pages.rendering import page
-from collector.web.pages.survey import SURVEYS, problems
+from collector.web.pages.survey import SURVEYS, problems, store_problems
 
 __all__ = ["index"]
 
@@ -21,7 +21,8 @@ async def index(request: web.Request) -> web.Response:
     """Show the fleet at a glance."""
     context = request.app[CONTEXT]
     found = await request.app[SURVEYS].all(context)
-    wrong = sorted((problem for one in found for problem in problems(one)), key=lambda problem: not problem.grave)
+    wrong = [*store_problems(context.recording()), *(problem for one in found for problem in problems(one))]
+    wrong.sort(key=lambda problem: not problem.grave)
     models: Counter[str] = Counter()
     for one in found:
         models.update(one.models)

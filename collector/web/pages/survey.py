@@ -10,12 +10,13 @@ from aiohttp import web
 
 from collector.inventory import NodeEntry
 from collector.model import ClusterStatus
+from collector.store import StoreStatus
 from collector.web.context import Context
 from collector.web.pages.links import address, cluster_url
 from collector.web.pages.words import counted, state_words
 from collector.web.slices import in_slices
 
-__all__ = ["SURVEYS", "ClusterSurvey", "Problem", "Surveys", "missing", "problems", "survey"]
+__all__ = ["SURVEYS", "ClusterSurvey", "Problem", "Surveys", "missing", "problems", "store_problems", "survey"]
 
 _REST = 9  # times as long as counting took, for which the counts are good enough for whoever asks next
 _REST_MOST = 10.0  # seconds
@@ -101,6 +102,13 @@ SURVEYS = web.AppKey("surveys", Surveys)
 def missing(entry: NodeEntry) -> int:
     """How many GPUs of its capacity the last reading of a node did not find."""
     return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - len(entry.gpus))
+
+
+def store_problems(status: StoreStatus) -> Iterator[Problem]:
+    """Say what is wrong with the store."""
+    if not status.up:
+        words = "takes nothing new: what happens is only in memory until it does"
+        yield Problem("The store", words, "/changes", detail=status.message, since=status.since)
 
 
 def problems(found: ClusterSurvey) -> Iterator[Problem]:

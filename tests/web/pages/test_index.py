@@ -1,11 +1,13 @@
 """The first page."""
 
+import dataclasses
 from typing import Any
 
 import httpx
 import pytest
 
 from collector.model import ClusterState, Gpu, Node
+from collector.store import StoreStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +40,17 @@ async def test_nodes_that_were_never_read_and_conflicts_are_said(site: Any, serv
     assert "prod-a has 1 GPU confirmed in two places at once" in page.text
     assert "prod-a has 1 node that was never read" in page.text
     assert page.text.index("confirmed in two places") < page.text.index("never read")
+
+
+async def test_a_store_that_takes_nothing_is_said_first(site: Any, serving: Any, visit: Any) -> None:
+    status = StoreStatus(up=False, since=1764000540.0, message="store /data/gpuid.db: no room left")
+    site.context = dataclasses.replace(site.context, recording=lambda: status)
+    async with serving(site) as client:
+        text = (await visit(client, "/")).text
+    assert (
+        "What is wrong The store takes nothing new: what happens is only in memory until it does "
+        "since 2025-11-24T16:09:00Z ( 60 seconds ago ) store /data/gpuid.db: no room left" in text
+    )
 
 
 async def test_models_are_counted_for_who_plans(client: httpx.AsyncClient, visit: Any) -> None:
