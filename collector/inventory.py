@@ -53,7 +53,7 @@ class NodeEntry:
         self.gpus: tuple[Gpu, ...] = ()  # those that are here; each has a UUID
         self.since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
         # UUIDs that the last reading had, but that have since been seen on another node.
-        self.superseded: frozenset[str] = frozenset()
+        self.superseded = _NONE
         self.alone = (self,)  # what the indexes hold for a GPU that is here and nowhere else; one tuple for all of them
 
     @property
@@ -122,7 +122,7 @@ class Inventory:
         gone = [gpu for gpu, _ in before.values()]
         old = entry.gpus
         entry.gpus, entry.since = tuple(stay), tuple(since)
-        entry.time, entry.superseded = reading.time, frozenset(superseded)
+        entry.time, entry.superseded = reading.time, frozenset(superseded) if superseded else _NONE
         changes += self._depart(gone, entry, reading.time)
         if changes:
             self._index(entry, old)
@@ -133,8 +133,9 @@ class Inventory:
         """Keep what Kubernetes says of a node, before its first reading or between readings."""
         place = Place(cluster, node.name)
         known = self.node(place)
-        if known is None or known.node != node:
-            self._entry(place, node).node = node
+        before = None if known is None else known.node
+        self._entry(place, node).node = node  # also an equal one: whoever told of it holds it anyway
+        if before != node:
             self._on_node(place)
 
     def remove_node(self, place: Place, time: float) -> list[Change]:
@@ -362,6 +363,7 @@ class Inventory:
         ]
 
 
+_NONE: frozenset[str] = frozenset()  # one for all nodes: each empty set of its own would take 200 bytes
 _GHOSTS = 100_000  # GPUs that are nowhere and whose last place is remembered; the longest gone are forgotten first
 
 # Grace superchips carry two GPUs on one board under one serial, also where each is given to a node of its own.

@@ -35,14 +35,11 @@ def parse(output: bytes) -> Log:
     length of what is read are bounded. A GPU that the driver has lost has few values or none, and does not void the
     others.
     """
-    reader = _Reader()
     parser = expat.ParserCreate()
     parser.buffer_text = True
     parser.EntityDeclHandler = _refuse_entity
     parser.SkippedEntityHandler = _refuse_entity
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.characters
+    reader = _Reader(parser)
     begin = _MARKUP.search(output)
     document = output[begin.end() - 1 :] if begin else output.lstrip(b" \t\r\n")
     try:
@@ -107,54 +104,89 @@ _GPUS = 256  # of one node; the tool's largest machines have 16
 _LENGTH = 128  # characters of one value
 
 
-class _Reader:
-    """Collects the wanted elements while expat walks the document."""
+class _Element(dict[str, "_Element"]):
+    """What may be read inside an element; `field` is what its own text fills."""
 
-    def __init__(self) -> None:
+    field = ""
+
+
+def _tree() -> _Element:
+    root = _Element(gpu=_Element())
+    for path, field in _FIELDS.items():
+        element = root
+        for name in path.split("/"):
+            element = element.setdefault(name, _Element())
+        element.field = field
+    return root
+
+
+_ROOT_ELEMENT = _tree()
+_GPU_ELEMENT = _ROOT_ELEMENT["gpu"]
+_DOCUMENT = _Element({_ROOT: _ROOT_ELEMENT})
+_UNREAD = _Element()
+
+
+class _Reader:
+    """Collects the wanted elements while expat walks the document.
+
+    A node prints 2,000 elements of which 150 are read: what `_start` and `_end` do for the others is what parsing
+    costs, and expat hands text over only while it is wanted.
+    """
+
+    __slots__ = ("_field", "_gpus", "_open", "_parser", "_root", "_text", "_values", "complete")
+
+    def __init__(self, parser: expat.XMLParserType) -> None:
         self.complete = False  # the root element has ended
-        self._paths: list[str] = []  # of the open elements, each below the root
-        self._field: str | None = None
+        self._parser = parser
+        self._open = [_DOCUMENT]
+        self._field = ""  # that the text fills
         self._text = ""
         self._root: dict[str, str] = {}
-        self._gpu: dict[str, str] = self._root
+        self._values = self._root
         self._gpus: list[dict[str, str]] = []
+        parser.StartElementHandler = self._start
+        parser.EndElementHandler = self._end
 
-    def start(self, name: str, _attributes: dict[str, str]) -> None:
-        paths = self._paths
-        depth = len(paths)
-        if depth < 2:
-            if depth == 0:
-                if name != _ROOT:
-                    raise BadOutput(f"not the XML of nvidia-smi: the root element is {name[:40]}, expected {_ROOT}")
-                paths.append("")
-                return
-            path = name
-            if name == "gpu":
-                if len(self._gpus) == _GPUS:
-                    raise BadOutput(f"more than {_GPUS} GPUs in one node")
-                self._gpu = {}
-                self._gpus.append(self._gpu)
-        elif depth > _DEPTH:
-            raise BadOutput(f"elements nested deeper than {_DEPTH}")
-        else:
-            path = f"{paths[-1]}/{name}"
-        paths.append(path)
-        self._field = _FIELDS.get(path)
-        self._text = ""
+    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+        opened = self._open
+        element = opened[-1].get(name, _UNREAD)
+        opened.append(element)
+        if self._field:  # a value with elements inside is none
+            self._close()
+        if element is _UNREAD:
+            if len(opened) == 2:
+                raise BadOutput(f"not the XML of nvidia-smi: the root element is {name[:40]}, expected {_ROOT}")
+            if len(opened) > _DEPTH:
+                raise BadOutput(f"elements nested deeper than {_DEPTH}")
+        elif element.field:
+            self._field, self._text = element.field, ""
+            self._parser.CharacterDataHandler = self._characters
+        elif element is _GPU_ELEMENT:
+            if len(self._gpus) == _GPUS:
+                raise BadOutput(f"more than {_GPUS} GPUs in one node")
+            self._values = {}
+            self._gpus.append(self._values)
 
-    def characters(self, text: str) -> None:
-        if self._field is not None and len(self._text) <= _LENGTH:
+    def _characters(self, text: str) -> None:
+        if len(self._text) <= _LENGTH:
             self._text += text
 
-    def end(self, _name: str) -> None:
-        path = self._paths.pop()
-        if self._field is not None:
-            values = self._gpu if path.startswith("gpu/") else self._root
+    def _end(self, _name: str) -> None:
+        element = self._open.pop()
+        if element is _UNREAD:
+            return
+        if self._field:
             text = self._text.strip()
             if len(text) <= _LENGTH and not _ABSENT.fullmatch(text):
-                values.setdefault(self._field, text)
-            self._field = None
-        self.complete = not self._paths
+                self._values.setdefault(self._field, text)
+            self._close()
+        elif element is _GPU_ELEMENT:
+            self._values = self._root
+        elif element is _ROOT_ELEMENT:
+            self.complete = True
+
+    def _close(self) -> None:
+        self._field, self._parser.CharacterDataHandler = "", None
 
     def log(self) -> Log:
         if not self._gpus and self._root.get("attached_gpus") != "0":

@@ -13,6 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from collector import config as configuration
+from collector import garbage
 from collector.backoff import Backoff
 from collector.cluster import ClusterWatcher, kubeconfig
 from collector.cluster.identity import Duplicate, Identities
@@ -104,6 +105,7 @@ class Service:
                 latest=self._latest,
             )
             async with anyio.create_task_group() as self._tasks:
+                self._tasks.start_soon(garbage.run, name="garbage")
                 self._tasks.start_soon(self.exposition.run, name="exposition")
                 if self._store is not None and self._delivery is not None:
                     self._tasks.start_soon(self._store.run, name="store")
@@ -221,8 +223,10 @@ class Service:
             remembered = await store.load()
             ghosts = {uuid: place for uuid, place in remembered.ghosts.items() if place.cluster in configured}
             self.inventory.restore(remembered.nodes, ghosts)
+            await self.exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
         finally:
             gc.enable()
+            gc.collect()  # what was left over from the loading would else be kept for good, all of its rows
             gc.freeze()
         self._touched.clear()
         self._latest.add([as_change(change) for change in reversed(await store.history.latest_changes(limit=_LATEST))])

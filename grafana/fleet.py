@@ -19,6 +19,7 @@ STATES = mapped(
         "forbidden": ("forbidden", "red"),
         "unreachable": ("unreachable", "red"),
         "server_error": ("server error", "red"),
+        "duplicate": ("another name's cluster", "red"),
     }
 )
 _GPU = '{cluster=~"$cluster",model=~"$model"}'

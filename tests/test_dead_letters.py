@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Simulator
+from tests.plugins.http import served
 from tests.plugins.postgres import PostgresServer, postgres_server
 from tests.plugins.processes import Process, free_ports, until
 
@@ -31,12 +30,13 @@ class Receiver:
         self.refused: set[str] = set()  # idempotency keys
         self.taken: list[tuple[str, str, str]] = []  # idempotency key, event, UUID
 
-    def answer(self, key: str, records: list[dict[str, str]]) -> int:
+    def answer(self, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        key = headers["Idempotency-Key"]
         if not self.mended:
             self.refused.add(key)
-            return 400
-        self.taken += [(key, record["event"], record["uuid"]) for record in records]
-        return 200
+            return 400, b""
+        self.taken += [(key, record["event"], record["uuid"]) for record in json.loads(body)]
+        return 200, b""
 
     def uuids(self) -> list[str]:
         return sorted(uuid for _, _, uuid in self.taken)
@@ -94,24 +94,8 @@ def receiver() -> Receiver:
 
 @pytest.fixture
 def url(receiver: Receiver) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(receiver.answer(self.headers["Idempotency-Key"], json.loads(body)))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/hook"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(receiver.answer) as address:
+        yield f"http://{address}/hook"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

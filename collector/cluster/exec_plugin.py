@@ -13,19 +13,19 @@ from typing import Any
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import msgspec
 
 from collector.cluster.access import Access, Quiet
 from collector.cluster.credentials import Credential, bearer
 from collector.cluster.errors import BadContext, PluginFailed, PluginMissing, one_line
+from collector.cluster.limits import Shared
 from collector.cluster.tls import Certificate, authorities
 
 __all__ = ["ExecPlugin"]
 
 _VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _DEADLINE = 60.0  # seconds that a plugin may take
-_AT_ONCE = 8  # plugins of all contexts; each may well be a Python interpreter of its own
+_AT_ONCE = Shared("exec plugins", 8)  # each may well be a Python interpreter of its own
 _STDOUT = 1 << 20  # bytes of output that credentials may take
 _STDERR = 1 << 16  # bytes of complaint that are kept; the rest is read and dropped
 
@@ -57,7 +57,7 @@ class ExecPlugin:
         }
         command = self._find()
         try:
-            async with _turn():  # waiting for it is not the plugin's fault, so the deadline begins after
+            async with _AT_ONCE.limiter:  # waiting for it is not the plugin's fault, so the deadline begins after
                 with anyio.fail_after(self._deadline):
                     output = await self._communicate([command, *(self._plugin.args or ())], environment)
         except TimeoutError:
@@ -159,19 +159,6 @@ class ExecPlugin:
             )
         expires = status.expiration_timestamp.timestamp() if status.expiration_timestamp else None
         return Credential(authorization=header, certificate=certificate, expires=expires)
-
-
-_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("exec plugins")
-
-
-def _turn() -> anyio.CapacityLimiter:
-    """Give the limiter that all plugins of this event loop share."""
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(_AT_ONCE)
-        _limiter.set(limiter)
-        return limiter
 
 
 class _Status(Quiet, frozen=True, rename="camel"):

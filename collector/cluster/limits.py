@@ -1,11 +1,12 @@
-"""How fast one API server is asked: a token bucket that slows down when the server says so."""
+"""How fast one API server is asked, and how much is done at once for all of them."""
 
 import time
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 
-__all__ = ["Bucket", "RateLimiter"]
+__all__ = ["Bucket", "RateLimiter", "Shared"]
 
 _FLOOR = 1.0  # requests per second that even a server in distress gets
 _STEPS = 50  # successes that bring the rate from nothing back to the configured one
@@ -82,3 +83,21 @@ class RateLimiter:
     def succeeded(self) -> None:
         """Speed up again: the server took a request."""
         self._bucket.succeeded()
+
+
+class Shared:
+    """How many of something may be under way at once, for all clusters of an event loop."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._most = most
+        self._limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar(name)
+
+    @property
+    def limiter(self) -> anyio.CapacityLimiter:
+        """The running event loop's limiter."""
+        try:
+            return self._limiter.get()
+        except LookupError:
+            limiter = anyio.CapacityLimiter(self._most)
+            self._limiter.set(limiter)
+            return limiter

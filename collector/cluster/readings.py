@@ -139,6 +139,7 @@ class Readings:
             state = self._states.setdefault(name, _State(name))
             state.kept = True
             state.attempt = schedule.resumed(known, today - known.time, now, self._cluster.refresh, self._rng)
+        self._known = {}
 
     def _review(self, state: "_State") -> None:
         """Decide anew when to look at a node, and tell of it what changed."""

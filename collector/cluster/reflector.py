@@ -233,7 +233,7 @@ async def _pages(
         token = {"continue": page.next}
 
 
-_PAGE = 500  # objects a request, as client-go asks for
+_PAGE = 100  # objects a request: a node may have 20 kB, and a hundred clusters list at once when all are started
 _YIELD = 100  # objects between two turns of the event loop; other clusters wait no longer
 _REFUSALS = 3  # of a watch from one version; then a list shows whether another one is accepted
 _SHORT = 1.0  # seconds; a watch that ends sooner, without a word, must not be repeated at full speed

@@ -43,8 +43,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A pod, as far as choosing and reading one needs it."""
 
-    namespace: str
-    name: str
+    key: str  # `namespace/name`
     uid: str
     version: str  # the resource version
     node: str = ""  # empty until it is scheduled
@@ -54,9 +53,14 @@ class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     containers: tuple[Container, ...] = ()
 
     @property
-    def key(self) -> str:
-        """`namespace/name`."""
-        return f"{self.namespace}/{self.name}"
+    def namespace(self) -> str:
+        """The namespace that it is in."""
+        return self.key.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Its name in the namespace."""
+        return self.key.partition("/")[2]
 
 
 class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -119,8 +123,7 @@ def decode_pod(raw: msgspec.Raw) -> PodObject:
     """Decode one pod; raises Malformed."""
     pod = _decode(_POD, raw)
     return PodObject(
-        namespace=sys.intern(pod.metadata.namespace),
-        name=pod.metadata.name,
+        key=f"{pod.metadata.namespace}/{pod.metadata.name}",
         uid=pod.metadata.uid,
         version=pod.metadata.version,
         node=sys.intern(pod.spec.node),

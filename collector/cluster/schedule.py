@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A pod of a node, and the source that selects it; `order` is the source's place in the configuration."""
 
     order: int
@@ -32,7 +32,7 @@ class Candidate(msgspec.Struct, frozen=True):
     pod: PodObject
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The last attempt to read a node. Times are those of the clock that is passed in, not the calendar's."""
 
     fingerprint: Fingerprint

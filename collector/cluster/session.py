@@ -18,7 +18,7 @@ from collector.cluster.access import Access
 from collector.cluster.credentials import Credential, Credentials, Fixed, Renewed, TokenFile, basic, bearer
 from collector.cluster.errors import BadContext, Throttled, Unauthorized, from_transport, one_line
 from collector.cluster.exec_plugin import ExecPlugin
-from collector.cluster.limits import RateLimiter
+from collector.cluster.limits import RateLimiter, Shared
 from collector.cluster.oidc import Oidc
 from collector.cluster.transport import Query, Settings, Transport
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _LOOK = 60.0  # seconds after which the kubeconfig and its certificates are looked at for changes
 _CLOSE = 1.0  # seconds for a WebSocket's closing handshake
 _MESSAGE = 1 << 26  # bytes of one WebSocket message
+# Each holds its TLS buffers and what was printed, 0.5 MB; a hundred clusters that start at once must not add up.
+_SOCKETS = Shared("WebSockets", 256)
 
 _T = TypeVar("_T")
 _Headers = list[tuple[str, str]]
@@ -109,18 +111,27 @@ class Session:
     async def websocket(
         self, path: str, params: Query = (), protocols: Sequence[str] = (), *, timeout: float = 30.0
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open a WebSocket; `timeout` is for the handshake. Left by an error or cancelled, it closes at once."""
+        """Open a WebSocket; `timeout` is for the handshake. Left by an error or cancelled, it closes at once.
+
+        Of all sessions together 256 are open at most; waiting for one of them to close does not count either.
+        """
+        sockets, borrower = _SOCKETS.limiter, object()
 
         async def send(transport: Transport, headers: _Headers) -> Any:
-            with anyio.fail_after(timeout):
-                return await transport.http.ws_connect(
-                    transport.url(path, params),
-                    protocols=protocols,
-                    headers=headers,
-                    max_msg_size=_MESSAGE,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE),
-                    **transport.route,
-                )
+            await sockets.acquire_on_behalf_of(borrower)
+            try:
+                with anyio.fail_after(timeout):
+                    return await transport.http.ws_connect(
+                        transport.url(path, params),
+                        protocols=protocols,
+                        headers=headers,
+                        max_msg_size=_MESSAGE,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE),
+                        **transport.route,
+                    )
+            except BaseException:
+                sockets.release_on_behalf_of(borrower)
+                raise
 
         async with self._sent(send) as socket:
             try:
@@ -129,6 +140,8 @@ class Session:
             except BaseException:
                 socket.abort()
                 raise
+            finally:
+                sockets.release_on_behalf_of(borrower)
 
     async def _call(
         self,

@@ -40,19 +40,23 @@ def encode_node(snapshot: NodeSnapshot) -> bytes:
 def decode_node(place: Place, time: float | None, written: bytes) -> NodeSnapshot:
     """Read what `encode_node` wrote; texts that many GPUs have in common are held once."""
     stored = _decode(written)
-    count = len(stored.since)
+    since, fingerprint = stored.since, stored.fingerprint
+    if since.count(since[0] if since else 0.0) == (count := len(since)):
+        since = since[:1] * count  # one number instead of equal ones
+    if fingerprint is not None and fingerprint.boot_id == stored.node.boot_id:
+        fingerprint = msgspec.structs.replace(fingerprint, boot_id=stored.node.boot_id)
     columns = [_column(field, stored.gpus.get(field), count) for field in _FIELDS]
     return NodeSnapshot(
-        place=place,
+        place=Place(*map(sys.intern, place)),
         node=stored.node,
         time=time,
         driver_version=_interned(stored.driver_version),
         cuda_version=_interned(stored.cuda_version),
         source=stored.source,
-        fingerprint=stored.fingerprint,
+        fingerprint=fingerprint,
         gpus=tuple(map(_gpu, *columns)),
-        since=stored.since,
-        superseded=frozenset(stored.superseded),
+        since=since,
+        superseded=frozenset(stored.superseded) if stored.superseded else _NONE,
     )
 
 
@@ -107,7 +111,8 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _FIELDS: tuple[str, ...] = Gpu.__struct_fields__
 _UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
-_FEW = frozenset(_FIELDS) - _UNIQUE - {"mig"}
+_FEW = frozenset(_FIELDS) - {"uuid", "serial", "minor_number", "mig"}  # texts that repeat all over a fleet
+_NONE: frozenset[str] = frozenset()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _decode_records = msgspec.msgpack.Decoder(list[Record]).decode

@@ -66,10 +66,14 @@ class Database:
                     if access is Access.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
                     await anyio.to_thread.run_sync(_check_file, location.path, access)
-                    reader = _sqlite(location.path, read_only=access in _READING, begin="BEGIN", connections=4)
+                    reader = _sqlite(
+                        location.path, read_only=access in _READING, begin="BEGIN", connections=4, cache=4096
+                    )
                     writer = None
                     if access not in _READING:
-                        writer = _sqlite(location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1)
+                        writer = _sqlite(
+                            location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
+                        )
                 for engine in filter(None, {reader, writer}):
                     stack.push_async_callback(_dispose, engine)
                 database = cls(location, reader, writer)
@@ -189,7 +193,8 @@ def _check_file(path: Path, access: Access) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int) -> AsyncEngine:
+def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
+    """Make an engine whose connections keep `cache` KiB of pages each; the system keeps the others."""
     query = {"uri": "true"}
     if read_only:
         query["mode"] = "ro"
@@ -210,7 +215,7 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int) -> Asy
         # whole machine loses power the last commits may be missing, but the file stays sound.
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA cache_size = -65536")  # KiB
+        cursor.execute(f"PRAGMA cache_size = -{cache}")
         cursor.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the log keeps after a great write
         cursor.close()
 

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints one table of ratios against a peer measured in the same run."""
+"""Comparisons with what else could do the work, each a ratio within one run: `python -m tests.benchmarks`."""

@@ -9,7 +9,9 @@ import anyio.lowlevel
 import pytest
 from aiohttp import web
 
+from collector.cluster import session
 from collector.cluster.exec import ExecFailure, Output, run
+from collector.cluster.limits import Shared
 from collector.model import ReadFailure
 
 pytestmark = pytest.mark.anyio
@@ -82,10 +84,10 @@ class Server:
         self._paths[PATH] = answer
 
     async def run(self, *, timeout: float = 10.0, limit: int = 64 << 20, held: float | None = None) -> Output:
-        async with self._kubeconfig.session() as session:
+        async with self._kubeconfig.session() as own:
             if held is not None:
-                session.limiter.throttled(held)
-            return await run(session, "ns", "pod-a", "ctr", ("nvidia-smi", "-q", "-x"), timeout=timeout, limit=limit)
+                own.limiter.throttled(held)
+            return await run(own, "ns", "pod-a", "ctr", ("nvidia-smi", "-q", "-x"), timeout=timeout, limit=limit)
 
     async def fails(self, **options: Any) -> tuple[ReadFailure, str]:
         with pytest.raises(ExecFailure) as caught:
@@ -222,6 +224,40 @@ class TestAnExecThatGoesWrong:
     async def test_is_not_late_while_it_waits_for_our_own_limiter(self, server: Server) -> None:
         server.plays(says((1, b"a"), (3, SUCCESS)))
         assert (await server.run(timeout=0.5, held=1.0)).stdout == b"a"
+
+    async def test_waits_while_all_clusters_together_have_as_many_as_memory_is_meant_for(
+        self, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(session, "_SOCKETS", Shared("test", 2))
+        opened = most = 0
+
+        async def count(socket: web.WebSocketResponse) -> None:
+            nonlocal opened, most
+            opened += 1
+            most = max(most, opened)
+            await socket.send_bytes(b"\x01a")
+            await anyio.sleep(0.02)
+            opened -= 1
+            await socket.send_bytes(b"\x03" + SUCCESS)
+
+        server.plays(count)
+        ended: list[bytes] = []
+
+        async def run_one() -> None:
+            ended.append((await server.run()).stdout)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):  # each in a session of its own
+                tasks.start_soon(run_one)
+        assert (ended, most) == ([b"a"] * 8, 2)
+
+    async def test_gives_its_place_up_when_it_is_refused(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(session, "_SOCKETS", Shared("test", 1))
+        server.refuses(500, "no")
+        await server.fails()
+        server.plays(says((1, b"a"), (3, SUCCESS)))
+        with anyio.fail_after(30):
+            assert (await server.run()).stdout == b"a"
 
     async def test_is_a_lost_connection_when_it_never_begins(self, server: Server) -> None:
         async def silent(request: web.Request) -> web.StreamResponse:

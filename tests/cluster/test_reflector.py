@@ -177,15 +177,15 @@ async def playing(folder: Path, *steps: Step, timing: WatchTiming = FAST) -> Asy
 
 
 class TestListing:
-    async def test_takes_pages_of_500_and_watches_from_the_last_ones_version(self, tmp_path: Path) -> None:
+    async def test_takes_pages_of_100_and_watches_from_the_last_ones_version(self, tmp_path: Path) -> None:
         async with playing(
             tmp_path, page(7, pod("a", 1), pod("b", 2), more="t1"), page(8, pod("c", 3)), watch()
         ) as play:
             await play.watching(3)
             assert play.names == {"ns/a", "ns/b", "ns/c"}
             assert play.queries == [
-                {"labelSelector": "a=b", "limit": "500"},
-                {"labelSelector": "a=b", "limit": "500", "continue": "t1"},
+                {"labelSelector": "a=b", "limit": "100"},
+                {"labelSelector": "a=b", "limit": "100", "continue": "t1"},
                 {
                     "labelSelector": "a=b",
                     "watch": "1",

@@ -75,8 +75,7 @@ NODE = {
 class TestAPod:
     def test_keeps_what_choosing_and_reading_it_needs(self) -> None:
         assert decode_pod(raw(POD)) == PodObject(
-            namespace="gpu-operator",
-            name="plugin-x7k2p",
+            key="gpu-operator/plugin-x7k2p",
             uid="6c6d",
             version="4711",
             node="node-a",
@@ -105,7 +104,7 @@ class TestAPod:
         ],
     )
     def test_may_lack_everything_but_its_name(self, pod: Any) -> None:
-        assert decode_pod(raw(pod)) == PodObject(namespace="n", name="p", uid="", version="")
+        assert decode_pod(raw(pod)) == PodObject(key="n/p", uid="", version="")
 
     @pytest.mark.parametrize("text", [b"", b"{", b'{"metadata": 3}', b"<html>", b'{"metadata": {"name": "\xff"}}'])
     def test_of_another_form_is_malformed(self, text: bytes) -> None:

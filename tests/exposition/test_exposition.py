@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
-from collector.exposition.exposition import _SHARD_NODES
+from collector.exposition import shards
+from collector.exposition.shards import _SHARD_NODES
 from collector.model import ClusterState, Gpu, Node, Place
 
 pytestmark = pytest.mark.anyio
@@ -136,11 +137,10 @@ class TestChange:
             bench.read("prod", f"n{index}", Gpu(uuid=f"GPU-{index}"))
         await bench.exposition.refresh()
         compressed: list[int] = []
-
-        from collector.exposition import exposition
-
-        original = exposition._text
-        monkeypatch.setattr(exposition, "_text", lambda pieces: compressed.append(len(pieces)) or original(pieces))
+        original = shards.Change.apply
+        monkeypatch.setattr(
+            shards.Change, "apply", lambda change: compressed.append(len(change.lengths)) or original(change)
+        )
         bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
         await bench.exposition.refresh()
         assert compressed == [_SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
@@ -201,7 +201,8 @@ class TestSink:
 class TestBackground:
     async def test_changes_are_rendered_before_anybody_asks_also_after_a_scrape(self, bench: Any) -> None:
         def rendered_nodes() -> int:
-            return sum(len(cluster[0][0].pieces) for cluster in bench.exposition._snapshot.values())
+            texts = (cluster[0][0] for cluster in bench.exposition._snapshot.values())
+            return sum(b"".join(shards.inflated(text)).count(b"\n") for text in texts)
 
         async def rendered(count: int) -> None:
             with anyio.fail_after(10):

@@ -5,9 +5,7 @@ import itertools
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.plugins.http import served
 from tests.plugins.processes import Process, free_ports, until
 
 CLUSTERS, NODES, GPUS = 3, 20, 8
@@ -173,26 +172,11 @@ def _samples(url: str) -> list[tuple[str, dict[str, str]]]:
 def _other_exporters(demo: str) -> Iterator[str]:
     """Serve the series of kube-state-metrics and dcgm-exporter for the demo's nodes and GPUs; gives the address."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = _other_series(_samples(demo)).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_headers: object, _body: bytes) -> tuple[int, bytes]:
+        return 200, _other_series(_samples(demo)).encode()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(answer, "text/plain; version=0.0.4") as address:
+        yield address
 
 
 def _other_series(samples: list[tuple[str, dict[str, str]]]) -> str:

@@ -6,16 +6,15 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import pytest
 
+from tests.plugins.http import served
 from tests.plugins.processes import Process, free_ports, until
 from tests.plugins.prometheus import Prometheus, answers, scraping
 
@@ -24,7 +23,7 @@ CLUSTERS, NODES, GPUS = 5, 3, 4
 CONFIG = """
 [defaults]
 kubeconfig = "{kubeconfig}"
-refresh = "2s"
+refresh = "10s"
 grace = "1s"
 
 {clusters}
@@ -73,22 +72,30 @@ class Troubled(NamedTuple):
 def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
 
-    One cluster is watched under two names, so that all its GPUs are in conflict. One sink is away, one refuses all.
+    One cluster claims the very GPUs of another one, so that they are in conflict. One sink is away, one refuses all.
     """
     folder = tmp_path_factory.mktemp("troubled")
     with contextlib.ExitStack() as stack:
-        fleet = _Fleet(folder)
-        stack.callback(fleet.process.stop, signal.SIGKILL)
+        fleet, twin = _Fleet(folder, CLUSTERS), _Fleet(folder / "twin", 1)
+        for simulated in (fleet, twin):
+            stack.callback(simulated.process.stop, signal.SIGKILL)
+            simulated.start()
+        for number in range(NODES):  # other nodes than those of sim-0, which by its seed has the same GPUs
+            twin.do("sim-0", "delete_node", node=f"gpu-{number:04d}")
+        for number in range(NODES):
+            twin.do("sim-0", "add_node", node=f"gpu-{number:04d}")
         strict = stack.enter_context(_refuses_everything())
         closed = stack.enter_context(socket.socket())  # bound and never listening: nobody else gets the port
         closed.bind(("127.0.0.1", 0))
         collectors = []
         for name in ("one", "two"):
-            collector, url = _collector(folder / name, fleet.kubeconfig, strict, closed.getsockname()[1])
+            collector, url = _collector(
+                folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1]
+            )
             stack.callback(collector.stop, signal.SIGKILL)
             collectors.append((collector, url))
         for collector, url in collectors:
-            until(lambda: answers(f"{url}/readyz", collector), True, seconds=60)  # noqa: B023  used at once
+            until(lambda: answers(f"{url}/readyz", collector), True)  # noqa: B023  used at once
         urls = [url for _, url in collectors]
         server = stack.enter_context(scraping(prometheus_program, folder, urls))
         yield _get_into_trouble(fleet, server)
@@ -101,7 +108,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
             server.query("DCGM_FI_DEV_GPU_TEMP", at)
         )
 
-    until(well, True, seconds=90)
+    until(well, True, seconds=120)
     start = time.time()
     moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
     fleet.do("sim-1", "lose_gpu", node="gpu-0001")
@@ -127,7 +134,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
         ('absent(gpuid_gpu_info{cluster="sim-1",node="gpu-0002"})', 1),
         (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
     ):
-        until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=60)  # noqa: B023
+        until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=120)  # noqa: B023
     now = time.time()
     (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
     gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
@@ -137,15 +144,19 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
 class _Fleet:
     """`gpuid simulate` as a process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clusters: int) -> None:
+        folder.mkdir(exist_ok=True)
         self.kubeconfig = folder / "kubeconfig"
-        sizes = ("--clusters", str(CLUSTERS), "--nodes", str(NODES), "--gpus", str(GPUS), "--for", "20m")
+        sizes = ("--clusters", str(clusters), "--nodes", str(NODES), "--gpus", str(GPUS), "--for", "20m")
         self.process = Process(
             [sys.executable, "-m", "collector", "simulate", *sizes, "--kubeconfig", self.kubeconfig],
             folder / "simulator.log",
         )
+
+    def start(self) -> None:
+        """Start it, and wait until it can be told what to do."""
         self.process.start()
-        until(lambda: "Control" in self.process.tail(), True, seconds=60)
+        until(lambda: "Control" in self.process.tail(), True)
         (self._control,) = re.findall(r"^Control +(\S+)$", self.process.tail(), re.MULTILINE)
 
     def do(self, cluster: str, action: str, **arguments: str) -> dict[str, list[str]]:
@@ -155,14 +166,14 @@ class _Fleet:
         return answer.json()
 
 
-def _collector(folder: Path, kubeconfig: Path, strict: str, closed: int) -> tuple[Process, str]:
+def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int) -> tuple[Process, str]:
     folder.mkdir()
     (port,) = free_ports(1)
     clusters = "".join(f'[[clusters]]\ncontext = "sim-{number}"\n' for number in range(CLUSTERS))
-    clusters += '[[clusters]]\nname = "twin"\ncontext = "sim-0"\n'
+    clusters += f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{kubeconfigs[1]}"\n'
     (folder / "gpuid.toml").write_text(
         CONFIG.format(
-            kubeconfig=kubeconfig,
+            kubeconfig=kubeconfigs[0],
             clusters=clusters,
             port=port,
             store=folder / "gpuid.db",
@@ -178,22 +189,5 @@ def _collector(folder: Path, kubeconfig: Path, strict: str, closed: int) -> tupl
 @contextlib.contextmanager
 def _refuses_everything() -> Iterator[str]:
     """Serve 400, which no further try will change."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(400)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(lambda _headers, _body: (400, b"")) as address:
+        yield f"http://{address}/"

@@ -13,6 +13,9 @@ from collector.config import Duration
 from collector.config.sinks import Postgres
 from collector.model import Record
 from collector.sinks import Reason, Refused, Unavailable, open_sink
+from tests.plugins.postgres import PostgresServer, postgres_server
+
+__all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., Record]
@@ -293,6 +296,26 @@ async def test_tls_is_required_and_verified_as_told(
     async with table(postgres, tmp_path, ca_file=tmp_path / "absent.pem") as sink:
         with pytest.raises(Unavailable, match=r"sinks\.db\.ca_file: .*absent\.pem: No such file"):
             await sink.send([record()], key="k")
+
+
+async def test_without_a_word_about_tls_a_server_that_has_none_gets_nothing(
+    postgres_server: PostgresServer, record: MakeRecord
+) -> None:
+    dsn = postgres_server.new_database()
+    for settings, taken in (
+        (Postgres(dsn=dsn), False),
+        (Postgres(dsn=dsn, sslmode="disable", create_table=True), True),
+    ):
+        sink = open_sink("db", settings)
+        try:
+            if taken:
+                await sink.send([record()], key="k")
+            else:
+                with pytest.raises(Unavailable, match="rejected SSL upgrade") as caught:
+                    await sink.send([record()], key="k")
+                assert caught.value.reason is Reason.CONNECTION
+        finally:
+            await sink.aclose()
 
 
 async def test_a_server_that_is_away_or_mute_is_unavailable(

@@ -74,3 +74,16 @@ async def test_the_retention_of_the_settings_counts_from_now(sqlite_settings, co
     async with Store.open(settings, clock=lambda: 150.0) as store:
         assert await store.prune() == 1
         assert [change.time for change in await store.history.changes()] == [60.0]
+
+
+async def test_a_dead_letter_that_is_too_old_is_forgotten_and_that_is_told(collector, caplog):
+    await collector.store.follow({"lake": Follow("changes", True)})
+    await collector.store.outbox.dead_letter(await collector.store.outbox.next_batch("lake", 1), "answered 400")
+    (letter,) = await collector.store.outbox.dead_letters()
+    await prune(collector.store.database, before=letter.time)
+    assert [one.id for one in await collector.store.outbox.dead_letters()] == [letter.id]
+    await prune(collector.store.database, before=letter.time + 1)
+    assert await collector.store.outbox.dead_letters() == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "dead letters older than store.retention are forgotten"
+    ]

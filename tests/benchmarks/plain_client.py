@@ -1,4 +1,4 @@
-"""The peer of `read`: what the Kubernetes client alone does, listing pods and running one exec in each."""
+"""What the Kubernetes client alone does: list the pods, run one exec in each with the same concurrency, and parse."""
 
 import asyncio
 import sys

@@ -1,0 +1,72 @@
+"""Fills a store with readings of every node of a simulated fleet, as if a collector had read them all.
+
+`python -m tests.benchmarks.filling KUBECONFIG CLUSTERS NODES GPUS STORE`. The pods and nodes are the simulated API
+servers' own, so that a collector that starts on the store finds nothing changed; only the 100,000 execs are left out.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import anyio
+import msgspec
+import uvloop
+
+from collector.cluster import schedule
+from collector.cluster.reflector import Resource, list_all
+from collector.cluster.resources import NodeObject, node_decoder
+from collector.cluster.schedule import Candidate
+from collector.cluster.session import Session
+from collector.cluster.watcher import pods
+from collector.config import Cluster
+from collector.config.store import StoreSettings
+from collector.inventory import Inventory
+from collector.model import Place, Reading
+from collector.simulator.fleet import Fleet
+from collector.store import Store
+from tests.benchmarks.fleet import gpus_of
+
+_BATCH = 1_000  # nodes of one commit, more or less
+
+
+async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> None:
+    """List each cluster and record a reading of each of its nodes."""
+    inventory = Inventory()
+    async with Store.open(msgspec.convert({"url": url}, StoreSettings)) as store, anyio.create_task_group() as tasks:
+        tasks.start_soon(store.recorder.run)
+        for cluster in fleet.clusters:
+            for reading in await _readings(kubeconfig, fleet, cluster):
+                place = Place(cluster, reading.node.name)
+                changes = inventory.apply(reading)
+                store.recorder.record({place: inventory.snapshot(place)}, changes, reading)
+            while store.recorder.pending > _BATCH * fleet.gpus_per_host:
+                await store.recorder.committed.wait()
+        await store.recorder.durable(3600)
+        tasks.cancel_scope.cancel()
+
+
+async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
+    cluster = Cluster(context=name, kubeconfig=str(kubeconfig))
+    (source,) = cluster.watched
+    nodes: Resource[NodeObject] = Resource(name="nodes", path="/api/v1/nodes", decode=node_decoder())
+    async with Session(cluster) as session:
+        facts = {node.key: node.facts for node in (await list_all(session, nodes))[0].values()}
+        found = (await list_all(session, pods(source)))[0].values()
+    return [
+        Reading(
+            cluster=name,
+            node=facts[pod.node],
+            source=pod.key,
+            fingerprint=schedule.fingerprint(Candidate(0, source, pod), facts[pod.node]),
+            time=time.time(),
+            driver_version="570.124.06",
+            cuda_version="12.8",
+            gpus=gpus_of(fleet, name, pod.node),
+        )
+        for pod in found
+    ]
+
+
+if __name__ == "__main__":
+    path, clusters, nodes, gpus, url = sys.argv[1:]
+    uvloop.run(fill(Path(path), Fleet(clusters=int(clusters), nodes=int(nodes), gpus=int(gpus)), url))

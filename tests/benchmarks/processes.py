@@ -1,0 +1,101 @@
+"""Programs that a comparison starts: the simulated fleet, the candidates, and what the kernel says they used."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import tomli_w
+
+from tests.plugins.processes import free_ports
+
+__all__ = ["Fleet", "collector", "running", "simulated", "usage", "wait"]
+
+
+class Fleet:
+    """Simulated clusters in a process of their own."""
+
+    def __init__(self, clusters: int, kubeconfig: Path, control: str) -> None:
+        self.clusters = clusters
+        self.kubeconfig = kubeconfig
+        self._control = control
+
+    def requests(self) -> dict[str, int]:
+        """What the API servers were asked, "verb resource" -> count, summed over the clusters."""
+        total: dict[str, int] = {}
+        for index in range(self.clusters):
+            answer = httpx.get(f"{self._control}/clusters/sim-{index}", timeout=30).json()
+            for key, number in answer["counters"]["requests"].items():
+                total[key] = total.get(key, 0) + number
+        return total
+
+
+@contextlib.contextmanager
+def simulated(folder: Path, clusters: int, nodes: int, gpus: int, latency: str) -> Iterator[Fleet]:
+    """Start a fleet; `latency` is how long nvidia-smi takes."""
+    kubeconfig = folder / "kubeconfig"
+    command = [sys.executable, "-m", "collector", "simulate", "--clusters", str(clusters), "--nodes", str(nodes)]
+    command += ["--gpus", str(gpus), "--latency", latency, "--kubeconfig", str(kubeconfig)]
+    with running(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if found := re.search(r"curl .*?(http://[0-9.:]+)", line):
+                yield Fleet(clusters, kubeconfig, found[1])
+                return
+        raise SystemExit("the simulator did not start")
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str | Path], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+    """Start a program, and end it with the block."""
+    with subprocess.Popen([str(word) for word in command], **options) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextlib.contextmanager
+def collector(
+    folder: Path, kubeconfig: Path | None, clusters: int, **settings: Any
+) -> Iterator[tuple["subprocess.Popen[Any]", httpx.Client]]:
+    """Start `gpuid run` for the fleet's contexts, `settings` in its configuration; gives a client of its HTTP."""
+    (port,) = free_ports(1)
+    contexts = [{"context": f"sim-{index}", "kubeconfig": str(kubeconfig)} for index in range(clusters)]
+    (folder / "gpuid.toml").write_text(
+        tomli_w.dumps({"server": {"listen": f"127.0.0.1:{port}"}, "clusters": contexts} | settings)
+    )
+    command = [sys.executable, "-m", "collector", "run", "-c", folder / "gpuid.toml", "--log-level", "error"]
+    with running(command) as process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        yield process, client
+
+
+def wait(process: "subprocess.Popen[Any]", done: Callable[[], bool], *, seconds: float, every: float = 0.05) -> float:
+    """Ask until the answer is yes; returns the seconds that it took. A server that does not answer yet says no."""
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args} ended")
+        with contextlib.suppress(httpx.TransportError):
+            if done():
+                return time.perf_counter() - started
+        time.sleep(every)
+    raise SystemExit(f"not done after {seconds:g} s: {process.args}")
+
+
+def usage(pid: int) -> tuple[float, float]:
+    """CPU seconds so far and peak memory in bytes, as the kernel accounts for a process."""
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    cpu = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert peak is not None
+    return cpu, int(peak[1]) * 1024.0

@@ -1,0 +1,38 @@
+"""HTTP servers for a test to talk to, each in a thread of its own."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+__all__ = ["served"]
+
+Answer = Callable[[Mapping[str, str], bytes], tuple[int, bytes]]
+
+
+@contextlib.contextmanager
+def served(answer: Answer, content_type: str = "text/plain") -> Iterator[str]:
+    """Serve until the end of the block what `answer` gives for a request's headers and body; gives the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answer(self.headers, self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
