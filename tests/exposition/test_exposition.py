@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -144,6 +145,21 @@ class TestChange:
         bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
         await bench.exposition.refresh()
         assert compressed == [_SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
+
+    async def test_a_scraper_that_goes_away_takes_no_change_with_it(self, bench: Any) -> None:
+        bench.read("prod", "n0", Gpu(uuid="GPU-first"))
+        bench.read("prod", "n2", Gpu(uuid="GPU-last"))
+        await bench.text()
+        for turns in range(12):
+            bench.read("prod", "n1", Gpu(uuid=f"GPU-{turns}"), time=1764000002.0 + turns)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(bench.exposition.refresh)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            text = families(await bench.text())
+            uuids = {line.split('uuid="')[1].partition('"')[0] for line in text["gpuid_gpu_info"]}
+            assert uuids == {"GPU-first", "GPU-last", f"GPU-{turns}"}
 
     async def test_shards_that_empty_are_filled_again(self, bench: Any) -> None:
         for index in range(2 * _SHARD_NODES):
