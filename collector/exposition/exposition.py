@@ -56,6 +56,7 @@ class Exposition:
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
         self._dirty: set[Place] = set()
         self._rendered = 0  # nodes since lines were last compressed
+        self._touched: set[str] = set()  # clusters whose text was changed and is not published yet
         self._wake = anyio.Event()
         self._shards: dict[str, Shards] = {}
         self._snapshot: Mapping[str, ClusterText] = {}
@@ -82,18 +83,18 @@ class Exposition:
                 if self._rendered >= _UNCOMPRESSED:
                     await self._compress()
             self._wake = anyio.Event()
-            touched = [cluster for cluster, shards in self._shards.items() if shards.touched]
             await self._compress()
-            self._publish(touched)
+            self._publish()
 
     async def _compress(self) -> None:
         """Bring the shards' texts in line with what was rendered."""
         self._rendered = 0
-        stale = [one for shards in self._shards.values() for one in shards.stale()]
-        if stale:
-            changes = [shard.take(family) for shard, family in stale]
-            texts = await anyio.to_thread.run_sync(_compressed, changes)
-            for (shard, family), text in zip(stale, texts, strict=True):
+        taken = [one for cluster in self._touched for one in self._shards[cluster].take()]
+        if taken:
+            # Shielded: who asks may go away, but what was taken must find its way back.
+            with anyio.CancelScope(shield=True):
+                texts = await anyio.to_thread.run_sync(_compressed, [change for _, _, change in taken])
+            for (shard, family, _), text in zip(taken, texts, strict=True):
                 shard.texts[family] = text
 
     async def scrape(
@@ -130,17 +131,19 @@ class Exposition:
             if entry is None:
                 if shards := self._shards.get(place.cluster):
                     shards.remove(place.node)
-            else:
-                self._shards.setdefault(place.cluster, Shards()).put(place.node, self._render(entry))
+                    self._touched.add(place.cluster)
+            elif self._shards.setdefault(place.cluster, Shards()).put(place.node, self._render(entry)):
+                self._touched.add(place.cluster)
 
-    def _publish(self, touched: Iterable[str]) -> None:
+    def _publish(self) -> None:
         snapshot = dict(self._snapshot)
-        for cluster in touched:
+        for cluster in self._touched:
             if text := self._shards[cluster].text():
                 snapshot[cluster] = text
             else:
                 del self._shards[cluster]
                 snapshot.pop(cluster, None)
+        self._touched.clear()
         self._snapshot = snapshot
 
 

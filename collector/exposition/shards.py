@@ -74,11 +74,12 @@ class _Shard:
     differ.
     """
 
-    __slots__ = ("_changes", "_digests", "_free", "_lengths", "slots", "texts")
+    __slots__ = ("_changes", "_digests", "_free", "_lengths", "group", "slots", "texts")
 
     def __init__(self) -> None:
         self.slots: dict[str, int] = {}  # by node
         self.texts: list[Text] = [_NOTHING] * _FAMILIES
+        self.group: _Group | None = None
         self._free: list[int] = []
         self._lengths = [array("I") for _ in range(_FAMILIES)]  # of the lines in `texts`, by slot
         self._digests = [array("q") for _ in range(_FAMILIES)]  # of the lines as they are to be, by slot
@@ -100,9 +101,9 @@ class _Shard:
         self.put(node, _NO_LINES)
         self._free.append(self.slots.pop(node))
 
-    def stale(self) -> Iterator[int]:
-        """Yield the families whose text is older than the lines."""
-        return (family for family, lines in enumerate(self._changes) if lines)
+    def stale(self) -> list[int]:
+        """Name the families whose text is older than the lines."""
+        return [family for family, lines in enumerate(self._changes) if lines]
 
     def take(self, family: int) -> Change:
         """Give what is to become of a family's text; its result is then to be put into `texts`."""
@@ -122,59 +123,76 @@ class _Shard:
         return len(self.slots)
 
 
+class _Group:
+    """Some shards whose texts are joined."""
+
+    __slots__ = ("_joined", "_texts", "shards", "stale")
+
+    def __init__(self, shards: Sequence[_Shard]) -> None:
+        self.shards = shards
+        self.stale = True  # a shard's text may be another one than when they were joined
+        self._texts: list[list[Text]] = [[] for _ in range(_FAMILIES)]  # what was joined
+        self._joined: list[Text] = [_NOTHING] * _FAMILIES
+        for shard in shards:
+            shard.group = self
+
+    def text(self) -> Sequence[Text]:
+        """Join the texts, beside NODE_FAMILIES; those that are the very ones of last time stay joined."""
+        if self.stale:
+            self.stale = False
+            for family, before in enumerate(self._texts):
+                texts = [shard.texts[family] for shard in self.shards]
+                if len(before) != len(texts) or any(old is not new for old, new in zip(before, texts, strict=True)):
+                    self._texts[family], self._joined[family] = texts, Text.joined(texts)
+        return tuple(self._joined)
+
+
 class Shards:
     """One cluster's nodes, spread over shards."""
 
     def __init__(self) -> None:
-        self.touched = False
         self._all: list[_Shard] = []
+        self._changed: dict[_Shard, None] = {}  # those whose texts are older than their lines
         self._of: dict[str, _Shard] = {}
-        self._groups: dict[tuple[int, int], tuple[list[Text], Text]] = {}  # (family, group) -> what was joined, to what
+        self._groups: list[_Group] = []
         self._open: _Shard | None = None  # the one that takes new nodes
 
-    def put(self, node: str, lines: Sequence[bytes]) -> None:
-        """Give a node its lines, beside NODE_FAMILIES."""
+    def put(self, node: str, lines: Sequence[bytes]) -> bool:
+        """Give a node its lines, beside NODE_FAMILIES; tells whether that changes anything."""
         if (shard := self._of.get(node)) is None:
             shard = self._of[node] = self._with_room()
-        self.touched |= shard.put(node, lines)
+        if changed := shard.put(node, lines):
+            self._changed[shard] = None
+        return changed
 
     def remove(self, node: str) -> None:
         """Take a node's lines out."""
         if shard := self._of.pop(node, None):
             shard.remove(node)
-            self.touched = True
+            self._changed[shard] = None
 
-    def stale(self) -> Iterator[tuple[_Shard, int]]:
-        """Yield the shards and families whose text is older than the lines."""
-        for shard in self._all:
-            for family in shard.stale():
-                yield shard, family
+    def take(self) -> list[tuple[_Shard, int, Change]]:
+        """Give the shards and families whose text is older than the lines, and what is to become of each."""
+        taken = [(shard, family, shard.take(family)) for shard in self._changed for family in shard.stale()]
+        for shard in self._changed:
+            if shard.group is not None:
+                shard.group.stale = True
+        if not all(shard.slots for shard in self._changed):
+            self._all = [shard for shard in self._all if shard.slots]
+            self._groups.clear()
+        self._changed.clear()
+        return taken
 
     def text(self) -> ClusterText:
-        """Join the shards' texts; empty when no node is left."""
-        self.touched = False
-        self._all = [shard for shard in self._all if shard.slots]
-        self._open = self._open if self._open in self._all else None
-        if not self._all:
-            return ()
-        starts = range(0, len(self._all), _GROUP_SHARDS)
-        groups = [self._all[start : start + _GROUP_SHARDS] for start in starts]
-        return tuple(
-            tuple(self._joined(family, index, group) for index, group in enumerate(groups))
-            for family in range(_FAMILIES)
-        )
-
-    def _joined(self, family: int, index: int, group: Sequence[_Shard]) -> Text:
-        """Join a group's texts, unless they are the very ones that were joined last time."""
-        texts = [shard.texts[family] for shard in group]
-        before, joined = self._groups.get((family, index), ([], _NOTHING))
-        if len(before) != len(texts) or any(old is not new for old, new in zip(before, texts, strict=True)):
-            joined = Text.joined(texts)
-            self._groups[family, index] = texts, joined
-        return joined
+        """Join the shards' texts, once what was taken is in them; empty when no node is left."""
+        if sum(len(group.shards) for group in self._groups) != len(self._all):
+            starts = range(0, len(self._all), _GROUP_SHARDS)
+            self._groups = [_Group(self._all[start : start + _GROUP_SHARDS]) for start in starts]
+        joined = [group.text() for group in self._groups]
+        return tuple(tuple(families) for families in zip(*joined, strict=True))
 
     def _with_room(self) -> _Shard:
-        if self._open is None or len(self._open.slots) >= _SHARD_NODES:
+        if self._open is None or not 0 < len(self._open.slots) < _SHARD_NODES:
             self._open = next((shard for shard in self._all if len(shard.slots) < _SHARD_NODES // 2), None)
             if self._open is None:
                 self._open = _Shard()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -145,6 +146,21 @@ class TestChange:
         await bench.exposition.refresh()
         assert compressed == [_SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
 
+    async def test_a_scraper_that_goes_away_takes_no_change_with_it(self, bench: Any) -> None:
+        bench.read("prod", "n0", Gpu(uuid="GPU-first"))
+        bench.read("prod", "n2", Gpu(uuid="GPU-last"))
+        await bench.text()
+        for turns in range(12):
+            bench.read("prod", "n1", Gpu(uuid=f"GPU-{turns}"), time=1764000002.0 + turns)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(bench.exposition.refresh)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            text = families(await bench.text())
+            uuids = {line.split('uuid="')[1].partition('"')[0] for line in text["gpuid_gpu_info"]}
+            assert uuids == {"GPU-first", "GPU-last", f"GPU-{turns}"}
+
     async def test_shards_that_empty_are_filled_again(self, bench: Any) -> None:
         for index in range(2 * _SHARD_NODES):
             bench.read("prod", f"n{index}")
@@ -173,6 +189,14 @@ class TestCluster:
         text = families(await bench.text())
         assert text["gpuid_cluster_up"] == ['gpuid_cluster_up{cluster="prod"} 0.0']
         assert text["gpuid_cluster_state"] == ['gpuid_cluster_state{cluster="prod",state="unauthorized"} 1.0']
+
+    async def test_a_duplicate_has_no_view_that_could_grow_old(self, bench: Any) -> None:
+        bench.metrics.add_cluster("prod")
+        bench.metrics.synced("prod", 1764000000.0)
+        bench.metrics.cluster_state("prod", ClusterState.DUPLICATE)
+        text = families(await bench.text())
+        assert "gpuid_cluster_synced_timestamp_seconds" not in text
+        assert text["gpuid_cluster_state"] == ['gpuid_cluster_state{cluster="prod",state="duplicate"} 1.0']
 
     async def test_what_is_told_of_one_that_is_unknown_is_not_published(self, bench: Any) -> None:
         bench.metrics.cluster_state("prod", ClusterState.UP)
