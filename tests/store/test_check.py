@@ -44,6 +44,11 @@ async def test_what_is_no_database_is_refused(sqlite_settings, tmp_path):
         await check(sqlite_settings)
 
 
+async def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"nowhere does not exist; make it, or mend store\.url"):
+        await check(StoreSettings(url=f"sqlite://{tmp_path}/nowhere/gpuid.db"))
+
+
 async def test_a_place_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"file is no folder; choose another store\.url"):
