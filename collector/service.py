@@ -33,7 +33,7 @@ from collector.model import (
     WatchRestart,
 )
 from collector.sinks.delivery import Delivery
-from collector.store import Backlog, Store
+from collector.store import Backlog, Store, StoreStatus
 from collector.web import Context, LatestChanges, as_change, serve
 
 __all__ = ["Service", "load"]
@@ -101,6 +101,7 @@ class Service:
                 cluster_label=self._config.metrics.cluster_label,
                 history=self._store.history if self._store else None,
                 durable=self._durable,
+                recording=self._recording,
                 latest=self._latest,
             )
             async with anyio.create_task_group() as self._tasks:
@@ -247,6 +248,9 @@ class Service:
         """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
         if self._store is not None:
             await self._store.recorder.durable(_DURABLE)
+
+    def _recording(self) -> StoreStatus:
+        return StoreStatus() if self._store is None else self._store.recorder.status
 
     def _node_changed(self, place: Place) -> None:
         self.exposition.changed(place)

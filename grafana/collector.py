@@ -122,7 +122,7 @@ def _reads() -> tuple[Panel, ...]:
             (
                 Column("cluster", "Cluster", CLUSTER),
                 Column("node", "Node", NODE),
-                Column("Value", "Read", unit="s"),
+                Column("Value", "Read ago", unit="s"),
             ),
             f"topk(20, time() - max by (cluster, node) (gpuid_node_read_timestamp_seconds{_IN}))",
             width=12,

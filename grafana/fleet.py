@@ -19,7 +19,7 @@ STATES = mapped(
         "forbidden": ("forbidden", "red"),
         "unreachable": ("unreachable", "red"),
         "server_error": ("server error", "red"),
-        "duplicate": ("another name's cluster", "red"),
+        "duplicate": ("configured twice", "orange"),
     }
 )
 _GPU = '{cluster=~"$cluster",model=~"$model"}'
@@ -178,7 +178,12 @@ def _clusters() -> Panel:
         (
             Column("cluster", "Cluster", CLUSTER),
             Column("state", "State", mappings=STATES),
-            Column("Value #B", "Seen", unit="s", thresholds=((None, "green"), (600.0, "orange"), (1800.0, "red"))),
+            Column(
+                "Value #B",
+                "Age of the view",
+                unit="s",
+                thresholds=((None, "green"), (600.0, "orange"), (1800.0, "red")),
+            ),
             Column("Value #C", "Nodes"),
             Column("Value #D", "GPUs"),
             Column("Value #E", "Missing GPUs", thresholds=NONE_IS_GOOD),
@@ -212,7 +217,7 @@ def _lists() -> tuple[Panel, ...]:
         ),
         listing(
             "GPUs in two places",
-            "GPUs that more than one node claims now: a conflict, or one machine watched under two names.",
+            "GPUs that more than one node claims now: one that moves at this moment, or a conflict.",
             _GPU_COLUMNS,
             _TWICE,
             width=12,

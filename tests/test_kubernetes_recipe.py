@@ -45,7 +45,7 @@ def config(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_runbook_is_linked_to_where_it_is_kept(config: Path) -> None:
-    (block,) = commands("Alerts")
+    (block,) = commands("Alerts and recording rules")
     run(block, config)
     for path in ("prometheus/rules/alerts.yml", "kubernetes/collector/prometheusrule.yaml"):
         urls = re.findall(r"runbook_url: (\S+)#", (config / path).read_text())

@@ -414,5 +414,10 @@ async def test_after_a_kill_it_takes_up_where_it_was(collector: Collector, simul
         return {(record["event"], record["node"]) for record in records if record["event"] != "vanished"}
 
     await eventually(moves, [(moved, "gpu-0001", "gpu-0000")])
+
+    async def shown() -> bool:
+        return f'href="/gpus/{moved}"' in await collector.text("/changes?event=moved")
+
+    await eventually(shown, True)
     await eventually(exported, {("appeared", "gpu-0000"), ("moved", "gpu-0001")})
     await eventually(appeared, 36)  # the first kill may have come before they were sent

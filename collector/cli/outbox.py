@@ -21,7 +21,15 @@ __all__ = ["outbox"]
 _T = TypeVar("_T")
 
 
-@click.group()
+class _InOrder(click.Group):
+    """A group that lists its commands as they stand here, in the order in which they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Name the commands."""
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder)
 def outbox() -> None:
     r"""Show what the sinks are owed, and what becomes of the batches that they refused.
 
@@ -90,10 +98,10 @@ def _chosen(function: Any) -> Any:
 @outbox.command()
 @_chosen
 def replay(config: Path, letters: tuple[int, ...], sink: str | None) -> None:
-    r"""Have dead letters sent once more, under their old idempotency keys.
+    r"""Have dead letters sent once more.
 
-    The collector that runs on the store sends them within seconds, after the batch that is on its way.
-    One that is refused again is a dead letter again.
+    The collector that runs on the store sends them within seconds, after the batch that is on its way and
+    under their old idempotency keys. One that is refused again is a dead letter again.
 
     \b
     Examples:
@@ -113,7 +121,7 @@ def replay(config: Path, letters: tuple[int, ...], sink: str | None) -> None:
 @_chosen
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def drop(config: Path, letters: tuple[int, ...], sink: str | None, yes: bool) -> None:
-    r"""Throw dead letters away: their sink will never have got them.
+    r"""Throw dead letters away; their sink never gets them.
 
     \b
     Examples:

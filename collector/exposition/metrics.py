@@ -69,6 +69,8 @@ class Metrics:
             if metrics.state_before not in (None, state):  # last, so that no scrape finds a cluster without a state
                 metrics.state.remove(cluster, metrics.state_before)
             metrics.state_before = state
+            if state is ClusterState.DUPLICATE:  # it is not followed, so nothing will prove its view again
+                metrics.synced.clear()
 
     def synced(self, cluster: str, time: float) -> None:
         """Set when (Unix seconds) a cluster's view was last proved current."""

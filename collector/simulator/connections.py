@@ -26,8 +26,7 @@ class Connections:
         transports = {protocol.transport for protocol in self._protocols() if protocol.transport is not None}
         transports |= self._taken
         for transport in transports:
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
+            transport.abort()  # uvloop's are no asyncio.Transport by their class
         self._frozen.clear()
         return len(transports)
 

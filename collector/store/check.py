@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from collector.config.store import PostgresLocation, StoreSettings, locate
-from collector.store.database import Access, Database
+from collector.store.database import Access, Database, check_folder
 from collector.store.errors import StoreError
 from collector.store.migrate import stage
 from collector.store.schema import APPLICATION_ID
@@ -51,6 +51,7 @@ _MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREA
 
 def _check_rights(path: Path) -> None:
     """Look at the file, or else at the nearest folder above it that is there; raises StoreError."""
+    check_folder(path)
     place = next(place for place in (path, *path.parents) if place.exists())
     if place != path and not place.is_dir():
         raise StoreError(f"store {path}: {place} is no folder; choose another store.url")

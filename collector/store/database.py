@@ -21,9 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store import schema
 from collector.store.errors import FOREIGN, StoreError, explain
-from collector.store.migrate import check_version, is_current, migrate
+from collector.store.migrate import check_version, is_current, migrate, stage
 
-__all__ = ["Access", "Database"]
+__all__ = ["Access", "Database", "check_folder"]
 
 
 class Access(Enum):
@@ -130,9 +130,10 @@ class Database:
 
     async def _prepare(self, access: Access) -> None:
         """Make sure that the tables are there; one that is up to date is not written to, for its disk may be full."""
-        if access is Access.TRIAL:
-            return
         async with self.read() as connection:
+            if access is Access.TRIAL:
+                await connection.run_sync(stage, self.location)
+                return
             if access is not Access.COLLECTOR or await connection.run_sync(is_current):
                 await connection.run_sync(check_version, self.location)
                 self.id = str(await connection.scalar(_OWN_ID))
@@ -153,12 +154,18 @@ _BUSY = 10  # seconds that a connection waits for another process's write
 _OWN_FOLDER = Path("/var/lib/gpuid")  # the default's; every other one has to exist
 
 
+def check_folder(path: Path) -> None:
+    """Make sure that the folder of a file is there, or is the one that a collector makes; raises StoreError."""
+    if path.parent != _OWN_FOLDER and not path.parent.exists():
+        # Rather than a new history where a slip of the pen points to.
+        raise StoreError(f"store {path}: the folder {path.parent} does not exist; make it, or mend store.url")
+
+
 def _claim(path: Path) -> int:
     """Make sure that no other collector writes the file; the lock goes when its file descriptor does."""
+    check_folder(path)
     if path.parent == _OWN_FOLDER:
         path.parent.mkdir(parents=True, exist_ok=True)
-    elif not path.parent.exists():  # rather than a new history where a slip of the pen points to
-        raise StoreError(f"store {path}: the folder {path.parent} does not exist; make it, or mend store.url")
     lock = path.with_name(path.name + ".lock")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -29,10 +29,8 @@ def application(context: Context, server: Server) -> web.Application:
     app = web.Application(middlewares=[_errors, authentication(server)])
     app[CONTEXT] = context
     app[health.READINESS] = health.Readiness()
-    app[pages.STREAMS] = pages.Streams()
     app.on_response_prepare.append(_add_headers)
-    app.on_shutdown.append(app[pages.STREAMS].close)
-    app.router.add_routes(pages.routes())
+    pages.add_to(app)
     app.router.add_get("/metrics", metrics.metrics)
     app.router.add_get("/metrics/collector", metrics.collector)
     app.router.add_get("/sd", metrics.service_discovery)
@@ -44,7 +42,6 @@ def application(context: Context, server: Server) -> web.Application:
     app.router.add_get("/api/v1/gpus/{id}/history", history.gpu)
     app.router.add_get("/api/v1/nodes/{node}/history", history.node)
     app.router.add_get("/api/v1/changes", history.changes)
-    app.router.add_static("/static", pages.STATIC)
     return app
 
 
@@ -63,7 +60,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     if request.path.startswith("/api/"):
         return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
     if pages.wants_page(request):
-        answer = pages.error_page(request, error)
+        answer = await pages.error_page(request, error)
         answer.headers.update(headers)
         return answer
     return web.Response(text=f"{error.text or error.reason}\n", status=error.status, headers=headers)

@@ -10,7 +10,7 @@ from aiohttp import web
 from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.model import ClusterState, ClusterStatus
-from collector.store import History
+from collector.store import History, StoreStatus
 from collector.web.latest import LatestChanges
 
 __all__ = ["CONTEXT", "Context"]
@@ -28,6 +28,7 @@ class Context:
     cluster_label: str = "cluster"
     history: History | None = None  # None without a store
     durable: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # waits until what is published is committed
+    recording: Callable[[], StoreStatus] = StoreStatus  # whether the store takes what happens
     latest: LatestChanges = field(default_factory=LatestChanges)
     clock: Callable[[], float] = time.time  # Unix seconds; what the page's "3 minutes ago" counts from
 

@@ -18,6 +18,7 @@ _T = TypeVar("_T")
 
 async def in_slices(items: Iterable[_T]) -> AsyncIterator[_T]:
     """Walk the items, giving other tasks their turn; what is walked must not change when they do."""
+    await anyio.lowlevel.checkpoint()  # many short walks in a row are a long one
     deadline = time.perf_counter() + _SLICE
     for item in items:
         yield item

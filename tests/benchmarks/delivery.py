@@ -29,7 +29,8 @@ from collector.model import Record
 from collector.sinks import forms
 from collector.sinks.delivery import Delivery
 from collector.store import Store, StoreSettings
-from tests.benchmarks.history import HEAD, Row, Step, fleet, rate, ratio, record
+from tests.benchmarks.history import Step, fleet, rate, record
+from tests.benchmarks.table import HEAD, Row, markdown, times
 from tests.plugins.processes import free_ports
 
 BATCH = 500  # records, as by default
@@ -39,7 +40,7 @@ def main() -> None:
     """Run every case and print the table."""
     print(HEAD)
     for row in rows(small="--small" in sys.argv[1:]):
-        print(f"| {' | '.join(row)} |", flush=True)
+        print(markdown(row), flush=True)
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
@@ -61,7 +62,7 @@ def rows(*, small: bool = False) -> Iterator[Row]:
 def compared(sink: str, count: int, ours: float, peer: float, what: str) -> Row:
     """Make a row of two times for the same records."""
     name = f"changes through store and outbox to {sink} ({count:,}, in batches of {BATCH})"
-    return [name, rate(count / ours), f"{rate(count / peer)}: {what}", ratio(peer / ours), ""]
+    return Row(name, rate(count / ours), f"{rate(count / peer)}: {what}", times(peer / ours))
 
 
 async def through_outbox(settings: Settings, steps: Sequence[Step]) -> float:

@@ -7,7 +7,6 @@ searched, and a collector is started on it. The peers run in the same minute on 
 import asyncio
 import contextlib
 import itertools
-import os
 import random
 import sqlite3
 import statistics
@@ -30,12 +29,12 @@ from collector.simulator import smi
 from collector.simulator.fleet import Fleet
 from collector.sinks import forms
 from collector.store import Access, Store, StoreSettings
+from tests.benchmarks.processes import usage
+from tests.benchmarks.table import HEAD, Row, amount, duration, markdown, times
 from tests.plugins.processes import free_ports
 
-HEAD = "| what | gpuid | peer | ratio | aim |\n|---|---|---|---|---|"
 CLUSTERS, GPUS = 100, 8
 START = 1_760_000_000.0
-Row = list[str]  # what, gpuid, peer, ratio, aim
 
 
 class Step(NamedTuple):
@@ -49,7 +48,7 @@ def main() -> None:
     """Run every case and print the table."""
     print(HEAD)
     for row in rows(small="--small" in sys.argv[1:]):
-        print(f"| {' | '.join(row)} |", flush=True)
+        print(markdown(row), flush=True)
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
@@ -150,31 +149,31 @@ def large_store(path: Path, nodes: int) -> Iterator[Row]:
     seconds = asyncio.run(fill(path, nodes))
     each = asyncio.run(plain_inserts(path.with_name("plain.db"), min(placements, 20_000)))
     ours = placements / seconds
-    yield [
+    yield Row(
         f"changes into the history and the outbox, SQLite ({placements:,})",
         rate(ours),
         f"{rate(each)}: plain INSERTs of changes and placements, a transaction each",
-        ratio(ours / each),
+        times(ours / each),
         "",
-    ]
+    )
     size = path.stat().st_size * 1e6 / placements
     lines = sum(len(forms.json_lines([record(one)])) for step in fleet(min(nodes, 1000)) for one in step.changes)
     peer = lines * 1e6 / (min(nodes, 1000) * 10)
-    yield [
+    yield Row(
         "store for a million placements with their changes and indexes",
-        f"{size / 2**20:.0f} MiB",
-        f"{peer / 2**20:.0f} MiB: the records as JSON Lines, not searchable",
-        ratio(peer / size),
+        amount(size),
+        f"{amount(peer)}: the records as JSON Lines, not searchable",
+        times(peer / size),
         "",
-    ]
+    )
     found, scanned = asyncio.run(search(path, nodes)), scan(path, nodes)
-    yield [
+    yield Row(
         f"`where SERIAL` among {placements:,} placements (median; slowest of {len(found)})",
-        f"{statistics.median(found) * 1e3:.2f} ms; {max(found) * 1e3:.1f} ms",
-        f"{scanned * 1e3:.0f} ms: the same table without an index",
-        ratio(scanned / statistics.median(found)),
+        f"{duration(statistics.median(found))}; {duration(max(found))}",
+        f"{duration(scanned)}: the same table without an index",
+        times(scanned / statistics.median(found)),
         "< 50 ms",
-    ]
+    )
 
 
 async def fill(path: Path, nodes: int) -> float:
@@ -263,7 +262,7 @@ def restart(path: Path, nodes: int) -> Row:
     process = subprocess.Popen([sys.executable, "-m", "collector", "run", "-c", str(config), "--log-level", "error"])
     try:
         size, count = scrape(port, process)
-        seconds, cpu = time.monotonic() - started, cpu_seconds(process.pid)
+        seconds, cpu = time.monotonic() - started, usage(process.pid)[0]
     finally:
         process.terminate()
         process.wait(60)
@@ -271,13 +270,13 @@ def restart(path: Path, nodes: int) -> Row:
         raise SystemExit(f"{count} of {nodes * GPUS} GPUs in the first scrape")
     sample = min(nodes, 300)
     again = parse_again(sample) * nodes / sample
-    return [
-        f"start to the first full scrape: {nodes:,} nodes × {GPUS} GPUs, {size / 2**20:.0f} MiB of text",
-        f"{seconds:.1f} s, of which {cpu:.1f} s of CPU",
-        f"{again:.0f} s: parsing what the nodes print once more, without asking them ({sample} parsed, scaled)",
-        ratio(again / seconds),
+    return Row(
+        f"start to the first full scrape: {nodes:,} nodes × {GPUS} GPUs, {amount(size)} of text",
+        f"{duration(seconds)}, with {duration(cpu)} of CPU",
+        f"{duration(again)}: parsing what the nodes print once more, without asking them ({sample} parsed, scaled)",
+        times(again / seconds),
         "< 5 s",
-    ]
+    )
 
 
 _KUBECONFIG = """\
@@ -300,12 +299,6 @@ def scrape(port: int, process: "subprocess.Popen[bytes]") -> tuple[int, int]:
     raise SystemExit("the collector ended")
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds so far, as the kernel accounts for a process."""
-    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def parse_again(count: int) -> float:
     """Parse what as many simulated nodes print; returns the seconds."""
     simulated = Fleet(clusters=1, nodes=count, gpus=GPUS)
@@ -318,17 +311,9 @@ def parse_again(count: int) -> float:
     return time.monotonic() - started
 
 
-# How numbers are written
-
-
 def rate(number: float) -> str:
     """Write so many a second."""
     return f"{number:,.0f} a second"
-
-
-def ratio(better: float) -> str:
-    """Write how many times better ours is."""
-    return f"{better:,.0f} ×" if better >= 100 else f"{better:.3g} ×"
 
 
 if __name__ == "__main__":

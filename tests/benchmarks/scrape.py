@@ -118,7 +118,9 @@ async def _churn(published: Published, seconds: float, theirs: float) -> list[Ro
                 await anyio.sleep(max(0.0, _EVERY - waits[-1]))
             tasks.cancel_scope.cancel()
     p99 = sorted(waits)[int(len(waits) * 0.99)]
-    what = f"{nodes * GPUS:,} GPUs while {changed / seconds:,.0f} nodes change each second"
+    if changed < nodes / 100 * (seconds - 1):
+        raise SystemExit(f"only {changed:,} nodes were changed in {seconds:g} s")
+    what = f"{nodes * GPUS:,} GPUs while 1 % of the nodes change each second"
     return [
         Row(f"scrape p99, {what}", duration(p99), duration(theirs), times(theirs / p99)),
         Row(

@@ -239,7 +239,7 @@ class TestProblems:
 class TestDestinations:
     def test_store_and_sinks_are_rows_of_their_own_and_one_failure_is_exit_1(self, clusters: Clusters, tmp_path: Path):
         hook = '[sinks.hook]\ntype = "webhook"\nurl = "http://127.0.0.1:1/secret-path"'
-        clusters.configure(f'[store]\nurl = "sqlite://{tmp_path}/store/gpuid.db"', '[sinks.log]\ntype = "stdout"', hook)
+        clusters.configure(f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"', '[sinks.log]\ntype = "stdout"', hook)
         result = clusters.check()
         assert (result.returncode, result.stderr) == (1, "")
         *_, verdict, empty, heading, store, log, broken = result.stdout.splitlines()
@@ -253,7 +253,7 @@ class TestDestinations:
         assert broken.split()[:3] == ["hook", "webhook", "sinks.hook:"]
         assert "http://127.0.0.1:1: All connection attempts failed" in broken
         assert "secret-path" not in result.stdout
-        assert not (tmp_path / "store").exists()
+        assert not (tmp_path / "gpuid.db").exists()
 
     def test_json_has_them_under_keys_of_their_own(self, clusters: Clusters, tmp_path: Path):
         clusters.configure(f'[store]\nurl = "sqlite://{tmp_path}/gpuid.db"', '[sinks.log]\ntype = "stdout"')

@@ -38,6 +38,9 @@ def test_it_says_where_to_look_and_what_happens_and_ends_cleanly_on_ctrl_c(demo)
         assert f"{url}{place}" in said
         assert httpx.get(url + place).status_code == 200
     assert httpx.get(f"{url}/metrics").text.count("gpuid_gpu_info{") == 24
+    (moved,) = re.findall(r"moved (GPU-\S+?),? ", said)[:1]
+    placements = httpx.get(f"{url}/api/v1/gpus/{moved}/history").json()["placements"]
+    assert [placement["until"] is None for placement in placements] == [True, False]
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=10)
     assert rest.endswith("The demo is over.\n")

@@ -166,3 +166,15 @@ def test_it_works_beside_a_collector(config: Path):
         assert letters(config) == [(1, True)]
 
     anyio.run(beside, act)
+
+
+def test_its_commands_stand_in_the_order_in_which_they_are_needed():
+    listed = outbox("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == ["ls", "show", "replay", "drop"]
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "replay", "drop"])
+def test_each_of_its_commands_teaches_with_an_example(command: str):
+    help_text = outbox(command, "--help").stdout
+    assert f"\n    gpuid outbox {command}" in help_text
+    assert "\\b" not in help_text

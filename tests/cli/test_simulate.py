@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from collector.cli import gpuid as command
@@ -85,6 +86,21 @@ class TestRunning:
         ]
         assert [len(fleet) for fleet in fleets] == [24, 24, 24]
         assert fleets[0] == fleets[1] != fleets[2]
+
+    def test_a_watch_ends_when_connections_are_dropped(self, start: Callable[..., Simulation]):
+        simulation = start()
+        config = yaml.safe_load(simulation.kubeconfig.read_text())
+        server, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
+        with (
+            httpx.Client(verify=False, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client,
+            client.stream("GET", f"{server}/api/v1/nodes?watch=1") as watch,
+        ):
+            lines = watch.iter_lines()
+            assert "ADDED" in next(lines)
+            httpx.post(f"{simulation.control}/clusters/sim-0/drop_connections").raise_for_status()
+            with pytest.raises((httpx.NetworkError, httpx.ProtocolError)):  # and no timeout
+                for _ in lines:
+                    pass
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_a_signal_ends_it_cleanly(self, start: Callable[..., Simulation], number: signal.Signals):

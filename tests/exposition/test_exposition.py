@@ -190,6 +190,14 @@ class TestCluster:
         assert text["gpuid_cluster_up"] == ['gpuid_cluster_up{cluster="prod"} 0.0']
         assert text["gpuid_cluster_state"] == ['gpuid_cluster_state{cluster="prod",state="unauthorized"} 1.0']
 
+    async def test_a_duplicate_has_no_view_that_could_grow_old(self, bench: Any) -> None:
+        bench.metrics.add_cluster("prod")
+        bench.metrics.synced("prod", 1764000000.0)
+        bench.metrics.cluster_state("prod", ClusterState.DUPLICATE)
+        text = families(await bench.text())
+        assert "gpuid_cluster_synced_timestamp_seconds" not in text
+        assert text["gpuid_cluster_state"] == ['gpuid_cluster_state{cluster="prod",state="duplicate"} 1.0']
+
     async def test_what_is_told_of_one_that_is_unknown_is_not_published(self, bench: Any) -> None:
         bench.metrics.cluster_state("prod", ClusterState.UP)
         assert "gpuid_cluster_" not in "\n".join(families(await bench.text()))

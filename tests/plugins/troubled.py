@@ -72,7 +72,8 @@ class Troubled(NamedTuple):
 def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
 
-    One cluster claims the very GPUs of another one, so that they are in conflict. One sink is away, one refuses all.
+    One cluster claims the very GPUs of another one, so that they are in conflict; one is configured twice. One sink is
+    away, one refuses all.
     """
     folder = tmp_path_factory.mktemp("troubled")
     with contextlib.ExitStack() as stack:
@@ -131,6 +132,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
         ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
         ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
         ('gpuid_gpu_conflicts{cluster="twin"} == 12', 2),
+        ('gpuid_cluster_state{cluster="again",state="duplicate"}', 2),
         ('absent(gpuid_gpu_info{cluster="sim-1",node="gpu-0002"})', 1),
         (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
     ):
@@ -171,6 +173,7 @@ def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed
     (port,) = free_ports(1)
     clusters = "".join(f'[[clusters]]\ncontext = "sim-{number}"\n' for number in range(CLUSTERS))
     clusters += f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{kubeconfigs[1]}"\n'
+    clusters += '[[clusters]]\nname = "again"\ncontext = "sim-0"\n'
     (folder / "gpuid.toml").write_text(
         CONFIG.format(
             kubeconfig=kubeconfigs[0],

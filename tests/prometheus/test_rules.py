@@ -43,6 +43,17 @@ def test_promtool_accepts_the_rules(promtool: str) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.parametrize("document", ["config/README.md", "config/prometheus/runbook.md"])
+def test_promtool_accepts_what_the_documentation_shows(promtool: str, document: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    shown = [block for block in blocks if block.startswith(("groups:", "remote_write:"))]
+    assert len(shown) == 1
+    (tmp_path / "shown.yml").write_text(shown[0])
+    kind = "rules" if shown[0].startswith("groups:") else "config"
+    checked = subprocess.run([promtool, "check", kind, tmp_path / "shown.yml"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 @pytest.mark.parametrize("file", TESTS, ids=lambda path: path.stem)
 def test_the_rules_do_what_their_tests_say(promtool: str, file: Path) -> None:
     run = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True)
@@ -110,15 +121,16 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
         assert f"`{reason}`" in rows("GpuidReadsFailing")
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
-    both = rows("GpuidClusterDown") + rows("GpuidCredentialFailing")
+    down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))
     for state in set(ClusterState) - {ClusterState.UP, ClusterState.STARTING}:
-        assert f"`{state}`" in both
+        assert f"`{state}`" in down
 
 
 def test_a_cluster_that_is_down_is_told_of_once_whatever_the_reason() -> None:
     credential = "bad_context|plugin_missing|plugin_failed|unauthorized|forbidden"
-    for alert in ("GpuidClusterDown", "GpuidCredentialFailing"):
-        assert re.findall(r'state=~"([^"]+)"', ALERTS[alert]["expr"]) == [credential]
+    states = {alert: re.findall(r'state=~?"([^"]+)"', rule["expr"]) for alert, rule in ALERTS.items()}
+    assert states["GpuidClusterDown"] == [f"{credential}|duplicate"]
+    assert (states["GpuidCredentialFailing"], states["GpuidClusterDuplicate"]) == ([credential], ["duplicate"])
     assert set(credential.split("|")) < set(ClusterState)
 
 
@@ -149,6 +161,7 @@ class TestInTrouble:
         happened = {
             "GpuidClusterDown",
             "GpuidCredentialFailing",
+            "GpuidClusterDuplicate",
             "GpuidReadsFailing",
             "GpuidGpuMissing",
             "GpuidGpuConflict",

@@ -32,18 +32,21 @@ async def test_one_of_a_newer_version_is_refused(settings, collecting):
 
 
 async def test_another_programs_database_is_refused(sqlite_settings, tmp_path):
-    (tmp_path / "store").mkdir()
-    with contextlib.closing(sqlite3.connect(tmp_path / "store" / "gpuid.db")) as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "gpuid.db")) as connection:
         connection.execute("CREATE TABLE other (x)")
     with pytest.raises(StoreError, match="it is another program's database"):
         await check(sqlite_settings)
 
 
 async def test_what_is_no_database_is_refused(sqlite_settings, tmp_path):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "gpuid.db").write_text("not a database at all" * 100)
+    (tmp_path / "gpuid.db").write_text("not a database at all" * 100)
     with pytest.raises(StoreError, match="not a database; move it away"):
         await check(sqlite_settings)
+
+
+async def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"nowhere does not exist; make it, or mend store\.url"):
+        await check(StoreSettings(url=f"sqlite://{tmp_path}/nowhere/gpuid.db"))
 
 
 async def test_a_place_that_is_no_folder_is_refused(tmp_path):

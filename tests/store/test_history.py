@@ -143,3 +143,28 @@ class TestPagesOfPlacements:
     def test_a_position_that_none_gave_is_refused(self, text):
         with pytest.raises(ValueError, match="expected the text that the page before gave as next"):
             Position.parse(text)
+
+
+class TestLatestChanges:
+    async def test_the_newest_come_first(self, collector):
+        found = await collector.store.history.latest_changes(limit=3)
+        assert [(c.event, c.uuid, c.time) for c in found] == [
+            ("moved", "GPU-1", 30.0),
+            ("vanished", "GPU-2", 25.0),
+            ("moved", "GPU-1", 20.0),
+        ]
+
+    async def test_an_event_and_a_cluster_can_be_chosen(self, collector):
+        found = await collector.store.history.latest_changes(event="moved", cluster="lab")
+        assert [(c.event, c.time) for c in found] == [("moved", 30.0)]
+
+    async def test_pages_follow_each_other_without_gap_or_repetition(self, collector):
+        whole = await collector.store.history.changes()
+        pages, before = [], None
+        while page := await collector.store.history.latest_changes(limit=2, before=before):
+            pages += page
+            before = page[-1].id
+        assert pages == whole[::-1]
+
+    async def test_before_what_is_forgotten_there_is_nothing(self, collector):
+        assert await collector.store.history.latest_changes(before=10**9) == []

@@ -1,7 +1,9 @@
 """A collector's HTTP side over a small inventory, served for real on a free port."""
 
-from collections.abc import AsyncIterator, Callable
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,7 +13,8 @@ import pytest
 from collector.config import Listen, Server
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import ClusterState, ClusterStatus, Fingerprint, Gpu, Node, Reading
+from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, Node, Place, Reading
+from collector.store import Store, StoreSettings
 from collector.web import Context, serve
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -22,7 +25,12 @@ class Site:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.inventory = Inventory(on_node=lambda place: self.exposition.changed(place))
+        self.touched: set[Place] = set()
+        self.changes: list[Change] = []
+        self.store: Store | None = None
+        self.synced = 1764000000.0
+        self.now = 1764000600.0  # ten minutes after everything
+        self.inventory = Inventory(on_node=self._node_changed)
         self.exposition = Exposition(self.inventory, self.metrics)
         self.statuses: dict[str, ClusterStatus] = {}
         self.context = Context(
@@ -30,39 +38,79 @@ class Site:
             exposition=self.exposition,
             statuses=self.statuses,
             clusters=self.statuses.keys,
-            synced=lambda name: 1764000000.0 if self.statuses[name].up else None,
-        )
-        self.cluster("prod-a")
-        self.cluster("prod-b", ClusterState.UNREACHABLE, "https://10.0.0.1:6443: connection refused")
-        self.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis=None))
-        self.read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in (2, 3)))
-        self.read(
-            "prod-b", "n3", *(Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12")
+            synced=lambda name: self.synced if self.statuses[name].up else None,
+            clock=lambda: self.now,
         )
 
     def cluster(self, name: str, state: ClusterState = ClusterState.UP, message: str = "") -> None:
         self.metrics.add_cluster(name)
-        self.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=1764000000.0)
+        self.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=self.synced)
 
-    def read(self, cluster: str, node: str, *gpus: Gpu, time: float = 1764000000.0) -> None:
-        self.inventory.apply(
-            Reading(
-                cluster=cluster,
-                node=Node(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=8),
-                source="gpu-operator/p",
-                fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
-                time=time,
-                driver_version="570.148.08",
-                cuda_version="12.8",
-                gpus=gpus,
-            )
+    def read(
+        self,
+        cluster: str,
+        node: str,
+        *gpus: Gpu,
+        time: float = 1764000000.0,
+        capacity: int | None = 8,
+        machine: str = "",
+    ) -> None:
+        reading = Reading(
+            cluster=cluster,
+            node=Node(name=node, provider_id=f"aws:///us-east-1a/{machine or f'i-{node}'}", capacity=capacity),
+            source="gpu-operator/p",
+            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+            time=time,
+            driver_version="570.148.08",
+            cuda_version="12.8",
+            gpus=gpus,
         )
+        changes = self.inventory.apply(reading)
+        self.context.latest.add(changes)
+        self._hand_on(changes)
+
+    def remove(self, cluster: str, node: str, time: float) -> None:
+        changes = self.inventory.remove_node(Place(cluster, node), time)
+        self.context.latest.add(changes)
+        self._hand_on(changes)
+
+    def keep(self, store: Store) -> None:
+        """Record what happened so far, and from now on, as the service does."""
+        self.store = store
+        self.context = dataclasses.replace(
+            self.context, history=store.history, durable=lambda: store.recorder.durable(1.0)
+        )
+        self._hand_on(self.changes)
+
+    def break_store(self) -> None:
+        """Let the store's file be one that cannot be read, as a failing disk does."""
+        assert self.store is not None
+        path = Path(str(self.store.database.location))
+        for file in (path, path.with_name(path.name + "-wal")):
+            file.write_bytes(b"x" * 4096)
+
+    def _node_changed(self, place: Place) -> None:
+        self.exposition.changed(place)
+        self.touched.add(place)
+
+    def _hand_on(self, changes: Sequence[Change]) -> None:
+        if self.store is None:
+            self.changes += changes
+        else:
+            self.store.recorder.record({place: self.inventory.snapshot(place) for place in self.touched}, changes)
+            self.touched.clear()
 
 
 @pytest.fixture
 def site() -> Site:
     """Two clusters, one of them down, with three nodes."""
-    return Site()
+    site = Site()
+    site.cluster("prod-a")
+    site.cluster("prod-b", ClusterState.UNREACHABLE, "https://10.0.0.1:6443: connection refused")
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis=None))
+    site.read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in (2, 3)))
+    site.read("prod-b", "n3", *(Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12"))
+    return site
 
 
 @pytest.fixture
@@ -99,3 +147,33 @@ async def client(site: Site, serving: Serving) -> AsyncIterator[httpx.AsyncClien
     """A client of the site with default settings."""
     async with serving(site) as client:
         yield client
+
+
+@pytest.fixture
+async def kept(site: Site, tmp_path: Path) -> AsyncIterator[Store]:
+    """The site's own store, which commits in the background."""
+    async with keeping(site, tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=[False, True], ids=["memory", "store"])
+async def perhaps_kept(request: pytest.FixtureRequest, site: Site, tmp_path: Path) -> AsyncIterator[bool]:
+    """The site once without a store and once with one; tells which."""
+    if request.param:
+        async with keeping(site, tmp_path):
+            yield True
+    else:
+        yield False
+
+
+@asynccontextmanager
+async def keeping(site: Site, folder: Path) -> AsyncIterator[Store]:
+    """Give the site a store in a folder, which commits in the background."""
+    async with (
+        Store.open(StoreSettings(url=f"sqlite://{folder}/gpuid.db")) as store,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(store.run)
+        site.keep(store)
+        yield store
+        tasks.cancel_scope.cancel()

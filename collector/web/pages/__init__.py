@@ -3,20 +3,31 @@
 from aiohttp import web
 
 from collector.web.pages import changes, clusters, gpus, index, nodes, search, stream
-from collector.web.pages.rendering import STATIC, error_page, wants_page
+from collector.web.pages.rendering import STATIC, compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
+from collector.web.pages.survey import SURVEYS, Surveys
 
-__all__ = ["STATIC", "STREAMS", "Streams", "error_page", "routes", "wants_page"]
+__all__ = ["add_to", "error_page", "wants_page"]
 
 
-def routes() -> list[web.RouteDef]:
-    """List the page's paths."""
+def add_to(app: web.Application) -> None:
+    """Add the page to an application."""
+    compile_templates()
+    app[SURVEYS] = Surveys()
+    app[STREAMS] = Streams()
+    app.on_shutdown.append(app[STREAMS].close)
+    app.router.add_routes(_routes())
+    app.router.add_static("/static", STATIC)
+
+
+def _routes() -> list[web.RouteDef]:
+    """List the page's paths; a name in them may be anything but a slash, which is written %2F."""
     return [
         web.get("/", index.index),
         web.get("/search", search.search),
-        web.get("/clusters/{cluster}", clusters.cluster),
-        web.get("/clusters/{cluster}/nodes/{node}", nodes.node),
-        web.get("/gpus/{uuid}", gpus.gpu),
+        web.get("/clusters/{cluster:[^/]+}", clusters.cluster),
+        web.get("/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}", nodes.node),
+        web.get("/gpus/{uuid:[^/]+}", gpus.gpu),
         web.get("/changes", changes.changes),
         web.get("/changes/stream", stream.follow, allow_head=False),
     ]

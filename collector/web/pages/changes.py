@@ -48,7 +48,7 @@ async def changes(request: web.Request) -> web.Response:
         part = _from_history(past.rows)
     else:
         part = _from_memory(context, Event(event) if event else None, cluster, before)
-    return page(
+    return await page(
         request,
         "changes.html",
         groups=part.groups,

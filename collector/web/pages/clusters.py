@@ -52,7 +52,7 @@ async def cluster(request: web.Request) -> web.Response:
     part = window(request, len(entries))
     key = _SORTS[sort.removeprefix("-")]
     rows = await sorted_window(entries, key, part.offset, ROWS, reverse=sort.startswith("-"))
-    return page(
+    return await page(
         request,
         "cluster.html",
         cluster=found,

@@ -46,16 +46,16 @@ async def gpu(request: web.Request) -> web.Response:
     """Show one GPU by its UUID, also when it is only in the history."""
     context = request.app[CONTEXT]
     wanted = request.match_info["uuid"]
-    present = context.inventory.find(uuid=wanted)
-    uuid = str(present[0].gpu.uuid) if present else wanted
-    past = await look_back(context, functools.partial(_where, uuid))
-    if past.rows and not present:
-        uuid = past.rows[0].uuid
+    past = await look_back(context, functools.partial(_where, wanted))
+    present = context.inventory.find(
+        uuid=wanted
+    )  # after the history, which must not be older than what is shown as now
+    uuid = str(present[0].gpu.uuid) if present else past.rows[0].uuid if past.rows else wanted
     stays = _stays(context, uuid, present, past)
     known = _known(context, uuid, present, past)
     if known is None:
         raise _unknown(wanted, past)
-    return page(
+    return await page(
         request,
         "gpu.html",
         gpu=known,
@@ -66,6 +66,7 @@ async def gpu(request: web.Request) -> web.Response:
         siblings=_siblings(context, known, present),
         past=past,
         stays=stays,
+        cut=len(past.rows) == _STAYS,
         drawing=draw(stays, context.clock()),
     )
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from collector.web.context import CONTEXT
 from collector.web.pages.paging import ROWS, window
 from collector.web.pages.rendering import page
-from collector.web.pages.survey import problems, survey
+from collector.web.pages.survey import SURVEYS, problems, store_problems
 
 __all__ = ["index"]
 
@@ -20,13 +20,14 @@ _MODELS = 20
 async def index(request: web.Request) -> web.Response:
     """Show the fleet at a glance."""
     context = request.app[CONTEXT]
-    found = [await survey(context, name) for name in sorted(context.clusters())]
-    wrong = sorted((problem for one in found for problem in problems(one)), key=lambda problem: not problem.grave)
+    found = await request.app[SURVEYS].all(context)
+    wrong = [*store_problems(context.recording()), *(problem for one in found for problem in problems(one))]
+    wrong.sort(key=lambda problem: not problem.grave)
     models: Counter[str] = Counter()
     for one in found:
         models.update(one.models)
     part = window(request, len(found))
-    return page(
+    return await page(
         request,
         "index.html",
         clusters=found,

@@ -5,7 +5,7 @@ from urllib.parse import quote, urlencode
 
 from collector.model import Place
 
-__all__ = ["address", "cluster_url", "gpu_url", "node_url", "search_url"]
+__all__ = ["address", "cluster_url", "gpu_url", "node_history", "node_url", "search_url"]
 
 
 def cluster_url(cluster: str) -> str:
@@ -21,6 +21,11 @@ def node_url(place: Place) -> str:
 def gpu_url(uuid: str) -> str:
     """Give the address of a GPU's page."""
     return f"/gpus/{quote(uuid, safe='')}"
+
+
+def node_history(place: Place) -> str:
+    """Give the path below the API's of what sat in a node."""
+    return f"/nodes/{quote(place.node, safe='')}/history"
 
 
 def search_url(term: str) -> str:

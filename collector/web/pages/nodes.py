@@ -51,7 +51,7 @@ async def node(request: web.Request) -> web.Response:
     if entry is None and not left:
         raise _unknown(place, past)
     contested = context.inventory.contested(place.cluster)
-    return page(
+    return await page(
         request,
         "node.html",
         place=place,
@@ -65,6 +65,7 @@ async def node(request: web.Request) -> web.Response:
         },
         past=past,
         left=left,
+        cut=len(left) == _BEFORE,
     )
 
 
@@ -95,8 +96,11 @@ def _rows(entry: NodeEntry | None) -> list[tuple[Gpu, float]]:
 
 
 def _elsewhere(context: Context, gpu: Gpu, place: Place) -> list[Placement]:
-    found = context.inventory.find(uuid=gpu.uuid) + context.inventory.find(serial=gpu.serial)
-    return list({other.place: other for other in found if other.place != place}.values())
+    """Find the other places of a conflict: of the same UUID, or else of the same serial."""
+    found = context.inventory.find(uuid=gpu.uuid)
+    if len(found) < 2:
+        found = context.inventory.find(serial=gpu.serial)
+    return [other for other in found if other.place != place]
 
 
 async def _before(place: Place, history: History) -> list[PastPlacement]:

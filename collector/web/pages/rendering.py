@@ -11,25 +11,31 @@ from collector import __version__
 from collector.web.context import CONTEXT
 from collector.web.pages import links, words
 from collector.web.rows import rfc3339
+from collector.web.slices import in_slices
 
-__all__ = ["STATIC", "error_page", "fragment", "page", "wants_page"]
+__all__ = ["STATIC", "compile_templates", "error_page", "fragment", "page", "wants_page"]
 
 STATIC = Path(__file__).parents[1] / "static"
 
 
-def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
-    """Answer a page."""
-    response = web.Response(
-        text=fragment(request, template, **values), status=code, content_type="text/html", charset="utf-8"
-    )
+def compile_templates() -> None:
+    """Make every template ready now, so that the first user does not wait for it."""
+    for name in _templates.list_templates():
+        _templates.get_template(name)
+
+
+async def page(request: web.Request, template: str, *, code: int = 200, **values: Any) -> web.Response:
+    """Answer a page; a long one is written in slices."""
+    pieces = _templates.get_template(template).generate(_common(request) | values)
+    text = "".join([piece async for piece in in_slices(pieces)])
+    response = web.Response(text=text, status=code, content_type="text/html", charset="utf-8")
     response.enable_compression()
     return response
 
 
 def fragment(request: web.Request, template: str, **values: Any) -> str:
-    """Write a page or a part of one."""
-    now = request.app[CONTEXT].clock()
-    return _templates.get_template(template).render(now=now, term=request.query.get("q", ""), **values)
+    """Write a small part of a page."""
+    return _templates.get_template(template).render(_common(request) | values)
 
 
 def wants_page(request: web.Request) -> bool:
@@ -37,15 +43,19 @@ def wants_page(request: web.Request) -> bool:
     return "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
 
 
-def error_page(request: web.Request, error: web.HTTPException) -> web.Response:
+async def error_page(request: web.Request, error: web.HTTPException) -> web.Response:
     """Answer a refusal as a page; its text is what the error says."""
     said = error.text or ""
     if not said or said == f"{error.status}: {error.reason}":
         said = _ADVICE.get(error.status, "")
-    return page(request, "error.html", code=error.status, reason=error.reason, said=said)
+    return await page(request, "error.html", code=error.status, reason=error.reason, said=said)
 
 
 _ADVICE = {404: "There is no such page here. The search above finds serials, UUIDs, chassis, nodes and machines."}
+
+
+def _common(request: web.Request) -> dict[str, Any]:
+    return {"now": request.app[CONTEXT].clock(), "term": request.query.get("q", "")}
 
 
 def _version_of(name: str) -> str:
@@ -65,7 +75,6 @@ _templates.filters |= {
     "span": words.span,
     "counted": words.counted,
     "state_words": words.state_words,
-    "event_words": words.event_words,
     "search_url": links.search_url,
 }
 _templates.globals |= {
@@ -75,7 +84,6 @@ _templates.globals |= {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
     "gpu_url": links.gpu_url,
+    "history_of": links.node_history,
     "address": links.address,
 }
-for _name in _templates.list_templates():
-    _templates.get_template(_name)  # compiled now and not while the first user waits

@@ -33,7 +33,7 @@ async def search(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     term = "".join(request.query.get("q", "").split())[:_LONGEST]
     if not term:
-        return page(request, "search.html", looked_for="")
+        return await page(request, "search.html", looked_for="")
     found = await _exactly(context, term)
     past = await look_back(context, lambda history: history.where(term))
     here = {placement.gpu.uuid for placement in found.gpus}
@@ -47,7 +47,7 @@ async def search(request: web.Request) -> web.Response:
         found = await _containing(context, term)
     part = window(request, max(len(found.gpus), len(found.nodes), len(gone)))
     shown = slice(part.offset, part.offset + ROWS)
-    return page(
+    return await page(
         request,
         "search.html",
         looked_for=term,

@@ -1,17 +1,25 @@
 """Counts what is in the clusters and what is wrong with their nodes."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import anyio
+from aiohttp import web
+
 from collector.inventory import NodeEntry
 from collector.model import ClusterStatus
+from collector.store import StoreStatus
 from collector.web.context import Context
 from collector.web.pages.links import address, cluster_url
 from collector.web.pages.words import counted, state_words
 from collector.web.slices import in_slices
 
-__all__ = ["ClusterSurvey", "Problem", "missing", "problems", "survey"]
+__all__ = ["SURVEYS", "ClusterSurvey", "Problem", "Surveys", "missing", "problems", "store_problems", "survey"]
+
+_REST = 9  # times as long as counting took, for which the counts are good enough for whoever asks next
+_REST_MOST = 10.0  # seconds
 
 
 @dataclass
@@ -69,9 +77,38 @@ async def survey(context: Context, cluster: str) -> ClusterSurvey:
     return found
 
 
+class Surveys:
+    """All clusters in numbers, which take at most a tenth of a core to count, however many look at them."""
+
+    def __init__(self) -> None:
+        self._lock = anyio.Lock()
+        self._counted: list[ClusterSurvey] = []
+        self._good_until = 0.0
+
+    async def all(self, context: Context) -> list[ClusterSurvey]:
+        """Count every cluster, or give what was counted a moment ago."""
+        async with self._lock:
+            started = time.monotonic()
+            if started >= self._good_until:
+                self._counted = [await survey(context, name) for name in sorted(context.clusters())]
+                ended = time.monotonic()
+                self._good_until = ended + min(_REST_MOST, _REST * (ended - started))
+            return self._counted
+
+
+SURVEYS = web.AppKey("surveys", Surveys)
+
+
 def missing(entry: NodeEntry) -> int:
     """How many GPUs of its capacity the last reading of a node did not find."""
     return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - len(entry.gpus))
+
+
+def store_problems(status: StoreStatus) -> Iterator[Problem]:
+    """Say what is wrong with the store."""
+    if not status.up:
+        words = "takes nothing new: what happens is only in memory until it does"
+        yield Problem("The store", words, "/changes", detail=status.message, since=status.since)
 
 
 def problems(found: ClusterSurvey) -> Iterator[Problem]:

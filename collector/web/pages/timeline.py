@@ -13,7 +13,7 @@ __all__ = ["Bar", "Drawing", "Lane", "Stay", "Tick", "draw", "stays_in_history",
 _LANES = 12  # nodes that are drawn; the table beside it has all
 _LANE, _TOP, _AXIS = 38, 4, 26  # pixels
 _LEAST = 60.0  # seconds of the axis
-_TICKS = 4
+_TICKS = 5
 _EDGE = 9.0  # percent: a label nearer to an end would be cut there on a phone
 _DAY = 86400
 _STEPS = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10800, 21600, 43200, *(_DAY * days for days in (1, 2, 7, 14, 30, 90)))
@@ -64,9 +64,15 @@ class Drawing(NamedTuple):
     left_out: int  # nodes that are not drawn
 
 
-def stays_in_history(past: Iterable[PastPlacement], present: Iterable[Placement]) -> list[Stay]:
+def stays_in_history(past: Iterable[PastPlacement], present: Sequence[Placement]) -> list[Stay]:
     """Join what the history tells with what is so now and may not be committed yet; the newest first."""
-    stays = [Stay(Place(row.cluster, row.node), row.since, row.until, row.confirmed, row.machine) for row in past]
+    here = {placement.place for placement in present}
+    stays = []
+    for row in past:
+        place = Place(row.cluster, row.node)
+        # Where a store that takes nothing new still says "there", the GPU was last known to be at its confirmation.
+        until = row.confirmed if row.until is None and place not in here else row.until
+        stays.append(Stay(place, row.since, until, row.confirmed, row.machine))
     return _with_present(stays, present)
 
 

@@ -1,8 +1,8 @@
 """Says times, counts and states in words."""
 
-from collector.model import ClusterState, ClusterStatus, Event
+from collector.model import ClusterState, ClusterStatus
 
-__all__ = ["ago", "counted", "event_words", "span", "state_words"]
+__all__ = ["ago", "counted", "span", "state_words"]
 
 _UNITS = ((86400.0, 129600.0, "day"), (3600.0, 5400.0, "hour"), (60.0, 90.0, "minute"), (1.0, 0.0, "second"))
 
@@ -28,11 +28,6 @@ def state_words(status: ClusterStatus | None) -> str:
     return _STATES[status.state if status else ClusterState.STARTING]
 
 
-def event_words(event: Event) -> str:
-    """Say what a kind of change means."""
-    return _EVENTS[event]
-
-
 _STATES = {
     ClusterState.STARTING: "is starting: its first answer has not come yet",
     ClusterState.UP: "is up",
@@ -43,11 +38,5 @@ _STATES = {
     ClusterState.FORBIDDEN: "does not grant a right that is needed",
     ClusterState.UNREACHABLE: "cannot be reached",
     ClusterState.SERVER_ERROR: "answers with errors",
-}
-_EVENTS = {
-    Event.APPEARED: "was seen for the first time, or again",
-    Event.MOVED: "arrived from another node",
-    Event.VANISHED: "is gone from its node, and seen nowhere else",
-    Event.ALTERED: "is where it was, but says something else of itself",
-    Event.CONFIRMED: "is still there",
+    ClusterState.DUPLICATE: "is not read, because it is another one once more",
 }

@@ -105,6 +105,8 @@ function follow(section) {
   // A browser has few connections to one server; tabs that nobody sees must not hold them.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
+  // A cluster that goes down changes no GPU, so the counts are looked at now and then as well.
+  setInterval(() => { if (!paused) refreshSoon(); }, 10000);
   open();
 }
 

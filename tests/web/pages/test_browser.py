@@ -1,0 +1,236 @@
+"""The page in a real browser: readable, reachable by keyboard, live, and safe whatever the fleet calls itself."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from collector.model import ClusterState, Gpu, Node
+from tests.plugins.chromium import browser, violations
+from tests.web.conftest import Site, keeping
+
+__all__ = ["browser"]
+
+PAGES = {
+    "fleet": "/",
+    "cluster": "/clusters/prod-a",
+    "cluster that is down": "/clusters/prod-b",
+    "node with trays": "/clusters/prod-a/nodes/tray-1",
+    "node with a conflict": "/clusters/prod-a/nodes/one",
+    "GPU that moved": "/gpus/GPU-a2",
+    "GPU in conflict": "/gpus/GPU-00000000-0000-4000-8000-000000000002",
+    "hits": "/search?q=900",
+    "no hit": "/search?q=nothing",
+    "changes": "/changes",
+}
+
+
+class Live:
+    """A site that is served from another thread, so that the test's thread can drive the browser."""
+
+    def __init__(self, site: Site, portal: BlockingPortal, url: str) -> None:
+        self.site, self._portal, self.url = site, portal, url
+
+    def read(self, *args: Any, **kwargs: Any) -> None:
+        self._portal.call(functools.partial(self.site.read, *args, **kwargs))
+
+    def cluster(self, name: str, state: ClusterState, message: str = "") -> None:
+        self._portal.call(self.site.cluster, name, state, message)
+
+
+@pytest.fixture
+def live(site: Site, serving: Any, tmp_path: Path) -> Iterator[Live]:
+    """A fleet with everything that a page can show, with a store."""
+    cards = [
+        Gpu(
+            uuid=f"GPU-00000000-0000-4000-8000-00000000010{module}",
+            serial=f"166100000000{(module + 1) // 2}",
+            model="NVIDIA GB200",
+            chassis="1822701878581",
+            tray="3",
+            slot="12",
+            host="1",
+            module=str(module),
+            pci_bus_id=f"0000000{module}:01:00.0",
+        )
+        for module in (1, 2, 3, 4)
+    ]
+    twice = Gpu(uuid="GPU-00000000-0000-4000-8000-000000000002", serial="1652923034028", model="NVIDIA H100")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(keeping(site, tmp_path)),
+        portal.wrap_async_context_manager(serving(site)) as client,
+    ):
+        live = Live(site, portal, str(client.base_url))
+        live.read("prod-a", "tray-1", *cards, capacity=4)
+        for time, node in enumerate(("one", "two", "one")):
+            live.read("prod-a", node, twice, time=1764000001.0 + time, capacity=1)
+        live.read("prod-a", "n1", Gpu(uuid="GPU-a2", serial="102"), time=1764000300.0)
+        live.read("prod-a", "n2", time=1764000360.0)
+        portal.call(site.inventory.set_node, "prod-a", Node(name="unread", capacity=8))
+        live.cluster("prod-c", ClusterState.STARTING)
+        yield live
+
+
+@pytest.fixture
+def opened(browser: Browser, live: Live) -> Iterator[Callable[..., Page]]:
+    """Open pages of the site; whatever the browser complains of fails the test."""
+    complaints: list[str] = []
+    contexts: list[BrowserContext] = []
+
+    def open_page(path: str, *, width: int = 1280, **options: Any) -> Page:
+        context = browser.new_context(base_url=live.url, viewport={"width": width, "height": 800}, **options)
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+class TestReading:
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("width", [1280, 390])
+    def test_every_page_is_accessible_and_fits(self, opened: Any, width: int, scheme: str) -> None:
+        page = opened("/", width=width, color_scheme=scheme)
+        for name, path in PAGES.items():
+            page.goto(path)
+            assert violations(page) == [], name
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+    def test_dark_and_light_follow_the_system(self, opened: Any) -> None:
+        background = "getComputedStyle(document.body).backgroundColor"
+        assert opened("/", color_scheme="light").evaluate(background) == "rgb(255, 255, 255)"
+        assert opened("/", color_scheme="dark").evaluate(background) == "rgb(20, 23, 27)"
+
+    def test_the_timeline_is_a_picture_with_a_name_and_a_table_that_says_the_same(self, opened: Any) -> None:
+        page = opened("/gpus/GPU-a2")
+        picture = page.get_by_role("img", name="Places of this GPU over time")
+        expect(picture).to_be_visible()
+        expect(picture).to_have_accessible_description(
+            "n1 of prod-a from 2025-11-24T16:05:00Z until now. "
+            "n2 of prod-a from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The table below says the same."
+        )
+        assert page.locator("svg .bar").count() == 2
+        expect(page.get_by_role("row", name="n2 prod-a")).to_be_visible()
+
+    def test_words_of_time_stay_true(self, opened: Any) -> None:
+        page = opened("/clusters/prod-b/nodes/n3")
+        told = page.locator("main time .ago").first
+        expect(told).to_have_text("10 minutes ago")
+        page.evaluate("document.querySelector('main time').dateTime = '2025-11-22T16:10:00Z'")
+        expect(told).to_have_text("2 days ago", timeout=30_000)
+
+
+class TestKeyboard:
+    def test_the_slash_key_leads_to_the_search_and_enter_to_the_gpu(self, opened: Any, live: Live) -> None:
+        page = opened("/changes")
+        page.keyboard.press("/")
+        expect(page.get_by_role("searchbox", name="Serial, UUID, chassis, node or machine")).to_be_focused()
+        page.keyboard.type("100")
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"{live.url}/gpus/GPU-a1")
+
+    def test_a_slash_in_the_search_is_a_slash(self, opened: Any) -> None:
+        page = opened("/")
+        page.keyboard.press("/")
+        page.keyboard.type("a/b")
+        expect(page.get_by_role("searchbox")).to_have_value("a/b")
+
+    def test_the_first_tab_skips_to_the_content_and_focus_is_seen(self, opened: Any) -> None:
+        page = opened("/")
+        page.keyboard.press("Tab")
+        skip = page.get_by_role("link", name="Skip to the content")
+        expect(skip).to_be_focused()
+        expect(skip).to_be_in_viewport()
+        expect(skip).to_have_css("outline-style", "solid")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("main")).to_be_focused()
+
+
+class TestLive:
+    def test_a_change_appears_by_itself_and_the_counts_follow(self, opened: Any, live: Live) -> None:
+        page = opened("/")
+        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
+        live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
+        first = page.locator(".changes > li").first
+        expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
+        expect(page.get_by_role("heading", level=1)).to_have_text("10 GPUs in 8 nodes of 3 clusters", timeout=30_000)
+
+    def test_a_cluster_that_goes_down_is_said_without_a_reload(self, opened: Any, live: Live) -> None:
+        page = opened("/")
+        live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")
+        expect(page.get_by_text("prod-a refuses the credentials")).to_be_visible(timeout=60_000)
+
+    def test_it_can_be_paused_and_catches_up(self, opened: Any, live: Live) -> None:
+        page = opened("/changes")
+        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_text("paused", exact=True)).to_be_visible()
+        live.read("prod-a", "n7", Gpu(uuid="GPU-7", serial="777000"), time=1764000500.0)
+        page.get_by_role("button", name="Resume").click()
+        expect(page.locator(".changes > li").first).to_contain_text("GPU 777000", timeout=30_000)
+        assert page.locator(".changes > li", has_text="GPU 777000").count() == 1
+
+
+class TestWithoutScript:
+    def test_everything_but_the_live_part_works(self, opened: Any, live: Live) -> None:
+        page = opened("/", java_script_enabled=False)
+        assert "appeared" in page.locator(".changes").inner_text()
+        assert not page.get_by_role("button", name="Pause").is_visible()
+        page.get_by_role("searchbox").fill("102")
+        page.get_by_role("button", name="Find").click()
+        page.wait_for_url(f"{live.url}/gpus/GPU-a2")
+        page.get_by_role("main").get_by_role("link", name="prod-a").first.click()
+        page.get_by_label("Show").select_option("nodes that miss GPUs")
+        page.get_by_role("button", name="Apply").click()
+        page.wait_for_url(lambda url: "show=missing" in url)
+        expect(page.get_by_role("rowheader", name="n1")).to_be_visible()
+
+
+class TestHostility:
+    def test_no_name_can_script_the_page(self, opened: Any, live: Live) -> None:
+        evil = (
+            "\"'><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)>{{7*7}}</title>javascript:"
+        )
+        live.cluster(evil, ClusterState.UNREACHABLE, evil)
+        card = dict.fromkeys(("serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id"), evil)
+        live.read(evil, evil, Gpu(uuid=evil, **card))
+        page = opened("/")
+        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
+        live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000100.0)
+        expect(page.locator(".changes > li").first).to_contain_text(f"{evil}2", timeout=30_000)
+        page.get_by_role("rowheader", name=evil).get_by_role("link").click()
+        page.get_by_role("rowheader", name=evil).get_by_role("link").first.click()
+        expect(page.get_by_role("heading", name="Trays and slots")).to_be_visible()
+        page.get_by_role("rowheader", name=evil).first.get_by_role("link").click()
+        expect(page.get_by_role("heading", name="Where it was")).to_be_visible()
+        for path in ("/search", "/changes"):
+            page.goto(f"{path}?q={evil}&cluster=")
+        assert page.evaluate("[...document.querySelectorAll('script')].every((script) => script.src)")
+
+    def test_a_script_that_got_in_all_the_same_would_not_run(self, browser: Browser, live: Live) -> None:
+        page = browser.new_page(base_url=live.url)  # where the browser may complain, as it must
+        page.goto("/")
+        refused = page.evaluate(
+            """() => new Promise((resolve) => {
+                document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+                const script = document.createElement("script");
+                script.textContent = "window.intruder = true";
+                document.body.append(script);
+            })"""
+        )
+        assert refused == "script-src-elem"
+        assert page.evaluate("window.intruder") is None
+        page.close()

@@ -1,0 +1,112 @@
+"""A cluster's page."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from collector.model import Gpu, Node
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def troubled(site: Any) -> Any:
+    """A cluster in which each kind of trouble is in one node."""
+    site.cluster("z")
+    site.read("z", "whole", Gpu(uuid="GPU-w", chassis="C9"), capacity=1)
+    site.read("z", "short", Gpu(uuid="GPU-s"), capacity=4)
+    site.inventory.set_node("z", Node(name="unread", capacity=8))
+    for time, node in enumerate(("one", "two", "one")):
+        site.read("z", node, Gpu(uuid="GPU-twice"), capacity=1, time=1764000001.0 + time)
+    return site
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("", ["one", "short", "two", "unread", "whole"]),
+        ("?show=wrong", ["one", "short", "two", "unread"]),
+        ("?show=missing", ["short"]),
+        ("?show=unread", ["unread"]),
+        ("?show=conflict", ["one", "two"]),
+        ("?name=o", ["one", "short", "two", "whole"]),
+        ("?sort=-node", ["whole", "unread", "two", "short", "one"]),
+        ("?sort=-missing&show=wrong", ["short", "unread", "two", "one"]),
+        ("?sort=read", ["unread", "short", "whole", "two", "one"]),
+        ("?sort=chassis&name=whole&show=", ["whole"]),
+    ],
+)
+async def test_nodes_are_filtered_and_sorted(
+    troubled: Any, serving: Any, visit: Any, query: str, names: list[str]
+) -> None:
+    async with serving(troubled) as client:
+        page = await visit(client, f"/clusters/z{query}")
+    prefix = "/clusters/z/nodes/"
+    assert [link.removeprefix(prefix) for link in page.links if link.startswith(prefix)] == names
+
+
+async def test_what_is_wrong_with_a_node_is_said_in_its_row(troubled: Any, serving: Any, visit: Any) -> None:
+    async with serving(troubled) as client:
+        text = (await visit(client, "/clusters/z")).text
+    assert "short 3 missing 1 of 4 i-short" in text
+    assert "unread never read ? of 8" in text
+    assert "two conflict 1 of 1" in text
+    assert "whole complete 1 of 1 i-whole C9 570.148.08 10 minutes ago 2025-11-24T16:00:00Z" in text
+
+
+async def test_a_cluster_that_is_down_says_why_and_since_when(client: httpx.AsyncClient, visit: Any) -> None:
+    text = (await visit(client, "/clusters/prod-b")).text
+    assert "prod-b unreachable" in text
+    assert "prod-b cannot be reached since 2025-11-24T16:00:00Z ( 10 minutes ago )" in text
+    assert "https://10.0.0.1:6443: connection refused" in text
+    assert "Never synced." in text
+
+
+async def test_many_nodes_come_in_parts_that_keep_the_choice(site: Any, serving: Any, visit: Any) -> None:
+    for number in range(250):
+        site.read("prod-a", f"gpu-{number:04d}", Gpu(uuid=f"GPU-{number}"))
+    async with serving(site) as client:
+        page = await visit(client, "/clusters/prod-a?name=gpu&sort=-node&page=2")
+        beyond = await visit(client, "/clusters/prod-a?name=gpu&page=99")
+    assert "101–200 of 250 nodes" in page.text
+    assert "/clusters/prod-a/nodes/gpu-0149" in page.links
+    assert "/clusters/prod-a?name=gpu&sort=-node&page=3" in page.links
+    assert "/clusters/prod-a?name=gpu&sort=-node" in page.links
+    assert "201–250 of 250 nodes" in beyond.text
+
+
+async def test_a_cluster_of_any_name_has_its_page(site: Any, serving: Any, visit: Any) -> None:
+    name = "arn:aws:eks:us-east-1:111122223333:cluster/prod 100%2F"
+    site.cluster(name)
+    site.read(name, "n/1?#", Gpu(uuid="GPU-x"))
+    async with serving(site) as client:
+        index = await visit(client, "/")
+        (link,) = {
+            link for link in index.links if link.startswith("/clusters/arn") and "nodes" not in link and "?" not in link
+        }
+        page = await visit(client, link)
+        assert f"{name} up" in page.text
+        (node,) = {link for link in page.links if "/nodes/" in link}
+        assert "n/1?# 7 missing" in (await visit(client, node)).text
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("sort=size", "sort: expected one of node, machine, chassis, gpus, missing, driver, read, -node"),
+        ("show=all", "show: expected one of wrong, missing, unread, conflict"),
+        ("page=0", "page: expected a whole number from 1"),
+        ("page=-1", "page: expected a whole number from 1"),
+    ],
+)
+async def test_a_bad_question_says_what_was_expected(client: httpx.AsyncClient, query: str, error: str) -> None:
+    answer = await client.get(f"/clusters/prod-a?{query}")
+    assert answer.status_code == 400
+    assert answer.text.startswith(error)
+
+
+async def test_a_cluster_that_is_not_configured_is_not_found(client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(client, "/clusters/none")
+    assert page.status == 404
+    assert "No cluster is named “none” in this collector's configuration." in page.text

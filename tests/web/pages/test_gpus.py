@@ -1,0 +1,129 @@
+"""A GPU's page."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from collector.model import ClusterState, Gpu
+from collector.store import Store
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_it_tells_where_a_gpu_is_and_all_that_is_known_of_it(site: Any, serving: Any, visit: Any) -> None:
+    card = Gpu(
+        uuid="GPU-f",
+        serial="42",
+        model="NVIDIA GB200",
+        architecture="Blackwell",
+        chassis="C7",
+        slot="12",
+        tray="3",
+        host="1",
+        module="2",
+        pci_bus_id="00000008:01:00.0",
+        board_part_number="900-2G548",
+        gpu_part_number="2941-890-A1",
+        minor_number=1,
+        vbios="97.00.88",
+        mig=False,
+    )
+    site.read("prod-a", "n9", card)
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-f")
+    assert "Serial 42 present" in page.text
+    assert (
+        "It is in n9 of prod-a , machine i-n9 , since 2025-11-24T16:00:00Z ( 10 minutes ago ) , "
+        "last confirmed 2025-11-24T16:00:00Z ( 10 minutes ago ) ." in page.text
+    )
+    assert (
+        "Serial 42 UUID GPU-f Model NVIDIA GB200 Architecture Blackwell Chassis C7 Tray 3 Slot 12 Host 1 Module 2 "
+        "PCI bus 00000008:01:00.0 Minor number 1 Board part 900-2G548 GPU part 2941-890-A1 VBIOS 97.00.88 MIG off "
+        "Driver 570.148.08 CUDA 12.8 Read from pod gpu-operator/p" in page.text
+    )
+    assert {"/clusters/prod-a/nodes/n9", "/clusters/prod-a", "/search?q=C7", "/api/v1/gpus?uuid=GPU-f"} <= set(
+        page.links
+    )
+
+
+async def test_without_a_store_memory_tells_what_it_saw_and_how_to_have_more(
+    site: Any, serving: Any, visit: Any
+) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000300.0)
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/gpu-A1")
+    assert "With a [store] in its configuration, every place where this GPU ever was would be here" in page.text
+    assert "n9 prod-a – 5 minutes ago 2025-11-24T16:05:00Z there now 5 minutes" in page.text
+    assert "n1 prod-a – 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z 5 minutes" in page.text
+    assert '<rect class="bar present" x="50.000%" y="23" width="50.000%"' in page.answer.text
+    assert '<rect class="bar past" x="0.000%" y="61" width="50.000%"' in page.answer.text
+
+
+async def test_the_history_tells_of_a_gpu_that_is_nowhere(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n1", time=1764000300.0)
+    site.context.latest.__init__()  # as after a restart
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/gpu-A1")
+    assert "Serial 100 nowhere" in page.text
+    assert (
+        "It is nowhere now. It was last in n1 of prod-a , until 2025-11-24T16:05:00Z ( 5 minutes ago ) ." in page.text
+    )
+    assert (
+        "n1 prod-a i-n1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z 5 minutes" in page.text
+    )
+    assert "[store]" not in page.text
+    assert "/api/v1/gpus/GPU-a1/history" in page.links
+
+
+async def test_two_nodes_that_confirm_one_gpu_are_a_conflict_in_words(site: Any, serving: Any, visit: Any) -> None:
+    for time, node in enumerate(("n1", "n2", "n1")):
+        site.read("prod-a", node, Gpu(uuid="GPU-twice", serial="7"), time=1764000001.0 + time)
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-twice")
+    assert "Serial 7 conflict" in page.text
+    assert "2 nodes keep confirming this GPU." in page.text
+    assert page.text.count("7 ( GPU-twice ) in n1 of prod-a") == 1
+    assert page.text.count("7 ( GPU-twice ) in n2 of prod-a") == 1
+
+
+async def test_one_serial_under_two_uuids_is_a_conflict_in_words(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n8", Gpu(uuid="GPU-copy", serial="100", model="NVIDIA H100"))
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-a1")
+    assert "Another GPU has the same serial, 100." in page.text
+    assert "100 ( GPU-copy ) in n8 of prod-a" in page.text
+
+
+async def test_a_board_with_two_gpus_is_no_conflict_and_names_the_other(client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(client, "/gpus/GPU-b1")
+    assert "Serial 900 present" in page.text
+    assert "On the same board, under the same serial: GPU-b2" in page.text
+
+
+async def test_what_is_last_known_of_a_cluster_that_is_down_is_said_to_be_so(
+    client: httpx.AsyncClient, visit: Any
+) -> None:
+    text = (await visit(client, "/gpus/GPU-b1")).text
+    assert (
+        "The cluster prod-b cannot be reached since 2025-11-24T16:00:00Z ( 10 minutes ago ) : this is what was" in text
+    )
+
+
+async def test_a_store_in_trouble_takes_only_the_past_away(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.break_store()
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-a1")
+        unknown = await visit(client, "/gpus/GPU-none")
+    assert page.status == 200
+    assert "It is in n1 of prod-a" in page.text
+    assert "The history cannot be read now, so this is only what memory holds. store " in page.text
+    assert unknown.status == 503
+    assert "No node has a GPU GPU-none now, and the history, which may know it, cannot be read. store " in unknown.text
+
+
+async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, client: Any, visit: Any) -> None:
+    page = await visit(client, "/gpus/GPU-none")
+    assert page.status == 404
+    assert "Nothing is known of a GPU GPU-none: no node has it now." in page.text
+    assert site.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter

@@ -1,0 +1,106 @@
+"""A node's page."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from collector.model import Gpu, Node
+from collector.store import Store
+from collector.web.pages.nodes import Tray, trays
+
+pytestmark = pytest.mark.anyio
+
+
+class TestTrays:
+    def test_gpus_are_in_their_trays_in_the_order_of_their_modules(self) -> None:
+        gpus = [
+            Gpu(uuid=f"GPU-{tray}-{module}", chassis="C1", tray=tray, slot="4", host="1", module=module)
+            for module in ("10", "2", "1")
+            for tray in ("12", "3")
+        ]
+        assert [(tray.tray, [gpu.module for gpu in tray.gpus]) for tray in trays(gpus)] == [
+            ("3", ["1", "2", "10"]),
+            ("12", ["1", "2", "10"]),
+        ]
+
+    def test_hardware_that_tells_only_modules_is_one_machine(self) -> None:
+        gpus = (Gpu(uuid="GPU-2", module="2"), Gpu(uuid="GPU-1", module="1"))
+        assert trays(gpus) == [Tray(None, None, None, None, [gpus[1], gpus[0]])]
+
+    def test_hardware_that_tells_nothing_has_no_trays(self) -> None:
+        assert trays([Gpu(uuid="GPU-1"), Gpu(uuid="GPU-2", minor_number=1)]) == []
+
+
+async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any, visit: Any) -> None:
+    card = Gpu(uuid="GPU-t", serial="5", chassis="C7", tray="3", slot="12", host="1", module="2", pci_bus_id="00:01")
+    site.read("prod-a", "n9", card, capacity=1)
+    async with serving(site) as client:
+        page = await visit(client, "/clusters/prod-a/nodes/n9")
+    assert "n9 complete 1 GPU found, capacity 1. Last read 2025-11-24T16:00:00Z ( 10 minutes ago ) ." in page.text
+    assert "Chassis C7 tray 3 slot 12 host 1 module 2 5" in page.text
+    assert "5 GPU-t – 00:01 – 10 minutes ago 2025-11-24T16:00:00Z" in page.text
+    assert (
+        "Cluster prod-a Machine i-n9 Provider id aws:///us-east-1a/i-n9 Chassis C7 Driver 570.148.08 CUDA 12.8 "
+        "Read from pod gpu-operator/p" in page.text
+    )
+
+
+async def test_gpus_that_were_not_found_are_said(client: httpx.AsyncClient, visit: Any) -> None:
+    text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
+    assert "n2 6 missing 2 GPUs found, capacity 8." in text
+    assert "6 GPUs of its capacity were not found by the last reading" in text
+
+
+async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit: Any) -> None:
+    site.inventory.set_node("prod-a", Node(name="new", capacity=8))
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/new")).text
+    assert "new never read It has not been read yet" in text
+
+
+async def test_a_conflict_names_the_other_node(site: Any, serving: Any, visit: Any) -> None:
+    for time, node in enumerate(("n1", "n2", "n1")):
+        site.read("prod-a", node, Gpu(uuid="GPU-twice"), time=1764000001.0 + time, capacity=1)
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
+    assert "n1 conflict" in text
+    assert "A conflict: GPU-twice is confirmed here and in n2 of prod-a" in text
+
+
+async def test_what_sat_there_before_and_where_it_is_now(
+    site: Any, serving: Any, visit: Any, perhaps_kept: bool
+) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-a2", serial="102", model="NVIDIA H100"), time=1764000300.0)
+    site.read("prod-a", "n2", time=1764000360.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
+    since = "10 minutes ago 2025-11-24T16:00:00Z" if perhaps_kept else "–"
+    assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z in n9 of prod-a" in text
+    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z nowhere" in text
+    assert ("[store]" in text) is not perhaps_kept
+
+
+async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.remove("prod-a", "n1", 1764000300.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
+    assert "n1 gone No GPU pod runs on a node of this name in prod-a now." in text
+    assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z nowhere" in text
+
+
+async def test_a_store_in_trouble_takes_only_the_past_away(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.break_store()
+    async with serving(site) as client:
+        page = await visit(client, "/clusters/prod-a/nodes/n1")
+        unknown = await visit(client, "/clusters/prod-a/nodes/none")
+    assert page.status == 200
+    assert "1 GPU found, capacity 8" in page.text
+    assert "The history cannot be read now" in page.text
+    assert unknown.status == 503
+
+
+async def test_a_node_that_nobody_knows_is_not_found(client: httpx.AsyncClient, visit: Any) -> None:
+    page = await visit(client, "/clusters/prod-a/nodes/none")
+    assert page.status == 404
+    assert "Nothing is known of a node “none” in the cluster “prod-a”: no GPU pod runs there." in page.text

@@ -1,0 +1,69 @@
+"""What every answer carries, and how refusals look to whom."""
+
+from typing import Any
+
+import bcrypt
+import httpx
+import pytest
+
+from collector.model import Gpu
+from tests.web.pages.conftest import BROWSER
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_refusal_is_a_page_in_a_browser_and_one_line_elsewhere(client: httpx.AsyncClient) -> None:
+    page = await client.get("/nothing", headers=BROWSER)
+    assert page.status_code == 404
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "<h1>Not Found</h1>" in page.text
+    assert 'role="search"' in page.text
+    line = await client.get("/nothing")
+    assert (line.status_code, line.text) == (404, "404: Not Found\n")
+    below_api = await client.get("/api/v1/nothing", headers=BROWSER)
+    assert (below_api.status_code, below_api.json()) == (404, {"error": "404: Not Found"})
+
+
+async def test_a_browser_is_asked_for_credentials_by_a_page_that_tells_nothing(site: Any, serving: Any) -> None:
+    hashed = bcrypt.hashpw(b"p", bcrypt.gensalt(4)).decode()
+    async with serving(site, basic_auth={"sre": hashed}) as client:
+        for path in ("/", "/gpus/GPU-a1", "/search?q=100", "/changes", "/clusters/prod-a"):
+            answer = await client.get(path, headers=BROWSER)
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"] == 'Basic realm="gpuid", charset="UTF-8"'
+            assert "prod-a" not in answer.text
+
+
+async def test_a_method_that_is_not_allowed_is_told_with_those_that_are(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/", headers=BROWSER)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET,HEAD")
+
+
+async def test_pages_may_load_nothing_but_what_is_packaged(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/", headers=BROWSER)
+    assert answer.headers["Content-Security-Policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    assert answer.headers["Cache-Control"] == "no-store"
+    for inline in ("style=", "<style", "onclick=", "javascript:", "<script>"):
+        assert inline not in answer.text
+
+
+async def test_packaged_files_are_kept_by_browsers_under_an_address_of_their_content(client: httpx.AsyncClient) -> None:
+    text = (await client.get("/")).text
+    for name in ("page.css", "page.js", "icon.svg"):
+        address = text[text.index(f"/static/{name}?v=") :].partition('"')[0]
+        answer = await client.get(address)
+        assert answer.status_code == 200
+        assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+
+
+async def test_nothing_hostile_becomes_markup(site: Any, serving: Any) -> None:
+    evil = "\"'><script>alert(1)</script>&lt;"
+    site.cluster(evil)
+    site.read(evil, evil, Gpu(uuid=evil, serial=evil, chassis=evil, model=evil))
+    async with serving(site) as client:
+        for path in ("/", "/search", "/changes"):
+            answer = await client.get(path, params={"q": evil}, headers=BROWSER)
+            assert "<script>" not in answer.text
