@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from statistics import median
 
 import uvloop
 
@@ -34,7 +33,7 @@ def rows(*, small: bool = False) -> Iterator[Row]:
 
 
 def cost(clusters: int, nodes: int, *, changes: int = _CHANGES) -> float:
-    """Median seconds of one change: apply a reading with another GPU in it, and bring the text in line."""
+    """Seconds of one change among the fastest tenth: apply a reading with another GPU, and bring the text in line."""
     return uvloop.run(_cost(Published(clusters, nodes, GPUS), changes))
 
 
@@ -46,4 +45,4 @@ async def _cost(published: Published, changes: int) -> float:
         published.change(count * 7919 % len(published.readings))
         await published.exposition.refresh()
         seconds.append(time.perf_counter() - started)
-    return median(seconds)
+    return sorted(seconds)[len(seconds) // 10]  # what else goes on in the machine only ever adds

@@ -29,20 +29,22 @@ from tests.benchmarks.fleet import gpus_of
 _BATCH = 1_000  # nodes of one commit, more or less
 
 
-async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> None:
-    """List each cluster and record a reading of each of its nodes."""
-    inventory = Inventory()
+async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> int:
+    """List each cluster and record a reading of each of its nodes; returns how many GPUs that are."""
+    inventory, gpus = Inventory(), 0
     async with Store.open(msgspec.convert({"url": url}, StoreSettings)) as store, anyio.create_task_group() as tasks:
         tasks.start_soon(store.recorder.run)
         for cluster in fleet.clusters:
             for reading in await _readings(kubeconfig, fleet, cluster):
                 place = Place(cluster, reading.node.name)
                 changes = inventory.apply(reading)
+                gpus += len(reading.gpus)
                 store.recorder.record({place: inventory.snapshot(place)}, changes, reading)
             while store.recorder.pending > _BATCH * fleet.gpus_per_host:
                 await store.recorder.committed.wait()
         await store.recorder.durable(3600)
         tasks.cancel_scope.cancel()
+    return gpus
 
 
 async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
@@ -69,4 +71,4 @@ async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
 
 if __name__ == "__main__":
     path, clusters, nodes, gpus, url = sys.argv[1:]
-    uvloop.run(fill(Path(path), Fleet(clusters=int(clusters), nodes=int(nodes), gpus=int(gpus)), url))
+    print(uvloop.run(fill(Path(path), Fleet(clusters=int(clusters), nodes=int(nodes), gpus=int(gpus)), url)))
