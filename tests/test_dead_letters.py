@@ -66,7 +66,7 @@ class Site:
     def metric(self, name: str, **labels: str) -> float | None:
         """The sum of a metric's series that have these labels; None when there is none, or nobody answers."""
         try:
-            text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=10).text
+            text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=30).text
         except httpx.TransportError:
             assert self.process.running, self.process.tail()
             return None

@@ -32,7 +32,7 @@ class Collector:
         self.config, self.log = folder / "gpuid.toml", folder / "log"
         (self.port,) = free_ports(1)
         self.process = Process([sys.executable, "-m", "collector", "run", "-c", self.config], self.log)
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     def write(self, clusters: Iterable[str] = CLUSTERS, *, more: str = "") -> None:
         """Put a configuration of these clusters in the old one's place."""
@@ -125,7 +125,7 @@ async def complete(collector: Collector, simulator: Simulator) -> Collector:
     return collector
 
 
-async def eventually(answer: Callable[[], Awaitable[object]], expected: object, *, seconds: float = 20) -> None:
+async def eventually(answer: Callable[[], Awaitable[object]], expected: object, *, seconds: float = 60) -> None:
     """Ask again and again until the answer is the expected one; fails with the last one."""
     deadline = time.monotonic() + seconds
     while (last := await answer()) != expected:
@@ -359,7 +359,7 @@ async def test_what_happens_to_machines_and_pods_is_followed(complete: Collector
         lambda: two.add_node("gpu-0007"),
     ):
         happens()
-        await eventually(complete.gpus, simulator.fleet.expected(), seconds=10)
+        await eventually(complete.gpus, simulator.fleet.expected())
 
 
 async def test_a_new_container_is_read_again(complete: Collector, simulator: Simulator) -> None:
@@ -367,7 +367,7 @@ async def test_a_new_container_is_read_again(complete: Collector, simulator: Sim
     for action in (cluster.replace_pod, cluster.restart_container, cluster.restart_pod, cluster.reboot_node):
         simulator.fleet.swap_tray("sim-0", "gpu-0001")  # nobody is told of it
         action("gpu-0001")
-        await eventually(complete.gpus, simulator.fleet.expected(), seconds=10)
+        await eventually(complete.gpus, simulator.fleet.expected())
 
 
 # With a store

@@ -305,7 +305,7 @@ class TestDeadline:
         while not clusters["sim-0"].counters.open_execs and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=30)
         assert (process.returncode, output, errors.strip()) == (130, "", "")
 
 

@@ -42,7 +42,7 @@ def test_it_says_where_to_look_and_what_happens_and_ends_cleanly_on_ctrl_c(demo)
     placements = httpx.get(f"{url}/api/v1/gpus/{moved}/history").json()["placements"]
     assert [placement["until"] is None for placement in placements] == [True, False]
     process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=10)
+    rest, errors = process.communicate(timeout=30)
     assert rest.endswith("The demo is over.\n")
     assert (process.returncode, errors) == (0, "")
 

@@ -106,7 +106,7 @@ class TestRunning:
     def test_a_signal_ends_it_cleanly(self, start: Callable[..., Simulation], number: signal.Signals):
         simulation = start()
         simulation.process.send_signal(number)
-        assert simulation.process.communicate(timeout=10) == ("", "")
+        assert simulation.process.communicate(timeout=30) == ("", "")
         assert simulation.process.returncode == 0
         assert not simulation.kubeconfig.exists()
 
@@ -133,7 +133,7 @@ class TestKubeconfig:
         assert list(contexts(str(out))) == ["sim-0", "sim-1"]
         assert out.stat().st_mode & 0o777 == 0o600
         simulation.process.terminate()
-        simulation.process.communicate(timeout=10)
+        simulation.process.communicate(timeout=30)
         assert list(out.parent.iterdir()) == [out]
 
     def test_it_follows_a_token_that_changes(self, start: Callable[..., Simulation], tmp_path: Path):

@@ -459,7 +459,7 @@ def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
     """Give what waits for a condition, for 10 seconds at most."""
 
     async def wait(condition: Callable[[], object]) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(25):
             while True:
                 if condition():
                     return

@@ -373,7 +373,7 @@ class TestWebSocket:
 
         server.paths["/exec"] = deaf
         async with session:
-            with anyio.fail_after(10):
+            with anyio.fail_after(25):
                 with anyio.CancelScope() as scope:
                     async with session.websocket("/exec") as channel:
                         scope.cancel()
@@ -397,7 +397,7 @@ class TestWebSocket:
 
             for _ in range(120):
                 tasks.start_soon(occupy)
-            with anyio.fail_after(10):
+            with anyio.fail_after(25):
                 while opened < 120:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
                 await session.get(PODS)

@@ -29,7 +29,7 @@ class Collector:
     def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
         """All series of a name."""
         try:
-            text = httpx.get(f"{self.url}/metrics", timeout=10).raise_for_status().text
+            text = httpx.get(f"{self.url}/metrics", timeout=30).raise_for_status().text
         except httpx.TransportError:
             assert self.process.running, self.process.tail()
             return []

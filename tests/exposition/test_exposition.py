@@ -229,7 +229,7 @@ class TestBackground:
             return sum(b"".join(shards.inflated(text)).count(b"\n") for text in texts)
 
         async def rendered(count: int) -> None:
-            with anyio.fail_after(10):
+            with anyio.fail_after(25):
                 while rendered_nodes() != count:  # noqa: ASYNC110  nothing announces it
                     await anyio.sleep(0.01)
 

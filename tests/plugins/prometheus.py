@@ -157,12 +157,12 @@ def answers(url: str, process: Process) -> bool:
     """Whether a program that must be running says 200 there."""
     assert process.running, process.tail()
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(url, timeout=10).status_code == 200
+        return httpx.get(url, timeout=30).status_code == 200
     return False
 
 
 def _samples(url: str) -> list[tuple[str, dict[str, str]]]:
-    text = httpx.get(f"{url}/metrics", timeout=10).raise_for_status().text
+    text = httpx.get(f"{url}/metrics", timeout=30).raise_for_status().text
     return [
         (sample.name, sample.labels) for family in text_string_to_metric_families(text) for sample in family.samples
     ]

@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "config" / "prometheus"
 
 
 def gpus_of(demo: str) -> Counter[str]:
-    gpus = httpx.get(f"{demo}/api/v1/gpus", params={"limit": "1000"}, timeout=10).raise_for_status().json()
+    gpus = httpx.get(f"{demo}/api/v1/gpus", params={"limit": "1000"}, timeout=30).raise_for_status().json()
     return Counter(gpu["cluster"] for gpu in gpus["gpus"])
 
 

@@ -51,7 +51,7 @@ class Api:
             assert response.status == 200, await response.text()
 
             async def following() -> Any:
-                with anyio.fail_after(5):
+                with anyio.fail_after(25):
                     line = await response.content.readuntil(b"\n")
                 return json.loads(line) if line else None
 
@@ -83,7 +83,7 @@ class Api:
 async def collect(socket: aiohttp.ClientWebSocketResponse) -> tuple[bytes, bytes, dict[str, Any]]:
     """All that an exec sends: stdout, stderr and the Status."""
     channels = {1: b"", 2: b"", 3: b""}
-    with anyio.fail_after(5):
+    with anyio.fail_after(25):
         async for message in socket:
             channels[message.data[0]] += message.data[1:]
     return channels[1], channels[2], json.loads(channels[3])

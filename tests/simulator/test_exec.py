@@ -258,7 +258,7 @@ async def spdy(api: Any, node: str, *command: str) -> tuple[dict[int, bytes], se
     data: dict[int, bytes] = {1: b"", 3: b"", 5: b""}
     closed: set[int] = set()
     replies = []
-    with anyio.fail_after(5):
+    with anyio.fail_after(25):
         async for word, flags, payload in client.frames():
             if not word >> 31:
                 data[word] += payload

@@ -101,7 +101,7 @@ async def test_it_watches_pods(simulator: Simulator, eventually: Any) -> None:
         cluster.replace_pod("gpu-0000")
         new, seen = cluster.pod("gpu-0000").split("/")[1], b""
         assert process.stdout is not None
-        with anyio.fail_after(5):
+        with anyio.fail_after(25):
             while not (new.encode() in seen and b"Pending" in seen):
                 seen += await process.stdout.receive()
         process.terminate()

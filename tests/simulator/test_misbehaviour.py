@@ -208,7 +208,7 @@ class TestTheServer:
             async with connect("sim-0") as other:
                 await other.get("/api/v1/pods")
             api.cluster.thaw()
-            assert await seen(response, b"DELETED", seconds=5)
+            assert await seen(response, b"DELETED", seconds=30)
 
     async def test_new_connections_can_be_frozen_too(self, api: Any) -> None:
         api.cluster.freeze_connections(new=True)

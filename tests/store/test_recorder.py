@@ -13,7 +13,7 @@ from collector.store.recorder import Recorder
 pytestmark = pytest.mark.anyio
 
 
-async def until(condition, seconds=20):
+async def until(condition, seconds=60):
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110
             await anyio.sleep(0.01)

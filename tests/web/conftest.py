@@ -133,7 +133,7 @@ def serving() -> Serving:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_server)
-            with anyio.fail_after(10):
+            with anyio.fail_after(25):
                 await bound.wait()
             async with httpx.AsyncClient(base_url=url[0], verify=verify, cert=cert) as client:
                 yield client

@@ -118,7 +118,7 @@ class TestTls:
 
 class TestMistakes:
     async def fail(self, site: Any, **settings: Any) -> str:
-        with anyio.fail_after(10), pytest.raises(ConfigError) as caught:
+        with anyio.fail_after(25), pytest.raises(ConfigError) as caught:
             await serve(site.context, Server(**settings), ready=lambda url: None)
         return str(caught.value)
 
