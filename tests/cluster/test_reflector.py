@@ -22,7 +22,9 @@ from collector.model import ClusterState, WatchRestart
 
 pytestmark = pytest.mark.anyio
 
-FAST = WatchTiming(watch=(40.0, 40.0), slack=20.0, healthy=30.0, backoff=Backoff(initial=0.01, maximum=0.02, jitter=0.0))
+FAST = WatchTiming(
+    watch=(40.0, 40.0), slack=20.0, healthy=30.0, backoff=Backoff(initial=0.01, maximum=0.02, jitter=0.0)
+)
 
 Step = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
