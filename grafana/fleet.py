@@ -141,8 +141,8 @@ def _counts() -> tuple[Panel, ...]:
         ),
         curves(
             "Found against capacity",
-            "What nvidia-smi finds, and what Kubernetes counts, in the nodes that have been read.",
-            Query(f"sum({_FOUND})", "found"),
+            "What nvidia-smi finds, and what Kubernetes counts, in nodes that were read and where it counts GPUs.",
+            Query(f"sum({_FOUND} and on (cluster, node) {_CAPACITY})", "found"),
             Query(f"sum({_CAPACITY} and on (cluster, node) {_FOUND})", "capacity"),
         ),
         curves(

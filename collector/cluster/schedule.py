@@ -70,7 +70,7 @@ def fingerprint(candidate: Candidate, node: Node) -> Fingerprint:
         container_id=container.id if container else "",
         restarts=container.restarts if container else 0,
         boot_id=node.boot_id,
-        capacity=node.capacity,
+        capacity=node.advertised,
     )
 
 

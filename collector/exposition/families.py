@@ -35,7 +35,7 @@ NODE_FAMILIES = (
         "gpuid_node_gpus",
         "gauge",
         ("cluster", "node", "state"),
-        "GPUs of a node: found by the last reading, in its capacity, and allocatable to pods.",
+        "GPUs of a node: found by the last reading, in its capacity, allocatable to pods; the last two not with MIG.",
     ),
     Family(
         "gpuid_node_read_timestamp_seconds",

@@ -84,7 +84,7 @@ class TestWhichPodIsRead:
 
 
 class TestAFingerprint:
-    NODE = Node(name="n", boot_id="b", capacity=8)
+    NODE = Node(name="n", boot_id="b", capacity=2, advertised=8)
 
     def test_covers_pod_container_boot_and_capacity(self) -> None:
         assert fingerprint(candidate(uid="u"), self.NODE) == PRINT

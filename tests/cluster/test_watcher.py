@@ -249,6 +249,16 @@ class TestANodeIsReadAgain:
             await world.until(lambda: seen.published[world.first].fingerprint.capacity == 1)
             await world.stays(lambda: world.execs[world.first] == 2)
 
+    async def test_for_another_capacity_in_mig_instances_which_tells_nothing_of_gpus(self, world: World) -> None:
+        world.cluster.set_mig(world.first)
+        async with world.watched() as seen:
+            await world.settled()
+            assert (seen.nodes[world.first].capacity, seen.nodes[world.first].allocatable) == (None, None)
+            assert seen.published[world.first].fingerprint.capacity == 14
+            change(world, world.first, lambda status: status["capacity"].update({"nvidia.com/gpu": "7"}))
+            await world.until(lambda: seen.published[world.first].fingerprint.capacity == 7)
+            await world.stays(lambda: world.execs[world.first] == 2)
+
     async def test_but_not_for_another_allocatable_which_is_told_all_the_same(self, world: World) -> None:
         async with world.watched() as seen:
             await world.settled()
