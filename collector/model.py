@@ -80,6 +80,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     restarts: int
     boot_id: str
     capacity: int | None
+    allocatable: int | None = None
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
