@@ -64,7 +64,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     boot_id: str = ""
     capacity: int | None = None  # GPUs the node has, None where the device plugin never registered or counts no GPUs
     allocatable: int | None = None  # GPUs that pods may use
-    advertised: int | None = None  # `nvidia.com/gpu` in its capacity: GPUs, shares of GPUs or MIG instances
+    advertised: tuple[int | None, int | None] = (
+        None,
+        None,
+    )  # the two in GPUs, shares or MIG instances
     labels: tuple[tuple[str, str], ...] = ()  # only the labels on the configured allow-list, sorted
 
     @property
@@ -81,6 +84,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     restarts: int
     boot_id: str
     capacity: int | None  # as advertised
+    allocatable: int | None = None
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

@@ -155,7 +155,7 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
                 boot_id=node.status.info.boot_id,
                 capacity=_gpus(capacity, shares),
                 allocatable=_gpus(allocatable, shares),
-                advertised=capacity,
+                advertised=(capacity, allocatable),
                 labels=tuple((name, sys.intern(has[name])) for name in wanted if name in has),
             ),
         )

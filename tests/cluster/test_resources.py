@@ -130,7 +130,7 @@ class TestANode:
                 boot_id="b-1",
                 capacity=8,
                 allocatable=7,
-                advertised=8,
+                advertised=(8, 7),
                 labels=(("pool", "h100"), ("zone", "a")),
             ),
         )
@@ -178,7 +178,7 @@ class TestANode:
         for amounts in ("capacity", "allocatable"):
             node["status"][amounts]["nvidia.com/gpu.shared"] = "80"
         facts = node_decoder()(raw(node)).facts
-        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 8, 80)
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 8, (80, 80))
 
     @pytest.mark.parametrize(
         "labels",
@@ -195,18 +195,18 @@ class TestANode:
     )
     def test_has_no_count_of_gpus_where_they_are_cut_into_mig_instances(self, labels: dict[str, str]) -> None:
         facts = node_decoder()(raw(advertising(labels, "56", "49"))).facts
-        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, 56)
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (56, 49))
 
     @pytest.mark.parametrize("strategy", ["single", "mixed"])
     def test_counts_gpus_where_mig_is_allowed_and_off(self, strategy: str) -> None:
         labels = {"nvidia.com/mig.strategy": strategy, "nvidia.com/gpu.replicas": "1", "nvidia.com/mig.capable": "true"}
         facts = node_decoder()(raw(advertising(labels, "8", "7"))).facts
-        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 7, 8)
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 7, (8, 7))
 
     @pytest.mark.parametrize("replicas", ["", "many", "-4", "5", "9" * 30])
     def test_has_no_count_of_gpus_where_labels_and_amounts_do_not_fit(self, replicas: str) -> None:
         facts = node_decoder()(raw(advertising({"nvidia.com/gpu.replicas": replicas}, "32", "32"))).facts
-        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, 32)
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (32, 32))
 
     def test_may_lack_everything_but_its_name(self) -> None:
         node = node_decoder(["a"])(raw({"metadata": {"name": "n", "labels": None}}))
