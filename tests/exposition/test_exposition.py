@@ -251,6 +251,18 @@ class TestSink:
         bench.metrics.keep_sinks({"lake"})
 
 
+class TestTheStore:
+    async def test_is_told_of_with_what_it_lost_as_a_counter(self, bench: Any) -> None:
+        lost = 3
+        bench.metrics.watch_store(up=lambda: True, pending=lambda: 7, lost=lambda: lost)
+        assert "gpuid_store_up 1.0\n" in (text := await bench.text())
+        assert "gpuid_store_pending_records 7.0\n" in text
+        assert "# TYPE gpuid_store_lost_records_total counter\ngpuid_store_lost_records_total 3.0\n" in text
+        lost = 4
+        text = await bench.text(openmetrics=True)
+        assert "# TYPE gpuid_store_lost_records counter\ngpuid_store_lost_records_total 4.0\n" in text
+
+
 class TestBackground:
     async def test_changes_are_rendered_before_anybody_asks_also_after_a_scrape(self, bench: Any) -> None:
         def rendered_nodes() -> int:
