@@ -8,11 +8,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
 
-__all__ = ["FOREIGN", "StoreError", "explain"]
+__all__ = ["FOREIGN", "StoreError", "Superseded", "explain"]
 
 
 class StoreError(GpuidError):
     """The store cannot be used, or not now; the text names it, without a password."""
+
+
+class Superseded(StoreError):
+    """Another collector leads by now."""
 
 
 FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`

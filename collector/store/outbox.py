@@ -88,7 +88,7 @@ class Outbox:
         A sink that is known goes on where it was. One that is new, or wants another kind of records than before,
         starts at the present end, or with `backfill` at the beginning.
         """
-        async with self._database.write() as connection:
+        async with self._database.write(leading=True) as connection:
             known = {row.name: row.emit for row in await connection.execute(select(_sinks.name, _sinks.emit))}
             over = [name for name, emit in known.items() if name not in sinks or sinks[name].emit != emit]
             await connection.execute(delete(schema.sinks).where(_sinks.name.in_(over)))
@@ -151,8 +151,11 @@ class Outbox:
                     return None
                 upto = fitting[-1] if fitting else ahead[0][0]
         if state["upto"] is None:
-            async with self._database.write() as connection:
-                await connection.execute(update(schema.sinks).where(_sinks.name == sink).values(upto=upto))
+            async with self._database.write(leading=True) as connection:
+                same = (_sinks[name] == state[name] for name in ("name", "emit", "cursor"))
+                begun = update(schema.sinks).where(*same, _sinks.upto.is_(None)).values(upto=upto)
+                if _count(await connection.execute(begun)) == 0:  # the sink is owed other records by now
+                    return None
         async with self._database.read() as connection:
             records = await _records(connection, state["emit"], state["cursor"], upto)
         return Batch(sink=sink, key=self._key(state, upto), records=records, emit=state["emit"], last=upto)

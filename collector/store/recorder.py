@@ -17,7 +17,7 @@ from collector.model import Change, Place, Reading, Record
 from collector.store import schema
 from collector.store.codec import encode_node, encode_records, readings_records
 from collector.store.database import Database
-from collector.store.errors import StoreError
+from collector.store.errors import StoreError, Superseded
 from collector.store.plan import OpenPlacement, Plan, differences, plan
 
 __all__ = ["Recorder", "StoreStatus"]
@@ -46,6 +46,9 @@ class Recorder:
     inventory's nodes, the history, and what the sinks are owed. While commits fail everything stays in memory. Past
     `limit` changes and records the single steps are given up: the next commit then records, as changes, the
     difference between what the history holds and where the GPUs are by then.
+
+    That is so while it `leads`. Of a standby's nodes only the names are noted: `touched` since it last was emptied, and
+    `gone` those that the inventory has given up.
     """
 
     def __init__(
@@ -58,6 +61,9 @@ class Recorder:
     ) -> None:
         self.wants_readings = False  # whether some sink wants all GPUs of each reading
         self.committed = anyio.Event()  # set, and replaced, by each commit
+        self.leads = database.alone
+        self.touched: set[Place] = set()
+        self.gone: set[Place] = set()
         self.status = StoreStatus(since=clock())
         self._database = database
         self._limit = limit
@@ -85,6 +91,11 @@ class Recorder:
 
         `reading` is what caused it, if that was a reading.
         """
+        if not self.leads:
+            self.touched.update(nodes)
+            self.gone.difference_update(nodes)
+            self.gone.update(place for place, snapshot in nodes.items() if snapshot is None)
+            return
         batch = self._pending
         batch.nodes.update(nodes)
         records = readings_records(reading, changes) if reading is not None and self.wants_readings else []
@@ -97,6 +108,38 @@ class Recorder:
             batch.size += len(changes) + len(records)
         self._taken += 1
         self._work.set()
+
+    def lead(self, nodes: Mapping[Place, NodeSnapshot | None]) -> None:
+        """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds."""
+        self.leads = True
+        self.touched.clear()
+        self.gone.clear()
+        if nodes:
+            self._taken += 1
+            self._under_way = _Batch(nodes, gap=True, goal=self._taken, number=next(self._numbers))
+            self._work.set()
+
+    def stand_by(self) -> None:
+        """Record nothing any more, nor what waits: another collector of the same clusters does."""
+        self.leads = False
+        self._pending, self._under_way = _Batch(), None
+        self._done = self._taken
+        self.reachable()
+        self._tell()
+
+    def reachable(self) -> None:
+        """Note that the store answers; whether it takes what waits, only a commit shows."""
+        if self._under_way is None and not self.status.up:
+            log.info("the store takes what happens again")
+            self.status = msgspec.structs.replace(self.status, up=True, since=self._clock(), message="")
+
+    def failed(self, message: str) -> None:
+        """Note that nothing can be recorded now."""
+        if self.status.up or self.status.message != message:
+            log.error("what happens cannot be recorded: %s", message)
+        since = self._clock() if self.status.up else self.status.since
+        self.status = msgspec.structs.replace(self.status, up=False, since=since, message=message)
+        self._tell()
 
     async def durable(self, timeout: float) -> bool:
         """Wait until all that was taken down so far is committed; False when it is not by then, or commits fail."""
@@ -123,28 +166,27 @@ class Recorder:
             if self._under_way is None:
                 self._under_way, self._pending = self._pending, _Batch()
                 self._under_way.goal, self._under_way.number = self._taken, next(self._numbers)
+            batch = self._under_way
             for attempt in itertools.count():
                 try:
-                    await self._commit(self._under_way)
+                    await self._commit(batch)
+                    break
+                except Superseded:
+                    if self._under_way is batch:
+                        self.stand_by()
                     break
                 except StoreError as error:
-                    self._failed(str(error))
+                    self.failed(str(error))
                 except Exception as error:
                     log.exception("a commit failed unexpectedly and is tried again")
-                    self._failed(f"store {self._database.location}: {type(error).__name__}")
+                    self.failed(f"store {self._database.location}: {type(error).__name__}")
                 await self._sleep(min(_FIRST_RETRY * 2 ** min(attempt, 16), _LONGEST_RETRY))
-            self._done, self._under_way = self._under_way.goal, None
-            if not self.status.up:
-                log.info("the store takes what happens again")
-                self.status = msgspec.structs.replace(self.status, up=True, since=self._clock(), message="")
-            self._tell()
-
-    def _failed(self, message: str) -> None:
-        if self.status.up or self.status.message != message:
-            log.error("what happens cannot be recorded and waits in memory: %s", message)
-        since = self._clock() if self.status.up else self.status.since
-        self.status = msgspec.structs.replace(self.status, up=False, since=since, message=message)
-        self._tell()
+                if self._under_way is not batch:  # another collector led meanwhile
+                    break
+            if self._under_way is batch:
+                self._done, self._under_way = batch.goal, None
+                self.reachable()
+                self._tell()
 
     def _tell(self) -> None:
         event, self.committed = self.committed, anyio.Event()
@@ -161,7 +203,7 @@ class Recorder:
 
     async def _commit(self, batch: "_Batch") -> None:
         nodes = await anyio.to_thread.run_sync(_node_rows, batch.nodes)
-        async with self._database.write() as connection:
+        async with self._database.write(leading=True) as connection:
             if not await self._first_time(connection, batch.number):
                 return
             if batch.gap:
@@ -179,9 +221,8 @@ class Recorder:
 
     async def _first_time(self, connection: AsyncConnection, number: int) -> bool:
         """Note a batch's number with it: when the answer to a commit is lost, the next try tells whether it held."""
-        name = "commit" if self._database.alone else f"commit:{self._database.session}"
-        row = {"name": name, "value": f"{self._database.session}:{number}"}
-        if await connection.scalar(select(schema.facts.c.value).where(schema.facts.c.name == name)) == row["value"]:
+        row = {"name": "commit", "value": f"{self._database.session}:{number}"}
+        if await connection.scalar(select(schema.facts.c.value).where(schema.facts.c.name == "commit")) == row["value"]:
             return False
         statement = self._database.insert(schema.facts).values(row)
         await connection.execute(
@@ -220,14 +261,21 @@ class Recorder:
 class _Batch:
     """What one transaction writes."""
 
-    def __init__(self) -> None:
-        self.nodes: dict[Place, NodeSnapshot | None] = {}
+    def __init__(
+        self,
+        nodes: Mapping[Place, NodeSnapshot | None] = {},
+        *,
+        gap: bool = False,
+        goal: int = 0,
+        number: int = 0,
+    ) -> None:
+        self.nodes: dict[Place, NodeSnapshot | None] = dict(nodes)
         self.changes: list[Change] = []
         self.readings: list[tuple[float, list[Record]]] = []
         self.size = 0  # changes and records
-        self.gap = False  # the changes are lost, and have to be found from the nodes
-        self.goal = 0  # how many calls of `record` are in it or before it
-        self.number = 0
+        self.gap = gap  # the changes are lost, and have to be found from the nodes
+        self.goal = goal  # how many calls of `record` are in it or before it
+        self.number = number
 
 
 _placements, _nodes = schema.placements.c, schema.nodes.c

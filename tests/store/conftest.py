@@ -1,13 +1,13 @@
 """What the tests of the store share: an empty store on either engine, and a fleet that changes."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
 
-from collector.inventory import Inventory
+from collector.inventory import Inventory, NodeSnapshot
 from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading
 from collector.store import Access, Store, StoreSettings
 from tests.plugins.postgres import postgres_server
@@ -41,6 +41,10 @@ class Collector:
         remembered = await self.store.load()
         self.inventory.restore(remembered.nodes, remembered.ghosts)
         self.touched.clear()
+
+    def adopt(self, nodes: Sequence[NodeSnapshot]) -> None:
+        for recorded in nodes:
+            self._record(self.inventory.adopt(recorded))
 
     def read(self, node: str, time: float, *gpus: str | Gpu, cluster: str = "prod") -> list[Change]:
         """Apply a reading that found GPUs, given by the last part of their UUIDs."""
@@ -83,6 +87,7 @@ def collecting() -> Callable[..., contextlib.AbstractAsyncContextManager[Collect
             await collector.restore()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.run)
+                tasks.start_soon(store.lead, collector.inventory, collector.adopt)
                 try:
                     yield collector
                 finally:
