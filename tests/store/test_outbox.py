@@ -1,6 +1,8 @@
 """What sinks are owed: cursors, batches that stay the same, dead letters; on both engines."""
 
+import anyio
 import pytest
+from sqlalchemy import text
 
 from collector.model import Gpu
 from collector.store import Access, Backlog, Batch, Follow, Owed, Store
@@ -146,6 +148,24 @@ class TestBatches:
             await read(another, "a", 10.0, "1")
             keys.add((await another.store.outbox.next_batch("lake", 9)).key)
         assert len(keys) == 3
+
+    async def test_a_sink_that_is_changed_while_its_batch_is_made_keeps_nothing_of_it(self, collector):
+        store = collector.store
+        await store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1", "2")
+        made = []
+
+        async def make():
+            made.append(await store.outbox.next_batch("lake", 9))
+
+        async with anyio.create_task_group() as tasks, store.database.write() as connection:
+            tasks.start_soon(make)
+            with anyio.fail_after(30):
+                while not store.database._lock.statistics().tasks_waiting:  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+            await connection.execute(text("UPDATE gpuid_sinks SET emit = 'readings', cursor = 0"))
+        assert made == [None]
+        assert [one.next for one in await store.outbox.owed()] == [None]
 
     async def test_one_sink_does_not_wait_for_another(self, collector):
         await collector.store.follow({"lake": CHANGES, "hook": CHANGES})
