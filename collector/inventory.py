@@ -1,5 +1,6 @@
 """The fleet in memory: applies readings, knows where every GPU is, and emits what changed."""
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -201,7 +202,7 @@ class Inventory:
             self._judge(uuid)
         for serial in serials:
             self._judge_serial(serial)
-        self._ghosts.update(ghosts)
+        self._ghosts.update(itertools.islice(ghosts.items(), _GHOSTS))
 
     def adopt(self, recorded: NodeSnapshot) -> list[Change]:
         """Take over what another inventory knew of a node, where its reading is the newer one.

@@ -278,6 +278,8 @@ class Service:
         if changes:
             log.info("%d GPUs are published no more", len(changes), extra={"cluster": cluster})
         self._hand_on(changes, level=logging.DEBUG)
+        if self._store is not None:
+            self._store.recorder.forget_ghosts(cluster)
 
     def _hand_on(self, changes: Sequence[Change], reading: Reading | None = None, *, level: int = logging.INFO) -> None:
         """Hand on what one step of the inventory did: to the history with its outbox, to the log and to listeners."""

@@ -109,6 +109,13 @@ class Recorder:
         self._taken += 1
         self._work.set()
 
+    def forget_ghosts(self, cluster: str) -> None:
+        """Forget where GPUs that are nowhere were last, if that was in this cluster, which is removed."""
+        if self.leads:
+            self._pending.forgotten.add(cluster)
+            self._taken += 1
+            self._work.set()
+
     def lead(self, nodes: Mapping[Place, NodeSnapshot | None]) -> None:
         """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds."""
         self.leads = True
@@ -212,6 +219,8 @@ class Recorder:
             else:
                 steps = await anyio.to_thread.run_sync(plan, batch.changes)
             await self._write_history(connection, steps)
+            if batch.forgotten:
+                await connection.execute(delete(schema.ghosts).where(schema.ghosts.c.cluster.in_(batch.forgotten)))
             await self._write_nodes(connection, batch, nodes)
             rows = [
                 {"time": time, "count": len(records), "records": encode_records(records)}
@@ -272,6 +281,7 @@ class _Batch:
         self.nodes: dict[Place, NodeSnapshot | None] = dict(nodes)
         self.changes: list[Change] = []
         self.readings: list[tuple[float, list[Record]]] = []
+        self.forgotten: set[str] = set()  # clusters whose ghosts are
         self.size = 0  # changes and records
         self.gap = gap  # the changes are lost, and have to be found from the nodes
         self.goal = goal  # how many calls of `record` are in it or before it

@@ -69,6 +69,11 @@ class Collector:
     def remove(self, node: str, time: float, *, cluster: str = "prod") -> list[Change]:
         return self._record(self.inventory.remove_node(Place(cluster, node), time))
 
+    def remove_cluster(self, cluster: str, time: float) -> list[Change]:
+        changes = self._record(self.inventory.remove_cluster(cluster, time))
+        self.store.recorder.forget_ghosts(cluster)
+        return changes
+
     def _record(self, changes: list[Change], reading: Reading | None = None) -> list[Change]:
         self.store.recorder.record({place: self.inventory.snapshot(place) for place in self.touched}, changes, reading)
         self.touched.clear()

@@ -241,6 +241,25 @@ class TestTheUrl:
         with pytest.raises(ValueError, match=r'^url: expected "sqlite:///path/to/gpuid.db" or "postgresql://'):
             StoreSettings(url=url)
 
+    @pytest.mark.parametrize("mark", "/?#")
+    @pytest.mark.parametrize("secret", ["hunter{}2", "{}hunter2", "12{}hunter2", "hunter2{}"])
+    def test_a_password_that_would_be_read_as_something_else_is_refused_and_not_shown(self, secret, mark):
+        with pytest.raises(ValueError, match=r"in a password / is %2F, \? is %3F, # is %23 and @ is %40") as caught:
+            StoreSettings(url=f"postgresql://gpuid:{secret.format(mark)}@db.example:5432/fleet")
+        assert "hunter" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql:///fleet?host=/run/postgresql",
+            "postgresql://gpuid@[::1]:5432/fleet",
+            "postgresql://gpuid@one:5432,two:5433/fleet?target_session_attrs=read-write",
+            "postgres://db.example/fleet",
+        ],
+    )
+    def test_it_names_a_server(self, url):
+        assert locate(url).dsn == url
+
     def test_a_password_in_it_is_never_shown(self):
         location = locate("postgresql://gpuid:hunter%202@db.example:5432/fleet?sslmode=require&password=x")
         assert str(location) == "postgresql://gpuid@db.example:5432/fleet"
