@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 600.0  # seconds
 _ASK_EVERY = 1.0  # seconds between two questions of who leads
+_KEEP_SINKS = 7 * 86400.0  # seconds that a sink may be missing in the configuration before what it is owed is given up
 _GRACE = 5.0  # seconds that the end of the process leaves to what is under way
 _PART = 1000  # nodes that are decoded at once
 
@@ -149,6 +150,7 @@ class Store:
 
     async def prune(self) -> int:
         """Forget what is older than the retention and what every sink has got; raises StoreError."""
+        await self.outbox.give_up(self._clock() - _KEEP_SINKS)
         return await prune(self.database, None if self._retention is None else self._clock() - self._retention)
 
     async def _decoded(self, connection: AsyncConnection, rows: Select[Any]) -> AsyncIterator[list[NodeSnapshot]]:

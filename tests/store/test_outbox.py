@@ -1,5 +1,7 @@
 """What sinks are owed: cursors, batches that stay the same, dead letters; on both engines."""
 
+import time
+
 import anyio
 import pytest
 from sqlalchemy import text
@@ -54,18 +56,46 @@ class TestWhereASinkBegins:
             await two.store.follow({"lake": CHANGES})
             assert await owed(two) == [[("appeared", "GPU-2")]]
 
-    async def test_one_that_was_removed_and_comes_back_begins_anew(self, collector):
-        await collector.store.follow({"lake": CHANGES})
-        await read(collector, "a", 10.0, "1")
+    async def test_one_that_was_removed_and_comes_back_goes_on_where_it_was(self, collector, caplog):
+        await collector.store.follow({"lake": CHANGES, "idle": READINGS})
+        await read(collector, "a", 10.0, "1", "2")
+        await owed(collector, "idle")
         await collector.store.follow({})
-        assert await collector.store.outbox.owed() == []
+        await collector.store.follow({})
+        assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
+            ("the sink is not configured any more: what it is owed is kept", "lake", 2)
+        ]
+        assert [(one.sink, one.records, one.configured) for one in await collector.store.outbox.owed()] == [
+            ("idle", 0, False),
+            ("lake", 2, False),
+        ]
+        await collector.store.prune()
         await collector.store.follow({"lake": CHANGES})
-        assert await owed(collector) == []
+        await read(collector, "b", 20.0, "3")
+        assert await owed(collector) == [[("appeared", f"GPU-{number}") for number in "123"]]
+        assert [one.configured for one in await collector.store.outbox.owed()] == [False, True]
 
-    async def test_one_that_wants_another_kind_begins_anew(self, collector):
+    async def test_one_that_does_not_come_back_for_a_week_is_given_up(self, collector, caplog):
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1", "2")
+        await collector.store.follow({})
+        gone = time.time()
+        await collector.store.outbox.give_up(before=gone - 60)
+        assert [one.records for one in await collector.store.outbox.owed()] == [2]
+        caplog.clear()
+        await collector.store.outbox.give_up(before=gone + 60)
+        assert await collector.store.outbox.owed() == []
+        assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
+            ("the sink was not configured for days: what it was owed is given up", "lake", 2)
+        ]
+
+    async def test_one_that_wants_another_kind_begins_anew_and_it_is_told_what_is_given_up(self, collector, caplog):
         await collector.store.follow({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.follow({"lake": READINGS})
+        assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
+            ("the sink wants other records: what it was owed is given up", "lake", 1)
+        ]
         await read(collector, "a", 20.0, "1")
         assert await owed(collector) == [[("confirmed", "GPU-1")]]
 

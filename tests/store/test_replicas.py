@@ -188,4 +188,5 @@ async def test_a_standby_ends_no_sink_and_a_new_leader_s_are_in_force(replica):
     assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
     await first.end()
     await second.lead()
-    assert [owed.sink for owed in await second.store.outbox.owed()] == ["hook"]
+    found = {owed.sink: owed.configured for owed in await second.store.outbox.owed()}
+    assert found == {"hook": True, "lake": False}
