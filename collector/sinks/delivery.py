@@ -113,14 +113,15 @@ class Delivery:
 
     async def _report(self) -> None:
         while True:
-            for name in list(self._posts):
-                try:
+            try:
+                for name in list(self._posts):
                     backlog = await self.store.outbox.backlog(name)
-                except StoreError as error:
-                    log.debug("the backlog cannot be told: %s", error)
-                    continue
-                if name in self._posts:  # it may have been removed meanwhile
-                    self.observer.on_backlog(name, backlog)
+                    if name in self._posts:  # it may have been removed meanwhile
+                        self.observer.on_backlog(name, backlog)
+            except StoreError as error:
+                self.store.recorder.failed("outbox", str(error))
+            else:
+                self.store.recorder.succeeded("outbox")
             await anyio.sleep(_REPORT)
 
 

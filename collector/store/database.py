@@ -51,6 +51,7 @@ class Database:
         self.session = secrets.token_hex(8)  # random, and this process's for as long as no other one leads
         self._reader = reader
         self._writer = writer
+        self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
         self._deadline = float("inf")
         self._scopes: set[anyio.CancelScope] = set()
@@ -81,6 +82,8 @@ class Database:
                     stack.push_async_callback(_dispose, engine)
                 database = cls(location, reader, writer)
                 await database._prepare(access)
+                if access is Access.COLLECTOR:
+                    database._file = database._identity()
             except FOREIGN as error:
                 raise explain(error, location) from error
             yield database
@@ -103,6 +106,7 @@ class Database:
         """
         if self._writer is None:
             raise StoreError(f"store {self.location}: it was opened for reading only")
+        self.check_file()
         session = self.session
         with self.shielded():
             async with self._lock:
@@ -140,6 +144,23 @@ class Database:
                 self._scopes.discard(scope)
         if scope.cancelled_caught:
             raise explain(TimeoutError(), self.location)
+
+    def check_file(self) -> None:
+        """Make sure that the file is still the one that was opened; raises StoreError."""
+        if self._file is not None and self._file != self._identity():
+            raise StoreError(
+                f"store {self.location}: the file was removed or replaced while it was in use, and nothing of what "
+                "happens now can be kept; start the collector again"
+            )
+
+    def _identity(self) -> tuple[int, int] | None:
+        if not isinstance(self.location, SqliteLocation):
+            return None
+        try:
+            status = self.location.path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_dev, status.st_ino)
 
     def end_by(self, deadline: float) -> None:
         """Let nothing take longer than that (of the event loop's clock), neither what is under way nor what follows."""
@@ -196,7 +217,8 @@ def _claim(path: Path) -> int:
     check_folder(path)
     if path.parent == _OWN_FOLDER:
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
+    lock = path.resolve()  # or a link to the file would be a way past it
+    lock = lock.with_name(lock.name + ".lock")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

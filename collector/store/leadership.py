@@ -35,6 +35,7 @@ class Leadership:
     async def ask(self) -> bool:
         """Take the lock, or make sure that it is still ours; False while another has it. Raises StoreError."""
         if self._database.alone:
+            self._database.check_file()
             return True
         async with self._asking:
             try:

@@ -65,6 +65,7 @@ class Recorder:
         self.touched: set[Place] = set()
         self.gone: set[Place] = set()
         self.status = StoreStatus(since=clock())
+        self._troubles: dict[str, str] = {}  # what cannot be done, and why
         self._database = database
         self._limit = limit
         self._clock = clock
@@ -131,22 +132,20 @@ class Recorder:
         self.leads = False
         self._pending, self._under_way = _Batch(), None
         self._done = self._taken
-        self.reachable()
+        self.succeeded("commit")
         self._tell()
 
-    def reachable(self) -> None:
-        """Note that the store answers; whether it takes what waits, only a commit shows."""
-        if self._under_way is None and not self.status.up:
-            log.info("the store takes what happens again")
-            self.status = msgspec.structs.replace(self.status, up=True, since=self._clock(), message="")
+    def failed(self, what: str, message: str) -> None:
+        """Note that something cannot be done with the store at present: a commit, the lead or the outbox."""
+        if message not in self._troubles.values():
+            log.error("the store cannot be used: %s", message)
+        self._troubles[what] = message
+        self._judge()
 
-    def failed(self, message: str) -> None:
-        """Note that nothing can be recorded now."""
-        if self.status.up or self.status.message != message:
-            log.error("what happens cannot be recorded: %s", message)
-        since = self._clock() if self.status.up else self.status.since
-        self.status = msgspec.structs.replace(self.status, up=False, since=since, message=message)
-        self._tell()
+    def succeeded(self, what: str) -> None:
+        """Note that it can be done again."""
+        if self._troubles.pop(what, None) is not None:
+            self._judge()
 
     async def durable(self, timeout: float) -> bool:
         """Wait until all that was taken down so far is committed; False when it is not by then, or commits fail."""
@@ -183,17 +182,26 @@ class Recorder:
                         self.stand_by()
                     break
                 except StoreError as error:
-                    self.failed(str(error))
+                    self.failed("commit", str(error))
                 except Exception as error:
                     log.exception("a commit failed unexpectedly and is tried again")
-                    self.failed(f"store {self._database.location}: {type(error).__name__}")
+                    self.failed("commit", f"store {self._database.location}: {type(error).__name__}")
                 await self._sleep(min(_FIRST_RETRY * 2 ** min(attempt, 16), _LONGEST_RETRY))
                 if self._under_way is not batch:  # another collector led meanwhile
                     break
             if self._under_way is batch:
                 self._done, self._under_way = batch.goal, None
-                self.reachable()
+                self.succeeded("commit")
                 self._tell()
+
+    def _judge(self) -> None:
+        before, up = self.status, not self._troubles
+        since = before.since if before.up is up else self._clock()
+        message = next(iter(self._troubles.values()), "")
+        self.status = msgspec.structs.replace(before, up=up, since=since, message=message)
+        if up:
+            log.info("the store takes what happens again")
+        self._tell()
 
     def _tell(self) -> None:
         event, self.committed = self.committed, anyio.Event()

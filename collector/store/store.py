@@ -131,17 +131,16 @@ class Store:
         Before, `adopt` is given all that the leader before had recorded, some nodes at a time: what the inventory does
         not know yet belongs into it.
         """
-        told: bool | None = None
+        told: bool | None = self.database.alone or None
         while True:
             try:
                 if await self.leadership.ask() and not self.recorder.leads:
                     await self._take_over(inventory, adopt)
-                self.recorder.reachable()
+                self.recorder.succeeded("lead")
             except Superseded:
                 log.debug("another collector was faster")
             except StoreError as error:
-                if self.recorder.status.up:
-                    self.recorder.failed(str(error))
+                self.recorder.failed("lead", str(error))
             else:
                 if self.leads is not told:
                     told = self.leads

@@ -272,6 +272,21 @@ class TestASinkThatIsDown:
             assert desk.observer.failed == [("lake", {"prod": 2}, "internal")]
 
 
+class TestAnOutboxThatCannotBeRead:
+    async def rename(self, desk: Desk, old: str, new: str) -> None:
+        async with desk.store.database.write() as connection:
+            await connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+
+    async def test_the_store_is_in_trouble_until_it_can(self, at_desk):
+        async with at_desk(lake=RecordingSink()) as desk:
+            await self.rename(desk, "gpuid_sinks", "lost")
+            async with desk.delivering():
+                await until(lambda: not desk.store.recorder.status.up)
+                assert "no such table: gpuid_sinks" in desk.store.recorder.status.message
+                await self.rename(desk, "lost", "gpuid_sinks")
+                await until(lambda: desk.store.recorder.status.up)
+
+
 class TestAStoreThatCannotBeWritten:
     async def writable(self, desk: Desk, answer: bool) -> None:
         connection = await desk.store.database._writer.raw_connection()

@@ -12,10 +12,10 @@ pytestmark = pytest.mark.anyio
 
 
 async def cut(store):
-    """End every connection of the database but the one that does it, as the server does when a client is gone."""
+    """End every other connection to the database, as the server does when a client is gone, and wait for that."""
     async with store.database.write() as connection:
         await connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
 

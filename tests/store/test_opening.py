@@ -150,6 +150,15 @@ class TestTheFile:
         async with Store.open(sqlite_settings):
             pass
 
+    async def test_a_second_collector_is_refused_also_by_another_name_of_the_file(self, sqlite_settings, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "link.db").symlink_to(path_of(sqlite_settings))
+        linked = StoreSettings(url=f"sqlite://{tmp_path}/elsewhere/link.db")
+        async with Store.open(sqlite_settings):
+            assert "another gpuid (process" in await refusal(linked)
+        async with Store.open(linked):
+            assert "another gpuid (process" in await refusal(sqlite_settings)
+
     async def test_a_folder_that_is_none_is_told(self, tmp_path):
         (tmp_path / "file").write_text("")
         url = f"sqlite://{tmp_path}/file/gpuid.db"

@@ -101,6 +101,25 @@ class TestAFullDisk:
             assert len(await one.store.history.where("GPU-4")) == 1
 
 
+class TestAFileThatIsTakenAway:
+    @pytest.mark.parametrize("replaced", [False, True])
+    async def test_is_told_though_nothing_happens(self, sqlite_settings, collecting, tmp_path, replaced):
+        async with collecting(sqlite_settings) as one:
+            one.read("a", 10.0, "1")
+            assert await one.store.recorder.durable(10)
+            (tmp_path / "gpuid.db").rename(tmp_path / "kept")
+            if replaced:
+                (tmp_path / "gpuid.db").touch()
+            await until(lambda: not one.store.recorder.status.up)
+            assert "gpuid.db: the file was removed or replaced while it was in use" in one.store.recorder.status.message
+            one.read("a", 20.0, "1", "2")
+            assert not await one.store.recorder.durable(10)
+            (tmp_path / "kept").replace(tmp_path / "gpuid.db")
+            await until(lambda: one.store.recorder.status.up)
+            assert await one.store.recorder.durable(10)
+            assert [c.uuid for c in await one.store.history.changes()] == ["GPU-1", "GPU-2"]
+
+
 class TestPostgresThatGoesAway:
     async def test_what_happens_meanwhile_is_committed_when_it_is_back(self, postgres_server, collecting):
         settings = StoreSettings(url=postgres_server.new_database())
