@@ -18,6 +18,7 @@ from collector.cli.table import print_table, result_style
 from collector.cli.text import one_line
 from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
+from collector.model import Node
 
 __all__ = ["check"]
 
@@ -65,18 +66,19 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
 
 async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]:
     findings: dict[str, Finding] = {}
-    pods: dict[str, list[str]] = {}
+    nodes: dict[str, list[Node]] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def one(cluster: Cluster) -> None:
         async with limiter:
-            findings[cluster.name] = await try_cluster(cluster, timeout, pods)
+            findings[cluster.name] = await try_cluster(cluster, timeout, nodes)
 
     async with anyio.create_task_group() as tasks:
         for cluster in clusters:
             tasks.start_soon(one, cluster, name=f"check {cluster.name}")
-    find_duplicates(clusters, findings, pods)
-    return [findings[cluster.name] for cluster in clusters]
+    findings = {cluster.name: findings[cluster.name] for cluster in clusters}
+    find_duplicates(findings, nodes)
+    return list(findings.values())
 
 
 def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:
