@@ -15,9 +15,9 @@ from collector import config as configuration
 from collector.cli.destinations import print_destinations, try_destinations
 from collector.cli.logs import configure
 from collector.cli.options import DURATION, config_option
-from collector.cli.text import one_line
 from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
+from collector.text import one_line
 
 __all__ = ["check"]
 

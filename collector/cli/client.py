@@ -14,8 +14,8 @@ from collector import config as configuration
 from collector.cli import endpoint as endpoints
 from collector.cli.endpoint import Endpoint
 from collector.cli.options import DURATION, Failure, found_config, optional_config_option
-from collector.cli.text import one_line
 from collector.config import ConfigError, Duration, Server
+from collector.text import one_line
 
 __all__ = ["Client", "connection_options"]
 

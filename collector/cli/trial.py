@@ -17,7 +17,6 @@ from kubernetes_asyncio.client import (
 )
 
 from collector import nvidia_smi
-from collector.cli.text import one_line
 from collector.cluster import exec as pod_exec
 from collector.cluster import watcher
 from collector.cluster.errors import (
@@ -37,6 +36,7 @@ from collector.cluster.session import Session
 from collector.cluster.typed import TypedClient
 from collector.config import PRESETS, Cluster, Source
 from collector.model import ReadFailure
+from collector.text import one_line
 
 __all__ = ["Finding", "Pods", "Problem", "find_duplicates", "try_cluster"]
 

@@ -6,9 +6,10 @@ import aiohttp
 import anyio
 import msgspec
 
-from collector.cluster.errors import ClusterError, Forbidden, NotFound, ServerError, one_line
+from collector.cluster.errors import ClusterError, Forbidden, NotFound, ServerError
 from collector.cluster.session import Session
 from collector.model import GpuidError, ReadFailure
+from collector.text import one_line
 
 __all__ = ["ExecFailure", "Output", "run"]
 

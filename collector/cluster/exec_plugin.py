@@ -17,9 +17,10 @@ import msgspec
 
 from collector.cluster.access import Access, Quiet
 from collector.cluster.credentials import Credential, bearer
-from collector.cluster.errors import BadContext, PluginFailed, PluginMissing, one_line
+from collector.cluster.errors import BadContext, PluginFailed, PluginMissing
 from collector.cluster.limits import Shared
 from collector.cluster.tls import Certificate, authorities
+from collector.text import one_line
 
 __all__ = ["ExecPlugin"]
 

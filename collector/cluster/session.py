@@ -16,11 +16,13 @@ from collector import config
 from collector.cluster import kubeconfig
 from collector.cluster.access import Access
 from collector.cluster.credentials import Credential, Credentials, Fixed, Renewed, TokenFile, basic, bearer
-from collector.cluster.errors import BadContext, Throttled, Unauthorized, from_transport, one_line
+from collector.cluster.errors import BadContext, Throttled, Unauthorized, from_transport
 from collector.cluster.exec_plugin import ExecPlugin
 from collector.cluster.limits import RateLimiter, Shared
 from collector.cluster.oidc import Oidc
 from collector.cluster.transport import Query, Settings, Transport
+from collector.file_stamp import file_stamp
+from collector.text import one_line
 
 __all__ = ["Session"]
 
@@ -292,15 +294,7 @@ class _Chunks:
 
 
 def _stamps(access: Access) -> dict[str, object]:
-    """Note what changes when a file does: its time, size and identity."""
-    stamps: dict[str, object] = {}
-    for path in access.followed:
-        try:
-            status = Path(path).stat()
-            stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError as error:
-            stamps[path] = error.errno
-    return stamps
+    return {path: file_stamp(path) for path in access.followed}
 
 
 def _credentials(access: Access, clock: Callable[[], float]) -> Credentials:
