@@ -3,6 +3,8 @@
 import datetime
 import ipaddress
 import ssl
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,91 @@ class TestTls:
             async with httpx.AsyncClient(base_url=client.base_url, verify=bare) as other:
                 with pytest.raises(httpx.TransportError):
                     await other.get("/healthz")
+
+
+class TestNewCertificates:
+    """The files are looked at so often that the tests need not wait."""
+
+    @pytest.fixture(autouse=True)
+    def _look_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("collector.web.tls._CHECK", 0.02)
+
+    async def test_a_new_pair_is_used_for_new_connections(self, site: Any, serving: Any, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "server")
+        new_cert, new_key = certificate(tmp_path, "renewed")
+        async with serving(site, tls_cert=cert, tls_key=key, verify=trusting(cert)) as client:
+            assert await answers(client, trusting(cert))
+            new_key.replace(key)
+            new_cert.replace(cert)
+            await until(lambda: answers(client, trusting(cert)))
+
+    async def test_a_pair_that_does_not_fit_is_refused_and_the_old_one_stays_in_use(
+        self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cert, key = certificate(tmp_path, "server")
+        trusted = trusting(cert)
+        new_cert, new_key = certificate(tmp_path, "renewed")
+        async with serving(site, tls_cert=cert, tls_key=key, verify=trusted) as client:
+            new_cert.replace(cert)
+            await until(lambda: logged(caplog, "the old one stays in use: server.tls_cert: cannot use"))
+            assert await answers(client, trusted)
+            new_key.replace(key)
+            await until(lambda: answers(client, trusting(cert)))
+            assert not await answers(client, trusted)
+
+    async def test_a_new_client_ca_decides_who_is_let_in(self, site: Any, serving: Any, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "server")
+        pairs = [certificate(tmp_path, name) for name in ("first", "second")]
+        first, second = (trusting(cert, *pair) for pair in pairs)
+        ca = tmp_path / "ca.crt"
+        ca.write_bytes(pairs[0][0].read_bytes())
+        async with serving(site, tls_cert=cert, tls_key=key, client_ca=ca, verify=first) as client:
+            assert [await answers(client, context) for context in (first, second)] == [True, False]
+            ca.with_suffix(".new").write_bytes(pairs[1][0].read_bytes())
+            ca.with_suffix(".new").replace(ca)
+            await until(lambda: answers(client, second))
+            assert not await answers(client, first)
+
+    async def test_a_client_ca_that_is_none_is_refused_and_the_old_one_stays_in_use(
+        self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cert, key = certificate(tmp_path, "server")
+        pair = certificate(tmp_path, "client")
+        ca = tmp_path / "ca.crt"
+        ca.write_bytes(pair[0].read_bytes())
+        async with serving(site, tls_cert=cert, tls_key=key, client_ca=ca, verify=trusting(cert, *pair)) as client:
+            ca.write_text("nothing")
+            await until(lambda: logged(caplog, "the old one stays in use: server.client_ca: cannot use"))
+            assert await answers(client, trusting(cert, *pair))
+            assert not await answers(client, trusting(cert))
+
+
+def trusting(authority: Path, *pair: Path) -> ssl.SSLContext:
+    """A client's context that trusts an authority, and shows a certificate if given one and its key."""
+    context = ssl.create_default_context(cafile=authority)
+    if pair:
+        context.load_cert_chain(*pair)
+    return context
+
+
+async def answers(client: httpx.AsyncClient, context: ssl.SSLContext) -> bool:
+    """Whether a new connection of this kind is served."""
+    async with httpx.AsyncClient(base_url=client.base_url, verify=context) as other:
+        try:
+            return (await other.get("/healthz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+async def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + 30
+    while not await condition():
+        assert time.monotonic() < deadline
+        await anyio.sleep(0.02)
 
 
 class TestMistakes:
