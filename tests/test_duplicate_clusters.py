@@ -86,7 +86,9 @@ async def test_the_fleet_is_published_once_and_the_second_name_says_why(
             await until(lambda: world.published_as(service, "admin"))
             metrics = (await client.get("/metrics")).text
             ready = (await client.get("/readyz?verbose")).text
-            synced = {row["cluster"]: row["synced"] for row in (await client.get("/api/v1/clusters")).json()["clusters"]}
+            synced = {
+                row["cluster"]: row["synced"] for row in (await client.get("/api/v1/clusters")).json()["clusters"]
+            }
             service.on_synced("dev", time.time())  # it was on its way
             assert (await client.get("/metrics")).text.count("\ngpuid_cluster_synced_timestamp_seconds{") == 1
     assert (synced["admin"] is None, synced["dev"]) == (False, None)

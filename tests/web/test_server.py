@@ -3,7 +3,9 @@
 import datetime
 import ipaddress
 import ssl
+import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,56 @@ class TestAuthentication:
         async with serving(site, basic_auth={"sre": hashed("p")}) as client:
             for path, status in (("/healthz", 200), ("/readyz", 200), ("/api/v1/gpus", 401), ("/nothing", 401)):
                 assert (await client.get(path)).status_code == status
+
+
+class TestGuessing:
+    """Passwords are hashed one at a time and slowly, whoever asks."""
+
+    async def test_few_guesses_wait_and_nobody_else_waits_for_them(
+        self, site: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed, statuses = threading.Event(), Counter[int]()
+        async with serving(site, basic_auth={"sre": hashed("right")}) as client:
+            client.timeout = httpx.Timeout(60)
+            assert (await client.get("/sd", auth=("sre", "right"))).status_code == 200
+            monkeypatch.setattr("bcrypt.checkpw", lambda password, expected: closed.wait(60) and password == b"right")
+
+            async def guess(password: str) -> None:
+                statuses[(await client.get("/sd", auth=("sre", password))).status_code] += 1
+
+            async def refused() -> bool:
+                return statuses == {429: 12}
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(guess, f"guess-{number}")
+                await until(refused)
+                assert (await client.get("/sd", auth=("sre", "one more"))).headers["Retry-After"] == "1"
+                assert (await client.get("/sd", auth=("sre", "right"))).status_code == 200
+                for path in ("/healthz", "/readyz"):
+                    assert (await client.get(path, auth=("sre", "one more"))).status_code == 200
+                closed.set()
+        assert statuses == {429: 12, 401: 8}
+
+    async def test_one_password_that_comes_many_times_at_once_is_hashed_once(
+        self, site: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        statuses, hashes_made, check = Counter[int](), Counter[bytes](), bcrypt.checkpw
+
+        def count(password: bytes, expected: bytes) -> bool:
+            hashes_made[password] += 1
+            return check(password, expected)
+
+        monkeypatch.setattr("bcrypt.checkpw", count)
+        async with serving(site, basic_auth={"sre": hashed("right")}) as client:
+
+            async def ask() -> None:
+                statuses[(await client.get("/sd", auth=("sre", "right"), timeout=60)).status_code] += 1
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(ask)
+        assert (statuses, hashes_made) == ({200: 50}, {b"right": 1})
 
 
 class TestTls:
