@@ -17,6 +17,7 @@ from collector.cli.logs import configure
 from collector.cli.options import DURATION, config_option
 from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
+from collector.model import Node
 from collector.text import one_line
 
 __all__ = ["check"]
@@ -64,17 +65,17 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
 
 async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]:
     findings: dict[str, Finding] = {}
-    pods: dict[str, list[str]] = {}
+    nodes: dict[str, list[Node]] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def one(cluster: Cluster) -> None:
         async with limiter:
-            findings[cluster.name] = await try_cluster(cluster, timeout, pods)
+            findings[cluster.name] = await try_cluster(cluster, timeout, nodes)
 
     async with anyio.create_task_group() as tasks:
         for cluster in clusters:
             tasks.start_soon(one, cluster, name=f"check {cluster.name}")
-    find_duplicates(clusters, findings, pods)
+    find_duplicates(clusters, findings, nodes)
     return [findings[cluster.name] for cluster in clusters]
 
 

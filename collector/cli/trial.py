@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import anyio
 import msgspec
@@ -29,13 +29,14 @@ from collector.cluster.errors import (
     Unreachable,
     Untrusted,
 )
+from collector.cluster.identity import Identities
 from collector.cluster.reflector import list_all
 from collector.cluster.resources import PodObject
 from collector.cluster.schedule import Candidate, choose, ready
 from collector.cluster.session import Session
 from collector.cluster.typed import TypedClient
 from collector.config import PRESETS, Cluster, Source
-from collector.model import ReadFailure
+from collector.model import Node, ReadFailure
 from collector.text import one_line
 
 __all__ = ["Finding", "Pods", "Problem", "find_duplicates", "try_cluster"]
@@ -77,12 +78,12 @@ class Finding(msgspec.Struct, kw_only=True):
     problems: list[Problem] = []
 
 
-async def try_cluster(cluster: Cluster, timeout: float, pods: dict[str, list[str]]) -> Finding:
+async def try_cluster(cluster: Cluster, timeout: float, nodes: dict[str, list[Node]]) -> Finding:
     """Learn what one cluster allows; whatever goes wrong there is a problem in the finding.
 
-    `pods` notes by uid in which clusters a pod was found, for find_duplicates().
+    `nodes` is given the nodes with a GPU pod of each cluster, for find_duplicates().
     """
-    trial = _Trial(cluster, pods)
+    trial = _Trial(cluster, nodes)
     try:
         with anyio.fail_after(timeout):
             await trial.run()
@@ -96,19 +97,16 @@ async def try_cluster(cluster: Cluster, timeout: float, pods: dict[str, list[str
     return trial.finding
 
 
-def find_duplicates(clusters: Sequence[Cluster], findings: Mapping[str, Finding], pods: dict[str, list[str]]) -> None:
-    """Add a problem to each cluster that has the very pods of one before it in the configuration."""
-    order = {cluster.name: number for number, cluster in enumerate(clusters)}
-    nodes = {cluster.name: cluster.node_selector for cluster in clusters}
-    alike = {tuple(sorted(names, key=order.__getitem__)) for names in pods.values() if len(names) > 1}
-    pairs = {(first, other) for first, *others in alike for other in others if nodes[first] == nodes[other]}
-    for first, other in sorted(pairs, key=lambda pair: (order[pair[1]], order[pair[0]])):
-        findings[other].ok = False
-        findings[other].problems.append(
-            Problem(
-                f'it is the cluster "{one_line(first)}" once more: both have the same pods', "remove one of the two"
-            )
-        )
+def find_duplicates(clusters: Sequence[Cluster], findings: Mapping[str, Finding], nodes: dict[str, list[Node]]) -> None:
+    """Add a problem to each cluster that a collector would not read, because one before it is the same."""
+    identities = Identities()
+    identities.follow([cluster.name for cluster in clusters])
+    for cluster in clusters:
+        for node in nodes.get(cluster.name, ()):
+            if (duplicate := identities.claim(cluster.name, node)) is not None:
+                findings[cluster.name].ok = False
+                findings[cluster.name].problems.append(Problem(one_line(duplicate)))
+                break
 
 
 class _Right(msgspec.Struct, frozen=True):
@@ -123,9 +121,9 @@ class _Right(msgspec.Struct, frozen=True):
 class _Trial:
     """The steps on one cluster, in the order in which the collector needs them."""
 
-    def __init__(self, cluster: Cluster, pods: dict[str, list[str]]) -> None:
+    def __init__(self, cluster: Cluster, nodes: dict[str, list[Node]]) -> None:
         self.finding = Finding(cluster=cluster.name, context=cluster.context)
-        self._seen = pods
+        self._nodes = nodes
         self.doing = "loading its context"
         self._cluster = cluster
 
@@ -143,6 +141,7 @@ class _Trial:
                 for order, source in enumerate(self._cluster.watched)
                 for pod in await self._pods(session, source)
             ]
+            await self._list_nodes(session, {candidate.pod.node for candidate in candidates})
             if not any(pods.total for pods in self.finding.pods):
                 if self.finding.pods:
                     await self._look_elsewhere(session)
@@ -193,16 +192,19 @@ class _Trial:
                 f" by a {'Role' + where if namespace else 'ClusterRole'}",
             )
 
+    async def _list_nodes(self, session: Session, names: Collection[str]) -> None:
+        """Note the nodes of these names, which are those that a collector would take up."""
+        self.doing = "listing its nodes"
+        if self.finding.rights.get(str(_Right("list", "nodes"))) is not False:
+            found, _version = await list_all(session, watcher.nodes(self._cluster))
+            self._nodes[self._cluster.name] = [node.facts for node in found.values() if node.key in names]
+
     async def _pods(self, session: Session, source: Source) -> list[PodObject]:
         """Count a source's pods and hand them on; without the right to list them there are none to count."""
         self.doing = f"listing the pods of {source.namespace}"
         if self.finding.rights.get(str(_Right("list", "pods", source.namespace))) is False:
             return []
         pods = await _list(session, source)
-        for pod in pods:
-            names = self._seen.setdefault(pod.uid, [])
-            if self._cluster.name not in names:  # two of its sources may select one pod
-                names.append(self._cluster.name)
         self.finding.pods.append(
             Pods(
                 namespace=source.namespace,

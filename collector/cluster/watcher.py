@@ -21,7 +21,7 @@ from collector.cluster.session import Session
 from collector.config import Cluster, Source
 from collector.model import ClusterState, ClusterStatus, Known
 
-__all__ = ["ClusterWatcher", "Observer", "Timing", "pods"]
+__all__ = ["ClusterWatcher", "Observer", "Timing", "nodes", "pods"]
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class ClusterWatcher:
 
     async def _watch(self, session: Session) -> None:
         mirrors: list[Reflector[Any]] = [
-            self._mirror(session, 0, _nodes(self._cluster, self._node_labels), self._readings.set_node)
+            self._mirror(session, 0, nodes(self._cluster, self._node_labels), self._readings.set_node)
         ]
         for order, source in enumerate(self._cluster.watched):
             take = functools.partial(self._readings.set_pod, order, source)
@@ -149,7 +149,8 @@ def pods(source: Source) -> Resource[PodObject]:
     )
 
 
-def _nodes(cluster: Cluster, labels: Sequence[str]) -> Resource[NodeObject]:
+def nodes(cluster: Cluster, labels: Sequence[str] = ()) -> Resource[NodeObject]:
+    """Say which nodes a cluster means, with the labels that their facts are to carry."""
     return Resource(
         name="nodes", path="/api/v1/nodes", params=_selection(cluster.node_selector), decode=node_decoder(labels)
     )

@@ -179,11 +179,35 @@ class TestProblems:
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"')
         result = clusters.check("--json")
         found = {finding["cluster"]: finding["problems"] for finding in json.loads(result.stdout)["clusters"]}
-        problem = {
-            "text": 'it is the cluster "sim-0" once more: both have the same pods',
-            "hint": "remove one of the two",
-        }
-        assert (result.returncode, found) == (1, {"sim-0": [], "sim-1": [], "x": [problem]})
+        (problem,) = found.pop("x")
+        assert (result.returncode, found) == (1, {"sim-0": [], "sim-1": []})
+        assert problem["text"].startswith('it is the cluster "sim-0" once more: node gpu-000')
+        assert problem["text"].endswith("; remove one of the two from the configuration")
+
+    @pytest.mark.parametrize(
+        ("more", "problem"),
+        [
+            (
+                'node_selector = "kubernetes.io/hostname=gpu-0001"',
+                'it is the cluster "sim-0" once more: node gpu-0001 ',
+            ),
+            ('preset = "gke"', "no pods found in namespace kube-system "),  # where a run takes up no node
+        ],
+    )
+    def test_parts_of_one_cluster_are_a_problem_when_they_have_a_gpu_node_in_common_as_they_are_to_a_run(
+        self, clusters: Clusters, more: str, problem: str
+    ):
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{more}')
+        result = clusters.check("--json")
+        (found,) = (one for one in json.loads(result.stdout)["clusters"] if one["cluster"] == "x")
+        assert [one["text"].startswith(problem) for one in found["problems"]] == [True]
+
+    def test_no_right_to_list_nodes_leaves_it_open(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"')
+        clusters.act("sim-0", "deny", "list", "nodes")
+        found = json.loads(clusters.check("--json").stdout)["clusters"]
+        missing = ["may not list nodes"]
+        assert [[problem["text"] for problem in one["problems"]] for one in found] == [missing, [], missing]
 
     def test_two_parts_of_one_cluster_are_none(self, clusters: Clusters):
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\nnode_selector = "pool=x"')
