@@ -88,7 +88,7 @@ async def try_cluster(cluster: Cluster, timeout: float, nodes: dict[str, list[No
         with anyio.fail_after(timeout):
             await trial.run()
     except TimeoutError:
-        trial.fails(f"no answer within {timeout:g} s while {trial.doing}", "a higher --timeout, or look at the network")
+        trial.fails(f"no answer within {timeout:g} s while {trial.doing}", trial.remedy)
     except ClusterError as error:
         trial.fails(str(error), _hint(error, cluster))
     except Exception as error:  # one cluster's failure never stops the others
@@ -125,6 +125,7 @@ class _Trial:
         self.finding = Finding(cluster=cluster.name, context=cluster.context)
         self._nodes = nodes
         self.doing = "loading its context"
+        self.remedy = ""  # what to do when it takes too long
         self._cluster = cluster
 
     def fails(self, text: str, hint: str = "") -> None:
@@ -133,6 +134,13 @@ class _Trial:
     async def run(self) -> None:
         async with Session(self._cluster) as session:
             self.finding.server = session.host
+            if session.plugin:
+                self.doing = f'running the exec plugin "{session.plugin}"'
+                self.remedy = f"`{_kubectl(self._cluster)}` {_SAME_PLUGIN}"
+            else:
+                self.doing = "obtaining credentials"
+            await session.authenticate()
+            self.remedy = "a higher --timeout, or look at the network"
             async with TypedClient(session) as api:
                 await self._reach(api)
                 await self._rights(api)
@@ -302,19 +310,24 @@ async def _list(session: Session, source: Source) -> list[PodObject]:
     return list(found.values())
 
 
+_SAME_PLUGIN = "runs the same plugin and shows what it prints"
+
+
+def _kubectl(cluster: Cluster) -> str:
+    if cluster.context is None:
+        return "the pod's service account"
+    return f"kubectl --context {shlex.quote(cluster.context)} get nodes"
+
+
 def _hint(error: ClusterError, cluster: Cluster) -> str:
-    kubectl = (
-        f"kubectl --context {shlex.quote(cluster.context)} get nodes"
-        if cluster.context
-        else "the pod's service account"
-    )
+    kubectl = _kubectl(cluster)
     match error:
         case BadContext():
             return "`kubectl config view` shows what the kubeconfig says"
         case Unauthorized():
             return f"log in again; `{kubectl}` fails likewise until then" if cluster.context else f"look at {kubectl}"
         case PluginFailed():
-            return f"`{kubectl}` runs the same plugin and shows what it prints"
+            return f"`{kubectl}` {_SAME_PLUGIN}"
         case Untrusted():
             return "does the kubeconfig's certificate-authority belong to this server, and fits tls-server-name?"
         case Unreachable():

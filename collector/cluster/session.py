@@ -73,6 +73,16 @@ class Session:
         for transport in self._open:
             await transport.close()
 
+    @property
+    def plugin(self) -> str:
+        """The command of the exec plugin that gives the credentials; empty where there is none."""
+        user = self._settings.access.user
+        return user.exec.command if user.exec is not None and isinstance(self._credentials, Renewed) else ""
+
+    async def authenticate(self) -> None:
+        """Obtain the credentials, as every request does by itself where it must."""
+        await self._credentials.get()
+
     async def get(self, path: str, params: Query = (), *, timeout: float = 30.0) -> bytes:
         """Return the body at `path`."""
         return await self._call("GET", path, params, None, "", timeout)

@@ -44,6 +44,15 @@ class Clusters:
         path.write_text(json.dumps(document))
         self._config.write_text(self._config.read_text().replace(str(self._simulator.kubeconfig), str(path)))
 
+    def authenticate_by(self, command: str, *args: str, path: Path) -> None:
+        """Configure a kubeconfig at `path` whose users have an exec plugin."""
+        plugin = {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never"}
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["users"]:
+            entry["user"] = {"exec": plugin | {"command": command, "args": args}}
+        path.write_text(json.dumps(document))
+        self._config.write_text(self._config.read_text().replace(str(self._simulator.kubeconfig), str(path)))
+
     def check(self, *args: str) -> subprocess.CompletedProcess[str]:
         return self._run("check", "-c", self._config, *args)
 
@@ -316,6 +325,15 @@ class TestDeadline:
         clusters.act("sim-0", action, *args)
         ((text, _hint),) = clusters.problems("sim-0", "--timeout", "3s")
         assert text.startswith(f"no answer within 3 s while {doing}")
+
+    def test_an_exec_plugin_that_hangs_is_named(self, clusters: Clusters, tmp_path: Path):
+        clusters.authenticate_by("sleep", "60", path=tmp_path / "kubeconfig")
+        assert clusters.problems("sim-0", "--timeout", "3s") == [
+            (
+                'no answer within 3 s while running the exec plugin "sleep"',
+                "`kubectl --context sim-0 get nodes` runs the same plugin and shows what it prints",
+            )
+        ]
 
     def test_an_interrupt_ends_it_at_once_and_quietly(self, clusters: Clusters, tmp_path: Path):
         clusters.act("sim-0", "hang_exec")
