@@ -48,6 +48,8 @@ async def service_discovery(request: web.Request) -> web.Response:
     The form is Prometheus' (https://prometheus.io/docs/prometheus/latest/http_sd/).
     """
     context = request.app[CONTEXT]
+    if not request.host:
+        raise web.HTTPBadRequest(text="expected a Host header with the address that the targets are to have")
 
     def group(path: str, **labels: str) -> dict[str, object]:
         return {

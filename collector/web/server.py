@@ -1,19 +1,24 @@
 """Serves the application on its address, with TLS where it is configured."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from collector.config import ConfigError, Server
+from collector.text import one_line
 from collector.web.application import application
 from collector.web.context import Context
 from collector.web.tls import ServerTls
 
 __all__ = ["serve"]
+
+log = logging.getLogger(__name__)
 
 _DRAIN = 5.0  # seconds that answers under way may take when the server stops
 
@@ -26,7 +31,11 @@ async def serve(context: Context, server: Server, *, ready: Callable[[str], None
     tls = await anyio.to_thread.run_sync(ServerTls.of, server)
     await anyio.to_thread.run_sync(_check_token_file, server)
     runner = web.AppRunner(
-        application(context, server), access_log=None, handler_cancellation=True, shutdown_timeout=_DRAIN
+        application(context, server),
+        logger=_handling,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=_DRAIN,
     )
     await runner.setup()
     try:
@@ -45,6 +54,19 @@ async def serve(context: Context, server: Server, *, ready: Callable[[str], None
     finally:
         with anyio.move_on_after(_DRAIN + 1, shield=True):
             await runner.cleanup()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Leave out what clients do wrong: anybody may send anything, and must not fill the log."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    log.debug("not a request: %s", one_line(error, 200))
+    return False
+
+
+_handling = logging.getLogger(f"{__name__}.handling")
+_handling.addFilter(_is_ours)
 
 
 def _check_token_file(server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import logging
 import ssl
 import threading
 import time
@@ -253,6 +254,34 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     while not await condition():
         assert time.monotonic() < deadline
         await anyio.sleep(0.02)
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        "request_line",
+        [
+            b"GET / HTTP/1.1",
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b",
+            b"GET / HTTP/9.9\r\nHost: a",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: " + 100_000 * b"x",
+            b"GET /\xe9 HTTP/1.1\r\nHost: a",
+            b"\x16\x03\x01 nonsense",
+            b"GET /sd HTTP/1.1\r\nHost: ",
+        ],
+    )
+    async def test_what_is_no_request_is_refused_and_is_no_error_of_ours(
+        self, site: Any, serving: Any, caplog: pytest.LogCaptureFixture, request_line: bytes
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            async with (
+                serving(site) as client,
+                await anyio.connect_tcp("127.0.0.1", client.base_url.port) as stream,
+            ):
+                with anyio.fail_after(30):
+                    await stream.send(request_line + b"\r\n\r\n")
+                    answer = await stream.receive()
+        assert answer.split(b" ")[1] == b"400"
+        assert caplog.records == []
 
 
 class TestMistakes:
