@@ -208,6 +208,8 @@ def _parse(file: str, version: object) -> _File:
     try:
         return msgspec.yaml.decode(content, type=_File | None) or _File()
     except msgspec.ValidationError as error:
+        if " - at " not in str(error):
+            raise BadContext(f"{file}: not a kubeconfig: expected clusters, contexts and users") from error
         raise BadContext(f"{file}: not a kubeconfig: {one_line(str(error), 200)}") from error
     except msgspec.DecodeError as error:
         # Only the line's number: a parser may quote the text around the mistake, and that may be a token.

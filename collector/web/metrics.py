@@ -18,7 +18,7 @@ _TURN = 1 << 20  # bytes between two turns of the event loop
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Answer every series, or with `?cluster=` (repeatable) those of some clusters."""
-    check_parameters(request, {"cluster"})
+    check_parameters(request, {"cluster"}, repeatable={"cluster"})
     context = request.app[CONTEXT]
     chosen = request.query.getall("cluster", None)
     for name in chosen or ():
