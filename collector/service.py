@@ -77,6 +77,7 @@ class Service:
         self._identities = Identities()
         self._latest = LatestChanges()
         self.statuses: dict[str, ClusterStatus] = {}
+        self.failing: dict[str, dict[str, ReadFailure]] = {}  # cluster -> nodes whose last reading failed
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.inventory = Inventory(on_node=self._node_changed)
         self.exposition = Exposition(
@@ -156,6 +157,7 @@ class Service:
         if reading.cluster in self._identities.duplicates:  # it was on its way
             return
         self.metrics.read_succeeded(reading.cluster, seconds)
+        self._note_failure(reading.cluster, reading.node.name, None)
         before = self.inventory.node(Place(reading.cluster, reading.node.name))
         if before is not None and before.time is not None and before.time > reading.time:
             # It is the newest all the same: the clock was set back.
@@ -164,8 +166,9 @@ class Service:
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         """Count a reading that failed."""
-        del node  # a label per node would not be bounded; the watcher's log has it
         self.metrics.read_failed(cluster, reason)
+        if self.inventory.node(Place(cluster, node)) is not None:  # else it went while it was read
+            self._note_failure(cluster, node, reason)
 
     def on_node(self, cluster: str, node: Node) -> None:
         """Keep what Kubernetes says of a node, unless it shows that its cluster is another one once more."""
@@ -183,6 +186,7 @@ class Service:
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
         """Take a node out of the inventory."""
+        self._note_failure(cluster, node, None)
         if (entry := self.inventory.node(Place(cluster, node))) is not None:
             self._release(self._identities.release(cluster, entry.node))
         self._hand_on(self.inventory.remove_node(Place(cluster, node), time))
@@ -265,10 +269,19 @@ class Service:
 
     def _drop(self, cluster: str) -> None:
         """Take a cluster and all that is in it out of the inventory."""
+        for node in list(self.failing.get(cluster, ())):
+            self._note_failure(cluster, node, None)
         changes = self.inventory.remove_cluster(cluster, time.time())
         if changes:
             log.info("%d GPUs are published no more", len(changes), extra={"cluster": cluster})
         self._hand_on(changes, level=logging.DEBUG)
+
+    def _note_failure(self, cluster: str, node: str, reason: ReadFailure | None) -> None:
+        """Keep how a node's last reading failed; None where it did not, or the node is gone."""
+        before = self.failing.get(cluster, {}).pop(node, None)
+        if reason is not None:
+            self.failing.setdefault(cluster, {})[node] = reason
+        self.metrics.failing(cluster, before, reason)
 
     def _hand_on(self, changes: Sequence[Change], reading: Reading | None = None, *, level: int = logging.INFO) -> None:
         """Hand on what one step of the inventory did: to the history with its outbox, to the log and to listeners."""

@@ -1,5 +1,6 @@
 """`gpuid check`: tries every cluster, the store and every sink of a configuration and shows what is missing."""
 
+import sys
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,13 +9,12 @@ import anyio
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from collector import config as configuration
 from collector.cli.destinations import print_destinations, try_destinations
 from collector.cli.logs import configure
 from collector.cli.options import DURATION, config_option
+from collector.cli.table import print_table, result_style
 from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
 from collector.model import Node
@@ -22,6 +22,7 @@ from collector.text import one_line
 
 __all__ = ["check"]
 
+_HEADINGS = ("cluster", "version", "latency", "user", "pods", "gpus", "result")
 _AT_ONCE = 32  # clusters; each may start a credential plugin
 
 
@@ -89,19 +90,17 @@ def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:
 
 
 def _print(findings: Collection[Finding]) -> None:
-    """Print a table: on a terminal it fits the window, elsewhere a cluster is one line that grep finds."""
-    terminal = Console().is_terminal
-    console = Console(width=None if terminal else 10_000, highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("CLUSTER", "VERSION", "LATENCY", "USER", "PODS", "GPUS"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("RESULT", overflow="fold", min_width=30)
-    for finding in findings:
-        table.add_row(*(Text(text or "-") for text in _cells(finding)), _result(finding, terminal=terminal))
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    """Print a table; a terminal has the problems below it, elsewhere a cluster is one line that grep finds."""
+    terminal = sys.stdout.isatty()
+    rows = [[*_cells(finding), _result(finding, whole=not terminal)] for finding in findings]
+    print_table(_HEADINGS, rows, styles={"result": result_style})
+    for finding in findings if terminal else ():
+        for problem in finding.problems:
+            click.echo(f"\n{one_line(finding.cluster)}: {problem.text}")
+            if problem.hint:
+                click.echo(f"  {problem.hint}")
+    if terminal:
+        click.echo("")
     click.echo(f"{sum(finding.ok for finding in findings)} of {len(findings)} clusters are ready.")
 
 
@@ -119,14 +118,7 @@ def _cells(finding: Finding) -> list[str]:
     ]
 
 
-def _result(finding: Finding, *, terminal: bool) -> Text:
-    if finding.ok:
-        return Text("ok", "green")
-    result = Text()
-    for problem in finding.problems:
-        if result:
-            result.append("\n" if terminal else "; ")
-        result.append(problem.text, "red")
-        if problem.hint:
-            result.append(("\n" if terminal else " ") + f"({problem.hint})", "dim")
-    return result
+def _result(finding: Finding, *, whole: bool) -> str:
+    if finding.ok or not whole:
+        return "ok" if finding.ok else "failed"
+    return "; ".join(problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in finding.problems)

@@ -115,11 +115,12 @@ def _node_row(entry: NodeEntry) -> dict[str, Any]:
 
 
 async def _entries(context: Context, filters: _Filters) -> AsyncIterator[NodeEntry]:
-    """Walk the nodes that the filters admit, giving other tasks their turn."""
+    """Walk the nodes that the filters admit, by cluster and name, giving other tasks their turn."""
     for cluster in sorted(context.inventory.clusters()):
         if not _admits(filters, "cluster", cluster):
             continue
-        async for entry in in_slices(list(context.inventory.nodes(cluster).values())):
+        nodes = context.inventory.nodes(cluster)
+        async for entry in in_slices([nodes[name] for name in sorted(nodes)]):
             if _admits(filters, "node", entry.place.node) and _admits(filters, "machine", entry.node.machine):
                 yield entry
 

@@ -14,6 +14,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from collector.simulator import Misconduct, SimulatedCluster, Simulator
+from tests.plugins.terminal import Terminal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -311,6 +312,24 @@ class TestDestinations:
             result = clusters.check("--json", "--timeout", "2s")
         assert result.returncode == 1
         assert json.loads(result.stdout)["sinks"][0]["text"] == "no answer within 2 s"
+
+
+class TestOnATerminal:
+    def test_a_narrow_one_has_every_problem_and_remedy_whole_below_the_table(self, clusters: Clusters, tmp_path: Path):
+        clusters.act("sim-0", "deny", "create", "pods/exec")
+        config = tmp_path / "gpuid.toml"
+        with Terminal("check", "-c", config, columns=80, env={"NO_COLOR": "1"}) as terminal:
+            assert terminal.end() == 1
+        text = terminal.text.replace("\r\n", "\n")
+        assert (
+            "\nsim-0: may not create pods/exec in namespace gpu-operator\n"
+            '  grant {apiGroups: [""], resources: ["pods/exec"], verbs: ["create"]}'
+            " by a Role in namespace gpu-operator\n"
+        ) in text
+        assert [line.split()[-1] for line in text.splitlines() if line.startswith("sim-") and ":" not in line] == [
+            "failed",
+            "ok",
+        ]
 
 
 class TestDeadline:
