@@ -13,7 +13,7 @@ from rich.console import Console
 from collector import config as configuration
 from collector.cli.destinations import print_destinations, try_destinations
 from collector.cli.logs import configure
-from collector.cli.options import DURATION, config_option
+from collector.cli.options import TIMEOUT, config_option
 from collector.cli.table import print_table, result_style
 from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
@@ -32,7 +32,7 @@ _AT_ONCE = 32  # clusters; each may start a credential plugin
     "--cluster", "names", metavar="NAME", multiple=True, help="Only this cluster; may be given several times."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
-@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long each of them may take.")
+@click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="How long each of them may take.")
 @click.pass_context
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
     r"""Try every cluster of the configuration, its store and its sinks, and tell what is missing.

@@ -323,7 +323,7 @@ def _hint(error: ClusterError, cluster: Cluster) -> str:
     kubectl = _kubectl(cluster)
     match error:
         case BadContext():
-            return "`kubectl config view` shows what the kubeconfig says"
+            return "`kubectl config view` shows what the kubeconfig says" if cluster.context else ""
         case Unauthorized():
             return f"log in again; `{kubectl}` fails likewise until then" if cluster.context else f"look at {kubectl}"
         case PluginFailed():

@@ -223,6 +223,12 @@ class TestProblems:
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\nnode_selector = "pool=x"')
         assert clusters.check().returncode == 0
 
+    def test_outside_of_a_pod_no_kubeconfig_is_blamed(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\nin_cluster = true')
+        assert clusters.problems("x") == [
+            ("in_cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; is this a pod?", "")
+        ]
+
     def test_a_certificate_that_another_authority_signed(self, clusters: Clusters, tmp_path: Path):
         clusters.distrust(tmp_path / "kubeconfig")
         ((text, hint),) = clusters.problems("sim-0")
