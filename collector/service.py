@@ -25,7 +25,6 @@ from collector.model import (
     ClusterState,
     ClusterStatus,
     Event,
-    GpuidError,
     Node,
     Place,
     ReadFailure,
@@ -33,6 +32,7 @@ from collector.model import (
     WatchRestart,
 )
 from collector.sinks.delivery import Delivery
+from collector.sinks.following import SinkFollower
 from collector.store import Backlog, Store, StoreStatus
 from collector.web import Context, LatestChanges, as_change, serve
 
@@ -70,6 +70,8 @@ class Service:
         self._touched: set[Place] = set()  # by the step of the inventory that is under way
         self._store: Store | None = None
         self._delivery: Delivery | None = None
+        self._sinks: SinkFollower | None = None
+        self._started = anyio.Event()  # once the first configuration is in force
         self._reloading = anyio.Lock()
         self._synced: dict[str, float] = {}  # Unix seconds
         self._identities = Identities()
@@ -108,11 +110,13 @@ class Service:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(garbage.run, name="garbage")
                 self._tasks.start_soon(self.exposition.run, name="exposition")
-                if self._store is not None and self._delivery is not None:
+                if self._store is not None and self._delivery is not None and self._sinks is not None:
                     self._tasks.start_soon(self._store.run, name="store")
                     self._tasks.start_soon(self._store.lead, self.inventory, self._adopt, name="store: lead")
                     self._tasks.start_soon(self._delivery.run, name="delivery")
+                    self._tasks.start_soon(self._sinks.run, name="sinks: configuration")
                 await self._follow(self._config.clusters)
+                self._started.set()
                 if reload_from is not None:
                     self._tasks.start_soon(self._reload_on_change, reload_from, name="configuration")
                 try:
@@ -122,15 +126,15 @@ class Service:
 
     async def reload(self, path: Path) -> None:
         """Put the clusters and sinks of the file at `path` in force; a bad file is refused and the old ones stay."""
+        await self._started.wait()
         async with self._reloading:  # a signal and a changed file may come at once
             try:
                 config = await anyio.to_thread.run_sync(load, path)
-                if self._delivery is not None:
-                    await self._delivery.follow(config.sinks)
-                    self.metrics.keep_sinks(config.sinks)
-            except GpuidError as error:
+            except ConfigError as error:
                 log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
                 return
+            if self._sinks is not None:
+                await self._sinks.follow(config.sinks)
             if any(getattr(config, table) != getattr(self._config, table) for table in _FIXED):
                 log.warning("changes of [server], [metrics] and [store] take effect at the next start")
             await self._follow(config.clusters)
@@ -197,6 +201,8 @@ class Service:
 
     def on_synced(self, cluster: str, time: float) -> None:
         """Publish the last proof that a cluster's view is current."""
+        if cluster in self._identities.duplicates:
+            return
         self._synced[cluster] = time
         self.metrics.synced(cluster, time)
 
@@ -245,6 +251,7 @@ class Service:
         )
         self._delivery = Delivery(store, self)
         await self._delivery.follow(self._config.sinks)
+        self._sinks = SinkFollower(self._delivery, self.metrics.keep_sinks)
         for cluster in set(self.inventory.clusters()) - configured:
             self._drop(cluster)
         for cluster in self.inventory.clusters():
@@ -315,6 +322,7 @@ class Service:
         """Stop reading a cluster that is another one once more; what was published of it is the other one's to say."""
         name = duplicate.cluster
         self._watches[name].pause()
+        self._synced.pop(name, None)
         self._drop(name)
         fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
         log.warning("the cluster is not read: %s", duplicate, extra=fields)
@@ -353,7 +361,7 @@ class Service:
             self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
 
     async def _reload_on_change(self, path: Path) -> None:
-        async for _ in following.changes(path):
+        async for _ in following.changes(path, self._config):
             await self.reload(path)
 
 
@@ -376,7 +384,8 @@ class _Watch:
             with self._scope:
                 attempt = 0
                 while True:
-                    await self._free.wait()
+                    while not self._free.is_set():  # it may be paused again before this task has its turn
+                        await self._free.wait()
                     started = time.monotonic()
                     try:
                         with anyio.CancelScope() as self._turn:

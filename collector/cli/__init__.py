@@ -12,8 +12,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from collector import __version__
-from collector.cli.text import one_line
 from collector.model import GpuidError
+from collector.text import one_line
 
 __all__ = ["gpuid", "main"]
 

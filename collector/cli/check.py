@@ -13,12 +13,12 @@ from rich.console import Console
 from collector import config as configuration
 from collector.cli.destinations import print_destinations, try_destinations
 from collector.cli.logs import configure
-from collector.cli.options import DURATION, config_option
+from collector.cli.options import TIMEOUT, config_option
 from collector.cli.table import print_table, result_style
-from collector.cli.text import one_line
 from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
 from collector.model import Node
+from collector.text import one_line
 
 __all__ = ["check"]
 
@@ -32,7 +32,7 @@ _AT_ONCE = 32  # clusters; each may start a credential plugin
     "--cluster", "names", metavar="NAME", multiple=True, help="Only this cluster; may be given several times."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
-@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long each of them may take.")
+@click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="How long each of them may take.")
 @click.pass_context
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
     r"""Try every cluster of the configuration, its store and its sinks, and tell what is missing.
@@ -76,9 +76,8 @@ async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]
     async with anyio.create_task_group() as tasks:
         for cluster in clusters:
             tasks.start_soon(one, cluster, name=f"check {cluster.name}")
-    findings = {cluster.name: findings[cluster.name] for cluster in clusters}
-    find_duplicates(findings, nodes)
-    return list(findings.values())
+    find_duplicates(clusters, findings, nodes)
+    return [findings[cluster.name] for cluster in clusters]
 
 
 def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:

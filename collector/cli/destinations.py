@@ -8,12 +8,12 @@ import msgspec
 
 from collector import store
 from collector.cli.table import print_table, result_style
-from collector.cli.text import one_line
 from collector.config import Config
 from collector.config.sinks import Settings
 from collector.config.store import PostgresLocation, StoreSettings, locate
 from collector.model import GpuidError
 from collector.sinks import open_sink
+from collector.text import one_line
 
 __all__ = ["Destination", "print_destinations", "try_destinations"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from collector.cli.text import one_line
+from collector.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

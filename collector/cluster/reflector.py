@@ -21,7 +21,6 @@ from collector.cluster.errors import (
     Throttled,
     Unauthorized,
     Unreachable,
-    one_line,
 )
 from collector.cluster.resources import (
     LineSplitter,
@@ -33,6 +32,7 @@ from collector.cluster.resources import (
 )
 from collector.cluster.session import Session
 from collector.model import WatchRestart
+from collector.text import one_line
 
 __all__ = ["Kept", "Reflector", "Resource", "WatchTiming", "list_all"]
 

@@ -103,7 +103,7 @@ def _node_row(entry: NodeEntry) -> dict[str, Any]:
         "node": entry.place.node,
         "machine": entry.node.machine,
         "provider_id": entry.node.provider_id,
-        "chassis": entry.chassis,
+        "chassis": entry.chassis or None,
         "driver_version": entry.driver_version,
         "cuda_version": entry.cuda_version,
         "found": entry.found,
@@ -146,7 +146,7 @@ def _admits(filters: _Filters, key: str, value: str) -> bool:
 
 
 def _filters(request: web.Request, known: frozenset[str]) -> _Filters:
-    check_parameters(request, known | _PAGING)
+    check_parameters(request, known | _PAGING, repeatable=known)
     return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
 
 

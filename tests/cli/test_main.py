@@ -37,6 +37,21 @@ NAMES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("health", "--timeout", "0s"), "Invalid value for '--timeout': expected more than no time at all"),
+        (("ls", "--timeout", "0s"), "Invalid value for '--timeout': expected more than no time at all"),
+        (("where", " "), "Invalid value for 'TERM': expected something to look for, got nothing"),
+        (("history", ""), "Invalid value for 'NODE': expected something to look for, got nothing"),
+    ],
+)
+def test_a_value_that_can_find_nothing_is_refused(args: tuple[str, ...], message: str):
+    result = CliRunner().invoke(command, args)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
 class TestHelp:
     def test_the_commands_stand_in_the_order_that_a_newcomer_needs(self):
         result = CliRunner().invoke(command, ["--help"])
