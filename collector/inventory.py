@@ -5,7 +5,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
-from collector.model import Change, Event, Fingerprint, Gpu, Known, Node, Place, Placement, Reading
+from collector.model import (
+    Change,
+    Event,
+    Failing,
+    Fingerprint,
+    Gpu,
+    Known,
+    Node,
+    Place,
+    Placement,
+    ReadFailure,
+    Reading,
+)
 
 __all__ = ["Inventory", "NodeEntry", "NodeSnapshot"]
 
@@ -32,6 +44,7 @@ class NodeEntry:
         "alone",
         "cuda_version",
         "driver_version",
+        "failing",
         "fingerprint",
         "gpus",
         "node",
@@ -46,6 +59,7 @@ class NodeEntry:
         self.place = place
         self.node = node
         self.time: float | None = None  # Unix seconds of the last reading, None before the first
+        self.failing: Failing | None = None  # None after a reading, and before the first attempt
         self.driver_version: str | None = None
         self.cuda_version: str | None = None
         self.source = ""  # `namespace/pod` that was read
@@ -123,6 +137,7 @@ class Inventory:
         old = entry.gpus
         entry.gpus, entry.since = tuple(stay), tuple(since)
         entry.time, entry.superseded = reading.time, frozenset(superseded) if superseded else _NONE
+        entry.failing = None
         changes += self._depart(gone, entry, reading.time)
         if changes:
             self._index(entry, old)
@@ -137,6 +152,11 @@ class Inventory:
         self._entry(place, node).node = node  # also an equal one: whoever told of it holds it anyway
         if before != node:
             self._on_node(place)
+
+    def read_failed(self, place: Place, reason: ReadFailure, time: float) -> None:
+        """Keep until its next reading that a node cannot be read; nothing of one that is unknown."""
+        if (entry := self.node(place)) is not None:
+            entry.failing = Failing(reason, time if entry.failing is None else entry.failing.since)
 
     def remove_node(self, place: Place, time: float) -> list[Change]:
         """Forget a node; what was in it has vanished until it is seen elsewhere."""
@@ -233,6 +253,12 @@ class Inventory:
         """List the GPUs of one node."""
         entry = self.node(place)
         return [] if entry is None else self._found(entry.alone, lambda _gpu: True)
+
+    def count(self, cluster: str) -> int:
+        """Count the cluster's GPUs; one that is confirmed in several places is one."""
+        homes = (self._homes[uuid] for uuid in self.contested(cluster))
+        twice = sum(max(0, sum(home.place.cluster == cluster for home in places) - 1) for places in homes)
+        return sum(len(entry.gpus) for entry in self.nodes(cluster).values()) - twice
 
     def known(self, cluster: str) -> dict[str, Known]:
         """Tell which readings a new watch of the cluster need not repeat, by node."""

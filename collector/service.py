@@ -3,6 +3,7 @@
 import functools
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -34,7 +35,7 @@ from collector.model import (
 )
 from collector.sinks.delivery import Delivery
 from collector.store import Backlog, Store, StoreStatus
-from collector.web import Context, LatestChanges, as_change, serve
+from collector.web import Context, LatestChanges, SinkStates, as_change, serve
 
 __all__ = ["Service", "load"]
 
@@ -74,6 +75,7 @@ class Service:
         self._synced: dict[str, float] = {}  # Unix seconds
         self._identities = Identities()
         self._latest = LatestChanges()
+        self._sinks = SinkStates()
         self.statuses: dict[str, ClusterStatus] = {}
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.inventory = Inventory(on_node=self._node_changed)
@@ -98,11 +100,13 @@ class Service:
                 statuses=self.statuses,
                 clusters=self._watches.keys,
                 synced=self._synced.get,
+                refresh=self._refresh,
                 cluster_label=self._config.metrics.cluster_label,
                 history=self._store.history if self._store else None,
                 durable=self._durable,
                 recording=self._recording,
                 latest=self._latest,
+                sinks=self._sinks,
             )
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(garbage.run, name="garbage")
@@ -126,6 +130,7 @@ class Service:
                 if self._delivery is not None:
                     await self._delivery.follow(config.sinks)
                     self.metrics.keep_sinks(config.sinks)
+                    self._sinks.keep(config.sinks)
             except GpuidError as error:
                 log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
                 return
@@ -159,9 +164,9 @@ class Service:
         self._hand_on(self.inventory.apply(reading), reading)
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
-        """Count a reading that failed."""
-        del node  # a label per node would not be bounded; the watcher's log has it
-        self.metrics.read_failed(cluster, reason)
+        """Count a reading that failed, and let the page say so."""
+        self.metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
+        self.inventory.read_failed(Place(cluster, node), reason, time.time())
 
     def on_node(self, cluster: str, node: Node) -> None:
         """Keep what Kubernetes says of a node, unless it shows that its cluster is another one once more."""
@@ -204,14 +209,17 @@ class Service:
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records that a sink took."""
         self.metrics.exported(sink, records)
+        self._sinks.exported(sink)
 
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
         """Count the records that a sink did not take."""
         self.metrics.export_failed(sink, records, reason)
+        self._sinks.failed(sink, reason, time.time())
 
     def on_backlog(self, sink: str, backlog: Backlog) -> None:
         """Publish what a sink is owed."""
         self.metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
+        self._sinks.owed(sink, backlog)
 
     # What follows from it
 
@@ -248,6 +256,11 @@ class Service:
         """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
         if self._store is not None:
             await self._store.recorder.durable(_DURABLE)
+
+    def _refresh(self, cluster: str) -> float:
+        """Tell after how many seconds a cluster's readings are renewed; never while it is being removed."""
+        watch = self._watches.get(cluster)
+        return math.inf if watch is None else watch.cluster.refresh
 
     def _recording(self) -> StoreStatus:
         return StoreStatus() if self._store is None else self._store.recorder.status

@@ -58,6 +58,8 @@ async def node(request: web.Request) -> web.Response:
         entry=entry,
         status=context.statuses.get(place.cluster),
         missing=missing(entry) if entry else 0,
+        overdue=context.overdue(entry) if entry else False,
+        refresh=context.refresh(place.cluster),
         trays=trays(entry.gpus) if entry else [],
         rows=_rows(entry),
         contested={

@@ -10,7 +10,6 @@ from aiohttp import web
 from collector import __version__
 from collector.web.context import CONTEXT
 from collector.web.pages import links, words
-from collector.web.rows import rfc3339
 from collector.web.slices import in_slices
 
 __all__ = ["STATIC", "compile_templates", "error_page", "fragment", "page", "wants_page"]
@@ -70,11 +69,12 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
 )
 _templates.filters |= {
-    "utc": lambda seconds: (rfc3339(seconds) or "").replace(".000Z", "Z"),
+    "utc": words.utc,
     "ago": words.ago,
     "span": words.span,
     "counted": words.counted,
     "state_words": words.state_words,
+    "failure_words": words.failure_words,
     "search_url": links.search_url,
 }
 _templates.globals |= {

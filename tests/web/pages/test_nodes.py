@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import Gpu, Node
+from collector.model import Gpu, Node, ReadFailure
 from collector.store import Store
 from collector.web.pages.nodes import Tray, trays
 
@@ -57,6 +57,38 @@ async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/new")).text
     assert "new never read It has not been read yet" in text
+
+
+async def test_a_node_that_cannot_be_read_says_why_and_since_when(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
+    site.fail("prod-a", "n9", ReadFailure.EXIT_STATUS)
+    site.inventory.set_node("prod-a", Node(name="new", capacity=8))
+    site.fail("prod-a", "new", ReadFailure.FORBIDDEN)
+    async with serving(site) as client:
+        known, new = [(await visit(client, f"/clusters/prod-a/nodes/{name}")).text for name in ("n9", "new")]
+        gpu = (await visit(client, "/gpus/GPU-9")).text
+    assert "n9 cannot be read 1 GPU found" in known
+    assert "complete" not in known
+    said = (
+        "It cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command ended with an error. "
+        "What is shown is what its last good reading found. The collector's log has more."
+    )
+    assert said in known
+    assert "new cannot be read It has never been read." in new
+    assert "the right to create or get pods/exec is missing. The collector's log has more." in new
+    assert (
+        "n9 of prod-a cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command ended with an error. "
+        "This is what was last known there." in gpu
+    )
+
+
+async def test_a_node_whose_reading_is_overdue_says_so(site: Any, serving: Any, visit: Any) -> None:
+    site.refresh = 30.0
+    site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+    assert "n9 overdue 1 GPU found" in text
+    assert "Its next reading is overdue: its cluster's refresh is 30 seconds." in text
 
 
 async def test_a_conflict_names_the_other_node(site: Any, serving: Any, visit: Any) -> None:
