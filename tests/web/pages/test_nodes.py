@@ -70,15 +70,16 @@ async def test_a_node_that_cannot_be_read_says_why_and_since_when(site: Any, ser
     assert "n9 cannot be read 1 GPU found" in known
     assert "complete" not in known
     said = (
-        "It cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command ended with an error. "
+        "Every reading since 2025-11-24T16:09:00Z ( 60 seconds ago ) has failed, the last one because the command "
+        "ended with an error. "
         "What is shown is what its last good reading found. The collector's log has more."
     )
     assert said in known
     assert "new cannot be read It has never been read." in new
     assert "the right to create or get pods/exec is missing. The collector's log has more." in new
     assert (
-        "n9 of prod-a cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command ended with an error. "
-        "This is what was last known there." in gpu
+        "n9 of prod-a cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) , because the command ended "
+        "with an error. This is what was last known there." in gpu
     )
 
 
