@@ -33,12 +33,6 @@ function retell() {
 }
 setInterval(retell, 5000);
 
-for (const form of document.querySelectorAll("form.filter")) {
-  form.addEventListener("change", (event) => {
-    if (event.target.matches("select")) form.requestSubmit();
-  });
-}
-
 const live = document.querySelector("[data-live]");
 if (live && "EventSource" in window) follow(live);
 
