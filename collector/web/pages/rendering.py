@@ -1,5 +1,6 @@
 """Turns what the handlers found into HTML: the templates, and what all of them have at hand."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from collector import __version__
 from collector.web.context import CONTEXT
+from collector.web.latest import found_since
 from collector.web.pages import links, words
 from collector.web.slices import in_slices
 
@@ -54,7 +56,12 @@ _ADVICE = {404: "There is no such page here. The search above finds serials, UUI
 
 
 def _common(request: web.Request) -> dict[str, Any]:
-    return {"now": request.app[CONTEXT].clock(), "term": request.query.get("q", "")}
+    context = request.app[CONTEXT]
+    return {
+        "now": context.clock(),
+        "term": request.query.get("q", ""),
+        "found_since": functools.partial(found_since, inventory=context.inventory),
+    }
 
 
 def _version_of(name: str) -> str:

@@ -181,7 +181,6 @@ class TestKeyboard:
         page.keyboard.press("Enter")
         expect(page.get_by_role("main")).to_be_focused()
 
-
     def test_a_choice_is_put_in_force_by_apply_alone(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
         what = page.get_by_label("What")
@@ -209,6 +208,13 @@ class TestLive:
         page = opened("/")
         live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")
         expect(page.get_by_text("prod-a refuses the credentials")).to_be_visible(timeout=60_000)
+
+    def test_the_foot_says_how_current_the_page_is(self, opened: Any, live: Live) -> None:
+        page = opened("/")
+        told = page.locator("footer time")
+        expect(told).to_have_text("2025-11-24T16:10:00Z")
+        live.site.now += 60
+        expect(told).to_have_text("2025-11-24T16:11:00Z", timeout=60_000)
 
     def test_it_can_be_paused_and_catches_up(self, opened: Any, live: Live) -> None:
         page = opened("/changes")

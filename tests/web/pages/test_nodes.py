@@ -4,10 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from collector.model import Gpu, Node, ReadFailure
 from collector.store import Store
-from collector.web.pages.nodes import Tray, trays
+from collector.web.pages.nodes import Seat, Tray, seats, trays
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +34,24 @@ class TestTrays:
         assert trays([Gpu(uuid="GPU-1"), Gpu(uuid="GPU-2", minor_number=1)]) == []
 
 
+class TestSeats:
+    @given(modules=st.sets(st.integers(0, 16)), lacking=st.integers(0, 8), told=st.booleans())
+    def test_every_gpu_has_one_and_every_lacking_one_is_said(self, modules: set[int], lacking: int, told: bool) -> None:
+        gpus = [Gpu(uuid=f"GPU-{module}", module=str(module) if told else None) for module in sorted(modules)]
+        found = seats(gpus, lacking)
+        assert [seat.gpu for seat in found if seat.gpu is not None] == gpus
+        assert sum(seat.places for seat in found if seat.gpu is None) == lacking
+
+    def test_a_gap_in_the_modules_is_the_empty_one(self) -> None:
+        one, three = Gpu(uuid="GPU-1", module="1"), Gpu(uuid="GPU-3", module="3")
+        assert seats([one, three], 1) == [Seat("module 1", one), Seat("module 2", None), Seat("module 3", three)]
+        assert seats([one, three], 2) == [
+            Seat("module 1", one),
+            Seat("module 3", three),
+            Seat("elsewhere in it", None, 2),
+        ]
+
+
 async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any, visit: Any) -> None:
     card = Gpu(uuid="GPU-t", serial="5", chassis="C7", tray="3", slot="12", host="1", module="2", pci_bus_id="00:01")
     site.read("prod-a", "n9", card, capacity=1)
@@ -44,6 +64,16 @@ async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any
         "Cluster prod-a Machine i-n9 Provider id aws:///us-east-1a/i-n9 Chassis C7 Driver 570.148.08 CUDA 12.8 "
         "Read from pod gpu-operator/p" in page.text
     )
+
+
+async def test_a_place_whose_gpu_was_not_found_is_empty(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-{n}", tray="3", module=str(n)) for n in (1, 2, 4)), capacity=4)
+    site.read("prod-a", "n8", Gpu(uuid="GPU-8", tray="3", module="7"), capacity=3)
+    async with serving(site) as client:
+        gap = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+        unknown = (await visit(client, "/clusters/prod-a/nodes/n8")).text
+    assert "module 1 GPU-1 module 2 GPU-2 module 3 not found module 4 GPU-4" in gap
+    assert "module 7 GPU-8 elsewhere in it 2 not found" in unknown
 
 
 async def test_gpus_that_were_not_found_are_said(client: httpx.AsyncClient, visit: Any) -> None:
