@@ -26,7 +26,7 @@ async def clusters(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     filters = _filters(request, frozenset({"cluster"}))
     names = [name for name in sorted(context.clusters()) if _admits(filters, "cluster", name)]
-    return _page(request, "clusters", [_cluster_row(context, name) for name in names])
+    return _page(request, "clusters", [_cluster_row(context, name) async for name in in_slices(names)])
 
 
 async def nodes(request: web.Request) -> web.Response:

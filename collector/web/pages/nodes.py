@@ -96,7 +96,7 @@ def seats(gpus: Sequence[Gpu], lacking: int) -> list[Seat]:
     modules = {int(gpu.module) for gpu in gpus if gpu.module and _natural(gpu.module)[0] >= 0}
     gaps = sorted(set(range(min(modules), max(modules))) - modules) if modules else []
     if len(modules) < len(gpus) or len(gaps) != lacking:  # an empty place at either end cannot be told from none
-        return [*taken, Seat("elsewhere in it", None, lacking)] if lacking else taken
+        return [*taken, Seat("place unknown", None, lacking)] if lacking else taken
     empty = [Seat(f"module {gap}", None) for gap in gaps]
     return sorted([*taken, *empty], key=lambda seat: int(seat.name.rpartition(" ")[2]))
 

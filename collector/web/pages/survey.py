@@ -162,7 +162,7 @@ def sink_problems(sinks: Iterable[SinkState], now: float) -> Iterator[Problem]:
             wait = "waits" if backlog.records == 1 else "wait"
             owed = f"{counted(backlog.records, 'record')} {wait}, the oldest since {utc(round(backlog.oldest))}"
             if state.reason:
-                detail = f"{state.reason.replace('_', ' ')}; {owed}"
+                detail = f"last failure: {state.reason.replace('_', ' ')}; {owed}"
                 yield Problem(about, "does not take its records", detail=detail, since=state.since)
             elif now - backlog.oldest > _BEHIND:
                 yield Problem(about, f"is behind: {owed}", grave=False)

@@ -95,7 +95,7 @@ async def test_sinks_in_trouble_are_said(whole: Any, serving: Any, visit: Any) -
         text = (await visit(client, "/")).text
     assert (
         "The sink hook does not take its records since 2025-11-24T16:07:00Z ( 3 minutes ago ) "
-        "timeout; 1,325 records wait, the oldest since 2025-11-24T16:05:00Z" in text
+        "last failure: timeout; 1,325 records wait, the oldest since 2025-11-24T16:05:00Z" in text
     )
     assert "The sink lake is behind: 1 record waits, the oldest since 2025-11-24T15:50:00Z" in text
     assert "The sink table has refused 2 batches for good gpuid outbox ls names them" in text

@@ -48,7 +48,7 @@ class TestSeats:
         assert seats([one, three], 2) == [
             Seat("module 1", one),
             Seat("module 3", three),
-            Seat("elsewhere in it", None, 2),
+            Seat("place unknown", None, 2),
         ]
 
 
@@ -73,7 +73,7 @@ async def test_a_place_whose_gpu_was_not_found_is_empty(site: Any, serving: Any,
         gap = (await visit(client, "/clusters/prod-a/nodes/n9")).text
         unknown = (await visit(client, "/clusters/prod-a/nodes/n8")).text
     assert "module 1 GPU-1 module 2 GPU-2 module 3 not found module 4 GPU-4" in gap
-    assert "module 7 GPU-8 elsewhere in it 2 not found" in unknown
+    assert "module 7 GPU-8 place unknown 2 not found" in unknown
 
 
 async def test_gpus_that_were_not_found_are_said(client: httpx.AsyncClient, visit: Any) -> None:
