@@ -2,11 +2,24 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
-from collector.model import Change, Event, Fingerprint, Gpu, Known, Node, Place, Placement, Reading
+from collector.model import (
+    Change,
+    Event,
+    Failing,
+    Fingerprint,
+    Gpu,
+    Known,
+    Node,
+    Place,
+    Placement,
+    ReadFailure,
+    Reading,
+)
 
 __all__ = ["Inventory", "NodeEntry", "NodeSnapshot"]
 
@@ -33,6 +46,7 @@ class NodeEntry:
         "alone",
         "cuda_version",
         "driver_version",
+        "failing",
         "fingerprint",
         "gpus",
         "node",
@@ -47,6 +61,7 @@ class NodeEntry:
         self.place = place
         self.node = node
         self.time: float | None = None  # Unix seconds of the last reading, None before the first
+        self.failing: Failing | None = None  # None after a reading, and before the first attempt
         self.driver_version: str | None = None
         self.cuda_version: str | None = None
         self.source = ""  # `namespace/pod` that was read
@@ -92,6 +107,7 @@ class Inventory:
         self._ghosts: dict[str, Place] = {}  # UUID -> where a GPU that is nowhere was last
         self._shared_serials: set[str] = set()  # seen on two GPUs of one node: a board of several GPUs
         self._conflicts: dict[str, set[str]] = {}  # cluster -> UUIDs
+        self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
 
     def apply(self, reading: Reading) -> list[Change]:
         """Replace all that a node had by what a reading of it found; a reading older than the last one is ignored."""
@@ -124,6 +140,7 @@ class Inventory:
         old = entry.gpus
         entry.gpus, entry.since = tuple(stay), tuple(since)
         entry.time, entry.superseded = reading.time, frozenset(superseded) if superseded else _NONE
+        self._fail(entry, None)
         changes += self._depart(gone, entry, reading.time)
         if changes:
             self._index(entry, old)
@@ -139,6 +156,11 @@ class Inventory:
         if before != node:
             self._on_node(place)
 
+    def read_failed(self, place: Place, reason: ReadFailure, time: float) -> None:
+        """Keep until its next reading that a node cannot be read; nothing of one that is unknown."""
+        if (entry := self.node(place)) is not None:
+            self._fail(entry, Failing(reason, time if entry.failing is None else entry.failing.since))
+
     def remove_node(self, place: Place, time: float) -> list[Change]:
         """Forget a node; what was in it has vanished until it is seen elsewhere."""
         nodes = self._nodes.get(place.cluster, {})
@@ -147,6 +169,7 @@ class Inventory:
             return []
         if not nodes:
             del self._nodes[place.cluster]
+        self._fail(entry, None)
         gone, entry.gpus, entry.since = entry.gpus, (), ()
         changes = self._depart(gone, entry, time)
         self._index(entry, gone)
@@ -263,6 +286,12 @@ class Inventory:
         entry = self.node(place)
         return [] if entry is None else self._found(entry.alone, lambda _gpu: True)
 
+    def count(self, cluster: str) -> int:
+        """Count the cluster's GPUs; one that is confirmed in several places is one."""
+        homes = (self._homes[uuid] for uuid in self.contested(cluster))
+        twice = sum(max(0, sum(home.place.cluster == cluster for home in places) - 1) for places in homes)
+        return sum(len(entry.gpus) for entry in self.nodes(cluster).values()) - twice
+
     def known(self, cluster: str) -> dict[str, Known]:
         """Tell which readings a new watch of the cluster need not repeat, by node."""
         return {
@@ -279,11 +308,21 @@ class Inventory:
         """Count the cluster's GPUs that are confirmed in two places."""
         return len(self._conflicts.get(cluster, ()))
 
+    def failing(self, cluster: str, reason: ReadFailure) -> int:
+        """Count the cluster's nodes whose last reading failed for this reason."""
+        return self._failing[cluster, reason]
+
     def _entry(self, place: Place, node: Node) -> NodeEntry:
         nodes = self._nodes.setdefault(place.cluster, {})
         if (entry := nodes.get(place.node)) is None:
             entry = nodes[place.node] = NodeEntry(place, node)
         return entry
+
+    def _fail(self, entry: NodeEntry, failing: Failing | None) -> None:
+        for sign, one in ((-1, entry.failing), (1, failing)):
+            if one is not None:
+                self._failing[entry.place.cluster, one.reason] += sign
+        entry.failing = failing
 
     def _came_later(self, uuid: str, time: float) -> bool:
         """Tell whether a GPU seen at `time` has since come to where it is now: readings need not arrive in order."""

@@ -10,6 +10,7 @@ __all__ = [
     "ClusterState",
     "ClusterStatus",
     "Event",
+    "Failing",
     "Fingerprint",
     "Gpu",
     "GpuidError",
@@ -167,6 +168,13 @@ class ReadFailure(StrEnum):
     EXIT_STATUS = "exit_status"
     BAD_OUTPUT = "bad_output"
     CONNECTION = "connection"
+
+
+class Failing(NamedTuple):
+    """That a node cannot be read: why the last attempt failed, and since when (Unix seconds) every one has."""
+
+    reason: ReadFailure
+    since: float
 
 
 class WatchRestart(StrEnum):

@@ -3,6 +3,7 @@
 import functools
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -34,7 +35,7 @@ from collector.model import (
 from collector.sinks.delivery import Delivery
 from collector.sinks.following import SinkFollower
 from collector.store import Backlog, Store, StoreStatus
-from collector.web import Context, LatestChanges, as_change, serve
+from collector.web import Context, LatestChanges, SinkStates, as_change, serve
 
 __all__ = ["Service", "load"]
 
@@ -76,8 +77,8 @@ class Service:
         self._synced: dict[str, float] = {}  # Unix seconds
         self._identities = Identities()
         self._latest = LatestChanges()
+        self._sink_states = SinkStates()
         self.statuses: dict[str, ClusterStatus] = {}
-        self.failing: dict[str, dict[str, ReadFailure]] = {}  # cluster -> nodes whose last reading failed
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.inventory = Inventory(on_node=self._node_changed)
         self.exposition = Exposition(
@@ -101,11 +102,13 @@ class Service:
                 statuses=self.statuses,
                 clusters=self._watches.keys,
                 synced=self._synced.get,
+                refresh=self._refresh,
                 cluster_label=self._config.metrics.cluster_label,
                 history=self._store.history if self._store else None,
                 durable=self._durable,
                 recording=self._recording,
                 latest=self._latest,
+                sinks=self._sink_states,
             )
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(garbage.run, name="garbage")
@@ -158,7 +161,6 @@ class Service:
         if reading.cluster in self._identities.duplicates:  # it was on its way
             return
         self.metrics.read_succeeded(reading.cluster, seconds)
-        self._note_failure(reading.cluster, reading.node.name, None)
         before = self.inventory.node(Place(reading.cluster, reading.node.name))
         if before is not None and before.time is not None and before.time > reading.time:
             # It is the newest all the same: the clock was set back.
@@ -166,10 +168,9 @@ class Service:
         self._hand_on(self.inventory.apply(reading), reading)
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
-        """Count a reading that failed."""
-        self.metrics.read_failed(cluster, reason)
-        if self.inventory.node(Place(cluster, node)) is not None:  # else it went while it was read
-            self._note_failure(cluster, node, reason)
+        """Count a reading that failed, and keep that it did until the node's next one."""
+        self.metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
+        self.inventory.read_failed(Place(cluster, node), reason, time.time())
 
     def on_node(self, cluster: str, node: Node) -> None:
         """Keep what Kubernetes says of a node, unless it shows that its cluster is another one once more."""
@@ -187,7 +188,6 @@ class Service:
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
         """Take a node out of the inventory."""
-        self._note_failure(cluster, node, None)
         if (entry := self.inventory.node(Place(cluster, node))) is not None:
             self._release(self._identities.release(cluster, entry.node))
         self._hand_on(self.inventory.remove_node(Place(cluster, node), time))
@@ -215,14 +215,17 @@ class Service:
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records that a sink took."""
         self.metrics.exported(sink, records)
+        self._sink_states.exported(sink)
 
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
         """Count the records that a sink did not take."""
         self.metrics.export_failed(sink, records, reason)
+        self._sink_states.failed(sink, reason, time.time())
 
     def on_backlog(self, sink: str, backlog: Backlog) -> None:
         """Publish what a sink is owed."""
         self.metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
+        self._sink_states.owed(sink, backlog)
 
     # What follows from it
 
@@ -251,7 +254,7 @@ class Service:
         )
         self._delivery = Delivery(store, self)
         await self._delivery.follow(self._config.sinks)
-        self._sinks = SinkFollower(self._delivery, self.metrics.keep_sinks)
+        self._sinks = SinkFollower(self._delivery, self._keep_sinks)
         for cluster in set(self.inventory.clusters()) - configured:
             self._drop(cluster)
         for cluster in self.inventory.clusters():
@@ -271,10 +274,19 @@ class Service:
         for cluster in unseen:
             self._watches[cluster].renew()
 
+    def _keep_sinks(self, sinks: Collection[str]) -> None:
+        self.metrics.keep_sinks(sinks)
+        self._sink_states.keep(sinks)
+
     async def _durable(self) -> None:
         """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
         if self._store is not None:
             await self._store.recorder.durable(_DURABLE)
+
+    def _refresh(self, cluster: str) -> float:
+        """Tell after how many seconds a cluster's readings are renewed; never while it is being removed."""
+        watch = self._watches.get(cluster)
+        return math.inf if watch is None else watch.cluster.refresh
 
     def _recording(self) -> StoreStatus:
         return StoreStatus() if self._store is None else self._store.recorder.status
@@ -285,21 +297,12 @@ class Service:
 
     def _drop(self, cluster: str) -> None:
         """Take a cluster and all that is in it out of the inventory."""
-        for node in list(self.failing.get(cluster, ())):
-            self._note_failure(cluster, node, None)
         changes = self.inventory.remove_cluster(cluster, time.time())
         if changes:
             log.info("%d GPUs are published no more", len(changes), extra={"cluster": cluster})
         self._hand_on(changes, level=logging.DEBUG)
         if self._store is not None:
             self._store.recorder.forget_ghosts(cluster)
-
-    def _note_failure(self, cluster: str, node: str, reason: ReadFailure | None) -> None:
-        """Keep how a node's last reading failed; None where it did not, or the node is gone."""
-        before = self.failing.get(cluster, {}).pop(node, None)
-        if reason is not None:
-            self.failing.setdefault(cluster, {})[node] = reason
-        self.metrics.failing(cluster, before, reason)
 
     def _hand_on(self, changes: Sequence[Change], reading: Reading | None = None, *, level: int = logging.INFO) -> None:
         """Hand on what one step of the inventory did: to the history with its outbox, to the log and to listeners."""
@@ -351,7 +354,11 @@ class Service:
             if watch is not None and watch.cluster == cluster:
                 continue
             if watch is None:
-                self.metrics.add_cluster(name, conflicts=functools.partial(self.inventory.conflicts, name))
+                self.metrics.add_cluster(
+                    name,
+                    conflicts=functools.partial(self.inventory.conflicts, name),
+                    failing=functools.partial(self.inventory.failing, name),
+                )
                 self.on_status(ClusterStatus(cluster=name, state=ClusterState.STARTING, since=time.time()))
             else:
                 await watch.stop()

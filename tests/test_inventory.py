@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from collector.inventory import Inventory
-from collector.model import Change, Event, Fingerprint, Gpu, Known, Node, Place, Placement, Reading
+from collector.model import (
+    Change,
+    Event,
+    Failing,
+    Fingerprint,
+    Gpu,
+    Known,
+    Node,
+    Place,
+    Placement,
+    ReadFailure,
+    Reading,
+)
 
 A, B, C = Place("east", "a"), Place("east", "b"), Place("west", "c")
 
@@ -135,6 +147,19 @@ class TestOneNode:
         assert (entry.driver_version, entry.cuda_version, entry.node.machine) == ("570", "12.8", "i-a")
         assert (entry.gpus, entry.since, entry.found) == ((ONE,), (10.0,), 1)
 
+    def test_a_failure_is_kept_from_the_first_one_until_the_next_reading(self, fleet: Fleet) -> None:
+        fleet.read(A, 1.0, ONE)
+        entry = fleet.inventory.nodes("east")["a"]
+        fleet.inventory.read_failed(A, ReadFailure.CONNECTION, 2.0)
+        fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 3.0)
+        assert entry.failing == Failing(ReadFailure.TIMEOUT, 2.0)
+        fleet.read(A, 4.0, ONE)
+        assert entry.failing is None
+
+    def test_a_failure_of_an_unknown_node_is_nothing(self, fleet: Fleet) -> None:
+        fleet.inventory.read_failed(A, ReadFailure.NOT_FOUND, 1.0)
+        assert fleet.inventory.node(A) is None
+
 
 class TestMoves:
     """A GPU seen on a second node has moved."""
@@ -236,6 +261,13 @@ class TestConflicts:
         fleet.read(B, 40.0)
         assert fleet.read(B, 50.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
         assert fleet.inventory.conflicts("east") == 0
+
+    def test_a_gpu_in_conflict_counts_once_in_each_cluster(self, fleet: Fleet) -> None:
+        for time, place in enumerate((A, B, A, C, A, B)):
+            fleet.read(place, 1.0 + time, ONE)
+        fleet.read(B, 8.0, ONE, TWO)
+        assert fleet.homes("GPU-1") == [C, A, B]
+        assert (fleet.inventory.count("east"), fleet.inventory.count("west")) == (2, 1)
 
 
 class TestSerials:

@@ -22,7 +22,7 @@ from collector.config import Duration
 
 __all__ = ["top"]
 
-_CLUSTERS = ("cluster", "state", "nodes", "nodes_read", "gpus", "conflicts", "synced", "message")
+_CLUSTERS = ("cluster", "state", "nodes", "nodes_read", "nodes_failing", "gpus", "conflicts", "synced", "message")
 _CHANGES = ("time", "event", "gpu", "cluster", "node", "from", "uuid")
 _STYLES = {"state": lambda text: "green" if text == "up" else "red", "event": event_style}
 _LATEST = 500  # changes that are kept; those of one node at one time are shown as one

@@ -1,5 +1,6 @@
 """What gpuid counts about its own work, kept by prometheus-client."""
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from prometheus_client import (
@@ -51,12 +52,19 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def add_cluster(self, cluster: str, *, conflicts: Callable[[], int] = lambda: 0) -> None:
+    def add_cluster(
+        self,
+        cluster: str,
+        *,
+        conflicts: Callable[[], int] = lambda: 0,
+        failing: Callable[[ReadFailure], int] = lambda _reason: 0,
+    ) -> None:
         """Let a cluster's series exist from the start, so that rates see the first increase.
 
-        `conflicts` tells at each scrape how many of its GPUs are confirmed in two places.
+        `conflicts` tells at each scrape how many of its GPUs are confirmed in two places, `failing` how many of its
+        nodes could not be read last for a reason.
         """
-        self._clusters[cluster] = _ClusterMetrics(cluster, self._cluster_label, conflicts)
+        self._clusters[cluster] = _ClusterMetrics(cluster, self._cluster_label, conflicts, failing)
 
     def remove_cluster(self, cluster: str) -> None:
         """End all series of a cluster; what is told of it later is not counted."""
@@ -93,14 +101,6 @@ class Metrics:
         """Count a reading that failed."""
         if metrics := self._clusters.get(cluster):
             metrics.read_failure.labels(cluster, reason).inc()
-
-    def failing(self, cluster: str, before: ReadFailure | None, now: ReadFailure | None) -> None:
-        """Count a node whose last reading failed by how it did, where it failed `before` and fails `now`."""
-        if metrics := self._clusters.get(cluster):
-            if before is not None:
-                metrics.read_failing.labels(cluster, before).dec()
-            if now is not None:
-                metrics.read_failing.labels(cluster, now).inc()
 
     def watch_restarted(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a watch that had to start over."""
@@ -161,7 +161,9 @@ class Metrics:
 class _ClusterMetrics:
     """What is counted of one cluster."""
 
-    def __init__(self, cluster: str, label: str, conflicts: Callable[[], int]) -> None:
+    def __init__(
+        self, cluster: str, label: str, conflicts: Callable[[], int], failing: Callable[[ReadFailure], int]
+    ) -> None:
         self.registry = own = CollectorRegistry()
         self.up = _gauge("gpuid_cluster_up", own, label)
         self.state = _gauge("gpuid_cluster_state", own, label)
@@ -170,7 +172,7 @@ class _ClusterMetrics:
         self.moves = _counter("gpuid_gpu_moves_total", own, label)
         self.read_success = _counter("gpuid_read_success_total", own, label)
         self.read_failure = _counter("gpuid_read_failure_total", own, label)
-        self.read_failing = _gauge("gpuid_read_failing_nodes", own, label)
+        read_failing = _gauge("gpuid_read_failing_nodes", own, label)
         self.read_duration = _histogram(
             "gpuid_read_duration_seconds", own, label, buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
         )
@@ -182,7 +184,7 @@ class _ClusterMetrics:
             metric.labels(cluster)
         for reason in ReadFailure:
             self.read_failure.labels(cluster, reason)
-            self.read_failing.labels(cluster, reason)
+            read_failing.labels(cluster, reason).set_function(functools.partial(failing, reason))
 
 
 class _Asked(Collector):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, or_, select, tuple_, union
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, tuple_, union
 
 from collector.model import Place
 from collector.store import schema
@@ -99,7 +99,24 @@ class History:
             condition &= _placements.cluster == cluster
         return await self._placements(condition, after, limit)
 
-    async def left(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
+    async def left(self, node: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Find the nodes of this name that some GPU left: the last such placement of each, the newest first."""
+        return await self._last_ended(_placements.node == node, (_placements.cluster, _placements.node), limit)
+
+    async def left_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Do as `left` for the nodes whose name or machine contains a text, in any case; walks the whole history."""
+        condition = _contains(part, _placements.node, _placements.machine)
+        return await self._last_ended(condition, (_placements.cluster, _placements.node), limit)
+
+    async def where_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Find GPUs that left a node and whose UUID, serial or chassis contains a text, in any case.
+
+        Answers the last such placement of each, the newest first; walks the whole history.
+        """
+        condition = _contains(part, _placements.uuid, _placements.serial, _placements.chassis)
+        return await self._last_ended(condition, (_placements.uuid,), limit)
+
+    async def left_from(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
         """Find what sat in a node and does no more, the last to leave first."""
         condition = and_(
             _placements.cluster == place.cluster, _placements.node == place.node, _placements.until.is_not(None)
@@ -160,6 +177,16 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
+    async def _last_ended(
+        self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int
+    ) -> list[PastPlacement]:
+        last = func.max(_placements.id)
+        ids = select(last).where(_placements.until.is_not(None), condition).group_by(*of).order_by(last.desc())
+        # A query of its own: engines mistake how few rows a text is in.
+        async with self._database.read() as connection:
+            found = (await connection.scalars(ids.limit(limit))).all()
+        return await self._placements(_placements.id.in_(found), None, limit)
+
     async def _placements(
         self,
         condition: ColumnElement[bool],
@@ -189,6 +216,10 @@ class History:
 
 _POSITION = re.compile(r"(present|past)-(\d{1,15}(?:\.\d{1,20})?)-(\d{1,18})", re.ASCII)
 _placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
+
+
+def _contains(part: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
+    return or_(*(column.icontains(part, autoescape=True) for column in columns))
 
 
 def _placement(row: RowMapping) -> PastPlacement:

@@ -26,18 +26,19 @@ async def clusters(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     filters = _filters(request, frozenset({"cluster"}))
     names = [name for name in sorted(context.clusters()) if _admits(filters, "cluster", name)]
-    return _page(request, "clusters", [_cluster_row(context, name) for name in names])
+    return _page(request, "clusters", [_cluster_row(context, name) async for name in in_slices(names)])
 
 
 async def nodes(request: web.Request) -> web.Response:
     """Answer the nodes that have GPUs, filtered by cluster, node, machine and chassis."""
+    context = request.app[CONTEXT]
     filters = _filters(request, _NODE_FILTERS | {"chassis"})
     found = [
         entry
-        async for entry in _entries(request.app[CONTEXT], filters)
+        async for entry in _entries(context, filters)
         if "chassis" not in filters or filters["chassis"].intersection(entry.chassis.split(","))
     ]
-    return _page(request, "nodes", found, _node_row)
+    return _page(request, "nodes", found, lambda entry: _node_row(context, entry))
 
 
 async def gpus(request: web.Request) -> web.Response:
@@ -78,7 +79,9 @@ def _cluster_row(context: Context, name: str) -> dict[str, Any]:
         "synced": rfc3339(context.synced(name)),
         "nodes": len(entries),
         "nodes_read": sum(entry.time is not None for entry in entries),
-        "gpus": sum(len(entry.gpus) for entry in entries),
+        "nodes_failing": sum(entry.failing is not None for entry in entries),
+        "nodes_overdue": sum(context.overdue(entry) for entry in entries),
+        "gpus": context.inventory.count(name),
         "conflicts": context.inventory.conflicts(name),
     }
 
@@ -97,7 +100,7 @@ def _gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
     }
 
 
-def _node_row(entry: NodeEntry) -> dict[str, Any]:
+def _node_row(context: Context, entry: NodeEntry) -> dict[str, Any]:
     return {
         "cluster": entry.place.cluster,
         "node": entry.place.node,
@@ -111,6 +114,9 @@ def _node_row(entry: NodeEntry) -> dict[str, Any]:
         "allocatable": entry.node.allocatable,
         "source": entry.source,
         "read": rfc3339(entry.time),
+        "overdue": context.overdue(entry),
+        "failing": entry.failing.reason if entry.failing else None,
+        "failing_since": rfc3339(entry.failing.since) if entry.failing else None,
     }
 
 

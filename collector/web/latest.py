@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 import anyio
 import msgspec
 
+from collector.inventory import Inventory
 from collector.model import Change, Event, Gpu, Place
 from collector.store import RecordedChange
 
-__all__ = ["ChangeGroup", "LatestChanges", "as_change", "grouped"]
+__all__ = ["ChangeGroup", "LatestChanges", "as_change", "found_since", "grouped"]
 
 _KEPT = 500  # groups of each event
 
@@ -67,6 +68,13 @@ def grouped(changes: Sequence[Change], ids: Iterator[int]) -> Iterator[ChangeGro
     ):
         gpus = tuple(change.gpu for change in group)
         yield ChangeGroup(id=next(ids), event=event, time=moment, place=place, previous=previous, gpus=gpus)
+
+
+def found_since(group: ChangeGroup, inventory: Inventory) -> Place | None:
+    """Tell in which one place all the GPUs of a group are now; None if any is nowhere or they are in several."""
+    places = {placement.place for gpu in group.gpus for placement in inventory.find(uuid=gpu.uuid)}
+    everywhere = all(inventory.find(uuid=gpu.uuid) for gpu in group.gpus)
+    return places.pop() if everywhere and len(places) == 1 else None
 
 
 def as_change(recorded: RecordedChange) -> Change:

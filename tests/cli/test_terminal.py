@@ -83,9 +83,9 @@ def test_top_prints_the_clusters_once_where_there_is_no_terminal(serving: Callab
         result = CliRunner().invoke(gpuid, ["top", "--url", url])
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == (
-        "CLUSTER  STATE     NODES  NODES_READ  GPUS  CONFLICTS  SYNCED  MESSAGE\n"
-        "prod-a   starting  2      2           3     0          -       -\n"
-        "prod-b   starting  1      1           2     0          -       -\n"
+        "CLUSTER  STATE     NODES  NODES_READ  NODES_FAILING  GPUS  CONFLICTS  SYNCED  MESSAGE\n"
+        "prod-a   starting  2      2           0              3     0          -       -\n"
+        "prod-b   starting  1      1           0              2     0          -       -\n"
     )
 
 

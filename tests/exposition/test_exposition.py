@@ -254,9 +254,10 @@ class TestSink:
 class TestTheStore:
     async def test_is_told_of_with_what_it_lost_as_a_counter(self, bench: Any) -> None:
         lost = 3
-        bench.metrics.watch_store(up=lambda: True, pending=lambda: 7, lost=lambda: lost)
+        bench.metrics.watch_store(up=lambda: True, pending=lambda: 7, lost=lambda: lost, leader=lambda: False)
         assert "gpuid_store_up 1.0\n" in (text := await bench.text())
         assert "gpuid_store_pending_records 7.0\n" in text
+        assert "gpuid_store_leader 0.0\n" in text
         assert "# TYPE gpuid_store_lost_records_total counter\ngpuid_store_lost_records_total 3.0\n" in text
         lost = 4
         text = await bench.text(openmetrics=True)

@@ -42,10 +42,10 @@ class TestLeft:
             one.read("a", 40.0, "1")
             one.read("b", 50.0, "1")
             assert await one.store.recorder.durable(10)
-            left = await one.store.history.left(Place("prod", "a"), limit=3)
+            left = await one.store.history.left_from(Place("prod", "a"), limit=3)
             assert [(p.uuid, p.until) for p in left] == [("GPU-1", 50.0), ("GPU-5", 40.0), ("GPU-4", 30.0)]
-            assert await one.store.history.left(Place("prod", "b")) == []
-            assert await one.store.history.left(Place("lab", "a")) == []
+            assert await one.store.history.left_from(Place("prod", "b")) == []
+            assert await one.store.history.left_from(Place("lab", "a")) == []
 
 
 class TestWhere:
@@ -90,6 +90,48 @@ class TestWhere:
             one.read("a", 20.0, Gpu(uuid="GPU-1"))
             await one.store.recorder.durable(10)
             assert lines(await one.store.history.where("s1")) == [("GPU-1", "prod", "a", 10.0, None, 20.0)]
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        ("part", "found"),
+        [
+            ("ial-1", [("GPU-1", "prod", "b", 20.0, 30.0, 20.0)]),
+            ("gpu-2", [("GPU-2", "prod", "a", 10.0, 25.0, 10.0)]),
+            ("CHASSIS", [("GPU-1", "prod", "b", 20.0, 30.0, 20.0), ("GPU-2", "prod", "a", 10.0, 25.0, 10.0)]),
+            ("GPU-3", []),  # it never left its node
+            ("%", []),
+            ("GPU_1", []),
+        ],
+    )
+    async def test_gpus_that_left_a_node_are_found_by_a_part_of_what_they_are(self, collector, part, found):
+        assert lines(await collector.store.history.where_like(part)) == found
+
+    @pytest.mark.parametrize(
+        ("part", "found"),
+        [
+            ("A", [("prod", "a", 25.0)]),
+            ("i-", [("prod", "b", 30.0), ("prod", "a", 25.0)]),
+            ("I-b", [("prod", "b", 30.0)]),
+            ("c", []),  # nothing ever left it
+            ("_", []),
+        ],
+    )
+    async def test_nodes_that_a_gpu_left_are_found_by_a_part_of_their_name_or_machine(self, collector, part, found):
+        rows = await collector.store.history.left_like(part)
+        assert [(row.cluster, row.node, row.until) for row in rows] == found
+
+    async def test_nodes_that_a_gpu_left_are_found_by_their_name_in_every_cluster(self, settings, collecting):
+        async with collecting(settings) as one:
+            for time, cluster in enumerate(("prod", "lab")):
+                one.read("a", 10.0 + time, f"{cluster}-1", cluster=cluster)
+                one.remove("a", 20.0 + time, cluster=cluster)
+            one.read("aa", 30.0, "3")
+            one.remove("aa", 40.0)
+            assert await one.store.recorder.durable(10)
+            rows = await one.store.history.left("a")
+            assert [(row.cluster, row.node, row.until) for row in rows] == [("lab", "a", 21.0), ("prod", "a", 20.0)]
+            assert len(await one.store.history.left("a", limit=1)) == 1
 
 
 class TestNode:

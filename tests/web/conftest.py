@@ -13,7 +13,7 @@ import pytest
 from collector.config import Listen, Server
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, Node, Place, Reading
+from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, Node, Place, ReadFailure, Reading
 from collector.store import Store, StoreSettings
 from collector.web import Context, serve
 
@@ -30,6 +30,7 @@ class Site:
         self.store: Store | None = None
         self.synced = 1764000000.0
         self.now = 1764000600.0  # ten minutes after everything
+        self.refresh = 3600.0
         self.inventory = Inventory(on_node=self._node_changed)
         self.exposition = Exposition(self.inventory, self.metrics)
         self.statuses: dict[str, ClusterStatus] = {}
@@ -40,6 +41,7 @@ class Site:
             clusters=self.statuses.keys,
             synced=lambda name: self.synced if self.statuses[name].up else None,
             clock=lambda: self.now,
+            refresh=lambda _cluster: self.refresh,
         )
 
     def cluster(self, name: str, state: ClusterState = ClusterState.UP, message: str = "") -> None:
@@ -68,6 +70,9 @@ class Site:
         changes = self.inventory.apply(reading)
         self.context.latest.add(changes)
         self._hand_on(changes)
+
+    def fail(self, cluster: str, node: str, reason: ReadFailure, time: float = 1764000540.0) -> None:
+        self.inventory.read_failed(Place(cluster, node), reason, time)
 
     def remove(self, cluster: str, node: str, time: float) -> None:
         changes = self.inventory.remove_node(Place(cluster, node), time)

@@ -12,7 +12,7 @@ import msgspec
 from anyio.from_thread import start_blocking_portal
 
 from collector.config import Listen, Server
-from collector.model import ClusterState, Gpu
+from collector.model import ClusterState, Gpu, ReadFailure
 from collector.web import serve
 from tests.plugins.chromium import chromium
 from tests.web.conftest import Site, keeping
@@ -53,6 +53,7 @@ def served() -> Iterator[str]:
 def fill(site: Site) -> None:
     """Let a fleet of three clusters have sixty days behind it."""
     site.now, site.synced = NOW, NOW - 40 * MINUTE
+    site.refresh = 60 * DAY  # only what changed is told below
     site.cluster("lab", ClusterState.UNREACHABLE, "https://10.20.0.1:6443: connection refused")
     for name in ("prod-us-east", "train-eu-west"):
         site.cluster(name)
@@ -73,6 +74,7 @@ def fill(site: Site) -> None:
         read(site, node, [*machine(node, 7), card(900 + node, 8)], (30 - node) * MINUTE)
     read(site, 20, [gpu for gpu in machine(20) if gpu.module != "4"], 12 * MINUTE)
     site.read("train-eu-west", "tray-07", *tray(7, 2000), time=NOW - 3 * MINUTE, capacity=4)
+    site.fail("train-eu-west", "tray-12", ReadFailure.TIMEOUT, NOW - 25 * MINUTE)
 
 
 def read(site: Site, node: int, gpus: Iterable[Gpu], ago: float) -> None:

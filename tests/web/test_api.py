@@ -1,7 +1,11 @@
 """What programs get."""
 
+from typing import Any
+
 import httpx
 import pytest
+
+from collector.model import Gpu, ReadFailure
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +96,8 @@ class TestClustersAndNodes:
                 "synced": "2025-11-24T16:00:00.000Z",
                 "nodes": 2,
                 "nodes_read": 2,
+                "nodes_failing": 0,
+                "nodes_overdue": 0,
                 "gpus": 3,
                 "conflicts": 0,
             },
@@ -104,6 +110,8 @@ class TestClustersAndNodes:
                 "synced": None,
                 "nodes": 1,
                 "nodes_read": 1,
+                "nodes_failing": 0,
+                "nodes_overdue": 0,
                 "gpus": 2,
                 "conflicts": 0,
             },
@@ -125,12 +133,33 @@ class TestClustersAndNodes:
                 "allocatable": None,
                 "source": "gpu-operator/p",
                 "read": "2025-11-24T16:00:00.000Z",
+                "overdue": False,
+                "failing": None,
+                "failing_since": None,
             }
         ]
 
     async def test_a_node_whose_chassis_is_not_known_has_none(self, client: httpx.AsyncClient) -> None:
         answer = (await client.get("/api/v1/nodes?node=n1")).json()
         assert [node["chassis"] for node in answer["nodes"]] == [None]
+
+    async def test_nodes_that_cannot_be_read_or_are_overdue_say_so(self, site: Any, serving: Any) -> None:
+        site.refresh = 30.0
+        site.read("prod-a", "n1", Gpu(uuid="GPU-a1"))
+        site.fail("prod-a", "n2", ReadFailure.TIMEOUT)
+        async with serving(site) as client:
+            nodes = (await client.get("/api/v1/nodes?cluster=prod-a")).json()["nodes"]
+            (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
+        said = [(node["node"], node["overdue"], node["failing"], node["failing_since"]) for node in nodes]
+        assert said == [("n1", True, None, None), ("n2", False, "timeout", "2025-11-24T16:09:00.000Z")]
+        assert (cluster["nodes_failing"], cluster["nodes_overdue"]) == (1, 1)
+
+    async def test_a_gpu_that_two_nodes_claim_counts_once(self, site: Any, serving: Any) -> None:
+        for time, node in enumerate(("n1", "n2", "n1")):
+            site.read("prod-a", node, Gpu(uuid="GPU-a1"), time=1764000001.0 + time)
+        async with serving(site) as client:
+            (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
+        assert (cluster["gpus"], cluster["conflicts"]) == (1, 1)
 
 
 class TestBadQuestions:

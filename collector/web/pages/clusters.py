@@ -26,8 +26,10 @@ _SORTS: dict[str, Callable[[NodeEntry], Any]] = {
 _SHOWN = {
     "": "all nodes",
     "wrong": "nodes with anything wrong",
+    "failing": "nodes that cannot be read",
     "missing": "nodes that miss GPUs",
     "unread": "nodes that were never read",
+    "overdue": "nodes whose reading is overdue",
     "conflict": "nodes with a conflict",
 }
 
@@ -43,7 +45,7 @@ async def cluster(request: web.Request) -> web.Response:
     part_of_name = request.query.get("name", "").strip()
     found = await survey(context, name)
     contested = _contested_nodes(context, name)
-    admits = _filter(show, contested)
+    admits = _filter(context, show, contested)
     entries = [
         entry
         async for entry in in_slices(list(context.inventory.nodes(name).values()))
@@ -60,6 +62,7 @@ async def cluster(request: web.Request) -> web.Response:
         nodes=rows,
         contested=contested,
         missing=missing,
+        overdue=context.overdue,
         window=part,
         choices=_SHOWN,
         show=show,
@@ -68,15 +71,17 @@ async def cluster(request: web.Request) -> web.Response:
     )
 
 
-def _filter(show: str, contested: set[str]) -> Callable[[NodeEntry], bool]:
-    filters: dict[str, Callable[[NodeEntry], bool]] = {
-        "": lambda _entry: True,
-        "wrong": lambda entry: entry.time is None or missing(entry) > 0 or entry.place.node in contested,
+def _filter(context: Context, show: str, contested: set[str]) -> Callable[[NodeEntry], bool]:
+    wrong: dict[str, Callable[[NodeEntry], bool]] = {
+        "failing": lambda entry: entry.failing is not None,
         "missing": lambda entry: missing(entry) > 0,
         "unread": lambda entry: entry.time is None,
+        "overdue": context.overdue,
         "conflict": lambda entry: entry.place.node in contested,
     }
-    return filters[show]
+    if show == "wrong":
+        return lambda entry: any(is_so(entry) for is_so in wrong.values())
+    return wrong.get(show, lambda _entry: True)
 
 
 def _contested_nodes(context: Context, cluster: str) -> set[str]:

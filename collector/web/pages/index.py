@@ -1,14 +1,13 @@
 """The first page: what is wrong, the clusters at a glance, what the fleet is made of, and what happened last."""
 
 import itertools
-from collections import Counter
 
 from aiohttp import web
 
 from collector.web.context import CONTEXT
 from collector.web.pages.paging import ROWS, window
 from collector.web.pages.rendering import page
-from collector.web.pages.survey import SURVEYS, problems, store_problems
+from collector.web.pages.survey import SURVEYS, fleet_models, problems, sink_problems, store_problems
 
 __all__ = ["index"]
 
@@ -21,11 +20,13 @@ async def index(request: web.Request) -> web.Response:
     """Show the fleet at a glance."""
     context = request.app[CONTEXT]
     found = await request.app[SURVEYS].all(context)
-    wrong = [*store_problems(context.recording()), *(problem for one in found for problem in problems(one))]
+    wrong = [
+        *store_problems(context.recording()),
+        *sink_problems(context.sinks.by_name(), context.clock()),
+        *(problem for one in found for problem in problems(one)),
+    ]
     wrong.sort(key=lambda problem: not problem.grave)
-    models: Counter[str] = Counter()
-    for one in found:
-        models.update(one.models)
+    models = fleet_models(found)
     part = window(request, len(found))
     return await page(
         request,
@@ -36,5 +37,6 @@ async def index(request: web.Request) -> web.Response:
         problems=wrong[:_PROBLEMS],
         unsaid=max(0, len(wrong) - _PROBLEMS),
         models=models.most_common(_MODELS),
+        gpus=models.total(),
         latest=list(itertools.islice(context.latest.newest(), _LATEST)),
     )

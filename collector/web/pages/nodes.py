@@ -15,7 +15,7 @@ from collector.web.pages.past import Past, look_back
 from collector.web.pages.rendering import page
 from collector.web.pages.survey import missing
 
-__all__ = ["Tray", "node", "position", "trays"]
+__all__ = ["Seat", "Tray", "node", "position", "seats", "trays"]
 
 _BEFORE = 100  # GPUs that left, the latest first
 
@@ -28,6 +28,14 @@ class Tray(NamedTuple):
     slot: str | None
     host: str | None
     gpus: list[Gpu]
+
+
+class Seat(NamedTuple):
+    """One place of a tray, or several whose numbers the hardware does not tell."""
+
+    name: str
+    gpu: Gpu | None  # None where the capacity says that there is one, and the reading did not find it
+    places: int = 1
 
 
 class _Left(NamedTuple):
@@ -45,7 +53,7 @@ async def node(request: web.Request) -> web.Response:
     """Show one node, also when only the history knows it."""
     context = request.app[CONTEXT]
     place = Place(request.match_info["cluster"], request.match_info["node"])
-    past = await look_back(context, functools.partial(History.left, place=place, limit=_BEFORE))
+    past = await look_back(context, functools.partial(History.left_from, place=place, limit=_BEFORE))
     entry = context.inventory.node(place)
     left = _left(context, place, past)
     if entry is None and not left:
@@ -58,7 +66,9 @@ async def node(request: web.Request) -> web.Response:
         entry=entry,
         status=context.statuses.get(place.cluster),
         missing=missing(entry) if entry else 0,
-        trays=trays(entry.gpus) if entry else [],
+        overdue=context.overdue(entry) if entry else False,
+        refresh=context.refresh(place.cluster),
+        trays=_seated(entry) if entry else [],
         rows=_rows(entry),
         contested={
             gpu.uuid: _elsewhere(context, gpu, place) for gpu in (entry.gpus if entry else ()) if gpu.uuid in contested
@@ -80,6 +90,17 @@ def trays(gpus: Sequence[Gpu]) -> list[Tray]:
     return [Tray(*key, list(group)) for key, group in itertools.groupby(sorted(gpus, key=position), key=tray)]
 
 
+def seats(gpus: Sequence[Gpu], lacking: int) -> list[Seat]:
+    """Give the places of one tray in their order; `lacking` of them are empty."""
+    taken = [Seat(_seat(gpu), gpu) for gpu in gpus]
+    modules = {int(gpu.module) for gpu in gpus if gpu.module and _natural(gpu.module)[0] >= 0}
+    gaps = sorted(set(range(min(modules), max(modules))) - modules) if modules else []
+    if len(modules) < len(gpus) or len(gaps) != lacking:  # an empty place at either end cannot be told from none
+        return [*taken, Seat("place unknown", None, lacking)] if lacking else taken
+    empty = [Seat(f"module {gap}", None) for gap in gaps]
+    return sorted([*taken, *empty], key=lambda seat: int(seat.name.rpartition(" ")[2]))
+
+
 def position(gpu: Gpu) -> tuple[tuple[int, str], ...]:
     """Give what orders GPUs as they sit: chassis, tray, slot, host, module, then the order of the bus."""
     minor = None if gpu.minor_number is None else str(gpu.minor_number)
@@ -89,6 +110,19 @@ def position(gpu: Gpu) -> tuple[tuple[int, str], ...]:
 
 def _natural(text: str) -> tuple[int, str]:
     return (int(text), "") if text.isascii() and text.isdigit() and len(text) < 10 else (-1, text)
+
+
+def _seated(entry: NodeEntry) -> list[tuple[Tray, list[Seat]]]:
+    """Put the GPUs into their places; which of several trays an empty place is in is not known."""
+    found = trays(entry.gpus)
+    lacking = missing(entry) if len(found) == 1 else 0
+    return [(tray, seats(tray.gpus, lacking)) for tray in found]
+
+
+def _seat(gpu: Gpu) -> str:
+    if gpu.module:
+        return f"module {gpu.module}"
+    return "GPU" if gpu.minor_number is None else f"GPU {gpu.minor_number}"
 
 
 def _rows(entry: NodeEntry | None) -> list[tuple[Gpu, float]]:

@@ -1,5 +1,6 @@
 """Turns what the handlers found into HTML: the templates, and what all of them have at hand."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from aiohttp import web
 
 from collector import __version__
 from collector.web.context import CONTEXT
+from collector.web.latest import found_since
 from collector.web.pages import links, words
-from collector.web.rows import rfc3339
 from collector.web.slices import in_slices
 
 __all__ = ["STATIC", "compile_templates", "error_page", "fragment", "page", "wants_page"]
@@ -55,7 +56,12 @@ _ADVICE = {404: "There is no such page here. The search above finds serials, UUI
 
 
 def _common(request: web.Request) -> dict[str, Any]:
-    return {"now": request.app[CONTEXT].clock(), "term": request.query.get("q", "")}
+    context = request.app[CONTEXT]
+    return {
+        "now": context.clock(),
+        "term": request.query.get("q", ""),
+        "found_since": functools.partial(found_since, inventory=context.inventory),
+    }
 
 
 def _version_of(name: str) -> str:
@@ -70,11 +76,12 @@ _templates = jinja2.Environment(
     lstrip_blocks=True,
 )
 _templates.filters |= {
-    "utc": lambda seconds: (rfc3339(seconds) or "").replace(".000Z", "Z"),
+    "utc": words.utc,
     "ago": words.ago,
     "span": words.span,
     "counted": words.counted,
     "state_words": words.state_words,
+    "failure_words": words.failure_words,
     "search_url": links.search_url,
 }
 _templates.globals |= {

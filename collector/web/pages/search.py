@@ -1,13 +1,15 @@
 """The search: finds GPUs by serial, UUID or chassis, and nodes by name or machine; also what is only in the history."""
 
-from collections.abc import AsyncIterator, Iterable
-from typing import NamedTuple
+import functools
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from aiohttp import web
 
 from collector.inventory import NodeEntry
-from collector.model import Placement
-from collector.store import PastPlacement
+from collector.model import Gpu, Place, Placement
+from collector.store import History, PastPlacement
 from collector.web.context import CONTEXT, Context
 from collector.web.pages.links import cluster_url, gpu_url, node_url
 from collector.web.pages.nodes import position
@@ -18,14 +20,57 @@ from collector.web.slices import in_slices
 
 __all__ = ["search"]
 
+_T = TypeVar("_T")
+_Matcher = Callable[[str | None], bool]  # tells whether a name is what is looked for
+
 _LONGEST = 200  # characters of what is looked for
 _PART_LEAST = 4  # characters, from which on a part of a name is enough
-_PARTS_MOST = 1000  # GPUs and nodes that are found by a part
+_PARTS_MOST = 1000  # of each kind, that are shown of what is found by a part
 
 
-class _Found(NamedTuple):
-    gpus: list[Placement]
-    nodes: list[NodeEntry]
+@dataclass
+class _Hits(Generic[_T]):
+    """What was found of one kind: the first of it, and how much of it there is."""
+
+    shown: list[_T] = field(default_factory=list)
+    total: int = 0
+    more: bool = False  # than `total`, which is where counting ended
+
+    @classmethod
+    def of(cls, found: list[_T]) -> Self:
+        """Show all that was found."""
+        return cls(found, len(found))
+
+    @property
+    def cut(self) -> bool:
+        """Whether there is more than is shown."""
+        return self.more or self.total > len(self.shown)
+
+    def add(self, hit: _T) -> None:
+        """Count a hit, and keep it while there is room."""
+        self.total += 1
+        if len(self.shown) < _PARTS_MOST:
+            self.shown.append(hit)
+
+
+@dataclass
+class _Found:
+    nodes: _Hits[NodeEntry] = field(default_factory=_Hits)
+    gpus: _Hits[Placement] = field(default_factory=_Hits)
+    left: _Hits[PastPlacement] = field(default_factory=_Hits)  # nodes that are gone: the last placement in each
+    gone: _Hits[PastPlacement] = field(default_factory=_Hits)  # GPUs: the newest placement of each
+
+    @property
+    def kinds(self) -> list[_Hits[Any]]:
+        """The kinds of which there is something."""
+        return [hits for hits in (self.nodes, self.gpus, self.left, self.gone) if hits.total]
+
+
+class _Rows(NamedTuple):
+    """What the history knows of a term."""
+
+    gpus: list[PastPlacement]
+    nodes: list[PastPlacement]
 
 
 async def search(request: web.Request) -> web.Response:
@@ -34,18 +79,20 @@ async def search(request: web.Request) -> web.Response:
     term = "".join(request.query.get("q", "").split())[:_LONGEST]
     if not term:
         return await page(request, "search.html", looked_for="")
-    found = await _exactly(context, term)
-    past = await look_back(context, lambda history: history.where(term))
-    here = {placement.gpu.uuid for placement in found.gpus}
-    gone = [row for row in _newest(past.rows) if row.uuid not in here]
-    exact = bool(found.gpus or found.nodes or gone)
+    found = await _present(context, term, exact=True)
+    past = await look_back(context, functools.partial(_past, term))
+    _add_past(context, found, past.rows, _matcher(term, exact=True))
+    exact = bool(found.kinds)
     if not exact and term in context.clusters():
         raise web.HTTPSeeOther(cluster_url(term))
-    if (target := _only(found, gone)) is not None:
-        raise web.HTTPSeeOther(target)
     if not exact and len(term) >= _PART_LEAST:
-        found = await _containing(context, term)
-    part = window(request, max(len(found.gpus), len(found.nodes), len(gone)))
+        found = await _present(context, term, exact=False)
+        if not past.trouble:
+            past = await look_back(context, functools.partial(_past_containing, term))
+        _add_past(context, found, past.rows, _matcher(term, exact=False))
+    if (target := _only(found)) is not None:
+        raise web.HTTPSeeOther(target)
+    part = window(request, max((len(hits.shown) for hits in found.kinds), default=0))
     shown = slice(part.offset, part.offset + ROWS)
     return await page(
         request,
@@ -53,65 +100,100 @@ async def search(request: web.Request) -> web.Response:
         looked_for=term,
         exact=exact,
         window=part,
-        total=len(found.gpus) + len(found.nodes) + len(gone),
-        gpus=found.gpus[shown],
-        nodes=found.nodes[shown],
-        gone=[(row, context.inventory.find(uuid=row.uuid)) for row in gone[shown]],
-        counts={"gpus": len(found.gpus), "nodes": len(found.nodes), "gone": len(gone)},
+        found=found,
+        total=sum(hits.total for hits in found.kinds),
+        more=any(hits.more for hits in found.kinds),
+        most=_PARTS_MOST,
+        nodes=found.nodes.shown[shown],
+        gpus=found.gpus.shown[shown],
+        left=found.left.shown[shown],
+        gone=[(row, context.inventory.find(uuid=row.uuid)) for row in found.gone.shown[shown]],
         past=past,
     )
 
 
-async def _exactly(context: Context, term: str) -> _Found:
-    find = context.inventory.find
-    gpus: dict[tuple[object, object], Placement] = {}
-    for spelling in dict.fromkeys((term, term.upper(), term.lower())):  # phones write capitals of their own accord
-        for placement in (*find(serial=spelling), *find(uuid=spelling), *find(chassis=spelling)):
-            gpus.setdefault((placement.gpu.uuid, placement.place), placement)
-    small = term.lower()
-    nodes = [
-        entry async for entry in _entries(context) if small in (entry.place.node.lower(), entry.node.machine.lower())
-    ]
-    return _Found(
-        sorted(gpus.values(), key=lambda placement: (placement.place.cluster, position(placement.gpu))), nodes
-    )
-
-
-async def _containing(context: Context, term: str) -> _Found:
-    found = _Found([], [])
-    small, large = term.lower(), term.upper()
+async def _present(context: Context, term: str, *, exact: bool) -> _Found:
+    """Find what is there now, in any case; phones write capitals of their own accord."""
+    found = _Found()
+    is_it = _matcher(term, exact=exact)
+    if exact:
+        found.gpus = _Hits.of(_looked_up(context, term))
     async for entry in _entries(context):
-        if small in entry.place.node.lower() or small in entry.node.machine.lower():
-            found.nodes.append(entry)
+        if is_it(entry.place.node) or is_it(entry.node.machine):
+            found.nodes.add(entry)
+        if exact:
+            continue
         for gpu, since in zip(entry.gpus, entry.since, strict=True):
-            if (
-                large in (gpu.serial or "").upper()
-                or small in (gpu.uuid or "").lower()
-                or large in (gpu.chassis or "").upper()
-            ):
-                found.gpus.append(Placement(gpu=gpu, place=entry.place, since=since, confirmed=entry.time or since))
-        if max(len(found.gpus), len(found.nodes)) >= _PARTS_MOST:
-            break
+            if _is_gpu(gpu, is_it):
+                found.gpus.add(Placement(gpu=gpu, place=entry.place, since=since, confirmed=entry.time or since))
     return found
 
 
+def _matcher(term: str, *, exact: bool) -> _Matcher:
+    small = term.lower()
+    if exact:
+        return lambda value: value is not None and small == value.lower()
+    return lambda value: value is not None and small in value.lower()
+
+
+def _is_gpu(gpu: Gpu, is_it: _Matcher) -> bool:
+    return is_it(gpu.serial) or is_it(gpu.uuid) or is_it(gpu.chassis)
+
+
+def _looked_up(context: Context, term: str) -> list[Placement]:
+    find = context.inventory.find
+    gpus: dict[tuple[object, object], Placement] = {}
+    for spelling in dict.fromkeys((term, term.upper(), term.lower())):
+        for placement in (*find(serial=spelling), *find(uuid=spelling), *find(chassis=spelling)):
+            gpus.setdefault((placement.gpu.uuid, placement.place), placement)
+    return sorted(gpus.values(), key=lambda placement: (placement.place.cluster, position(placement.gpu)))
+
+
+async def _past(term: str, history: History) -> list[_Rows]:
+    nodes = await history.left(term)
+    if (small := term.lower()) != term:
+        nodes += await history.left(small)
+    return [_Rows(await history.where(term), nodes)]
+
+
+async def _past_containing(term: str, history: History) -> list[_Rows]:
+    limit = _PARTS_MOST + 1
+    return [_Rows(await history.where_like(term, limit=limit), await history.left_like(term, limit=limit))]
+
+
+def _add_past(context: Context, found: _Found, past: list[_Rows], is_it: _Matcher) -> None:
+    """Add what the history knows and what is not among what is there now."""
+    inventory = context.inventory
+    for rows in past:
+        newest = {
+            row.uuid: row
+            for row in reversed(rows.gpus)
+            if not any(_is_gpu(placement.gpu, is_it) for placement in inventory.find(uuid=row.uuid))
+        }
+        for row in reversed(newest.values()):
+            found.gone.add(row)
+        for row in rows.nodes:
+            if inventory.node(Place(row.cluster, row.node)) is None:
+                found.left.add(row)
+        for hits in (found.gone, found.left):
+            if hits.total > _PARTS_MOST:
+                hits.total, hits.more = _PARTS_MOST, True
+
+
 async def _entries(context: Context) -> AsyncIterator[NodeEntry]:
+    """Walk all nodes by cluster and name, giving other tasks their turn."""
     for cluster in sorted(context.inventory.clusters()):
-        async for entry in in_slices(list(context.inventory.nodes(cluster).values())):
+        nodes = context.inventory.nodes(cluster)
+        async for entry in in_slices([nodes[name] for name in sorted(nodes)]):
             yield entry
 
 
-def _newest(rows: Iterable[PastPlacement]) -> list[PastPlacement]:
-    """Keep the newest stay of each GPU; they come with the newest first."""
-    newest: dict[str, PastPlacement] = {}
-    for row in rows:
-        newest.setdefault(row.uuid, row)
-    return list(newest.values())
-
-
-def _only(found: _Found, gone: list[PastPlacement]) -> str | None:
+def _only(found: _Found) -> str | None:
     """Give the address of the one thing that was found, if it is one."""
-    targets = {gpu_url(str(placement.gpu.uuid)) for placement in found.gpus}
-    targets |= {node_url(entry.place) for entry in found.nodes}
-    targets |= {gpu_url(row.uuid) for row in gone}
+    if any(hits.cut for hits in found.kinds):
+        return None
+    targets = {gpu_url(str(placement.gpu.uuid)) for placement in found.gpus.shown}
+    targets |= {node_url(entry.place) for entry in found.nodes.shown}
+    targets |= {node_url(Place(row.cluster, row.node)) for row in found.left.shown}
+    targets |= {gpu_url(row.uuid) for row in found.gone.shown}
     return targets.pop() if len(targets) == 1 else None

@@ -14,9 +14,14 @@ _LANES = 12  # nodes that are drawn; the table beside it has all
 _LANE, _TOP, _AXIS = 38, 4, 26  # pixels
 _LEAST = 60.0  # seconds of the axis
 _TICKS = 5
-_EDGE = 9.0  # percent: a label nearer to an end would be cut there on a phone
+_EDGE = 9.0  # percent: a label nearer to an end would be cut there on a phone, were it centred
 _DAY = 86400
-_STEPS = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 10800, 21600, 43200, *(_DAY * days for days in (1, 2, 7, 14, 30, 90)))
+_HOUR = 3600
+_STEPS = (
+    *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800),
+    *(_HOUR * hours for hours in (1, 2, 3, 6, 12)),
+    *(_DAY * days for days in (1, 2, 7, 14, 30, 90)),
+)
 
 
 class Stay(NamedTuple):
@@ -50,6 +55,7 @@ class Tick(NamedTuple):
 
     x: float
     label: str
+    anchor: str  # which end of the label, or its middle, is at x
 
 
 class Drawing(NamedTuple):
@@ -128,7 +134,11 @@ def _ticks(start: float, end: float) -> list[Tick]:
     marks = (first + index * step for index in range(_TICKS + 1))
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return [
-        Tick(x, (epoch + timedelta(seconds=mark)).strftime(form) if _EDGE < x < 100 - _EDGE else "")
+        Tick(
+            x,
+            (epoch + timedelta(seconds=mark)).strftime(form),
+            "start" if x < _EDGE else "end" if x > 100 - _EDGE else "middle",
+        )
         for mark in marks
         if (x := (mark - start) / (end - start) * 100) <= 100
     ]

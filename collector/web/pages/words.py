@@ -1,10 +1,16 @@
 """Says times, counts and states in words."""
 
-from collector.model import ClusterState, ClusterStatus
+from collector.model import ClusterState, ClusterStatus, ReadFailure
+from collector.web.rows import rfc3339
 
-__all__ = ["ago", "counted", "span", "state_words"]
+__all__ = ["ago", "counted", "failure_words", "span", "state_words", "utc"]
 
 _UNITS = ((86400.0, 129600.0, "day"), (3600.0, 5400.0, "hour"), (60.0, 90.0, "minute"), (1.0, 0.0, "second"))
+
+
+def utc(seconds: float) -> str:
+    """Write a moment as RFC 3339 in UTC, to the second where it is a whole one."""
+    return (rfc3339(seconds) or "").replace(".000Z", "Z")
 
 
 def ago(time: float, now: float) -> str:
@@ -19,13 +25,19 @@ def span(seconds: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Say a count with its noun: "1 GPU", "1,200 GPUs"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    """Say a count with its noun: "1 GPU", "1,200 GPUs", "2 batches"."""
+    ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{ending}"
 
 
 def state_words(status: ClusterStatus | None) -> str:
     """Say how a cluster is."""
     return _STATES[status.state if status else ClusterState.STARTING]
+
+
+def failure_words(reason: ReadFailure) -> str:
+    """Say why a reading failed."""
+    return _FAILURES[reason]
 
 
 _STATES = {
@@ -39,4 +51,14 @@ _STATES = {
     ClusterState.UNREACHABLE: "cannot be reached",
     ClusterState.SERVER_ERROR: "answers with errors",
     ClusterState.DUPLICATE: "is not read, because it is another one once more",
+}
+_FAILURES = {
+    ReadFailure.FORBIDDEN: "the right to create or get pods/exec is missing",
+    ReadFailure.NOT_FOUND: "its pod was gone when it was asked",
+    ReadFailure.NO_CONTAINER: "its pod has no container of the configured name",
+    ReadFailure.NO_BINARY: "the command is not in the container",
+    ReadFailure.TIMEOUT: "the command did not end in time, as on a GPU that hangs",
+    ReadFailure.EXIT_STATUS: "the command ended with an error",
+    ReadFailure.BAD_OUTPUT: "the command's output is not what nvidia-smi writes",
+    ReadFailure.CONNECTION: "the connection to its pod failed",
 }

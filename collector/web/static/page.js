@@ -25,6 +25,11 @@ function ago(seconds) {
 // Counted from the server's clock, which need not be this machine's.
 const skew = Date.now() - Date.parse(document.querySelector("footer time").dateTime);
 
+function asOf(moment) {
+  const told = document.querySelector("footer time");
+  told.textContent = told.dateTime = moment.toISOString().replace(/\.\d+Z$/, "Z");
+}
+
 function retell() {
   for (const span of document.querySelectorAll("time .ago")) {
     const words = ago((Date.now() - skew - Date.parse(span.parentElement.dateTime)) / 1000);
@@ -32,12 +37,6 @@ function retell() {
   }
 }
 setInterval(retell, 5000);
-
-for (const form of document.querySelectorAll("form.filter")) {
-  form.addEventListener("change", (event) => {
-    if (event.target.matches("select")) form.requestSubmit();
-  });
-}
 
 const live = document.querySelector("[data-live]");
 if (live && "EventSource" in window) follow(live);
@@ -107,6 +106,10 @@ function follow(section) {
   addEventListener("pagehide", close);
   // A cluster that goes down changes no GPU, so the counts are looked at now and then as well.
   setInterval(() => { if (!paused) refreshSoon(); }, 10000);
+  // What is only streamed is as current as the stream.
+  if (!document.querySelector("[data-refresh]")) {
+    setInterval(() => { if (source?.readyState === EventSource.OPEN) asOf(new Date(Date.now() - skew)); }, 5000);
+  }
   open();
 }
 
@@ -125,6 +128,7 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    asOf(new Date(fresh.querySelector("footer time").dateTime));
     for (const part of document.querySelectorAll("[data-refresh]")) {
       const other = fresh.querySelector(`[data-refresh="${part.dataset.refresh}"]`);
       const inUse = part.contains(document.activeElement) || getSelection().containsNode(part, true) && !getSelection().isCollapsed;

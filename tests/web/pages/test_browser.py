@@ -133,6 +133,29 @@ class TestReading:
         expect(told).to_have_text("2 days ago", timeout=30_000)
 
 
+class TestPhone:
+    def test_everything_to_tap_is_large_enough_and_nothing_is_cut(self, opened: Any) -> None:
+        page = opened("/", width=390)
+        for name, path in PAGES.items():
+            page.goto(path)
+            small = page.evaluate(
+                """() => [...document.querySelectorAll("a, button, summary, select, input")]
+                    .filter((one) => !one.closest("p:not(.links, .crumbs), .skip, .note") && one.checkVisibility())
+                    .filter((one) => one.getBoundingClientRect().height < 24)
+                    .map((one) => one.outerHTML.slice(0, 120))"""
+            )
+            assert small == [], name
+        fits = "(q) => { q.value = q.placeholder; return q.scrollWidth <= q.clientWidth }"
+        assert page.get_by_role("searchbox").evaluate(fits)
+
+    def test_the_fields_of_a_filter_are_of_one_height(self, opened: Any) -> None:
+        page = opened("/clusters/prod-a")
+        boxes = [one.bounding_box() for one in page.locator(".filter select, .filter input, .filter button").all()]
+        assert {(round(box["y"], 1), round(box["height"], 1)) for box in boxes} == {
+            (round(boxes[0]["y"], 1), round(boxes[0]["height"], 1))
+        }
+
+
 class TestKeyboard:
     def test_the_slash_key_leads_to_the_search_and_enter_to_the_gpu(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
@@ -158,6 +181,19 @@ class TestKeyboard:
         page.keyboard.press("Enter")
         expect(page.get_by_role("main")).to_be_focused()
 
+    def test_a_choice_is_put_in_force_by_apply_alone(self, opened: Any, live: Live) -> None:
+        page = opened("/changes")
+        what = page.get_by_label("What")
+        what.focus()
+        page.keyboard.press("ArrowDown")
+        expect(what).to_have_value("moved")
+        page.keyboard.press("ArrowDown")
+        expect(what).to_have_value("vanished")
+        expect(what).to_be_focused()
+        assert page.url == f"{live.url}/changes"
+        page.get_by_role("button", name="Apply").press("Enter")
+        page.wait_for_url(lambda url: "event=vanished" in url)
+
 
 class TestLive:
     def test_a_change_appears_by_itself_and_the_counts_follow(self, opened: Any, live: Live) -> None:
@@ -166,7 +202,7 @@ class TestLive:
         live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
         first = page.locator(".changes > li").first
         expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
-        expect(page.get_by_role("heading", level=1)).to_have_text("10 GPUs in 8 nodes of 3 clusters", timeout=30_000)
+        expect(page.get_by_role("heading", level=1)).to_have_text("9 GPUs in 8 nodes of 3 clusters", timeout=30_000)
 
     def test_moves_from_several_nodes_into_one_at_once_all_appear(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
@@ -180,6 +216,13 @@ class TestLive:
         page = opened("/")
         live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")
         expect(page.get_by_text("prod-a refuses the credentials")).to_be_visible(timeout=60_000)
+
+    def test_the_foot_says_how_current_the_page_is(self, opened: Any, live: Live) -> None:
+        page = opened("/")
+        told = page.locator("footer time")
+        expect(told).to_have_text("2025-11-24T16:10:00Z")
+        live.site.now += 60
+        expect(told).to_have_text("2025-11-24T16:11:00Z", timeout=60_000)
 
     def test_it_can_be_paused_and_catches_up(self, opened: Any, live: Live) -> None:
         page = opened("/changes")

@@ -31,6 +31,20 @@ async def test_the_newest_come_first_with_and_without_a_store(
     assert ("With a [store] in its configuration, all that ever happened would be here" in text) is not perhaps_kept
 
 
+async def test_what_vanished_and_is_somewhere_again_says_where(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n1", time=1764000100.0)  # the node that it left is read first
+    site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000200.0)
+    site.read("prod-a", "n2", time=1764000300.0)
+    site.read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}") for n in (2, 3)), time=1764000400.0)
+    site.read("prod-b", "n3", Gpu(uuid="GPU-b1"), time=1764000300.0)
+    async with serving(site) as client:
+        page = await visit(client, "/changes")
+    assert "vanished GPU 100 from n1 of prod-a , now in n9 of prod-a" in page.text
+    assert "vanished 2 GPUs from n2 of prod-a , there again now" in page.text
+    assert "vanished GPU 900 from n3 of prod-b 5 minutes ago" in page.text
+    assert page.answer.text.count('class="event vanished"') == 1
+
+
 @pytest.mark.parametrize(
     ("query", "there", "not_there"),
     [

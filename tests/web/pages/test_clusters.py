@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import Gpu, Node
+from collector.model import Gpu, Node, ReadFailure
 
 pytestmark = pytest.mark.anyio
 
@@ -17,6 +17,9 @@ def troubled(site: Any) -> Any:
     site.read("z", "whole", Gpu(uuid="GPU-w", chassis="C9"), capacity=1)
     site.read("z", "short", Gpu(uuid="GPU-s"), capacity=4)
     site.inventory.set_node("z", Node(name="unread", capacity=8))
+    site.read("z", "failing", Gpu(uuid="GPU-f"), capacity=1)
+    site.fail("z", "failing", ReadFailure.NO_BINARY)
+    site.read("z", "overdue", Gpu(uuid="GPU-o"), capacity=1, time=1763990000.0)
     for time, node in enumerate(("one", "two", "one")):
         site.read("z", node, Gpu(uuid="GPU-twice"), capacity=1, time=1764000001.0 + time)
     return site
@@ -25,15 +28,17 @@ def troubled(site: Any) -> Any:
 @pytest.mark.parametrize(
     ("query", "names"),
     [
-        ("", ["one", "short", "two", "unread", "whole"]),
-        ("?show=wrong", ["one", "short", "two", "unread"]),
+        ("", ["failing", "one", "overdue", "short", "two", "unread", "whole"]),
+        ("?show=wrong", ["failing", "one", "overdue", "short", "two", "unread"]),
         ("?show=missing", ["short"]),
         ("?show=unread", ["unread"]),
+        ("?show=failing", ["failing"]),
+        ("?show=overdue", ["overdue"]),
         ("?show=conflict", ["one", "two"]),
-        ("?name=o", ["one", "short", "two", "whole"]),
-        ("?sort=-node", ["whole", "unread", "two", "short", "one"]),
-        ("?sort=-missing&show=wrong", ["short", "unread", "two", "one"]),
-        ("?sort=read", ["unread", "short", "whole", "two", "one"]),
+        ("?name=o", ["one", "overdue", "short", "two", "whole"]),
+        ("?sort=-node", ["whole", "unread", "two", "short", "overdue", "one", "failing"]),
+        ("?sort=-missing&show=wrong", ["short", "unread", "two", "overdue", "one", "failing"]),
+        ("?sort=read", ["unread", "overdue", "failing", "short", "whole", "two", "one"]),
         ("?sort=chassis&name=whole&show=", ["whole"]),
     ],
 )
@@ -52,7 +57,19 @@ async def test_what_is_wrong_with_a_node_is_said_in_its_row(troubled: Any, servi
     assert "short 3 missing 1 of 4 i-short" in text
     assert "unread never read ? of 8" in text
     assert "two conflict 1 of 1" in text
+    assert "failing cannot be read 1 of 1" in text
+    assert "overdue overdue 1 of 1" in text
     assert "whole complete 1 of 1 i-whole C9 570.148.08 10 minutes ago 2025-11-24T16:00:00Z" in text
+
+
+async def test_what_is_wrong_is_said_above_the_nodes(troubled: Any, serving: Any, visit: Any) -> None:
+    async with serving(troubled) as client:
+        page = await visit(client, "/clusters/z")
+    assert "5 GPUs in 7 nodes" in page.text
+    assert "z has 1 node that cannot be read" in page.text
+    assert "the command is not in the container (1 node)" in page.text
+    assert "z has 1 node whose reading is overdue" in page.text
+    assert "Nothing is wrong here" not in page.text
 
 
 async def test_a_cluster_that_is_down_says_why_and_since_when(client: httpx.AsyncClient, visit: Any) -> None:
@@ -95,7 +112,7 @@ async def test_a_cluster_of_any_name_has_its_page(site: Any, serving: Any, visit
     ("query", "error"),
     [
         ("sort=size", "sort: expected one of node, machine, chassis, gpus, missing, driver, read, -node"),
-        ("show=all", "show: expected one of wrong, missing, unread, conflict"),
+        ("show=all", "show: expected one of wrong, failing, missing, unread, overdue, conflict"),
         ("page=0", "page: expected a whole number from 1"),
         ("page=-1", "page: expected a whole number from 1"),
     ],

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import ClusterState, Gpu, Node
-from collector.store import StoreStatus
+from collector.model import ClusterState, Gpu, Node, ReadFailure
+from collector.store import Backlog, StoreStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -21,14 +21,95 @@ async def test_the_fleet_is_counted_and_what_is_wrong_is_said(client: httpx.Asyn
     assert "/clusters/prod-a?show=missing" in page.links
 
 
-async def test_a_fleet_without_trouble_is_said_to_be_so(site: Any, serving: Any, visit: Any) -> None:
+@pytest.fixture
+def whole(site: Any) -> Any:
+    """A fleet without trouble."""
     site.cluster("prod-b")
     for node in ("n1", "n2"):
         site.read("prod-a", node, Gpu(uuid=f"GPU-{node}"), capacity=1)
     site.read("prod-b", "n3", Gpu(uuid="GPU-3"), capacity=None)
-    async with serving(site) as client:
+    return site
+
+
+async def test_a_fleet_without_trouble_is_said_to_be_so(whole: Any, serving: Any, visit: Any) -> None:
+    whole.context.sinks.failed("lake", "timeout", 1764000300.0)
+    whole.context.sinks.exported("lake")
+    whole.context.sinks.owed("lake", Backlog(records=40, oldest=1764000590.0))
+    async with serving(whole) as client:
+        text = (await visit(client, "/")).text
+    assert (
+        "Nothing is wrong: every cluster is up, every node can be read and was read in time, no GPU is missing or "
+        "claimed twice, and every sink takes its records." in text
+    )
+
+
+async def test_nodes_that_cannot_be_read_are_said_with_their_reasons(whole: Any, serving: Any, visit: Any) -> None:
+    whole.fail("prod-a", "n1", ReadFailure.CONNECTION, 1764000480.0)
+    whole.fail("prod-a", "n1", ReadFailure.EXIT_STATUS, 1764000540.0)
+    whole.fail("prod-a", "n2", ReadFailure.EXIT_STATUS, 1764000540.0)
+    whole.fail("prod-b", "n3", ReadFailure.FORBIDDEN)
+    async with serving(whole) as client:
         page = await visit(client, "/")
-    assert "Nothing is wrong: every cluster is up" in page.text
+    assert "Nothing is wrong" not in page.text
+    assert (
+        "prod-a has 2 nodes that cannot be read since 2025-11-24T16:08:00Z ( 2 minutes ago ) "
+        "the command ended with an error (2 nodes)" in page.text
+    )
+    assert (
+        "prod-b has 1 node that cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) "
+        "the right to create or get pods/exec is missing (1 node)" in page.text
+    )
+    assert "/clusters/prod-a?show=failing" in page.links
+
+
+async def test_a_node_that_is_read_again_fails_no_more(whole: Any, serving: Any, visit: Any) -> None:
+    whole.fail("prod-a", "n1", ReadFailure.TIMEOUT)
+    whole.read("prod-a", "n1", Gpu(uuid="GPU-n1"), capacity=1, time=1764000590.0)
+    async with serving(whole) as client:
+        assert "Nothing is wrong" in (await visit(client, "/")).text
+
+
+async def test_nodes_whose_reading_is_overdue_are_said_where_the_cluster_is_up(
+    whole: Any, serving: Any, visit: Any
+) -> None:
+    whole.refresh = 30.0
+    whole.cluster("prod-b", ClusterState.UNREACHABLE)
+    whole.read("prod-a", "n2", Gpu(uuid="GPU-n2"), capacity=1, time=1764000500.0)
+    async with serving(whole) as client:
+        page = await visit(client, "/")
+    assert "prod-a has 1 node whose reading is overdue" in page.text
+    assert "/clusters/prod-a?show=overdue" in page.links
+    assert "prod-b has" not in page.text
+
+
+async def test_sinks_in_trouble_are_said(whole: Any, serving: Any, visit: Any) -> None:
+    sinks = whole.context.sinks
+    sinks.failed("hook", "connection", 1764000420.0)
+    sinks.failed("hook", "timeout", 1764000480.0)
+    sinks.owed("hook", Backlog(records=1325, oldest=1764000300.0))
+    sinks.owed("lake", Backlog(records=1, oldest=1763999400.0))
+    sinks.owed("table", Backlog(records=0, oldest=None, dead_letters=2))
+    sinks.owed("gone", Backlog(records=9, oldest=1763999400.0))
+    sinks.keep(["hook", "lake", "table"])
+    async with serving(whole) as client:
+        text = (await visit(client, "/")).text
+    assert (
+        "The sink hook does not take its records since 2025-11-24T16:07:00Z ( 3 minutes ago ) "
+        "last failure: timeout; 1,325 records wait, the oldest since 2025-11-24T16:05:00Z" in text
+    )
+    assert "The sink lake is behind: 1 record waits, the oldest since 2025-11-24T15:50:00Z" in text
+    assert "The sink table has refused 2 batches for good gpuid outbox ls names them" in text
+    assert "The sink gone" not in text
+
+
+async def test_a_gpu_that_two_nodes_claim_counts_once(site: Any, serving: Any, visit: Any) -> None:
+    for time, (cluster, node) in enumerate((("prod-a", "n1"), ("prod-b", "n9"), ("prod-a", "n1"), ("prod-a", "n8"))):
+        twice = Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100")
+        site.read(cluster, node, twice, time=1764000001.0 + time, capacity=1)
+    async with serving(site) as client:
+        text = (await visit(client, "/")).text
+    assert "5 GPUs in 5 nodes of 2 clusters" in text
+    assert "NVIDIA H100 3 JSON" in text
 
 
 async def test_nodes_that_were_never_read_and_conflicts_are_said(site: Any, serving: Any, visit: Any) -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from collector.model import Gpu, Node
+from collector.model import Gpu, Node, ReadFailure
 from collector.store import Store
-from collector.web.pages.nodes import Tray, trays
+from collector.web.pages.nodes import Seat, Tray, seats, trays
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +34,24 @@ class TestTrays:
         assert trays([Gpu(uuid="GPU-1"), Gpu(uuid="GPU-2", minor_number=1)]) == []
 
 
+class TestSeats:
+    @given(modules=st.sets(st.integers(0, 16)), lacking=st.integers(0, 8), told=st.booleans())
+    def test_every_gpu_has_one_and_every_lacking_one_is_said(self, modules: set[int], lacking: int, told: bool) -> None:
+        gpus = [Gpu(uuid=f"GPU-{module}", module=str(module) if told else None) for module in sorted(modules)]
+        found = seats(gpus, lacking)
+        assert [seat.gpu for seat in found if seat.gpu is not None] == gpus
+        assert sum(seat.places for seat in found if seat.gpu is None) == lacking
+
+    def test_a_gap_in_the_modules_is_the_empty_one(self) -> None:
+        one, three = Gpu(uuid="GPU-1", module="1"), Gpu(uuid="GPU-3", module="3")
+        assert seats([one, three], 1) == [Seat("module 1", one), Seat("module 2", None), Seat("module 3", three)]
+        assert seats([one, three], 2) == [
+            Seat("module 1", one),
+            Seat("module 3", three),
+            Seat("place unknown", None, 2),
+        ]
+
+
 async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any, visit: Any) -> None:
     card = Gpu(uuid="GPU-t", serial="5", chassis="C7", tray="3", slot="12", host="1", module="2", pci_bus_id="00:01")
     site.read("prod-a", "n9", card, capacity=1)
@@ -46,6 +66,16 @@ async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any
     )
 
 
+async def test_a_place_whose_gpu_was_not_found_is_empty(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-{n}", tray="3", module=str(n)) for n in (1, 2, 4)), capacity=4)
+    site.read("prod-a", "n8", Gpu(uuid="GPU-8", tray="3", module="7"), capacity=3)
+    async with serving(site) as client:
+        gap = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+        unknown = (await visit(client, "/clusters/prod-a/nodes/n8")).text
+    assert "module 1 GPU-1 module 2 GPU-2 module 3 not found module 4 GPU-4" in gap
+    assert "module 7 GPU-8 place unknown 2 not found" in unknown
+
+
 async def test_gpus_that_were_not_found_are_said(client: httpx.AsyncClient, visit: Any) -> None:
     text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     assert "n2 6 missing 2 GPUs found, capacity 8." in text
@@ -57,6 +87,39 @@ async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/new")).text
     assert "new never read It has not been read yet" in text
+
+
+async def test_a_node_that_cannot_be_read_says_why_and_since_when(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
+    site.fail("prod-a", "n9", ReadFailure.EXIT_STATUS)
+    site.inventory.set_node("prod-a", Node(name="new", capacity=8))
+    site.fail("prod-a", "new", ReadFailure.FORBIDDEN)
+    async with serving(site) as client:
+        known, new = [(await visit(client, f"/clusters/prod-a/nodes/{name}")).text for name in ("n9", "new")]
+        gpu = (await visit(client, "/gpus/GPU-9")).text
+    assert "n9 cannot be read 1 GPU found" in known
+    assert "complete" not in known
+    said = (
+        "Every reading since 2025-11-24T16:09:00Z ( 60 seconds ago ) has failed, the last one because the command "
+        "ended with an error. "
+        "What is shown is what its last good reading found. The collector's log has more."
+    )
+    assert said in known
+    assert "new cannot be read It has never been read." in new
+    assert "the right to create or get pods/exec is missing. The collector's log has more." in new
+    assert (
+        "n9 of prod-a cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) , because the command ended "
+        "with an error. This is what was last known there." in gpu
+    )
+
+
+async def test_a_node_whose_reading_is_overdue_says_so(site: Any, serving: Any, visit: Any) -> None:
+    site.refresh = 30.0
+    site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+    assert "n9 overdue 1 GPU found" in text
+    assert "Its next reading is overdue: its cluster's refresh is 30 seconds." in text
 
 
 async def test_a_conflict_names_the_other_node(site: Any, serving: Any, visit: Any) -> None:

@@ -45,11 +45,72 @@ async def test_nodes_of_one_name_in_several_clusters_are_listed(site: Any, servi
 
 
 async def test_part_of_a_number_is_enough_when_nothing_is_exact(site: Any, serving: Any, visit: Any) -> None:
-    site.read("prod-a", "n7", Gpu(uuid="GPU-x", serial="1652923034028"))
+    for uuid in ("x", "y"):
+        site.read("prod-a", f"n7{uuid}", Gpu(uuid=f"GPU-{uuid}", serial="1652923034028"))
     async with serving(site) as client:
         page = await visit(client, "/search?q=4028")
     assert "Nothing is exactly “4028”; these contain it." in page.text
     assert "/gpus/GPU-x" in page.links
+
+
+async def test_one_hit_by_a_part_leads_straight_to_it_too(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/search?q=PU-A1")).headers["Location"] == "/gpus/GPU-a1"
+
+
+async def test_a_gpu_that_is_gone_is_found_by_a_part(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    gone = [Gpu(uuid=f"GPU-9e4{n}", serial=f"165292303402{n}", chassis="C1822") for n in "78"]
+    site.read("prod-a", "n9", *gone)
+    site.read("prod-a", "n9", time=1764000300.0)
+    async with serving(site) as client:
+        one = [await client.get("/search", params={"q": term}) for term in ("34027", "pu-9E47")]
+        two = await visit(client, "/search?q=c182")
+    assert [answer.headers["Location"] for answer in one] == ["/gpus/GPU-9e47", "/gpus/GPU-9e47"]
+    assert "2 hits for “ c182 ” Nothing is exactly “c182”; these contain it. 2 GPUs in the history" in two.text
+
+
+async def test_nodes_that_are_gone_are_found_beside_those_of_the_same_name(
+    site: Any, kept: Store, serving: Any, visit: Any
+) -> None:
+    site.cluster("prod-c")
+    for cluster in ("prod-b", "prod-c"):
+        site.read(cluster, "gpu-0006", Gpu(uuid=f"GPU-{cluster}"), machine=f"i-{cluster}-0ed")
+    site.remove("prod-c", "gpu-0006", 1764000300.0)
+    async with serving(site) as client:
+        named = await visit(client, "/search?q=GPU-0006")
+        part = await visit(client, "/search?q=-0006")
+        machine = await client.get("/search?q=i-prod-c-0ED")
+    for page in (named, part):
+        assert "2 hits" in page.text
+        assert "1 node in the history" in page.text
+        assert "gpu-0006 prod-c i-prod-c-0ed 5 minutes ago 2025-11-24T16:05:00Z" in page.text
+        assert {"/clusters/prod-b/nodes/gpu-0006", "/clusters/prod-c/nodes/gpu-0006"} <= set(page.links)
+    assert machine.headers["Location"] == "/clusters/prod-c/nodes/gpu-0006"
+
+
+async def test_more_hits_than_can_be_shown_are_counted_and_said(site: Any, serving: Any, visit: Any) -> None:
+    for number in range(1002, 0, -1):
+        site.read("prod-a", f"gpu-{number:04d}", Gpu(uuid=f"GPU-{number:04d}-1650"), Gpu(uuid=f"GPU-{number:04d}-1651"))
+    async with serving(site) as client:
+        both, last = await visit(client, "/search?q=gpu-"), await visit(client, "/search?q=gpu-&page=10")
+        one = await visit(client, "/search?q=-1650")
+    assert "3,011 hits for “ gpu- ”" in both.text
+    assert "1,002 nodes The first 1,000, by cluster and name; a longer part of the name narrows it down." in both.text
+    assert "2,009 GPUs present The first 1,000, by cluster and node; a longer part narrows it down." in both.text
+    nodes = [link for link in both.links if link.startswith("/clusters/prod-a/nodes/gpu-")]
+    assert nodes[:2] == ["/clusters/prod-a/nodes/gpu-0001", "/clusters/prod-a/nodes/gpu-0002"]
+    assert "1–100 of at most 1,000 of each kind" in both.text
+    assert "901–1,000 of at most 1,000 of each kind" in last.text
+    assert "1,002 hits for “ -1650 ”" in one.text
+    assert "1–100 of the first 1,000 hits" in one.text
+
+
+async def test_more_of_the_past_than_can_be_shown_is_said(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-x{number:04d}") for number in range(1001)))
+    site.read("prod-a", "n9", time=1764000300.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/search?q=gpu-x")).text
+    assert "More than 1,000 hits for “ gpu-x ”" in text
+    assert "More than 1,000 GPUs in the history The last 1,000 to leave; a longer part narrows it down." in text
 
 
 async def test_nothing_found_says_what_was_looked_for_and_what_can_be(client: httpx.AsyncClient, visit: Any) -> None:

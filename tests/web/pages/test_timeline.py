@@ -79,13 +79,18 @@ class TestDrawing:
             (A, [Bar(0.0, 50.0, False)]),
         ]
         assert drawing.ticks == [
-            Tick(0.0, ""),
-            Tick(25.0, "26 Nov"),
-            Tick(50.0, "27 Nov"),
-            Tick(75.0, "28 Nov"),
-            Tick(100.0, ""),
+            Tick(0.0, "25 Nov", "start"),
+            Tick(25.0, "26 Nov", "middle"),
+            Tick(50.0, "27 Nov", "middle"),
+            Tick(75.0, "28 Nov", "middle"),
+            Tick(100.0, "29 Nov", "end"),
         ]
         assert drawing.left_out == 0
+
+    def test_ten_minutes_have_a_label_every_two(self) -> None:
+        start = 1764000000.0  # 2025-11-24T16:00:00Z
+        drawing = draw([Stay(A, start, None)], start + 600)
+        assert [tick.label for tick in drawing.ticks] == ["16:00", "16:02", "16:04", "16:06", "16:08", "16:10"]
 
     def test_a_gpu_that_came_back_has_two_bars_in_one_lane(self) -> None:
         drawing = draw([Stay(A, 300.0, None), Stay(B, 100.0, 300.0), Stay(A, 0.0, 100.0)], 400.0)

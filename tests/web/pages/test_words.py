@@ -2,8 +2,8 @@
 
 import pytest
 
-from collector.model import ClusterState, ClusterStatus
-from collector.web.pages.words import ago, counted, span, state_words
+from collector.model import ClusterState, ClusterStatus, ReadFailure
+from collector.web.pages.words import ago, counted, failure_words, span, state_words
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,14 @@ def test_how_long(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(("count", "words"), [(0, "0 GPUs"), (1, "1 GPU"), (12345, "12,345 GPUs")])
 def test_how_many(count: int, words: str) -> None:
     assert counted(count, "GPU") == words
+    assert counted(count, "batch") == words.replace("GPUs", "batches").replace("GPU", "batch")
 
 
 def test_every_state_has_words() -> None:
     for state in ClusterState:
         assert state_words(ClusterStatus(cluster="a", state=state, since=0.0))
     assert state_words(None) == "is starting: its first answer has not come yet"
+
+
+def test_every_failure_of_a_reading_has_words() -> None:
+    assert all(failure_words(reason) for reason in ReadFailure)
