@@ -62,8 +62,12 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uid: str = ""  # given by its API server; empty only where an older store left it out
     provider_id: str = ""
     boot_id: str = ""
-    capacity: int | None = None  # GPUs the node has, None where the device plugin never registered
+    capacity: int | None = None  # GPUs the node has, None where the device plugin never registered or counts no GPUs
     allocatable: int | None = None  # GPUs that pods may use
+    advertised: tuple[int | None, int | None] = (
+        None,
+        None,
+    )  # the two in GPUs, shares or MIG instances
     labels: tuple[tuple[str, str], ...] = ()  # only the labels on the configured allow-list, sorted
 
     @property
@@ -79,7 +83,8 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     container_id: str
     restarts: int
     boot_id: str
-    capacity: int | None
+    capacity: int | None  # as advertised
+    allocatable: int | None = None
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

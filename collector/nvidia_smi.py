@@ -12,7 +12,7 @@ import msgspec
 
 from collector.model import Gpu, GpuidError
 
-__all__ = ["BadOutput", "Log", "parse"]
+__all__ = ["LIMIT", "BadOutput", "Log", "parse"]
 
 
 class BadOutput(GpuidError):
@@ -99,6 +99,7 @@ _ABSENT = re.compile(
 )
 _ALL_ZEROS = re.compile(r"(?:GPU-|0x)?[0-]+", re.IGNORECASE)
 
+LIMIT = 64 << 20  # bytes that an output may have
 _DEPTH = 32  # the tool nests 6 deep
 _GPUS = 256  # of one node; the tool's largest machines have 16
 _LENGTH = 128  # characters of one value
@@ -147,7 +148,7 @@ class _Reader:
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
 
-    def _start(self, name: str, _attributes: dict[str, str]) -> None:
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
         opened = self._open
         element = opened[-1].get(name, _UNREAD)
         opened.append(element)
@@ -164,7 +165,7 @@ class _Reader:
         elif element is _GPU_ELEMENT:
             if len(self._gpus) == _GPUS:
                 raise BadOutput(f"more than {_GPUS} GPUs in one node")
-            self._values = {}
+            self._values = {"id": attributes.get("id", "")[: _LENGTH + 1]}
             self._gpus.append(self._values)
 
     def _characters(self, text: str) -> None:
@@ -207,6 +208,10 @@ class _Reader:
 
 
 def _gpu(values: dict[str, str]) -> Gpu:
+    # Of a GPU that is lost, the attribute is all that is known.
+    bus = values.pop("id").strip()
+    if len(bus) <= _LENGTH and not _ABSENT.fullmatch(bus):
+        values.setdefault("pci_bus_id", bus)
     # All but uuid and serial repeat all over a fleet: one copy in memory is enough.
     texts: dict[str, str | None] = {
         field: text if field in _UNIQUE else sys.intern(text)

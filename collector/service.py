@@ -25,7 +25,6 @@ from collector.model import (
     ClusterState,
     ClusterStatus,
     Event,
-    GpuidError,
     Node,
     Place,
     ReadFailure,
@@ -33,6 +32,7 @@ from collector.model import (
     WatchRestart,
 )
 from collector.sinks.delivery import Delivery
+from collector.sinks.following import SinkFollower
 from collector.store import Backlog, Store, StoreStatus
 from collector.web import Context, LatestChanges, as_change, serve
 
@@ -70,11 +70,14 @@ class Service:
         self._touched: set[Place] = set()  # by the step of the inventory that is under way
         self._store: Store | None = None
         self._delivery: Delivery | None = None
+        self._sinks: SinkFollower | None = None
+        self._started = anyio.Event()  # once the first configuration is in force
         self._reloading = anyio.Lock()
         self._synced: dict[str, float] = {}  # Unix seconds
         self._identities = Identities()
         self._latest = LatestChanges()
         self.statuses: dict[str, ClusterStatus] = {}
+        self.failing: dict[str, dict[str, ReadFailure]] = {}  # cluster -> nodes whose last reading failed
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.inventory = Inventory(on_node=self._node_changed)
         self.exposition = Exposition(
@@ -107,11 +110,13 @@ class Service:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(garbage.run, name="garbage")
                 self._tasks.start_soon(self.exposition.run, name="exposition")
-                if self._store is not None and self._delivery is not None:
+                if self._store is not None and self._delivery is not None and self._sinks is not None:
                     self._tasks.start_soon(self._store.run, name="store")
                     self._tasks.start_soon(self._store.lead, self.inventory, self._adopt, name="store: lead")
                     self._tasks.start_soon(self._delivery.run, name="delivery")
+                    self._tasks.start_soon(self._sinks.run, name="sinks: configuration")
                 await self._follow(self._config.clusters)
+                self._started.set()
                 if reload_from is not None:
                     self._tasks.start_soon(self._reload_on_change, reload_from, name="configuration")
                 try:
@@ -121,15 +126,15 @@ class Service:
 
     async def reload(self, path: Path) -> None:
         """Put the clusters and sinks of the file at `path` in force; a bad file is refused and the old ones stay."""
+        await self._started.wait()
         async with self._reloading:  # a signal and a changed file may come at once
             try:
                 config = await anyio.to_thread.run_sync(load, path)
-                if self._delivery is not None:
-                    await self._delivery.follow(config.sinks)
-                    self.metrics.keep_sinks(config.sinks)
-            except GpuidError as error:
+            except ConfigError as error:
                 log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
                 return
+            if self._sinks is not None:
+                await self._sinks.follow(config.sinks)
             if any(getattr(config, table) != getattr(self._config, table) for table in _FIXED):
                 log.warning("changes of [server], [metrics] and [store] take effect at the next start")
             await self._follow(config.clusters)
@@ -153,6 +158,7 @@ class Service:
         if reading.cluster in self._identities.duplicates:  # it was on its way
             return
         self.metrics.read_succeeded(reading.cluster, seconds)
+        self._note_failure(reading.cluster, reading.node.name, None)
         before = self.inventory.node(Place(reading.cluster, reading.node.name))
         if before is not None and before.time is not None and before.time > reading.time:
             # It is the newest all the same: the clock was set back.
@@ -161,8 +167,9 @@ class Service:
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         """Count a reading that failed."""
-        del node  # a label per node would not be bounded; the watcher's log has it
         self.metrics.read_failed(cluster, reason)
+        if self.inventory.node(Place(cluster, node)) is not None:  # else it went while it was read
+            self._note_failure(cluster, node, reason)
 
     def on_node(self, cluster: str, node: Node) -> None:
         """Keep what Kubernetes says of a node, unless it shows that its cluster is another one once more."""
@@ -180,6 +187,7 @@ class Service:
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
         """Take a node out of the inventory."""
+        self._note_failure(cluster, node, None)
         if (entry := self.inventory.node(Place(cluster, node))) is not None:
             self._release(self._identities.release(cluster, entry.node))
         self._hand_on(self.inventory.remove_node(Place(cluster, node), time))
@@ -193,6 +201,8 @@ class Service:
 
     def on_synced(self, cluster: str, time: float) -> None:
         """Publish the last proof that a cluster's view is current."""
+        if cluster in self._identities.duplicates:
+            return
         self._synced[cluster] = time
         self.metrics.synced(cluster, time)
 
@@ -241,6 +251,7 @@ class Service:
         )
         self._delivery = Delivery(store, self)
         await self._delivery.follow(self._config.sinks)
+        self._sinks = SinkFollower(self._delivery, self.metrics.keep_sinks)
         for cluster in set(self.inventory.clusters()) - configured:
             self._drop(cluster)
         for cluster in self.inventory.clusters():
@@ -274,12 +285,21 @@ class Service:
 
     def _drop(self, cluster: str) -> None:
         """Take a cluster and all that is in it out of the inventory."""
+        for node in list(self.failing.get(cluster, ())):
+            self._note_failure(cluster, node, None)
         changes = self.inventory.remove_cluster(cluster, time.time())
         if changes:
             log.info("%d GPUs are published no more", len(changes), extra={"cluster": cluster})
         self._hand_on(changes, level=logging.DEBUG)
         if self._store is not None:
             self._store.recorder.forget_ghosts(cluster)
+
+    def _note_failure(self, cluster: str, node: str, reason: ReadFailure | None) -> None:
+        """Keep how a node's last reading failed; None where it did not, or the node is gone."""
+        before = self.failing.get(cluster, {}).pop(node, None)
+        if reason is not None:
+            self.failing.setdefault(cluster, {})[node] = reason
+        self.metrics.failing(cluster, before, reason)
 
     def _hand_on(self, changes: Sequence[Change], reading: Reading | None = None, *, level: int = logging.INFO) -> None:
         """Hand on what one step of the inventory did: to the history with its outbox, to the log and to listeners."""
@@ -302,6 +322,7 @@ class Service:
         """Stop reading a cluster that is another one once more; what was published of it is the other one's to say."""
         name = duplicate.cluster
         self._watches[name].pause()
+        self._synced.pop(name, None)
         self._drop(name)
         fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
         log.warning("the cluster is not read: %s", duplicate, extra=fields)
@@ -340,7 +361,7 @@ class Service:
             self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
 
     async def _reload_on_change(self, path: Path) -> None:
-        async for _ in following.changes(path):
+        async for _ in following.changes(path, self._config):
             await self.reload(path)
 
 
@@ -363,7 +384,8 @@ class _Watch:
             with self._scope:
                 attempt = 0
                 while True:
-                    await self._free.wait()
+                    while not self._free.is_set():  # it may be paused again before this task has its turn
+                        await self._free.wait()
                     started = time.monotonic()
                     try:
                         with anyio.CancelScope() as self._turn:

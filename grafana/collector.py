@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Row
 
 from grafana import navigation
-from grafana.navigation import CLUSTER, NODE
+from grafana.navigation import CLUSTER, DUPLICATE, NODE
 from grafana.panels import NONE_IS_GOOD, Column, Panel, Query, curves, figure, listing
 
 __all__ = ["dashboard"]
@@ -36,8 +36,8 @@ def _figures() -> tuple[Panel, ...]:
         figure("Collectors", "Collectors that are scraped now.", "count(gpuid_build_info)", unit="none"),
         figure(
             "Clusters followed",
-            "The share of the clusters that some collector can follow.",
-            f"avg(max by (cluster) (gpuid_cluster_up{_IN}))",
+            "The share of the clusters that some collector can follow, those left out that are configured twice.",
+            f"avg(max by (cluster) (gpuid_cluster_up{_IN}) unless on (cluster) {DUPLICATE})",
             unit="percentunit",
             thresholds=((None, "red"), (1.0, "green")),
         ),
@@ -87,6 +87,14 @@ def _reads() -> tuple[Panel, ...]:
             unit="ops",
         ),
         curves(
+            "Nodes that cannot be read",
+            "Nodes whose last try failed, by reason; one that is not tried meanwhile still counts.",
+            Query(
+                f"max by (cluster, reason) (gpuid_read_failing_nodes{_IN}) > 0",
+                "{{cluster}}: {{reason}}",
+            ),
+        ),
+        curves(
             "Time of a reading",
             "From the exec to the published result, 50th and 95th percentile.",
             *(
@@ -125,7 +133,7 @@ def _reads() -> tuple[Panel, ...]:
                 Column("Value", "Read ago", unit="s"),
             ),
             f"topk(20, time() - max by (cluster, node) (gpuid_node_read_timestamp_seconds{_IN}))",
-            width=12,
+            width=24,
         ),
     )
 
@@ -167,7 +175,7 @@ def _exports() -> tuple[Panel, ...]:
             "Waiting for the store",
             "Changes and records that wait in memory, and single changes that were given up.",
             Query("gpuid_store_pending_records", "waiting, {{instance}}"),
-            Query("gpuid_store_lost_records", "given up, {{instance}}"),
+            Query("gpuid_store_lost_records_total", "given up, {{instance}}"),
         ),
     )
 

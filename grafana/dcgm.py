@@ -17,7 +17,7 @@ def curve(
     gpus: str,
     places: str,
     *,
-    unit: str = "short",
+    unit: str = "locale",
     also: Mapping[str, str] | None = None,
     called: str = "",
 ) -> Panel:

@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Row
 
 from grafana import navigation
-from grafana.navigation import CLUSTER, NODE, NODE_OF_SERIES, SERIAL, UUID
+from grafana.navigation import CLUSTER, DUPLICATE, NODE, NODE_OF_SERIES, SERIAL, UUID
 from grafana.panels import NONE_IS_GOOD, Column, Panel, Query, bars, curves, figure, listing, mapped
 
 __all__ = ["STATES", "dashboard"]
@@ -59,10 +59,15 @@ unless on (uuid)
   gpuid_gpu_info
 """.strip()
 
+# One UUID on two nodes, or one serial: the two GPUs that share a board's serial sit in one node.
 _TWICE = f"""
   {_PLACED} (gpuid_gpu_info{_GPU})
 and on (uuid)
   (count by (uuid) (max by (cluster, node, uuid) (gpuid_gpu_info)) > 1)
+or
+  {_PLACED} (gpuid_gpu_info{_GPU})
+and on (serial)
+  (count by (serial) (max by (cluster, node, serial) (gpuid_gpu_info{{serial!=""}})) > 1)
 """.strip()
 
 
@@ -100,8 +105,8 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Clusters down",
-            "Clusters that no collector can follow; what is shown of them is the last that was known.",
-            f"count(max by (cluster) (gpuid_cluster_up{_IN}) == 0) or vector(0)",
+            "Clusters that no collector can follow; not those that are configured twice and read under the other name.",
+            f"count((max by (cluster) (gpuid_cluster_up{_IN}) == 0) unless on (cluster) {DUPLICATE}) or vector(0)",
             thresholds=NONE_IS_GOOD,
         ),
         figure(
@@ -112,8 +117,8 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Conflicts",
-            "GPUs that two nodes claim at once.",
-            f"sum(max by (cluster) (gpuid_gpu_conflicts{_IN}))",
+            "GPUs that two nodes claim at once, each counted once.",
+            f"count(count by (uuid) ({_TWICE})) or vector(0)",
             thresholds=NONE_IS_GOOD,
         ),
         figure(
@@ -130,19 +135,19 @@ def _counts() -> tuple[Panel, ...]:
             "GPUs by cluster and model",
             "How many GPUs of each model each cluster has.",
             Query(
-                f"count by (cluster, model) (max by (cluster, node, uuid, model) (gpuid_gpu_info{_GPU}))",
+                f"count by (cluster, model) (max by (cluster, uuid, model) (gpuid_gpu_info{_GPU}))",
                 "{{cluster}}: {{model}}",
             ),
         ),
         curves(
             "GPUs by cluster",
             "How many GPUs each cluster had.",
-            Query(f"count by (cluster) (max by (cluster, node, uuid) (gpuid_gpu_info{_GPU}))", "{{cluster}}"),
+            Query(f"count by (cluster) (max by (cluster, uuid) (gpuid_gpu_info{_GPU}))", "{{cluster}}"),
         ),
         curves(
             "Found against capacity",
-            "What nvidia-smi finds, and what Kubernetes counts, in the nodes that have been read.",
-            Query(f"sum({_FOUND})", "found"),
+            "What nvidia-smi finds, and what Kubernetes counts, in nodes that were read and where it counts GPUs.",
+            Query(f"sum({_FOUND} and on (cluster, node) {_CAPACITY})", "found"),
             Query(f"sum({_CAPACITY} and on (cluster, node) {_FOUND})", "capacity"),
         ),
         curves(
@@ -192,7 +197,7 @@ def _clusters() -> Panel:
         f"max by (cluster, state) (gpuid_cluster_state{_IN})",
         f"time() - max by (cluster) (gpuid_cluster_synced_timestamp_seconds{_IN})",
         f"count by (cluster) (max by (cluster, node) (gpuid_node_info{_IN}))",
-        f"count by (cluster) (max by (cluster, node, uuid) (gpuid_gpu_info{_IN}))",
+        f"count by (cluster) (max by (cluster, uuid) (gpuid_gpu_info{_IN}))",
         f"sum by (cluster) ({_MISSING})",
         f"max by (cluster) (gpuid_gpu_conflicts{_IN})",
     )

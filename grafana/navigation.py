@@ -9,6 +9,7 @@ from grafana.panels import DATASOURCE, Panel
 
 __all__ = [
     "CLUSTER",
+    "DUPLICATE",
     "FLEET",
     "NODE",
     "NODE_OF_SERIES",
@@ -31,6 +32,9 @@ _KEEP = "${datasource:queryparam}&${__url_time_range}"
 def _link(title: str, uid: str, *variables: str) -> model.DashboardLink:
     return model.DashboardLink(title=title, url=f"/d/{uid}?{'&'.join((*variables, _KEEP))}")
 
+
+# Clusters that are read under another name; `unless on (cluster)` leaves them out.
+DUPLICATE = 'max by (cluster) (gpuid_cluster_state{state="duplicate"})'
 
 # From a table's row (`fields`) or a drawn series (`labels`).
 FLEET = _link("The fleet", "gpuid-fleet")

@@ -55,7 +55,7 @@ def figure(
     description: str,
     expr: str,
     *,
-    unit: str = "short",
+    unit: str = "locale",
     width: int = 4,
     thresholds: Thresholds = ((None, "blue"),),
     mappings: Sequence[model.ValueMapping] = (),
@@ -74,7 +74,7 @@ def figure(
     return panel.data_links([_plain(link)]) if link else panel
 
 
-def bars(title: str, description: str, query: Query, *, unit: str = "short", width: int = 12) -> bargauge.Panel:
+def bars(title: str, description: str, query: Query, *, unit: str = "locale", width: int = 12) -> bargauge.Panel:
     """Show a bar for each series that a query answers now."""
     return (
         _common(bargauge.Panel(), title, description, unit, ((None, "blue"),), width, 8)
@@ -90,7 +90,7 @@ def curves(
     title: str,
     description: str,
     *queries: Query,
-    unit: str = "short",
+    unit: str = "locale",
     width: int = 12,
     link: model.DashboardLink | None = None,
 ) -> timeseries.Panel:

@@ -10,12 +10,13 @@ from grafana.panels import HERE, Column, Panel, Query, listing, timeline
 __all__ = ["dashboard"]
 
 _SEARCH = " or ".join(
-    f'last_over_time(gpuid_gpu_info{{{label}=~"$search",{label}!=""}}[$__range])'
+    f'last_over_time(gpuid_gpu_info{{cluster=~"$cluster",{label}=~"$search",{label}!=""}}[$__range])'
     for label in ("serial", "uuid", "chassis")
 )
 _HERE = '{uuid=~"$uuid"}'
 _PLACED = "max by (cluster, node, serial, uuid, model, chassis)"
-_SEEN = f"timestamp(gpuid_gpu_info{_HERE})[$__range:$__interval]"
+_WAS = "by (cluster, node, serial, uuid, chassis)"
+_SEEN = f"timestamp(gpuid_gpu_info{_HERE})[$__range:15s]"
 
 _NOW = f"""
   {_PLACED} (gpuid_gpu_info{_HERE})
@@ -35,6 +36,7 @@ def dashboard() -> navigation.Dashboard:
             .label("Serial, UUID or chassis")
             .description("As on the sticker; patterns such as 1652.* are allowed")
             .default_value(""),
+            navigation.clusters(),
             navigation.queried(
                 "uuid",
                 "GPU",
@@ -70,18 +72,20 @@ def _now() -> Panel:
 def _was() -> Panel:
     return listing(
         "Where it was",
-        "Every node that it was on within the time range, first and last seen there within it.",
+        "Every node that it was on within the time range, first and last seen there within it; "
+        "without times where that was for a few seconds.",
         (
             Column("serial", "Serial"),
             Column("uuid", "UUID", UUID),
             Column("chassis", "Chassis"),
             Column("cluster", "Cluster", CLUSTER),
             Column("node", "Node", NODE),
-            Column("Value #A", "First seen", unit="dateTimeAsIso"),
-            Column("Value #B", "Last seen", unit="dateTimeAsIso"),
+            Column("Value #B", "First seen", unit="dateTimeAsIso"),
+            Column("Value #C", "Last seen", unit="dateTimeAsIso"),
         ),
-        f"1000 * min by (cluster, node, serial, uuid, chassis) (min_over_time({_SEEN}))",
-        f"1000 * max by (cluster, node, serial, uuid, chassis) (max_over_time({_SEEN}))",
+        f"max {_WAS} (present_over_time(gpuid_gpu_info{_HERE}[$__range]))",
+        f"1000 * min {_WAS} (min_over_time({_SEEN}))",
+        f"1000 * max {_WAS} (max_over_time({_SEEN}))",
         height=6,
     )
 

@@ -250,6 +250,7 @@ BAD = [
     (f'[defaults]\nrefesh = "1h"\n{CLUSTER}', 'defaults.refesh: unknown key; did you mean "refresh"?'),
     (f'[server]\nlsten = ":1"\n{CLUSTER}', 'server.lsten: unknown key; did you mean "listen"?'),
     (f"[metrics]\nnode_label = []\n{CLUSTER}", 'metrics.node_label: unknown key; did you mean "node_labels"?'),
+    (f'{CLUSTER}foo = "x"', "clusters[0].foo: unknown key"),
     (f'{CLUSTER}contxt = "x"', 'clusters[0].contxt: unknown key; did you mean "context"?'),
     (f'{CLUSTER}"na\\nme" = "x"', 'clusters[0]."na\\nme": unknown key; did you mean "name"?'),
     (
@@ -301,13 +302,14 @@ BAD = [
     (f'[server.basic_auth]\nbob = "hunter2"\n{CLUSTER}', "server.basic_auth.bob: expected a bcrypt hash"),
     # Values that no cluster could run with
     *(
-        (f"{CLUSTER}{key} = {value}", f"clusters[0].{key}: expected a finite value above zero")
-        for key, value in [
-            *(("refresh", '"0s"'), ("exec_timeout", '"0ms"'), ("exec_concurrency", 0), ("request_burst", -1)),
-            *(("request_rate", 0.0), ("request_rate", "nan"), ("request_rate", "inf")),
+        (f"{CLUSTER}{key} = {value}", f"clusters[0].{key}: expected a finite value above zero, got {shown}")
+        for key, value, shown in [
+            *(("refresh", '"0s"', "0"), ("exec_timeout", '"0ms"', "0"), ("exec_concurrency", 0, "0")),
+            *(("request_burst", -1, "-1"), ("request_rate", -1.5, "-1.5"), ("request_rate", 0.0, "0")),
+            *(("request_rate", "nan", "nan"), ("request_rate", "inf", "inf")),
         ]
     ),
-    (f"[defaults]\nrequest_burst = 0\n{CLUSTER}", "defaults.request_burst: expected a finite value above zero"),
+    (f"[defaults]\nrequest_burst = 0\n{CLUSTER}", "defaults.request_burst: expected a finite value above zero, got 0"),
     (f'{CLUSTER}preset = "x"', 'clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "x"'),
     (f"{CLUSTER}command = []", "clusters[0].command: expected at least the program's name"),
     (f'{CLUSTER}kubeconfig = ":"', "clusters[0].kubeconfig: expected a path"),
@@ -368,6 +370,18 @@ BAD = [
     ),
     (f'{CLUSTER}preset = "gke"\nsources = []', "clusters[0]: expected either preset or sources, not both"),
     (f'[defaults]\npreset = "gke"\nsources = []\n{CLUSTER}', "defaults: expected either preset or sources, not both"),
+    (f'{CLUSTER}name = ""', 'clusters[0].name: expected printable letters in one line, got ""'),
+    (f'{CLUSTER}name = "a\\nb"', 'clusters[0].name: expected printable letters in one line, got "a\\nb"'),
+    (f"{CLUSTER}sources = []", "clusters[0].sources: expected at least one source"),
+    (f"[defaults]\nsources = []\n{CLUSTER}", "defaults.sources: expected at least one source"),
+    (
+        f'[metrics]\nnode_labels = ["zone", "a b"]\n{CLUSTER}',
+        'metrics.node_labels: expected names of Kubernetes labels, got "a b"',
+    ),
+    (
+        f'[metrics]\nnode_labels = ["a/b/c"]\n{CLUSTER}',
+        'metrics.node_labels: expected names of Kubernetes labels, got "a/b/c"',
+    ),
     (f'[server]\ntls_cert = "c"\n{CLUSTER}', "server: expected tls_cert and tls_key together"),
     (f'[server]\ntls_key = "k"\n{CLUSTER}', "server: expected tls_cert and tls_key together"),
     (f'[server]\nclient_ca = "a"\n{CLUSTER}', "server.client_ca: expected tls_cert and tls_key beside it"),

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import anyio
 import httpx
 import pytest
 
+from collector.cluster import ClusterWatcher
+from collector.config import Cluster
 from collector.model import Change, ClusterState, Event
 from collector.service import Service, load
 from collector.simulator import Simulator
@@ -84,6 +86,12 @@ async def test_the_fleet_is_published_once_and_the_second_name_says_why(
             await until(lambda: world.published_as(service, "admin"))
             metrics = (await client.get("/metrics")).text
             ready = (await client.get("/readyz?verbose")).text
+            synced = {
+                row["cluster"]: row["synced"] for row in (await client.get("/api/v1/clusters")).json()["clusters"]
+            }
+            service.on_synced("dev", time.time())  # it was on its way
+            assert (await client.get("/metrics")).text.count("\ngpuid_cluster_synced_timestamp_seconds{") == 1
+    assert (synced["admin"] is None, synced["dev"]) == (False, None)
     assert 'gpuid_cluster_up{cluster="admin"} 1.0\n' in metrics
     assert 'gpuid_cluster_up{cluster="dev"} 0.0\n' in metrics
     assert metrics.count("\ngpuid_gpu_info{") == 12
@@ -131,3 +139,24 @@ async def test_the_second_can_be_removed_and_leaves_the_first_alone(world: World
         await service.reload(world.config)
         assert settled(service, admin=ClusterState.UP)
     assert world.changes == []
+
+
+async def test_a_duplicate_that_is_found_out_again_at_once_is_not_read(world: World) -> None:
+    world.write("admin", "dev")
+    async with world.collecting() as service:
+        await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+        started: list[str] = []
+        new_watcher = service.new_watcher
+
+        def note(cluster: Cluster, node_labels: Sequence[str]) -> ClusterWatcher:
+            started.append(cluster.name)
+            return new_watcher(cluster, node_labels)
+
+        service.new_watcher = note  # type: ignore[method-assign]
+        watch = service._watches["dev"]
+        watch.resume()
+        watch.pause()
+        await anyio.wait_all_tasks_blocked()
+        assert started == []
+        watch.resume()
+        await until(lambda: started == ["dev"])

@@ -93,6 +93,26 @@ def test_the_deployment_needs_no_privilege_and_writes_only_to_tmp() -> None:
     assert written == ["/tmp"]
 
 
+def test_a_roll_out_ends_the_old_collector_before_a_new_one_opens_the_store() -> None:
+    assert manifest("deployment.yaml")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+@pytest.mark.parametrize("document", ["README.md", "config/README.md", "config/prometheus/runbook.md"])
+def test_what_the_documentation_tells_to_type_names_files_from_the_repository_s_root(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    typed = blocks + re.findall(r"`((?:kubectl|gpuid) [^`]+)`", text)
+    paths = re.findall(r"(?<![\w./=])(?:\.\./)?(?:config|grafana|kubernetes|prometheus)/[\w./*-]*", "\n".join(typed))
+    for path in paths:
+        assert list(ROOT.glob(path)), path
+
+
+@pytest.mark.parametrize("document", ["README.md", "config/README.md", "config/prometheus/runbook.md"])
+def test_commands_on_dead_letters_say_which_ones(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert re.findall(r"gpuid outbox (?:show|replay|drop)(?![\w -]*(?: LETTER| --sink | \d))[^`\n]*`", text) == []
+
+
 def test_the_image_runs_as_the_user_of_the_deployment() -> None:
     user = manifest("deployment.yaml")["spec"]["template"]["spec"]["securityContext"]
     assert f"USER {user['runAsUser']}:{user['runAsGroup']}\n" in (ROOT / "Dockerfile").read_text()

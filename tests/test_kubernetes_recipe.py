@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +37,24 @@ def run(block: str, folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[Path]:
+def repository(tmp_path: Path) -> Path:
     for folder in ("config", "grafana"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    return tmp_path / "config"
+    return tmp_path
 
 
-def test_the_runbook_is_linked_to_where_it_is_kept(config: Path) -> None:
+def test_the_runbook_is_linked_to_where_it_is_kept(repository: Path) -> None:
     (block,) = commands("Alerts and recording rules")
-    run(block, config)
-    for path in ("prometheus/rules/alerts.yml", "kubernetes/collector/prometheusrule.yaml"):
-        urls = re.findall(r"runbook_url: (\S+)#", (config / path).read_text())
+    run(block, repository)
+    for path in ("config/prometheus/rules/alerts.yml", "config/kubernetes/collector/prometheusrule.yaml"):
+        urls = re.findall(r"runbook_url: (\S+)#", (repository / path).read_text())
         assert set(urls) == {"https://wiki.example.org/gpuid/runbook.md"}
 
 
-def test_monitor_rules_and_dashboards_are_applied_with_the_labels_that_the_stack_selects_by(config: Path) -> None:
+def test_monitor_rules_and_dashboards_are_applied_with_the_labels_that_the_stack_selects_by(repository: Path) -> None:
     rename, apply, shares = commands("Add it to your kube-prometheus-stack")
-    run(rename, config)
-    objects = run(apply, config)
+    run(rename, repository)
+    objects = run(apply, repository)
     assert Counter(one["kind"] for one in objects) == {
         "Namespace": 1,
         "ConfigMap": 1 + 4,
@@ -75,8 +74,17 @@ def test_monitor_rules_and_dashboards_are_applied_with_the_labels_that_the_stack
             assert text == (ROOT / "grafana" / "dashboards" / name).read_text(encoding="utf-8")
             assert len(yaml.safe_dump(one).encode()) * 2 < LARGEST_NOTE  # quoted, that is at most twice as long
 
-    kinds = Counter(one["kind"] for one in run(shares, config))
+    kinds = Counter(one["kind"] for one in run(shares, repository))
     assert (kinds["ServiceMonitor"], kinds["ScrapeConfig"], kinds["PrometheusRule"]) == (0, 1, 1)
+
+
+def test_the_values_name_the_cluster_where_a_new_chart_of_kube_state_metrics_looks_and_where_an_old_one_does() -> None:
+    (block,) = [
+        one for one in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if "kube-state" in one
+    ]
+    monitor = yaml.safe_load(block)["kube-state-metrics"]["prometheus"]["monitor"]
+    named = [{"targetLabel": "cluster", "replacement": "prod-us-east"}]
+    assert (monitor["http"]["relabelings"], monitor["relabelings"]) == (named, named)
 
 
 def test_both_ways_to_scrape_keep_gpuid_s_own_labels_and_give_the_job_that_the_alerts_name() -> None:

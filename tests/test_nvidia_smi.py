@@ -16,9 +16,9 @@ PROLOG = '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_
 
 
 def document(*gpus: str, attached: object = None, root: str = "", prolog: str = PROLOG) -> bytes:
-    """Print as the tool does; each GPU is the inside of its <gpu> element."""
+    """Print as the tool does, but for the bus in <gpu id="…">; each GPU is the inside of its <gpu> element."""
     count = len(gpus) if attached is None else attached
-    body = "".join(f'\t<gpu id="00000000:{index:02X}:00.0">{gpu}</gpu>\n' for index, gpu in enumerate(gpus))
+    body = "".join(f"\t<gpu>{gpu}</gpu>\n" for gpu in gpus)
     return f"{prolog}<nvidia_smi_log>{root}<attached_gpus>{count}</attached_gpus>{body}</nvidia_smi_log>\n".encode()
 
 
@@ -228,6 +228,20 @@ class TestBrokenGpus:
             None,
             "GPU-22222222-aaaa-bbbb-cccc-000000000020",
         ]
+
+    @pytest.mark.parametrize(
+        ("id", "inside", "bus"),
+        [
+            ("00000000:19:00.0", "<uuid>GPU is lost</uuid>", "00000000:19:00.0"),
+            ("00000000:19:00.0", "<pci><pci_bus_id>GPU is lost</pci_bus_id></pci>", "00000000:19:00.0"),
+            ("00000000:19:00.0", "<pci><pci_bus_id>00000000:1A:00.0</pci_bus_id></pci>", "00000000:1A:00.0"),
+            ("N/A", "", None),
+            ("x" * 1000, "", None),
+        ],
+    )
+    def test_a_gpu_that_tells_no_bus_is_where_its_element_says(self, id: str, inside: str, bus: str | None) -> None:  # noqa: A002
+        (gpu,) = parse(document(inside).replace(b"<gpu>", f'<gpu id="{id}">'.encode())).gpus
+        assert gpu.pci_bus_id == bus
 
     def test_two_lost_gpus_are_two(self) -> None:
         assert parse(document("<uuid>N/A</uuid>", "<uuid>N/A</uuid>")).gpus == (Gpu(uuid=None), Gpu(uuid=None))

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Placed, Simulator
+from collector.simulator.faults import Misconduct
 from tests.plugins.processes import Process, free_ports
 
 pytestmark = pytest.mark.anyio
@@ -214,6 +215,27 @@ async def test_one_cluster_in_trouble_is_down_with_its_reason_the_others_are_com
     await mend()
     await eventually(collector.gpus, simulator.fleet.expected())
     await eventually(collector.up, {"sim-0": 1, "sim-1": 1, "sim-2": 1})
+
+
+async def test_a_node_whose_readings_fail_is_counted_until_one_succeeds_or_it_is_gone(
+    complete: Collector, simulator: Simulator
+) -> None:
+    async def failing() -> dict[tuple[str, str], float]:
+        samples = (await complete.scrape())["gpuid_read_failing_nodes"]
+        return {(labels["cluster"], labels["reason"]): value for labels, value in samples if value}
+
+    assert await failing() == {}
+    sim = simulator.clusters["sim-0"]
+    for node, how in (("gpu-0000", "exit_status"), ("gpu-0001", "exit_status"), ("gpu-0002", "no_binary")):
+        sim.fail_exec(Misconduct(how), node)
+        sim.restart_container(node)
+    await eventually(failing, {("sim-0", "exit_status"): 2.0, ("sim-0", "no_binary"): 1.0})
+    sim.heal_exec("gpu-0000")
+    sim.restart_container("gpu-0000")
+    sim.delete_node("gpu-0002")
+    await eventually(failing, {("sim-0", "exit_status"): 1.0})
+    complete.write(["sim-1", "sim-2"])
+    await eventually(failing, {})
 
 
 async def test_an_unreachable_cluster_keeps_its_series(complete: Collector, simulator: Simulator) -> None:

@@ -1,9 +1,10 @@
 """The `gpuid` command: its subcommands by name, each imported only when it is used, and how every error ends."""
 
+import errno
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
@@ -11,8 +12,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from collector import __version__
-from collector.cli.text import one_line
 from collector.model import GpuidError
+from collector.text import one_line
 
 __all__ = ["gpuid", "main"]
 
@@ -38,6 +39,7 @@ _C = TypeVar("_C", bound=click.Command)
 
 _SIGINT_EXIT = 130
 _SIGPIPE_EXIT = 141
+_OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class _Commands(click.Group):
@@ -78,14 +80,12 @@ class _Commands(click.Group):
         return names + options
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; a reader that went away ends it as SIGPIPE would."""
+        """Run a command, all of whose output is written by then."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:
-            # What is still buffered would fail once more when Python exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(_SIGPIPE_EXIT)
+        except BrokenPipeError as error:  # here, because click would end it in its own way
+            _end_without_output([error])
         return result
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,11 +101,12 @@ class _Commands(click.Group):
             _end(_usage(error), error.exit_code)
         except click.ClickException as error:
             _end(error.format_message(), error.exit_code)
-        except GpuidError as error:
-            _end(str(error), 2)
-        except BaseExceptionGroup as group:
-            ours = [leaf for leaf in _leaves(group) if isinstance(leaf, GpuidError)]
-            if len(ours) < len(list(_leaves(group))):
+        except (GpuidError, OSError, BaseExceptionGroup) as error:
+            leaves = list(_leaves(error))
+            if any(isinstance(leaf, OSError) and leaf.errno in _OUTPUT_ERRORS for leaf in leaves):
+                _end_without_output(leaves)
+            ours = [leaf for leaf in leaves if isinstance(leaf, GpuidError)]
+            if len(ours) < len(leaves):
                 raise
             _end(str(ours[0]), 2)
         sys.exit(result if isinstance(result, int) else 0)
@@ -125,6 +126,16 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _end_without_output(leaves: Iterable[BaseException]) -> NoReturn:
+    """End as SIGPIPE would when the reader went away, else in one line: all else that is written is handled at once."""
+    # What is still buffered would fail once more when Python exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    error = next(leaf for leaf in leaves if isinstance(leaf, OSError) and leaf.errno in _OUTPUT_ERRORS)
+    if error.errno == errno.EPIPE:
+        sys.exit(_SIGPIPE_EXIT)
+    _end(f"standard output: {error.strerror}", 1)
+
+
 def _usage(error: click.UsageError) -> str:
     """Say what was used wrongly and where it is explained."""
     path = error.ctx.command_path if error.ctx is not None else "gpuid"
@@ -133,12 +144,12 @@ def _usage(error: click.UsageError) -> str:
     return f"{command}: {message}; see `{path} --help`" if command else f"{message}; see `{path} --help`"
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
 
 
 @_unwrapped

@@ -1,5 +1,6 @@
 """`gpuid check`: tries every cluster, the store and every sink of a configuration and shows what is missing."""
 
+import sys
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,20 +9,20 @@ import anyio
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from collector import config as configuration
 from collector.cli.destinations import print_destinations, try_destinations
 from collector.cli.logs import configure
-from collector.cli.options import DURATION, config_option
-from collector.cli.text import one_line
+from collector.cli.options import TIMEOUT, config_option
+from collector.cli.table import print_table, result_style
 from collector.cli.trial import Finding, find_duplicates, try_cluster
 from collector.config import Cluster, ConfigError, Duration
 from collector.model import Node
+from collector.text import one_line
 
 __all__ = ["check"]
 
+_HEADINGS = ("cluster", "version", "latency", "user", "pods", "gpus", "result")
 _AT_ONCE = 32  # clusters; each may start a credential plugin
 
 
@@ -31,7 +32,7 @@ _AT_ONCE = 32  # clusters; each may start a credential plugin
     "--cluster", "names", metavar="NAME", multiple=True, help="Only this cluster; may be given several times."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
-@click.option("--timeout", type=DURATION, default="30s", show_default=True, help="How long each of them may take.")
+@click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="How long each of them may take.")
 @click.pass_context
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
     r"""Try every cluster of the configuration, its store and its sinks, and tell what is missing.
@@ -75,9 +76,8 @@ async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]
     async with anyio.create_task_group() as tasks:
         for cluster in clusters:
             tasks.start_soon(one, cluster, name=f"check {cluster.name}")
-    findings = {cluster.name: findings[cluster.name] for cluster in clusters}
-    find_duplicates(findings, nodes)
-    return list(findings.values())
+    find_duplicates(clusters, findings, nodes)
+    return [findings[cluster.name] for cluster in clusters]
 
 
 def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:
@@ -90,19 +90,17 @@ def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:
 
 
 def _print(findings: Collection[Finding]) -> None:
-    """Print a table: on a terminal it fits the window, elsewhere a cluster is one line that grep finds."""
-    terminal = Console().is_terminal
-    console = Console(width=None if terminal else 10_000, highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("CLUSTER", "VERSION", "LATENCY", "USER", "PODS", "GPUS"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("RESULT", overflow="fold", min_width=30)
-    for finding in findings:
-        table.add_row(*(Text(text or "-") for text in _cells(finding)), _result(finding, terminal=terminal))
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    """Print a table; a terminal has the problems below it, elsewhere a cluster is one line that grep finds."""
+    terminal = sys.stdout.isatty()
+    rows = [[*_cells(finding), _result(finding, whole=not terminal)] for finding in findings]
+    print_table(_HEADINGS, rows, styles={"result": result_style})
+    for finding in findings if terminal else ():
+        for problem in finding.problems:
+            click.echo(f"\n{one_line(finding.cluster)}: {problem.text}")
+            if problem.hint:
+                click.echo(f"  {problem.hint}")
+    if terminal:
+        click.echo("")
     click.echo(f"{sum(finding.ok for finding in findings)} of {len(findings)} clusters are ready.")
 
 
@@ -120,14 +118,7 @@ def _cells(finding: Finding) -> list[str]:
     ]
 
 
-def _result(finding: Finding, *, terminal: bool) -> Text:
-    if finding.ok:
-        return Text("ok", "green")
-    result = Text()
-    for problem in finding.problems:
-        if result:
-            result.append("\n" if terminal else "; ")
-        result.append(problem.text, "red")
-        if problem.hint:
-            result.append(("\n" if terminal else " ") + f"({problem.hint})", "dim")
-    return result
+def _result(finding: Finding, *, whole: bool) -> str:
+    if finding.ok or not whole:
+        return "ok" if finding.ok else "failed"
+    return "; ".join(problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in finding.problems)

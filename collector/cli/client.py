@@ -13,9 +13,9 @@ import msgspec
 from collector import config as configuration
 from collector.cli import endpoint as endpoints
 from collector.cli.endpoint import Endpoint
-from collector.cli.options import DURATION, Failure, found_config, optional_config_option
-from collector.cli.text import one_line
+from collector.cli.options import TIMEOUT, Failure, found_config, optional_config_option
 from collector.config import ConfigError, Duration, Server
+from collector.text import one_line
 
 __all__ = ["Client", "connection_options"]
 
@@ -26,7 +26,7 @@ _PAGE = 10_000  # what the API gives at most
 def connection_options(function: Any) -> Any:
     """Add the options that `Client` is made of."""
     function = click.option(
-        "--timeout", type=DURATION, default="30s", show_default=True, help="How long to wait for each answer."
+        "--timeout", type=TIMEOUT, default="30s", show_default=True, help="How long to wait for each answer."
     )(function)
     function = click.option(
         "--key", type=click.Path(path_type=Path), metavar="FILE", help="Its key, if it is in a file of its own."

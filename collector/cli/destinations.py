@@ -5,17 +5,15 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from collector import store
-from collector.cli.text import one_line
+from collector.cli.table import print_table, result_style
 from collector.config import Config
 from collector.config.sinks import Settings
 from collector.config.store import PostgresLocation, StoreSettings, locate
 from collector.model import GpuidError
 from collector.sinks import open_sink
+from collector.text import one_line
 
 __all__ = ["Destination", "print_destinations", "try_destinations"]
 
@@ -47,22 +45,11 @@ async def try_destinations(config: Config, timeout: float) -> tuple[Destination 
 
 
 def print_destinations(found: Sequence[Destination]) -> None:
-    """Print a table, if there is anything to print: off a terminal a destination is one line that grep finds."""
-    if not found:
-        return
-    click.echo("")
-    terminal = Console().is_terminal
-    console = Console(width=None if terminal else 10_000, highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("DESTINATION", "TYPE", "RESULT"):
-        table.add_column(heading, overflow="fold")
-    for one in found:
-        result = Text("ok", "green").append(f" ({one.text})", "dim") if one.ok else Text(one.text, "red")
-        table.add_row(Text(one_line(one.name)), Text(one.type), result)
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    """Print a table, if there is anything to print."""
+    if found:
+        click.echo("")
+        rows = [(one.name, one.type, f"ok ({one.text})" if one.ok else one.text) for one in found]
+        print_table(("destination", "type", "result"), rows, styles={"result": result_style})
 
 
 async def _try(destination: Destination, check: Callable[[], Awaitable[str]], timeout: float) -> None:

@@ -8,7 +8,7 @@ import click
 
 from collector import config as configuration
 from collector.cli.endpoint import Endpoint, of_server, of_url, reason
-from collector.cli.options import DURATION, Failure, found_config, optional_config_option
+from collector.cli.options import TIMEOUT, Failure, found_config, optional_config_option
 from collector.config import Duration, Server
 
 __all__ = ["health"]
@@ -17,7 +17,7 @@ __all__ = ["health"]
 @click.command()
 @optional_config_option
 @click.option("--url", metavar="URL", help="The collector. Default: what the configuration's [server] says.")
-@click.option("--timeout", type=DURATION, default="5s", show_default=True, help="How long to wait for the answer.")
+@click.option("--timeout", type=TIMEOUT, default="5s", show_default=True, help="How long to wait for the answer.")
 def health(config: Path | None, url: str | None, timeout: Duration) -> None:
     r"""Exit 0 when the collector on this machine answers /healthz, 1 when it does not.
 

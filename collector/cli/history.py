@@ -4,13 +4,14 @@ from typing import Any
 
 import click
 
+from collector.cli.options import TERM
 from collector.cli.past import Past, past_options, print_rows
 
 __all__ = ["history"]
 
 
 @click.command()
-@click.argument("node")
+@click.argument("node", type=TERM)
 @click.option("--cluster", metavar="NAME", help="Only the node of this cluster.")
 @past_options
 def history(node: str, cluster: str | None, as_json: bool, **options: Any) -> None:

@@ -14,6 +14,8 @@ from collector.model import GpuidError
 __all__ = [
     "DURATION",
     "LISTEN",
+    "TERM",
+    "TIMEOUT",
     "Failure",
     "config_option",
     "found_config",
@@ -44,7 +46,21 @@ class _Text(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
             self.fail(str(error), param, ctx)
 
 
+def _timeout(text: object) -> Duration:
+    if (timeout := Duration.parse(text)) <= 0.0:
+        raise ValueError("expected more than no time at all")
+    return timeout
+
+
+def _term(text: object) -> str:
+    if not (term := str(text).strip()):
+        raise ValueError("expected something to look for, got nothing")
+    return term
+
+
 DURATION = _Text("duration", Duration.parse)
+TIMEOUT = _Text("duration", _timeout)
+TERM = _Text("text", _term)
 LISTEN = _Text("host:port", Listen.parse)
 
 _PLACES = (Path("gpuid.toml"), Path("/etc/gpuid/gpuid.toml"))

@@ -11,9 +11,9 @@ import msgspec
 from collector import config as configuration
 from collector.cli.options import Failure, config_option
 from collector.cli.past import print_rows
-from collector.cli.text import one_line
 from collector.config import Config, ConfigError
 from collector.store import Access, DeadLetter, Outbox, Owed, Store
+from collector.text import one_line
 from collector.web.rows import rfc3339
 
 __all__ = ["outbox"]

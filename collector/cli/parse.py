@@ -1,13 +1,14 @@
 """`gpuid parse`: the output of nvidia-smi as JSON."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 import msgspec
 
 from collector.cli.options import Failure
-from collector.nvidia_smi import BadOutput
+from collector.nvidia_smi import LIMIT, BadOutput
 from collector.nvidia_smi import parse as parse_output
 
 __all__ = ["parse"]
@@ -30,7 +31,10 @@ def parse(file: Path, compact: bool) -> None:
     """
     name = "standard input" if str(file) == "-" else str(file)
     try:
-        output = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
+            output = stream.read(LIMIT + 1)
+        if len(output) > LIMIT:
+            raise BadOutput(f"more than {LIMIT >> 20} MiB, which nvidia-smi never prints")
         log = parse_output(output)
     except OSError as error:
         raise Failure(f"{name}: {error.strerror}") from error

@@ -12,7 +12,7 @@ import msgspec
 from collector import config as configuration
 from collector.cli.client import Client, connection_options
 from collector.cli.options import found_config
-from collector.cli.table import EVENT_STYLES, print_table
+from collector.cli.table import event_style, print_table
 from collector.store import Access, History, PastPlacement, Position, Store, StoreSettings
 from collector.web.history import change_row, placement_row
 
@@ -20,8 +20,8 @@ __all__ = ["Past", "chosen_store", "past_options", "print_rows"]
 
 _PAGE = 10_000
 _STYLES = {
-    "event": EVENT_STYLES,
-    "until": {"-": "green", "": "dim"},  # what is still there stands out
+    "event": event_style,
+    "until": lambda text: "green" if text == "-" else "dim",  # what is still there stands out
 }
 Row = dict[str, Any]
 _T = TypeVar("_T")

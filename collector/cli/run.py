@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 import click
+from anyio.abc import TaskGroup
 
 from collector.cli.logs import configure
 from collector.cli.options import config_option, log_options, told
@@ -38,7 +39,7 @@ def run(config: Path, log_level: str, log_format: str) -> None:
 
 async def _run(service: Service, path: Path) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_obey_signals, service, path, tasks.cancel_scope, name="signals")
+        tasks.start_soon(_obey_signals, service, path, tasks, name="signals")
 
         def ready(url: str) -> None:
             log.info("serving on %s", url, extra={"config": str(path)})
@@ -47,12 +48,12 @@ async def _run(service: Service, path: Path) -> None:
         await service.run(ready=ready, reload_from=path)
 
 
-async def _obey_signals(service: Service, path: Path, scope: anyio.CancelScope) -> None:
+async def _obey_signals(service: Service, path: Path, tasks: TaskGroup) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for received in signals:
             if received is signal.SIGHUP:
-                await service.reload(path)
+                tasks.start_soon(service.reload, path, name="reload")  # which may wait; the end must not
             else:
                 log.info("stopping on %s", received.name)
-                scope.cancel()
+                tasks.cancel_scope.cancel()
                 return

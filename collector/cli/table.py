@@ -3,24 +3,23 @@
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
 
-from collector.cli.text import one_line
+from collector.text import one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, Group
+    from rich.text import Text
 
-__all__ = ["EVENT_STYLES", "fitted", "output_console", "print_table"]
+__all__ = ["cut_table", "event_style", "output_console", "print_table", "result_style"]
 
-EVENT_STYLES = {"appeared": "green", "moved": "yellow", "vanished": "red", "altered": "cyan"}
 
 Rows = Iterable[Sequence[object]]
-Style = Mapping[str, str]
+Style = Callable[[str], str]  # a cell's text -> its style as rich names it
 
 _PLAIN: Mapping[str, Style] = MappingProxyType({})
 _GAP = 2  # blanks between two columns
@@ -31,19 +30,32 @@ _TERMINAL_PAGE = 200  # likewise on a terminal, where a person reads along
 def print_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> int:
     """Print a heading and the rows, and return how many there were; absent values are shown as `-`.
 
-    `styles` colours cells on a terminal: column -> text -> style as rich names it; the text "" stands for any other.
-    Columns only ever widen from one page of rows to the next.
+    `styles` colours the cells of some columns on a terminal. Columns only ever widen from one page
+    of rows to the next.
     """
     if sys.stdout.isatty():
-        return _print_coloured(_heading(columns), _texts(rows), [styles.get(column, {}) for column in columns])
+        return _print_coloured(_heading(columns), _texts(rows), [styles.get(column, _plain) for column in columns])
     return _print_lines(_heading(columns), _texts(rows))
 
 
-def fitted(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> "Table":
-    """Make the same table for a terminal, to be part of something else there."""
-    return _table(
-        _heading(columns), _texts(rows), [styles.get(column, {}) for column in columns], [0] * len(columns), shown=True
-    )
+def cut_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> "Group":
+    """Make the same table for a live view: a row is one line, whose end is cut off where the terminal ends."""
+    from rich.console import Group
+
+    heading, texts = _heading(columns), list(_texts(rows))
+    widths = _widened(list(map(len, heading)), texts)
+    chosen = [styles.get(column, _plain) for column in columns]
+    return Group(_styled(heading, widths, [_bold] * len(columns)), *(_styled(row, widths, chosen) for row in texts))
+
+
+def event_style(event: str) -> str:
+    """Colour what happened to a GPU."""
+    return {"appeared": "green", "moved": "yellow", "vanished": "red", "altered": "cyan"}.get(event, "")
+
+
+def result_style(result: str) -> str:
+    """Colour how something ended: ok, with or without more about it, or else what is wrong."""
+    return "green" if result == "ok" or result.startswith("ok (") else "red"
 
 
 def output_console() -> "Console":
@@ -79,34 +91,37 @@ def _print_coloured(heading: list[str], rows: Iterator[list[str]], styles: Seque
     console = output_console()
     widths = list(map(len, heading))
     found = 0
-    while page := list(itertools.islice(rows, _TERMINAL_PAGE)):
+    page = list(itertools.islice(rows, _TERMINAL_PAGE))
+    while page or not found:
         widths = _widened(widths, page)
-        table = _table(heading, page, styles, widths, shown=not found)
-        console.print(table, width=sum(widths) + _GAP * len(widths), crop=False)
+        if not found:
+            console.print(_styled(heading, widths, [_bold] * len(heading)), soft_wrap=True)
+        for row in page:
+            console.print(_styled(row, widths, styles), soft_wrap=True)
         found += len(page)
-    if not found:
-        console.print(_table(heading, [], styles, widths, shown=True), crop=False)
+        if not page:
+            break
+        page = list(itertools.islice(rows, _TERMINAL_PAGE))
     return found
 
 
-def _table(
-    heading: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    styles: Sequence[Style],
-    widths: Sequence[int],
-    *,
-    shown: bool,
-) -> "Table":
-    from rich.table import Table
+def _styled(row: Sequence[str], widths: Sequence[int], styles: Sequence[Style]) -> "Text":
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), show_header=shown, header_style="bold")
-    for text, width in zip(heading, widths, strict=True):
-        table.add_column(text, overflow="fold", min_width=width)
-    for row in rows:
-        cells = zip(row, styles, strict=True)
-        table.add_row(*(Text(text, style.get(text, style.get("", ""))) for text, style in cells))
-    return table
+    line = Text(no_wrap=True, overflow="crop")
+    for index, (text, width, style) in enumerate(zip(row, widths, styles, strict=True)):
+        line.append(text, style(text))
+        if index < len(row) - 1:
+            line.append(" " * (width - len(text) + _GAP))
+    return line
+
+
+def _bold(_text: str) -> str:
+    return "bold"
+
+
+def _plain(_text: str) -> str:
+    return ""
 
 
 def _widened(widths: Sequence[int], rows: Iterable[Sequence[str]]) -> list[int]:

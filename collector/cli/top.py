@@ -1,6 +1,8 @@
 """`gpuid top`: a running collector's clusters and what happens in them, as it happens."""
 
 import contextlib
+import itertools
+import operator
 import sys
 import time
 from collections import deque
@@ -15,15 +17,16 @@ from rich.text import Text
 
 from collector.cli.client import Client, connection_options
 from collector.cli.options import DURATION, Failure
-from collector.cli.table import EVENT_STYLES, fitted, output_console, print_table
+from collector.cli.table import cut_table, event_style, output_console, print_table
 from collector.config import Duration
 
 __all__ = ["top"]
 
 _CLUSTERS = ("cluster", "state", "nodes", "nodes_read", "gpus", "conflicts", "synced", "message")
-_CHANGES = ("time", "event", "cluster", "node", "serial", "uuid", "previous_cluster", "previous_node")
-_STYLES = {"state": {"up": "green", "": "red"}, "event": EVENT_STYLES}
-_LATEST = 15  # changes that are shown
+_CHANGES = ("time", "event", "gpu", "cluster", "node", "from", "uuid")
+_STYLES = {"state": lambda text: "green" if text == "up" else "red", "event": event_style}
+_LATEST = 500  # changes that are kept; those of one node at one time are shown as one
+_ROWS = 50  # of changes; a terminal shows the first ones
 _LOOK_BACK = 3600.0  # seconds
 _PAGE = 10_000
 Row = Mapping[str, Any]
@@ -106,8 +109,26 @@ def _view(clusters: Sequence[Row], changes: Sequence[Row], trouble: str) -> Grou
         f"{total['gpus']} GPUs  {datetime.now(UTC):%H:%M:%S}Z"
     )
     parts: list[Any] = [Text(trouble, "red")] if trouble else []
-    parts += [Text(summary, "bold"), Text(), fitted(_CLUSTERS, _cells(ailing, _CLUSTERS), styles=_STYLES)]
+    parts += [Text(summary, "bold"), Text(), cut_table(_CLUSTERS, _cells(ailing, _CLUSTERS), styles=_STYLES)]
     if changes:
-        newest = list(reversed(changes))
-        parts += [Text(), fitted(_CHANGES, _cells(newest, _CHANGES), styles=_STYLES)]
+        parts += [Text(), cut_table(_CHANGES, itertools.islice(_grouped(changes), _ROWS), styles=_STYLES)]
     return Group(*parts)
+
+
+def _grouped(changes: Sequence[Row]) -> Iterator[list[object]]:
+    """Lay out changes, newest first, those that happened to one node at one time in one row."""
+    for (time_, event, cluster, node), group in itertools.groupby(
+        reversed(changes), key=operator.itemgetter("time", "event", "cluster", "node")
+    ):
+        ones = list(group)
+        what = ones[0]["serial"] if len(ones) == 1 else f"{len(ones)} GPUs"
+        origin = {f"{one['previous_node']} of {one['previous_cluster']}" for one in ones if one["previous_node"]}
+        yield [
+            time_.partition("T")[2].partition(".")[0] + "Z",
+            event,
+            what,
+            cluster,
+            node,
+            next(iter(origin)) if len(origin) == 1 else "",
+            ones[0]["uuid"] if len(ones) == 1 else "",
+        ]

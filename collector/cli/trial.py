@@ -17,7 +17,6 @@ from kubernetes_asyncio.client import (
 )
 
 from collector import nvidia_smi
-from collector.cli.text import one_line
 from collector.cluster import exec as pod_exec
 from collector.cluster import watcher
 from collector.cluster.errors import (
@@ -38,6 +37,7 @@ from collector.cluster.session import Session
 from collector.cluster.typed import TypedClient
 from collector.config import PRESETS, Cluster, Source
 from collector.model import Node, ReadFailure
+from collector.text import one_line
 
 __all__ = ["Finding", "Pods", "Problem", "find_duplicates", "try_cluster"]
 
@@ -81,14 +81,14 @@ class Finding(msgspec.Struct, kw_only=True):
 async def try_cluster(cluster: Cluster, timeout: float, nodes: dict[str, list[Node]]) -> Finding:
     """Learn what one cluster allows; whatever goes wrong there is a problem in the finding.
 
-    `nodes` notes by cluster which ones have a pod to read, for find_duplicates().
+    `nodes` is given the nodes with a GPU pod of each cluster, for find_duplicates().
     """
     trial = _Trial(cluster, nodes)
     try:
         with anyio.fail_after(timeout):
             await trial.run()
     except TimeoutError:
-        trial.fails(f"no answer within {timeout:g} s while {trial.doing}", "a higher --timeout, or look at the network")
+        trial.fails(f"no answer within {timeout:g} s while {trial.doing}", trial.remedy)
     except ClusterError as error:
         trial.fails(str(error), _hint(error, cluster))
     except Exception as error:  # one cluster's failure never stops the others
@@ -97,18 +97,16 @@ async def try_cluster(cluster: Cluster, timeout: float, nodes: dict[str, list[No
     return trial.finding
 
 
-def find_duplicates(findings: Mapping[str, Finding], nodes: Mapping[str, Sequence[Node]]) -> None:
-    """Add a problem to each cluster that the collector would take for one before it in the configuration.
-
-    `findings` are in the order of the configuration.
-    """
+def find_duplicates(clusters: Sequence[Cluster], findings: Mapping[str, Finding], nodes: dict[str, list[Node]]) -> None:
+    """Add a problem to each cluster that a collector would not read, because one before it is the same."""
     identities = Identities()
-    identities.follow(list(findings))
-    for name, finding in findings.items():
-        claims = (identities.claim(name, node) for node in nodes.get(name, ()))
-        if (duplicate := next(filter(None, claims), None)) is not None:
-            finding.ok = False
-            finding.problems.append(Problem(one_line(str(duplicate))))
+    identities.follow([cluster.name for cluster in clusters])
+    for cluster in clusters:
+        for node in nodes.get(cluster.name, ()):
+            if (duplicate := identities.claim(cluster.name, node)) is not None:
+                findings[cluster.name].ok = False
+                findings[cluster.name].problems.append(Problem(one_line(duplicate)))
+                break
 
 
 class _Right(msgspec.Struct, frozen=True):
@@ -127,6 +125,7 @@ class _Trial:
         self.finding = Finding(cluster=cluster.name, context=cluster.context)
         self._nodes = nodes
         self.doing = "loading its context"
+        self.remedy = ""  # what to do when it takes too long
         self._cluster = cluster
 
     def fails(self, text: str, hint: str = "") -> None:
@@ -135,6 +134,13 @@ class _Trial:
     async def run(self) -> None:
         async with Session(self._cluster) as session:
             self.finding.server = session.host
+            if session.plugin:
+                self.doing = f'running the exec plugin "{session.plugin}"'
+                self.remedy = f"`{_kubectl(self._cluster)}` {_SAME_PLUGIN}"
+            else:
+                self.doing = "obtaining credentials"
+            await session.authenticate()
+            self.remedy = "a higher --timeout, or look at the network"
             async with TypedClient(session) as api:
                 await self._reach(api)
                 await self._rights(api)
@@ -143,7 +149,7 @@ class _Trial:
                 for order, source in enumerate(self._cluster.watched)
                 for pod in await self._pods(session, source)
             ]
-            await self._identify(session, {candidate.pod.node for candidate in candidates})
+            await self._list_nodes(session, {candidate.pod.node for candidate in candidates})
             if not any(pods.total for pods in self.finding.pods):
                 if self.finding.pods:
                     await self._look_elsewhere(session)
@@ -194,6 +200,13 @@ class _Trial:
                 f" by a {'Role' + where if namespace else 'ClusterRole'}",
             )
 
+    async def _list_nodes(self, session: Session, names: Collection[str]) -> None:
+        """Note the nodes of these names, which are those that a collector would take up."""
+        self.doing = "listing its nodes"
+        if self.finding.rights.get(str(_Right("list", "nodes"))) is not False:
+            found, _version = await list_all(session, watcher.nodes(self._cluster))
+            self._nodes[self._cluster.name] = [node.facts for node in found.values() if node.key in names]
+
     async def _pods(self, session: Session, source: Source) -> list[PodObject]:
         """Count a source's pods and hand them on; without the right to list them there are none to count."""
         self.doing = f"listing the pods of {source.namespace}"
@@ -210,13 +223,6 @@ class _Trial:
             )
         )
         return pods
-
-    async def _identify(self, session: Session, names: Collection[str]) -> None:
-        """Note the nodes that have a pod; without the right to list nodes there are none to note."""
-        self.doing = "listing its nodes"
-        if self.finding.rights.get(str(_Right("list", "nodes"))) is not False:
-            found, _version = await list_all(session, watcher.nodes(self._cluster))
-            self._nodes[self._cluster.name] = [node.facts for name, node in found.items() if name in names]
 
     async def _look_elsewhere(self, session: Session) -> None:
         self.doing = "looking for pods of other presets"
@@ -304,19 +310,24 @@ async def _list(session: Session, source: Source) -> list[PodObject]:
     return list(found.values())
 
 
+_SAME_PLUGIN = "runs the same plugin and shows what it prints"
+
+
+def _kubectl(cluster: Cluster) -> str:
+    if cluster.context is None:
+        return "the pod's service account"
+    return f"kubectl --context {shlex.quote(cluster.context)} get nodes"
+
+
 def _hint(error: ClusterError, cluster: Cluster) -> str:
-    kubectl = (
-        f"kubectl --context {shlex.quote(cluster.context)} get nodes"
-        if cluster.context
-        else "the pod's service account"
-    )
+    kubectl = _kubectl(cluster)
     match error:
         case BadContext():
-            return "`kubectl config view` shows what the kubeconfig says"
+            return "`kubectl config view` shows what the kubeconfig says" if cluster.context else ""
         case Unauthorized():
             return f"log in again; `{kubectl}` fails likewise until then" if cluster.context else f"look at {kubectl}"
         case PluginFailed():
-            return f"`{kubectl}` runs the same plugin and shows what it prints"
+            return f"`{kubectl}` {_SAME_PLUGIN}"
         case Untrusted():
             return "does the kubeconfig's certificate-authority belong to this server, and fits tls-server-name?"
         case Unreachable():

@@ -4,13 +4,14 @@ from typing import Any
 
 import click
 
+from collector.cli.options import TERM
 from collector.cli.past import Past, past_options, print_rows
 
 __all__ = ["where"]
 
 
 @click.command()
-@click.argument("term")
+@click.argument("term", type=TERM)
 @past_options
 def where(term: str, as_json: bool, **options: Any) -> None:
     r"""Tell where a serial, UUID or chassis is and was: the present place first, then the newest.

@@ -11,6 +11,7 @@ import msgspec
 
 from collector.backoff import LONGEST, parse_retry_after
 from collector.model import ClusterState, GpuidError
+from collector.text import one_line
 
 __all__ = [
     "BadContext",
@@ -28,7 +29,6 @@ __all__ = [
     "Untrusted",
     "from_answer",
     "from_transport",
-    "one_line",
 ]
 
 
@@ -101,12 +101,6 @@ class NotFound(ServerError):
 
 class Throttled(ServerError):
     """The server is overloaded and asks to slow down."""
-
-
-def one_line(text: str, limit: int) -> str:
-    """Fold white space and drop what does not print; at most `limit` characters."""
-    line = "".join(character for character in " ".join(text.split()) if character.isprintable())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def from_answer(host: str, status: int, body: bytes, retry_after: str | None = None) -> ClusterError:

@@ -6,9 +6,11 @@ import aiohttp
 import anyio
 import msgspec
 
-from collector.cluster.errors import ClusterError, Forbidden, NotFound, ServerError, one_line
+from collector import nvidia_smi
+from collector.cluster.errors import ClusterError, Forbidden, NotFound, ServerError
 from collector.cluster.session import Session
 from collector.model import GpuidError, ReadFailure
+from collector.text import one_line
 
 __all__ = ["ExecFailure", "Output", "run"]
 
@@ -36,7 +38,7 @@ async def run(
     command: Sequence[str],
     *,
     timeout: float,
-    limit: int = 64 << 20,
+    limit: int = nvidia_smi.LIMIT,
 ) -> Output:
     """Run a command and wait for its end, `timeout` seconds at most; for its beginning the server has as many.
 

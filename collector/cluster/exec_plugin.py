@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ import msgspec
 
 from collector.cluster.access import Access, Quiet
 from collector.cluster.credentials import Credential, bearer
-from collector.cluster.errors import BadContext, PluginFailed, PluginMissing, one_line
+from collector.cluster.errors import BadContext, PluginFailed, PluginMissing
 from collector.cluster.limits import Shared
 from collector.cluster.tls import Certificate, authorities
+from collector.text import one_line
 
 __all__ = ["ExecPlugin"]
 
@@ -118,8 +119,10 @@ class ExecPlugin:
         output, complaint = bytearray(), bytearray()
         try:
             async with anyio.create_task_group() as reading:
-                reading.start_soon(_drain, process.stdout, output, _STDOUT + 1)
-                reading.start_soon(_drain, process.stderr, complaint, _STDERR)
+                reading.start_soon(_keep, process.stdout, output, _STDOUT, reading.cancel_scope.cancel)
+                reading.start_soon(_keep, process.stderr, complaint, _STDERR, None)
+            if reading.cancel_scope.cancel_called:
+                raise PluginFailed(f"{self._name} printed more than {_STDOUT} bytes")
             code = await process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -131,8 +134,6 @@ class ExecPlugin:
             said = next((line for line in complaint.decode(errors="replace").splitlines() if line.strip()), "")
             ending = f"exited with code {code}" if code > 0 else f"was ended by signal {-code}"
             raise PluginFailed(f"{self._name} {ending}" + (f": {one_line(said, 200)}" if said else ""))
-        if len(output) > _STDOUT:
-            raise PluginFailed(f"{self._name} printed more than {_STDOUT} bytes")
         return bytes(output)
 
     def _credential(self, output: bytes) -> Credential:
@@ -174,8 +175,12 @@ class _ExecCredential(Quiet, frozen=True, rename="camel"):
     status: _Status | None = None
 
 
-async def _drain(stream: anyio.abc.ByteReceiveStream | None, into: bytearray, limit: int) -> None:
-    """Read to the end and keep at most `limit` bytes, so that no full pipe ever blocks the writer."""
+async def _keep(
+    stream: anyio.abc.ByteReceiveStream | None, into: bytearray, limit: int, on_more: Callable[[], None] | None
+) -> None:
+    """Keep at most `limit` bytes; `on_more` is called for more, or else they are read, so that no writer is blocked."""
     assert stream is not None  # noqa: S101
     async for chunk in stream:
+        if on_more is not None and len(into) + len(chunk) > limit:
+            on_more()
         into += chunk[: limit - len(into)]

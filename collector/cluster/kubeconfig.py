@@ -13,8 +13,10 @@ import msgspec
 
 from collector import config
 from collector.cluster.access import Access, ClusterEntry, Quiet, User
-from collector.cluster.errors import BadContext, one_line
+from collector.cluster.errors import BadContext
 from collector.config import ConfigError
+from collector.file_stamp import file_stamp
+from collector.text import one_line
 
 __all__ = ["Context", "check", "contexts", "find", "in_cluster"]
 
@@ -189,9 +191,9 @@ def _present(file: str) -> bool:
 
 def _read(file: str) -> _File:
     try:
-        status = Path(file).stat()
+        stamp = file_stamp(file)
         with _READING:  # a hundred clusters of one file start together, and it is parsed once
-            return _parse(file, (status.st_mtime_ns, status.st_size, status.st_ino))
+            return _parse(file, stamp) if stamp else _parse.__wrapped__(file, stamp)  # which raises why, as a rule
     except OSError as error:
         raise BadContext(f"{file}: {(error.strerror or 'cannot be read').lower()}") from error
 
@@ -200,12 +202,14 @@ _READING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=16)
-def _parse(file: str, version: tuple[int, ...]) -> _File:
+def _parse(file: str, version: object) -> _File:
     del version  # makes the cache miss when the file has changed
     content = Path(file).read_bytes()
     try:
         return msgspec.yaml.decode(content, type=_File | None) or _File()
     except msgspec.ValidationError as error:
+        if " - at " not in str(error):
+            raise BadContext(f"{file}: not a kubeconfig: expected clusters, contexts and users") from error
         raise BadContext(f"{file}: not a kubeconfig: {one_line(str(error), 200)}") from error
     except msgspec.DecodeError as error:
         # Only the line's number: a parser may quote the text around the mistake, and that may be a token.

@@ -14,8 +14,9 @@ from yarl import URL
 from collector.cluster import tls
 from collector.cluster.access import Access, Quiet
 from collector.cluster.credentials import Credential, bearer
-from collector.cluster.errors import BadContext, PluginFailed, Unauthorized, one_line
+from collector.cluster.errors import BadContext, PluginFailed, Unauthorized
 from collector.cluster.proxy import choose
+from collector.text import one_line
 
 __all__ = ["Oidc"]
 

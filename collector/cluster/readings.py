@@ -15,7 +15,6 @@ from collector.backoff import Backoff
 from collector.cluster import exec as pod_exec
 from collector.cluster import schedule
 from collector.cluster.agenda import Agenda
-from collector.cluster.errors import one_line
 from collector.cluster.exec import ExecFailure
 from collector.cluster.observer import Observer
 from collector.cluster.resources import NodeObject, PodObject
@@ -23,6 +22,7 @@ from collector.cluster.schedule import Attempt, Candidate
 from collector.cluster.session import Session
 from collector.config import Cluster, Source
 from collector.model import Fingerprint, Known, Node, ReadFailure, Reading
+from collector.text import one_line
 
 __all__ = ["Pace", "Readings"]
 

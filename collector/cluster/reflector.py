@@ -21,7 +21,6 @@ from collector.cluster.errors import (
     Throttled,
     Unauthorized,
     Unreachable,
-    one_line,
 )
 from collector.cluster.resources import (
     LineSplitter,
@@ -33,6 +32,7 @@ from collector.cluster.resources import (
 )
 from collector.cluster.session import Session
 from collector.model import WatchRestart
+from collector.text import one_line
 
 __all__ = ["Kept", "Reflector", "Resource", "WatchTiming", "list_all"]
 
@@ -68,8 +68,8 @@ class WatchTiming(msgspec.Struct, frozen=True, kw_only=True):
 
     watch: tuple[float, float] = (300.0, 600.0)  # the server is asked to end each watch after a time between these
     slack: float = 30.0  # a list's page and a watch must be answered so soon, and a watch end so soon after it was to
-    healthy: float = 60.0  # a watch that lasted this long ends a series of failures
-    backoff: Backoff = Backoff(initial=1.0, maximum=30.0, jitter=0.5)
+    healthy: float = 5.0  # a watch that lasted this long ends a series of failures: the next one is noticed in a second
+    backoff: Backoff = Backoff(initial=1.0, maximum=15.0, jitter=0.5)
 
 
 class Reflector(Generic[T]):

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -143,7 +143,9 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
 
     def decode_node(raw: msgspec.Raw) -> NodeObject:
         node = _decode(_NODE, raw)
-        has = node.metadata.labels or {} if wanted else {}
+        has = node.metadata.labels or {}
+        shares = _shares(has)
+        capacity, allocatable = _amount(node.status.capacity), _amount(node.status.allocatable)
         return NodeObject(
             version=node.metadata.version,
             facts=Node(
@@ -151,8 +153,9 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
                 uid=node.metadata.uid,
                 provider_id=node.spec.provider_id,
                 boot_id=node.status.info.boot_id,
-                capacity=_quantity(node.status.capacity),
-                allocatable=_quantity(node.status.allocatable),
+                capacity=_gpus(capacity, shares),
+                allocatable=_gpus(allocatable, shares),
+                advertised=(capacity, allocatable),
                 labels=tuple((name, sys.intern(has[name])) for name in wanted if name in has),
             ),
         )
@@ -235,6 +238,7 @@ class _NodeInfo(msgspec.Struct, frozen=True, gc=False):
 
 class _Amounts(msgspec.Struct, frozen=True, gc=False):
     gpus: str | int | None = msgspec.field(name="nvidia.com/gpu", default=None)
+    shared: str | int | None = msgspec.field(name="nvidia.com/gpu.shared", default=None)  # with `renameByDefault`
 
 
 class _NodeStatus(msgspec.Struct, frozen=True, gc=False):
@@ -277,11 +281,35 @@ def _decode(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _
         raise Malformed(str(error)) from error
 
 
-_QUANTITY = re.compile(r"(\d+)(k|M|Ki|Mi)?")
+_QUANTITY = re.compile(r"([0-9]{1,18})(k|M|Ki|Mi)?")
 _SUFFIX = {None: 1, "k": 1000, "M": 1000_000, "Ki": 1 << 10, "Mi": 1 << 20}
 
 
-def _quantity(amounts: _Amounts | None) -> int | None:
-    """Read a count of GPUs; Kubernetes writes whole numbers as "8" and, when they are round, may write "1k"."""
-    found = _QUANTITY.fullmatch(str(amounts.gpus)) if amounts is not None else None
+def _amount(amounts: _Amounts | None) -> int | None:
+    """Read what a node has of `nvidia.com/gpu`, under either name; a name that is not in use any more stays, with 0."""
+    found = [_quantity(each) for each in (amounts.gpus, amounts.shared)] if amounts is not None else []
+    counts = [each for each in found if each is not None]
+    return sum(counts) if counts else None
+
+
+def _quantity(text: str | int | None) -> int | None:
+    """Read a count; Kubernetes writes whole numbers as "8" and, when they are round, may write "1k"."""
+    found = _QUANTITY.fullmatch(str(text))
     return int(found[1]) * _SUFFIX[found[2]] if found else None
+
+
+def _gpus(amount: int | None, shares: int) -> int | None:
+    return amount // shares if amount is not None and shares and amount % shares == 0 else None
+
+
+# What GPU feature discovery and GKE write on nodes that offer shares of GPUs (time-slicing, MPS), or MIG instances.
+# `nvidia.com/mig.strategy` tells nothing: it is there with MIG off, too.
+_REPLICAS = ("nvidia.com/gpu.replicas", "cloud.google.com/gke-max-shared-clients-per-gpu")
+_INSTANCES = ("nvidia.com/gpu.slices.gi", "nvidia.com/mig-", "cloud.google.com/gke-gpu-partition-size")
+
+
+def _shares(labels: Mapping[str, str]) -> int:
+    """Tell how many of what Kubernetes counts are one GPU; 0 where it does not count GPUs, or not all of them."""
+    if any(name.startswith(_INSTANCES) for name in labels):
+        return 0
+    return _quantity(next((labels[name] for name in _REPLICAS if name in labels), "1")) or 0

@@ -70,21 +70,24 @@ def fingerprint(candidate: Candidate, node: Node) -> Fingerprint:
         container_id=container.id if container else "",
         restarts=container.restarts if container else 0,
         boot_id=node.boot_id,
-        capacity=node.capacity,
+        capacity=node.advertised[0],
+        allocatable=node.advertised[1],
     )
 
 
 def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float) -> float:
     """Tell when a node is to be read.
 
-    At once where anything differs from the last attempt. A capacity that alone differs is the device plugin coming
-    or going, so such readings stay `settle` seconds apart. Otherwise when the last attempt says.
+    At once where anything differs from the last attempt. GPUs that alone are fewer or more, in all or for pods to use,
+    are the device plugin coming or going, or a GPU that it takes for ill: such readings stay `settle` seconds apart.
+    Otherwise when the last attempt says.
     """
     if last is None:
         return now
     if last.fingerprint == current:
         return last.next
-    if msgspec.structs.replace(last.fingerprint, capacity=current.capacity) == current:
+    counts = {"capacity": current.capacity, "allocatable": current.allocatable}
+    if msgspec.structs.replace(last.fingerprint, **counts) == current:
         return max(now, last.ended + settle)
     return now
 

@@ -16,11 +16,13 @@ from collector import config
 from collector.cluster import kubeconfig
 from collector.cluster.access import Access
 from collector.cluster.credentials import Credential, Credentials, Fixed, Renewed, TokenFile, basic, bearer
-from collector.cluster.errors import BadContext, Throttled, Unauthorized, from_transport, one_line
+from collector.cluster.errors import BadContext, Throttled, Unauthorized, from_transport
 from collector.cluster.exec_plugin import ExecPlugin
 from collector.cluster.limits import RateLimiter, Shared
 from collector.cluster.oidc import Oidc
 from collector.cluster.transport import Query, Settings, Transport
+from collector.file_stamp import file_stamp
+from collector.text import one_line
 
 __all__ = ["Session"]
 
@@ -70,6 +72,16 @@ class Session:
         """Close every connection."""
         for transport in self._open:
             await transport.close()
+
+    @property
+    def plugin(self) -> str:
+        """The command of the exec plugin that gives the credentials; empty where there is none."""
+        user = self._settings.access.user
+        return user.exec.command if user.exec is not None and isinstance(self._credentials, Renewed) else ""
+
+    async def authenticate(self) -> None:
+        """Obtain the credentials, as every request does by itself where it must."""
+        await self._credentials.get()
 
     async def get(self, path: str, params: Query = (), *, timeout: float = 30.0) -> bytes:
         """Return the body at `path`."""
@@ -292,15 +304,7 @@ class _Chunks:
 
 
 def _stamps(access: Access) -> dict[str, object]:
-    """Note what changes when a file does: its time, size and identity."""
-    stamps: dict[str, object] = {}
-    for path in access.followed:
-        try:
-            status = Path(path).stat()
-            stamps[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError as error:
-            stamps[path] = error.errno
-    return stamps
+    return {path: file_stamp(path) for path in access.followed}
 
 
 def _credentials(access: Access, clock: Callable[[], float]) -> Credentials:

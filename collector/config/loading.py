@@ -41,8 +41,8 @@ def parse(text: str, path: Path) -> Config:
     except RecursionError as error:
         raise ConfigError(f"{path}: arrays or tables nested too deep") from error
     for key, name, known in _unknown_keys(document, Config, ""):
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise ConfigError(f'{path}: {key}: unknown key; did you mean "{nearest[0]}"?')
+        nearest = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(f"{path}: {key}: unknown key" + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
     base = path.resolve().parent
     try:
         config = _settings(document, base)
@@ -59,13 +59,11 @@ def parse(text: str, path: Path) -> Config:
 def _settings(document: dict[str, Any], base: Path) -> Config:
     """Convert table by table, so that a message names the table that it is about; raises ValueError."""
     _convert(document.get("defaults", {}), Defaults, "defaults", base)
-    if {"preset", "sources"} <= document.get("defaults", {}).keys():
-        raise ValueError("defaults: expected either preset or sources, not both")
+    _check_choices(document.get("defaults", {}), "defaults")
     clusters = _convert(document.get("clusters", []), list[dict[str, Any]], "clusters", base)
     for index, cluster in enumerate(clusters):
         _convert(cluster, Cluster, f"clusters[{index}]", base)
-        if {"preset", "sources"} <= cluster.keys():
-            raise ValueError(f"clusters[{index}]: expected either preset or sources, not both")
+        _check_choices(cluster, f"clusters[{index}]")
         clusters[index] = _inherit(document.get("defaults", {}), cluster)
     for name, sink in _convert(document.get("sinks", {}), dict[str, Any], "sinks", base).items():
         _check_type(sink, f"sinks.{name}.type")
@@ -74,6 +72,16 @@ def _settings(document: dict[str, Any], base: Path) -> Config:
     for key, shortest, text in _too_short(document, ""):
         raise ValueError(f"{key}: expected at least {shown(shortest)}, got {shown(text)}")
     return config
+
+
+def _check_choices(table: Mapping[str, Any], key: str) -> None:
+    """Refuse keys of a cluster that exclude each other, and those that say nothing."""
+    if {"preset", "sources"} <= table.keys():
+        raise ValueError(f"{key}: expected either preset or sources, not both")
+    if table.get("sources") == []:
+        raise ValueError(f"{key}.sources: expected at least one source")
+    if table.get("name") == "":
+        raise ValueError(f"{key}.name: expected printable letters in one line, got {shown('')}")
 
 
 def _check_type(sink: object, key: str) -> None:

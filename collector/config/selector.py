@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from collector.config.values import shown
 
-__all__ = ["Requirement", "parse_selector"]
+__all__ = ["Requirement", "is_label_key", "parse_selector"]
 
 
 class Requirement(NamedTuple):
@@ -35,6 +35,11 @@ def parse_selector(text: str) -> list[Requirement]:
         at = found.end()
         if not found["comma"]:
             return requirements
+
+
+def is_label_key(text: str) -> bool:
+    """Tell whether Kubernetes takes a text as the key of a label."""
+    return re.fullmatch(rf"(?:{_DOMAIN})?{_NAME}", text) is not None
 
 
 _SPACE = " \t\r\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from collector.config.selector import parse_selector
+from collector.config.selector import is_label_key, parse_selector
 from collector.config.sinks import Settings
 from collector.config.store import StoreSettings
 from collector.config.values import Duration, Listen, shown
@@ -69,7 +69,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse values that no cluster could run with."""
         for key in ("exec_concurrency", "request_burst", "request_rate", "refresh", "exec_timeout"):
             if not 0 < getattr(self, key) < math.inf:  # written so that it is false of nan
-                raise ValueError(f"{key}: expected a finite value above zero")
+                raise ValueError(f"{key}: expected a finite value above zero, got {getattr(self, key):g}")
         if self.preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {shown(self.preset)}")
         _check_selector("node_selector", self.node_selector)
@@ -102,6 +102,8 @@ class Cluster(Defaults, frozen=True, kw_only=True):
             if self.context is None:
                 raise ValueError("name: expected a name, because an in_cluster cluster has no context to take it from")
             msgspec.structs.force_setattr(self, "name", self.context)
+        if not self.name.isprintable():
+            raise ValueError(f"name: expected printable letters in one line, got {shown(self.name)}")
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +112,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen = Listen("0.0.0.0:8080")
     tls_cert: Path | None = None  # PEM chain; turns HTTPS on together with tls_key; read again when it changes
     tls_key: Path | None = None
-    client_ca: Path | None = None  # PEM; clients must then show a certificate that it signed
+    client_ca: Path | None = (
+        None  # PEM; clients must then show a certificate that it signed; read again when it changes
+    )
     basic_auth: dict[str, str] = {}  # user name -> bcrypt hash
     bearer_token_file: Path | None = None  # its content is the token that clients must send
 
@@ -137,6 +141,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"cluster_label: expected a Prometheus label name, got {shown(self.cluster_label)}")
         if self.cluster_label in _OWN_LABELS or self.cluster_label.startswith("label_"):
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that gpuid sets itself')
+        for label in self.node_labels:
+            if not is_label_key(label):
+                raise ValueError(f"node_labels: expected names of Kubernetes labels, got {shown(label)}")
 
 
 _OWN_LABELS = frozenset(

@@ -56,8 +56,7 @@ class Exposition:
         self._inventory = inventory
         self._metrics = metrics
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
-        self._dirty: set[Place] = set()
-        self._rendered = 0  # nodes since lines were last compressed
+        self._dirty: dict[str, set[str]] = {}  # cluster -> nodes
         self._touched: set[str] = set()  # clusters with lines that are not compressed yet
         self._fresh: dict[str, ClusterText] = {}  # what is compressed and not published yet
         self._published = False  # a snapshot exists
@@ -69,7 +68,7 @@ class Exposition:
 
     def changed(self, place: Place) -> None:
         """Note that what is published of a node is out of date."""
-        self._dirty.add(place)
+        self._dirty.setdefault(place.cluster, set()).add(place.node)
         self._wake.set()
 
     async def run(self) -> None:
@@ -81,27 +80,45 @@ class Exposition:
             await anyio.sleep(_PAUSE)
 
     async def refresh(self) -> None:
-        """Bring the text in line with the inventory as it is at one instant."""
+        """Bring the text in line with the inventory as it is at one instant.
+
+        While one cluster's lines are compressed, the next one's are written.
+        """
         async with self._lock:
-            while self._dirty:  # another task may have changed nodes while this one gave way
-                self._render_slice()
-                await anyio.lowlevel.checkpoint()
-                if self._rendered >= _UNCOMPRESSED:
-                    await self._compress()
-            self._wake = anyio.Event()
-            await self._compress()
+            async with anyio.create_task_group() as tasks:
+                compressing, ready = "", anyio.Event()
+                ready.set()
+                while waiting := self._dirty.keys() | self._touched - {compressing}:
+                    cluster = next(iter(waiting - {compressing}), compressing)
+                    if cluster == compressing:
+                        await ready.wait()
+                    await self._write(cluster)
+                    await ready.wait()
+                    if cluster in self._touched:
+                        compressing, ready = cluster, anyio.Event()
+                        tasks.start_soon(self._compress, cluster, ready)
+                self._wake = anyio.Event()
             self._publish()
 
-    async def _compress(self) -> None:
-        """Bring the clusters' texts in line with what was rendered; in a thread, which has the shards to itself."""
-        self._rendered = 0
-        while self._touched:
-            cluster = next(iter(self._touched))
-            # Shielded: who asks may go away, but what was begun must be ended.
-            with anyio.CancelScope(shield=True):
-                self._fresh[cluster] = await anyio.to_thread.run_sync(self._shards[cluster].refreshed)
-            self._touched.discard(cluster)
+    async def _write(self, cluster: str) -> None:
+        """Write the lines of a cluster's nodes that changed, in slices; another task may change more meanwhile."""
+        written = 0
+        while (nodes := self._dirty.get(cluster)) and written < _UNCOMPRESSED:
+            deadline = time.perf_counter() + _SLICE
+            while nodes and time.perf_counter() < deadline:
+                self._put(Place(cluster, nodes.pop()))
+                written += 1
+            if not nodes:
+                del self._dirty[cluster]
             await anyio.lowlevel.checkpoint()
+
+    async def _compress(self, cluster: str, done: anyio.Event) -> None:
+        """Bring a cluster's text in line with its lines; in a thread, which has the shards to itself."""
+        # Shielded: who asks may go away, but what was begun must be ended.
+        with anyio.CancelScope(shield=True):
+            self._fresh[cluster] = await anyio.to_thread.run_sync(self._shards[cluster].refreshed)
+        self._touched.discard(cluster)
+        done.set()
 
     def _publish(self) -> None:
         snapshot = dict(self._snapshot)
@@ -142,18 +159,14 @@ class Exposition:
         # prometheus-client takes about 4 µs for a series, too long for the event loop with a hundred clusters.
         return await anyio.to_thread.run_sync(make)
 
-    def _render_slice(self) -> None:
-        deadline = time.perf_counter() + _SLICE
-        while self._dirty and time.perf_counter() < deadline:
-            place = self._dirty.pop()
-            self._rendered += 1
-            entry = self._inventory.node(place)
-            if entry is None:
-                if shards := self._shards.get(place.cluster):
-                    shards.remove(place.node)
-                    self._touched.add(place.cluster)
-            elif self._shards.setdefault(place.cluster, Shards()).put(place.node, self._render(entry)):
+    def _put(self, place: Place) -> None:
+        entry = self._inventory.node(place)
+        if entry is None:
+            if shards := self._shards.get(place.cluster):
+                shards.remove(place.node)
                 self._touched.add(place.cluster)
+        elif self._shards.setdefault(place.cluster, Shards()).put(place.node, self._render(entry)):
+            self._touched.add(place.cluster)
 
 
 def _body(chosen: Sequence[ClusterText] | None, own: Text, *, openmetrics: bool, gzip: bool) -> Body:

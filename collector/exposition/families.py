@@ -35,7 +35,7 @@ NODE_FAMILIES = (
         "gpuid_node_gpus",
         "gauge",
         ("cluster", "node", "state"),
-        "GPUs of a node: found by the last reading, in its capacity, and allocatable to pods.",
+        "GPUs of a node: found by the last reading, in its capacity, allocatable to pods; the last two not with MIG.",
     ),
     Family(
         "gpuid_node_read_timestamp_seconds",
@@ -65,6 +65,7 @@ FAMILIES = (
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Readings of a node that succeeded."),
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Readings of a node that failed."),
+    Family("gpuid_read_failing_nodes", "gauge", ("cluster", "reason"), "Nodes whose last reading failed."),
     Family("gpuid_read_duration_seconds", "histogram", ("cluster",), "Time from the exec to the applied reading."),
     Family(
         "gpuid_watch_restarts_total",
@@ -95,10 +96,10 @@ FAMILIES = (
     Family("gpuid_store_up", "gauge", (), "Whether the store takes what happens; absent without a store."),
     Family("gpuid_store_pending_records", "gauge", (), "Changes and records that wait in memory for the store."),
     Family(
-        "gpuid_store_lost_records",
-        "gauge",
+        "gpuid_store_lost_records_total",
+        "counter",
         (),
-        "Single changes given up since the start because the store was away too long; their outcome is recorded.",
+        "Single changes given up because the store was away too long; their outcome is recorded.",
     ),
     Family(
         "gpuid_store_leader",

@@ -9,6 +9,7 @@ simpler, but many clients decode only the first one.
 import zlib
 from collections.abc import Iterable
 from functools import reduce
+from itertools import accumulate, repeat
 from typing import NamedTuple, Self
 
 __all__ = ["EMPTY", "FOOTER_BYTES", "HEADER", "Checksum", "deflate", "footer"]
@@ -32,7 +33,7 @@ class Checksum(NamedTuple):
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Take the checksum of bytes."""
-        return cls(zlib.crc32(data), len(data), _power(8 * len(data)))
+        return cls(zlib.crc32(data), len(data), _power(len(data)))
 
     @classmethod
     def joined(cls, checksums: Iterable["Checksum"]) -> "Checksum":
@@ -70,25 +71,26 @@ def _multiply(a: int, b: int) -> int:
     return product
 
 
-def _power(exponent: int) -> int:
-    """Raise x to a power modulo CRC-32's polynomial."""
+def _power(length: int) -> int:
+    """Raise x^8 to a power modulo CRC-32's polynomial."""
     result = _ONE
-    for square in _SQUARES:
-        if not exponent:
+    for powers in _POWERS:
+        if not length:
             break
-        if exponent & 1:
-            result = _multiply(square, result)
-        exponent >>= 1
+        if digit := length & 15:
+            result = _multiply(powers[digit], result)
+        length >>= 4
     return result
 
 
-def _squares() -> Iterable[int]:
-    square = _ONE >> 1  # x
-    for _ in range(64):
-        yield square
-        square = _multiply(square, square)
+def _powers() -> Iterable[tuple[int, ...]]:
+    base = _ONE >> 8  # x^8
+    for _ in range(16):
+        row = tuple(accumulate(repeat(base, 16), _multiply, initial=_ONE))
+        yield row[:16]
+        base = row[16]
 
 
-_SQUARES = tuple(_squares())  # x^(2^k) modulo the polynomial
+_POWERS = tuple(_powers())  # x^(8·digit·16^place) modulo the polynomial, by place and digit
 
 EMPTY = Checksum(0, 0, _ONE)

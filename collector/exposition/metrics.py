@@ -13,6 +13,7 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
@@ -93,6 +94,14 @@ class Metrics:
         if metrics := self._clusters.get(cluster):
             metrics.read_failure.labels(cluster, reason).inc()
 
+    def failing(self, cluster: str, before: ReadFailure | None, now: ReadFailure | None) -> None:
+        """Count a node whose last reading failed by how it did, where it failed `before` and fails `now`."""
+        if metrics := self._clusters.get(cluster):
+            if before is not None:
+                metrics.read_failing.labels(cluster, before).dec()
+            if now is not None:
+                metrics.read_failing.labels(cluster, now).inc()
+
     def watch_restarted(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a watch that had to start over."""
         if metrics := self._clusters.get(cluster):
@@ -130,7 +139,7 @@ class Metrics:
         """Publish whether the store takes what happens, what waits for it, what was lost, and who records into it."""
         _gauge("gpuid_store_up", self.registry).set_function(up)
         _gauge("gpuid_store_pending_records", self.registry).set_function(pending)
-        _gauge("gpuid_store_lost_records", self.registry).set_function(lost)
+        self.registry.register(_Asked("gpuid_store_lost_records_total", lost))
         _gauge("gpuid_store_leader", self.registry).set_function(leader)
 
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
@@ -161,6 +170,7 @@ class _ClusterMetrics:
         self.moves = _counter("gpuid_gpu_moves_total", own, label)
         self.read_success = _counter("gpuid_read_success_total", own, label)
         self.read_failure = _counter("gpuid_read_failure_total", own, label)
+        self.read_failing = _gauge("gpuid_read_failing_nodes", own, label)
         self.read_duration = _histogram(
             "gpuid_read_duration_seconds", own, label, buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
         )
@@ -172,6 +182,17 @@ class _ClusterMetrics:
             metric.labels(cluster)
         for reason in ReadFailure:
             self.read_failure.labels(cluster, reason)
+            self.read_failing.labels(cluster, reason)
+
+
+class _Asked(Collector):
+    """A counter that is kept elsewhere."""
+
+    def __init__(self, name: str, value: Callable[[], int]) -> None:
+        self._name, self._value = name, value
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, _HELP[self._name], value=self._value())
 
 
 class _Union(Collector):

@@ -168,11 +168,22 @@ class SimulatedCluster:
 
     @action
     def set_mig(self, node: str | None = None, enabled: bool = True) -> Done:
-        """Turn MIG on or off on all GPUs of a node; its pod's container restarts."""
+        """Cut a node's GPUs into MIG instances, which are counted then, or undo it; its pod's container restarts."""
         node = self._node(node)
         gpus = self._fleet.set_mig(self.name, node, enabled)
+        self._population.set_mig(node, enabled=enabled)
         self.restart_container(node)
         return self._done(f"MIG is {'on' if enabled else 'off'} on {node}", (node,), gpus)
+
+    @action
+    def share_gpus(self, node: str | None = None, replicas: int = 4) -> Done:
+        """Time-slice a node's GPUs: each is counted `replicas` times; its pod's container restarts."""
+        if replicas < 1:
+            raise SimulationError(f"{self.name}: replicas are 1 or more, not {replicas}")
+        node = self._node(node)
+        self._population.share_gpus(node, replicas)
+        self.restart_container(node)
+        return self._done(f"{node} offers each GPU {replicas} times", (node,))
 
     @action
     def hide_serials(self, node: str | None = None) -> Done:

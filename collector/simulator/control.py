@@ -122,6 +122,7 @@ _EXAMPLES = {
     "move_gpu": '{"node": "gpu-0000", "to_node": "gpu-0001"}',
     "swap_tray": '{"node": "gpu-0000"}',
     "set_mig": '{"node": "gpu-0000", "enabled": true}',
+    "share_gpus": '{"node": "gpu-0000", "replicas": 4}',
     "set_ready": '{"node": "gpu-0000", "ready": false}',
     "expire_versions": '{"form": "status"}',
     "throttle": '{"requests": 20, "retry_after": 2}',

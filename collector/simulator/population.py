@@ -12,6 +12,7 @@ from collector.simulator.storage import Storage
 __all__ = ["CPU_NODES", "Population"]
 
 CPU_NODES = 2
+_INSTANCES_PER_GPU = 7
 
 
 class Population:
@@ -26,6 +27,7 @@ class Population:
         self._pods: dict[str, str] = {}  # node -> the key of its device-plugin pod
         self._generations: dict[str, int] = {}  # how often a name has been given anew: node, or pod of a node
         self._numbers = 0
+        self._units: dict[str, int] = {}  # how many `nvidia.com/gpu` each GPU of a node is, where it is not one
         for node in fleet.nodes(cluster):
             gpus = fleet.capacity(cluster, node)
             storage.seed(NODES, node, None, "", functools.partial(blueprint.node, node, self._number(), gpus))
@@ -52,6 +54,7 @@ class Population:
     def delete_node(self, node: str) -> None:
         """Delete a VM's node, and the pod with it."""
         self.delete_pod(node)
+        self._units.pop(node, None)
         self._storage.delete(NODES, node)
 
     def add_pod(self, node: str) -> None:
@@ -112,26 +115,52 @@ class Population:
     def node_up(self, node: str) -> None:
         """Bring a node back after a boot, its GPUs counted anew by the device plugin."""
         boot = self._next(f"boot {node}")
-        gpus = str(self._fleet.capacity(self._cluster, node))
+        gpus = self._amount(node)
 
         def change(document: Document) -> None:
             uid = document["metadata"]["uid"]
             document["status"]["nodeInfo"]["bootID"] = self._blueprint.uid("boot", uid, boot)
             for amounts in ("capacity", "allocatable"):
                 document["status"][amounts]["nvidia.com/gpu"] = gpus
-            document["metadata"]["labels"]["nvidia.com/gpu.count"] = gpus
             _set_condition(document, "Ready", ready=True)
 
         self._change(NODES, node, change)
 
     def set_allocatable(self, node: str) -> None:
         """Take the GPUs that are no longer found out of service; the capacity stays."""
-        gpus = str(self._fleet.capacity(self._cluster, node))
+        gpus = self._amount(node)
 
         def change(document: Document) -> None:
             document["status"]["allocatable"]["nvidia.com/gpu"] = gpus
 
         self._change(NODES, node, change)
+
+    def share_gpus(self, node: str, replicas: int) -> None:
+        """Let every GPU be offered `replicas` times, as time-slicing does."""
+        strategy = "time-slicing" if replicas > 1 else "none"
+        self._divide(
+            node, replicas, {"nvidia.com/gpu.replicas": str(replicas), "nvidia.com/gpu.sharing-strategy": strategy}
+        )
+
+    def set_mig(self, node: str, *, enabled: bool) -> None:
+        """Let MIG instances be offered in place of GPUs, as with the strategy `single`, or GPUs again."""
+        labels = {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.slices.gi": "1" if enabled else None}
+        self._divide(node, _INSTANCES_PER_GPU if enabled else 1, labels)
+
+    def _divide(self, node: str, units: int, labels: dict[str, str | None]) -> None:
+        self._units[node] = units
+        gpus = self._amount(node)
+
+        def change(document: Document) -> None:
+            for amounts in ("capacity", "allocatable"):
+                document["status"][amounts]["nvidia.com/gpu"] = gpus
+            merged = document["metadata"]["labels"] | labels
+            document["metadata"]["labels"] = {name: value for name, value in merged.items() if value is not None}
+
+        self._change(NODES, node, change)
+
+    def _amount(self, node: str) -> str:
+        return str(self._fleet.capacity(self._cluster, node) * self._units.get(node, 1))
 
     def _change(self, resource: Resource, key: str, change: Callable[[Document], None]) -> None:
         entry = self._storage.get(resource, key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from collector.sinks.errors import Reason, Unavailable
 
-__all__ = ["read_secret", "stamp", "tls_context"]
+__all__ = ["read_secret", "tls_context"]
 
 
 def read_secret(sink: str, key: str, file: Path | None, variable: str | None) -> str | None:
@@ -30,19 +30,6 @@ def read_secret(sink: str, key: str, file: Path | None, variable: str | None) ->
     if not (secret := secret.strip()):
         raise Unavailable(f"{where}: expected a secret, found nothing", Reason.MISCONFIGURED)
     return secret
-
-
-def stamp(*files: Path | None) -> tuple[object, ...]:
-    """Return a value that differs once one of the files has changed."""
-
-    def of(file: Path) -> object:
-        try:
-            status = file.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
-
-    return tuple(of(file) for file in files if file is not None)
 
 
 def tls_context(sink: str, ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:

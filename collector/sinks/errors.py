@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from collector.model import GpuidError
+from collector.text import one_line
 
 __all__ = ["Reason", "Refused", "SinkError", "Unavailable", "from_status", "tidy"]
 
@@ -58,9 +59,7 @@ def tidy(text: str, secrets: Iterable[str] = ()) -> str:
     """Make a foreign text fit for one line of error: secrets blotted out, no control characters, 200 characters."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, "***")
-    text = _URL_LOGIN.sub(r"\1***@", _CREDENTIAL.sub(r"\1***", text))
-    text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return text if len(text) <= 200 else text[:199] + "…"
+    return one_line(_URL_LOGIN.sub(r"\1***@", _CREDENTIAL.sub(r"\1***", one_line(text))), 200)
 
 
 _WAITING = {

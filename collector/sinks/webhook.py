@@ -15,8 +15,9 @@ import httpx
 from collector import __version__
 from collector.backoff import parse_retry_after
 from collector.config.sinks import Webhook
+from collector.file_stamp import file_stamp
 from collector.model import Record
-from collector.sinks.credentials import read_secret, stamp, tls_context
+from collector.sinks.credentials import read_secret, tls_context
 from collector.sinks.errors import Reason, SinkError, Unavailable, from_status, tidy
 from collector.sinks.forms import gzip, json_array
 
@@ -46,7 +47,7 @@ class WebhookSink:
         self._host = f"{parts.scheme}://{parts.netloc}"
         self._lock = anyio.Lock()
         self._client: httpx.AsyncClient | None = None
-        self._files: tuple[object, ...] = ()  # of the certificates that the client was made with
+        self._files: Sequence[object] = ()  # of the certificates that the client was made with
 
     async def send(self, records: Sequence[Record], *, key: str) -> None:
         """POST the batch; any 2xx status delivers it."""
@@ -152,7 +153,7 @@ class WebhookSink:
     async def _open(self) -> httpx.AsyncClient:
         """Return the client, a new one when its certificates' files have changed."""
         settings = self._settings
-        files = stamp(settings.ca_file, settings.cert_file, settings.key_file)
+        files = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
         if self._client is None or files != self._files:
             await self._forget()
             context: ssl.SSLContext = tls_context(self._name, settings.ca_file, settings.cert_file, settings.key_file)

@@ -7,6 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
+from collector.text import one_line
 
 __all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "StoreError", "Superseded", "explain"]
 
@@ -36,7 +37,7 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
                 f"store {location}: {cause.strerror}; give this user the right to write there, "
                 "or choose another store.url"
             )
-    return StoreError(f"store {location}: {_one_line(str(error)) or type(error).__name__}")
+    return StoreError(f"store {location}: {_tidy(str(error)) or type(error).__name__}")
 
 
 _SQLITE = (
@@ -60,10 +61,10 @@ def _postgres_text(error: BaseException, password: str) -> str:
             text = str(cause).partition(": ")[2] if str(cause).startswith("<class") else str(cause)
             denied = "42501 schema" if state == "42501" and "schema" in text else state
             advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
-            return _one_line(text, password) + advice
+            return _tidy(text, password) + advice
         if isinstance(cause, OSError):
-            return f"the server cannot be reached ({_one_line(cause.strerror or str(cause), password)})"
-    return _one_line(str(error), password) or type(error).__name__
+            return f"the server cannot be reached ({_tidy(cause.strerror or str(cause), password)})"
+    return _tidy(str(error), password) or type(error).__name__
 
 
 GRANT_CREATE = "grant the user CREATE on the schema"
@@ -87,8 +88,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     return reversed(chain)
 
 
-def _one_line(text: str, secret: str = "") -> str:
-    text = " ".join(text.split())
-    if secret:
-        text = text.replace(secret, "***")
-    return text if len(text) <= 200 else text[:199] + "…"
+def _tidy(text: str, secret: str = "") -> str:
+    return one_line(text.replace(secret, "***") if secret else text, 200)

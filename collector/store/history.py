@@ -1,6 +1,7 @@
 """Answers where GPUs were and what happened to them; reads only, also while another process records."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -98,6 +99,13 @@ class History:
             condition &= _placements.cluster == cluster
         return await self._placements(condition, after, limit)
 
+    async def left(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
+        """Find what sat in a node and does no more, the last to leave first."""
+        condition = and_(
+            _placements.cluster == place.cluster, _placements.node == place.node, _placements.until.is_not(None)
+        )
+        return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
+
     async def changes(
         self,
         *,
@@ -153,15 +161,21 @@ class History:
         return [_change(row) for row in rows]
 
     async def _placements(
-        self, condition: ColumnElement[bool], after: Position | None, limit: int
+        self,
+        condition: ColumnElement[bool],
+        after: Position | None,
+        limit: int,
+        *,
+        order: Sequence[ColumnElement[Any]] = (),
     ) -> list[PastPlacement]:
+        """Find placements; without another order as `where` has them, which is what `after` goes by."""
         columns = [_placements[name] for name in PastPlacement.__struct_fields__]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (
             select(*columns, _nodes.read_at)
             .outerjoin_from(schema.placements, schema.nodes, here)
             .where(condition)
-            .order_by(_placements.until.is_not(None), _placements.since.desc(), _placements.id.desc())
+            .order_by(*order or (_placements.until.is_not(None), _placements.since.desc(), _placements.id.desc()))
             .limit(limit)
         )
         if after is not None:

@@ -103,7 +103,7 @@ def _node_row(entry: NodeEntry) -> dict[str, Any]:
         "node": entry.place.node,
         "machine": entry.node.machine,
         "provider_id": entry.node.provider_id,
-        "chassis": entry.chassis,
+        "chassis": entry.chassis or None,
         "driver_version": entry.driver_version,
         "cuda_version": entry.cuda_version,
         "found": entry.found,
@@ -115,11 +115,12 @@ def _node_row(entry: NodeEntry) -> dict[str, Any]:
 
 
 async def _entries(context: Context, filters: _Filters) -> AsyncIterator[NodeEntry]:
-    """Walk the nodes that the filters admit, giving other tasks their turn."""
+    """Walk the nodes that the filters admit, by cluster and name, giving other tasks their turn."""
     for cluster in sorted(context.inventory.clusters()):
         if not _admits(filters, "cluster", cluster):
             continue
-        async for entry in in_slices(list(context.inventory.nodes(cluster).values())):
+        nodes = context.inventory.nodes(cluster)
+        async for entry in in_slices([nodes[name] for name in sorted(nodes)]):
             if _admits(filters, "node", entry.place.node) and _admits(filters, "machine", entry.node.machine):
                 yield entry
 
@@ -145,7 +146,7 @@ def _admits(filters: _Filters, key: str, value: str) -> bool:
 
 
 def _filters(request: web.Request, known: frozenset[str]) -> _Filters:
-    check_parameters(request, known | _PAGING)
+    check_parameters(request, known | _PAGING, repeatable=known)
     return {key: frozenset(request.query.getall(key)) for key in request.query if key in known}
 
 

@@ -45,6 +45,9 @@ def application(context: Context, server: Server) -> web.Application:
     return app
 
 
+_PASSED_ON = ("Allow", "Retry-After", "WWW-Authenticate")  # headers of a refusal
+
+
 @web.middleware
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Answer every refusal in one line, as JSON below /api and text elsewhere; a browser gets a page."""
@@ -56,7 +59,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         error = caught
         if error.status < 400:
             raise
-    headers = {name: value for name, value in error.headers.items() if name in ("Allow", "WWW-Authenticate")}
+    headers = {name: value for name, value in error.headers.items() if name in _PASSED_ON}
     if request.path.startswith("/api/"):
         return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
     if pages.wants_page(request):

@@ -1,12 +1,13 @@
 """Who may ask: HTTP basic authentication and bearer tokens."""
 
 import base64
+import functools
 import hashlib
 import hmac
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from collector.config import Server
 
 __all__ = ["ADMITTED", "authentication"]
 
-ADMITTED = web.RequestKey("admitted", bool)  # whether a request may see more than that the collector lives
+# Finds out whether a request may see more than that the collector lives, which may take a while.
+ADMITTED = web.RequestKey("admitted", functools.partial[Coroutine[Any, Any, bool]])
 
 log = logging.getLogger(__name__)
 
 _OPEN = frozenset({"/healthz", "/readyz"})  # a kubelet's probe has no credentials
 _REMEMBERED = 300.0  # seconds for which a password that was right is not hashed again
 _REMEMBERED_MOST = 1000
+_WAITING_MOST = 8  # credentials whose hashing is waited for
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,12 +39,21 @@ def authentication(server: Server) -> Any:
 
     @web.middleware
     async def middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
-        request[ADMITTED] = await guard.admits(request.headers.get("Authorization", ""))
-        if request.path not in _OPEN and not request[ADMITTED]:
+        request[ADMITTED] = functools.partial(guard.admits, request.headers.get("Authorization", ""))
+        if request.path not in _OPEN and not await request[ADMITTED]():
             raise web.HTTPUnauthorized(text="credentials are needed", headers={"WWW-Authenticate": guard.challenge})
         return await handler(request)
 
     return middleware
+
+
+class _Trial:
+    """One hashing, for all requests that come with the same credentials meanwhile."""
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+        self.requests = 0
+        self.right: bool | None = None
 
 
 class _Guard:
@@ -52,6 +64,7 @@ class _Guard:
         self.challenge = 'Basic realm="gpuid", charset="UTF-8"' if self._users else 'Bearer realm="gpuid"'
         self._hashing = anyio.CapacityLimiter(1)  # bcrypt is slow on purpose; a guesser gets one core at most
         self._key = secrets.token_bytes(32)
+        self._trials: dict[bytes, _Trial] = {}  # by keyed hash of the credentials
         self._remembered: dict[bytes, float] = {}  # keyed hash of credentials that were right -> until when
 
     async def admits(self, authorization: str) -> bool:
@@ -83,12 +96,31 @@ class _Guard:
             return True
         # A user that does not exist must take as long as a wrong password.
         expected = self._users.get(user) or next(iter(self._users.values()))
-        right = await anyio.to_thread.run_sync(
-            bcrypt.checkpw, password.encode()[:72], expected.encode(), limiter=self._hashing
-        )
+        right = await self._try(digest, password.encode()[:72], expected.encode())
         if not right or user not in self._users:
             return False
         if len(self._remembered) >= _REMEMBERED_MOST:
             self._remembered.clear()
         self._remembered[digest] = now + _REMEMBERED
         return True
+
+    async def _try(self, digest: bytes, password: bytes, expected: bytes) -> bool:
+        """Hash a password; raises HTTPTooManyRequests when too many others wait for theirs."""
+        if (trial := self._trials.get(digest)) is None:
+            if len(self._trials) >= _WAITING_MOST:
+                raise web.HTTPTooManyRequests(
+                    text="too many passwords are being checked; try again", headers={"Retry-After": "1"}
+                )
+            trial = self._trials[digest] = _Trial()
+        trial.requests += 1
+        try:
+            async with trial.lock:  # the next one takes over when a request goes away
+                if trial.right is None:
+                    trial.right = await anyio.to_thread.run_sync(
+                        bcrypt.checkpw, password, expected, limiter=self._hashing
+                    )
+                return trial.right
+        finally:
+            trial.requests -= 1
+            if not trial.requests:
+                del self._trials[digest]

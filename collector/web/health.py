@@ -24,7 +24,7 @@ async def readyz(request: web.Request) -> web.Response:
     starting = [] if readiness.reached else context.starting
     readiness.reached = not starting
     lines = []
-    if request[ADMITTED] and ("verbose" in request.query or starting):
+    if ("verbose" in request.query or starting) and await request[ADMITTED]():
         lines = [_line(name, context.statuses.get(name)) for name in sorted(context.clusters())]
     verdict = f"not ready: {len(starting)} of {len(context.clusters())} clusters are starting" if starting else "ok"
     return web.Response(text="\n".join([*lines, verdict, ""]), status=503 if starting else 200)

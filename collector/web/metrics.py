@@ -18,7 +18,7 @@ _TURN = 1 << 20  # bytes between two turns of the event loop
 
 async def metrics(request: web.Request) -> web.StreamResponse:
     """Answer every series, or with `?cluster=` (repeatable) those of some clusters."""
-    check_parameters(request, {"cluster"})
+    check_parameters(request, {"cluster"}, repeatable={"cluster"})
     context = request.app[CONTEXT]
     chosen = request.query.getall("cluster", None)
     for name in chosen or ():
@@ -48,6 +48,8 @@ async def service_discovery(request: web.Request) -> web.Response:
     The form is Prometheus' (https://prometheus.io/docs/prometheus/latest/http_sd/).
     """
     context = request.app[CONTEXT]
+    if not request.host:
+        raise web.HTTPBadRequest(text="expected a Host header with the address that the targets are to have")
 
     def group(path: str, **labels: str) -> dict[str, object]:
         return {

@@ -17,12 +17,14 @@ def json_answer(value: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(value), content_type="application/json", charset="utf-8")
 
 
-def check_parameters(request: web.Request, known: Collection[str]) -> None:
-    """Refuse a question with a parameter that is not known; raises HTTPBadRequest."""
+def check_parameters(request: web.Request, known: Collection[str], *, repeatable: Collection[str] = ()) -> None:
+    """Refuse a question with a parameter that is not known or comes too often; raises HTTPBadRequest."""
     for key in request.query:
         if key not in known:
             expected = ", ".join(sorted(known))
             raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; expected one of {expected}')
+        if key not in repeatable and len(request.query.getall(key)) > 1:
+            raise web.HTTPBadRequest(text=f"{key}: expected one value")
 
 
 def paging(request: web.Request) -> tuple[int, int]:

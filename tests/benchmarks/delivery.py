@@ -1,4 +1,4 @@
-"""What the outbox costs on the way to a sink: `python -m tests.benchmarks.delivery` prints a table.
+"""What the outbox costs on the way to a sink: `python -m tests.benchmarks delivery` prints a table.
 
 Changes go through a store and its outbox to a webhook and to S3 (moto's server), each in a process of its own; then the
 same batches go there without store and outbox, one after the other as well.
@@ -30,17 +30,10 @@ from collector.sinks import forms
 from collector.sinks.delivery import Delivery
 from collector.store import Store, StoreSettings
 from tests.benchmarks.history import Step, fleet, rate, record
-from tests.benchmarks.table import HEAD, Row, markdown, times
+from tests.benchmarks.table import Row, times
 from tests.plugins.processes import free_ports
 
 BATCH = 500  # records, as by default
-
-
-def main() -> None:
-    """Run every case and print the table."""
-    print(HEAD)
-    for row in rows(small="--small" in sys.argv[1:]):
-        print(markdown(row), flush=True)
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
@@ -185,7 +178,3 @@ def moto() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-if __name__ == "__main__":
-    main()

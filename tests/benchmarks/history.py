@@ -1,4 +1,4 @@
-"""What the history costs: `python -m tests.benchmarks.history` prints a table.
+"""What the history costs: `python -m tests.benchmarks history` prints a table.
 
 One store is filled with 100,000 nodes of 8 GPUs and 200,000 moves between them, which makes 1,000,000 placements. It is
 searched, and a collector is started on it. The peers run in the same minute on the same disk.
@@ -30,7 +30,7 @@ from collector.simulator.fleet import Fleet
 from collector.sinks import forms
 from collector.store import Access, Store, StoreSettings
 from tests.benchmarks.processes import usage
-from tests.benchmarks.table import HEAD, Row, amount, duration, markdown, times
+from tests.benchmarks.table import Row, amount, duration, times
 from tests.plugins.processes import free_ports
 
 CLUSTERS, GPUS = 100, 8
@@ -42,13 +42,6 @@ class Step(NamedTuple):
 
     nodes: dict[Place, NodeSnapshot | None]
     changes: list[Change]
-
-
-def main() -> None:
-    """Run every case and print the table."""
-    print(HEAD)
-    for row in rows(small="--small" in sys.argv[1:]):
-        print(markdown(row), flush=True)
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
@@ -314,7 +307,3 @@ def parse_again(count: int) -> float:
 def rate(number: float) -> str:
     """Write so many a second."""
     return f"{number:,.0f} a second"
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from collector.simulator import Misconduct, SimulatedCluster, Simulator
+from tests.plugins.terminal import Terminal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -41,6 +42,15 @@ class Clusters:
         document = json.loads(self._simulator.kubeconfig.read_text())
         for entry in document["clusters"]:
             del entry["cluster"]["certificate-authority-data"]
+        path.write_text(json.dumps(document))
+        self._config.write_text(self._config.read_text().replace(str(self._simulator.kubeconfig), str(path)))
+
+    def authenticate_by(self, command: str, *args: str, path: Path) -> None:
+        """Configure a kubeconfig at `path` whose users have an exec plugin."""
+        plugin = {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never"}
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["users"]:
+            entry["user"] = {"exec": plugin | {"command": command, "args": args}}
         path.write_text(json.dumps(document))
         self._config.write_text(self._config.read_text().replace(str(self._simulator.kubeconfig), str(path)))
 
@@ -181,19 +191,43 @@ class TestProblems:
         found = {finding["cluster"]: finding["problems"] for finding in json.loads(result.stdout)["clusters"]}
         (problem,) = found.pop("x")
         assert (result.returncode, found) == (1, {"sim-0": [], "sim-1": []})
-        assert problem["text"].startswith(
-            'it is the cluster "sim-0" once more: node gpu-0000 is in both, with the uid '
-        )
+        assert problem["text"].startswith('it is the cluster "sim-0" once more: node gpu-000')
         assert problem["text"].endswith("; remove one of the two from the configuration")
 
-    def test_parts_of_one_cluster_that_have_a_node_in_common_are_a_problem_of_the_second(self, clusters: Clusters):
-        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\nnode_selector = "kubernetes.io/os=linux"')
-        (problem,) = json.loads(clusters.check("--json").stdout)["clusters"][2]["problems"]
-        assert problem["text"].startswith('it is the cluster "sim-0" once more: node gpu-0000 is in both')
+    @pytest.mark.parametrize(
+        ("more", "problem"),
+        [
+            (
+                'node_selector = "kubernetes.io/hostname=gpu-0001"',
+                'it is the cluster "sim-0" once more: node gpu-0001 ',
+            ),
+            ('preset = "gke"', "no pods found in namespace kube-system "),  # where a run takes up no node
+        ],
+    )
+    def test_parts_of_one_cluster_are_a_problem_when_they_have_a_gpu_node_in_common_as_they_are_to_a_run(
+        self, clusters: Clusters, more: str, problem: str
+    ):
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{more}')
+        result = clusters.check("--json")
+        (found,) = (one for one in json.loads(result.stdout)["clusters"] if one["cluster"] == "x")
+        assert [one["text"].startswith(problem) for one in found["problems"]] == [True]
+
+    def test_no_right_to_list_nodes_leaves_it_open(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"')
+        clusters.act("sim-0", "deny", "list", "nodes")
+        found = json.loads(clusters.check("--json").stdout)["clusters"]
+        missing = ["may not list nodes"]
+        assert [[problem["text"] for problem in one["problems"]] for one in found] == [missing, [], missing]
 
     def test_two_parts_of_one_cluster_are_none(self, clusters: Clusters):
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\nnode_selector = "pool=x"')
         assert clusters.check().returncode == 0
+
+    def test_outside_of_a_pod_no_kubeconfig_is_blamed(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\nin_cluster = true')
+        assert clusters.problems("x") == [
+            ("in_cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; is this a pod?", "")
+        ]
 
     def test_a_certificate_that_another_authority_signed(self, clusters: Clusters, tmp_path: Path):
         clusters.distrust(tmp_path / "kubeconfig")
@@ -286,6 +320,24 @@ class TestDestinations:
         assert json.loads(result.stdout)["sinks"][0]["text"] == "no answer within 2 s"
 
 
+class TestOnATerminal:
+    def test_a_narrow_one_has_every_problem_and_remedy_whole_below_the_table(self, clusters: Clusters, tmp_path: Path):
+        clusters.act("sim-0", "deny", "create", "pods/exec")
+        config = tmp_path / "gpuid.toml"
+        with Terminal("check", "-c", config, columns=80, env={"NO_COLOR": "1"}) as terminal:
+            assert terminal.end() == 1
+        text = terminal.text.replace("\r\n", "\n")
+        assert (
+            "\nsim-0: may not create pods/exec in namespace gpu-operator\n"
+            '  grant {apiGroups: [""], resources: ["pods/exec"], verbs: ["create"]}'
+            " by a Role in namespace gpu-operator\n"
+        ) in text
+        assert [line.split()[-1] for line in text.splitlines() if line.startswith("sim-") and ":" not in line] == [
+            "failed",
+            "ok",
+        ]
+
+
 class TestDeadline:
     @pytest.mark.parametrize(
         ("action", "args", "doing"),
@@ -298,6 +350,15 @@ class TestDeadline:
         clusters.act("sim-0", action, *args)
         ((text, _hint),) = clusters.problems("sim-0", "--timeout", "3s")
         assert text.startswith(f"no answer within 3 s while {doing}")
+
+    def test_an_exec_plugin_that_hangs_is_named(self, clusters: Clusters, tmp_path: Path):
+        clusters.authenticate_by("sleep", "60", path=tmp_path / "kubeconfig")
+        assert clusters.problems("sim-0", "--timeout", "3s") == [
+            (
+                'no answer within 3 s while running the exec plugin "sleep"',
+                "`kubectl --context sim-0 get nodes` runs the same plugin and shows what it prints",
+            )
+        ]
 
     def test_an_interrupt_ends_it_at_once_and_quietly(self, clusters: Clusters, tmp_path: Path):
         clusters.act("sim-0", "hang_exec")

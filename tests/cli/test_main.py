@@ -37,6 +37,21 @@ NAMES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("health", "--timeout", "0s"), "Invalid value for '--timeout': expected more than no time at all"),
+        (("ls", "--timeout", "0s"), "Invalid value for '--timeout': expected more than no time at all"),
+        (("where", " "), "Invalid value for 'TERM': expected something to look for, got nothing"),
+        (("history", ""), "Invalid value for 'NODE': expected something to look for, got nothing"),
+    ],
+)
+def test_a_value_that_can_find_nothing_is_refused(args: tuple[str, ...], message: str):
+    result = CliRunner().invoke(command, args)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
 class TestHelp:
     def test_the_commands_stand_in_the_order_that_a_newcomer_needs(self):
         result = CliRunner().invoke(command, ["--help"])
@@ -172,6 +187,43 @@ class TestSignalsAndPipes:
         )
         os.close(writing)
         assert (result.returncode, result.stderr) == (141, b"")
+
+    @pytest.mark.parametrize("command", [["demo", "--nodes", "1"], ["simulate", "--clusters", "1", "--nodes", "1"]])
+    def test_so_does_one_that_leaves_what_goes_on(self, command: list[str]):
+        listen = ["--listen", "127.0.0.1:0"] if command[0] == "demo" else []
+        with subprocess.Popen(
+            [sys.executable, "-m", "collector", *command, *listen, "--for", "60s"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 141
+
+    @pytest.mark.parametrize(
+        "command",
+        [["--version"], ["ls", "--help"], ["init", "-o", "-"], ["simulate", "--clusters", "1", "--nodes", "1"]],
+        ids=" ".join,
+    )
+    def test_output_that_has_no_room_is_one_line_and_exit_1(self, command: list[str], tmp_path: Path):
+        (tmp_path / "config").write_text(
+            "contexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: https://a}}]\n"
+            "users: [{name: u, user: {token: t}}]\n"
+        )
+        with Path("/dev/full").open("wb") as full:
+            result = subprocess.run(
+                [sys.executable, "-m", "collector", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+                text=True,
+                env={**os.environ, "KUBECONFIG": str(tmp_path / "config")},
+            )
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1] == "gpuid: standard output: No space left on device"
+        assert "Traceback" not in result.stderr
 
     def test_an_interrupt_ends_it_quietly(self, monkeypatch: pytest.MonkeyPatch):
         @click.command()

@@ -89,6 +89,14 @@ def test_what_is_no_such_output_is_one_line_and_exit_1():
         assert result.stderr.count("\n") == 1
 
 
+def test_what_is_far_too_large_is_one_line_and_not_read_to_its_end():
+    result = CliRunner().invoke(gpuid, ["parse", "/dev/zero"])
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "gpuid: /dev/zero: more than 64 MiB, which nvidia-smi never prints\n",
+    )
+
+
 def test_an_unreadable_file_is_one_line_and_exit_1(tmp_path: Path):
     absent = tmp_path / "absent.xml"
     result = CliRunner().invoke(gpuid, ["parse", str(absent)])

@@ -60,6 +60,17 @@ def test_top_shows_the_clusters_and_what_has_just_happened(tmp_path: Path, move:
             assert top.end() == 0
 
 
+def test_top_has_a_row_a_line_on_a_narrow_terminal(tmp_path: Path, move: Callable[[], str]):
+    with Terminal("run", "-c", tmp_path / "gpuid.toml", env=PLAIN) as collector:
+        collector.until("3/3 ")
+        with Terminal("top", "-c", tmp_path / "gpuid.toml", "--interval", "100ms", env=PLAIN, columns=40) as top:
+            move()
+            top.until("moved")
+            rows = [line for line in top.text.splitlines() if "moved" in line]
+            assert len(rows[0]) <= 40
+            assert rows[0].split()[1] == "moved"
+
+
 def test_top_of_a_collector_without_a_store_has_the_clusters_alone(serving: Callable[..., AbstractContextManager[str]]):
     with serving() as url, Terminal("top", "--url", url, env=PLAIN) as top:
         top.until("prod-b")

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from collector.cluster import errors
-from collector.cluster.errors import from_answer, from_transport, one_line
+from collector.cluster.errors import from_answer, from_transport
 from collector.model import ClusterState
 
 HOST = "https://10.0.0.1:6443"
@@ -98,8 +98,3 @@ def test_a_failure_on_the_way_is_unreachable_in_few_words(error, text):
     mapped = from_transport(HOST, error)
     assert type(mapped) is errors.Unreachable
     assert str(mapped) == f"{HOST}: {text}"
-
-
-def test_one_line_keeps_what_is_short():
-    assert one_line("just so", 7) == "just so"
-    assert one_line("just so!", 7) == "just s…"

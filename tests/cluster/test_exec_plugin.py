@@ -203,6 +203,12 @@ async def test_endless_output_is_refused(plugin, make, failure):
     assert str(await failure(make(deadline=20).run())).endswith("printed more than 1048576 bytes")
 
 
+async def test_one_that_floods_its_output_is_ended_at_once(plugin, make, failure):
+    plugin.script("exec yes")
+    with anyio.fail_after(30):
+        assert str(await failure(make(deadline=600).run())).endswith("printed more than 1048576 bytes")
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [

@@ -136,7 +136,7 @@ def test_null_lists_and_unknown_keys_are_as_good_as_absent_ones(tmp_path):
         ("users: [", "not valid YAML (line 2)"),
         ("users:\n- name: u\n  user: {token: s3cr3t", "not valid YAML (line 4)"),
         ("\ttoken: s3cr3t", "not valid YAML (line 1)"),
-        ("just a text", "not a kubeconfig: Expected `object | null`, got `str`"),
+        ("just a text", "not a kubeconfig: expected clusters, contexts and users"),
         (
             "users: [{name: u, user: {token: 12345678}}]",
             "not a kubeconfig: Expected `str`, got `int` - at `$.users[0].user.token`",

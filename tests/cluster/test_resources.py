@@ -72,6 +72,13 @@ NODE = {
 }
 
 
+def advertising(labels: dict[str, str], capacity: str, allocatable: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "n", "labels": labels},
+        "status": {"capacity": {"nvidia.com/gpu": capacity}, "allocatable": {"nvidia.com/gpu": allocatable}},
+    }
+
+
 class TestAPod:
     def test_keeps_what_choosing_and_reading_it_needs(self) -> None:
         assert decode_pod(raw(POD)) == PodObject(
@@ -123,6 +130,7 @@ class TestANode:
                 boot_id="b-1",
                 capacity=8,
                 allocatable=7,
+                advertised=(8, 7),
                 labels=(("pool", "h100"), ("zone", "a")),
             ),
         )
@@ -141,6 +149,7 @@ class TestANode:
             ("eight", None),
             ("", None),
             ("-1", None),
+            ("9" * 5000, None),
             (None, None),
         ],
     )
@@ -148,6 +157,57 @@ class TestANode:
         node = NODE | {"status": {"capacity": {"nvidia.com/gpu": amount}}}
         facts = node_decoder()(raw(node)).facts
         assert (facts.capacity, facts.allocatable) == (expected, None)
+
+    @pytest.mark.parametrize(
+        ("labels", "gpus", "expected"),
+        [
+            ({}, ("8", "7"), (8, 7)),
+            ({"nvidia.com/gpu.replicas": "1", "nvidia.com/gpu.sharing-strategy": "none"}, ("8", "7"), (8, 7)),
+            ({"nvidia.com/gpu.replicas": "4", "nvidia.com/gpu.sharing-strategy": "time-slicing"}, ("32", "28"), (8, 7)),
+            ({"nvidia.com/gpu.replicas": "10", "nvidia.com/gpu.sharing-strategy": "mps"}, ("80", "0"), (8, 0)),
+            ({"cloud.google.com/gke-max-shared-clients-per-gpu": "3"}, ("24", "21"), (8, 7)),
+        ],
+    )
+    def test_counts_gpus_and_not_the_shares_of_them_that_pods_ask_for(
+        self, labels: dict[str, str], gpus: tuple[str, str], expected: tuple[int, int]
+    ) -> None:
+        facts = node_decoder()(raw(advertising(labels, *gpus))).facts
+        assert (facts.capacity, facts.allocatable, facts.labels) == (*expected, ())
+
+    def test_counts_the_gpus_behind_shares_that_have_a_name_of_their_own(self) -> None:
+        node = advertising({"nvidia.com/gpu.replicas": "10"}, "0", "0")
+        for amounts in ("capacity", "allocatable"):
+            node["status"][amounts]["nvidia.com/gpu.shared"] = "80"
+        facts = node_decoder()(raw(node)).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 8, (80, 80))
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.slices.gi": "1", "nvidia.com/gpu.replicas": "1"},
+            {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.product": "H100-MIG-INVALID"}
+            | {"nvidia.com/gpu.replicas": "0"},
+            {"nvidia.com/mig.strategy": "mixed", "nvidia.com/mig-1g.10gb.count": "7", "nvidia.com/gpu.replicas": "1"},
+            {"cloud.google.com/gke-gpu-partition-size": "1g.5gb"},
+            {"cloud.google.com/gke-gpu-partition-size": "1g.5gb"}
+            | {"cloud.google.com/gke-max-shared-clients-per-gpu": "2"},
+        ],
+        ids=["single", "single, and misconfigured", "mixed", "GKE", "GKE, and shared"],
+    )
+    def test_has_no_count_of_gpus_where_they_are_cut_into_mig_instances(self, labels: dict[str, str]) -> None:
+        facts = node_decoder()(raw(advertising(labels, "56", "49"))).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (56, 49))
+
+    @pytest.mark.parametrize("strategy", ["single", "mixed"])
+    def test_counts_gpus_where_mig_is_allowed_and_off(self, strategy: str) -> None:
+        labels = {"nvidia.com/mig.strategy": strategy, "nvidia.com/gpu.replicas": "1", "nvidia.com/mig.capable": "true"}
+        facts = node_decoder()(raw(advertising(labels, "8", "7"))).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 7, (8, 7))
+
+    @pytest.mark.parametrize("replicas", ["", "many", "-4", "5", "٤", "9" * 5000])
+    def test_has_no_count_of_gpus_where_labels_and_amounts_do_not_fit(self, replicas: str) -> None:
+        facts = node_decoder()(raw(advertising({"nvidia.com/gpu.replicas": replicas}, "32", "32"))).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (32, 32))
 
     def test_may_lack_everything_but_its_name(self) -> None:
         node = node_decoder(["a"])(raw({"metadata": {"name": "n", "labels": None}}))

@@ -28,7 +28,7 @@ from collector.model import Fingerprint, Known, Node
 HOUR = 3600.0
 RETRY = Backoff(initial=1.0, maximum=300.0, jitter=0.2)
 READY = Container(name="ctr", id="containerd://1", ready=True)
-PRINT = Fingerprint(pod_uid="u", container_id="containerd://1", restarts=0, boot_id="b", capacity=8)
+PRINT = Fingerprint(pod_uid="u", container_id="containerd://1", restarts=0, boot_id="b", capacity=8, allocatable=8)
 
 
 def pod(name: str = "p", **fields: Any) -> PodObject:
@@ -84,7 +84,7 @@ class TestWhichPodIsRead:
 
 
 class TestAFingerprint:
-    NODE = Node(name="n", boot_id="b", capacity=8)
+    NODE = Node(name="n", boot_id="b", capacity=2, allocatable=2, advertised=(8, 8))
 
     def test_covers_pod_container_boot_and_capacity(self) -> None:
         assert fingerprint(candidate(uid="u"), self.NODE) == PRINT
@@ -97,7 +97,7 @@ class TestAFingerprint:
         lacking = candidate(container="absent")
         assert find_container(lacking) is None
         assert fingerprint(lacking, self.NODE) == Fingerprint(
-            pod_uid="uid-p", container_id="", restarts=0, boot_id="b", capacity=8
+            pod_uid="uid-p", container_id="", restarts=0, boot_id="b", capacity=8, allocatable=8
         )
 
 
@@ -120,6 +120,7 @@ class TestWhenANodeIsDue:
             {"boot_id": "c", "capacity": 0},
             {"capacity": 7},
             {"capacity": None},
+            {"allocatable": 7},
         ],
     )
     def test_at_once_when_anything_has_changed(self, change: dict[str, Any]) -> None:

@@ -1,17 +1,20 @@
 """Given this inventory, this is the scrape."""
 
+import json
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
+from collector.cluster.resources import node_decoder
 from collector.exposition import shards
 from collector.exposition.shards import _SHARD_NODES
 from collector.model import ClusterState, Gpu, Node, Place
@@ -48,7 +51,7 @@ class TestOneNode:
             'gpuid_node_info{cluster="prod",node="n1",machine="i-n1",provider_id="aws:///us-east-1a/i-n1",chassis="",'
             'driver_version="570.148.08",cuda_version="12.8"} 1\n'
             "# HELP gpuid_node_gpus GPUs of a node: found by the last reading, in its capacity, "
-            "and allocatable to pods.\n"
+            "allocatable to pods; the last two not with MIG.\n"
             "# TYPE gpuid_node_gpus gauge\n"
             'gpuid_node_gpus{cluster="prod",node="n1",state="found"} 1\n'
             'gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8\n'
@@ -63,6 +66,32 @@ class TestOneNode:
         text = families(await bench.text())
         assert text["gpuid_node_gpus"] == ['gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8']
         assert not {"gpuid_gpu_info", "gpuid_node_info", "gpuid_node_read_timestamp_seconds"} & text.keys()
+
+    @pytest.mark.parametrize(
+        ("labels", "counted"),
+        [
+            (
+                {"nvidia.com/gpu.replicas": "4", "nvidia.com/gpu.sharing-strategy": "time-slicing"},
+                [
+                    'gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 2',
+                    'gpuid_node_gpus{cluster="prod",node="n1",state="allocatable"} 1',
+                ],
+            ),
+            ({"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.slices.gi": "1"}, []),
+        ],
+        ids=["shared", "in MIG instances"],
+    )
+    async def test_its_gpus_are_counted_and_not_their_parts(
+        self, bench: Any, labels: dict[str, str], counted: list[str]
+    ) -> None:
+        node = {
+            "metadata": {"name": "n1", "labels": labels},
+            "status": {"capacity": {"nvidia.com/gpu": "8"}, "allocatable": {"nvidia.com/gpu": "4"}},
+        }
+        bench.read("prod", "n1", *GB200)
+        bench.inventory.set_node("prod", node_decoder()(msgspec.Raw(json.dumps(node).encode())).facts)
+        text = families(await bench.text())
+        assert text["gpuid_node_gpus"] == ['gpuid_node_gpus{cluster="prod",node="n1",state="found"} 2', *counted]
 
     async def test_gpus_that_share_a_serial_are_two_series_with_their_chassis(self, bench: Any) -> None:
         bench.read("prod", "n1", *GB200)
@@ -220,6 +249,18 @@ class TestSink:
         assert 'sink="lake"' in (text := await bench.text())
         assert "hook" not in text
         bench.metrics.keep_sinks({"lake"})
+
+
+class TestTheStore:
+    async def test_is_told_of_with_what_it_lost_as_a_counter(self, bench: Any) -> None:
+        lost = 3
+        bench.metrics.watch_store(up=lambda: True, pending=lambda: 7, lost=lambda: lost)
+        assert "gpuid_store_up 1.0\n" in (text := await bench.text())
+        assert "gpuid_store_pending_records 7.0\n" in text
+        assert "# TYPE gpuid_store_lost_records_total counter\ngpuid_store_lost_records_total 3.0\n" in text
+        lost = 4
+        text = await bench.text(openmetrics=True)
+        assert "# TYPE gpuid_store_lost_records counter\ngpuid_store_lost_records_total 4.0\n" in text
 
 
 class TestBackground:

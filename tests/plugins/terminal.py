@@ -44,16 +44,16 @@ class Terminal:
         """Read on until this text has been written, and return what came up to here."""
         deadline = time.monotonic() + seconds
         while text not in self.text:
-            assert time.monotonic() < deadline, f"{text!r} was not written: {self.text!r}"
+            assert time.monotonic() < deadline, f"{text!r} was not written: {self.text[-2000:]!r}"
             if not self._read(1.0):
-                assert text in self.text, f"the command ended without {text!r}: {self.text!r}"
+                assert text in self.text, f"the command ended without {text!r}: {self.text[-2000:]!r}"
         return self.text
 
     def end(self, seconds: float = 60) -> int:
         """Read on until the command ends, and return its exit code."""
         deadline = time.monotonic() + seconds
         while self._read(1.0):
-            assert time.monotonic() < deadline, f"the command did not end: {self.text!r}"
+            assert time.monotonic() < deadline, f"the command did not end: {self.text[-2000:]!r}"
         return self.process.wait(timeout=seconds)
 
     def _read(self, seconds: float) -> bool:

@@ -110,7 +110,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
         )
 
     until(well, True, seconds=120)
-    start = time.time()
+    start = time.time() - 2  # so that a scrape before the first trouble is within the range
     moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
     fleet.do("sim-1", "lose_gpu", node="gpu-0001")
     fleet.do("sim-1", "delete_node", node="gpu-0002")
@@ -122,7 +122,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
 
     place = f'gpuid_gpu_info{{uuid="{moved}",cluster="sim-2",node="gpu-0000"}}'
     for query, series in (
-        (f"count_over_time({place}[15s]) >= 5", 2),
+        (f"count_over_time({place}[1m]) >= 20", 2),  # longer than the steps of every dashboard
         ('gpuid_node_gpus{cluster="sim-1",node="gpu-0001",state="found"} == 3', 2),
         ('gpuid_cluster_state{cluster="sim-3",state="unreachable"} == 1', 2),
         ('gpuid_cluster_state{cluster="sim-4",state="unauthorized"} == 1', 2),

@@ -116,6 +116,23 @@ class TestTheMachines:
         api.cluster.reboot_node("gpu-0000")
         assert lost in await uuids(api, "gpu-0000")
 
+    async def test_shared_gpus_are_counted_once_for_each_share(self, api: Any) -> None:
+        api.cluster.share_gpus("gpu-0000", replicas=3)
+        api.cluster.lose_gpu("gpu-0000")
+        after = await node(api, "gpu-0000")
+        status, labels = after["status"], after["metadata"]["labels"]
+        assert (status["capacity"]["nvidia.com/gpu"], status["allocatable"]["nvidia.com/gpu"]) == ("12", "9")
+        assert (labels["nvidia.com/gpu.replicas"], labels["nvidia.com/gpu.sharing-strategy"]) == ("3", "time-slicing")
+        with pytest.raises(SimulationError, match=r"^sim-0: replicas are 1 or more, not 0$"):
+            api.cluster.share_gpus("gpu-0000", replicas=0)
+
+    async def test_mig_instances_are_counted_in_place_of_gpus(self, api: Any) -> None:
+        for enabled, amount, slices in ((True, "28", "1"), (False, "4", None)):
+            api.cluster.set_mig("gpu-0000", enabled=enabled)
+            after = await node(api, "gpu-0000")
+            assert after["status"]["capacity"]["nvidia.com/gpu"] == amount
+            assert after["metadata"]["labels"].get("nvidia.com/gpu.slices.gi") == slices
+
     async def test_mig_and_hidden_serials_restart_the_container(self, api: Any) -> None:
         api.cluster.set_mig("gpu-0000")
         api.cluster.hide_serials("gpu-0000")

@@ -35,7 +35,7 @@ def test_a_refusal_of_the_records_themselves_is_final(status: int) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("two\nlines\x1b[31m\x00", "two lines [31m"),
+        ("two\nlines\x1b[31m\x00", "two lines[31m"),
         ("the key s3cr3t is wrong", "the key *** is wrong"),
         ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
         ('{"token": "abc", "x": 1}', '{"token": "***", "x": 1}'),

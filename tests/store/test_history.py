@@ -33,6 +33,21 @@ TIMELINE = [
 ]
 
 
+class TestLeft:
+    async def test_what_left_a_node_comes_in_the_order_of_leaving(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2", "3")
+            one.read("a", 20.0, "1", "3", "4", "5")
+            one.read("a", 30.0, "1", "5")
+            one.read("a", 40.0, "1")
+            one.read("b", 50.0, "1")
+            assert await one.store.recorder.durable(10)
+            left = await one.store.history.left(Place("prod", "a"), limit=3)
+            assert [(p.uuid, p.until) for p in left] == [("GPU-1", 50.0), ("GPU-5", 40.0), ("GPU-4", 30.0)]
+            assert await one.store.history.left(Place("prod", "b")) == []
+            assert await one.store.history.left(Place("lab", "a")) == []
+
+
 class TestWhere:
     async def test_where_it_is_now_comes_first_then_every_place_it_was(self, collector):
         assert lines(await collector.store.history.where("GPU-1")) == TIMELINE

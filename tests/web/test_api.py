@@ -128,6 +128,10 @@ class TestClustersAndNodes:
             }
         ]
 
+    async def test_a_node_whose_chassis_is_not_known_has_none(self, client: httpx.AsyncClient) -> None:
+        answer = (await client.get("/api/v1/nodes?node=n1")).json()
+        assert [node["chassis"] for node in answer["nodes"]] == [None]
+
 
 class TestBadQuestions:
     @pytest.mark.parametrize(
@@ -137,6 +141,7 @@ class TestBadQuestions:
             ("gpus?limit=0", "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=" + "9" * 5000, "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=many", "limit: expected a whole number from 1 to 10000"),
+            ("nodes?limit=1&limit=2", "limit: expected one value"),
             ("nodes?offset=-1", "offset: expected a whole number from 0 to 9007199254740992"),
         ],
     )

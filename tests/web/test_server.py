@@ -2,7 +2,12 @@
 
 import datetime
 import ipaddress
+import logging
 import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +97,56 @@ class TestAuthentication:
                 assert (await client.get(path)).status_code == status
 
 
+class TestGuessing:
+    """Passwords are hashed one at a time and slowly, whoever asks."""
+
+    async def test_few_guesses_wait_and_nobody_else_waits_for_them(
+        self, site: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed, statuses = threading.Event(), Counter[int]()
+        async with serving(site, basic_auth={"sre": hashed("right")}) as client:
+            client.timeout = httpx.Timeout(60)
+            assert (await client.get("/sd", auth=("sre", "right"))).status_code == 200
+            monkeypatch.setattr("bcrypt.checkpw", lambda password, expected: closed.wait(60) and password == b"right")
+
+            async def guess(password: str) -> None:
+                statuses[(await client.get("/sd", auth=("sre", password))).status_code] += 1
+
+            async def refused() -> bool:
+                return statuses == {429: 12}
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(guess, f"guess-{number}")
+                await until(refused)
+                assert (await client.get("/sd", auth=("sre", "one more"))).headers["Retry-After"] == "1"
+                assert (await client.get("/sd", auth=("sre", "right"))).status_code == 200
+                for path in ("/healthz", "/readyz"):
+                    assert (await client.get(path, auth=("sre", "one more"))).status_code == 200
+                closed.set()
+        assert statuses == {429: 12, 401: 8}
+
+    async def test_one_password_that_comes_many_times_at_once_is_hashed_once(
+        self, site: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        statuses, hashes_made, check = Counter[int](), Counter[bytes](), bcrypt.checkpw
+
+        def count(password: bytes, expected: bytes) -> bool:
+            hashes_made[password] += 1
+            return check(password, expected)
+
+        monkeypatch.setattr("bcrypt.checkpw", count)
+        async with serving(site, basic_auth={"sre": hashed("right")}) as client:
+
+            async def ask() -> None:
+                statuses[(await client.get("/sd", auth=("sre", "right"), timeout=60)).status_code] += 1
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(ask)
+        assert (statuses, hashes_made) == ({200: 50}, {b"right": 1})
+
+
 class TestTls:
     async def test_https_is_spoken_with_the_configured_certificate(
         self, site: Any, serving: Any, tmp_path: Path
@@ -114,6 +169,119 @@ class TestTls:
             async with httpx.AsyncClient(base_url=client.base_url, verify=bare) as other:
                 with pytest.raises(httpx.TransportError):
                     await other.get("/healthz")
+
+
+class TestNewCertificates:
+    """The files are looked at so often that the tests need not wait."""
+
+    @pytest.fixture(autouse=True)
+    def _look_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("collector.web.tls._CHECK", 0.02)
+
+    async def test_a_new_pair_is_used_for_new_connections(self, site: Any, serving: Any, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "server")
+        new_cert, new_key = certificate(tmp_path, "renewed")
+        async with serving(site, tls_cert=cert, tls_key=key, verify=trusting(cert)) as client:
+            assert await answers(client, trusting(cert))
+            new_key.replace(key)
+            new_cert.replace(cert)
+            await until(lambda: answers(client, trusting(cert)))
+
+    async def test_a_pair_that_does_not_fit_is_refused_and_the_old_one_stays_in_use(
+        self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cert, key = certificate(tmp_path, "server")
+        trusted = trusting(cert)
+        new_cert, new_key = certificate(tmp_path, "renewed")
+        async with serving(site, tls_cert=cert, tls_key=key, verify=trusted) as client:
+            new_cert.replace(cert)
+            await until(lambda: logged(caplog, "the old one stays in use: server.tls_cert: cannot use"))
+            assert await answers(client, trusted)
+            new_key.replace(key)
+            await until(lambda: answers(client, trusting(cert)))
+            assert not await answers(client, trusted)
+
+    async def test_a_new_client_ca_decides_who_is_let_in(self, site: Any, serving: Any, tmp_path: Path) -> None:
+        cert, key = certificate(tmp_path, "server")
+        pairs = [certificate(tmp_path, name) for name in ("first", "second")]
+        first, second = (trusting(cert, *pair) for pair in pairs)
+        ca = tmp_path / "ca.crt"
+        ca.write_bytes(pairs[0][0].read_bytes())
+        async with serving(site, tls_cert=cert, tls_key=key, client_ca=ca, verify=first) as client:
+            assert [await answers(client, context) for context in (first, second)] == [True, False]
+            ca.with_suffix(".new").write_bytes(pairs[1][0].read_bytes())
+            ca.with_suffix(".new").replace(ca)
+            await until(lambda: answers(client, second))
+            assert not await answers(client, first)
+
+    async def test_a_client_ca_that_is_none_is_refused_and_the_old_one_stays_in_use(
+        self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cert, key = certificate(tmp_path, "server")
+        pair = certificate(tmp_path, "client")
+        ca = tmp_path / "ca.crt"
+        ca.write_bytes(pair[0].read_bytes())
+        async with serving(site, tls_cert=cert, tls_key=key, client_ca=ca, verify=trusting(cert, *pair)) as client:
+            ca.write_text("nothing")
+            await until(lambda: logged(caplog, "the old one stays in use: server.client_ca: cannot use"))
+            assert await answers(client, trusting(cert, *pair))
+            assert not await answers(client, trusting(cert))
+
+
+def trusting(authority: Path, *pair: Path) -> ssl.SSLContext:
+    """A client's context that trusts an authority, and shows a certificate if given one and its key."""
+    context = ssl.create_default_context(cafile=authority)
+    if pair:
+        context.load_cert_chain(*pair)
+    return context
+
+
+async def answers(client: httpx.AsyncClient, context: ssl.SSLContext) -> bool:
+    """Whether a new connection of this kind is served."""
+    async with httpx.AsyncClient(base_url=client.base_url, verify=context) as other:
+        try:
+            return (await other.get("/healthz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+async def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + 30
+    while not await condition():
+        assert time.monotonic() < deadline
+        await anyio.sleep(0.02)
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        "request_line",
+        [
+            b"GET / HTTP/1.1",
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: b",
+            b"GET / HTTP/9.9\r\nHost: a",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: " + 100_000 * b"x",
+            b"GET /\xe9 HTTP/1.1\r\nHost: a",
+            b"\x16\x03\x01 nonsense",
+            b"GET /sd HTTP/1.1\r\nHost: ",
+        ],
+    )
+    async def test_what_is_no_request_is_refused_and_is_no_error_of_ours(
+        self, site: Any, serving: Any, caplog: pytest.LogCaptureFixture, request_line: bytes
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            async with (
+                serving(site) as client,
+                await anyio.connect_tcp("127.0.0.1", client.base_url.port) as stream,
+            ):
+                with anyio.fail_after(30):
+                    await stream.send(request_line + b"\r\n\r\n")
+                    answer = await stream.receive()
+        assert answer.split(b" ")[1] == b"400"
+        assert caplog.records == []
 
 
 class TestMistakes:

@@ -45,7 +45,7 @@ async def node(request: web.Request) -> web.Response:
     """Show one node, also when only the history knows it."""
     context = request.app[CONTEXT]
     place = Place(request.match_info["cluster"], request.match_info["node"])
-    past = await look_back(context, functools.partial(_before, place))
+    past = await look_back(context, functools.partial(History.left, place=place, limit=_BEFORE))
     entry = context.inventory.node(place)
     left = _left(context, place, past)
     if entry is None and not left:
@@ -101,10 +101,6 @@ def _elsewhere(context: Context, gpu: Gpu, place: Place) -> list[Placement]:
     if len(found) < 2:
         found = context.inventory.find(serial=gpu.serial)
     return [other for other in found if other.place != place]
-
-
-async def _before(place: Place, history: History) -> list[PastPlacement]:
-    return [row for row in await history.node(place.node, place.cluster) if row.until is not None][:_BEFORE]
 
 
 def _left(context: Context, place: Place, past: Past[PastPlacement]) -> list[_Left]:

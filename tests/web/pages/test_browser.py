@@ -168,6 +168,14 @@ class TestLive:
         expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
         expect(page.get_by_role("heading", level=1)).to_have_text("10 GPUs in 8 nodes of 3 clusters", timeout=30_000)
 
+    def test_moves_from_several_nodes_into_one_at_once_all_appear(self, opened: Any, live: Live) -> None:
+        page = opened("/changes")
+        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
+        arrivals = [Gpu(uuid="GPU-b1", serial="900"), Gpu(uuid="GPU-a1", serial="100")]
+        live.read("prod-a", "n7", *arrivals, time=1764000500.0)
+        moved = page.locator(".changes > li", has_text="to n7 of prod-a")
+        expect(moved).to_have_count(2, timeout=30_000)
+
     def test_a_cluster_that_goes_down_is_said_without_a_reload(self, opened: Any, live: Live) -> None:
         page = opened("/")
         live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")

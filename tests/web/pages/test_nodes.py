@@ -81,6 +81,21 @@ async def test_what_sat_there_before_and_where_it_is_now(
     assert ("[store]" in text) is not perhaps_kept
 
 
+async def test_of_many_that_sat_there_the_last_to_leave_are_shown_however_early_they_came(
+    site: Any, kept: Store, serving: Any, visit: Any
+) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-first"), time=1764000001.0)
+    for number in range(150):
+        site.read("prod-a", "n9", Gpu(uuid="GPU-first"), Gpu(uuid=f"GPU-{number}"), time=1764000002.0 + number)
+    site.read("prod-a", "n9", time=1764000500.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+    assert "GPU-first" in text
+    assert "GPU-149" in text
+    assert "GPU-51 " in text
+    assert "GPU-50 " not in text
+
+
 async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.remove("prod-a", "n1", 1764000300.0)
     async with serving(site) as client:

@@ -1,5 +1,6 @@
 """The changes as they happen, as server-sent events."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -48,6 +49,20 @@ async def test_a_change_is_sent_when_it_has_happened(site: Any, client: httpx.As
     assert "\ndata: <li " in event
     assert 'href="/gpus/GPU-new">777</a>' in event
     assert all(line.startswith(("id: ", "data: ")) for line in event.splitlines())
+
+
+async def test_changes_that_one_reading_brings_from_two_nodes_differ_in_their_keys(
+    site: Any, client: httpx.AsyncClient
+) -> None:
+    newest = next(site.context.latest.newest()).id
+    site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-{name}") for name in ("b2", "a2", "a1")), time=1764000300.0)
+    async with following(client, f"?after={newest}") as events:
+        keys = [re.findall(r'data-key="(.*?)"', await anext(events)) for _ in range(3)]
+    assert keys == [
+        ["moved 1764000300.0 prod-a n9 GPU-b2"],
+        ["moved 1764000300.0 prod-a n9 GPU-a2"],
+        ["moved 1764000300.0 prod-a n9 GPU-a1"],
+    ]
 
 
 async def test_what_was_missed_is_sent_oldest_first(site: Any, client: httpx.AsyncClient) -> None:
