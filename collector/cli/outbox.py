@@ -12,7 +12,7 @@ from collector import config as configuration
 from collector.cli.options import Failure, config_option
 from collector.cli.past import print_rows
 from collector.config import Config, ConfigError
-from collector.store import Access, DeadLetter, Outbox, Store
+from collector.store import Access, DeadLetter, Outbox, Owed, Store
 from collector.text import one_line
 from collector.web.rows import rfc3339
 
@@ -156,7 +156,7 @@ def _ask(config: Config, access: Access, ask: Callable[[Outbox], Awaitable[_T]])
     return anyio.run(run)
 
 
-async def _everything(outbox: Outbox) -> Any:
+async def _everything(outbox: Outbox) -> tuple[list[Owed], list[DeadLetter]]:
     return await outbox.owed(), await outbox.dead_letters()
 
 
@@ -164,9 +164,13 @@ def _letters(config: Config, ids: Sequence[int], sink: str | None) -> list[DeadL
     """Find the dead letters that are meant; raises Failure for one that is not there."""
     if bool(ids) == (sink is not None):
         raise click.UsageError("expected the numbers of dead letters or --sink NAME")
-    found = _ask(config, Access.READER, lambda outbox: outbox.dead_letters(sink))
+    owed, found = _ask(config, Access.READER, _everything)
     if sink is not None:
-        return found
+        known = config.sinks.keys() | {one.sink for one in owed} | {letter.sink for letter in found}
+        if sink not in known:
+            names = ", ".join(map(one_line, sorted(known))) or "none"
+            raise click.UsageError(f'--sink: there is no sink "{one_line(sink)}"; known: {names}')
+        return [letter for letter in found if letter.sink == sink]
     by_id = {letter.id: letter for letter in found}
     if missing := [id_ for id_ in dict.fromkeys(ids) if id_ not in by_id]:
         raise Failure(f"no dead letter {', '.join(map(str, missing))}; `gpuid outbox ls` lists them")

@@ -1,15 +1,17 @@
 """Finds out whether a collector could use a store, without writing to it."""
 
 import os
+import shutil
 from pathlib import Path
 
 from sqlalchemy import text
 
-from collector.config.store import PostgresLocation, StoreSettings, locate
+from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store.database import Access, Database, check_folder
 from collector.store.errors import GRANT_CREATE, GRANT_WRITE, StoreError
-from collector.store.migrate import is_current, stage
+from collector.store.migrate import UP_TO_DATE, is_current, stage
 from collector.store.schema import APPLICATION_ID, METADATA
+from collector.store.store import Store
 
 __all__ = ["check"]
 
@@ -21,10 +23,19 @@ async def check(settings: StoreSettings) -> str:
     """
     location = locate(settings.url)
     if isinstance(location, PostgresLocation):
-        return await _check_postgres(settings, location)
-    _check_rights(location.path)
-    if not location.path.exists():
-        return "a collector makes it at its first start"
+        found = await _check_postgres(settings, location)
+    else:
+        _check_rights(location.path)
+        if not location.path.exists():
+            return "a collector makes it at its first start"
+        found = await _check_sqlite(settings, location)
+    if found == UP_TO_DATE:
+        async with Store.open(settings, Access.READER) as store:
+            await store.load()  # as a collector does when it starts
+    return found
+
+
+async def _check_sqlite(settings: StoreSettings, location: SqliteLocation) -> str:
     async with Database.open(settings, Access.TRIAL) as database, database.read() as connection:
         mark = await connection.scalar(text("PRAGMA application_id"))
         tables = await connection.scalar(text("SELECT count(*) FROM sqlite_master"))
@@ -45,6 +56,8 @@ async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -
             raise StoreError(f"store {location}: its tables may not be written to; {GRANT_WRITE}")
         return found
 
+
+_ROOM = 16 << 20  # bytes that are free where a store can grow at all
 
 # Without a schema on the search path there is nothing to create in.
 _MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
@@ -71,3 +84,5 @@ def _check_rights(path: Path) -> None:
             raise StoreError(
                 f"store {path}: {one} may not be written to; give this user the right, or choose another store.url"
             )
+    if shutil.disk_usage(folder).free < _ROOM:
+        raise StoreError(f"store {path}: no room left; make room on its disk")

@@ -8,8 +8,9 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import StoreError
 from collector.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
 
-__all__ = ["check_version", "is_current", "migrate", "stage"]
+__all__ = ["UP_TO_DATE", "check_version", "is_current", "migrate", "stage"]
 
+UP_TO_DATE = "its tables are up to date"
 _FOLDER = Path(__file__).parent / "migrations"
 
 
@@ -46,7 +47,7 @@ def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -
     if version != HEAD:
         _refuse_newer(version, location)
         return "a collector updates its tables at its next start"
-    return "its tables are up to date"
+    return UP_TO_DATE
 
 
 def check_version(connection: Connection, location: SqliteLocation | PostgresLocation) -> None:

@@ -29,7 +29,7 @@ __all__ = ["Remembered", "Store"]
 
 log = logging.getLogger(__name__)
 
-_PRUNE_EVERY = 600.0  # seconds
+_FIRST_PRUNE, _PRUNE_EVERY = 60.0, 600.0  # seconds; a collector that starts has more urgent things to do
 _ASK_EVERY = 1.0  # seconds between two questions of who leads
 _KEEP_SINKS = 7 * 86400.0  # seconds that a sink may be missing in the configuration before what it is owed is given up
 _GRACE = 5.0  # seconds that the end of the process leaves to what is under way
@@ -185,13 +185,14 @@ class Store:
         recorder.lead({place: inventory.snapshot(place) for place in different | recorder.touched})
 
     async def _prune_regularly(self) -> None:
+        await anyio.sleep(_FIRST_PRUNE)
         while True:
-            await anyio.sleep(_PRUNE_EVERY)
             try:
                 if self.leads:
                     await self.prune()
             except StoreError as error:
                 log.warning("what is too old stays for now: %s", error)
+            await anyio.sleep(_PRUNE_EVERY)
 
 
 _LEADING = "this collector records into the store and delivers to the sinks"

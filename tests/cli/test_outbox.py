@@ -121,6 +121,11 @@ class TestReplay:
             ((), 2, "gpuid: outbox replay: expected the numbers of dead letters or --sink NAME; see "),
             (("1", "--sink", "hook"), 2, "gpuid: outbox replay: expected the numbers of dead letters or --sink NAME"),
             (("1", "9"), 1, "gpuid: no dead letter 9; `gpuid outbox ls` lists them\n"),
+            (
+                ("--sink", "nope"),
+                2,
+                'gpuid: outbox replay: --sink: there is no sink "nope"; known: hook, lake, log; see ',
+            ),
         ],
     )
     def test_what_is_not_meant_changes_nothing(self, config: Path, args: tuple[str, ...], code: int, message: str):

@@ -1,10 +1,12 @@
 """Whether a collector could use a store, found out without writing to it."""
 
 import contextlib
+import shutil
 import sqlite3
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from collector.store import Follow, Store, StoreError, StoreSettings, check
 
@@ -35,6 +37,22 @@ async def test_another_programs_database_is_refused(sqlite_settings, tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "gpuid.db")) as connection:
         connection.execute("CREATE TABLE other (x)")
     with pytest.raises(StoreError, match="it is another program's database"):
+        await check(sqlite_settings)
+
+
+async def test_one_whose_content_a_collector_could_not_load_is_refused(settings, collecting):
+    async with collecting(settings) as one:
+        one.read("a", 10.0, "1")
+        assert await one.store.recorder.durable(10)
+        async with one.store.database.write() as connection:
+            await connection.execute(text("UPDATE gpuid_nodes SET snapshot = :bytes"), {"bytes": b"no node"})
+    with pytest.raises(StoreError, match="what it knows of a node cannot be read; move it away to start afresh"):
+        await check(settings)
+
+
+async def test_a_disk_without_room_is_told(sqlite_settings, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9 - 4096, 4096))
+    with pytest.raises(StoreError, match="no room left; make room on its disk"):
         await check(sqlite_settings)
 
 
