@@ -1,5 +1,6 @@
 """The fleet in memory: applies readings, knows where every GPU is, and emits what changed."""
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -201,7 +202,35 @@ class Inventory:
             self._judge(uuid)
         for serial in serials:
             self._judge_serial(serial)
-        self._ghosts.update(ghosts)
+        self._ghosts.update(itertools.islice(ghosts.items(), _GHOSTS))
+
+    def adopt(self, recorded: NodeSnapshot) -> list[Change]:
+        """Take over what another inventory knew of a node, where its reading is the newer one.
+
+        A GPU that is there by both is there since when the other one says.
+        """
+        entry = self.node(recorded.place)
+        changes: list[Change] = []
+        if entry is None:
+            self.set_node(recorded.place.cluster, recorded.node)
+            entry = self._nodes[recorded.place.cluster][recorded.place.node]
+        if recorded.time is not None and recorded.fingerprint is not None:
+            if entry.time is None or entry.time < recorded.time:
+                changes = self.apply(
+                    Reading(
+                        cluster=recorded.place.cluster,
+                        node=entry.node,
+                        source=recorded.source,
+                        fingerprint=recorded.fingerprint,
+                        time=recorded.time,
+                        driver_version=recorded.driver_version,
+                        cuda_version=recorded.cuda_version,
+                        gpus=recorded.gpus,
+                    )
+                )
+            since = {gpu.uuid: since for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
+            entry.since = tuple(since.get(gpu.uuid, own) for gpu, own in zip(entry.gpus, entry.since, strict=True))
+        return changes
 
     def clusters(self) -> Collection[str]:
         """Name the clusters with at least one node."""

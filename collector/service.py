@@ -19,7 +19,7 @@ from collector.cluster import ClusterWatcher, kubeconfig
 from collector.cluster.identity import Duplicate, Identities
 from collector.config import Config, ConfigError, following
 from collector.exposition import Exposition, Metrics
-from collector.inventory import Inventory
+from collector.inventory import Inventory, NodeSnapshot
 from collector.model import (
     Change,
     ClusterState,
@@ -112,6 +112,7 @@ class Service:
                 self._tasks.start_soon(self.exposition.run, name="exposition")
                 if self._store is not None and self._delivery is not None and self._sinks is not None:
                     self._tasks.start_soon(self._store.run, name="store")
+                    self._tasks.start_soon(self._store.lead, self.inventory, self._adopt, name="store: lead")
                     self._tasks.start_soon(self._delivery.run, name="delivery")
                     self._tasks.start_soon(self._sinks.run, name="sinks: configuration")
                 await self._follow(self._config.clusters)
@@ -226,13 +227,14 @@ class Service:
     # What follows from it
 
     async def _remember(self, store: Store) -> None:
-        """Take up where the last run ended; clusters that are no longer configured end now."""
+        """Take up where the last run ended; clusters that are no longer configured end now, if it is ours to say."""
         configured = {cluster.name for cluster in self._config.clusters}
         gc.disable()  # its passes over what only grows would take longer than the loading itself
         try:
             remembered = await store.load()
             ghosts = {uuid: place for uuid, place in remembered.ghosts.items() if place.cluster in configured}
-            self.inventory.restore(remembered.nodes, ghosts)
+            nodes = [node for node in remembered.nodes if store.leads or node.place.cluster in configured]
+            self.inventory.restore(nodes, ghosts)
             await self.exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
         finally:
             gc.enable()
@@ -245,6 +247,7 @@ class Service:
             up=lambda: store.recorder.status.up,
             pending=lambda: store.recorder.pending,
             lost=lambda: store.recorder.status.lost,
+            leader=lambda: store.leads,
         )
         self._delivery = Delivery(store, self)
         await self._delivery.follow(self._config.sinks)
@@ -254,6 +257,19 @@ class Service:
         for cluster in self.inventory.clusters():
             for entry in self.inventory.nodes(cluster).values():
                 self._identities.recall(cluster, entry.node)
+
+    def _adopt(self, nodes: Sequence[NodeSnapshot]) -> None:
+        """Take over what the collector that led recorded and this one has not seen yet."""
+        unseen = set()
+        for recorded in nodes:
+            cluster = recorded.place.cluster
+            if cluster in self._watches and cluster not in self._identities.duplicates:
+                if self.inventory.node(recorded.place) is None:
+                    unseen.add(cluster)
+                    self._identities.recall(cluster, recorded.node)
+                self._hand_on(self.inventory.adopt(recorded))
+        for cluster in unseen:
+            self._watches[cluster].renew()
 
     async def _durable(self) -> None:
         """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
@@ -275,6 +291,8 @@ class Service:
         if changes:
             log.info("%d GPUs are published no more", len(changes), extra={"cluster": cluster})
         self._hand_on(changes, level=logging.DEBUG)
+        if self._store is not None:
+            self._store.recorder.forget_ghosts(cluster)
 
     def _note_failure(self, cluster: str, node: str, reason: ReadFailure | None) -> None:
         """Keep how a node's last reading failed; None where it did not, or the node is gone."""
@@ -384,6 +402,10 @@ class _Watch:
         """End the watcher, until `resume` lets another one begin."""
         if self._free.is_set():
             self._free = anyio.Event()
+        self._turn.cancel()
+
+    def renew(self) -> None:
+        """Have another watcher take up what is known, unless paused."""
         self._turn.cancel()
 
     def resume(self) -> None:

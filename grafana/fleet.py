@@ -135,14 +135,14 @@ def _counts() -> tuple[Panel, ...]:
             "GPUs by cluster and model",
             "How many GPUs of each model each cluster has.",
             Query(
-                f"count by (cluster, model) (max by (cluster, node, uuid, model) (gpuid_gpu_info{_GPU}))",
+                f"count by (cluster, model) (max by (cluster, uuid, model) (gpuid_gpu_info{_GPU}))",
                 "{{cluster}}: {{model}}",
             ),
         ),
         curves(
             "GPUs by cluster",
             "How many GPUs each cluster had.",
-            Query(f"count by (cluster) (max by (cluster, node, uuid) (gpuid_gpu_info{_GPU}))", "{{cluster}}"),
+            Query(f"count by (cluster) (max by (cluster, uuid) (gpuid_gpu_info{_GPU}))", "{{cluster}}"),
         ),
         curves(
             "Found against capacity",
@@ -197,7 +197,7 @@ def _clusters() -> Panel:
         f"max by (cluster, state) (gpuid_cluster_state{_IN})",
         f"time() - max by (cluster) (gpuid_cluster_synced_timestamp_seconds{_IN})",
         f"count by (cluster) (max by (cluster, node) (gpuid_node_info{_IN}))",
-        f"count by (cluster) (max by (cluster, node, uuid) (gpuid_gpu_info{_IN}))",
+        f"count by (cluster) (max by (cluster, uuid) (gpuid_gpu_info{_IN}))",
         f"sum by (cluster) ({_MISSING})",
         f"max by (cluster) (gpuid_gpu_conflicts{_IN})",
     )

@@ -76,6 +76,11 @@ class TestRestore:
         (change,) = restored(before, A).apply(reading(B, 2.0, "GPU-1"))
         assert (change.event, change.previous) == (Event.MOVED, A)
 
+    def test_no_more_ghosts_are_remembered_than_an_inventory_keeps(self, monkeypatch):
+        monkeypatch.setattr("collector.inventory._GHOSTS", 2)
+        after = restored(Inventory(), ghosts={f"GPU-{number}": A for number in range(5)})
+        assert len(after._ghosts) == 2
+
     def test_a_ghost_that_comes_back_has_moved(self):
         (change,) = restored(Inventory(), ghosts={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1"))
         assert (change.event, change.previous) == (Event.MOVED, A)
@@ -113,3 +118,44 @@ class TestRestore:
         inventory.apply(reading(A, 1.0, "GPU-1"))
         with pytest.raises(ValueError, match="empty"):
             inventory.restore([], {})
+
+
+class TestAdopting:
+    """What another inventory knew of a node is taken over where its reading is the newer one."""
+
+    def other(self, *readings: Reading) -> Inventory:
+        inventory = Inventory()
+        for one in readings:
+            inventory.apply(one)
+        return inventory
+
+    def test_a_node_that_is_not_known_comes_with_its_gpus(self):
+        recorded = self.other(reading(A, 1.0, "GPU-1")).snapshot(A)
+        inventory = Inventory()
+        (change,) = inventory.adopt(recorded)
+        assert (change.event, change.gpu.uuid, change.place) == (Event.APPEARED, "GPU-1", A)
+        assert inventory.snapshot(A) == recorded
+
+    def test_a_newer_reading_says_what_is_there(self):
+        inventory = self.other(reading(A, 2.0, "GPU-1", "GPU-2"), reading(B, 2.0))
+        recorded = self.other(reading(A, 1.0, "GPU-1", "GPU-2"), reading(B, 5.0, "GPU-1"))
+        assert inventory.adopt(recorded.snapshot(A)) == []
+        (change,) = inventory.adopt(recorded.snapshot(B))
+        assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
+        assert [gpu.uuid for gpu in inventory.snapshot(A).gpus] == ["GPU-2"]
+
+    def test_an_older_reading_says_only_since_when_gpus_are_there(self):
+        inventory = self.other(reading(A, 2.0, "GPU-1"), reading(A, 6.0, "GPU-1", "GPU-3"))
+        recorded = self.other(reading(A, 1.0, "GPU-1"), reading(A, 5.0, "GPU-1", "GPU-2"))
+        assert inventory.adopt(recorded.snapshot(A)) == []
+        after = inventory.snapshot(A)
+        assert [gpu.uuid for gpu in after.gpus] == ["GPU-1", "GPU-3"]
+        assert after.since == (1.0, 6.0)
+        assert after.time == 6.0
+
+    def test_a_node_without_a_reading_is_known_by_name(self):
+        other = Inventory()
+        other.set_node("prod", Node(name="b", capacity=4))
+        inventory = Inventory()
+        assert inventory.adopt(other.snapshot(B)) == []
+        assert inventory.snapshot(B) == other.snapshot(B)

@@ -51,7 +51,8 @@ def outbox() -> None:
 def ls(config: Path, as_json: bool) -> None:
     r"""List what each sink is owed, and the dead letters.
 
-    NEXT is the idempotency key of the batch that is on its way.
+    NEXT is the idempotency key of the batch that is on its way. A sink that is not configured any more is
+    kept for a week with what it is owed, and goes on there if it comes back under its name.
 
     \b
     Example:
@@ -64,7 +65,9 @@ def ls(config: Path, as_json: bool) -> None:
         found = {"sinks": sinks, "dead_letters": dead}
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
         return
-    print_rows(sinks, ("sink", "emit", "records", "oldest", "next"), as_json=False, nothing="No sinks.")
+    columns: tuple[str, ...] = ("sink", "emit", "records", "oldest", "next", "configured")
+    shown = [row | {"configured": "yes" if row["configured"] else "no"} for row in sinks]
+    print_rows(shown, columns, as_json=False, nothing="No sinks.")
     if dead:
         click.echo("")
     columns = ("id", "sink", "time", "count", "replay", "reason")

@@ -71,6 +71,7 @@ class _Changes:
         self.latest: deque[Row] = deque(maxlen=_LATEST)
         self._client = client
         self._kept = True
+        self._newest = 0  # the greatest id
         self._from = {"since": datetime.fromtimestamp(time.time() - _LOOK_BACK, UTC).isoformat()}
         try:
             self.look()
@@ -82,8 +83,11 @@ class _Changes:
             page = self._client.get("/api/v1/changes", self._from | {"limit": str(_PAGE)}, dict[str, Any])["changes"]
             self.latest.extend(page)
             if page:
-                self._from = {"after": str(page[-1]["id"])}
+                self._newest = max(self._newest, *(change["id"] for change in page))
+                self._from |= {"after": str(page[-1]["id"])}
             if len(page) < _PAGE:
+                if self._newest:  # from now on in the order in which changes are recorded
+                    self._from = {"after": str(self._newest)}
                 return
 
 

@@ -281,7 +281,7 @@ def _decode(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _
         raise Malformed(str(error)) from error
 
 
-_QUANTITY = re.compile(r"(\d+)(k|M|Ki|Mi)?")
+_QUANTITY = re.compile(r"([0-9]{1,18})(k|M|Ki|Mi)?")
 _SUFFIX = {None: 1, "k": 1000, "M": 1000_000, "Ki": 1 << 10, "Mi": 1 << 20}
 
 
@@ -312,5 +312,4 @@ def _shares(labels: Mapping[str, str]) -> int:
     """Tell how many of what Kubernetes counts are one GPU; 0 where it does not count GPUs, or not all of them."""
     if any(name.startswith(_INSTANCES) for name in labels):
         return 0
-    replicas = next((labels[name] for name in _REPLICAS if name in labels), "1")
-    return int(replicas) if replicas.isdecimal() and replicas.isascii() else 0
+    return _quantity(next((labels[name] for name in _REPLICAS if name in labels), "1")) or 0

@@ -4,10 +4,11 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
+from collector.config.postgres import take_apart
 from collector.config.values import Duration
 
 __all__ = ["S3", "Postgres", "Settings", "SinkSettings", "Stdout", "Webhook"]
@@ -164,13 +165,12 @@ def _http_url(key: str, url: str) -> None:
 def _dsn(dsn: str) -> None:
     """Check a connection string without ever repeating it, because it may hold a password."""
     try:
-        parts = urlsplit(dsn)
-        query = parse_qs(parts.query)
+        login, hosts, _, query = take_apart(dsn)
     except ValueError:
         raise ValueError(_DSN_FORM) from None
-    if parts.scheme not in ("postgresql", "postgres") or not (parts.netloc or "host" in query):
+    if not (login or hosts or "host" in query):
         raise ValueError(_DSN_FORM)
-    if ":" in parts.netloc.rpartition("@")[0] or query.keys() & {"password", "passfile", "sslpassword"}:
+    if ":" in login or query.keys() & {"password", "passfile", "sslpassword"}:
         raise ValueError("dsn: expected no password in it; use password_file or password_env")
     if settled := sorted(key for key in query if key.startswith("ssl")):
         raise ValueError(f"dsn: expected no {settled[0]} in it; use sslmode, ca_file, cert_file and key_file")

@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
+from collector.config.postgres import take_apart
 from collector.config.values import Duration
 
 __all__ = ["PostgresLocation", "SqliteLocation", "StoreSettings", "locate"]
@@ -60,12 +61,13 @@ def locate(url: str) -> SqliteLocation | PostgresLocation:
             return SqliteLocation(Path(path).expanduser())
     elif url.startswith(("postgresql://", "postgres://")):
         try:
-            parts = urlsplit(url)
-            query = parse_qs(parts.query)
-            login, at, hosts = parts.netloc.rpartition("@")
+            login, hosts, path, query = take_apart(url)
             user, _, password = login.partition(":")
-            shown = f"postgresql://{user}{at}{hosts}{parts.path}"
+            shown = f"postgresql://{user}{'@' if login else ''}{hosts}{path}"
             return PostgresLocation(url, shown, unquote(password) or query.get("password", [""])[0])
         except ValueError:
-            pass
+            raise ValueError(
+                'url: expected "postgresql://user@host:5432/database"; in a password / is %2F, ? is %3F, # is %23'
+                " and @ is %40, or use password_file"
+            ) from None
     raise ValueError('url: expected "sqlite:///path/to/gpuid.db" or "postgresql://user@host:5432/database"')

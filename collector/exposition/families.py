@@ -101,6 +101,12 @@ FAMILIES = (
         (),
         "Single changes given up because the store was away too long; their outcome is recorded.",
     ),
+    Family(
+        "gpuid_store_leader",
+        "gauge",
+        (),
+        "Whether this collector records and delivers; 0 on a standby, absent without a store.",
+    ),
     Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of the answers to scrapes, as sent."),
     Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to make the answer to a scrape ready."),
     Family("gpuid_build_info", "gauge", ("version",), "The collector's version; always 1."),

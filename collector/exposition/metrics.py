@@ -133,11 +133,14 @@ class Metrics:
                 gauge.remove(sink)
         self._sinks.intersection_update(sinks)
 
-    def watch_store(self, *, up: Callable[[], bool], pending: Callable[[], int], lost: Callable[[], int]) -> None:
-        """Publish whether the store takes what happens, what waits for it and what was lost."""
+    def watch_store(
+        self, *, up: Callable[[], bool], pending: Callable[[], int], lost: Callable[[], int], leader: Callable[[], bool]
+    ) -> None:
+        """Publish whether the store takes what happens, what waits for it, what was lost, and who records into it."""
         _gauge("gpuid_store_up", self.registry).set_function(up)
         _gauge("gpuid_store_pending_records", self.registry).set_function(pending)
         self.registry.register(_Asked("gpuid_store_lost_records_total", lost))
+        _gauge("gpuid_store_leader", self.registry).set_function(leader)
 
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Note an answer's size on the wire, and how long it took to make ready."""

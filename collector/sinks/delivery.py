@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(initial=1.0, maximum=300.0)
 _STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)
-_LOOK = 2.0  # seconds until a sink looks what other processes did: records, dead letters to be sent again, the lock
+_LOOK = 2.0  # seconds until a sink looks for what comes from outside: dead letters to be sent again, the lead
 _BREATH = 0.05  # seconds between two looks at a batch that is filling
 _DRAIN = 5.0  # seconds that the end of the process waits for what is owed
 _REPORT = 10.0  # seconds between two reports of the backlog
@@ -54,7 +54,8 @@ def closes_in(waiting: Waiting, settings: Settings, now: float) -> float | None:
 class Delivery:
     """One task per sink; a sink's failure delays no other and loses nothing.
 
-    Of several collectors on one store, one at a time delivers what all of them recorded.
+    Of several collectors on one store, the one that leads delivers. One that loses the lead in the middle of a batch
+    may send that batch beside the next leader, under the same idempotency key.
 
     `wait` sleeps for some seconds or until one of some events is set; tests give it together with `clock`.
     """
@@ -112,14 +113,15 @@ class Delivery:
 
     async def _report(self) -> None:
         while True:
-            for name in list(self._posts):
-                try:
+            try:
+                for name in list(self._posts):
                     backlog = await self.store.outbox.backlog(name)
-                except StoreError as error:
-                    log.debug("the backlog cannot be told: %s", error)
-                    continue
-                if name in self._posts:  # it may have been removed meanwhile
-                    self.observer.on_backlog(name, backlog)
+                    if name in self._posts:  # it may have been removed meanwhile
+                        self.observer.on_backlog(name, backlog)
+            except StoreError as error:
+                self.store.recorder.failed("outbox", str(error))
+            else:
+                self.store.recorder.succeeded("outbox")
             await anyio.sleep(_REPORT)
 
 
@@ -132,7 +134,7 @@ class _Post:
         self._sink = sink
         self._delivery = delivery
         self._outbox = delivery.store.outbox
-        self._lock = delivery.store.delivery_lock
+        self._store = delivery.store
         self._scope = anyio.CancelScope()
         self._started = False
         self._ended = anyio.Event()
@@ -174,10 +176,10 @@ class _Post:
 
     async def _turn(self) -> None:
         """Send the next batch as soon as it is full or old enough; else wait for what comes."""
-        if not await self._lock.held():
+        if not self._store.leads:
             await self._delivery.wait(_LOOK, self._delivery.ending)
             return
-        committed = self._delivery.store.recorder.committed  # before the look, so that nothing is missed after it
+        committed = self._store.recorder.committed  # before the look, so that nothing is missed after it
         waiting = await self._outbox.waiting(self.name, self.settings.batch_records)
         seconds = closes_in(waiting, self.settings, self._delivery.clock())
         if seconds == 0.0:
@@ -192,8 +194,8 @@ class _Post:
 
     async def _drain(self) -> None:
         """Send what is owed, full batches or not, until a try fails."""
-        await self._delivery.store.recorder.durable(_DRAIN)
-        while not self._trouble and await self._lock.held():
+        await self._store.recorder.durable(_DRAIN)
+        while not self._trouble and self._store.leads:
             batch = await self._outbox.next_batch(self.name, self.settings.batch_records)
             if batch is None:
                 return
@@ -226,7 +228,7 @@ class _Post:
                 self._delivery.observer.on_exported(self.name, records)
                 return
             await self._delivery.wait(max(_BACKOFF.delay(attempt, self._delivery.rng), least), self._delivery.ending)
-            if self._delivery.ending.is_set() or not await self._lock.held():
+            if self._delivery.ending.is_set() or not self._store.leads:
                 return
 
     async def _settle(self, note: Callable[[], Awaitable[None]]) -> None:

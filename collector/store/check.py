@@ -7,9 +7,9 @@ from sqlalchemy import text
 
 from collector.config.store import PostgresLocation, StoreSettings, locate
 from collector.store.database import Access, Database, check_folder
-from collector.store.errors import StoreError
-from collector.store.migrate import stage
-from collector.store.schema import APPLICATION_ID
+from collector.store.errors import GRANT_CREATE, GRANT_WRITE, StoreError
+from collector.store.migrate import is_current, stage
+from collector.store.schema import APPLICATION_ID, METADATA
 
 __all__ = ["check"]
 
@@ -38,15 +38,25 @@ async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -
         found = await connection.run_sync(stage, location)
         if await connection.scalar(text("SELECT pg_is_in_recovery()")):
             raise StoreError(f"store {location}: it is a replica, which may not be written to; name the primary")
-        if not await connection.scalar(_MAY_CREATE):
-            raise StoreError(
-                f"store {location}: its tables may not be made or changed; grant the user CREATE on the schema"
-            )
+        if not await connection.run_sync(is_current):
+            if not await connection.scalar(_MAY_CREATE):
+                raise StoreError(f"store {location}: its tables may not be made or changed; {GRANT_CREATE}")
+        elif not (await connection.scalar(_MAY_WRITE) and await connection.scalar(_MAY_COUNT)):
+            raise StoreError(f"store {location}: its tables may not be written to; {GRANT_WRITE}")
         return found
 
 
 # Without a schema on the search path there is nothing to create in.
 _MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
+_MAY_WRITE = text(
+    "SELECT bool_and(has_table_privilege(oid, needed))"
+    " FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed"
+    " WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(CAST(:tables AS text[])) AS name)"
+).bindparams(tables=[table.name for table in METADATA.sorted_tables])
+_MAY_COUNT = text(
+    "SELECT coalesce(bool_and(has_sequence_privilege(pg_get_serial_sequence(name, 'id'), 'USAGE')), true)"
+    " FROM unnest(CAST(:tables AS text[])) AS name"
+).bindparams(tables=[table.name for table in METADATA.sorted_tables if "id" in table.c])
 
 
 def _check_rights(path: Path) -> None:

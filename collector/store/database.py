@@ -4,8 +4,8 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -20,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store import schema
-from collector.store.errors import FOREIGN, StoreError, explain
+from collector.store.errors import FOREIGN, StoreError, Superseded, explain
 from collector.store.migrate import check_version, is_current, migrate, stage
 
-__all__ = ["Access", "Database", "check_folder"]
+__all__ = ["LEADER", "Access", "Database", "check_folder"]
 
 
 class Access(Enum):
@@ -39,7 +39,8 @@ class Database:
     """One open store; made by `Database.open`.
 
     Reads and writes run shielded from cancellation, because they are short and a connection that is left half-way is
-    good for nobody. A write is one transaction, and there is one at a time.
+    good for nobody; once the process is about to end, they have until `end_by`. A write is one transaction, and there
+    is one at a time.
     """
 
     def __init__(
@@ -47,10 +48,13 @@ class Database:
     ) -> None:
         self.location = location
         self.id = ""  # random, and the store's for ever
-        self.session = secrets.token_hex(8)  # random, and this process's
+        self.session = secrets.token_hex(8)  # random, and this process's for as long as no other one leads
         self._reader = reader
         self._writer = writer
+        self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
+        self._deadline = float("inf")
+        self._scopes: set[anyio.CancelScope] = set()
 
     @classmethod
     @asynccontextmanager
@@ -78,6 +82,8 @@ class Database:
                     stack.push_async_callback(_dispose, engine)
                 database = cls(location, reader, writer)
                 await database._prepare(access)
+                if access is Access.COLLECTOR:
+                    database._file = database._identity()
             except FOREIGN as error:
                 raise explain(error, location) from error
             yield database
@@ -85,7 +91,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection that sees one state of the store; raises StoreError."""
-        with anyio.CancelScope(shield=True):
+        with self.shielded():
             try:
                 async with self._reader.connect() as connection:
                     yield connection
@@ -93,31 +99,74 @@ class Database:
                 raise explain(error, self.location) from error
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError."""
+    async def write(self, *, leading: bool = False) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError.
+
+        With `leading` the transaction is a leader's: it raises Superseded when another collector leads by now.
+        """
         if self._writer is None:
             raise StoreError(f"store {self.location}: it was opened for reading only")
-        with anyio.CancelScope(shield=True):
+        self.check_file()
+        session = self.session
+        with self.shielded():
             async with self._lock:
                 try:
                     async with self._writer.begin() as connection:
-                        if isinstance(self.location, PostgresLocation):
+                        if not self.alone:
                             # One writer at a time among replicas too: ids must be committed in their order, or a
                             # cursor passes over one that was taken early and committed late.
                             await connection.execute(_ADVISORY_LOCK)
+                            if leading and await connection.scalar(LEADER) != session:
+                                raise Superseded(f"store {self.location}: another collector leads by now")
                         yield connection
                 except FOREIGN as error:
                     raise explain(error, self.location) from error
 
     async def lend(self) -> AsyncConnection:
         """Hand out a connection that the caller keeps for long, without a transaction; raises StoreError."""
-        with anyio.CancelScope(shield=True):
+        with self.shielded():
             try:
                 connection = await self._reader.connect()
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
             except FOREIGN as error:
                 raise explain(error, self.location) from error
         return connection
+
+    @contextmanager
+    def shielded(self, seconds: float = float("inf")) -> Iterator[None]:
+        """Let no cancellation from outside into the block, which may take so long; raises StoreError after that."""
+        deadline = min(self._deadline, anyio.current_time() + seconds)
+        with anyio.CancelScope(shield=True, deadline=deadline) as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+        if scope.cancelled_caught:
+            raise explain(TimeoutError(), self.location)
+
+    def check_file(self) -> None:
+        """Make sure that the file is still the one that was opened; raises StoreError."""
+        if self._file is not None and self._file != self._identity():
+            raise StoreError(
+                f"store {self.location}: the file was removed or replaced while it was in use, and nothing of what "
+                "happens now can be kept; start the collector again"
+            )
+
+    def _identity(self) -> tuple[int, int] | None:
+        if not isinstance(self.location, SqliteLocation):
+            return None
+        try:
+            status = self.location.path.stat()
+        except OSError:
+            return (0, 0)
+        return (status.st_dev, status.st_ino)
+
+    def end_by(self, deadline: float) -> None:
+        """Let nothing take longer than that (of the event loop's clock), neither what is under way nor what follows."""
+        self._deadline = deadline
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, deadline)
 
     def insert(self, table: Table) -> Any:
         """Begin an INSERT that can say what to do on conflict, which each engine says in its own way."""
@@ -147,7 +196,9 @@ class Database:
 
 _READING = (Access.READER, Access.TRIAL)
 _OWN_ID = select(schema.facts.c.value).where(schema.facts.c.name == "id")
+LEADER = select(schema.facts.c.value).where(schema.facts.c.name == "leader")
 _ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
+_FAREWELL = 3.0  # seconds that the connections have to end in order
 _BUSY = 10  # seconds that a connection waits for another process's write
 
 
@@ -166,7 +217,8 @@ def _claim(path: Path) -> int:
     check_folder(path)
     if path.parent == _OWN_FOLDER:
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(path.name + ".lock")
+    lock = path.resolve()  # or a link to the file would be a way past it
+    lock = lock.with_name(lock.name + ".lock")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,5 +310,5 @@ def _password(path: Path) -> str:
 
 
 async def _dispose(engine: AsyncEngine) -> None:
-    with anyio.CancelScope(shield=True):
+    with anyio.move_on_after(_FAREWELL, shield=True):  # a server that hangs does not hear it
         await engine.dispose()

@@ -9,11 +9,15 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
 from collector.text import one_line
 
-__all__ = ["FOREIGN", "StoreError", "explain"]
+__all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "StoreError", "Superseded", "explain"]
 
 
 class StoreError(GpuidError):
     """The store cannot be used, or not now; the text names it, without a password."""
+
+
+class Superseded(StoreError):
+    """Another collector leads by now."""
 
 
 FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`
@@ -55,17 +59,21 @@ def _postgres_text(error: BaseException, password: str) -> str:
         state = getattr(cause, "sqlstate", None)
         if isinstance(state, str):
             text = str(cause).partition(": ")[2] if str(cause).startswith("<class") else str(cause)
-            advice = next((f"; {advice}" for start, advice in _POSTGRES if state.startswith(start)), "")
+            denied = "42501 schema" if state == "42501" and "schema" in text else state
+            advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
             return _tidy(text, password) + advice
         if isinstance(cause, OSError):
             return f"the server cannot be reached ({_tidy(cause.strerror or str(cause), password)})"
     return _tidy(str(error), password) or type(error).__name__
 
 
+GRANT_CREATE = "grant the user CREATE on the schema"
+GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
 _POSTGRES = (
     ("28", "check the user, and PGPASSWORD, the passfile or store.password_file"),
     ("3D", "create the database"),
-    ("42501", "grant the user CREATE on the schema"),
+    ("42501 schema", GRANT_CREATE),
+    ("42501", GRANT_WRITE),
     ("53100", "make room on the server's disk, and it goes on by itself"),
 )
 

@@ -115,16 +115,22 @@ class History:
         after: int | None = None,
         limit: int = 1000,
     ) -> list[RecordedChange]:
-        """List what happened from `since` on and before `until`, oldest first.
+        """List what happened from `since` on and before `until`, oldest first; without either, as it was recorded.
 
         `cluster` chooses what happened in it or led out of it. `after` is the id of the last change of the page before.
+        Who follows what happens asks with it alone: of two nodes read at once, the later may be recorded first.
         """
-        query: Select[Any] = select(schema.changes).order_by(_changes.time, _changes.id).limit(limit)
+        query: Select[Any] = select(schema.changes).limit(limit)
         if until is not None:
             query = query.where(_changes.time < until)
         if cluster is not None:
             query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
         async with self._database.read() as connection:
+            if since is None and until is None:
+                query = query.order_by(_changes.id).where(_changes.id > (after or 0))
+                after = None
+            else:
+                query = query.order_by(_changes.time, _changes.id)
             if after is not None:
                 time = await connection.scalar(select(_changes.time).where(_changes.id == after))
                 # A change that is forgotten by now was older than all that are left.

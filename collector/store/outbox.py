@@ -1,6 +1,7 @@
 """What the sinks are owed: a cursor for each, batches that stay the same over a crash, and dead letters."""
 
 import itertools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +17,9 @@ from collector.store.codec import decode_records, encode_records, rfc3339
 from collector.store.database import Database
 
 __all__ = ["Backlog", "Batch", "DeadLetter", "Follow", "Outbox", "Owed", "Waiting"]
+
+
+log = logging.getLogger(__name__)
 
 
 class Follow(NamedTuple):
@@ -41,6 +45,7 @@ class Owed(msgspec.Struct, frozen=True, kw_only=True):
     records: int  # dead letters aside
     oldest: float | None  # Unix seconds; None when nothing is owed
     next: str | None  # the key of the batch that was handed out and is not confirmed
+    configured: bool = True  # or it is kept for some days, in case that it comes back
 
 
 class Waiting(NamedTuple):
@@ -83,23 +88,43 @@ class Outbox:
         self._clock = clock
 
     async def follow(self, sinks: Mapping[str, Follow]) -> None:
-        """Owe these sinks what happens from now on, and others nothing any more.
+        """Owe these sinks what happens from now on; others keep for some days what they are owed.
 
         A sink that is known goes on where it was. One that is new, or wants another kind of records than before,
         starts at the present end, or with `backfill` at the beginning.
         """
-        async with self._database.write() as connection:
-            known = {row.name: row.emit for row in await connection.execute(select(_sinks.name, _sinks.emit))}
-            over = [name for name, emit in known.items() if name not in sinks or sinks[name].emit != emit]
-            await connection.execute(delete(schema.sinks).where(_sinks.name.in_(over)))
+        async with self._database.write(leading=True) as connection:
+            known = {row["name"]: row for row in (await connection.execute(select(schema.sinks))).mappings().all()}
+            for name, state in known.items():
+                here = update(schema.sinks).where(_sinks.name == name)
+                if name not in sinks:
+                    if state["gone"] is None:
+                        await connection.execute(here.values(gone=self._clock()))
+                        await _warn(connection, state, "the sink is not configured any more: what it is owed is kept")
+                elif sinks[name].emit != state["emit"]:
+                    await _warn(connection, state, "the sink wants other records: what it was owed is given up")
+                    await connection.execute(delete(schema.sinks).where(_sinks.name == name))
+                elif state["gone"] is not None:
+                    await connection.execute(here.values(gone=None))
             for name, wanted in sinks.items():
-                if name in known and name not in over:
+                if name in known and known[name]["emit"] == wanted.emit:
                     continue
                 end = None
                 if not wanted.backfill:
                     end = await connection.scalar(select(func.max(_SOURCES[wanted.emit].c.id)))
                 row = {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
                 await connection.execute(insert(schema.sinks).values(row))
+
+    async def give_up(self, before: float) -> None:
+        """Forget the sinks that have been in no configuration since before this time, and what they are owed."""
+        over = select(schema.sinks).where(_sinks.gone < before)
+        async with self._database.read() as connection:
+            if (await connection.execute(over)).first() is None:
+                return
+        async with self._database.write(leading=True) as connection:
+            for state in (await connection.execute(over)).mappings().all():
+                await _warn(connection, state, "the sink was not configured for days: what it was owed is given up")
+                await connection.execute(delete(schema.sinks).where(_sinks.name == state["name"]))
 
     async def waiting(self, sink: str, limit: int) -> Waiting:
         """Tell what the sink's next batch would hold, counting up to `limit` records."""
@@ -151,8 +176,11 @@ class Outbox:
                     return None
                 upto = fitting[-1] if fitting else ahead[0][0]
         if state["upto"] is None:
-            async with self._database.write() as connection:
-                await connection.execute(update(schema.sinks).where(_sinks.name == sink).values(upto=upto))
+            async with self._database.write(leading=True) as connection:
+                same = (_sinks[name] == state[name] for name in ("name", "emit", "cursor"))
+                begun = update(schema.sinks).where(*same, _sinks.upto.is_(None)).values(upto=upto)
+                if _count(await connection.execute(begun)) == 0:  # the sink is owed other records by now
+                    return None
         async with self._database.read() as connection:
             records = await _records(connection, state["emit"], state["cursor"], upto)
         return Batch(sink=sink, key=self._key(state, upto), records=records, emit=state["emit"], last=upto)
@@ -192,14 +220,23 @@ class Outbox:
             return await _backlog(connection, sink, await _state(connection, sink))
 
     async def owed(self) -> list[Owed]:
-        """Tell of each sink that a collector followed last how its delivery stands."""
+        """Tell of each sink how its delivery stands."""
         found = []
         async with self._database.read() as connection:
             states = (await connection.execute(select(schema.sinks).order_by(_sinks.name))).mappings().all()
             for state in states:
                 records, oldest, _ = await _backlog(connection, state["name"], state)
                 key = None if state["upto"] is None else self._key(state, state["upto"])
-                found.append(Owed(sink=state["name"], emit=state["emit"], records=records, oldest=oldest, next=key))
+                found.append(
+                    Owed(
+                        sink=state["name"],
+                        emit=state["emit"],
+                        records=records,
+                        oldest=oldest,
+                        next=key,
+                        configured=state["gone"] is None,
+                    )
+                )
         return found
 
     async def dead_letters(self, sink: str | None = None) -> list[DeadLetter]:
@@ -254,6 +291,12 @@ async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | N
     first = _counted(state).limit(1).subquery()
     count = await connection.scalar(select(func.sum(ahead.c.count)))
     return Backlog(int(count or 0), await connection.scalar(select(first.c.time)), dead)
+
+
+async def _warn(connection: AsyncConnection, state: RowMapping, message: str) -> None:
+    """Say what becomes of what a sink is owed; nothing when that is nothing."""
+    if records := (await _backlog(connection, state["name"], state)).records:
+        log.warning(message, extra={"sink": state["name"], "emit": state["emit"], "records": records})
 
 
 def _counted(state: RowMapping) -> Any:

@@ -17,7 +17,7 @@ from collector.model import Change, Place, Reading, Record
 from collector.store import schema
 from collector.store.codec import encode_node, encode_records, readings_records
 from collector.store.database import Database
-from collector.store.errors import StoreError
+from collector.store.errors import StoreError, Superseded
 from collector.store.plan import OpenPlacement, Plan, differences, plan
 
 __all__ = ["Recorder", "StoreStatus"]
@@ -46,6 +46,9 @@ class Recorder:
     inventory's nodes, the history, and what the sinks are owed. While commits fail everything stays in memory. Past
     `limit` changes and records the single steps are given up: the next commit then records, as changes, the
     difference between what the history holds and where the GPUs are by then.
+
+    That is so while it `leads`. Of a standby's nodes only the names are noted: `touched` since it last was emptied, and
+    `gone` those that the inventory has given up.
     """
 
     def __init__(
@@ -58,7 +61,11 @@ class Recorder:
     ) -> None:
         self.wants_readings = False  # whether some sink wants all GPUs of each reading
         self.committed = anyio.Event()  # set, and replaced, by each commit
+        self.leads = database.alone
+        self.touched: set[Place] = set()
+        self.gone: set[Place] = set()
         self.status = StoreStatus(since=clock())
+        self._troubles: dict[str, str] = {}  # what cannot be done, and why
         self._database = database
         self._limit = limit
         self._clock = clock
@@ -85,6 +92,11 @@ class Recorder:
 
         `reading` is what caused it, if that was a reading.
         """
+        if not self.leads:
+            self.touched.update(nodes)
+            self.gone.difference_update(nodes)
+            self.gone.update(place for place, snapshot in nodes.items() if snapshot is None)
+            return
         batch = self._pending
         batch.nodes.update(nodes)
         records = readings_records(reading, changes) if reading is not None and self.wants_readings else []
@@ -97,6 +109,43 @@ class Recorder:
             batch.size += len(changes) + len(records)
         self._taken += 1
         self._work.set()
+
+    def forget_ghosts(self, cluster: str) -> None:
+        """Forget where GPUs that are nowhere were last, if that was in this cluster, which is removed."""
+        if self.leads:
+            self._pending.forgotten.add(cluster)
+            self._taken += 1
+            self._work.set()
+
+    def lead(self, nodes: Mapping[Place, NodeSnapshot | None]) -> None:
+        """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds."""
+        self.leads = True
+        self.touched.clear()
+        self.gone.clear()
+        if nodes:
+            self._taken += 1
+            self._under_way = _Batch(nodes, gap=True, goal=self._taken, number=next(self._numbers))
+            self._work.set()
+
+    def stand_by(self) -> None:
+        """Record nothing any more, nor what waits: another collector of the same clusters does."""
+        self.leads = False
+        self._pending, self._under_way = _Batch(), None
+        self._done = self._taken
+        self.succeeded("commit")
+        self._tell()
+
+    def failed(self, what: str, message: str) -> None:
+        """Note that something cannot be done with the store at present: a commit, the lead or the outbox."""
+        if message not in self._troubles.values():
+            log.error("the store cannot be used: %s", message)
+        self._troubles[what] = message
+        self._judge()
+
+    def succeeded(self, what: str) -> None:
+        """Note that it can be done again."""
+        if self._troubles.pop(what, None) is not None:
+            self._judge()
 
     async def durable(self, timeout: float) -> bool:
         """Wait until all that was taken down so far is committed; False when it is not by then, or commits fail."""
@@ -123,27 +172,35 @@ class Recorder:
             if self._under_way is None:
                 self._under_way, self._pending = self._pending, _Batch()
                 self._under_way.goal, self._under_way.number = self._taken, next(self._numbers)
+            batch = self._under_way
             for attempt in itertools.count():
                 try:
-                    await self._commit(self._under_way)
+                    await self._commit(batch)
+                    break
+                except Superseded:
+                    if self._under_way is batch:
+                        self.stand_by()
                     break
                 except StoreError as error:
-                    self._failed(str(error))
+                    self.failed("commit", str(error))
                 except Exception as error:
                     log.exception("a commit failed unexpectedly and is tried again")
-                    self._failed(f"store {self._database.location}: {type(error).__name__}")
+                    self.failed("commit", f"store {self._database.location}: {type(error).__name__}")
                 await self._sleep(min(_FIRST_RETRY * 2 ** min(attempt, 16), _LONGEST_RETRY))
-            self._done, self._under_way = self._under_way.goal, None
-            if not self.status.up:
-                log.info("the store takes what happens again")
-                self.status = msgspec.structs.replace(self.status, up=True, since=self._clock(), message="")
-            self._tell()
+                if self._under_way is not batch:  # another collector led meanwhile
+                    break
+            if self._under_way is batch:
+                self._done, self._under_way = batch.goal, None
+                self.succeeded("commit")
+                self._tell()
 
-    def _failed(self, message: str) -> None:
-        if self.status.up or self.status.message != message:
-            log.error("what happens cannot be recorded and waits in memory: %s", message)
-        since = self._clock() if self.status.up else self.status.since
-        self.status = msgspec.structs.replace(self.status, up=False, since=since, message=message)
+    def _judge(self) -> None:
+        before, up = self.status, not self._troubles
+        since = before.since if before.up is up else self._clock()
+        message = next(iter(self._troubles.values()), "")
+        self.status = msgspec.structs.replace(before, up=up, since=since, message=message)
+        if up:
+            log.info("the store takes what happens again")
         self._tell()
 
     def _tell(self) -> None:
@@ -161,7 +218,7 @@ class Recorder:
 
     async def _commit(self, batch: "_Batch") -> None:
         nodes = await anyio.to_thread.run_sync(_node_rows, batch.nodes)
-        async with self._database.write() as connection:
+        async with self._database.write(leading=True) as connection:
             if not await self._first_time(connection, batch.number):
                 return
             if batch.gap:
@@ -170,6 +227,8 @@ class Recorder:
             else:
                 steps = await anyio.to_thread.run_sync(plan, batch.changes)
             await self._write_history(connection, steps)
+            if batch.forgotten:
+                await connection.execute(delete(schema.ghosts).where(schema.ghosts.c.cluster.in_(batch.forgotten)))
             await self._write_nodes(connection, batch, nodes)
             rows = [
                 {"time": time, "count": len(records), "records": encode_records(records)}
@@ -179,9 +238,8 @@ class Recorder:
 
     async def _first_time(self, connection: AsyncConnection, number: int) -> bool:
         """Note a batch's number with it: when the answer to a commit is lost, the next try tells whether it held."""
-        name = "commit" if self._database.alone else f"commit:{self._database.session}"
-        row = {"name": name, "value": f"{self._database.session}:{number}"}
-        if await connection.scalar(select(schema.facts.c.value).where(schema.facts.c.name == name)) == row["value"]:
+        row = {"name": "commit", "value": f"{self._database.session}:{number}"}
+        if await connection.scalar(select(schema.facts.c.value).where(schema.facts.c.name == "commit")) == row["value"]:
             return False
         statement = self._database.insert(schema.facts).values(row)
         await connection.execute(
@@ -220,14 +278,22 @@ class Recorder:
 class _Batch:
     """What one transaction writes."""
 
-    def __init__(self) -> None:
-        self.nodes: dict[Place, NodeSnapshot | None] = {}
+    def __init__(
+        self,
+        nodes: Mapping[Place, NodeSnapshot | None] = {},
+        *,
+        gap: bool = False,
+        goal: int = 0,
+        number: int = 0,
+    ) -> None:
+        self.nodes: dict[Place, NodeSnapshot | None] = dict(nodes)
         self.changes: list[Change] = []
         self.readings: list[tuple[float, list[Record]]] = []
+        self.forgotten: set[str] = set()  # clusters whose ghosts are
         self.size = 0  # changes and records
-        self.gap = False  # the changes are lost, and have to be found from the nodes
-        self.goal = 0  # how many calls of `record` are in it or before it
-        self.number = 0
+        self.gap = gap  # the changes are lost, and have to be found from the nodes
+        self.goal = goal  # how many calls of `record` are in it or before it
+        self.number = number
 
 
 _placements, _nodes = schema.placements.c, schema.nodes.c

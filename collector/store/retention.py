@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, select
 
 from collector.store import schema
 from collector.store.database import Database
@@ -29,6 +29,7 @@ async def prune(database: Database, before: float | None) -> int:
         changes &= schema.changes.c.id <= kept_from
     forgotten += await _sweep(database, schema.changes, changes)
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
+    forgotten += await _ghosts(database)
     letters = await _sweep(database, schema.dead_letters, schema.dead_letters.c.time < before)
     if letters:
         log.warning("dead letters older than store.retention are forgotten", extra={"dead_letters": letters})
@@ -47,6 +48,16 @@ async def _first_owed(database: Database, emit: str) -> int | None:
     async with database.read() as connection:
         found = await connection.scalar(select(func.min(schema.sinks.c.cursor)).where(schema.sinks.c.emit == emit))
     return None if found is None else int(found)
+
+
+async def _ghosts(database: Database) -> int:
+    """Forget the GPUs that are nowhere and whose every placement is forgotten."""
+    lost = ~exists().where(schema.placements.c.uuid == schema.ghosts.c.uuid)
+    async with database.read() as connection:
+        if await connection.scalar(select(schema.ghosts.c.uuid).where(lost).limit(1)) is None:
+            return 0
+    async with database.write() as connection:
+        return (await connection.execute(delete(schema.ghosts).where(lost))).rowcount
 
 
 async def _sweep(database: Database, table: Any, condition: Any) -> int:

@@ -111,6 +111,7 @@ sinks = Table(
     Column("cursor", BigInteger, nullable=False),  # the last id that was delivered
     Column("upto", BigInteger),  # the last id of the batch on its way, so that it is the same after a crash
     Column("first_seen", Double, nullable=False),
+    Column("gone", Double),  # since when no configuration has it; NULL while one does
 )
 
 readings = Table(

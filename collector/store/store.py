@@ -3,8 +3,8 @@
 import gc
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self
 
 import anyio
@@ -13,14 +13,14 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.config.store import StoreSettings
-from collector.inventory import NodeSnapshot
+from collector.inventory import Inventory, NodeSnapshot
 from collector.model import Place
 from collector.store import schema
 from collector.store.codec import decode_node
 from collector.store.database import Access, Database
-from collector.store.delivery_lock import DeliveryLock
-from collector.store.errors import StoreError
+from collector.store.errors import StoreError, Superseded
 from collector.store.history import History
+from collector.store.leadership import Leadership
 from collector.store.outbox import Follow, Outbox
 from collector.store.recorder import Recorder
 from collector.store.retention import prune
@@ -30,6 +30,9 @@ __all__ = ["Remembered", "Store"]
 log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 600.0  # seconds
+_ASK_EVERY = 1.0  # seconds between two questions of who leads
+_KEEP_SINKS = 7 * 86400.0  # seconds that a sink may be missing in the configuration before what it is owed is given up
+_GRACE = 5.0  # seconds that the end of the process leaves to what is under way
 _PART = 1000  # nodes that are decoded at once
 
 
@@ -41,14 +44,19 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store:
-    """History and outbox; opened by `Store.open`, and as a collector's kept going by `run`."""
+    """History and outbox; opened by `Store.open`, and as a collector's kept going by `run`.
+
+    Of the collectors that share a PostgreSQL, all with one configuration, one leads: it alone records and delivers. The
+    others stand by, and one of them takes the lead when the leader is gone.
+    """
 
     def __init__(self, database: Database, settings: StoreSettings, clock: Callable[[], float]) -> None:
         self.database = database
         self.history = History(database)
         self.outbox = Outbox(database, clock=clock)
         self.recorder = Recorder(database, clock=clock)
-        self.delivery_lock = DeliveryLock(database)
+        self.leadership = Leadership(database, self.recorder.stand_by)
+        self._sinks: Mapping[str, Follow] | None = None
         self._retention = settings.retention
         self._clock = clock
 
@@ -65,9 +73,11 @@ class Store:
         async with Database.open(settings, access) as database:
             store = cls(database, settings, clock)
             try:
+                if access is Access.COLLECTOR and await store.leadership.ask():
+                    store.recorder.lead({})  # what is loaded from now on is what the history holds
                 yield store
             finally:
-                await store.delivery_lock.release()
+                await store.leadership.release()
 
     async def load(self, clusters: Collection[str] | None = None) -> Remembered:
         """Load the present inventory, or some clusters' part of it; raises StoreError."""
@@ -89,19 +99,57 @@ class Store:
             async for part in self._decoded(connection, _NODES.order_by(_nodes.cluster, _nodes.node)):
                 yield part
 
+    @property
+    def leads(self) -> bool:
+        """Whether this collector records and delivers."""
+        return self.leadership.held and self.recorder.leads
+
     async def follow(self, sinks: Mapping[str, Follow]) -> None:
-        """Owe these sinks what happens from now on, and others nothing any more; raises StoreError."""
+        """Owe these sinks what happens from now on, and others nothing any more; raises StoreError.
+
+        A standby does so when it takes the lead.
+        """
+        if self.leads:
+            with suppress(Superseded):
+                await self.outbox.follow(sinks)
+        self._sinks = dict(sinks)
         self.recorder.wants_readings = any(sink.emit == "readings" for sink in sinks.values())
-        await self.outbox.follow(sinks)
 
     async def run(self) -> None:
         """Commit what is recorded and forget what is too old, until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.recorder.run, name="store: commits")
             tasks.start_soon(self._prune_regularly, name="store: retention")
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self.database.end_by(anyio.current_time() + _GRACE)
+
+    async def lead(self, inventory: Inventory, adopt: Callable[[Sequence[NodeSnapshot]], None]) -> None:
+        """Keep the lead, or take it when it is free, until cancelled; the history then comes to agree with `inventory`.
+
+        Before, `adopt` is given all that the leader before had recorded, some nodes at a time: what the inventory does
+        not know yet belongs into it.
+        """
+        told: bool | None = self.database.alone or None
+        while True:
+            try:
+                if await self.leadership.ask() and not self.recorder.leads:
+                    await self._take_over(inventory, adopt)
+                self.recorder.succeeded("lead")
+            except Superseded:
+                log.debug("another collector was faster")
+            except StoreError as error:
+                self.recorder.failed("lead", str(error))
+            else:
+                if self.leads is not told:
+                    told = self.leads
+                    log.info(_LEADING if told else _STANDING_BY)
+            await anyio.sleep(_ASK_EVERY)
 
     async def prune(self) -> int:
         """Forget what is older than the retention and what every sink has got; raises StoreError."""
+        await self.outbox.give_up(self._clock() - _KEEP_SINKS)
         return await prune(self.database, None if self._retention is None else self._clock() - self._retention)
 
     async def _decoded(self, connection: AsyncConnection, rows: Select[Any]) -> AsyncIterator[list[NodeSnapshot]]:
@@ -116,13 +164,43 @@ class Store:
                     ) from error
                 yield nodes
 
+    async def _take_over(self, inventory: Inventory, adopt: Callable[[Sequence[NodeSnapshot]], None]) -> None:
+        """Begin to record, first what the leader before has missed; nobody else writes meanwhile."""
+        if self._sinks is not None:
+            await self.outbox.follow(self._sinks)
+        recorder = self.recorder
+        recorder.touched.clear()
+        recorded: set[Place] = set()
+        different: set[Place] = set()
+        async for part in self.nodes():
+            adopt([node for node in part if node.place not in recorder.gone])
+            recorded |= {node.place for node in part}
+            different |= {node.place for node in part if not _agrees(inventory.snapshot(node.place), node)}
+        different |= {
+            place
+            for cluster in inventory.clusters()
+            for node in inventory.nodes(cluster)
+            if (place := Place(cluster, node)) not in recorded
+        }
+        recorder.lead({place: inventory.snapshot(place) for place in different | recorder.touched})
+
     async def _prune_regularly(self) -> None:
         while True:
             await anyio.sleep(_PRUNE_EVERY)
             try:
-                await self.prune()
+                if self.leads:
+                    await self.prune()
             except StoreError as error:
                 log.warning("what is too old stays for now: %s", error)
+
+
+_LEADING = "this collector records into the store and delivers to the sinks"
+_STANDING_BY = "another collector records into the store and delivers to the sinks; this one stands by"
+
+
+def _agrees(node: NodeSnapshot | None, recorded: NodeSnapshot) -> bool:
+    """Tell whether two collectors know the same of a node, each by its own reading."""
+    return node is not None and msgspec.structs.replace(node, time=recorded.time) == recorded
 
 
 _nodes = schema.nodes.c

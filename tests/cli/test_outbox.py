@@ -18,7 +18,10 @@ def outbox(*args: str | Path, **options: str) -> Result:
 
 @pytest.fixture
 def config(history_config: Path) -> Path:
-    """Of two changes, hook refused both and lake has the first one on its way; log is owed readings, but has none."""
+    """Of two changes, hook refused both and lake, configured no more, has the first one on its way.
+
+    log is owed readings, but has none.
+    """
     settings = StoreSettings(url=f"sqlite://{history_config.parent}/gpuid.db")
 
     async def fill() -> None:
@@ -30,6 +33,8 @@ def config(history_config: Path) -> Path:
                 assert batch is not None
                 await store.outbox.dead_letter(batch, reason)
             assert await store.outbox.next_batch("lake", 1) is not None
+            del sinks["lake"]
+            await store.follow(sinks)
 
     anyio.run(fill)
     with history_config.open("a") as file:
@@ -48,12 +53,12 @@ class TestLs:
         result = outbox("ls", "-c", config)
         assert (result.exit_code, result.stderr) == (0, "")
         lines = [line.split() for line in result.stdout.splitlines()]
-        assert lines[0] == ["SINK", "EMIT", "RECORDS", "OLDEST", "NEXT"]
-        assert lines[1] == ["hook", "changes", "0", "-", "-"]
+        assert lines[0] == ["SINK", "EMIT", "RECORDS", "OLDEST", "NEXT", "CONFIGURED"]
+        assert lines[1] == ["hook", "changes", "0", "-", "-", "yes"]
         assert lines[2][:3] == ["lake", "changes", "2"]
-        assert len(lines[2][4]) == 36
+        assert (len(lines[2][4]), lines[2][5]) == (36, "no")
         assert lines[3:6] == [
-            ["log", "readings", "0", "-", "-"],
+            ["log", "readings", "0", "-", "-", "yes"],
             [],
             ["ID", "SINK", "TIME", "COUNT", "REPLAY", "REASON"],
         ]

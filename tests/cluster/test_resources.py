@@ -149,6 +149,7 @@ class TestANode:
             ("eight", None),
             ("", None),
             ("-1", None),
+            ("9" * 5000, None),
             (None, None),
         ],
     )
@@ -203,7 +204,7 @@ class TestANode:
         facts = node_decoder()(raw(advertising(labels, "8", "7"))).facts
         assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 7, (8, 7))
 
-    @pytest.mark.parametrize("replicas", ["", "many", "-4", "5", "9" * 30])
+    @pytest.mark.parametrize("replicas", ["", "many", "-4", "5", "٤", "9" * 5000])
     def test_has_no_count_of_gpus_where_labels_and_amounts_do_not_fit(self, replicas: str) -> None:
         facts = node_decoder()(raw(advertising({"nvidia.com/gpu.replicas": replicas}, "32", "32"))).facts
         assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (32, 32))

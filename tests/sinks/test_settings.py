@@ -44,6 +44,8 @@ def test_the_type_chooses_the_settings() -> None:
         ({"type": "postgres", "dsn": "mysql://host/"}, "dsn: expected postgresql://"),
         ({"type": "postgres", "dsn": "postgresql://me:hunter2@host/db"}, "dsn: expected no password"),
         ({"type": "postgres", "dsn": "postgresql://me@host/db?password=hunter2"}, "dsn: expected no password"),
+        ({"type": "postgres", "dsn": "postgresql://me:hunter2/@host/db"}, "dsn: expected postgresql://user@host"),
+        ({"type": "postgres", "dsn": "postgresql://me:hunter2?@host/db"}, "dsn: expected postgresql://user@host"),
         ({"type": "postgres", "dsn": "postgresql://me@host/db?sslmode=disable"}, "dsn: expected no sslmode"),
         ({"type": "postgres", "dsn": "postgresql://h/d", "table": 'a"; DROP'}, 'table: expected "table"'),
         ({"type": "postgres", "dsn": "postgresql://h/d", "sslmode": "prefer", "ca_file": "c"}, "ca_file and cert_file"),

@@ -1,13 +1,13 @@
 """What the tests of the store share: an empty store on either engine, and a fleet that changes."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
 
-from collector.inventory import Inventory
+from collector.inventory import Inventory, NodeSnapshot
 from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading
 from collector.store import Access, Store, StoreSettings
 from tests.plugins.postgres import postgres_server
@@ -42,6 +42,10 @@ class Collector:
         self.inventory.restore(remembered.nodes, remembered.ghosts)
         self.touched.clear()
 
+    def adopt(self, nodes: Sequence[NodeSnapshot]) -> None:
+        for recorded in nodes:
+            self._record(self.inventory.adopt(recorded))
+
     def read(self, node: str, time: float, *gpus: str | Gpu, cluster: str = "prod") -> list[Change]:
         """Apply a reading that found GPUs, given by the last part of their UUIDs."""
         found = tuple(
@@ -65,6 +69,11 @@ class Collector:
     def remove(self, node: str, time: float, *, cluster: str = "prod") -> list[Change]:
         return self._record(self.inventory.remove_node(Place(cluster, node), time))
 
+    def remove_cluster(self, cluster: str, time: float) -> list[Change]:
+        changes = self._record(self.inventory.remove_cluster(cluster, time))
+        self.store.recorder.forget_ghosts(cluster)
+        return changes
+
     def _record(self, changes: list[Change], reading: Reading | None = None) -> list[Change]:
         self.store.recorder.record({place: self.inventory.snapshot(place) for place in self.touched}, changes, reading)
         self.touched.clear()
@@ -83,6 +92,7 @@ def collecting() -> Callable[..., contextlib.AbstractAsyncContextManager[Collect
             await collector.restore()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.run)
+                tasks.start_soon(store.lead, collector.inventory, collector.adopt)
                 try:
                     yield collector
                 finally:

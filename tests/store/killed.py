@@ -1,7 +1,7 @@
 """A collector without clusters, to be killed: reads random nodes, records, delivers, and says what is durable.
 
-`python killed.py URL ACKNOWLEDGED RECEIVED` appends to two files: each change once it is committed, and each batch
-that the sink received with its key.
+`python killed.py URL ACKNOWLEDGED RECEIVED SEED` appends to two files: each change once it is committed, and each
+batch that the sink received with its key.
 """
 
 import itertools
@@ -45,7 +45,8 @@ class Silent:
     def on_backlog(self, *_: object) -> None: ...
 
 
-async def main(url: str, acknowledged: str, received: str) -> None:
+async def main(url: str, acknowledged: str, received: str, seed: str) -> None:
+    random.seed(seed)
     touched: set[Place] = set()
     inventory = Inventory(on_node=touched.add)
     committed = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

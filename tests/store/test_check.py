@@ -3,10 +3,10 @@
 import contextlib
 import sqlite3
 
+import asyncpg
 import pytest
 
-from collector.store import StoreError, StoreSettings, check
-from collector.store.database import Access, Database
+from collector.store import Follow, Store, StoreError, StoreSettings, check
 
 pytestmark = pytest.mark.anyio
 
@@ -55,15 +55,69 @@ async def test_a_place_that_is_no_folder_is_refused(tmp_path):
         await check(StoreSettings(url=f"sqlite://{tmp_path}/file/gpuid.db"))
 
 
-async def test_a_postgres_user_without_the_right_to_make_tables_is_told_what_to_grant(postgres_server):
+@pytest.fixture
+async def as_user(postgres_server):
+    """Run statements as the owner of an empty database, and give a user's settings for it."""
     url = postgres_server.new_database()
-    async with Database.open(StoreSettings(url=url), Access.COLLECTOR) as database, database.write() as connection:
-        await connection.exec_driver_sql("DROP ROLE IF EXISTS reader")
-        await connection.exec_driver_sql("CREATE ROLE reader LOGIN")
-        await connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
-        await connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+    async def as_user(name, *statements, tables):
+        async with contextlib.AsyncExitStack() as stack:
+            if tables:
+                await stack.enter_async_context(Store.open(StoreSettings(url=url)))
+            connection = await asyncpg.connect(url)
+            try:
+                for statement in (f"DROP ROLE IF EXISTS {name}", f"CREATE ROLE {name} LOGIN", *statements):
+                    await connection.execute(statement)
+            finally:
+                await connection.close()
+        return StoreSettings(url=url.replace("gpuid@", f"{name}@"))
+
+    return as_user
+
+
+async def test_a_postgres_user_without_the_right_to_make_tables_is_told_what_to_grant(as_user):
+    settings = await as_user("maker", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", tables=False)
     with pytest.raises(StoreError, match="grant the user CREATE on the schema"):
-        await check(StoreSettings(url=url.replace("gpuid@", "reader@")))
+        await check(settings)
+    with pytest.raises(StoreError, match="grant the user CREATE on the schema"):
+        async with Store.open(settings):
+            pass
+
+
+async def test_a_postgres_user_of_tables_that_are_there_needs_no_right_to_make_any(as_user):
+    settings = await as_user(
+        "worker",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO worker",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO worker",
+        tables=True,
+    )
+    assert await check(settings) == "its tables are up to date"
+    async with Store.open(settings) as store:
+        assert store.leads
+        await store.follow({"lake": Follow("changes", False)})
+
+
+async def test_a_postgres_user_who_may_not_write_the_tables_is_told_what_to_grant(as_user):
+    settings = await as_user(
+        "looker",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker",
+        "GRANT CREATE ON SCHEMA public TO looker",
+        tables=True,
+    )
+    told = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
+    with pytest.raises(StoreError, match=told):
+        await check(settings)
+    with pytest.raises(StoreError, match=told):
+        async with Store.open(settings):
+            pass
+
+
+async def test_a_postgres_user_who_may_not_use_the_sequences_is_told_what_to_grant(as_user):
+    settings = await as_user(
+        "counter", "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO counter", tables=True
+    )
+    with pytest.raises(StoreError, match="USAGE on their sequences"):
+        await check(settings)
 
 
 async def test_a_postgres_that_is_away_is_told():

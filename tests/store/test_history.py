@@ -134,6 +134,28 @@ class TestChanges:
             after = page[-1].id
         assert pages == whole
 
+    async def test_who_follows_gets_also_what_happened_earlier_and_was_recorded_later(self, collector):
+        last = max(change.id for change in await collector.store.history.changes())
+        collector.read("slow", 15.0, "7")
+        collector.read("slow", 28.0)
+        assert await collector.store.recorder.durable(10)
+        pages = []
+        while page := await collector.store.history.changes(after=last, limit=1):
+            pages += page
+            last = page[-1].id
+        assert [(c.event, c.uuid, c.time) for c in pages] == [("appeared", "GPU-7", 15.0), ("vanished", "GPU-7", 28.0)]
+
+    async def test_the_pages_of_a_span_of_time_are_in_the_order_of_time(self, collector):
+        collector.read("slow", 15.0, "7")
+        assert await collector.store.recorder.durable(10)
+        whole = await collector.store.history.changes(since=12.0)
+        assert [c.time for c in whole] == [15.0, 20.0, 25.0, 30.0]
+        pages, after = [], None
+        while page := await collector.store.history.changes(since=12.0, limit=1, after=after):
+            pages += page
+            after = page[-1].id
+        assert pages == whole
+
 
 class TestPagesOfPlacements:
     @pytest.mark.parametrize("limit", [1, 2, 3])

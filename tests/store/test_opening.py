@@ -150,6 +150,15 @@ class TestTheFile:
         async with Store.open(sqlite_settings):
             pass
 
+    async def test_a_second_collector_is_refused_also_by_another_name_of_the_file(self, sqlite_settings, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "link.db").symlink_to(path_of(sqlite_settings))
+        linked = StoreSettings(url=f"sqlite://{tmp_path}/elsewhere/link.db")
+        async with Store.open(sqlite_settings):
+            assert "another gpuid (process" in await refusal(linked)
+        async with Store.open(linked):
+            assert "another gpuid (process" in await refusal(sqlite_settings)
+
     async def test_a_folder_that_is_none_is_told(self, tmp_path):
         (tmp_path / "file").write_text("")
         url = f"sqlite://{tmp_path}/file/gpuid.db"
@@ -240,6 +249,25 @@ class TestTheUrl:
     def test_what_it_cannot_be_is_refused(self, url):
         with pytest.raises(ValueError, match=r'^url: expected "sqlite:///path/to/gpuid.db" or "postgresql://'):
             StoreSettings(url=url)
+
+    @pytest.mark.parametrize("mark", "/?#")
+    @pytest.mark.parametrize("secret", ["hunter{}2", "{}hunter2", "12{}hunter2", "hunter2{}"])
+    def test_a_password_that_would_be_read_as_something_else_is_refused_and_not_shown(self, secret, mark):
+        with pytest.raises(ValueError, match=r"in a password / is %2F, \? is %3F, # is %23 and @ is %40") as caught:
+            StoreSettings(url=f"postgresql://gpuid:{secret.format(mark)}@db.example:5432/fleet")
+        assert "hunter" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql:///fleet?host=/run/postgresql",
+            "postgresql://gpuid@[::1]:5432/fleet",
+            "postgresql://gpuid@one:5432,two:5433/fleet?target_session_attrs=read-write",
+            "postgres://db.example/fleet",
+        ],
+    )
+    def test_it_names_a_server(self, url):
+        assert locate(url).dsn == url
 
     def test_a_password_in_it_is_never_shown(self):
         location = locate("postgresql://gpuid:hunter%202@db.example:5432/fleet?sslmode=require&password=x")

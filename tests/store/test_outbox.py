@@ -1,6 +1,10 @@
 """What sinks are owed: cursors, batches that stay the same, dead letters; on both engines."""
 
+import time
+
+import anyio
 import pytest
+from sqlalchemy import text
 
 from collector.model import Gpu
 from collector.store import Access, Backlog, Batch, Follow, Owed, Store
@@ -52,18 +56,46 @@ class TestWhereASinkBegins:
             await two.store.follow({"lake": CHANGES})
             assert await owed(two) == [[("appeared", "GPU-2")]]
 
-    async def test_one_that_was_removed_and_comes_back_begins_anew(self, collector):
-        await collector.store.follow({"lake": CHANGES})
-        await read(collector, "a", 10.0, "1")
+    async def test_one_that_was_removed_and_comes_back_goes_on_where_it_was(self, collector, caplog):
+        await collector.store.follow({"lake": CHANGES, "idle": READINGS})
+        await read(collector, "a", 10.0, "1", "2")
+        await owed(collector, "idle")
         await collector.store.follow({})
-        assert await collector.store.outbox.owed() == []
+        await collector.store.follow({})
+        assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
+            ("the sink is not configured any more: what it is owed is kept", "lake", 2)
+        ]
+        assert [(one.sink, one.records, one.configured) for one in await collector.store.outbox.owed()] == [
+            ("idle", 0, False),
+            ("lake", 2, False),
+        ]
+        await collector.store.prune()
         await collector.store.follow({"lake": CHANGES})
-        assert await owed(collector) == []
+        await read(collector, "b", 20.0, "3")
+        assert await owed(collector) == [[("appeared", f"GPU-{number}") for number in "123"]]
+        assert [one.configured for one in await collector.store.outbox.owed()] == [False, True]
 
-    async def test_one_that_wants_another_kind_begins_anew(self, collector):
+    async def test_one_that_does_not_come_back_for_a_week_is_given_up(self, collector, caplog):
+        await collector.store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1", "2")
+        await collector.store.follow({})
+        gone = time.time()
+        await collector.store.outbox.give_up(before=gone - 60)
+        assert [one.records for one in await collector.store.outbox.owed()] == [2]
+        caplog.clear()
+        await collector.store.outbox.give_up(before=gone + 60)
+        assert await collector.store.outbox.owed() == []
+        assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
+            ("the sink was not configured for days: what it was owed is given up", "lake", 2)
+        ]
+
+    async def test_one_that_wants_another_kind_begins_anew_and_it_is_told_what_is_given_up(self, collector, caplog):
         await collector.store.follow({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.follow({"lake": READINGS})
+        assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
+            ("the sink wants other records: what it was owed is given up", "lake", 1)
+        ]
         await read(collector, "a", 20.0, "1")
         assert await owed(collector) == [[("confirmed", "GPU-1")]]
 
@@ -146,6 +178,24 @@ class TestBatches:
             await read(another, "a", 10.0, "1")
             keys.add((await another.store.outbox.next_batch("lake", 9)).key)
         assert len(keys) == 3
+
+    async def test_a_sink_that_is_changed_while_its_batch_is_made_keeps_nothing_of_it(self, collector):
+        store = collector.store
+        await store.follow({"lake": CHANGES})
+        await read(collector, "a", 10.0, "1", "2")
+        made = []
+
+        async def make():
+            made.append(await store.outbox.next_batch("lake", 9))
+
+        async with anyio.create_task_group() as tasks, store.database.write() as connection:
+            tasks.start_soon(make)
+            with anyio.fail_after(30):
+                while not store.database._lock.statistics().tasks_waiting:  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+            await connection.execute(text("UPDATE gpuid_sinks SET emit = 'readings', cursor = 0"))
+        assert made == [None]
+        assert [one.next for one in await store.outbox.owed()] == [None]
 
     async def test_one_sink_does_not_wait_for_another(self, collector):
         await collector.store.follow({"lake": CHANGES, "hook": CHANGES})

@@ -1,6 +1,8 @@
 """Recording while commits fail: nothing is lost, it is told, and it goes on by itself."""
 
 import contextlib
+import os
+import signal
 
 import anyio
 import pytest
@@ -99,6 +101,25 @@ class TestAFullDisk:
             assert len(await one.store.history.where("GPU-4")) == 1
 
 
+class TestAFileThatIsTakenAway:
+    @pytest.mark.parametrize("replaced", [False, True])
+    async def test_is_told_though_nothing_happens(self, sqlite_settings, collecting, tmp_path, replaced):
+        async with collecting(sqlite_settings) as one:
+            one.read("a", 10.0, "1")
+            assert await one.store.recorder.durable(10)
+            (tmp_path / "gpuid.db").rename(tmp_path / "kept")
+            if replaced:
+                (tmp_path / "gpuid.db").touch()
+            await until(lambda: not one.store.recorder.status.up)
+            assert "gpuid.db: the file was removed or replaced while it was in use" in one.store.recorder.status.message
+            one.read("a", 20.0, "1", "2")
+            assert not await one.store.recorder.durable(10)
+            (tmp_path / "kept").replace(tmp_path / "gpuid.db")
+            await until(lambda: one.store.recorder.status.up)
+            assert await one.store.recorder.durable(10)
+            assert [c.uuid for c in await one.store.history.changes()] == ["GPU-1", "GPU-2"]
+
+
 class TestPostgresThatGoesAway:
     async def test_what_happens_meanwhile_is_committed_when_it_is_back(self, postgres_server, collecting):
         settings = StoreSettings(url=postgres_server.new_database())
@@ -126,6 +147,30 @@ class TestPostgresThatGoesAway:
     async def commits(self, store, recorder, number):
         async with store.database.write() as connection:
             return await recorder._first_time(connection, number)
+
+    async def test_the_end_does_not_wait_for_a_server_that_hangs(self, postgres_server, collecting):
+        settings = StoreSettings(url=postgres_server.new_database())
+        hung: list[int] = []
+        try:
+            with anyio.fail_after(30):  # half of the time that a command has otherwise
+                async with collecting(settings) as one:
+                    one.read("a", 10.0, "1")
+                    assert await one.store.recorder.durable(10)
+                    async with one.store.database.read() as connection:
+                        hung += await connection.scalars(BACKENDS)
+                    for process in hung:
+                        os.kill(process, signal.SIGSTOP)
+                    one.read("b", 20.0, "1")
+        finally:
+            for process in hung:
+                os.kill(process, signal.SIGCONT)
+        async with collecting(settings) as one:
+            assert [c.event for c in await one.store.history.changes()] == ["appeared"]
+
+
+BACKENDS = text(
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+)
 
 
 class TestDurable:

@@ -1,14 +1,16 @@
-"""Two collectors on one PostgreSQL store, each with clusters of its own: one of them delivers what both record."""
+"""Two collectors of the same clusters on one PostgreSQL store: one leads, and the other takes over when it is gone."""
 
 import contextlib
+import functools
 
 import anyio
 import pytest
 
 from collector.config import Duration
 from collector.config.sinks import Stdout
+from collector.model import Place
 from collector.sinks.delivery import Delivery
-from collector.store import StoreSettings
+from collector.store import Follow, StoreSettings
 from tests.store.killed import Silent
 
 pytestmark = pytest.mark.anyio
@@ -18,8 +20,7 @@ class Receiver:
     """One sink as both collectors see it; remembers who brought what."""
 
     def __init__(self) -> None:
-        self.brought: list[tuple[str, str]] = []
-        self.keys: list[str] = []
+        self.brought: list[tuple[str, str, str]] = []
 
     def seen_by(self, who: str) -> "Sent":
         return Sent(self, who)
@@ -30,8 +31,7 @@ class Sent:
         self._receiver, self._who = receiver, who
 
     async def send(self, records, *, key):
-        self._receiver.keys.append(key)
-        self._receiver.brought += [(self._who, record.uuid) for record in records]
+        self._receiver.brought += [(self._who, record.event, record.uuid) for record in records]
 
     async def check(self):
         return ""
@@ -39,72 +39,154 @@ class Sent:
     async def aclose(self): ...
 
 
+class Replica:
+    """A collector that runs until it is ended."""
+
+    def __init__(self, one, ending, ended):
+        self.one, self._ending, self._ended = one, ending, ended
+        self.store, self.read, self.remove = one.store, one.read, one.remove
+
+    async def end(self):
+        self._ending.set()
+        await self._ended.wait()
+
+    async def lead(self):
+        await until(lambda: self.store.leads)
+        assert await self.store.recorder.durable(30)
+
+    async def recorded(self):
+        return [(c.event, c.uuid, c.node, c.time) for c in await self.store.history.changes()]
+
+    async def present(self):
+        found = [await self.store.history.node(node) for node in "abcd"]
+        return {(p.uuid, p.node, p.since) for page in found for p in page if p.until is None}
+
+
 @pytest.fixture
-async def replica(postgres_server, collecting):
+def receiver():
+    return Receiver()
+
+
+@pytest.fixture
+async def replica(postgres_server, collecting, receiver):
     """Start a collector on the store that all replicas share."""
     settings = StoreSettings(url=postgres_server.new_database())
     sink = Stdout(batch_records=10, batch_age=Duration(0.05))
 
-    @contextlib.asynccontextmanager
-    async def replica(receiver, who):
+    async def run(who, sinks, ending, ended, *, task_status):
         async with collecting(settings) as one, anyio.create_task_group() as tasks:
             delivery = Delivery(one.store, Silent(), open_sink=lambda *_: receiver.seen_by(who))
-            await delivery.follow({"lake": sink})
+            await delivery.follow(dict.fromkeys(sinks, sink))
             tasks.start_soon(delivery.run)
-            yield one
+            task_status.started(one)
+            await ending.wait()
             tasks.cancel_scope.cancel()
+        ended.set()
 
-    return replica
+    async with anyio.create_task_group() as replicas:
+
+        async def replica(who, *sinks):
+            ending, ended = anyio.Event(), anyio.Event()
+            one = await replicas.start(functools.partial(run, who, sinks or ("lake",), ending, ended))
+            return Replica(one, ending, ended)
+
+        yield replica
+        replicas.cancel_scope.cancel()
 
 
-async def until(receiver, count):
-    with anyio.fail_after(30):
-        while len(receiver.brought) < count:  # noqa: ASYNC110
+async def until(condition):
+    with anyio.fail_after(60):
+        while not condition():  # noqa: ASYNC110
             await anyio.sleep(0.02)
 
 
-async def test_each_record_is_delivered_once_and_the_other_takes_over_when_the_first_ends(replica):
-    receiver, over, ended = Receiver(), anyio.Event(), anyio.Event()
-
-    async def run_first(*, task_status):
-        async with replica(receiver, "first") as first:
-            task_status.started(first)
-            await over.wait()
-        ended.set()
-
-    async with anyio.create_task_group() as tasks:
-        first = await tasks.start(run_first)
-        first.read("a", 10.0, "1", "2", cluster="one")
-        await until(receiver, 2)
-        async with replica(receiver, "second") as second:
-            second.read("b", 20.0, "3", cluster="two")
-            await until(receiver, 3)
-            first.read("a", 30.0, "1", "2", "4", cluster="one")
-            await until(receiver, 4)
-            over.set()
-            await ended.wait()
-            second.read("b", 40.0, "3", "5", cluster="two")
-            await until(receiver, 5)
+async def test_what_both_see_is_recorded_and_delivered_once(replica, receiver):
+    first, second = await replica("first"), await replica("second")
+    for who, time in ((first, 10.0), (second, 10.5)):
+        who.read("a", time, "1", "2")
+        who.read("b", time + 10, "2")
+    assert await first.store.recorder.durable(30)
+    await until(lambda: len(receiver.brought) == 3)
+    assert not second.store.leads
+    await first.end()
+    await second.lead()
+    second.read("c", 50.0, "3")
+    await until(lambda: len(receiver.brought) == 4)
     assert receiver.brought == [
-        ("first", "GPU-1"),
-        ("first", "GPU-2"),
-        ("first", "GPU-3"),
-        ("first", "GPU-4"),
-        ("second", "GPU-5"),
+        ("first", "appeared", "GPU-1"),
+        ("first", "appeared", "GPU-2"),
+        ("first", "moved", "GPU-2"),
+        ("second", "appeared", "GPU-3"),
     ]
-    assert len(receiver.keys) == len(set(receiver.keys))
+    assert await second.present() == {("GPU-1", "a", 10.0), ("GPU-2", "b", 20.0), ("GPU-3", "c", 50.0)}
 
 
-async def test_when_the_first_loses_its_connections_nothing_is_lost(replica):
-    receiver = Receiver()
-    async with replica(receiver, "first") as first, replica(receiver, "second") as second:
-        for number in range(5):
-            first.read(f"a{number}", 10.0 + number, f"1{number}", cluster="one")
-            second.read(f"b{number}", 10.0 + number, f"2{number}", cluster="two")
-            await until(receiver, 2 * number + 2)
+async def test_what_happened_without_a_leader_is_recorded_by_the_next_one(replica):
+    first, second = await replica("first"), await replica("second")
+    for one in (first, second):
+        one.read("a", 10.0, "1", "2", "3")
+        one.read("b", 10.0, "4")
+    assert await first.store.recorder.durable(30)
+    await second.store.leadership._asking.acquire()  # so that it does not take the lead before this
+    await first.end()
+    second.read("c", 20.0, "1")
+    second.read("a", 21.0, "2")
+    second.remove("b", 22.0)
+    second.store.leadership._asking.release()
+    await second.lead()
+    assert [(event, uuid, node) for event, uuid, node, _ in (await second.recorded())[4:]] == [
+        ("moved", "GPU-1", "c"),
+        ("vanished", "GPU-3", "a"),
+        ("vanished", "GPU-4", "b"),
+    ]
+    assert await second.present() == {("GPU-2", "a", 10.0), ("GPU-1", "c", 20.0)}
+
+
+async def test_what_the_leader_saw_last_is_not_undone_by_one_that_had_not_seen_it_yet(replica):
+    first, second = await replica("first"), await replica("second")
+    for one in (first, second):
+        one.read("a", 10.0, "1", "2")
+        one.read("b", 10.0)
+    first.read("b", 20.0, "1")
+    first.read("c", 20.0, "5")
+    assert await first.store.recorder.durable(30)
+    before = await first.recorded()
+    await first.end()
+    await second.lead()
+    assert await second.recorded() == before
+    assert {p.place for p in second.one.inventory.find(uuid="GPU-1")} == {Place("prod", "b")}
+    assert {p.place for p in second.one.inventory.find(uuid="GPU-5")} == {Place("prod", "c")}
+    second.read("a", 30.0, "2")
+    second.read("b", 30.0, "1")
+    second.read("c", 30.0, "5")
+    assert await second.store.recorder.durable(30)
+    assert await second.recorded() == before
+
+
+async def test_when_connections_break_again_and_again_nothing_is_lost_or_doubled(replica, receiver):
+    first, second = await replica("first"), await replica("second")
+    for number in range(5):
+        for one in (first, second):
+            one.read("a", 10.0 + number, *map(str, range(number + 1)))
+        await until(lambda count=number + 1: len({uuid for _, _, uuid in receiver.brought}) == count)
+        with contextlib.suppress(Exception):
             async with second.store.database.write() as connection:
                 await connection.exec_driver_sql(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
-    assert {uuid for _, uuid in receiver.brought} == {f"GPU-{row}{number}" for row in "12" for number in range(5)}
+    await until(lambda: first.store.leads or second.store.leads)
+    assert await first.recorded() == [("appeared", f"GPU-{number}", "a", 10.0 + number) for number in range(5)]
+    assert {uuid for _, _, uuid in receiver.brought} == {f"GPU-{number}" for number in range(5)}
+
+
+async def test_a_standby_ends_no_sink_and_a_new_leader_s_are_in_force(replica):
+    first = await replica("first", "lake")
+    second = await replica("second", "lake", "hook")
+    assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
+    await second.store.follow({"hook": Follow("changes", False)})
+    assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
+    await first.end()
+    await second.lead()
+    found = {owed.sink: owed.configured for owed in await second.store.outbox.owed()}
+    assert found == {"hook": True, "lake": False}

@@ -3,6 +3,7 @@
 import pytest
 
 from collector.config import Duration
+from collector.model import Place
 from collector.store import Follow, Store, StoreSettings
 from collector.store.retention import prune
 
@@ -28,6 +29,15 @@ async def test_changes_and_ended_placements_are_forgotten_and_present_ones_stay(
     assert await times(collector) == [30.0]
     assert [(p.node, p.until) for p in await collector.store.history.where("GPU-1")] == [("c", None), ("b", 30.0)]
     assert [(p.node, p.since) for p in await collector.store.history.where("GPU-2")] == [("a", 10.0)]
+
+
+async def test_a_ghost_is_forgotten_with_the_last_place_where_it_was(collector):
+    collector.read("a", 40.0)
+    collector.read("c", 50.0)
+    assert await collector.store.recorder.durable(10)
+    assert (await collector.store.load()).ghosts == {"GPU-1": Place("prod", "c"), "GPU-2": Place("prod", "a")}
+    await prune(collector.store.database, before=45.0)
+    assert (await collector.store.load()).ghosts == {"GPU-1": Place("prod", "c")}
 
 
 async def test_without_a_limit_nothing_is_forgotten(collector):

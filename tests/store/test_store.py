@@ -37,6 +37,16 @@ class TestAfterARestart:
             assert [(p.node, p.since, p.until) for p in placements] == [("b", 30.0, None), ("a", 10.0, 20.0)]
             assert (await three.store.load()).ghosts == {}
 
+    async def test_a_removed_cluster_leaves_no_ghost_and_those_of_others_stay(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            one.read("b", 10.0, "3", cluster="lab")
+            one.read("a", 20.0, "1")
+            one.read("b", 20.0, cluster="lab")
+            one.remove_cluster("prod", 30.0)
+            assert await one.store.recorder.durable(10)
+            assert (await one.store.load()).ghosts == {"GPU-3": Place("lab", "b")} == one.inventory._ghosts
+
     async def test_a_gpu_that_came_back_in_two_nodes_and_left_one_is_no_ghost(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")

@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.Column("cursor", sa.BigInteger, nullable=False),
         sa.Column("upto", sa.BigInteger),
         sa.Column("first_seen", sa.Double, nullable=False),
+        sa.Column("gone", sa.Double),
     )
     op.create_table(
         "gpuid_readings",

@@ -1,0 +1,126 @@
+"""One collector at a time leads on a PostgreSQL store."""
+
+import contextlib
+
+import pytest
+from sqlalchemy import text
+
+from collector.store import Store, StoreError, StoreSettings
+from collector.store.errors import Superseded
+
+pytestmark = pytest.mark.anyio
+
+
+async def cut(store):
+    """End every other connection to the database, as the server does when a client is gone, and wait for that."""
+    async with store.database.write() as connection:
+        await connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+@pytest.fixture
+async def two(postgres_server):
+    settings = StoreSettings(url=postgres_server.new_database())
+    async with Store.open(settings) as one, Store.open(settings) as other:
+        yield one, other
+
+
+async def test_the_first_that_opens_leads_until_it_closes(postgres_server):
+    settings = StoreSettings(url=postgres_server.new_database())
+    async with contextlib.AsyncExitStack() as stack:
+        async with Store.open(settings) as first:
+            second = await stack.enter_async_context(Store.open(settings))
+            assert (first.leads, second.leads) == (True, False)
+            assert not await second.leadership.ask()
+            assert await first.leadership.ask()
+        assert await second.leadership.ask()
+
+
+async def test_one_that_lets_go_may_take_it_again_after_the_other(two):
+    one, other = two
+    await one.leadership.release()
+    assert not one.leads
+    assert await other.leadership.ask()
+    assert not await one.leadership.ask()
+    await other.leadership.release()
+    assert await one.leadership.ask()
+
+
+async def test_one_whose_connection_is_gone_has_lost_it_to_whoever_asks_first(two):
+    one, other = two
+    await cut(other)
+    assert await other.leadership.ask()
+    assert not await one.leadership.ask()
+
+
+async def test_one_whose_connection_is_gone_goes_on_where_it_was_if_nobody_led_meanwhile(two):
+    one, other = two
+    await cut(other)
+    assert await one.leadership.ask()
+    assert one.leads
+    async with one.database.write(leading=True):
+        pass
+
+
+async def test_one_that_does_not_know_yet_that_another_leads_writes_nothing(two):
+    one, other = two
+    await cut(other)
+    assert await other.leadership.ask()
+    assert one.leads
+    with pytest.raises(Superseded, match="another collector leads by now"):
+        async with one.database.write(leading=True):
+            pytest.fail("it may write")
+    await other.leadership.release()
+    assert await one.leadership.ask()
+    assert not one.leads  # before it has caught up with what the other one recorded
+
+
+async def test_asking_again_and_again_uses_one_connection(two):
+    one, other = two
+    assert not await other.leadership.ask()
+    async with one.database.read() as connection:
+        before = await backends(connection)
+        for _ in range(5):
+            assert not await other.leadership.ask()
+        assert await backends(connection) == before
+
+
+async def backends(connection):
+    query = text("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
+    return set(await connection.scalars(query))
+
+
+async def test_without_a_server_nobody_leads_and_afterwards_somebody_does(postgres_server):
+    settings = StoreSettings(url=postgres_server.new_database())
+    async with Store.open(settings) as one:
+        assert one.leads
+        postgres_server.stop()
+        try:
+            with pytest.raises(StoreError, match="the server cannot be reached"):
+                await one.leadership.ask()
+            assert not one.leads
+        finally:
+            postgres_server.start()
+        assert await one.leadership.ask()
+        assert one.leads
+
+
+async def test_stores_beside_each_other_in_one_database_have_each_their_own(postgres_server):
+    url = postgres_server.new_database()
+    async with contextlib.AsyncExitStack() as stack:
+        one = await stack.enter_async_context(Store.open(StoreSettings(url=url)))
+        async with one.database.write() as connection:
+            await connection.exec_driver_sql("CREATE SCHEMA other")
+        elsewhere = StoreSettings(url=f"{url}?options=-csearch_path%3Dother")
+        other = await stack.enter_async_context(Store.open(elsewhere))
+        assert other.database.id != one.database.id
+        assert one.leads
+        assert other.leads
+
+
+async def test_a_file_s_collector_always_leads(sqlite_settings):
+    async with Store.open(sqlite_settings) as store:
+        assert await store.leadership.ask()
+        assert store.leads
