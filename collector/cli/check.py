@@ -76,9 +76,8 @@ async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]
     async with anyio.create_task_group() as tasks:
         for cluster in clusters:
             tasks.start_soon(one, cluster, name=f"check {cluster.name}")
-    findings = {cluster.name: findings[cluster.name] for cluster in clusters}
-    find_duplicates(findings, nodes)
-    return list(findings.values())
+    find_duplicates(clusters, findings, nodes)
+    return [findings[cluster.name] for cluster in clusters]
 
 
 def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:

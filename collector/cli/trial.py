@@ -81,7 +81,7 @@ class Finding(msgspec.Struct, kw_only=True):
 async def try_cluster(cluster: Cluster, timeout: float, nodes: dict[str, list[Node]]) -> Finding:
     """Learn what one cluster allows; whatever goes wrong there is a problem in the finding.
 
-    `nodes` notes by cluster which ones have a pod to read, for find_duplicates().
+    `nodes` is given the nodes with a GPU pod of each cluster, for find_duplicates().
     """
     trial = _Trial(cluster, nodes)
     try:
@@ -97,18 +97,16 @@ async def try_cluster(cluster: Cluster, timeout: float, nodes: dict[str, list[No
     return trial.finding
 
 
-def find_duplicates(findings: Mapping[str, Finding], nodes: Mapping[str, Sequence[Node]]) -> None:
-    """Add a problem to each cluster that the collector would take for one before it in the configuration.
-
-    `findings` are in the order of the configuration.
-    """
+def find_duplicates(clusters: Sequence[Cluster], findings: Mapping[str, Finding], nodes: dict[str, list[Node]]) -> None:
+    """Add a problem to each cluster that a collector would not read, because one before it is the same."""
     identities = Identities()
-    identities.follow(list(findings))
-    for name, finding in findings.items():
-        claims = (identities.claim(name, node) for node in nodes.get(name, ()))
-        if (duplicate := next(filter(None, claims), None)) is not None:
-            finding.ok = False
-            finding.problems.append(Problem(one_line(str(duplicate))))
+    identities.follow([cluster.name for cluster in clusters])
+    for cluster in clusters:
+        for node in nodes.get(cluster.name, ()):
+            if (duplicate := identities.claim(cluster.name, node)) is not None:
+                findings[cluster.name].ok = False
+                findings[cluster.name].problems.append(Problem(one_line(duplicate)))
+                break
 
 
 class _Right(msgspec.Struct, frozen=True):
@@ -151,7 +149,7 @@ class _Trial:
                 for order, source in enumerate(self._cluster.watched)
                 for pod in await self._pods(session, source)
             ]
-            await self._identify(session, {candidate.pod.node for candidate in candidates})
+            await self._list_nodes(session, {candidate.pod.node for candidate in candidates})
             if not any(pods.total for pods in self.finding.pods):
                 if self.finding.pods:
                     await self._look_elsewhere(session)
@@ -202,6 +200,13 @@ class _Trial:
                 f" by a {'Role' + where if namespace else 'ClusterRole'}",
             )
 
+    async def _list_nodes(self, session: Session, names: Collection[str]) -> None:
+        """Note the nodes of these names, which are those that a collector would take up."""
+        self.doing = "listing its nodes"
+        if self.finding.rights.get(str(_Right("list", "nodes"))) is not False:
+            found, _version = await list_all(session, watcher.nodes(self._cluster))
+            self._nodes[self._cluster.name] = [node.facts for node in found.values() if node.key in names]
+
     async def _pods(self, session: Session, source: Source) -> list[PodObject]:
         """Count a source's pods and hand them on; without the right to list them there are none to count."""
         self.doing = f"listing the pods of {source.namespace}"
@@ -218,13 +223,6 @@ class _Trial:
             )
         )
         return pods
-
-    async def _identify(self, session: Session, names: Collection[str]) -> None:
-        """Note the nodes that have a pod; without the right to list nodes there are none to note."""
-        self.doing = "listing its nodes"
-        if self.finding.rights.get(str(_Right("list", "nodes"))) is not False:
-            found, _version = await list_all(session, watcher.nodes(self._cluster))
-            self._nodes[self._cluster.name] = [node.facts for name, node in found.items() if name in names]
 
     async def _look_elsewhere(self, session: Session) -> None:
         self.doing = "looking for pods of other presets"

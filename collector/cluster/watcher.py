@@ -150,7 +150,7 @@ def pods(source: Source) -> Resource[PodObject]:
 
 
 def nodes(cluster: Cluster, labels: Sequence[str] = ()) -> Resource[NodeObject]:
-    """Say which nodes a cluster's configuration means, with these labels among their facts."""
+    """Say which nodes a cluster means, with the labels that their facts are to carry."""
     return Resource(
         name="nodes", path="/api/v1/nodes", params=_selection(cluster.node_selector), decode=node_decoder(labels)
     )
