@@ -15,9 +15,9 @@ import msgspec
 
 from collector import config as configuration
 from collector import garbage
-from collector.backoff import Backoff
 from collector.cluster import ClusterWatcher, kubeconfig
 from collector.cluster.identity import Duplicate, Identities
+from collector.cluster.watch import Watch
 from collector.config import Config, ConfigError, following
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory, NodeSnapshot
@@ -41,8 +41,6 @@ __all__ = ["Service", "load"]
 
 log = logging.getLogger(__name__)
 
-_RESTART = Backoff(initial=1.0, maximum=60.0)
-_HEALTHY = 60.0  # seconds after which a failure of ours counts as the first one again
 _FIXED = ("server", "metrics", "store")  # what is settled when the service starts
 _LATEST = 1000  # changes of the history that the page shows after a restart
 _DURABLE = 1.0  # seconds that an answer waits for what it says to be committed
@@ -67,7 +65,7 @@ class Service:
     def __init__(self, config: Config, *, listeners: Sequence[Callable[[Change], None]] = ()) -> None:
         self._config = config
         self._listeners = tuple(listeners)
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._touched: set[Place] = set()  # by the step of the inventory that is under way
         self._store: Store | None = None
         self._delivery: Delivery | None = None
@@ -142,17 +140,6 @@ class Service:
                 log.warning("changes of [server], [metrics] and [store] take effect at the next start")
             await self._follow(config.clusters)
             log.info("the configuration was read again", extra={"config": str(path)})
-
-    def new_watcher(self, cluster: configuration.Cluster, node_labels: Sequence[str]) -> ClusterWatcher:
-        """Make a watcher that takes up what is known of its cluster.
-
-        Nodes that were never read are left for it to find again: nobody else would tell that one of them is gone.
-        """
-        for node, entry in list(self.inventory.nodes(cluster.name).items()):
-            if entry.time is None:
-                self._hand_on(self.inventory.remove_node(Place(cluster.name, node), time.time()))
-        known = self.inventory.known(cluster.name)
-        return ClusterWatcher(cluster, self, known=known, node_labels=node_labels)
 
     # What the clusters tell (collector.cluster.Observer)
 
@@ -338,6 +325,17 @@ class Service:
         for name in clusters:
             self._watches[name].resume()
 
+    def _new_watcher(self, cluster: configuration.Cluster) -> ClusterWatcher:
+        """Make a watcher that takes up what is known of its cluster.
+
+        Nodes that were never read are left for it to find again: nobody else would tell that one of them is gone.
+        """
+        for node, entry in list(self.inventory.nodes(cluster.name).items()):
+            if entry.time is None:
+                self._hand_on(self.inventory.remove_node(Place(cluster.name, node), time.time()))
+        known = self.inventory.known(cluster.name)
+        return ClusterWatcher(cluster, self, known=known, node_labels=self._config.metrics.node_labels)
+
     async def _follow(self, clusters: Collection[configuration.Cluster]) -> None:
         wanted = {cluster.name: cluster for cluster in clusters}
         freed = self._identities.follow(list(wanted))
@@ -364,72 +362,12 @@ class Service:
                 await watch.stop()
                 self._identities.duplicates.pop(name, None)
                 log.info("cluster changed in the configuration", extra={"cluster": name})
-            self._watches[name] = _Watch(cluster, self, self._config.metrics.node_labels)
+            self._watches[name] = Watch(cluster, self._new_watcher, self.on_status)
             self._tasks.start_soon(self._watches[name].run, name=f"cluster {name}")
 
     async def _reload_on_change(self, path: Path) -> None:
         async for _ in following.changes(path, self._config):
             await self.reload(path)
-
-
-class _Watch:
-    """One cluster's task: it ends only when it is stopped, whatever happens in it."""
-
-    def __init__(self, cluster: configuration.Cluster, service: Service, node_labels: Sequence[str]) -> None:
-        self.cluster = cluster
-        self._service = service
-        self._node_labels = node_labels
-        self._scope = anyio.CancelScope()
-        self._turn = anyio.CancelScope()  # the watcher's
-        self._free = anyio.Event()  # whether a watcher may be at work
-        self._free.set()
-        self._ended = anyio.Event()
-
-    async def run(self) -> None:
-        """Watch until stopped; an error of our own is logged, and the watch starts again from what is known."""
-        try:
-            with self._scope:
-                attempt = 0
-                while True:
-                    while not self._free.is_set():  # it may be paused again before this task has its turn
-                        await self._free.wait()
-                    started = time.monotonic()
-                    try:
-                        with anyio.CancelScope() as self._turn:
-                            await self._service.new_watcher(self.cluster, self._node_labels).run()
-                        continue
-                    except Exception as error:
-                        attempt = attempt + 1 if time.monotonic() - started < _HEALTHY else 1
-                        self._failed(error)
-                    await anyio.sleep(_RESTART.delay(attempt - 1))
-        finally:
-            self._ended.set()
-
-    def pause(self) -> None:
-        """End the watcher, until `resume` lets another one begin."""
-        if self._free.is_set():
-            self._free = anyio.Event()
-        self._turn.cancel()
-
-    def renew(self) -> None:
-        """Have another watcher take up what is known, unless paused."""
-        self._turn.cancel()
-
-    def resume(self) -> None:
-        """Begin anew from what is known."""
-        self._free.set()
-
-    async def stop(self) -> None:
-        """End the task and wait until nothing of it runs."""
-        self._scope.cancel()
-        await self._ended.wait()
-
-    def _failed(self, error: Exception) -> None:
-        name = self.cluster.name
-        log.exception("the cluster's task failed and starts again", extra={"cluster": name})
-        message = f"the collector failed with {type(error).__name__} and starts again; its log has more"
-        status = ClusterStatus(cluster=name, state=ClusterState.SERVER_ERROR, message=message, since=time.time())
-        self._service.on_status(status)
 
 
 def _log_change(change: Change, level: int) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -145,15 +145,15 @@ async def test_a_duplicate_that_is_found_out_again_at_once_is_not_read(world: Wo
     world.write("admin", "dev")
     async with world.collecting() as service:
         await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
-        started: list[str] = []
-        new_watcher = service.new_watcher
-
-        def note(cluster: Cluster, node_labels: Sequence[str]) -> ClusterWatcher:
-            started.append(cluster.name)
-            return new_watcher(cluster, node_labels)
-
-        service.new_watcher = note  # type: ignore[method-assign]
         watch = service._watches["dev"]
+        started: list[str] = []
+        new_watcher = watch._new_watcher
+
+        def note(cluster: Cluster) -> ClusterWatcher:
+            started.append(cluster.name)
+            return new_watcher(cluster)
+
+        watch._new_watcher = note
         watch.resume()
         watch.pause()
         await anyio.wait_all_tasks_blocked()

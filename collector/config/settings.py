@@ -112,9 +112,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen = Listen("0.0.0.0:8080")
     tls_cert: Path | None = None  # PEM chain; turns HTTPS on together with tls_key; read again when it changes
     tls_key: Path | None = None
-    client_ca: Path | None = (
-        None  # PEM; clients must then show a certificate that it signed; read again when it changes
-    )
+    client_ca: Path | None = None  # PEM; clients must show a certificate that it signed; read again too
     basic_auth: dict[str, str] = {}  # user name -> bcrypt hash
     bearer_token_file: Path | None = None  # its content is the token that clients must send
 
