@@ -180,12 +180,15 @@ class History:
     async def _last_ended(
         self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int
     ) -> list[PastPlacement]:
-        last = func.max(_placements.id)
-        ids = select(last).where(_placements.until.is_not(None), condition).group_by(*of).order_by(last.desc())
+        last_first = (_placements.until.desc(), _placements.id.desc())
+        rank = func.row_number().over(partition_by=of, order_by=last_first)
+        ended = select(_placements.id, _placements.until, rank.label("rank"))
+        ranked = ended.where(_placements.until.is_not(None), condition).subquery().c
+        ids = select(ranked.id).where(ranked.rank == 1).order_by(ranked.until.desc(), ranked.id.desc()).limit(limit)
         # A query of its own: engines mistake how few rows a text is in.
         async with self._database.read() as connection:
-            found = (await connection.scalars(ids.limit(limit))).all()
-        return await self._placements(_placements.id.in_(found), None, limit)
+            found = (await connection.scalars(ids)).all()
+        return await self._placements(_placements.id.in_(found), None, limit, order=last_first)
 
     async def _placements(
         self,

@@ -133,6 +133,15 @@ class TestParts:
             assert [(row.cluster, row.node, row.until) for row in rows] == [("lab", "a", 21.0), ("prod", "a", 20.0)]
             assert len(await one.store.history.left("a", limit=1)) == 1
 
+    async def test_of_several_gpus_that_left_the_last_to_leave_is_told(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            one.read("a", 20.0, "1")
+            one.read("a", 30.0)
+            assert await one.store.recorder.durable(10)
+            rows = await one.store.history.left("a")
+            assert [(row.uuid, row.until) for row in rows] == [("GPU-1", 30.0)]
+
 
 class TestNode:
     async def test_what_sits_there_comes_first_then_what_sat_there(self, collector):
