@@ -145,6 +145,8 @@ class TestPhone:
                     .map((one) => one.outerHTML.slice(0, 120))"""
             )
             assert small == [], name
+            for summary in page.locator("summary").all():
+                expect(summary).to_have_css("display", "list-item")  # with the mark that says that it opens
         fits = "(q) => { q.value = q.placeholder; return q.scrollWidth <= q.clientWidth }"
         assert page.get_by_role("searchbox").evaluate(fits)
 
