@@ -77,7 +77,7 @@ class TestRestore:
         assert (change.event, change.previous) == (Event.MOVED, A)
 
     def test_no_more_ghosts_are_remembered_than_an_inventory_keeps(self, monkeypatch):
-        monkeypatch.setattr("collector.inventory._GHOSTS", 2)
+        monkeypatch.setattr("collector.inventory.inventory._GHOSTS", 2)
         after = restored(Inventory(), ghosts={f"GPU-{number}": A for number in range(5)})
         assert len(after._ghosts) == 2
 

@@ -1,17 +1,15 @@
-"""The fleet in memory: applies readings, knows where every GPU is, and emits what changed."""
+"""Applies readings to the fleet, knows where every GPU is, and emits what changed."""
 
 import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-import msgspec
-
+from collector.inventory.node import NONE, NodeEntry, NodeSnapshot
 from collector.model import (
     Change,
     Event,
     Failing,
-    Fingerprint,
     Gpu,
     Known,
     Node,
@@ -21,70 +19,7 @@ from collector.model import (
     Reading,
 )
 
-__all__ = ["Inventory", "NodeEntry", "NodeSnapshot"]
-
-
-class NodeSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the inventory knows of one node at one instant; from these it is restored."""
-
-    place: Place
-    node: Node
-    time: float | None  # Unix seconds of the last reading, None before the first
-    driver_version: str | None
-    cuda_version: str | None
-    source: str
-    fingerprint: Fingerprint | None
-    gpus: tuple[Gpu, ...]  # those that are here
-    since: tuple[float, ...]  # beside `gpus`
-    superseded: frozenset[str]  # UUIDs that the last reading had, but that have since been seen on another node
-
-
-class NodeEntry:
-    """One node with a GPU pod, as it is published; read-only outside the inventory."""
-
-    __slots__ = (
-        "alone",
-        "cuda_version",
-        "driver_version",
-        "failing",
-        "fingerprint",
-        "gpus",
-        "node",
-        "place",
-        "since",
-        "source",
-        "superseded",
-        "time",
-    )
-
-    def __init__(self, place: Place, node: Node) -> None:
-        self.place = place
-        self.node = node
-        self.time: float | None = None  # Unix seconds of the last reading, None before the first
-        self.failing: Failing | None = None  # None after a reading, and before the first attempt
-        self.driver_version: str | None = None
-        self.cuda_version: str | None = None
-        self.source = ""  # `namespace/pod` that was read
-        self.fingerprint: Fingerprint | None = None
-        self.gpus: tuple[Gpu, ...] = ()  # those that are here; each has a UUID
-        self.since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
-        # UUIDs that the last reading had, but that have since been seen on another node.
-        self.superseded = _NONE
-        self.alone = (self,)  # what the indexes hold for a GPU that is here and nowhere else; one tuple for all of them
-
-    @property
-    def found(self) -> int | None:
-        """How many GPUs are here; None before the first reading."""
-        return None if self.time is None else len(self.gpus)
-
-    def since_of(self, uuid: str) -> float:
-        """Tell since when a GPU that is here is here."""
-        return next(since for gpu, since in zip(self.gpus, self.since, strict=True) if gpu.uuid == uuid)
-
-    @property
-    def chassis(self) -> str:
-        """The serial of the chassis that the GPUs are in; several joined by a comma, empty where none is known."""
-        return ",".join(sorted({gpu.chassis for gpu in self.gpus if gpu.chassis}))
+__all__ = ["Inventory"]
 
 
 class Inventory:
@@ -139,7 +74,7 @@ class Inventory:
         gone = [gpu for gpu, _ in before.values()]
         old = entry.gpus
         entry.gpus, entry.since = tuple(stay), tuple(since)
-        entry.time, entry.superseded = reading.time, frozenset(superseded) if superseded else _NONE
+        entry.time, entry.superseded = reading.time, frozenset(superseded) if superseded else NONE
         self._fail(entry, None)
         changes += self._depart(gone, entry, reading.time)
         if changes:
@@ -187,20 +122,7 @@ class Inventory:
     def snapshot(self, place: Place) -> NodeSnapshot | None:
         """Take down all that is known of a node; None if it is unknown."""
         entry = self.node(place)
-        if entry is None:
-            return None
-        return NodeSnapshot(
-            place=entry.place,
-            node=entry.node,
-            time=entry.time,
-            driver_version=entry.driver_version,
-            cuda_version=entry.cuda_version,
-            source=entry.source,
-            fingerprint=entry.fingerprint,
-            gpus=entry.gpus,
-            since=entry.since,
-            superseded=entry.superseded,
-        )
+        return None if entry is None else entry.snapshot()
 
     def restore(self, nodes: Iterable[NodeSnapshot], ghosts: Mapping[str, Place]) -> None:
         """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
@@ -431,7 +353,6 @@ class Inventory:
         ]
 
 
-_NONE: frozenset[str] = frozenset()  # one for all nodes: each empty set of its own would take 200 bytes
 _GHOSTS = 100_000  # GPUs that are nowhere and whose last place is remembered; the longest gone are forgotten first
 
 # Grace superchips carry two GPUs on one board under one serial, also where each is given to a node of its own.
