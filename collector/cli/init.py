@@ -115,7 +115,10 @@ def render(names: Sequence[str], *, kubeconfig: str | None, alike: Mapping[str, 
             '# bearer_token_file = "token"',
             "",
             "# One table per cluster. `name` is the `cluster` label of its series: make it what your dashboards use.",
-            *(f"{_warning(alike, name)}[[clusters]]\n{_values(name=name, context=name)}\n" for name in names),
+            *(
+                f"{_warning(alike, context)}[[clusters]]\n{_values(name=name, context=context)}\n"
+                for context, name in _cluster_names(names).items()
+            ),
         )
     )
 
@@ -143,6 +146,17 @@ def _values(**table: Any) -> str:
 
 def _string(text: str) -> str:
     return _values(x=text).removeprefix("x = ")
+
+
+def _cluster_names(contexts: Collection[str]) -> dict[str, str]:
+    """Name each cluster as its context, but for letters that no name may have."""
+    named: dict[str, str] = {}
+    for context in contexts:
+        name = "".join(letter if letter.isprintable() else "_" for letter in context)
+        while name != context and (name in contexts or name in named.values()):
+            name += "_"
+        named[context] = name
+    return named
 
 
 def _chosen(names: Collection[str], patterns: Sequence[str]) -> list[str]:

@@ -120,7 +120,17 @@ class TestFile:
         alike = dict.fromkeys(names, names[0])
         text = render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}", alike=alike)
         loaded = config.parse(text, Path("gpuid.toml"))
-        assert [(cluster.name, cluster.context) for cluster in loaded.clusters] == [(name, name) for name in names]
+        assert [cluster.context for cluster in loaded.clusters] == names
+        printable = [name for name in names if name.isprintable()]
+        assert [cluster.name for cluster in loaded.clusters if cluster.context in printable] == printable
+
+    def test_a_context_whose_name_no_cluster_may_have_gets_another(self):
+        loaded = config.parse(render(["a\x1f", "a_", "b"], kubeconfig=None), Path("gpuid.toml"))
+        assert [(cluster.name, cluster.context) for cluster in loaded.clusters] == [
+            ("a__", "a\x1f"),
+            ("a_", "a_"),
+            ("b", "b"),
+        ]
 
 
 class TestOutput:
