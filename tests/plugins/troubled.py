@@ -104,7 +104,7 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
 
 def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
     def well() -> bool:
-        at = time.time() - 2
+        at = time.time() - 5  # a look back over the whole range, in whole seconds, must find it too
         return len(server.query("gpuid_node_info", at)) == 2 * (CLUSTERS + 1) * NODES and bool(
             server.query("DCGM_FI_DEV_GPU_TEMP", at)
         )
