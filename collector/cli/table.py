@@ -91,8 +91,7 @@ def _print_coloured(heading: list[str], rows: Iterator[list[str]], styles: Seque
     console = output_console()
     widths = list(map(len, heading))
     found = 0
-    page = list(itertools.islice(rows, _TERMINAL_PAGE))
-    while page or not found:
+    while (page := list(itertools.islice(rows, _TERMINAL_PAGE))) or not found:
         widths = _widened(widths, page)
         if not found:
             console.print(_styled(heading, widths, [_bold] * len(heading)), soft_wrap=True)
@@ -101,7 +100,6 @@ def _print_coloured(heading: list[str], rows: Iterator[list[str]], styles: Seque
         found += len(page)
         if not page:
             break
-        page = list(itertools.islice(rows, _TERMINAL_PAGE))
     return found
 
 
@@ -125,7 +123,7 @@ def _plain(_text: str) -> str:
 
 
 def _widened(widths: Sequence[int], rows: Iterable[Sequence[str]]) -> list[int]:
-    return [max(map(len, column), default=0) for column in zip(*rows, ["x" * width for width in widths], strict=True)]
+    return [max(column) for column in zip(widths, *(map(len, row) for row in rows), strict=True)]
 
 
 def _line(texts: Sequence[str], widths: Sequence[int]) -> str:

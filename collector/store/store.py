@@ -3,7 +3,7 @@
 import gc
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self
 
@@ -79,16 +79,14 @@ class Store:
             finally:
                 await store.leadership.release()
 
-    async def load(self, clusters: Collection[str] | None = None) -> Remembered:
-        """Load the present inventory, or some clusters' part of it; raises StoreError."""
+    async def load(self) -> Remembered:
+        """Load the present inventory; raises StoreError."""
         ghosts = schema.ghosts.c
-        rows, spirits = _NODES, select(ghosts.uuid, ghosts.cluster, ghosts.node)
-        if clusters is not None:
-            rows, spirits = rows.where(_nodes.cluster.in_(clusters)), spirits.where(ghosts.cluster.in_(clusters))
+        spirits = select(ghosts.uuid, ghosts.cluster, ghosts.node)
         found: list[NodeSnapshot] = []
         with _without_garbage_collection():
             async with self.database.read() as connection:
-                async for part in self._decoded(connection, rows):
+                async for part in self._decoded(connection, _NODES):
                     found += part
                 haunted = {row[0]: Place(row[1], row[2]) for row in await connection.execute(spirits)}
         return Remembered(nodes=found, ghosts=haunted)
