@@ -20,19 +20,21 @@ __all__ = [
     "Placement",
     "ReadFailure",
     "Reading",
-    "Record",
+    "SinkRecord",
+    "UnidentifiedGpu",
     "WatchRestart",
+    "canonical_uuid",
 ]
 
 
 class GpuidError(Exception):
-    """The root of every error that gpuid raises itself; its text is one line fit for a user."""
+    """The root of the errors that gpuid raises itself; its text is one line fit for a user."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One physical GPU as `nvidia-smi -q -x` describes it; what the tool does not know is None."""
 
-    uuid: str | None
+    uuid: str  # as `canonical_uuid` writes it
     serial: str | None = None
     model: str | None = None
     architecture: str | None = None
@@ -47,6 +49,21 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     minor_number: int | None = None
     vbios: str | None = None
     mig: bool | None = None
+
+
+class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A GPU that `nvidia-smi -q -x` lists without a UUID, such as one that the driver has lost."""
+
+    serial: str | None = None
+    model: str | None = None
+    chassis: str | None = None
+    pci_bus_id: str | None = None
+
+
+def canonical_uuid(text: str) -> str:
+    """Return the UUID of a GPU in the tool's own spelling, whatever the case of the text: one GPU has one key."""
+    prefix, dash, rest = text.partition("-")
+    return prefix.upper() + dash + rest.lower() if prefix.upper() == "GPU" else text
 
 
 class Place(NamedTuple):
@@ -99,6 +116,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     driver_version: str | None
     cuda_version: str | None
     gpus: tuple[Gpu, ...]
+    unidentified: tuple[UnidentifiedGpu, ...] = ()  # the tool named no UUID: they go into records and nowhere else
 
 
 class Known(NamedTuple):
@@ -139,7 +157,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     previous: Place | None = None  # where it came from, for MOVED
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One GPU on one node as the sinks write it; what is absent is the empty string.
 
     The first seven fields, their names and their order are those of the Go program's records.
@@ -194,8 +212,8 @@ class ClusterState(StrEnum):
     STARTING = "starting"
     UP = "up"
     BAD_CONTEXT = "bad_context"
-    PLUGIN_MISSING = "plugin_missing"
-    PLUGIN_FAILED = "plugin_failed"
+    CREDENTIAL_PLUGIN_MISSING = "credential_plugin_missing"
+    CREDENTIAL_PLUGIN_FAILED = "credential_plugin_failed"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     UNREACHABLE = "unreachable"

@@ -7,7 +7,7 @@ import pytest
 hypothesis.settings.register_profile("gpuid", deadline=None)
 hypothesis.settings.load_profile("gpuid")
 
-pytest_plugins = ["tests.plugins.no_skips", "tests.plugins.prometheus", "tests.plugins.troubled"]
+pytest_plugins = ["tests.support.no_skips", "tests.support.prometheus", "tests.support.troubled"]
 
 
 @pytest.fixture

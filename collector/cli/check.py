@@ -11,12 +11,12 @@ import msgspec
 from rich.console import Console
 
 from collector import config as configuration
+from collector.checks.clusters import Finding, find_duplicates, try_cluster
 from collector.cli.destinations import print_destinations, try_destinations
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, config_option
 from collector.cli.table import print_table, result_style
-from collector.cli.trial import Finding, find_duplicates, try_cluster
-from collector.config import Cluster, ConfigError, Duration
+from collector.config import ClusterSettings, ConfigError, Duration
 from collector.model import Node
 from collector.text import one_line
 
@@ -64,12 +64,12 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
     ctx.exit(0 if all(one.ok for one in findings) and all(one.ok for one in destinations) else 1)
 
 
-async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]:
+async def _try_all(clusters: Sequence[ClusterSettings], timeout: float) -> list[Finding]:
     findings: dict[str, Finding] = {}
     nodes: dict[str, list[Node]] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def one(cluster: Cluster) -> None:
+    async def one(cluster: ClusterSettings) -> None:
         async with limiter:
             findings[cluster.name] = await try_cluster(cluster, timeout, nodes)
 
@@ -80,7 +80,7 @@ async def _try_all(clusters: Sequence[Cluster], timeout: float) -> list[Finding]
     return [findings[cluster.name] for cluster in clusters]
 
 
-def _chosen(clusters: Sequence[Cluster], names: Sequence[str]) -> list[Cluster]:
+def _chosen(clusters: Sequence[ClusterSettings], names: Sequence[str]) -> list[ClusterSettings]:
     known = [cluster.name for cluster in clusters]
     for name in names:
         if name not in known:

@@ -13,8 +13,8 @@ import msgspec
 from collector import config as configuration
 from collector.cli import endpoint as endpoints
 from collector.cli.endpoint import Endpoint
-from collector.cli.options import TIMEOUT, Failure, found_config, optional_config_option
-from collector.config import ConfigError, Duration, Server
+from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option
+from collector.config import ConfigError, Duration, ServerSettings
 from collector.text import one_line
 
 __all__ = ["Client", "connection_options"]
@@ -88,19 +88,19 @@ class Client:
         try:
             answer = self._http.get(path, params=params)
         except httpx.TimeoutException as error:
-            raise Failure(f"{where}: no answer in time") from error
+            raise CommandError(f"{where}: no answer in time") from error
         except httpx.HTTPError as error:
-            raise Failure(f"{where}: {endpoints.reason(error)}; is a collector running there?") from error
+            raise CommandError(f"{where}: {endpoints.reason(error)}; is a collector running there?") from error
         if answer.status_code in {401, 403}:
-            raise Failure(
+            raise CommandError(
                 f"{where}: answers {answer.status_code}; expected --token-file, or --user with $GPUID_PASSWORD"
             )
         if answer.status_code != 200:
-            raise Failure(f"{where}: {_refusal(answer)}")
+            raise CommandError(f"{where}: {_refusal(answer)}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
-            raise Failure(f"{where}: the answer is not a gpuid collector's") from error
+            raise CommandError(f"{where}: the answer is not a gpuid collector's") from error
 
     def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
         """Go through the pages of the GPUs that the filters admit; raises Failure."""
@@ -133,7 +133,7 @@ def _endpoint(url: str | None, config: Path | None, ca: Path | None, cert: Path 
     if url is not None:
         return endpoints.of_url(url, own)
     path = config or found_config()
-    place = endpoints.of_server(Server() if path is None else configuration.load(path).server)
+    place = endpoints.of_server(ServerSettings() if path is None else configuration.load(path).server)
     return place._replace(tls=own or place.tls)
 
 

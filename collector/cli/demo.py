@@ -10,12 +10,12 @@ import anyio
 import click
 
 from collector import config
+from collector.app.service import Service
 from collector.cli.logs import LEVELS, configure
 from collector.cli.options import DURATION, LISTEN, told
 from collector.config import Duration, Listen
 from collector.inventory import Inventory
 from collector.model import ClusterState
-from collector.service import Service
 from collector.simulator import Done, Placed, SimulatedCluster, Simulator
 from collector.store import StoreSettings
 
@@ -82,8 +82,8 @@ async def _demo(simulator: Simulator, listen: Listen, duration: float | None) ->
 def _config(simulator: Simulator, listen: Listen) -> config.Config:
     kubeconfig = str(simulator.kubeconfig)
     return config.Config(
-        clusters=tuple(config.Cluster(context=name, kubeconfig=kubeconfig) for name in simulator.clusters),
-        server=config.Server(listen=listen),
+        clusters=tuple(config.ClusterSettings(context=name, kubeconfig=kubeconfig) for name in simulator.clusters),
+        server=config.ServerSettings(listen=listen),
         # Beside the simulator's own files, so it goes with them.
         store=StoreSettings(url=f"sqlite://{simulator.kubeconfig.with_name('gpuid.db')}"),
     )

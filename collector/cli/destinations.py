@@ -9,7 +9,7 @@ import msgspec
 from collector import store
 from collector.cli.table import print_table, result_style
 from collector.config import Config
-from collector.config.sinks import Settings
+from collector.config.sinks import SinkSettings
 from collector.config.store import PostgresLocation, StoreSettings, locate
 from collector.model import GpuidError
 from collector.sinks import open_sink
@@ -69,7 +69,7 @@ def _check_store(settings: StoreSettings) -> Callable[[], Awaitable[str]]:
     return lambda: store.check(settings)
 
 
-def _check_sink(name: str, settings: Settings) -> Callable[[], Awaitable[str]]:
+def _check_sink(name: str, settings: SinkSettings) -> Callable[[], Awaitable[str]]:
     async def check() -> str:
         sink = open_sink(name, settings)
         try:

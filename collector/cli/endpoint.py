@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from collector.config import ConfigError, Listen, Server
+from collector.config import ConfigError, Listen, ServerSettings
 
 __all__ = ["Endpoint", "of_server", "of_url", "reason", "tls"]
 
@@ -19,7 +19,7 @@ class Endpoint(NamedTuple):
     token_file: Path | None = None
 
 
-def of_server(server: Server) -> Endpoint:
+def of_server(server: ServerSettings) -> Endpoint:
     """Find the server of this configuration; raises ConfigError when its certificate cannot be read.
 
     The certificate to expect is known exactly, so it is trusted by itself, whatever host name it is for.

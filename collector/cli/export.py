@@ -11,18 +11,18 @@ import click
 from rich.console import Console
 
 from collector.cli.client import Client, connection_options
-from collector.cli.options import Failure
+from collector.cli.options import CommandError
 from collector.cli.past import chosen_store
 from collector.inventory import NodeSnapshot
-from collector.model import Event, Record
-from collector.sinks import forms
-from collector.store import Access, Store, StoreSettings
-from collector.web.rows import rfc3339
+from collector.model import Event, SinkRecord
+from collector.sinks import formats as forms
+from collector.store import OpenMode, Store, StoreSettings
+from collector.timestamps import rfc3339
 
 __all__ = ["export"]
 
 
-class _Row(Record, frozen=True, kw_only=True, gc=False):
+class _Row(SinkRecord, frozen=True, kw_only=True, gc=False):
     """A GPU as the sinks write it, and its times there to the millisecond."""
 
     since: str
@@ -79,7 +79,7 @@ async def _export(pages: _Pages, form: str, output: Path | None) -> None:
 
 
 async def _store_rows(settings: StoreSettings) -> _Pages:
-    async with Store.open(settings, Access.READER) as store, contextlib.aclosing(store.nodes()) as parts:
+    async with Store.open(settings, OpenMode.READER) as store, contextlib.aclosing(store.nodes()) as parts:
         async for nodes in parts:
             yield [row for node in nodes for row in _node_rows(node)]
 
@@ -138,7 +138,7 @@ def _file(path: Path | None) -> Iterator[IO[bytes]]:
         if not special:
             partial.replace(path)
     except OSError as error:
-        raise Failure(f"-o {path}: {error.strerror}") from error
+        raise CommandError(f"-o {path}: {error.strerror}") from error
     finally:
         if not special:
             partial.unlink(missing_ok=True)

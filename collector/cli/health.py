@@ -8,8 +8,8 @@ import click
 
 from collector import config as configuration
 from collector.cli.endpoint import Endpoint, of_server, of_url, reason
-from collector.cli.options import TIMEOUT, Failure, found_config, optional_config_option
-from collector.config import Duration, Server
+from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option
+from collector.config import Duration, ServerSettings
 
 __all__ = ["health"]
 
@@ -33,7 +33,7 @@ def health(config: Path | None, url: str | None, timeout: Duration) -> None:
         endpoint = of_url(url)
     else:
         path = config or found_config()
-        endpoint = of_server(Server() if path is None else configuration.load(path).server)
+        endpoint = of_server(ServerSettings() if path is None else configuration.load(path).server)
     click.echo(f"{endpoint.url}: {_ask(endpoint, timeout)}")
 
 
@@ -46,9 +46,9 @@ def _ask(endpoint: Endpoint, timeout: float) -> str:
         with opener.open(f"{endpoint.url}/healthz", timeout=timeout) as answer:
             status = answer.status
     except TimeoutError as error:
-        raise Failure(f"{endpoint.url}: no answer within {timeout:g} s") from error
+        raise CommandError(f"{endpoint.url}: no answer within {timeout:g} s") from error
     except (OSError, ValueError, http.client.HTTPException) as error:  # TLS and URL errors are OSErrors
-        raise Failure(f"{endpoint.url}: {reason(error)}") from error
+        raise CommandError(f"{endpoint.url}: {reason(error)}") from error
     if status != 200:
-        raise Failure(f"{endpoint.url}: /healthz answers {status}")
+        raise CommandError(f"{endpoint.url}: /healthz answers {status}")
     return "ok"

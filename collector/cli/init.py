@@ -13,8 +13,8 @@ import click
 import tomli_w
 
 from collector import config as configuration
-from collector.cluster.kubeconfig import contexts
-from collector.config import PRESETS, ConfigError, Defaults, Server
+from collector.config import PRESETS, ConfigError, DefaultSettings, ServerSettings
+from collector.kube.kubeconfig import contexts
 
 __all__ = ["init", "render"]
 
@@ -77,7 +77,7 @@ def render(names: Sequence[str], *, kubeconfig: str | None, alike: Mapping[str, 
 
     `alike` tells of a context which one before it has the same server.
     """
-    defaults = Defaults()
+    defaults = DefaultSettings()
     preset = PRESETS[defaults.preset]
     return "\n".join(
         (
@@ -108,7 +108,7 @@ def render(names: Sequence[str], *, kubeconfig: str | None, alike: Mapping[str, 
             "",
             "[server]",
             "# Where metrics, API and page are served; 127.0.0.1:8080 keeps them on this machine.",
-            _values(listen=str(Server().listen)),
+            _values(listen=str(ServerSettings().listen)),
             "# HTTPS, and who may ask:",
             '# tls_cert = "tls.crt"',
             '# tls_key = "tls.key"',

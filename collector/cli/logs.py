@@ -2,11 +2,12 @@
 
 import logging
 import sys
-import time
 import traceback
 from typing import TextIO
 
 import msgspec
+
+from collector.timestamps import rfc3339
 
 __all__ = ["LEVELS", "JsonFormatter", "TextFormatter", "configure"]
 
@@ -31,7 +32,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render one event."""
         event = {
-            "time": _rfc3339(record.created),
+            "time": rfc3339(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -48,7 +49,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Render one event."""
         fields = "".join(f"  {key}={value}" for key, value in _fields(record).items())
-        line = f"{_rfc3339(record.created)}  {record.levelname:<7}  {record.getMessage()}{fields}".replace("\n", "\\n")
+        line = f"{rfc3339(record.created)}  {record.levelname:<7}  {record.getMessage()}{fields}".replace("\n", "\\n")
         if record.exc_info and record.exc_info[0] is not None:
             line += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
         return line
@@ -71,8 +72,3 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
         for key, value in record.__dict__.items()
         if key not in _STANDARD
     }
-
-
-def _rfc3339(seconds: float) -> str:
-    milliseconds = int(seconds % 1 * 1000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{milliseconds:03d}Z"

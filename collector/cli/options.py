@@ -16,7 +16,7 @@ __all__ = [
     "LISTEN",
     "TERM",
     "TIMEOUT",
-    "Failure",
+    "CommandError",
     "config_option",
     "found_config",
     "log_options",
@@ -27,7 +27,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Failure(click.ClickException):
+class CommandError(click.ClickException):
     """What the command was to find out is bad news: one line, exit code 1."""
 
 

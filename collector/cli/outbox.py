@@ -9,12 +9,12 @@ import click
 import msgspec
 
 from collector import config as configuration
-from collector.cli.options import Failure, config_option
+from collector.cli.options import CommandError, config_option
 from collector.cli.past import print_rows
 from collector.config import Config, ConfigError
-from collector.store import Access, DeadLetter, Outbox, Owed, Store
+from collector.store import DeadLetter, OpenMode, Outbox, Owed, Store
 from collector.text import one_line
-from collector.web.rows import rfc3339
+from collector.timestamps import rfc3339
 
 __all__ = ["outbox"]
 
@@ -58,7 +58,7 @@ def ls(config: Path, as_json: bool) -> None:
     Example:
       gpuid outbox ls --json | jq '.dead_letters[].id'
     """
-    owed, letters = _ask(_configured(config), Access.READER, _everything)
+    owed, letters = _ask(_configured(config), OpenMode.READER, _everything)
     sinks = [msgspec.structs.asdict(one) | {"oldest": rfc3339(one.oldest)} for one in owed]
     dead = [_described(letter) for letter in letters]
     if as_json:
@@ -85,9 +85,9 @@ def show(config: Path, letter: int) -> None:
     Example:
       gpuid outbox show 7 | jq '.records[].gpu'
     """
-    found = _ask(_configured(config), Access.READER, lambda outbox: outbox.show(letter))
+    found = _ask(_configured(config), OpenMode.READER, lambda outbox: outbox.show(letter))
     if found is None:
-        raise Failure(f"no dead letter {letter}")
+        raise CommandError(f"no dead letter {letter}")
     row = _described(found) | {"records": found.records}
     click.echo(msgspec.json.format(msgspec.json.encode(row), indent=2))
 
@@ -114,7 +114,7 @@ def replay(config: Path, letters: tuple[int, ...], sink: str | None) -> None:
     configured = _configured(config)
     found = _letters(configured, letters, sink)
     if found:
-        _ask(configured, Access.OPERATOR, lambda outbox: outbox.replay([letter.id for letter in found]))
+        _ask(configured, OpenMode.OPERATOR, lambda outbox: outbox.replay([letter.id for letter in found]))
     click.echo(f"{_counted(found)} to be sent again.")
     for name in sorted({letter.sink for letter in found} - configured.sinks.keys()):
         click.echo(f'The configuration has no sink "{one_line(name)}": what is for it waits until it has.', err=True)
@@ -136,7 +136,7 @@ def drop(config: Path, letters: tuple[int, ...], sink: str | None, yes: bool) ->
     if found and not yes:
         _confirm(f"Throw away {_counted(found)}?")
     if found:
-        _ask(configured, Access.OPERATOR, lambda outbox: outbox.drop([letter.id for letter in found]))
+        _ask(configured, OpenMode.OPERATOR, lambda outbox: outbox.drop([letter.id for letter in found]))
     click.echo(f"{_counted(found)} dropped.")
 
 
@@ -147,7 +147,7 @@ def _configured(path: Path) -> Config:
     return config
 
 
-def _ask(config: Config, access: Access, ask: Callable[[Outbox], Awaitable[_T]]) -> _T:
+def _ask(config: Config, access: OpenMode, ask: Callable[[Outbox], Awaitable[_T]]) -> _T:
     async def run() -> _T:
         assert config.store is not None  # noqa: S101
         async with Store.open(config.store, access) as store:
@@ -164,7 +164,7 @@ def _letters(config: Config, ids: Sequence[int], sink: str | None) -> list[DeadL
     """Find the dead letters that are meant; raises Failure for one that is not there."""
     if bool(ids) == (sink is not None):
         raise click.UsageError("expected the numbers of dead letters or --sink NAME")
-    owed, found = _ask(config, Access.READER, _everything)
+    owed, found = _ask(config, OpenMode.READER, _everything)
     if sink is not None:
         known = config.sinks.keys() | {one.sink for one in owed} | {letter.sink for letter in found}
         if sink not in known:
@@ -173,7 +173,7 @@ def _letters(config: Config, ids: Sequence[int], sink: str | None) -> list[DeadL
         return [letter for letter in found if letter.sink == sink]
     by_id = {letter.id: letter for letter in found}
     if missing := [id_ for id_ in dict.fromkeys(ids) if id_ not in by_id]:
-        raise Failure(f"no dead letter {', '.join(map(str, missing))}; `gpuid outbox ls` lists them")
+        raise CommandError(f"no dead letter {', '.join(map(str, missing))}; `gpuid outbox ls` lists them")
     return [by_id[id_] for id_ in dict.fromkeys(ids)]
 
 
@@ -184,7 +184,7 @@ def _confirm(question: str) -> None:
         click.echo("", err=True)
         agreed = False
     if not agreed:
-        raise Failure("nothing was dropped; --yes drops without asking")
+        raise CommandError("nothing was dropped; --yes drops without asking")
 
 
 def _described(letter: DeadLetter) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import msgspec
 
-from collector.cli.options import Failure
-from collector.nvidia_smi import LIMIT, BadOutput
-from collector.nvidia_smi import parse as parse_output
+from collector.cli.options import CommandError
+from collector.collect.nvidia_smi import LIMIT, BadOutputError
+from collector.collect.nvidia_smi import parse as parse_output
 
 __all__ = ["parse"]
 
@@ -34,11 +34,11 @@ def parse(file: Path, compact: bool) -> None:
         with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
             output = stream.read(LIMIT + 1)
         if len(output) > LIMIT:
-            raise BadOutput(f"more than {LIMIT >> 20} MiB, which nvidia-smi never prints")
+            raise BadOutputError(f"more than {LIMIT >> 20} MiB, which nvidia-smi never prints")
         log = parse_output(output)
     except OSError as error:
-        raise Failure(f"{name}: {error.strerror}") from error
-    except BadOutput as error:
-        raise Failure(f"{name}: {error}") from error
+        raise CommandError(f"{name}: {error.strerror}") from error
+    except BadOutputError as error:
+        raise CommandError(f"{name}: {error}") from error
     text = msgspec.json.encode(log)
     click.echo(text if compact else msgspec.json.format(text, indent=2))

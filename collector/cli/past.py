@@ -13,7 +13,7 @@ from collector import config as configuration
 from collector.cli.client import Client, connection_options
 from collector.cli.options import found_config
 from collector.cli.table import event_style, print_table
-from collector.store import Access, History, PastPlacement, Position, Store, StoreSettings
+from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
 from collector.web.history import change_row, placement_row
 
 __all__ = ["Past", "chosen_store", "past_options", "print_rows"]
@@ -120,7 +120,7 @@ def chosen_store(options: Mapping[str, Any]) -> StoreSettings | None:
 
 def _query(settings: StoreSettings, ask: Callable[[History], Awaitable[_T]]) -> _T:
     async def run() -> _T:
-        async with Store.open(settings, Access.READER) as store:
+        async with Store.open(settings, OpenMode.READER) as store:
             return await ask(store.history)
 
     return anyio.run(run)

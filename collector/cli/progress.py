@@ -7,9 +7,9 @@ import time
 
 import anyio
 
+from collector.app.service import Service
 from collector.inventory import Inventory
 from collector.model import ClusterState
-from collector.service import Service
 
 __all__ = ["show_first_inventory"]
 

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from collector.cli.client import Client, connection_options
-from collector.cli.options import DURATION, Failure
+from collector.cli.options import DURATION, CommandError
 from collector.cli.table import cut_table, event_style, output_console, print_table
 from collector.config import Duration
 
@@ -60,7 +60,7 @@ def top(interval: Duration, **options: Any) -> None:
                 try:
                     clusters, trouble = _clusters(client), ""
                     changes.look()
-                except Failure as failure:
+                except CommandError as failure:
                     trouble = failure.format_message()
 
 
@@ -75,7 +75,7 @@ class _Changes:
         self._from = {"since": datetime.fromtimestamp(time.time() - _LOOK_BACK, UTC).isoformat()}
         try:
             self.look()
-        except Failure:
+        except CommandError:
             self._kept = False
 
     def look(self) -> None:

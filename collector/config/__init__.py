@@ -2,21 +2,29 @@
 
 from collector.config.loading import ConfigError, load, parse
 from collector.config.selector import Requirement, parse_selector
-from collector.config.settings import PRESETS, Cluster, Config, Defaults, Metrics, Server, Source
+from collector.config.settings import (
+    PRESETS,
+    ClusterSettings,
+    Config,
+    DefaultSettings,
+    MetricsSettings,
+    PodSource,
+    ServerSettings,
+)
 from collector.config.values import Duration, Listen
 
 __all__ = [
     "PRESETS",
-    "Cluster",
+    "ClusterSettings",
     "Config",
     "ConfigError",
-    "Defaults",
+    "DefaultSettings",
     "Duration",
     "Listen",
-    "Metrics",
+    "MetricsSettings",
+    "PodSource",
     "Requirement",
-    "Server",
-    "Source",
+    "ServerSettings",
     "load",
     "parse",
     "parse_selector",

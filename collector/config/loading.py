@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 import msgspec
 
-from collector.config.settings import Cluster, Config, Defaults
-from collector.config.sinks import Settings
-from collector.config.values import Duration, Listen, shown
+from collector.config.settings import ClusterSettings, Config, DefaultSettings
+from collector.config.sinks import SinkSettings
+from collector.config.values import Duration, Listen, quote
 from collector.model import GpuidError
 
 __all__ = ["ConfigError", "load", "parse"]
@@ -58,19 +58,19 @@ def parse(text: str, path: Path) -> Config:
 
 def _settings(document: dict[str, Any], base: Path) -> Config:
     """Convert table by table, so that a message names the table that it is about; raises ValueError."""
-    _convert(document.get("defaults", {}), Defaults, "defaults", base)
+    _convert(document.get("defaults", {}), DefaultSettings, "defaults", base)
     _check_choices(document.get("defaults", {}), "defaults")
     clusters = _convert(document.get("clusters", []), list[dict[str, Any]], "clusters", base)
     for index, cluster in enumerate(clusters):
-        _convert(cluster, Cluster, f"clusters[{index}]", base)
+        _convert(cluster, ClusterSettings, f"clusters[{index}]", base)
         _check_choices(cluster, f"clusters[{index}]")
         clusters[index] = _inherit(document.get("defaults", {}), cluster)
     for name, sink in _convert(document.get("sinks", {}), dict[str, Any], "sinks", base).items():
         _check_type(sink, f"sinks.{name}.type")
-        _convert(sink, Settings, f"sinks.{name}", base)
+        _convert(sink, SinkSettings, f"sinks.{name}", base)
     config: Config = _convert(document | {"clusters": clusters}, Config, "", base)
     for key, shortest, text in _too_short(document, ""):
-        raise ValueError(f"{key}: expected at least {shown(shortest)}, got {shown(text)}")
+        raise ValueError(f"{key}: expected at least {quote(shortest)}, got {quote(text)}")
     return config
 
 
@@ -81,16 +81,16 @@ def _check_choices(table: Mapping[str, Any], key: str) -> None:
     if table.get("sources") == []:
         raise ValueError(f"{key}.sources: expected at least one source")
     if table.get("name") == "":
-        raise ValueError(f"{key}.name: expected printable letters in one line, got {shown('')}")
+        raise ValueError(f"{key}.name: expected printable letters in one line, got {quote('')}")
 
 
 def _check_type(sink: object, key: str) -> None:
     """Name the types of sinks where a table is of none of them."""
     kind = sink.get("type") if isinstance(sink, Mapping) else None
-    types = [str(one.__struct_config__.tag) for one in get_args(Settings)]
+    types = [str(one.__struct_config__.tag) for one in get_args(SinkSettings)]
     if isinstance(kind, str) and kind not in types:
         (nearest,) = difflib.get_close_matches(kind, types, n=1, cutoff=0.0)
-        raise ValueError(f'{key}: expected one of {", ".join(types)}, got {shown(kind)}; did you mean "{nearest}"?')
+        raise ValueError(f'{key}: expected one of {", ".join(types)}, got {quote(kind)}; did you mean "{nearest}"?')
 
 
 # Shorter ones are slips of the pen that would wear out every node, or let nothing ever succeed. Files alone are held to
@@ -134,7 +134,7 @@ def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str,
     if isinstance(info, msgspec.inspect.StructType) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
         for name, inner in value.items():
-            quoted = name if re.fullmatch(r"[\w-]+", name) else shown(name)
+            quoted = name if re.fullmatch(r"[\w-]+", name) else quote(name)
             key = f"{at}.{quoted}" if at else quoted
             if name in fields:
                 yield from _unknown_keys(inner, fields[name], key)
@@ -187,7 +187,7 @@ def _decode(base: Path, kind: Any, value: object) -> object:
         return kind.parse(value)
     if kind is Path:
         if not isinstance(value, str):
-            raise ValueError(f"expected a path, got {shown(value)}")
+            raise ValueError(f"expected a path, got {quote(value)}")
         return _absolute(value, base)
     raise NotImplementedError(kind)
 
@@ -215,4 +215,4 @@ def _absolute(path: str, base: Path, key: str = "") -> Path:
     try:
         return base / Path(path).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{key}expected a path of a user with a home directory, got {shown(path)}") from error
+        raise ValueError(f"{key}expected a path of a user with a home directory, got {quote(path)}") from error

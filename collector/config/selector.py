@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from collector.config.values import shown
+from collector.config.values import quote
 
 __all__ = ["Requirement", "is_label_key", "parse_selector"]
 
@@ -26,7 +26,7 @@ def parse_selector(text: str) -> list[Requirement]:
         if found is None or int(found["number"] or 0) >= 1 << 63:
             raise ValueError(
                 'expected a label selector such as "app=gpu-plugin" or "tier in (a, b), !old",'
-                f" and not {shown(text[at:].strip(_SPACE))} in it"
+                f" and not {quote(text[at:].strip(_SPACE))} in it"
             )
         operator = found["not"] or found["equality"] or found["set"] or found["order"] or ""
         values = found["values"] if found["set"] else found["number"] if found["order"] else found["value"]

@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 
 from collector.config.selector import is_label_key, parse_selector
-from collector.config.sinks import Settings
+from collector.config.sinks import SinkSettings
 from collector.config.store import StoreSettings
-from collector.config.values import Duration, Listen, shown
+from collector.config.values import Duration, Listen, quote
 
-__all__ = ["PRESETS", "Cluster", "Config", "Defaults", "Metrics", "Server", "Source"]
+__all__ = ["PRESETS", "ClusterSettings", "Config", "DefaultSettings", "MetricsSettings", "PodSource", "ServerSettings"]
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True):
+class PodSource(msgspec.Struct, frozen=True, kw_only=True):
     """Pods that can see a node's GPUs: where to find them and which container to ask."""
 
     namespace: str
@@ -26,7 +26,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse a source that can name no container."""
         for key in ("namespace", "container"):
             if not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", getattr(self, key)):
-                raise ValueError(f"{key}: expected a name as Kubernetes allows it, got {shown(getattr(self, key))}")
+                raise ValueError(f"{key}: expected a name as Kubernetes allows it, got {quote(getattr(self, key))}")
         _check_selector("selector", self.selector)
 
 
@@ -37,25 +37,25 @@ def _check_selector(key: str, text: str) -> None:
         raise ValueError(f"{key}: {error}") from error
 
 
-PRESETS: dict[str, Source] = {
-    "gpu-operator": Source(
+PRESETS: dict[str, PodSource] = {
+    "gpu-operator": PodSource(
         namespace="gpu-operator", selector="app=nvidia-device-plugin-daemonset", container="nvidia-device-plugin"
     ),
-    "device-plugin": Source(
+    "device-plugin": PodSource(
         namespace="kube-system", selector="name=nvidia-device-plugin-ds", container="nvidia-device-plugin-ctr"
     ),
-    "gke": Source(
+    "gke": PodSource(
         namespace="kube-system", selector="k8s-app=nvidia-gpu-device-plugin", container="nvidia-gpu-device-plugin"
     ),
 }
 
 
-class Defaults(msgspec.Struct, frozen=True, kw_only=True):
+class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every cluster may set, and `[defaults]` sets for all of them."""
 
     kubeconfig: str | None = None  # path, or paths joined by ":"; None is $KUBECONFIG, then ~/.kube/config
     preset: str = "gpu-operator"  # a key of PRESETS
-    sources: tuple[Source, ...] = ()  # instead of the preset; on one node the first source with a ready pod is read
+    sources: tuple[PodSource, ...] = ()  # instead of the preset; on one node the first source with a ready pod is read
     refresh: Duration = Duration(3600)  # a reading older than this is made anew
     grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series
     command: tuple[str, ...] = ("nvidia-smi", "-q", "-x")
@@ -71,7 +71,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
             if not 0 < getattr(self, key) < math.inf:  # written so that it is false of nan
                 raise ValueError(f"{key}: expected a finite value above zero, got {getattr(self, key):g}")
         if self.preset not in PRESETS:
-            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {shown(self.preset)}")
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quote(self.preset)}")
         _check_selector("node_selector", self.node_selector)
         if not self.command:
             raise ValueError("command: expected at least the program's name")
@@ -79,12 +79,12 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("kubeconfig: expected a path")
 
     @property
-    def watched(self) -> tuple[Source, ...]:
+    def watched(self) -> tuple[PodSource, ...]:
         """The sources in force: the given ones, else the preset's."""
         return self.sources or (PRESETS[self.preset],)
 
 
-class Cluster(Defaults, frozen=True, kw_only=True):
+class ClusterSettings(DefaultSettings, frozen=True, kw_only=True):
     """One cluster to watch."""
 
     name: str = ""  # the `cluster` label; default: the context's name
@@ -103,10 +103,10 @@ class Cluster(Defaults, frozen=True, kw_only=True):
                 raise ValueError("name: expected a name, because an in_cluster cluster has no context to take it from")
             msgspec.structs.force_setattr(self, "name", self.context)
         if not self.name.isprintable():
-            raise ValueError(f"name: expected printable letters in one line, got {shown(self.name)}")
+            raise ValueError(f"name: expected printable letters in one line, got {quote(self.name)}")
 
 
-class Server(msgspec.Struct, frozen=True, kw_only=True):
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how HTTP is served."""
 
     listen: Listen = Listen("0.0.0.0:8080")
@@ -127,7 +127,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"basic_auth.{user}: expected a bcrypt hash")
 
 
-class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the series are labelled."""
 
     cluster_label: str = "cluster"
@@ -136,12 +136,12 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse a label name that Prometheus or another label of ours would clash with."""
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", self.cluster_label) or self.cluster_label.startswith("__"):
-            raise ValueError(f"cluster_label: expected a Prometheus label name, got {shown(self.cluster_label)}")
+            raise ValueError(f"cluster_label: expected a Prometheus label name, got {quote(self.cluster_label)}")
         if self.cluster_label in _OWN_LABELS or self.cluster_label.startswith("label_"):
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that gpuid sets itself')
         for label in self.node_labels:
             if not is_label_key(label):
-                raise ValueError(f"node_labels: expected names of Kubernetes labels, got {shown(label)}")
+                raise ValueError(f"node_labels: expected names of Kubernetes labels, got {quote(label)}")
 
 
 _OWN_LABELS = frozenset(
@@ -154,12 +154,12 @@ _OWN_LABELS = frozenset(
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of one collector."""
 
-    clusters: tuple[Cluster, ...] = ()
-    defaults: Defaults = Defaults()
-    server: Server = Server()
-    metrics: Metrics = Metrics()
+    clusters: tuple[ClusterSettings, ...] = ()
+    defaults: DefaultSettings = DefaultSettings()
+    server: ServerSettings = ServerSettings()
+    metrics: MetricsSettings = MetricsSettings()
     store: StoreSettings | None = None  # None keeps everything in memory alone, and allows no sinks
-    sinks: dict[str, Settings] = {}
+    sinks: dict[str, SinkSettings] = {}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be told apart later."""
@@ -167,7 +167,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         for cluster in self.clusters:
             if cluster.name in seen:
                 raise ValueError(
-                    f"clusters: two clusters are named {shown(cluster.name)}; give one of them another name"
+                    f"clusters: two clusters are named {quote(cluster.name)}; give one of them another name"
                 )
             seen.add(cluster.name)
         if self.sinks and self.store is None:
@@ -176,4 +176,4 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             )
         for name in self.sinks:
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-                raise ValueError(f"sinks: expected names of letters, digits, - and _, got {shown(name)}")
+                raise ValueError(f"sinks: expected names of letters, digits, - and _, got {quote(name)}")

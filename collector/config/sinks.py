@@ -11,10 +11,10 @@ import msgspec
 from collector.config.postgres import take_apart
 from collector.config.values import Duration
 
-__all__ = ["S3", "Postgres", "Settings", "SinkSettings", "Stdout", "Webhook"]
+__all__ = ["CommonSinkSettings", "PostgresSettings", "S3Settings", "SinkSettings", "StdoutSettings", "WebhookSettings"]
 
 
-class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+class CommonSinkSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """What every sink may set."""
 
     emit: Literal["changes", "readings"] = "changes"  # what happened, or all GPUs of each reading
@@ -27,11 +27,11 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
         _above_zero(self, ("batch_records", "batch_age"))
 
 
-class Stdout(SinkSettings, frozen=True, kw_only=True, tag="stdout"):
+class StdoutSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="stdout"):
     """One JSON object per line on the standard output."""
 
 
-class Webhook(SinkSettings, frozen=True, kw_only=True, tag="webhook"):
+class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhook"):
     """A POST of a JSON array per batch."""
 
     url: str  # http or https; kept out of logs and errors but for its host
@@ -61,7 +61,7 @@ class Webhook(SinkSettings, frozen=True, kw_only=True, tag="webhook"):
         _certificate(self.cert_file, self.key_file)
 
 
-class S3(SinkSettings, frozen=True, kw_only=True, tag="s3"):
+class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
     """An object per batch in S3 or what speaks its API.
 
     Credentials come from AWS's default chain: environment, profile, web identity (IRSA), pod identity, instance role.
@@ -102,7 +102,7 @@ class S3(SinkSettings, frozen=True, kw_only=True, tag="s3"):
             raise ValueError('kms_key_id: expected sse = "aws:kms" beside it')
 
 
-class Postgres(SinkSettings, frozen=True, kw_only=True, tag="postgres"):
+class PostgresSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="postgres"):
     """Rows in a PostgreSQL table of the Go program's layout."""
 
     dsn: str  # postgresql://user@host:5432/database, without a password
@@ -130,16 +130,16 @@ class Postgres(SinkSettings, frozen=True, kw_only=True, tag="postgres"):
             raise ValueError('ca_file and cert_file: expected sslmode = "require", "verify-ca" or "verify-full"')
 
 
-Settings = Stdout | Webhook | S3 | Postgres
+SinkSettings = StdoutSettings | WebhookSettings | S3Settings | PostgresSettings
 
 
-def _above_zero(settings: SinkSettings, keys: Collection[str]) -> None:
+def _above_zero(settings: CommonSinkSettings, keys: Collection[str]) -> None:
     for key in keys:
         if getattr(settings, key) <= 0:
             raise ValueError(f"{key}: expected a value above zero")
 
 
-def _one_of(settings: SinkSettings, file: str, variable: str) -> None:
+def _one_of(settings: CommonSinkSettings, file: str, variable: str) -> None:
     if getattr(settings, file) is not None and getattr(settings, variable) is not None:
         raise ValueError(f"expected {file} or {variable}, not both")
 

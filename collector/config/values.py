@@ -4,7 +4,7 @@ import json
 import re
 from typing import ClassVar, Self
 
-__all__ = ["Duration", "Listen", "shown"]
+__all__ = ["Duration", "Listen", "quote"]
 
 
 class Duration(float):
@@ -18,7 +18,7 @@ class Duration(float):
     def parse(cls, text: object) -> Self:
         """Read a duration; ValueError tells the expected form."""
         if not isinstance(text, str) or not cls._FORM.fullmatch(text):
-            raise ValueError(f'expected a duration such as "30s", "5m" or "1h", got {shown(text)}')
+            raise ValueError(f'expected a duration such as "30s", "5m" or "1h", got {quote(text)}')
         return cls(sum(float(number) * cls._UNITS[unit] for number, unit in cls._PART.findall(text)))
 
 
@@ -32,7 +32,7 @@ class Listen(str):
         """Check the form; ValueError tells the expected one."""
         form = cls._FORM.fullmatch(text) if isinstance(text, str) else None
         if form is None or int(form[3]) > 65535:
-            raise ValueError(f'expected an address such as "0.0.0.0:8080" or "[::]:8080", got {shown(text)}')
+            raise ValueError(f'expected an address such as "0.0.0.0:8080" or "[::]:8080", got {quote(text)}')
         return cls(text)
 
     @property
@@ -46,7 +46,7 @@ class Listen(str):
         return int(self.rpartition(":")[2])
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """Write a value as TOML would, in one short line."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)

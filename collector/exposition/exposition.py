@@ -18,7 +18,7 @@ import msgspec
 from collector.exposition.families import NODE_FAMILIES, label_names, render
 from collector.exposition.gzip_join import FOOTER_BYTES, HEADER, Checksum, footer
 from collector.exposition.metrics import Metrics
-from collector.exposition.shards import ClusterText, Shards, Text, compressed, inflated
+from collector.exposition.shards import ClusterText, ClusterTextStore, DeflatedText, compressed, inflated
 from collector.inventory import Inventory
 from collector.model import Place
 
@@ -62,7 +62,7 @@ class Exposition:
         self._published = False  # a snapshot exists
         self._running = False  # and is kept up to date whether anybody asks or not
         self._wake = anyio.Event()
-        self._shards: dict[str, Shards] = {}
+        self._shards: dict[str, ClusterTextStore] = {}
         self._snapshot: Mapping[str, ClusterText] = {}
         self._lock = anyio.Lock()
 
@@ -152,8 +152,8 @@ class Exposition:
         own = await self._own_text(clusters=(), of_process=True, openmetrics=openmetrics)
         return _body(None, own, openmetrics=openmetrics, gzip=gzip)
 
-    async def _own_text(self, *, clusters: Collection[str] | None, of_process: bool, openmetrics: bool) -> Text:
-        def make() -> Text:
+    async def _own_text(self, *, clusters: Collection[str] | None, of_process: bool, openmetrics: bool) -> DeflatedText:
+        def make() -> DeflatedText:
             return compressed(self._metrics.render(clusters=clusters, of_process=of_process, openmetrics=openmetrics))
 
         # prometheus-client takes about 4 µs for a series, too long for the event loop with a hundred clusters.
@@ -165,13 +165,13 @@ class Exposition:
             if shards := self._shards.get(place.cluster):
                 shards.remove(place.node)
                 self._touched.add(place.cluster)
-        elif self._shards.setdefault(place.cluster, Shards()).put(place.node, self._render(entry)):
+        elif self._shards.setdefault(place.cluster, ClusterTextStore()).put(place.node, self._render(entry)):
             self._touched.add(place.cluster)
 
 
-def _body(chosen: Sequence[ClusterText] | None, own: Text, *, openmetrics: bool, gzip: bool) -> Body:
+def _body(chosen: Sequence[ClusterText] | None, own: DeflatedText, *, openmetrics: bool, gzip: bool) -> Body:
     """Lay the families one after the other, each with its header; `chosen` None leaves them out."""
-    texts: list[Text] = []
+    texts: list[DeflatedText] = []
     if chosen is not None:
         for family, header in enumerate(_HEADERS):
             texts.append(header)

@@ -17,6 +17,7 @@ from collector.model import (
     Placement,
     ReadFailure,
     Reading,
+    canonical_uuid,
 )
 
 __all__ = ["Inventory"]
@@ -50,7 +51,7 @@ class Inventory:
         if entry.time is not None and reading.time < entry.time:
             return []
         before = {gpu.uuid: (gpu, since) for gpu, since in zip(entry.gpus, entry.since, strict=True)}
-        found = {gpu.uuid: gpu for gpu in reading.gpus if gpu.uuid is not None}
+        found = {gpu.uuid: gpu for gpu in reading.gpus}
         self._note_shared_serials(found.values())
         entry.node, entry.source, entry.fingerprint = reading.node, reading.source, reading.fingerprint
         entry.driver_version, entry.cuda_version = reading.driver_version, reading.cuda_version
@@ -194,8 +195,7 @@ class Inventory:
     ) -> list[Placement]:
         """Find the GPUs that have this UUID, or this serial, or are in this chassis; UUIDs in either case."""
         if uuid is not None:
-            prefix, dash, rest = uuid.partition("-")
-            uuid = prefix.upper() + dash + rest.lower()
+            uuid = canonical_uuid(uuid)
             return self._found(self._homes.get(uuid, ()), lambda gpu: gpu.uuid == uuid)
         if serial is not None:
             return self._found(self._serials.get(serial, ()), lambda gpu: gpu.serial == serial)
@@ -279,7 +279,7 @@ class Inventory:
         """End the homes that GPUs had in a node."""
         changes = []
         for gpu in gone:
-            uuid = str(gpu.uuid)
+            uuid = gpu.uuid
             others = tuple(home for home in self._homes[uuid] if home is not entry)
             if others:
                 self._homes[uuid] = others[0].alone if len(others) == 1 else others
@@ -315,7 +315,7 @@ class Inventory:
                 else:
                     index.pop(value, None)
         for gpu in touched:
-            self._judge(str(gpu.uuid))
+            self._judge(gpu.uuid)
         for serial in {gpu.serial for gpu in touched if gpu.serial is not None}:
             homes = self._serials.get(serial, ())
             # Among more than two, a node more or less changes nothing for the others.
@@ -326,7 +326,7 @@ class Inventory:
         for home in self._serials.get(serial, ()):
             for gpu in home.gpus:
                 if gpu.serial == serial:
-                    self._judge(str(gpu.uuid))
+                    self._judge(gpu.uuid)
 
     def _judge(self, uuid: str) -> None:
         """Decide afresh in which clusters a GPU is in conflict."""

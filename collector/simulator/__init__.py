@@ -2,8 +2,8 @@
 
 from collector.simulator.actions import Done
 from collector.simulator.cluster import SimulatedCluster
-from collector.simulator.faults import Misconduct
+from collector.simulator.faults import ExecFaultKind
 from collector.simulator.fleet import Fleet, Placed, SimulationError
 from collector.simulator.simulator import Simulator
 
-__all__ = ["Done", "Fleet", "Misconduct", "Placed", "SimulatedCluster", "SimulationError", "Simulator"]
+__all__ = ["Done", "ExecFaultKind", "Fleet", "Placed", "SimulatedCluster", "SimulationError", "Simulator"]

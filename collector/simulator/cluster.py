@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from collector.simulator import errors, smi
 from collector.simulator.actions import Done, action
-from collector.simulator.faults import Counters, ExecFault, Misconduct
+from collector.simulator.faults import Counters, ExecFault, ExecFaultKind
 from collector.simulator.fleet import Fleet, SimulationError
-from collector.simulator.objects import Blueprint
-from collector.simulator.population import Population
+from collector.simulator.objects import ObjectFactory
+from collector.simulator.population import ClusterObjects
 from collector.simulator.server import ApiServer, describe
 from collector.simulator.storage import Storage
 
@@ -45,8 +45,8 @@ class SimulatedCluster:
         self._on_token = on_token
         self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation wants to be repeatable
         self._storage = Storage()
-        self._population = Population(
-            name, fleet, self._storage, Blueprint(name, fleet.kind(name), seed, time.time() - 86400)
+        self._population = ClusterObjects(
+            name, fleet, self._storage, ObjectFactory(name, fleet.kind(name), seed, time.time() - 86400)
         )
         self.server = ApiServer(
             self._storage,
@@ -324,12 +324,12 @@ class SimulatedCluster:
     @action
     def hang_exec(self, node: str | None = None, times: int | None = None) -> Done:
         """Let execs on a node, or all, never end."""
-        return self.fail_exec(Misconduct.HANG, node, times=times)
+        return self.fail_exec(ExecFaultKind.HANG, node, times=times)
 
     @action
     def fail_exec(
         self,
-        how: Misconduct = Misconduct.EXIT_STATUS,
+        how: ExecFaultKind = ExecFaultKind.EXIT_STATUS,
         node: str | None = None,
         exit_status: int = 9,
         stderr: str = "",

@@ -9,10 +9,10 @@ from aiohttp import WSMsgType, web
 
 from collector.simulator import errors, execution
 from collector.simulator.execution import ERROR, STDERR, STDOUT, Command, Outcome
-from collector.simulator.faults import ExecFault, Misconduct
+from collector.simulator.faults import ExecFault, ExecFaultKind
 from collector.simulator.objects import PODS
 from collector.simulator.requests import RequestInfo
-from collector.simulator.spdy import Session
+from collector.simulator.spdy import SpdySession
 from collector.simulator.state import State
 
 __all__ = ["PROTOCOLS", "ExecSessions"]
@@ -84,7 +84,7 @@ class ExecSessions:
         if _SPDY_PROTOCOL not in request.headers.getall("X-Stream-Protocol-Version", []):
             raise errors.bad_request(f"unable to upgrade: the protocol {_SPDY_PROTOCOL} is not offered")
         await self._connections.pass_gate(request)
-        transport, session = self._connections.take_over(request, Session)
+        transport, session = self._connections.take_over(request, SpdySession)
         transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
             b"X-Stream-Protocol-Version: " + _SPDY_PROTOCOL.encode() + b"\r\n\r\n"
@@ -131,12 +131,12 @@ class ExecSessions:
 
     async def _work(self, command: Command, channels: "_Sink", ended: asyncio.Event) -> bool:
         fault = self._faults.exec_fault(command.node)
-        hangs = fault is not None and fault.how is Misconduct.HANG
+        hangs = fault is not None and fault.how is ExecFaultKind.HANG
         try:
             async with asyncio.timeout(None if hangs else self.latency + self._faults.delay(command.node)):
                 await ended.wait()
         except TimeoutError:
-            if fault is not None and fault.how is Misconduct.DROPPED:
+            if fault is not None and fault.how is ExecFaultKind.DROPPED:
                 await channels.send_part(self._outcome(command, None))
                 return False
             await channels.send_all(self._outcome(command, fault))

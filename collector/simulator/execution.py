@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from collector.simulator import errors
-from collector.simulator.faults import ExecFault, Misconduct
+from collector.simulator.faults import ExecFault, ExecFaultKind
 from collector.simulator.objects import Document
 from collector.simulator.requests import flag
 from collector.simulator.storage import Entry
@@ -68,10 +68,10 @@ def command(entry: Entry, query: Mapping[str, str], argv: Sequence[str]) -> Comm
 def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], bytes] | None) -> Outcome:
     """Run a command; `nvidia_smi` prints the XML, None where the container lacks the program."""
     shell, program = _program(wanted.argv)
-    if fault is not None and fault.how is Misconduct.INTERNAL_ERROR:
+    if fault is not None and fault.how is ExecFaultKind.INTERNAL_ERROR:
         text = fault.stderr or "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
         return _internal(f"error executing command in container: {text}")
-    if program != "nvidia-smi" or nvidia_smi is None or (fault is not None and fault.how is Misconduct.NO_BINARY):
+    if program != "nvidia-smi" or nvidia_smi is None or (fault is not None and fault.how is ExecFaultKind.NO_BINARY):
         if shell:
             return _ended(wanted, 127, b"", f"{shell}: 1: {program}: not found\n".encode())
         return _internal(
@@ -83,13 +83,13 @@ def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], b
         return _ended(wanted, 0, nvidia_smi(), b"")
     stderr = fault.stderr.encode()
     match fault.how:
-        case Misconduct.EXIT_STATUS:
+        case ExecFaultKind.EXIT_STATUS:
             return _ended(wanted, fault.exit_status, b"", stderr or f"{_DRIVER_FAILED}\n".encode())
-        case Misconduct.ERROR_TEXT:
+        case ExecFaultKind.ERROR_TEXT:
             return _ended(wanted, 0, f"{fault.stderr or _DRIVER_FAILED}\n".encode(), b"")
-        case Misconduct.GARBAGE:
+        case ExecFaultKind.GARBAGE:
             return _ended(wanted, 0, bytes(range(256)) * 8, stderr)
-        case Misconduct.TRUNCATED:
+        case ExecFaultKind.TRUNCATED:
             whole = nvidia_smi()
             return _ended(wanted, 0, whole[: len(whole) // 2], stderr)
         case _:

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Counters", "ExecFault", "Faults", "Misconduct"]
+__all__ = ["Counters", "ExecFault", "ExecFaultKind", "Faults"]
 
 
-class Misconduct(StrEnum):
+class ExecFaultKind(StrEnum):
     """The ways in which an exec can go wrong."""
 
     EXIT_STATUS = "exit_status"  # a non-zero exit status, with text on stderr
@@ -26,7 +26,7 @@ class Misconduct(StrEnum):
 class ExecFault(msgspec.Struct):
     """What is wrong with the execs of a node; `times` counts down to its end, None is for good."""
 
-    how: Misconduct
+    how: ExecFaultKind
     exit_status: int = 9
     stderr: str = ""
     times: int | None = None

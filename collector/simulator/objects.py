@@ -1,12 +1,12 @@
 """The Kubernetes objects of a simulated cluster as documents: nodes, the pods on them, and what they are named."""
 
 import hashlib
-import time
 from typing import Any, NamedTuple
 
 from collector.config import PRESETS
 from collector.simulator import smi
 from collector.simulator.fleet import MODELS
+from collector.timestamps import rfc3339
 
 __all__ = [
     "GPU_POD_LABELS",
@@ -15,10 +15,9 @@ __all__ = [
     "NODES",
     "PODS",
     "RESOURCES",
-    "Blueprint",
     "Document",
+    "ObjectFactory",
     "Resource",
-    "rfc3339",
 ]
 
 Document = dict[str, Any]
@@ -60,19 +59,14 @@ LEASES = Resource(
 RESOURCES = {(resource.group, resource.plural): resource for resource in (PODS, NODES, LEASES)}
 
 
-def rfc3339(seconds: float) -> str:
-    """Give a time as the API writes it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-class Blueprint:
+class ObjectFactory:
     """Makes the documents of one cluster; the same arguments give the same document."""
 
     def __init__(self, cluster: str, kind: str, seed: int, born: float) -> None:
         self.cluster = cluster
         self.kind = kind
         self._salt = f"{seed}/{cluster}/"
-        self._born = rfc3339(born)
+        self._born = rfc3339(born, "seconds")
 
     def uid(self, *what: object) -> str:
         """Give an identifier in the form of a UUID that follows from what it is for."""
@@ -86,7 +80,7 @@ class Blueprint:
 
     def node(self, name: str, number: int, gpus: int, *, generation: int = 0, since: float | None = None) -> Document:
         """Give a ready node; `gpus` 0 makes one without GPUs. A new `generation` is a new VM under an old name."""
-        created = rfc3339(since) if since is not None else self._born
+        created = rfc3339(since, "seconds") if since is not None else self._born
         address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         zone = _ZONES[number % len(_ZONES)]
         machine = _MACHINES[self.kind] if gpus else "m7i.xlarge"
@@ -193,7 +187,7 @@ class Blueprint:
         since: float | None = None,
     ) -> Document:
         """Give a running pod of one container with everything ready."""
-        started = rfc3339(since) if since is not None else self._born
+        started = rfc3339(since, "seconds") if since is not None else self._born
         uid = self.uid("pod", namespace, name)
         address = f"10.244.{int(uid[:2], 16)}.{int(uid[2:4], 16)}"
         return {

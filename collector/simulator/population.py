@@ -6,19 +6,20 @@ from collections.abc import Callable
 
 from collector.config import PRESETS
 from collector.simulator.fleet import Fleet, SimulationError
-from collector.simulator.objects import GPU_POD_LABELS, NODES, PODS, Blueprint, Document, Resource
+from collector.simulator.objects import GPU_POD_LABELS, NODES, PODS, Document, ObjectFactory, Resource
 from collector.simulator.storage import Storage
+from collector.timestamps import rfc3339
 
-__all__ = ["CPU_NODES", "Population"]
+__all__ = ["CPU_NODES", "ClusterObjects"]
 
 CPU_NODES = 2
 _INSTANCES_PER_GPU = 7
 
 
-class Population:
+class ClusterObjects:
     """The nodes of one cluster and the pods on them."""
 
-    def __init__(self, cluster: str, fleet: Fleet, storage: Storage, blueprint: Blueprint) -> None:
+    def __init__(self, cluster: str, fleet: Fleet, storage: Storage, blueprint: ObjectFactory) -> None:
         self._cluster = cluster
         self._fleet = fleet
         self._storage = storage
@@ -92,7 +93,7 @@ class Population:
             for status in document["status"]["containerStatuses"]:
                 status["restartCount"] += 1
                 status["lastState"] = status["state"]
-                status["state"] = {"running": {"startedAt": _now()}}
+                status["state"] = {"running": {"startedAt": rfc3339(time.time(), "seconds")}}
                 status["started"] = True
                 status["containerID"] = self._blueprint.container_id(
                     document["metadata"]["uid"], status["name"], status["restartCount"]
@@ -210,8 +211,4 @@ def _set_ready(document: Document, *, ready: bool) -> None:
 def _set_condition(document: Document, kind: str, *, ready: bool) -> None:
     for condition in document["status"]["conditions"]:
         if condition["type"] == kind:
-            condition |= {"status": "True" if ready else "False", "lastTransitionTime": _now()}
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            condition |= {"status": "True" if ready else "False", "lastTransitionTime": rfc3339(time.time(), "seconds")}

@@ -14,7 +14,7 @@ from collector.simulator import errors, tables
 from collector.simulator.objects import Resource
 from collector.simulator.requests import RequestInfo, flag
 from collector.simulator.state import State
-from collector.simulator.storage import Entry, Filter, Storage, Watch
+from collector.simulator.storage import Entry, Filter, Storage, WatchSubscription
 
 __all__ = ["get", "listing", "watch"]
 
@@ -105,7 +105,11 @@ async def watch(
 
 
 async def _follow(
-    storage: Storage, stream: "_Stream", following: Watch, query: Mapping[str, str], bookmark_interval: float
+    storage: Storage,
+    stream: "_Stream",
+    following: WatchSubscription,
+    query: Mapping[str, str],
+    bookmark_interval: float,
 ) -> None:
     loop = asyncio.get_running_loop()
     seconds = _number(query, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311  as the real one's default

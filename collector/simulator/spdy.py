@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-__all__ = ["DICTIONARY", "Frame", "Framer", "Session"]
+__all__ = ["DICTIONARY", "Frame", "Framer", "SpdySession"]
 
 
 class Frame(NamedTuple):
@@ -68,7 +68,7 @@ class Framer:
         return Frame(kind, flags, stream, payload, {})
 
 
-class Session(asyncio.Protocol):
+class SpdySession(asyncio.Protocol):
     """One connection after its upgrade, taken over from HTTP: collects the client's streams, writes to them."""
 
     def __init__(self, transport: asyncio.Transport, lost: Callable[[Exception | None], None]) -> None:

@@ -14,7 +14,7 @@ from collector.simulator import errors
 from collector.simulator.objects import RESOURCES, Document, Resource
 from collector.simulator.selection import Labels, label_selector, required_fields
 
-__all__ = ["Entry", "Event", "Filter", "Page", "Storage", "Watch"]
+__all__ = ["Entry", "Event", "Filter", "Page", "Storage", "WatchSubscription"]
 
 
 class Entry:
@@ -103,7 +103,7 @@ class Page(NamedTuple):
     remaining: int | None
 
 
-class Watch:
+class WatchSubscription:
     """What one client has yet to be told; the serving task waits on it."""
 
     def __init__(self, resource: Resource, selected: Filter) -> None:
@@ -155,7 +155,7 @@ class Storage:
         self._sorted: dict[Resource, list[str]] = {}
         self._history: deque[Event] = deque()
         self._window = history
-        self._watches: set[Watch] = set()
+        self._watches: set[WatchSubscription] = set()
 
     def seed(
         self, resource: Resource, key: str, labels: Labels | None, node: str, make: Callable[[], Document]
@@ -262,20 +262,20 @@ class Storage:
 
     # Watches
 
-    def watch(self, resource: Resource, selected: Filter, version: int) -> Watch:
+    def watch(self, resource: Resource, selected: Filter, version: int) -> WatchSubscription:
         """Follow all changes after `version`; raises ApiError 410 when they are forgotten."""
         if version > self.version:
             raise errors.too_large_version(version, self.version)
         if version < self.compacted:
             raise errors.expired(f"too old resource version: {version} ({self.compacted})")
-        watch = Watch(resource, selected)
+        watch = WatchSubscription(resource, selected)
         for event in self._history:
             if event.version > version and event.resource is resource:
                 watch.push(event)
         self._watches.add(watch)
         return watch
 
-    def unwatch(self, watch: Watch) -> None:
+    def unwatch(self, watch: WatchSubscription) -> None:
         """End a watch."""
         self._watches.discard(watch)
 

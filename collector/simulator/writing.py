@@ -8,9 +8,10 @@ from aiohttp import web
 
 from collector.simulator import errors, patches, protobuf
 from collector.simulator.faults import Faults
-from collector.simulator.objects import NODES, Document, Resource, rfc3339
+from collector.simulator.objects import NODES, Document, Resource
 from collector.simulator.requests import RequestInfo
 from collector.simulator.storage import Storage
+from collector.timestamps import rfc3339
 
 __all__ = ["REVIEWS", "read_body", "review", "write"]
 
@@ -86,7 +87,7 @@ def _create(storage: Storage, info: RequestInfo, resource: Resource, document: D
     if storage.get(resource, key) is not None:
         raise errors.already_exists(resource.plural, metadata["name"], resource.group)
     metadata["uid"] = f"00000000-0000-4000-a000-{storage.version:012x}"
-    metadata["creationTimestamp"] = rfc3339(time.time())
+    metadata["creationTimestamp"] = rfc3339(time.time(), "seconds")
     document = {"kind": resource.kind, "apiVersion": resource.api_version} | document
     return web.Response(body=storage.put(resource, document).body, status=201, content_type="application/json")
 

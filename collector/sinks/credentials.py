@@ -4,7 +4,7 @@ import os
 import ssl
 from pathlib import Path
 
-from collector.sinks.errors import Reason, Unavailable
+from collector.sinks.errors import Reason, UnavailableError
 
 __all__ = ["read_secret", "tls_context"]
 
@@ -19,16 +19,16 @@ def read_secret(sink: str, key: str, file: Path | None, variable: str | None) ->
         try:
             secret = file.read_text(encoding="utf-8")
         except OSError as error:
-            raise Unavailable(f"{where}: {error.strerror}", Reason.MISCONFIGURED) from None
+            raise UnavailableError(f"{where}: {error.strerror}", Reason.MISCONFIGURED) from None
         except UnicodeDecodeError:
-            raise Unavailable(f"{where}: expected UTF-8 text", Reason.MISCONFIGURED) from None
+            raise UnavailableError(f"{where}: expected UTF-8 text", Reason.MISCONFIGURED) from None
     elif variable is not None:
         where = f"sinks.{sink}.{key}_env: {variable}"
         secret = os.environ.get(variable, "")
     else:
         return None
     if not (secret := secret.strip()):
-        raise Unavailable(f"{where}: expected a secret, found nothing", Reason.MISCONFIGURED)
+        raise UnavailableError(f"{where}: expected a secret, found nothing", Reason.MISCONFIGURED)
     return secret
 
 
@@ -44,5 +44,5 @@ def tls_context(sink: str, ca: Path | None, cert: Path | None, key: Path | None)
     except (OSError, ValueError) as error:
         file = ca if where == "ca_file" else cert
         text = getattr(error, "strerror", None) or "unusable"
-        raise Unavailable(f"sinks.{sink}.{where}: {file}: {text}", Reason.MISCONFIGURED) from None
+        raise UnavailableError(f"sinks.{sink}.{where}: {file}: {text}", Reason.MISCONFIGURED) from None
     return context

@@ -7,7 +7,7 @@ from enum import StrEnum
 from collector.model import GpuidError
 from collector.text import one_line
 
-__all__ = ["Reason", "Refused", "SinkError", "Unavailable", "from_status", "tidy"]
+__all__ = ["Reason", "RejectedError", "SinkError", "UnavailableError", "from_status", "tidy"]
 
 
 class Reason(StrEnum):
@@ -31,7 +31,7 @@ class SinkError(GpuidError):
         self.reason = reason
 
 
-class Unavailable(SinkError):
+class UnavailableError(SinkError):
     """The sink cannot take the batch now: keep it and try again, not before `retry_after` seconds if it said so."""
 
     def __init__(self, text: str, reason: Reason, *, retry_after: float | None = None) -> None:
@@ -39,7 +39,7 @@ class Unavailable(SinkError):
         self.retry_after = retry_after
 
 
-class Refused(SinkError):
+class RejectedError(SinkError):
     """The sink will never take this batch, however often it is sent."""
 
     def __init__(self, text: str, reason: Reason = Reason.REJECTED) -> None:
@@ -50,9 +50,9 @@ def from_status(status: int, text: str, retry_after: float | None = None) -> Sin
     """Judge an HTTP status that is no success; what a person mends at either end keeps the data."""
     reason = _WAITING.get(status)
     if reason is None and 400 <= status < 500:
-        return Refused(text)
+        return RejectedError(text)
     fallback = Reason.MISCONFIGURED if status < 400 else Reason.SERVER_ERROR
-    return Unavailable(text, reason or fallback, retry_after=retry_after)
+    return UnavailableError(text, reason or fallback, retry_after=retry_after)
 
 
 def tidy(text: str, secrets: Iterable[str] = ()) -> str:

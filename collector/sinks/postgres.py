@@ -9,12 +9,12 @@ from typing import Literal
 import anyio
 import asyncpg
 
-from collector.config.sinks import Postgres
-from collector.model import Record
+from collector.config.sinks import PostgresSettings
+from collector.model import SinkRecord
 from collector.sinks import postgres_table
 from collector.sinks.credentials import read_secret, tls_context
-from collector.sinks.errors import Reason, Refused, SinkError, Unavailable, tidy
-from collector.sinks.forms import moment
+from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, tidy
+from collector.sinks.formats import moment
 
 __all__ = ["PostgresSink"]
 
@@ -22,14 +22,14 @@ __all__ = ["PostgresSink"]
 class PostgresSink:
     """Keeps one connection, makes it anew after any failure, and writes each batch in one transaction."""
 
-    def __init__(self, name: str, settings: Postgres) -> None:
+    def __init__(self, name: str, settings: PostgresSettings) -> None:
         self._name = name
         self._settings = settings
         self._lock = anyio.Lock()
         self._connection: asyncpg.Connection | None = None
         self._table: postgres_table.Table | None = None
 
-    async def send(self, records: Sequence[Record], *, key: str) -> None:  # noqa: ARG002  the rows are their own key
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:  # noqa: ARG002  the rows are their own key
         """Write the batch's rows; rows that the table's unique constraint knows already are left as they are."""
         if not records:
             return
@@ -108,7 +108,7 @@ class PostgresSink:
         try:
             return await postgres_table.prepare(connection, self._settings.table, create=self._settings.create_table)
         except postgres_table.NoSuchTableError as error:
-            raise Unavailable(f"sinks.{self._name}: {error}", Reason.MISSING) from None
+            raise UnavailableError(f"sinks.{self._name}: {error}", Reason.MISSING) from None
 
     def _tls(self) -> ssl.SSLContext | Literal["disable", "prefer"]:
         settings = self._settings
@@ -138,29 +138,29 @@ class PostgresSink:
         if isinstance(error, asyncpg.PostgresError):
             return _from_state(error.sqlstate or "", text)
         if isinstance(error, TimeoutError):
-            return Unavailable(f"sinks.{self._name}: no answer from the server in time", Reason.TIMEOUT)
+            return UnavailableError(f"sinks.{self._name}: no answer from the server in time", Reason.TIMEOUT)
         if isinstance(error, asyncpg.DataError):
-            return Refused(text)
+            return RejectedError(text)
         if isinstance(error, asyncpg.ClientConfigurationError):
-            return Unavailable(text, Reason.MISCONFIGURED)
+            return UnavailableError(text, Reason.MISCONFIGURED)
         if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-            return Unavailable(text, Reason.CONNECTION)
+            return UnavailableError(text, Reason.CONNECTION)
         return None
 
 
 def _from_state(state: str, text: str) -> SinkError:
     """Judge an SQLSTATE, its whole code before its class."""
     reason = _STATES.get(state) or _STATES.get(state[:2], Reason.SERVER_ERROR)
-    return Refused(text) if reason is Reason.REJECTED else Unavailable(text, reason)
+    return RejectedError(text) if reason is Reason.REJECTED else UnavailableError(text, reason)
 
 
-def _row(record: Record, time: datetime, columns: Sequence[str]) -> tuple[object, ...]:
+def _row(record: SinkRecord, time: datetime, columns: Sequence[str]) -> tuple[object, ...]:
     # The Go program writes an absent chassis as "unknown" here, and here only.
     own = {"read_time": time, "chassis": record.chassis or "unknown"}
     return tuple(own.get(column) or getattr(record, column) for column in columns)
 
 
-_TRIAL = Record(
+_TRIAL = SinkRecord(
     cluster="gpuid-check",
     node="gpuid-check",
     machine="",

@@ -26,10 +26,10 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 
 from collector.backoff import parse_retry_after
-from collector.config.sinks import S3
-from collector.model import Record
-from collector.sinks import forms
-from collector.sinks.errors import Reason, Refused, SinkError, Unavailable, from_status, tidy
+from collector.config.sinks import S3Settings
+from collector.model import SinkRecord
+from collector.sinks import formats as forms
+from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, from_status, tidy
 
 __all__ = ["S3Sink", "object_key"]
 
@@ -38,7 +38,7 @@ for _library in ("boto3", "botocore", "aioboto3", "aiobotocore"):
     logging.getLogger(_library).setLevel(logging.INFO)
 
 
-def object_key(settings: S3, records: Sequence[Record], key: str) -> str:
+def object_key(settings: S3Settings, records: Sequence[SinkRecord], key: str) -> str:
     """Name a batch's object by the first record's hour and a digest of the batch's key and content.
 
     A batch that is sent again thus meets its own object; two batches never meet.
@@ -53,14 +53,14 @@ def object_key(settings: S3, records: Sequence[Record], key: str) -> str:
 class S3Sink:
     """Keeps one client open; the batches' retries are the caller's, the libraries' own are off."""
 
-    def __init__(self, name: str, settings: S3) -> None:
+    def __init__(self, name: str, settings: S3Settings) -> None:
         self._name = name
         self._settings = settings
         self._lock = anyio.Lock()
         self._stack = AsyncExitStack()
         self._client: Any = None
 
-    async def send(self, records: Sequence[Record], *, key: str) -> None:
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """Put the batch's object."""
         if not records:
             return
@@ -91,7 +91,7 @@ class S3Sink:
             stack, self._stack, self._client = self._stack, AsyncExitStack(), None
             await stack.aclose()
 
-    def _body(self, records: Sequence[Record]) -> bytes:
+    def _body(self, records: Sequence[SinkRecord]) -> bytes:
         settings = self._settings
         if settings.format == "csv":
             columns = forms.PEER_COLUMNS if settings.columns == "peer" else forms.COLUMNS
@@ -100,7 +100,7 @@ class S3Sink:
             body = forms.parquet(records) if settings.format == "parquet" else forms.json_lines(records)
         return forms.gzip(body) if settings.gzip else body
 
-    def _metadata(self, records: Sequence[Record], key: str) -> dict[str, str]:
+    def _metadata(self, records: Sequence[SinkRecord], key: str) -> dict[str, str]:
         """Describe the object; the first five names are the Go program's."""
         times = sorted((forms.moment(record.time), record.time) for record in records)
         columns = forms.PEER_COLUMNS if self._settings.columns == "peer" else forms.COLUMNS
@@ -182,17 +182,17 @@ class S3Sink:
         elif code.startswith("KMS."):
             reason = Reason.MISCONFIGURED
         if reason is Reason.REJECTED:
-            return Refused(self._text(text))
+            return RejectedError(self._text(text))
         if reason is not None:
-            return Unavailable(self._text(text), reason, retry_after=retry_after)
+            return UnavailableError(self._text(text), reason, retry_after=retry_after)
         return from_status(status, self._text(text), retry_after)
 
     def _text(self, text: str) -> str:
         return f"sinks.{self._name}: s3://{self._settings.bucket}: {text}"
 
-    def _unavailable(self, error: BaseException, reason: Reason) -> Unavailable:
+    def _unavailable(self, error: BaseException, reason: Reason) -> UnavailableError:
         text = tidy(str(error)) or f"no answer within {self._settings.timeout:g} s"
-        return Unavailable(self._text(text), reason)
+        return UnavailableError(self._text(text), reason)
 
 
 _CONTENT_TYPES = {

@@ -9,9 +9,9 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 
-from collector.model import Record
-from collector.sinks.errors import Reason, Unavailable
-from collector.sinks.forms import json_lines
+from collector.model import SinkRecord
+from collector.sinks.errors import Reason, UnavailableError
+from collector.sinks.formats import json_lines
 
 __all__ = ["StdoutSink"]
 
@@ -25,7 +25,7 @@ class StdoutSink:
         self._lock = anyio.Lock()
         self._torn = b""  # the rest of a line that a cancelled or failed write left unfinished
 
-    async def send(self, records: Sequence[Record], *, key: str) -> None:  # noqa: ARG002  a stream knows no keys
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:  # noqa: ARG002  a stream knows no keys
         """Write the lines; a repeated batch is written again."""
         async with self._lock:
             await anyio.to_thread.run_sync(self._write, json_lines(records))
@@ -59,8 +59,8 @@ class StdoutSink:
                 whole = data[written - 1] == _LINE_FEED
                 self._torn = b"" if whole else bytes(data[written:]).partition(b"\n")[0] + b"\n"
 
-    def _broken(self, error: OSError) -> Unavailable:
-        return Unavailable(f"sinks.{self._name}: standard output: {error.strerror}", Reason.CONNECTION)
+    def _broken(self, error: OSError) -> UnavailableError:
+        return UnavailableError(f"sinks.{self._name}: standard output: {error.strerror}", Reason.CONNECTION)
 
 
 _LOOK_UP = 100  # milliseconds between two looks at whether the write was cancelled

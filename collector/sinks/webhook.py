@@ -6,7 +6,6 @@ import logging
 import ssl
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
 import anyio
@@ -14,12 +13,13 @@ import httpx
 
 from collector import __version__
 from collector.backoff import parse_retry_after
-from collector.config.sinks import Webhook
-from collector.file_stamp import file_stamp
-from collector.model import Record
+from collector.config.sinks import WebhookSettings
+from collector.files import file_stamp
+from collector.model import SinkRecord
 from collector.sinks.credentials import read_secret, tls_context
-from collector.sinks.errors import Reason, SinkError, Unavailable, from_status, tidy
-from collector.sinks.forms import gzip, json_array
+from collector.sinks.errors import Reason, SinkError, UnavailableError, from_status, tidy
+from collector.sinks.formats import gzip, json_array
+from collector.timestamps import rfc3339
 
 __all__ = ["WebhookSink", "signature"]
 
@@ -40,7 +40,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 class WebhookSink:
     """Sends one request at a time over a kept connection."""
 
-    def __init__(self, name: str, settings: Webhook) -> None:
+    def __init__(self, name: str, settings: WebhookSettings) -> None:
         self._name = name
         self._settings = settings
         parts = urlsplit(settings.url)
@@ -49,7 +49,7 @@ class WebhookSink:
         self._client: httpx.AsyncClient | None = None
         self._files: Sequence[object] = ()  # of the certificates that the client was made with
 
-    async def send(self, records: Sequence[Record], *, key: str) -> None:
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """POST the batch; any 2xx status delivers it."""
         if records and (failure := (await self._post(json_array(records), len(records), key))[1]):
             raise failure
@@ -115,7 +115,7 @@ class WebhookSink:
     def _headers(self, body: bytes, count: int, key: str, secrets: list[str]) -> dict[str, str]:
         """Make the headers; what must not be shown is added to `secrets`."""
         settings = self._settings
-        timestamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        timestamp = rfc3339(time.time(), "seconds")
         headers = {
             "Content-Type": "application/json",
             "Accept-Encoding": "identity",
@@ -133,7 +133,7 @@ class WebhookSink:
                 text = (
                     f"sinks.{self._name}.token_{'file' if settings.token_file else 'env'}: expected one line of ASCII"
                 )
-                raise Unavailable(text, Reason.MISCONFIGURED)
+                raise UnavailableError(text, Reason.MISCONFIGURED)
             headers["Authorization"] = f"Bearer {token}"
         secret = read_secret(self._name, "hmac_secret", settings.hmac_secret_file, settings.hmac_secret_env)
         if secret is not None:
@@ -183,8 +183,8 @@ class WebhookSink:
     def _text(self, text: str) -> str:
         return f"sinks.{self._name}: {self._host}: {text}"
 
-    def _unavailable(self, text: str, reason: Reason) -> Unavailable:
-        return Unavailable(self._text(text), reason)
+    def _unavailable(self, text: str, reason: Reason) -> UnavailableError:
+        return UnavailableError(self._text(text), reason)
 
 
 async def _read(response: httpx.Response) -> str:

@@ -2,30 +2,30 @@
 
 from collector.config.store import StoreSettings
 from collector.store.check import check
-from collector.store.database import Access
+from collector.store.database import OpenMode
 from collector.store.errors import StoreError
-from collector.store.history import History, PastPlacement, Position, RecordedChange
-from collector.store.outbox import Backlog, Batch, DeadLetter, Follow, Outbox, Owed, Waiting
+from collector.store.history import HistoricChange, History, PastPlacement, Position
+from collector.store.outbox import Backlog, Batch, DeadLetter, Outbox, Owed, Subscription, Waiting
 from collector.store.recorder import StoreStatus
 from collector.store.store import Remembered, Store
 
 __all__ = [
-    "Access",
     "Backlog",
     "Batch",
     "DeadLetter",
-    "Follow",
+    "HistoricChange",
     "History",
+    "OpenMode",
     "Outbox",
     "Owed",
     "PastPlacement",
     "Position",
-    "RecordedChange",
     "Remembered",
     "Store",
     "StoreError",
     "StoreSettings",
     "StoreStatus",
+    "Subscription",
     "Waiting",
     "check",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
-from collector.store.database import Access, Database, check_folder
+from collector.store.database import Database, OpenMode, check_folder
 from collector.store.errors import GRANT_CREATE, GRANT_WRITE, StoreError
 from collector.store.migrate import UP_TO_DATE, is_current, stage
 from collector.store.schema import APPLICATION_ID, METADATA
@@ -30,13 +30,13 @@ async def check(settings: StoreSettings) -> str:
             return "a collector makes it at its first start"
         found = await _check_sqlite(settings, location)
     if found == UP_TO_DATE:
-        async with Store.open(settings, Access.READER) as store:
+        async with Store.open(settings, OpenMode.READER) as store:
             await store.load()  # as a collector does when it starts
     return found
 
 
 async def _check_sqlite(settings: StoreSettings, location: SqliteLocation) -> str:
-    async with Database.open(settings, Access.TRIAL) as database, database.read() as connection:
+    async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
         mark = await connection.scalar(text("PRAGMA application_id"))
         tables = await connection.scalar(text("SELECT count(*) FROM sqlite_master"))
         if tables and mark != APPLICATION_ID:
@@ -45,7 +45,7 @@ async def _check_sqlite(settings: StoreSettings, location: SqliteLocation) -> st
 
 
 async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -> str:
-    async with Database.open(settings, Access.TRIAL) as database, database.read() as connection:
+    async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
         found = await connection.run_sync(stage, location)
         if await connection.scalar(text("SELECT pg_is_in_recovery()")):
             raise StoreError(f"store {location}: it is a replica, which may not be written to; name the primary")

@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, Reading, Record
+from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, Reading, SinkRecord, UnidentifiedGpu
+from collector.timestamps import rfc3339
 
-__all__ = ["decode_node", "decode_records", "encode_node", "encode_records", "readings_records", "rfc3339"]
+__all__ = ["decode_node", "decode_records", "encode_node", "encode_records", "readings_records"]
 
 
 def encode_node(snapshot: NodeSnapshot) -> bytes:
@@ -60,23 +60,24 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeSnapsho
     )
 
 
-def encode_records(records: Sequence[Record]) -> bytes:
+def encode_records(records: Sequence[SinkRecord]) -> bytes:
     """Write records down."""
     return _encode(records)
 
 
-def decode_records(written: bytes) -> list[Record]:
+def decode_records(written: bytes) -> list[SinkRecord]:
     """Read what `encode_records` wrote."""
     return _decode_records(written)
 
 
-def readings_records(reading: Reading, changes: Sequence[Change]) -> list[Record]:
+def readings_records(reading: Reading, changes: Sequence[Change]) -> list[SinkRecord]:
     """Make a record of each GPU of a reading: what happened to it, else that it was confirmed."""
     place = Place(reading.cluster, reading.node.name)
     events = {change.gpu.uuid: change.event for change in changes if change.place == place}
-    time = rfc3339(reading.time)
-    return [
-        Record(
+    time = rfc3339(reading.time, "seconds")
+
+    def record(gpu: Gpu | UnidentifiedGpu, uuid: str) -> SinkRecord:
+        return SinkRecord(
             cluster=reading.cluster,
             node=reading.node.name,
             machine=reading.node.machine,
@@ -84,18 +85,14 @@ def readings_records(reading: Reading, changes: Sequence[Change]) -> list[Record
             chassis=gpu.chassis or "",
             gpu=gpu.serial or "",
             time=time,
-            uuid=gpu.uuid or "",
+            uuid=uuid,
             model=gpu.model or "",
-            event=events.get(gpu.uuid, Event.CONFIRMED).value,
+            event=events.get(uuid, Event.CONFIRMED).value,
         )
-        for gpu in reading.gpus
-        if gpu.serial or gpu.uuid
+
+    return [record(gpu, gpu.uuid) for gpu in reading.gpus] + [
+        record(gpu, "") for gpu in reading.unidentified if gpu.serial
     ]
-
-
-def rfc3339(time: float) -> str:
-    """Write a time as the Go program does: in UTC, to the second."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -115,7 +112,7 @@ _FEW = frozenset(_FIELDS) - {"uuid", "serial", "minor_number", "mig"}  # texts t
 _NONE: frozenset[str] = frozenset()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
-_decode_records = msgspec.msgpack.Decoder(list[Record]).decode
+_decode_records = msgspec.msgpack.Decoder(list[SinkRecord]).decode
 
 
 def _interned(text: str | None) -> str | None:
@@ -131,7 +128,7 @@ def _column(field: str, value: Any, count: int) -> list[Any]:
 
 
 def _gpu(  # in the order of the fields; spelled out, because this is four times as fast as any loop
-    uuid: str | None,
+    uuid: str,
     serial: str | None,
     model: str | None,
     architecture: str | None,

@@ -20,13 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store import schema
-from collector.store.errors import FOREIGN, StoreError, Superseded, explain
+from collector.store.errors import FOREIGN, LostLeadershipError, StoreError, explain
 from collector.store.migrate import check_version, is_current, migrate, stage
 
-__all__ = ["LEADER", "Access", "Database", "check_folder"]
+__all__ = ["LEADER", "Database", "OpenMode", "check_folder"]
 
 
-class Access(Enum):
+class OpenMode(Enum):
     """What a store is opened for."""
 
     COLLECTOR = "collector"  # everything; the one process that records into an SQLite file
@@ -58,7 +58,7 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: StoreSettings, access: Access) -> AsyncIterator[Self]:
+    async def open(cls, settings: StoreSettings, access: OpenMode) -> AsyncIterator[Self]:
         """Open a store, as a collector creating and migrating it; raises StoreError."""
         location = locate(settings.url)
         async with AsyncExitStack() as stack:
@@ -67,7 +67,7 @@ class Database:
                     reader = _postgres(location, settings.password_file)
                     writer = None if access in _READING else reader
                 else:
-                    if access is Access.COLLECTOR:
+                    if access is OpenMode.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
                     await anyio.to_thread.run_sync(_check_file, location.path, access)
                     reader = _sqlite(
@@ -82,7 +82,7 @@ class Database:
                     stack.push_async_callback(_dispose, engine)
                 database = cls(location, reader, writer)
                 await database._prepare(access)
-                if access is Access.COLLECTOR:
+                if access is OpenMode.COLLECTOR:
                     database._file = database._identity()
             except FOREIGN as error:
                 raise explain(error, location) from error
@@ -117,7 +117,7 @@ class Database:
                             # cursor passes over one that was taken early and committed late.
                             await connection.execute(_ADVISORY_LOCK)
                             if leading and await connection.scalar(LEADER) != session:
-                                raise Superseded(f"store {self.location}: another collector leads by now")
+                                raise LostLeadershipError(f"store {self.location}: another collector leads by now")
                         yield connection
                 except FOREIGN as error:
                     raise explain(error, self.location) from error
@@ -177,13 +177,13 @@ class Database:
         """Whether no other process can record into it."""
         return isinstance(self.location, SqliteLocation)
 
-    async def _prepare(self, access: Access) -> None:
+    async def _prepare(self, access: OpenMode) -> None:
         """Make sure that the tables are there; one that is up to date is not written to, for its disk may be full."""
         async with self.read() as connection:
-            if access is Access.TRIAL:
+            if access is OpenMode.TRIAL:
                 await connection.run_sync(stage, self.location)
                 return
-            if access is not Access.COLLECTOR or await connection.run_sync(is_current):
+            if access is not OpenMode.COLLECTOR or await connection.run_sync(is_current):
                 await connection.run_sync(check_version, self.location)
                 self.id = str(await connection.scalar(_OWN_ID))
                 return
@@ -194,7 +194,7 @@ class Database:
             self.id = str(await connection.scalar(_OWN_ID))
 
 
-_READING = (Access.READER, Access.TRIAL)
+_READING = (OpenMode.READER, OpenMode.TRIAL)
 _OWN_ID = select(schema.facts.c.value).where(schema.facts.c.name == "id")
 LEADER = select(schema.facts.c.value).where(schema.facts.c.name == "leader")
 _ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
@@ -237,9 +237,9 @@ def _claim(path: Path) -> int:
     return descriptor
 
 
-def _check_file(path: Path, access: Access) -> None:
+def _check_file(path: Path, access: OpenMode) -> None:
     """Refuse what is not a store of ours before anything is written to it; raises StoreError and sqlite3.Error."""
-    if access is not Access.COLLECTOR:
+    if access is not OpenMode.COLLECTOR:
         if not path.exists():
             raise StoreError(f"store {path}: there is no such file; the collector makes it at its first start")
         return

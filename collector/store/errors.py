@@ -9,14 +9,14 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
 from collector.text import one_line
 
-__all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "StoreError", "Superseded", "explain"]
+__all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "LostLeadershipError", "StoreError", "explain"]
 
 
 class StoreError(GpuidError):
     """The store cannot be used, or not now; the text names it, without a password."""
 
 
-class Superseded(StoreError):
+class LostLeadershipError(StoreError):
     """Another collector leads by now."""
 
 

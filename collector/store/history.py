@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, Self
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, tuple_, union
 
-from collector.model import Place
+from collector.model import Place, canonical_uuid
 from collector.store import schema
 from collector.store.database import Database
 
-__all__ = ["History", "PastPlacement", "Position", "RecordedChange"]
+__all__ = ["HistoricChange", "History", "PastPlacement", "Position"]
 
 
 class Position(NamedTuple):
@@ -54,7 +54,7 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
         return Position(self.until is None, self.since, self.id)
 
 
-class RecordedChange(msgspec.Struct, frozen=True, kw_only=True):
+class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to one GPU, as the history holds it."""
 
     id: int  # grows in the order in which changes were recorded
@@ -82,8 +82,7 @@ class History:
 
         The present ones come first, then the newest. `after` is the position of the last one of the page before.
         """
-        prefix, dash, rest = term.partition("-")
-        uuid = prefix.upper() + dash + rest.lower()
+        uuid = canonical_uuid(term)
         matches = (
             select(_placements.id).where(column == value)
             for column, value in ((_placements.uuid, uuid), (_placements.serial, term), (_placements.chassis, term))
@@ -131,7 +130,7 @@ class History:
         cluster: str | None = None,
         after: int | None = None,
         limit: int = 1000,
-    ) -> list[RecordedChange]:
+    ) -> list[HistoricChange]:
         """List what happened from `since` on and before `until`, oldest first; without either, as it was recorded.
 
         `cluster` chooses what happened in it or led out of it. `after` is the id of the last change of the page before.
@@ -161,7 +160,7 @@ class History:
 
     async def latest_changes(
         self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
-    ) -> list[RecordedChange]:
+    ) -> list[HistoricChange]:
         """List what happened last, newest first; `before` is the id of the last change of the page before."""
         query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
         if event is not None:
@@ -231,7 +230,7 @@ def _placement(row: RowMapping) -> PastPlacement:
     return PastPlacement(**fields, confirmed=max(time for time in times if time is not None))
 
 
-def _change(row: RowMapping) -> RecordedChange:
+def _change(row: RowMapping) -> HistoricChange:
     fields = dict(row)
     cluster, node = fields.pop("previous_cluster"), fields.pop("previous_node")
-    return RecordedChange(**fields, previous=None if cluster is None else Place(cluster, node))
+    return HistoricChange(**fields, previous=None if cluster is None else Place(cluster, node))

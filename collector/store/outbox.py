@@ -11,18 +11,19 @@ import msgspec
 from sqlalchemy import RowMapping, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import Record
+from collector.model import SinkRecord
 from collector.store import schema
-from collector.store.codec import decode_records, encode_records, rfc3339
+from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
+from collector.timestamps import rfc3339
 
-__all__ = ["Backlog", "Batch", "DeadLetter", "Follow", "Outbox", "Owed", "Waiting"]
+__all__ = ["Backlog", "Batch", "DeadLetter", "Outbox", "Owed", "Subscription", "Waiting"]
 
 
 log = logging.getLogger(__name__)
 
 
-class Follow(NamedTuple):
+class Subscription(NamedTuple):
     """What a sink wants."""
 
     emit: str  # changes or readings
@@ -61,7 +62,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     sink: str
     key: str  # a UUID
-    records: list[Record]
+    records: list[SinkRecord]
     emit: str = ""  # of what kind they are; empty for a dead letter
     last: int = 0  # where the cursor goes when it is delivered
     dead_letter: int | None = None  # the id, if it is one that is sent again
@@ -77,7 +78,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     count: int
     replay: bool  # somebody asked for it to be sent once more
-    records: list[Record] | None = None  # only where one letter is asked for
+    records: list[SinkRecord] | None = None  # only where one letter is asked for
 
 
 class Outbox:
@@ -87,7 +88,7 @@ class Outbox:
         self._database = database
         self._clock = clock
 
-    async def follow(self, sinks: Mapping[str, Follow]) -> None:
+    async def follow(self, sinks: Mapping[str, Subscription]) -> None:
         """Owe these sinks what happens from now on; others keep for some days what they are owed.
 
         A sink that is known goes on where it was. One that is new, or wants another kind of records than before,
@@ -306,21 +307,21 @@ def _counted(state: RowMapping) -> Any:
     return select(table.c.id, table.c.time, count).where(table.c.id > state["cursor"]).order_by(table.c.id)
 
 
-async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: int) -> list[Record]:
+async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: int) -> list[SinkRecord]:
     table = _SOURCES[emit]
     query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
     rows = (await connection.execute(query)).mappings()
     if table is schema.readings:
         return [record for row in rows for record in decode_records(row["records"])]
     return [
-        Record(
+        SinkRecord(
             cluster=row["cluster"],
             node=row["node"],
             machine=row["machine"],
             source=row["source"],
             chassis=row["chassis"] or "",
             gpu=row["serial"] or "",
-            time=rfc3339(row["time"]),
+            time=rfc3339(row["time"], "seconds"),
             uuid=row["uuid"],
             model=row["model"] or "",
             event=row["event"],

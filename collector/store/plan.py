@@ -46,7 +46,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
     arrived: dict[str, None] = {}  # a set in order
     last: dict[str, Change] = {}
     for change in changes:
-        uuid, place = str(change.gpu.uuid), change.place
+        uuid, place = change.gpu.uuid, change.place
         rows.append(_change_row(change))
         here = present.setdefault(uuid, {})
         match change.event:
@@ -103,7 +103,7 @@ def differences(
     arrivals: list[tuple[Gpu, NodeSnapshot, float]] = []
     for snapshot in filter(None, nodes.values()):
         for gpu, since in zip(snapshot.gpus, snapshot.since, strict=True):
-            known = left.pop((str(gpu.uuid), snapshot.place), None)
+            known = left.pop((gpu.uuid, snapshot.place), None)
             if known is None:
                 arrivals.append((gpu, snapshot, since))
             elif known.since != since:  # it was away meanwhile
@@ -113,7 +113,7 @@ def differences(
                 changes.append(_change(Event.ALTERED, snapshot.time or now, gpu, snapshot))
     homes = {placement.uuid: placement for placement in left.values()}  # where those that arrived elsewhere were
     for gpu, snapshot, since in sorted(arrivals, key=lambda arrival: arrival[2]):
-        if (previous := homes.pop(str(gpu.uuid), None)) is None:
+        if (previous := homes.pop(gpu.uuid, None)) is None:
             changes.append(_change(Event.APPEARED, since, gpu, snapshot))
         else:
             del left[previous.uuid, previous.place]

@@ -13,14 +13,14 @@ from sqlalchemy import Executable, Text, bindparam, delete, exists, func, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.inventory import NodeSnapshot
-from collector.model import Change, Place, Reading, Record
+from collector.model import Change, Place, Reading, SinkRecord
 from collector.store import schema
 from collector.store.codec import encode_node, encode_records, readings_records
 from collector.store.database import Database
-from collector.store.errors import StoreError, Superseded
+from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.plan import OpenPlacement, Plan, differences, plan
 
-__all__ = ["Recorder", "StoreStatus"]
+__all__ = ["HistoryWriter", "StoreStatus"]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0  # changes and records given up for want of memory since the start
 
 
-class Recorder:
+class HistoryWriter:
     """The one way into the history.
 
     What happens is taken down at once and committed as soon as the commit before is done, all of it together: the
@@ -177,7 +177,7 @@ class Recorder:
                 try:
                     await self._commit(batch)
                     break
-                except Superseded:
+                except LostLeadershipError:
                     if self._under_way is batch:
                         self.stand_by()
                     break
@@ -288,7 +288,7 @@ class _Batch:
     ) -> None:
         self.nodes: dict[Place, NodeSnapshot | None] = dict(nodes)
         self.changes: list[Change] = []
-        self.readings: list[tuple[float, list[Record]]] = []
+        self.readings: list[tuple[float, list[SinkRecord]]] = []
         self.forgotten: set[str] = set()  # clusters whose ghosts are
         self.size = 0  # changes and records
         self.gap = gap  # the changes are lost, and have to be found from the nodes

@@ -1,10 +1,9 @@
 """One open store: what the collector records into it, what it was when it last ran, and the way to all queries."""
 
-import gc
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import anyio
@@ -12,17 +11,18 @@ import msgspec
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from collector import gc_freeze
 from collector.config.store import StoreSettings
 from collector.inventory import Inventory, NodeSnapshot
 from collector.model import Place
 from collector.store import schema
 from collector.store.codec import decode_node
-from collector.store.database import Access, Database
-from collector.store.errors import StoreError, Superseded
+from collector.store.database import Database, OpenMode
+from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.history import History
 from collector.store.leadership import Leadership
-from collector.store.outbox import Follow, Outbox
-from collector.store.recorder import Recorder
+from collector.store.outbox import Outbox, Subscription
+from collector.store.recorder import HistoryWriter
 from collector.store.retention import prune
 
 __all__ = ["Remembered", "Store"]
@@ -54,9 +54,9 @@ class Store:
         self.database = database
         self.history = History(database)
         self.outbox = Outbox(database, clock=clock)
-        self.recorder = Recorder(database, clock=clock)
+        self.recorder = HistoryWriter(database, clock=clock)
         self.leadership = Leadership(database, self.recorder.stand_by)
-        self._sinks: Mapping[str, Follow] | None = None
+        self._sinks: Mapping[str, Subscription] | None = None
         self._retention = settings.retention
         self._clock = clock
 
@@ -65,7 +65,7 @@ class Store:
     async def open(
         cls,
         settings: StoreSettings,
-        access: Access = Access.COLLECTOR,
+        access: OpenMode = OpenMode.COLLECTOR,
         *,
         clock: Callable[[], float] = time.time,
     ) -> AsyncIterator[Self]:
@@ -73,7 +73,7 @@ class Store:
         async with Database.open(settings, access) as database:
             store = cls(database, settings, clock)
             try:
-                if access is Access.COLLECTOR and await store.leadership.ask():
+                if access is OpenMode.COLLECTOR and await store.leadership.ask():
                     store.recorder.lead({})  # what is loaded from now on is what the history holds
                 yield store
             finally:
@@ -84,7 +84,7 @@ class Store:
         ghosts = schema.ghosts.c
         spirits = select(ghosts.uuid, ghosts.cluster, ghosts.node)
         found: list[NodeSnapshot] = []
-        with _without_garbage_collection():
+        with gc_freeze.paused():
             async with self.database.read() as connection:
                 async for part in self._decoded(connection, _NODES):
                     found += part
@@ -102,13 +102,13 @@ class Store:
         """Whether this collector records and delivers."""
         return self.leadership.held and self.recorder.leads
 
-    async def follow(self, sinks: Mapping[str, Follow]) -> None:
+    async def follow(self, sinks: Mapping[str, Subscription]) -> None:
         """Owe these sinks what happens from now on, and others nothing any more; raises StoreError.
 
         A standby does so when it takes the lead.
         """
         if self.leads:
-            with suppress(Superseded):
+            with suppress(LostLeadershipError):
                 await self.outbox.follow(sinks)
         self._sinks = dict(sinks)
         self.recorder.wants_readings = any(sink.emit == "readings" for sink in sinks.values())
@@ -135,7 +135,7 @@ class Store:
                 if await self.leadership.ask() and not self.recorder.leads:
                     await self._take_over(inventory, adopt)
                 self.recorder.succeeded("lead")
-            except Superseded:
+            except LostLeadershipError:
                 log.debug("another collector was faster")
             except StoreError as error:
                 self.recorder.failed("lead", str(error))
@@ -204,15 +204,3 @@ def _agrees(node: NodeSnapshot | None, recorded: NodeSnapshot) -> bool:
 
 _nodes = schema.nodes.c
 _NODES = select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot)
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    # Its passes over a heap that only grows would double the time.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -8,9 +8,10 @@ from aiohttp import web
 
 from collector.inventory import NodeEntry
 from collector.model import ClusterStatus, Placement
-from collector.web.context import CONTEXT, Context
-from collector.web.rows import check_parameters, json_answer, paging, rfc3339
-from collector.web.slices import in_slices
+from collector.timestamps import rfc3339
+from collector.views.cooperative import in_slices
+from collector.web.context import CONTEXT, CollectorView
+from collector.web.rows import check_parameters, json_answer, paging
 
 __all__ = ["clusters", "gpus", "nodes"]
 
@@ -66,7 +67,7 @@ async def gpus(request: web.Request) -> web.Response:
     return json_answer({"gpus": rows, "total": total, "limit": limit, "offset": offset})
 
 
-def _cluster_row(context: Context, name: str) -> dict[str, Any]:
+def _cluster_row(context: CollectorView, name: str) -> dict[str, Any]:
     """Describe one cluster."""
     entries = context.inventory.nodes(name).values()
     status: ClusterStatus | None = context.statuses.get(name)
@@ -86,7 +87,7 @@ def _cluster_row(context: Context, name: str) -> dict[str, Any]:
     }
 
 
-def _gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
+def _gpu_row(context: CollectorView, placement: Placement) -> dict[str, Any]:
     """Describe one GPU where it is."""
     entry = context.inventory.node(placement.place)
     return {
@@ -100,7 +101,7 @@ def _gpu_row(context: Context, placement: Placement) -> dict[str, Any]:
     }
 
 
-def _node_row(context: Context, entry: NodeEntry) -> dict[str, Any]:
+def _node_row(context: CollectorView, entry: NodeEntry) -> dict[str, Any]:
     return {
         "cluster": entry.place.cluster,
         "node": entry.place.node,
@@ -120,7 +121,7 @@ def _node_row(context: Context, entry: NodeEntry) -> dict[str, Any]:
     }
 
 
-async def _entries(context: Context, filters: _Filters) -> AsyncIterator[NodeEntry]:
+async def _entries(context: CollectorView, filters: _Filters) -> AsyncIterator[NodeEntry]:
     """Walk the nodes that the filters admit, by cluster and name, giving other tasks their turn."""
     for cluster in sorted(context.inventory.clusters()):
         if not _admits(filters, "cluster", cluster):
@@ -131,19 +132,19 @@ async def _entries(context: Context, filters: _Filters) -> AsyncIterator[NodeEnt
                 yield entry
 
 
-def _looked_up(context: Context, filters: _Filters) -> list[Placement]:
+def _looked_up(context: CollectorView, filters: _Filters) -> list[Placement]:
     key = next(key for key in ("uuid", "serial", "chassis") if key in filters)
     return [placement for value in sorted(filters[key]) for placement in context.inventory.find(**{key: value})]
 
 
-def _gpu_admitted(context: Context, filters: _Filters, placement: Placement) -> bool:
+def _gpu_admitted(context: CollectorView, filters: _Filters, placement: Placement) -> bool:
     entry, gpu = context.inventory.node(placement.place), placement.gpu
     return (
         _admits(filters, "cluster", placement.place.cluster)
         and _admits(filters, "node", placement.place.node)
         and _admits(filters, "machine", entry.node.machine if entry else "")
         and all(_admits(filters, key, getattr(gpu, key) or "") for key in ("serial", "model", "chassis"))
-        and ("uuid" not in filters or (gpu.uuid or "").lower() in {value.lower() for value in filters["uuid"]})
+        and ("uuid" not in filters or gpu.uuid.lower() in {value.lower() for value in filters["uuid"]})
     )
 
 

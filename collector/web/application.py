@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from collector.config import Server
+from collector.config import ServerSettings
 from collector.store import StoreError
 from collector.web import api, health, history, metrics, pages
 from collector.web.auth import authentication
-from collector.web.context import CONTEXT, Context
+from collector.web.context import CONTEXT, CollectorView
 
 __all__ = ["application"]
 
@@ -24,7 +24,7 @@ _HEADERS = {
 }
 
 
-def application(context: Context, server: Server) -> web.Application:
+def application(context: CollectorView, server: ServerSettings) -> web.Application:
     """Build the HTTP application of a collector."""
     app = web.Application(middlewares=[_errors, authentication(server)])
     app[CONTEXT] = context

@@ -16,7 +16,7 @@ import anyio.to_thread
 import bcrypt
 from aiohttp import web
 
-from collector.config import Server
+from collector.config import ServerSettings
 
 __all__ = ["ADMITTED", "authentication"]
 
@@ -33,7 +33,7 @@ _WAITING_MOST = 8  # credentials whose hashing is waited for
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def authentication(server: Server) -> Any:
+def authentication(server: ServerSettings) -> Any:
     """Make the middleware that asks for one of the configured credentials, or for nothing if none is configured."""
     guard = _Guard(server)
 
@@ -57,7 +57,7 @@ class _Trial:
 
 
 class _Guard:
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerSettings) -> None:
         self._users = server.basic_auth
         self._token_file = server.bearer_token_file
         self._open = not self._users and self._token_file is None

@@ -12,16 +12,16 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory, NodeEntry
 from collector.model import ClusterState, ClusterStatus
 from collector.store import History, StoreStatus
-from collector.web.latest import LatestChanges
-from collector.web.sink_states import SinkStates
+from collector.views.recent_changes import RecentChanges
+from collector.views.sink_status import SinkStatuses
 
-__all__ = ["CONTEXT", "Context"]
+__all__ = ["CONTEXT", "CollectorView"]
 
 _SLACK = 60.0  # seconds for which a reading that is due may be under way
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class CollectorView:
     """The collector as HTTP sees it; all of it is live."""
 
     inventory: Inventory
@@ -34,8 +34,8 @@ class Context:
     history: History | None = None  # None without a store
     durable: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # waits until what is published is committed
     recording: Callable[[], StoreStatus] = StoreStatus  # whether the store takes what happens
-    latest: LatestChanges = field(default_factory=LatestChanges)
-    sinks: SinkStates = field(default_factory=SinkStates)
+    latest: RecentChanges = field(default_factory=RecentChanges)
+    sinks: SinkStatuses = field(default_factory=SinkStatuses)
     clock: Callable[[], float] = time.time  # Unix seconds; what the page's "3 minutes ago" counts from
 
     @property
@@ -55,4 +55,4 @@ class Context:
         return self.clock() - entry.time > 2 * self.refresh(entry.place.cluster) + _SLACK
 
 
-CONTEXT = web.AppKey("context", Context)
+CONTEXT = web.AppKey("context", CollectorView)

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from collector.store import History, PastPlacement, Position, RecordedChange
+from collector.store import HistoricChange, History, PastPlacement, Position
+from collector.timestamps import rfc3339
 from collector.web.context import CONTEXT
-from collector.web.rows import check_parameters, json_answer, paging, rfc3339
+from collector.web.rows import check_parameters, json_answer, paging
 
 __all__ = ["change_row", "changes", "gpu", "node", "placement_row"]
 
@@ -54,7 +55,7 @@ def placement_row(placement: PastPlacement) -> dict[str, Any]:
     return msgspec.structs.asdict(placement) | times
 
 
-def change_row(change: RecordedChange) -> dict[str, Any]:
+def change_row(change: HistoricChange) -> dict[str, Any]:
     """Describe one change."""
     row = msgspec.structs.asdict(change) | {"time": rfc3339(change.time)}
     previous = row.pop("previous")

@@ -1,12 +1,11 @@
-"""What questions and the JSON API's answers have in common: parameters, times, pages and the encoding."""
+"""What questions and the JSON API's answers have in common: parameters, pages and the encoding."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
 
-__all__ = ["check_parameters", "json_answer", "paging", "rfc3339"]
+__all__ = ["check_parameters", "json_answer", "paging"]
 
 _LIMIT = 1000
 _LIMIT_MOST = 10_000
@@ -36,10 +35,3 @@ def paging(request: web.Request) -> tuple[int, int]:
             raise web.HTTPBadRequest(text=f"{key}: expected a whole number from {least} to {most}")
         values.append(int(text))
     return values[0], values[1]
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Write Unix seconds as RFC 3339 in UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -10,10 +10,10 @@ import anyio.to_thread
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from collector.config import ConfigError, Server
+from collector.config import ConfigError, ServerSettings
 from collector.text import one_line
 from collector.web.application import application
-from collector.web.context import Context
+from collector.web.context import CollectorView
 from collector.web.tls import ServerTls
 
 __all__ = ["serve"]
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _DRAIN = 5.0  # seconds that answers under way may take when the server stops
 
 
-async def serve(context: Context, server: Server, *, ready: Callable[[str], None]) -> None:
+async def serve(context: CollectorView, server: ServerSettings, *, ready: Callable[[str], None]) -> None:
     """Serve until cancelled; `ready` is given the URL as soon as connections are taken.
 
     Raises ConfigError when the address cannot be taken or the certificate not be read.
@@ -69,7 +69,7 @@ _handling = logging.getLogger(f"{__name__}.handling")
 _handling.addFilter(_is_ours)
 
 
-def _check_token_file(server: Server) -> None:
+def _check_token_file(server: ServerSettings) -> None:
     path = server.bearer_token_file
     try:
         if path is not None and not path.read_text(encoding="utf-8").strip():
@@ -79,7 +79,7 @@ def _check_token_file(server: Server) -> None:
         raise ConfigError(f"server.bearer_token_file: cannot read {path}: {reason}") from error
 
 
-def _url(server: Server, runner: web.AppRunner) -> str:
+def _url(server: ServerSettings, runner: web.AppRunner) -> str:
     host, port = runner.addresses[0][:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104  a name that works in a browser on this machine
         host = "localhost"

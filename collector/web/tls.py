@@ -7,8 +7,8 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
-from collector.config import ConfigError, Server
-from collector.file_stamp import file_stamp
+from collector.config import ConfigError, ServerSettings
+from collector.files import file_stamp
 
 __all__ = ["ServerTls"]
 
@@ -24,12 +24,12 @@ class ServerTls(ssl.SSLContext):
     it trusts whom it has ever trusted.
     """
 
-    _server: Server
+    _server: ServerSettings
     _stamps: list[object]
     _newest: ssl.SSLContext
 
     @classmethod
-    def of(cls, server: Server) -> Self | None:
+    def of(cls, server: ServerSettings) -> Self | None:
         """Load the certificates of a configuration, None if it has none; raises ConfigError."""
         if server.tls_cert is None:
             return None
@@ -63,7 +63,7 @@ class ServerTls(ssl.SSLContext):
         return [file_stamp(file) for file in files if file is not None]
 
 
-def _load(server: Server) -> ssl.SSLContext:
+def _load(server: ServerSettings) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         # An encrypted key would otherwise be asked for on the terminal.

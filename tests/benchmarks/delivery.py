@@ -24,14 +24,14 @@ import httpx
 from aiohttp import web
 
 from collector.config import Duration
-from collector.config.sinks import S3, Settings, Webhook
-from collector.model import Record
-from collector.sinks import forms
-from collector.sinks.delivery import Delivery
+from collector.config.sinks import S3Settings, SinkSettings, WebhookSettings
+from collector.delivery.delivery import Delivery
+from collector.model import SinkRecord
+from collector.sinks import formats as forms
 from collector.store import Store, StoreSettings
 from tests.benchmarks.history import Step, fleet, rate, record
 from tests.benchmarks.table import Row, times
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 BATCH = 500  # records, as by default
 
@@ -42,11 +42,13 @@ def rows(*, small: bool = False) -> Iterator[Row]:
     records = [record(one) for step in steps for one in step.changes]
     batches = [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
     with receiver() as url:
-        ours = asyncio.run(through_outbox(Webhook(url=url, batch_age=Duration(1)), steps))
+        ours = asyncio.run(through_outbox(WebhookSettings(url=url, batch_age=Duration(1)), steps))
         peer = asyncio.run(timed(post_all(url, batches)))
         yield compared("a webhook", len(records), ours, peer, "a bare httpx POST of the same batches")
     with moto() as url:
-        settings = S3(bucket="lake", endpoint_url=url, path_style=True, region="us-east-1", batch_age=Duration(1))
+        settings = S3Settings(
+            bucket="lake", endpoint_url=url, path_style=True, region="us-east-1", batch_age=Duration(1)
+        )
         ours = asyncio.run(through_outbox(settings, steps))
         peer = asyncio.run(timed(put_all(url, batches)))
         yield compared("S3 (moto)", len(records), ours, peer, "a bare aioboto3 put of the same batches as CSV")
@@ -58,7 +60,7 @@ def compared(sink: str, count: int, ours: float, peer: float, what: str) -> Row:
     return Row(name, rate(count / ours), f"{rate(count / peer)}: {what}", times(peer / ours))
 
 
-async def through_outbox(settings: Settings, steps: Sequence[Step]) -> float:
+async def through_outbox(settings: SinkSettings, steps: Sequence[Step]) -> float:
     """Record everything at once; returns the seconds until the sink has it all."""
     goal = sum(len(step.changes) for step in steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +107,7 @@ async def timed(work: Awaitable[None]) -> float:
     return time.monotonic() - started
 
 
-async def post_all(url: str, batches: Sequence[Sequence[Record]]) -> None:
+async def post_all(url: str, batches: Sequence[Sequence[SinkRecord]]) -> None:
     """Send batches one after the other."""
     async with httpx.AsyncClient() as client:
         for batch in batches:
@@ -113,7 +115,7 @@ async def post_all(url: str, batches: Sequence[Sequence[Record]]) -> None:
             (await client.post(url, content=forms.json_array(batch), headers=headers)).raise_for_status()
 
 
-async def put_all(url: str, batches: Sequence[Sequence[Record]]) -> None:
+async def put_all(url: str, batches: Sequence[Sequence[SinkRecord]]) -> None:
     """Put batches one after the other."""
     async with aioboto3.Session().client("s3", endpoint_url=url, region_name="us-east-1") as client:
         for number, batch in enumerate(batches):

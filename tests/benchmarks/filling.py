@@ -12,15 +12,15 @@ import anyio
 import msgspec
 import uvloop
 
-from collector.cluster import schedule
-from collector.cluster.reflector import Resource, list_all
-from collector.cluster.resources import NodeObject, node_decoder
-from collector.cluster.schedule import Candidate
-from collector.cluster.session import Session
-from collector.cluster.watcher import pods
-from collector.config import Cluster
+from collector.collect import schedule
+from collector.collect.schedule import Candidate
+from collector.collect.watcher import pods
+from collector.config import ClusterSettings
 from collector.config.store import StoreSettings
 from collector.inventory import Inventory
+from collector.kube.client import ApiClient
+from collector.kube.reflector import Resource, list_all
+from collector.kube.resources import NodeObject, node_decoder
 from collector.model import Place, Reading
 from collector.simulator.fleet import Fleet
 from collector.store import Store
@@ -48,10 +48,10 @@ async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> int:
 
 
 async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
-    cluster = Cluster(context=name, kubeconfig=str(kubeconfig))
+    cluster = ClusterSettings(context=name, kubeconfig=str(kubeconfig))
     (source,) = cluster.watched
     nodes: Resource[NodeObject] = Resource(name="nodes", path="/api/v1/nodes", decode=node_decoder())
-    async with Session(cluster) as session:
+    async with ApiClient(cluster) as session:
         facts = {node.key: node.facts for node in (await list_all(session, nodes))[0].values()}
         found = (await list_all(session, pods(source)))[0].values()
     return [

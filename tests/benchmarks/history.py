@@ -22,16 +22,16 @@ import anyio
 import httpx
 import tomli_w
 
-from collector import nvidia_smi
+from collector.collect import nvidia_smi
 from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, Record
+from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, SinkRecord
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet
-from collector.sinks import forms
-from collector.store import Access, Store, StoreSettings
+from collector.sinks import formats as forms
+from collector.store import OpenMode, Store, StoreSettings
 from tests.benchmarks.processes import usage
 from tests.benchmarks.table import Row, amount, duration, times
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 CLUSTERS, GPUS = 100, 8
 START = 1_760_000_000.0
@@ -117,9 +117,9 @@ def change(event: Event, one: Gpu, place: Place, at: float, previous: Place | No
     )
 
 
-def record(change: Change) -> Record:
+def record(change: Change) -> SinkRecord:
     """Write a change as the peers send it."""
-    return Record(
+    return SinkRecord(
         cluster=change.place.cluster,
         node=change.place.node,
         machine=change.machine,
@@ -211,7 +211,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?)"""
 async def search(path: Path, nodes: int) -> list[float]:
     """Look serials up; returns the seconds that each took."""
     seconds = []
-    async with Store.open(StoreSettings(url=f"sqlite://{path}"), Access.READER) as store:
+    async with Store.open(StoreSettings(url=f"sqlite://{path}"), OpenMode.READER) as store:
         for number in random.Random(1).sample(range(nodes * GPUS), 200):
             started = time.perf_counter()
             found = await store.history.where(str(gpu(number).serial))

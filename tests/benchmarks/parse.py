@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import xmltodict
 
-from collector import nvidia_smi
+from collector.collect import nvidia_smi
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet
 from tests.benchmarks.clocks import best

@@ -6,7 +6,7 @@ import sys
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.stream import WsApiClient
 
-from collector import nvidia_smi
+from collector.collect import nvidia_smi
 
 CONCURRENCY = 16  # gpuid's own default
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import tomli_w
 
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 __all__ = ["Fleet", "collector", "running", "simulated", "usage", "wait"]
 

@@ -19,7 +19,7 @@ import httpx
 
 from tests.benchmarks.processes import Fleet, collector, running, simulated, usage, wait
 from tests.benchmarks.table import Row, amount, duration, times
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 __all__ = ["go_program", "rows"]
 

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from collector import garbage
+from collector import gc_freeze
 from collector.exposition import Body
 from collector.exposition.families import NODE_FAMILIES
 from tests.benchmarks.clocks import Beat, best, best_async, heartbeat, idle_loop
@@ -102,10 +102,10 @@ async def _churn(published: Published, seconds: float, theirs: float) -> list[Ro
             await anyio.sleep(0.005)
 
     gc.collect()
-    gc.freeze()  # as after a restart; what has survived a full collection later is left out by garbage.run
+    gc.freeze()  # as after a restart; what has survived a full collection later is left out by gc_freeze.run
     with idle_loop() as idle:
         async with anyio.create_task_group() as tasks:
-            for work in (garbage.run, published.exposition.run, change):
+            for work in (gc_freeze.run, published.exposition.run, change):
                 tasks.start_soon(work)
             tasks.start_soon(heartbeat, beat)
             until = time.perf_counter() + seconds

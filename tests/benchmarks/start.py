@@ -15,7 +15,7 @@ from tests.benchmarks.clocks import best
 from tests.benchmarks.processes import collector, running, simulated, wait
 from tests.benchmarks.read import go_program
 from tests.benchmarks.table import Row, duration, times
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 __all__ = ["rows"]
 

@@ -17,17 +17,17 @@ import uvloop
 from aiohttp import web
 from kubernetes_asyncio import client, watch
 
-from collector.cluster import watcher
-from collector.cluster.reflector import Reflector
-from collector.cluster.session import Session
-from collector.config import Cluster, Source
+from collector.collect import watcher
+from collector.config import ClusterSettings, PodSource
+from collector.kube.client import ApiClient
+from collector.kube.reflector import Reflector
 from collector.simulator import Simulator
 from tests.benchmarks.clocks import Beat, heartbeat, idle_loop
 from tests.benchmarks.table import Row, duration, times
 
 __all__ = ["rows"]
 
-_SOURCE = Source(
+_SOURCE = PodSource(
     namespace="gpu-operator", selector="app=nvidia-device-plugin-daemonset", container="nvidia-device-plugin"
 )
 
@@ -71,8 +71,8 @@ async def _pods(count: int) -> list[bytes]:
 
 
 @asynccontextmanager
-async def _session(kubeconfig: Path) -> AsyncIterator[Session]:
-    async with Session(Cluster(context="sim-0", kubeconfig=str(kubeconfig))) as session:
+async def _session(kubeconfig: Path) -> AsyncIterator[ApiClient]:
+    async with ApiClient(ClusterSettings(context="sim-0", kubeconfig=str(kubeconfig))) as session:
         yield session
 
 

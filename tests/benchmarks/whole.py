@@ -14,7 +14,7 @@ import yaml
 
 from tests.benchmarks.processes import collector, running, simulated, usage, wait
 from tests.benchmarks.table import Row, amount, duration, times
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 __all__ = ["rows"]
 

@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from collector.config import Listen, Server
+from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, Node, Place, Reading
-from collector.store import Access, Store, StoreSettings
-from collector.web import Context, serve
+from collector.store import OpenMode, Store, StoreSettings
+from collector.web import CollectorView, serve
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -106,7 +106,7 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
 
     @contextmanager
     def run(*, store: StoreSettings | None = None, **settings: Any) -> Iterator[str]:
-        context = Context(
+        context = CollectorView(
             inventory=inventory,
             exposition=Exposition(inventory, Metrics()),
             statuses={},
@@ -121,11 +121,11 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
             bound.set()
 
         async def run_server() -> None:
-            server = Server(**{"listen": Listen("127.0.0.1:0")} | settings)
+            server = ServerSettings(**{"listen": Listen("127.0.0.1:0")} | settings)
             if store is None:
                 await serve(context, server, ready=ready)
             else:
-                async with Store.open(store, Access.READER) as opened:
+                async with Store.open(store, OpenMode.READER) as opened:
                     await serve(dataclasses.replace(context, history=opened.history), server, ready=ready)
 
         with start_blocking_portal("asyncio") as portal:

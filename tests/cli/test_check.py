@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from collector.simulator import Misconduct, SimulatedCluster, Simulator
-from tests.plugins.terminal import Terminal
+from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
+from tests.support.terminal import Terminal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -254,13 +254,13 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("how", "hint"),
         [
-            (Misconduct.EXIT_STATUS, "the driver of that node may be broken; kubectl exec shows all of it"),
-            (Misconduct.NO_BINARY, "set `command`, or choose pods whose container has nvidia-smi"),
-            (Misconduct.GARBAGE, "`command` must print what `nvidia-smi -q -x` prints"),
+            (ExecFaultKind.EXIT_STATUS, "the driver of that node may be broken; kubectl exec shows all of it"),
+            (ExecFaultKind.NO_BINARY, "set `command`, or choose pods whose container has nvidia-smi"),
+            (ExecFaultKind.GARBAGE, "`command` must print what `nvidia-smi -q -x` prints"),
         ],
     )
     def test_a_trial_reading_that_fails_names_the_pod_and_a_remedy(
-        self, clusters: Clusters, how: Misconduct, hint: str
+        self, clusters: Clusters, how: ExecFaultKind, hint: str
     ):
         clusters.act("sim-0", "fail_exec", how)
         finding = clusters.finding("sim-0")

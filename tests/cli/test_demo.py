@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 import collector.cli.client
 from collector.cli import gpuid
 from collector.inventory import Inventory
-from tests.plugins.terminal import Terminal
+from tests.support.terminal import Terminal
 
 Serving = Callable[..., AbstractContextManager[str]]
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
-from collector.store import Access, Follow, Store, StoreSettings
+from collector.store import OpenMode, Store, StoreSettings, Subscription
 
 
 def outbox(*args: str | Path, **options: str) -> Result:
@@ -26,7 +26,11 @@ def config(history_config: Path) -> Path:
 
     async def fill() -> None:
         async with Store.open(settings) as store:
-            sinks = {"hook": Follow("changes", True), "lake": Follow("changes", True), "log": Follow("readings", False)}
+            sinks = {
+                "hook": Subscription("changes", True),
+                "lake": Subscription("changes", True),
+                "log": Subscription("readings", False),
+            }
             await store.follow(sinks)
             for reason in ("answered 400", "answered 422"):
                 batch = await store.outbox.next_batch("hook", 1)
@@ -167,7 +171,7 @@ def test_without_a_store_there_is_no_outbox(tmp_path: Path, command: tuple[str, 
 
 def test_it_works_beside_a_collector(config: Path):
     async def beside(act: Callable[[], None]) -> None:
-        async with Store.open(StoreSettings(url=f"sqlite://{config.parent}/gpuid.db"), Access.COLLECTOR):
+        async with Store.open(StoreSettings(url=f"sqlite://{config.parent}/gpuid.db"), OpenMode.COLLECTOR):
             await anyio.to_thread.run_sync(act)
 
     def act() -> None:

@@ -16,8 +16,8 @@ import yaml
 from click.testing import CliRunner
 
 from collector.cli import gpuid as command
-from collector.cluster.kubeconfig import contexts
-from tests.plugins.processes import free_ports
+from collector.kube.kubeconfig import contexts
+from tests.support.processes import free_ports
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from collector.cli import gpuid
 from collector.simulator import Simulator
-from tests.plugins.processes import free_ports
-from tests.plugins.terminal import Terminal
+from tests.support.processes import free_ports
+from tests.support.terminal import Terminal
 
 PLAIN = {"NO_COLOR": "1"}
 

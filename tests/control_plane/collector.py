@@ -3,7 +3,7 @@
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.plugins.processes import Process
+from tests.support.processes import Process
 
 __all__ = ["Collector"]
 

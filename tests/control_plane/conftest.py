@@ -10,7 +10,7 @@ import pytest
 
 from tests.control_plane.collector import Collector
 from tests.control_plane.plane import ControlPlane, binaries
-from tests.plugins.processes import Process, free_ports
+from tests.support.processes import Process, free_ports
 
 NODES = ("gpu-1", "gpu-2", "gpu-3")
 

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.plugins.processes import Process, free_ports, until
+from tests.support.processes import Process, free_ports, until
 
 __all__ = ["ControlPlane", "binaries"]
 

@@ -9,7 +9,7 @@ import yaml
 
 from tests.control_plane.collector import Collector
 from tests.control_plane.plane import ControlPlane
-from tests.plugins.processes import until
+from tests.support.processes import until
 
 MANIFESTS = Path(__file__).parents[2] / "config" / "kubernetes"
 GPUS = [("1650122000001", "GPU-00000000-0000-0000-0000-000000000001")]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.control_plane.collector import Collector
 from tests.control_plane.plane import ControlPlane
-from tests.plugins.processes import until
+from tests.support.processes import until
 
 Gpus = list[tuple[str, str]]
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
-from collector.cluster.resources import node_decoder
 from collector.exposition import shards
 from collector.exposition.shards import _SHARD_NODES
+from collector.kube.resources import node_decoder
 from collector.model import ClusterState, Gpu, Node, Place
 
 pytestmark = pytest.mark.anyio
@@ -167,9 +167,9 @@ class TestChange:
             bench.read("prod", f"n{index}", Gpu(uuid=f"GPU-{index}"))
         await bench.exposition.refresh()
         compressed: list[int] = []
-        original = shards.Change.apply
+        original = shards.PendingText.apply
         monkeypatch.setattr(
-            shards.Change, "apply", lambda change: compressed.append(len(change.lengths)) or original(change)
+            shards.PendingText, "apply", lambda change: compressed.append(len(change.lengths)) or original(change)
         )
         bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
         await bench.exposition.refresh()

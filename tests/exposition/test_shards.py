@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.exposition import shards
-from collector.exposition.shards import Shards, inflated
+from collector.exposition.shards import ClusterTextStore, inflated
 
 NODES = [f"n{index}" for index in range(20)]
 step = st.tuples(st.sampled_from(NODES), st.none() | st.integers(0, 2))  # a node and its lines' number; None: gone
@@ -15,7 +15,7 @@ step = st.tuples(st.sampled_from(NODES), st.none() | st.integers(0, 2))  # a nod
 @given(st.lists(st.lists(step, max_size=12), max_size=12))
 def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[str, int | None]]]) -> None:
     with mock.patch.multiple(shards, _SHARD_NODES=4, _GROUP_SHARDS=2):
-        cluster, expected = Shards(), dict[str, bytes]()
+        cluster, expected = ClusterTextStore(), dict[str, bytes]()
         for steps in rounds:
             for node, number in steps:
                 if number is None:

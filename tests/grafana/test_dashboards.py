@@ -15,7 +15,7 @@ import yaml
 from collector.exposition.families import FAMILIES
 from collector.model import ClusterState
 from grafana.generate import DASHBOARDS, FOLDER, text
-from tests.plugins.troubled import Troubled
+from tests.support.troubled import Troubled
 
 GRAFANA = FOLDER.parent
 PATHS = sorted(FOLDER.glob("*.json"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.processes import until
-from tests.plugins.prometheus import Prometheus
+from tests.support.processes import until
+from tests.support.prometheus import Prometheus
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "config" / "prometheus" / "recipes.md", ROOT / "README.md")

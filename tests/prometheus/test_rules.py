@@ -12,9 +12,9 @@ import yaml
 from collector.exposition.families import FAMILIES
 from collector.model import ClusterState, ReadFailure
 from collector.sinks import Reason
-from tests.plugins.processes import until
-from tests.plugins.prometheus import RULES
-from tests.plugins.troubled import Troubled
+from tests.support.processes import until
+from tests.support.prometheus import RULES
+from tests.support.troubled import Troubled
 
 ROOT = Path(__file__).parents[2]
 TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
@@ -127,7 +127,7 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
 
 
 def test_a_cluster_that_is_down_is_told_of_once_whatever_the_reason() -> None:
-    credential = "bad_context|plugin_missing|plugin_failed|unauthorized|forbidden"
+    credential = "bad_context|credential_plugin_missing|credential_plugin_failed|unauthorized|forbidden"
     states = {alert: re.findall(r'state=~?"([^"]+)"', rule["expr"]) for alert, rule in ALERTS.items()}
     assert states["GpuidClusterDown"] == [f"{credential}|duplicate"]
     assert (states["GpuidCredentialFailing"], states["GpuidClusterDuplicate"]) == ([credential], ["duplicate"])

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.plugins.processes import until
-from tests.plugins.prometheus import CLUSTERS, Prometheus
+from tests.support.processes import until
+from tests.support.prometheus import CLUSTERS, Prometheus
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "prometheus"
 

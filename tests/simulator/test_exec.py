@@ -12,8 +12,8 @@ import aiohttp
 import anyio
 import pytest
 
-from collector import nvidia_smi
-from collector.simulator import Misconduct, Simulator
+from collector.collect import nvidia_smi
+from collector.simulator import ExecFaultKind, Simulator
 from collector.simulator.spdy import DICTIONARY
 
 pytestmark = pytest.mark.anyio
@@ -142,24 +142,26 @@ class TestWhatGoesWrong:
             "command terminated with non-zero exit code: error executing command [nvidia-smi -q -x], exit code 15"
         )
 
-    @pytest.mark.parametrize("how", [Misconduct.GARBAGE, Misconduct.TRUNCATED, Misconduct.EMPTY, Misconduct.ERROR_TEXT])
-    async def test_bad_output_comes_with_success(self, api: Any, how: Misconduct) -> None:
+    @pytest.mark.parametrize(
+        "how", [ExecFaultKind.GARBAGE, ExecFaultKind.TRUNCATED, ExecFaultKind.EMPTY, ExecFaultKind.ERROR_TEXT]
+    )
+    async def test_bad_output_comes_with_success(self, api: Any, how: ExecFaultKind) -> None:
         api.cluster.fail_exec(how)
         stdout, _, status = await api.run("gpu-0000")
         assert status == SUCCESS
-        with pytest.raises(nvidia_smi.BadOutput):
+        with pytest.raises(nvidia_smi.BadOutputError):
             nvidia_smi.parse(stdout)
 
     async def test_a_missing_binary_looks_as_on_a_real_node(self, api: Any) -> None:
-        api.cluster.fail_exec(Misconduct.NO_BINARY)
+        api.cluster.fail_exec(ExecFaultKind.NO_BINARY)
         assert "executable file not found in $PATH" in (await api.run("gpu-0000"))[2]["message"]
 
     async def test_an_internal_error_is_the_kubelets(self, api: Any) -> None:
-        api.cluster.fail_exec(Misconduct.INTERNAL_ERROR)
+        api.cluster.fail_exec(ExecFaultKind.INTERNAL_ERROR)
         assert (await api.run("gpu-0000"))[2]["reason"] == "InternalError"
 
     async def test_a_dropped_exec_has_no_status(self, api: Any) -> None:
-        api.cluster.fail_exec(Misconduct.DROPPED)
+        api.cluster.fail_exec(ExecFaultKind.DROPPED)
         async with api.socket("gpu-0000") as socket:
             channels = [message.data[0] async for message in socket]
         assert 3 not in channels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector import nvidia_smi
+from collector.collect import nvidia_smi
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet, SimulationError
 

@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from collector import nvidia_smi
+from collector.collect import nvidia_smi
 from collector.simulator import Simulator
 
 pytestmark = [

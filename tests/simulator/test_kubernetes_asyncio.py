@@ -6,7 +6,7 @@ import pytest
 from kubernetes_asyncio import client, config, watch
 from kubernetes_asyncio.stream import WsApiClient
 
-from collector import nvidia_smi
+from collector.collect import nvidia_smi
 from collector.simulator import Simulator
 
 pytestmark = pytest.mark.anyio

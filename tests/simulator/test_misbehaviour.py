@@ -6,7 +6,7 @@ import aiohttp
 import anyio
 import pytest
 
-from collector import nvidia_smi
+from collector.collect import nvidia_smi
 from collector.simulator import SimulationError, Simulator
 
 pytestmark = pytest.mark.anyio

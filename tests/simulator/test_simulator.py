@@ -9,7 +9,7 @@ import pytest
 
 from collector.config import ConfigError
 from collector.simulator import Simulator
-from tests.plugins.processes import free_ports
+from tests.support.processes import free_ports
 
 pytestmark = pytest.mark.anyio
 

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from collector.model import Record
+from collector.model import SinkRecord
 
 
 @pytest.fixture
-def record() -> Callable[..., Record]:
-    def make(number: int = 0, **changed: str) -> Record:
+def record() -> Callable[..., SinkRecord]:
+    def make(number: int = 0, **changed: str) -> SinkRecord:
         fields = {
             "cluster": "prod",
             "node": "gpu-node-01",
@@ -36,7 +36,7 @@ def record() -> Callable[..., Record]:
             "model": "NVIDIA GB200",
             "event": "appeared",
         }
-        return Record(**(fields | changed))
+        return SinkRecord(**(fields | changed))
 
     return make
 

@@ -1,6 +1,6 @@
 import pytest
 
-from collector.sinks.errors import Reason, Refused, Unavailable, from_status, tidy
+from collector.sinks.errors import Reason, RejectedError, UnavailableError, from_status, tidy
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ from collector.sinks.errors import Reason, Refused, Unavailable, from_status, ti
 )
 def test_what_time_or_a_person_mends_is_tried_again(status: int, reason: Reason) -> None:
     error = from_status(status, "text", 7.0)
-    assert isinstance(error, Unavailable)
+    assert isinstance(error, UnavailableError)
     assert (error.reason, error.retry_after) == (reason, 7.0)
 
 
 @pytest.mark.parametrize("status", [400, 402, 413, 414, 422, 431])
 def test_a_refusal_of_the_records_themselves_is_final(status: int) -> None:
     error = from_status(status, "text")
-    assert isinstance(error, Refused)
+    assert isinstance(error, RejectedError)
     assert error.reason is Reason.REJECTED
 
 

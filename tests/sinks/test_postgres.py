@@ -10,15 +10,15 @@ import asyncpg
 import pytest
 
 from collector.config import Duration
-from collector.config.sinks import Postgres
-from collector.model import Record
-from collector.sinks import Reason, Refused, Unavailable, open_sink
-from tests.plugins.postgres import PostgresServer, postgres_server
+from collector.config.sinks import PostgresSettings
+from collector.model import SinkRecord
+from collector.sinks import Reason, RejectedError, UnavailableError, open_sink
+from tests.support.postgres import PostgresServer, postgres_server
 
 __all__ = ["postgres_server"]
 
 pytestmark = pytest.mark.anyio
-MakeRecord = Callable[..., Record]
+MakeRecord = Callable[..., SinkRecord]
 
 # The Go program's own table, as it documents it.
 PEER_TABLE = """
@@ -51,7 +51,7 @@ async def table(postgres: Any, tmp_path: Path, **settings: Any) -> AsyncIterator
     password = tmp_path / "password"
     if not password.exists():
         password.write_text(postgres.password + "\n")
-    sink = open_sink("db", Postgres(**({"dsn": postgres.dsn, "password_file": password} | settings)))
+    sink = open_sink("db", PostgresSettings(**({"dsn": postgres.dsn, "password_file": password} | settings)))
     try:
         yield sink
     finally:
@@ -170,21 +170,21 @@ async def test_a_missing_table_keeps_the_data_until_it_is_there(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path) as sink:
-        with pytest.raises(Unavailable, match=r"sinks\.db: table serials does not exist; create it, or") as caught:
+        with pytest.raises(UnavailableError, match=r"sinks\.db: table serials does not exist; create it, or") as caught:
             await sink.send([record()], key="k")
         assert caught.value.reason is Reason.MISSING
         await owner.execute("CREATE TABLE serials (gpu text)")
-        with pytest.raises(Unavailable, match="has no column cluster, node"):
+        with pytest.raises(UnavailableError, match="has no column cluster, node"):
             await sink.check()
         await owner.execute("DROP TABLE serials")
         await owner.execute(PEER_TABLE)
         await sink.send([record()], key="k")
         await owner.execute("DROP TABLE serials")
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
         assert caught.value.reason is Reason.MISSING
     async with table(postgres, tmp_path, dsn=postgres.dsn.replace("/postgres", "/absent")) as sink:
-        with pytest.raises(Unavailable, match="absent") as caught:
+        with pytest.raises(UnavailableError, match="absent") as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.MISSING
 
@@ -198,7 +198,7 @@ async def test_rights_to_insert_are_enough_and_none_is_unauthorized(
     (tmp_path / "password").write_text("hunter2-writer")
     dsn = postgres.dsn.replace("gpuid@", "writer@")
     async with table(postgres, tmp_path, dsn=dsn) as sink:
-        with pytest.raises(Unavailable, match="permission denied for table serials") as caught:
+        with pytest.raises(UnavailableError, match="permission denied for table serials") as caught:
             await sink.check()
         assert caught.value.reason is Reason.UNAUTHORIZED
         await owner.execute("GRANT INSERT ON serials TO writer; GRANT USAGE ON SEQUENCE serials_id_seq TO writer")
@@ -214,7 +214,7 @@ async def test_a_wrong_password_is_unauthorized_and_a_mended_one_is_used(
     caplog.set_level(logging.DEBUG)
     (tmp_path / "password").write_text("hunter2-wrong")
     async with table(postgres, tmp_path, create_table=True) as sink:
-        with pytest.raises(Unavailable, match="password authentication failed") as caught:
+        with pytest.raises(UnavailableError, match="password authentication failed") as caught:
             await sink.send([record()], key="k")
         assert caught.value.reason is Reason.UNAUTHORIZED
         assert "hunter2" not in f"{caught.value!r} {caught.value}" + caplog.text
@@ -223,7 +223,7 @@ async def test_a_wrong_password_is_unauthorized_and_a_mended_one_is_used(
         (tmp_path / "password").unlink()
         await sink.send([record(1)], key="l")  # over the connection that is there
         await sink.aclose()
-        with pytest.raises(Unavailable, match=r"sinks\.db\.password_file: .*No such file"):
+        with pytest.raises(UnavailableError, match=r"sinks\.db\.password_file: .*No such file"):
             await sink.send([record(2)], key="m")
     assert "hunter2" not in caplog.text
     assert len(await rows(owner, "gpu")) == 2
@@ -234,7 +234,7 @@ async def test_a_value_that_does_not_fit_is_refused_and_nothing_of_the_batch_sta
 ) -> None:
     async with table(postgres, tmp_path, create_table=True) as sink:
         for hostile in (record(1, node="n" * 256), record(1, node="nul\0"), record(1, time="yesterday")):
-            with pytest.raises(Refused) as caught:
+            with pytest.raises(RejectedError) as caught:
                 await sink.send([record(), hostile], key="k")
             assert caught.value.reason is Reason.REJECTED
         await sink.send([record(2, source="n" * 63 + "/" + "p" * 253)], key="l")
@@ -250,7 +250,7 @@ async def test_a_connection_that_was_cut_is_made_anew(
         assert await owner.fetchval(cut) is True
         try:
             await sink.send([record(1)], key="l")
-        except Unavailable:  # where the cut was noticed only in use
+        except UnavailableError:  # where the cut was noticed only in use
             await sink.send([record(1)], key="l")
     assert len(await rows(owner, "gpu")) == 2
 
@@ -262,7 +262,7 @@ async def test_a_locked_table_runs_into_the_timeout_and_leaves_no_open_transacti
         await sink.send([record()], key="k")
         async with owner.transaction():
             await owner.execute("LOCK TABLE serials")
-            with pytest.raises(Unavailable, match="statement timeout") as caught:
+            with pytest.raises(UnavailableError, match="statement timeout") as caught:
                 await sink.send([record(1)], key="l")
         assert caught.value.reason is Reason.TIMEOUT
         async with owner.transaction():
@@ -290,11 +290,11 @@ async def test_tls_is_required_and_verified_as_told(
             await sink.send([record()], key="k")
             assert await owner.fetchval(encrypted) is tls
     async with table(postgres, tmp_path, sslmode="verify-full") as sink:
-        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED") as caught:
+        with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED") as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.CONNECTION
     async with table(postgres, tmp_path, ca_file=tmp_path / "absent.pem") as sink:
-        with pytest.raises(Unavailable, match=r"sinks\.db\.ca_file: .*absent\.pem: No such file"):
+        with pytest.raises(UnavailableError, match=r"sinks\.db\.ca_file: .*absent\.pem: No such file"):
             await sink.send([record()], key="k")
 
 
@@ -303,15 +303,15 @@ async def test_without_a_word_about_tls_a_server_that_has_none_gets_nothing(
 ) -> None:
     dsn = postgres_server.new_database()
     for settings, taken in (
-        (Postgres(dsn=dsn), False),
-        (Postgres(dsn=dsn, sslmode="disable", create_table=True), True),
+        (PostgresSettings(dsn=dsn), False),
+        (PostgresSettings(dsn=dsn, sslmode="disable", create_table=True), True),
     ):
         sink = open_sink("db", settings)
         try:
             if taken:
                 await sink.send([record()], key="k")
             else:
-                with pytest.raises(Unavailable, match="rejected SSL upgrade") as caught:
+                with pytest.raises(UnavailableError, match="rejected SSL upgrade") as caught:
                     await sink.send([record()], key="k")
                 assert caught.value.reason is Reason.CONNECTION
         finally:
@@ -322,7 +322,7 @@ async def test_a_server_that_is_away_or_mute_is_unavailable(
     postgres: Any, tmp_path: Path, record: MakeRecord, unused_port: int
 ) -> None:
     async with table(postgres, tmp_path, dsn=f"postgresql://gpuid@127.0.0.1:{unused_port}/postgres") as sink:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.CONNECTION
 
@@ -335,7 +335,7 @@ async def test_a_server_that_is_away_or_mute_is_unavailable(
     async with await asyncio.start_server(mute, "127.0.0.1", 0) as server:
         dsn = f"postgresql://gpuid@127.0.0.1:{server.sockets[0].getsockname()[1]}/postgres"
         async with table(postgres, tmp_path, dsn=dsn, connect_timeout=Duration(0.2)) as sink:
-            with pytest.raises(Unavailable) as caught:
+            with pytest.raises(UnavailableError) as caught:
                 await sink.send([record()], key="k")
         done.set()
     assert caught.value.reason is Reason.TIMEOUT

@@ -16,13 +16,13 @@ from aiohttp import web
 from moto.server import ThreadedMotoServer
 
 from collector.config import Duration
-from collector.config.sinks import S3
-from collector.model import Record
-from collector.sinks import Reason, Refused, SinkError, Unavailable, open_sink
+from collector.config.sinks import S3Settings
+from collector.model import SinkRecord
+from collector.sinks import Reason, RejectedError, SinkError, UnavailableError, open_sink
 from collector.sinks.s3 import object_key
 
 pytestmark = pytest.mark.anyio
-MakeRecord = Callable[..., Record]
+MakeRecord = Callable[..., SinkRecord]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def aws(moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @asynccontextmanager
 async def lake(endpoint: str | None, **settings: Any) -> AsyncIterator[Any]:
     given = {"bucket": "gpu-serials", "endpoint_url": endpoint, "path_style": True} | settings
-    sink = open_sink("lake", S3(**given))
+    sink = open_sink("lake", S3Settings(**given))
     try:
         yield sink
     finally:
@@ -143,7 +143,7 @@ async def test_many_writers_in_one_millisecond_never_overwrite(moto: str, aws: A
 
 
 def test_the_hour_is_utc_whatever_the_record_says(record: MakeRecord) -> None:
-    key = object_key(S3(bucket="abc"), [record(time="2026-01-01T00:30:00.987654+02:00")], "k")
+    key = object_key(S3Settings(bucket="abc"), [record(time="2026-01-01T00:30:00.987654+02:00")], "k")
     assert key.startswith("year=2025/month=12/day=31/hour=22/20251231-223000.987-")
 
 
@@ -158,10 +158,12 @@ async def test_kms_encryption_is_asked_for(moto: str, aws: Any, record: MakeReco
 
 async def test_a_missing_bucket_keeps_the_data(moto: str, aws: Any, record: MakeRecord) -> None:
     async with lake(moto, bucket="no-such-bucket") as sink:
-        with pytest.raises(Unavailable, match="s3://no-such-bucket: PutObject answered 404 NoSuchBucket") as caught:
+        with pytest.raises(
+            UnavailableError, match="s3://no-such-bucket: PutObject answered 404 NoSuchBucket"
+        ) as caught:
             await sink.send([record()], key="k")
         assert caught.value.reason is Reason.MISSING
-        with pytest.raises(Unavailable, match="NoSuchBucket"):
+        with pytest.raises(UnavailableError, match="NoSuchBucket"):
             await sink.check()
 
 
@@ -177,11 +179,11 @@ async def test_no_credentials_are_unauthorized(
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     async with lake(moto) as sink:
-        with pytest.raises(Unavailable, match=r"(?i)credentials") as caught:
+        with pytest.raises(UnavailableError, match=r"(?i)credentials") as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.UNAUTHORIZED
     async with lake(moto, profile="absent") as sink:
-        with pytest.raises(Unavailable, match="profile"):
+        with pytest.raises(UnavailableError, match="profile"):
             await sink.send([record()], key="k")
 
 
@@ -194,7 +196,7 @@ async def test_a_web_identity_is_exchanged_for_credentials(
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", moto)
     async with lake(moto, region="us-east-1") as sink:
-        with pytest.raises(Unavailable):
+        with pytest.raises(UnavailableError):
             await sink.send([record()], key="k")
         (tmp_path / "token").write_text("web-identity-token")
         await sink.send([record()], key="k")
@@ -236,13 +238,13 @@ async def answering(status: int, code: str, message: str = "", **headers: str) -
 @pytest.mark.parametrize(
     ("status", "code", "headers", "kind", "reason"),
     [
-        (403, "AccessDenied", {}, Unavailable, Reason.UNAUTHORIZED),
-        (400, "ExpiredToken", {}, Unavailable, Reason.UNAUTHORIZED),
-        (400, "KMS.DisabledException", {}, Unavailable, Reason.MISCONFIGURED),
-        (503, "SlowDown", {"Retry-After": "9"}, Unavailable, Reason.THROTTLED),
-        (500, "InternalError", {}, Unavailable, Reason.SERVER_ERROR),
-        (400, "EntityTooLarge", {}, Refused, Reason.REJECTED),
-        (422, "Odd", {}, Refused, Reason.REJECTED),
+        (403, "AccessDenied", {}, UnavailableError, Reason.UNAUTHORIZED),
+        (400, "ExpiredToken", {}, UnavailableError, Reason.UNAUTHORIZED),
+        (400, "KMS.DisabledException", {}, UnavailableError, Reason.MISCONFIGURED),
+        (503, "SlowDown", {"Retry-After": "9"}, UnavailableError, Reason.THROTTLED),
+        (500, "InternalError", {}, UnavailableError, Reason.SERVER_ERROR),
+        (400, "EntityTooLarge", {}, RejectedError, Reason.REJECTED),
+        (422, "Odd", {}, RejectedError, Reason.REJECTED),
     ],
 )
 async def test_the_services_answers_are_told_apart_and_tried_once(
@@ -260,14 +262,14 @@ async def test_the_services_answers_are_told_apart_and_tried_once(
     assert seen == ["PUT"]
     assert caught.value.reason is reason
     assert str(caught.value) == f"sinks.lake: s3://gpu-serials: PutObject answered {status} {code}: because"
-    if isinstance(caught.value, Unavailable):
+    if isinstance(caught.value, UnavailableError):
         assert caught.value.retry_after == (9.0 if headers else None)
 
 
 @pytest.mark.parametrize("setting", ["read_timeout", "timeout"])
 async def test_a_service_that_never_answers_runs_into_the_timeout(setting: str, aws: Any, record: MakeRecord) -> None:
     async with answering(0, "") as (url, _), lake(url, **{setting: Duration(0.5)}) as sink:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.TIMEOUT
 
@@ -276,7 +278,7 @@ async def test_a_service_that_is_away_is_unavailable_until_it_is_back(
     moto: str, aws: Any, record: MakeRecord, unused_port: int
 ) -> None:
     async with lake(f"http://127.0.0.1:{unused_port}") as sink:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.CONNECTION
 
@@ -296,11 +298,11 @@ async def test_no_secret_reaches_a_log_or_an_error(
     caplog.set_level(logging.DEBUG)
     said = []
     async with lake(moto, bucket="no-such-bucket") as sink:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
         said.append(f"{caught.value!r}")
     async with answering(403, "SignatureDoesNotMatch", "no") as (url, _), lake(url) as sink:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
         said.append(f"{caught.value!r}")
     assert "hunter2" not in " ".join(said) + caplog.text

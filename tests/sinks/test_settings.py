@@ -4,25 +4,25 @@ import msgspec
 import pytest
 
 from collector.config import Duration
-from collector.config.sinks import S3, Postgres, Settings, SinkSettings, Stdout
+from collector.config.sinks import CommonSinkSettings, PostgresSettings, S3Settings, SinkSettings, StdoutSettings
 from collector.sinks import open_sink
 
 
-def read(document: dict[str, Any]) -> SinkSettings:
+def read(document: dict[str, Any]) -> CommonSinkSettings:
     def decode(kind: type, value: Any) -> Any:
         return Duration.parse(value) if kind is Duration else kind(value)
 
-    settings: SinkSettings = msgspec.convert(document, Settings, dec_hook=decode)
+    settings: CommonSinkSettings = msgspec.convert(document, SinkSettings, dec_hook=decode)
     return settings
 
 
 def test_the_type_chooses_the_settings() -> None:
-    assert read({"type": "stdout"}) == Stdout()
-    assert read({"type": "s3", "bucket": "gpu-serials", "batch_age": "1m"}) == S3(
+    assert read({"type": "stdout"}) == StdoutSettings()
+    assert read({"type": "s3", "bucket": "gpu-serials", "batch_age": "1m"}) == S3Settings(
         bucket="gpu-serials", batch_age=Duration(60)
     )
     assert read({"type": "webhook", "url": "https://host/x", "token_file": "t"}).emit == "changes"
-    assert isinstance(read({"type": "postgres", "dsn": "postgresql://me@host/db"}), Postgres)
+    assert isinstance(read({"type": "postgres", "dsn": "postgresql://me@host/db"}), PostgresSettings)
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_values_that_cannot_work_are_refused_without_repeating_a_secret(document
 
 def test_only_settings_of_a_known_sink_open_one() -> None:
     with pytest.raises(TypeError):
-        open_sink("lake", SinkSettings())
+        open_sink("lake", CommonSinkSettings())

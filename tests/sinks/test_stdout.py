@@ -8,13 +8,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from collector.config.sinks import Stdout
-from collector.model import Record
-from collector.sinks import Unavailable, open_sink
+from collector.config.sinks import StdoutSettings
+from collector.model import SinkRecord
+from collector.sinks import UnavailableError, open_sink
 from collector.sinks.stdout import StdoutSink
 
 pytestmark = pytest.mark.anyio
-MakeRecord = Callable[..., Record]
+MakeRecord = Callable[..., SinkRecord]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def test_a_full_pipe_stops_neither_the_loop_nor_a_cancellation_and_tears_n
 
 async def test_a_reader_that_went_away_is_unavailable(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
     pipe[0].close()
-    with pytest.raises(Unavailable, match=r"sinks\.out: standard output: Broken pipe"):
+    with pytest.raises(UnavailableError, match=r"sinks\.out: standard output: Broken pipe"):
         await StdoutSink("out", pipe[1].fileno()).send([record()], key="k")
 
 
@@ -74,7 +74,7 @@ async def test_a_file_is_written_to_and_check_writes_nothing(tmp_path: Path, rec
     await sink.send([record()], key="k")
     assert (tmp_path / "out").read_bytes().count(b"\n") == 1
     os.close(descriptor)
-    with pytest.raises(Unavailable, match="Bad file descriptor"):
+    with pytest.raises(UnavailableError, match="Bad file descriptor"):
         await sink.check()
     await sink.aclose()
 
@@ -82,11 +82,11 @@ async def test_a_file_is_written_to_and_check_writes_nothing(tmp_path: Path, rec
 async def test_a_full_disk_is_unavailable(record: MakeRecord) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     try:
-        with pytest.raises(Unavailable, match="No space left on device"):
+        with pytest.raises(UnavailableError, match="No space left on device"):
             await StdoutSink("out", descriptor).send([record()], key="k")
     finally:
         os.close(descriptor)
 
 
 async def test_settings_open_the_process_own_standard_output() -> None:
-    assert isinstance(open_sink("out", Stdout()), StdoutSink)
+    assert isinstance(open_sink("out", StdoutSettings()), StdoutSink)

@@ -16,12 +16,12 @@ import pytest
 from aiohttp import web
 
 from collector.config import Duration
-from collector.config.sinks import Webhook
-from collector.model import Record
-from collector.sinks import Reason, Refused, SinkError, Unavailable, open_sink
+from collector.config.sinks import WebhookSettings
+from collector.model import SinkRecord
+from collector.sinks import Reason, RejectedError, SinkError, UnavailableError, open_sink
 
 pytestmark = pytest.mark.anyio
-MakeRecord = Callable[..., Record]
+MakeRecord = Callable[..., SinkRecord]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -101,7 +101,7 @@ async def listening(
 
 @asynccontextmanager
 async def webhook(url: str, **settings: Any) -> AsyncIterator[Any]:
-    sink = open_sink("hook", Webhook(url=url, **settings))
+    sink = open_sink("hook", WebhookSettings(url=url, **settings))
     try:
         yield sink
     finally:
@@ -165,17 +165,17 @@ async def test_a_rotated_token_is_used_at_once_and_a_missing_one_names_its_key(
     token = tmp_path / "token"
     async with receiving() as receiver:
         async with webhook(f"http://127.0.0.1:{receiver.port}/", token_file=token) as sink:
-            with pytest.raises(Unavailable, match=r"sinks\.hook\.token_file: .*token: No such file") as caught:
+            with pytest.raises(UnavailableError, match=r"sinks\.hook\.token_file: .*token: No such file") as caught:
                 await sink.send([record()], key="k")
             assert caught.value.reason is Reason.MISCONFIGURED
             for content in ("one", "two"):
                 token.write_text(content)
                 await sink.send([record()], key="k")
             token.write_text("two\nlines")
-            with pytest.raises(Unavailable, match=r"token_file: expected one line of ASCII"):
+            with pytest.raises(UnavailableError, match=r"token_file: expected one line of ASCII"):
                 await sink.send([record()], key="k")
         async with webhook(f"http://127.0.0.1:{receiver.port}/", token_env="NO_SUCH_TOKEN") as sink:
-            with pytest.raises(Unavailable, match=r"sinks\.hook\.token_env: NO_SUCH_TOKEN: expected a secret"):
+            with pytest.raises(UnavailableError, match=r"sinks\.hook\.token_env: NO_SUCH_TOKEN: expected a secret"):
                 await sink.send([record()], key="k")
     assert [request.headers["Authorization"] for request in receiver.requests] == ["Bearer one", "Bearer two"]
 
@@ -187,7 +187,7 @@ async def test_a_private_authority_and_a_client_certificate_are_used_and_reread(
     async with receiving(certificates, client_certificates=True) as receiver:
         url = f"https://localhost:{receiver.port}/"
         async with webhook(url, ca_file=certificates.ca, cert_file=cert, key_file=key) as sink:
-            with pytest.raises(Unavailable, match=r"sinks\.hook\.cert_file: .*tls.crt: No such file"):
+            with pytest.raises(UnavailableError, match=r"sinks\.hook\.cert_file: .*tls.crt: No such file"):
                 await sink.send([record()], key="k")
             shutil.copy(certificates.server_cert, cert)
             shutil.copy(certificates.server_key, key)
@@ -196,11 +196,11 @@ async def test_a_private_authority_and_a_client_certificate_are_used_and_reread(
             shutil.copy(certificates.client_key, key)
             await sink.send([record()], key="k")
         async with webhook(url, ca_file=certificates.ca) as sink:
-            with pytest.raises(Unavailable) as caught:
+            with pytest.raises(UnavailableError) as caught:
                 await sink.send([record()], key="k")
             assert caught.value.reason is Reason.CONNECTION
         async with webhook(url) as sink:
-            with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
                 await sink.send([record()], key="k")
     subjects = [request.certificate["subject"][0][0][1] for request in receiver.requests if request.certificate]
     assert subjects == ["server", "client"]
@@ -244,7 +244,7 @@ async def test_answers_that_may_change_are_unavailable(
     async with receiving() as receiver:
         receiver.say(status, "because", **headers)
         async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
-            with pytest.raises(Unavailable) as caught:
+            with pytest.raises(UnavailableError) as caught:
                 await sink.send([record()], key="k")
     assert (caught.value.reason, caught.value.retry_after) == (reason, retry_after)
     assert str(caught.value) == f"sinks.hook: http://127.0.0.1:{receiver.port}: answered {status}: because"
@@ -254,7 +254,7 @@ async def test_a_400_is_refused_and_its_body_is_cut(record: MakeRecord) -> None:
     async with receiving() as receiver:
         receiver.say(400, "no\n" + "x" * 100_000)
         async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
-            with pytest.raises(Refused, match=r"answered 400: no x+…$") as caught:
+            with pytest.raises(RejectedError, match=r"answered 400: no x+…$") as caught:
                 await sink.send([record()], key="k")
     assert len(str(caught.value)) < 300
 
@@ -263,7 +263,7 @@ async def test_a_redirect_is_not_followed(record: MakeRecord) -> None:
     async with receiving() as receiver:
         receiver.say(307, Location=f"http://u:hunter2@127.0.0.1:{receiver.port}/elsewhere?token=hunter2")
         async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
-            with pytest.raises(Unavailable, match=r"redirects \(307\) to 127\.0\.0\.1:\d+; set url") as caught:
+            with pytest.raises(UnavailableError, match=r"redirects \(307\) to 127\.0\.0\.1:\d+; set url") as caught:
                 await sink.send([record()], key="k")
     assert len(receiver.requests) == 1
     assert caught.value.reason is Reason.MISCONFIGURED
@@ -284,7 +284,7 @@ async def test_a_reset_is_unavailable_and_the_next_batch_goes_out_again(record: 
         await writer.drain()
 
     async with listening(handle) as port, webhook(f"http://127.0.0.1:{port}/") as sink:
-        with pytest.raises(Unavailable) as caught:
+        with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
         assert caught.value.reason is Reason.CONNECTION
         await sink.send([record()], key="k")
@@ -292,7 +292,7 @@ async def test_a_reset_is_unavailable_and_the_next_batch_goes_out_again(record: 
 
 async def test_a_refused_connection_is_unavailable(record: MakeRecord, unused_port: int) -> None:
     async with webhook(f"http://127.0.0.1:{unused_port}/") as sink:
-        with pytest.raises(Unavailable, match=r"sinks\.hook: http://127\.0\.0\.1:\d+: ") as caught:
+        with pytest.raises(UnavailableError, match=r"sinks\.hook: http://127\.0\.0\.1:\d+: ") as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.CONNECTION
 
@@ -306,7 +306,7 @@ async def test_a_receiver_that_never_answers_runs_into_the_timeout(setting: str,
 
     async with listening(handle) as port:
         async with webhook(f"http://127.0.0.1:{port}/", **{setting: Duration(0.2)}) as sink:
-            with pytest.raises(Unavailable, match="no answer") as caught:
+            with pytest.raises(UnavailableError, match="no answer") as caught:
                 await sink.send([record()], key="k")
         done.set()
     assert caught.value.reason is Reason.TIMEOUT
@@ -349,7 +349,7 @@ async def test_a_proxy_that_wants_a_password_is_unauthorized(record: MakeRecord)
         listening(handle) as port,
         webhook("https://nowhere.invalid/", proxy=f"http://127.0.0.1:{port}") as sink,
     ):
-        with pytest.raises(Unavailable, match="407") as caught:
+        with pytest.raises(UnavailableError, match="407") as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.UNAUTHORIZED
 
@@ -371,7 +371,7 @@ async def test_check_fails_where_a_batch_would(record: MakeRecord) -> None:
     async with receiving() as receiver:
         receiver.say(403)
         async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
-            with pytest.raises(Unavailable, match="answered 403"):
+            with pytest.raises(UnavailableError, match="answered 403"):
                 await sink.check()
 
 

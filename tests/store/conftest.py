@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from collector.inventory import Inventory, NodeSnapshot
-from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading
-from collector.store import Access, Store, StoreSettings
-from tests.plugins.postgres import postgres_server
+from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading, UnidentifiedGpu
+from collector.store import OpenMode, Store, StoreSettings
+from tests.support.postgres import postgres_server
 
 __all__ = ["postgres_server"]
 
@@ -46,13 +46,14 @@ class Collector:
         for recorded in nodes:
             self._record(self.inventory.adopt(recorded))
 
-    def read(self, node: str, time: float, *gpus: str | Gpu, cluster: str = "prod") -> list[Change]:
+    def read(self, node: str, time: float, *gpus: str | Gpu | UnidentifiedGpu, cluster: str = "prod") -> list[Change]:
         """Apply a reading that found GPUs, given by the last part of their UUIDs."""
         found = tuple(
             gpu
             if isinstance(gpu, Gpu)
             else Gpu(uuid=f"GPU-{gpu}", serial=f"serial-{gpu}", model="NVIDIA H100", chassis="chassis-1")
             for gpu in gpus
+            if not isinstance(gpu, UnidentifiedGpu)
         )
         reading = Reading(
             cluster=cluster,
@@ -63,6 +64,7 @@ class Collector:
             driver_version="580.1",
             cuda_version="13.0",
             gpus=found,
+            unidentified=tuple(gpu for gpu in gpus if isinstance(gpu, UnidentifiedGpu)),
         )
         return self._record(self.inventory.apply(reading), reading)
 
@@ -87,7 +89,7 @@ def collecting() -> Callable[..., contextlib.AbstractAsyncContextManager[Collect
 
     @contextlib.asynccontextmanager
     async def collecting(settings: StoreSettings) -> AsyncIterator[Collector]:
-        async with Store.open(settings, Access.COLLECTOR) as store:
+        async with Store.open(settings, OpenMode.COLLECTOR) as store:
             collector = Collector(store)
             await collector.restore()
             async with anyio.create_task_group() as tasks:

@@ -15,10 +15,10 @@ import anyio
 import msgspec
 
 from collector.config import Duration
-from collector.config.sinks import Settings, Stdout
+from collector.config.sinks import SinkSettings, StdoutSettings
+from collector.delivery.delivery import Delivery
 from collector.inventory import Inventory
-from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading, Record
-from collector.sinks.delivery import Delivery
+from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading, SinkRecord
 from collector.store import Store, StoreSettings
 
 GPUS, NODES = [f"GPU-{number}" for number in range(40)], [f"n{number}" for number in range(8)]
@@ -28,7 +28,7 @@ class Receiver:
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    async def send(self, records: Sequence[Record], *, key: str) -> None:
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         await anyio.sleep(random.random() / 100)
         os.write(self._file, msgspec.json.encode([key, records]) + b"\n")
 
@@ -50,7 +50,7 @@ async def main(url: str, acknowledged: str, received: str, seed: str) -> None:
     touched: set[Place] = set()
     inventory = Inventory(on_node=touched.add)
     committed = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    settings: Settings = Stdout(batch_records=15, batch_age=Duration(0.02))
+    settings: SinkSettings = StdoutSettings(batch_records=15, batch_age=Duration(0.02))
     async with Store.open(StoreSettings(url=url)) as store:
         remembered = await store.load()
         inventory.restore(remembered.nodes, remembered.ghosts)

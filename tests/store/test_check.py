@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from collector.store import Follow, Store, StoreError, StoreSettings, check
+from collector.store import Store, StoreError, StoreSettings, Subscription, check
 
 pytestmark = pytest.mark.anyio
 
@@ -112,7 +112,7 @@ async def test_a_postgres_user_of_tables_that_are_there_needs_no_right_to_make_a
     assert await check(settings) == "its tables are up to date"
     async with Store.open(settings) as store:
         assert store.leads
-        await store.follow({"lake": Follow("changes", False)})
+        await store.follow({"lake": Subscription("changes", False)})
 
 
 async def test_a_postgres_user_who_may_not_write_the_tables_is_told_what_to_grant(as_user):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.inventory import NodeSnapshot
-from collector.model import Fingerprint, Gpu, Node, Place, Record
+from collector.model import Fingerprint, Gpu, Node, Place, SinkRecord
 from collector.store.codec import decode_node, decode_records, encode_node, encode_records, rfc3339
 
 texts = st.none() | st.text(max_size=5)
@@ -69,9 +69,9 @@ def test_what_a_later_version_writes_besides_is_passed_over():
 
 
 def test_records_read_as_they_were_written():
-    record = Record(**dict.fromkeys(Record.__struct_fields__, "ü"))
+    record = SinkRecord(**dict.fromkeys(SinkRecord.__struct_fields__, "ü"))
     assert decode_records(encode_records([record, record])) == [record, record]
 
 
 def test_a_time_is_written_as_the_go_program_does():
-    assert rfc3339(1780828245.999) == "2026-06-07T10:30:45Z"
+    assert rfc3339(1780828245.999, "seconds") == "2026-06-07T10:30:45Z"

@@ -14,8 +14,8 @@ import pytest
 
 from collector.inventory import Inventory
 from collector.model import Event
-from collector.store import Access, Store
-from tests.plugins.processes import Process
+from collector.store import OpenMode, Store
+from tests.support.processes import Process
 
 pytestmark = pytest.mark.anyio
 
@@ -64,12 +64,12 @@ def size(path: Path) -> int:
 
 async def last_commit_over(settings) -> None:
     """Wait for what a killed process had under way: PostgreSQL ends it by itself, and there is one writer at a time."""
-    async with Store.open(settings, Access.OPERATOR) as store, store.database.write():
+    async with Store.open(settings, OpenMode.OPERATOR) as store, store.database.write():
         pass
 
 
 async def recorded(settings):
-    async with Store.open(settings, Access.READER) as store:
+    async with Store.open(settings, OpenMode.READER) as store:
         found = await store.history.changes(limit=1_000_000)
     return sorted(found, key=lambda change: change.id)
 
@@ -92,7 +92,7 @@ async def agree(settings, acknowledged: str) -> None:
             case Event.VANISHED:
                 held[change.uuid].remove(change.node)
     inventory = Inventory()
-    async with Store.open(settings, Access.READER) as store:
+    async with Store.open(settings, OpenMode.READER) as store:
         remembered = await store.load()
         inventory.restore(remembered.nodes, remembered.ghosts)
         for uuid, nodes in held.items():

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from collector.store import Store, StoreError, StoreSettings
-from collector.store.errors import Superseded
+from collector.store.errors import LostLeadershipError
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ async def test_one_that_does_not_know_yet_that_another_leads_writes_nothing(two)
     await cut(other)
     assert await other.leadership.ask()
     assert one.leads
-    with pytest.raises(Superseded, match="another collector leads by now"):
+    with pytest.raises(LostLeadershipError, match="another collector leads by now"):
         async with one.database.write(leading=True):
             pytest.fail("it may write")
     await other.leadership.release()

@@ -16,12 +16,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from collector.config.store import locate
-from collector.store import Access, Store, StoreError, StoreSettings, database, schema
+from collector.store import OpenMode, Store, StoreError, StoreSettings, database, schema
 
 pytestmark = pytest.mark.anyio
 
 
-async def refusal(settings: StoreSettings, access: Access = Access.COLLECTOR) -> str:
+async def refusal(settings: StoreSettings, access: OpenMode = OpenMode.COLLECTOR) -> str:
     with pytest.raises(StoreError) as raised:
         async with Store.open(settings, access):
             pass
@@ -68,7 +68,7 @@ class TestTheSchema:
     async def test_a_newer_schema_is_refused(self, settings):
         async with Store.open(settings) as store, store.database.write() as connection:
             await connection.execute(text("UPDATE gpuid_schema SET version_num = '9999'"))
-        for access in Access:
+        for access in OpenMode:
             message = await refusal(settings, access)
             assert message.startswith("store ")
             assert message.endswith(
@@ -169,29 +169,29 @@ class TestTheFile:
 
     async def test_a_reader_needs_a_file_and_writes_nothing(self, sqlite_settings, collecting):
         path = path_of(sqlite_settings)
-        assert await refusal(sqlite_settings, Access.READER) == (
+        assert await refusal(sqlite_settings, OpenMode.READER) == (
             f"store {path}: there is no such file; the collector makes it at its first start"
         )
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
             await one.store.recorder.durable(10)
-            async with Store.open(sqlite_settings, Access.READER) as reader:  # beside the collector
+            async with Store.open(sqlite_settings, OpenMode.READER) as reader:  # beside the collector
                 assert len(await reader.history.where("GPU-1")) == 1
                 with pytest.raises(StoreError, match="opened for reading only"):
                     await reader.outbox.drop([1])
-        async with Store.open(sqlite_settings, Access.READER) as reader:
+        async with Store.open(sqlite_settings, OpenMode.READER) as reader:
             assert len(await reader.history.where("serial-1")) == 1
 
     def test_one_in_a_folder_that_may_not_be_written_can_be_read(self, anyio_backend):
         folder = Path(tempfile.mkdtemp(prefix="gpuid-store-", dir="/tmp"))
         settings = StoreSettings(url=f"sqlite://{folder}/gpuid.db")
 
-        async def count(access: Access) -> int:
+        async def count(access: OpenMode) -> int:
             async with Store.open(settings, access) as store:
                 return len(await store.history.changes())
 
         try:
-            anyio.run(count, Access.COLLECTOR)
+            anyio.run(count, OpenMode.COLLECTOR)
             folder.chmod(0o555)
             if (child := os.fork()) == 0:
                 status = 9
@@ -199,7 +199,7 @@ class TestTheFile:
                     if os.geteuid() == 0:  # who may write everywhere
                         os.setgid(65534)
                         os.setuid(65534)
-                    status = anyio.run(count, Access.READER)
+                    status = anyio.run(count, OpenMode.READER)
                 finally:
                     os._exit(status)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

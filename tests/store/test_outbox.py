@@ -6,12 +6,12 @@ import anyio
 import pytest
 from sqlalchemy import text
 
-from collector.model import Gpu
-from collector.store import Access, Backlog, Batch, Follow, Owed, Store
+from collector.model import UnidentifiedGpu
+from collector.store import Backlog, Batch, OpenMode, Owed, Store, Subscription
 
 pytestmark = pytest.mark.anyio
 
-CHANGES, READINGS = Follow("changes", False), Follow("readings", False)
+CHANGES, READINGS = Subscription("changes", False), Subscription("readings", False)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ class TestWhereASinkBegins:
 
     async def test_with_backfill_it_gets_everything(self, collector):
         await read(collector, "a", 10.0, "1")
-        await collector.store.follow({"lake": Follow("changes", True)})
+        await collector.store.follow({"lake": Subscription("changes", True)})
         await read(collector, "b", 20.0, "2")
         assert await owed(collector) == [[("appeared", "GPU-1"), ("appeared", "GPU-2")]]
 
@@ -122,7 +122,7 @@ class TestRecords:
     async def test_readings_are_all_gpus_of_each_reading_with_what_happened_to_them(self, collector):
         await collector.store.follow({"lake": READINGS})
         await read(collector, "a", 10.0, "1", "2")
-        await read(collector, "a", 20.0, "2", "3", Gpu(uuid=None, serial="old"), Gpu(uuid=None))
+        await read(collector, "a", 20.0, "2", "3", UnidentifiedGpu(serial="old"), UnidentifiedGpu())
         assert await owed(collector, limit=3) == [
             [("appeared", "GPU-1"), ("appeared", "GPU-2")],
             [("confirmed", "GPU-2"), ("appeared", "GPU-3"), ("confirmed", "")],
@@ -131,7 +131,7 @@ class TestRecords:
     async def test_readings_are_not_kept_when_no_sink_wants_them(self, collector):
         await collector.store.follow({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
-        await collector.store.follow({"lake": Follow("readings", True)})
+        await collector.store.follow({"lake": Subscription("readings", True)})
         assert await owed(collector) == []
 
 
@@ -154,11 +154,11 @@ class TestBatches:
     @pytest.mark.parametrize("emit", ["changes", "readings"])
     async def test_one_that_was_handed_out_is_the_same_after_a_restart(self, settings, collecting, emit):
         async with collecting(settings) as one:
-            await one.store.follow({"lake": Follow(emit, False)})
+            await one.store.follow({"lake": Subscription(emit, False)})
             await read(one, "a", 10.0, "1", "2", "3")
             batch = await one.store.outbox.next_batch("lake", 3)
         async with collecting(settings) as two:
-            await two.store.follow({"lake": Follow(emit, False)})
+            await two.store.follow({"lake": Subscription(emit, False)})
             await read(two, "b", 20.0, "4")
             assert await two.store.outbox.next_batch("lake", 100) == batch
             assert await two.store.outbox.next_batch("lake", 1) == batch
@@ -261,7 +261,7 @@ class TestDeadLetters:
     async def test_one_that_another_process_replays_is_sent_again_under_its_key(self, settings, collector):
         batch = await self.refused(collector)
         (letter,) = await collector.store.outbox.dead_letters("lake")
-        async with Store.open(settings, Access.OPERATOR) as operator:
+        async with Store.open(settings, OpenMode.OPERATOR) as operator:
             assert await operator.outbox.replay([letter.id, 999]) == 1
         assert (await collector.store.outbox.waiting("lake", 10)).closed
         again = await collector.store.outbox.next_batch("lake", 10)

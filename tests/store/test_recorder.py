@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from collector.model import Place
 from collector.store import Store, StoreSettings
-from collector.store.recorder import Recorder
+from collector.store.recorder import HistoryWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -139,7 +139,7 @@ class TestPostgresThatGoesAway:
 
     async def test_a_commit_whose_answer_was_lost_is_not_made_twice(self, settings, collecting):
         async with Store.open(settings) as store:
-            recorder = Recorder(store.database)
+            recorder = HistoryWriter(store.database)
             assert await self.commits(store, recorder, 7)
             assert not await self.commits(store, recorder, 7)
             assert await self.commits(store, recorder, 8)

@@ -7,10 +7,10 @@ import anyio
 import pytest
 
 from collector.config import Duration
-from collector.config.sinks import Stdout
+from collector.config.sinks import StdoutSettings
+from collector.delivery.delivery import Delivery
 from collector.model import Place
-from collector.sinks.delivery import Delivery
-from collector.store import Follow, StoreSettings
+from collector.store import StoreSettings, Subscription
 from tests.store.killed import Silent
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +71,7 @@ def receiver():
 async def replica(postgres_server, collecting, receiver):
     """Start a collector on the store that all replicas share."""
     settings = StoreSettings(url=postgres_server.new_database())
-    sink = Stdout(batch_records=10, batch_age=Duration(0.05))
+    sink = StdoutSettings(batch_records=10, batch_age=Duration(0.05))
 
     async def run(who, sinks, ending, ended, *, task_status):
         async with collecting(settings) as one, anyio.create_task_group() as tasks:
@@ -184,7 +184,7 @@ async def test_a_standby_ends_no_sink_and_a_new_leader_s_are_in_force(replica):
     first = await replica("first", "lake")
     second = await replica("second", "lake", "hook")
     assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
-    await second.store.follow({"hook": Follow("changes", False)})
+    await second.store.follow({"hook": Subscription("changes", False)})
     assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
     await first.end()
     await second.lead()

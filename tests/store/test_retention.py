@@ -4,7 +4,7 @@ import pytest
 
 from collector.config import Duration
 from collector.model import Place
-from collector.store import Follow, Store, StoreSettings
+from collector.store import Store, StoreSettings, Subscription
 from collector.store.retention import prune
 
 pytestmark = pytest.mark.anyio
@@ -46,14 +46,14 @@ async def test_without_a_limit_nothing_is_forgotten(collector):
 
 
 async def test_changes_that_a_sink_is_owed_stay_however_old_they_are(collector):
-    await collector.store.follow({"slow": Follow("changes", True), "quick": Follow("changes", False)})
+    await collector.store.follow({"slow": Subscription("changes", True), "quick": Subscription("changes", False)})
     await collector.store.outbox.confirm(await collector.store.outbox.next_batch("slow", 1))
     await prune(collector.store.database, before=1000.0)
     assert await times(collector) == [10.0, 20.0, 30.0]
 
 
 async def test_readings_are_forgotten_as_soon_as_every_sink_has_them(collector):
-    follow = {"slow": Follow("readings", False), "quick": Follow("readings", False)}
+    follow = {"slow": Subscription("readings", False), "quick": Subscription("readings", False)}
     await collector.store.follow(follow)
     for time in (40.0, 50.0):
         collector.read("c", time, "1")
@@ -89,7 +89,7 @@ async def test_the_retention_of_the_settings_counts_from_now(sqlite_settings, co
 
 
 async def test_a_dead_letter_that_is_too_old_is_forgotten_and_that_is_told(collector, caplog):
-    await collector.store.follow({"lake": Follow("changes", True)})
+    await collector.store.follow({"lake": Subscription("changes", True)})
     await collector.store.outbox.dead_letter(await collector.store.outbox.next_batch("lake", 1), "answered 400")
     (letter,) = await collector.store.outbox.dead_letters()
     await prune(collector.store.database, before=letter.time)

@@ -10,12 +10,12 @@ import anyio
 import httpx
 import pytest
 
-from collector.config import Listen, Server
+from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, Node, Place, ReadFailure, Reading
 from collector.store import Store, StoreSettings
-from collector.web import Context, serve
+from collector.web import CollectorView, serve
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -34,7 +34,7 @@ class Site:
         self.inventory = Inventory(on_node=self._node_changed)
         self.exposition = Exposition(self.inventory, self.metrics)
         self.statuses: dict[str, ClusterStatus] = {}
-        self.context = Context(
+        self.context = CollectorView(
             inventory=self.inventory,
             exposition=self.exposition,
             statuses=self.statuses,
@@ -134,7 +134,7 @@ def serving() -> Serving:
             bound.set()
 
         async def run_server() -> None:
-            await serve(site.context, Server(listen=Listen("127.0.0.1:0"), **settings), ready=ready)
+            await serve(site.context, ServerSettings(listen=Listen("127.0.0.1:0"), **settings), ready=ready)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_server)

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 from anyio.from_thread import start_blocking_portal
 
-from collector.config import Listen, Server
+from collector.config import Listen, ServerSettings
 from collector.model import ClusterState, Gpu, ReadFailure
 from collector.web import serve
-from tests.plugins.chromium import chromium
+from tests.support.chromium import chromium
 from tests.web.conftest import Site, keeping
 
 FOLDER = Path(__file__).with_name("pictures")
@@ -44,7 +44,7 @@ def served() -> Iterator[str]:
         with portal.wrap_async_context_manager(keeping(site, Path(folder))):
             portal.call(fill, site)
             urls: asyncio.Queue[str] = portal.call(asyncio.Queue)
-            server = Server(listen=Listen("127.0.0.1:0"))
+            server = ServerSettings(listen=Listen("127.0.0.1:0"))
             running = portal.start_task_soon(functools.partial(serve, site.context, server, ready=urls.put_nowait))
             yield portal.call(urls.get)
             running.cancel()

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from collector.config import ConfigError, Listen, Server
+from collector.config import ConfigError, Listen, ServerSettings
 from collector.web import serve
 
 pytestmark = pytest.mark.anyio
@@ -287,7 +287,7 @@ class TestMalformed:
 class TestMistakes:
     async def fail(self, site: Any, **settings: Any) -> str:
         with anyio.fail_after(25), pytest.raises(ConfigError) as caught:
-            await serve(site.context, Server(**settings), ready=lambda url: None)
+            await serve(site.context, ServerSettings(**settings), ready=lambda url: None)
         return str(caught.value)
 
     async def test_a_taken_port_is_one_clear_line(self, site: Any, serving: Any) -> None:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from aiohttp import web
 
 from collector.model import Event
-from collector.store import History, RecordedChange
-from collector.web.context import CONTEXT, Context
-from collector.web.latest import ChangeGroup, as_change, grouped
+from collector.store import HistoricChange, History
+from collector.views.recent_changes import ChangeGroup, as_change, grouped
+from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.paging import ROWS, chosen
 from collector.web.pages.past import look_back
 from collector.web.pages.rendering import page
@@ -66,16 +66,16 @@ async def changes(request: web.Request) -> web.Response:
 
 async def _recorded(
     event: str | None, cluster: str | None, before: int | None, history: History
-) -> list[RecordedChange]:
+) -> list[HistoricChange]:
     return await history.latest_changes(event=event, cluster=cluster, before=before, limit=_READ)
 
 
-def _from_history(rows: list[RecordedChange]) -> _Part:
+def _from_history(rows: list[HistoricChange]) -> _Part:
     groups = list(grouped([as_change(row) for row in rows], itertools.count(1)))
     return _Part(groups, rows[-1].id if len(rows) == _READ else None)
 
 
-def _from_memory(context: Context, event: Event | None, cluster: str | None, before: int | None) -> _Part:
+def _from_memory(context: CollectorView, event: Event | None, cluster: str | None, before: int | None) -> _Part:
     admitted = (
         group
         for group in context.latest.newest(event)

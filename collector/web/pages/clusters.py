@@ -6,11 +6,11 @@ from typing import Any
 from aiohttp import web
 
 from collector.inventory import NodeEntry
-from collector.web.context import CONTEXT, Context
+from collector.views.cooperative import in_slices, sorted_window
+from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.paging import ROWS, chosen, window
 from collector.web.pages.rendering import page
 from collector.web.pages.survey import missing, problems, survey
-from collector.web.slices import in_slices, sorted_window
 
 __all__ = ["cluster"]
 
@@ -71,7 +71,7 @@ async def cluster(request: web.Request) -> web.Response:
     )
 
 
-def _filter(context: Context, show: str, contested: set[str]) -> Callable[[NodeEntry], bool]:
+def _filter(context: CollectorView, show: str, contested: set[str]) -> Callable[[NodeEntry], bool]:
     wrong: dict[str, Callable[[NodeEntry], bool]] = {
         "failing": lambda entry: entry.failing is not None,
         "missing": lambda entry: missing(entry) > 0,
@@ -84,7 +84,7 @@ def _filter(context: Context, show: str, contested: set[str]) -> Callable[[NodeE
     return wrong.get(show, lambda _entry: True)
 
 
-def _contested_nodes(context: Context, cluster: str) -> set[str]:
+def _contested_nodes(context: CollectorView, cluster: str) -> set[str]:
     inventory = context.inventory
     return {
         placement.place.node

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from collector.model import Gpu, Place, Placement
 from collector.store import History, PastPlacement
-from collector.web.context import CONTEXT, Context
+from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.past import Past, look_back
 from collector.web.pages.rendering import page
 from collector.web.pages.timeline import Stay, draw, stays_in_history, stays_in_memory
@@ -50,7 +50,7 @@ async def gpu(request: web.Request) -> web.Response:
     present = context.inventory.find(
         uuid=wanted
     )  # after the history, which must not be older than what is shown as now
-    uuid = str(present[0].gpu.uuid) if present else past.rows[0].uuid if past.rows else wanted
+    uuid = present[0].gpu.uuid if present else past.rows[0].uuid if past.rows else wanted
     stays = _stays(context, uuid, present, past)
     known = _known(context, uuid, present, past)
     if known is None:
@@ -76,19 +76,19 @@ async def _where(uuid: str, history: History) -> list[PastPlacement]:
     return [row for row in await history.where(uuid, limit=_STAYS) if row.uuid.lower() == uuid.lower()]
 
 
-def _stays(context: Context, uuid: str, present: list[Placement], past: Past[PastPlacement]) -> list[Stay]:
+def _stays(context: CollectorView, uuid: str, present: list[Placement], past: Past[PastPlacement]) -> list[Stay]:
     if past.kept and not past.trouble:
         return stays_in_history(past.rows, present)
     return stays_in_memory(list(context.latest.newest()), uuid, present)
 
 
-def _known(context: Context, uuid: str, present: list[Placement], past: Past[PastPlacement]) -> Gpu | None:
+def _known(context: CollectorView, uuid: str, present: list[Placement], past: Past[PastPlacement]) -> Gpu | None:
     """Give the facts of a GPU from where they are newest."""
     if present:
         return present[0].gpu
     for group in context.latest.newest():
         for seen in group.gpus:
-            if (seen.uuid or "").lower() == uuid.lower():
+            if seen.uuid.lower() == uuid.lower():
                 return seen
     for row in past.rows:
         return Gpu(uuid=row.uuid, serial=row.serial, model=row.model, chassis=row.chassis)
@@ -110,7 +110,7 @@ def _facts(gpu: Gpu) -> dict[str, str]:
     return {label: str(values[key]) for key, label in _FACTS.items() if values[key] is not None}
 
 
-def _conflict(context: Context, present: list[Placement]) -> _Conflict | None:
+def _conflict(context: CollectorView, present: list[Placement]) -> _Conflict | None:
     if len(present) > 1:
         return _Conflict(present, same_uuid=True)
     if not present or present[0].gpu.uuid not in context.inventory.contested(present[0].place.cluster):
@@ -119,7 +119,7 @@ def _conflict(context: Context, present: list[Placement]) -> _Conflict | None:
     return _Conflict([other for other in found if other.place != present[0].place], same_uuid=False)
 
 
-def _siblings(context: Context, gpu: Gpu, present: list[Placement]) -> list[Gpu]:
+def _siblings(context: CollectorView, gpu: Gpu, present: list[Placement]) -> list[Gpu]:
     """Find the other GPUs of the same board: its serial, in the same node."""
     places: set[Place] = {placement.place for placement in present}
     found = context.inventory.find(serial=gpu.serial) if gpu.serial else []

@@ -10,7 +10,7 @@ from aiohttp import web
 from collector.inventory import NodeEntry
 from collector.model import Event, Gpu, Place, Placement
 from collector.store import History, PastPlacement
-from collector.web.context import CONTEXT, Context
+from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.past import Past, look_back
 from collector.web.pages.rendering import page
 from collector.web.pages.survey import missing
@@ -129,7 +129,7 @@ def _rows(entry: NodeEntry | None) -> list[tuple[Gpu, float]]:
     return sorted(zip(entry.gpus, entry.since, strict=True), key=lambda row: position(row[0])) if entry else []
 
 
-def _elsewhere(context: Context, gpu: Gpu, place: Place) -> list[Placement]:
+def _elsewhere(context: CollectorView, gpu: Gpu, place: Place) -> list[Placement]:
     """Find the other places of a conflict: of the same UUID, or else of the same serial."""
     found = context.inventory.find(uuid=gpu.uuid)
     if len(found) < 2:
@@ -137,7 +137,7 @@ def _elsewhere(context: Context, gpu: Gpu, place: Place) -> list[Placement]:
     return [other for other in found if other.place != place]
 
 
-def _left(context: Context, place: Place, past: Past[PastPlacement]) -> list[_Left]:
+def _left(context: CollectorView, place: Place, past: Past[PastPlacement]) -> list[_Left]:
     find = context.inventory.find
     if past.kept and not past.trouble:
         return [
@@ -151,7 +151,7 @@ def _left(context: Context, place: Place, past: Past[PastPlacement]) -> list[_Le
         for gpu in group.gpus
     )
     return [
-        _Left(str(gpu.uuid), gpu.serial, gpu.model, None, time, find(uuid=gpu.uuid))
+        _Left(gpu.uuid, gpu.serial, gpu.model, None, time, find(uuid=gpu.uuid))
         for time, gpu in itertools.islice(gone, _BEFORE)
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from collector.store import History, StoreError
-from collector.web.context import Context
+from collector.web.context import CollectorView
 
 __all__ = ["Past", "look_back"]
 
@@ -19,7 +19,7 @@ class Past(NamedTuple, Generic[_T]):
     trouble: str = ""  # why the store could not answer
 
 
-async def look_back(context: Context, ask: Callable[[History], Awaitable[list[_T]]]) -> Past[_T]:
+async def look_back(context: CollectorView, ask: Callable[[History], Awaitable[list[_T]]]) -> Past[_T]:
     """Ask the history, if there is one; its trouble becomes a sentence."""
     if context.history is None:
         return Past([], kept=False)

@@ -9,10 +9,11 @@ import jinja2
 from aiohttp import web
 
 from collector import __version__
+from collector.views import humanize as words
+from collector.views.cooperative import in_slices
+from collector.views.recent_changes import found_since
 from collector.web.context import CONTEXT
-from collector.web.latest import found_since
-from collector.web.pages import links, words
-from collector.web.slices import in_slices
+from collector.web.pages import links
 
 __all__ = ["STATIC", "compile_templates", "error_page", "fragment", "page", "wants_page"]
 

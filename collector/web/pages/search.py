@@ -10,13 +10,13 @@ from aiohttp import web
 from collector.inventory import NodeEntry
 from collector.model import Gpu, Place, Placement
 from collector.store import History, PastPlacement
-from collector.web.context import CONTEXT, Context
+from collector.views.cooperative import in_slices
+from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.links import cluster_url, gpu_url, node_url
 from collector.web.pages.nodes import position
 from collector.web.pages.paging import ROWS, window
 from collector.web.pages.past import look_back
 from collector.web.pages.rendering import page
-from collector.web.slices import in_slices
 
 __all__ = ["search"]
 
@@ -112,7 +112,7 @@ async def search(request: web.Request) -> web.Response:
     )
 
 
-async def _present(context: Context, term: str, *, exact: bool) -> _Found:
+async def _present(context: CollectorView, term: str, *, exact: bool) -> _Found:
     """Find what is there now, in any case; phones write capitals of their own accord."""
     found = _Found()
     is_it = _matcher(term, exact=exact)
@@ -140,7 +140,7 @@ def _is_gpu(gpu: Gpu, is_it: _Matcher) -> bool:
     return is_it(gpu.serial) or is_it(gpu.uuid) or is_it(gpu.chassis)
 
 
-def _looked_up(context: Context, term: str) -> list[Placement]:
+def _looked_up(context: CollectorView, term: str) -> list[Placement]:
     find = context.inventory.find
     gpus: dict[tuple[object, object], Placement] = {}
     for spelling in dict.fromkeys((term, term.upper(), term.lower())):
@@ -161,7 +161,7 @@ async def _past_containing(term: str, history: History) -> list[_Rows]:
     return [_Rows(await history.where_like(term, limit=limit), await history.left_like(term, limit=limit))]
 
 
-def _add_past(context: Context, found: _Found, past: list[_Rows], is_it: _Matcher) -> None:
+def _add_past(context: CollectorView, found: _Found, past: list[_Rows], is_it: _Matcher) -> None:
     """Add what the history knows and what is not among what is there now."""
     inventory = context.inventory
     for rows in past:
@@ -180,7 +180,7 @@ def _add_past(context: Context, found: _Found, past: list[_Rows], is_it: _Matche
                 hits.total, hits.more = _PARTS_MOST, True
 
 
-async def _entries(context: Context) -> AsyncIterator[NodeEntry]:
+async def _entries(context: CollectorView) -> AsyncIterator[NodeEntry]:
     """Walk all nodes by cluster and name, giving other tasks their turn."""
     for cluster in sorted(context.inventory.clusters()):
         nodes = context.inventory.nodes(cluster)
@@ -192,7 +192,7 @@ def _only(found: _Found) -> str | None:
     """Give the address of the one thing that was found, if it is one."""
     if any(hits.cut for hits in found.kinds):
         return None
-    targets = {gpu_url(str(placement.gpu.uuid)) for placement in found.gpus.shown}
+    targets = {gpu_url(placement.gpu.uuid) for placement in found.gpus.shown}
     targets |= {node_url(entry.place) for entry in found.nodes.shown}
     targets |= {node_url(Place(row.cluster, row.node)) for row in found.left.shown}
     targets |= {gpu_url(row.uuid) for row in found.gone.shown}

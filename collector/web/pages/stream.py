@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import anyio
 from aiohttp import web
 
-from collector.web.context import CONTEXT, Context
-from collector.web.latest import ChangeGroup
+from collector.views.recent_changes import ChangeGroup
+from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.rendering import fragment
 
 __all__ = ["STREAMS", "Streams", "follow"]
@@ -77,7 +77,7 @@ async def follow(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def _after(request: web.Request, context: Context) -> int:
+def _after(request: web.Request, context: CollectorView) -> int:
     text = request.headers.get("Last-Event-ID") or request.query.get("after", "")
     if text.isascii() and text.isdigit() and len(text) < 19:
         return int(text)

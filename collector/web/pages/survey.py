@@ -12,11 +12,11 @@ from aiohttp import web
 from collector.inventory import NodeEntry
 from collector.model import ClusterStatus, ReadFailure
 from collector.store import StoreStatus
-from collector.web.context import Context
+from collector.views.cooperative import in_slices
+from collector.views.humanize import counted, failure_words, span, state_words, utc
+from collector.views.sink_status import SinkStatus
+from collector.web.context import CollectorView
 from collector.web.pages.links import address, cluster_url
-from collector.web.pages.words import counted, failure_words, span, state_words, utc
-from collector.web.sink_states import SinkState
-from collector.web.slices import in_slices
 
 __all__ = [
     "SURVEYS",
@@ -79,7 +79,7 @@ class Problem:
     grave: bool = True
 
 
-async def survey(context: Context, cluster: str) -> ClusterSurvey:
+async def survey(context: CollectorView, cluster: str) -> ClusterSurvey:
     """Count one cluster, giving other tasks their turn."""
     found = ClusterSurvey(
         name=cluster,
@@ -102,7 +102,7 @@ async def survey(context: Context, cluster: str) -> ClusterSurvey:
             found.missing += lacking
         for gpu in entry.gpus:
             if gpu.uuid in contested:
-                found.claimed.setdefault(str(gpu.uuid), gpu.model or "")
+                found.claimed.setdefault(gpu.uuid, gpu.model or "")
             else:
                 found.models[gpu.model or ""] += 1
     found.models.update(found.claimed.values())
@@ -128,7 +128,7 @@ class Surveys:
         self._counted: list[ClusterSurvey] = []
         self._good_until = 0.0
 
-    async def all(self, context: Context) -> list[ClusterSurvey]:
+    async def all(self, context: CollectorView) -> list[ClusterSurvey]:
         """Count every cluster, or give what was counted a moment ago."""
         async with self._lock:
             started = time.monotonic()
@@ -154,7 +154,7 @@ def store_problems(status: StoreStatus) -> Iterator[Problem]:
         yield Problem("The store", words, "/changes", detail=status.message, since=status.since)
 
 
-def sink_problems(sinks: Iterable[SinkState], now: float) -> Iterator[Problem]:
+def sink_problems(sinks: Iterable[SinkStatus], now: float) -> Iterator[Problem]:
     """Say which sinks do not take their records, are behind, or refused some for good."""
     for state in sinks:
         about, backlog = f"The sink {state.sink}", state.backlog

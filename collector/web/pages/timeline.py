@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from collector.model import Event, Place, Placement
 from collector.store import PastPlacement
-from collector.web.latest import ChangeGroup
+from collector.views.recent_changes import ChangeGroup
 
 __all__ = ["Bar", "Drawing", "Lane", "Stay", "Tick", "draw", "stays_in_history", "stays_in_memory"]
 

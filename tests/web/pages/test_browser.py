@@ -10,7 +10,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from collector.model import ClusterState, Gpu, Node
-from tests.plugins.chromium import browser, violations
+from tests.support.chromium import browser, violations
 from tests.web.conftest import Site, keeping
 
 __all__ = ["browser"]

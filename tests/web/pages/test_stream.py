@@ -10,7 +10,7 @@ import bcrypt
 import httpx
 import pytest
 
-from collector.config import Listen, Server
+from collector.config import Listen, ServerSettings
 from collector.model import Gpu
 from collector.web import serve
 from collector.web.pages import stream
@@ -130,7 +130,7 @@ async def test_all_end_cleanly_when_the_server_stops(site: Any) -> None:
 
     async def run() -> None:
         with stop:
-            await serve(site.context, Server(listen=Listen("127.0.0.1:0")), ready=ready)
+            await serve(site.context, ServerSettings(listen=Listen("127.0.0.1:0")), ready=ready)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)

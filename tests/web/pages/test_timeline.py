@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from collector.model import Event, Gpu, Place, Placement
 from collector.store import PastPlacement
-from collector.web.latest import ChangeGroup
+from collector.views.recent_changes import ChangeGroup
 from collector.web.pages.timeline import Bar, Stay, Tick, draw, stays_in_history, stays_in_memory
 
 A, B = Place("c", "a"), Place("c", "b")

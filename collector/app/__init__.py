@@ -1,0 +1,5 @@
+"""The composition root: builds a collector from a configuration and runs it in one task group."""
+
+from collector.app.service import Service, load
+
+__all__ = ["Service", "load"]

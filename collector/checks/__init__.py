@@ -1,0 +1,1 @@
+"""One kind of finding for clusters, stores and sinks."""

@@ -1,0 +1,200 @@
+"""Who a session says it is: tokens, passwords and certificates, and when each of them is made anew."""
+
+import base64
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import quote
+
+import anyio
+
+from collector.kube.connection import Redacted, User
+from collector.kube.errors import BadContextError, ClusterError
+from collector.kube.tls import Certificate
+
+__all__ = [
+    "Credential",
+    "Credentials",
+    "FileCredentials",
+    "RefreshingCredentials",
+    "StaticCredentials",
+    "basic",
+    "bearer",
+    "impersonation",
+]
+
+log = logging.getLogger(__name__)
+
+_REREAD = 60.0  # seconds after which a token file is read again
+_PAUSE = 5.0  # seconds between two attempts to make a credential anew, however often it is asked for
+_MARGIN = 300.0  # seconds before its end at which a long-lived credential is made anew
+_SHARE = 0.2  # of a shorter life, the part that is left when it is made anew
+
+
+class Credential(Redacted, frozen=True):
+    """What one request shows: a header, a certificate, or both."""
+
+    authorization: str = ""  # the header's value
+    certificate: Certificate | None = None
+    expires: float | None = None  # Unix seconds
+
+
+class Credentials(Protocol):
+    """A source of credentials that lasts as long as the session."""
+
+    async def get(self) -> Credential:
+        """Return the credential to use now; raises ClusterError."""
+
+    def refused(self, credential: Credential) -> None:
+        """Take note that the server answered 401 to this credential."""
+
+
+class StaticCredentials:
+    """A credential that never changes."""
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential = credential
+
+    async def get(self) -> Credential:
+        """Return the credential."""
+        return self._credential
+
+    def refused(self, credential: Credential) -> None:
+        """Change nothing: there is no other."""
+
+
+class FileCredentials:
+    """A token that someone else keeps fresh in a file; `fallback` is used while the file cannot be read."""
+
+    def __init__(self, path: Path, *, where: str, fallback: str = "", clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._where = where
+        self._clock = clock
+        self._current = bearer(fallback, where) if fallback else None
+        self._read_at = -_REREAD
+
+    async def get(self) -> Credential:
+        """Return the token, read at most a minute ago; raises BadContext."""
+        if not 0 <= self._clock() - self._read_at < _REREAD:
+            await self._read()
+        if self._current is None:
+            raise BadContextError(f"{self._where}: token file {self._path}: no token yet")
+        return self._current
+
+    def refused(self, credential: Credential) -> None:
+        """Read the file again before the next request."""
+        if credential is self._current:
+            self._read_at = -_REREAD
+
+    async def _read(self) -> None:
+        try:
+            token = (await anyio.Path(self._path).read_text(encoding="utf-8")).strip()
+            if not token:
+                raise BadContextError(f"{self._where}: token file {self._path}: empty")
+            found = bearer(token, f"{self._where}: token file {self._path}")
+        except (OSError, UnicodeDecodeError, BadContextError) as error:
+            # Whoever writes the file may be in the middle of it; the token read before is likely good still.
+            if self._current is None:
+                if isinstance(error, BadContextError):
+                    raise
+                why = (getattr(error, "strerror", None) or "expected text").lower()
+                raise BadContextError(f"{self._where}: token file {self._path}: {why}") from None
+        else:
+            if self._current is None or found.authorization != self._current.authorization:
+                self._current = found
+        self._read_at = self._clock()
+
+
+class RefreshingCredentials:
+    """A credential that `obtain` makes, again some time before it expires and when the server refuses it.
+
+    Requests that need a new one at the same time share one run of `obtain`, and its failure too.
+    """
+
+    def __init__(
+        self, obtain: Callable[[], Awaitable[Credential]], *, where: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._obtain = obtain
+        self._where = where
+        self._clock = clock
+        self._running = anyio.Lock()
+        self._current: Credential | None = None
+        self._refused = False
+        self._tried = float("-inf")  # when obtain ended last
+        self._renew_at = float("inf")
+        self._failure: ClusterError | None = None
+
+    async def get(self) -> Credential:
+        """Return the credential, made anew where due; raises what `obtain` raises."""
+        if self._due():
+            async with self._running:
+                if self._due():  # unless whoever held the lock has just done it
+                    await self._renew()
+        if self._failure is not None and not self._usable():
+            raise type(self._failure)(str(self._failure))
+        assert self._current is not None  # noqa: S101  # obtain either returned or failed
+        return self._current
+
+    def refused(self, credential: Credential) -> None:
+        """Make another one before the next request, unless that has already happened."""
+        if credential is self._current:
+            self._refused = True
+
+    def _due(self) -> bool:
+        now = self._clock()
+        if 0 <= now - self._tried < _PAUSE:
+            return False
+        return self._current is None or self._refused or now >= self._renew_at
+
+    def _usable(self) -> bool:
+        current = self._current
+        if current is None or self._refused:
+            return False
+        return current.expires is None or self._clock() < current.expires
+
+    async def _renew(self) -> None:
+        try:
+            fresh = await self._obtain()
+        except ClusterError as error:
+            self._tried, self._failure = self._clock(), error
+            if self._usable():
+                log.warning("%s: the old credentials stay in use until they expire: %s", self._where, error)
+            return
+        now = self._clock()
+        self._tried, self._failure, self._refused, self._current = now, None, False, fresh
+        self._renew_at = float("inf")
+        if fresh.expires is not None:
+            self._renew_at = fresh.expires - min(_MARGIN, _SHARE * (fresh.expires - now))
+
+
+def bearer(token: str, where: str, *, expires: float | None = None) -> Credential:
+    """Make the credential of a token; raises BadContext for what cannot stand in a header."""
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise BadContextError(f"{where}: the token holds characters that no token has")
+    return Credential(authorization=f"Bearer {token}", expires=expires)
+
+
+def basic(username: str, password: str) -> Credential:
+    """Make the credential of a user name and a password."""
+    return Credential(authorization="Basic " + base64.b64encode(f"{username}:{password}".encode()).decode())
+
+
+def impersonation(user: User, where: str) -> list[tuple[str, str]]:
+    """Headers that ask the server to treat the request as somebody else's; raises BadContext."""
+    if not user.as_user:
+        if user.as_uid or user.as_groups or user.as_user_extra:
+            raise BadContextError(f"{where}: as-uid, as-groups and as-user-extra need as beside them")
+        return []
+    headers = [("Impersonate-User", user.as_user)]
+    if user.as_uid:
+        headers.append(("Impersonate-Uid", user.as_uid))
+    headers += [("Impersonate-Group", group) for group in user.as_groups or ()]
+    for key, values in (user.as_user_extra or {}).items():
+        # Header names cannot hold every key, so the server expects the rest percent-encoded.
+        name = "Impersonate-Extra-" + quote(key.lower(), safe="!#$&'*+-.^_`|~")
+        headers += [(name, value) for value in values or ()]
+    if any(not value.isprintable() for _, value in headers):
+        raise BadContextError(f"{where}: as: expected printable text")
+    return headers

@@ -1,0 +1,189 @@
+"""The error tree of everything that talks to Kubernetes, and the one table that maps foreign errors into it."""
+
+import os
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import aiohttp
+import msgspec
+
+from collector.backoff import LONGEST, parse_retry_after
+from collector.model import ClusterState, GpuidError
+from collector.text import one_line
+
+__all__ = [
+    "BadContextError",
+    "ClusterError",
+    "CredentialPluginFailedError",
+    "CredentialPluginMissingError",
+    "ForbiddenError",
+    "GoneError",
+    "NotFoundError",
+    "ServerError",
+    "SilentWatchError",
+    "ThrottledError",
+    "UnauthorizedError",
+    "UnreachableError",
+    "UntrustedCertificateError",
+    "from_answer",
+    "from_transport",
+]
+
+
+class ClusterError(GpuidError):
+    """A cluster cannot be used as wished; `state` is what that makes of the cluster."""
+
+    state: ClassVar[ClusterState] = ClusterState.SERVER_ERROR
+
+
+class BadContextError(ClusterError):
+    """The kubeconfig, or what it refers to, is absent, unreadable or wrong."""
+
+    state = ClusterState.BAD_CONTEXT
+
+
+class CredentialPluginMissingError(ClusterError):
+    """The exec plugin that a kubeconfig names is not installed."""
+
+    state = ClusterState.CREDENTIAL_PLUGIN_MISSING
+
+
+class CredentialPluginFailedError(ClusterError):
+    """The exec plugin or the OIDC issuer gave no credentials."""
+
+    state = ClusterState.CREDENTIAL_PLUGIN_FAILED
+
+
+class UnauthorizedError(ClusterError):
+    """The server does not accept the credentials, and fresh ones were no better."""
+
+    state = ClusterState.UNAUTHORIZED
+
+
+class ForbiddenError(ClusterError):
+    """The server knows who asks and refuses."""
+
+    state = ClusterState.FORBIDDEN
+
+
+class UnreachableError(ClusterError):
+    """No answer came: name resolution, connection, TLS, proxy or time."""
+
+    state = ClusterState.UNREACHABLE
+
+
+class UntrustedCertificateError(UnreachableError):
+    """The server's certificate is not one that the kubeconfig trusts."""
+
+
+class SilentWatchError(UnreachableError):
+    """A watch did not end when it was due to."""
+
+
+class ServerError(ClusterError):
+    """The server answered with an error; `status` is its HTTP status, `retry_after` the seconds that it asked for."""
+
+    def __init__(self, text: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class GoneError(ServerError):
+    """The resource version or the continue token is too old: list again."""
+
+
+class NotFoundError(ServerError):
+    """What the path names does not exist."""
+
+
+class ThrottledError(ServerError):
+    """The server is overloaded and asks to slow down."""
+
+
+def from_answer(host: str, status: int, body: bytes, retry_after: str | None = None) -> ClusterError:
+    """Make the error for an answer that is not 2xx; `body` is a Kubernetes Status or any text."""
+    said = _Status()
+    try:
+        said = msgspec.json.decode(body, type=_Status)
+        message = said.message
+    except msgspec.MsgspecError:
+        message = "" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")  # a proxy's HTML helps nobody
+    text = f"{host}: {_MEANING.get(status, f'HTTP status {status}')}"
+    if message := one_line(message, 300):
+        text += f": {message}"
+    if status == 401:
+        return UnauthorizedError(text)
+    if status == 403:
+        return ForbiddenError(text)
+    if said.reason in {"Expired", "Gone"}:
+        return GoneError(text, status=410)
+    kind = _KINDS.get(status, ServerError)
+    seconds = parse_retry_after(retry_after, time.time())
+    if seconds is None and said.details and said.details.retryAfterSeconds:
+        seconds = min(max(said.details.retryAfterSeconds, 0.0), LONGEST)
+    return kind(text, status=status, retry_after=seconds or None)
+
+
+def from_transport(host: str, error: BaseException) -> ClusterError:
+    """Make the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
+    certificate = isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError))
+    kind = UntrustedCertificateError if certificate else UnreachableError
+    return kind(f"{host}: {_why(error)}")
+
+
+class _Details(msgspec.Struct):
+    retryAfterSeconds: float | None = None  # noqa: N815
+
+
+class _Status(msgspec.Struct):
+    message: str = ""
+    reason: str = ""
+    details: _Details | None = None
+
+
+_MEANING = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not found",
+    410: "gone",
+    429: "too many requests",
+}
+_KINDS: dict[int, type[ServerError]] = {404: NotFoundError, 410: GoneError, 429: ThrottledError}
+
+
+def _why(error: BaseException) -> str:
+    for kind, words in _WORDS:
+        if isinstance(error, kind):
+            return words(error)
+    return f"the request failed ({type(error).__name__})"
+
+
+def _system(error: OSError) -> str:
+    # An alert that comes after the handshake is wrapped into a ClientOSError, whose number then means nothing.
+    tls = error if isinstance(error, ssl.SSLError) else error.__cause__
+    if isinstance(tls, ssl.SSLError):
+        reason = getattr(tls, "reason", None) or "connection closed"
+        return f"TLS failure: {one_line(reason.replace('_', ' ').lower(), 200)}"
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return "cannot connect"
+
+
+# The first kind that fits counts. Never str(error) of what holds a URL or headers: both may carry credentials.
+_WORDS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
+    (aiohttp.ClientConnectorCertificateError, lambda error: _why(error.certificate_error)),
+    (ssl.SSLCertVerificationError, lambda error: f"certificate verify failed: {one_line(error.verify_message, 200)}"),
+    (aiohttp.ClientConnectorDNSError, lambda error: f"cannot resolve {error.host}"),
+    (aiohttp.ClientProxyConnectionError, lambda error: f"proxy {error.host}:{error.port}: {_system(error.os_error)}"),
+    (aiohttp.ClientHttpProxyError, lambda error: f"the proxy answered HTTP status {error.status}"),
+    (aiohttp.ClientConnectorError, lambda error: _why(error.os_error)),
+    (TimeoutError, lambda _: "timed out"),
+    (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
+    (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
+    (OSError, _system),
+    (aiohttp.WSServerHandshakeError, lambda _: "the server did not upgrade to a WebSocket"),
+    (aiohttp.ClientResponseError, lambda _: "the answer is not HTTP as expected"),
+)

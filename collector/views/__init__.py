@@ -1,0 +1,1 @@
+"""Read models that the API, the page and the command line share."""

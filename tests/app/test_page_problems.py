@@ -1,0 +1,72 @@
+"""Readings and exports that fail, as the page of a running collector tells of them."""
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from collector.app.service import Service, load
+from collector.simulator import Simulator
+from tests.support.processes import free_ports
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def simulator(tmp_path: Path) -> AsyncIterator[Simulator]:
+    async with Simulator(clusters=2, nodes=2, gpus=4, latency=0.01, directory=tmp_path / "simulator") as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def page(tmp_path: Path, simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a collector that reads two clusters anew every ten seconds and whose sink has no receiver."""
+    (nobody,) = free_ports(1)
+    config = tmp_path / "gpuid.toml"
+    config.write_text(
+        f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{tmp_path}/gpuid.db"\n'
+        f'[sinks.hook]\ntype = "webhook"\nurl = "http://127.0.0.1:{nobody}"\nbatch_age = "50ms"\n'
+        f'[defaults]\nrefresh = "10s"\nkubeconfig = "{simulator.kubeconfig}"\n'
+        '[[clusters]]\ncontext = "sim-0"\n[[clusters]]\ncontext = "sim-1"\n'
+    )
+    url: list[str] = []
+    bound = anyio.Event()
+
+    def ready(address: str) -> None:
+        url.append(address)
+        bound.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: Service(load(config)).run(ready=ready))
+        with anyio.fail_after(60):
+            await bound.wait()
+        async with httpx.AsyncClient(base_url=url[0], timeout=30, headers={"Accept": "text/html"}) as client:
+            yield client
+        tasks.cancel_scope.cancel()
+
+
+async def says(client: httpx.AsyncClient, path: str, wanted: Iterable[str], unwanted: str = "no such text") -> None:
+    """Wait until a page says all of this, and not the other; fails with what it says instead."""
+    deadline = time.monotonic() + 90
+    while True:
+        text = (await client.get(path)).text
+        if all(words in text for words in wanted) and unwanted not in text:
+            return
+        assert time.monotonic() < deadline, text
+        await anyio.sleep(0.1)
+
+
+async def test_what_fails_is_said_until_it_is_mended(page: httpx.AsyncClient, simulator: Simulator) -> None:
+    await says(page, "/", ["16 GPUs", "does not take its records"])  # every node is read
+    simulator.clusters["sim-0"].deny("create", "pods/exec")
+    simulator.clusters["sim-0"].deny("get", "pods/exec")
+    await says(page, "/", ["has 2 nodes that cannot be read", "pods/exec is missing (2 nodes)"], "Nothing is wrong")
+    await says(page, "/clusters/sim-0", [">cannot be read<"], ">complete<")
+    await says(page, "/clusters/sim-1", ["Nothing is wrong here"])
+    (row, _) = (await page.get("/api/v1/nodes?cluster=sim-0")).json()["nodes"]
+    assert (row["found"], row["failing"]) == (4, "forbidden")
+    simulator.clusters["sim-0"].allow()
+    await says(page, "/clusters/sim-0", ["Nothing is wrong here"], ">cannot be read<")

@@ -1,0 +1,110 @@
+"""A configuration that changes while a collector starts, or while its store is in trouble."""
+
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from collector.app.service import Service, load
+from collector.simulator import Simulator
+
+pytestmark = pytest.mark.anyio
+
+
+class World:
+    """Two simulated clusters, and a configuration of some of them."""
+
+    def __init__(self, folder: Path, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self.store = folder / "gpuid.db"
+        self.config = folder / "gpuid.toml"
+        self.urls: list[str] = []
+
+    def write(self, *clusters: str, more: str = "") -> None:
+        text = f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{self.store}"\n{more}'
+        text += f'[defaults]\nkubeconfig = "{self._simulator.kubeconfig}"\n'
+        partial = self.config.with_suffix(".new")
+        partial.write_text(text + "".join(f'[[clusters]]\ncontext = "{name}"\n' for name in clusters))
+        partial.replace(self.config)
+
+    @asynccontextmanager
+    async def running(self, service: Service) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: service.run(ready=self.urls.append, reload_from=self.config))
+            yield
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with Simulator(clusters=2, nodes=1, gpus=1, directory=tmp_path / "simulator") as simulator:
+        yield World(tmp_path, simulator)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        await anyio.sleep(0.01)
+
+
+async def test_a_signal_before_the_store_is_loaded_waits_for_it(world: World) -> None:
+    world.write("sim-0")
+    service = Service(load(world.config))
+    world.write("sim-0", "sim-1")
+    async with world.running(service):
+        await service.reload(world.config)
+        assert set(service.statuses) == {"sim-0", "sim-1"}
+
+
+async def test_an_edit_after_the_file_was_read_and_before_it_is_watched_is_not_missed(world: World) -> None:
+    world.write("sim-0")
+    service = Service(load(world.config))
+    world.write("sim-1")
+    async with world.running(service):
+        await until(lambda: set(service.statuses) == {"sim-1"})
+
+
+async def test_a_file_that_says_the_same_is_not_put_in_force_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.write("sim-0")
+    service = Service(load(world.config))
+    with caplog.at_level(logging.INFO):
+        async with world.running(service):
+            await until(lambda: world.urls)
+            world.write("sim-0", "sim-1")
+            await until(lambda: "the configuration was read again" in caplog.text)
+            await until(lambda: set(service.statuses) == {"sim-0", "sim-1"})
+    assert caplog.text.count("the configuration was read again") == 1
+
+
+async def test_clusters_come_while_the_store_is_in_trouble_and_sinks_once_it_is_not(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.store.database._BUSY", 0.2)
+    world.write("sim-0")
+    service = Service(load(world.config))
+    async with world.running(service):
+        await until(lambda: world.urls)
+        async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
+            with closing(sqlite3.connect(world.store, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                world.write("sim-0", "sim-1", more='[sinks.out]\ntype = "stdout"\n')
+                await until(lambda: set(service.statuses) == {"sim-0", "sim-1"})
+                await until(lambda: "the sinks stay as they were until the store is there: " in caplog.text)
+                assert 'sink="out"' not in (await client.get("/metrics/collector")).text
+
+            async def reported() -> bool:
+                return 'gpuid_export_backlog_records{sink="out"}' in (await client.get("/metrics/collector")).text
+
+            deadline = time.monotonic() + 60
+            while not await reported():
+                assert time.monotonic() < deadline
+                await anyio.sleep(0.1)

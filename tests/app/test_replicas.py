@@ -1,0 +1,219 @@
+"""Two `gpuid run` of the same clusters on one PostgreSQL and one webhook: nothing is lost, doubled or falsely gone."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from prometheus_client.parser import text_string_to_metric_families
+
+from collector.simulator import Simulator
+from collector.store import HistoricChange, OpenMode, PastPlacement, Store, StoreSettings
+from tests.support.http import served
+from tests.support.postgres import postgres_server
+from tests.support.processes import Process, free_ports, until
+
+__all__ = ["postgres_server"]
+
+CLUSTERS, GPUS = ("sim-0", "sim-1"), 16
+
+
+class Replica:
+    """One collector's process."""
+
+    def __init__(self, site: "Site", name: str, clusters: tuple[str, ...]) -> None:
+        (self._port,) = free_ports(1)
+        config = site.folder / f"{name}.toml"
+        config.write_text(
+            f'[server]\nlisten = "127.0.0.1:{self._port}"\n[defaults]\nkubeconfig = "{site.simulator.kubeconfig}"\n'
+            + "".join(f'[[clusters]]\ncontext = "{cluster}"\n' for cluster in clusters)
+            + f'[store]\nurl = "{site.store}"\n'
+            + f'[sinks.hook]\ntype = "webhook"\nurl = "{site.url}"\nbatch_age = "50ms"\n'
+        )
+        command: list[str | Path] = [sys.executable, "-m", "collector", "run", "-c", config]
+        self.process = Process(command, site.folder / f"{name}.log")
+        self.process.start()
+        site.replicas.append(self)
+
+    def metric(self, name: str) -> float | None:
+        """The sum of a metric's series; None when there is none, or nobody answers."""
+        try:
+            text = httpx.get(f"http://127.0.0.1:{self._port}/metrics", timeout=30).text
+        except httpx.TransportError:
+            assert self.process.running, self.process.tail()
+            return None
+        found = [
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        ]
+        return sum(found) if found else None
+
+    def published(self) -> tuple[float | None, float | None, float | None]:
+        """Whether it leads, how many clusters are up, and how many GPUs there are."""
+        return self.metric("gpuid_store_leader"), self.metric("gpuid_cluster_up"), self.metric("gpuid_gpu_info")
+
+
+class Site:
+    """Two simulated clusters, a receiver that counts, and a store."""
+
+    def __init__(self, folder: Path, simulator: Simulator, portal: BlockingPortal, url: str, store: str) -> None:
+        self.folder, self.simulator, self.url, self.store = folder, simulator, url, store
+        self.replicas: list[Replica] = []
+        self._portal = portal
+
+    def start(self, name: str, clusters: tuple[str, ...] = CLUSTERS) -> Replica:
+        return Replica(self, name, clusters)
+
+    def move(self, cluster: str, node: str, to_node: str) -> None:
+        self._portal.call(self.simulator.clusters[cluster].move_gpu, node, to_node)
+
+    def delete(self, cluster: str, node: str) -> None:
+        self._portal.call(self.simulator.clusters[cluster].delete_node, node)
+
+    def recorded(self) -> list[HistoricChange]:
+        async def changes() -> list[HistoricChange]:
+            async with Store.open(StoreSettings(url=self.store), OpenMode.READER) as store:
+                return await store.history.changes(limit=100_000)
+
+        return anyio.run(changes)
+
+    def present(self) -> list[tuple[str, str, str]]:
+        """Every open placement as (cluster, node, UUID)."""
+
+        async def placements() -> list[PastPlacement]:
+            async with Store.open(StoreSettings(url=self.store), OpenMode.READER) as store:
+                found = await store.load()
+                names = sorted({node.place.node for node in found.nodes})
+                return [one for name in names for one in await store.history.node(name)]
+
+        return sorted((one.cluster, one.node, one.uuid) for one in anyio.run(placements) if one.until is None)
+
+    def expected(self, clusters: tuple[str, ...] = CLUSTERS) -> list[tuple[str, str, str]]:
+        found = self.simulator.fleet.expected()
+        return sorted((one.cluster, one.node, one.uuid) for one in found if one.cluster in clusters)
+
+
+@pytest.fixture
+def delivered() -> list[tuple[str, str]]:
+    """What the receiver has taken: event and UUID."""
+    return []
+
+
+@pytest.fixture
+def site(
+    tmp_path: Path, postgres_server: object, delivered: list[tuple[str, str]], request: pytest.FixtureRequest
+) -> Iterator[Site]:
+    def take(_headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        delivered.extend((record["event"], record["uuid"]) for record in json.loads(body))
+        return 200, b""
+
+    store = str(request.getfixturevalue("postgres_server").new_database())
+    simulator = Simulator(clusters=2, nodes=2, gpus=4, latency=0.01, directory=tmp_path / "simulator")
+    with (
+        served(take) as address,
+        start_blocking_portal("asyncio") as portal,
+        portal.wrap_async_context_manager(simulator),
+    ):
+        site = Site(tmp_path, simulator, portal, f"http://{address}/hook", store)
+        try:
+            yield site
+        finally:
+            for replica in site.replicas:
+                replica.process.stop(signal.SIGKILL)
+
+
+def one_leads(*replicas: Replica) -> None:
+    """Wait until all have read everything and one of the two leads."""
+    until(lambda: sorted(map(Replica.published, replicas), key=str), [(0.0, 2.0, GPUS), (1.0, 2.0, GPUS)])
+
+
+def all_is_told_once(site: Site, delivered: list[tuple[str, str]], *, moves: int) -> None:
+    """Wait until the history has these moves after the first inventory, and the receiver has the same changes."""
+
+    def told() -> list[str]:
+        """What happened, without a GPU's absence between its two nodes' readings."""
+        later: dict[str, str] = {}  # what happened next to each GPU
+        found = []
+        for change in reversed(site.recorded()[GPUS:]):
+            if (change.event, later.get(change.uuid)) != ("vanished", "moved"):
+                found.append(change.event)
+            later[change.uuid] = change.event
+        return found
+
+    until(told, ["moved"] * moves)
+    until(lambda: len(delivered), len(site.recorded()))
+    assert sorted(delivered) == sorted((change.event, change.uuid) for change in site.recorded())
+    assert site.present() == site.expected()
+
+
+def test_when_the_leader_is_killed_the_standby_takes_over(site: Site, delivered: list[tuple[str, str]]) -> None:
+    first = site.start("first")
+    until(first.published, (1.0, 2.0, GPUS))
+    second = site.start("second")
+    until(second.published, (0.0, 2.0, GPUS))
+    site.move("sim-0", "gpu-0000", "gpu-0001")
+    all_is_told_once(site, delivered, moves=1)
+    first.process.stop(signal.SIGKILL)
+    site.move("sim-1", "gpu-0000", "gpu-0001")
+    until(second.published, (1.0, 2.0, GPUS))
+    all_is_told_once(site, delivered, moves=2)
+    first = site.start("first")
+    until(first.published, (0.0, 2.0, GPUS))
+    site.move("sim-1", "gpu-0001", "gpu-0000")
+    all_is_told_once(site, delivered, moves=3)
+    second.process.stop(signal.SIGKILL)
+    until(first.published, (1.0, 2.0, GPUS))
+    all_is_told_once(site, delivered, moves=3)
+
+
+def test_a_rolling_update_changes_nothing(site: Site, delivered: list[tuple[str, str]]) -> None:
+    old = site.start("old")
+    until(old.published, (1.0, 2.0, GPUS))
+    for number in range(3):
+        new = site.start(f"new-{number}")
+        until(new.published, (0.0, 2.0, GPUS))
+        assert old.process.stop(signal.SIGTERM, seconds=30) == 0
+        old = new
+        until(old.published, (1.0, 2.0, GPUS))
+        all_is_told_once(site, delivered, moves=0)
+    site.move("sim-0", "gpu-0000", "gpu-0001")
+    all_is_told_once(site, delivered, moves=1)
+
+
+def test_killed_at_once_one_after_the_other_they_lose_and_double_nothing(
+    site: Site, delivered: list[tuple[str, str]]
+) -> None:
+    one, other = site.start("one"), site.start("other")
+    one_leads(one, other)
+    until(lambda: len(site.recorded()), GPUS)
+    there, back = "gpu-0000", "gpu-0001"
+    for _ in range(3):
+        leader = one if one.metric("gpuid_store_leader") else other
+        site.move("sim-0", there, back)
+        leader.process.stop(signal.SIGKILL)
+        site.move("sim-1", there, back)
+        there, back = back, there
+        one, other = (other if leader is one else one), site.start("other" if leader is other else "one")
+        one_leads(one, other)
+    all_is_told_once(site, delivered, moves=6)
+
+
+def test_a_standby_with_other_clusters_erases_nothing_until_it_leads(
+    site: Site, delivered: list[tuple[str, str]]
+) -> None:
+    first = site.start("first")
+    until(first.published, (1.0, 2.0, GPUS))
+    fewer = site.start("fewer", CLUSTERS[:1])
+    until(fewer.published, (0.0, 1.0, GPUS / 2))
+    all_is_told_once(site, delivered, moves=0)
+    first.process.stop()
+    until(fewer.published, (1.0, 1.0, GPUS / 2))
+    until(lambda: [change.event for change in site.recorded()[GPUS:]], ["vanished"] * (GPUS // 2))
+    assert site.present() == site.expected(CLUSTERS[:1])

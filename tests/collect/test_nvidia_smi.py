@@ -1,0 +1,524 @@
+"""What `nvidia-smi -q -x` prints becomes GPUs, and anything else is refused in one line."""
+
+import contextlib
+import string
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.collect.nvidia_smi import BadOutputError, Log, parse
+from collector.model import Gpu, UnidentifiedGpu
+
+PROLOG = '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n'
+
+
+def document(*gpus: str, attached: object = None, root: str = "", prolog: str = PROLOG) -> bytes:
+    """Print as the tool does, but for the bus in <gpu id="…">; each GPU is the inside of its <gpu> element."""
+    count = len(gpus) if attached is None else attached
+    body = "".join(f"\t<gpu>{gpu}</gpu>\n" for gpu in gpus)
+    return f"{prolog}<nvidia_smi_log>{root}<attached_gpus>{count}</attached_gpus>{body}</nvidia_smi_log>\n".encode()
+
+
+def one(inside: str) -> Gpu:
+    """Parse a document of one GPU, which has the UUID "GPU-1" unless it says another one."""
+    (gpu,) = parse(document(inside if "<uuid>" in inside else f"{inside}<uuid>GPU-1</uuid>")).gpus
+    return gpu
+
+
+def one_unidentified(inside: str) -> UnidentifiedGpu:
+    """Parse a document of one GPU that has no UUID."""
+    log = parse(document(inside))
+    assert log.gpus == ()
+    (gpu,) = log.unidentified
+    return gpu
+
+
+H100 = """
+    <product_name>NVIDIA H100 80GB HBM3</product_name>
+    <product_architecture>Hopper</product_architecture>
+    <mig_mode><current_mig>Disabled</current_mig><pending_mig>Enabled</pending_mig></mig_mode>
+    <mig_devices>
+        None
+    </mig_devices>
+    <serial>1650000000011</serial>
+    <uuid>GPU-11111111-aaaa-bbbb-cccc-000000000011</uuid>
+    <minor_number>0</minor_number>
+    <vbios_version>96.00.A5.00.01</vbios_version>
+    <board_part_number>692-2G520-0200-000</board_part_number>
+    <gpu_part_number>2330-885-A1</gpu_part_number>
+    <platformInfo>
+        <chassis_serial_number>N/A</chassis_serial_number>
+        <slot_number>N/A</slot_number>
+        <tray_index>N/A</tray_index>
+        <host_id>N/A</host_id>
+        <module_id>4</module_id>
+    </platformInfo>
+    <pci><pci_bus>04</pci_bus><pci_bus_id>00000000:04:00.0</pci_bus_id></pci>
+    <processes></processes>
+"""
+
+GB200 = """
+    <product_name>NVIDIA GB200</product_name>
+    <product_architecture>Blackwell</product_architecture>
+    <serial>1760000000021</serial>
+    <uuid>GPU-22222222-aaaa-bbbb-cccc-00000000002{index}</uuid>
+    <minor_number>{index}</minor_number>
+    <platformInfo>
+        <chassis_serial_number>1820000000099</chassis_serial_number>
+        <slot_number>15</slot_number>
+        <tray_index>0</tray_index>
+        <host_id>1</host_id>
+        <peer_type>Switch Connected</peer_type>
+        <module_id>{index}</module_id>
+        <gpu_fabric_guid>0x0000000000000001</gpu_fabric_guid>
+    </platformInfo>
+"""
+
+
+class TestCards:
+    """Each kind of card, as its driver describes it."""
+
+    def test_an_h100_has_no_chassis_and_keeps_its_module_and_minor_number_zero(self) -> None:
+        assert one(H100) == Gpu(
+            uuid="GPU-11111111-aaaa-bbbb-cccc-000000000011",
+            serial="1650000000011",
+            model="NVIDIA H100 80GB HBM3",
+            architecture="Hopper",
+            module="4",
+            pci_bus_id="00000000:04:00.0",
+            board_part_number="692-2G520-0200-000",
+            gpu_part_number="2330-885-A1",
+            minor_number=0,
+            vbios="96.00.A5.00.01",
+            mig=False,
+        )
+
+    def test_two_gpus_of_a_gb200_share_a_serial_and_have_their_place_in_the_chassis(self) -> None:
+        log = parse(document(GB200.format(index=0), GB200.format(index=1)))
+        assert [(gpu.uuid, gpu.serial, gpu.chassis) for gpu in log.gpus] == [
+            ("GPU-22222222-aaaa-bbbb-cccc-000000000020", "1760000000021", "1820000000099"),
+            ("GPU-22222222-aaaa-bbbb-cccc-000000000021", "1760000000021", "1820000000099"),
+        ]
+        assert [(gpu.slot, gpu.tray, gpu.host, gpu.module) for gpu in log.gpus] == [
+            ("15", "0", "1", "0"),
+            ("15", "0", "1", "1"),
+        ]
+
+    def test_a_consumer_card_has_a_uuid_and_no_serial(self) -> None:
+        gpu = one("<serial>N/A</serial><uuid>GPU-3</uuid><product_name>Graphics Device</product_name>")
+        assert gpu == Gpu(uuid="GPU-3", model="Graphics Device")
+
+    def test_mig_changes_nothing_but_the_flag_and_its_instances_are_not_the_gpu(self) -> None:
+        instance = "<index>0</index><uuid>MIG-1</uuid><serial>1</serial><product_name>slice</product_name>"
+        gpu = one(
+            "<mig_mode><current_mig>Enabled</current_mig><pending_mig>Disabled</pending_mig></mig_mode>"
+            f"<mig_devices><mig_device>{instance}</mig_device><uuid>MIG-2</uuid></mig_devices>"
+            "<serial>1650000000011</serial><uuid>GPU-4</uuid>"
+        )
+        assert gpu == Gpu(uuid="GPU-4", serial="1650000000011", mig=True)
+
+    @pytest.mark.parametrize(
+        ("mode", "expected"), [("Enabled", True), ("Disabled", False), ("N/A", None), ("Maybe", None)]
+    )
+    def test_mig_is_on_or_off_or_unknown(self, mode: str, expected: bool | None) -> None:
+        assert one(f"<uuid>GPU-1</uuid><mig_mode><current_mig>{mode}</current_mig></mig_mode>").mig is expected
+
+    @pytest.mark.parametrize("block", ["platformInfo", "platform_info"])
+    def test_the_platform_block_goes_by_two_names(self, block: str) -> None:
+        gpu = one(f"<uuid>GPU-1</uuid><{block}><slot_number>7</slot_number></{block}>")
+        assert gpu == Gpu(uuid="GPU-1", slot="7")
+
+    def test_the_first_drivers_with_a_platform_block_name_its_fields_otherwise(self) -> None:
+        gpu = one(
+            "<uuid>GPU-1</uuid><platformInfo><chassis_physical_slot_number>7</chassis_physical_slot_number>"
+            "<compute_slot_index>5</compute_slot_index><node_index>0</node_index></platformInfo>"
+        )
+        assert gpu == Gpu(uuid="GPU-1", slot="7", tray="5", host="0")
+
+    def test_an_old_driver_has_no_platform_block(self) -> None:
+        assert one("<uuid>GPU-1</uuid><serial>42</serial>") == Gpu(uuid="GPU-1", serial="42")
+
+
+class TestVersions:
+    """The driver and CUDA versions, from the root."""
+
+    def test_the_versions_are_read(self) -> None:
+        log = parse(
+            document(attached=0, root="<driver_version>570.1</driver_version><cuda_version>12.8</cuda_version>")
+        )
+        assert log == Log(driver_version="570.1", cuda_version="12.8", gpus=())
+
+    def test_the_versions_are_read_by_the_names_that_replace_the_old_ones(self) -> None:
+        log = parse(
+            document(
+                attached=0, root="<kmd_version>615.23</kmd_version><cuda_umd_version>13.4</cuda_umd_version><!-- -->"
+            )
+        )
+        assert log == Log(driver_version="615.23", cuda_version="13.4", gpus=())
+
+    def test_versions_that_the_tool_does_not_know_are_absent(self) -> None:
+        log = parse(document(attached=0, root="<driver_version>N/A</driver_version><cuda_version></cuda_version>"))
+        assert log == Log(driver_version=None, cuda_version=None, gpus=())
+
+
+class TestAbsentValues:
+    """What the tool prints for want of a value is no value."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *(
+                "",
+                "   ",
+                "\n\t",
+                "-",
+                "None",
+                "N/A",
+                "[N/A]",
+                " N/A ",
+                "n/a",
+                "Unknown",
+                "[Not Supported]",
+                "Not Found",
+            ),
+            *("Unknown Error", "[Unknown Error]", "Unknown Error (999)", "ERR!", "[ERR!]", "GPU is lost"),
+            *("[GPU is lost]", "GPU requires reset", "Requested functionality has been deprecated"),
+            *("Insufficient Permissions", "[Insufficient Permissions]", "Function Not Found", "Not Ready", "Timeout"),
+            *("REDACTED", "[REDACTED]", "<redacted>", "Serial redacted", "XXXX", "xxx-xxx", "****", "?"),
+        ],
+    )
+    @pytest.mark.parametrize("element", ["serial", "product_name", "vbios_version", "minor_number"])
+    def test_error_texts_and_blanks_are_absent(self, element: str, text: str) -> None:
+        assert one(f"<{element}>{escape(text)}</{element}>") == Gpu(uuid="GPU-1")
+        assert one_unidentified(f"<uuid>{escape(text)}</uuid>") == UnidentifiedGpu()
+
+    @pytest.mark.parametrize("text", ["0", "0000000000000", "0x0", "000-00000-0000-000"])
+    @pytest.mark.parametrize("element", ["serial", "board_part_number", "gpu_part_number"])
+    def test_an_identifier_of_zeros_is_absent(self, element: str, text: str) -> None:
+        assert one(f"<{element}>{text}</{element}>") == Gpu(uuid="GPU-1")
+        assert one_unidentified(f"<uuid>{text}</uuid>") == UnidentifiedGpu()
+
+    def test_a_uuid_or_chassis_of_zeros_is_absent(self) -> None:
+        gpu = one_unidentified(
+            "<uuid>GPU-00000000-0000-0000-0000-000000000000</uuid>"
+            "<platformInfo><chassis_serial_number>0000000000000</chassis_serial_number></platformInfo>"
+        )
+        assert gpu == UnidentifiedGpu()
+
+    def test_a_position_of_zero_is_real(self) -> None:
+        gpu = one(
+            "<minor_number>0</minor_number><platformInfo><slot_number>0</slot_number><tray_index>0</tray_index>"
+            "<host_id>0</host_id><module_id>0</module_id></platformInfo>"
+        )
+        assert gpu == Gpu(uuid="GPU-1", minor_number=0, slot="0", tray="0", host="0", module="0")
+
+    @pytest.mark.parametrize("text", ["-1", "1.5", "٣", "0x1", "1e3", "9" * 40, "1_000"])
+    def test_a_minor_number_that_is_not_a_number_is_absent(self, text: str) -> None:
+        assert one(f"<uuid>GPU-1</uuid><minor_number>{text}</minor_number>") == Gpu(uuid="GPU-1")
+
+    def test_a_value_longer_than_any_real_one_is_absent(self) -> None:
+        assert one(f"<uuid>GPU-1</uuid><serial>{'9' * 129}</serial>") == Gpu(uuid="GPU-1")
+        assert one(f"<uuid>GPU-1</uuid><serial>{'9' * 128}</serial>") == Gpu(uuid="GPU-1", serial="9" * 128)
+
+    def test_a_value_with_elements_inside_is_absent(self) -> None:
+        assert one("<uuid>GPU-1</uuid><serial>12<b>34</b>56</serial>") == Gpu(uuid="GPU-1")
+
+
+class TestBrokenGpus:
+    """One broken GPU does not void the others."""
+
+    def test_a_lost_gpu_stays_without_a_uuid_and_the_others_are_whole(self) -> None:
+        lost = "<product_name>GPU is lost</product_name><serial>GPU is lost</serial><uuid>GPU is lost</uuid>"
+        log = parse(document(H100, lost, GB200.format(index=0)))
+        assert [gpu.uuid for gpu in log.gpus] == [
+            "GPU-11111111-aaaa-bbbb-cccc-000000000011",
+            "GPU-22222222-aaaa-bbbb-cccc-000000000020",
+        ]
+        assert log.unidentified == (UnidentifiedGpu(),)
+
+    @pytest.mark.parametrize(
+        ("id", "inside", "bus"),
+        [
+            ("00000000:19:00.0", "<uuid>GPU is lost</uuid>", "00000000:19:00.0"),
+            ("00000000:19:00.0", "<pci><pci_bus_id>GPU is lost</pci_bus_id></pci>", "00000000:19:00.0"),
+            ("00000000:19:00.0", "<pci><pci_bus_id>00000000:1A:00.0</pci_bus_id></pci>", "00000000:1A:00.0"),
+            ("N/A", "", None),
+            ("x" * 1000, "", None),
+        ],
+    )
+    def test_a_gpu_that_tells_no_bus_is_where_its_element_says(self, id: str, inside: str, bus: str | None) -> None:  # noqa: A002
+        (gpu,) = parse(document(inside).replace(b"<gpu>", f'<gpu id="{id}">'.encode())).unidentified
+        assert gpu.pci_bus_id == bus
+
+    def test_two_lost_gpus_are_two(self) -> None:
+        lost = parse(document("<uuid>N/A</uuid>", "<uuid>N/A</uuid>"))
+        assert (lost.gpus, lost.unidentified) == ((), (UnidentifiedGpu(), UnidentifiedGpu()))
+
+    def test_a_broken_gpu_may_be_left_out_of_the_document(self) -> None:
+        assert len(parse(document(H100, attached=8)).gpus) == 1
+
+    def test_of_two_gpus_with_one_uuid_the_first_counts(self) -> None:
+        log = parse(document("<uuid>GPU-1</uuid><serial>1</serial>", "<uuid>gpu-1</uuid><serial>2</serial>"))
+        assert log.gpus == (Gpu(uuid="GPU-1", serial="1"),)
+
+    def test_a_uuid_is_written_in_one_way_whatever_its_case(self) -> None:
+        assert one("<uuid> gpu-ABCDEF </uuid>") == Gpu(uuid="GPU-abcdef")
+
+    def test_of_a_repeated_element_the_first_value_counts(self) -> None:
+        assert one("<uuid>N/A</uuid><uuid>GPU-1</uuid><uuid>GPU-2</uuid>") == Gpu(uuid="GPU-1")
+
+
+class TestEmptyOutput:
+    """No GPU is a fact only when the tool says so."""
+
+    def test_a_node_that_has_no_gpu_says_so(self) -> None:
+        assert parse(document(attached=0)).gpus == ()
+
+    @pytest.mark.parametrize("attached", [8, "", "N/A", "banana", "00"])
+    def test_without_that_word_an_output_without_gpus_is_refused(self, attached: object) -> None:
+        with pytest.raises(BadOutputError, match="no GPU in the output, and it does not say that none is attached"):
+            parse(document(attached=attached))
+
+    @pytest.mark.parametrize(
+        "output", [b"", b"  \n", b"No devices were found\n", b"\0\0\0", b"==NVSMI LOG==", b"<nvidia_smi_log>"]
+    )
+    def test_what_is_not_xml_is_refused(self, output: bytes) -> None:
+        with pytest.raises(BadOutputError, match=r"^not the XML of nvidia-smi: "):
+            parse(output)
+
+    def test_another_document_is_refused_by_its_root(self) -> None:
+        with pytest.raises(BadOutputError) as error:
+            parse(b"<html><gpu><uuid>GPU-1</uuid></gpu></html>")
+        assert str(error.value) == "not the XML of nvidia-smi: the root element is html, expected nvidia_smi_log"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "WARNING: infoROM is corrupted at gpu 0000:B3:00.0\n",
+            "WARNING: infoROM is corrupted at gpu 0000:B3:00.0\r\n\n1 & 2 < 3 > [N/A] \u2026 100%\n",
+            "\0\x1b[31mred\x1b[0m\n",
+        ],
+    )
+    def test_lines_of_text_around_the_document_are_passed_over(self, text: str) -> None:
+        alone = parse(document(H100))
+        for output in (
+            text.encode() + document(H100),
+            document(H100) + text.encode(),
+            text.encode() + document(H100).rstrip() + text.encode(),
+        ):
+            assert parse(output) == alone
+
+    @pytest.mark.parametrize(
+        "markup", ["<html>", "<", "</gpu>", "\ufeff<html>", "<nvidia_smi_log/>", "text\n  <!DOCTYPE a>"]
+    )
+    def test_markup_around_the_document_is_refused(self, markup: str) -> None:
+        whole, text = document(H100), markup.encode()
+        for output in (text + b"\n" + whole, whole + text, whole + text + b"\n", whole.rstrip() + text):
+            with pytest.raises(BadOutputError):
+                parse(output)
+
+    def test_text_in_another_encoding_after_the_document_is_passed_over(self) -> None:
+        assert parse(document(H100) + b"\xff\xfe W\xe4rnung\n") == parse(document(H100))
+
+    def test_white_space_around_the_document_is_not(self) -> None:
+        assert parse(b"\r\n \t" + document(H100) + b"\r\n\n") == parse(document(H100))
+
+
+class TestEncodings:
+    """Any encoding that names itself is read."""
+
+    TEXT = "<nvidia_smi_log><gpu><uuid>GPU-1</uuid><product_name>Grün £</product_name></gpu></nvidia_smi_log>"
+
+    @pytest.mark.parametrize(
+        "output",
+        [
+            TEXT.encode(),
+            TEXT.encode("utf-8-sig"),
+            b"\n" + TEXT.encode("utf-8-sig"),
+            TEXT.encode("utf-16"),
+            ('<?xml version="1.0" encoding="UTF-16"?>' + TEXT).encode("utf-16"),
+            ('<?xml version="1.0" encoding="ISO-8859-1"?>' + TEXT).encode("latin-1"),
+            ('<?xml version="1.0" encoding="windows-1252"?>' + TEXT).encode("cp1252"),
+        ],
+    )
+    def test_the_text_is_the_same_in_every_encoding(self, output: bytes) -> None:
+        assert parse(output).gpus == (Gpu(uuid="GPU-1", model="Grün £"),)
+
+    @pytest.mark.parametrize("name", ["klingon", "shift_jis", "utf-7", "hex", "undefined", "x" * 1000])
+    def test_an_encoding_that_cannot_be_read_is_refused_in_one_short_line(self, name: str) -> None:
+        with pytest.raises(BadOutputError) as error:
+            parse(document(H100, prolog=f'<?xml version="1.0" encoding="{name}"?>\n'))
+        assert len(str(error.value)) < 200
+        assert "\n" not in str(error.value)
+
+    def test_text_that_is_not_in_its_encoding_is_refused(self) -> None:
+        with pytest.raises(BadOutputError):
+            parse(document(H100).replace(b"Hopper", b"\xff\xfe"))
+
+
+# Lines of which none begins as markup does.
+lines = st.lists(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<" not in text)).map(
+    lambda texts: "".join(f"{text}\n" for text in texts)
+)
+
+
+class TestHostileInput:
+    """Whatever a node prints, the collector neither expands, loads, nests without end nor crashes."""
+
+    @pytest.mark.parametrize(
+        "subset",
+        [
+            '<!ENTITY lol "lol"><!ENTITY lol2 "&lol;&lol;&lol;&lol;&lol;"><!ENTITY lol3 "&lol2;&lol2;&lol2;">',
+            '<!ENTITY lol3 SYSTEM "file:///etc/passwd">',
+            '<!ENTITY lol3 PUBLIC "x" "http://127.0.0.1:1/">',
+            '<!ENTITY % lol3 SYSTEM "http://127.0.0.1:1/x.dtd"> %lol3;',
+            '<!ENTITY lol3 SYSTEM "x.gif" NDATA gif>',
+        ],
+    )
+    def test_an_entity_declaration_is_refused(self, subset: str) -> None:
+        prolog = f"<!DOCTYPE nvidia_smi_log [{subset}]>"
+        with pytest.raises(BadOutputError, match="the XML declares or uses an entity, which nvidia-smi never does"):
+            parse(document("<uuid>GPU-&lol3;</uuid>", prolog=prolog))
+
+    @pytest.mark.parametrize("prolog", [PROLOG, ""])
+    def test_the_use_of_an_entity_that_only_the_dtd_could_declare_is_refused(self, prolog: str) -> None:
+        with pytest.raises(BadOutputError):
+            parse(document("<uuid>GPU-1&more;</uuid>", prolog=prolog))
+
+    def test_the_dtd_is_named_and_never_loaded(self, tmp_path: Path) -> None:
+        dtd = tmp_path / "evil.dtd"
+        dtd.write_text('<!ENTITY x "2"><!ATTLIST gpu id CDATA "3">')
+        prolog = f'<!DOCTYPE nvidia_smi_log SYSTEM "{dtd.as_uri()}">'
+        assert parse(document("<uuid>GPU-1</uuid>", prolog=prolog)).gpus == (Gpu(uuid="GPU-1"),)
+        with pytest.raises(BadOutputError):
+            parse(document("<uuid>GPU-&x;</uuid>", prolog=prolog))
+
+    def test_the_five_entities_of_xml_itself_and_character_references_are_text(self) -> None:
+        assert one("<uuid>GPU-1</uuid><serial>&lt;&gt;&amp;&apos;&quot;&#65;&#x42;</serial>").serial == "<>&'\"AB"
+
+    def test_elements_nested_beyond_all_measure_are_refused(self) -> None:
+        with pytest.raises(BadOutputError, match=r"^elements nested deeper than 32$"):
+            parse(document("<a>" * 100_000 + "</a>" * 100_000))
+
+    def test_more_gpus_than_any_node_has_are_refused(self) -> None:
+        with pytest.raises(BadOutputError, match=r"^more than 256 GPUs in one node$"):
+            parse(document(*["<uuid>N/A</uuid>"] * 257))
+
+    def test_the_name_of_a_wrong_root_is_cut(self) -> None:
+        with pytest.raises(BadOutputError) as error:
+            parse(b"<" + b"a" * 10_000 + b"/>")
+        assert len(str(error.value)) < 200
+
+    @given(st.data())
+    def test_a_document_cut_anywhere_is_refused(self, data: st.DataObject) -> None:
+        whole = document(H100, GB200.format(index=0)).rstrip()
+        cut = data.draw(st.integers(0, len(whole) - 1))
+        with pytest.raises(BadOutputError):
+            parse(whole[:cut])
+
+    @given(lines, lines, st.data())
+    def test_neither_is_a_document_cut_among_lines_of_text(self, before: str, after: str, data: st.DataObject) -> None:
+        whole = document(H100).rstrip()
+        cut = data.draw(st.integers(0, len(whole) - 1))
+        with pytest.raises(BadOutputError):
+            parse(before.encode() + whole[:cut] + after.encode())
+
+    @given(lines, lines)
+    def test_nor_an_entity_among_them(self, before: str, after: str) -> None:
+        bomb = document("<uuid>GPU-&a;</uuid>", prolog='<!DOCTYPE nvidia_smi_log [<!ENTITY a "b">]>')
+        with pytest.raises(BadOutputError, match="the XML declares or uses an entity"):
+            parse(before.encode() + bomb + after.encode())
+
+    @given(st.binary() | st.text().map(str.encode) | st.binary().map(lambda tail: PROLOG.encode() + tail))
+    def test_noise_is_refused_in_one_short_line(self, output: bytes) -> None:
+        with pytest.raises(BadOutputError) as error:
+            parse(output)
+        assert len(str(error.value)) < 200
+        assert len(str(error.value).splitlines()) == 1
+
+    @given(st.data())
+    def test_a_damaged_document_is_read_or_refused_and_nothing_else(self, data: st.DataObject) -> None:
+        output = bytearray(document(H100, GB200.format(index=0)))
+        for _ in range(data.draw(st.integers(1, 8))):
+            output[data.draw(st.integers(0, len(output) - 1))] = data.draw(st.integers(0, 255))
+        with contextlib.suppress(BadOutputError):
+            assert len(parse(bytes(output)).gpus) <= 2
+
+
+def render(log: Log) -> bytes:
+    """Print what the tool would print for these GPUs."""
+    platform = {"chassis_serial_number": "chassis", "slot_number": "slot", "tray_index": "tray", "host_id": "host"}
+    plain = {"uuid": "uuid", "serial": "serial", "product_name": "model", "product_architecture": "architecture"}
+    plain |= {"board_part_number": "board_part_number", "gpu_part_number": "gpu_part_number", "vbios_version": "vbios"}
+    plain |= {"minor_number": "minor_number"}
+
+    mig = {True: "Enabled", False: "Disabled", None: None}
+
+    def element(name: str, value: object) -> str:
+        return f"<{name}>{'N/A' if value is None else escape(str(value))}</{name}>\n"
+
+    def gpu(gpu: Gpu) -> str:
+        block = "".join(element(name, getattr(gpu, field)) for name, field in platform.items())
+        return (
+            "".join(element(name, getattr(gpu, field)) for name, field in plain.items())
+            + f"<platformInfo>{block}{element('module_id', gpu.module)}</platformInfo>"
+            + f"<mig_mode>{element('current_mig', mig[gpu.mig])}</mig_mode>"
+            + f"<pci>{element('pci_bus_id', gpu.pci_bus_id)}</pci>"
+        )
+
+    root = element("driver_version", log.driver_version) + element("cuda_version", log.cuda_version)
+    return document(*map(gpu, log.gpus), root=root)
+
+
+# Any text that XML can carry; a letter in front keeps it from being one of the words for "absent".
+texts = st.none() | st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), max_size=100
+).map(lambda text: f"a{text}b".strip())
+gpus = st.builds(
+    Gpu,
+    uuid=st.uuids(version=4).map(lambda uuid: f"GPU-{uuid}"),
+    serial=texts | st.text(string.digits, min_size=1, max_size=13).map("1".__add__),
+    model=texts,
+    architecture=texts,
+    chassis=texts,
+    slot=st.none() | st.integers(0, 40).map(str),
+    tray=st.none() | st.integers(0, 40).map(str),
+    host=st.none() | st.integers(0, 4).map(str),
+    module=st.none() | st.integers(0, 8).map(str),
+    pci_bus_id=texts,
+    board_part_number=texts,
+    gpu_part_number=texts,
+    minor_number=st.none() | st.integers(0, 255),
+    vbios=texts,
+    mig=st.none() | st.booleans(),
+)
+
+
+@given(
+    st.builds(
+        Log,
+        driver_version=texts,
+        cuda_version=texts,
+        gpus=st.lists(gpus, max_size=8, unique_by=lambda gpu: gpu.uuid).map(tuple),
+    )
+)
+def test_what_is_printed_is_read_back_equal(log: Log) -> None:
+    assert parse(render(log)) == log
+
+
+@given(lines, lines)
+def test_lines_of_text_around_it_change_nothing(before: str, after: str) -> None:
+    assert parse(before.encode() + document(H100) + after.encode()) == parse(document(H100))
+
+
+def test_values_that_repeat_over_a_fleet_are_kept_once() -> None:
+    def read() -> Log:
+        return parse(document(H100, root="<driver_version>570.148.08</driver_version>"))
+
+    one_log, other = read(), read()
+    assert one_log.driver_version is other.driver_version
+    for field in ("model", "architecture", "pci_bus_id", "board_part_number", "gpu_part_number", "vbios", "module"):
+        assert getattr(one_log.gpus[0], field) is getattr(other.gpus[0], field)

@@ -1,0 +1,210 @@
+"""Which pod of a node is read, and when."""
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.backoff import Backoff
+from collector.collect.schedule import (
+    Attempt,
+    Candidate,
+    choose,
+    due,
+    failed,
+    find_container,
+    fingerprint,
+    ready,
+    resumed,
+    succeeded,
+)
+from collector.config import PodSource
+from collector.kube.resources import Container, PodObject
+from collector.model import Fingerprint, Known, Node
+
+HOUR = 3600.0
+RETRY = Backoff(initial=1.0, maximum=300.0, jitter=0.2)
+READY = Container(name="ctr", id="containerd://1", ready=True)
+PRINT = Fingerprint(pod_uid="u", container_id="containerd://1", restarts=0, boot_id="b", capacity=8, allocatable=8)
+
+
+def pod(name: str = "p", **fields: Any) -> PodObject:
+    defaults = {"uid": f"uid-{name}", "created": "2026-01-01T00:00:00Z", "running": True, "containers": (READY,)}
+    return PodObject(key=f"ns/{name}", version="1", node="n", **(defaults | fields))
+
+
+def candidate(name: str = "p", order: int = 0, container: str = "ctr", **fields: Any) -> Candidate:
+    return Candidate(order, PodSource(namespace="ns", selector="", container=container), pod(name, **fields))
+
+
+def rng() -> random.Random:
+    return random.Random(7)
+
+
+class TestWhichPodIsReady:
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            ({}, True),
+            ({"running": False}, False),
+            ({"terminating": True}, False),
+            ({"containers": ()}, False),
+            ({"containers": (READY, Container(name="other"))}, False),
+            ({"containers": (READY, Container(name="other", ready=True))}, True),
+        ],
+    )
+    def test_it_runs_with_all_containers_ready_and_stays(self, fields: dict[str, Any], expected: bool) -> None:
+        assert ready(pod(**fields)) is expected
+
+
+class TestWhichPodIsRead:
+    def test_none_where_none_is_ready(self) -> None:
+        assert choose([]) is None
+        assert choose([candidate(running=False)]) is None
+
+    def test_the_newest_of_a_source(self) -> None:
+        old, new = candidate("old", created="2026-01-01T00:00:00Z"), candidate("new", created="2026-01-02T00:00:00Z")
+        assert choose([old, new]) == choose([new, old]) == new
+
+    def test_that_of_the_first_source_however_old(self) -> None:
+        first = candidate("first", order=0, created="2026-01-01T00:00:00Z")
+        second = candidate("second", order=1, created="2026-01-02T00:00:00Z")
+        assert choose([second, first]) == first
+
+    def test_that_of_the_next_source_while_the_first_has_none_ready(self) -> None:
+        first, second = candidate("first", order=0, terminating=True), candidate("second", order=1)
+        assert choose([first, second]) == second
+
+    def test_the_same_one_whatever_the_order_they_come_in(self) -> None:
+        twins = [candidate("a"), candidate("b"), candidate("c")]
+        assert {choose(random.Random(seed).sample(twins, 3)).pod.name for seed in range(20)} == {"c"}  # type: ignore[union-attr]
+
+
+class TestAFingerprint:
+    NODE = Node(name="n", boot_id="b", capacity=2, allocatable=2, advertised=(8, 8))
+
+    def test_covers_pod_container_boot_and_capacity(self) -> None:
+        assert fingerprint(candidate(uid="u"), self.NODE) == PRINT
+
+    def test_is_of_the_container_that_the_source_names(self) -> None:
+        other = Container(name="other", id="containerd://2", ready=True, restarts=5)
+        assert fingerprint(candidate(uid="u", containers=(other, READY)), self.NODE) == PRINT
+
+    def test_of_a_pod_without_that_container_still_tells_pods_apart(self) -> None:
+        lacking = candidate(container="absent")
+        assert find_container(lacking) is None
+        assert fingerprint(lacking, self.NODE) == Fingerprint(
+            pod_uid="uid-p", container_id="", restarts=0, boot_id="b", capacity=8, allocatable=8
+        )
+
+
+class TestWhenANodeIsDue:
+    LAST = Attempt(fingerprint=PRINT, ended=100.0, next=3000.0)
+
+    def test_at_once_when_it_was_never_read(self) -> None:
+        assert due(None, PRINT, 500.0, settle=5.0) == 500.0
+
+    def test_when_the_last_attempt_says_if_nothing_has_changed(self) -> None:
+        assert due(self.LAST, PRINT, 500.0, settle=5.0) == 3000.0
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"pod_uid": "v"},
+            {"container_id": "containerd://2"},
+            {"restarts": 1},
+            {"boot_id": "c"},
+            {"boot_id": "c", "capacity": 0},
+            {"capacity": 7},
+            {"capacity": None},
+            {"allocatable": 7},
+        ],
+    )
+    def test_at_once_when_anything_has_changed(self, change: dict[str, Any]) -> None:
+        assert due(self.LAST, msgspec.structs.replace(PRINT, **change), 500.0, settle=5.0) == 500.0
+
+    def test_a_capacity_that_flaps_is_read_no_faster_than_it_settles(self) -> None:
+        last, now, reads = self.LAST, 101.0, []
+        for capacity in (0, 8, 0, 8):
+            current = msgspec.structs.replace(PRINT, capacity=capacity)
+            now = due(last, current, now, settle=5.0)
+            reads.append(now)
+            last = succeeded(last, current, now, HOUR, rng())
+        assert reads == [105.0, 110.0, 115.0, 120.0]
+
+
+class TestRefreshing:
+    @given(st.randoms(use_true_random=False))
+    def test_the_first_one_after_a_start_falls_into_the_second_half_of_the_interval(
+        self, chance: random.Random
+    ) -> None:
+        assert 1800.0 <= succeeded(None, PRINT, 0.0, HOUR, chance).next <= 3600.0
+
+    def test_the_first_ones_are_spread_evenly(self) -> None:
+        chance = rng()
+        times = [succeeded(None, PRINT, 0.0, HOUR, chance).next for _ in range(4000)]
+        tenths = [sum(1800 + 180 * tenth <= time < 1980 + 180 * tenth for time in times) for tenth in range(10)]
+        assert min(tenths) > 320
+        assert max(tenths) < 480
+
+    @given(st.randoms(use_true_random=False))
+    def test_later_ones_keep_the_interval_within_5_percent(self, chance: random.Random) -> None:
+        last = Attempt(fingerprint=PRINT, ended=0.0, next=3000.0)
+        assert 3000 + 3420 <= succeeded(last, PRINT, 3000.0, HOUR, chance).next <= 3000 + 3780
+
+    @given(st.floats(0, 3600), st.randoms(use_true_random=False))
+    def test_a_reading_of_an_earlier_run_is_refreshed_before_it_is_too_old(
+        self, age: float, chance: random.Random
+    ) -> None:
+        left = 3600 - age
+        attempt = resumed(Known(PRINT, 0.0), age, 50.0, HOUR, chance)
+        assert 50 + left / 2 <= attempt.next <= 50 + left
+        assert due(attempt, PRINT, 50.0, settle=5.0) == attempt.next
+
+    def test_a_reading_that_is_too_old_already_is_refreshed_at_once(self) -> None:
+        assert resumed(Known(PRINT, 0.0), 3601.0, 50.0, HOUR, rng()).next == 50.0
+
+    def test_a_reading_from_the_future_counts_as_new(self) -> None:
+        assert 50 + 1800 <= resumed(Known(PRINT, 0.0), -1e6, 50.0, HOUR, rng()).next <= 50 + 3600
+
+    def test_a_capacity_change_during_a_restart_is_read_at_once(self) -> None:
+        attempt = resumed(Known(PRINT, 0.0), 600.0, 50.0, HOUR, rng())
+        assert due(attempt, msgspec.structs.replace(PRINT, capacity=7), 50.0, settle=5.0) == 50.0
+
+
+class TestFailures:
+    def test_wait_twice_as_long_each_time_up_to_five_minutes(self) -> None:
+        steady = Backoff(initial=1.0, maximum=300.0, jitter=0.0)
+        last, waits = None, []
+        for _ in range(12):
+            last = failed(last, PRINT, 0.0, steady, rng())
+            waits.append(last.next)
+        assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+
+    def test_are_jittered(self) -> None:
+        chance = rng()
+        assert len({failed(None, PRINT, 0.0, RETRY, chance).next for _ in range(10)}) == 10
+
+    def test_start_anew_when_the_fingerprint_changes(self) -> None:
+        last = None
+        for _ in range(5):
+            last = failed(last, PRINT, 0.0, RETRY, rng())
+        replaced = msgspec.structs.replace(PRINT, pod_uid="v")
+        assert due(last, replaced, 10.0, settle=5.0) == 10.0
+        assert failed(last, replaced, 10.0, RETRY, rng()).failures == 1
+
+    def test_are_forgotten_by_a_success(self) -> None:
+        last = failed(failed(None, PRINT, 0.0, RETRY, rng()), PRINT, 0.0, RETRY, rng())
+        assert last.failures == 2
+        assert succeeded(last, PRINT, 0.0, HOUR, rng()).failures == 0
+
+    def test_spread_the_refreshes_of_nodes_that_recover_together(self) -> None:
+        last = failed(None, PRINT, 0.0, RETRY, rng())
+        assert 1800 <= succeeded(last, PRINT, 0.0, HOUR, random.Random(1)).next < 3000
+
+    def test_of_a_refresh_do_not_make_the_old_reading_due_at_once(self) -> None:
+        last = failed(succeeded(None, PRINT, 0.0, HOUR, rng()), PRINT, 3600.0, RETRY, rng())
+        assert 3600.8 <= due(last, PRINT, 3600.0, settle=5.0) <= 3601.2

@@ -1,0 +1,147 @@
+"""The files that users start from agree with the program and with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from collector.config import (
+    PRESETS,
+    ClusterSettings,
+    Config,
+    DefaultSettings,
+    MetricsSettings,
+    PodSource,
+    ServerSettings,
+    load,
+    parse,
+)
+from collector.config.sinks import PostgresSettings, S3Settings, StdoutSettings, WebhookSettings
+from collector.config.store import StoreSettings
+
+ROOT = Path(__file__).parents[2]
+SINKS = (StdoutSettings, WebhookSettings, S3Settings, PostgresSettings)
+CONFIG = ROOT / "config"
+COLLECTOR = CONFIG / "kubernetes" / "collector"
+
+
+def manifest(name: str) -> dict[str, Any]:
+    return yaml.safe_load((COLLECTOR / name).read_text())
+
+
+def test_the_minimal_configuration_is_valid() -> None:
+    assert [cluster.name for cluster in load(CONFIG / "gpuid.toml").clusters] == ["prod-us-east", "research"]
+
+
+def test_the_guide_from_the_go_program_has_a_valid_configuration(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```toml\n(.+?)```", (CONFIG / "from-go-gpuid.md").read_text(), re.DOTALL)
+    config = parse(text, tmp_path / "gpuid.toml")
+    assert config.clusters[0].watched == (PRESETS["gpu-operator"],)
+    assert config.sinks["lake"] == S3Settings(
+        bucket="gpuids", prefix="serial-numbers", region="us-east-1", emit="readings", columns="peer"
+    )
+
+
+def test_the_full_configuration_states_the_defaults() -> None:
+    config = load(CONFIG / "gpuid.full.toml")
+    assert config.store == StoreSettings()
+    assert config.sinks == {
+        "log": StdoutSettings(),
+        "inventory": WebhookSettings(url="https://inventory.example.com/gpus"),
+        "lake": S3Settings(bucket="gpu-serials"),
+        "warehouse": PostgresSettings(dsn="postgresql://gpuid@db.example.com:5432/warehouse"),
+    }
+    assert (config.defaults, config.server, config.metrics) == (DefaultSettings(), ServerSettings(), MetricsSettings())
+
+
+@pytest.mark.parametrize(
+    "table",
+    [Config, ClusterSettings, DefaultSettings, PodSource, ServerSettings, MetricsSettings, StoreSettings, *SINKS],
+    ids=lambda kind: kind.__name__,
+)
+def test_the_full_configuration_mentions_every_key(table: type[msgspec.Struct]) -> None:
+    text = (CONFIG / "gpuid.full.toml").read_text()
+    mentioned = set(re.findall(r"^(?:# *)?(?:\{ )?(\w+) = |, (\w+) = |; or (\w+)\b|^\[+(\w+)", text, re.MULTILINE))
+    assert set(table.__struct_fields__) <= {key for keys in mentioned for key in keys}
+
+
+def test_the_full_configuration_is_valid_with_every_comment_taken_away(tmp_path: Path) -> None:
+    text = re.sub(r"^# (?=(?:\w+ = |  \{|\]))", "", (CONFIG / "gpuid.full.toml").read_text(), flags=re.MULTILINE)
+    # These two exclude each other, and the example's hash is none.
+    text = re.sub(r"^preset = .*$", "", text, flags=re.MULTILINE).replace("$2b$…", f"$2b$12${'a' * 53}")
+    text = re.sub(r'^password_file = "store.*$', "", text, flags=re.MULTILINE)  # SQLite has none
+    config = parse(text, tmp_path / "gpuid.toml")
+    assert len(config.defaults.sources) == 1
+    assert config.server.client_ca == tmp_path / "tls" / "ca.crt"
+    assert config.server.bearer_token_file == tmp_path / "token"
+    assert {sink.__struct_config__.tag for sink in config.sinks.values()} == {"stdout", "webhook", "s3", "postgres"}
+
+
+def test_the_collectors_configuration_finds_its_kubeconfig_and_contexts() -> None:
+    config = parse(manifest("configmap.yaml")["data"]["gpuid.toml"], Path("/etc/gpuid/gpuid.toml"))
+    secret = manifest("kubeconfig.example.yaml")
+    (container,) = manifest("deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["config"] == "/etc/gpuid"
+    contexts = {one["name"] for one in yaml.safe_load(secret["stringData"]["config"])["contexts"]}
+    for cluster in config.clusters:
+        assert cluster.kubeconfig == f"{mounts['kubeconfig']}/config"
+        assert cluster.context in contexts
+
+
+def test_the_deployment_needs_no_privilege_and_writes_only_to_tmp() -> None:
+    pod = manifest("deployment.yaml")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    written = [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+    assert written == ["/tmp"]
+
+
+def test_a_roll_out_ends_the_old_collector_before_a_new_one_opens_the_store() -> None:
+    assert manifest("deployment.yaml")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+@pytest.mark.parametrize("document", ["README.md", "config/README.md", "config/prometheus/runbook.md"])
+def test_what_the_documentation_tells_to_type_names_files_from_the_repository_s_root(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    typed = blocks + re.findall(r"`((?:kubectl|gpuid) [^`]+)`", text)
+    paths = re.findall(r"(?<![\w./=])(?:\.\./)?(?:config|grafana|kubernetes|prometheus)/[\w./*-]*", "\n".join(typed))
+    for path in paths:
+        assert list(ROOT.glob(path)), path
+
+
+@pytest.mark.parametrize("document", ["README.md", "config/README.md", "config/prometheus/runbook.md"])
+def test_commands_on_dead_letters_say_which_ones(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert re.findall(r"gpuid outbox (?:show|replay|drop)(?![\w -]*(?: LETTER| --sink | \d))[^`\n]*`", text) == []
+
+
+def test_the_image_runs_as_the_user_of_the_deployment() -> None:
+    user = manifest("deployment.yaml")["spec"]["template"]["spec"]["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def test_versions_agree() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert manifest("kustomization.yaml")["images"][0]["newTag"] == version
+    assert f"ARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_lock_has_every_dependency_in_a_version_that_is_new_enough_and_by_hash() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = dict(re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:", lock, re.MULTILINE))
+    assert len(pins) == lock.count("==")
+    for text in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        requirement = Requirement(text)
+        assert pins[canonicalize_name(requirement.name)] in requirement.specifier
+    assert "://" not in lock

@@ -1,0 +1,394 @@
+"""The delivery: every record reaches its sink, in order and at least once, whatever the sink answers."""
+
+import contextlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy.util import greenlet_spawn
+
+from collector.config import Duration
+from collector.config.sinks import SinkSettings, StdoutSettings
+from collector.delivery.delivery import Delivery, closes_in
+from collector.inventory import Inventory
+from collector.model import Fingerprint, Gpu, Node, Place, Reading, SinkRecord
+from collector.sinks import Reason, RejectedError, UnavailableError
+from collector.store import Backlog, Store, StoreSettings, Waiting
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_780_000_000.0
+
+
+class Clock:
+    """A clock that a wait sets forward instead of waiting."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def wait(self, seconds: float, *events: anyio.Event) -> None:
+        await anyio.sleep(0.001)
+        if not any(event.is_set() for event in events):
+            self.now += seconds
+            self.waits.append(seconds)
+
+
+class RecordingSink:
+    """Takes batches down, after whatever `answer` does with them."""
+
+    def __init__(self, answer: Callable[[int], Any] = lambda _number: None) -> None:
+        self.tries: list[tuple[str, list[str]]] = []
+        self.taken: list[list[str]] = []
+        self.closed = False
+        self._answer = answer
+
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
+        uuids = [record.uuid for record in records]
+        self.tries.append((key, uuids))
+        answer = self._answer(len(self.tries))
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is not None:
+            await answer
+        self.taken.append(uuids)
+
+    async def check(self) -> str:
+        return "takes everything down"
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.exported: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.failed: list[tuple[str, dict[str, int], str]] = []
+        self.backlogs: dict[str, Backlog] = {}
+
+    def on_exported(self, sink, records) -> None:
+        self.exported[sink].update(records)
+
+    def on_export_failure(self, sink, records, reason) -> None:
+        self.failed.append((sink, dict(records), reason))
+
+    def on_backlog(self, sink, backlog) -> None:
+        self.backlogs[sink] = backlog
+
+
+class Desk:
+    """A store, its delivery, and a fleet to read."""
+
+    def __init__(self, store: Store, sinks: dict[str, RecordingSink]) -> None:
+        self.store = store
+        self.sinks = sinks
+        self.clock = Clock()
+        self.observer = Observer()
+        self.delivery = Delivery(
+            store,
+            self.observer,
+            open_sink=lambda name, _settings: self.sinks[name],
+            clock=self.clock,
+            wait=self.clock.wait,
+            rng=random.Random(1),
+        )
+        self.touched: set[Place] = set()
+        self.inventory = Inventory(on_node=self.touched.add)
+        self.nodes = 0
+
+    async def read(self, *gpus: str, time: float = NOW - 100, cluster: str = "prod") -> None:
+        """Find GPUs in a node that was not there before, and wait until that is committed."""
+        self.nodes += 1
+        reading = Reading(
+            cluster=cluster,
+            node=Node(name=f"n{self.nodes}"),
+            source="x/y",
+            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+            time=time,
+            driver_version=None,
+            cuda_version=None,
+            gpus=tuple(Gpu(uuid=uuid, serial=uuid.lower()) for uuid in gpus),
+        )
+        changes = self.inventory.apply(reading)
+        nodes = {place: self.inventory.snapshot(place) for place in self.touched}
+        self.store.recorder.record(nodes, changes, reading)
+        assert await self.store.recorder.durable(10)
+
+    @contextlib.asynccontextmanager
+    async def delivering(self) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.delivery.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def store_settings(tmp_path: Path) -> StoreSettings:
+    return StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
+
+
+@pytest.fixture
+def at_desk(store_settings: StoreSettings):
+    """Open the store, and follow one sink for each keyword, with these settings or these of all."""
+
+    @contextlib.asynccontextmanager
+    async def at_desk(settings: SinkSettings | None = None, **sinks: RecordingSink) -> AsyncIterator[Desk]:
+        async with Store.open(store_settings) as store, anyio.create_task_group() as tasks:
+            tasks.start_soon(store.run)
+            desk = Desk(store, sinks)
+            await desk.delivery.follow(dict.fromkeys(sinks, settings or StdoutSettings(batch_records=2)))
+            yield desk
+            tasks.cancel_scope.cancel()
+
+    return at_desk
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(20):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.005)
+
+
+def down(seconds: float, clock: Callable[[], float]) -> Callable[[int], Exception | None]:
+    """Answer as a sink that is out of reach for some time."""
+    return lambda _number: UnavailableError("gone", Reason.CONNECTION) if clock() < NOW + seconds else None
+
+
+class TestWhenABatchCloses:
+    settings = StdoutSettings(batch_records=100, batch_age=Duration(5))
+
+    @pytest.mark.parametrize(
+        ("waiting", "seconds"),
+        [
+            (Waiting(0, None, closed=False), None),
+            (Waiting(1, 100.0, closed=False), 5.0),
+            (Waiting(99, 97.0, closed=False), 2.0),
+            (Waiting(99, 95.0, closed=False), 0.0),
+            (Waiting(99, 10.0, closed=False), 0.0),
+            (Waiting(100, 100.0, closed=False), 0.0),
+            (Waiting(1, 100.0, closed=True), 0.0),
+            (Waiting(0, None, closed=True), 0.0),
+            (Waiting(1, 9999.0, closed=False), 5.0),  # the clock was set back
+        ],
+    )
+    def test_it_is_when_it_is_full_or_old_enough_or_was_begun_before(self, waiting, seconds):
+        assert closes_in(waiting, self.settings, now=100.0) == seconds
+
+
+class TestASinkThatTakesAll:
+    async def test_gets_every_record_once_and_in_order(self, at_desk):
+        sink = RecordingSink()
+        async with at_desk(lake=sink) as desk, desk.delivering():
+            await desk.read("GPU-1", "GPU-2", "GPU-3")
+            await desk.read("GPU-4", cluster="lab")
+            await until(lambda: sum(map(len, sink.taken)) == 4)
+            assert [uuid for batch in sink.taken for uuid in batch] == ["GPU-1", "GPU-2", "GPU-3", "GPU-4"]
+            await until(lambda: desk.observer.exported["lake"] == {"prod": 3, "lab": 1})
+            assert all(len(batch) <= 2 for batch in sink.taken)
+        assert sink.closed
+
+    async def test_a_young_batch_waits_for_its_age(self, at_desk):
+        sink = RecordingSink()
+        settings = StdoutSettings(batch_records=100, batch_age=Duration(3600))
+        async with at_desk(settings, lake=sink) as desk, desk.delivering():
+            await desk.read("GPU-1", time=NOW)
+            await until(lambda: sink.taken)
+            assert desk.clock.now >= NOW + 3600
+
+    async def test_what_is_owed_is_told(self, at_desk):
+        async with at_desk(lake=RecordingSink(lambda _: UnavailableError("gone", Reason.CONNECTION))) as desk:
+            await desk.read("GPU-1", "GPU-2", "GPU-3")
+            async with desk.delivering():
+                await until(lambda: desk.observer.backlogs)
+                assert desk.observer.backlogs == {"lake": Backlog(3, NOW - 100)}
+
+
+class TestASinkThatIsDown:
+    async def test_for_a_day_gets_everything_in_order_afterwards(self, at_desk):
+        sink = RecordingSink()
+        async with at_desk(lake=sink) as desk:
+            sink._answer = down(86_400, desk.clock)
+            async with desk.delivering():
+                for number in range(5):
+                    await desk.read(f"GPU-{number}")
+                await until(lambda: sum(map(len, sink.taken)) == 5)
+            assert [uuid for batch in sink.taken for uuid in batch] == [f"GPU-{number}" for number in range(5)]
+            assert desk.observer.failed[0] == ("lake", {"prod": len(sink.tries[0][1])}, "connection")
+            # Four or five tries in the first half minute, then one in about five minutes.
+            assert 280 < len(desk.observer.failed) < 380
+            assert await desk.store.outbox.backlog("lake") == Backlog(0, None)
+
+    async def test_every_try_of_a_batch_has_the_same_key_and_records(self, at_desk):
+        sink = RecordingSink(lambda number: UnavailableError("gone", Reason.TIMEOUT) if number < 5 else None)
+        async with at_desk(lake=sink) as desk, desk.delivering():
+            await desk.read("GPU-1", "GPU-2")
+            await until(lambda: sink.taken)
+            assert len(sink.tries) == 5
+            assert len({(key, *uuids) for key, uuids in sink.tries}) == 1
+
+    async def test_delays_grow_with_jitter_up_to_five_minutes(self, at_desk):
+        sink = RecordingSink(lambda number: UnavailableError("gone", Reason.TIMEOUT) if number < 13 else None)
+        async with at_desk(lake=sink) as desk:
+            await desk.read("GPU-1", "GPU-2")
+            async with desk.delivering():
+                await until(lambda: sink.taken)
+            for wait, steady in zip(desk.clock.waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300], strict=False):
+                assert 0.8 * steady <= wait <= 1.2 * steady
+
+    async def test_it_is_not_asked_again_before_the_time_it_named(self, at_desk):
+        busy = UnavailableError("busy", Reason.THROTTLED, retry_after=1234.0)
+        sink = RecordingSink(lambda number: busy if number == 1 else None)
+        async with at_desk(lake=sink) as desk:
+            await desk.read("GPU-1", "GPU-2")
+            async with desk.delivering():
+                await until(lambda: sink.taken)
+            assert desk.clock.waits[0] == 1234.0
+            assert desk.observer.failed == [("lake", {"prod": 2}, "throttled")]
+
+    async def test_others_get_theirs_meanwhile(self, at_desk):
+        async def never() -> None:
+            await anyio.sleep_forever()
+
+        stuck, well = RecordingSink(lambda _: never()), RecordingSink()
+        async with at_desk(stuck=stuck, well=well) as desk, desk.delivering():
+            for number in range(3):
+                await desk.read(f"GPU-{number}", f"GPU-{number}x")
+            await until(lambda: len(well.taken) == 3)
+            assert stuck.taken == []
+            desk.delivery._posts["stuck"]._scope.cancel()  # so that the test need not wait for its end
+
+    async def test_one_that_breaks_unexpectedly_is_tried_again(self, at_desk):
+        sink = RecordingSink(lambda number: RuntimeError("bug") if number == 1 else None)
+        async with at_desk(lake=sink) as desk, desk.delivering():
+            await desk.read("GPU-1", "GPU-2")
+            await until(lambda: sink.taken)
+            assert desk.observer.failed == [("lake", {"prod": 2}, "internal")]
+
+
+class TestAnOutboxThatCannotBeRead:
+    async def rename(self, desk: Desk, old: str, new: str) -> None:
+        async with desk.store.database.write() as connection:
+            await connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+
+    async def test_the_store_is_in_trouble_until_it_can(self, at_desk):
+        async with at_desk(lake=RecordingSink()) as desk:
+            await self.rename(desk, "gpuid_sinks", "lost")
+            async with desk.delivering():
+                await until(lambda: not desk.store.recorder.status.up)
+                assert "no such table: gpuid_sinks" in desk.store.recorder.status.message
+                await self.rename(desk, "lost", "gpuid_sinks")
+                await until(lambda: desk.store.recorder.status.up)
+
+
+class TestAStoreThatCannotBeWritten:
+    async def writable(self, desk: Desk, answer: bool) -> None:
+        connection = await desk.store.database._writer.raw_connection()
+        await connection.driver_connection.execute(f"PRAGMA query_only = {not answer:d}")
+        await greenlet_spawn(connection.close)
+
+    async def test_what_was_delivered_is_not_sent_again_until_that_is_noted(self, at_desk):
+        sink = RecordingSink()
+        async with at_desk(lake=sink) as desk, desk.delivering():
+            sink._answer = lambda number: self.writable(desk, False) if number == 1 else None
+            await desk.read("GPU-1", "GPU-2")
+            await until(lambda: len(desk.clock.waits) > 5)
+            assert len(sink.tries) == 1
+            await self.writable(desk, True)
+            await desk.read("GPU-3", "GPU-4")
+            await until(lambda: len(sink.taken) == 2)
+            assert sink.taken == [["GPU-1", "GPU-2"], ["GPU-3", "GPU-4"]]
+
+    async def test_no_batch_is_handed_out_that_might_come_back_as_another(self, at_desk):
+        sink = RecordingSink()
+        async with at_desk(lake=sink) as desk:
+            await desk.read("GPU-1", "GPU-2")
+            await self.writable(desk, False)
+            async with desk.delivering():
+                await until(lambda: len(desk.clock.waits) > 5)
+                assert sink.tries == []
+                await self.writable(desk, True)
+                await until(lambda: sink.taken)
+
+
+class TestASinkThatRefuses:
+    async def test_the_batch_is_put_aside_and_the_next_one_comes(self, at_desk):
+        sink = RecordingSink(lambda number: RejectedError("sinks.lake: 400 Bad Request") if number == 1 else None)
+        async with at_desk(lake=sink) as desk, desk.delivering():
+            await desk.read("GPU-1", "GPU-2", "GPU-3", "GPU-4")
+            await until(lambda: sink.taken)
+            assert sink.taken == [["GPU-3", "GPU-4"]]
+            (letter,) = await desk.store.outbox.dead_letters("lake")
+            assert (letter.reason, letter.count) == ("sinks.lake: 400 Bad Request", 2)
+            assert desk.observer.failed == [("lake", {"prod": 2}, "rejected")]
+
+    async def test_what_somebody_replays_is_sent_again(self, at_desk):
+        sink = RecordingSink(lambda number: RejectedError("no") if number == 1 else None)
+        async with at_desk(lake=sink) as desk, desk.delivering():
+            await desk.read("GPU-1", "GPU-2")
+            await until(lambda: sink.tries)
+            while not (letters := await desk.store.outbox.dead_letters()):  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+            await desk.store.outbox.replay([letters[0].id])
+            await until(lambda: sink.taken)
+            assert sink.tries[0] == sink.tries[1]
+
+
+class TestTheEnd:
+    async def test_what_is_owed_is_delivered_though_its_batch_is_not_full(self, at_desk):
+        sink = RecordingSink()
+        settings = StdoutSettings(batch_records=1000, batch_age=Duration(1e9))
+        async with at_desk(settings, lake=sink) as desk:
+            desk.clock.wait = desk.delivery.wait = lambda seconds, *events: events[-1].wait()  # time stands still
+            async with desk.delivering():
+                await desk.read("GPU-1", time=NOW)
+                await anyio.sleep(0.05)
+                assert sink.taken == []
+            assert sink.taken == [["GPU-1"]]
+            assert sink.closed
+
+    async def test_it_does_not_wait_for_a_sink_that_is_down(self, at_desk):
+        sink = RecordingSink(lambda _: UnavailableError("gone", Reason.CONNECTION))
+        async with at_desk(lake=sink) as desk:
+            desk.delivery.wait = lambda _seconds, *events: events[-1].wait()
+            await desk.read("GPU-1", "GPU-2")
+            with anyio.fail_after(3):
+                async with desk.delivering():
+                    await until(lambda: sink.tries)
+            assert len(sink.tries) == 1
+            assert await desk.store.outbox.backlog("lake") == Backlog(2, NOW - 100)
+
+
+class TestANewConfiguration:
+    async def test_sinks_come_and_go_and_those_unchanged_are_left_alone(self, at_desk):
+        old, kept, new = RecordingSink(), RecordingSink(), RecordingSink()
+        async with at_desk(old=old, kept=kept) as desk, desk.delivering():
+            await desk.read("GPU-1", "GPU-2")
+            await until(lambda: old.taken and kept.taken)
+            desk.sinks["new"] = new
+            await desk.delivery.follow(
+                {"kept": StdoutSettings(batch_records=2), "new": StdoutSettings(batch_records=2)}
+            )
+            assert (old.closed, kept.closed) == (True, False)
+            await desk.read("GPU-3", "GPU-4")
+            await until(lambda: len(kept.taken) == 2 and new.taken)
+            assert kept.taken == [["GPU-1", "GPU-2"], ["GPU-3", "GPU-4"]]
+            assert new.taken == [["GPU-3", "GPU-4"]]
+            owed = await desk.store.outbox.owed()
+            assert [one.sink for one in owed if one.configured] == ["kept", "new"]
+
+    async def test_changed_settings_go_on_where_the_old_ones_were(self, at_desk):
+        broken, mended = RecordingSink(lambda _: UnavailableError("gone", Reason.MISSING)), RecordingSink()
+        async with at_desk(lake=broken) as desk, desk.delivering():
+            await desk.read("GPU-1", "GPU-2")
+            await until(lambda: broken.tries)
+            desk.sinks["lake"] = mended
+            await desk.delivery.follow({"lake": StdoutSettings(batch_records=3)})
+            await until(lambda: mended.taken)
+            assert mended.tries[0] == broken.tries[0]  # what was under way stays one batch

@@ -1,0 +1,657 @@
+"""The inventory's rules: where a GPU is, when it moved, when two places claim it."""
+
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from collector.inventory import Inventory
+from collector.model import (
+    Change,
+    Event,
+    Failing,
+    Fingerprint,
+    Gpu,
+    Known,
+    Node,
+    Place,
+    Placement,
+    ReadFailure,
+    Reading,
+)
+
+A, B, C = Place("east", "a"), Place("east", "b"), Place("west", "c")
+
+
+def gpu(name: str, serial: str | None = None, *, model: str = "NVIDIA H100", chassis: str | None = None) -> Gpu:
+    return Gpu(uuid=f"GPU-{name}", serial=serial, model=model, chassis=chassis)
+
+
+ONE, TWO, THREE = gpu("1", "s1"), gpu("2", "s2"), gpu("3", "s3")
+
+
+def fingerprint(place: Place) -> Fingerprint:
+    return Fingerprint(pod_uid=f"uid-{place.node}", container_id="c1", restarts=0, boot_id="b1", capacity=8)
+
+
+def reading(place: Place, time: float, *gpus: Gpu, node: Node | None = None, driver: str = "570") -> Reading:
+    return Reading(
+        cluster=place.cluster,
+        node=node or Node(name=place.node, provider_id=f"aws:///zone/i-{place.node}"),
+        source=f"gpu-operator/pod-{place.node}",
+        fingerprint=fingerprint(place),
+        time=time,
+        driver_version=driver,
+        cuda_version="12.8",
+        gpus=gpus,
+    )
+
+
+class Fleet:
+    """An inventory that remembers whom it told of what."""
+
+    def __init__(self) -> None:
+        self.told: list[Place] = []
+        self.inventory = Inventory(on_node=self.told.append)
+
+    def read(self, place: Place, time: float, *gpus: Gpu) -> list[tuple[Event, str | None, Place, Place | None]]:
+        """Apply a reading; answers the changes in short."""
+        self.told.clear()
+        return short(self.inventory.apply(reading(place, time, *gpus)))
+
+    def homes(self, uuid: str) -> list[Place]:
+        return [placement.place for placement in self.inventory.find(uuid=uuid)]
+
+    def uuids(self, place: Place) -> list[str | None]:
+        entry = self.inventory.node(place)
+        return [] if entry is None else [gpu.uuid for gpu in entry.gpus]
+
+
+def short(changes: list[Change]) -> list[tuple[Event, str | None, Place, Place | None]]:
+    return [(change.event, change.gpu.uuid, change.place, change.previous) for change in changes]
+
+
+@pytest.fixture
+def fleet() -> Fleet:
+    return Fleet()
+
+
+class TestOneNode:
+    """What a node's readings say, one after the other."""
+
+    def test_the_gpus_of_a_first_reading_appear(self, fleet: Fleet) -> None:
+        assert fleet.inventory.apply(reading(A, 10.0, ONE)) == [
+            Change(
+                event=Event.APPEARED,
+                time=10.0,
+                gpu=ONE,
+                place=A,
+                machine="i-a",
+                source="gpu-operator/pod-a",
+                previous=None,
+            )
+        ]
+        assert fleet.told == [A]
+
+    def test_a_confirmation_changes_nothing_but_the_time(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        assert fleet.read(A, 20.0, ONE) == []
+        assert fleet.told == [A]
+        assert fleet.inventory.placements(A) == [Placement(gpu=ONE, place=A, since=10.0, confirmed=20.0)]
+
+    def test_a_gpu_whose_facts_differ_is_altered_and_stays_since(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        flashed = Gpu(uuid="GPU-1", serial="s1", model="NVIDIA H100", vbios="96.2")
+        assert fleet.read(A, 20.0, flashed, TWO) == [(Event.ALTERED, "GPU-1", A, None)]
+        assert fleet.inventory.find(uuid="GPU-1") == [Placement(gpu=flashed, place=A, since=10.0, confirmed=20.0)]
+
+    def test_a_gpu_missing_from_the_reading_has_vanished(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        assert fleet.read(A, 20.0, TWO) == [(Event.VANISHED, "GPU-1", A, None)]
+        assert fleet.homes("GPU-1") == []
+        assert fleet.inventory.find(serial="s1") == []
+
+    def test_a_gpu_that_comes_back_to_its_node_appears_again(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(A, 20.0)
+        assert fleet.read(A, 30.0, ONE) == [(Event.APPEARED, "GPU-1", A, None)]
+        assert fleet.inventory.find(uuid="GPU-1")[0].since == 30.0
+
+    def test_a_reading_of_no_gpu_leaves_a_node_that_was_read(self, fleet: Fleet) -> None:
+        assert fleet.read(A, 10.0) == []
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert (entry.found, entry.gpus, entry.time) == (0, (), 10.0)
+
+    def test_a_reading_older_than_the_last_is_ignored(self, fleet: Fleet) -> None:
+        fleet.read(A, 20.0, ONE)
+        assert fleet.read(A, 10.0, TWO) == []
+        assert fleet.told == []
+        assert fleet.uuids(A) == ["GPU-1"]
+
+    def test_the_entry_tells_what_the_reading_told(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert (entry.place, entry.time, entry.source) == (A, 10.0, "gpu-operator/pod-a")
+        assert (entry.driver_version, entry.cuda_version, entry.node.machine) == ("570", "12.8", "i-a")
+        assert (entry.gpus, entry.since, entry.found) == ((ONE,), (10.0,), 1)
+
+    def test_a_failure_is_kept_from_the_first_one_until_the_next_reading(self, fleet: Fleet) -> None:
+        fleet.read(A, 1.0, ONE)
+        entry = fleet.inventory.nodes("east")["a"]
+        fleet.inventory.read_failed(A, ReadFailure.CONNECTION, 2.0)
+        fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 3.0)
+        assert entry.failing == Failing(ReadFailure.TIMEOUT, 2.0)
+        fleet.read(A, 4.0, ONE)
+        assert entry.failing is None
+
+    def test_a_failure_of_an_unknown_node_is_nothing(self, fleet: Fleet) -> None:
+        fleet.inventory.read_failed(A, ReadFailure.NOT_FOUND, 1.0)
+        assert fleet.inventory.node(A) is None
+
+
+class TestMoves:
+    """A GPU seen on a second node has moved."""
+
+    def test_a_gpu_seen_elsewhere_has_moved_and_its_old_node_is_told(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        assert fleet.read(B, 20.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
+        assert set(fleet.told) == {A, B}
+        assert (fleet.uuids(A), fleet.uuids(B)) == (["GPU-2"], ["GPU-1"])
+        assert fleet.inventory.placements(B) == [Placement(gpu=ONE, place=B, since=20.0, confirmed=20.0)]
+        assert fleet.inventory.conflicts("east") == 0
+
+    def test_a_gpu_can_move_to_another_cluster(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        assert fleet.read(C, 20.0, ONE) == [(Event.MOVED, "GPU-1", C, A)]
+        assert fleet.homes("GPU-1") == [C]
+
+    def test_a_gpu_that_vanished_and_shows_elsewhere_has_moved_from_its_last_place(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(A, 20.0)
+        assert fleet.read(B, 30.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
+
+    def test_the_old_node_reading_without_it_is_the_end_of_the_matter(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        assert fleet.read(A, 30.0) == []
+        assert fleet.read(A, 40.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
+
+    def test_a_gpu_that_left_its_second_node_and_is_back_in_the_first_has_moved_back(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        fleet.read(B, 30.0)
+        assert fleet.read(A, 40.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
+
+    def test_a_whole_tray_moves_at_once(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        fleet.read(B, 10.0, THREE)
+        assert fleet.read(B, 20.0, ONE, TWO) == [
+            (Event.MOVED, "GPU-1", B, A),
+            (Event.MOVED, "GPU-2", B, A),
+            (Event.VANISHED, "GPU-3", B, None),
+        ]
+        assert fleet.read(A, 30.0, THREE) == [(Event.MOVED, "GPU-3", A, B)]
+
+    def test_a_late_reading_from_before_the_move_does_not_undo_it(self, fleet: Fleet) -> None:
+        fleet.read(B, 20.0, ONE)
+        assert fleet.read(A, 10.0, ONE) == []
+        assert fleet.homes("GPU-1") == [B]
+        assert fleet.read(A, 30.0, ONE) == [(Event.APPEARED, "GPU-1", A, None)]
+        assert fleet.inventory.conflicts("east") == 1
+
+
+class TestConflicts:
+    """Two places that both keep confirming a GPU are published both."""
+
+    def test_a_gpu_that_both_nodes_keep_confirming_is_in_conflict(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(C, 20.0, ONE)
+        assert fleet.read(A, 30.0, ONE) == [(Event.APPEARED, "GPU-1", A, None)]
+        assert set(fleet.homes("GPU-1")) == {A, C}
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (1, 1)
+        assert fleet.read(C, 40.0, ONE) == []
+        assert fleet.read(A, 50.0, ONE) == []
+
+    def test_a_sighting_between_two_confirmations_that_arrives_late_is_a_conflict(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(A, 30.0, ONE)
+        assert fleet.read(B, 20.0, ONE) == [(Event.APPEARED, "GPU-1", B, None)]
+        assert set(fleet.homes("GPU-1")) == {A, B}
+
+    def test_a_conflict_inside_one_cluster_counts_once(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        fleet.read(A, 30.0, ONE)
+        assert fleet.inventory.conflicts("east") == 1
+
+    @pytest.mark.parametrize(("loser", "winner"), [(A, C), (C, A)])
+    def test_a_conflict_ends_when_a_reading_lacks_the_gpu(self, fleet: Fleet, loser: Place, winner: Place) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(C, 20.0, ONE)
+        fleet.read(A, 30.0, ONE)
+        assert fleet.read(loser, 40.0) == [(Event.VANISHED, "GPU-1", loser, None)]
+        assert fleet.homes("GPU-1") == [winner]
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
+
+    def test_a_conflict_ends_when_a_node_is_removed(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(C, 20.0, ONE)
+        fleet.read(A, 30.0, ONE)
+        changes = fleet.inventory.remove_node(C, 40.0)
+        assert short(changes) == [(Event.VANISHED, "GPU-1", C, None)]
+        assert fleet.homes("GPU-1") == [A]
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
+
+    def test_after_a_conflict_the_loser_has_no_claim(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        fleet.read(A, 30.0, ONE)
+        fleet.read(B, 40.0)
+        assert fleet.read(B, 50.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
+        assert fleet.inventory.conflicts("east") == 0
+
+    def test_a_gpu_in_conflict_counts_once_in_each_cluster(self, fleet: Fleet) -> None:
+        for time, place in enumerate((A, B, A, C, A, B)):
+            fleet.read(place, 1.0 + time, ONE)
+        fleet.read(B, 8.0, ONE, TWO)
+        assert fleet.homes("GPU-1") == [C, A, B]
+        assert (fleet.inventory.count("east"), fleet.inventory.count("west")) == (2, 1)
+
+
+class TestSerials:
+    """One serial belongs to one GPU, but for the boards that share theirs."""
+
+    def test_one_serial_on_two_nodes_under_two_uuids_is_a_conflict_of_both_gpus(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "same"))
+        fleet.read(C, 20.0, gpu("2", "same"))
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (1, 1)
+        assert {placement.place for placement in fleet.inventory.find(serial="same")} == {A, C}
+        fleet.read(C, 30.0)
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
+
+    def test_a_third_node_joins_and_leaves_a_conflict_by_serial(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "same"))
+        fleet.read(B, 20.0, gpu("2", "same"))
+        fleet.read(C, 30.0, gpu("3", "same"))
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (2, 1)
+        fleet.read(A, 40.0)
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (1, 1)
+        fleet.read(B, 50.0)
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
+
+    def test_gpus_without_a_serial_are_in_no_conflict(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1"))
+        fleet.read(B, 20.0, gpu("2"))
+        assert fleet.inventory.conflicts("east") == 0
+
+    def test_a_board_of_two_gpus_shares_its_serial(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "board"), gpu("2", "board"))
+        assert fleet.inventory.conflicts("east") == 0
+        assert [placement.gpu.uuid for placement in fleet.inventory.find(serial="board")] == ["GPU-1", "GPU-2"]
+
+    def test_a_serial_that_was_ever_shared_in_one_reading_is_never_a_conflict(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "board"), gpu("2", "board"))
+        fleet.read(A, 20.0, gpu("1", "board"))
+        fleet.read(B, 30.0, gpu("2", "board"))
+        assert fleet.inventory.conflicts("east") == 0
+
+    def test_a_serial_that_turns_out_to_be_shared_ends_its_conflict(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "board"))
+        fleet.read(B, 20.0, gpu("2", "board"))
+        assert fleet.inventory.conflicts("east") == 2
+        fleet.read(C, 30.0, gpu("3", "board"), gpu("4", "board"))
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
+
+    @pytest.mark.parametrize("model", ["NVIDIA GB200", "NVIDIA GB300", "GB200 NVL"])
+    def test_the_two_gpus_of_a_superchip_may_be_in_two_nodes(self, fleet: Fleet, model: str) -> None:
+        fleet.read(A, 10.0, gpu("1", "chip", model=model))
+        fleet.read(B, 20.0, gpu("2", "chip", model=model))
+        assert fleet.inventory.conflicts("east") == 0
+
+
+class TestNodes:
+    """What Kubernetes says of a node, before and between readings."""
+
+    def test_a_node_may_be_known_before_its_first_reading(self, fleet: Fleet) -> None:
+        fleet.inventory.set_node("east", Node(name="a", capacity=8))
+        assert fleet.told == [A]
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert (entry.found, entry.time, entry.gpus, entry.chassis) == (None, None, (), "")
+        assert fleet.inventory.known("east") == {}
+
+    def test_only_a_difference_is_told(self, fleet: Fleet) -> None:
+        fleet.inventory.set_node("east", Node(name="a", capacity=8))
+        fleet.inventory.set_node("east", Node(name="a", capacity=8))
+        assert fleet.told == [A]
+        fleet.inventory.set_node("east", Node(name="a", capacity=7))
+        assert fleet.told == [A, A]
+
+    def test_the_newest_facts_win_whoever_brings_them(self, fleet: Fleet) -> None:
+        fleet.inventory.set_node("east", Node(name="a", capacity=8))
+        fleet.inventory.apply(reading(A, 10.0, ONE, node=Node(name="a", capacity=7)))
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert entry.node.capacity == 7
+        fleet.inventory.set_node("east", Node(name="a", capacity=6))
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert (entry.node.capacity, entry.gpus) == (6, (ONE,))
+
+    def test_the_chassis_is_the_one_that_the_gpus_agree_on(self, fleet: Fleet) -> None:
+        for gpus, expected in [
+            ((), ""),
+            ((gpu("1"),), ""),
+            ((gpu("1", chassis="x"), gpu("2", chassis="x"), gpu("3")), "x"),
+            ((gpu("1", chassis="y"), gpu("2", chassis="x")), "x,y"),
+        ]:
+            fleet.read(A, 10.0, *gpus)
+            entry = fleet.inventory.node(A)
+            assert entry is not None
+            assert entry.chassis == expected
+
+    def test_known_tells_the_last_reading_of_each_node_of_a_cluster(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(C, 20.0)
+        assert fleet.inventory.known("east") == {"a": Known(fingerprint(A), 10.0)}
+        assert fleet.inventory.known("west") == {"c": Known(fingerprint(C), 20.0)}
+        assert fleet.inventory.known("north") == {}
+
+
+class TestRemoval:
+    """Nodes and clusters that are gone."""
+
+    def test_the_gpus_of_a_removed_node_vanish_and_the_node_is_told_of(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.told.clear()
+        assert fleet.inventory.remove_node(A, 20.0) == [
+            Change(event=Event.VANISHED, time=20.0, gpu=ONE, place=A, machine="i-a", source="gpu-operator/pod-a")
+        ]
+        assert fleet.told == [A]
+        assert fleet.inventory.node(A) is None
+        assert fleet.inventory.find(serial="s1") == []
+        assert list(fleet.inventory.clusters()) == []
+
+    def test_removing_an_unknown_node_does_nothing(self, fleet: Fleet) -> None:
+        assert fleet.inventory.remove_node(A, 10.0) == []
+        assert fleet.told == []
+
+    def test_a_node_without_a_reading_is_removed_without_a_change(self, fleet: Fleet) -> None:
+        fleet.inventory.set_node("east", Node(name="a"))
+        fleet.told.clear()
+        assert fleet.inventory.remove_node(A, 10.0) == []
+        assert fleet.told == [A]
+
+    def test_a_gpu_of_a_removed_node_that_shows_elsewhere_has_moved(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.inventory.remove_node(A, 20.0)
+        assert fleet.read(B, 30.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
+
+    def test_a_node_of_the_same_name_starts_afresh(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        fleet.inventory.remove_node(A, 25.0)
+        assert fleet.read(A, 30.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
+        assert fleet.inventory.conflicts("east") == 0
+
+    def test_a_removed_cluster_is_forgotten_with_its_ghosts(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        fleet.read(A, 20.0, TWO)
+        fleet.read(B, 20.0, THREE)
+        fleet.told.clear()
+        changes = fleet.inventory.remove_cluster("east", 30.0)
+        assert short(changes) == [(Event.VANISHED, "GPU-2", A, None), (Event.VANISHED, "GPU-3", B, None)]
+        assert fleet.told == [A, B]
+        assert list(fleet.inventory.clusters()) == []
+        assert fleet.read(C, 40.0, ONE, TWO) == [
+            (Event.APPEARED, "GPU-1", C, None),
+            (Event.APPEARED, "GPU-2", C, None),
+        ]
+
+    def test_the_ghosts_of_other_clusters_stay(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(A, 20.0)
+        fleet.inventory.remove_cluster("west", 30.0)
+        assert fleet.read(B, 40.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
+
+
+class TestSearch:
+    """Finding a GPU by what is written on it."""
+
+    @pytest.mark.parametrize("uuid", ["GPU-1f", "gpu-1f", "GPU-1F", "Gpu-1F"])
+    def test_a_uuid_is_found_in_any_case(self, fleet: Fleet, uuid: str) -> None:
+        fleet.read(A, 10.0, gpu("1f", "s1"))
+        assert [placement.gpu.serial for placement in fleet.inventory.find(uuid=uuid)] == ["s1"]
+
+    def test_a_chassis_is_found_across_its_nodes(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", chassis="x"), gpu("2", chassis="y"))
+        fleet.read(B, 20.0, gpu("3", chassis="x"))
+        assert [placement.gpu.uuid for placement in fleet.inventory.find(chassis="x")] == ["GPU-1", "GPU-3"]
+        fleet.read(A, 30.0)
+        assert [placement.gpu.uuid for placement in fleet.inventory.find(chassis="x")] == ["GPU-3"]
+
+    def test_what_is_unknown_is_not_found(self, fleet: Fleet) -> None:
+        assert fleet.inventory.find(uuid="GPU-1") == []
+        assert fleet.inventory.find(serial="") == []
+        assert fleet.inventory.find() == []
+        assert fleet.inventory.placements(A) == []
+        assert dict(fleet.inventory.nodes("east")) == {}
+
+    def test_a_serial_or_chassis_that_was_altered_is_found_by_the_new_one_alone(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "old", chassis="x"))
+        fleet.read(A, 20.0, gpu("1", "new", chassis="y"))
+        assert (fleet.inventory.find(serial="old"), fleet.inventory.find(chassis="x")) == ([], [])
+        assert len(fleet.inventory.find(serial="new")) == len(fleet.inventory.find(chassis="y")) == 1
+
+
+class Naive:
+    """The same rules once more, without any index: every question is answered by looking at everything."""
+
+    def __init__(self) -> None:
+        self.gpus: dict[Place, dict[str, Gpu]] = {}  # the homes
+        self.superseded: set[tuple[Place, str]] = set()
+        self.ghosts: dict[str, Place] = {}
+        self.shared: set[str] = set()
+
+    def homes(self, uuid: str) -> list[Place]:
+        return [place for place, gpus in self.gpus.items() if uuid in gpus]
+
+    def apply(self, place: Place, gpus: list[Gpu]) -> set[tuple[Event, str, Place, Place | None]]:
+        events = set()
+        here = self.gpus.setdefault(place, {})
+        found = {str(gpu.uuid): gpu for gpu in gpus}
+        for serial, count in Counter(gpu.serial for gpu in gpus if gpu.serial).items():
+            if count > 1:
+                self.shared.add(serial)
+        for uuid, gpu in found.items():
+            homes = self.homes(uuid)
+            if place in homes:
+                if here[uuid] != gpu:
+                    events.add((Event.ALTERED, uuid, place, None))
+            elif homes and (place, uuid) in self.superseded:
+                events.add((Event.APPEARED, uuid, place, None))
+            elif homes:
+                events.add((Event.MOVED, uuid, place, self.newest(homes)))
+                for home in homes:
+                    del self.gpus[home][uuid]
+                    self.superseded.add((home, uuid))
+            else:
+                ghost = self.ghosts.pop(uuid, None)
+                moved = ghost is not None and ghost != place
+                events.add((Event.MOVED, uuid, place, ghost) if moved else (Event.APPEARED, uuid, place, None))
+            here[uuid] = gpu
+        self.superseded -= {(place, uuid) for where, uuid in self.superseded if where == place}
+        return events | self.vanish(place, here.keys() - found.keys())
+
+    def vanish(self, place: Place, uuids: set[str]) -> set[tuple[Event, str, Place, Place | None]]:
+        for uuid in uuids:
+            del self.gpus[place][uuid]
+            if not self.homes(uuid):
+                self.ghosts[uuid] = place
+        return {(Event.VANISHED, uuid, place, None) for uuid in uuids}
+
+    def remove(self, place: Place) -> set[tuple[Event, str, Place, Place | None]]:
+        events = self.vanish(place, set(self.gpus.get(place, {})))
+        self.gpus.pop(place, None)
+        self.superseded = {(where, uuid) for where, uuid in self.superseded if where != place}
+        return events
+
+    def newest(self, homes: list[Place]) -> Place:
+        return max(homes, key=lambda home: self.times[home])
+
+    times: dict[Place, float]
+
+    def conflicts(self, cluster: str) -> int:
+        everything = [(place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values()]
+
+        def contested(place: Place, gpu: Gpu) -> bool:
+            return any(
+                other_place != place
+                and (
+                    other.uuid == gpu.uuid
+                    or (
+                        (other.serial == gpu.serial is not None and gpu.serial not in self.shared)
+                        and not re.search(r"\bGB\d{3}\b", f"{gpu.model} {other.model}")
+                    )
+                )
+                for other_place, other in everything
+            )
+
+        return len({gpu.uuid for place, gpu in everything if place.cluster == cluster and contested(place, gpu)})
+
+
+PLACES = [Place(cluster, node) for cluster in ("east", "west") for node in ("a", "b", "c")]
+# Few enough that they meet all the time: GPUs 0 to 3 have serials that clash, 4 and 5 are a superchip's.
+FLEET = [
+    [
+        Gpu(uuid=f"GPU-{index}", serial=serial, model=model, chassis=chassis, vbios=vbios)
+        for vbios in ("1", "2")
+        for chassis in ("x", "y")
+    ]
+    for index, (serial, model) in enumerate(
+        [
+            *(("p", "H100"), ("p", "H100"), ("q", "H100"), ("q", "A16")),
+            *(("g", "NVIDIA GB200"), ("g", "NVIDIA GB200"), (None, "GTX"), (None, None)),
+        ]
+    )
+]
+sightings = st.lists(st.sampled_from(FLEET), unique_by=lambda forms: forms[0].uuid, max_size=4).flatmap(
+    lambda chosen: st.tuples(*map(st.sampled_from, chosen))
+)
+
+
+class InventoryMachine(RuleBasedStateMachine):
+    """Random lives of a small fleet, each step compared with the naive model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Place] = []
+        self.inventory = Inventory(on_node=self.told.append)
+        self.naive = Naive()
+        self.naive.times = {}
+        self.nodes: dict[Place, Node] = {}
+        self.clock = 100.0
+        self.published = self.view()
+
+    def view(self) -> dict[Place, tuple[object, ...]]:
+        return {
+            entry.place: (entry.node, entry.time, entry.source, entry.driver_version, entry.gpus, entry.since)
+            for cluster in self.inventory.clusters()
+            for entry in self.inventory.nodes(cluster).values()
+        }
+
+    def tick(self) -> float:
+        self.clock += 1.0
+        self.told.clear()
+        self.published = self.view()
+        return self.clock
+
+    @rule(place=st.sampled_from(PLACES), gpus=sightings, driver=st.sampled_from(["570", "580"]))
+    def read(self, place: Place, gpus: tuple[Gpu, ...], driver: str) -> None:
+        time = self.tick()
+        changes = self.inventory.apply(reading(place, time, *gpus, driver=driver))
+        expected = self.naive.apply(place, list(gpus))
+        self.naive.times[place] = time
+        self.nodes[place] = reading(place, time).node
+        assert sorted(short(changes), key=repr) == sorted(expected, key=repr)
+        assert all(change.time == time for change in changes)
+
+    @rule(place=st.sampled_from(PLACES), gpus=sightings)
+    def read_what_is_out_of_date(self, place: Place, gpus: tuple[Gpu, ...]) -> None:
+        self.tick()
+        if place in self.naive.times:
+            assert self.inventory.apply(reading(place, self.naive.times[place] - 0.5, *gpus)) == []
+            assert self.view() == self.published
+
+    @rule(place=st.sampled_from(PLACES), capacity=st.integers(7, 8))
+    def hear_from_kubernetes(self, place: Place, capacity: int) -> None:
+        self.tick()
+        self.nodes[place] = Node(name=place.node, capacity=capacity)
+        self.inventory.set_node(place.cluster, self.nodes[place])
+        self.naive.gpus.setdefault(place, {})
+
+    @rule(place=st.sampled_from(PLACES))
+    def remove_a_node(self, place: Place) -> None:
+        time = self.tick()
+        changes = self.inventory.remove_node(place, time)
+        assert sorted(short(changes), key=repr) == sorted(self.naive.remove(place), key=repr)
+        self.nodes.pop(place, None)
+        self.naive.times.pop(place, None)
+
+    @rule(cluster=st.sampled_from(["east", "west"]))
+    def remove_a_cluster(self, cluster: str) -> None:
+        time = self.tick()
+        changes = self.inventory.remove_cluster(cluster, time)
+        expected = set()
+        for place in [place for place in PLACES if place.cluster == cluster]:
+            expected |= self.naive.remove(place)
+            self.nodes.pop(place, None)
+            self.naive.times.pop(place, None)
+        self.naive.ghosts = {uuid: place for uuid, place in self.naive.ghosts.items() if place.cluster != cluster}
+        assert sorted(short(changes), key=repr) == sorted(expected, key=repr)
+
+    @invariant()
+    def every_node_has_exactly_its_gpus(self) -> None:
+        view = self.view()
+        assert view.keys() == self.naive.gpus.keys()
+        for place, gpus in self.naive.gpus.items():
+            entry = self.inventory.node(place)
+            assert entry is not None
+            assert {gpu.uuid: gpu for gpu in entry.gpus} == gpus
+            assert len(entry.gpus) == len(gpus) == len(entry.since)
+            assert entry.found == (len(gpus) if place in self.naive.times else None)
+            assert (entry.time, entry.node) == (self.naive.times.get(place), self.nodes[place])
+
+    @invariant()
+    def every_index_finds_exactly_what_is_there(self) -> None:
+        everything = [(place, gpu) for place, gpus in self.naive.gpus.items() for gpu in gpus.values()]
+        for key, values in [
+            ("uuid", [f"GPU-{index}" for index in range(len(FLEET))]),
+            ("serial", ["p", "q", "g"]),
+            ("chassis", ["x", "y"]),
+        ]:
+            for value in values:
+                found = [(placement.place, placement.gpu) for placement in self.inventory.find(**{key: value})]
+                expected = [(place, gpu) for place, gpu in everything if getattr(gpu, key) == value]
+                assert sorted(found, key=repr) == sorted(expected, key=repr)
+
+    @invariant()
+    def conflicts_are_counted_in_each_cluster(self) -> None:
+        for cluster in ("east", "west", "north"):
+            assert self.inventory.conflicts(cluster) == self.naive.conflicts(cluster)
+
+    @invariant()
+    def exactly_the_nodes_that_differ_are_told_of(self) -> None:
+        before, after = self.published, self.view()
+        assert set(self.told) == {
+            place for place in before.keys() | after.keys() if before.get(place) != after.get(place)
+        }
+
+
+InventoryMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestAgainstTheNaiveModel = InventoryMachine.TestCase

@@ -1,0 +1,528 @@
+"""Every way in which a kubeconfig authenticates and connects, against a real server, over time."""
+
+import base64
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import pytest
+import yaml
+from aiohttp import web
+from cryptography.hazmat.primitives import serialization
+
+from collector import config
+from collector.kube import errors
+from collector.kube import kubeconfig as kubeconfig_module
+from collector.kube.client import ApiClient
+
+pytestmark = pytest.mark.anyio
+
+PODS = "/api/v1/pods"
+
+
+@pytest.fixture
+def cluster(server, authority):
+    return {"server": server.url, "certificate-authority-data": authority.data}
+
+
+class TestToken:
+    async def test_a_token_file_wins_over_a_token_and_is_read_again(self, kubeconfig, cluster, server, tmp_path, clock):
+        (tmp_path / "token").write_text("s3cr3t-1\n")
+        kubeconfig.write(cluster, {"token": "s3cr3t-0", "tokenFile": "token"})
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            (tmp_path / "token").write_text("s3cr3t-2\n")
+            await session.get(PODS)
+            clock.advance(60)
+            await session.get(PODS)
+            (tmp_path / "token").write_text("s3cr3t-3\n")
+            server.only("s3cr3t-3")
+            await session.get(PODS)
+        assert server.tokens == [f"Bearer s3cr3t-{number}" for number in (1, 1, 2, 2, 3)]
+
+    async def test_a_token_that_is_replaced_in_the_kubeconfig_is_taken_up_when_the_old_one_is_refused(
+        self, kubeconfig, cluster, server
+    ):
+        kubeconfig.write(cluster, {"token": "s3cr3t-1"})
+        async with kubeconfig.session() as session:
+            await session.get(PODS)
+            kubeconfig.write(cluster, {"token": "s3cr3t-22"})
+            server.only("s3cr3t-22")
+            await session.get(PODS)
+        assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-22"]
+
+    async def test_a_token_that_is_replaced_in_the_kubeconfig_is_taken_up_within_a_minute(
+        self, kubeconfig, cluster, server, clock
+    ):
+        kubeconfig.write(cluster, {"token": "s3cr3t-1"})
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            kubeconfig.write(cluster, {"token": "s3cr3t-22"})
+            clock.advance(60)
+            await session.get(PODS)
+        assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-22"]
+
+    async def test_a_kubeconfig_that_is_damaged_later_changes_nothing(self, kubeconfig, cluster, server, clock, caplog):
+        kubeconfig.write(cluster, {"token": "s3cr3t-1"})
+        async with kubeconfig.session(clock=clock) as session:
+            kubeconfig.path.write_text("users: [s3cr3t")
+            for _ in range(3):
+                clock.advance(60)
+                await session.get(PODS)
+        assert server.tokens == ["Bearer s3cr3t-1"] * 3
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert warnings == [f"the changed files are not used: {kubeconfig.path}: not valid YAML (line 2)"]
+
+    async def test_a_stream_and_a_websocket_are_cured_of_a_401_as_well(self, kubeconfig, cluster, server):
+        kubeconfig.write(cluster, {"token": "s3cr3t-1"})
+        async with kubeconfig.session() as session:
+            kubeconfig.write(cluster, {"token": "s3cr3t-22"})
+            server.only("s3cr3t-22")
+            async with session.stream(PODS) as chunks:
+                assert [chunk async for chunk in chunks]
+        assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-22"]
+
+    async def test_many_refused_at_once_are_all_cured(self, kubeconfig, cluster, plugin, server, clock):
+        plugin.answer(token="s3cr3t-1")
+        kubeconfig.write(cluster, plugin.user())
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            plugin.answer(token="s3cr3t-2")
+            server.only("s3cr3t-2")
+            clock.advance(10)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(20):
+                    tasks.start_soon(session.get, PODS)
+        assert len(plugin.runs) == 2
+
+
+async def test_basic_authentication(kubeconfig, cluster, server):
+    kubeconfig.write(cluster, {"username": "me", "password": "s3cr3t"})
+    async with kubeconfig.session() as session:
+        await session.get(PODS)
+    assert server.tokens == ["Basic bWU6czNjcjN0"]
+
+
+async def test_impersonation(kubeconfig, cluster, server):
+    kubeconfig.write(cluster, {"token": "s3cr3t", "as": "jane", "as-groups": ["a", "b"], "as-user-extra": {"k": ["v"]}})
+    async with kubeconfig.session() as session:
+        await session.get(PODS)
+    (seen,) = server.seen
+    assert (seen.headers["Impersonate-User"], seen.groups) == ("jane", ["a", "b"])
+    assert seen.headers["Impersonate-Extra-k"] == "v"
+
+
+class TestClientCertificate:
+    async def test_from_files_beside_the_kubeconfig(self, kubeconfig, cluster, server, authority, tmp_path):
+        pair = authority.issue("jane")
+        (tmp_path / "jane.crt").symlink_to(pair.chain)
+        (tmp_path / "jane.key").symlink_to(pair.key)
+        kubeconfig.write(cluster, {"client-certificate": "jane.crt", "client-key": "jane.key"})
+        async with kubeconfig.session() as session:
+            await session.get(PODS)
+        assert server.seen[0].subject == "jane"
+
+    async def test_from_data_without_leaving_a_key_anywhere(
+        self, kubeconfig, cluster, server, authority, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        folders = [tmp_path, Path("/dev/shm")]
+        before = {path for folder in folders for path in folder.iterdir()}
+        kubeconfig.write(cluster, certificate_data(authority.issue("jane")))
+        async with kubeconfig.session() as session:
+            await session.get(PODS)
+            assert {path for folder in folders for path in folder.iterdir()} - before == {kubeconfig.path}
+        assert server.seen[0].subject == "jane"
+
+    async def test_replaced_files_are_taken_up_while_a_stream_goes_on(
+        self, kubeconfig, cluster, server, authority, tmp_path, clock
+    ):
+        go_on = anyio.Event()
+
+        async def watch(request):
+            answer = web.StreamResponse()
+            await answer.prepare(request)
+            await answer.write(b"one")
+            await go_on.wait()
+            await answer.write(b"two")
+            return answer
+
+        server.paths["/watch"] = watch
+        first, second = authority.issue("first"), authority.issue("second")
+        (tmp_path / "c").write_bytes(first.chain.read_bytes())
+        (tmp_path / "k").write_bytes(first.key.read_bytes())
+        kubeconfig.write(cluster, {"client-certificate": "c", "client-key": "k"})
+        async with kubeconfig.session(clock=clock) as session, session.stream("/watch") as chunks:
+            assert await anext(chunks) == b"one"
+            (tmp_path / "c").write_bytes(second.chain.read_bytes())
+            (tmp_path / "k").write_bytes(second.key.read_bytes())
+            clock.advance(60)
+            await session.get(PODS)
+            go_on.set()
+            assert [chunk async for chunk in chunks] == [b"two"]
+        assert [seen.subject for seen in server.seen] == ["first", "second"]
+
+    async def test_half_replaced_files_change_nothing_until_the_other_half_is_there(
+        self, kubeconfig, cluster, server, authority, tmp_path, clock
+    ):
+        first, second = authority.issue("first"), authority.issue("second")
+        (tmp_path / "c").write_bytes(first.chain.read_bytes())
+        (tmp_path / "k").write_bytes(first.key.read_bytes())
+        kubeconfig.write(cluster, {"client-certificate": "c", "client-key": "k"})
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            (tmp_path / "c").write_bytes(second.chain.read_bytes())
+            clock.advance(60)
+            await session.get(PODS)
+            (tmp_path / "k").write_bytes(second.key.read_bytes())
+            clock.advance(60)
+            await session.get(PODS)
+        assert [seen.subject for seen in server.seen] == ["first", "first", "second"]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda user, other: user.pop("client-key-data"), "expected client-certificate and client-key together"),
+            (lambda user, other: user.update({"client-key-data": "s3cr3t!"}), "client-key-data: expected base64"),
+            (lambda user, other: user.update({"client-key-data": "czNjcjN0"}), "expected PEM, the key not encrypted"),
+            (
+                lambda user, other: user.update({"client-key-data": other["client-key-data"]}),
+                "client-certificate and client-key do not belong together",
+            ),
+            (
+                lambda user, other: user.update({"client-key-data": "", "client-key": "/no/key"}),
+                "client-key /no/key: no such file or directory",
+            ),
+        ],
+    )
+    async def test_what_cannot_be_used_is_a_bad_context(self, kubeconfig, cluster, authority, failure, change, message):
+        user = certificate_data(authority.issue("jane"))
+        change(user, certificate_data(authority.issue("joe")))
+        kubeconfig.write(cluster, user)
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.BadContextError
+        assert str(error).endswith(message)
+        assert str(error).startswith(f'context "prod" in {kubeconfig.path}: ')
+
+    async def test_an_encrypted_key_is_refused_without_asking_for_its_password(
+        self, kubeconfig, cluster, authority, failure
+    ):
+        pair = authority.issue("jane")
+        key = serialization.load_pem_private_key(pair.key.read_bytes(), None)
+        pair.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(b"s3cr3t"),
+            )
+        )
+        kubeconfig.write(cluster, certificate_data(pair))
+        assert str(await failure(_get(kubeconfig.session()))).endswith("expected PEM, the key not encrypted")
+
+
+class TestExecPlugin:
+    async def test_its_token_is_renewed_before_it_expires(self, kubeconfig, cluster, plugin, server, clock):
+        plugin.answer(token="s3cr3t-1", expirationTimestamp=_timestamp(clock() + 900))
+        kubeconfig.write(cluster, plugin.user("v1beta1"))
+        plugin.answer("v1beta1", token="s3cr3t-1", expirationTimestamp=_timestamp(clock() + 900))
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            plugin.answer("v1beta1", token="s3cr3t-2", expirationTimestamp=_timestamp(clock() + 1800))
+            clock.advance(700)
+            await session.get(PODS)
+            clock.advance(50)
+            await session.get(PODS)
+        assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-2"]
+        assert len(plugin.runs) == 2
+
+    async def test_its_token_is_renewed_when_it_is_refused(self, kubeconfig, cluster, plugin, server, clock):
+        plugin.answer(token="s3cr3t-1")
+        kubeconfig.write(cluster, plugin.user())
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            plugin.answer(token="s3cr3t-2")
+            server.only("s3cr3t-2")
+            clock.advance(10)
+            await session.get(PODS)
+        assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-2"]
+
+    async def test_one_that_keeps_giving_what_is_refused_is_unauthorized(
+        self, kubeconfig, cluster, plugin, server, clock, failure
+    ):
+        plugin.answer(token="s3cr3t-1")
+        server.only("s3cr3t-2")
+        kubeconfig.write(cluster, plugin.user())
+        async with kubeconfig.session(clock=clock) as session:
+            for _ in range(10):
+                assert type(await failure(session.get(PODS))) is errors.UnauthorizedError
+        assert len(plugin.runs) == 1, "a token a moment old is not made anew"
+
+    async def test_its_certificate_is_shown_and_followed(self, kubeconfig, cluster, plugin, server, authority, clock):
+        kubeconfig.write(cluster, plugin.user())
+        async with kubeconfig.session(clock=clock) as session:
+            for name in ("first", "second"):
+                pair = authority.issue(name).pem
+                plugin.answer(
+                    clientCertificateData=pair["chain"],
+                    clientKeyData=pair["key"],
+                    expirationTimestamp=_timestamp(clock() + 100),
+                )
+                await session.get(PODS)
+                clock.advance(90)
+        assert [seen.subject for seen in server.seen] == ["first", "second"]
+
+    async def test_a_certificate_that_is_none_is_a_failure_not_a_crash(self, kubeconfig, cluster, plugin, failure):
+        plugin.answer(clientCertificateData="s3cr3t", clientKeyData="s3cr3t")
+        kubeconfig.write(cluster, plugin.user())
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.CredentialPluginFailedError
+
+    async def test_a_missing_one_is_found_as_soon_as_it_is_there(self, kubeconfig, cluster, plugin, clock, failure):
+        plugin.answer(token="s3cr3t")
+        kubeconfig.write(cluster, plugin.user(installHint="Install it."))
+        plugin.path.rename(plugin.folder / "away")
+        async with kubeconfig.session(clock=clock) as session:
+            error = await failure(session.get(PODS))
+            assert type(error) is errors.CredentialPluginMissingError
+            assert str(error).endswith(f'exec plugin "{plugin.path}" is not installed: Install it.')
+            (plugin.folder / "away").rename(plugin.path)
+            clock.advance(5)
+            await session.get(PODS)
+
+    async def test_a_static_token_counts_before_it(self, kubeconfig, cluster, plugin, server):
+        kubeconfig.write(cluster, plugin.user() | {"token": "s3cr3t"})
+        async with kubeconfig.session() as session:
+            await session.get(PODS)
+        assert plugin.runs == []
+
+    async def test_a_kubeconfig_that_changes_elsewhere_costs_no_run(self, kubeconfig, cluster, plugin, clock):
+        plugin.answer(token="s3cr3t")
+        kubeconfig.write(cluster, plugin.user())
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            kubeconfig.write(cluster, plugin.user(), preferences={"colors": True})
+            clock.advance(60)
+            await session.get(PODS)
+        assert len(plugin.runs) == 1
+
+
+class TestAuthProvider:
+    async def test_oidc_renews_its_token(self, kubeconfig, cluster, server, issuer, other_authority, clock):
+        settings = {
+            "idp-issuer-url": issuer.url,
+            "client-id": "kubernetes",
+            "refresh-token": issuer.refresh_token,
+            "id-token": issuer.token(0, clock() + 100),
+            "idp-certificate-authority-data": other_authority.data,
+        }
+        kubeconfig.write(cluster, {"auth-provider": {"name": "oidc", "config": settings}})
+        async with kubeconfig.session(clock=clock) as session:
+            await session.get(PODS)
+            clock.advance(90)
+            await session.get(PODS)
+            server.only(issuer.token(2, clock() + 610))
+            clock.advance(10)
+            await session.get(PODS)
+        assert len(issuer.grants) == 2
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [
+            ("gcp", "; use the exec plugin gke-gcloud-auth-plugin instead"),
+            ("azure", "; use the exec plugin kubelogin instead"),
+            ("other", ""),
+        ],
+    )
+    async def test_the_removed_ones_name_their_successors(self, kubeconfig, cluster, failure, name, hint):
+        kubeconfig.write(cluster, {"auth-provider": {"name": name, "config": {"access-token": "s3cr3t"}}})
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.BadContextError
+        assert str(error).endswith(f'auth-provider "{name}" is not supported{hint}')
+
+
+class TestTls:
+    async def test_a_ca_file(self, kubeconfig, server, authority):
+        kubeconfig.write({"server": server.url, "certificate-authority": str(authority.path)})
+        await _get(kubeconfig.session())
+
+    async def test_another_ca_is_not_trusted(self, kubeconfig, server, other_authority, failure):
+        kubeconfig.write({"server": server.url, "certificate-authority-data": other_authority.data})
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.UntrustedCertificateError
+        assert str(error).startswith(f"{server.url}: certificate verify failed: ")
+
+    async def test_the_system_s_cas_are_not_asked_beside_a_given_one(self, kubeconfig, server, failure):
+        kubeconfig.write({"server": server.url})
+        error = await failure(_get(kubeconfig.session()))
+        assert "certificate verify failed" in str(error)
+
+    async def test_a_replaced_ca_file_is_taken_up(
+        self, kubeconfig, server, authority, other_authority, tmp_path, clock
+    ):
+        (tmp_path / "ca").write_bytes(other_authority.path.read_bytes())
+        kubeconfig.write({"server": server.url, "certificate-authority": "ca"})
+        async with kubeconfig.session(clock=clock) as session:
+            with pytest.raises(errors.UnreachableError):
+                await session.get(PODS)
+            (tmp_path / "ca").write_bytes(authority.path.read_bytes() + b"\n")
+            clock.advance(60)
+            await session.get(PODS)
+
+    async def test_a_server_s_own_certificate_may_be_the_anchor(self, kubeconfig, server, authority):
+        kubeconfig.write({"server": server.url, "certificate-authority": str(authority.path.parent / "server.crt")})
+        await _get(kubeconfig.session())
+
+    async def test_the_wrong_name_is_refused_and_the_right_one_may_be_given(
+        self, kubeconfig, named_server, authority, failure
+    ):
+        cluster = {"server": named_server.url, "certificate-authority-data": authority.data}
+        kubeconfig.write(cluster)
+        error = await failure(_get(kubeconfig.session()))
+        assert "certificate is not valid for '127.0.0.1'" in str(error)
+        kubeconfig.write(cluster | {"tls-server-name": "kubernetes.test"})
+        await _get(kubeconfig.session())
+
+    async def test_verification_can_be_skipped(self, kubeconfig, named_server, authority):
+        kubeconfig.write(
+            {"server": named_server.url, "insecure-skip-tls-verify": True}, certificate_data(authority.issue("jane"))
+        )
+        await _get(kubeconfig.session())
+        assert named_server.seen[0].subject == "jane"
+
+    async def test_a_ca_that_is_none_is_a_bad_context(self, kubeconfig, server, failure):
+        kubeconfig.write({"server": server.url, "certificate-authority-data": "bm8gQ0E="})
+        error = await failure(_get(kubeconfig.session()))
+        assert str(error).endswith("certificate-authority: expected PEM certificates")
+
+    @pytest.mark.parametrize("url", ["https://", "ftp://c", "https://me:s3cr3t@c", "https://c:port"])
+    async def test_a_server_that_is_no_url_is_a_bad_context(self, kubeconfig, failure, url):
+        kubeconfig.write({"server": url})
+        assert type(await failure(_get(kubeconfig.session()))) is errors.BadContextError
+
+    async def test_a_server_without_a_scheme_is_asked_as_kubectl_would(
+        self, kubeconfig, plain_server, server, authority
+    ):
+        kubeconfig.write({"server": plain_server.url.removeprefix("http://")})
+        await _get(kubeconfig.session())
+        kubeconfig.write({"server": server.url.removeprefix("https://"), "certificate-authority-data": authority.data})
+        await _get(kubeconfig.session())
+        assert len(plain_server.seen) == len(server.seen) == 1
+
+
+class TestProxy:
+    async def test_requests_and_websockets_go_through_it(self, kubeconfig, cluster, server, proxy, failure):
+        proxy.password = "s3cr3t/@"
+        url = proxy.url.replace("http://", "http://user:s3cr3t%2F%40@")
+        kubeconfig.write(cluster | {"proxy-url": url}, {"token": "s3cr3t"})
+        async with kubeconfig.session() as session:
+            await session.get(PODS)
+            error = await failure(session.websocket("/exec").__aenter__())
+        assert "did not upgrade" in str(error)
+        assert set(proxy.targets) == {f"127.0.0.1:{server.port}"}
+        assert "Proxy-Authorization" not in server.seen[0].headers
+
+    async def test_a_name_for_tls_is_kept_through_it(self, kubeconfig, named_server, authority, proxy):
+        kubeconfig.write(
+            {
+                "server": named_server.url,
+                "certificate-authority-data": authority.data,
+                "tls-server-name": "kubernetes.test",
+                "proxy-url": proxy.url,
+            }
+        )
+        await _get(kubeconfig.session())
+        assert len(proxy.targets) == 1
+
+    async def test_it_may_speak_tls_itself(self, kubeconfig, cluster, tls_proxy):
+        kubeconfig.write(cluster | {"proxy-url": tls_proxy.url})
+        await _get(kubeconfig.session())
+        assert len(tls_proxy.targets) == 1
+
+    async def test_a_refusal_says_that_it_was_the_proxy(self, kubeconfig, cluster, server, proxy, failure):
+        proxy.password = "s3cr3t"
+        kubeconfig.write(cluster | {"proxy-url": proxy.url.replace("http://", "http://user:wrong-s3cr3t@")})
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.UnreachableError
+        assert str(error) == f"{server.url}: the proxy answered HTTP status 407"
+
+    async def test_an_absent_one_says_that_it_was_the_proxy(self, kubeconfig, cluster, server, failure):
+        kubeconfig.write(cluster | {"proxy-url": "http://user:s3cr3t@127.0.0.1:1"})
+        error = await failure(_get(kubeconfig.session()))
+        assert str(error) == f"{server.url}: proxy 127.0.0.1:1: connection refused"
+
+    async def test_a_socks_proxy_is_a_bad_context(self, kubeconfig, cluster, failure):
+        kubeconfig.write(cluster | {"proxy-url": "socks5://user:s3cr3t@127.0.0.1:1"})
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.BadContextError
+        assert "socks5 proxies are not supported" in str(error)
+
+    async def test_the_environment_s_proxy_is_used(self, kubeconfig, proxy, failure, monkeypatch):
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "example.com")
+        kubeconfig.write({"server": "https://api.gpuid.invalid:6443"})
+        error = await failure(_get(kubeconfig.session()))
+        assert str(error) == "https://api.gpuid.invalid:6443: the proxy answered HTTP status 502"
+        assert proxy.targets == ["api.gpuid.invalid:6443"]
+
+
+class TestInCluster:
+    async def test_the_service_account_s_token_and_ca_are_used_and_followed(
+        self, server, authority, tmp_path, clock, monkeypatch
+    ):
+        monkeypatch.setattr(kubeconfig_module, "SERVICE_ACCOUNT", tmp_path)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+        (tmp_path / "ca.crt").write_bytes(authority.path.read_bytes())
+        (tmp_path / "token").write_text("s3cr3t-1")
+        async with ApiClient(config.ClusterSettings(name="here", in_cluster=True), clock=clock) as session:
+            assert session.host == server.url
+            await session.get(PODS)
+            (tmp_path / "token").write_text("s3cr3t-2")
+            clock.advance(60)
+            await session.get(PODS)
+        assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-2"]
+
+    async def test_outside_of_a_pod_it_is_a_bad_context(self, failure, monkeypatch):
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        error = await failure(_get(ApiClient(config.ClusterSettings(name="here", in_cluster=True))))
+        assert type(error) is errors.BadContextError
+
+
+async def test_several_kubeconfigs_make_one(server, authority, tmp_path):
+    def write(path, document):
+        path.parent.mkdir()
+        path.write_text(yaml.safe_dump(document))
+        return str(path)
+
+    pair = authority.issue("jane")
+    entry = {"server": server.url, "certificate-authority-data": authority.data}
+    first = write(
+        tmp_path / "a/config",
+        {
+            "clusters": [{"name": "c", "cluster": entry}],
+            "contexts": [{"name": "prod", "context": {"cluster": "c", "user": "jane"}}],
+        },
+    )
+    user = {"client-certificate": "jane.crt", "client-key": "jane.key"}
+    second = write(tmp_path / "b/config", {"users": [{"name": "jane", "user": user}]})
+    (tmp_path / "b/jane.crt").write_bytes(pair.chain.read_bytes())
+    (tmp_path / "b/jane.key").write_bytes(pair.key.read_bytes())
+    await _get(ApiClient(config.ClusterSettings(context="prod", kubeconfig=os.pathsep.join((first, second)))))
+    assert server.seen[0].subject == "jane"
+
+
+def certificate_data(pair):
+    return {
+        "client-certificate-data": base64.b64encode(pair.chain.read_bytes()).decode(),
+        "client-key-data": base64.b64encode(pair.key.read_bytes()).decode(),
+    }
+
+
+async def _get(session):
+    async with session:
+        return await session.get(PODS)
+
+
+def _timestamp(seconds):
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,265 @@
+"""Tokens, passwords and certificates over time."""
+
+import anyio
+import pytest
+
+from collector.kube import credentials
+from collector.kube.connection import User
+from collector.kube.credentials import Credential, FileCredentials, RefreshingCredentials, basic, bearer
+from collector.kube.errors import BadContextError, CredentialPluginFailedError
+
+pytestmark = pytest.mark.anyio
+
+
+class Mint:
+    """Makes numbered credentials that live for `lifetime` seconds; with `broken` it fails instead."""
+
+    def __init__(self, clock, lifetime=None):
+        self.clock = clock
+        self.lifetime = lifetime
+        self.made = 0
+        self.tried = 0
+        self.broken = False
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    async def __call__(self):
+        self.tried += 1
+        await self.gate.wait()
+        if self.broken:
+            raise CredentialPluginFailedError(f"broken {self.tried}")
+        self.made += 1
+        expires = None if self.lifetime is None else self.clock() + self.lifetime
+        return Credential(authorization=f"token {self.made}", expires=expires)
+
+
+class TestRenewed:
+    async def test_one_is_made_and_kept_while_it_is_good(self, clock):
+        mint = Mint(clock, lifetime=3600)
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        first = await source.get()
+        clock.advance(3600 - 301)
+        assert await source.get() is first
+        assert mint.tried == 1
+
+    @pytest.mark.parametrize(("lifetime", "margin"), [(3600, 300), (600, 120), (60, 12)])
+    async def test_it_is_made_anew_some_time_before_its_end_less_for_short_lives(self, clock, lifetime, margin):
+        source = RefreshingCredentials(Mint(clock, lifetime), where="x", clock=clock)
+        await source.get()
+        clock.advance(lifetime - margin - 1)
+        assert (await source.get()).authorization == "token 1"
+        clock.advance(1)
+        assert (await source.get()).authorization == "token 2"
+
+    async def test_without_an_end_it_is_kept_until_it_is_refused(self, clock):
+        source = RefreshingCredentials(Mint(clock), where="x", clock=clock)
+        first = await source.get()
+        clock.advance(1e8)
+        assert await source.get() is first
+        source.refused(first)
+        assert (await source.get()).authorization == "token 2"
+
+    async def test_a_refusal_of_an_older_one_is_old_news(self, clock):
+        mint = Mint(clock)
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        first = await source.get()
+        clock.advance(10)
+        source.refused(first)
+        await source.get()
+        clock.advance(10)
+        source.refused(first)
+        assert (await source.get()).authorization == "token 2"
+        assert mint.tried == 2
+
+    async def test_one_that_is_refused_as_soon_as_it_is_made_is_not_made_again_at_once(self, clock):
+        mint = Mint(clock)
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        source.refused(await source.get())
+        clock.advance(4)
+        assert (await source.get()).authorization == "token 1"
+        clock.advance(1)
+        assert (await source.get()).authorization == "token 2"
+
+    async def test_many_who_need_it_at_once_share_one_run(self, clock):
+        mint = Mint(clock)
+        mint.gate = anyio.Event()
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        got = []
+
+        async def ask():
+            got.append(await source.get())
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            mint.gate.set()
+        assert len(got) == 50
+        assert mint.tried == 1
+
+    async def test_many_who_need_it_at_once_share_its_failure(self, clock):
+        mint = Mint(clock)
+        mint.broken, mint.gate = True, anyio.Event()
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        failures = []
+
+        async def ask():
+            try:
+                await source.get()
+            except CredentialPluginFailedError as error:
+                failures.append(str(error))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            mint.gate.set()
+        assert failures == ["broken 1"] * 50
+
+    async def test_if_who_runs_it_is_cancelled_the_next_one_runs_it(self, clock):
+        mint = Mint(clock)
+        mint.gate = anyio.Event()
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        got = []
+
+        async def ask():
+            got.append(await source.get())
+
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as impatient:
+
+                async def cancel():
+                    await anyio.wait_all_tasks_blocked()
+                    tasks.start_soon(ask)
+                    impatient.cancel()
+                    mint.gate.set()
+
+                tasks.start_soon(cancel)
+                await source.get()
+        assert [one.authorization for one in got] == ["token 1"]
+        assert mint.tried == 2
+
+    async def test_while_it_cannot_be_made_anew_the_old_one_is_used_to_its_end(self, clock, caplog):
+        mint = Mint(clock, lifetime=600)
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        first = await source.get()
+        mint.broken = True
+        clock.advance(500)
+        assert await source.get() is first
+        assert caplog.messages[-1:] == ["x: the old credentials stay in use until they expire: broken 2"]
+        clock.advance(100)
+        with pytest.raises(CredentialPluginFailedError, match="broken 3"):
+            await source.get()
+        mint.broken = False
+        clock.advance(5)
+        assert (await source.get()).authorization == "token 2"
+
+    async def test_one_that_was_refused_is_not_used_when_it_cannot_be_made_anew(self, clock):
+        mint = Mint(clock)
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        first = await source.get()
+        clock.advance(10)
+        mint.broken = True
+        source.refused(first)
+        with pytest.raises(CredentialPluginFailedError, match="broken 2"):
+            await source.get()
+
+    async def test_one_that_has_expired_when_it_is_made_is_used_and_made_anew_in_seconds_not_at_once(self, clock):
+        mint = Mint(clock, lifetime=-100)
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        assert (await source.get()).authorization == "token 1"
+        assert (await source.get()).authorization == "token 1"
+        clock.advance(25)
+        assert (await source.get()).authorization == "token 2"
+
+
+class TestTokenFile:
+    async def test_it_is_read_again_after_a_minute(self, tmp_path, clock):
+        path = tmp_path / "token"
+        path.write_text("s3cr3t-1\n")
+        source = FileCredentials(path, where="x", clock=clock)
+        assert (await source.get()).authorization == "Bearer s3cr3t-1"
+        path.write_text("s3cr3t-2\n")
+        clock.advance(59)
+        assert (await source.get()).authorization == "Bearer s3cr3t-1"
+        clock.advance(1)
+        assert (await source.get()).authorization == "Bearer s3cr3t-2"
+
+    async def test_it_is_read_again_when_its_token_is_refused(self, tmp_path, clock):
+        path = tmp_path / "token"
+        path.write_text("s3cr3t-1")
+        source = FileCredentials(path, where="x", clock=clock)
+        first = await source.get()
+        source.refused(first)
+        assert await source.get() is first
+        path.write_text("s3cr3t-2")
+        source.refused(first)
+        assert (await source.get()).authorization == "Bearer s3cr3t-2"
+
+    @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text(" \n")])
+    async def test_while_the_file_is_absent_or_empty_the_last_token_is_used(self, tmp_path, clock, damage):
+        path = tmp_path / "token"
+        path.write_text("s3cr3t-1")
+        source = FileCredentials(path, where="x", clock=clock)
+        await source.get()
+        damage(path)
+        clock.advance(60)
+        assert (await source.get()).authorization == "Bearer s3cr3t-1"
+
+    async def test_the_token_beside_it_is_used_until_there_is_a_file(self, tmp_path, clock):
+        path = tmp_path / "token"
+        source = FileCredentials(path, where="x", fallback="s3cr3t-0", clock=clock)
+        assert (await source.get()).authorization == "Bearer s3cr3t-0"
+        path.write_text("s3cr3t-1")
+        clock.advance(60)
+        assert (await source.get()).authorization == "Bearer s3cr3t-1"
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "no such file or directory"),
+            (b"", "empty"),
+            (b"\xff\xfe", "expected text"),
+            (b"s3cr3t s3cr3t", "the token holds characters that no token has"),
+            (b"s3cr3t\r\nX-Injected: 1", "the token holds characters that no token has"),
+        ],
+    )
+    async def test_a_file_without_a_token_is_named(self, tmp_path, clock, failure, content, message):
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_bytes(content)
+        error = await failure(FileCredentials(path, where="x", clock=clock).get())
+        assert type(error) is BadContextError
+        assert str(error) == f"x: token file {path}: {message}"
+
+
+def test_a_password_may_hold_any_character():
+    assert basic("me", "pä:ss").authorization == "Basic bWU6cMOkOnNz"
+
+
+def test_nothing_of_a_credential_shows_in_its_repr():
+    assert "s3cr3t" not in repr(bearer("s3cr3t", "x"))
+
+
+def test_impersonation_is_told_in_headers():
+    user = User(
+        as_user="jane",
+        as_uid="1",
+        as_groups=("dev", "ops"),
+        as_user_extra={"example.com/Scopes": ("view", "edit"), "none": None},
+    )
+    assert credentials.impersonation(user, "x") == [
+        ("Impersonate-User", "jane"),
+        ("Impersonate-Uid", "1"),
+        ("Impersonate-Group", "dev"),
+        ("Impersonate-Group", "ops"),
+        ("Impersonate-Extra-example.com%2Fscopes", "view"),
+        ("Impersonate-Extra-example.com%2Fscopes", "edit"),
+    ]
+    assert credentials.impersonation(User(), "x") == []
+
+
+@pytest.mark.parametrize("user", [User(as_groups=("dev",)), User(as_user="jane\r\nX: y")])
+def test_impersonation_that_says_nothing_clear_is_refused(user):
+    with pytest.raises(BadContextError):
+        credentials.impersonation(user, "x")

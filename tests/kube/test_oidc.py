@@ -1,0 +1,194 @@
+"""OpenID Connect logins and their renewal."""
+
+import contextlib
+
+import anyio
+import pytest
+from aiohttp import web
+
+from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, User
+from collector.kube.credentials import RefreshingCredentials
+from collector.kube.errors import BadContextError, CredentialPluginFailedError, UnauthorizedError
+from collector.kube.oidc import Oidc
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def make(issuer, other_authority, clock):
+    """Give what makes an Oidc at the issuer, with other settings where wanted; None takes one away."""
+
+    def made(**settings):
+        config = {
+            "idp-issuer-url": issuer.url,
+            "client-id": "kubernetes",
+            "client-secret": "s3cr3t-client",
+            "refresh-token": issuer.refresh_token,
+            "idp-certificate-authority-data": other_authority.data,
+        } | {key.replace("_", "-"): value for key, value in settings.items()}
+        kept = {key: value for key, value in config.items() if value is not None}
+        provider = AuthProvider(name="oidc", config=kept)
+        return Oidc(ConnectionInfo(where="x", cluster=ClusterEntry(), user=User(auth_provider=provider)), clock=clock)
+
+    return made
+
+
+async def test_a_good_id_token_is_used_without_asking_the_issuer(make, issuer, clock):
+    token = issuer.token(0, clock() + 100)
+    found = await make(id_token=token).run()
+    assert found.authorization == f"Bearer {token}"
+    assert found.expires == clock() + 100
+    assert issuer.grants == []
+
+
+@pytest.mark.parametrize("token", [None, "expired", "no token at all"])
+async def test_without_a_good_one_the_issuer_gives_another(make, issuer, clock, token):
+    token = issuer.token(0, clock() + 5) if token == "expired" else token
+    found = await make(id_token=token).run()
+    assert found.authorization == f"Bearer {issuer.token(1, clock() + 600)}"
+    assert found.expires == clock() + 600
+    assert issuer.grants == [{"grant_type": "refresh_token", "refresh_token": "refresh-s3cr3t-0"}]
+    assert issuer.authorizations == ["Basic a3ViZXJuZXRlczpzM2NyM3QtY2xpZW50"]
+
+
+async def test_rotating_refresh_tokens_are_followed(make, issuer, clock):
+    source = RefreshingCredentials(make().run, where="x", clock=clock)
+    shown = []
+    for _ in range(3):
+        shown.append((await source.get()).authorization)
+        clock.advance(550)
+    assert len(set(shown)) == 3
+    assert [grant["refresh_token"] for grant in issuer.grants] == [f"refresh-s3cr3t-{number}" for number in range(3)]
+
+
+async def test_a_cancelled_login_does_not_wait_for_what_the_issuer_supports(make, issuer):
+    issuer.hangs_at = "/.well-known/openid-configuration"
+    with anyio.fail_after(25):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(make().run)
+            await issuer.waiting.wait()
+            tasks.cancel_scope.cancel()
+    assert issuer.grants == []
+
+
+async def test_a_cancelled_login_keeps_the_refresh_token_that_was_on_its_way(make, issuer):
+    issuer.hangs_at = "/token"
+    login = make()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(login.run)
+        await issuer.waiting.wait()
+        tasks.cancel_scope.cancel()
+        issuer.go.set()
+    issuer.hangs_at = ""
+    await login.run()
+    assert [grant["refresh_token"] for grant in issuer.grants] == ["refresh-s3cr3t-0", "refresh-s3cr3t-1"]
+
+
+async def test_a_login_that_is_cancelled_while_the_issuer_hangs_ends_within_seconds(make, issuer, monkeypatch):
+    monkeypatch.setattr("collector.kube.oidc._GRANT", 0.2)
+    issuer.hangs_at = "/token"
+
+    async def log_in():
+        with contextlib.suppress(CredentialPluginFailedError):
+            await make().run()
+
+    with anyio.fail_after(25):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(log_in)
+            await issuer.waiting.wait()
+            tasks.cancel_scope.cancel()
+
+
+async def test_an_issuer_that_keeps_its_refresh_token_is_fine(make, issuer):
+    issuer.rotate = False
+    login = make()
+    await login.run()
+    await login.run()
+    assert len(issuer.grants) == 2
+
+
+async def test_a_refused_id_token_is_renewed_though_it_has_not_expired(make, issuer, clock):
+    source = RefreshingCredentials(make(id_token=issuer.token(0, clock() + 1e6)).run, where="x", clock=clock)
+    first = await source.get()
+    clock.advance(10)
+    source.refused(first)
+    assert (await source.get()).authorization == f"Bearer {issuer.token(1, clock() + 600)}"
+
+
+async def test_a_public_client_names_itself_in_the_form(make, issuer):
+    await make(client_secret=None).run()
+    assert issuer.grants[0]["client_id"] == "kubernetes"
+    assert issuer.authorizations == [None]
+
+
+async def test_an_issuer_that_wants_the_secret_in_the_form_gets_it_there(make, issuer):
+    issuer.methods = ["client_secret_post"]
+    await make().run()
+    assert (issuer.grants[0]["client_id"], issuer.grants[0]["client_secret"]) == ("kubernetes", "s3cr3t-client")
+    assert issuer.authorizations == [None]
+
+
+async def test_the_ca_may_be_a_file(make, other_authority):
+    await make(idp_certificate_authority_data=None, idp_certificate_authority=str(other_authority.path)).run()
+
+
+async def test_an_issuer_is_not_trusted_without_its_ca(make, issuer, failure):
+    error = await failure(make(idp_certificate_authority_data=None).run())
+    assert type(error) is CredentialPluginFailedError
+    assert "certificate verify failed" in str(error)
+    assert issuer.grants == []
+
+
+async def test_a_login_that_has_ended_says_to_log_in_again(make, issuer, failure):
+    issuer.refresh_token = "another-s3cr3t"
+    error = await failure(make(refresh_token="refresh-s3cr3t-old").run())
+    assert type(error) is UnauthorizedError
+    assert str(error) == "x: oidc: the issuer does not renew the login (invalid_grant); log in again"
+
+
+async def test_an_expired_id_token_without_a_refresh_token_says_to_log_in_again(make, issuer, clock, failure):
+    login = make(refresh_token=None, id_token=issuer.token(0, clock() + 100))
+    assert (await login.run()).expires == clock() + 100
+    clock.advance(100)
+    error = await failure(login.run())
+    assert type(error) is UnauthorizedError
+    assert "the id-token has expired" in str(error)
+
+
+async def test_a_login_without_any_token_is_unauthorized(make, failure):
+    assert type(await failure(make(refresh_token=None).run())) is UnauthorizedError
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (500, "s3cr3t", "HTTP status 500"),
+        (302, "s3cr3t", "HTTP status 302"),
+        (200, "s3cr3t", "the answer is no OpenID Connect"),
+        (200, '{"access_token": "s3cr3t"}', "the issuer renewed the login without an id_token"),
+    ],
+)
+async def test_an_issuer_that_answers_anything_else_failed(make, issuer, failure, status, body, message):
+    issuer.answer = web.Response(status=status, text=body, headers={"Location": "/elsewhere"})
+    error = await failure(make().run())
+    assert type(error) is CredentialPluginFailedError
+    assert message in str(error)
+
+
+async def test_an_issuer_that_is_not_there_failed(make, failure):
+    error = await failure(make(idp_issuer_url="https://127.0.0.1:1").run())
+    assert type(error) is CredentialPluginFailedError
+    assert str(error).startswith("x: oidc: issuer https://127.0.0.1:1: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"client_id": None}, "expected client-id"),
+        ({"idp_issuer_url": None}, "expected idp-issuer-url"),
+        ({"idp_issuer_url": "http://issuer"}, "idp-issuer-url: expected https"),
+    ],
+)
+async def test_settings_that_cannot_work_are_refused(make, settings, message):
+    with pytest.raises(BadContextError, match=message):
+        make(**settings)

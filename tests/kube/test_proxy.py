@@ -1,0 +1,93 @@
+"""Which proxy leads to a server."""
+
+import pytest
+from yarl import URL
+
+from collector.kube.errors import BadContextError
+from collector.kube.proxy import choose
+
+SERVER = URL("https://api.prod.example.com:6443")
+PROXY = "http://proxy:3128"
+
+
+def chosen(server, **environment):
+    found = choose(URL(server), "", environment, "x")
+    return str(found) if found else None
+
+
+def test_the_kubeconfig_s_own_proxy_counts_before_the_environment():
+    found = choose(SERVER, "https://user:pw@corp:8443", {"HTTPS_PROXY": PROXY, "NO_PROXY": "*"}, "x")
+    assert found == URL("https://user:pw@corp:8443")
+
+
+def test_without_any_the_way_is_direct():
+    assert chosen(SERVER) is None
+
+
+def test_upper_case_counts_before_lower_case_and_a_scheme_may_lack():
+    assert chosen(SERVER, HTTPS_PROXY="upper:1", https_proxy="lower:1") == "http://upper:1"
+    assert chosen(SERVER, https_proxy="lower:1") == "http://lower:1"
+
+
+def test_each_scheme_has_its_own_variable():
+    assert chosen("http://api.example.com", HTTPS_PROXY=PROXY) is None
+    assert chosen("http://api.example.com", HTTP_PROXY=PROXY) == PROXY
+
+
+@pytest.mark.parametrize("server", ["https://localhost:6443", "https://127.0.0.1:6443", "https://[::1]:6443"])
+def test_this_machine_is_never_asked_through_a_proxy_of_the_environment(server):
+    assert chosen(server, HTTPS_PROXY=PROXY) is None
+
+
+@pytest.mark.parametrize(
+    ("server", "rule", "direct"),
+    [
+        ("https://a.example.com", "example.com", True),
+        ("https://example.com", "example.com", True),
+        ("https://example.com", ".example.com", False),
+        ("https://a.example.com", ".example.com", True),
+        ("https://a.example.com", "*.example.com", True),
+        ("https://notexample.com", "example.com", False),
+        ("https://A.Example.COM", "other, EXAMPLE.com", True),
+        ("https://a.example.com:6443", "example.com:6443", True),
+        ("https://a.example.com:6443", "example.com:443", False),
+        ("https://a.example.com", "example.com:443", True),
+        ("https://10.0.0.1:6443", "10.0.0.0/8", True),
+        ("https://11.0.0.1:6443", "10.0.0.0/8", False),
+        ("https://api.example.com", "10.0.0.0/8", False),
+        ("https://10.0.0.1:6443", "10.0.0.1", True),
+        ("https://10.0.0.1:6443", "10.0.0.1:6443", True),
+        ("https://10.0.0.1:6443", "10.0.0.1:443", False),
+        ("https://[fd00::1]:6443", "fd00::/8", True),
+        ("https://[fd00::1]:6443", "fd00::1", True),
+        ("https://[fd00::1]:6443", "[fd00::1]:6443", True),
+        ("https://anything", "*", True),
+        ("https://anything", "", False),
+        ("https://anything", " , ", False),
+        ("https://anything", "not/a/network", False),
+    ],
+)
+def test_no_proxy_reads_as_go_reads_it(server, rule, direct):
+    assert (chosen(server, HTTPS_PROXY=PROXY, NO_PROXY=rule) is None) is direct
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (
+            "socks5://me:s3cr3t@proxy:1080",
+            "x: proxy-url: socks5 proxies are not supported; expected http:// or https://",
+        ),
+        ("proxy:3128", "x: proxy-url: expected a URL such as http://proxy:3128"),
+        ("http://me:s3cr3t@proxy:port", "x: proxy-url: not a URL"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_refused_without_its_password(url, message):
+    with pytest.raises(BadContextError) as caught:
+        choose(SERVER, url, {}, "x")
+    assert str(caught.value) == message
+
+
+def test_a_socks_proxy_of_the_environment_is_refused_by_its_variable():
+    with pytest.raises(BadContextError, match="HTTPS_PROXY: socks5h proxies"):
+        chosen(SERVER, https_proxy="socks5h://proxy")

@@ -1,0 +1,290 @@
+"""What is kept of the API's JSON, and how a stream becomes lines."""
+
+import itertools
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.kube.resources import (
+    Container,
+    LineSplitter,
+    MalformedError,
+    NodeObject,
+    PodObject,
+    decode_event,
+    decode_page,
+    decode_pod,
+    decode_status,
+    decode_version,
+    node_decoder,
+)
+from collector.model import Node
+
+
+def raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(json.dumps(value).encode())
+
+
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {
+        "name": "plugin-x7k2p",
+        "namespace": "gpu-operator",
+        "uid": "6c6d",
+        "resourceVersion": "4711",
+        "creationTimestamp": "2026-11-24T10:00:00Z",
+        "labels": {"app": "nvidia-device-plugin-daemonset"},
+        "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}],
+    },
+    "spec": {"nodeName": "node-a", "containers": [{"name": "nvidia-device-plugin"}]},
+    "status": {
+        "phase": "Running",
+        "containerStatuses": [
+            {
+                "name": "nvidia-device-plugin",
+                "ready": True,
+                "restartCount": 2,
+                "containerID": "containerd://ab",
+                "state": {},
+            }
+        ],
+    },
+}
+
+NODE = {
+    "metadata": {
+        "name": "node-a",
+        "uid": "77",
+        "resourceVersion": "9",
+        "labels": {"zone": "a", "pool": "h100", "x": "y"},
+    },
+    "spec": {"providerID": "aws:///us-east-1a/i-0abc"},
+    "status": {
+        "nodeInfo": {"bootID": "b-1", "kernelVersion": "6.8"},
+        "capacity": {"cpu": "96", "memory": "1Ti", "nvidia.com/gpu": "8"},
+        "allocatable": {"cpu": "95", "nvidia.com/gpu": "7"},
+    },
+}
+
+
+def advertising(labels: dict[str, str], capacity: str, allocatable: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "n", "labels": labels},
+        "status": {"capacity": {"nvidia.com/gpu": capacity}, "allocatable": {"nvidia.com/gpu": allocatable}},
+    }
+
+
+class TestAPod:
+    def test_keeps_what_choosing_and_reading_it_needs(self) -> None:
+        assert decode_pod(raw(POD)) == PodObject(
+            key="gpu-operator/plugin-x7k2p",
+            uid="6c6d",
+            version="4711",
+            node="node-a",
+            created="2026-11-24T10:00:00Z",
+            running=True,
+            terminating=False,
+            containers=(Container(name="nvidia-device-plugin", id="containerd://ab", ready=True, restarts=2),),
+        )
+
+    def test_has_namespace_and_name_as_its_key(self) -> None:
+        assert decode_pod(raw(POD)).key == "gpu-operator/plugin-x7k2p"
+
+    def test_is_terminating_once_it_has_a_deletion_timestamp(self) -> None:
+        pod = POD | {"metadata": {"name": "p", "deletionTimestamp": "2026-11-24T10:00:00Z"}}
+        assert decode_pod(raw(pod)).terminating
+
+    @pytest.mark.parametrize(
+        "pod",
+        [
+            {"metadata": {"name": "p", "namespace": "n"}},
+            {
+                "metadata": {"name": "p", "namespace": "n", "creationTimestamp": None},
+                "status": {"containerStatuses": None},
+            },
+            {"metadata": {"name": "p", "namespace": "n"}, "spec": {}, "status": {"phase": "Pending"}},
+        ],
+    )
+    def test_may_lack_everything_but_its_name(self, pod: Any) -> None:
+        assert decode_pod(raw(pod)) == PodObject(key="n/p", uid="", version="")
+
+    @pytest.mark.parametrize("text", [b"", b"{", b'{"metadata": 3}', b"<html>", b'{"metadata": {"name": "\xff"}}'])
+    def test_of_another_form_is_malformed(self, text: bytes) -> None:
+        with pytest.raises(MalformedError):
+            decode_pod(msgspec.Raw(text))
+
+
+class TestANode:
+    def test_keeps_its_facts_and_the_labels_that_are_asked_for(self) -> None:
+        assert node_decoder(["pool", "absent", "zone"])(raw(NODE)) == NodeObject(
+            version="9",
+            facts=Node(
+                name="node-a",
+                uid="77",
+                provider_id="aws:///us-east-1a/i-0abc",
+                boot_id="b-1",
+                capacity=8,
+                allocatable=7,
+                advertised=(8, 7),
+                labels=(("pool", "h100"), ("zone", "a")),
+            ),
+        )
+
+    def test_keeps_no_labels_by_default(self) -> None:
+        assert node_decoder()(raw(NODE)).facts.labels == ()
+
+    @pytest.mark.parametrize(
+        ("amount", "expected"),
+        [
+            ("8", 8),
+            (8, 8),
+            ("0", 0),
+            ("1k", 1000),
+            ("2Ki", 2048),
+            ("eight", None),
+            ("", None),
+            ("-1", None),
+            ("9" * 5000, None),
+            (None, None),
+        ],
+    )
+    def test_counts_gpus_as_quantities_are_written(self, amount: object, expected: int | None) -> None:
+        node = NODE | {"status": {"capacity": {"nvidia.com/gpu": amount}}}
+        facts = node_decoder()(raw(node)).facts
+        assert (facts.capacity, facts.allocatable) == (expected, None)
+
+    @pytest.mark.parametrize(
+        ("labels", "gpus", "expected"),
+        [
+            ({}, ("8", "7"), (8, 7)),
+            ({"nvidia.com/gpu.replicas": "1", "nvidia.com/gpu.sharing-strategy": "none"}, ("8", "7"), (8, 7)),
+            ({"nvidia.com/gpu.replicas": "4", "nvidia.com/gpu.sharing-strategy": "time-slicing"}, ("32", "28"), (8, 7)),
+            ({"nvidia.com/gpu.replicas": "10", "nvidia.com/gpu.sharing-strategy": "mps"}, ("80", "0"), (8, 0)),
+            ({"cloud.google.com/gke-max-shared-clients-per-gpu": "3"}, ("24", "21"), (8, 7)),
+        ],
+    )
+    def test_counts_gpus_and_not_the_shares_of_them_that_pods_ask_for(
+        self, labels: dict[str, str], gpus: tuple[str, str], expected: tuple[int, int]
+    ) -> None:
+        facts = node_decoder()(raw(advertising(labels, *gpus))).facts
+        assert (facts.capacity, facts.allocatable, facts.labels) == (*expected, ())
+
+    def test_counts_the_gpus_behind_shares_that_have_a_name_of_their_own(self) -> None:
+        node = advertising({"nvidia.com/gpu.replicas": "10"}, "0", "0")
+        for amounts in ("capacity", "allocatable"):
+            node["status"][amounts]["nvidia.com/gpu.shared"] = "80"
+        facts = node_decoder()(raw(node)).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 8, (80, 80))
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.slices.gi": "1", "nvidia.com/gpu.replicas": "1"},
+            {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.product": "H100-MIG-INVALID"}
+            | {"nvidia.com/gpu.replicas": "0"},
+            {"nvidia.com/mig.strategy": "mixed", "nvidia.com/mig-1g.10gb.count": "7", "nvidia.com/gpu.replicas": "1"},
+            {"cloud.google.com/gke-gpu-partition-size": "1g.5gb"},
+            {"cloud.google.com/gke-gpu-partition-size": "1g.5gb"}
+            | {"cloud.google.com/gke-max-shared-clients-per-gpu": "2"},
+        ],
+        ids=["single", "single, and misconfigured", "mixed", "GKE", "GKE, and shared"],
+    )
+    def test_has_no_count_of_gpus_where_they_are_cut_into_mig_instances(self, labels: dict[str, str]) -> None:
+        facts = node_decoder()(raw(advertising(labels, "56", "49"))).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (56, 49))
+
+    @pytest.mark.parametrize("strategy", ["single", "mixed"])
+    def test_counts_gpus_where_mig_is_allowed_and_off(self, strategy: str) -> None:
+        labels = {"nvidia.com/mig.strategy": strategy, "nvidia.com/gpu.replicas": "1", "nvidia.com/mig.capable": "true"}
+        facts = node_decoder()(raw(advertising(labels, "8", "7"))).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 7, (8, 7))
+
+    @pytest.mark.parametrize("replicas", ["", "many", "-4", "5", "٤", "9" * 5000])
+    def test_has_no_count_of_gpus_where_labels_and_amounts_do_not_fit(self, replicas: str) -> None:
+        facts = node_decoder()(raw(advertising({"nvidia.com/gpu.replicas": replicas}, "32", "32"))).facts
+        assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (32, 32))
+
+    def test_may_lack_everything_but_its_name(self) -> None:
+        node = node_decoder(["a"])(raw({"metadata": {"name": "n", "labels": None}}))
+        assert node.facts == Node(name="n")
+
+
+class TestAList:
+    def test_is_taken_apart_into_pages(self) -> None:
+        body = b'{"metadata": {"resourceVersion": "5", "continue": "tok"}, "items": [{"a": 1}, {}]}'
+        page = decode_page(body)
+        assert (page.version, page.next, [bytes(item) for item in page.items]) == ("5", "tok", [b'{"a": 1}', b"{}"])
+
+    @pytest.mark.parametrize("items", [b'"items": []', b'"items": null', b'"kind": "PodList"'])
+    def test_may_be_empty_in_any_form(self, items: bytes) -> None:
+        page = decode_page(b'{"metadata": {"resourceVersion": "5"}, ' + items + b"}")
+        assert (page.version, page.next, list(page.items)) == ("5", "", [])
+
+
+class TestAWatchEvent:
+    def test_of_an_object_is_decoded_in_two_steps(self) -> None:
+        event = decode_event(b'{"type":"ADDED","object":' + json.dumps(POD).encode() + b"}")
+        assert (event.type, decode_pod(event.object).uid) == ("ADDED", "6c6d")
+
+    def test_that_is_a_bookmark_has_a_version_only(self) -> None:
+        event = decode_event(
+            b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"12","creationTimestamp":null}}}'
+        )
+        assert decode_version(event.object) == "12"
+
+    def test_that_is_an_error_has_a_status(self) -> None:
+        event = decode_event(
+            b'{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}'
+        )
+        status = decode_status(event.object)
+        assert (status.code, status.reason, status.message) == (410, "Expired", "too old")
+
+    @pytest.mark.parametrize("line", [b"", b"null", b'{"type":"ADDED"}', b'{"type":"ADDED","object":{', b"\xff"])
+    def test_of_another_form_is_malformed(self, line: bytes) -> None:
+        with pytest.raises(MalformedError):
+            decode_event(line)
+
+
+class TestTheLineSplitter:
+    @pytest.mark.parametrize(
+        ("chunks", "lines"),
+        [
+            ([b"a\nb\n"], [b"a", b"b"]),
+            ([b"a", b"b\nc", b"\n"], [b"ab", b"c"]),
+            ([b"a\n", b"\n", b"\n\nb\n"], [b"a", b"b"]),
+            ([b"", b"a", b"", b"\n"], [b"a"]),
+            ([b"incomplete"], []),
+        ],
+    )
+    def test_joins_what_chunks_tear_apart(self, chunks: list[bytes], lines: list[bytes]) -> None:
+        splitter = LineSplitter()
+        assert [line for chunk in chunks for line in splitter.feed(chunk)] == lines
+
+    @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=20))
+    def test_gives_the_same_lines_wherever_the_stream_is_cut(self, stream: bytes, cuts: list[int]) -> None:
+        splitter = LineSplitter()
+        edges = [0, *sorted(cuts), len(stream)]
+        chunks = [stream[start:end] for start, end in itertools.pairwise(edges)]
+        lines = [line for chunk in chunks for line in splitter.feed(chunk)]
+        assert lines == [line for line in stream.split(b"\n")[:-1] if line]
+
+    def test_refuses_a_line_past_its_limit(self) -> None:
+        splitter = LineSplitter(limit=10)
+        assert splitter.feed(b"0123456789") == []
+        with pytest.raises(MalformedError):
+            splitter.feed(b"0")
+
+    def test_counts_each_line_on_its_own(self) -> None:
+        splitter = LineSplitter(limit=10)
+        assert [line for _ in range(50) for line in splitter.feed(b"0123\n567")] == [b"0123"] + [b"5670123"] * 49
+
+    def test_takes_a_huge_line_in_small_chunks_in_linear_time(self) -> None:
+        splitter = LineSplitter()
+        for _ in range(20_000):
+            splitter.feed(b"x" * 1024)
+        assert [len(line) for line in splitter.feed(b"\n")] == [20_000 * 1024]

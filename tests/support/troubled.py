@@ -1,0 +1,196 @@
+"""A fleet in every kind of trouble at once, two collectors that watch it, and a Prometheus that scrapes both."""
+
+import contextlib
+import math
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from tests.support.http import served
+from tests.support.processes import Process, free_ports, until
+from tests.support.prometheus import Prometheus, answers, scraping
+
+CLUSTERS, NODES, GPUS = 5, 3, 4
+
+CONFIG = """
+[defaults]
+kubeconfig = "{kubeconfig}"
+refresh = "10s"
+grace = "1s"
+
+{clusters}
+
+[server]
+listen = "127.0.0.1:{port}"
+
+[store]
+url = "sqlite:///{store}"
+
+[sinks.log]
+type = "stdout"
+batch_age = "1s"
+
+[sinks.gone]
+type = "webhook"
+url = "http://127.0.0.1:{closed}/"
+batch_age = "1s"
+
+[sinks.strict]
+type = "webhook"
+url = "{strict}"
+batch_age = "1s"
+"""
+
+
+class Troubled(NamedTuple):
+    """What has happened, and the Prometheus that saw it."""
+
+    prometheus: Prometheus
+    start: float  # Unix seconds, when all was well
+    now: float  # Unix seconds, when every trouble had been scraped several times
+    serial: str  # of the GPU that moved
+    uuid: str
+    cluster: str  # where it is now
+    node: str
+    gpus: int  # physical GPUs that are published now
+
+    @property
+    def range(self) -> int:
+        """Seconds from the start to now."""
+        return math.ceil(self.now - self.start)
+
+
+@pytest.fixture(scope="session")
+def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
+    """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
+
+    One cluster claims the very GPUs of another one, so that they are in conflict; one is configured twice. One sink is
+    away, one refuses all.
+    """
+    folder = tmp_path_factory.mktemp("troubled")
+    with contextlib.ExitStack() as stack:
+        fleet, twin = _Fleet(folder, CLUSTERS), _Fleet(folder / "twin", 1)
+        for simulated in (fleet, twin):
+            stack.callback(simulated.process.stop, signal.SIGKILL)
+            simulated.start()
+        for number in range(NODES):  # other nodes than those of sim-0, which by its seed has the same GPUs
+            twin.do("sim-0", "delete_node", node=f"gpu-{number:04d}")
+        for number in range(NODES):
+            twin.do("sim-0", "add_node", node=f"gpu-{number:04d}")
+        strict = stack.enter_context(_refuses_everything())
+        closed = stack.enter_context(socket.socket())  # bound and never listening: nobody else gets the port
+        closed.bind(("127.0.0.1", 0))
+        collectors = []
+        for name in ("one", "two"):
+            collector, url = _collector(
+                folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1]
+            )
+            stack.callback(collector.stop, signal.SIGKILL)
+            collectors.append((collector, url))
+        for collector, url in collectors:
+            until(lambda: answers(f"{url}/readyz", collector), True)  # noqa: B023  used at once
+        urls = [url for _, url in collectors]
+        server = stack.enter_context(scraping(prometheus_program, folder, urls))
+        yield _get_into_trouble(fleet, server)
+
+
+def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
+    def well() -> bool:
+        at = time.time() - 5  # a look back over the whole range, in whole seconds, must find it too
+        return len(server.query("gpuid_node_info", at)) == 2 * (CLUSTERS + 1) * NODES and bool(
+            server.query("DCGM_FI_DEV_GPU_TEMP", at)
+        )
+
+    until(well, True, seconds=120)
+    start = time.time() - 2  # so that a scrape before the first trouble is within the range
+    moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
+    fleet.do("sim-1", "lose_gpu", node="gpu-0001")
+    fleet.do("sim-1", "delete_node", node="gpu-0002")
+    fleet.do("sim-2", "fail_exec", node="gpu-0001", how="exit_status")
+    fleet.do("sim-3", "stop")
+    fleet.do("sim-4", "refuse_tokens")
+    fleet.do("sim-4", "stop")  # which ends the watches, so that they ask again
+    fleet.do("sim-4", "start")
+
+    place = f'gpuid_gpu_info{{uuid="{moved}",cluster="sim-2",node="gpu-0000"}}'
+    for query, series in (
+        (f"count_over_time({place}[1m]) >= 20", 2),  # longer than the steps of every dashboard
+        ('gpuid_node_gpus{cluster="sim-1",node="gpu-0001",state="found"} == 3', 2),
+        ('gpuid_cluster_state{cluster="sim-3",state="unreachable"} == 1', 2),
+        ('gpuid_cluster_state{cluster="sim-4",state="unauthorized"} == 1', 2),
+        ('gpuid_export_backlog_records{sink="gone"} > 0', 2),
+        ('gpuid_export_dead_letters{sink="strict"} > 0', 2),
+        ('rate(gpuid_read_failure_total{cluster="sim-2",reason="exit_status"}[15s]) > 0', 2),
+        ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
+        ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
+        ('gpuid_gpu_conflicts{cluster="twin"} == 12', 2),
+        ('gpuid_cluster_state{cluster="again",state="duplicate"}', 2),
+        ('absent(gpuid_gpu_info{cluster="sim-1",node="gpu-0002"})', 1),
+        (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
+    ):
+        until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=120)  # noqa: B023
+    now = time.time()
+    (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
+    gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
+    return Troubled(server, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
+
+
+class _Fleet:
+    """`gpuid simulate` as a process."""
+
+    def __init__(self, folder: Path, clusters: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self.kubeconfig = folder / "kubeconfig"
+        sizes = ("--clusters", str(clusters), "--nodes", str(NODES), "--gpus", str(GPUS), "--for", "20m")
+        self.process = Process(
+            [sys.executable, "-m", "collector", "simulate", *sizes, "--kubeconfig", self.kubeconfig],
+            folder / "simulator.log",
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it can be told what to do."""
+        self.process.start()
+        until(lambda: "Control" in self.process.tail(), True)
+        (self._control,) = re.findall(r"^Control +(\S+)$", self.process.tail(), re.MULTILINE)
+
+    def do(self, cluster: str, action: str, **arguments: str) -> dict[str, list[str]]:
+        """Make something happen."""
+        answer = httpx.post(f"{self._control}/clusters/{cluster}/{action}", json=arguments, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int) -> tuple[Process, str]:
+    folder.mkdir()
+    (port,) = free_ports(1)
+    clusters = "".join(f'[[clusters]]\ncontext = "sim-{number}"\n' for number in range(CLUSTERS))
+    clusters += f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{kubeconfigs[1]}"\n'
+    clusters += '[[clusters]]\nname = "again"\ncontext = "sim-0"\n'
+    (folder / "gpuid.toml").write_text(
+        CONFIG.format(
+            kubeconfig=kubeconfigs[0],
+            clusters=clusters,
+            port=port,
+            store=folder / "gpuid.db",
+            closed=closed,
+            strict=strict,
+        )
+    )
+    process = Process([sys.executable, "-m", "collector", "run", "-c", folder / "gpuid.toml"], folder / "log")
+    process.start()
+    return process, f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _refuses_everything() -> Iterator[str]:
+    """Serve 400, which no further try will change."""
+    with served(lambda _headers, _body: (400, b"")) as address:
+        yield f"http://{address}/"

@@ -1,0 +1,51 @@
+"""Collections stay short while a fleet is known, and nothing is left uncollected for good."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from collector import gc_freeze
+
+pytestmark = pytest.mark.anyio
+
+
+class Cycle:
+    """An object that only the garbage collector can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+async def test_what_has_survived_a_full_collection_is_left_out_of_the_next() -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(gc_freeze.run)
+        await anyio.wait_all_tasks_blocked()
+        kept = Cycle()
+        gc.collect()
+        assert gc.get_freeze_count() > 0
+        assert all(one is not kept for one in gc.get_objects())
+        tasks.cancel_scope.cancel()
+    assert gc.get_freeze_count() == 0
+
+
+async def test_what_becomes_garbage_later_is_freed_all_the_same() -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: gc_freeze.run(every=0.05))
+        await anyio.wait_all_tasks_blocked()
+        kept = Cycle()
+        gone = weakref.ref(kept)
+        gc.collect()
+        del kept
+        with anyio.fail_after(30):
+            while gone() is not None:  # noqa: ASYNC110  nothing announces it
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,50 @@
+"""How times, counts and states are said."""
+
+import pytest
+
+from collector.model import ClusterState, ClusterStatus, ReadFailure
+from collector.views.humanize import ago, counted, failure_words, span, state_words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "just now"),
+        (0, "just now"),
+        (1.4, "just now"),
+        (2, "2 seconds ago"),
+        (89, "89 seconds ago"),
+        (90, "2 minutes ago"),
+        (180, "3 minutes ago"),
+        (5399, "90 minutes ago"),
+        (5400, "2 hours ago"),
+        (129599, "36 hours ago"),
+        (129600, "2 days ago"),
+        (400 * 86400, "400 days ago"),
+    ],
+)
+def test_how_long_ago(seconds: float, words: str) -> None:
+    assert ago(1764000000 - seconds, 1764000000) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 seconds"), (1, "1 second"), (60, "60 seconds"), (7200, "2 hours")]
+)
+def test_how_long(seconds: float, words: str) -> None:
+    assert span(seconds) == words
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 GPUs"), (1, "1 GPU"), (12345, "12,345 GPUs")])
+def test_how_many(count: int, words: str) -> None:
+    assert counted(count, "GPU") == words
+    assert counted(count, "batch") == words.replace("GPUs", "batches").replace("GPU", "batch")
+
+
+def test_every_state_has_words() -> None:
+    for state in ClusterState:
+        assert state_words(ClusterStatus(cluster="a", state=state, since=0.0))
+    assert state_words(None) == "is starting: its first answer has not come yet"
+
+
+def test_every_failure_of_a_reading_has_words() -> None:
+    assert all(failure_words(reason) for reason in ReadFailure)

@@ -1,0 +1,98 @@
+"""What is remembered of the changes that happened last."""
+
+import anyio
+import pytest
+
+from collector.model import Change, Event, Gpu, Place
+from collector.store import HistoricChange
+from collector.views.recent_changes import RecentChanges, as_change
+
+
+def change(event: Event, uuid: str, node: str = "n1", *, time: float = 1.0, previous: str | None = None) -> Change:
+    return Change(
+        event=event,
+        time=time,
+        gpu=Gpu(uuid=uuid),
+        place=Place("a", node),
+        machine="m",
+        source="s/p",
+        previous=None if previous is None else Place("a", previous),
+    )
+
+
+def told(latest: RecentChanges, event: Event | None = None, *, after: int | None = None) -> list[tuple[str, str, int]]:
+    return [(group.event, group.place.node, len(group.gpus)) for group in latest.newest(event, after=after)]
+
+
+def test_what_one_reading_changed_is_one_group_for_each_kind() -> None:
+    latest = RecentChanges()
+    latest.add([change(Event.APPEARED, "1"), change(Event.APPEARED, "2"), change(Event.VANISHED, "3")])
+    latest.add([change(Event.MOVED, "4", previous="n8"), change(Event.MOVED, "5", previous="n9")])
+    assert told(latest) == [("moved", "n1", 1), ("moved", "n1", 1), ("vanished", "n1", 1), ("appeared", "n1", 2)]
+
+
+def test_a_first_inventory_does_not_push_out_the_moves() -> None:
+    latest = RecentChanges()
+    latest.add([change(Event.MOVED, "m", previous="n2")])
+    for number in range(3000):
+        latest.add([change(Event.APPEARED, str(number), f"n{number}")])
+    assert told(latest, Event.MOVED) == [("moved", "n1", 1)]
+    assert len(told(latest, Event.APPEARED)) == 500
+    assert told(latest)[0] == ("appeared", "n2999", 1)
+    assert told(latest)[-1] == ("moved", "n1", 1)
+
+
+def test_ids_grow_and_tell_what_came_later() -> None:
+    latest = RecentChanges()
+    latest.add([change(Event.APPEARED, "1")])
+    (first,) = latest.newest()
+    latest.add([change(Event.VANISHED, "1")])
+    assert told(latest, after=first.id) == [("vanished", "n1", 1)]
+    assert told(latest, after=first.id + 1) == []
+
+
+@pytest.mark.anyio
+async def test_everybody_who_waits_is_woken() -> None:
+    latest = RecentChanges()
+    woken = []
+
+    async def wait(name: str) -> None:
+        await latest.wait()
+        woken.append(name)
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, "a")
+            tasks.start_soon(wait, "b")
+            await anyio.wait_all_tasks_blocked()
+            latest.add([])
+            await anyio.wait_all_tasks_blocked()
+            assert woken == []
+            latest.add([change(Event.APPEARED, "1")])
+    assert sorted(woken) == ["a", "b"]
+
+
+def test_a_change_of_the_history_is_what_it_was() -> None:
+    recorded = HistoricChange(
+        id=7,
+        time=2.0,
+        event="moved",
+        uuid="GPU-1",
+        serial="100",
+        model="NVIDIA H100",
+        chassis=None,
+        cluster="a",
+        node="n2",
+        machine="i-2",
+        source="s/p",
+        previous=Place("a", "n1"),
+    )
+    assert as_change(recorded) == Change(
+        event=Event.MOVED,
+        time=2.0,
+        gpu=Gpu(uuid="GPU-1", serial="100", model="NVIDIA H100"),
+        place=Place("a", "n2"),
+        machine="i-2",
+        source="s/p",
+        previous=Place("a", "n1"),
+    )
