@@ -15,7 +15,7 @@ __all__ = [
     "Gpu",
     "GpuidError",
     "Known",
-    "Node",
+    "NodeInfo",
     "Place",
     "Placement",
     "ReadFailure",
@@ -73,7 +73,7 @@ class Place(NamedTuple):
     node: str
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What Kubernetes says of a node that carries a GPU pod."""
 
     name: str
@@ -109,7 +109,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """All GPUs of one node at one instant; the only thing about GPUs that leaves a cluster."""
 
     cluster: str
-    node: Node
+    node: NodeInfo
     source: str  # `namespace/pod` that was read
     fingerprint: Fingerprint
     time: float  # Unix seconds, when the output was complete

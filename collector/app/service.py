@@ -28,7 +28,7 @@ from collector.model import (
     ClusterState,
     ClusterStatus,
     Event,
-    Node,
+    NodeInfo,
     Place,
     ReadFailure,
     Reading,
@@ -161,7 +161,7 @@ class Service:
         self.metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
         self.inventory.read_failed(Place(cluster, node), reason, time.time())
 
-    def on_node(self, cluster: str, node: Node) -> None:
+    def on_node(self, cluster: str, node: NodeInfo) -> None:
         """Keep what Kubernetes says of a node, unless it shows that its cluster is another one once more."""
         if cluster in self._identities.duplicates:
             return

@@ -35,7 +35,7 @@ from collector.kube.errors import (
 from collector.kube.reflector import list_all
 from collector.kube.resources import PodObject
 from collector.kube.typed import TypedClient
-from collector.model import Node, ReadFailure
+from collector.model import NodeInfo, ReadFailure
 from collector.text import one_line
 
 __all__ = ["Finding", "Pods", "Problem", "find_duplicates", "try_cluster"]
@@ -77,7 +77,7 @@ class Finding(msgspec.Struct, kw_only=True):
     problems: list[Problem] = []
 
 
-async def try_cluster(cluster: ClusterSettings, timeout: float, nodes: dict[str, list[Node]]) -> Finding:
+async def try_cluster(cluster: ClusterSettings, timeout: float, nodes: dict[str, list[NodeInfo]]) -> Finding:
     """Learn what one cluster allows; whatever goes wrong there is a problem in the finding.
 
     `nodes` is given the nodes with a GPU pod of each cluster, for find_duplicates().
@@ -97,7 +97,7 @@ async def try_cluster(cluster: ClusterSettings, timeout: float, nodes: dict[str,
 
 
 def find_duplicates(
-    clusters: Sequence[ClusterSettings], findings: Mapping[str, Finding], nodes: dict[str, list[Node]]
+    clusters: Sequence[ClusterSettings], findings: Mapping[str, Finding], nodes: dict[str, list[NodeInfo]]
 ) -> None:
     """Add a problem to each cluster that a collector would not read, because one before it is the same."""
     identities = DuplicateDetector()
@@ -122,7 +122,7 @@ class _Right(msgspec.Struct, frozen=True):
 class _Trial:
     """The steps on one cluster, in the order in which the collector needs them."""
 
-    def __init__(self, cluster: ClusterSettings, nodes: dict[str, list[Node]]) -> None:
+    def __init__(self, cluster: ClusterSettings, nodes: dict[str, list[NodeInfo]]) -> None:
         self.finding = Finding(cluster=cluster.name, context=cluster.context)
         self._nodes = nodes
         self.doing = "loading its context"

@@ -17,7 +17,7 @@ from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, config_option
 from collector.cli.table import print_table, result_style
 from collector.config import ClusterSettings, ConfigError, Duration
-from collector.model import Node
+from collector.model import NodeInfo
 from collector.text import one_line
 
 __all__ = ["check"]
@@ -66,7 +66,7 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
 
 async def _try_all(clusters: Sequence[ClusterSettings], timeout: float) -> list[Finding]:
     findings: dict[str, Finding] = {}
-    nodes: dict[str, list[Node]] = {}
+    nodes: dict[str, list[NodeInfo]] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def one(cluster: ClusterSettings) -> None:

@@ -24,18 +24,18 @@ def of_server(server: ServerSettings) -> Endpoint:
 
     The certificate to expect is known exactly, so it is trusted by itself, whatever host name it is for.
     """
-    url = f"{'http' if server.tls_cert is None else 'https'}://{_reachable(server.listen)}"
-    if server.tls_cert is None:
+    url = f"{'http' if server.cert_file is None else 'https'}://{_reachable(server.listen)}"
+    if server.cert_file is None:
         return Endpoint(url, None, server.bearer_token_file)
     try:
-        chain = server.tls_cert.read_text(encoding="ascii")
+        chain = server.cert_file.read_text(encoding="ascii")
         context = ssl.create_default_context(cadata=_FIRST.findall(chain)[0])
     except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"server.tls_cert: {server.tls_cert}: {_unusable(error)}") from error
+        raise ConfigError(f"server.cert_file: {server.cert_file}: {_unusable(error)}") from error
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if server.client_ca is not None and server.tls_key is not None:
-        _show(context, server.tls_cert, server.tls_key, "server.tls_key")
+    if server.client_ca_file is not None and server.key_file is not None:
+        _show(context, server.cert_file, server.key_file, "server.key_file")
     return Endpoint(url, context, server.bearer_token_file)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from collector.model import Node, Place
+from collector.model import NodeInfo, Place
 
 __all__ = ["Duplicate", "DuplicateDetector"]
 
@@ -44,12 +44,12 @@ class DuplicateDetector:
                 self.forget(name)
         return self._end(one for one in self.duplicates.values() if not self._before(one.node.cluster, one.cluster))
 
-    def recall(self, cluster: str, node: Node) -> None:
+    def recall(self, cluster: str, node: NodeInfo) -> None:
         """Note that a cluster had a node when it was last read."""
         if node.uid:
             self._owners.setdefault(node.uid, Place(cluster, node.name))
 
-    def claim(self, cluster: str, node: Node) -> Duplicate | None:
+    def claim(self, cluster: str, node: NodeInfo) -> Duplicate | None:
         """Note that a cluster has a node; returns the duplicate that this reveals, this cluster or the other one.
 
         A cluster that has left the configuration, and is only about to stop, claims nothing.
@@ -70,7 +70,7 @@ class DuplicateDetector:
         self.duplicates[found.cluster] = found
         return found
 
-    def release(self, cluster: str, node: Node) -> Collection[str]:
+    def release(self, cluster: str, node: NodeInfo) -> Collection[str]:
         """Note that a cluster has a node no more; returns the duplicates that are none any more."""
         owner = self._owners.get(node.uid)
         if owner is None or owner.cluster != cluster:

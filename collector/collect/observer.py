@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from collector.model import ClusterStatus, Node, ReadFailure, Reading, WatchRestart
+from collector.model import ClusterStatus, NodeInfo, ReadFailure, Reading, WatchRestart
 
 __all__ = ["Observer"]
 
@@ -16,7 +16,7 @@ class Observer(Protocol):
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         """Count a reading that failed; the one before it still stands."""
 
-    def on_node(self, cluster: str, node: Node) -> None:
+    def on_node(self, cluster: str, node: NodeInfo) -> None:
         """Take the facts of a node that has a GPU pod: when it is first seen, and whenever they change."""
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:

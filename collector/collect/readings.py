@@ -20,7 +20,7 @@ from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
 from collector.kube.exec import ExecError
 from collector.kube.resources import NodeObject, PodObject
-from collector.model import Fingerprint, Known, Node, ReadFailure, Reading
+from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Reading
 from collector.text import one_line
 
 __all__ = ["Readings", "RetryPolicy"]
@@ -64,7 +64,7 @@ class Readings:
         self._known = known
         self._pace = pace
         self._rng = rng
-        self._facts: dict[str, Node] = {}  # every node that exists
+        self._facts: dict[str, NodeInfo] = {}  # every node that exists
         self._states: dict[str, _State] = {}  # every node that has a GPU pod, or is kept
         self._agenda = DelayQueue()
         self._started = False
@@ -162,7 +162,7 @@ class Readings:
         if when is not None and when < self._asleep_until:
             self._wake.set()
 
-    def _due(self, state: "_State", facts: Node, now: float) -> float | None:
+    def _due(self, state: "_State", facts: NodeInfo, now: float) -> float | None:
         if state.reading or (candidate := schedule.choose(state.candidates.values())) is None:
             return None
         current = schedule.fingerprint(candidate, facts)
@@ -317,7 +317,7 @@ class _State:
     name: str
     candidates: dict[tuple[int, str], Candidate] = dataclasses.field(default_factory=dict)
     kept: bool = False  # the observer knows of it
-    told: Node | None = None  # the facts as the observer knows them
+    told: NodeInfo | None = None  # the facts as the observer knows them
     attempt: Attempt | None = None
     reading: bool = False
     bare_since: float | None = None  # since when it has no pod at all

@@ -8,7 +8,7 @@ import msgspec
 from collector.backoff import Backoff
 from collector.config import PodSource
 from collector.kube.resources import Container, PodObject
-from collector.model import Fingerprint, Known, Node
+from collector.model import Fingerprint, Known, NodeInfo
 
 __all__ = [
     "Attempt",
@@ -62,7 +62,7 @@ def find_container(candidate: Candidate) -> Container | None:
     return next((one for one in candidate.pod.containers if one.name == candidate.source.container), None)
 
 
-def fingerprint(candidate: Candidate, node: Node) -> Fingerprint:
+def fingerprint(candidate: Candidate, node: NodeInfo) -> Fingerprint:
     """Sum up what a reading made now depends on."""
     container = find_container(candidate)
     return Fingerprint(

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import os
 import re
 import tomllib
@@ -17,6 +18,12 @@ from collector.config.values import Duration, Listen, quote
 from collector.model import GpuidError
 
 __all__ = ["ConfigError", "load", "parse"]
+
+
+log = logging.getLogger(__name__)
+
+RENAMED_SERVER_KEYS = {"tls_cert": "cert_file", "tls_key": "key_file", "client_ca": "client_ca_file"}
+RENAMED_SINK_KEYS = {"dsn": "url"}
 
 
 class ConfigError(GpuidError):
@@ -40,6 +47,12 @@ def parse(text: str, path: Path) -> Config:
         raise ConfigError(f"{path}: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: arrays or tables nested too deep") from error
+    try:
+        old = _rename_old_keys(document)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if old:
+        log.warning("%s: renamed keys: %s; the old names will be removed in 1.0", path, ", ".join(old))
     for key, name, known in _unknown_keys(document, Config, ""):
         nearest = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(f"{path}: {key}: unknown key" + (f'; did you mean "{nearest[0]}"?' if nearest else ""))
@@ -54,6 +67,23 @@ def parse(text: str, path: Path) -> Config:
         return _resolved(config, base)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _rename_old_keys(document: dict[str, Any]) -> list[str]:
+    """Rename old keys in place and return what was renamed; raises ValueError where both names of a key are given."""
+    sinks = document.get("sinks", {})
+    tables = [("server", document.get("server"), RENAMED_SERVER_KEYS)]
+    if isinstance(sinks, dict):
+        tables += [(f"sinks.{name}", sink, RENAMED_SINK_KEYS) for name, sink in sinks.items()]
+    found = []
+    for at, table, names in tables:
+        for old, new in names.items():
+            if isinstance(table, dict) and old in table:
+                if new in table:
+                    raise ValueError(f"{at}.{old}: is the old name of {new}; remove one of the two")
+                table[new] = table.pop(old)
+                found.append(f"{at}.{old} is now {new}")
+    return found
 
 
 def _settings(document: dict[str, Any], base: Path) -> Config:

@@ -110,18 +110,18 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how HTTP is served."""
 
     listen: Listen = Listen("0.0.0.0:8080")
-    tls_cert: Path | None = None  # PEM chain; turns HTTPS on together with tls_key; read again when it changes
-    tls_key: Path | None = None
-    client_ca: Path | None = None  # PEM; clients must show a certificate that it signed; read again too
+    cert_file: Path | None = None  # PEM chain; turns HTTPS on together with key_file; read again when it changes
+    key_file: Path | None = None
+    client_ca_file: Path | None = None  # PEM; clients must show a certificate that it signed; read again too
     basic_auth: dict[str, str] = {}  # user name -> bcrypt hash
     bearer_token_file: Path | None = None  # its content is the token that clients must send
 
     def __post_init__(self) -> None:
         """Hold the rules between the keys."""
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("expected tls_cert and tls_key together")
-        if self.client_ca is not None and self.tls_cert is None:
-            raise ValueError("client_ca: expected tls_cert and tls_key beside it")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("expected cert_file and key_file together")
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise ValueError("client_ca_file: expected cert_file and key_file beside it")
         for user, digest in self.basic_auth.items():
             if not re.fullmatch(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", digest):
                 raise ValueError(f"basic_auth.{user}: expected a bcrypt hash")

@@ -105,7 +105,7 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
 class PostgresSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="postgres"):
     """Rows in a PostgreSQL table of the Go program's layout."""
 
-    dsn: str  # postgresql://user@host:5432/database, without a password
+    url: str  # postgresql://user@host:5432/database, without a password
     password_file: Path | None = None  # its content is the password, read at each connection
     password_env: str | None = None  # or this environment variable's
     table: str = "serials"  # or schema.table
@@ -121,7 +121,7 @@ class PostgresSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="postg
         """Hold the rules of the keys and between them."""
         super().__post_init__()
         _above_zero(self, ("connect_timeout", "statement_timeout"))
-        _dsn(self.dsn)
+        _postgres_url(self.url)
         _one_of(self, "password_file", "password_env")
         _certificate(self.cert_file, self.key_file)
         if not re.fullmatch(r"([A-Za-z_]\w{0,62}\.)?[A-Za-z_]\w{0,62}", self.table, re.ASCII):
@@ -162,18 +162,18 @@ def _http_url(key: str, url: str) -> None:
         raise ValueError(f"{key}: expected no user or password in the URL")
 
 
-def _dsn(dsn: str) -> None:
+def _postgres_url(url: str) -> None:
     """Check a connection string without ever repeating it, because it may hold a password."""
     try:
-        login, hosts, _, query = take_apart(dsn)
+        login, hosts, _, query = take_apart(url)
     except ValueError:
-        raise ValueError(_DSN_FORM) from None
+        raise ValueError(_POSTGRES_URL_FORM) from None
     if not (login or hosts or "host" in query):
-        raise ValueError(_DSN_FORM)
+        raise ValueError(_POSTGRES_URL_FORM)
     if ":" in login or query.keys() & {"password", "passfile", "sslpassword"}:
-        raise ValueError("dsn: expected no password in it; use password_file or password_env")
+        raise ValueError("url: expected no password in it; use password_file or password_env")
     if settled := sorted(key for key in query if key.startswith("ssl")):
-        raise ValueError(f"dsn: expected no {settled[0]} in it; use sslmode, ca_file, cert_file and key_file")
+        raise ValueError(f"url: expected no {settled[0]} in it; use sslmode, ca_file, cert_file and key_file")
 
 
-_DSN_FORM = "dsn: expected postgresql://user@host:5432/database"
+_POSTGRES_URL_FORM = "url: expected postgresql://user@host:5432/database"

@@ -12,7 +12,7 @@ from collector.model import (
     Failing,
     Gpu,
     Known,
-    Node,
+    NodeInfo,
     Place,
     Placement,
     ReadFailure,
@@ -83,7 +83,7 @@ class Inventory:
         self._on_node(entry.place)
         return changes
 
-    def set_node(self, cluster: str, node: Node) -> None:
+    def set_node(self, cluster: str, node: NodeInfo) -> None:
         """Keep what Kubernetes says of a node, before its first reading or between readings."""
         place = Place(cluster, node.name)
         known = self.node(place)
@@ -234,7 +234,7 @@ class Inventory:
         """Count the cluster's nodes whose last reading failed for this reason."""
         return self._failing[cluster, reason]
 
-    def _entry(self, place: Place, node: Node) -> NodeEntry:
+    def _entry(self, place: Place, node: NodeInfo) -> NodeEntry:
         nodes = self._nodes.setdefault(place.cluster, {})
         if (entry := nodes.get(place.node)) is None:
             entry = nodes[place.node] = NodeEntry(place, node)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from collector.model import Failing, Fingerprint, Gpu, Node, Place
+from collector.model import Failing, Fingerprint, Gpu, NodeInfo, Place
 
 __all__ = ["NONE", "NodeEntry", "NodeSnapshot"]
 
@@ -13,7 +13,7 @@ class NodeSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All that the inventory knows of one node at one instant; from these it is restored."""
 
     place: Place
-    node: Node
+    node: NodeInfo
     time: float | None  # Unix seconds of the last reading, None before the first
     driver_version: str | None
     cuda_version: str | None
@@ -42,7 +42,7 @@ class NodeEntry:
         "time",
     )
 
-    def __init__(self, place: Place, node: Node) -> None:
+    def __init__(self, place: Place, node: NodeInfo) -> None:
         self.place = place
         self.node = node
         self.time: float | None = None  # Unix seconds of the last reading, None before the first

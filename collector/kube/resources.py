@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from collector.model import Node
+from collector.model import NodeInfo
 
 __all__ = [
     "Container",
@@ -67,7 +67,7 @@ class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A node: its version in the API, and what the rest of the program knows of it."""
 
     version: str
-    facts: Node
+    facts: NodeInfo
 
     @property
     def key(self) -> str:
@@ -148,7 +148,7 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
         capacity, allocatable = _amount(node.status.capacity), _amount(node.status.allocatable)
         return NodeObject(
             version=node.metadata.version,
-            facts=Node(
+            facts=NodeInfo(
                 name=sys.intern(node.metadata.name),
                 uid=node.metadata.uid,
                 provider_id=node.spec.provider_id,

@@ -95,7 +95,7 @@ class PostgresSink:
         settings = self._settings
         password = read_secret(self._name, "password", settings.password_file, settings.password_env)
         return await asyncpg.connect(
-            settings.dsn,
+            settings.url,
             password=password,
             ssl=self._tls(),
             timeout=settings.connect_timeout,

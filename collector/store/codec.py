@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, Reading, SinkRecord, UnidentifiedGpu
+from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, Place, Reading, SinkRecord, UnidentifiedGpu
 from collector.timestamps import rfc3339
 
 __all__ = ["decode_node", "decode_records", "encode_node", "encode_records", "readings_records"]
@@ -96,7 +96,7 @@ def readings_records(reading: Reading, changes: Sequence[Change]) -> list[SinkRe
 
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    node: Node
+    node: NodeInfo
     driver_version: str | None = None
     cuda_version: str | None = None
     source: str = ""

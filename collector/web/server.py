@@ -85,7 +85,7 @@ def _url(server: ServerSettings, runner: web.AppRunner) -> str:
         host = "localhost"
     elif ":" in host:
         host = f"[{host}]"
-    return f"{'https' if server.tls_cert else 'http'}://{host}:{port}"
+    return f"{'https' if server.cert_file else 'http'}://{host}:{port}"
 
 
 def _system(error: OSError | UnicodeError) -> str:

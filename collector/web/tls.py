@@ -31,7 +31,7 @@ class ServerTls(ssl.SSLContext):
     @classmethod
     def of(cls, server: ServerSettings) -> Self | None:
         """Load the certificates of a configuration, None if it has none; raises ConfigError."""
-        if server.tls_cert is None:
+        if server.cert_file is None:
             return None
         made = cls(ssl.PROTOCOL_TLS_SERVER)
         made._server = server
@@ -59,7 +59,7 @@ class ServerTls(ssl.SSLContext):
                 log.info("the certificate was loaded again")
 
     def _look(self) -> list[object]:
-        files = (self._server.tls_cert, self._server.tls_key, self._server.client_ca)
+        files = (self._server.cert_file, self._server.key_file, self._server.client_ca_file)
         return [file_stamp(file) for file in files if file is not None]
 
 
@@ -67,14 +67,14 @@ def _load(server: ServerSettings) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         # An encrypted key would otherwise be asked for on the terminal.
-        context.load_cert_chain(str(server.tls_cert), str(server.tls_key), password=lambda: "")
+        context.load_cert_chain(str(server.cert_file), str(server.key_file), password=lambda: "")
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"server.tls_cert: cannot use {server.tls_cert} with its key: {_reason(error)}") from error
-    if server.client_ca is not None:
+        raise ConfigError(f"server.cert_file: cannot use {server.cert_file} with its key: {_reason(error)}") from error
+    if server.client_ca_file is not None:
         try:
-            context.load_verify_locations(server.client_ca)
+            context.load_verify_locations(server.client_ca_file)
         except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"server.client_ca: cannot use {server.client_ca}: {_reason(error)}") from error
+            raise ConfigError(f"server.client_ca_file: cannot use {server.client_ca_file}: {_reason(error)}") from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

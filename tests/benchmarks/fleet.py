@@ -8,7 +8,7 @@ import msgspec
 
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, Node, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.simulator.fleet import MODELS, Fleet
 
 __all__ = ["Published", "gpus_of", "readings"]
@@ -24,7 +24,7 @@ def readings(clusters: int, nodes: int, gpus: int) -> Iterator[Reading]:
             identity = f"{cluster}-{node}"
             yield Reading(
                 cluster=cluster,
-                node=Node(
+                node=NodeInfo(
                     name=shared(node),
                     provider_id=f"aws:///us-east-1a/i-{identity}",
                     boot_id=identity,

@@ -24,7 +24,7 @@ import tomli_w
 
 from collector.collect import nvidia_smi
 from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Fingerprint, Gpu, Node, Place, SinkRecord
+from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, Place, SinkRecord
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet
 from collector.sinks import formats as forms
@@ -97,7 +97,7 @@ def snapshot(place: Place, gpus: Sequence[Gpu], at: float) -> NodeSnapshot:
     """Describe a node as the inventory does after a reading."""
     return NodeSnapshot(
         place=place,
-        node=Node(name=place.node, provider_id=f"aws:///us-east-1a/i-{place.node}", boot_id="b", capacity=GPUS),
+        node=NodeInfo(name=place.node, provider_id=f"aws:///us-east-1a/i-{place.node}", boot_id="b", capacity=GPUS),
         time=at,
         driver_version="570.148.08",
         cuda_version="12.8",

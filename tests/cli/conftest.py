@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, Node, Place, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
 from collector.store import OpenMode, Store, StoreSettings
 from collector.web import CollectorView, serve
 
@@ -84,7 +84,7 @@ def inventory() -> Inventory:
         inventory.apply(
             Reading(
                 cluster=cluster,
-                node=Node(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=8),
+                node=NodeInfo(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=8),
                 source="gpu-operator/p",
                 fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
                 time=1764000000.0,
@@ -152,7 +152,7 @@ def history_config(tmp_path: Path) -> Path:
             for node, ago in (("n1", 3600.0), ("n2", 60.0)):
                 reading = Reading(
                     cluster="prod",
-                    node=Node(name=node),
+                    node=NodeInfo(name=node),
                     source="gpu-operator/p",
                     fingerprint=Fingerprint(pod_uid=node, container_id="c", restarts=0, boot_id="b", capacity=8),
                     time=time.time() - ago,

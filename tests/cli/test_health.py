@@ -33,7 +33,7 @@ def test_https_is_trusted_by_the_configured_certificate_and_needs_no_credentials
 ):
     cert, key = certificate
     (tmp_path / "token").write_text("secret")
-    settings = {"tls_cert": cert, "tls_key": key, "bearer_token_file": tmp_path / "token"}
+    settings = {"cert_file": cert, "key_file": key, "bearer_token_file": tmp_path / "token"}
     with serving(**settings) as url:
         config = tmp_path / "gpuid.toml"
         lines = [f'{name} = "{path}"' for name, path in settings.items()]

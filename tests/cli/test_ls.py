@@ -151,7 +151,7 @@ class TestWhichCollector:
     ):
         (tmp_path / "token").write_text("secret\n")
         cert, key = certificate
-        with serving(tls_cert=cert, tls_key=key, bearer_token_file=tmp_path / "token") as url:
+        with serving(cert_file=cert, key_file=key, bearer_token_file=tmp_path / "token") as url:
             config = tmp_path / "gpuid.toml"
             config.write_text(
                 f'[server]\nlisten = ":{urlsplit(url).port}"\ntls_cert = "{cert}"\ntls_key = "{key}"\n'
@@ -164,11 +164,11 @@ class TestWhichCollector:
         self, serving: Serving, tmp_path: Path, certificate: tuple[Path, Path]
     ):
         cert, key = certificate
-        with serving(tls_cert=cert, tls_key=key, client_ca=cert) as url:
+        with serving(cert_file=cert, key_file=key, client_ca_file=cert) as url:
             config = tmp_path / "gpuid.toml"
             config.write_text(
                 f'[server]\nlisten = ":{urlsplit(url).port}"\ntls_cert = "{cert}"\ntls_key = "{key}"\n'
-                f'client_ca = "{cert}"\n[[clusters]]\ncontext = "x"\n'
+                f'client_ca_file = "{cert}"\n[[clusters]]\ncontext = "x"\n'
             )
             assert len(uuids(ls("-c", config, "-o", "json"))) == 5
             assert len(uuids(ls("--url", url, "--ca", cert, "--cert", cert, "--key", key, "-o", "json"))) == 5

@@ -45,7 +45,7 @@ def test_a_taken_port(refusal: Callable[[str], str], taken: str):
 
 def test_a_certificate_that_is_not_there(refusal: Callable[[str], str], tmp_path: Path):
     assert refusal('[server]\nlisten = "127.0.0.1:0"\ntls_cert = "no.crt"\ntls_key = "no.key"\n') == (
-        f"FILE: server.tls_cert: cannot use {tmp_path}/no.crt with its key: No such file or directory"
+        f"FILE: server.cert_file: cannot use {tmp_path}/no.crt with its key: No such file or directory"
     )
 
 

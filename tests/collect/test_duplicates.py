@@ -3,9 +3,9 @@
 import pytest
 
 from collector.collect.duplicates import Duplicate, DuplicateDetector
-from collector.model import Node, Place
+from collector.model import NodeInfo, Place
 
-A, B = Node(name="a", uid="1"), Node(name="b", uid="2")
+A, B = NodeInfo(name="a", uid="1"), NodeInfo(name="b", uid="2")
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def test_clusters_without_a_common_node_are_different(identities: DuplicateDetec
 
 def test_nodes_of_one_name_are_different_while_their_uids_are(identities: DuplicateDetector) -> None:
     assert identities.claim("admin", A) is None
-    assert identities.claim("dev", Node(name="a", uid="3")) is None
+    assert identities.claim("dev", NodeInfo(name="a", uid="3")) is None
 
 
 def test_nodes_without_a_uid_prove_nothing(identities: DuplicateDetector) -> None:
-    assert identities.claim("admin", Node(name="a")) is None
-    assert identities.claim("dev", Node(name="a")) is None
+    assert identities.claim("admin", NodeInfo(name="a")) is None
+    assert identities.claim("dev", NodeInfo(name="a")) is None
 
 
 def test_a_cluster_may_claim_its_own_nodes_again(identities: DuplicateDetector) -> None:

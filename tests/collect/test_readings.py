@@ -7,7 +7,7 @@ import pytest
 from collector.collect.readings import Readings, RetryPolicy
 from collector.config import ClusterSettings, Duration
 from collector.kube.resources import NodeObject, PodObject
-from collector.model import Node
+from collector.model import NodeInfo
 from tests.collect.test_watcher import Observed
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ class World:
         self.seen = Observed()
         self._cluster = ClusterSettings(context="c", grace=Duration(GRACE))
         self._readings = Readings(self._cluster, self.seen, known={}, pace=RetryPolicy(), rng=random.Random(0))
-        self._readings.set_node(None, NodeObject(version="1", facts=Node(name="n")))
+        self._readings.set_node(None, NodeObject(version="1", facts=NodeInfo(name="n")))
         self.add_pod()
         self._readings.resume()
 

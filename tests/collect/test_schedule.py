@@ -23,7 +23,7 @@ from collector.collect.schedule import (
 )
 from collector.config import PodSource
 from collector.kube.resources import Container, PodObject
-from collector.model import Fingerprint, Known, Node
+from collector.model import Fingerprint, Known, NodeInfo
 
 HOUR = 3600.0
 RETRY = Backoff(initial=1.0, maximum=300.0, jitter=0.2)
@@ -84,7 +84,7 @@ class TestWhichPodIsRead:
 
 
 class TestAFingerprint:
-    NODE = Node(name="n", boot_id="b", capacity=2, allocatable=2, advertised=(8, 8))
+    NODE = NodeInfo(name="n", boot_id="b", capacity=2, allocatable=2, advertised=(8, 8))
 
     def test_covers_pod_container_boot_and_capacity(self) -> None:
         assert fingerprint(candidate(uid="u"), self.NODE) == PRINT

@@ -18,7 +18,7 @@ from collector.collect.readings import RetryPolicy
 from collector.collect.watcher import ClusterWatcher, Intervals
 from collector.config import PRESETS, ClusterSettings, Duration, PodSource
 from collector.kube.reflector import WatchIntervals
-from collector.model import ClusterState, ClusterStatus, Known, Node, ReadFailure, Reading, WatchRestart
+from collector.model import ClusterState, ClusterStatus, Known, NodeInfo, ReadFailure, Reading, WatchRestart
 from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
 from collector.simulator.objects import NODES
 
@@ -37,7 +37,7 @@ class Observed:
     def __init__(self) -> None:
         self.readings: list[Reading] = []
         self.failures: list[tuple[str, ReadFailure]] = []
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, NodeInfo] = {}
         self.gone: list[str] = []
         self.statuses: list[ClusterStatus] = []
         self.synced: list[float] = []
@@ -52,7 +52,7 @@ class Observed:
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         self.failures.append((node, reason))
 
-    def on_node(self, cluster: str, node: Node) -> None:
+    def on_node(self, cluster: str, node: NodeInfo) -> None:
         self.nodes[node.name] = node
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:

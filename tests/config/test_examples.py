@@ -55,7 +55,7 @@ def test_the_full_configuration_states_the_defaults() -> None:
         "log": StdoutSettings(),
         "inventory": WebhookSettings(url="https://inventory.example.com/gpus"),
         "lake": S3Settings(bucket="gpu-serials"),
-        "warehouse": PostgresSettings(dsn="postgresql://gpuid@db.example.com:5432/warehouse"),
+        "warehouse": PostgresSettings(url="postgresql://gpuid@db.example.com:5432/warehouse"),
     }
     assert (config.defaults, config.server, config.metrics) == (DefaultSettings(), ServerSettings(), MetricsSettings())
 
@@ -78,7 +78,7 @@ def test_the_full_configuration_is_valid_with_every_comment_taken_away(tmp_path:
     text = re.sub(r'^password_file = "store.*$', "", text, flags=re.MULTILINE)  # SQLite has none
     config = parse(text, tmp_path / "gpuid.toml")
     assert len(config.defaults.sources) == 1
-    assert config.server.client_ca == tmp_path / "tls" / "ca.crt"
+    assert config.server.client_ca_file == tmp_path / "tls" / "ca.crt"
     assert config.server.bearer_token_file == tmp_path / "token"
     assert {sink.__struct_config__.tag for sink in config.sinks.values()} == {"stdout", "webhook", "s3", "postgres"}
 

@@ -56,7 +56,7 @@ class TestMeaning:
         config = read(CLUSTER)
         assert config.defaults == DefaultSettings()
         assert (config.server.listen, config.server.basic_auth) == ("0.0.0.0:8080", {})
-        assert config.server.tls_cert is config.server.tls_key is config.server.client_ca is None
+        assert config.server.cert_file is config.server.key_file is config.server.client_ca_file is None
         assert config.server.bearer_token_file is None
         assert (config.metrics.cluster_label, config.metrics.node_labels) == ("cluster", ())
 
@@ -84,13 +84,13 @@ class TestMeaning:
     def test_every_key_of_the_server_and_the_metrics_is_read(self) -> None:
         config = read(
             '[server]\nlisten = "[::1]:0"\ntls_cert = "/c"\ntls_key = "/k"\n'
-            'client_ca = "/a"\nbearer_token_file = "/t"\n'
+            'client_ca_file = "/a"\nbearer_token_file = "/t"\n'
             f'[server.basic_auth]\nbob = "{HASH}"\n'
             f'[metrics]\ncluster_label = "site"\nnode_labels = ["zone", "rack"]\n{CLUSTER}'
         )
         server, metrics = config.server, config.metrics
-        assert (server.listen, server.tls_cert, server.tls_key) == ("[::1]:0", Path("/c"), Path("/k"))
-        assert (server.client_ca, server.bearer_token_file) == (Path("/a"), Path("/t"))
+        assert (server.listen, server.cert_file, server.key_file) == ("[::1]:0", Path("/c"), Path("/k"))
+        assert (server.client_ca_file, server.bearer_token_file) == (Path("/a"), Path("/t"))
         assert server.basic_auth == {"bob": HASH}
         assert (metrics.cluster_label, metrics.node_labels) == ("site", ("zone", "rack"))
 
@@ -142,7 +142,7 @@ class TestPaths:
 
     def test_relative_paths_begin_at_the_configuration_file(self) -> None:
         config = read(f'[server]\ntls_cert = "tls/c.pem"\ntls_key = "../k.pem"\n{CLUSTER}kubeconfig = "kube"\n')
-        assert (config.server.tls_cert, config.server.tls_key) == (
+        assert (config.server.cert_file, config.server.key_file) == (
             Path("/etc/gpuid/tls/c.pem"),
             Path("/etc/gpuid/../k.pem"),
         )
@@ -281,7 +281,7 @@ BAD = [
     (f"{CLUSTER}exec_concurrency = 1.5", "clusters[0].exec_concurrency: expected a whole number, got a number"),
     (f'{CLUSTER}request_rate = "x"', "clusters[0].request_rate: expected a number, got a string"),
     (f"{CLUSTER}sources = [1]", "clusters[0].sources[0]: expected a table, got a whole number"),
-    (f"[server]\ntls_cert = 1\n{CLUSTER}", "server.tls_cert: expected a path, got 1"),
+    (f"[server]\ntls_cert = 1\n{CLUSTER}", "server.cert_file: expected a path, got 1"),
     (f"[server.basic_auth]\nbob = 3\n{CLUSTER}", "server.basic_auth.*: expected a string, got a whole number"),
     (f'[metrics]\nnode_labels = "x"\n{CLUSTER}', "metrics.node_labels: expected an array, got a string"),
     # Values out of form
@@ -393,9 +393,9 @@ BAD = [
         f'[metrics]\nnode_labels = ["a/b/c"]\n{CLUSTER}',
         'metrics.node_labels: expected names of Kubernetes labels, got "a/b/c"',
     ),
-    (f'[server]\ntls_cert = "c"\n{CLUSTER}', "server: expected tls_cert and tls_key together"),
-    (f'[server]\ntls_key = "k"\n{CLUSTER}', "server: expected tls_cert and tls_key together"),
-    (f'[server]\nclient_ca = "a"\n{CLUSTER}', "server.client_ca: expected tls_cert and tls_key beside it"),
+    (f'[server]\ntls_cert = "c"\n{CLUSTER}', "server: expected cert_file and key_file together"),
+    (f'[server]\ntls_key = "k"\n{CLUSTER}', "server: expected cert_file and key_file together"),
+    (f'[server]\nclient_ca = "a"\n{CLUSTER}', "server.client_ca_file: expected cert_file and key_file beside it"),
 ]
 
 
@@ -427,3 +427,44 @@ class TestRefusals:
             parse(text, FILE)
         except ConfigError as error:
             assert str(error).startswith(f"{FILE}: ")  # noqa: PT017
+
+
+class TestRenamedKeys:
+    """Old names of keys are accepted with one warning."""
+
+    OLD = """
+[server]
+tls_cert = "tls.crt"
+tls_key = "tls.key"
+client_ca = "ca.crt"
+
+[store]
+
+[sinks.warehouse]
+type = "postgres"
+dsn = "postgresql://gpuid@db/warehouse"
+
+[[clusters]]
+context = "prod"
+"""
+
+    def test_old_names_mean_the_same_and_one_warning_names_them(self, caplog: pytest.LogCaptureFixture) -> None:
+        new = (
+            self.OLD.replace("tls_cert", "cert_file")
+            .replace("tls_key", "key_file")
+            .replace("client_ca", "client_ca_file")
+        )
+        assert read(self.OLD) == read(new.replace("dsn", "url"))
+        assert [record.message for record in caplog.records] == [
+            f"{FILE}: renamed keys: server.tls_cert is now cert_file, server.tls_key is now key_file, "
+            "server.client_ca is now client_ca_file, sinks.warehouse.dsn is now url; "
+            "the old names will be removed in 1.0"
+        ]
+
+    def test_both_names_of_a_key_are_refused(self) -> None:
+        both = self.OLD.replace('tls_cert = "tls.crt"', 'tls_cert = "tls.crt"\ncert_file = "tls.crt"')
+        assert refusal(both) == "server.tls_cert: is the old name of cert_file; remove one of the two"
+
+    @pytest.mark.parametrize("text", ["server = 1\n", "sinks = 1\n", "[sinks]\na = 1\n"])
+    def test_tables_that_are_none_are_left_to_the_checks(self, text: str) -> None:
+        assert "expected" in refusal(text + CLUSTER)

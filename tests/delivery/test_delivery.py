@@ -15,7 +15,7 @@ from collector.config import Duration
 from collector.config.sinks import SinkSettings, StdoutSettings
 from collector.delivery.delivery import Delivery, closes_in
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, Node, Place, Reading, SinkRecord
+from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading, SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
 from collector.store import Backlog, Store, StoreSettings, Waiting
 
@@ -108,7 +108,7 @@ class Desk:
         self.nodes += 1
         reading = Reading(
             cluster=cluster,
-            node=Node(name=f"n{self.nodes}"),
+            node=NodeInfo(name=f"n{self.nodes}"),
             source="x/y",
             fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
             time=time,

@@ -8,7 +8,7 @@ import pytest
 
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Change, Fingerprint, Gpu, Node, Reading
+from collector.model import Change, Fingerprint, Gpu, NodeInfo, Reading
 
 
 class Bench:
@@ -23,7 +23,7 @@ class Bench:
         self, cluster: str, node: str, *gpus: Gpu, time: float = 1764000000.5, labels: tuple[tuple[str, str], ...] = ()
     ) -> list[Change]:
         """Apply a reading of a node."""
-        facts = Node(
+        facts = NodeInfo(
             name=node, provider_id=f"aws:///us-east-1a/i-{node}", boot_id="b", capacity=8, allocatable=7, labels=labels
         )
         fingerprint = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8)

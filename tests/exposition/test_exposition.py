@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_cla
 from collector.exposition import shards
 from collector.exposition.shards import _SHARD_NODES
 from collector.kube.resources import node_decoder
-from collector.model import ClusterState, Gpu, Node, Place
+from collector.model import ClusterState, Gpu, NodeInfo, Place
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +62,7 @@ class TestOneNode:
         )
 
     async def test_before_its_first_reading_it_has_only_its_capacity(self, bench: Any) -> None:
-        bench.inventory.set_node("prod", Node(name="n1", capacity=8))
+        bench.inventory.set_node("prod", NodeInfo(name="n1", capacity=8))
         text = families(await bench.text())
         assert text["gpuid_node_gpus"] == ['gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8']
         assert not {"gpuid_gpu_info", "gpuid_node_info", "gpuid_node_read_timestamp_seconds"} & text.keys()

@@ -16,7 +16,7 @@ from collector.model import (
     Fingerprint,
     Gpu,
     Known,
-    Node,
+    NodeInfo,
     Place,
     Placement,
     ReadFailure,
@@ -37,10 +37,10 @@ def fingerprint(place: Place) -> Fingerprint:
     return Fingerprint(pod_uid=f"uid-{place.node}", container_id="c1", restarts=0, boot_id="b1", capacity=8)
 
 
-def reading(place: Place, time: float, *gpus: Gpu, node: Node | None = None, driver: str = "570") -> Reading:
+def reading(place: Place, time: float, *gpus: Gpu, node: NodeInfo | None = None, driver: str = "570") -> Reading:
     return Reading(
         cluster=place.cluster,
-        node=node or Node(name=place.node, provider_id=f"aws:///zone/i-{place.node}"),
+        node=node or NodeInfo(name=place.node, provider_id=f"aws:///zone/i-{place.node}"),
         source=f"gpu-operator/pod-{place.node}",
         fingerprint=fingerprint(place),
         time=time,
@@ -318,7 +318,7 @@ class TestNodes:
     """What Kubernetes says of a node, before and between readings."""
 
     def test_a_node_may_be_known_before_its_first_reading(self, fleet: Fleet) -> None:
-        fleet.inventory.set_node("east", Node(name="a", capacity=8))
+        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
         assert fleet.told == [A]
         entry = fleet.inventory.node(A)
         assert entry is not None
@@ -326,19 +326,19 @@ class TestNodes:
         assert fleet.inventory.known("east") == {}
 
     def test_only_a_difference_is_told(self, fleet: Fleet) -> None:
-        fleet.inventory.set_node("east", Node(name="a", capacity=8))
-        fleet.inventory.set_node("east", Node(name="a", capacity=8))
+        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
+        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
         assert fleet.told == [A]
-        fleet.inventory.set_node("east", Node(name="a", capacity=7))
+        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=7))
         assert fleet.told == [A, A]
 
     def test_the_newest_facts_win_whoever_brings_them(self, fleet: Fleet) -> None:
-        fleet.inventory.set_node("east", Node(name="a", capacity=8))
-        fleet.inventory.apply(reading(A, 10.0, ONE, node=Node(name="a", capacity=7)))
+        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
+        fleet.inventory.apply(reading(A, 10.0, ONE, node=NodeInfo(name="a", capacity=7)))
         entry = fleet.inventory.node(A)
         assert entry is not None
         assert entry.node.capacity == 7
-        fleet.inventory.set_node("east", Node(name="a", capacity=6))
+        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=6))
         entry = fleet.inventory.node(A)
         assert entry is not None
         assert (entry.node.capacity, entry.gpus) == (6, (ONE,))
@@ -382,7 +382,7 @@ class TestRemoval:
         assert fleet.told == []
 
     def test_a_node_without_a_reading_is_removed_without_a_change(self, fleet: Fleet) -> None:
-        fleet.inventory.set_node("east", Node(name="a"))
+        fleet.inventory.set_node("east", NodeInfo(name="a"))
         fleet.told.clear()
         assert fleet.inventory.remove_node(A, 10.0) == []
         assert fleet.told == [A]
@@ -554,7 +554,7 @@ class InventoryMachine(RuleBasedStateMachine):
         self.inventory = Inventory(on_node=self.told.append)
         self.naive = Naive()
         self.naive.times = {}
-        self.nodes: dict[Place, Node] = {}
+        self.nodes: dict[Place, NodeInfo] = {}
         self.clock = 100.0
         self.published = self.view()
 
@@ -591,7 +591,7 @@ class InventoryMachine(RuleBasedStateMachine):
     @rule(place=st.sampled_from(PLACES), capacity=st.integers(7, 8))
     def hear_from_kubernetes(self, place: Place, capacity: int) -> None:
         self.tick()
-        self.nodes[place] = Node(name=place.node, capacity=capacity)
+        self.nodes[place] = NodeInfo(name=place.node, capacity=capacity)
         self.inventory.set_node(place.cluster, self.nodes[place])
         self.naive.gpus.setdefault(place, {})
 

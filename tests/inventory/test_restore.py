@@ -3,7 +3,7 @@
 import pytest
 
 from collector.inventory import Inventory
-from collector.model import Event, Fingerprint, Gpu, Node, Place, Reading
+from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading
 
 A, B, C = (Place("prod", name) for name in "abc")
 
@@ -11,7 +11,7 @@ A, B, C = (Place("prod", name) for name in "abc")
 def reading(place: Place, time: float, *gpus: Gpu | str) -> Reading:
     return Reading(
         cluster=place.cluster,
-        node=Node(name=place.node, provider_id=f"aws:///{place.node}", capacity=8),
+        node=NodeInfo(name=place.node, provider_id=f"aws:///{place.node}", capacity=8),
         source=f"x/{place.node}",
         fingerprint=Fingerprint(pod_uid=place.node, container_id="c", restarts=0, boot_id="b", capacity=8),
         time=time,
@@ -44,7 +44,7 @@ class TestRestore:
     def test_every_node_is_as_it_was(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1", "GPU-2"))
-        before.set_node("prod", Node(name="b", capacity=4))
+        before.set_node("prod", NodeInfo(name="b", capacity=4))
         after = restored(before, A, B)
         assert [after.snapshot(place) for place in (A, B)] == [before.snapshot(place) for place in (A, B)]
         assert after.known("prod") == before.known("prod")
@@ -155,7 +155,7 @@ class TestAdopting:
 
     def test_a_node_without_a_reading_is_known_by_name(self):
         other = Inventory()
-        other.set_node("prod", Node(name="b", capacity=4))
+        other.set_node("prod", NodeInfo(name="b", capacity=4))
         inventory = Inventory()
         assert inventory.adopt(other.snapshot(B)) == []
         assert inventory.snapshot(B) == other.snapshot(B)

@@ -22,7 +22,7 @@ from collector.kube.resources import (
     decode_version,
     node_decoder,
 )
-from collector.model import Node
+from collector.model import NodeInfo
 
 
 def raw(value: Any) -> msgspec.Raw:
@@ -123,7 +123,7 @@ class TestANode:
     def test_keeps_its_facts_and_the_labels_that_are_asked_for(self) -> None:
         assert node_decoder(["pool", "absent", "zone"])(raw(NODE)) == NodeObject(
             version="9",
-            facts=Node(
+            facts=NodeInfo(
                 name="node-a",
                 uid="77",
                 provider_id="aws:///us-east-1a/i-0abc",
@@ -211,7 +211,7 @@ class TestANode:
 
     def test_may_lack_everything_but_its_name(self) -> None:
         node = node_decoder(["a"])(raw({"metadata": {"name": "n", "labels": None}}))
-        assert node.facts == Node(name="n")
+        assert node.facts == NodeInfo(name="n")
 
 
 class TestAList:

@@ -99,7 +99,7 @@ def _sign(
 
 
 class Server(NamedTuple):
-    dsn: str  # of the owner, without the password
+    url: str  # of the owner, without the password
     password: str
     port: int
 

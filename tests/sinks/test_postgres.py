@@ -40,7 +40,7 @@ CREATE TABLE serials (
 @pytest.fixture
 async def owner(postgres: Any) -> AsyncIterator[asyncpg.Connection]:
     """Return a connection to a database in which nothing of earlier tests is left."""
-    connection = await asyncpg.connect(postgres.dsn, password=postgres.password)
+    connection = await asyncpg.connect(postgres.url, password=postgres.password)
     await connection.execute("DROP SCHEMA public CASCADE; DROP SCHEMA IF EXISTS lake CASCADE; CREATE SCHEMA public")
     yield connection
     await connection.close()
@@ -51,7 +51,7 @@ async def table(postgres: Any, tmp_path: Path, **settings: Any) -> AsyncIterator
     password = tmp_path / "password"
     if not password.exists():
         password.write_text(postgres.password + "\n")
-    sink = open_sink("db", PostgresSettings(**({"dsn": postgres.dsn, "password_file": password} | settings)))
+    sink = open_sink("db", PostgresSettings(**({"url": postgres.url, "password_file": password} | settings)))
     try:
         yield sink
     finally:
@@ -183,7 +183,7 @@ async def test_a_missing_table_keeps_the_data_until_it_is_there(
         with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
         assert caught.value.reason is Reason.MISSING
-    async with table(postgres, tmp_path, dsn=postgres.dsn.replace("/postgres", "/absent")) as sink:
+    async with table(postgres, tmp_path, url=postgres.url.replace("/postgres", "/absent")) as sink:
         with pytest.raises(UnavailableError, match="absent") as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.MISSING
@@ -196,8 +196,8 @@ async def test_rights_to_insert_are_enough_and_none_is_unauthorized(
     await owner.execute("DROP ROLE IF EXISTS writer; CREATE ROLE writer LOGIN PASSWORD 'hunter2-writer'")
     await owner.execute("GRANT USAGE ON SCHEMA public TO writer")
     (tmp_path / "password").write_text("hunter2-writer")
-    dsn = postgres.dsn.replace("gpuid@", "writer@")
-    async with table(postgres, tmp_path, dsn=dsn) as sink:
+    url = postgres.url.replace("gpuid@", "writer@")
+    async with table(postgres, tmp_path, url=url) as sink:
         with pytest.raises(UnavailableError, match="permission denied for table serials") as caught:
             await sink.check()
         assert caught.value.reason is Reason.UNAUTHORIZED
@@ -301,10 +301,10 @@ async def test_tls_is_required_and_verified_as_told(
 async def test_without_a_word_about_tls_a_server_that_has_none_gets_nothing(
     postgres_server: PostgresServer, record: MakeRecord
 ) -> None:
-    dsn = postgres_server.new_database()
+    url = postgres_server.new_database()
     for settings, taken in (
-        (PostgresSettings(dsn=dsn), False),
-        (PostgresSettings(dsn=dsn, sslmode="disable", create_table=True), True),
+        (PostgresSettings(url=url), False),
+        (PostgresSettings(url=url, sslmode="disable", create_table=True), True),
     ):
         sink = open_sink("db", settings)
         try:
@@ -321,7 +321,7 @@ async def test_without_a_word_about_tls_a_server_that_has_none_gets_nothing(
 async def test_a_server_that_is_away_or_mute_is_unavailable(
     postgres: Any, tmp_path: Path, record: MakeRecord, unused_port: int
 ) -> None:
-    async with table(postgres, tmp_path, dsn=f"postgresql://gpuid@127.0.0.1:{unused_port}/postgres") as sink:
+    async with table(postgres, tmp_path, url=f"postgresql://gpuid@127.0.0.1:{unused_port}/postgres") as sink:
         with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.CONNECTION
@@ -333,8 +333,8 @@ async def test_a_server_that_is_away_or_mute_is_unavailable(
         writer.close()
 
     async with await asyncio.start_server(mute, "127.0.0.1", 0) as server:
-        dsn = f"postgresql://gpuid@127.0.0.1:{server.sockets[0].getsockname()[1]}/postgres"
-        async with table(postgres, tmp_path, dsn=dsn, connect_timeout=Duration(0.2)) as sink:
+        url = f"postgresql://gpuid@127.0.0.1:{server.sockets[0].getsockname()[1]}/postgres"
+        async with table(postgres, tmp_path, url=url, connect_timeout=Duration(0.2)) as sink:
             with pytest.raises(UnavailableError) as caught:
                 await sink.send([record()], key="k")
         done.set()

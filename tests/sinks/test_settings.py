@@ -22,7 +22,7 @@ def test_the_type_chooses_the_settings() -> None:
         bucket="gpu-serials", batch_age=Duration(60)
     )
     assert read({"type": "webhook", "url": "https://host/x", "token_file": "t"}).emit == "changes"
-    assert isinstance(read({"type": "postgres", "dsn": "postgresql://me@host/db"}), PostgresSettings)
+    assert isinstance(read({"type": "postgres", "url": "postgresql://me@host/db"}), PostgresSettings)
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_the_type_chooses_the_settings() -> None:
         ({"type": "s3", "bucket": "abc", "format": "parquet", "gzip": True}, "gzip: a parquet file"),
         ({"type": "s3", "bucket": "abc", "format": "jsonl", "header": True}, "header and columns"),
         ({"type": "s3", "bucket": "abc", "kms_key_id": "k"}, "kms_key_id: expected sse"),
-        ({"type": "postgres", "dsn": "mysql://host/"}, "dsn: expected postgresql://"),
-        ({"type": "postgres", "dsn": "postgresql://me:hunter2@host/db"}, "dsn: expected no password"),
-        ({"type": "postgres", "dsn": "postgresql://me@host/db?password=hunter2"}, "dsn: expected no password"),
-        ({"type": "postgres", "dsn": "postgresql://me:hunter2/@host/db"}, "dsn: expected postgresql://user@host"),
-        ({"type": "postgres", "dsn": "postgresql://me:hunter2?@host/db"}, "dsn: expected postgresql://user@host"),
-        ({"type": "postgres", "dsn": "postgresql://me@host/db?sslmode=disable"}, "dsn: expected no sslmode"),
-        ({"type": "postgres", "dsn": "postgresql://h/d", "table": 'a"; DROP'}, 'table: expected "table"'),
-        ({"type": "postgres", "dsn": "postgresql://h/d", "sslmode": "prefer", "ca_file": "c"}, "ca_file and cert_file"),
+        ({"type": "postgres", "url": "mysql://host/"}, "url: expected postgresql://"),
+        ({"type": "postgres", "url": "postgresql://me:hunter2@host/db"}, "url: expected no password"),
+        ({"type": "postgres", "url": "postgresql://me@host/db?password=hunter2"}, "url: expected no password"),
+        ({"type": "postgres", "url": "postgresql://me:hunter2/@host/db"}, "url: expected postgresql://user@host"),
+        ({"type": "postgres", "url": "postgresql://me:hunter2?@host/db"}, "url: expected postgresql://user@host"),
+        ({"type": "postgres", "url": "postgresql://me@host/db?sslmode=disable"}, "url: expected no sslmode"),
+        ({"type": "postgres", "url": "postgresql://h/d", "table": 'a"; DROP'}, 'table: expected "table"'),
+        ({"type": "postgres", "url": "postgresql://h/d", "sslmode": "prefer", "ca_file": "c"}, "ca_file and cert_file"),
     ],
 )
 def test_values_that_cannot_work_are_refused_without_repeating_a_secret(document: dict[str, Any], message: str) -> None:

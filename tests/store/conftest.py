@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from collector.inventory import Inventory, NodeSnapshot
-from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading, UnidentifiedGpu
+from collector.model import Change, Fingerprint, Gpu, NodeInfo, Place, Reading, UnidentifiedGpu
 from collector.store import OpenMode, Store, StoreSettings
 from tests.support.postgres import postgres_server
 
@@ -57,7 +57,7 @@ class Collector:
         )
         reading = Reading(
             cluster=cluster,
-            node=Node(name=node, provider_id=f"aws:///eu-1/i-{node}", capacity=8, allocatable=8),
+            node=NodeInfo(name=node, provider_id=f"aws:///eu-1/i-{node}", capacity=8, allocatable=8),
             source=f"gpu-operator/plugin-{node}",
             fingerprint=Fingerprint(pod_uid=f"pod-{node}", container_id="c", restarts=0, boot_id="b", capacity=8),
             time=time,

@@ -18,7 +18,7 @@ from collector.config import Duration
 from collector.config.sinks import SinkSettings, StdoutSettings
 from collector.delivery.delivery import Delivery
 from collector.inventory import Inventory
-from collector.model import Change, Fingerprint, Gpu, Node, Place, Reading, SinkRecord
+from collector.model import Change, Fingerprint, Gpu, NodeInfo, Place, Reading, SinkRecord
 from collector.store import Store, StoreSettings
 
 GPUS, NODES = [f"GPU-{number}" for number in range(40)], [f"n{number}" for number in range(8)]
@@ -78,7 +78,7 @@ def read(node: str) -> Reading:
     found = random.sample(GPUS, random.randrange(6))
     return Reading(
         cluster="prod",
-        node=Node(name=node),
+        node=NodeInfo(name=node),
         source="x/y",
         fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
         time=time.time(),

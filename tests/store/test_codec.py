@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.inventory import NodeSnapshot
-from collector.model import Fingerprint, Gpu, Node, Place, SinkRecord
+from collector.model import Fingerprint, Gpu, NodeInfo, Place, SinkRecord
 from collector.store.codec import decode_node, decode_records, encode_node, encode_records, rfc3339
 
 texts = st.none() | st.text(max_size=5)
@@ -17,7 +17,7 @@ gpus = st.builds(
     },
 )
 nodes = st.builds(
-    Node,
+    NodeInfo,
     name=st.text(max_size=5),
     provider_id=st.text(max_size=5),
     boot_id=st.text(max_size=5),

@@ -3,7 +3,7 @@
 import pytest
 
 from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Gpu, Node, Place
+from collector.model import Change, Event, Gpu, NodeInfo, Place
 from collector.store.plan import OpenPlacement, differences, plan
 
 A, B, C = (Place("prod", name) for name in "abc")
@@ -21,7 +21,7 @@ def begun(*changes: Change) -> list[tuple[str, str, float, float | None]]:
 def snapshot(place: Place, time: float, **gpus: float) -> NodeSnapshot:
     return NodeSnapshot(
         place=place,
-        node=Node(name=place.node),
+        node=NodeInfo(name=place.node),
         time=time,
         driver_version=None,
         cuda_version=None,

@@ -13,7 +13,7 @@ import pytest
 from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, Node, Place, ReadFailure, Reading
+from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, NodeInfo, Place, ReadFailure, Reading
 from collector.store import Store, StoreSettings
 from collector.web import CollectorView, serve
 
@@ -59,7 +59,7 @@ class Site:
     ) -> None:
         reading = Reading(
             cluster=cluster,
-            node=Node(name=node, provider_id=f"aws:///us-east-1a/{machine or f'i-{node}'}", capacity=capacity),
+            node=NodeInfo(name=node, provider_id=f"aws:///us-east-1a/{machine or f'i-{node}'}", capacity=capacity),
             source="gpu-operator/p",
             fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
             time=time,

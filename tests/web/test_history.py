@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, Node, Place, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
 from collector.store import Store, StoreSettings
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx
         for hours, node in enumerate(("n1", "n2", "n3")):
             reading = Reading(
                 cluster="prod",
-                node=Node(name=node, provider_id=f"aws:///us-east-1a/i-{node}"),
+                node=NodeInfo(name=node, provider_id=f"aws:///us-east-1a/i-{node}"),
                 source="gpu-operator/p",
                 fingerprint=Fingerprint(pod_uid=node, container_id="c", restarts=0, boot_id="b", capacity=8),
                 time=START + 3600 * hours,

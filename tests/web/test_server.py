@@ -152,7 +152,9 @@ class TestTls:
         self, site: Any, serving: Any, tmp_path: Path
     ) -> None:
         cert, key = certificate(tmp_path, "server")
-        async with serving(site, tls_cert=cert, tls_key=key, verify=ssl.create_default_context(cafile=cert)) as client:
+        async with serving(
+            site, cert_file=cert, key_file=key, verify=ssl.create_default_context(cafile=cert)
+        ) as client:
             assert client.base_url.scheme == "https"
             assert (await client.get("/sd")).json()[0]["labels"]["__scheme__"] == "https"
 
@@ -164,7 +166,7 @@ class TestTls:
         bare = ssl.create_default_context(cafile=cert)
         armed = ssl.create_default_context(cafile=cert)
         armed.load_cert_chain(client_cert, client_key)
-        async with serving(site, tls_cert=cert, tls_key=key, client_ca=client_cert, verify=armed) as client:
+        async with serving(site, cert_file=cert, key_file=key, client_ca_file=client_cert, verify=armed) as client:
             assert (await client.get("/healthz")).status_code == 200
             async with httpx.AsyncClient(base_url=client.base_url, verify=bare) as other:
                 with pytest.raises(httpx.TransportError):
@@ -181,7 +183,7 @@ class TestNewCertificates:
     async def test_a_new_pair_is_used_for_new_connections(self, site: Any, serving: Any, tmp_path: Path) -> None:
         cert, key = certificate(tmp_path, "server")
         new_cert, new_key = certificate(tmp_path, "renewed")
-        async with serving(site, tls_cert=cert, tls_key=key, verify=trusting(cert)) as client:
+        async with serving(site, cert_file=cert, key_file=key, verify=trusting(cert)) as client:
             assert await answers(client, trusting(cert))
             new_key.replace(key)
             new_cert.replace(cert)
@@ -193,9 +195,9 @@ class TestNewCertificates:
         cert, key = certificate(tmp_path, "server")
         trusted = trusting(cert)
         new_cert, new_key = certificate(tmp_path, "renewed")
-        async with serving(site, tls_cert=cert, tls_key=key, verify=trusted) as client:
+        async with serving(site, cert_file=cert, key_file=key, verify=trusted) as client:
             new_cert.replace(cert)
-            await until(lambda: logged(caplog, "the old one stays in use: server.tls_cert: cannot use"))
+            await until(lambda: logged(caplog, "the old one stays in use: server.cert_file: cannot use"))
             assert await answers(client, trusted)
             new_key.replace(key)
             await until(lambda: answers(client, trusting(cert)))
@@ -207,7 +209,7 @@ class TestNewCertificates:
         first, second = (trusting(cert, *pair) for pair in pairs)
         ca = tmp_path / "ca.crt"
         ca.write_bytes(pairs[0][0].read_bytes())
-        async with serving(site, tls_cert=cert, tls_key=key, client_ca=ca, verify=first) as client:
+        async with serving(site, cert_file=cert, key_file=key, client_ca_file=ca, verify=first) as client:
             assert [await answers(client, context) for context in (first, second)] == [True, False]
             ca.with_suffix(".new").write_bytes(pairs[1][0].read_bytes())
             ca.with_suffix(".new").replace(ca)
@@ -221,9 +223,11 @@ class TestNewCertificates:
         pair = certificate(tmp_path, "client")
         ca = tmp_path / "ca.crt"
         ca.write_bytes(pair[0].read_bytes())
-        async with serving(site, tls_cert=cert, tls_key=key, client_ca=ca, verify=trusting(cert, *pair)) as client:
+        async with serving(
+            site, cert_file=cert, key_file=key, client_ca_file=ca, verify=trusting(cert, *pair)
+        ) as client:
             ca.write_text("nothing")
-            await until(lambda: logged(caplog, "the old one stays in use: server.client_ca: cannot use"))
+            await until(lambda: logged(caplog, "the old one stays in use: server.client_ca_file: cannot use"))
             assert await answers(client, trusting(cert, *pair))
             assert not await answers(client, trusting(cert))
 
@@ -311,9 +315,9 @@ class TestMistakes:
 
     async def test_a_certificate_that_is_not_there_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
         message = await self.fail(
-            site, listen=Listen("127.0.0.1:0"), tls_cert=tmp_path / "no.crt", tls_key=tmp_path / "no.key"
+            site, listen=Listen("127.0.0.1:0"), cert_file=tmp_path / "no.crt", key_file=tmp_path / "no.key"
         )
-        assert message == (f"server.tls_cert: cannot use {tmp_path}/no.crt with its key: No such file or directory")
+        assert message == (f"server.cert_file: cannot use {tmp_path}/no.crt with its key: No such file or directory")
 
     async def test_a_token_file_that_is_not_there_or_empty_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
         path = tmp_path / "token"

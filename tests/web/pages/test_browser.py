@@ -9,7 +9,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from collector.model import ClusterState, Gpu, Node
+from collector.model import ClusterState, Gpu, NodeInfo
 from tests.support.chromium import browser, violations
 from tests.web.conftest import Site, keeping
 
@@ -71,7 +71,7 @@ def live(site: Site, serving: Any, tmp_path: Path) -> Iterator[Live]:
             live.read("prod-a", node, twice, time=1764000001.0 + time, capacity=1)
         live.read("prod-a", "n1", Gpu(uuid="GPU-a2", serial="102"), time=1764000300.0)
         live.read("prod-a", "n2", time=1764000360.0)
-        portal.call(site.inventory.set_node, "prod-a", Node(name="unread", capacity=8))
+        portal.call(site.inventory.set_node, "prod-a", NodeInfo(name="unread", capacity=8))
         live.cluster("prod-c", ClusterState.STARTING)
         yield live
 
