@@ -1,8 +1,8 @@
-"""An event that can be cleared again: asyncio has one, anyio has not."""
+"""Events that can be cleared again, which asyncio has and anyio has not, and waiting for several of them."""
 
 import anyio
 
-__all__ = ["ResettableEvent"]
+__all__ = ["ResettableEvent", "wait_any"]
 
 
 class ResettableEvent:
@@ -37,3 +37,17 @@ class ResettableEvent:
     async def wait(self) -> None:
         """Wait until it is set or pulsed; return at once while it is set."""
         await self._event.wait()
+
+
+async def wait_any(*events: anyio.Event) -> None:
+    """Wait until one of the events is set; for ever where there is none."""
+    async with anyio.create_task_group() as tasks:
+
+        async def wait(event: anyio.Event) -> None:
+            await event.wait()
+            tasks.cancel_scope.cancel()
+
+        for event in events:
+            tasks.start_soon(wait, event)
+        if not events:
+            await anyio.sleep_forever()

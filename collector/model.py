@@ -1,11 +1,15 @@
 """The nouns that every other module shares; no I/O and no decisions live here."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
+from collector.timestamps import rfc3339
+
 __all__ = [
+    "NO_UUIDS",
     "Change",
     "ClusterState",
     "ClusterStatus",
@@ -16,11 +20,13 @@ __all__ = [
     "GpuidError",
     "Known",
     "NodeInfo",
+    "NodeState",
     "Place",
     "Placement",
     "ReadFailure",
     "Reading",
     "SinkRecord",
+    "Step",
     "UnidentifiedGpu",
     "WatchRestart",
     "canonical_uuid",
@@ -156,6 +162,19 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     previous: Place | None = None  # where it came from, for MOVED
 
+    @classmethod
+    def of(cls, node: "NodeState", event: Event, time: float, gpu: Gpu, *, previous: Place | None = None) -> "Change":
+        """Return what happened at `time` (Unix seconds) to a GPU of a node."""
+        return cls(
+            event=event,
+            time=time,
+            gpu=gpu,
+            place=node.place,
+            machine=node.node.machine,
+            source=node.source,
+            previous=previous,
+        )
+
 
 class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One GPU on one node as the sinks write it; what is absent is the empty string.
@@ -173,6 +192,34 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uuid: str
     model: str
     event: str  # an Event's value
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        place: Place,
+        machine: str,
+        source: str,
+        time: float,
+        event: str,
+        uuid: str,
+        serial: str | None,
+        model: str | None,
+        chassis: str | None,
+    ) -> "SinkRecord":
+        """Return the record of what happened to a GPU at `time` (Unix seconds)."""
+        return cls(
+            cluster=place.cluster,
+            node=place.node,
+            machine=machine,
+            source=source,
+            chassis=chassis or "",
+            gpu=serial or "",
+            time=rfc3339(time, "seconds"),
+            uuid=uuid,
+            model=model or "",
+            event=str(event),
+        )
 
 
 class ReadFailure(StrEnum):
@@ -204,6 +251,55 @@ class WatchRestart(StrEnum):
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     SERVER_ERROR = "server_error"
+
+
+NO_UUIDS: frozenset[str] = frozenset()  # one for all nodes: an empty set of its own would cost each of them 200 bytes
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """All that the inventory knows of one node at one instant; a change replaces it as a whole."""
+
+    place: Place
+    node: NodeInfo
+    time: float | None = None  # Unix seconds of the last reading, None before the first
+    failing: Failing | None = None  # None after a reading, and before the first attempt
+    driver_version: str | None = None
+    cuda_version: str | None = None
+    source: str = ""  # `namespace/pod` that was read
+    fingerprint: Fingerprint | None = None
+    gpus: tuple[Gpu, ...] = ()  # those that are here
+    since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
+    taken_elsewhere: frozenset[str] = NO_UUIDS  # UUIDs that the last reading had and another node's has had since
+
+    @property
+    def found(self) -> int | None:
+        """How many GPUs are here; None before the first reading."""
+        return None if self.time is None else len(self.gpus)
+
+    @property
+    def chassis(self) -> str:
+        """The serial of the chassis that the GPUs are in; several joined by a comma, empty where none is known."""
+        return ",".join(sorted({gpu.chassis for gpu in self.gpus if gpu.chassis}))
+
+    def since_of(self, uuid: str) -> float:
+        """Return since when (Unix seconds) a GPU that is here is here; raises StopIteration for any other."""
+        return next(since for gpu, since in zip(self.gpus, self.since, strict=True) if gpu.uuid == uuid)
+
+    def placements(self) -> list[Placement]:
+        """Return the GPUs that are here, each with since when and when it was last confirmed."""
+        return [
+            Placement(gpu=gpu, place=self.place, since=since, confirmed=self.time or since)
+            for gpu, since in zip(self.gpus, self.since, strict=True)
+        ]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of the inventory did: the changes of GPUs, and the nodes it touched with their new state."""
+
+    changes: tuple[Change, ...] = ()
+    nodes: Mapping[Place, NodeState | None] = {}  # None: the node is gone
+    reading: Reading | None = None  # what caused it, if that was a reading
+    removed_cluster: str | None = None  # a cluster that is forgotten as a whole, its absent GPUs too
 
 
 class ClusterState(StrEnum):

@@ -161,7 +161,7 @@ class _Story:
 
     async def _go_away(self, cluster: SimulatedCluster) -> None:
         def state() -> ClusterState:
-            return self._service.statuses[cluster.name].state
+            return self._service.clusters.statuses[cluster.name].state
 
         await self._does(await cluster.stop(), lambda: state() is not ClusterState.UP)
         await anyio.sleep(_AWAY)

@@ -13,8 +13,7 @@ from rich.console import Console
 from collector.cli.client import Client, connection_options
 from collector.cli.options import CommandError
 from collector.cli.past import chosen_store
-from collector.inventory import NodeSnapshot
-from collector.model import Event, SinkRecord
+from collector.model import Event, NodeState, SinkRecord
 from collector.sinks import formats as forms
 from collector.store import OpenMode, Store, StoreSettings
 from collector.timestamps import rfc3339
@@ -93,7 +92,7 @@ async def _collector_rows(options: Mapping[str, Any]) -> _Pages:
                 yield [_api_row(gpu) for gpu in gpus]
 
 
-def _node_rows(node: NodeSnapshot) -> Iterator[_Row]:
+def _node_rows(node: NodeState) -> Iterator[_Row]:
     if node.time is None:
         return
     confirmed = rfc3339(node.time) or ""

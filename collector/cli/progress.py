@@ -36,7 +36,7 @@ async def show_first_inventory(service: Service) -> None:
             if done != before:
                 since = time.monotonic()
             progress.update(task, completed=done, total=total or None)
-            states = {status.state for status in service.statuses.values()}
+            states = {status.state for status in service.clusters.statuses.values()}
             if done == total and states and ClusterState.STARTING not in states:
                 return
             await anyio.sleep(_LOOK)

@@ -8,7 +8,7 @@ import anyio
 import click
 from anyio.abc import TaskGroup
 
-from collector.app.service import Service, load
+from collector.app import Service, load
 from collector.cli.logs import configure
 from collector.cli.options import config_option, log_options, told
 from collector.cli.progress import show_first_inventory

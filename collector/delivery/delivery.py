@@ -85,7 +85,7 @@ class Delivery:
 
         Called before anything is recorded, it makes a new sink's share begin with the first record. Raises StoreError.
         """
-        await self.store.follow({name: Subscription(one.emit, one.backfill) for name, one in sinks.items()})
+        await self.store.reconcile({name: Subscription(one.emit, one.backfill) for name, one in sinks.items()})
         for name in [name for name, post in self._posts.items() if sinks.get(name) != post.settings]:
             await self._posts.pop(name).stop()
         for name in sinks.keys() - self._posts.keys():
@@ -119,9 +119,9 @@ class Delivery:
                     if name in self._posts:  # it may have been removed meanwhile
                         self.observer.on_backlog(name, backlog)
             except StoreError as error:
-                self.store.recorder.failed("outbox", str(error))
+                self.store.health.failed("outbox", str(error))
             else:
-                self.store.recorder.succeeded("outbox")
+                self.store.health.succeeded("outbox")
             await anyio.sleep(_REPORT)
 
 
@@ -176,10 +176,10 @@ class _Post:
 
     async def _turn(self) -> None:
         """Send the next batch as soon as it is full or old enough; else wait for what comes."""
-        if not self._store.leads:
+        if not self._store.leadership.leads:
             await self._delivery.wait(_LOOK, self._delivery.ending)
             return
-        committed = self._store.recorder.committed  # before the look, so that nothing is missed after it
+        committed = self._store.history_writer.committed.current  # before the look, so that nothing is missed after it
         waiting = await self._outbox.waiting(self.name, self.settings.batch_records)
         seconds = closes_in(waiting, self.settings, self._delivery.clock())
         if seconds == 0.0:
@@ -194,8 +194,8 @@ class _Post:
 
     async def _drain(self) -> None:
         """Send what is owed, full batches or not, until a try fails."""
-        await self._store.recorder.durable(_DRAIN)
-        while not self._trouble and self._store.leads:
+        await self._store.history_writer.flushed(_DRAIN)
+        while not self._trouble and self._store.leadership.leads:
             batch = await self._outbox.next_batch(self.name, self.settings.batch_records)
             if batch is None:
                 return
@@ -228,7 +228,7 @@ class _Post:
                 self._delivery.observer.on_exported(self.name, records)
                 return
             await self._delivery.wait(max(_BACKOFF.delay(attempt, self._delivery.rng), least), self._delivery.ending)
-            if self._delivery.ending.is_set() or not self._store.leads:
+            if self._delivery.ending.is_set() or not self._store.leadership.leads:
                 return
 
     async def _settle(self, note: Callable[[], Awaitable[None]]) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from collector.inventory import NodeEntry
+from collector.model import NodeState
 
 __all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "render"]
 
@@ -113,7 +113,7 @@ FAMILIES = (
 )
 
 
-def render(entry: NodeEntry, node_labels: Sequence[tuple[str, str]], cluster_label: str) -> tuple[bytes, ...]:
+def render(entry: NodeState, node_labels: Sequence[tuple[str, str]], cluster_label: str) -> tuple[bytes, ...]:
     """Write a node's lines, one block of bytes for each of NODE_FAMILIES, in their order.
 
     `node_labels` are pairs of (Kubernetes label, label name), as `label_names` makes them.

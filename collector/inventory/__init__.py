@@ -1,6 +1,5 @@
-"""The fleet in memory: applies readings, knows where every GPU is, and emits what changed."""
+"""The fleet in memory: every reading goes in, and what it changed comes out."""
 
 from collector.inventory.inventory import Inventory
-from collector.inventory.node import NodeEntry, NodeSnapshot
 
-__all__ = ["Inventory", "NodeEntry", "NodeSnapshot"]
+__all__ = ["Inventory"]

@@ -1,12 +1,13 @@
-"""History and outbox: where every GPU was, and what the sinks are owed, in SQLite or PostgreSQL."""
+"""History and outbox: where every GPU was, and what waits for the sinks, in SQLite or PostgreSQL."""
 
 from collector.config.store import StoreSettings
 from collector.store.check import check
 from collector.store.database import OpenMode
-from collector.store.errors import StoreError
+from collector.store.errors import LostLeadershipError, StoreError
+from collector.store.health import StoreHealth, StoreStatus
 from collector.store.history import HistoricChange, History, PastPlacement, Position
+from collector.store.history_writer import HistoryWriter
 from collector.store.outbox import Backlog, Batch, DeadLetter, Outbox, Owed, Subscription, Waiting
-from collector.store.recorder import StoreStatus
 from collector.store.store import Remembered, Store
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "DeadLetter",
     "HistoricChange",
     "History",
+    "HistoryWriter",
+    "LostLeadershipError",
     "OpenMode",
     "Outbox",
     "Owed",
@@ -23,6 +26,7 @@ __all__ = [
     "Remembered",
     "Store",
     "StoreError",
+    "StoreHealth",
     "StoreSettings",
     "StoreStatus",
     "Subscription",

@@ -1,4 +1,4 @@
-"""Finds out whether a collector could use a store, without writing to it."""
+"""Checks whether a collector could use a store, without writing to it."""
 
 import os
 import shutil
@@ -15,11 +15,13 @@ from collector.store.store import Store
 
 __all__ = ["check"]
 
+MIN_FREE_BYTES = 16 << 20  # below it, a store cannot grow at all
+
 
 async def check(settings: StoreSettings) -> str:
     """Prove that the store is reachable and may be written to, leaving it as it is; raises StoreError.
 
-    Returns a short text for a person.
+    Returns a short summary for a person.
     """
     location = locate(settings.url)
     if isinstance(location, PostgresLocation):
@@ -27,7 +29,7 @@ async def check(settings: StoreSettings) -> str:
     else:
         _check_rights(location.path)
         if not location.path.exists():
-            return "a collector makes it at its first start"
+            return "created by the collector at its first start"
         found = await _check_sqlite(settings, location)
     if found == UP_TO_DATE:
         async with Store.open(settings, OpenMode.READER) as store:
@@ -48,16 +50,14 @@ async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -
     async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
         found = await connection.run_sync(stage, location)
         if await connection.scalar(text("SELECT pg_is_in_recovery()")):
-            raise StoreError(f"store {location}: it is a replica, which may not be written to; name the primary")
+            raise StoreError(f"store {location}: it is a read-only replica; use the primary")
         if not await connection.run_sync(is_current):
             if not await connection.scalar(_MAY_CREATE):
-                raise StoreError(f"store {location}: its tables may not be made or changed; {GRANT_CREATE}")
+                raise StoreError(f"store {location}: no privilege to create or alter tables; {GRANT_CREATE}")
         elif not (await connection.scalar(_MAY_WRITE) and await connection.scalar(_MAY_COUNT)):
-            raise StoreError(f"store {location}: its tables may not be written to; {GRANT_WRITE}")
+            raise StoreError(f"store {location}: no privilege to write to its tables; {GRANT_WRITE}")
         return found
 
-
-_ROOM = 16 << 20  # bytes that are free where a store can grow at all
 
 # Without a schema on the search path there is nothing to create in.
 _MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
@@ -77,12 +77,12 @@ def _check_rights(path: Path) -> None:
     check_folder(path)
     place = next(place for place in (path, *path.parents) if place.exists())
     if place != path and not place.is_dir():
-        raise StoreError(f"store {path}: {place} is no folder; choose another store.url")
+        raise StoreError(f"store {path}: {place} is not a directory; choose another store.url")
     folder = path.parent if place == path else place
     for one in (place, folder):
         if not os.access(one, os.W_OK):
             raise StoreError(
-                f"store {path}: {one} may not be written to; give this user the right, or choose another store.url"
+                f"store {path}: {one} is not writable; give this user write permission, or choose another store.url"
             )
-    if shutil.disk_usage(folder).free < _ROOM:
-        raise StoreError(f"store {path}: no room left; make room on its disk")
+    if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
+        raise StoreError(f"store {path}: disk full; free some space")

@@ -1,4 +1,4 @@
-"""How nodes and records are written down: compact bytes that later versions of gpuid can still read."""
+"""Encodes nodes and records as compact bytes that later versions of gpuid can still read."""
 
 import sys
 from collections.abc import Sequence
@@ -6,18 +6,28 @@ from typing import Any
 
 import msgspec
 
-from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, Place, Reading, SinkRecord, UnidentifiedGpu
-from collector.timestamps import rfc3339
+from collector.model import (
+    NO_UUIDS,
+    Change,
+    Event,
+    Fingerprint,
+    Gpu,
+    NodeInfo,
+    NodeState,
+    Place,
+    Reading,
+    SinkRecord,
+    UnidentifiedGpu,
+)
 
 __all__ = ["decode_node", "decode_records", "encode_node", "encode_records", "readings_records"]
 
 
-def encode_node(snapshot: NodeSnapshot) -> bytes:
-    """Write a node down; a column whose GPUs all agree is written once."""
+def encode_node(state: NodeState) -> bytes:
+    """Return a node as bytes; a column whose GPUs all agree is written once."""
     columns: dict[str, Any] = {}
     for field in _FIELDS:
-        values = [getattr(gpu, field) for gpu in snapshot.gpus]
+        values = [getattr(gpu, field) for gpu in state.gpus]
         if values and values.count(values[0]) == len(values) and field not in _UNIQUE:
             if values[0] is not None:
                 columns[field] = values[0]
@@ -25,20 +35,20 @@ def encode_node(snapshot: NodeSnapshot) -> bytes:
             columns[field] = values
     return _encode(
         _Stored(
-            node=snapshot.node,
-            driver_version=snapshot.driver_version,
-            cuda_version=snapshot.cuda_version,
-            source=snapshot.source,
-            fingerprint=snapshot.fingerprint,
+            node=state.node,
+            driver_version=state.driver_version,
+            cuda_version=state.cuda_version,
+            source=state.source,
+            fingerprint=state.fingerprint,
             gpus=columns,
-            since=snapshot.since,
-            superseded=tuple(snapshot.superseded),
+            since=state.since,
+            taken_elsewhere=tuple(state.taken_elsewhere),
         )
     )
 
 
-def decode_node(place: Place, time: float | None, written: bytes) -> NodeSnapshot:
-    """Read what `encode_node` wrote; texts that many GPUs have in common are held once."""
+def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
+    """Return the node that `encode_node` wrote; texts that many GPUs have in common are held once."""
     stored = _decode(written)
     since, fingerprint = stored.since, stored.fingerprint
     if since.count(since[0] if since else 0.0) == (count := len(since)):
@@ -46,7 +56,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeSnapsho
     if fingerprint is not None and fingerprint.boot_id == stored.node.boot_id:
         fingerprint = msgspec.structs.replace(fingerprint, boot_id=stored.node.boot_id)
     columns = [_column(field, stored.gpus.get(field), count) for field in _FIELDS]
-    return NodeSnapshot(
+    return NodeState(
         place=Place(*map(sys.intern, place)),
         node=stored.node,
         time=time,
@@ -56,38 +66,36 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeSnapsho
         fingerprint=fingerprint,
         gpus=tuple(map(_gpu, *columns)),
         since=since,
-        superseded=frozenset(stored.superseded) if stored.superseded else _NONE,
+        taken_elsewhere=frozenset(stored.taken_elsewhere) if stored.taken_elsewhere else NO_UUIDS,
     )
 
 
 def encode_records(records: Sequence[SinkRecord]) -> bytes:
-    """Write records down."""
+    """Return records as bytes."""
     return _encode(records)
 
 
 def decode_records(written: bytes) -> list[SinkRecord]:
-    """Read what `encode_records` wrote."""
+    """Return the records that `encode_records` wrote."""
     return _decode_records(written)
 
 
 def readings_records(reading: Reading, changes: Sequence[Change]) -> list[SinkRecord]:
-    """Make a record of each GPU of a reading: what happened to it, else that it was confirmed."""
+    """Return a record of each GPU of a reading: what happened to it, else that it was confirmed."""
     place = Place(reading.cluster, reading.node.name)
     events = {change.gpu.uuid: change.event for change in changes if change.place == place}
-    time = rfc3339(reading.time, "seconds")
 
     def record(gpu: Gpu | UnidentifiedGpu, uuid: str) -> SinkRecord:
-        return SinkRecord(
-            cluster=reading.cluster,
-            node=reading.node.name,
+        return SinkRecord.of(
+            place=place,
             machine=reading.node.machine,
             source=reading.source,
-            chassis=gpu.chassis or "",
-            gpu=gpu.serial or "",
-            time=time,
+            time=reading.time,
+            event=events.get(uuid, Event.CONFIRMED),
             uuid=uuid,
-            model=gpu.model or "",
-            event=events.get(uuid, Event.CONFIRMED).value,
+            serial=gpu.serial,
+            model=gpu.model,
+            chassis=gpu.chassis,
         )
 
     return [record(gpu, gpu.uuid) for gpu in reading.gpus] + [
@@ -103,13 +111,12 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fingerprint: Fingerprint | None = None
     gpus: dict[str, Any] = {}
     since: tuple[float, ...] = ()
-    superseded: tuple[str, ...] = ()
+    taken_elsewhere: tuple[str, ...] = msgspec.field(name="superseded", default=())  # as first written
 
 
 _FIELDS: tuple[str, ...] = Gpu.__struct_fields__
 _UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
 _FEW = frozenset(_FIELDS) - {"uuid", "serial", "minor_number", "mig"}  # texts that repeat all over a fleet
-_NONE: frozenset[str] = frozenset()
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _decode_records = msgspec.msgpack.Decoder(list[SinkRecord]).decode

@@ -1,4 +1,4 @@
-"""The connections to SQLite or PostgreSQL: opened, migrated, read and written, with every failure mapped to ours."""
+"""The connections to SQLite or PostgreSQL: opened, migrated, read and written, every failure mapped to ours."""
 
 import fcntl
 import os
@@ -19,28 +19,32 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
+from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
-from collector.store.errors import FOREIGN, LostLeadershipError, StoreError, explain
+from collector.store.errors import FOREIGN, StoreError, explain
 from collector.store.migrate import check_version, is_current, migrate, stage
 
-__all__ = ["LEADER", "Database", "OpenMode", "check_folder"]
+__all__ = ["Database", "OpenMode", "check_folder"]
+
+CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
+BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
 
 
 class OpenMode(Enum):
     """What a store is opened for."""
 
     COLLECTOR = "collector"  # everything; the one process that records into an SQLite file
-    OPERATOR = "operator"  # reading, and mending the outbox beside a running collector
+    OPERATOR = "operator"  # reading, and repairing the outbox while a collector runs
     READER = "reader"  # reading only
-    TRIAL = "trial"  # reading only, even before a collector has made its tables
+    TRIAL = "trial"  # reading only, even before a collector has created its tables
 
 
 class Database:
     """One open store; made by `Database.open`.
 
-    Reads and writes run shielded from cancellation, because they are short and a connection that is left half-way is
-    good for nobody; once the process is about to end, they have until `end_by`. A write is one transaction, and there
-    is one at a time.
+    Reads and writes run shielded from cancellation, because they are short and a connection that is left in the middle
+    of one cannot be used again; once the process is about to end, they have until `end_by`. A write is one transaction,
+    and there is one at a time.
     """
 
     def __init__(
@@ -48,7 +52,6 @@ class Database:
     ) -> None:
         self.location = location
         self.id = ""  # random, and the store's for ever
-        self.session = secrets.token_hex(8)  # random, and this process's for as long as no other one leads
         self._reader = reader
         self._writer = writer
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
@@ -99,25 +102,19 @@ class Database:
                 raise explain(error, self.location) from error
 
     @asynccontextmanager
-    async def write(self, *, leading: bool = False) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError.
-
-        With `leading` the transaction is a leader's: it raises Superseded when another collector leads by now.
-        """
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError."""
         if self._writer is None:
-            raise StoreError(f"store {self.location}: it was opened for reading only")
+            raise StoreError(f"store {self.location}: opened read-only")
         self.check_file()
-        session = self.session
         with self.shielded():
             async with self._lock:
                 try:
                     async with self._writer.begin() as connection:
-                        if not self.alone:
+                        if not self.single_process:
                             # One writer at a time among replicas too: ids must be committed in their order, or a
                             # cursor passes over one that was taken early and committed late.
                             await connection.execute(_ADVISORY_LOCK)
-                            if leading and await connection.scalar(LEADER) != session:
-                                raise LostLeadershipError(f"store {self.location}: another collector leads by now")
                         yield connection
                 except FOREIGN as error:
                     raise explain(error, self.location) from error
@@ -134,7 +131,7 @@ class Database:
 
     @contextmanager
     def shielded(self, seconds: float = float("inf")) -> Iterator[None]:
-        """Let no cancellation from outside into the block, which may take so long; raises StoreError after that."""
+        """Let no cancellation from outside into the block, which may take `seconds`; raises StoreError after that."""
         deadline = min(self._deadline, anyio.current_time() + seconds)
         with anyio.CancelScope(shield=True, deadline=deadline) as scope:
             self._scopes.add(scope)
@@ -149,8 +146,8 @@ class Database:
         """Make sure that the file is still the one that was opened; raises StoreError."""
         if self._file is not None and self._file != self._identity():
             raise StoreError(
-                f"store {self.location}: the file was removed or replaced while it was in use, and nothing of what "
-                "happens now can be kept; start the collector again"
+                f"store {self.location}: the file was removed or replaced while in use, and nothing can be recorded; "
+                "restart the collector"
             )
 
     def _identity(self) -> tuple[int, int] | None:
@@ -163,7 +160,7 @@ class Database:
         return (status.st_dev, status.st_ino)
 
     def end_by(self, deadline: float) -> None:
-        """Let nothing take longer than that (of the event loop's clock), neither what is under way nor what follows."""
+        """Let nothing that runs now or later take longer than `deadline`, on the event loop's clock."""
         self._deadline = deadline
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, deadline)
@@ -173,7 +170,7 @@ class Database:
         return (postgresql if isinstance(self.location, PostgresLocation) else sqlite).insert(table)
 
     @property
-    def alone(self) -> bool:
+    def single_process(self) -> bool:
         """Whether no other process can record into it."""
         return isinstance(self.location, SqliteLocation)
 
@@ -189,17 +186,14 @@ class Database:
                 return
         async with self.write() as connection:
             await connection.run_sync(migrate, self.location)
-            own = self.insert(schema.facts).values(name="id", value=secrets.token_hex(16))
+            own = self.insert(schema.meta).values(name="id", value=secrets.token_hex(16))
             await connection.execute(own.on_conflict_do_nothing(index_elements=["name"]))
             self.id = str(await connection.scalar(_OWN_ID))
 
 
 _READING = (OpenMode.READER, OpenMode.TRIAL)
-_OWN_ID = select(schema.facts.c.value).where(schema.facts.c.name == "id")
-LEADER = select(schema.facts.c.value).where(schema.facts.c.name == "leader")
+_OWN_ID = select(schema.meta.c.value).where(schema.meta.c.name == "id")
 _ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
-_FAREWELL = 3.0  # seconds that the connections have to end in order
-_BUSY = 10  # seconds that a connection waits for another process's write
 
 
 _OWN_FOLDER = Path("/var/lib/gpuid")  # the default's; every other one has to exist
@@ -208,8 +202,8 @@ _OWN_FOLDER = Path("/var/lib/gpuid")  # the default's; every other one has to ex
 def check_folder(path: Path) -> None:
     """Make sure that the folder of a file is there, or is the one that a collector makes; raises StoreError."""
     if path.parent != _OWN_FOLDER and not path.parent.exists():
-        # Rather than a new history where a slip of the pen points to.
-        raise StoreError(f"store {path}: the folder {path.parent} does not exist; make it, or mend store.url")
+        # Rather than a new history where a typing error points to.
+        raise StoreError(f"store {path}: the directory {path.parent} does not exist; create it or fix store.url")
 
 
 def _claim(path: Path) -> int:
@@ -225,9 +219,9 @@ def _claim(path: Path) -> int:
     except BlockingIOError:
         holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
         os.close(descriptor)
-        which = f" (process {holder})" if holder else ""
+        which = f" (pid {holder})" if holder else ""
         raise StoreError(
-            f"store {path}: another gpuid{which} records into it; stop that one, or choose another store.url"
+            f"store {path}: in use by another gpuid{which}; stop that one, or choose another store.url"
         ) from None
     except OSError:
         os.close(descriptor)
@@ -241,9 +235,9 @@ def _check_file(path: Path, access: OpenMode) -> None:
     """Refuse what is not a store of ours before anything is written to it; raises StoreError and sqlite3.Error."""
     if access is not OpenMode.COLLECTOR:
         if not path.exists():
-            raise StoreError(f"store {path}: there is no such file; the collector makes it at its first start")
+            raise StoreError(f"store {path}: no such file; the collector creates it at its first start")
         return
-    with closing(sqlite3.connect(path, timeout=_BUSY, isolation_level=None)) as connection:
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)) as connection:
         (mark,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and mark != schema.APPLICATION_ID:
@@ -261,7 +255,7 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
             query["immutable"] = "1"  # nobody writes to it, and we may not create what a reader otherwise shares
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database="file:" + quote(str(path)), query=query),
-        connect_args={"isolation_level": None, "timeout": _BUSY},
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS},
         poolclass=AsyncAdaptedQueuePool,
         pool_size=connections,
         max_overflow=0,
@@ -303,12 +297,11 @@ def _postgres(location: PostgresLocation, password_file: Path | None) -> AsyncEn
 
 def _password(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "expected UTF-8 text"
-        raise StoreError(f"store.password_file {path}: {why}") from None
+        return read_secret(path)
+    except UnreadableFileError as error:
+        raise StoreError(f"store.password_file {path}: {error}") from None
 
 
 async def _dispose(engine: AsyncEngine) -> None:
-    with anyio.move_on_after(_FAREWELL, shield=True):  # a server that hangs does not hear it
+    with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):  # a server that hangs does not hear it
         await engine.dispose()

@@ -1,4 +1,4 @@
-"""What can go wrong with the store, as one line that names the way out."""
+"""The errors of the store: each one line that names the remedy."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ __all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "LostLeadershipError", "Sto
 
 
 class StoreError(GpuidError):
-    """The store cannot be used, or not now; the text names it, without a password."""
+    """The store cannot be used, for good or at present; the text names it, without a password."""
 
 
 class LostLeadershipError(StoreError):
-    """Another collector leads by now."""
+    """Another collector leads now."""
 
 
 FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`
 
 
 def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -> StoreError:
-    """Map a foreign failure to ours."""
+    """Return our error for a foreign one."""
     if isinstance(location, PostgresLocation):
         return StoreError(f"store {location}: {_postgres_text(error, location.password)}")
     for cause in _causes(error):
@@ -34,37 +34,37 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
             return StoreError(f"store {location}: {text}")
         if isinstance(cause, OSError) and cause.strerror:
             return StoreError(
-                f"store {location}: {cause.strerror}; give this user the right to write there, "
+                f"store {location}: {cause.strerror}; give this user write permission there, "
                 "or choose another store.url"
             )
-    return StoreError(f"store {location}: {_tidy(str(error)) or type(error).__name__}")
+    return StoreError(f"store {location}: {_redact(str(error)) or type(error).__name__}")
 
 
 _SQLITE = (
     ("SQLITE_NOTADB", "not a database; move it away to start afresh, or choose another store.url"),
     ("SQLITE_CORRUPT", "the file is damaged; move it away (with its -wal and -shm) to start afresh"),
-    ("SQLITE_FULL", "no room left; make room on its disk, and it goes on by itself"),
-    ("SQLITE_BUSY", "locked by another process for too long; see who else has it open"),
-    ("SQLITE_READONLY", "it may not be written to; give this user the right to write the file and its folder"),
-    ("SQLITE_PERM", "no right to open it; give this user the right to write the file and its folder"),
-    ("SQLITE_CANTOPEN", "it cannot be opened; check that its folder exists and that this user may use it"),
-    ("SQLITE_IOERR", "the disk failed; check the disk and its free room"),
+    ("SQLITE_FULL", "disk full; free some space (gpuid retries automatically)"),
+    ("SQLITE_BUSY", "locked by another process for too long; find out which one has it open"),
+    ("SQLITE_READONLY", "not writable; give this user write permission for the file and its folder"),
+    ("SQLITE_PERM", "permission denied; give this user write permission for the file and its folder"),
+    ("SQLITE_CANTOPEN", "cannot be opened; check that its folder exists and that this user may access it"),
+    ("SQLITE_IOERR", "I/O error; check the disk and its free space"),
 )
 
 
 def _postgres_text(error: BaseException, password: str) -> str:
     for cause in _causes(error):
         if isinstance(cause, TimeoutError):
-            return "no answer from the server in time"
+            return "the server did not answer in time"
         state = getattr(cause, "sqlstate", None)
         if isinstance(state, str):
             text = str(cause).partition(": ")[2] if str(cause).startswith("<class") else str(cause)
             denied = "42501 schema" if state == "42501" and "schema" in text else state
             advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
-            return _tidy(text, password) + advice
+            return _redact(text, password) + advice
         if isinstance(cause, OSError):
-            return f"the server cannot be reached ({_tidy(cause.strerror or str(cause), password)})"
-    return _tidy(str(error), password) or type(error).__name__
+            return f"the server cannot be reached ({_redact(cause.strerror or str(cause), password)})"
+    return _redact(str(error), password) or type(error).__name__
 
 
 GRANT_CREATE = "grant the user CREATE on the schema"
@@ -74,12 +74,12 @@ _POSTGRES = (
     ("3D", "create the database"),
     ("42501 schema", GRANT_CREATE),
     ("42501", GRANT_WRITE),
-    ("53100", "make room on the server's disk, and it goes on by itself"),
+    ("53100", "free some space on the server's disk (gpuid retries automatically)"),
 )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Walk from the innermost cause outwards: it is the one that says most."""
+    """Return the chain of causes, the innermost first: it says most."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -88,5 +88,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     return reversed(chain)
 
 
-def _tidy(text: str, secret: str = "") -> str:
+def _redact(text: str, secret: str = "") -> str:
     return one_line(text.replace(secret, "***") if secret else text, 200)

@@ -1,4 +1,4 @@
-"""Answers where GPUs were and what happened to them; reads only, also while another process records."""
+"""The queries of where GPUs were and what happened to them; they only read, also while another process records."""
 
 import re
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ class Position(NamedTuple):
     id: int
 
     def __str__(self) -> str:
-        """Write it down for whoever asks for the next page."""
+        """Return it as text, to be given back for the next page."""
         return f"{'present' if self.present else 'past'}-{self.since!r}-{self.id}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what `str` wrote; raises ValueError."""
+        """Return the position that `str` wrote; raises ValueError."""
         if (found := _POSITION.fullmatch(text)) is None:
-            raise ValueError("expected the text that the page before gave as next")
+            raise ValueError("expected the `next` value of the previous page")
         return cls(found[1] == "present", float(found[2]), int(found[3]))
 
 
@@ -55,7 +55,7 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that happened to one GPU, as the history holds it."""
+    """One change of one GPU, as the history holds it."""
 
     id: int  # grows in the order in which changes were recorded
     time: float
@@ -78,7 +78,7 @@ class History:
         self._database = database
 
     async def where(self, term: str, *, after: Position | None = None, limit: int = 1000) -> list[PastPlacement]:
-        """Find every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
+        """Return every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
 
         The present ones come first, then the newest. `after` is the position of the last one of the page before.
         """
@@ -92,31 +92,31 @@ class History:
     async def node(
         self, node: str, cluster: str | None = None, *, after: Position | None = None, limit: int = 1000
     ) -> list[PastPlacement]:
-        """Find all that sat in a node, or in the nodes of that name of every cluster, in the order of `where`."""
+        """Return all that was in a node, or in the nodes of that name of every cluster, in the order of `where`."""
         condition = _placements.node == node
         if cluster is not None:
             condition &= _placements.cluster == cluster
         return await self._placements(condition, after, limit)
 
     async def left(self, node: str, *, limit: int = 1000) -> list[PastPlacement]:
-        """Find the nodes of this name that some GPU left: the last such placement of each, the newest first."""
+        """Return the last ended placement in each node of this name that some GPU left, the newest first."""
         return await self._last_ended(_placements.node == node, (_placements.cluster, _placements.node), limit)
 
     async def left_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
-        """Do as `left` for the nodes whose name or machine contains a text, in any case; walks the whole history."""
+        """Return what `left` does for nodes whose name or machine contains a text, in any case; scans the history."""
         condition = _contains(part, _placements.node, _placements.machine)
         return await self._last_ended(condition, (_placements.cluster, _placements.node), limit)
 
     async def where_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
-        """Find GPUs that left a node and whose UUID, serial or chassis contains a text, in any case.
+        """Return GPUs that left a node and whose UUID, serial or chassis contains a text, in any case.
 
-        Answers the last such placement of each, the newest first; walks the whole history.
+        Returns the last such placement of each, the newest first; scans the whole history.
         """
         condition = _contains(part, _placements.uuid, _placements.serial, _placements.chassis)
         return await self._last_ended(condition, (_placements.uuid,), limit)
 
     async def left_from(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
-        """Find what sat in a node and does no more, the last to leave first."""
+        """Return what was in a node and no longer is, the last to leave first."""
         condition = and_(
             _placements.cluster == place.cluster, _placements.node == place.node, _placements.until.is_not(None)
         )
@@ -131,10 +131,11 @@ class History:
         after: int | None = None,
         limit: int = 1000,
     ) -> list[HistoricChange]:
-        """List what happened from `since` on and before `until`, oldest first; without either, as it was recorded.
+        """Return what happened from `since` on and before `until`, oldest first; without either, as it was recorded.
 
         `cluster` chooses what happened in it or led out of it. `after` is the id of the last change of the page before.
-        Who follows what happens asks with it alone: of two nodes read at once, the later may be recorded first.
+        A client that polls for what is new passes it alone: of two nodes read at the same time, the later one may be
+        recorded first.
         """
         query: Select[Any] = select(schema.changes).limit(limit)
         if until is not None:
@@ -161,7 +162,7 @@ class History:
     async def latest_changes(
         self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
-        """List what happened last, newest first; `before` is the id of the last change of the page before."""
+        """Return what happened last, newest first; `before` is the id of the last change of the page before."""
         query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
         if event is not None:
             query = query.where(_changes.event == event)
@@ -197,7 +198,7 @@ class History:
         *,
         order: Sequence[ColumnElement[Any]] = (),
     ) -> list[PastPlacement]:
-        """Find placements; without another order as `where` has them, which is what `after` goes by."""
+        """Return placements, in the order of `where` unless another is given; `after` needs that order."""
         columns = [_placements[name] for name in PastPlacement.__struct_fields__]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (

@@ -1,76 +1,147 @@
-"""Which of the collectors that share a PostgreSQL store leads, that is records and delivers: one at a time."""
+"""Which of the collectors that share a PostgreSQL store leads, that is records and delivers: one at a time.
+
+All of leadership is here: who has the lock, the fencing token that a leader's every transaction proves, when recording
+begins and ends, and what a standby remembers until it takes over. The take-over itself needs the inventory, so its loop
+is the app's.
+"""
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import anyio
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from collector.model import NodeState, Place
 from collector.store import schema
-from collector.store.database import LEADER, Database
-from collector.store.errors import FOREIGN, StoreError, explain
+from collector.store.database import Database
+from collector.store.errors import FOREIGN, LostLeadershipError, StoreError, explain
 
-__all__ = ["Leadership"]
+__all__ = ["Leadership", "Standby"]
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 10.0  # that the server has for an answer before the lock's connection counts as gone
+CLOSE_TIMEOUT_SECONDS = 3.0
+
+_TRY_LOCK = text(f"SELECT pg_try_advisory_lock({schema.APPLICATION_ID}, hashtext(:store))")
+_PING = text("SELECT 1")
+_LEADER = select(schema.meta.c.value).where(schema.meta.c.name == "leader")
+# A collector whose machine is gone closes nothing: after half a minute the server drops its connection.
+_KEEPALIVE = [
+    text(f"SET {name} = {value}")
+    for name, value in (("tcp_keepalives_idle", 15), ("tcp_keepalives_interval", 5), ("tcp_keepalives_count", 3))
+]
+
+
+class Standby:
+    """What a collector that does not lead remembers: where its inventory may differ from what the leader recorded."""
+
+    def __init__(self) -> None:
+        self.touched: set[Place] = set()  # since `forget_touched`
+        self.gone: set[Place] = set()  # nodes that its inventory has given up
+
+    def note(self, nodes: Mapping[Place, NodeState | None]) -> None:
+        """Note the nodes that a step touched; None: gone."""
+        self.touched.update(nodes)
+        self.gone.difference_update(nodes)
+        self.gone.update(place for place, state in nodes.items() if state is None)
+
+    def forget_touched(self) -> None:
+        """Begin to note touched nodes from here on."""
+        self.touched.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.touched.clear()
+        self.gone.clear()
+
 
 class Leadership:
-    """A lock of one connection to the server, which gives it to another collector once that connection is gone.
+    """The lock of one connection to the server, which gives it to another collector once that connection is gone.
 
-    A collector may learn only later that its connection is gone. So whoever takes the lock writes its name down, and
-    `Database.write` refuses a leader's transaction to everybody else. `superseded` is called when the lock comes back
-    after another collector has had it. An SQLite file has one collector, which always leads.
+    A collector may learn only later that its connection is gone. So whoever gets the lock after another collector
+    writes down a new token, and `write` refuses a leader's transaction under any other. An SQLite file has one
+    collector, which always leads.
     """
 
-    def __init__(self, database: Database, superseded: Callable[[], None]) -> None:
-        self.held = database.alone  # when it was last asked for
+    def __init__(self, database: Database) -> None:
+        self.held = database.single_process  # when it was last asked for
+        self.recording = database.single_process  # what happens is recorded; else `standby` notes it
+        self.token = secrets.token_hex(8)  # random, and this process's for as long as no other one leads
+        self.standby = Standby()
         self._database = database
-        self._superseded = superseded
         self._connection: AsyncConnection | None = None
         self._asking = anyio.Lock()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this collector records and delivers."""
+        return self.held and self.recording
+
+    def begin(self) -> None:
+        """Record from now on: the history has been brought in line with the inventory, or is about to be."""
+        self.recording = True
+        self.standby.clear()
+
+    def stand_by(self) -> None:
+        """Record nothing from now on: another collector does."""
+        self.recording = self._database.single_process
+
+    @asynccontextmanager
+    async def write(self, token: str | None = None) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a leader's transaction; raises StoreError.
+
+        `token` is the one under which the work began (None: now). Raises LostLeadershipError when another collector has
+        led since.
+        """
+        token = token or self.token
+        async with self._database.write() as connection:
+            if not self._database.single_process and await connection.scalar(_LEADER) != token:
+                raise LostLeadershipError(f"store {self._database.location}: another collector leads now")
+            yield connection
+
     async def ask(self) -> bool:
         """Take the lock, or make sure that it is still ours; False while another has it. Raises StoreError."""
-        if self._database.alone:
+        if self._database.single_process:
             self._database.check_file()
             return True
         async with self._asking:
             try:
-                with self._database.shielded(_ANSWER):
-                    self.held = await self._proved() or await self._taken()
+                with self._database.shielded(ANSWER_SECONDS):
+                    self.held = await self._still_held() or await self._taken()
             except StoreError:
                 self.held = False
-                await self._forget()
+                await self._close()
                 raise
             return self.held
 
     async def release(self) -> None:
         """Let another collector lead."""
-        if not self._database.alone:
+        if not self._database.single_process:
             with anyio.CancelScope(shield=True):
                 async with self._asking:
                     self.held = False
-                    await self._forget()
+                    await self._close()
 
-    async def _proved(self) -> bool:
-        """Find out whether the connection that has the lock still lives."""
+    async def _still_held(self) -> bool:
+        """Return whether the connection that has the lock still lives."""
         if self._connection is None:
             return False
         try:
-            await self._connection.execute(_PROVE)
+            await self._connection.execute(_PING)
         except FOREIGN:
             self.held = False
-            await self._forget()
+            await self._close()
             return False
         return True
 
     async def _taken(self) -> bool:
         connection = await self._database.lend()
         try:
-            if not await connection.scalar(_TRY, {"store": self._database.id}):
+            if not await connection.scalar(_TRY_LOCK, {"store": self._database.id}):
                 await connection.close()
                 return False
             self._connection = connection
@@ -83,35 +154,24 @@ class Leadership:
         return True
 
     async def _claim(self) -> None:
-        """Write down who leads; after another one's time under a new name, so that nothing from before is written."""
+        """Write down who leads: after another collector under a new token, so that nothing from before is written."""
         async with self._database.write() as connection:
-            if await connection.scalar(LEADER) == self._database.session:
+            if await connection.scalar(_LEADER) == self.token:
                 return
-            self._database.session = secrets.token_hex(8)
-            row = self._database.insert(schema.facts).values(name="leader", value=self._database.session)
+            self.token = secrets.token_hex(8)
+            self.stand_by()  # until what that collector recorded has been taken over
+            row = self._database.insert(schema.meta).values(name="leader", value=self.token)
             await connection.execute(
                 row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value})
             )
-            self._superseded()
 
-    async def _forget(self) -> None:
+    async def _close(self) -> None:
         """End the connection rather than give it back, for the lock is its session's."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with anyio.move_on_after(_FAREWELL, shield=True):
+            with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):
                 try:
                     await connection.invalidate()
                     await connection.close()
                 except FOREIGN:
-                    log.debug("the connection of the lead was gone already")
-
-
-_ANSWER = 10.0  # seconds that the server has for an answer before the connection counts as gone
-_FAREWELL = 3.0  # seconds
-_TRY = text(f"SELECT pg_try_advisory_lock({schema.APPLICATION_ID}, hashtext(:store))")
-_PROVE = text("SELECT 1")
-# A collector whose machine is gone says no farewell: after half a minute the server takes it for gone.
-_KEEPALIVE = [
-    text(f"SET {name} = {value}")
-    for name, value in (("tcp_keepalives_idle", 15), ("tcp_keepalives_interval", 5), ("tcp_keepalives_count", 3))
-]
+                    log.debug("leader lock connection already closed")

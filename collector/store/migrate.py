@@ -10,7 +10,7 @@ from collector.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
 
 __all__ = ["UP_TO_DATE", "check_version", "is_current", "migrate", "stage"]
 
-UP_TO_DATE = "its tables are up to date"
+UP_TO_DATE = "tables are up to date"
 _FOLDER = Path(__file__).parent / "migrations"
 
 
@@ -35,18 +35,18 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
 
 
 def is_current(connection: Connection) -> bool:
-    """Tell whether there is nothing to migrate."""
+    """Return whether there is nothing to migrate."""
     return _version(connection) == HEAD
 
 
 def stage(connection: Connection, location: SqliteLocation | PostgresLocation) -> str:
-    """Tell in a few words what a collector's start would do to the tables; raises StoreError when it would refuse."""
+    """Return in a few words what a collector's start would do to the tables; raises StoreError if it would refuse."""
     version = _version(connection)
     if version is None:
-        return "a collector makes its tables at its first start"
+        return "tables created by the collector at its first start"
     if version != HEAD:
         _refuse_newer(version, location)
-        return "a collector updates its tables at its next start"
+        return "tables updated by the collector at its next start"
     return UP_TO_DATE
 
 
@@ -54,10 +54,12 @@ def check_version(connection: Connection, location: SqliteLocation | PostgresLoc
     """Make sure that the tables are those that this version reads; raises StoreError."""
     version = _version(connection)
     if version is None:
-        raise StoreError(f"store {location}: nothing is in it yet; the collector makes it at its first start")
+        raise StoreError(f"store {location}: it is empty; the collector creates its tables at its first start")
     if version != HEAD:
         _refuse_newer(version, location)
-        raise StoreError(f"store {location}: an older gpuid made it; start this version's collector once to update it")
+        raise StoreError(
+            f"store {location}: created by an older gpuid; start this version's collector once to update it"
+        )
 
 
 def _version(connection: Connection) -> str | None:
@@ -70,6 +72,6 @@ def _version(connection: Connection) -> str | None:
 def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> None:
     if not any((_FOLDER / "versions").glob(f"{version}_*.py")):
         raise StoreError(
-            f"store {location}: a newer gpuid made it (schema {version}, this one knows {HEAD}); "
+            f"store {location}: created by a newer gpuid (schema {version}, this one knows {HEAD}); "
             "run that version, or choose another store.url to start afresh"
         )

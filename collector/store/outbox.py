@@ -1,4 +1,4 @@
-"""What the sinks are owed: a cursor for each, batches that stay the same over a crash, and dead letters."""
+"""The backlog of each sink: its cursor, batches that stay the same over a crash, and dead letters."""
 
 import itertools
 import logging
@@ -11,11 +11,11 @@ import msgspec
 from sqlalchemy import RowMapping, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import SinkRecord
+from collector.model import Place, SinkRecord
 from collector.store import schema
 from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
-from collector.timestamps import rfc3339
+from collector.store.leadership import Leadership
 
 __all__ = ["Backlog", "Batch", "DeadLetter", "Outbox", "Owed", "Subscription", "Waiting"]
 
@@ -24,29 +24,29 @@ log = logging.getLogger(__name__)
 
 
 class Subscription(NamedTuple):
-    """What a sink wants."""
+    """What a sink is to get."""
 
     emit: str  # changes or readings
     backfill: bool  # when it is new: from the beginning of the history, instead of from now
 
 
 class Backlog(NamedTuple):
-    """What a sink is still owed."""
+    """What waits for a sink."""
 
     records: int
-    oldest: float | None  # Unix seconds; None when nothing is owed
-    dead_letters: int = 0  # batches that it refused for good
+    oldest: float | None  # Unix seconds; None when nothing waits
+    dead_letters: int = 0  # batches that it rejected
 
 
 class Owed(msgspec.Struct, frozen=True, kw_only=True):
-    """How the delivery to one sink stands, as the outbox knows it."""
+    """How the delivery to one sink stands."""
 
     sink: str
     emit: str
     records: int  # dead letters aside
-    oldest: float | None  # Unix seconds; None when nothing is owed
+    oldest: float | None  # Unix seconds; None when nothing waits
     next: str | None  # the key of the batch that was handed out and is not confirmed
-    configured: bool = True  # or it is kept for some days, in case that it comes back
+    configured: bool = True  # if not, its backlog is kept for some days
 
 
 class Waiting(NamedTuple):
@@ -54,22 +54,22 @@ class Waiting(NamedTuple):
 
     records: int  # counted up to a limit
     oldest: float | None
-    closed: bool  # nothing can be added any more: it was begun before, or is a dead letter that is sent again
+    closed: bool  # nothing can be added: it was begun before, or is a dead letter that is replayed
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """Records on their way to one sink: over all tries the same, under the same key."""
+    """Records for one sink: the same over all attempts, under the same key."""
 
     sink: str
     key: str  # a UUID
     records: list[SinkRecord]
     emit: str = ""  # of what kind they are; empty for a dead letter
     last: int = 0  # where the cursor goes when it is delivered
-    dead_letter: int | None = None  # the id, if it is one that is sent again
+    dead_letter: int | None = None  # the id, if it is one that is replayed
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch that its sink refused for good."""
+    """A batch that its sink rejected."""
 
     id: int
     sink: str
@@ -77,33 +77,34 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     time: float
     reason: str
     count: int
-    replay: bool  # somebody asked for it to be sent once more
+    replay: bool  # to be sent again
     records: list[SinkRecord] | None = None  # only where one letter is asked for
 
 
 class Outbox:
     """The cursors of the sinks over changes and readings; all methods raise StoreError."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, leadership: Leadership, *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
+        self._leadership = leadership
         self._clock = clock
 
-    async def follow(self, sinks: Mapping[str, Subscription]) -> None:
-        """Owe these sinks what happens from now on; others keep for some days what they are owed.
+    async def reconcile(self, sinks: Mapping[str, Subscription]) -> None:
+        """Let these sinks get what happens from now on; the backlogs of others are kept for some days.
 
-        A sink that is known goes on where it was. One that is new, or wants another kind of records than before,
+        A sink that is known continues where it was. One that is new, or emits another kind of records than before,
         starts at the present end, or with `backfill` at the beginning.
         """
-        async with self._database.write(leading=True) as connection:
+        async with self._leadership.write() as connection:
             known = {row["name"]: row for row in (await connection.execute(select(schema.sinks))).mappings().all()}
             for name, state in known.items():
                 here = update(schema.sinks).where(_sinks.name == name)
                 if name not in sinks:
                     if state["gone"] is None:
                         await connection.execute(here.values(gone=self._clock()))
-                        await _warn(connection, state, "the sink is not configured any more: what it is owed is kept")
+                        await _warn(connection, state, "sink removed from the configuration; keeping its backlog")
                 elif sinks[name].emit != state["emit"]:
-                    await _warn(connection, state, "the sink wants other records: what it was owed is given up")
+                    await _warn(connection, state, "sink emits other records now; dropping its backlog")
                     await connection.execute(delete(schema.sinks).where(_sinks.name == name))
                 elif state["gone"] is not None:
                     await connection.execute(here.values(gone=None))
@@ -112,23 +113,23 @@ class Outbox:
                     continue
                 end = None
                 if not wanted.backfill:
-                    end = await connection.scalar(select(func.max(_SOURCES[wanted.emit].c.id)))
+                    end = await connection.scalar(select(func.max(_TABLES[wanted.emit].c.id)))
                 row = {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
                 await connection.execute(insert(schema.sinks).values(row))
 
     async def give_up(self, before: float) -> None:
-        """Forget the sinks that have been in no configuration since before this time, and what they are owed."""
+        """Forget the sinks that were configured last before this time (Unix seconds), with their backlogs."""
         over = select(schema.sinks).where(_sinks.gone < before)
         async with self._database.read() as connection:
             if (await connection.execute(over)).first() is None:
                 return
-        async with self._database.write(leading=True) as connection:
+        async with self._leadership.write() as connection:
             for state in (await connection.execute(over)).mappings().all():
-                await _warn(connection, state, "the sink was not configured for days: what it was owed is given up")
+                await _warn(connection, state, "sink missing from the configuration for days; dropping its backlog")
                 await connection.execute(delete(schema.sinks).where(_sinks.name == state["name"]))
 
     async def waiting(self, sink: str, limit: int) -> Waiting:
-        """Tell what the sink's next batch would hold, counting up to `limit` records."""
+        """Return what the sink's next batch would hold, counting up to `limit` records."""
         async with self._database.read() as connection:
             if await connection.scalar(_REPLAY.where(_letters.sink == sink)) is not None:
                 return Waiting(0, None, closed=True)
@@ -140,10 +141,10 @@ class Outbox:
             return Waiting(int(count or 0), oldest, closed=state["upto"] is not None)
 
     async def next_batch(self, sink: str, limit: int) -> Batch | None:
-        """Hand out the sink's next batch; None when it is owed nothing.
+        """Return the sink's next batch; None when nothing waits for it.
 
-        A batch's end is committed before it is handed out: until it is confirmed, and after any crash, the same one
-        comes again. Dead letters to be sent again come first, but not before a batch that is on its way.
+        A batch's end is committed before it is handed out: until it is confirmed, and after any crash, the same one is
+        returned. Dead letters to be replayed come first, but not before a batch that is on its way.
         """
         async with self._database.read() as connection:
             state = await _state(connection, sink)
@@ -177,10 +178,10 @@ class Outbox:
                     return None
                 upto = fitting[-1] if fitting else ahead[0][0]
         if state["upto"] is None:
-            async with self._database.write(leading=True) as connection:
+            async with self._leadership.write() as connection:
                 same = (_sinks[name] == state[name] for name in ("name", "emit", "cursor"))
                 begun = update(schema.sinks).where(*same, _sinks.upto.is_(None)).values(upto=upto)
-                if _count(await connection.execute(begun)) == 0:  # the sink is owed other records by now
+                if _count(await connection.execute(begun)) == 0:  # the sink gets other records by now
                     return None
         async with self._database.read() as connection:
             records = await _records(connection, state["emit"], state["cursor"], upto)
@@ -195,7 +196,7 @@ class Outbox:
                 await _advance(connection, batch)
 
     async def dead_letter(self, batch: Batch, reason: str) -> None:
-        """Put the batch aside, because its sink will never take it, and go on behind it."""
+        """Move the batch to the dead letters, because its sink will never accept it, and continue behind it."""
         async with self._database.write() as connection:
             if batch.dead_letter is not None:
                 row = {"reason": reason, "time": self._clock(), "replay": False}
@@ -216,12 +217,12 @@ class Outbox:
                 )
 
     async def backlog(self, sink: str) -> Backlog:
-        """Tell what the sink is still owed, dead letters apart."""
+        """Return what waits for the sink, dead letters counted apart."""
         async with self._database.read() as connection:
             return await _backlog(connection, sink, await _state(connection, sink))
 
     async def owed(self) -> list[Owed]:
-        """Tell of each sink how its delivery stands."""
+        """Return how the delivery to each sink stands."""
         found = []
         async with self._database.read() as connection:
             states = (await connection.execute(select(schema.sinks).order_by(_sinks.name))).mappings().all()
@@ -241,7 +242,7 @@ class Outbox:
         return found
 
     async def dead_letters(self, sink: str | None = None) -> list[DeadLetter]:
-        """List the dead letters, oldest first, without their records."""
+        """Return the dead letters, oldest first, without their records."""
         columns = [column for column in schema.dead_letters.c if column.name != "records"]
         query = select(*columns).order_by(_letters.id)
         if sink is not None:
@@ -250,7 +251,7 @@ class Outbox:
             return [DeadLetter(**row) for row in (await connection.execute(query)).mappings()]
 
     async def show(self, id: int) -> DeadLetter | None:  # noqa: A002
-        """Show one dead letter with its records."""
+        """Return one dead letter with its records; None if there is none of this id."""
         async with self._database.read() as connection:
             row = (await connection.execute(select(schema.dead_letters).where(_letters.id == id))).mappings().first()
         if row is None:
@@ -258,25 +259,25 @@ class Outbox:
         return DeadLetter(**{**row, "records": decode_records(row["records"])})
 
     async def replay(self, ids: Collection[int]) -> int:
-        """Have dead letters sent once more, by whichever process delivers; returns how many there are of them."""
+        """Let dead letters be sent again by the process that delivers; returns how many of these ids there are."""
         async with self._database.write() as connection:
             return _count(
                 await connection.execute(update(schema.dead_letters).where(_letters.id.in_(ids)).values(replay=True))
             )
 
     async def drop(self, ids: Collection[int]) -> int:
-        """Throw dead letters away; returns how many there were of them."""
+        """Delete dead letters; returns how many of these ids there were."""
         async with self._database.write() as connection:
             return _count(await connection.execute(delete(schema.dead_letters).where(_letters.id.in_(ids))))
 
     def _key(self, state: RowMapping, upto: int) -> str:
-        """Name a sink's batch; neither another store, which counts from 1 as well, nor another sink has that key."""
+        """Return the key of a sink's batch, which is another one in every store and for every sink."""
         batch = f"{state['name']}/{state['emit']}/{state['cursor'] + 1}-{upto}"
         return str(uuid.uuid5(uuid.UUID(self._database.id), batch))
 
 
 _sinks, _letters = schema.sinks.c, schema.dead_letters.c
-_SOURCES = {"changes": schema.changes, "readings": schema.readings}
+_TABLES = {"changes": schema.changes, "readings": schema.readings}
 _REPLAY = select(_letters.id).where(_letters.replay).limit(1)
 
 
@@ -295,36 +296,29 @@ async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | N
 
 
 async def _warn(connection: AsyncConnection, state: RowMapping, message: str) -> None:
-    """Say what becomes of what a sink is owed; nothing when that is nothing."""
+    """Log what becomes of a sink's backlog, unless it is empty."""
     if records := (await _backlog(connection, state["name"], state)).records:
         log.warning(message, extra={"sink": state["name"], "emit": state["emit"], "records": records})
 
 
 def _counted(state: RowMapping) -> Any:
     """Select what is past a sink's cursor: id, time, and how many records each row stands for."""
-    table = _SOURCES[state["emit"]]
+    table = _TABLES[state["emit"]]
     count = table.c.count if table is schema.readings else literal(1).label("count")
     return select(table.c.id, table.c.time, count).where(table.c.id > state["cursor"]).order_by(table.c.id)
 
 
 async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: int) -> list[SinkRecord]:
-    table = _SOURCES[emit]
+    table = _TABLES[emit]
     query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
     rows = (await connection.execute(query)).mappings()
     if table is schema.readings:
         return [record for row in rows for record in decode_records(row["records"])]
     return [
-        SinkRecord(
-            cluster=row["cluster"],
-            node=row["node"],
-            machine=row["machine"],
-            source=row["source"],
-            chassis=row["chassis"] or "",
-            gpu=row["serial"] or "",
-            time=rfc3339(row["time"], "seconds"),
-            uuid=row["uuid"],
-            model=row["model"] or "",
+        SinkRecord.of(
+            place=Place(row["cluster"], row["node"]),
             event=row["event"],
+            **{key: row[key] for key in ("machine", "source", "time", "uuid", "serial", "model", "chassis")},
         )
         for row in rows
     ]

@@ -1,10 +1,9 @@
-"""Decides what a run of changes does to the placements; values in, rows out."""
+"""Decides what changes do to the tables of placements and changes; values in, rows out."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Gpu, Place
+from collector.model import Change, Event, Gpu, NodeState, Place
 
 __all__ = ["OpenPlacement", "Plan", "differences", "plan"]
 
@@ -91,38 +90,36 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
     )
 
 
-def differences(
-    before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeSnapshot | None], now: float
-) -> list[Change]:
+def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None], now: float) -> list[Change]:
     """Find the changes that lead from the open placements of some nodes to what those nodes have now.
 
     For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed.
     """
     left = {(placement.uuid, placement.place): placement for placement in before}
     changes: list[Change] = []
-    arrivals: list[tuple[Gpu, NodeSnapshot, float]] = []
-    for snapshot in filter(None, nodes.values()):
-        for gpu, since in zip(snapshot.gpus, snapshot.since, strict=True):
-            known = left.pop((gpu.uuid, snapshot.place), None)
+    arrivals: list[tuple[Gpu, NodeState, float]] = []
+    for state in filter(None, nodes.values()):
+        for gpu, since in zip(state.gpus, state.since, strict=True):
+            known = left.pop((gpu.uuid, state.place), None)
             if known is None:
-                arrivals.append((gpu, snapshot, since))
+                arrivals.append((gpu, state, since))
             elif known.since != since:  # it was away meanwhile
-                changes.append(_change(Event.VANISHED, since, gpu, snapshot))
-                changes.append(_change(Event.APPEARED, since, gpu, snapshot))
+                changes.append(Change.of(state, Event.VANISHED, since, gpu))
+                changes.append(Change.of(state, Event.APPEARED, since, gpu))
             elif any(value not in (None, getattr(known, field)) for field, value in _facts(gpu).items()):
-                changes.append(_change(Event.ALTERED, snapshot.time or now, gpu, snapshot))
+                changes.append(Change.of(state, Event.ALTERED, state.time or now, gpu))
     homes = {placement.uuid: placement for placement in left.values()}  # where those that arrived elsewhere were
-    for gpu, snapshot, since in sorted(arrivals, key=lambda arrival: arrival[2]):
+    for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
         if (previous := homes.pop(gpu.uuid, None)) is None:
-            changes.append(_change(Event.APPEARED, since, gpu, snapshot))
+            changes.append(Change.of(state, Event.APPEARED, since, gpu))
         else:
             del left[previous.uuid, previous.place]
-            changes.append(_change(Event.MOVED, since, gpu, snapshot, previous.place))
+            changes.append(Change.of(state, Event.MOVED, since, gpu, previous=previous.place))
     changes += [_vanished(placement, nodes[placement.place], now) for placement in left.values()]
     return sorted(changes, key=lambda change: change.time)
 
 
-def _vanished(placement: OpenPlacement, node: NodeSnapshot | None, now: float) -> Change:
+def _vanished(placement: OpenPlacement, node: NodeState | None, now: float) -> Change:
     return Change(
         event=Event.VANISHED,
         time=now if node is None or node.time is None else node.time,
@@ -168,15 +165,3 @@ def _change_row(change: Change) -> Row:
         "previous_cluster": None if previous is None else previous.cluster,
         "previous_node": None if previous is None else previous.node,
     }
-
-
-def _change(event: Event, time: float, gpu: Gpu, node: NodeSnapshot, previous: Place | None = None) -> Change:
-    return Change(
-        event=event,
-        time=time,
-        gpu=gpu,
-        place=node.place,
-        machine=node.node.machine,
-        source=node.source,
-        previous=previous,
-    )

@@ -1,4 +1,4 @@
-"""Forgets what is over for long and what every sink has got, in many small transactions."""
+"""Deletes what is older than the retention and what every sink has got, in many small transactions."""
 
 import logging
 from typing import Any
@@ -12,52 +12,52 @@ __all__ = ["prune"]
 
 log = logging.getLogger(__name__)
 
-_STEP = 20_000  # rows that one transaction looks at
+ROWS_PER_TRANSACTION = 20_000  # that one looks at
 
 
 async def prune(database: Database, before: float | None) -> int:
     """Forget what ended before this time (None: nothing), and readings that were delivered; returns how many rows.
 
-    Changes that a sink is still owed stay, however old they are.
+    Changes that still wait for a sink stay, however old they are.
     """
     forgotten = await _delivered_readings(database)
     if before is None:
         return forgotten
-    kept_from = await _first_owed(database, "changes")
+    kept_from = await _slowest_cursor(database, "changes")
     changes = schema.changes.c.time < before
     if kept_from is not None:
         changes &= schema.changes.c.id <= kept_from
     forgotten += await _sweep(database, schema.changes, changes)
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
-    forgotten += await _ghosts(database)
+    forgotten += await _absent(database)
     letters = await _sweep(database, schema.dead_letters, schema.dead_letters.c.time < before)
     if letters:
-        log.warning("dead letters older than store.retention are forgotten", extra={"dead_letters": letters})
+        log.warning("deleted dead letters older than store.retention", extra={"dead_letters": letters})
     return forgotten + letters
 
 
 async def _delivered_readings(database: Database) -> int:
     """Forget the readings that every sink has got; without a sink that wants them, all."""
-    upto = await _first_owed(database, "readings")
+    upto = await _slowest_cursor(database, "readings")
     condition = schema.readings.c.id > 0 if upto is None else schema.readings.c.id <= upto
     return await _sweep(database, schema.readings, condition)
 
 
-async def _first_owed(database: Database, emit: str) -> int | None:
-    """Find the cursor of the slowest sink."""
+async def _slowest_cursor(database: Database, emit: str) -> int | None:
+    """Return the cursor of the slowest sink of a kind; None if there is none."""
     async with database.read() as connection:
         found = await connection.scalar(select(func.min(schema.sinks.c.cursor)).where(schema.sinks.c.emit == emit))
     return None if found is None else int(found)
 
 
-async def _ghosts(database: Database) -> int:
-    """Forget the GPUs that are nowhere and whose every placement is forgotten."""
-    lost = ~exists().where(schema.placements.c.uuid == schema.ghosts.c.uuid)
+async def _absent(database: Database) -> int:
+    """Forget the absent GPUs whose every placement is forgotten."""
+    forgotten = ~exists().where(schema.placements.c.uuid == schema.absent.c.uuid)
     async with database.read() as connection:
-        if await connection.scalar(select(schema.ghosts.c.uuid).where(lost).limit(1)) is None:
+        if await connection.scalar(select(schema.absent.c.uuid).where(forgotten).limit(1)) is None:
             return 0
     async with database.write() as connection:
-        return (await connection.execute(delete(schema.ghosts).where(lost))).rowcount
+        return (await connection.execute(delete(schema.absent).where(forgotten))).rowcount
 
 
 async def _sweep(database: Database, table: Any, condition: Any) -> int:
@@ -67,8 +67,8 @@ async def _sweep(database: Database, table: Any, condition: Any) -> int:
     if first is None:
         return 0
     swept = 0
-    for start in range(first, last + 1, _STEP):
-        ids = table.c.id.between(start, start + _STEP - 1)
+    for start in range(first, last + 1, ROWS_PER_TRANSACTION):
+        ids = table.c.id.between(start, start + ROWS_PER_TRANSACTION - 1)
         async with database.read() as connection:
             if await connection.scalar(select(table.c.id).where(ids, condition).limit(1)) is None:
                 continue

@@ -19,10 +19,10 @@ __all__ = [
     "HEAD",
     "METADATA",
     "VERSION_TABLE",
+    "absent",
     "changes",
     "dead_letters",
-    "facts",
-    "ghosts",
+    "meta",
     "nodes",
     "placements",
     "readings",
@@ -38,8 +38,8 @@ METADATA = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
 
 
-facts = Table(
-    "gpuid_facts",  # of the store itself: `id`, random, tells this store's batches from another's
+meta = Table(
+    "gpuid_facts",  # about the store itself: `id`, random, tells this store's batches from another's
     METADATA,
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
@@ -95,8 +95,8 @@ changes = Table(
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
 )
 
-ghosts = Table(
-    "gpuid_ghosts",  # GPUs that are nowhere, and where they were last
+absent = Table(
+    "gpuid_ghosts",  # GPUs that are in no node, and where they were last
     METADATA,
     Column("uuid", Text, primary_key=True),
     Column("cluster", Text, nullable=False),
@@ -134,7 +134,7 @@ dead_letters = Table(
     Column("reason", Text, nullable=False),
     Column("count", Integer, nullable=False),
     Column("records", LargeBinary, nullable=False),
-    Column("replay", Boolean, nullable=False),  # somebody asked for it to be sent once more
+    Column("replay", Boolean, nullable=False),  # to be sent again
     Index("gpuid_dead_letters_sink", "sink", "id"),
     sqlite_autoincrement=True,
 )

@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from collector.inventory import NodeEntry
-from collector.model import ClusterStatus, Placement
+from collector.model import ClusterStatus, NodeState, Placement
 from collector.timestamps import rfc3339
 from collector.views.cooperative import in_slices
 from collector.web.context import CONTEXT, CollectorView
@@ -101,7 +100,7 @@ def _gpu_row(context: CollectorView, placement: Placement) -> dict[str, Any]:
     }
 
 
-def _node_row(context: CollectorView, entry: NodeEntry) -> dict[str, Any]:
+def _node_row(context: CollectorView, entry: NodeState) -> dict[str, Any]:
     return {
         "cluster": entry.place.cluster,
         "node": entry.place.node,
@@ -121,7 +120,7 @@ def _node_row(context: CollectorView, entry: NodeEntry) -> dict[str, Any]:
     }
 
 
-async def _entries(context: CollectorView, filters: _Filters) -> AsyncIterator[NodeEntry]:
+async def _entries(context: CollectorView, filters: _Filters) -> AsyncIterator[NodeState]:
     """Walk the nodes that the filters admit, by cluster and name, giving other tasks their turn."""
     for cluster in sorted(context.inventory.clusters()):
         if not _admits(filters, "cluster", cluster):

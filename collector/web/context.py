@@ -9,8 +9,8 @@ import anyio.lowlevel
 from aiohttp import web
 
 from collector.exposition import Exposition
-from collector.inventory import Inventory, NodeEntry
-from collector.model import ClusterState, ClusterStatus
+from collector.inventory import Inventory
+from collector.model import ClusterState, ClusterStatus, NodeState
 from collector.store import History, StoreStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -47,7 +47,7 @@ class CollectorView:
             if (status := self.statuses.get(name)) is None or status.state is ClusterState.STARTING
         ]
 
-    def overdue(self, entry: NodeEntry) -> bool:
+    def overdue(self, entry: NodeState) -> bool:
         """Tell whether a node should have been read again long ago, though its cluster is up and no attempt failed."""
         status = self.statuses.get(entry.place.cluster)
         if status is None or not status.up or entry.time is None or entry.failing is not None:

@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 
-from collector.app.service import Service, load
+from collector.app import Service, load
 from collector.collect.watcher import ClusterWatcher
 from collector.config import ClusterSettings
 from collector.model import Change, ClusterState, Event
@@ -73,7 +73,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def settled(service: Service, **states: ClusterState) -> bool:
-    return {name: status.state for name, status in service.statuses.items()} == states
+    return {name: status.state for name, status in service.clusters.statuses.items()} == states
 
 
 async def test_the_fleet_is_published_once_and_the_second_name_says_why(
@@ -89,7 +89,7 @@ async def test_the_fleet_is_published_once_and_the_second_name_says_why(
             synced = {
                 row["cluster"]: row["synced"] for row in (await client.get("/api/v1/clusters")).json()["clusters"]
             }
-            service.on_synced("dev", time.time())  # it was on its way
+            service.observer.on_synced("dev", time.time())  # it was on its way
             assert (await client.get("/metrics")).text.count("\ngpuid_cluster_synced_timestamp_seconds{") == 1
     assert (synced["admin"] is None, synced["dev"]) == (False, None)
     assert 'gpuid_cluster_up{cluster="admin"} 1.0\n' in metrics
@@ -99,7 +99,7 @@ async def test_the_fleet_is_published_once_and_the_second_name_says_why(
     assert world.moves == []
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.getMessage()[:67] for record in warnings] == [
-        'the cluster is not read: it is the cluster "admin" once more: node '
+        'skipping cluster: it is the cluster "admin" once more: node '
     ]
 
 
@@ -145,7 +145,7 @@ async def test_a_duplicate_that_is_found_out_again_at_once_is_not_read(world: Wo
     world.write("admin", "dev")
     async with world.collecting() as service:
         await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
-        watch = service._watches["dev"]
+        watch = service.clusters["dev"].supervisor
         started: list[str] = []
         new_watcher = watch._new_watcher
 

@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from collector.app.service import Service, load
+from collector.app import Service, load
 from collector.simulator import Simulator
 from tests.support.processes import free_ports
 

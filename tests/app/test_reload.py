@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 
-from collector.app.service import Service, load
+from collector.app import Service, load
 from collector.simulator import Simulator
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ async def test_a_signal_before_the_store_is_loaded_waits_for_it(world: World) ->
     world.write("sim-0", "sim-1")
     async with world.running(service):
         await service.reload(world.config)
-        assert set(service.statuses) == {"sim-0", "sim-1"}
+        assert set(service.clusters.statuses) == {"sim-0", "sim-1"}
 
 
 async def test_an_edit_after_the_file_was_read_and_before_it_is_watched_is_not_missed(world: World) -> None:
@@ -68,7 +68,7 @@ async def test_an_edit_after_the_file_was_read_and_before_it_is_watched_is_not_m
     service = Service(load(world.config))
     world.write("sim-1")
     async with world.running(service):
-        await until(lambda: set(service.statuses) == {"sim-1"})
+        await until(lambda: set(service.clusters.statuses) == {"sim-1"})
 
 
 async def test_a_file_that_says_the_same_is_not_put_in_force_again(
@@ -80,15 +80,14 @@ async def test_a_file_that_says_the_same_is_not_put_in_force_again(
         async with world.running(service):
             await until(lambda: world.urls)
             world.write("sim-0", "sim-1")
-            await until(lambda: "the configuration was read again" in caplog.text)
-            await until(lambda: set(service.statuses) == {"sim-0", "sim-1"})
-    assert caplog.text.count("the configuration was read again") == 1
+            await until(lambda: "configuration reloaded" in caplog.text)
+            await until(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
+    assert caplog.text.count("configuration reloaded") == 1
 
 
 async def test_clusters_come_while_the_store_is_in_trouble_and_sinks_once_it_is_not(
-    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("collector.store.database._BUSY", 0.2)
     world.write("sim-0")
     service = Service(load(world.config))
     async with world.running(service):
@@ -97,7 +96,7 @@ async def test_clusters_come_while_the_store_is_in_trouble_and_sinks_once_it_is_
             with closing(sqlite3.connect(world.store, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 world.write("sim-0", "sim-1", more='[sinks.out]\ntype = "stdout"\n')
-                await until(lambda: set(service.statuses) == {"sim-0", "sim-1"})
+                await until(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
                 await until(lambda: "the sinks stay as they were until the store is there: " in caplog.text)
                 assert 'sink="out"' not in (await client.get("/metrics/collector")).text
 

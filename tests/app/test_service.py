@@ -260,7 +260,7 @@ async def test_editing_the_file_adds_removes_and_changes_clusters_and_leaves_the
     assert await collector.gpus() == simulator.fleet.expected("sim-0", "sim-2")
     collector.write(["sim-0", "sim-2"], more='grace = "1m"\n')
     await logs(collector, "cluster changed in the configuration", cluster="sim-2")
-    await logs(collector, "the configuration was read again", times=3)
+    await logs(collector, "configuration reloaded", times=3)
     assert await collector.gpus() == simulator.fleet.expected("sim-0", "sim-2")
     assert collector.logged("cluster changed in the configuration") == 1
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
@@ -278,17 +278,17 @@ async def test_sighup_reads_the_configuration_again(collector: Collector, simula
     file.write_text(after)
     collector.process.send(signal.SIGHUP)
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-2"))
-    await logs(collector, "the configuration was read again")
+    await logs(collector, "configuration reloaded")
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
 
 
 async def test_a_removed_cluster_leaves_no_series_and_no_counters(complete: Collector, simulator: Simulator) -> None:
     complete.write(["sim-0", "sim-2"])
-    await logs(complete, "the configuration was read again")
+    await logs(complete, "configuration reloaded")
     assert await complete.labelled() == {"sim-0", "sim-2"}
     assert await complete.gpus() == simulator.fleet.expected("sim-0", "sim-2")
     assert "sim-1" not in await complete.text("/readyz?verbose")
-    assert complete.logged("12 GPUs are published no more", cluster="sim-1") == 1
+    assert complete.logged("12 GPUs from the inventory", cluster="sim-1") == 1
     assert complete.logged("GPU vanished") == 0
 
 
@@ -299,7 +299,7 @@ async def test_a_bad_new_file_is_refused_and_the_old_one_stays_in_force(
     for number, text in enumerate(bad, start=1):
         complete.config.with_suffix(".bad").write_text(text)
         complete.config.with_suffix(".bad").replace(complete.config)
-        refused = "the new configuration is refused, the old one stays in force: "
+        refused = "rejected the new configuration; keeping the current one: "
         await logs(complete, refused, times=number, level="error")
         assert await complete.gpus() == simulator.fleet.expected()
     complete.write(["sim-0"])

@@ -73,7 +73,7 @@ async def through_outbox(settings: SinkSettings, steps: Sequence[Step]) -> float
                 tasks.start_soon(delivery.run)
                 started = time.monotonic()
                 for number, step in enumerate(steps):
-                    store.recorder.record(step.nodes, step.changes)
+                    store.history_writer.append(step)
                     if number % 100 == 0:
                         await anyio.lowlevel.checkpoint()
                 while counting.exported < goal:  # noqa: ASYNC110

@@ -21,7 +21,7 @@ from collector.inventory import Inventory
 from collector.kube.client import ApiClient
 from collector.kube.reflector import Resource, list_all
 from collector.kube.resources import NodeObject, node_decoder
-from collector.model import Place, Reading
+from collector.model import Reading
 from collector.simulator.fleet import Fleet
 from collector.store import Store
 from tests.benchmarks.fleet import gpus_of
@@ -33,16 +33,14 @@ async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> int:
     """List each cluster and record a reading of each of its nodes; returns how many GPUs that are."""
     inventory, gpus = Inventory(), 0
     async with Store.open(msgspec.convert({"url": url}, StoreSettings)) as store, anyio.create_task_group() as tasks:
-        tasks.start_soon(store.recorder.run)
+        tasks.start_soon(store.history_writer.run)
         for cluster in fleet.clusters:
             for reading in await _readings(kubeconfig, fleet, cluster):
-                place = Place(cluster, reading.node.name)
-                changes = inventory.apply(reading)
                 gpus += len(reading.gpus)
-                store.recorder.record({place: inventory.snapshot(place)}, changes, reading)
-            while store.recorder.pending > _BATCH * fleet.gpus_per_host:
-                await store.recorder.committed.wait()
-        await store.recorder.durable(3600)
+                store.history_writer.append(inventory.apply(reading))
+            while store.history_writer.pending > _BATCH * fleet.gpus_per_host:
+                await store.history_writer.committed.wait()
+        await store.history_writer.flushed(3600)
         tasks.cancel_scope.cancel()
     return gpus
 

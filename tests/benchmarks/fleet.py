@@ -72,13 +72,13 @@ class Published:
 
     def __init__(self, clusters: int, nodes: int, gpus: int) -> None:
         self.metrics = Metrics()
-        self.inventory = Inventory(on_node=lambda place: self.exposition.changed(place))
+        self.inventory = Inventory()
         self.exposition = Exposition(self.inventory, self.metrics)
         self.readings: list[Reading] = []
         for reading in readings(clusters, nodes, gpus):
             if not self.inventory.nodes(reading.cluster):
                 self.metrics.add_cluster(reading.cluster)
-            self.inventory.apply(reading)
+            self._apply(reading)
             self.readings.append(reading)
 
     def change(self, index: int) -> None:
@@ -87,7 +87,11 @@ class Published:
         *others, last = before.gpus
         swapped = msgspec.structs.replace(last, uuid=f"{_SWAPPED}{(last.uuid or '')[-28:]}", serial=f"9{index:012}")
         after = before if self._swapped(before) else msgspec.structs.replace(before, gpus=(*others, swapped))
-        self.inventory.apply(msgspec.structs.replace(after, time=time.time()))
+        self._apply(msgspec.structs.replace(after, time=time.time()))
+
+    def _apply(self, reading: Reading) -> None:
+        for place in self.inventory.apply(reading).nodes:
+            self.exposition.changed(place)
 
     def _swapped(self, reading: Reading) -> bool:
         entry = self.inventory.nodes(reading.cluster)[reading.node.name]

@@ -16,15 +16,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 import httpx
 import tomli_w
 
 from collector.collect import nvidia_smi
-from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, Place, SinkRecord
+from collector.model import Change, Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, SinkRecord, Step
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet
 from collector.sinks import formats as forms
@@ -35,13 +33,6 @@ from tests.support.processes import free_ports
 
 CLUSTERS, GPUS = 100, 8
 START = 1_760_000_000.0
-
-
-class Step(NamedTuple):
-    """What one reading does."""
-
-    nodes: dict[Place, NodeSnapshot | None]
-    changes: list[Change]
 
 
 def rows(*, small: bool = False) -> Iterator[Row]:
@@ -61,14 +52,15 @@ def fleet(nodes: int) -> Iterator[Step]:
     held = {number: [gpu(number * GPUS + index) for index in range(GPUS)] for number in range(nodes)}
     for number, gpus in held.items():
         place, at = place_of(number), START + number * 0.01
-        yield Step({place: snapshot(place, gpus, at)}, [change(Event.APPEARED, one, place, at) for one in gpus])
+        changes = tuple(change(Event.APPEARED, one, place, at) for one in gpus)
+        yield Step(nodes={place: state(place, gpus, at)}, changes=changes)
     for number in range(0, nodes - 1, 2):
         one, other, at = place_of(number), place_of(number + 1), START + 100_000 + number * 0.01
         there, here = held[number][:2], held[number + 1][:2]
         changes = [change(Event.MOVED, gone, other, at, one) for gone in there]
         changes += [change(Event.MOVED, come, one, at, other) for come in here]
         after = {one: here + held[number][2:], other: there + held[number + 1][2:]}
-        yield Step({place: snapshot(place, gpus, at) for place, gpus in after.items()}, changes)
+        yield Step(nodes={place: state(place, gpus, at) for place, gpus in after.items()}, changes=tuple(changes))
 
 
 def place_of(number: int) -> Place:
@@ -93,9 +85,9 @@ def gpu(number: int) -> Gpu:
     )
 
 
-def snapshot(place: Place, gpus: Sequence[Gpu], at: float) -> NodeSnapshot:
+def state(place: Place, gpus: Sequence[Gpu], at: float) -> NodeState:
     """Describe a node as the inventory does after a reading."""
-    return NodeSnapshot(
+    return NodeState(
         place=place,
         node=NodeInfo(name=place.node, provider_id=f"aws:///us-east-1a/i-{place.node}", boot_id="b", capacity=GPUS),
         time=at,
@@ -105,7 +97,6 @@ def snapshot(place: Place, gpus: Sequence[Gpu], at: float) -> NodeSnapshot:
         fingerprint=Fingerprint(pod_uid=place.node, container_id="c", restarts=0, boot_id="b", capacity=GPUS),
         gpus=tuple(gpus),
         since=(at,) * len(gpus),
-        superseded=frozenset(),
     )
 
 
@@ -177,8 +168,8 @@ async def fill(path: Path, nodes: int) -> float:
         while some := list(itertools.islice(steps, 2000)):
             started = time.monotonic()
             for step in some:
-                store.recorder.record(step.nodes, step.changes)
-            if not await store.recorder.durable(600):
+                store.history_writer.append(step)
+            if not await store.history_writer.flushed(600):
                 raise SystemExit("the store did not take everything")
             seconds += time.monotonic() - started
         tasks.cancel_scope.cancel()
@@ -186,7 +177,7 @@ async def fill(path: Path, nodes: int) -> float:
 
 
 async def plain_inserts(path: Path, count: int) -> float:
-    """Insert the same rows without recorder and batches, a transaction for each change; returns how many a second."""
+    """Insert the same rows without the history writer's batches, one transaction a change; returns changes a second."""
     async with Store.open(StoreSettings(url=f"sqlite://{path}")):
         pass  # for its tables and indexes
     changes = [one for step in fleet(count // GPUS) for one in step.changes if one.event is Event.APPEARED]

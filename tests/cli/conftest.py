@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import OpenMode, Store, StoreSettings
 from collector.web import CollectorView, serve
 
@@ -145,8 +145,7 @@ def history_config(tmp_path: Path) -> Path:
     settings = StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
 
     async def fill() -> None:
-        touched: set[Place] = set()
-        inventory = Inventory(on_node=touched.add)
+        inventory = Inventory()
         async with Store.open(settings) as store, anyio.create_task_group() as tasks:
             tasks.start_soon(store.run)
             for node, ago in (("n1", 3600.0), ("n2", 60.0)):
@@ -160,10 +159,8 @@ def history_config(tmp_path: Path) -> Path:
                     cuda_version="13.0",
                     gpus=(Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis="C1"),),
                 )
-                changes = inventory.apply(reading)
-                store.recorder.record({place: inventory.snapshot(place) for place in touched}, changes, reading)
-                touched.clear()
-            assert await store.recorder.durable(10)
+                store.history_writer.append(inventory.apply(reading))
+            assert await store.history_writer.flushed(10)
             tasks.cancel_scope.cancel()
 
     anyio.run(fill)

@@ -288,7 +288,7 @@ class TestDestinations:
             "",
             ["DESTINATION", "TYPE", "RESULT"],
         )
-        assert " ".join(store.split()) == "store sqlite ok (a collector makes it at its first start)"
+        assert " ".join(store.split()) == "store sqlite ok (created by the collector at its first start)"
         assert " ".join(log.split()) == "log stdout ok (writes to a pipe)"
         assert broken.split()[:3] == ["hook", "webhook", "sinks.hook:"]
         assert "http://127.0.0.1:1: All connection attempts failed" in broken
@@ -304,7 +304,7 @@ class TestDestinations:
             "name": "store",
             "type": "sqlite",
             "ok": True,
-            "text": "a collector makes it at its first start",
+            "text": "created by the collector at its first start",
         }
         assert found["sinks"] == [{"name": "log", "type": "stdout", "ok": True, "text": "writes to a pipe"}]
         found = json.loads(clusters.check("--json", "--cluster", "sim-0").stdout)

@@ -31,14 +31,14 @@ def config(history_config: Path) -> Path:
                 "lake": Subscription("changes", True),
                 "log": Subscription("readings", False),
             }
-            await store.follow(sinks)
+            await store.reconcile(sinks)
             for reason in ("answered 400", "answered 422"):
                 batch = await store.outbox.next_batch("hook", 1)
                 assert batch is not None
                 await store.outbox.dead_letter(batch, reason)
             assert await store.outbox.next_batch("lake", 1) is not None
             del sinks["lake"]
-            await store.follow(sinks)
+            await store.reconcile(sinks)
 
     anyio.run(fill)
     with history_config.open("a") as file:

@@ -57,5 +57,5 @@ def test_a_token_file_that_is_not_there(refusal: Callable[[str], str], tmp_path:
 
 def test_a_store_in_a_folder_that_does_not_exist(refusal: Callable[[str], str], tmp_path: Path):
     assert refusal(f'[store]\nurl = "sqlite://{tmp_path}/vra/gpuid.db"\n') == (
-        f"FILE: store {tmp_path}/vra/gpuid.db: the folder {tmp_path}/vra does not exist; make it, or mend store.url"
+        f"FILE: store {tmp_path}/vra/gpuid.db: the directory {tmp_path}/vra does not exist; create it or fix store.url"
     )

@@ -15,7 +15,7 @@ from collector.config import Duration
 from collector.config.sinks import SinkSettings, StdoutSettings
 from collector.delivery.delivery import Delivery, closes_in
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading, SinkRecord
+from collector.model import Fingerprint, Gpu, NodeInfo, Reading, SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
 from collector.store import Backlog, Store, StoreSettings, Waiting
 
@@ -99,8 +99,7 @@ class Desk:
             wait=self.clock.wait,
             rng=random.Random(1),
         )
-        self.touched: set[Place] = set()
-        self.inventory = Inventory(on_node=self.touched.add)
+        self.inventory = Inventory()
         self.nodes = 0
 
     async def read(self, *gpus: str, time: float = NOW - 100, cluster: str = "prod") -> None:
@@ -116,10 +115,8 @@ class Desk:
             cuda_version=None,
             gpus=tuple(Gpu(uuid=uuid, serial=uuid.lower()) for uuid in gpus),
         )
-        changes = self.inventory.apply(reading)
-        nodes = {place: self.inventory.snapshot(place) for place in self.touched}
-        self.store.recorder.record(nodes, changes, reading)
-        assert await self.store.recorder.durable(10)
+        self.store.history_writer.append(self.inventory.apply(reading))
+        assert await self.store.history_writer.flushed(10)
 
     @contextlib.asynccontextmanager
     async def delivering(self) -> AsyncIterator[None]:
@@ -281,10 +278,10 @@ class TestAnOutboxThatCannotBeRead:
         async with at_desk(lake=RecordingSink()) as desk:
             await self.rename(desk, "gpuid_sinks", "lost")
             async with desk.delivering():
-                await until(lambda: not desk.store.recorder.status.up)
-                assert "no such table: gpuid_sinks" in desk.store.recorder.status.message
+                await until(lambda: not desk.store.health.status.up)
+                assert "no such table: gpuid_sinks" in desk.store.health.status.message
                 await self.rename(desk, "lost", "gpuid_sinks")
-                await until(lambda: desk.store.recorder.status.up)
+                await until(lambda: desk.store.health.status.up)
 
 
 class TestAStoreThatCannotBeWritten:

@@ -8,7 +8,7 @@ import pytest
 
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Change, Fingerprint, Gpu, NodeInfo, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Reading, Step
 
 
 class Bench:
@@ -16,29 +16,37 @@ class Bench:
 
     def __init__(self, **options: Any) -> None:
         self.metrics = Metrics(cluster_label=options.get("cluster_label", "cluster"))
-        self.inventory = Inventory(on_node=lambda place: self.exposition.changed(place))
+        self.inventory = Inventory()
         self.exposition = Exposition(self.inventory, self.metrics, **options)
 
     def read(
         self, cluster: str, node: str, *gpus: Gpu, time: float = 1764000000.5, labels: tuple[tuple[str, str], ...] = ()
-    ) -> list[Change]:
+    ) -> Step:
         """Apply a reading of a node."""
         facts = NodeInfo(
             name=node, provider_id=f"aws:///us-east-1a/i-{node}", boot_id="b", capacity=8, allocatable=7, labels=labels
         )
         fingerprint = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8)
-        return self.inventory.apply(
-            Reading(
-                cluster=cluster,
-                node=facts,
-                source="gpu-operator/p",
-                fingerprint=fingerprint,
-                time=time,
-                driver_version="570.148.08",
-                cuda_version="12.8",
-                gpus=gpus,
+        return self.publish(
+            self.inventory.apply(
+                Reading(
+                    cluster=cluster,
+                    node=facts,
+                    source="gpu-operator/p",
+                    fingerprint=fingerprint,
+                    time=time,
+                    driver_version="570.148.08",
+                    cuda_version="12.8",
+                    gpus=gpus,
+                )
             )
         )
+
+    def publish(self, step: Step) -> Step:
+        """Let the exposition know which nodes a step touched."""
+        for place in step.nodes:
+            self.exposition.changed(place)
+        return step
 
     async def text(self, *, clusters: Collection[str] | None = None, openmetrics: bool = False) -> str:
         """Scrape both ways; they must say the same."""

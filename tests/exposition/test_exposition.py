@@ -62,7 +62,7 @@ class TestOneNode:
         )
 
     async def test_before_its_first_reading_it_has_only_its_capacity(self, bench: Any) -> None:
-        bench.inventory.set_node("prod", NodeInfo(name="n1", capacity=8))
+        bench.publish(bench.inventory.set_node("prod", NodeInfo(name="n1", capacity=8)))
         text = families(await bench.text())
         assert text["gpuid_node_gpus"] == ['gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8']
         assert not {"gpuid_gpu_info", "gpuid_node_info", "gpuid_node_read_timestamp_seconds"} & text.keys()
@@ -89,7 +89,7 @@ class TestOneNode:
             "status": {"capacity": {"nvidia.com/gpu": "8"}, "allocatable": {"nvidia.com/gpu": "4"}},
         }
         bench.read("prod", "n1", *GB200)
-        bench.inventory.set_node("prod", node_decoder()(msgspec.Raw(json.dumps(node).encode())).facts)
+        bench.publish(bench.inventory.set_node("prod", node_decoder()(msgspec.Raw(json.dumps(node).encode())).facts))
         text = families(await bench.text())
         assert text["gpuid_node_gpus"] == ['gpuid_node_gpus{cluster="prod",node="n1",state="found"} 2', *counted]
 
@@ -143,7 +143,7 @@ class TestChange:
         bench.read("prod", "n1", H100)
         bench.read("prod", "n2")
         await bench.text()
-        bench.inventory.remove_node(Place("prod", "n1"), 2.0)
+        bench.publish(bench.inventory.remove_node(Place("prod", "n1"), 2.0))
         text = await bench.text()
         assert 'node="n1"' not in text
         assert 'node="n2"' in text
@@ -154,7 +154,7 @@ class TestChange:
             bench.metrics.watch_restarted(cluster, "pods", "expired")
             bench.read(cluster, "n1")
         await bench.text()
-        bench.inventory.remove_cluster("prod", 2.0)
+        bench.publish(bench.inventory.remove_cluster("prod", 2.0))
         bench.metrics.remove_cluster("prod")
         text = await bench.text()
         assert "prod" not in text
@@ -195,7 +195,7 @@ class TestChange:
             bench.read("prod", f"n{index}")
         await bench.exposition.refresh()
         for index in range(_SHARD_NODES):
-            bench.inventory.remove_node(Place("prod", f"n{index}"), 2.0)
+            bench.publish(bench.inventory.remove_node(Place("prod", f"n{index}"), 2.0))
             bench.read("prod", f"m{index}")
             await bench.exposition.refresh()
         text = families(await bench.text())

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,7 @@ from collector.model import (
     Placement,
     ReadFailure,
     Reading,
+    Step,
 )
 
 A, B, C = Place("east", "a"), Place("east", "b"), Place("west", "c")
@@ -51,16 +53,20 @@ def reading(place: Place, time: float, *gpus: Gpu, node: NodeInfo | None = None,
 
 
 class Fleet:
-    """An inventory that remembers whom it told of what."""
+    """An inventory, and which nodes its last step touched."""
 
     def __init__(self) -> None:
-        self.told: list[Place] = []
-        self.inventory = Inventory(on_node=self.told.append)
+        self.touched: list[Place] = []
+        self.inventory = Inventory()
 
     def read(self, place: Place, time: float, *gpus: Gpu) -> list[tuple[Event, str | None, Place, Place | None]]:
-        """Apply a reading; answers the changes in short."""
-        self.told.clear()
-        return short(self.inventory.apply(reading(place, time, *gpus)))
+        """Apply a reading; answers the changes in short, and notes the nodes that it touched."""
+        return short(self.note(self.inventory.apply(reading(place, time, *gpus))).changes)
+
+    def note(self, step: Step) -> Step:
+        self.touched = list(step.nodes)
+        assert dict(step.nodes) == {place: self.inventory.node(place) for place in step.nodes}
+        return step
 
     def homes(self, uuid: str) -> list[Place]:
         return [placement.place for placement in self.inventory.find(uuid=uuid)]
@@ -70,7 +76,7 @@ class Fleet:
         return [] if entry is None else [gpu.uuid for gpu in entry.gpus]
 
 
-def short(changes: list[Change]) -> list[tuple[Event, str | None, Place, Place | None]]:
+def short(changes: Sequence[Change]) -> list[tuple[Event, str | None, Place, Place | None]]:
     return [(change.event, change.gpu.uuid, change.place, change.previous) for change in changes]
 
 
@@ -83,7 +89,10 @@ class TestOneNode:
     """What a node's readings say, one after the other."""
 
     def test_the_gpus_of_a_first_reading_appear(self, fleet: Fleet) -> None:
-        assert fleet.inventory.apply(reading(A, 10.0, ONE)) == [
+        first = reading(A, 10.0, ONE)
+        step = fleet.note(fleet.inventory.apply(first))
+        assert step.reading is first
+        assert step.changes == (
             Change(
                 event=Event.APPEARED,
                 time=10.0,
@@ -92,14 +101,14 @@ class TestOneNode:
                 machine="i-a",
                 source="gpu-operator/pod-a",
                 previous=None,
-            )
-        ]
-        assert fleet.told == [A]
+            ),
+        )
+        assert fleet.touched == [A]
 
     def test_a_confirmation_changes_nothing_but_the_time(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         assert fleet.read(A, 20.0, ONE) == []
-        assert fleet.told == [A]
+        assert fleet.touched == [A]
         assert fleet.inventory.placements(A) == [Placement(gpu=ONE, place=A, since=10.0, confirmed=20.0)]
 
     def test_a_gpu_whose_facts_differ_is_altered_and_stays_since(self, fleet: Fleet) -> None:
@@ -129,7 +138,7 @@ class TestOneNode:
     def test_a_reading_older_than_the_last_is_ignored(self, fleet: Fleet) -> None:
         fleet.read(A, 20.0, ONE)
         assert fleet.read(A, 10.0, TWO) == []
-        assert fleet.told == []
+        assert fleet.touched == []
         assert fleet.uuids(A) == ["GPU-1"]
 
     def test_the_entry_tells_what_the_reading_told(self, fleet: Fleet) -> None:
@@ -142,15 +151,16 @@ class TestOneNode:
 
     def test_a_failure_is_kept_from_the_first_one_until_the_next_reading(self, fleet: Fleet) -> None:
         fleet.read(A, 1.0, ONE)
-        entry = fleet.inventory.nodes("east")["a"]
         fleet.inventory.read_failed(A, ReadFailure.CONNECTION, 2.0)
-        fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 3.0)
-        assert entry.failing == Failing(ReadFailure.TIMEOUT, 2.0)
-        fleet.read(A, 4.0, ONE)
-        assert entry.failing is None
+        fleet.note(fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 3.0))
+        assert fleet.touched == [A]
+        assert fleet.inventory.nodes("east")["a"].failing == Failing(ReadFailure.TIMEOUT, 2.0)
+        assert fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 4.0) == Step()
+        fleet.read(A, 5.0, ONE)
+        assert fleet.inventory.nodes("east")["a"].failing is None
 
     def test_a_failure_of_an_unknown_node_is_nothing(self, fleet: Fleet) -> None:
-        fleet.inventory.read_failed(A, ReadFailure.NOT_FOUND, 1.0)
+        assert fleet.inventory.read_failed(A, ReadFailure.NOT_FOUND, 1.0) == Step()
         assert fleet.inventory.node(A) is None
 
 
@@ -160,7 +170,7 @@ class TestMoves:
     def test_a_gpu_seen_elsewhere_has_moved_and_its_old_node_is_told(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE, TWO)
         assert fleet.read(B, 20.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
-        assert set(fleet.told) == {A, B}
+        assert set(fleet.touched) == {A, B}
         assert (fleet.uuids(A), fleet.uuids(B)) == (["GPU-2"], ["GPU-1"])
         assert fleet.inventory.placements(B) == [Placement(gpu=ONE, place=B, since=20.0, confirmed=20.0)]
         assert fleet.inventory.conflicts("east") == 0
@@ -242,7 +252,7 @@ class TestConflicts:
         fleet.read(A, 10.0, ONE)
         fleet.read(C, 20.0, ONE)
         fleet.read(A, 30.0, ONE)
-        changes = fleet.inventory.remove_node(C, 40.0)
+        changes = fleet.inventory.remove_node(C, 40.0).changes
         assert short(changes) == [(Event.VANISHED, "GPU-1", C, None)]
         assert fleet.homes("GPU-1") == [A]
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
@@ -318,19 +328,18 @@ class TestNodes:
     """What Kubernetes says of a node, before and between readings."""
 
     def test_a_node_may_be_known_before_its_first_reading(self, fleet: Fleet) -> None:
-        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
-        assert fleet.told == [A]
+        fleet.note(fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8)))
+        assert fleet.touched == [A]
         entry = fleet.inventory.node(A)
         assert entry is not None
         assert (entry.found, entry.time, entry.gpus, entry.chassis) == (None, None, (), "")
         assert fleet.inventory.known("east") == {}
 
-    def test_only_a_difference_is_told(self, fleet: Fleet) -> None:
+    def test_only_a_difference_touches_a_node(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
-        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
-        assert fleet.told == [A]
-        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=7))
-        assert fleet.told == [A, A]
+        assert fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8)) == Step()
+        fleet.note(fleet.inventory.set_node("east", NodeInfo(name="a", capacity=7)))
+        assert fleet.touched == [A]
 
     def test_the_newest_facts_win_whoever_brings_them(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
@@ -366,26 +375,24 @@ class TestNodes:
 class TestRemoval:
     """Nodes and clusters that are gone."""
 
-    def test_the_gpus_of_a_removed_node_vanish_and_the_node_is_told_of(self, fleet: Fleet) -> None:
+    def test_the_gpus_of_a_removed_node_vanish_and_the_node_is_touched(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
-        fleet.told.clear()
-        assert fleet.inventory.remove_node(A, 20.0) == [
-            Change(event=Event.VANISHED, time=20.0, gpu=ONE, place=A, machine="i-a", source="gpu-operator/pod-a")
-        ]
-        assert fleet.told == [A]
+        assert fleet.inventory.remove_node(A, 20.0) == Step(
+            changes=(
+                Change(event=Event.VANISHED, time=20.0, gpu=ONE, place=A, machine="i-a", source="gpu-operator/pod-a"),
+            ),
+            nodes={A: None},
+        )
         assert fleet.inventory.node(A) is None
         assert fleet.inventory.find(serial="s1") == []
         assert list(fleet.inventory.clusters()) == []
 
     def test_removing_an_unknown_node_does_nothing(self, fleet: Fleet) -> None:
-        assert fleet.inventory.remove_node(A, 10.0) == []
-        assert fleet.told == []
+        assert fleet.inventory.remove_node(A, 10.0) == Step()
 
     def test_a_node_without_a_reading_is_removed_without_a_change(self, fleet: Fleet) -> None:
         fleet.inventory.set_node("east", NodeInfo(name="a"))
-        fleet.told.clear()
-        assert fleet.inventory.remove_node(A, 10.0) == []
-        assert fleet.told == [A]
+        assert fleet.inventory.remove_node(A, 10.0) == Step(nodes={A: None})
 
     def test_a_gpu_of_a_removed_node_that_shows_elsewhere_has_moved(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
@@ -399,21 +406,21 @@ class TestRemoval:
         assert fleet.read(A, 30.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
         assert fleet.inventory.conflicts("east") == 0
 
-    def test_a_removed_cluster_is_forgotten_with_its_ghosts(self, fleet: Fleet) -> None:
+    def test_a_removed_cluster_is_forgotten_with_its_absent_gpus(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE, TWO)
         fleet.read(A, 20.0, TWO)
         fleet.read(B, 20.0, THREE)
-        fleet.told.clear()
-        changes = fleet.inventory.remove_cluster("east", 30.0)
-        assert short(changes) == [(Event.VANISHED, "GPU-2", A, None), (Event.VANISHED, "GPU-3", B, None)]
-        assert fleet.told == [A, B]
+        step = fleet.note(fleet.inventory.remove_cluster("east", 30.0))
+        assert step.removed_cluster == "east"
+        assert short(step.changes) == [(Event.VANISHED, "GPU-2", A, None), (Event.VANISHED, "GPU-3", B, None)]
+        assert fleet.touched == [A, B]
         assert list(fleet.inventory.clusters()) == []
         assert fleet.read(C, 40.0, ONE, TWO) == [
             (Event.APPEARED, "GPU-1", C, None),
             (Event.APPEARED, "GPU-2", C, None),
         ]
 
-    def test_the_ghosts_of_other_clusters_stay(self, fleet: Fleet) -> None:
+    def test_the_absent_gpus_of_other_clusters_stay(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(A, 20.0)
         fleet.inventory.remove_cluster("west", 30.0)
@@ -454,8 +461,8 @@ class Naive:
 
     def __init__(self) -> None:
         self.gpus: dict[Place, dict[str, Gpu]] = {}  # the homes
-        self.superseded: set[tuple[Place, str]] = set()
-        self.ghosts: dict[str, Place] = {}
+        self.taken: set[tuple[Place, str]] = set()
+        self.absent: dict[str, Place] = {}
         self.shared: set[str] = set()
 
     def homes(self, uuid: str) -> list[Place]:
@@ -473,32 +480,32 @@ class Naive:
             if place in homes:
                 if here[uuid] != gpu:
                     events.add((Event.ALTERED, uuid, place, None))
-            elif homes and (place, uuid) in self.superseded:
+            elif homes and (place, uuid) in self.taken:
                 events.add((Event.APPEARED, uuid, place, None))
             elif homes:
                 events.add((Event.MOVED, uuid, place, self.newest(homes)))
                 for home in homes:
                     del self.gpus[home][uuid]
-                    self.superseded.add((home, uuid))
+                    self.taken.add((home, uuid))
             else:
-                ghost = self.ghosts.pop(uuid, None)
-                moved = ghost is not None and ghost != place
-                events.add((Event.MOVED, uuid, place, ghost) if moved else (Event.APPEARED, uuid, place, None))
+                absent = self.absent.pop(uuid, None)
+                moved = absent is not None and absent != place
+                events.add((Event.MOVED, uuid, place, absent) if moved else (Event.APPEARED, uuid, place, None))
             here[uuid] = gpu
-        self.superseded -= {(place, uuid) for where, uuid in self.superseded if where == place}
+        self.taken -= {(place, uuid) for where, uuid in self.taken if where == place}
         return events | self.vanish(place, here.keys() - found.keys())
 
     def vanish(self, place: Place, uuids: set[str]) -> set[tuple[Event, str, Place, Place | None]]:
         for uuid in uuids:
             del self.gpus[place][uuid]
             if not self.homes(uuid):
-                self.ghosts[uuid] = place
+                self.absent[uuid] = place
         return {(Event.VANISHED, uuid, place, None) for uuid in uuids}
 
     def remove(self, place: Place) -> set[tuple[Event, str, Place, Place | None]]:
         events = self.vanish(place, set(self.gpus.get(place, {})))
         self.gpus.pop(place, None)
-        self.superseded = {(where, uuid) for where, uuid in self.superseded if where != place}
+        self.taken = {(where, uuid) for where, uuid in self.taken if where != place}
         return events
 
     def newest(self, homes: list[Place]) -> Place:
@@ -550,8 +557,8 @@ class InventoryMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[Place] = []
-        self.inventory = Inventory(on_node=self.told.append)
+        self.touched: set[Place] = set()
+        self.inventory = Inventory()
         self.naive = Naive()
         self.naive.times = {}
         self.nodes: dict[Place, NodeInfo] = {}
@@ -567,14 +574,20 @@ class InventoryMachine(RuleBasedStateMachine):
 
     def tick(self) -> float:
         self.clock += 1.0
-        self.told.clear()
+        self.touched.clear()
         self.published = self.view()
         return self.clock
+
+    def step(self, step: Step) -> tuple[Change, ...]:
+        """Note the nodes that a step touched; they are in it as they are now."""
+        self.touched.update(step.nodes)
+        assert dict(step.nodes) == {place: self.inventory.node(place) for place in step.nodes}
+        return step.changes
 
     @rule(place=st.sampled_from(PLACES), gpus=sightings, driver=st.sampled_from(["570", "580"]))
     def read(self, place: Place, gpus: tuple[Gpu, ...], driver: str) -> None:
         time = self.tick()
-        changes = self.inventory.apply(reading(place, time, *gpus, driver=driver))
+        changes = self.step(self.inventory.apply(reading(place, time, *gpus, driver=driver)))
         expected = self.naive.apply(place, list(gpus))
         self.naive.times[place] = time
         self.nodes[place] = reading(place, time).node
@@ -585,20 +598,20 @@ class InventoryMachine(RuleBasedStateMachine):
     def read_what_is_out_of_date(self, place: Place, gpus: tuple[Gpu, ...]) -> None:
         self.tick()
         if place in self.naive.times:
-            assert self.inventory.apply(reading(place, self.naive.times[place] - 0.5, *gpus)) == []
+            assert self.inventory.apply(reading(place, self.naive.times[place] - 0.5, *gpus)) == Step()
             assert self.view() == self.published
 
     @rule(place=st.sampled_from(PLACES), capacity=st.integers(7, 8))
     def hear_from_kubernetes(self, place: Place, capacity: int) -> None:
         self.tick()
         self.nodes[place] = NodeInfo(name=place.node, capacity=capacity)
-        self.inventory.set_node(place.cluster, self.nodes[place])
+        assert self.step(self.inventory.set_node(place.cluster, self.nodes[place])) == ()
         self.naive.gpus.setdefault(place, {})
 
     @rule(place=st.sampled_from(PLACES))
     def remove_a_node(self, place: Place) -> None:
         time = self.tick()
-        changes = self.inventory.remove_node(place, time)
+        changes = self.step(self.inventory.remove_node(place, time))
         assert sorted(short(changes), key=repr) == sorted(self.naive.remove(place), key=repr)
         self.nodes.pop(place, None)
         self.naive.times.pop(place, None)
@@ -606,13 +619,13 @@ class InventoryMachine(RuleBasedStateMachine):
     @rule(cluster=st.sampled_from(["east", "west"]))
     def remove_a_cluster(self, cluster: str) -> None:
         time = self.tick()
-        changes = self.inventory.remove_cluster(cluster, time)
+        changes = self.step(self.inventory.remove_cluster(cluster, time))
         expected = set()
         for place in [place for place in PLACES if place.cluster == cluster]:
             expected |= self.naive.remove(place)
             self.nodes.pop(place, None)
             self.naive.times.pop(place, None)
-        self.naive.ghosts = {uuid: place for uuid, place in self.naive.ghosts.items() if place.cluster != cluster}
+        self.naive.absent = {uuid: place for uuid, place in self.naive.absent.items() if place.cluster != cluster}
         assert sorted(short(changes), key=repr) == sorted(expected, key=repr)
 
     @invariant()
@@ -646,9 +659,9 @@ class InventoryMachine(RuleBasedStateMachine):
             assert self.inventory.conflicts(cluster) == self.naive.conflicts(cluster)
 
     @invariant()
-    def exactly_the_nodes_that_differ_are_told_of(self) -> None:
+    def exactly_the_nodes_that_differ_are_in_the_step(self) -> None:
         before, after = self.published, self.view()
-        assert set(self.told) == {
+        assert self.touched == {
             place for place in before.keys() | after.keys() if before.get(place) != after.get(place)
         }
 

@@ -1,4 +1,4 @@
-"""An inventory that is restored from snapshots knows what the one before it knew."""
+"""An inventory that is restored from recorded nodes knows what the one before it knew."""
 
 import pytest
 
@@ -21,23 +21,23 @@ def reading(place: Place, time: float, *gpus: Gpu | str) -> Reading:
     )
 
 
-def restored(before: Inventory, *places: Place, ghosts: dict[str, Place] | None = None, told=None) -> Inventory:
-    after = Inventory(on_node=told or (lambda _place: None))
-    after.restore([snapshot for place in places if (snapshot := before.snapshot(place))], ghosts or {})
+def restored(before: Inventory, *places: Place, absent: dict[str, Place] | None = None) -> Inventory:
+    after = Inventory()
+    after.restore([state for place in places if (state := before.node(place))], absent or {})
     return after
 
 
-class TestSnapshot:
+class TestState:
     def test_of_an_unknown_node_there_is_none(self):
-        assert Inventory().snapshot(A) is None
+        assert Inventory().node(A) is None
 
     def test_it_does_not_change_with_the_node(self):
         inventory = Inventory()
         inventory.apply(reading(A, 1.0, "GPU-1"))
-        before = inventory.snapshot(A)
+        before = inventory.node(A)
         inventory.apply(reading(B, 2.0, "GPU-1"))
         assert [gpu.uuid for gpu in before.gpus] == ["GPU-1"]
-        assert inventory.snapshot(A).superseded == {"GPU-1"}
+        assert inventory.node(A).taken_elsewhere == {"GPU-1"}
 
 
 class TestRestore:
@@ -46,7 +46,7 @@ class TestRestore:
         before.apply(reading(A, 1.0, "GPU-1", "GPU-2"))
         before.set_node("prod", NodeInfo(name="b", capacity=4))
         after = restored(before, A, B)
-        assert [after.snapshot(place) for place in (A, B)] == [before.snapshot(place) for place in (A, B)]
+        assert [after.node(place) for place in (A, B)] == [before.node(place) for place in (A, B)]
         assert after.known("prod") == before.known("prod")
 
     def test_gpus_are_found_by_uuid_serial_and_chassis(self):
@@ -58,31 +58,33 @@ class TestRestore:
         assert after.find(serial="sGPU-2") == before.find(serial="sGPU-2")
         assert [placement.place for placement in after.find(chassis="c1")] == [A, B]
 
-    def test_it_is_told_of_each_node(self):
-        before, told = Inventory(), []
+    def test_the_step_has_every_node_and_no_change(self):
+        before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 1.0, "GPU-2"))
-        restored(before, A, B, told=told.append)
-        assert told == [A, B]
+        nodes = [before.node(A), before.node(B)]
+        step = Inventory().restore(nodes, {})
+        assert (step.changes, list(step.nodes.values())) == ((), nodes)
 
     def test_the_same_reading_again_changes_nothing(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
-        assert restored(before, A).apply(reading(A, 2.0, "GPU-1")) == []
+        assert restored(before, A).apply(reading(A, 2.0, "GPU-1")).changes == ()
 
     def test_a_gpu_that_has_moved_since_is_seen_to_have(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
-        (change,) = restored(before, A).apply(reading(B, 2.0, "GPU-1"))
+        (change,) = restored(before, A).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
-    def test_no_more_ghosts_are_remembered_than_an_inventory_keeps(self, monkeypatch):
-        monkeypatch.setattr("collector.inventory.inventory._GHOSTS", 2)
-        after = restored(Inventory(), ghosts={f"GPU-{number}": A for number in range(5)})
-        assert len(after._ghosts) == 2
+    def test_of_absent_gpus_no_more_are_remembered_than_an_inventory_keeps(self):
+        after = Inventory(max_absent=2)
+        after.restore([], {f"GPU-{number}": A for number in range(5)})
+        events = [after.apply(reading(B, 2.0 + number, f"GPU-{number}")).changes[0].event for number in range(3)]
+        assert events == [Event.MOVED, Event.MOVED, Event.APPEARED]
 
-    def test_a_ghost_that_comes_back_has_moved(self):
-        (change,) = restored(Inventory(), ghosts={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1"))
+    def test_an_absent_gpu_that_comes_back_has_moved(self):
+        (change,) = restored(Inventory(), absent={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
     def test_a_gpu_in_two_places_is_a_conflict_until_one_lets_go(self):
@@ -110,7 +112,7 @@ class TestRestore:
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 2.0, "GPU-1"))
-        (change,) = (after := restored(before, A, B)).apply(reading(A, 3.0, "GPU-1"))
+        (change,) = (after := restored(before, A, B)).apply(reading(A, 3.0, "GPU-1")).changes
         assert (change.event, after.conflicts("prod")) == (Event.APPEARED, 1)
 
     def test_only_an_empty_inventory_can_be(self):
@@ -130,25 +132,25 @@ class TestAdopting:
         return inventory
 
     def test_a_node_that_is_not_known_comes_with_its_gpus(self):
-        recorded = self.other(reading(A, 1.0, "GPU-1")).snapshot(A)
+        recorded = self.other(reading(A, 1.0, "GPU-1")).node(A)
         inventory = Inventory()
-        (change,) = inventory.adopt(recorded)
+        (change,) = inventory.adopt(recorded).changes
         assert (change.event, change.gpu.uuid, change.place) == (Event.APPEARED, "GPU-1", A)
-        assert inventory.snapshot(A) == recorded
+        assert inventory.node(A) == recorded
 
     def test_a_newer_reading_says_what_is_there(self):
         inventory = self.other(reading(A, 2.0, "GPU-1", "GPU-2"), reading(B, 2.0))
         recorded = self.other(reading(A, 1.0, "GPU-1", "GPU-2"), reading(B, 5.0, "GPU-1"))
-        assert inventory.adopt(recorded.snapshot(A)) == []
-        (change,) = inventory.adopt(recorded.snapshot(B))
+        assert inventory.adopt(recorded.node(A)).changes == ()
+        (change,) = inventory.adopt(recorded.node(B)).changes
         assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
-        assert [gpu.uuid for gpu in inventory.snapshot(A).gpus] == ["GPU-2"]
+        assert [gpu.uuid for gpu in inventory.node(A).gpus] == ["GPU-2"]
 
     def test_an_older_reading_says_only_since_when_gpus_are_there(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(A, 6.0, "GPU-1", "GPU-3"))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(A, 5.0, "GPU-1", "GPU-2"))
-        assert inventory.adopt(recorded.snapshot(A)) == []
-        after = inventory.snapshot(A)
+        assert inventory.adopt(recorded.node(A)).changes == ()
+        after = inventory.node(A)
         assert [gpu.uuid for gpu in after.gpus] == ["GPU-1", "GPU-3"]
         assert after.since == (1.0, 6.0)
         assert after.time == 6.0
@@ -157,5 +159,5 @@ class TestAdopting:
         other = Inventory()
         other.set_node("prod", NodeInfo(name="b", capacity=4))
         inventory = Inventory()
-        assert inventory.adopt(other.snapshot(B)) == []
-        assert inventory.snapshot(B) == other.snapshot(B)
+        assert inventory.adopt(other.node(B)).changes == ()
+        assert inventory.node(B) == other.node(B)

@@ -7,8 +7,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from collector.inventory import Inventory, NodeSnapshot
-from collector.model import Change, Fingerprint, Gpu, NodeInfo, Place, Reading, UnidentifiedGpu
+from collector.app.take_over import TakeOver
+from collector.inventory import Inventory
+from collector.model import Change, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading, Step, UnidentifiedGpu
 from collector.store import OpenMode, Store, StoreSettings
 from tests.support.postgres import postgres_server
 
@@ -29,22 +30,22 @@ def sqlite_settings(tmp_path: Path) -> StoreSettings:
 
 
 class Collector:
-    """An inventory and the store that follows it, as the service wires them."""
+    """An inventory and the store that follows it, as the app wires them."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.touched: set[Place] = set()
-        self.inventory = Inventory(on_node=self.touched.add)
+        self.inventory = Inventory()
         self.changes: list[Change] = []
 
     async def restore(self) -> None:
         remembered = await self.store.load()
-        self.inventory.restore(remembered.nodes, remembered.ghosts)
-        self.touched.clear()
+        self.inventory.restore(remembered.nodes, remembered.absent)
 
-    def adopt(self, nodes: Sequence[NodeSnapshot]) -> None:
+    def adopt(self, nodes: Sequence[NodeState]) -> None:
         for recorded in nodes:
-            self._record(self.inventory.adopt(recorded))
+            step = self.inventory.adopt(recorded)
+            if step.changes:
+                self._record(step)
 
     def read(self, node: str, time: float, *gpus: str | Gpu | UnidentifiedGpu, cluster: str = "prod") -> list[Change]:
         """Apply a reading that found GPUs, given by the last part of their UUIDs."""
@@ -66,21 +67,18 @@ class Collector:
             gpus=found,
             unidentified=tuple(gpu for gpu in gpus if isinstance(gpu, UnidentifiedGpu)),
         )
-        return self._record(self.inventory.apply(reading), reading)
+        return self._record(self.inventory.apply(reading))
 
     def remove(self, node: str, time: float, *, cluster: str = "prod") -> list[Change]:
         return self._record(self.inventory.remove_node(Place(cluster, node), time))
 
     def remove_cluster(self, cluster: str, time: float) -> list[Change]:
-        changes = self._record(self.inventory.remove_cluster(cluster, time))
-        self.store.recorder.forget_ghosts(cluster)
-        return changes
+        return self._record(self.inventory.remove_cluster(cluster, time))
 
-    def _record(self, changes: list[Change], reading: Reading | None = None) -> list[Change]:
-        self.store.recorder.record({place: self.inventory.snapshot(place) for place in self.touched}, changes, reading)
-        self.touched.clear()
-        self.changes += changes
-        return changes
+    def _record(self, step: Step) -> list[Change]:
+        self.store.history_writer.append(step)
+        self.changes += step.changes
+        return list(step.changes)
 
 
 @pytest.fixture(scope="session")
@@ -88,13 +86,13 @@ def collecting() -> Callable[..., contextlib.AbstractAsyncContextManager[Collect
     """Open a store as a collector does, restore what it knows, and commit in the background until the end."""
 
     @contextlib.asynccontextmanager
-    async def collecting(settings: StoreSettings) -> AsyncIterator[Collector]:
-        async with Store.open(settings, OpenMode.COLLECTOR) as store:
+    async def collecting(settings: StoreSettings, **options: int) -> AsyncIterator[Collector]:
+        async with Store.open(settings, OpenMode.COLLECTOR, **options) as store:
             collector = Collector(store)
             await collector.restore()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.run)
-                tasks.start_soon(store.lead, collector.inventory, collector.adopt)
+                tasks.start_soon(TakeOver(store, collector.inventory, collector.adopt).run)
                 try:
                     yield collector
                 finally:

@@ -18,7 +18,7 @@ from collector.config import Duration
 from collector.config.sinks import SinkSettings, StdoutSettings
 from collector.delivery.delivery import Delivery
 from collector.inventory import Inventory
-from collector.model import Change, Fingerprint, Gpu, NodeInfo, Place, Reading, SinkRecord
+from collector.model import Change, Fingerprint, Gpu, NodeInfo, Reading, SinkRecord
 from collector.store import Store, StoreSettings
 
 GPUS, NODES = [f"GPU-{number}" for number in range(40)], [f"n{number}" for number in range(8)]
@@ -47,14 +47,12 @@ class Silent:
 
 async def main(url: str, acknowledged: str, received: str, seed: str) -> None:
     random.seed(seed)
-    touched: set[Place] = set()
-    inventory = Inventory(on_node=touched.add)
+    inventory = Inventory()
     committed = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     settings: SinkSettings = StdoutSettings(batch_records=15, batch_age=Duration(0.02))
     async with Store.open(StoreSettings(url=url)) as store:
         remembered = await store.load()
-        inventory.restore(remembered.nodes, remembered.ghosts)
-        touched.clear()
+        inventory.restore(remembered.nodes, remembered.absent)
         delivery = Delivery(store, Silent(), open_sink=lambda _name, _settings: Receiver(received))
         await delivery.follow({"lake": settings})
         async with anyio.create_task_group() as tasks:
@@ -63,11 +61,10 @@ async def main(url: str, acknowledged: str, received: str, seed: str) -> None:
             waiting: list[Change] = []
             for number in itertools.count():
                 reading = read(random.choice(NODES))
-                changes = inventory.apply(reading)
-                store.recorder.record({place: inventory.snapshot(place) for place in touched}, changes, reading)
-                touched.clear()
-                waiting += changes
-                if number % 7 == 0 and await store.recorder.durable(10):
+                step = inventory.apply(reading)
+                store.history_writer.append(step)
+                waiting += step.changes
+                if number % 7 == 0 and await store.history_writer.flushed(10):
                     lines = [f"{one.event} {one.gpu.uuid} {one.place.node} {one.time!r}\n" for one in waiting]
                     os.write(committed, "".join(lines).encode())
                     waiting.clear()

@@ -45,11 +45,10 @@ def homes(inventory: Inventory) -> set[tuple[str | None, str, str, float]]:
 def known(inventory: Inventory) -> dict:
     return {
         "nodes": {
-            place: inventory.snapshot(place)
-            for place in (Place(cluster, node) for cluster in CLUSTERS for node in NODES)
+            place: inventory.node(place) for place in (Place(cluster, node) for cluster in CLUSTERS for node in NODES)
         },
         "conflicts": [inventory.conflicts(cluster) for cluster in CLUSTERS],
-        "ghosts": inventory._ghosts,
+        "ghosts": inventory._absent,
         "found": [
             sorted((p.place, p.since) for p in inventory.find(serial=f"serial-{gpu}", uuid=None)) for gpu in GPUS
         ],
@@ -88,8 +87,7 @@ def test_after_any_sequence_whose_steps_are_all_lost(steps, collecting):
 
 
 async def outcome(steps, store_settings, collecting):
-    async with collecting(store_settings) as one:
-        one.store.recorder._limit = -1
+    async with collecting(store_settings, max_pending=-1) as one:
         for number, step in enumerate(steps):
             time = 100.0 + 10 * number
             if step[0] == "read":
@@ -97,8 +95,8 @@ async def outcome(steps, store_settings, collecting):
             elif step[0] == "remove":
                 one.remove(step[2], time, cluster=step[1])
             else:
-                assert await one.store.recorder.durable(10)
-        assert await one.store.recorder.durable(10)
+                assert await one.store.history_writer.flushed(10)
+        assert await one.store.history_writer.flushed(10)
         placements = [p for node in NODES for p in await one.store.history.node(node, limit=10_000)]
         found = [(p.uuid, p.cluster, p.node, p.since) for p in placements if p.until is None]
         assert sorted(found) == sorted(homes(one.inventory))
@@ -119,12 +117,12 @@ async def check(steps, store_settings, collecting):
                 elif step[0] == "remove":
                     one.remove(step[2], time, cluster=step[1])
                 elif step[0] == "commit":
-                    assert await one.store.recorder.durable(10)
+                    assert await one.store.history_writer.flushed(10)
                 else:
                     break
             else:
                 step = None
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             emitted += len(one.changes)
             expected = known(one.inventory)
             history = one.store.history

@@ -15,21 +15,21 @@ pytestmark = pytest.mark.anyio
 
 async def test_one_that_is_not_there_yet_will_be_made(settings, sqlite_settings, tmp_path):
     assert await check(settings) in (
-        "a collector makes it at its first start",
-        "a collector makes its tables at its first start",
+        "created by the collector at its first start",
+        "tables created by the collector at its first start",
     )
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_one_beside_a_running_collector_is_good(settings, collecting):
     async with collecting(settings):
-        assert await check(settings) == "its tables are up to date"
+        assert await check(settings) == "tables are up to date"
 
 
 async def test_one_of_a_newer_version_is_refused(settings, collecting):
     async with collecting(settings) as one, one.store.database.write() as connection:
         await connection.exec_driver_sql("UPDATE gpuid_schema SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"a newer gpuid made it \(schema 9999, this one knows 0001\)"):
+    with pytest.raises(StoreError, match=r"created by a newer gpuid \(schema 9999, this one knows 0001\)"):
         await check(settings)
 
 
@@ -43,16 +43,16 @@ async def test_another_programs_database_is_refused(sqlite_settings, tmp_path):
 async def test_one_whose_content_a_collector_could_not_load_is_refused(settings, collecting):
     async with collecting(settings) as one:
         one.read("a", 10.0, "1")
-        assert await one.store.recorder.durable(10)
+        assert await one.store.history_writer.flushed(10)
         async with one.store.database.write() as connection:
             await connection.execute(text("UPDATE gpuid_nodes SET snapshot = :bytes"), {"bytes": b"no node"})
-    with pytest.raises(StoreError, match="what it knows of a node cannot be read; move it away to start afresh"):
+    with pytest.raises(StoreError, match="cannot decode a node; move it away to start afresh"):
         await check(settings)
 
 
 async def test_a_disk_without_room_is_told(sqlite_settings, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9 - 4096, 4096))
-    with pytest.raises(StoreError, match="no room left; make room on its disk"):
+    with pytest.raises(StoreError, match="disk full; free some space"):
         await check(sqlite_settings)
 
 
@@ -63,13 +63,13 @@ async def test_what_is_no_database_is_refused(sqlite_settings, tmp_path):
 
 
 async def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(StoreError, match=r"nowhere does not exist; make it, or mend store\.url"):
+    with pytest.raises(StoreError, match=r"nowhere does not exist; create it or fix store\.url"):
         await check(StoreSettings(url=f"sqlite://{tmp_path}/nowhere/gpuid.db"))
 
 
 async def test_a_place_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"file is no folder; choose another store\.url"):
+    with pytest.raises(StoreError, match=r"file is not a directory; choose another store\.url"):
         await check(StoreSettings(url=f"sqlite://{tmp_path}/file/gpuid.db"))
 
 
@@ -109,10 +109,10 @@ async def test_a_postgres_user_of_tables_that_are_there_needs_no_right_to_make_a
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO worker",
         tables=True,
     )
-    assert await check(settings) == "its tables are up to date"
+    assert await check(settings) == "tables are up to date"
     async with Store.open(settings) as store:
-        assert store.leads
-        await store.follow({"lake": Subscription("changes", False)})
+        assert store.leadership.leads
+        await store.reconcile({"lake": Subscription("changes", False)})
 
 
 async def test_a_postgres_user_who_may_not_write_the_tables_is_told_what_to_grant(as_user):

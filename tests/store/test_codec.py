@@ -4,9 +4,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.inventory import NodeSnapshot
-from collector.model import Fingerprint, Gpu, NodeInfo, Place, SinkRecord
-from collector.store.codec import decode_node, decode_records, encode_node, encode_records, rfc3339
+from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, SinkRecord
+from collector.store.codec import decode_node, decode_records, encode_node, encode_records
 
 texts = st.none() | st.text(max_size=5)
 gpus = st.builds(
@@ -37,9 +36,9 @@ times = st.floats(0, 4e9)
 
 
 @st.composite
-def snapshots(draw: st.DrawFn) -> NodeSnapshot:
+def snapshots(draw: st.DrawFn) -> NodeState:
     present = tuple(draw(st.lists(gpus, max_size=4)))
-    return NodeSnapshot(
+    return NodeState(
         place=Place(draw(st.text(max_size=5)), draw(st.text(max_size=5))),
         node=draw(nodes),
         time=draw(st.none() | times),
@@ -49,7 +48,7 @@ def snapshots(draw: st.DrawFn) -> NodeSnapshot:
         fingerprint=draw(st.none() | fingerprints),
         gpus=present,
         since=tuple(draw(times) for _ in present),
-        superseded=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
+        taken_elsewhere=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
     )
 
 
@@ -71,7 +70,3 @@ def test_what_a_later_version_writes_besides_is_passed_over():
 def test_records_read_as_they_were_written():
     record = SinkRecord(**dict.fromkeys(SinkRecord.__struct_fields__, "ü"))
     assert decode_records(encode_records([record, record])) == [record, record]
-
-
-def test_a_time_is_written_as_the_go_program_does():
-    assert rfc3339(1780828245.999, "seconds") == "2026-06-07T10:30:45Z"

@@ -18,7 +18,7 @@ async def collector(settings, collecting):
         one.read("c", 30.0, "1", cluster="lab")
         one.read("b", 40.0)
         one.read("c", 50.0, "1", cluster="lab")
-        assert await one.store.recorder.durable(10)
+        assert await one.store.history_writer.flushed(10)
         yield one
 
 
@@ -41,7 +41,7 @@ class TestLeft:
             one.read("a", 30.0, "1", "5")
             one.read("a", 40.0, "1")
             one.read("b", 50.0, "1")
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             left = await one.store.history.left_from(Place("prod", "a"), limit=3)
             assert [(p.uuid, p.until) for p in left] == [("GPU-1", 50.0), ("GPU-5", 40.0), ("GPU-4", 30.0)]
             assert await one.store.history.left_from(Place("prod", "b")) == []
@@ -58,7 +58,7 @@ class TestWhere:
     async def test_the_uuid_may_be_in_either_case(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, Gpu(uuid="GPU-0a1b-ff"))
-            await one.store.recorder.durable(10)
+            await one.store.history_writer.flushed(10)
             for term in ("GPU-0a1b-ff", "gpu-0A1B-FF"):
                 assert lines(await one.store.history.where(term)) == [("GPU-0a1b-ff", "prod", "a", 10.0, None, 10.0)]
 
@@ -88,7 +88,7 @@ class TestWhere:
         async with collecting(settings) as one:
             one.read("a", 10.0, Gpu(uuid="GPU-1", serial="s1", chassis="c1"))
             one.read("a", 20.0, Gpu(uuid="GPU-1"))
-            await one.store.recorder.durable(10)
+            await one.store.history_writer.flushed(10)
             assert lines(await one.store.history.where("s1")) == [("GPU-1", "prod", "a", 10.0, None, 20.0)]
 
 
@@ -128,7 +128,7 @@ class TestParts:
                 one.remove("a", 20.0 + time, cluster=cluster)
             one.read("aa", 30.0, "3")
             one.remove("aa", 40.0)
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             rows = await one.store.history.left("a")
             assert [(row.cluster, row.node, row.until) for row in rows] == [("lab", "a", 21.0), ("prod", "a", 20.0)]
             assert len(await one.store.history.left("a", limit=1)) == 1
@@ -138,7 +138,7 @@ class TestParts:
             one.read("a", 10.0, "1", "2")
             one.read("a", 20.0, "1")
             one.read("a", 30.0)
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             rows = await one.store.history.left("a")
             assert [(row.uuid, row.until) for row in rows] == [("GPU-1", 30.0)]
 
@@ -150,7 +150,7 @@ class TestNode:
 
     async def test_nodes_of_one_name_in_several_clusters_are_all_found(self, collector):
         collector.read("a", 60.0, "9", cluster="lab")
-        await collector.store.recorder.durable(10)
+        await collector.store.history_writer.flushed(10)
         found = await collector.store.history.node("a")
         assert [(p.cluster, p.uuid) for p in found if p.until is None] == [("lab", "GPU-9"), ("prod", "GPU-3")]
 
@@ -189,7 +189,7 @@ class TestChanges:
         last = max(change.id for change in await collector.store.history.changes())
         collector.read("slow", 15.0, "7")
         collector.read("slow", 28.0)
-        assert await collector.store.recorder.durable(10)
+        assert await collector.store.history_writer.flushed(10)
         pages = []
         while page := await collector.store.history.changes(after=last, limit=1):
             pages += page
@@ -198,7 +198,7 @@ class TestChanges:
 
     async def test_the_pages_of_a_span_of_time_are_in_the_order_of_time(self, collector):
         collector.read("slow", 15.0, "7")
-        assert await collector.store.recorder.durable(10)
+        assert await collector.store.history_writer.flushed(10)
         whole = await collector.store.history.changes(since=12.0)
         assert [c.time for c in whole] == [15.0, 20.0, 25.0, 30.0]
         pages, after = [], None
@@ -223,13 +223,13 @@ class TestPagesOfPlacements:
         (first,) = await collector.store.history.where("chassis-1", limit=1)
         collector.read("c", 60.0, cluster="lab")
         collector.read("a", 60.0)
-        assert await collector.store.recorder.durable(10)
+        assert await collector.store.history_writer.flushed(10)
         rest = await collector.store.history.where("chassis-1", after=first.position)
         assert [p.uuid for p in rest] == ["GPU-1", "GPU-1", "GPU-3", "GPU-2", "GPU-1"]
 
     @pytest.mark.parametrize("text", ["", "7", "present-1.0", "gone-1.0-2", "past-nan-3", "past--1.0-3", "past-1.0-٣"])
     def test_a_position_that_none_gave_is_refused(self, text):
-        with pytest.raises(ValueError, match="expected the text that the page before gave as next"):
+        with pytest.raises(ValueError, match="expected the `next` value of the previous page"):
             Position.parse(text)
 
 

@@ -94,11 +94,11 @@ async def agree(settings, acknowledged: str) -> None:
     inventory = Inventory()
     async with Store.open(settings, OpenMode.READER) as store:
         remembered = await store.load()
-        inventory.restore(remembered.nodes, remembered.ghosts)
+        inventory.restore(remembered.nodes, remembered.absent)
         for uuid, nodes in held.items():
             assert {p.place.node for p in inventory.find(uuid=uuid)} == nodes
             assert {p.node for p in await store.history.where(uuid) if p.until is None} == nodes
-            assert (uuid in remembered.ghosts) == (not nodes)
+            assert (uuid in remembered.absent) == (not nodes)
 
 
 def unique(received: Path) -> list[dict[str, str]]:

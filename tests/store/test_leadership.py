@@ -32,7 +32,7 @@ async def test_the_first_that_opens_leads_until_it_closes(postgres_server):
     async with contextlib.AsyncExitStack() as stack:
         async with Store.open(settings) as first:
             second = await stack.enter_async_context(Store.open(settings))
-            assert (first.leads, second.leads) == (True, False)
+            assert (first.leadership.leads, second.leadership.leads) == (True, False)
             assert not await second.leadership.ask()
             assert await first.leadership.ask()
         assert await second.leadership.ask()
@@ -41,7 +41,7 @@ async def test_the_first_that_opens_leads_until_it_closes(postgres_server):
 async def test_one_that_lets_go_may_take_it_again_after_the_other(two):
     one, other = two
     await one.leadership.release()
-    assert not one.leads
+    assert not one.leadership.leads
     assert await other.leadership.ask()
     assert not await one.leadership.ask()
     await other.leadership.release()
@@ -59,8 +59,8 @@ async def test_one_whose_connection_is_gone_goes_on_where_it_was_if_nobody_led_m
     one, other = two
     await cut(other)
     assert await one.leadership.ask()
-    assert one.leads
-    async with one.database.write(leading=True):
+    assert one.leadership.leads
+    async with one.leadership.write():
         pass
 
 
@@ -68,13 +68,13 @@ async def test_one_that_does_not_know_yet_that_another_leads_writes_nothing(two)
     one, other = two
     await cut(other)
     assert await other.leadership.ask()
-    assert one.leads
-    with pytest.raises(LostLeadershipError, match="another collector leads by now"):
-        async with one.database.write(leading=True):
+    assert one.leadership.leads
+    with pytest.raises(LostLeadershipError, match="another collector leads now"):
+        async with one.leadership.write():
             pytest.fail("it may write")
     await other.leadership.release()
     assert await one.leadership.ask()
-    assert not one.leads  # before it has caught up with what the other one recorded
+    assert not one.leadership.leads  # before it has caught up with what the other one recorded
 
 
 async def test_asking_again_and_again_uses_one_connection(two):
@@ -95,16 +95,16 @@ async def backends(connection):
 async def test_without_a_server_nobody_leads_and_afterwards_somebody_does(postgres_server):
     settings = StoreSettings(url=postgres_server.new_database())
     async with Store.open(settings) as one:
-        assert one.leads
+        assert one.leadership.leads
         postgres_server.stop()
         try:
             with pytest.raises(StoreError, match="the server cannot be reached"):
                 await one.leadership.ask()
-            assert not one.leads
+            assert not one.leadership.leads
         finally:
             postgres_server.start()
         assert await one.leadership.ask()
-        assert one.leads
+        assert one.leadership.leads
 
 
 async def test_stores_beside_each_other_in_one_database_have_each_their_own(postgres_server):
@@ -116,11 +116,11 @@ async def test_stores_beside_each_other_in_one_database_have_each_their_own(post
         elsewhere = StoreSettings(url=f"{url}?options=-csearch_path%3Dother")
         other = await stack.enter_async_context(Store.open(elsewhere))
         assert other.database.id != one.database.id
-        assert one.leads
-        assert other.leads
+        assert one.leadership.leads
+        assert other.leadership.leads
 
 
 async def test_a_file_s_collector_always_leads(sqlite_settings):
     async with Store.open(sqlite_settings) as store:
         assert await store.leadership.ask()
-        assert store.leads
+        assert store.leadership.leads

@@ -72,7 +72,7 @@ class TestTheSchema:
             message = await refusal(settings, access)
             assert message.startswith("store ")
             assert message.endswith(
-                ": a newer gpuid made it (schema 9999, this one knows 0001); "
+                ": created by a newer gpuid (schema 9999, this one knows 0001); "
                 "run that version, or choose another store.url to start afresh"
             )
 
@@ -90,14 +90,14 @@ class TestTheSchema:
         assert len(found) == 1
 
 
-ADVICE = "; give this user the right to write there, or choose another store.url"
+ADVICE = "; give this user write permission there, or choose another store.url"
 
 
 class TestTheFile:
     async def test_its_folder_must_exist(self, tmp_path):
         settings = StoreSettings(url=f"sqlite://{tmp_path}/a/b/gpuid.db")
         assert await refusal(settings) == (
-            f"store {tmp_path}/a/b/gpuid.db: the folder {tmp_path}/a/b does not exist; make it, or mend store.url"
+            f"store {tmp_path}/a/b/gpuid.db: the directory {tmp_path}/a/b does not exist; create it or fix store.url"
         )
         assert list(tmp_path.iterdir()) == []
 
@@ -144,7 +144,7 @@ class TestTheFile:
     async def test_a_second_collector_is_refused(self, sqlite_settings):
         async with Store.open(sqlite_settings):
             assert await refusal(sqlite_settings) == (
-                f"store {path_of(sqlite_settings)}: another gpuid (process {os.getpid()}) records into it; "
+                f"store {path_of(sqlite_settings)}: in use by another gpuid (pid {os.getpid()}); "
                 "stop that one, or choose another store.url"
             )
         async with Store.open(sqlite_settings):
@@ -155,9 +155,9 @@ class TestTheFile:
         (tmp_path / "elsewhere" / "link.db").symlink_to(path_of(sqlite_settings))
         linked = StoreSettings(url=f"sqlite://{tmp_path}/elsewhere/link.db")
         async with Store.open(sqlite_settings):
-            assert "another gpuid (process" in await refusal(linked)
+            assert "in use by another gpuid (pid" in await refusal(linked)
         async with Store.open(linked):
-            assert "another gpuid (process" in await refusal(sqlite_settings)
+            assert "in use by another gpuid (pid" in await refusal(sqlite_settings)
 
     async def test_a_folder_that_is_none_is_told(self, tmp_path):
         (tmp_path / "file").write_text("")
@@ -170,14 +170,14 @@ class TestTheFile:
     async def test_a_reader_needs_a_file_and_writes_nothing(self, sqlite_settings, collecting):
         path = path_of(sqlite_settings)
         assert await refusal(sqlite_settings, OpenMode.READER) == (
-            f"store {path}: there is no such file; the collector makes it at its first start"
+            f"store {path}: no such file; the collector creates it at its first start"
         )
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
-            await one.store.recorder.durable(10)
+            await one.store.history_writer.flushed(10)
             async with Store.open(sqlite_settings, OpenMode.READER) as reader:  # beside the collector
                 assert len(await reader.history.where("GPU-1")) == 1
-                with pytest.raises(StoreError, match="opened for reading only"):
+                with pytest.raises(StoreError, match="opened read-only"):
                     await reader.outbox.drop([1])
         async with Store.open(sqlite_settings, OpenMode.READER) as reader:
             assert len(await reader.history.where("serial-1")) == 1
@@ -223,7 +223,7 @@ class TestPostgres:
 
     async def test_the_password_may_come_from_a_file(self, postgres_server, tmp_path):
         settings = StoreSettings(url=postgres_server.new_database(), password_file=tmp_path / "password")
-        assert await refusal(settings) == (f"store.password_file {tmp_path}/password: No such file or directory")
+        assert await refusal(settings) == (f"store.password_file {tmp_path}/password: no such file or directory")
         (tmp_path / "password").write_text("any, because this server trusts everybody\n")
         async with Store.open(settings) as store:
             assert store.database.id

@@ -31,54 +31,54 @@ async def owed(collector, sink="lake", limit=100):
 
 async def read(collector, node, time, *gpus):
     collector.read(node, time, *gpus)
-    assert await collector.store.recorder.durable(10)
+    assert await collector.store.history_writer.flushed(10)
 
 
 class TestWhereASinkBegins:
     async def test_a_new_one_gets_what_happens_from_now_on(self, collector):
         await read(collector, "a", 10.0, "1")
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "b", 20.0, "2")
         assert await owed(collector) == [[("appeared", "GPU-2")]]
 
     async def test_with_backfill_it_gets_everything(self, collector):
         await read(collector, "a", 10.0, "1")
-        await collector.store.follow({"lake": Subscription("changes", True)})
+        await collector.store.reconcile({"lake": Subscription("changes", True)})
         await read(collector, "b", 20.0, "2")
         assert await owed(collector) == [[("appeared", "GPU-1"), ("appeared", "GPU-2")]]
 
     async def test_a_known_one_goes_on_where_it_was(self, settings, collecting):
         async with collecting(settings) as one:
-            await one.store.follow({"lake": CHANGES})
+            await one.store.reconcile({"lake": CHANGES})
             await read(one, "a", 10.0, "1", "2")
             await one.store.outbox.confirm(await one.store.outbox.next_batch("lake", 1))
         async with collecting(settings) as two:
-            await two.store.follow({"lake": CHANGES})
+            await two.store.reconcile({"lake": CHANGES})
             assert await owed(two) == [[("appeared", "GPU-2")]]
 
     async def test_one_that_was_removed_and_comes_back_goes_on_where_it_was(self, collector, caplog):
-        await collector.store.follow({"lake": CHANGES, "idle": READINGS})
+        await collector.store.reconcile({"lake": CHANGES, "idle": READINGS})
         await read(collector, "a", 10.0, "1", "2")
         await owed(collector, "idle")
-        await collector.store.follow({})
-        await collector.store.follow({})
+        await collector.store.reconcile({})
+        await collector.store.reconcile({})
         assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
-            ("the sink is not configured any more: what it is owed is kept", "lake", 2)
+            ("sink removed from the configuration; keeping its backlog", "lake", 2)
         ]
         assert [(one.sink, one.records, one.configured) for one in await collector.store.outbox.owed()] == [
             ("idle", 0, False),
             ("lake", 2, False),
         ]
         await collector.store.prune()
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "b", 20.0, "3")
         assert await owed(collector) == [[("appeared", f"GPU-{number}") for number in "123"]]
         assert [one.configured for one in await collector.store.outbox.owed()] == [False, True]
 
     async def test_one_that_does_not_come_back_for_a_week_is_given_up(self, collector, caplog):
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
-        await collector.store.follow({})
+        await collector.store.reconcile({})
         gone = time.time()
         await collector.store.outbox.give_up(before=gone - 60)
         assert [one.records for one in await collector.store.outbox.owed()] == [2]
@@ -86,15 +86,15 @@ class TestWhereASinkBegins:
         await collector.store.outbox.give_up(before=gone + 60)
         assert await collector.store.outbox.owed() == []
         assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
-            ("the sink was not configured for days: what it was owed is given up", "lake", 2)
+            ("sink missing from the configuration for days; dropping its backlog", "lake", 2)
         ]
 
     async def test_one_that_wants_another_kind_begins_anew_and_it_is_told_what_is_given_up(self, collector, caplog):
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
-        await collector.store.follow({"lake": READINGS})
+        await collector.store.reconcile({"lake": READINGS})
         assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
-            ("the sink wants other records: what it was owed is given up", "lake", 1)
+            ("sink emits other records now; dropping its backlog", "lake", 1)
         ]
         await read(collector, "a", 20.0, "1")
         assert await owed(collector) == [[("confirmed", "GPU-1")]]
@@ -102,7 +102,7 @@ class TestWhereASinkBegins:
 
 class TestRecords:
     async def test_a_change_becomes_a_record_of_the_go_program_s_form(self, collector):
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 1780828245.9, "1")
         batch = await collector.store.outbox.next_batch("lake", 10)
         (record,) = batch.records
@@ -120,7 +120,7 @@ class TestRecords:
         }
 
     async def test_readings_are_all_gpus_of_each_reading_with_what_happened_to_them(self, collector):
-        await collector.store.follow({"lake": READINGS})
+        await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, "1", "2")
         await read(collector, "a", 20.0, "2", "3", UnidentifiedGpu(serial="old"), UnidentifiedGpu())
         assert await owed(collector, limit=3) == [
@@ -129,15 +129,15 @@ class TestRecords:
         ]
 
     async def test_readings_are_not_kept_when_no_sink_wants_them(self, collector):
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
-        await collector.store.follow({"lake": Subscription("readings", True)})
+        await collector.store.reconcile({"lake": Subscription("readings", True)})
         assert await owed(collector) == []
 
 
 class TestBatches:
     async def test_they_hold_no_more_than_the_limit_and_come_in_order(self, collector):
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, *"12345")
         assert [[uuid for _, uuid in batch] for batch in await owed(collector, limit=2)] == [
             ["GPU-1", "GPU-2"],
@@ -146,7 +146,7 @@ class TestBatches:
         ]
 
     async def test_a_reading_of_more_gpus_than_the_limit_is_a_batch_of_its_own(self, collector):
-        await collector.store.follow({"lake": READINGS})
+        await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, *"12345")
         await read(collector, "b", 11.0, "6")
         assert [len(batch) for batch in await owed(collector, limit=3)] == [5, 1]
@@ -154,11 +154,11 @@ class TestBatches:
     @pytest.mark.parametrize("emit", ["changes", "readings"])
     async def test_one_that_was_handed_out_is_the_same_after_a_restart(self, settings, collecting, emit):
         async with collecting(settings) as one:
-            await one.store.follow({"lake": Subscription(emit, False)})
+            await one.store.reconcile({"lake": Subscription(emit, False)})
             await read(one, "a", 10.0, "1", "2", "3")
             batch = await one.store.outbox.next_batch("lake", 3)
         async with collecting(settings) as two:
-            await two.store.follow({"lake": Subscription(emit, False)})
+            await two.store.reconcile({"lake": Subscription(emit, False)})
             await read(two, "b", 20.0, "4")
             assert await two.store.outbox.next_batch("lake", 100) == batch
             assert await two.store.outbox.next_batch("lake", 1) == batch
@@ -169,19 +169,19 @@ class TestBatches:
             assert following.key != batch.key
 
     async def test_no_two_sinks_or_stores_have_a_key_in_common(self, collector, sqlite_settings, collecting, tmp_path):
-        await collector.store.follow({"lake": CHANGES, "hook": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES, "hook": CHANGES})
         await read(collector, "a", 10.0, "1")
         keys = {(await collector.store.outbox.next_batch(name, 9)).key for name in ("lake", "hook")}
         other = type(sqlite_settings)(url=f"sqlite://{tmp_path}/other.db")
         async with collecting(other) as another:
-            await another.store.follow({"lake": CHANGES})
+            await another.store.reconcile({"lake": CHANGES})
             await read(another, "a", 10.0, "1")
             keys.add((await another.store.outbox.next_batch("lake", 9)).key)
         assert len(keys) == 3
 
     async def test_a_sink_that_is_changed_while_its_batch_is_made_keeps_nothing_of_it(self, collector):
         store = collector.store
-        await store.follow({"lake": CHANGES})
+        await store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
         made = []
 
@@ -198,7 +198,7 @@ class TestBatches:
         assert [one.next for one in await store.outbox.owed()] == [None]
 
     async def test_one_sink_does_not_wait_for_another(self, collector):
-        await collector.store.follow({"lake": CHANGES, "hook": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES, "hook": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.outbox.next_batch("lake", 9)
         assert await owed(collector, "hook") == [[("appeared", "GPU-1")]]
@@ -209,7 +209,7 @@ class TestBatches:
 class TestBacklog:
     @pytest.mark.parametrize("follow", [CHANGES, READINGS])
     async def test_it_counts_records_and_tells_the_oldest(self, collector, follow):
-        await collector.store.follow({"lake": follow})
+        await collector.store.reconcile({"lake": follow})
         await read(collector, "a", 10.0, "1", "2")
         await read(collector, "b", 20.0, "3")
         assert await collector.store.outbox.backlog("lake") == Backlog(3, 10.0)
@@ -219,7 +219,7 @@ class TestBacklog:
         assert await collector.store.outbox.backlog("lake") == Backlog(1, 20.0)
 
     async def test_every_sink_that_is_followed_says_how_it_stands(self, collector):
-        await collector.store.follow({"lake": CHANGES, "hook": READINGS, "log": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES, "hook": READINGS, "log": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
         batch = await collector.store.outbox.next_batch("lake", 1)
         await owed(collector, "log")
@@ -236,7 +236,7 @@ class TestBacklog:
 
 class TestDeadLetters:
     async def refused(self, collector) -> Batch:
-        await collector.store.follow({"lake": CHANGES})
+        await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
         batch = await collector.store.outbox.next_batch("lake", 1)
         await collector.store.outbox.dead_letter(batch, "answered 400")

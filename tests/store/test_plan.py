@@ -2,8 +2,7 @@
 
 import pytest
 
-from collector.inventory import NodeSnapshot
-from collector.model import Change, Event, Gpu, NodeInfo, Place
+from collector.model import Change, Event, Gpu, NodeInfo, NodeState, Place
 from collector.store.plan import OpenPlacement, differences, plan
 
 A, B, C = (Place("prod", name) for name in "abc")
@@ -18,8 +17,8 @@ def begun(*changes: Change) -> list[tuple[str, str, float, float | None]]:
     return [(row["uuid"], row["node"], row["since"], row["until"]) for row in plan(changes).begin]
 
 
-def snapshot(place: Place, time: float, **gpus: float) -> NodeSnapshot:
-    return NodeSnapshot(
+def snapshot(place: Place, time: float, **gpus: float) -> NodeState:
+    return NodeState(
         place=place,
         node=NodeInfo(name=place.node),
         time=time,
@@ -29,7 +28,7 @@ def snapshot(place: Place, time: float, **gpus: float) -> NodeSnapshot:
         fingerprint=None,
         gpus=tuple(Gpu(uuid=uuid.replace("_", "-"), serial="s", model="m", chassis="c") for uuid in gpus),
         since=tuple(gpus.values()),
-        superseded=frozenset(),
+        taken_elsewhere=frozenset(),
     )
 
 

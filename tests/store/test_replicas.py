@@ -51,8 +51,8 @@ class Replica:
         await self._ended.wait()
 
     async def lead(self):
-        await until(lambda: self.store.leads)
-        assert await self.store.recorder.durable(30)
+        await until(lambda: self.store.leadership.leads)
+        assert await self.store.history_writer.flushed(30)
 
     async def recorded(self):
         return [(c.event, c.uuid, c.node, c.time) for c in await self.store.history.changes()]
@@ -105,9 +105,9 @@ async def test_what_both_see_is_recorded_and_delivered_once(replica, receiver):
     for who, time in ((first, 10.0), (second, 10.5)):
         who.read("a", time, "1", "2")
         who.read("b", time + 10, "2")
-    assert await first.store.recorder.durable(30)
+    assert await first.store.history_writer.flushed(30)
     await until(lambda: len(receiver.brought) == 3)
-    assert not second.store.leads
+    assert not second.store.leadership.leads
     await first.end()
     await second.lead()
     second.read("c", 50.0, "3")
@@ -126,7 +126,7 @@ async def test_what_happened_without_a_leader_is_recorded_by_the_next_one(replic
     for one in (first, second):
         one.read("a", 10.0, "1", "2", "3")
         one.read("b", 10.0, "4")
-    assert await first.store.recorder.durable(30)
+    assert await first.store.history_writer.flushed(30)
     await second.store.leadership._asking.acquire()  # so that it does not take the lead before this
     await first.end()
     second.read("c", 20.0, "1")
@@ -149,7 +149,7 @@ async def test_what_the_leader_saw_last_is_not_undone_by_one_that_had_not_seen_i
         one.read("b", 10.0)
     first.read("b", 20.0, "1")
     first.read("c", 20.0, "5")
-    assert await first.store.recorder.durable(30)
+    assert await first.store.history_writer.flushed(30)
     before = await first.recorded()
     await first.end()
     await second.lead()
@@ -159,7 +159,7 @@ async def test_what_the_leader_saw_last_is_not_undone_by_one_that_had_not_seen_i
     second.read("a", 30.0, "2")
     second.read("b", 30.0, "1")
     second.read("c", 30.0, "5")
-    assert await second.store.recorder.durable(30)
+    assert await second.store.history_writer.flushed(30)
     assert await second.recorded() == before
 
 
@@ -175,7 +175,7 @@ async def test_when_connections_break_again_and_again_nothing_is_lost_or_doubled
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
-    await until(lambda: first.store.leads or second.store.leads)
+    await until(lambda: first.store.leadership.leads or second.store.leadership.leads)
     assert await first.recorded() == [("appeared", f"GPU-{number}", "a", 10.0 + number) for number in range(5)]
     assert {uuid for _, _, uuid in receiver.brought} == {f"GPU-{number}" for number in range(5)}
 
@@ -184,7 +184,7 @@ async def test_a_standby_ends_no_sink_and_a_new_leader_s_are_in_force(replica):
     first = await replica("first", "lake")
     second = await replica("second", "lake", "hook")
     assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
-    await second.store.follow({"hook": Subscription("changes", False)})
+    await second.store.reconcile({"hook": Subscription("changes", False)})
     assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
     await first.end()
     await second.lead()

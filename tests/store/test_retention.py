@@ -16,7 +16,7 @@ async def collector(settings, collecting):
         one.read("a", 10.0, "1", "2")
         one.read("b", 20.0, "1")
         one.read("c", 30.0, "1")
-        assert await one.store.recorder.durable(10)
+        assert await one.store.history_writer.flushed(10)
         yield one
 
 
@@ -34,10 +34,10 @@ async def test_changes_and_ended_placements_are_forgotten_and_present_ones_stay(
 async def test_a_ghost_is_forgotten_with_the_last_place_where_it_was(collector):
     collector.read("a", 40.0)
     collector.read("c", 50.0)
-    assert await collector.store.recorder.durable(10)
-    assert (await collector.store.load()).ghosts == {"GPU-1": Place("prod", "c"), "GPU-2": Place("prod", "a")}
+    assert await collector.store.history_writer.flushed(10)
+    assert (await collector.store.load()).absent == {"GPU-1": Place("prod", "c"), "GPU-2": Place("prod", "a")}
     await prune(collector.store.database, before=45.0)
-    assert (await collector.store.load()).ghosts == {"GPU-1": Place("prod", "c")}
+    assert (await collector.store.load()).absent == {"GPU-1": Place("prod", "c")}
 
 
 async def test_without_a_limit_nothing_is_forgotten(collector):
@@ -46,7 +46,7 @@ async def test_without_a_limit_nothing_is_forgotten(collector):
 
 
 async def test_changes_that_a_sink_is_owed_stay_however_old_they_are(collector):
-    await collector.store.follow({"slow": Subscription("changes", True), "quick": Subscription("changes", False)})
+    await collector.store.reconcile({"slow": Subscription("changes", True), "quick": Subscription("changes", False)})
     await collector.store.outbox.confirm(await collector.store.outbox.next_batch("slow", 1))
     await prune(collector.store.database, before=1000.0)
     assert await times(collector) == [10.0, 20.0, 30.0]
@@ -54,16 +54,16 @@ async def test_changes_that_a_sink_is_owed_stay_however_old_they_are(collector):
 
 async def test_readings_are_forgotten_as_soon_as_every_sink_has_them(collector):
     follow = {"slow": Subscription("readings", False), "quick": Subscription("readings", False)}
-    await collector.store.follow(follow)
+    await collector.store.reconcile(follow)
     for time in (40.0, 50.0):
         collector.read("c", time, "1")
-    assert await collector.store.recorder.durable(10)
+    assert await collector.store.history_writer.flushed(10)
     while (batch := await collector.store.outbox.next_batch("quick", 1)) is not None:
         await collector.store.outbox.confirm(batch)
     assert await prune(collector.store.database, before=None) == 0
     await collector.store.outbox.confirm(await collector.store.outbox.next_batch("slow", 1))
     assert await prune(collector.store.database, before=None) == 1
-    await collector.store.follow({})
+    await collector.store.reconcile({})
     assert await prune(collector.store.database, before=None) == 0
     await collector.store.outbox.give_up(before=float("inf"))
     assert await prune(collector.store.database, before=None) == 1
@@ -73,7 +73,7 @@ async def test_ids_go_on_after_everything_is_forgotten(collector):
     before = await collector.store.history.changes()
     await prune(collector.store.database, before=1000.0)
     collector.read("d", 2000.0, "1")
-    assert await collector.store.recorder.durable(10)
+    assert await collector.store.history_writer.flushed(10)
     (change,) = await collector.store.history.changes()
     assert change.id > before[-1].id
 
@@ -89,13 +89,11 @@ async def test_the_retention_of_the_settings_counts_from_now(sqlite_settings, co
 
 
 async def test_a_dead_letter_that_is_too_old_is_forgotten_and_that_is_told(collector, caplog):
-    await collector.store.follow({"lake": Subscription("changes", True)})
+    await collector.store.reconcile({"lake": Subscription("changes", True)})
     await collector.store.outbox.dead_letter(await collector.store.outbox.next_batch("lake", 1), "answered 400")
     (letter,) = await collector.store.outbox.dead_letters()
     await prune(collector.store.database, before=letter.time)
     assert [one.id for one in await collector.store.outbox.dead_letters()] == [letter.id]
     await prune(collector.store.database, before=letter.time + 1)
     assert await collector.store.outbox.dead_letters() == []
-    assert [record.getMessage() for record in caplog.records] == [
-        "dead letters older than store.retention are forgotten"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["deleted dead letters older than store.retention"]

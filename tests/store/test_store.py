@@ -14,10 +14,10 @@ class TestAfterARestart:
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
             one.read("b", 11.0, "3")
-            assert await one.store.recorder.durable(10)
-            before = [one.inventory.snapshot(place) for place in (A, B)]
+            assert await one.store.history_writer.flushed(10)
+            before = [one.inventory.node(place) for place in (A, B)]
         async with collecting(settings) as two:
-            assert [two.inventory.snapshot(place) for place in (A, B)] == before
+            assert [two.inventory.node(place) for place in (A, B)] == before
 
     async def test_what_was_recorded_last_is_committed_at_the_end(self, settings, collecting):
         async with collecting(settings) as one:
@@ -35,7 +35,7 @@ class TestAfterARestart:
         async with collecting(settings) as three:
             placements = await three.store.history.where("GPU-1")
             assert [(p.node, p.since, p.until) for p in placements] == [("b", 30.0, None), ("a", 10.0, 20.0)]
-            assert (await three.store.load()).ghosts == {}
+            assert (await three.store.load()).absent == {}
 
     async def test_a_removed_cluster_leaves_no_ghost_and_those_of_others_stay(self, settings, collecting):
         async with collecting(settings) as one:
@@ -44,21 +44,21 @@ class TestAfterARestart:
             one.read("a", 20.0, "1")
             one.read("b", 20.0, cluster="lab")
             one.remove_cluster("prod", 30.0)
-            assert await one.store.recorder.durable(10)
-            assert (await one.store.load()).ghosts == {"GPU-3": Place("lab", "b")} == one.inventory._ghosts
+            assert await one.store.history_writer.flushed(10)
+            assert (await one.store.load()).absent == {"GPU-3": Place("lab", "b")} == one.inventory._absent
 
     async def test_a_gpu_that_came_back_in_two_nodes_and_left_one_is_no_ghost(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
             one.read("a", 20.0)
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             one.read("b", 30.0, "1")  # from here on in one commit
             one.read("a", 40.0, "1")
             one.read("b", 50.0, "1")
             one.read("a", 60.0)
         async with collecting(settings) as two:
             assert [p.place for p in two.inventory.find(uuid="GPU-1")] == [B]
-            assert (await two.store.load()).ghosts == {}
+            assert (await two.store.load()).absent == {}
 
     async def test_a_conflict_is_still_one(self, settings, collecting):
         async with collecting(settings) as one:
@@ -74,22 +74,21 @@ class TestAfterARestart:
     async def test_a_reading_that_only_confirms_changes_nothing_but_its_node(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
-            await one.store.recorder.durable(10)
+            await one.store.history_writer.flushed(10)
             changes = await one.store.history.changes()
             one.read("a", 70.0, "1")
-            await one.store.recorder.durable(10)
+            await one.store.history_writer.flushed(10)
             assert await one.store.history.changes() == changes
             (placement,) = await one.store.history.where("GPU-1")
             assert (placement.since, placement.confirmed) == (10.0, 70.0)
 
 
 class TestTheNodes:
-    async def test_they_come_in_parts_in_the_order_of_clusters_and_nodes(self, settings, collecting, monkeypatch):
-        monkeypatch.setattr("collector.store.store._PART", 2)
-        async with collecting(settings) as one:
+    async def test_they_come_in_parts_in_the_order_of_clusters_and_nodes(self, settings, collecting):
+        async with collecting(settings, decode_nodes=2) as one:
             for number, (cluster, node) in enumerate([("b", "1"), ("a", "2"), ("b", "3"), ("a", "1"), ("c", "1")]):
                 one.read(node, 10.0, f"{number}", cluster=cluster)
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             parts = [part async for part in one.store.nodes()]
         assert [[tuple(node.place) for node in part] for part in parts] == [
             [("a", "1"), ("a", "2")],

@@ -1,7 +1,7 @@
 """A collector's HTTP side over a small inventory, served for real on a free port."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, NodeInfo, Place, ReadFailure, Reading
+from collector.model import ClusterState, ClusterStatus, Fingerprint, Gpu, NodeInfo, Place, ReadFailure, Reading, Step
 from collector.store import Store, StoreSettings
 from collector.web import CollectorView, serve
 
@@ -25,13 +25,12 @@ class Site:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.touched: set[Place] = set()
-        self.changes: list[Change] = []
+        self.steps: list[Step] = []
         self.store: Store | None = None
         self.synced = 1764000000.0
         self.now = 1764000600.0  # ten minutes after everything
         self.refresh = 3600.0
-        self.inventory = Inventory(on_node=self._node_changed)
+        self.inventory = Inventory()
         self.exposition = Exposition(self.inventory, self.metrics)
         self.statuses: dict[str, ClusterStatus] = {}
         self.context = CollectorView(
@@ -67,25 +66,22 @@ class Site:
             cuda_version="12.8",
             gpus=gpus,
         )
-        changes = self.inventory.apply(reading)
-        self.context.latest.add(changes)
-        self._hand_on(changes)
+        self.publish(self.inventory.apply(reading))
 
     def fail(self, cluster: str, node: str, reason: ReadFailure, time: float = 1764000540.0) -> None:
-        self.inventory.read_failed(Place(cluster, node), reason, time)
+        self.publish(self.inventory.read_failed(Place(cluster, node), reason, time))
 
     def remove(self, cluster: str, node: str, time: float) -> None:
-        changes = self.inventory.remove_node(Place(cluster, node), time)
-        self.context.latest.add(changes)
-        self._hand_on(changes)
+        self.publish(self.inventory.remove_node(Place(cluster, node), time))
 
     def keep(self, store: Store) -> None:
         """Record what happened so far, and from now on, as the service does."""
         self.store = store
         self.context = dataclasses.replace(
-            self.context, history=store.history, durable=lambda: store.recorder.durable(1.0)
+            self.context, history=store.history, durable=lambda: store.history_writer.flushed(1.0)
         )
-        self._hand_on(self.changes)
+        for step in self.steps:
+            store.history_writer.append(step)
 
     def break_store(self) -> None:
         """Let the store's file be one that cannot be read, as a failing disk does."""
@@ -94,16 +90,13 @@ class Site:
         for file in (path, path.with_name(path.name + "-wal")):
             file.write_bytes(b"x" * 4096)
 
-    def _node_changed(self, place: Place) -> None:
-        self.exposition.changed(place)
-        self.touched.add(place)
-
-    def _hand_on(self, changes: Sequence[Change]) -> None:
-        if self.store is None:
-            self.changes += changes
-        else:
-            self.store.recorder.record({place: self.inventory.snapshot(place) for place in self.touched}, changes)
-            self.touched.clear()
+    def publish(self, step: Step) -> None:
+        for place in step.nodes:
+            self.exposition.changed(place)
+        self.context.latest.add(step.changes)
+        self.steps.append(step)
+        if self.store is not None:
+            self.store.history_writer.append(step)
 
 
 @pytest.fixture

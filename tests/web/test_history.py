@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import Store, StoreSettings
 
 pytestmark = pytest.mark.anyio
@@ -21,8 +21,7 @@ START = 1764000000.0
 @pytest.fixture
 async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a collector whose store has a GPU that went from n1 over n2 to n3, an hour in each."""
-    touched: set[Place] = set()
-    inventory = Inventory(on_node=touched.add)
+    inventory = Inventory()
     async with (
         Store.open(StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")) as store,
         anyio.create_task_group() as run,
@@ -39,10 +38,8 @@ async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx
                 cuda_version=None,
                 gpus=(Gpu(uuid="GPU-a1", serial="100"),),
             )
-            changes = inventory.apply(reading)
-            store.recorder.record({place: inventory.snapshot(place) for place in touched}, changes, reading)
-            touched.clear()
-        assert await store.recorder.durable(10)
+            store.history_writer.append(inventory.apply(reading))
+        assert await store.history_writer.flushed(10)
         site.context = dataclasses.replace(site.context, history=store.history)
         async with serving(site) as client:
             yield client
@@ -99,4 +96,4 @@ async def test_changes_come_in_pages(client: httpx.AsyncClient) -> None:
 async def test_what_no_page_gave_as_next_is_refused(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(f"/api/v1/{path}?after=7")
     assert answer.status_code == 400
-    assert answer.json() == {"error": "after: expected the text that the page before gave as next"}
+    assert answer.json() == {"error": "after: expected the `next` value of the previous page"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiohttp import web
 
-from collector.inventory import NodeEntry
+from collector.model import NodeState
 from collector.views.cooperative import in_slices, sorted_window
 from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.paging import ROWS, chosen, window
@@ -14,7 +14,7 @@ from collector.web.pages.survey import missing, problems, survey
 
 __all__ = ["cluster"]
 
-_SORTS: dict[str, Callable[[NodeEntry], Any]] = {
+_SORTS: dict[str, Callable[[NodeState], Any]] = {
     "node": lambda entry: entry.place.node,
     "machine": lambda entry: (entry.node.machine, entry.place.node),
     "chassis": lambda entry: (entry.chassis, entry.place.node),
@@ -71,8 +71,8 @@ async def cluster(request: web.Request) -> web.Response:
     )
 
 
-def _filter(context: CollectorView, show: str, contested: set[str]) -> Callable[[NodeEntry], bool]:
-    wrong: dict[str, Callable[[NodeEntry], bool]] = {
+def _filter(context: CollectorView, show: str, contested: set[str]) -> Callable[[NodeState], bool]:
+    wrong: dict[str, Callable[[NodeState], bool]] = {
         "failing": lambda entry: entry.failing is not None,
         "missing": lambda entry: missing(entry) > 0,
         "unread": lambda entry: entry.time is None,

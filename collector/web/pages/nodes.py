@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from collector.inventory import NodeEntry
-from collector.model import Event, Gpu, Place, Placement
+from collector.model import Event, Gpu, NodeState, Place, Placement
 from collector.store import History, PastPlacement
 from collector.web.context import CONTEXT, CollectorView
 from collector.web.pages.past import Past, look_back
@@ -112,7 +111,7 @@ def _natural(text: str) -> tuple[int, str]:
     return (int(text), "") if text.isascii() and text.isdigit() and len(text) < 10 else (-1, text)
 
 
-def _seated(entry: NodeEntry) -> list[tuple[Tray, list[Seat]]]:
+def _seated(entry: NodeState) -> list[tuple[Tray, list[Seat]]]:
     """Put the GPUs into their places; which of several trays an empty place is in is not known."""
     found = trays(entry.gpus)
     lacking = missing(entry) if len(found) == 1 else 0
@@ -125,7 +124,7 @@ def _seat(gpu: Gpu) -> str:
     return "GPU" if gpu.minor_number is None else f"GPU {gpu.minor_number}"
 
 
-def _rows(entry: NodeEntry | None) -> list[tuple[Gpu, float]]:
+def _rows(entry: NodeState | None) -> list[tuple[Gpu, float]]:
     return sorted(zip(entry.gpus, entry.since, strict=True), key=lambda row: position(row[0])) if entry else []
 
 

@@ -7,8 +7,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from aiohttp import web
 
-from collector.inventory import NodeEntry
-from collector.model import Gpu, Place, Placement
+from collector.model import Gpu, NodeState, Place, Placement
 from collector.store import History, PastPlacement
 from collector.views.cooperative import in_slices
 from collector.web.context import CONTEXT, CollectorView
@@ -55,7 +54,7 @@ class _Hits(Generic[_T]):
 
 @dataclass
 class _Found:
-    nodes: _Hits[NodeEntry] = field(default_factory=_Hits)
+    nodes: _Hits[NodeState] = field(default_factory=_Hits)
     gpus: _Hits[Placement] = field(default_factory=_Hits)
     left: _Hits[PastPlacement] = field(default_factory=_Hits)  # nodes that are gone: the last placement in each
     gone: _Hits[PastPlacement] = field(default_factory=_Hits)  # GPUs: the newest placement of each
@@ -180,7 +179,7 @@ def _add_past(context: CollectorView, found: _Found, past: list[_Rows], is_it: _
                 hits.total, hits.more = _PARTS_MOST, True
 
 
-async def _entries(context: CollectorView) -> AsyncIterator[NodeEntry]:
+async def _entries(context: CollectorView) -> AsyncIterator[NodeState]:
     """Walk all nodes by cluster and name, giving other tasks their turn."""
     for cluster in sorted(context.inventory.clusters()):
         nodes = context.inventory.nodes(cluster)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import anyio
 from aiohttp import web
 
-from collector.inventory import NodeEntry
-from collector.model import ClusterStatus, ReadFailure
+from collector.model import ClusterStatus, NodeState, ReadFailure
 from collector.store import StoreStatus
 from collector.views.cooperative import in_slices
 from collector.views.humanize import counted, failure_words, span, state_words, utc
@@ -142,7 +141,7 @@ class Surveys:
 SURVEYS = web.AppKey("surveys", Surveys)
 
 
-def missing(entry: NodeEntry) -> int:
+def missing(entry: NodeState) -> int:
     """How many GPUs of its capacity the last reading of a node did not find."""
     return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - len(entry.gpus))
 

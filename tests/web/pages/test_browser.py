@@ -71,7 +71,7 @@ def live(site: Site, serving: Any, tmp_path: Path) -> Iterator[Live]:
             live.read("prod-a", node, twice, time=1764000001.0 + time, capacity=1)
         live.read("prod-a", "n1", Gpu(uuid="GPU-a2", serial="102"), time=1764000300.0)
         live.read("prod-a", "n2", time=1764000360.0)
-        portal.call(site.inventory.set_node, "prod-a", NodeInfo(name="unread", capacity=8))
+        portal.call(lambda: site.publish(site.inventory.set_node("prod-a", NodeInfo(name="unread", capacity=8))))
         live.cluster("prod-c", ClusterState.STARTING)
         yield live
 

@@ -16,7 +16,7 @@ def troubled(site: Any) -> Any:
     site.cluster("z")
     site.read("z", "whole", Gpu(uuid="GPU-w", chassis="C9"), capacity=1)
     site.read("z", "short", Gpu(uuid="GPU-s"), capacity=4)
-    site.inventory.set_node("z", NodeInfo(name="unread", capacity=8))
+    site.publish(site.inventory.set_node("z", NodeInfo(name="unread", capacity=8)))
     site.read("z", "failing", Gpu(uuid="GPU-f"), capacity=1)
     site.fail("z", "failing", ReadFailure.NO_BINARY)
     site.read("z", "overdue", Gpu(uuid="GPU-o"), capacity=1, time=1763990000.0)

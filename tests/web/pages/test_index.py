@@ -113,7 +113,7 @@ async def test_a_gpu_that_two_nodes_claim_counts_once(site: Any, serving: Any, v
 
 
 async def test_nodes_that_were_never_read_and_conflicts_are_said(site: Any, serving: Any, visit: Any) -> None:
-    site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8))
+    site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
     for time, node in enumerate(("n1", "n2", "n1")):
         site.read("prod-a", node, Gpu(uuid="GPU-twice"), time=1764000001.0 + time)
     async with serving(site) as client:

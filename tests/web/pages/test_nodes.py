@@ -83,7 +83,7 @@ async def test_gpus_that_were_not_found_are_said(client: httpx.AsyncClient, visi
 
 
 async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit: Any) -> None:
-    site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8))
+    site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/new")).text
     assert "new never read It has not been read yet" in text
@@ -92,7 +92,7 @@ async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit
 async def test_a_node_that_cannot_be_read_says_why_and_since_when(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
     site.fail("prod-a", "n9", ReadFailure.EXIT_STATUS)
-    site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8))
+    site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
     site.fail("prod-a", "new", ReadFailure.FORBIDDEN)
     async with serving(site) as client:
         known, new = [(await visit(client, f"/clusters/prod-a/nodes/{name}")).text for name in ("n9", "new")]

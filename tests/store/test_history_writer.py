@@ -1,4 +1,4 @@
-"""Recording while commits fail: nothing is lost, it is told, and it goes on by itself."""
+"""Recording while commits fail: nothing is lost, it is reported, and it recovers without help."""
 
 import contextlib
 import os
@@ -8,11 +8,15 @@ import anyio
 import pytest
 from sqlalchemy import text
 
-from collector.model import Place
+from collector.model import Change, Event, Gpu, Place, Step
 from collector.store import Store, StoreSettings
-from collector.store.recorder import HistoryWriter
+from collector.store.commit import Commit
 
 pytestmark = pytest.mark.anyio
+
+APPEARED = Change(
+    event=Event.APPEARED, time=1.0, gpu=Gpu(uuid="GPU-1"), place=Place("prod", "a"), machine="", source="x/y"
+)
 
 
 async def until(condition, seconds=60):
@@ -43,43 +47,42 @@ def fill(collector, first, count):
 class TestAFullDisk:
     async def test_what_happens_waits_in_memory_and_is_committed_when_there_is_room(self, sqlite_settings, collecting):
         async with collecting(sqlite_settings) as one:
-            recorder = one.store.recorder
+            writer, health = one.store.history_writer, one.store.health
             async with full_disk(one.store):
                 fill(one, 0, 50)
-                await until(lambda: not recorder.status.up)
-                assert recorder.status.message.endswith(
-                    "gpuid.db: no room left; make room on its disk, and it goes on by itself"
+                await until(lambda: not health.status.up)
+                assert health.status.message.endswith(
+                    "gpuid.db: disk full; free some space (gpuid retries automatically)"
                 )
-                assert recorder.pending == 400
+                assert writer.pending == 400
                 fill(one, 50, 5)
-                assert recorder.pending == 440
-                assert not await recorder.durable(10)  # at once: there is no use in waiting
+                assert writer.pending == 440
+                assert not await writer.flushed(10)  # at once: there is no use in waiting
                 assert await one.store.history.where("GPU-1-1") == []
-            await until(lambda: recorder.pending == 0)
-            assert recorder.status.up
-            assert recorder.status.message == ""
+            await until(lambda: writer.pending == 0)
+            assert health.status.up
+            assert health.status.message == ""
             assert [c.uuid for c in await one.store.history.changes()] == [
                 f"GPU-{node}-{gpu}" for node in range(55) for gpu in range(8)
             ]
 
     async def test_past_the_limit_only_the_outcome_is_recorded(self, sqlite_settings, collecting):
-        async with collecting(sqlite_settings) as one:
+        async with collecting(sqlite_settings, max_pending=100) as one:
             one.read("a", 1.0, "1", "2", "3")
-            assert await one.store.recorder.durable(10)
-            recorder = one.store.recorder
-            recorder._limit = 100
+            assert await one.store.history_writer.flushed(10)
+            writer, health = one.store.history_writer, one.store.health
             async with full_disk(one.store):
                 fill(one, 0, 12)
-                await until(lambda: not recorder.status.up)
+                await until(lambda: not health.status.up)
                 fill(one, 12, 30)
                 one.read("b", 20.0, "1")
                 one.read("c", 21.0, "1")
                 one.read("a", 22.0, "3")
                 one.remove("n12", 23.0)
-                assert recorder.pending == 96
-                assert recorder.status.lost == 30 * 8 + 3 + 8
-            await until(lambda: recorder.pending == 0)
-            assert await recorder.durable(10)
+                assert writer.pending == 96
+                assert health.status.lost == 30 * 8 + 3 + 8
+            await until(lambda: writer.pending == 0)
+            assert await writer.flushed(10)
             changes = await one.store.history.changes(since=15.0)
             assert [(c.event, c.uuid, c.node, c.previous) for c in changes] == [
                 ("moved", "GPU-1", "c", Place("prod", "a")),
@@ -97,7 +100,7 @@ class TestAFullDisk:
                 for gpu, since in zip(entry.gpus, entry.since, strict=True)
             }
             one.read("b", 30.0, "4")
-            assert await recorder.durable(10)
+            assert await writer.flushed(10)
             assert len(await one.store.history.where("GPU-4")) == 1
 
 
@@ -106,17 +109,17 @@ class TestAFileThatIsTakenAway:
     async def test_is_told_though_nothing_happens(self, sqlite_settings, collecting, tmp_path, replaced):
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             (tmp_path / "gpuid.db").rename(tmp_path / "kept")
             if replaced:
                 (tmp_path / "gpuid.db").touch()
-            await until(lambda: not one.store.recorder.status.up)
-            assert "gpuid.db: the file was removed or replaced while it was in use" in one.store.recorder.status.message
+            await until(lambda: not one.store.health.status.up)
+            assert "gpuid.db: the file was removed or replaced while in use" in one.store.health.status.message
             one.read("a", 20.0, "1", "2")
-            assert not await one.store.recorder.durable(10)
+            assert not await one.store.history_writer.flushed(10)
             (tmp_path / "kept").replace(tmp_path / "gpuid.db")
-            await until(lambda: one.store.recorder.status.up)
-            assert await one.store.recorder.durable(10)
+            await until(lambda: one.store.health.status.up)
+            assert await one.store.history_writer.flushed(10)
             assert [c.uuid for c in await one.store.history.changes()] == ["GPU-1", "GPU-2"]
 
 
@@ -125,28 +128,27 @@ class TestPostgresThatGoesAway:
         settings = StoreSettings(url=postgres_server.new_database())
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
-            assert await one.store.recorder.durable(10)
+            assert await one.store.history_writer.flushed(10)
             await anyio.to_thread.run_sync(postgres_server.stop)
             try:
                 one.read("b", 20.0, "1")
-                await until(lambda: not one.store.recorder.status.up)
-                assert "the server cannot be reached" in one.store.recorder.status.message
+                await until(lambda: not one.store.health.status.up)
+                assert "the server cannot be reached" in one.store.health.status.message
             finally:
                 await anyio.to_thread.run_sync(postgres_server.start)
-            await until(lambda: one.store.recorder.status.up)
-            assert await one.store.recorder.durable(20)
+            await until(lambda: one.store.health.status.up)
+            assert await one.store.history_writer.flushed(20)
             assert [c.event for c in await one.store.history.changes()] == ["appeared", "moved"]
 
     async def test_a_commit_whose_answer_was_lost_is_not_made_twice(self, settings, collecting):
         async with Store.open(settings) as store:
-            recorder = HistoryWriter(store.database)
-            assert await self.commits(store, recorder, 7)
-            assert not await self.commits(store, recorder, 7)
-            assert await self.commits(store, recorder, 8)
-
-    async def commits(self, store, recorder, number):
-        async with store.database.write() as connection:
-            return await recorder._first_time(connection, number)
+            for number, changes in ((7, 1), (7, 1), (8, 2)):
+                batch = Commit(store.leadership.token, number=number)
+                batch.changes = [APPEARED]
+                await batch.prepare()
+                async with store.leadership.write(batch.token) as connection:
+                    await batch.write(connection, store.database, 1.0)
+                assert len(await store.history.changes()) == changes
 
     async def test_the_end_does_not_wait_for_a_server_that_hangs(self, postgres_server, collecting):
         settings = StoreSettings(url=postgres_server.new_database())
@@ -155,7 +157,7 @@ class TestPostgresThatGoesAway:
             with anyio.fail_after(30):  # half of the time that a command has otherwise
                 async with collecting(settings) as one:
                     one.read("a", 10.0, "1")
-                    assert await one.store.recorder.durable(10)
+                    assert await one.store.history_writer.flushed(10)
                     async with one.store.database.read() as connection:
                         hung += await connection.scalars(BACKENDS)
                     for process in hung:
@@ -173,12 +175,12 @@ BACKENDS = text(
 )
 
 
-class TestDurable:
+class TestFlushed:
     async def test_it_gives_up_at_its_timeout(self, sqlite_settings):
         async with Store.open(sqlite_settings) as store:
-            store.recorder.record({})
-            assert not await store.recorder.durable(0.01)  # nothing runs that would commit
+            store.history_writer.append(Step())
+            assert not await store.history_writer.flushed(0.01)  # nothing runs that would commit
 
     async def test_with_nothing_recorded_there_is_nothing_to_wait_for(self, sqlite_settings):
         async with Store.open(sqlite_settings) as store:
-            assert await store.recorder.durable(0)
+            assert await store.history_writer.flushed(0)

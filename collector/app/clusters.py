@@ -1,0 +1,105 @@
+"""Decides which clusters run: those of the configuration, each in a task of its own."""
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from anyio.abc import TaskGroup
+
+from collector.app.collected import CollectedCluster, CollectedClusters
+from collector.app.publisher import Publisher
+from collector.collect.observer import Observer
+from collector.collect.supervisor import ClusterSupervisor
+from collector.collect.watcher import ClusterWatcher
+from collector.config import ClusterSettings
+from collector.exposition import Metrics
+from collector.inventory import Inventory
+from collector.model import ClusterState, ClusterStatus, NodeState, Place
+
+__all__ = ["Clusters"]
+
+log = logging.getLogger(__name__)
+
+
+class Clusters:
+    """Starts, changes and ends the clusters' tasks; those that a new configuration leaves as they are go on."""
+
+    def __init__(
+        self,
+        collected: CollectedClusters,
+        inventory: Inventory,
+        publisher: Publisher,
+        metrics: Metrics,
+        observer: Observer,
+        *,
+        node_labels: Sequence[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._collected = collected
+        self._inventory = inventory
+        self._publisher = publisher
+        self._metrics = metrics
+        self._observer = observer
+        self._node_labels = node_labels
+        self._clock = clock
+
+    async def reconcile(self, clusters: Collection[ClusterSettings], tasks: TaskGroup) -> None:
+        """Let exactly these clusters run, in `tasks`."""
+        wanted = {cluster.name: cluster for cluster in clusters}
+        for name in self._collected.keys() - wanted.keys():
+            await self._remove(name)
+        self._collected.order(list(wanted))  # what the removed ones published is gone: nothing seems to move
+        for name, settings in wanted.items():
+            known = self._collected.get(name)
+            if known is not None and known.settings == settings:
+                continue
+            if known is None:
+                self._metrics.add_cluster(
+                    name,
+                    conflicts=functools.partial(self._inventory.conflicts, name),
+                    failing=functools.partial(self._inventory.failing, name),
+                )
+                status = ClusterStatus(cluster=name, state=ClusterState.STARTING, since=self._clock())
+            else:
+                await known.supervisor.stop()
+                status = known.status
+                log.info("cluster changed in the configuration", extra={"cluster": name})
+            supervisor = ClusterSupervisor(settings, self._new_watcher, self._observer.on_status)
+            self._collected.add(CollectedCluster(settings, supervisor, status, known.synced if known else None))
+            if known is None:
+                self._observer.on_status(status)
+            tasks.start_soon(supervisor.run, name=f"cluster {name}")
+
+    def adopt(self, nodes: Sequence[NodeState]) -> None:
+        """Take over what the collector that led recorded and this one has not seen yet."""
+        unseen = set()
+        for recorded in nodes:
+            cluster = recorded.place.cluster
+            if cluster in self._collected and not self._collected.is_duplicate(cluster):
+                if self._inventory.node(recorded.place) is None:
+                    unseen.add(cluster)
+                    self._collected.recall(cluster, recorded.node)
+                step = self._inventory.adopt(recorded)
+                self._publisher.publish(step, record=bool(step.changes))
+        for cluster in unseen:
+            self._collected[cluster].supervisor.renew()
+
+    async def _remove(self, name: str) -> None:
+        await self._collected[name].supervisor.stop()
+        log.info("cluster removed from the configuration", extra={"cluster": name})
+        self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
+        self._collected.pop(name)
+        self._metrics.remove_cluster(name)
+
+    def _new_watcher(self, settings: ClusterSettings) -> ClusterWatcher:
+        """Return a watcher that takes up what is known of its cluster.
+
+        Nodes that were never read are left for it to find again: nobody else would notice that one of them is gone.
+        """
+        name = settings.name
+        for node, state in list(self._inventory.nodes(name).items()):
+            if state.time is None:
+                self._publisher.publish(self._inventory.remove_node(Place(name, node), self._clock()))
+        known = self._inventory.known(name)
+        return ClusterWatcher(settings, self._observer, known=known, node_labels=self._node_labels)

@@ -1,0 +1,93 @@
+"""The clusters that are collected, each with its state in one object."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from collector.collect.duplicates import Duplicate, DuplicateDetector
+from collector.collect.supervisor import ClusterSupervisor
+from collector.config import ClusterSettings
+from collector.model import ClusterStatus, NodeInfo
+
+__all__ = ["CollectedCluster", "CollectedClusters"]
+
+
+@dataclass(slots=True)
+class CollectedCluster:
+    """One cluster of the configuration, as it is at present."""
+
+    settings: ClusterSettings
+    supervisor: ClusterSupervisor
+    status: ClusterStatus
+    synced: float | None = None  # Unix seconds of the last proof that its view is current
+
+
+class CollectedClusters(Mapping[str, CollectedCluster]):
+    """The clusters by name, in the order of the configuration, and which of them are the same as an earlier one."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[str, CollectedCluster] = {}
+        self._duplicates = DuplicateDetector()
+
+    def __getitem__(self, name: str) -> CollectedCluster:
+        """Return one cluster; raises KeyError."""
+        return self._clusters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._clusters)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._clusters)
+
+    @property
+    def statuses(self) -> Mapping[str, ClusterStatus]:
+        """The status of each cluster by name; the view is live."""
+        return _Statuses(self._clusters)
+
+    def add(self, cluster: CollectedCluster) -> None:
+        """Add a cluster, or replace the one of its name, of which it is not known whether it is a duplicate."""
+        self._duplicates.duplicates.pop(cluster.settings.name, None)
+        self._clusters[cluster.settings.name] = cluster
+
+    def pop(self, name: str) -> CollectedCluster:
+        """Remove a cluster; raises KeyError."""
+        return self._clusters.pop(name)
+
+    def is_duplicate(self, name: str) -> bool:
+        """Return whether a cluster is skipped, because one before it in the configuration is the same."""
+        return name in self._duplicates.duplicates
+
+    def order(self, names: Collection[str]) -> None:
+        """Take the configuration's order; a cluster that is no duplicate any more is collected again."""
+        self._resume(self._duplicates.follow(list(names)))
+
+    def recall(self, cluster: str, node: NodeInfo) -> None:
+        """Note that a cluster had a node when it was last read."""
+        self._duplicates.recall(cluster, node)
+
+    def claim(self, cluster: str, node: NodeInfo) -> Duplicate | None:
+        """Note that a cluster has a node; returns the duplicate that this reveals, this cluster or another one."""
+        return self._duplicates.claim(cluster, node)
+
+    def release(self, cluster: str, node: NodeInfo) -> None:
+        """Note that a cluster no longer has a node; a cluster that is no duplicate any more is collected again."""
+        self._resume(self._duplicates.release(cluster, node))
+
+    def _resume(self, names: Collection[str]) -> None:
+        for name in names:
+            self._clusters[name].supervisor.resume()
+
+
+class _Statuses(Mapping[str, ClusterStatus]):
+    def __init__(self, clusters: Mapping[str, CollectedCluster]) -> None:
+        self._clusters = clusters
+
+    def __getitem__(self, name: str) -> ClusterStatus:
+        return self._clusters[name].status
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._clusters)
+
+    def __len__(self) -> int:
+        return len(self._clusters)

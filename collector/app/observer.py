@@ -1,0 +1,103 @@
+"""Takes what the clusters report into the inventory, and publishes what that changes."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from collector.app.collected import CollectedClusters
+from collector.app.publisher import Publisher
+from collector.collect.duplicates import Duplicate
+from collector.exposition import Metrics
+from collector.inventory import Inventory
+from collector.model import ClusterState, ClusterStatus, NodeInfo, Place, ReadFailure, Reading, WatchRestart
+
+__all__ = ["CollectObserver"]
+
+log = logging.getLogger(__name__)
+
+
+class CollectObserver:
+    """What the clusters report to (collector.collect.observer.Observer)."""
+
+    def __init__(
+        self,
+        clusters: CollectedClusters,
+        inventory: Inventory,
+        publisher: Publisher,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clusters = clusters
+        self._inventory = inventory
+        self._publisher = publisher
+        self._metrics = metrics
+        self._clock = clock
+
+    def on_reading(self, reading: Reading, seconds: float) -> None:
+        """Apply a node's reading."""
+        if self._clusters.is_duplicate(reading.cluster):  # it was on its way
+            return
+        self._metrics.read_succeeded(reading.cluster, seconds)
+        before = self._inventory.node(Place(reading.cluster, reading.node.name))
+        if before is not None and before.time is not None and before.time > reading.time:
+            # It is the newest all the same: the clock was set back.
+            reading = msgspec.structs.replace(reading, time=before.time)
+        self._publisher.publish(self._inventory.apply(reading))
+
+    def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
+        """Count a reading that failed, and keep that it did until the node's next one."""
+        self._metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
+        self._publisher.publish(self._inventory.read_failed(Place(cluster, node), reason, self._clock()), record=False)
+
+    def on_node(self, cluster: str, node: NodeInfo) -> None:
+        """Keep what Kubernetes says of a node, unless it shows that its cluster is configured twice."""
+        if self._clusters.is_duplicate(cluster):
+            return
+        before = self._inventory.node(Place(cluster, node.name))
+        if before is not None and before.node.uid != node.uid:
+            self._clusters.release(cluster, before.node)
+        duplicate = self._clusters.claim(cluster, node)
+        if duplicate is not None:
+            self._skip(duplicate)
+        if duplicate is None or duplicate.cluster != cluster:
+            self._publisher.publish(self._inventory.set_node(cluster, node))
+
+    def on_node_gone(self, cluster: str, node: str, time: float) -> None:
+        """Remove a node."""
+        if (state := self._inventory.node(Place(cluster, node))) is not None:
+            self._clusters.release(cluster, state.node)
+        self._publisher.publish(self._inventory.remove_node(Place(cluster, node), time))
+
+    def on_status(self, status: ClusterStatus) -> None:
+        """Publish how a cluster is."""
+        if (cluster := self._clusters.get(status.cluster)) is None:  # it is being removed
+            return
+        if self._clusters.is_duplicate(status.cluster) and status.state is not ClusterState.DUPLICATE:
+            return
+        cluster.status = status
+        self._metrics.cluster_state(status.cluster, status.state)
+
+    def on_synced(self, cluster: str, time: float) -> None:
+        """Publish the last proof that a cluster's view is current."""
+        if cluster not in self._clusters or self._clusters.is_duplicate(cluster):
+            return
+        self._clusters[cluster].synced = time
+        self._metrics.synced(cluster, time)
+
+    def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
+        """Count a reflector that had to start over."""
+        self._metrics.watch_restarted(cluster, resource, reason)
+
+    def _skip(self, duplicate: Duplicate) -> None:
+        """Stop collecting a cluster that is the same as another one, which publishes what is in it."""
+        name = duplicate.cluster
+        self._clusters[name].supervisor.pause()
+        self._clusters[name].synced = None
+        self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
+        fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
+        log.warning("skipping cluster: %s", duplicate, extra=fields)
+        status = ClusterStatus(cluster=name, state=ClusterState.DUPLICATE, message=str(duplicate), since=self._clock())
+        self.on_status(status)

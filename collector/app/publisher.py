@@ -1,0 +1,64 @@
+"""Hands every step of the inventory to all that publish it: the one place where that happens."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from collector.exposition import Exposition, Metrics
+from collector.model import Change, Event, Step
+from collector.store import HistoryWriter
+from collector.views.recent_changes import RecentChanges
+
+__all__ = ["Publisher"]
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """The way from a step to metrics, history (with its outbox), page, log and listeners.
+
+    `listeners` get every change; they are called on the event loop and must return at once.
+    """
+
+    def __init__(
+        self,
+        exposition: Exposition,
+        metrics: Metrics,
+        recent: RecentChanges,
+        listeners: Sequence[Callable[[Change], None]] = (),
+    ) -> None:
+        self._exposition = exposition
+        self._metrics = metrics
+        self._recent = recent
+        self._listeners = tuple(listeners)
+        self._history: HistoryWriter | None = None
+
+    def record_to(self, history: HistoryWriter) -> None:
+        """Record what is published from now on."""
+        self._history = history
+
+    def publish(self, step: Step, *, record: bool = True) -> None:
+        """Publish what one step did; with `record` False, the history has it already."""
+        for place in step.nodes:
+            self._exposition.changed(place)
+        if self._history is not None and record and (step.nodes or step.removed_cluster is not None):
+            self._history.append(step)
+        if step.removed_cluster is not None and step.changes:
+            log.info("removed %d GPUs from the inventory", len(step.changes), extra={"cluster": step.removed_cluster})
+        self._recent.add(step.changes)
+        for change in step.changes:
+            if change.event is Event.MOVED:
+                self._metrics.moved(change.place.cluster)
+            _log_change(change, removed=step.removed_cluster is not None)
+            for listener in self._listeners:
+                listener(change)
+
+
+def _log_change(change: Change, *, removed: bool) -> None:
+    fields = {"cluster": change.place.cluster, "node": change.place.node, "uuid": change.gpu.uuid}
+    if change.gpu.serial:
+        fields["serial"] = change.gpu.serial
+    if change.previous is not None:
+        fields |= {"from_cluster": change.previous.cluster, "from_node": change.previous.node}
+    # A first inventory makes thousands of GPUs appear; what a person wants to read is what happens to them later.
+    quiet = removed or change.event is Event.APPEARED
+    log.log(logging.DEBUG if quiet else logging.INFO, "GPU %s", change.event, extra=fields)

@@ -1,0 +1,46 @@
+"""Takes up where the last run ended: the inventory, its series and the latest changes, from the store."""
+
+from collections.abc import Collection
+
+from collector import gc_freeze
+from collector.app.collected import CollectedClusters
+from collector.app.publisher import Publisher
+from collector.exposition import Exposition
+from collector.inventory import Inventory
+from collector.store import Store
+from collector.views.recent_changes import RecentChanges, as_change
+
+__all__ = ["restore"]
+
+RECENT_CHANGES = 1000  # of the history that the page shows after a restart
+
+
+async def restore(
+    store: Store,
+    *,
+    configured: Collection[str],
+    inventory: Inventory,
+    exposition: Exposition,
+    publisher: Publisher,
+    recent: RecentChanges,
+    clusters: CollectedClusters,
+    now: float,
+) -> None:
+    """Fill an empty collector with what the store knows; raises StoreError.
+
+    Clusters that are no longer configured end now (Unix seconds), if this collector leads and it is its to say.
+    """
+    with gc_freeze.frozen_after():
+        remembered = await store.load()
+        absent = {uuid: place for uuid, place in remembered.absent.items() if place.cluster in configured}
+        leads = store.leadership.leads
+        nodes = [node for node in remembered.nodes if leads or node.place.cluster in configured]
+        publisher.publish(inventory.restore(nodes, absent), record=False)
+        await exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
+    recent.add([as_change(change) for change in reversed(await store.history.latest_changes(limit=RECENT_CHANGES))])
+    publisher.record_to(store.history_writer)
+    for cluster in set(inventory.clusters()) - set(configured):
+        publisher.publish(inventory.remove_cluster(cluster, now))
+    for cluster in inventory.clusters():
+        for node in inventory.nodes(cluster).values():
+            clusters.recall(cluster, node.node)

@@ -1,0 +1,56 @@
+"""Where each key is: an index from UUIDs, serials or chassis to the nodes that have them."""
+
+from collections.abc import Iterable
+
+from collector.model import Place
+
+__all__ = ["PlaceIndex"]
+
+
+class PlaceIndex:
+    """The places of each key, in the order in which they came.
+
+    Nearly every key is in one place, which is held as it is: a tuple around each would cost a fleet 50 MB.
+    """
+
+    def __init__(self) -> None:
+        self._only: dict[str, Place] = {}
+        self._several: dict[str, tuple[Place, ...]] = {}
+
+    def places(self, key: str) -> tuple[Place, ...]:
+        """Return where a key is; empty if it is nowhere."""
+        if (place := self._only.get(key)) is not None:
+            return (place,)
+        return self._several.get(key, ())
+
+    def add(self, key: str, place: Place) -> bool:
+        """Add a place of a key, which may be there already; returns whether the key is in several places now."""
+        if several := self._several.get(key):
+            if place not in several:
+                self._several[key] = (*several, place)
+            return True
+        only = self._only.setdefault(key, place)
+        if only == place:
+            return False
+        del self._only[key]
+        self._several[key] = (only, place)
+        return True
+
+    def discard(self, key: str, place: Place) -> None:
+        """Remove a place of a key, if it is there."""
+        if self._only.get(key) == place:
+            del self._only[key]
+        elif key in self._several:
+            self.set(key, [other for other in self._several[key] if other != place])
+
+    def set(self, key: str, places: Iterable[Place]) -> None:
+        """Let a key be in these places and no other."""
+        self._only.pop(key, None)
+        self._several.pop(key, None)
+        match tuple(places):
+            case ():
+                pass
+            case (place,):
+                self._only[key] = place
+            case several:
+                self._several[key] = several

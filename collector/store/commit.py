@@ -1,0 +1,180 @@
+"""One commit of the history: what it holds, and what it does to the tables."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import anyio.to_thread
+from sqlalchemy import Executable, Text, bindparam, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from collector.model import Change, NodeState, Place, SinkRecord
+from collector.store import schema
+from collector.store.codec import encode_node, encode_records
+from collector.store.database import Database
+from collector.store.plan import OpenPlacement, Plan, differences, plan
+
+__all__ = ["Commit"]
+
+ROWS_PER_STATEMENT = 500  # the driver prepares them on the event loop, in a few milliseconds
+
+
+class Commit:
+    """What one transaction writes: nodes as they are by then, and what happened to GPUs since the one before."""
+
+    def __init__(
+        self,
+        token: str,
+        nodes: Mapping[Place, NodeState | None] = {},
+        *,
+        gap: bool = False,
+        goal: int = 0,
+        number: int = 0,
+    ) -> None:
+        self.token = token  # of the leader, when the first of it happened
+        self.nodes: dict[Place, NodeState | None] = dict(nodes)  # None: gone
+        self.changes: list[Change] = []
+        self.readings: list[tuple[float, list[SinkRecord]]] = []  # Unix seconds, and the records of that reading
+        self.forgotten: set[str] = set()  # clusters whose absent GPUs are forgotten
+        self.size = 0  # changes and records
+        self.gap = gap  # changes are missing, and have to be found from the nodes
+        self.goal = goal  # how many steps are in it or before it
+        self.number = number  # of this process's commits
+        self._node_rows: list[dict[str, Any]] | None = None
+
+    def drop_changes(self) -> int:
+        """Keep only where the GPUs are, and not how they came there; returns how much was dropped."""
+        dropped, self.gap, self.size = self.size, True, 0
+        self.changes.clear()
+        self.readings.clear()
+        return dropped
+
+    async def prepare(self) -> None:
+        """Encode the nodes, in a thread and before the transaction; nothing is to be added from then on."""
+        if self._node_rows is None:
+            self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes)
+
+    async def write(self, connection: AsyncConnection, database: Database, now: float) -> None:
+        """Write everything, in the transaction that the connection is in; a second time nothing.
+
+        To be prepared first. `now` (Unix seconds) is when a difference counts as noticed.
+        """
+        assert self._node_rows is not None  # noqa: S101
+        if not await self._first_time(connection, database):
+            return
+        if self.gap:
+            before = await _open_placements(connection, self.nodes)
+            steps = plan(differences(before, self.nodes, now), everywhere=False)
+        else:
+            steps = await anyio.to_thread.run_sync(plan, self.changes)
+        await _write_history(connection, database, steps)
+        if self.forgotten:
+            await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.forgotten)))
+        await self._write_nodes(connection, database, self._node_rows)
+        rows = [
+            {"time": time, "count": len(records), "records": encode_records(records)} for time, records in self.readings
+        ]
+        await _execute_many(connection, insert(schema.readings), rows)
+
+    async def _first_time(self, connection: AsyncConnection, database: Database) -> bool:
+        """Note the commit's number with it: when the answer is lost, the next try finds out whether it held."""
+        row = {"name": "commit", "value": f"{self.token}:{self.number}"}
+        if await connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "commit")) == row["value"]:
+            return False
+        statement = database.insert(schema.meta).values(row)
+        await connection.execute(
+            statement.on_conflict_do_update(index_elements=["name"], set_={"value": statement.excluded.value})
+        )
+        return True
+
+    async def _write_nodes(
+        self, connection: AsyncConnection, database: Database, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        gone = [
+            {"b_cluster": place.cluster, "b_node": place.node} for place, node in self.nodes.items() if node is None
+        ]
+        await _execute_many(connection, _REMOVE_NODE, gone)
+        statement = database.insert(schema.nodes)
+        statement = statement.on_conflict_do_update(
+            index_elements=["cluster", "node"],
+            set_={"read_at": statement.excluded.read_at, "snapshot": statement.excluded.snapshot},
+        )
+        await _execute_many(connection, statement, rows)
+
+
+_placements, _nodes = schema.placements.c, schema.nodes.c
+_OPEN_HERE = (
+    _placements.uuid == bindparam("b_uuid"),
+    _placements.cluster == bindparam("b_cluster"),
+    _placements.node == bindparam("b_node"),
+    _placements.until.is_(None),
+)
+_ALTER = (
+    update(schema.placements)
+    .where(*_OPEN_HERE)
+    .values(  # a value that one reading lacks stays as it was last known
+        {
+            name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name])
+            for name in ("serial", "chassis", "model")
+        }
+    )
+)
+_ENDED = {
+    "until": bindparam("b_until"),
+    "confirmed": func.coalesce(
+        select(_nodes.read_at)
+        .where(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node)
+        .scalar_subquery(),
+        _placements.confirmed,
+    ),
+}
+_END = update(schema.placements).where(*_OPEN_HERE).values(_ENDED)
+_END_ALL = (
+    update(schema.placements).where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)).values(_ENDED)
+)
+_NO_LONGER_ABSENT = delete(schema.absent).where(schema.absent.c.uuid == bindparam("b_uuid"))
+_ABSENT = select(
+    bindparam("b_uuid", type_=Text), bindparam("b_cluster", type_=Text), bindparam("b_node", type_=Text)
+).where(~exists().where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)))
+_REMOVE_NODE = delete(schema.nodes).where(_nodes.cluster == bindparam("b_cluster"), _nodes.node == bindparam("b_node"))
+
+
+async def _write_history(connection: AsyncConnection, database: Database, steps: Plan) -> None:
+    await _execute_many(connection, _ALTER, steps.alter)
+    await _execute_many(connection, _END, steps.end)
+    await _execute_many(connection, _END_ALL, steps.end_all)
+    await _execute_many(connection, insert(schema.placements), steps.begin)
+    await _execute_many(connection, insert(schema.changes), steps.changes)
+    await _execute_many(connection, _NO_LONGER_ABSENT, steps.arrived)
+    absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node"], _ABSENT)
+    absent = absent.on_conflict_do_update(
+        index_elements=["uuid"], set_={"cluster": absent.excluded.cluster, "node": absent.excluded.node}
+    )
+    await _execute_many(connection, absent, steps.vanished)
+
+
+async def _execute_many(connection: AsyncConnection, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        await connection.execute(statement, rows[start : start + ROWS_PER_STATEMENT])
+
+
+def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any]]:
+    return [
+        {"cluster": place.cluster, "node": place.node, "read_at": node.time, "snapshot": encode_node(node)}
+        for place, node in nodes.items()
+        if node is not None
+    ]
+
+
+async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:
+    columns = (_placements.uuid, _placements.serial, _placements.chassis, _placements.model, _placements.since)
+    keys = [(place.node, place.cluster) for place in places]
+    found = []
+    for start in range(0, len(keys), ROWS_PER_STATEMENT):
+        rows = await connection.execute(
+            select(*columns, _placements.cluster, _placements.node).where(
+                tuple_(_placements.node, _placements.cluster).in_(keys[start : start + ROWS_PER_STATEMENT]),
+                _placements.until.is_(None),
+            )
+        )
+        found += [OpenPlacement(*row[:4], place=Place(row[5], row[6]), since=row[4]) for row in rows]
+    return found

@@ -1,0 +1,163 @@
+"""Takes every step on the event loop and commits it in the background; commits that fail are tried again."""
+
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+
+from collector.backoff import Backoff
+from collector.events import ResettableEvent, wait_any
+from collector.model import NodeState, Place, Step
+from collector.store.codec import readings_records
+from collector.store.commit import Commit
+from collector.store.database import Database
+from collector.store.errors import LostLeadershipError, StoreError
+from collector.store.health import StoreHealth
+from collector.store.leadership import Leadership
+
+__all__ = ["MAX_PENDING", "HistoryWriter"]
+
+log = logging.getLogger(__name__)
+
+MAX_PENDING = 500_000  # changes and records that may wait in memory, some 200 MB
+LAST_COMMIT_SECONDS = 5.0  # that the end of the process waits for
+_RETRY = Backoff(initial=0.5, maximum=30.0, jitter=0.0)
+
+
+class HistoryWriter:
+    """The one way into the history.
+
+    Steps are appended at once and committed as soon as the commit before is done, all of them together: the
+    inventory's nodes, the history, and what the sinks are to get. While commits fail everything stays in memory. Past
+    `max_pending` changes and records the single changes are dropped: the next commit then records, as changes, the
+    difference between what the history holds and where the GPUs are by then.
+
+    That is so while this collector records. A standby only notes which nodes a step touched.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        leadership: Leadership,
+        health: StoreHealth,
+        *,
+        max_pending: int = MAX_PENDING,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self.wants_readings = False  # whether some sink wants all GPUs of each reading
+        self.committed = ResettableEvent()  # pulsed by each commit
+        self._database = database
+        self._leadership = leadership
+        self._health = health
+        self._max_pending = max_pending
+        self._clock = clock
+        self._sleep = sleep
+        self._pending = Commit(leadership.token)
+        self._under_way: Commit | None = None
+        self._work = ResettableEvent()
+        self._appended = 0  # how many steps there were, and how many of them are committed
+        self._done = 0
+        self._numbers = itertools.count(1)
+
+    @property
+    def pending(self) -> int:
+        """How many changes and records wait to be committed."""
+        return self._pending.size + (self._under_way.size if self._under_way else 0)
+
+    def append(self, step: Step) -> None:
+        """Record what one step of the inventory did; on a standby, only which nodes it touched."""
+        if not self._leadership.recording:
+            self._leadership.standby.note(step.nodes)
+            return
+        batch = self._pending
+        batch.nodes.update(step.nodes)
+        reading, changes = step.reading, step.changes
+        records = readings_records(reading, changes) if reading is not None and self.wants_readings else []
+        size = len(changes) + len(records)
+        if batch.gap or self.pending + size > self._max_pending:
+            if not batch.gap:
+                log.error("store backlog is full; dropping intermediate changes until the store recovers")
+            self._health.lost(batch.drop_changes() + size)
+        else:
+            batch.changes.extend(changes)
+            if reading is not None and records:
+                batch.readings.append((reading.time, records))
+            batch.size += size
+        if step.removed_cluster is not None:
+            batch.forgotten.add(step.removed_cluster)
+        self._appended += 1
+        self._work.set()
+
+    def begin(self, nodes: Mapping[Place, NodeState | None]) -> None:
+        """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds."""
+        self._leadership.begin()
+        self._pending, self._under_way = Commit(self._leadership.token), None
+        self._done = self._appended
+        if nodes:
+            self._appended += 1
+            self._under_way = self._numbered(Commit(self._leadership.token, nodes, gap=True))
+            self._work.set()
+
+    async def flushed(self, timeout: float) -> bool:
+        """Wait until all that was appended so far is committed; False if it is not in time, or while commits fail."""
+        goal = self._appended
+        with anyio.move_on_after(timeout):
+            while self._done < goal and self._health.status.up:
+                await wait_any(self.committed.current, self._health.changed.current)
+        return self._done >= goal
+
+    async def run(self) -> None:
+        """Commit until cancelled, and then a last time."""
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                await self._commit_all()
+        finally:
+            with anyio.move_on_after(LAST_COMMIT_SECONDS, shield=True):
+                await self._commit_all()
+
+    async def _commit_all(self) -> None:
+        """Commit until nothing waits; a failure is reported and tried again."""
+        while self._under_way is not None or self._done < self._appended:
+            if self._under_way is None:
+                batch, self._pending = self._pending, Commit(self._leadership.token)
+                self._under_way = self._numbered(batch)
+            batch = self._under_way
+            for attempt in itertools.count():
+                try:
+                    await batch.prepare()
+                    async with self._leadership.write(batch.token) as connection:
+                        await batch.write(connection, self._database, self._clock())
+                    break
+                except LostLeadershipError:
+                    if self._under_way is batch:  # or it was dropped already, when this collector took over again
+                        self._drop_all()
+                    break
+                except StoreError as error:
+                    self._health.failed("commit", str(error))
+                except Exception as error:
+                    log.exception("commit failed unexpectedly; retrying")
+                    self._health.failed("commit", f"store {self._database.location}: {type(error).__name__}")
+                await self._sleep(_RETRY.delay(attempt))
+                if self._under_way is not batch:  # another collector led meanwhile
+                    break
+            if self._under_way is batch:
+                self._done, self._under_way = batch.goal, None
+                self._health.succeeded("commit")
+                self.committed.pulse()
+
+    def _numbered(self, batch: Commit) -> Commit:
+        batch.goal, batch.number = self._appended, next(self._numbers)
+        return batch
+
+    def _drop_all(self) -> None:
+        """Drop what waits: another collector of the same clusters has recorded it."""
+        self._leadership.stand_by()
+        self._pending, self._under_way = Commit(self._leadership.token), None
+        self._done = self._appended
+        self._health.succeeded("commit")
+        self.committed.pulse()
