@@ -34,10 +34,10 @@ from collector.model import (
     Reading,
     WatchRestart,
 )
-from collector.store import Backlog, Store, StoreStatus
+from collector.store import Backlog, History, Store, StoreStatus
 from collector.views.recent_changes import RecentChanges, as_change
 from collector.views.sink_status import SinkStatuses
-from collector.web import CollectorView, serve
+from collector.web import serve
 
 __all__ = ["Service", "load"]
 
@@ -61,6 +61,8 @@ def load(path: Path) -> Config:
 class Service:
     """One collector: the clusters of a configuration, their inventory, its history, the sinks, and HTTP.
 
+    It is the CollectorView that HTTP is given.
+
     `listeners` are told of every change of the inventory; they are called on the event loop and must return at once.
     """
 
@@ -76,8 +78,8 @@ class Service:
         self._reloading = anyio.Lock()
         self._synced: dict[str, float] = {}  # Unix seconds
         self._identities = DuplicateDetector()
-        self._latest = RecentChanges()
-        self._sink_states = SinkStatuses()
+        self.recent_changes = RecentChanges()
+        self.sink_statuses = SinkStatuses()
         self.statuses: dict[str, ClusterStatus] = {}
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.inventory = Inventory(on_node=self._node_changed)
@@ -96,20 +98,6 @@ class Service:
         async with AsyncExitStack() as stack:
             if self._config.store is not None:
                 await self._remember(await stack.enter_async_context(Store.open(self._config.store)))
-            context = CollectorView(
-                inventory=self.inventory,
-                exposition=self.exposition,
-                statuses=self.statuses,
-                clusters=self._watches.keys,
-                synced=self._synced.get,
-                refresh=self._refresh,
-                cluster_label=self._config.metrics.cluster_label,
-                history=self._store.history if self._store else None,
-                durable=self._durable,
-                recording=self._recording,
-                latest=self._latest,
-                sinks=self._sink_states,
-            )
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(gc_freeze.run, name="garbage")
                 self._tasks.start_soon(self.exposition.run, name="exposition")
@@ -123,7 +111,7 @@ class Service:
                 if reload_from is not None:
                     self._tasks.start_soon(self._reload_on_change, reload_from, name="configuration")
                 try:
-                    await serve(context, self._config.server, ready=ready)
+                    await serve(self, self._config.server, ready=ready)
                 finally:
                     self._tasks.cancel_scope.cancel()
 
@@ -142,6 +130,45 @@ class Service:
                 log.warning("changes of [server], [metrics] and [store] take effect at the next start")
             await self._follow(config.clusters)
             log.info("the configuration was read again", extra={"config": str(path)})
+
+    # What HTTP looks at (collector.views.collector_view.CollectorView)
+
+    @property
+    def cluster_label(self) -> str:
+        """The name of the label that carries a series' cluster."""
+        return self._config.metrics.cluster_label
+
+    @property
+    def history(self) -> History | None:
+        """The history of the store; None without a store."""
+        return None if self._store is None else self._store.history
+
+    @property
+    def store_status(self) -> StoreStatus:
+        """Whether the store accepts writes."""
+        return StoreStatus() if self._store is None else self._store.recorder.status
+
+    def clusters(self) -> Collection[str]:
+        """Return the names of the configured clusters."""
+        return self._watches.keys()
+
+    def synced(self, cluster: str) -> float | None:
+        """Return when a cluster's view was last proved current."""
+        return self._synced.get(cluster)
+
+    def refresh(self, cluster: str) -> float:
+        """Return after how many seconds a cluster's readings are renewed; infinity while it is being removed."""
+        watch = self._watches.get(cluster)
+        return math.inf if watch is None else watch.cluster.refresh
+
+    async def wait_committed(self) -> None:
+        """Wait until what is published is committed and no restart takes it back; not for a store in trouble."""
+        if self._store is not None:
+            await self._store.recorder.durable(_DURABLE)
+
+    def now(self) -> float:
+        """Return the present time."""
+        return time.time()
 
     # What the clusters tell (collector.collect.observer.Observer)
 
@@ -204,17 +231,17 @@ class Service:
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records that a sink took."""
         self.metrics.exported(sink, records)
-        self._sink_states.exported(sink)
+        self.sink_statuses.delivered(sink)
 
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
         """Count the records that a sink did not take."""
         self.metrics.export_failed(sink, records, reason)
-        self._sink_states.failed(sink, reason, time.time())
+        self.sink_statuses.failed(sink, reason, time.time())
 
     def on_backlog(self, sink: str, backlog: Backlog) -> None:
         """Publish what a sink is owed."""
         self.metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
-        self._sink_states.owed(sink, backlog)
+        self.sink_statuses.set_backlog(sink, backlog)
 
     # What follows from it
 
@@ -228,7 +255,8 @@ class Service:
             self.inventory.restore(nodes, ghosts)
             await self.exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
         self._touched.clear()
-        self._latest.add([as_change(change) for change in reversed(await store.history.latest_changes(limit=_LATEST))])
+        latest = await store.history.latest_changes(limit=_LATEST)
+        self.recent_changes.add([as_change(change) for change in reversed(latest)])
         self._store = store
         self.metrics.watch_store(
             up=lambda: store.recorder.status.up,
@@ -260,20 +288,7 @@ class Service:
 
     def _keep_sinks(self, sinks: Collection[str]) -> None:
         self.metrics.keep_sinks(sinks)
-        self._sink_states.keep(sinks)
-
-    async def _durable(self) -> None:
-        """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
-        if self._store is not None:
-            await self._store.recorder.durable(_DURABLE)
-
-    def _refresh(self, cluster: str) -> float:
-        """Tell after how many seconds a cluster's readings are renewed; never while it is being removed."""
-        watch = self._watches.get(cluster)
-        return math.inf if watch is None else watch.cluster.refresh
-
-    def _recording(self) -> StoreStatus:
-        return StoreStatus() if self._store is None else self._store.recorder.status
+        self.sink_statuses.retain(sinks)
 
     def _node_changed(self, place: Place) -> None:
         self.exposition.changed(place)
@@ -295,7 +310,7 @@ class Service:
             self._store.recorder.record({place: self.inventory.snapshot(place) for place in touched}, changes, reading)
         if not changes:
             return
-        self._latest.add(changes)
+        self.recent_changes.add(changes)
         for change in changes:
             if change.event is Event.MOVED:
                 self.metrics.moved(change.place.cluster)

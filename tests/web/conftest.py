@@ -1,8 +1,8 @@
 """A collector's HTTP side over a small inventory, served for real on a free port."""
 
-import dataclasses
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +14,70 @@ from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Change, ClusterState, ClusterStatus, Fingerprint, Gpu, NodeInfo, Place, ReadFailure, Reading
-from collector.store import Store, StoreSettings
-from collector.web import CollectorView, serve
+from collector.store import History, Store, StoreSettings, StoreStatus
+from collector.views.collector_view import CollectorView
+from collector.views.recent_changes import RecentChanges
+from collector.views.sink_status import SinkStatuses
+from collector.web import serve
+from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
+@dataclass
+class FakeCollector:
+    """A CollectorView of plain values; clusters are those with a status, unless others are configured."""
+
+    inventory: Inventory
+    exposition: Exposition
+    statuses: dict[str, ClusterStatus] = field(default_factory=dict)
+    configured: Collection[str] | None = None
+    synced_at: float | None = None  # of the clusters that are up
+    refresh_seconds: float = 3600.0
+    time: float = 1764000600.0
+    cluster_label: str = "cluster"
+    recent_changes: RecentChanges = field(default_factory=RecentChanges)
+    sink_statuses: SinkStatuses = field(default_factory=SinkStatuses)
+    store: Store | None = None
+    store_status: StoreStatus = field(default_factory=StoreStatus)
+
+    @property
+    def history(self) -> History | None:
+        return None if self.store is None else self.store.history
+
+    def clusters(self) -> Collection[str]:
+        return self.statuses.keys() if self.configured is None else self.configured
+
+    def synced(self, cluster: str) -> float | None:
+        return self.synced_at if cluster in self.statuses and self.statuses[cluster].up else None
+
+    def refresh(self, _cluster: str) -> float:
+        return self.refresh_seconds
+
+    async def wait_committed(self) -> None:
+        if self.store is not None:
+            await self.store.recorder.durable(1.0)
+
+    def now(self) -> float:
+        return self.time
+
+
 class Site:
-    """The state that the handlers look at."""
+    """A collector, and what happens to it."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.touched: set[Place] = set()
         self.changes: list[Change] = []
-        self.store: Store | None = None
-        self.synced = 1764000000.0
-        self.now = 1764000600.0  # ten minutes after everything
-        self.refresh = 3600.0
         self.inventory = Inventory(on_node=self._node_changed)
-        self.exposition = Exposition(self.inventory, self.metrics)
-        self.statuses: dict[str, ClusterStatus] = {}
-        self.context = CollectorView(
-            inventory=self.inventory,
-            exposition=self.exposition,
-            statuses=self.statuses,
-            clusters=self.statuses.keys,
-            synced=lambda name: self.synced if self.statuses[name].up else None,
-            clock=lambda: self.now,
-            refresh=lambda _cluster: self.refresh,
-        )
+        self.collector = FakeCollector(self.inventory, Exposition(self.inventory, self.metrics))
+        self.collector.synced_at = 1764000000.0
+        self.collector.time = 1764000600.0  # ten minutes after everything
 
     def cluster(self, name: str, state: ClusterState = ClusterState.UP, message: str = "") -> None:
         self.metrics.add_cluster(name)
-        self.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=self.synced)
+        since = self.collector.synced_at or 0.0
+        self.collector.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=since)
 
     def read(
         self,
@@ -68,7 +99,7 @@ class Site:
             gpus=gpus,
         )
         changes = self.inventory.apply(reading)
-        self.context.latest.add(changes)
+        self.collector.recent_changes.add(changes)
         self._hand_on(changes)
 
     def fail(self, cluster: str, node: str, reason: ReadFailure, time: float = 1764000540.0) -> None:
@@ -76,33 +107,31 @@ class Site:
 
     def remove(self, cluster: str, node: str, time: float) -> None:
         changes = self.inventory.remove_node(Place(cluster, node), time)
-        self.context.latest.add(changes)
+        self.collector.recent_changes.add(changes)
         self._hand_on(changes)
 
     def keep(self, store: Store) -> None:
         """Record what happened so far, and from now on, as the service does."""
-        self.store = store
-        self.context = dataclasses.replace(
-            self.context, history=store.history, durable=lambda: store.recorder.durable(1.0)
-        )
+        self.collector.store = store
         self._hand_on(self.changes)
 
     def break_store(self) -> None:
         """Let the store's file be one that cannot be read, as a failing disk does."""
-        assert self.store is not None
-        path = Path(str(self.store.database.location))
+        assert self.collector.store is not None
+        path = Path(str(self.collector.store.database.location))
         for file in (path, path.with_name(path.name + "-wal")):
             file.write_bytes(b"x" * 4096)
 
     def _node_changed(self, place: Place) -> None:
-        self.exposition.changed(place)
+        self.collector.exposition.changed(place)
         self.touched.add(place)
 
     def _hand_on(self, changes: Sequence[Change]) -> None:
-        if self.store is None:
+        if self.collector.store is None:
             self.changes += changes
         else:
-            self.store.recorder.record({place: self.inventory.snapshot(place) for place in self.touched}, changes)
+            nodes = {place: self.inventory.snapshot(place) for place in self.touched}
+            self.collector.store.recorder.record(nodes, changes)
             self.touched.clear()
 
 
@@ -124,7 +153,7 @@ def serving() -> Serving:
 
     @asynccontextmanager
     async def run(
-        site: Site, *, verify: Any = True, cert: Any = None, **settings: Any
+        site: Site, *, verify: Any = True, cert: Any = None, limits: HttpLimits = DEFAULT_LIMITS, **settings: Any
     ) -> AsyncIterator[httpx.AsyncClient]:
         url: list[str] = []
         bound = anyio.Event()
@@ -134,7 +163,8 @@ def serving() -> Serving:
             bound.set()
 
         async def run_server() -> None:
-            await serve(site.context, ServerSettings(listen=Listen("127.0.0.1:0"), **settings), ready=ready)
+            view: CollectorView = site.collector
+            await serve(view, ServerSettings(listen=Listen("127.0.0.1:0"), **settings), ready=ready, limits=limits)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_server)

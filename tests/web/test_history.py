@@ -1,6 +1,5 @@
 """What programs get of the past."""
 
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx
             store.recorder.record({place: inventory.snapshot(place) for place in touched}, changes, reading)
             touched.clear()
         assert await store.recorder.durable(10)
-        site.context = dataclasses.replace(site.context, history=store.history)
+        site.collector.store = store
         async with serving(site) as client:
             yield client
         run.cancel_scope.cancel()
@@ -99,4 +98,4 @@ async def test_changes_come_in_pages(client: httpx.AsyncClient) -> None:
 async def test_what_no_page_gave_as_next_is_refused(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(f"/api/v1/{path}?after=7")
     assert answer.status_code == 400
-    assert answer.json() == {"error": "after: expected the text that the page before gave as next"}
+    assert answer.json() == {"error": "after: expected the `next` value of the previous page"}
