@@ -19,7 +19,7 @@ GPU_FILTERS = NODE_FILTERS | {"serial", "uuid", "model"}
 
 
 async def clusters(request: web.Request) -> web.Response:
-    """Answer the clusters with their status and what is in them, filtered by name."""
+    """Return the clusters with their status and what is in them, filtered by name."""
     collector = request.app[COLLECTOR]
     filters, part = _filters(request, frozenset({"cluster"})), paging(request)
     names = [name for name in sorted(collector.clusters()) if admits(filters, "cluster", name)]
@@ -29,7 +29,7 @@ async def clusters(request: web.Request) -> web.Response:
 
 
 async def nodes(request: web.Request) -> web.Response:
-    """Answer the nodes that have GPUs, filtered by cluster, node, machine and chassis."""
+    """Return the nodes that have GPUs, filtered by cluster, node, machine and chassis."""
     collector = request.app[COLLECTOR]
     filters, part = _filters(request, NODE_FILTERS), paging(request)
     found = await filter_nodes(collector.inventory, filters)
@@ -38,7 +38,7 @@ async def nodes(request: web.Request) -> web.Response:
 
 
 async def gpus(request: web.Request) -> web.Response:
-    """Answer the GPUs, filtered by cluster, node, machine, serial, uuid, model and chassis."""
+    """Return the GPUs, filtered by cluster, node, machine, serial, uuid, model and chassis."""
     collector = request.app[COLLECTOR]
     filters, part = _filters(request, GPU_FILTERS), paging(request)
     found, total = await filter_gpus(collector.inventory, filters, offset=part.offset, limit=part.limit)

@@ -54,7 +54,7 @@ def application(
 
 @web.middleware
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Answer every error in one line, as JSON below /api and as text elsewhere; a browser gets a page."""
+    """Return every error in one line, as JSON below /api and as text elsewhere; a browser gets a page."""
     try:
         return await handler(request)
     except StoreError as caught:

@@ -11,12 +11,12 @@ __all__ = ["READINESS", "Readiness", "healthz", "readyz"]
 
 
 async def healthz(_request: web.Request) -> web.Response:
-    """Answer ok, which proves that the event loop runs."""
+    """Return ok, which proves that the event loop runs."""
     return web.Response(text="ok\n")
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Answer 200 as soon as every cluster has given a first answer, good or bad; `?verbose` lists the clusters.
+    """Return 200 as soon as every cluster has given a first answer, good or bad; `?verbose` lists the clusters.
 
     Once ready, it stays ready: a cluster that is added later must not take the others' series away.
     """

@@ -16,7 +16,7 @@ EXPECTED_NEXT = "the `next` value of the previous page"
 
 
 async def gpu(request: web.Request) -> web.Response:
-    """Answer every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.
+    """Return every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.
 
     `next` of one page is `after` of the following one.
     """
@@ -26,14 +26,14 @@ async def gpu(request: web.Request) -> web.Response:
 
 
 async def node(request: web.Request) -> web.Response:
-    """Answer every GPU that was ever in a node; `?cluster=` chooses among nodes of one name."""
+    """Return every GPU that was ever in a node; `?cluster=` chooses among nodes of one name."""
     limit, after = _limit(request, {"cluster", "after"}), _position(request)
     name, cluster = request.match_info["node"], request.query.get("cluster")
     return _placements(await _history(request).node(name, cluster, after=after, limit=limit), limit)
 
 
 async def changes(request: web.Request) -> web.Response:
-    """Answer the changes, oldest first; `next` of one page is `after` of the following one."""
+    """Return the changes, oldest first; `next` of one page is `after` of the following one."""
     limit = _limit(request, {"since", "until", "cluster", "after"})
     found = await _history(request).changes(
         since=timestamp(request, "since"),

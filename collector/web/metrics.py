@@ -17,7 +17,7 @@ YIELD_INTERVAL_BYTES = 1 << 20  # between two turns of the event loop
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """Answer every series, or with `?cluster=` (repeatable) those of some clusters."""
+    """Return every series, or with `?cluster=` (repeatable) those of some clusters."""
     check_parameters(request, {"cluster"}, repeatable={"cluster"})
     view = request.app[COLLECTOR]
     chosen = request.query.getall("cluster", None)
@@ -34,7 +34,7 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 
 
 async def collector(request: web.Request) -> web.StreamResponse:
-    """Answer the series that belong to no cluster."""
+    """Return the series that belong to no cluster."""
     body = await request.app[COLLECTOR].exposition.scrape_collector(
         openmetrics=accepts_openmetrics(request.headers.get("Accept", "")),
         gzip=accepts_gzip(request.headers.get("Accept-Encoding", "")),
@@ -43,7 +43,7 @@ async def collector(request: web.Request) -> web.StreamResponse:
 
 
 async def service_discovery(request: web.Request) -> web.Response:
-    """Answer Prometheus' HTTP service discovery: one target for each cluster, and one for the collector itself.
+    """Return Prometheus' HTTP service discovery: one target for each cluster, and one for the collector itself.
 
     The format is Prometheus' (https://prometheus.io/docs/prometheus/latest/http_sd/).
     """
