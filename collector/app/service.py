@@ -1,6 +1,5 @@
 """Builds a collector from a configuration and runs it in one task group."""
 
-import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -18,20 +17,19 @@ from collector.app.reload import Reloader
 from collector.app.restart import restore
 from collector.app.sinks import SinkObserver
 from collector.app.take_over import TakeOver
+from collector.app.view import LiveCollector
 from collector.config import Config
 from collector.delivery.delivery import Delivery
 from collector.delivery.reconciler import SinkFollower
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Change
-from collector.store import Store, StoreStatus
+from collector.store import Store
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
-from collector.web import CollectorView, serve
+from collector.web import serve
 
 __all__ = ["Service"]
-
-FLUSH_SECONDS = 1.0  # that an answer waits for what it says to be committed
 
 
 class Service:
@@ -131,24 +129,13 @@ class Service:
             await self._sinks.follow(config.sinks)
         await self._cluster_tasks.reconcile(config.clusters, self._tasks)
 
-    def _view(self) -> CollectorView:
-        store = self._store
-        return CollectorView(
+    def _view(self) -> LiveCollector:
+        return LiveCollector(
             inventory=self.inventory,
             exposition=self.exposition,
-            statuses=self.clusters.statuses,
-            clusters=self.clusters.keys,
-            synced=lambda name: self.clusters[name].synced if name in self.clusters else None,
-            refresh=lambda name: self.clusters[name].settings.refresh if name in self.clusters else math.inf,
+            clusters=self.clusters,
+            recent_changes=self._recent,
+            sink_statuses=self._sink_statuses,
+            store=self._store,
             cluster_label=self._config.metrics.cluster_label,
-            history=store.history if store else None,
-            durable=self._flushed,
-            recording=lambda: StoreStatus() if store is None else store.health.status,
-            latest=self._recent,
-            sinks=self._sink_statuses,
         )
-
-    async def _flushed(self) -> None:
-        """Wait until what was published is committed and no restart takes it back; not for a store in trouble."""
-        if self._store is not None:
-            await self._store.history_writer.flushed(FLUSH_SECONDS)

@@ -21,7 +21,7 @@ class SinkObserver:
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records that were delivered."""
         self._metrics.exported(sink, records)
-        self._statuses.exported(sink)
+        self._statuses.delivered(sink)
 
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
         """Count the records of a delivery that failed."""
@@ -31,9 +31,9 @@ class SinkObserver:
     def on_backlog(self, sink: str, backlog: Backlog) -> None:
         """Publish what waits for a sink."""
         self._metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
-        self._statuses.owed(sink, backlog)
+        self._statuses.set_backlog(sink, backlog)
 
     def keep(self, sinks: Collection[str]) -> None:
         """Forget the sinks that are not among these."""
         self._metrics.keep_sinks(sinks)
-        self._statuses.keep(sinks)
+        self._statuses.retain(sinks)

@@ -11,7 +11,7 @@ import msgspec
 
 from collector.cli.client import Client, connection_options
 from collector.cli.table import print_table
-from collector.model import Gpu
+from collector.views.columns import GPU_COLUMNS
 
 __all__ = ["ls"]
 
@@ -20,7 +20,6 @@ _TERMS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may b
 
 _TABLE = ("cluster", "node", "serial", "uuid", "model", "chassis")
 _WIDE = (*_TABLE, "slot", "tray", "host", "module", "machine", "pci_bus_id", "since", "confirmed")
-_ALL = ("cluster", "node", "machine", "source", *Gpu.__struct_fields__, "since", "confirmed")
 
 
 def _filter_options(function: Any) -> Any:
@@ -99,7 +98,7 @@ def _print_wide(gpus: Iterator[dict[str, Any]]) -> int:
 
 
 def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
-    table = csv.DictWriter(sys.stdout, _ALL, extrasaction="ignore", lineterminator="\n")
+    table = csv.DictWriter(sys.stdout, GPU_COLUMNS, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     found = 0
     for found, gpu in enumerate(gpus, 1):  # noqa: B007

@@ -14,7 +14,7 @@ from collector.cli.client import Client, connection_options
 from collector.cli.options import found_config
 from collector.cli.table import event_style, print_table
 from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
-from collector.web.history import change_row, placement_row
+from collector.views.rows import change_row, placement_row
 
 __all__ = ["Past", "chosen_store", "past_options", "print_rows"]
 

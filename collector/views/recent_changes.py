@@ -1,4 +1,4 @@
-"""The latest changes, kept in memory for the page and for those who follow it live."""
+"""The latest changes, kept in memory for the page and its live stream."""
 
 import heapq
 import itertools
@@ -6,16 +6,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-import anyio
 import msgspec
 
+from collector.events import ResettableEvent
 from collector.inventory import Inventory
 from collector.model import Change, Event, Gpu, Place
 from collector.store import HistoricChange
 
-__all__ = ["ChangeGroup", "RecentChanges", "as_change", "found_since", "grouped"]
+__all__ = ["ChangeGroup", "RecentChanges", "as_change", "current_place", "grouped"]
 
-_KEPT = 500  # groups of each event
+GROUPS_KEPT = 500  # of each event
 
 
 class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,39 +30,41 @@ class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RecentChanges:
-    """A bounded memory of what happened last.
+    """A bounded memory of the latest changes.
 
     Each event has room of its own: a first inventory lets thousands of GPUs appear, which must not push out the moves.
     """
 
     def __init__(self) -> None:
         self._ids = itertools.count(time.time_ns() // 1_000_000)
-        self._kept: dict[Event, deque[ChangeGroup]] = {event: deque(maxlen=_KEPT) for event in Event}
-        self._newer: anyio.Event | None = None  # set when something is added; None while nobody waits
+        self._groups: dict[Event, deque[ChangeGroup]] = {event: deque(maxlen=GROUPS_KEPT) for event in Event}
+        self._added = ResettableEvent()
 
     def add(self, changes: Sequence[Change]) -> None:
-        """Keep what one step of the inventory did."""
+        """Keep the changes of one step of the inventory."""
         for group in grouped(changes, self._ids):
-            self._kept[group.event].append(group)
-        if changes and self._newer is not None:
-            self._newer.set()
-            self._newer = None
+            self._groups[group.event].append(group)
+        if changes:
+            self._added.pulse()
 
     def newest(self, event: Event | None = None, *, after: int | None = None) -> Iterator[ChangeGroup]:
-        """Walk what is kept, the newest first; with `after` only what came later than the group of that id."""
-        kept = self._kept.values() if event is None else [self._kept[event]]
+        """Yield the groups, newest first; with `after` only those that are newer than the group of that id."""
+        kept = self._groups.values() if event is None else [self._groups[event]]
         groups = heapq.merge(*map(reversed, kept), key=lambda group: group.id, reverse=True)
         return groups if after is None else itertools.takewhile(lambda group: group.id > after, groups)
 
+    @property
+    def last_id(self) -> int:
+        """The id of the newest group; 0 before the first."""
+        return next((group.id for group in self.newest()), 0)
+
     async def wait(self) -> None:
         """Wait until something is added."""
-        if self._newer is None:
-            self._newer = anyio.Event()
-        await self._newer.wait()
+        await self._added.wait()
 
 
 def grouped(changes: Sequence[Change], ids: Iterator[int]) -> Iterator[ChangeGroup]:
-    """Put changes that stand beside each other and are of one kind, node and instant together."""
+    """Yield neighbouring changes of one kind, node and instant as one group each."""
     for (event, moment, place, previous), group in itertools.groupby(
         changes, key=lambda change: (change.event, change.time, change.place, change.previous)
     ):
@@ -70,15 +72,15 @@ def grouped(changes: Sequence[Change], ids: Iterator[int]) -> Iterator[ChangeGro
         yield ChangeGroup(id=next(ids), event=event, time=moment, place=place, previous=previous, gpus=gpus)
 
 
-def found_since(group: ChangeGroup, inventory: Inventory) -> Place | None:
-    """Tell in which one place all the GPUs of a group are now; None if any is nowhere or they are in several."""
+def current_place(group: ChangeGroup, inventory: Inventory) -> Place | None:
+    """Return the one place in which all GPUs of a group are now; None if one is absent or they are in several."""
     places = {placement.place for gpu in group.gpus for placement in inventory.find(uuid=gpu.uuid)}
-    everywhere = all(inventory.find(uuid=gpu.uuid) for gpu in group.gpus)
-    return places.pop() if everywhere and len(places) == 1 else None
+    all_present = all(inventory.find(uuid=gpu.uuid) for gpu in group.gpus)
+    return places.pop() if all_present and len(places) == 1 else None
 
 
 def as_change(recorded: HistoricChange) -> Change:
-    """Make of a change in the history what it was, as far as the history holds it."""
+    """Return a change of the history as the change that it was, with those of the GPU's facts that are recorded."""
     gpu = Gpu(uuid=recorded.uuid, serial=recorded.serial, model=recorded.model, chassis=recorded.chassis)
     return Change(
         event=Event(recorded.event),

@@ -1,4 +1,4 @@
-"""How the sinks take what they are owed, kept in memory for the page."""
+"""How the delivery to each sink stands, kept in memory."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,47 +10,49 @@ __all__ = ["SinkStatus", "SinkStatuses"]
 
 @dataclass
 class SinkStatus:
-    """One sink: what it is owed, and why the last try failed."""
+    """One sink: its backlog, and why its last delivery attempt failed."""
 
     sink: str
     backlog: Backlog = field(default_factory=lambda: Backlog(records=0, oldest=None))
-    reason: str = ""  # empty while it takes what it is given
-    since: float | None = None  # Unix seconds since when every try has failed
+    failure: str = ""  # the reason; empty while deliveries succeed
+    failing_since: float | None = None  # Unix seconds of the first of the failures in a row
 
 
 class SinkStatuses:
-    """What the delivery tells of each sink."""
+    """The status of every sink, as the delivery reports it."""
 
     def __init__(self) -> None:
-        self._states: dict[str, SinkStatus] = {}
+        self._statuses: dict[str, SinkStatus] = {}
 
     def by_name(self) -> list[SinkStatus]:
-        """List the sinks that something was heard of."""
-        return sorted(self._states.values(), key=lambda state: state.sink)
+        """Return the status of each sink that was reported, sorted by name."""
+        return sorted(self._statuses.values(), key=lambda status: status.sink)
 
-    def exported(self, sink: str) -> None:
-        """Hear that a sink took a batch."""
-        self._trouble(self._of(sink), "", None)
+    def delivered(self, sink: str) -> None:
+        """Note that a batch was delivered."""
+        self._clear_failure(self._of(sink))
 
     def failed(self, sink: str, reason: str, time: float) -> None:
-        """Hear that a sink did not take a batch, at `time` in Unix seconds."""
-        state = self._of(sink)
-        self._trouble(state, reason, time if state.since is None else state.since)
+        """Note that a delivery attempt failed, at `time` in Unix seconds."""
+        status = self._of(sink)
+        status.failure = reason
+        if status.failing_since is None:
+            status.failing_since = time
 
-    def owed(self, sink: str, backlog: Backlog) -> None:
-        """Hear what a sink is owed; where that is nothing, nothing is tried, here or by another process."""
-        state = self._of(sink)
-        state.backlog = backlog
+    def set_backlog(self, sink: str, backlog: Backlog) -> None:
+        """Note a sink's backlog; if it is empty, this or another replica has delivered everything."""
+        status = self._of(sink)
+        status.backlog = backlog
         if not backlog.records:
-            self._trouble(state, "", None)
+            self._clear_failure(status)
 
-    def keep(self, sinks: Collection[str]) -> None:
-        """Forget the sinks that are not among these."""
-        self._states = {name: state for name, state in self._states.items() if name in sinks}
+    def retain(self, sinks: Collection[str]) -> None:
+        """Forget every sink that is not among these."""
+        self._statuses = {name: status for name, status in self._statuses.items() if name in sinks}
 
     def _of(self, sink: str) -> SinkStatus:
-        return self._states.setdefault(sink, SinkStatus(sink))
+        return self._statuses.setdefault(sink, SinkStatus(sink))
 
     @staticmethod
-    def _trouble(state: SinkStatus, reason: str, since: float | None) -> None:
-        state.reason, state.since = reason, since
+    def _clear_failure(status: SinkStatus) -> None:
+        status.failure, status.failing_since = "", None

@@ -1,4 +1,4 @@
-"""Which path is answered by what, and what every answer carries."""
+"""Which handler answers which path, and the headers that every answer carries."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,15 +6,18 @@ from aiohttp import web
 
 from collector.config import ServerSettings
 from collector.store import StoreError
+from collector.views.cluster_summary import ClusterSummaries
+from collector.views.collector_view import CollectorView
 from collector.web import api, health, history, metrics, pages
 from collector.web.auth import authentication
-from collector.web.context import CONTEXT, CollectorView
+from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 
 __all__ = ["application"]
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_HEADERS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -22,15 +25,19 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+FORWARDED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error
 
 
-def application(context: CollectorView, server: ServerSettings) -> web.Application:
-    """Build the HTTP application of a collector."""
+def application(
+    collector: CollectorView, server: ServerSettings, limits: HttpLimits = DEFAULT_LIMITS
+) -> web.Application:
+    """Return the HTTP application of a collector."""
     app = web.Application(middlewares=[_errors, authentication(server)])
-    app[CONTEXT] = context
+    app[COLLECTOR] = collector
+    app[SUMMARIES] = ClusterSummaries(collector)
     app[health.READINESS] = health.Readiness()
     app.on_response_prepare.append(_add_headers)
-    pages.add_to(app)
+    pages.add_to(app, limits)
     app.router.add_get("/metrics", metrics.metrics)
     app.router.add_get("/metrics/collector", metrics.collector)
     app.router.add_get("/sd", metrics.service_discovery)
@@ -45,12 +52,9 @@ def application(context: CollectorView, server: ServerSettings) -> web.Applicati
     return app
 
 
-_PASSED_ON = ("Allow", "Retry-After", "WWW-Authenticate")  # headers of a refusal
-
-
 @web.middleware
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Answer every refusal in one line, as JSON below /api and text elsewhere; a browser gets a page."""
+    """Return every error in one line, as JSON below /api and as text elsewhere; a browser gets a page."""
     try:
         return await handler(request)
     except StoreError as caught:
@@ -59,7 +63,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         error = caught
         if error.status < 400:
             raise
-    headers = {name: value for name, value in error.headers.items() if name in _PASSED_ON}
+    headers = {name: value for name, value in error.headers.items() if name in FORWARDED_HEADERS}
     if request.path.startswith("/api/"):
         return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
     if pages.wants_page(request):
@@ -70,7 +74,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    response.headers.update(SECURITY_HEADERS)
     if request.path.startswith("/static/") and response.status == 200:
         # The address of a packaged file changes with its content.
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"

@@ -1,32 +1,33 @@
-"""Whether the collector lives and whether it has looked at every cluster."""
+"""Liveness and readiness: whether the collector runs, and whether it has a first answer of every cluster."""
 
 from aiohttp import web
 
 from collector.model import ClusterStatus
+from collector.views.cluster_summary import starting_clusters
 from collector.web.auth import ADMITTED
-from collector.web.context import CONTEXT
+from collector.web.keys import COLLECTOR
 
 __all__ = ["READINESS", "Readiness", "healthz", "readyz"]
 
 
 async def healthz(_request: web.Request) -> web.Response:
-    """Answer ok: whoever gets this answer knows that the event loop turns."""
+    """Return ok, which proves that the event loop runs."""
     return web.Response(text="ok\n")
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Answer 200 from when every cluster has had its first answer, good or bad; `?verbose` lists them.
+    """Return 200 as soon as every cluster has given a first answer, good or bad; `?verbose` lists the clusters.
 
-    Once ready it stays so: a cluster that is added later must not take the others' series away.
+    Once ready, it stays ready: a cluster that is added later must not take the others' series away.
     """
-    context = request.app[CONTEXT]
+    collector = request.app[COLLECTOR]
     readiness = request.app[READINESS]
-    starting = [] if readiness.reached else context.starting
+    starting = [] if readiness.reached else starting_clusters(collector)
     readiness.reached = not starting
     lines = []
     if ("verbose" in request.query or starting) and await request[ADMITTED]():
-        lines = [_line(name, context.statuses.get(name)) for name in sorted(context.clusters())]
-    verdict = f"not ready: {len(starting)} of {len(context.clusters())} clusters are starting" if starting else "ok"
+        lines = [_line(name, collector.statuses.get(name)) for name in sorted(collector.clusters())]
+    verdict = f"not ready: {len(starting)} of {len(collector.clusters())} clusters are starting" if starting else "ok"
     return web.Response(text="\n".join([*lines, verdict, ""]), status=503 if starting else 200)
 
 

@@ -1,47 +1,45 @@
-"""The JSON API's look back: where a GPU was, what sat in a node, and what changed."""
+"""The history in the JSON API: where a GPU was, what was in a node, and what changed."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
 from aiohttp import web
 
-from collector.store import HistoricChange, History, PastPlacement, Position
-from collector.timestamps import rfc3339
-from collector.web.context import CONTEXT
-from collector.web.rows import check_parameters, json_answer, paging
+from collector.store import History, PastPlacement, Position
+from collector.views.rows import change_row, placement_row
+from collector.web.answers import json_answer
+from collector.web.keys import COLLECTOR
+from collector.web.params import check_parameters, paging, row_id, timestamp
 
-__all__ = ["change_row", "changes", "gpu", "node", "placement_row"]
+__all__ = ["changes", "gpu", "node"]
+
+EXPECTED_NEXT = "the `next` value of the previous page"
 
 
 async def gpu(request: web.Request) -> web.Response:
-    """Answer every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.
+    """Return every place of the GPUs with a UUID or serial or in a chassis: the present one first, then the newest.
 
-    `next` of one page is `after` of the next one.
+    `next` of one page is `after` of the following one.
     """
-    limit, after = _limit(request, frozenset({"after"})), _position(request.query)
-    return _placements(await _history(request).where(request.match_info["id"], after=after, limit=limit), limit)
+    limit, after = _limit(request, {"after"}), _position(request)
+    found = await _history(request).where(request.match_info["id"], after=after, limit=limit)
+    return _placements(found, limit)
 
 
 async def node(request: web.Request) -> web.Response:
-    """Answer all that ever sat in a node; `?cluster=` chooses among nodes of one name."""
-    limit, after = _limit(request, frozenset({"cluster", "after"})), _position(request.query)
+    """Return every GPU that was ever in a node; `?cluster=` chooses among nodes of one name."""
+    limit, after = _limit(request, {"cluster", "after"}), _position(request)
     name, cluster = request.match_info["node"], request.query.get("cluster")
     return _placements(await _history(request).node(name, cluster, after=after, limit=limit), limit)
 
 
 async def changes(request: web.Request) -> web.Response:
-    """Answer what happened, oldest first; `next` of one page is `after` of the next one."""
-    limit = _limit(request, frozenset({"since", "until", "cluster", "after"}))
-    after = request.query.get("after")
-    if after is not None and not (after.isascii() and after.isdigit() and len(after) < 19):
-        raise web.HTTPBadRequest(text="after: expected the number that the page before gave as next")
+    """Return the changes, oldest first; `next` of one page is `after` of the following one."""
+    limit = _limit(request, {"since", "until", "cluster", "after"})
     found = await _history(request).changes(
-        since=_time(request.query, "since"),
-        until=_time(request.query, "until"),
+        since=timestamp(request, "since"),
+        until=timestamp(request, "until"),
         cluster=request.query.get("cluster"),
-        after=None if after is None else int(after),
+        after=row_id(request, "after", EXPECTED_NEXT),
         limit=limit,
     )
     return json_answer(
@@ -49,30 +47,14 @@ async def changes(request: web.Request) -> web.Response:
     )
 
 
-def placement_row(placement: PastPlacement) -> dict[str, Any]:
-    """Describe one GPU's time in one place."""
-    times = {name: rfc3339(getattr(placement, name)) for name in ("since", "until", "confirmed")}
-    return msgspec.structs.asdict(placement) | times
-
-
-def change_row(change: HistoricChange) -> dict[str, Any]:
-    """Describe one change."""
-    row = msgspec.structs.asdict(change) | {"time": rfc3339(change.time)}
-    previous = row.pop("previous")
-    return row | {
-        "previous_cluster": previous.cluster if previous else None,
-        "previous_node": previous.node if previous else None,
-    }
-
-
 def _history(request: web.Request) -> History:
-    history = request.app[CONTEXT].history
+    history = request.app[COLLECTOR].history
     if history is None:
         raise web.HTTPNotFound(text="this collector keeps no history: its configuration has no [store]")
     return history
 
 
-def _placements(found: list[PastPlacement], limit: int) -> web.Response:
+def _placements(found: Sequence[PastPlacement], limit: int) -> web.Response:
     return json_answer(
         {
             "placements": [placement_row(placement) for placement in found],
@@ -81,24 +63,13 @@ def _placements(found: list[PastPlacement], limit: int) -> web.Response:
     )
 
 
-def _position(query: Mapping[str, str]) -> Position | None:
+def _position(request: web.Request) -> Position | None:
     try:
-        return None if (text := query.get("after")) is None else Position.parse(text)
-    except ValueError as error:
-        raise web.HTTPBadRequest(text=f"after: {error}") from None
-
-
-def _limit(request: web.Request, known: frozenset[str]) -> int:
-    check_parameters(request, known | {"limit"})
-    return paging(request)[0]
-
-
-def _time(query: Mapping[str, str], key: str) -> float | None:
-    text = query.get(key)
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
+        return None if (text := request.query.get("after")) is None else Position.parse(text)
     except ValueError:
-        raise web.HTTPBadRequest(text=f"{key}: expected a time such as 2026-11-24T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        raise web.HTTPBadRequest(text=f"after: expected {EXPECTED_NEXT}") from None
+
+
+def _limit(request: web.Request, known: set[str]) -> int:
+    check_parameters(request, known | {"limit"})
+    return paging(request).limit

@@ -1,4 +1,4 @@
-"""`/metrics` in the form that the scraper asks for, and `/sd`, where scrapers learn what to ask for."""
+"""`/metrics` in the format that a scraper accepts, and `/sd`, from which scrapers learn their targets."""
 
 from collections.abc import Iterator
 
@@ -7,35 +7,35 @@ import anyio.lowlevel
 from aiohttp import web
 
 from collector.exposition import Body
-from collector.web.context import CONTEXT
-from collector.web.rows import check_parameters
+from collector.web.keys import COLLECTOR
+from collector.web.params import check_parameters
 
 __all__ = ["accepts_gzip", "accepts_openmetrics", "collector", "metrics", "service_discovery"]
 
-_WRITE_TIMEOUT = 30.0  # seconds that a client may take for one piece
-_TURN = 1 << 20  # bytes between two turns of the event loop
+WRITE_TIMEOUT_SECONDS = 30.0  # that a client may take for one chunk
+YIELD_INTERVAL_BYTES = 1 << 20  # between two turns of the event loop
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """Answer every series, or with `?cluster=` (repeatable) those of some clusters."""
+    """Return every series, or with `?cluster=` (repeatable) those of some clusters."""
     check_parameters(request, {"cluster"}, repeatable={"cluster"})
-    context = request.app[CONTEXT]
+    view = request.app[COLLECTOR]
     chosen = request.query.getall("cluster", None)
     for name in chosen or ():
-        if name not in context.clusters():
-            raise web.HTTPNotFound(text=f'there is no cluster "{name}"')
-    body = await context.exposition.scrape(
+        if name not in view.clusters():
+            raise web.HTTPNotFound(text=f'unknown cluster "{name}"')
+    body = await view.exposition.scrape(
         clusters=None if chosen is None else dict.fromkeys(chosen),
         openmetrics=accepts_openmetrics(request.headers.get("Accept", "")),
         gzip=accepts_gzip(request.headers.get("Accept-Encoding", "")),
     )
-    await context.durable()
+    await view.wait_committed()
     return await _send(request, body)
 
 
 async def collector(request: web.Request) -> web.StreamResponse:
-    """Answer the series that belong to no cluster."""
-    body = await request.app[CONTEXT].exposition.scrape_collector(
+    """Return the series that belong to no cluster."""
+    body = await request.app[COLLECTOR].exposition.scrape_collector(
         openmetrics=accepts_openmetrics(request.headers.get("Accept", "")),
         gzip=accepts_gzip(request.headers.get("Accept-Encoding", "")),
     )
@@ -43,13 +43,13 @@ async def collector(request: web.Request) -> web.StreamResponse:
 
 
 async def service_discovery(request: web.Request) -> web.Response:
-    """Answer Prometheus' HTTP service discovery: one target for each cluster, and one for the collector itself.
+    """Return Prometheus' HTTP service discovery: one target for each cluster, and one for the collector itself.
 
-    The form is Prometheus' (https://prometheus.io/docs/prometheus/latest/http_sd/).
+    The format is Prometheus' (https://prometheus.io/docs/prometheus/latest/http_sd/).
     """
-    context = request.app[CONTEXT]
+    view = request.app[COLLECTOR]
     if not request.host:
-        raise web.HTTPBadRequest(text="expected a Host header with the address that the targets are to have")
+        raise web.HTTPBadRequest(text="Host header required")
 
     def group(path: str, **labels: str) -> dict[str, object]:
         return {
@@ -57,14 +57,12 @@ async def service_discovery(request: web.Request) -> web.Response:
             "labels": {"__scheme__": request.scheme, "__metrics_path__": path, **labels},
         }
 
-    groups = [
-        group("/metrics", __param_cluster=name, **{context.cluster_label: name}) for name in sorted(context.clusters())
-    ]
+    groups = [group("/metrics", __param_cluster=name, **{view.cluster_label: name}) for name in sorted(view.clusters())]
     return web.json_response([*groups, group("/metrics/collector")])
 
 
 def accepts_openmetrics(accept: str) -> bool:
-    """Tell whether an Accept header prefers OpenMetrics 1.0.0 to the classic text format."""
+    """Return whether an Accept header prefers OpenMetrics 1.0.0 to the classic text format."""
     openmetrics = classic = 0.0
     for kind, parameters in _ranges(accept):
         quality = _quality(parameters)
@@ -76,7 +74,7 @@ def accepts_openmetrics(accept: str) -> bool:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Tell whether an Accept-Encoding header allows gzip."""
+    """Return whether an Accept-Encoding header allows gzip."""
     qualities = {kind: _quality(parameters) for kind, parameters in _ranges(accept_encoding)}
     return qualities.get("gzip", qualities.get("*", 0.0)) > 0
 
@@ -102,13 +100,13 @@ async def _send(request: web.Request, body: Body) -> web.StreamResponse:
     response.content_length = body.length
     await response.prepare(request)
     if request.method != "HEAD":
-        unturned = 0
+        since_yield = 0
         for chunk in body.chunks:
-            with anyio.fail_after(_WRITE_TIMEOUT):
+            with anyio.fail_after(WRITE_TIMEOUT_SECONDS):
                 await response.write(chunk)
-            unturned += len(chunk)
-            if unturned > _TURN:
-                unturned = 0
+            since_yield += len(chunk)
+            if since_yield > YIELD_INTERVAL_BYTES:
+                since_yield = 0
                 await anyio.lowlevel.checkpoint()
     await response.write_eof()
     return response

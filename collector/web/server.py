@@ -11,31 +11,37 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from collector.config import ConfigError, ServerSettings
-from collector.text import one_line
+from collector.files import UnreadableFileError, read_secret
+from collector.text import describe_os_error, one_line
+from collector.views.collector_view import CollectorView
 from collector.web.application import application
-from collector.web.context import CollectorView
+from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.tls import ServerTls
 
 __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 
-_DRAIN = 5.0  # seconds that answers under way may take when the server stops
 
+async def serve(
+    collector: CollectorView,
+    server: ServerSettings,
+    *,
+    ready: Callable[[str], None],
+    limits: HttpLimits = DEFAULT_LIMITS,
+) -> None:
+    """Serve until cancelled; `ready` is called with the URL as soon as connections are accepted.
 
-async def serve(context: CollectorView, server: ServerSettings, *, ready: Callable[[str], None]) -> None:
-    """Serve until cancelled; `ready` is given the URL as soon as connections are taken.
-
-    Raises ConfigError when the address cannot be taken or the certificate not be read.
+    Raises ConfigError when the address cannot be listened on or a certificate or token file cannot be used.
     """
-    tls = await anyio.to_thread.run_sync(ServerTls.of, server)
+    tls = await anyio.to_thread.run_sync(ServerTls.load, server)
     await anyio.to_thread.run_sync(_check_token_file, server)
     runner = web.AppRunner(
-        application(context, server),
+        application(collector, server, limits),
         logger=_handling,
         access_log=None,
         handler_cancellation=True,
-        shutdown_timeout=_DRAIN,
+        shutdown_timeout=limits.shutdown_timeout,
     )
     await runner.setup()
     try:
@@ -43,40 +49,38 @@ async def serve(context: CollectorView, server: ServerSettings, *, ready: Callab
         try:
             await site.start()
         except (OSError, UnicodeError) as error:
-            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            reason = "the address is already in use" if taken else _system(error)
+            reason = _listen_error(error)
             raise ConfigError(f"server.listen: cannot listen on {server.listen}: {reason}") from error
         ready(_url(server, runner))
         if tls is None:
             await anyio.sleep_forever()
         else:
-            await tls.follow()
+            await tls.watch_files(limits.certificate_check_interval)
     finally:
-        with anyio.move_on_after(_DRAIN + 1, shield=True):
+        with anyio.move_on_after(limits.shutdown_timeout + 1, shield=True):
             await runner.cleanup()
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Leave out what clients do wrong: anybody may send anything, and must not fill the log."""
+def _is_our_error(record: logging.LogRecord) -> bool:
+    """Return whether an error is not a client's: anybody may send anything, and must not fill the log."""
     error = record.exc_info[1] if record.exc_info else None
     if not isinstance(error, HttpProcessingError):
         return True
-    log.debug("not a request: %s", one_line(error, 200))
+    log.debug("malformed request: %s", one_line(error, 200))
     return False
 
 
 _handling = logging.getLogger(f"{__name__}.handling")
-_handling.addFilter(_is_ours)
+_handling.addFilter(_is_our_error)
 
 
 def _check_token_file(server: ServerSettings) -> None:
     path = server.bearer_token_file
     try:
-        if path is not None and not path.read_text(encoding="utf-8").strip():
+        if path is not None and not read_secret(path):
             raise ConfigError(f"server.bearer_token_file: expected a token in {path}, which is empty")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "expected UTF-8 text"
-        raise ConfigError(f"server.bearer_token_file: cannot read {path}: {reason}") from error
+    except UnreadableFileError as error:
+        raise ConfigError(f"server.bearer_token_file: cannot read {path}: {error}") from error
 
 
 def _url(server: ServerSettings, runner: web.AppRunner) -> str:
@@ -88,9 +92,11 @@ def _url(server: ServerSettings, runner: web.AppRunner) -> str:
     return f"{'https' if server.cert_file else 'http'}://{host}:{port}"
 
 
-def _system(error: OSError | UnicodeError) -> str:
-    """Say what is wrong without the address, which asyncio repeats; a name that is not found has no system number."""
+def _listen_error(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
-        return "not the name of a host"
-    known = error.errno is not None and error.errno > 0
-    return (os.strerror(error.errno or 0) if known else error.strerror or "cannot be resolved").lower()
+        return "invalid host name"
+    if error.errno == errno.EADDRINUSE:
+        return "the address is already in use"
+    if error.errno is not None and error.errno > 0:  # asyncio's own text repeats the address
+        return os.strerror(error.errno).lower()
+    return describe_os_error(error, "cannot be resolved")

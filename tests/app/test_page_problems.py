@@ -23,7 +23,7 @@ async def simulator(tmp_path: Path) -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def page(tmp_path: Path, simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a collector that reads two clusters anew every ten seconds and whose sink has no receiver."""
+    """A client of a collector that reads two clusters every ten seconds and whose sink has no receiver."""
     (nobody,) = free_ports(1)
     config = tmp_path / "gpuid.toml"
     config.write_text(
@@ -60,7 +60,7 @@ async def says(client: httpx.AsyncClient, path: str, wanted: Iterable[str], unwa
 
 
 async def test_what_fails_is_said_until_it_is_mended(page: httpx.AsyncClient, simulator: Simulator) -> None:
-    await says(page, "/", ["16 GPUs", "does not take its records"])  # every node is read
+    await says(page, "/", ["16 GPUs", "The sink hook</strong> is failing"])  # every node is read
     simulator.clusters["sim-0"].deny("create", "pods/exec")
     simulator.clusters["sim-0"].deny("get", "pods/exec")
     await says(page, "/", ["has 2 nodes that cannot be read", "pods/exec is missing (2 nodes)"], "Nothing is wrong")

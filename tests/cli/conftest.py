@@ -1,6 +1,5 @@
 """The command as a real process, and a collector for it to ask, served for real on a free port."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -27,7 +26,8 @@ from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import OpenMode, Store, StoreSettings
-from collector.web import CollectorView, serve
+from collector.web import serve
+from tests.web.conftest import FakeCollector
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -106,13 +106,7 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
 
     @contextmanager
     def run(*, store: StoreSettings | None = None, **settings: Any) -> Iterator[str]:
-        context = CollectorView(
-            inventory=inventory,
-            exposition=Exposition(inventory, Metrics()),
-            statuses={},
-            clusters=inventory.clusters,
-            synced=lambda _name: None,
-        )
+        collector = FakeCollector(inventory, Exposition(inventory, Metrics()), configured=inventory.clusters())
         url: list[str] = []
         bound = threading.Event()
 
@@ -123,10 +117,10 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
         async def run_server() -> None:
             server = ServerSettings(**{"listen": Listen("127.0.0.1:0")} | settings)
             if store is None:
-                await serve(context, server, ready=ready)
+                await serve(collector, server, ready=ready)
             else:
-                async with Store.open(store, OpenMode.READER) as opened:
-                    await serve(dataclasses.replace(context, history=opened.history), server, ready=ready)
+                async with Store.open(store, OpenMode.READER) as collector.store:
+                    await serve(collector, server, ready=ready)
 
         with start_blocking_portal("asyncio") as portal:
             server = portal.start_task_soon(run_server)

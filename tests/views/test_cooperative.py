@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.views.cooperative import in_slices, sorted_window
+from collector.views.cooperative import sorted_window, yielding
 
 
 @given(
@@ -37,7 +37,7 @@ async def test_others_have_their_turn_while_a_fleet_is_walked() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
-        walked = [item async for item in in_slices(range(300_000))]
+        walked = [item async for item in yielding(range(300_000))]
         tasks.cancel_scope.cancel()
     assert len(walked) == 300_000
     assert turns > 1

@@ -1,9 +1,9 @@
-"""How times, counts and states are said."""
+"""Times, durations, states and failures as text."""
 
 import pytest
 
 from collector.model import ClusterState, ClusterStatus, ReadFailure
-from collector.views.humanize import ago, counted, failure_words, span, state_words
+from collector.views.humanize import ago, describe_failure, describe_status, duration
 
 
 @pytest.mark.parametrize(
@@ -31,20 +31,14 @@ def test_how_long_ago(seconds: float, words: str) -> None:
     ("seconds", "words"), [(0, "0 seconds"), (1, "1 second"), (60, "60 seconds"), (7200, "2 hours")]
 )
 def test_how_long(seconds: float, words: str) -> None:
-    assert span(seconds) == words
-
-
-@pytest.mark.parametrize(("count", "words"), [(0, "0 GPUs"), (1, "1 GPU"), (12345, "12,345 GPUs")])
-def test_how_many(count: int, words: str) -> None:
-    assert counted(count, "GPU") == words
-    assert counted(count, "batch") == words.replace("GPUs", "batches").replace("GPU", "batch")
+    assert duration(seconds) == words
 
 
 def test_every_state_has_words() -> None:
     for state in ClusterState:
-        assert state_words(ClusterStatus(cluster="a", state=state, since=0.0))
-    assert state_words(None) == "is starting: its first answer has not come yet"
+        assert describe_status(ClusterStatus(cluster="a", state=state, since=0.0))
+    assert describe_status(None) == "is starting (waiting for its first response)"
 
 
 def test_every_failure_of_a_reading_has_words() -> None:
-    assert all(failure_words(reason) for reason in ReadFailure)
+    assert all(describe_failure(reason) for reason in ReadFailure)

@@ -1,8 +1,8 @@
 """A collector's HTTP side over a small inventory, served for real on a free port."""
 
-import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,69 @@ from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import ClusterState, ClusterStatus, Fingerprint, Gpu, NodeInfo, Place, ReadFailure, Reading, Step
-from collector.store import Store, StoreSettings
-from collector.web import CollectorView, serve
+from collector.store import History, Store, StoreSettings, StoreStatus
+from collector.views.collector_view import CollectorView
+from collector.views.recent_changes import RecentChanges
+from collector.views.sink_status import SinkStatuses
+from collector.web import serve
+from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
+@dataclass
+class FakeCollector:
+    """A CollectorView of plain values; clusters are those with a status, unless others are configured."""
+
+    inventory: Inventory
+    exposition: Exposition
+    statuses: dict[str, ClusterStatus] = field(default_factory=dict)
+    configured: Collection[str] | None = None
+    synced_at: float | None = None  # of the clusters that are up
+    refresh_seconds: float = 3600.0
+    time: float = 1764000600.0
+    cluster_label: str = "cluster"
+    recent_changes: RecentChanges = field(default_factory=RecentChanges)
+    sink_statuses: SinkStatuses = field(default_factory=SinkStatuses)
+    store: Store | None = None
+    store_status: StoreStatus = field(default_factory=StoreStatus)
+
+    @property
+    def history(self) -> History | None:
+        return None if self.store is None else self.store.history
+
+    def clusters(self) -> Collection[str]:
+        return self.statuses.keys() if self.configured is None else self.configured
+
+    def synced(self, cluster: str) -> float | None:
+        return self.synced_at if cluster in self.statuses and self.statuses[cluster].up else None
+
+    def refresh(self, _cluster: str) -> float:
+        return self.refresh_seconds
+
+    async def wait_committed(self) -> None:
+        if self.store is not None:
+            await self.store.history_writer.flushed(1.0)
+
+    def now(self) -> float:
+        return self.time
+
+
 class Site:
-    """The state that the handlers look at."""
+    """A collector, and what happens to it."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.steps: list[Step] = []
-        self.store: Store | None = None
-        self.synced = 1764000000.0
-        self.now = 1764000600.0  # ten minutes after everything
-        self.refresh = 3600.0
         self.inventory = Inventory()
-        self.exposition = Exposition(self.inventory, self.metrics)
-        self.statuses: dict[str, ClusterStatus] = {}
-        self.context = CollectorView(
-            inventory=self.inventory,
-            exposition=self.exposition,
-            statuses=self.statuses,
-            clusters=self.statuses.keys,
-            synced=lambda name: self.synced if self.statuses[name].up else None,
-            clock=lambda: self.now,
-            refresh=lambda _cluster: self.refresh,
-        )
+        self.collector = FakeCollector(self.inventory, Exposition(self.inventory, self.metrics))
+        self.collector.synced_at = 1764000000.0
+        self.collector.time = 1764000600.0  # ten minutes after everything
 
     def cluster(self, name: str, state: ClusterState = ClusterState.UP, message: str = "") -> None:
         self.metrics.add_cluster(name)
-        self.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=self.synced)
+        since = self.collector.synced_at or 0.0
+        self.collector.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=since)
 
     def read(
         self,
@@ -76,27 +107,25 @@ class Site:
 
     def keep(self, store: Store) -> None:
         """Record what happened so far, and from now on, as the service does."""
-        self.store = store
-        self.context = dataclasses.replace(
-            self.context, history=store.history, durable=lambda: store.history_writer.flushed(1.0)
-        )
+        self.collector.store = store
         for step in self.steps:
             store.history_writer.append(step)
 
     def break_store(self) -> None:
         """Let the store's file be one that cannot be read, as a failing disk does."""
-        assert self.store is not None
-        path = Path(str(self.store.database.location))
+        assert self.collector.store is not None
+        path = Path(str(self.collector.store.database.location))
         for file in (path, path.with_name(path.name + "-wal")):
             file.write_bytes(b"x" * 4096)
 
     def publish(self, step: Step) -> None:
+        """Publish what a step did, as the app does."""
         for place in step.nodes:
-            self.exposition.changed(place)
-        self.context.latest.add(step.changes)
+            self.collector.exposition.changed(place)
+        self.collector.recent_changes.add(step.changes)
         self.steps.append(step)
-        if self.store is not None:
-            self.store.history_writer.append(step)
+        if self.collector.store is not None:
+            self.collector.store.history_writer.append(step)
 
 
 @pytest.fixture
@@ -117,7 +146,7 @@ def serving() -> Serving:
 
     @asynccontextmanager
     async def run(
-        site: Site, *, verify: Any = True, cert: Any = None, **settings: Any
+        site: Site, *, verify: Any = True, cert: Any = None, limits: HttpLimits = DEFAULT_LIMITS, **settings: Any
     ) -> AsyncIterator[httpx.AsyncClient]:
         url: list[str] = []
         bound = anyio.Event()
@@ -127,7 +156,8 @@ def serving() -> Serving:
             bound.set()
 
         async def run_server() -> None:
-            await serve(site.context, ServerSettings(listen=Listen("127.0.0.1:0"), **settings), ready=ready)
+            view: CollectorView = site.collector
+            await serve(view, ServerSettings(listen=Listen("127.0.0.1:0"), **settings), ready=ready, limits=limits)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_server)

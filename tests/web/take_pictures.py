@@ -25,7 +25,7 @@ PICTURES = {"fleet": ("/", 820), "gpu": (f"/gpus/{TRAVELLER}", 880)}  # path, he
 
 
 def main() -> None:
-    """Take every picture anew."""
+    """Take every picture."""
     with served() as url, chromium() as browser:
         for name, (path, height) in PICTURES.items():
             page = browser.new_page(base_url=url, viewport={"width": 1280, "height": height}, color_scheme="light")
@@ -45,19 +45,19 @@ def served() -> Iterator[str]:
             portal.call(fill, site)
             urls: asyncio.Queue[str] = portal.call(asyncio.Queue)
             server = ServerSettings(listen=Listen("127.0.0.1:0"))
-            running = portal.start_task_soon(functools.partial(serve, site.context, server, ready=urls.put_nowait))
+            running = portal.start_task_soon(functools.partial(serve, site.collector, server, ready=urls.put_nowait))
             yield portal.call(urls.get)
             running.cancel()
 
 
 def fill(site: Site) -> None:
     """Let a fleet of three clusters have sixty days behind it."""
-    site.now, site.synced = NOW, NOW - 40 * MINUTE
-    site.refresh = 60 * DAY  # only what changed is told below
+    site.collector.time, site.collector.synced_at = NOW, NOW - 40 * MINUTE
+    site.collector.refresh_seconds = 60 * DAY  # only what changed is told below
     site.cluster("lab", ClusterState.UNREACHABLE, "https://10.20.0.1:6443: connection refused")
     for name in ("prod-us-east", "train-eu-west"):
         site.cluster(name)
-    site.synced = NOW - 20
+    site.collector.synced_at = NOW - 20
     for node in range(4):
         site.read("lab", f"lab-{node}", *machine(500 + node), time=NOW - 60 * DAY)
     for node in range(24):

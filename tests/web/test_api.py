@@ -144,7 +144,7 @@ class TestClustersAndNodes:
         assert [node["chassis"] for node in answer["nodes"]] == [None]
 
     async def test_nodes_that_cannot_be_read_or_are_overdue_say_so(self, site: Any, serving: Any) -> None:
-        site.refresh = 30.0
+        site.collector.refresh_seconds = 30.0
         site.read("prod-a", "n1", Gpu(uuid="GPU-a1"))
         site.fail("prod-a", "n2", ReadFailure.TIMEOUT)
         async with serving(site) as client:

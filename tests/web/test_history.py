@@ -1,6 +1,5 @@
 """What programs get of the past."""
 
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import httpx
 import pytest
 
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, NodeInfo, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
 from collector.store import Store, StoreSettings
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +39,7 @@ async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx
             )
             store.history_writer.append(inventory.apply(reading))
         assert await store.history_writer.flushed(10)
-        site.context = dataclasses.replace(site.context, history=store.history)
+        site.collector.store = store
         async with serving(site) as client:
             yield client
         run.cancel_scope.cancel()

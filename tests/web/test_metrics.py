@@ -85,7 +85,7 @@ class TestShares:
 
     async def test_an_unknown_cluster_is_not_found(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/metrics?cluster=prod-a&cluster=prod-x")
-        assert (answer.status_code, answer.text) == (404, 'there is no cluster "prod-x"\n')
+        assert (answer.status_code, answer.text) == (404, 'unknown cluster "prod-x"\n')
 
     async def test_a_cluster_without_nodes_has_its_counters(self, site, serving) -> None:
         site.cluster("empty")

@@ -1,6 +1,7 @@
 """Who may ask, over what, and what happens when the address or the certificate is wrong."""
 
 import datetime
+import functools
 import ipaddress
 import logging
 import ssl
@@ -22,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from collector.config import ConfigError, Listen, ServerSettings
 from collector.web import serve
+from collector.web.limits import HttpLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +66,7 @@ class TestAuthentication:
             ]
         assert [answer.status_code for answer in answers] == [401, 401, 401, 200, 200]
         assert answers[0].headers["WWW-Authenticate"] == 'Basic realm="gpuid", charset="UTF-8"'
-        assert answers[0].text == "credentials are needed\n"
+        assert answers[0].text == "authentication required\n"
 
     async def test_a_bearer_token_is_read_again_when_its_file_changes(
         self, site: Any, serving: Any, tmp_path: Path
@@ -174,11 +176,11 @@ class TestTls:
 
 
 class TestNewCertificates:
-    """The files are looked at so often that the tests need not wait."""
+    """The files are checked so often that the tests need not wait."""
 
-    @pytest.fixture(autouse=True)
-    def _look_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("collector.web.tls._CHECK", 0.02)
+    @pytest.fixture
+    def serving(self, serving: Any) -> Any:
+        return functools.partial(serving, limits=HttpLimits(certificate_check_interval=0.02))
 
     async def test_a_new_pair_is_used_for_new_connections(self, site: Any, serving: Any, tmp_path: Path) -> None:
         cert, key = certificate(tmp_path, "server")
@@ -197,7 +199,7 @@ class TestNewCertificates:
         new_cert, new_key = certificate(tmp_path, "renewed")
         async with serving(site, cert_file=cert, key_file=key, verify=trusted) as client:
             new_cert.replace(cert)
-            await until(lambda: logged(caplog, "the old one stays in use: server.cert_file: cannot use"))
+            await until(lambda: logged(caplog, "keeping the current one: server.cert_file: cannot use"))
             assert await answers(client, trusted)
             new_key.replace(key)
             await until(lambda: answers(client, trusting(cert)))
@@ -227,7 +229,7 @@ class TestNewCertificates:
             site, cert_file=cert, key_file=key, client_ca_file=ca, verify=trusting(cert, *pair)
         ) as client:
             ca.write_text("nothing")
-            await until(lambda: logged(caplog, "the old one stays in use: server.client_ca_file: cannot use"))
+            await until(lambda: logged(caplog, "keeping the current one: server.client_ca_file: cannot use"))
             assert await answers(client, trusting(cert, *pair))
             assert not await answers(client, trusting(cert))
 
@@ -291,7 +293,7 @@ class TestMalformed:
 class TestMistakes:
     async def fail(self, site: Any, **settings: Any) -> str:
         with anyio.fail_after(25), pytest.raises(ConfigError) as caught:
-            await serve(site.context, ServerSettings(**settings), ready=lambda url: None)
+            await serve(site.collector, ServerSettings(**settings), ready=lambda url: None)
         return str(caught.value)
 
     async def test_a_taken_port_is_one_clear_line(self, site: Any, serving: Any) -> None:
@@ -306,7 +308,7 @@ class TestMistakes:
             "server.listen: cannot listen on 192.0.2.1:80: cannot assign requested address"
         )
         assert await self.fail(site, listen=Listen("a..b:80")) == (
-            "server.listen: cannot listen on a..b:80: not the name of a host"
+            "server.listen: cannot listen on a..b:80: invalid host name"
         )
         too_long = ".".join(["a" * 60] * 5)  # for any name server
         assert await self.fail(site, listen=Listen(f"{too_long}:80")) == (
@@ -317,13 +319,13 @@ class TestMistakes:
         message = await self.fail(
             site, listen=Listen("127.0.0.1:0"), cert_file=tmp_path / "no.crt", key_file=tmp_path / "no.key"
         )
-        assert message == (f"server.cert_file: cannot use {tmp_path}/no.crt with its key: No such file or directory")
+        assert message == (f"server.cert_file: cannot use {tmp_path}/no.crt with its key: no such file or directory")
 
     async def test_a_token_file_that_is_not_there_or_empty_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
         path = tmp_path / "token"
         listen = Listen("127.0.0.1:0")
         assert await self.fail(site, listen=listen, bearer_token_file=path) == (
-            f"server.bearer_token_file: cannot read {path}: No such file or directory"
+            f"server.bearer_token_file: cannot read {path}: no such file or directory"
         )
         path.write_text("\n")
         assert await self.fail(site, listen=listen, bearer_token_file=path) == (

@@ -2,26 +2,25 @@
 
 from aiohttp import web
 
+from collector.web.limits import HttpLimits
 from collector.web.pages import changes, clusters, gpus, index, nodes, search, stream
 from collector.web.pages.rendering import STATIC, compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
-from collector.web.pages.survey import SURVEYS, Surveys
 
 __all__ = ["add_to", "error_page", "wants_page"]
 
 
-def add_to(app: web.Application) -> None:
+def add_to(app: web.Application, limits: HttpLimits) -> None:
     """Add the page to an application."""
     compile_templates()
-    app[SURVEYS] = Surveys()
-    app[STREAMS] = Streams()
+    app[STREAMS] = Streams(limits.max_streams, limits.max_stream_time)
     app.on_shutdown.append(app[STREAMS].close)
     app.router.add_routes(_routes())
     app.router.add_static("/static", STATIC)
 
 
 def _routes() -> list[web.RouteDef]:
-    """List the page's paths; a name in them may be anything but a slash, which is written %2F."""
+    """Return the page's paths; a name in them may be anything but a slash, which is written %2F."""
     return [
         web.get("/", index.index),
         web.get("/search", search.search),
@@ -29,5 +28,5 @@ def _routes() -> list[web.RouteDef]:
         web.get("/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}", nodes.node),
         web.get("/gpus/{uuid:[^/]+}", gpus.gpu),
         web.get("/changes", changes.changes),
-        web.get("/changes/stream", stream.follow, allow_head=False),
+        web.get("/changes/stream", stream.stream_changes, allow_head=False),
     ]

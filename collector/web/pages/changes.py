@@ -1,4 +1,4 @@
-"""The page of what happened: all of it where there is a history, else the latest that memory holds."""
+"""The page of the changes: all of them where there is a history, else the latest that memory holds."""
 
 import functools
 import itertools
@@ -8,16 +8,17 @@ from aiohttp import web
 
 from collector.model import Event
 from collector.store import HistoricChange, History
-from collector.views.recent_changes import ChangeGroup, as_change, grouped
-from collector.web.context import CONTEXT, CollectorView
-from collector.web.pages.paging import ROWS, chosen
-from collector.web.pages.past import look_back
+from collector.views.history_query import query_history
+from collector.views.recent_changes import ChangeGroup, RecentChanges, as_change, grouped
+from collector.web.keys import COLLECTOR
+from collector.web.pages.paging import PAGE_ROWS
 from collector.web.pages.rendering import page
+from collector.web.params import choice, row_id
 
 __all__ = ["changes"]
 
-_READ = 500  # changes of the history on one page, before they are grouped
-_EVENTS = {
+HISTORY_PAGE_SIZE = 500  # changes of the history on one page, before they are grouped
+EVENT_CHOICES = {
     "": "everything",
     Event.MOVED: "moved",
     Event.VANISHED: "vanished",
@@ -34,20 +35,17 @@ class _Part(NamedTuple):
 
 
 async def changes(request: web.Request) -> web.Response:
-    """Show what happened, the newest first; `event` and `cluster` choose, `before` is where the part before ended."""
-    context = request.app[CONTEXT]
-    event = chosen(request, "event", list(_EVENTS))
+    """Show the changes, newest first; `event` and `cluster` choose, `before` is where the part before ended."""
+    collector = request.app[COLLECTOR]
+    event = choice(request, "event", list(EVENT_CHOICES))
     cluster = request.query.get("cluster") or None
-    text = request.query.get("before") or None
-    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise web.HTTPBadRequest(text="before: expected the number that the page before gave")
-    before = None if text is None else int(text)
-    last = next((group.id for group in context.latest.newest()), 0)  # what comes while the history is asked is streamed
-    past = await look_back(context, functools.partial(_recorded, event or None, cluster, before))
-    if past.kept and not past.trouble:
-        part = _from_history(past.rows)
+    before = row_id(request, "before", "the position of an older page") if request.query.get("before") else None
+    last = collector.recent_changes.last_id  # changes that come while the history is queried are streamed
+    history = await query_history(collector, functools.partial(_recorded, event or None, cluster, before))
+    if history.available:
+        part = _from_history(history.rows)
     else:
-        part = _from_memory(context, Event(event) if event else None, cluster, before)
+        part = _from_memory(collector.recent_changes, Event(event) if event else None, cluster, before)
     return await page(
         request,
         "changes.html",
@@ -55,11 +53,11 @@ async def changes(request: web.Request) -> web.Response:
         older=part.older,
         newest=before is None,
         live=before is None and not event and cluster is None,
-        past=past,
+        history=history,
         event=event,
         cluster=cluster or "",
-        events=_EVENTS,
-        clusters=sorted(context.clusters()),
+        events=EVENT_CHOICES,
+        clusters=sorted(collector.clusters()),
         last=last,
     )
 
@@ -67,20 +65,20 @@ async def changes(request: web.Request) -> web.Response:
 async def _recorded(
     event: str | None, cluster: str | None, before: int | None, history: History
 ) -> list[HistoricChange]:
-    return await history.latest_changes(event=event, cluster=cluster, before=before, limit=_READ)
+    return await history.latest_changes(event=event, cluster=cluster, before=before, limit=HISTORY_PAGE_SIZE)
 
 
 def _from_history(rows: list[HistoricChange]) -> _Part:
     groups = list(grouped([as_change(row) for row in rows], itertools.count(1)))
-    return _Part(groups, rows[-1].id if len(rows) == _READ else None)
+    return _Part(groups, rows[-1].id if len(rows) == HISTORY_PAGE_SIZE else None)
 
 
-def _from_memory(context: CollectorView, event: Event | None, cluster: str | None, before: int | None) -> _Part:
+def _from_memory(recent: RecentChanges, event: Event | None, cluster: str | None, before: int | None) -> _Part:
     admitted = (
         group
-        for group in context.latest.newest(event)
+        for group in recent.newest(event)
         if (before is None or group.id < before)
         and (cluster is None or cluster in (group.place.cluster, group.previous.cluster if group.previous else None))
     )
-    groups = list(itertools.islice(admitted, ROWS + 1))
-    return _Part(groups[:ROWS], groups[ROWS - 1].id if len(groups) > ROWS else None)
+    groups = list(itertools.islice(admitted, PAGE_ROWS + 1))
+    return _Part(groups[:PAGE_ROWS], groups[PAGE_ROWS - 1].id if len(groups) > PAGE_ROWS else None)

@@ -1,22 +1,23 @@
 """A GPU's page: what it is, where it is, and where it was."""
 
 import functools
-from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
 
-from collector.model import Gpu, Place, Placement
+from collector.model import Gpu
 from collector.store import History, PastPlacement
-from collector.web.context import CONTEXT, CollectorView
-from collector.web.pages.past import Past, look_back
+from collector.views.conflicts import conflict_of, same_board
+from collector.views.history_query import HistoryAnswer, query_history
+from collector.views.placements import known_gpu, placement_periods
+from collector.web.keys import COLLECTOR
 from collector.web.pages.rendering import page
-from collector.web.pages.timeline import Stay, draw, stays_in_history, stays_in_memory
+from collector.web.pages.timeline import draw
 
 __all__ = ["gpu"]
 
-_STAYS = 200  # the newest are shown
-_FACTS = {
+MAX_PERIODS = 200  # that are shown, the newest
+FACT_LABELS = {
     "serial": "Serial",
     "uuid": "UUID",
     "model": "Model",
@@ -35,92 +36,48 @@ _FACTS = {
 }
 
 
-class _Conflict(NamedTuple):
-    """Why two places cannot both be right."""
-
-    placements: list[Placement]
-    same_uuid: bool  # else it is the serial that two GPUs claim
-
-
 async def gpu(request: web.Request) -> web.Response:
-    """Show one GPU by its UUID, also when it is only in the history."""
-    context = request.app[CONTEXT]
+    """Show one GPU by its UUID, also when only the history knows it."""
+    collector = request.app[COLLECTOR]
     wanted = request.match_info["uuid"]
-    past = await look_back(context, functools.partial(_where, wanted))
-    present = context.inventory.find(
-        uuid=wanted
-    )  # after the history, which must not be older than what is shown as now
-    uuid = present[0].gpu.uuid if present else past.rows[0].uuid if past.rows else wanted
-    stays = _stays(context, uuid, present, past)
-    known = _known(context, uuid, present, past)
+    history = await query_history(collector, functools.partial(_recorded, wanted))
+    # After the history, which must not be newer than what is shown as the present.
+    present = collector.inventory.find(uuid=wanted)
+    known = known_gpu(collector, wanted, present, history)
     if known is None:
-        raise _unknown(wanted, past)
+        raise _unknown(wanted, history)
+    periods = placement_periods(collector, known.uuid, present, history)
     return await page(
         request,
         "gpu.html",
         gpu=known,
         facts=_facts(known),
-        present=[(placement, context.inventory.node(placement.place)) for placement in present],
-        statuses=context.statuses,
-        conflict=_conflict(context, present),
-        siblings=_siblings(context, known, present),
-        past=past,
-        stays=stays,
-        cut=len(past.rows) == _STAYS,
-        drawing=draw(stays, context.clock()),
+        present=[(placement, collector.inventory.node(placement.place)) for placement in present],
+        statuses=collector.statuses,
+        conflict=conflict_of(collector.inventory, present),
+        siblings=same_board(collector.inventory, known, present),
+        history=history,
+        periods=periods,
+        cut=len(history.rows) == MAX_PERIODS,
+        drawing=draw(periods, collector.now()),
     )
 
 
-async def _where(uuid: str, history: History) -> list[PastPlacement]:
+async def _recorded(uuid: str, history: History) -> list[PastPlacement]:
     # A serial may look like anything, even like another GPU's UUID.
-    return [row for row in await history.where(uuid, limit=_STAYS) if row.uuid.lower() == uuid.lower()]
+    return [row for row in await history.where(uuid, limit=MAX_PERIODS) if row.uuid.lower() == uuid.lower()]
 
 
-def _stays(context: CollectorView, uuid: str, present: list[Placement], past: Past[PastPlacement]) -> list[Stay]:
-    if past.kept and not past.trouble:
-        return stays_in_history(past.rows, present)
-    return stays_in_memory(list(context.latest.newest()), uuid, present)
-
-
-def _known(context: CollectorView, uuid: str, present: list[Placement], past: Past[PastPlacement]) -> Gpu | None:
-    """Give the facts of a GPU from where they are newest."""
-    if present:
-        return present[0].gpu
-    for group in context.latest.newest():
-        for seen in group.gpus:
-            if seen.uuid.lower() == uuid.lower():
-                return seen
-    for row in past.rows:
-        return Gpu(uuid=row.uuid, serial=row.serial, model=row.model, chassis=row.chassis)
-    return None
-
-
-def _unknown(uuid: str, past: Past[PastPlacement]) -> web.HTTPException:
-    if past.trouble:
+def _unknown(uuid: str, history: HistoryAnswer[PastPlacement]) -> web.HTTPException:
+    if history.error:
         return web.HTTPServiceUnavailable(
-            text=f"No node has a GPU {uuid} now, and the history, which may know it, cannot be read. {past.trouble}"
+            text=f"GPU {uuid} is not present on any node, and the history is currently unavailable. {history.error}"
         )
-    where = "no node has it now, and none had it before" if past.kept else "no node has it now"
-    return web.HTTPNotFound(text=f"Nothing is known of a GPU {uuid}: {where}.")
+    nor = ", and the history has no record of it" if history.configured else ""
+    return web.HTTPNotFound(text=f"GPU {uuid} is not present on any node{nor}.")
 
 
 def _facts(gpu: Gpu) -> dict[str, str]:
     values = msgspec.structs.asdict(gpu)
     values["mig"] = None if gpu.mig is None else "on" if gpu.mig else "off"
-    return {label: str(values[key]) for key, label in _FACTS.items() if values[key] is not None}
-
-
-def _conflict(context: CollectorView, present: list[Placement]) -> _Conflict | None:
-    if len(present) > 1:
-        return _Conflict(present, same_uuid=True)
-    if not present or present[0].gpu.uuid not in context.inventory.contested(present[0].place.cluster):
-        return None
-    found = context.inventory.find(serial=present[0].gpu.serial)
-    return _Conflict([other for other in found if other.place != present[0].place], same_uuid=False)
-
-
-def _siblings(context: CollectorView, gpu: Gpu, present: list[Placement]) -> list[Gpu]:
-    """Find the other GPUs of the same board: its serial, in the same node."""
-    places: set[Place] = {placement.place for placement in present}
-    found = context.inventory.find(serial=gpu.serial) if gpu.serial else []
-    return [other.gpu for other in found if other.place in places and other.gpu.uuid != gpu.uuid]
+    return {label: str(values[key]) for key, label in FACT_LABELS.items() if values[key] is not None}

@@ -1,42 +1,38 @@
-"""The first page: what is wrong, the clusters at a glance, what the fleet is made of, and what happened last."""
+"""The first page: what is wrong, the clusters at a glance, what the fleet is made of, and the latest changes."""
 
 import itertools
 
 from aiohttp import web
 
-from collector.web.context import CONTEXT
-from collector.web.pages.paging import ROWS, window
+from collector.views.cluster_summary import fleet_models
+from collector.views.problems import find_problems
+from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
-from collector.web.pages.survey import SURVEYS, fleet_models, problems, sink_problems, store_problems
 
 __all__ = ["index"]
 
-_LATEST = 12  # changes
-_PROBLEMS = 50
-_MODELS = 20
+MAX_CHANGES = 12
+MAX_PROBLEMS = 50
+MAX_MODELS = 20
 
 
 async def index(request: web.Request) -> web.Response:
     """Show the fleet at a glance."""
-    context = request.app[CONTEXT]
-    found = await request.app[SURVEYS].all(context)
-    wrong = [
-        *store_problems(context.recording()),
-        *sink_problems(context.sinks.by_name(), context.clock()),
-        *(problem for one in found for problem in problems(one)),
-    ]
-    wrong.sort(key=lambda problem: not problem.grave)
-    models = fleet_models(found)
-    part = window(request, len(found))
+    collector = request.app[COLLECTOR]
+    summaries = await request.app[SUMMARIES].all()
+    problems = find_problems(collector.store_status, collector.sink_statuses.by_name(), summaries, now=collector.now())
+    models = fleet_models(summaries)
+    part = window(request, len(summaries))
     return await page(
         request,
         "index.html",
-        clusters=found,
-        shown=found[part.offset : part.offset + ROWS],
+        clusters=summaries,
+        shown=summaries[part.offset : part.offset + PAGE_ROWS],
         window=part,
-        problems=wrong[:_PROBLEMS],
-        unsaid=max(0, len(wrong) - _PROBLEMS),
-        models=models.most_common(_MODELS),
+        problems=problems[:MAX_PROBLEMS],
+        more_problems=max(0, len(problems) - MAX_PROBLEMS),
+        models=models.most_common(MAX_MODELS),
         gpus=models.total(),
-        latest=list(itertools.islice(context.latest.newest(), _LATEST)),
+        latest=list(itertools.islice(collector.recent_changes.newest(), MAX_CHANGES)),
     )

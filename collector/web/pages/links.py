@@ -1,39 +1,47 @@
-"""Where everything is: the addresses that the page links to."""
+"""The addresses that the page links to."""
 
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
 from collector.model import Place
+from collector.views.problems import Problem
 
-__all__ = ["address", "cluster_url", "gpu_url", "node_history", "node_url", "search_url"]
+__all__ = ["address", "cluster_url", "gpu_url", "node_history_path", "node_url", "problem_url", "search_url"]
 
 
 def cluster_url(cluster: str) -> str:
-    """Give the address of a cluster's page."""
+    """Return the address of a cluster's page."""
     return f"/clusters/{quote(cluster, safe='')}"
 
 
 def node_url(place: Place) -> str:
-    """Give the address of a node's page."""
+    """Return the address of a node's page."""
     return f"{cluster_url(place.cluster)}/nodes/{quote(place.node, safe='')}"
 
 
 def gpu_url(uuid: str) -> str:
-    """Give the address of a GPU's page."""
+    """Return the address of a GPU's page."""
     return f"/gpus/{quote(uuid, safe='')}"
 
 
-def node_history(place: Place) -> str:
-    """Give the path below the API's of what sat in a node."""
+def node_history_path(place: Place) -> str:
+    """Return the path of a node's history, below the API's own."""
     return f"/nodes/{quote(place.node, safe='')}/history"
 
 
+def problem_url(problem: Problem) -> str:
+    """Return the address of the page that shows more of a problem; empty if there is none."""
+    if problem.kind == "cluster":
+        return address(cluster_url(problem.name), {"show": problem.nodes})
+    return "/changes" if problem.kind == "store" else ""
+
+
 def search_url(term: str) -> str:
-    """Give the address of what a search finds."""
+    """Return the address of the search for a term."""
     return address("/search", {"q": term})
 
 
 def address(path: str, query: Mapping[str, object]) -> str:
-    """Put a path and a query together; what is empty or None is left out."""
+    """Return a path with a query; what is empty or None is left out."""
     given = {key: value for key, value in query.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path

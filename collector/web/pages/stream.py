@@ -1,4 +1,4 @@
-"""Server-sent events: the latest changes as they happen, as the HTML that the list on the page is made of."""
+"""Server-sent events: the changes as they happen, as the HTML that the lists on the page are made of."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -7,33 +7,33 @@ from contextlib import asynccontextmanager
 import anyio
 from aiohttp import web
 
-from collector.views.recent_changes import ChangeGroup
-from collector.web.context import CONTEXT, CollectorView
+from collector.views.recent_changes import ChangeGroup, RecentChanges
+from collector.web.keys import COLLECTOR
 from collector.web.pages.rendering import fragment
 
-__all__ = ["STREAMS", "Streams", "follow"]
+__all__ = ["STREAMS", "Streams", "stream_changes"]
 
-_MOST = 100  # streams at once
-_AT_ONCE = 50  # changes of one message; when more happened, the oldest of them are left out
-_PACE = 0.25  # seconds between two messages
-_BEAT = 15.0  # seconds after which a comment tells proxies and the browser that the stream lives
-_SEND = 10.0  # seconds after which a browser that takes nothing is given up
-_LIFE = 600.0  # seconds after which the browser must ask again, and show that it still may
-_RETRY = 3000  # milliseconds after which it does
+MAX_GROUPS_PER_MESSAGE = 50  # when more happened, the oldest of them are left out
+MIN_INTERVAL_SECONDS = 0.25  # between two messages
+HEARTBEAT_SECONDS = 15.0  # after which a comment shows proxies and the browser that the stream is alive
+SEND_TIMEOUT_SECONDS = 10.0  # after which a browser that reads nothing is disconnected
+RETRY_MILLISECONDS = 3000  # after which a browser connects again
 
 
 class Streams:
-    """The open streams: not too many of them, and none that outlives the server."""
+    """The open streams: a limited number, for a limited time, and none that outlives the server."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int, max_seconds: float) -> None:
+        self._limit = limit
+        self._max_seconds = max_seconds
         self._scopes: set[anyio.CancelScope] = set()
 
     @asynccontextmanager
-    async def one_more(self) -> AsyncIterator[None]:
+    async def open(self) -> AsyncIterator[None]:
         """Keep a stream until the block ends, its time is over or the server stops; raises HTTPServiceUnavailable."""
-        if len(self._scopes) >= _MOST:
-            raise web.HTTPServiceUnavailable(text=f"{_MOST} others follow the changes already; try again later")
-        with anyio.move_on_after(_LIFE) as scope:
+        if len(self._scopes) >= self._limit:
+            raise web.HTTPServiceUnavailable(text=f"too many live streams (limit {self._limit}); try again later")
+        with anyio.move_on_after(self._max_seconds) as scope:
             self._scopes.add(scope)
             try:
                 yield
@@ -49,39 +49,39 @@ class Streams:
 STREAMS = web.AppKey("streams", Streams)
 
 
-async def follow(request: web.Request) -> web.StreamResponse:
-    """Send each change once it has happened; `after` or the browser's own header is the last one that is known."""
-    context = request.app[CONTEXT]
-    after = _after(request, context)
+async def stream_changes(request: web.Request) -> web.StreamResponse:
+    """Send each change as it happens; `after` or the browser's own header is the id of the last known one."""
+    changes = request.app[COLLECTOR].recent_changes
+    after = _after(request, changes)
     response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
     response.content_type = "text/event-stream"
     stuck = False
-    async with request.app[STREAMS].one_more():
+    async with request.app[STREAMS].open():
         await response.prepare(request)
-        await response.write(f"retry: {_RETRY}\n\n".encode())
+        await response.write(f"retry: {RETRY_MILLISECONDS}\n\n".encode())
         while True:
-            with anyio.move_on_after(_BEAT):
-                while next(context.latest.newest(after=after), None) is None:
-                    await context.latest.wait()
+            with anyio.move_on_after(HEARTBEAT_SECONDS):
+                while next(changes.newest(after=after), None) is None:
+                    await changes.wait()
             # The newest are taken first, so a browser that was away catches up in one step.
-            groups = list(itertools.islice(context.latest.newest(after=after), _AT_ONCE))
-            text = "".join(_message(request, group) for group in reversed(groups)) or ": still there\n\n"
+            groups = list(itertools.islice(changes.newest(after=after), MAX_GROUPS_PER_MESSAGE))
+            text = "".join(_message(request, group) for group in reversed(groups)) or ": heartbeat\n\n"
             after = groups[0].id if groups else after
-            with anyio.move_on_after(_SEND) as sending:
+            with anyio.move_on_after(SEND_TIMEOUT_SECONDS) as sending:
                 await response.write(text.encode())
             if stuck := sending.cancelled_caught:
                 break
-            await anyio.sleep(_PACE)
+            await anyio.sleep(MIN_INTERVAL_SECONDS)
     if stuck and request.transport is not None:
-        request.transport.abort()  # or the end of the answer would wait for the same browser
+        request.transport.abort()  # or the end of the response would wait for the same browser
     return response
 
 
-def _after(request: web.Request, context: CollectorView) -> int:
+def _after(request: web.Request, changes: RecentChanges) -> int:
     text = request.headers.get("Last-Event-ID") or request.query.get("after", "")
     if text.isascii() and text.isdigit() and len(text) < 19:
         return int(text)
-    return next((group.id for group in context.latest.newest()), 0)
+    return changes.last_id
 
 
 def _message(request: web.Request, group: ChangeGroup) -> str:

@@ -1,5 +1,10 @@
-// What a script adds to the page: the "/" key, times that stay true, and the changes as they happen.
+// What a script adds to the page: the "/" key, times that stay current, and the changes as they happen.
 "use strict";
+
+const TIMES_INTERVAL = 5000; // milliseconds between two updates of the times
+const RECONNECT_DELAY = 30000; // milliseconds after a stream was refused
+const CHECK_INTERVAL = 10000; // milliseconds: a cluster that goes down changes no GPU, and so sends nothing
+const REFRESH_DELAY = 5000; // milliseconds: the counts follow the changes, but no more often than this
 
 const search = document.getElementById("q");
 
@@ -12,7 +17,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// The same words as the server's, so that nothing jumps.
+// The same texts as the server's (views/humanize.py), so that nothing jumps.
 const UNITS = [[86400, 129600, "day"], [3600, 5400, "hour"], [60, 90, "minute"], [1, 0, "second"]];
 
 function ago(seconds) {
@@ -22,26 +27,26 @@ function ago(seconds) {
   return `${count.toLocaleString("en")} ${unit}${count === 1 ? "" : "s"} ago`;
 }
 
-// Counted from the server's clock, which need not be this machine's.
+// How far this machine's clock is ahead of the server's, in milliseconds.
 const skew = Date.now() - Date.parse(document.querySelector("footer time").dateTime);
 
-function asOf(moment) {
-  const told = document.querySelector("footer time");
-  told.textContent = told.dateTime = moment.toISOString().replace(/\.\d+Z$/, "Z");
+function setAsOf(moment) {
+  const footerTime = document.querySelector("footer time");
+  footerTime.textContent = footerTime.dateTime = moment.toISOString().replace(/\.\d+Z$/, "Z");
 }
 
-function retell() {
+function updateTimes() {
   for (const span of document.querySelectorAll("time .ago")) {
-    const words = ago((Date.now() - skew - Date.parse(span.parentElement.dateTime)) / 1000);
-    if (span.textContent !== words) span.textContent = words;
+    const text = ago((Date.now() - skew - Date.parse(span.parentElement.dateTime)) / 1000);
+    if (span.textContent !== text) span.textContent = text;
   }
 }
-setInterval(retell, 5000);
+setInterval(updateTimes, TIMES_INTERVAL);
 
 const live = document.querySelector("[data-live]");
-if (live && "EventSource" in window) follow(live);
+if (live && "EventSource" in window) streamChanges(live);
 
-function follow(section) {
+function streamChanges(section) {
   const list = section.querySelector("[data-live-list]");
   const state = section.querySelector("[data-live-state]");
   const pause = section.querySelector("[data-live-pause]");
@@ -53,16 +58,16 @@ function follow(section) {
   function open() {
     if (source || paused || document.hidden) return;
     source = new EventSource(`/changes/stream?after=${encodeURIComponent(after)}`);
-    source.onopen = () => say("live");
+    source.onopen = () => showState("live");
     source.onmessage = (message) => {
       after = message.lastEventId;
       add(message.data);
     };
     source.onerror = () => {
-      say("not connected");
+      showState("not connected");
       if (source?.readyState === EventSource.CLOSED) {
         source = null;
-        setTimeout(open, 30000); // refused: the browser does not try again by itself
+        setTimeout(open, RECONNECT_DELAY); // refused: the browser does not retry by itself
       }
     };
   }
@@ -72,9 +77,9 @@ function follow(section) {
     source = null;
   }
 
-  function say(words) {
-    if (state.textContent !== words) state.textContent = words;
-    state.className = `live ${words === "live" ? "good" : "idle"}`;
+  function showState(text) {
+    if (state.textContent !== text) state.textContent = text;
+    state.className = `live ${text === "live" ? "good" : "idle"}`;
   }
 
   function add(html) {
@@ -96,29 +101,26 @@ function follow(section) {
     pause.textContent = paused ? "Resume" : "Pause";
     if (paused) {
       close();
-      say("paused");
+      showState("paused");
     } else {
       open();
     }
   });
-  // A browser has few connections to one server; tabs that nobody sees must not hold them.
+  // A browser has few connections to one server; hidden tabs must not hold them.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
-  // A cluster that goes down changes no GPU, so the counts are looked at now and then as well.
-  setInterval(() => { if (!paused) refreshSoon(); }, 10000);
-  // What is only streamed is as current as the stream.
+  setInterval(() => { if (!paused) refreshSoon(); }, CHECK_INTERVAL);
+  // A page that is only streamed is as current as the stream.
   if (!document.querySelector("[data-refresh]")) {
-    setInterval(() => { if (source?.readyState === EventSource.OPEN) asOf(new Date(Date.now() - skew)); }, 5000);
+    setInterval(() => { if (source?.readyState === EventSource.OPEN) setAsOf(new Date(Date.now() - skew)); }, TIMES_INTERVAL);
   }
   open();
 }
 
-// What is counted on the page follows what happens, but not more often than every few seconds.
-const REFRESH = 5000;
 let waiting = null;
 
 function refreshSoon() {
-  if (!waiting && document.querySelector("[data-refresh]")) waiting = setTimeout(refresh, REFRESH);
+  if (!waiting && document.querySelector("[data-refresh]")) waiting = setTimeout(refresh, REFRESH_DELAY);
 }
 
 async function refresh() {
@@ -128,13 +130,13 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    asOf(new Date(fresh.querySelector("footer time").dateTime));
+    setAsOf(new Date(fresh.querySelector("footer time").dateTime));
     for (const part of document.querySelectorAll("[data-refresh]")) {
       const other = fresh.querySelector(`[data-refresh="${part.dataset.refresh}"]`);
       const inUse = part.contains(document.activeElement) || getSelection().containsNode(part, true) && !getSelection().isCollapsed;
       if (other && !inUse) part.replaceWith(document.adoptNode(other));
     }
   } catch {
-    // The stream says that there is no connection.
+    // The state of the stream shows that there is no connection.
   }
 }

@@ -217,13 +217,13 @@ class TestLive:
     def test_a_cluster_that_goes_down_is_said_without_a_reload(self, opened: Any, live: Live) -> None:
         page = opened("/")
         live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")
-        expect(page.get_by_text("prod-a refuses the credentials")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("prod-a rejects the credentials")).to_be_visible(timeout=60_000)
 
     def test_the_foot_says_how_current_the_page_is(self, opened: Any, live: Live) -> None:
         page = opened("/")
         told = page.locator("footer time")
         expect(told).to_have_text("2025-11-24T16:10:00Z")
-        live.site.now += 60
+        live.site.collector.time += 60
         expect(told).to_have_text("2025-11-24T16:11:00Z", timeout=60_000)
 
     def test_it_can_be_paused_and_catches_up(self, opened: Any, live: Live) -> None:
@@ -246,7 +246,7 @@ class TestWithoutScript:
         page.get_by_role("button", name="Find").click()
         page.wait_for_url(f"{live.url}/gpus/GPU-a2")
         page.get_by_role("main").get_by_role("link", name="prod-a").first.click()
-        page.get_by_label("Show").select_option("nodes that miss GPUs")
+        page.get_by_label("Show").select_option("nodes with missing GPUs")
         page.get_by_role("button", name="Apply").click()
         page.wait_for_url(lambda url: "show=missing" in url)
         expect(page.get_by_role("rowheader", name="n1")).to_be_visible()
@@ -268,7 +268,7 @@ class TestHostility:
         page.get_by_role("rowheader", name=evil).get_by_role("link").first.click()
         expect(page.get_by_role("heading", name="Trays and slots")).to_be_visible()
         page.get_by_role("rowheader", name=evil).first.get_by_role("link").click()
-        expect(page.get_by_role("heading", name="Where it was")).to_be_visible()
+        expect(page.get_by_role("heading", name="Placements")).to_be_visible()
         for path in ("/search", "/changes"):
             page.goto(f"{path}?q={evil}&cluster=")
         assert page.evaluate("[...document.querySelectorAll('script')].every((script) => script.src)")

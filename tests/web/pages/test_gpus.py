@@ -7,6 +7,7 @@ import pytest
 
 from collector.model import ClusterState, Gpu
 from collector.store import Store
+from collector.views.recent_changes import RecentChanges
 
 pytestmark = pytest.mark.anyio
 
@@ -53,8 +54,8 @@ async def test_without_a_store_memory_tells_what_it_saw_and_how_to_have_more(
     site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000300.0)
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
-    assert "With a [store] in its configuration, every place where this GPU ever was would be here" in page.text
-    assert "n9 prod-a – 5 minutes ago 2025-11-24T16:05:00Z there now 5 minutes" in page.text
+    assert "Add a [store] to its configuration to keep every place this GPU has been in." in page.text
+    assert "n9 prod-a – 5 minutes ago 2025-11-24T16:05:00Z present 5 minutes" in page.text
     assert "n1 prod-a – 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z 5 minutes" in page.text
     assert '<rect class="bar present" x="50.000%" y="23" width="50.000%"' in page.answer.text
     assert '<rect class="bar past" x="0.000%" y="61" width="50.000%"' in page.answer.text
@@ -62,13 +63,12 @@ async def test_without_a_store_memory_tells_what_it_saw_and_how_to_have_more(
 
 async def test_the_history_tells_of_a_gpu_that_is_nowhere(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n1", time=1764000300.0)
-    site.context.latest.__init__()  # as after a restart
+    site.collector.recent_changes = RecentChanges()  # as after a restart
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
-    assert "Serial 100 nowhere" in page.text
-    assert (
-        "It is nowhere now. It was last in n1 of prod-a , until 2025-11-24T16:05:00Z ( 5 minutes ago ) ." in page.text
-    )
+    assert "Serial 100 not present" in page.text
+    last = "It was last in n1 of prod-a , until 2025-11-24T16:05:00Z ( 5 minutes ago ) ."
+    assert f"Not currently present. {last}" in page.text
     assert (
         "n1 prod-a i-n1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z 5 minutes" in page.text
     )
@@ -98,7 +98,7 @@ async def test_one_serial_under_two_uuids_is_a_conflict_in_words(site: Any, serv
 async def test_a_board_with_two_gpus_is_no_conflict_and_names_the_other(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/gpus/GPU-b1")
     assert "Serial 900 present" in page.text
-    assert "On the same board, under the same serial: GPU-b2" in page.text
+    assert "Other GPUs on the same board, with the same serial: GPU-b2" in page.text
 
 
 async def test_what_is_last_known_of_a_cluster_that_is_down_is_said_to_be_so(
@@ -106,7 +106,8 @@ async def test_what_is_last_known_of_a_cluster_that_is_down_is_said_to_be_so(
 ) -> None:
     text = (await visit(client, "/gpus/GPU-b1")).text
     assert (
-        "The cluster prod-b cannot be reached since 2025-11-24T16:00:00Z ( 10 minutes ago ) : this is what was" in text
+        "The cluster prod-b is unreachable. It has been down since 2025-11-24T16:00:00Z ( 10 minutes ago ) ; "
+        "this is what was last known there." in text
     )
 
 
@@ -117,13 +118,13 @@ async def test_a_store_in_trouble_takes_only_the_past_away(site: Any, kept: Stor
         unknown = await visit(client, "/gpus/GPU-none")
     assert page.status == 200
     assert "It is in n1 of prod-a" in page.text
-    assert "The history cannot be read now, so this is only what memory holds. store " in page.text
+    assert "The history is currently unavailable: only what is in memory is shown. store " in page.text
     assert unknown.status == 503
-    assert "No node has a GPU GPU-none now, and the history, which may know it, cannot be read. store " in unknown.text
+    assert "GPU GPU-none is not present on any node, and the history is currently unavailable. store " in unknown.text
 
 
 async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, client: Any, visit: Any) -> None:
     page = await visit(client, "/gpus/GPU-none")
     assert page.status == 404
-    assert "Nothing is known of a GPU GPU-none: no node has it now." in page.text
-    assert site.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter
+    assert "GPU GPU-none is not present on any node." in page.text
+    assert site.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter

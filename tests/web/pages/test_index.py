@@ -1,6 +1,5 @@
 """The first page."""
 
-import dataclasses
 from typing import Any
 
 import httpx
@@ -15,9 +14,9 @@ pytestmark = pytest.mark.anyio
 async def test_the_fleet_is_counted_and_what_is_wrong_is_said(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     assert "5 GPUs in 3 nodes of 2 clusters" in page.text
-    assert "prod-b cannot be reached since 2025-11-24T16:00:00Z ( 10 minutes ago )" in page.text
+    assert "prod-b is unreachable since 2025-11-24T16:00:00Z ( 10 minutes ago )" in page.text
     assert "https://10.0.0.1:6443: connection refused" in page.text
-    assert "prod-a misses 13 GPUs in 2 nodes" in page.text
+    assert "prod-a is missing 13 GPUs on 2 nodes" in page.text
     assert "/clusters/prod-a?show=missing" in page.links
 
 
@@ -32,14 +31,14 @@ def whole(site: Any) -> Any:
 
 
 async def test_a_fleet_without_trouble_is_said_to_be_so(whole: Any, serving: Any, visit: Any) -> None:
-    whole.context.sinks.failed("lake", "timeout", 1764000300.0)
-    whole.context.sinks.exported("lake")
-    whole.context.sinks.owed("lake", Backlog(records=40, oldest=1764000590.0))
+    whole.collector.sink_statuses.failed("lake", "timeout", 1764000300.0)
+    whole.collector.sink_statuses.delivered("lake")
+    whole.collector.sink_statuses.set_backlog("lake", Backlog(records=40, oldest=1764000590.0))
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
-        "Nothing is wrong: every cluster is up, every node can be read and was read in time, no GPU is missing or "
-        "claimed twice, and every sink takes its records." in text
+        "Nothing is wrong: every cluster is up, every node was read in time, no GPU is missing or "
+        "in conflict, and every sink accepts its records." in text
     )
 
 
@@ -53,11 +52,11 @@ async def test_nodes_that_cannot_be_read_are_said_with_their_reasons(whole: Any,
     assert "Nothing is wrong" not in page.text
     assert (
         "prod-a has 2 nodes that cannot be read since 2025-11-24T16:08:00Z ( 2 minutes ago ) "
-        "the command ended with an error (2 nodes)" in page.text
+        "the command exited with an error (2 nodes)" in page.text
     )
     assert (
         "prod-b has 1 node that cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) "
-        "the right to create or get pods/exec is missing (1 node)" in page.text
+        "permission to create or get pods/exec is missing (1 node)" in page.text
     )
     assert "/clusters/prod-a?show=failing" in page.links
 
@@ -72,7 +71,7 @@ async def test_a_node_that_is_read_again_fails_no_more(whole: Any, serving: Any,
 async def test_nodes_whose_reading_is_overdue_are_said_where_the_cluster_is_up(
     whole: Any, serving: Any, visit: Any
 ) -> None:
-    whole.refresh = 30.0
+    whole.collector.refresh_seconds = 30.0
     whole.cluster("prod-b", ClusterState.UNREACHABLE)
     whole.read("prod-a", "n2", Gpu(uuid="GPU-n2"), capacity=1, time=1764000500.0)
     async with serving(whole) as client:
@@ -83,22 +82,22 @@ async def test_nodes_whose_reading_is_overdue_are_said_where_the_cluster_is_up(
 
 
 async def test_sinks_in_trouble_are_said(whole: Any, serving: Any, visit: Any) -> None:
-    sinks = whole.context.sinks
+    sinks = whole.collector.sink_statuses
     sinks.failed("hook", "connection", 1764000420.0)
     sinks.failed("hook", "timeout", 1764000480.0)
-    sinks.owed("hook", Backlog(records=1325, oldest=1764000300.0))
-    sinks.owed("lake", Backlog(records=1, oldest=1763999400.0))
-    sinks.owed("table", Backlog(records=0, oldest=None, dead_letters=2))
-    sinks.owed("gone", Backlog(records=9, oldest=1763999400.0))
-    sinks.keep(["hook", "lake", "table"])
+    sinks.set_backlog("hook", Backlog(records=1325, oldest=1764000300.0))
+    sinks.set_backlog("lake", Backlog(records=1, oldest=1763999400.0))
+    sinks.set_backlog("table", Backlog(records=0, oldest=None, dead_letters=2))
+    sinks.set_backlog("gone", Backlog(records=9, oldest=1763999400.0))
+    sinks.retain(["hook", "lake", "table"])
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
-        "The sink hook does not take its records since 2025-11-24T16:07:00Z ( 3 minutes ago ) "
-        "last failure: timeout; 1,325 records wait, the oldest since 2025-11-24T16:05:00Z" in text
+        "The sink hook is failing since 2025-11-24T16:07:00Z ( 3 minutes ago ) "
+        "last failure: timeout; 1,325 records waiting, the oldest since 2025-11-24T16:05:00Z" in text
     )
-    assert "The sink lake is behind: 1 record waits, the oldest since 2025-11-24T15:50:00Z" in text
-    assert "The sink table has refused 2 batches for good gpuid outbox ls names them" in text
+    assert "The sink lake is behind: 1 record waiting, the oldest since 2025-11-24T15:50:00Z" in text
+    assert "The sink table has 2 dead letters batches that it rejected: gpuid outbox ls lists them" in text
     assert "The sink gone" not in text
 
 
@@ -119,17 +118,17 @@ async def test_nodes_that_were_never_read_and_conflicts_are_said(site: Any, serv
     async with serving(site) as client:
         page = await visit(client, "/")
     assert "prod-a has 1 GPU confirmed in two places at once" in page.text
-    assert "prod-a has 1 node that was never read" in page.text
-    assert page.text.index("confirmed in two places") < page.text.index("never read")
+    assert "prod-a has 1 node that has never been read" in page.text
+    assert page.text.index("confirmed in two places") < page.text.index("never been read")
 
 
 async def test_a_store_that_takes_nothing_is_said_first(site: Any, serving: Any, visit: Any) -> None:
     status = StoreStatus(up=False, since=1764000540.0, message="store /data/gpuid.db: no room left")
-    site.context = dataclasses.replace(site.context, recording=lambda: status)
+    site.collector.store_status = status
     async with serving(site) as client:
         text = (await visit(client, "/")).text
     assert (
-        "What is wrong The store takes nothing new: what happens is only in memory until it does "
+        "Problems The store is not accepting writes; changes are held in memory "
         "since 2025-11-24T16:09:00Z ( 60 seconds ago ) store /data/gpuid.db: no room left" in text
     )
 
@@ -164,6 +163,6 @@ async def test_many_clusters_come_in_parts(site: Any, serving: Any, visit: Any) 
 
 
 async def test_without_clusters_it_says_how_to_get_some(site: Any, serving: Any, visit: Any) -> None:
-    site.statuses.clear()
+    site.collector.statuses.clear()
     async with serving(site) as client:
-        assert "No cluster is configured. gpuid init writes" in (await visit(client, "/")).text
+        assert "No clusters are configured. Run gpuid init to create" in (await visit(client, "/")).text

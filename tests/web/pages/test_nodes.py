@@ -4,52 +4,11 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from collector.model import Gpu, NodeInfo, ReadFailure
 from collector.store import Store
-from collector.web.pages.nodes import Seat, Tray, seats, trays
 
 pytestmark = pytest.mark.anyio
-
-
-class TestTrays:
-    def test_gpus_are_in_their_trays_in_the_order_of_their_modules(self) -> None:
-        gpus = [
-            Gpu(uuid=f"GPU-{tray}-{module}", chassis="C1", tray=tray, slot="4", host="1", module=module)
-            for module in ("10", "2", "1")
-            for tray in ("12", "3")
-        ]
-        assert [(tray.tray, [gpu.module for gpu in tray.gpus]) for tray in trays(gpus)] == [
-            ("3", ["1", "2", "10"]),
-            ("12", ["1", "2", "10"]),
-        ]
-
-    def test_hardware_that_tells_only_modules_is_one_machine(self) -> None:
-        gpus = (Gpu(uuid="GPU-2", module="2"), Gpu(uuid="GPU-1", module="1"))
-        assert trays(gpus) == [Tray(None, None, None, None, [gpus[1], gpus[0]])]
-
-    def test_hardware_that_tells_nothing_has_no_trays(self) -> None:
-        assert trays([Gpu(uuid="GPU-1"), Gpu(uuid="GPU-2", minor_number=1)]) == []
-
-
-class TestSeats:
-    @given(modules=st.sets(st.integers(0, 16)), lacking=st.integers(0, 8), told=st.booleans())
-    def test_every_gpu_has_one_and_every_lacking_one_is_said(self, modules: set[int], lacking: int, told: bool) -> None:
-        gpus = [Gpu(uuid=f"GPU-{module}", module=str(module) if told else None) for module in sorted(modules)]
-        found = seats(gpus, lacking)
-        assert [seat.gpu for seat in found if seat.gpu is not None] == gpus
-        assert sum(seat.places for seat in found if seat.gpu is None) == lacking
-
-    def test_a_gap_in_the_modules_is_the_empty_one(self) -> None:
-        one, three = Gpu(uuid="GPU-1", module="1"), Gpu(uuid="GPU-3", module="3")
-        assert seats([one, three], 1) == [Seat("module 1", one), Seat("module 2", None), Seat("module 3", three)]
-        assert seats([one, three], 2) == [
-            Seat("module 1", one),
-            Seat("module 3", three),
-            Seat("place unknown", None, 2),
-        ]
 
 
 async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any, visit: Any) -> None:
@@ -61,7 +20,7 @@ async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any
     assert "Chassis C7 tray 3 slot 12 host 1 module 2 5" in page.text
     assert "5 GPU-t – 00:01 – 10 minutes ago 2025-11-24T16:00:00Z" in page.text
     assert (
-        "Cluster prod-a Machine i-n9 Provider id aws:///us-east-1a/i-n9 Chassis C7 Driver 570.148.08 CUDA 12.8 "
+        "Cluster prod-a Machine i-n9 Provider ID aws:///us-east-1a/i-n9 Chassis C7 Driver 570.148.08 CUDA 12.8 "
         "Read from pod gpu-operator/p" in page.text
     )
 
@@ -73,13 +32,13 @@ async def test_a_place_whose_gpu_was_not_found_is_empty(site: Any, serving: Any,
         gap = (await visit(client, "/clusters/prod-a/nodes/n9")).text
         unknown = (await visit(client, "/clusters/prod-a/nodes/n8")).text
     assert "module 1 GPU-1 module 2 GPU-2 module 3 not found module 4 GPU-4" in gap
-    assert "module 7 GPU-8 place unknown 2 not found" in unknown
+    assert "module 7 GPU-8 position unknown 2 not found" in unknown
 
 
 async def test_gpus_that_were_not_found_are_said(client: httpx.AsyncClient, visit: Any) -> None:
     text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     assert "n2 6 missing 2 GPUs found, capacity 8." in text
-    assert "6 GPUs of its capacity were not found by the last reading" in text
+    assert "The last reading did not find 6 GPUs of its capacity" in text
 
 
 async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit: Any) -> None:
@@ -101,25 +60,24 @@ async def test_a_node_that_cannot_be_read_says_why_and_since_when(site: Any, ser
     assert "complete" not in known
     said = (
         "Every reading since 2025-11-24T16:09:00Z ( 60 seconds ago ) has failed, the last one because the command "
-        "ended with an error. "
-        "What is shown is what its last good reading found. The collector's log has more."
+        "exited with an error. The last successful reading is shown. See the collector's log for details."
     )
     assert said in known
     assert "new cannot be read It has never been read." in new
-    assert "the right to create or get pods/exec is missing. The collector's log has more." in new
+    assert "permission to create or get pods/exec is missing. See the collector's log for details." in new
     assert (
-        "n9 of prod-a cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) , because the command ended "
+        "n9 of prod-a has been unreadable since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command exited "
         "with an error. This is what was last known there." in gpu
     )
 
 
 async def test_a_node_whose_reading_is_overdue_says_so(site: Any, serving: Any, visit: Any) -> None:
-    site.refresh = 30.0
+    site.collector.refresh_seconds = 30.0
     site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
     assert "n9 overdue 1 GPU found" in text
-    assert "Its next reading is overdue: its cluster's refresh is 30 seconds." in text
+    assert "Its next reading is overdue (refresh interval: 30 seconds)." in text
 
 
 async def test_a_conflict_names_the_other_node(site: Any, serving: Any, visit: Any) -> None:
@@ -128,7 +86,7 @@ async def test_a_conflict_names_the_other_node(site: Any, serving: Any, visit: A
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
     assert "n1 conflict" in text
-    assert "A conflict: GPU-twice is confirmed here and in n2 of prod-a" in text
+    assert "Conflict: GPU-twice is confirmed here and in n2 of prod-a" in text
 
 
 async def test_what_sat_there_before_and_where_it_is_now(
@@ -140,7 +98,7 @@ async def test_what_sat_there_before_and_where_it_is_now(
         text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     since = "10 minutes ago 2025-11-24T16:00:00Z" if perhaps_kept else "–"
     assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z in n9 of prod-a" in text
-    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z nowhere" in text
+    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z not present" in text
     assert ("[store]" in text) is not perhaps_kept
 
 
@@ -163,8 +121,8 @@ async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, se
     site.remove("prod-a", "n1", 1764000300.0)
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
-    assert "n1 gone No GPU pod runs on a node of this name in prod-a now." in text
-    assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z nowhere" in text
+    assert "n1 gone No GPU pod is running on a node of this name in prod-a." in text
+    assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z not present" in text
 
 
 async def test_a_store_in_trouble_takes_only_the_past_away(site: Any, kept: Store, serving: Any, visit: Any) -> None:
@@ -174,11 +132,11 @@ async def test_a_store_in_trouble_takes_only_the_past_away(site: Any, kept: Stor
         unknown = await visit(client, "/clusters/prod-a/nodes/none")
     assert page.status == 200
     assert "1 GPU found, capacity 8" in page.text
-    assert "The history cannot be read now" in page.text
+    assert "The history is currently unavailable" in page.text
     assert unknown.status == 503
 
 
 async def test_a_node_that_nobody_knows_is_not_found(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/clusters/prod-a/nodes/none")
     assert page.status == 404
-    assert "Nothing is known of a node “none” in the cluster “prod-a”: no GPU pod runs there." in page.text
+    assert "No GPU pod is running on a node “none” in the cluster “prod-a”." in page.text

@@ -49,7 +49,7 @@ async def test_part_of_a_number_is_enough_when_nothing_is_exact(site: Any, servi
         site.read("prod-a", f"n7{uuid}", Gpu(uuid=f"GPU-{uuid}", serial="1652923034028"))
     async with serving(site) as client:
         page = await visit(client, "/search?q=4028")
-    assert "Nothing is exactly “4028”; these contain it." in page.text
+    assert "No exact match for “4028”; these contain it." in page.text
     assert "/gpus/GPU-x" in page.links
 
 
@@ -65,7 +65,7 @@ async def test_a_gpu_that_is_gone_is_found_by_a_part(site: Any, kept: Store, ser
         one = [await client.get("/search", params={"q": term}) for term in ("34027", "pu-9E47")]
         two = await visit(client, "/search?q=c182")
     assert [answer.headers["Location"] for answer in one] == ["/gpus/GPU-9e47", "/gpus/GPU-9e47"]
-    assert "2 hits for “ c182 ” Nothing is exactly “c182”; these contain it. 2 GPUs in the history" in two.text
+    assert "2 hits for “ c182 ” No exact match for “c182”; these contain it. 2 GPUs in the history" in two.text
 
 
 async def test_nodes_that_are_gone_are_found_beside_those_of_the_same_name(
@@ -94,8 +94,11 @@ async def test_more_hits_than_can_be_shown_are_counted_and_said(site: Any, servi
         both, last = await visit(client, "/search?q=gpu-"), await visit(client, "/search?q=gpu-&page=10")
         one = await visit(client, "/search?q=-1650")
     assert "3,011 hits for “ gpu- ”" in both.text
-    assert "1,002 nodes The first 1,000, by cluster and name; a longer part of the name narrows it down." in both.text
-    assert "2,009 GPUs present The first 1,000, by cluster and node; a longer part narrows it down." in both.text
+    assert (
+        "1,002 nodes Showing the first 1,000 by cluster and name; enter more of the name to narrow the search."
+        in both.text
+    )
+    assert "2,009 GPUs present Showing the first 1,000 by cluster and node; enter more characters" in both.text
     nodes = [link for link in both.links if link.startswith("/clusters/prod-a/nodes/gpu-")]
     assert nodes[:2] == ["/clusters/prod-a/nodes/gpu-0001", "/clusters/prod-a/nodes/gpu-0002"]
     assert "1–100 of at most 1,000 of each kind" in both.text
@@ -110,15 +113,15 @@ async def test_more_of_the_past_than_can_be_shown_is_said(site: Any, kept: Store
     async with serving(site) as client:
         text = (await visit(client, "/search?q=gpu-x")).text
     assert "More than 1,000 hits for “ gpu-x ”" in text
-    assert "More than 1,000 GPUs in the history The last 1,000 to leave; a longer part narrows it down." in text
+    assert "More than 1,000 GPUs in the history Showing the last 1,000 to leave; enter more characters" in text
 
 
 async def test_nothing_found_says_what_was_looked_for_and_what_can_be(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/search?q=x")
     assert page.status == 200
-    assert "Nothing is known of “x”" in page.text
+    assert "No results for “x”" in page.text
     assert "A serial is the number on the sticker" in page.text
-    assert "With a [store] in its configuration, GPUs that are gone would be found too." in page.text
+    assert "Add a [store] to its configuration to find past GPUs too." in page.text
 
 
 async def test_nothing_asked_says_what_can_be(client: httpx.AsyncClient, visit: Any) -> None:
@@ -133,7 +136,7 @@ async def test_a_gpu_that_is_only_in_the_history_is_found(site: Any, kept: Store
         two = await visit(client, "/search?q=900")
     assert (one.status_code, one.headers["Location"]) == (303, "/gpus/GPU-a2")
     assert "2 GPUs in the history" in two.text
-    assert "900 GPU-b1 n3 of prod-b 5 minutes ago 2025-11-24T16:05:00Z nowhere" in two.text
+    assert "900 GPU-b1 n3 of prod-b 5 minutes ago 2025-11-24T16:05:00Z not present" in two.text
 
 
 async def test_a_store_in_trouble_leaves_what_is_present(site: Any, kept: Store, serving: Any, visit: Any) -> None:
@@ -142,7 +145,7 @@ async def test_a_store_in_trouble_leaves_what_is_present(site: Any, kept: Store,
         assert (await client.get("/search?q=100")).headers["Location"] == "/gpus/GPU-a1"
         page = await visit(client, "/search?q=102000")
     assert page.status == 200
-    assert "The history cannot be read now, so only what is present was searched." in page.text
+    assert "The history is currently unavailable: only what is present was searched." in page.text
 
 
 async def test_many_hits_come_in_parts(site: Any, serving: Any, visit: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from collector.config import Listen, ServerSettings
 from collector.model import Gpu
 from collector.web import serve
-from collector.web.pages import stream
+from collector.web.limits import HttpLimits
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ async def test_a_change_is_sent_when_it_has_happened(site: Any, client: httpx.As
 async def test_changes_that_one_reading_brings_from_two_nodes_differ_in_their_keys(
     site: Any, client: httpx.AsyncClient
 ) -> None:
-    newest = next(site.context.latest.newest()).id
+    newest = next(site.collector.recent_changes.newest()).id
     site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-{name}") for name in ("b2", "a2", "a1")), time=1764000300.0)
     async with following(client, f"?after={newest}") as events:
         keys = [re.findall(r'data-key="(.*?)"', await anext(events)) for _ in range(3)]
@@ -66,7 +66,7 @@ async def test_changes_that_one_reading_brings_from_two_nodes_differ_in_their_ke
 
 
 async def test_what_was_missed_is_sent_oldest_first(site: Any, client: httpx.AsyncClient) -> None:
-    newest = next(site.context.latest.newest()).id
+    newest = next(site.collector.recent_changes.newest()).id
     site.read("prod-a", "n7", Gpu(uuid="GPU-7"))
     site.read("prod-a", "n8", Gpu(uuid="GPU-8"))
     for query, headers in ((f"?after={newest}", {}), ("?after=1", {"Last-Event-ID": str(newest)})):
@@ -95,26 +95,21 @@ async def test_credentials_are_asked_for(site: Any, serving: Any) -> None:
         assert (await client.get("/changes/stream")).status_code == 401
 
 
-async def test_there_are_not_too_many_of_them(
-    site: Any, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "_MOST", 1)
-    async with following(client):
-        answer = await client.get("/changes/stream")
-        assert (answer.status_code, answer.text) == (503, "1 others follow the changes already; try again later\n")
-    with anyio.fail_after(30):
-        while True:
-            async with client.stream("GET", "/changes/stream") as again:
-                if again.status_code == 200:
-                    break
-            await anyio.sleep(0.01)
+async def test_there_are_not_too_many_of_them(site: Any, serving: Any) -> None:
+    async with serving(site, limits=HttpLimits(max_streams=1)) as client:
+        async with following(client):
+            answer = await client.get("/changes/stream")
+            assert (answer.status_code, answer.text) == (503, "too many live streams (limit 1); try again later\n")
+        with anyio.fail_after(30):
+            while True:
+                async with client.stream("GET", "/changes/stream") as again:
+                    if again.status_code == 200:
+                        break
+                await anyio.sleep(0.01)
 
 
-async def test_one_ends_in_time_so_that_whoever_lost_the_right_loses_it(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "_LIFE", 0.1)
-    async with following(client) as events:
+async def test_one_ends_in_time_so_that_whoever_lost_the_right_loses_it(site: Any, serving: Any) -> None:
+    async with serving(site, limits=HttpLimits(max_stream_time=0.1)) as client, following(client) as events:
         assert [event async for event in events] == []
 
 
@@ -130,7 +125,7 @@ async def test_all_end_cleanly_when_the_server_stops(site: Any) -> None:
 
     async def run() -> None:
         with stop:
-            await serve(site.context, ServerSettings(listen=Listen("127.0.0.1:0")), ready=ready)
+            await serve(site.collector, ServerSettings(listen=Listen("127.0.0.1:0")), ready=ready)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)

@@ -1,0 +1,78 @@
+"""The running collector as API and page see it."""
+
+import math
+import time
+from collections.abc import Collection, Mapping
+
+from collector.app.collected import CollectedClusters
+from collector.exposition import Exposition
+from collector.inventory import Inventory
+from collector.model import ClusterStatus
+from collector.store import History, Store, StoreStatus
+from collector.views.recent_changes import RecentChanges
+from collector.views.sink_status import SinkStatuses
+
+__all__ = ["LiveCollector"]
+
+FLUSH_SECONDS = 1.0  # that an answer waits for what it says to be committed
+
+
+class LiveCollector:
+    """A live, read-only view of one collector (collector.views.collector_view.CollectorView)."""
+
+    def __init__(
+        self,
+        *,
+        inventory: Inventory,
+        exposition: Exposition,
+        clusters: CollectedClusters,
+        recent_changes: RecentChanges,
+        sink_statuses: SinkStatuses,
+        store: Store | None,
+        cluster_label: str,
+    ) -> None:
+        self.inventory = inventory
+        self.exposition = exposition
+        self.recent_changes = recent_changes
+        self.sink_statuses = sink_statuses
+        self.cluster_label = cluster_label
+        self._clusters = clusters
+        self._store = store
+
+    @property
+    def statuses(self) -> Mapping[str, ClusterStatus]:
+        """The status of each cluster, by name."""
+        return self._clusters.statuses
+
+    @property
+    def history(self) -> History | None:
+        """The history of the store; None without a store."""
+        return None if self._store is None else self._store.history
+
+    @property
+    def store_status(self) -> StoreStatus:
+        """Whether the store accepts writes; without a store it is up."""
+        return StoreStatus() if self._store is None else self._store.health.status
+
+    def clusters(self) -> Collection[str]:
+        """Return the names of the configured clusters."""
+        return self._clusters.keys()
+
+    def synced(self, cluster: str) -> float | None:
+        """Return when (Unix seconds) a cluster's view was last proved current; None if never."""
+        collected = self._clusters.get(cluster)
+        return None if collected is None else collected.synced
+
+    def refresh(self, cluster: str) -> float:
+        """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""
+        collected = self._clusters.get(cluster)
+        return math.inf if collected is None else collected.settings.refresh
+
+    async def wait_committed(self) -> None:
+        """Wait until what is published is committed, so that no restart takes it back; not for a store in trouble."""
+        if self._store is not None:
+            await self._store.history_writer.flushed(FLUSH_SECONDS)
+
+    def now(self) -> float:
+        """Return the present time in Unix seconds."""
+        return time.time()

@@ -1,0 +1,64 @@
+"""What the read models, the API and the page may look at: a running collector, read-only and live."""
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from collector.exposition import Exposition
+from collector.inventory import Inventory
+from collector.model import ClusterStatus
+from collector.store import History, StoreStatus
+from collector.views.recent_changes import RecentChanges
+from collector.views.sink_status import SinkStatuses
+
+__all__ = ["CollectorView"]
+
+
+class CollectorView(Protocol):
+    """A running collector; the application implements it. Every value is the present one, times are Unix seconds."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """The nodes and GPUs of all clusters."""
+
+    @property
+    def exposition(self) -> Exposition:
+        """The series, ready to be scraped."""
+
+    @property
+    def cluster_label(self) -> str:
+        """The name of the label that carries a series' cluster."""
+
+    @property
+    def statuses(self) -> Mapping[str, ClusterStatus]:
+        """The status of each cluster, by name; a cluster that has just been added may be missing."""
+
+    @property
+    def recent_changes(self) -> RecentChanges:
+        """The latest changes of GPUs, also without a store."""
+
+    @property
+    def sink_statuses(self) -> SinkStatuses:
+        """How the delivery to each sink stands."""
+
+    @property
+    def history(self) -> History | None:
+        """The history of the store; None without a store."""
+
+    @property
+    def store_status(self) -> StoreStatus:
+        """Whether the store accepts writes; without a store it is up."""
+
+    def clusters(self) -> Collection[str]:
+        """Return the names of the configured clusters."""
+
+    def synced(self, cluster: str) -> float | None:
+        """Return when a cluster's view was last proved current; None if never."""
+
+    def refresh(self, cluster: str) -> float:
+        """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""
+
+    async def wait_committed(self) -> None:
+        """Wait until the store has committed what is published, but not for long; return at once without a store."""
+
+    def now(self) -> float:
+        """Return the present time, from which "3 minutes ago" is counted."""

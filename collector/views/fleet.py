@@ -1,0 +1,77 @@
+"""Walks and filters the nodes and GPUs of all clusters."""
+
+from collections.abc import AsyncIterator, Container, Mapping
+
+from collector.inventory import Inventory
+from collector.model import NodeState
+from collector.model import Placement
+from collector.views.cooperative import yielding
+
+__all__ = ["Filters", "admits", "filter_gpus", "filter_nodes", "walk_nodes"]
+
+Filters = Mapping[str, frozenset[str]]  # by column: the values that are admitted; all of them must hold
+
+_INDEXED = ("uuid", "serial", "chassis")  # what the inventory finds without a walk
+
+
+async def walk_nodes(inventory: Inventory, clusters: Container[str] | None = None) -> AsyncIterator[NodeState]:
+    """Yield the nodes of all clusters, or of some, by cluster and name, giving other tasks their turn."""
+    for cluster in sorted(inventory.clusters()):
+        if clusters is not None and cluster not in clusters:
+            continue
+        nodes = inventory.nodes(cluster)
+        async for entry in yielding([nodes[name] for name in sorted(nodes)]):
+            yield entry
+
+
+async def filter_nodes(inventory: Inventory, filters: Filters) -> list[NodeState]:
+    """Return the nodes that the filters (cluster, node, machine, chassis) admit, by cluster and name."""
+    return [
+        entry
+        async for entry in _admitted_nodes(inventory, filters)
+        if "chassis" not in filters or filters["chassis"].intersection(entry.chassis.split(","))
+    ]
+
+
+async def filter_gpus(
+    inventory: Inventory, filters: Filters, *, offset: int, limit: int
+) -> tuple[list[Placement], int]:
+    """Return `limit` of the GPUs that the filters admit, from `offset` on, and how many there are in all.
+
+    The filters are cluster, node, machine, serial, uuid, model and chassis.
+    """
+    if (key := next((key for key in _INDEXED if key in filters), None)) is not None:
+        found = [placement for value in sorted(filters[key]) for placement in inventory.find(**{key: value})]
+        admitted = [placement for placement in found if _admits_gpu(inventory, filters, placement)]
+        return admitted[offset : offset + limit], len(admitted)
+    window: list[Placement] = []
+    total = 0
+    async for entry in _admitted_nodes(inventory, filters):
+        matching = [index for index, gpu in enumerate(entry.gpus) if admits(filters, "model", gpu.model or "")]
+        for index in matching[max(0, offset - total) : max(0, offset + limit - total)]:
+            gpu, since = entry.gpus[index], entry.since[index]
+            window.append(Placement(gpu=gpu, place=entry.place, since=since, confirmed=entry.time or 0.0))
+        total += len(matching)
+    return window, total
+
+
+def admits(filters: Filters, key: str, value: str) -> bool:
+    """Return whether the filters admit a value of one column."""
+    return key not in filters or value in filters[key]
+
+
+async def _admitted_nodes(inventory: Inventory, filters: Filters) -> AsyncIterator[NodeState]:
+    async for entry in walk_nodes(inventory, filters.get("cluster")):
+        if admits(filters, "node", entry.place.node) and admits(filters, "machine", entry.node.machine):
+            yield entry
+
+
+def _admits_gpu(inventory: Inventory, filters: Filters, placement: Placement) -> bool:
+    entry, gpu = inventory.node(placement.place), placement.gpu
+    return (
+        admits(filters, "cluster", placement.place.cluster)
+        and admits(filters, "node", placement.place.node)
+        and admits(filters, "machine", entry.node.machine if entry else "")
+        and all(admits(filters, key, getattr(gpu, key) or "") for key in ("serial", "model", "chassis"))
+        and ("uuid" not in filters or gpu.uuid.lower() in {value.lower() for value in filters["uuid"]})
+    )

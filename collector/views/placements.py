@@ -1,0 +1,125 @@
+"""Where one GPU was, and which GPUs were in one node: from the history, or else from the recent changes."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from collector.model import Event, Gpu, Place, Placement
+from collector.store import PastPlacement
+from collector.views.collector_view import CollectorView
+from collector.views.history_query import HistoryAnswer
+from collector.views.recent_changes import ChangeGroup
+
+__all__ = [
+    "FormerGpu",
+    "PlacementPeriod",
+    "former_gpus",
+    "known_gpu",
+    "periods_from_history",
+    "periods_from_memory",
+    "placement_periods",
+]
+
+
+class PlacementPeriod(NamedTuple):
+    """From when to when one GPU was on one node, in Unix seconds."""
+
+    place: Place
+    since: float | None  # None: before anything that is remembered
+    until: float | None  # None while it is there
+    confirmed: float | None = None
+    machine: str = ""
+
+
+class FormerGpu(NamedTuple):
+    """A GPU that was on a node, and where it is now."""
+
+    uuid: str
+    serial: str | None
+    model: str | None
+    since: float | None  # Unix seconds; None: before anything that is remembered
+    until: float
+    now: list[Placement]
+
+
+def placement_periods(
+    view: CollectorView, uuid: str, present: Sequence[Placement], history: HistoryAnswer[PastPlacement]
+) -> list[PlacementPeriod]:
+    """Return where a GPU is and was, newest first."""
+    if history.available:
+        return periods_from_history(history.rows, present)
+    return periods_from_memory(list(view.recent_changes.newest()), uuid, present)
+
+
+def periods_from_history(past: Iterable[PastPlacement], present: Sequence[Placement]) -> list[PlacementPeriod]:
+    """Return the periods of the history and those of now, which may not be committed yet; newest first."""
+    here = {placement.place for placement in present}
+    periods = []
+    for row in past:
+        place = Place(row.cluster, row.node)
+        # A store that accepts no writes still says "there"; the GPU was last known there when it was confirmed.
+        until = row.confirmed if row.until is None and place not in here else row.until
+        periods.append(PlacementPeriod(place, row.since, until, row.confirmed, row.machine))
+    return _with_present(periods, present)
+
+
+def periods_from_memory(
+    groups: Sequence[ChangeGroup], uuid: str, present: Iterable[Placement]
+) -> list[PlacementPeriod]:
+    """Return the periods that the latest changes, given newest first, and the present imply; newest first."""
+    began: dict[Place, float] = {}
+    periods = []
+    for group in reversed(groups):
+        if all(gpu.uuid != uuid for gpu in group.gpus):
+            continue
+        if group.event in (Event.APPEARED, Event.MOVED):
+            if group.previous is not None:
+                periods.append(PlacementPeriod(group.previous, began.pop(group.previous, None), group.time))
+            began[group.place] = group.time
+        elif group.event is Event.VANISHED:
+            periods.append(PlacementPeriod(group.place, began.pop(group.place, None), group.time))
+    return _with_present(periods, present)
+
+
+def known_gpu(
+    view: CollectorView, uuid: str, present: Sequence[Placement], history: HistoryAnswer[PastPlacement]
+) -> Gpu | None:
+    """Return a GPU as it was last seen, in whatever case its UUID is given; None if it never was."""
+    if present:
+        return present[0].gpu
+    for group in view.recent_changes.newest():
+        for seen in group.gpus:
+            if seen.uuid.lower() == uuid.lower():
+                return seen
+    for row in history.rows:
+        return Gpu(uuid=row.uuid, serial=row.serial, model=row.model, chassis=row.chassis)
+    return None
+
+
+def former_gpus(
+    view: CollectorView, place: Place, history: HistoryAnswer[PastPlacement], *, limit: int
+) -> list[FormerGpu]:
+    """Return the GPUs that left a node, the last to leave first."""
+    find = view.inventory.find
+    if history.available:
+        return [
+            FormerGpu(row.uuid, row.serial, row.model, row.since, row.until or row.confirmed, find(uuid=row.uuid))
+            for row in history.rows
+        ]
+    left = (
+        FormerGpu(gpu.uuid, gpu.serial, gpu.model, None, group.time, find(uuid=gpu.uuid))
+        for group in view.recent_changes.newest()
+        if (group.event is Event.VANISHED and group.place == place) or group.previous == place
+        for gpu in group.gpus
+    )
+    return list(itertools.islice(left, limit))
+
+
+def _with_present(periods: list[PlacementPeriod], present: Iterable[Placement]) -> list[PlacementPeriod]:
+    known = {period.place for period in periods if period.until is None}
+    periods += [
+        PlacementPeriod(placement.place, placement.since, None, placement.confirmed)
+        for placement in present
+        if placement.place not in known
+    ]
+    return sorted(periods, key=lambda period: (period.until is None, period.since or 0.0), reverse=True)

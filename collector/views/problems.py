@@ -1,0 +1,126 @@
+"""Finds what is wrong with the store, the sinks and the clusters, and says it in words."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from collector.model import ClusterState
+from collector.store import StoreStatus
+from collector.text import counted
+from collector.views.cluster_summary import ClusterSummary
+from collector.views.humanize import describe_failure, describe_status, duration, utc
+from collector.views.sink_status import SinkStatus
+
+__all__ = ["NodeCondition", "Problem", "cluster_problems", "find_problems", "sink_problems", "store_problems"]
+
+BACKLOG_AGE_LIMIT_SECONDS = 300.0  # that a record may wait for a sink that does not fail
+
+
+class NodeCondition(StrEnum):
+    """What can be wrong with a node."""
+
+    FAILING = "failing"
+    MISSING = "missing"
+    UNREAD = "unread"
+    OVERDUE = "overdue"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem: what has it, and a sentence about that, without its subject."""
+
+    kind: Literal["store", "sink", "cluster"]
+    name: str = ""  # of the sink or cluster
+    nodes: NodeCondition | None = None  # which nodes of the cluster have it; None if it is the cluster's own
+    text: str
+    detail: str = ""
+    since: float | None = None  # Unix seconds
+    severe: bool = True
+
+    @property
+    def subject(self) -> str:
+        """What has the problem, as the sentence begins."""
+        return {"store": "The store", "sink": f"The sink {self.name}", "cluster": self.name}[self.kind]
+
+
+def find_problems(
+    store: StoreStatus, sinks: Iterable[SinkStatus], clusters: Iterable[ClusterSummary], *, now: float
+) -> list[Problem]:
+    """Return all problems, the severe ones first; `now` is in Unix seconds."""
+    found = [
+        *store_problems(store),
+        *sink_problems(sinks, now),
+        *(problem for summary in clusters for problem in cluster_problems(summary)),
+    ]
+    return sorted(found, key=lambda problem: not problem.severe)
+
+
+def store_problems(status: StoreStatus) -> Iterator[Problem]:
+    """Yield the problem of a store that is not up."""
+    if not status.up:
+        text = "is not accepting writes; changes are held in memory"
+        yield Problem(kind="store", text=text, detail=status.message, since=status.since)
+
+
+def sink_problems(sinks: Iterable[SinkStatus], now: float) -> Iterator[Problem]:
+    """Yield the sinks that are failing or behind, or have dead letters."""
+    for status in sinks:
+        name, backlog = status.sink, status.backlog
+        if backlog.records and backlog.oldest is not None:
+            waiting = f"{counted(backlog.records, 'record')} waiting, the oldest since {utc(round(backlog.oldest))}"
+            if status.failure:
+                detail = f"last failure: {status.failure.replace('_', ' ')}; {waiting}"
+                yield Problem(kind="sink", name=name, text="is failing", detail=detail, since=status.failing_since)
+            elif now - backlog.oldest > BACKLOG_AGE_LIMIT_SECONDS:
+                yield Problem(kind="sink", name=name, text=f"is behind: {waiting}", severe=False)
+        if backlog.dead_letters:
+            detail = "batches that it rejected: gpuid outbox ls lists them, gpuid outbox replay sends them again"
+            yield Problem(
+                kind="sink", name=name, text=f"has {counted(backlog.dead_letters, 'dead letter')}", detail=detail
+            )
+
+
+def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
+    """Yield the problems of one cluster, the worst first."""
+    name = summary.name
+    if not summary.up:
+        status = summary.status
+        yield Problem(
+            kind="cluster",
+            name=name,
+            text=describe_status(status),
+            detail=status.message if status else "",
+            since=status.since if status else None,
+            severe=status is not None and status.state is not ClusterState.STARTING,
+        )
+    if summary.conflicts:
+        text = f"has {counted(summary.conflicts, 'GPU')} confirmed in two places at once"
+        yield Problem(kind="cluster", name=name, nodes=NodeCondition.CONFLICT, text=text)
+    if failing := summary.failing.total():
+        reasons = (f"{describe_failure(reason)} ({counted(n, 'node')})" for reason, n in summary.failing.most_common())
+        yield Problem(
+            kind="cluster",
+            name=name,
+            nodes=NodeCondition.FAILING,
+            text=f"has {counted(failing, 'node')} that cannot be read",
+            detail="; ".join(reasons),
+            since=summary.failing_since,
+        )
+    if summary.missing:
+        text = f"is missing {counted(summary.missing, 'GPU')} on {counted(summary.short, 'node')}"
+        yield Problem(kind="cluster", name=name, nodes=NodeCondition.MISSING, text=text)
+    if summary.overdue:
+        yield Problem(
+            kind="cluster",
+            name=name,
+            nodes=NodeCondition.OVERDUE,
+            text=f"has {counted(summary.overdue, 'node')} whose reading is overdue",
+            detail=f"refresh interval: {duration(summary.refresh)}",
+            severe=False,
+        )
+    if summary.unread:
+        has = "has" if summary.unread == 1 else "have"
+        text = f"has {counted(summary.unread, 'node')} that {has} never been read"
+        yield Problem(kind="cluster", name=name, nodes=NodeCondition.UNREAD, text=text, severe=False)

@@ -1,0 +1,87 @@
+"""The rows of the API, of CSV files and of the command line: one name for each thing, in one order."""
+
+from typing import Any
+
+import msgspec
+
+from collector.model import NodeState
+from collector.model import ClusterState, Placement
+from collector.store import HistoricChange, PastPlacement
+from collector.timestamps import rfc3339
+from collector.views.cluster_summary import is_overdue
+from collector.views.collector_view import CollectorView
+
+__all__ = ["Row", "change_row", "cluster_row", "gpu_row", "node_row", "placement_row"]
+
+Row = dict[str, Any]  # by column; times are RFC 3339 in UTC, what is unknown is None
+
+
+def cluster_row(view: CollectorView, name: str) -> Row:
+    """Return one cluster: its status, and how much is in it."""
+    entries = view.inventory.nodes(name).values()
+    status = view.statuses.get(name)
+    return {
+        "cluster": name,
+        "state": status.state if status else ClusterState.STARTING,
+        "up": status is not None and status.up,
+        "message": status.message if status else "",
+        "since": rfc3339(status.since) if status else None,
+        "synced": rfc3339(view.synced(name)),
+        "nodes": len(entries),
+        "nodes_read": sum(entry.time is not None for entry in entries),
+        "nodes_failing": sum(entry.failing is not None for entry in entries),
+        "nodes_overdue": sum(is_overdue(view, entry) for entry in entries),
+        "gpus": view.inventory.count(name),
+        "conflicts": view.inventory.conflicts(name),
+    }
+
+
+def node_row(view: CollectorView, entry: NodeState) -> Row:
+    """Return one node that has a GPU pod."""
+    return {
+        "cluster": entry.place.cluster,
+        "node": entry.place.node,
+        "machine": entry.node.machine,
+        "provider_id": entry.node.provider_id,
+        "chassis": entry.chassis or None,
+        "driver_version": entry.driver_version,
+        "cuda_version": entry.cuda_version,
+        "found": entry.found,
+        "capacity": entry.node.capacity,
+        "allocatable": entry.node.allocatable,
+        "source": entry.source,
+        "read": rfc3339(entry.time),
+        "overdue": is_overdue(view, entry),
+        "failing": entry.failing.reason if entry.failing else None,
+        "failing_since": rfc3339(entry.failing.since) if entry.failing else None,
+    }
+
+
+def gpu_row(view: CollectorView, placement: Placement) -> Row:
+    """Return one GPU that is present; its columns are GPU_COLUMNS."""
+    entry = view.inventory.node(placement.place)
+    return {
+        "cluster": placement.place.cluster,
+        "node": placement.place.node,
+        "machine": entry.node.machine if entry else "",
+        "source": entry.source if entry else "",
+        **msgspec.structs.asdict(placement.gpu),
+        "since": rfc3339(placement.since),
+        "confirmed": rfc3339(placement.confirmed),
+    }
+
+
+def placement_row(placement: PastPlacement) -> Row:
+    """Return one GPU's time on one node, past or present."""
+    times = {name: rfc3339(getattr(placement, name)) for name in ("since", "until", "confirmed")}
+    return msgspec.structs.asdict(placement) | times
+
+
+def change_row(change: HistoricChange) -> Row:
+    """Return one change of the history."""
+    row = msgspec.structs.asdict(change) | {"time": rfc3339(change.time)}
+    previous = row.pop("previous")
+    return row | {
+        "previous_cluster": previous.cluster if previous else None,
+        "previous_node": previous.node if previous else None,
+    }

@@ -1,0 +1,75 @@
+"""Where the GPUs of a node sit: trays, the positions in them, and which of those are empty."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from collector.model import NodeState
+from collector.model import Gpu
+from collector.views.cluster_summary import missing_gpus
+
+__all__ = ["Seat", "Tray", "position", "seats", "seats_by_tray", "trays"]
+
+
+class Tray(NamedTuple):
+    """The GPUs of a node that share a tray, as far as the hardware reports it."""
+
+    chassis: str | None
+    tray: str | None
+    slot: str | None
+    host: str | None
+    gpus: list[Gpu]
+
+
+class Seat(NamedTuple):
+    """One position in a tray, or several whose numbers are unknown."""
+
+    name: str
+    gpu: Gpu | None  # None where the capacity includes one that the reading did not find
+    positions: int = 1
+
+
+def seats_by_tray(entry: NodeState) -> list[tuple[Tray, list[Seat]]]:
+    """Return the trays of a node with their seats; with several trays it is unknown in which one a GPU is missing."""
+    found = trays(entry.gpus)
+    missing = missing_gpus(entry) if len(found) == 1 else 0
+    return [(tray, seats(tray.gpus, missing)) for tray in found]
+
+
+def trays(gpus: Sequence[Gpu]) -> list[Tray]:
+    """Return GPUs grouped by tray, in their order; none if the hardware reports no position at all."""
+    if not any(gpu.chassis or gpu.tray or gpu.slot or gpu.module for gpu in gpus):
+        return []
+
+    def tray(gpu: Gpu) -> tuple[str | None, str | None, str | None, str | None]:
+        return gpu.chassis, gpu.tray, gpu.slot, gpu.host
+
+    return [Tray(*key, list(group)) for key, group in itertools.groupby(sorted(gpus, key=position), key=tray)]
+
+
+def seats(gpus: Sequence[Gpu], missing: int) -> list[Seat]:
+    """Return the seats of one tray in their order; `missing` of them are empty."""
+    taken = [Seat(_seat_name(gpu), gpu) for gpu in gpus]
+    modules = {int(gpu.module) for gpu in gpus if gpu.module and _natural(gpu.module)[0] >= 0}
+    gaps = sorted(set(range(min(modules), max(modules))) - modules) if modules else []
+    if len(modules) < len(gpus) or len(gaps) != missing:  # a seat that is empty at either end leaves no gap
+        return [*taken, Seat("position unknown", None, missing)] if missing else taken
+    empty = [Seat(f"module {gap}", None) for gap in gaps]
+    return sorted([*taken, *empty], key=lambda seat: int(seat.name.rpartition(" ")[2]))
+
+
+def position(gpu: Gpu) -> tuple[tuple[int, str], ...]:
+    """Return a key that sorts GPUs by chassis, tray, slot, host and module, then in the order of the bus."""
+    minor = None if gpu.minor_number is None else str(gpu.minor_number)
+    parts = (gpu.chassis, gpu.tray, gpu.slot, gpu.host, gpu.module, minor, gpu.pci_bus_id, gpu.uuid)
+    return tuple(_natural(text or "") for text in parts)
+
+
+def _natural(text: str) -> tuple[int, str]:
+    return (int(text), "") if text.isascii() and text.isdigit() and len(text) < 10 else (-1, text)
+
+
+def _seat_name(gpu: Gpu) -> str:
+    if gpu.module:
+        return f"module {gpu.module}"
+    return "GPU" if gpu.minor_number is None else f"GPU {gpu.minor_number}"

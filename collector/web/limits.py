@@ -1,0 +1,17 @@
+"""How much time and how many connections the HTTP server grants; other values than these are for tests."""
+
+import msgspec
+
+__all__ = ["DEFAULT_LIMITS", "HttpLimits"]
+
+
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one server; times are in seconds."""
+
+    shutdown_timeout: float = 5.0  # that answers under way may take when the server stops
+    certificate_check_interval: float = 10.0  # between two looks at the certificate files
+    max_streams: int = 100  # of changes, at the same time
+    max_stream_time: float = 600.0  # after which a browser must connect again, and authenticate again
+
+
+DEFAULT_LIMITS = HttpLimits()

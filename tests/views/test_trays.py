@@ -1,0 +1,45 @@
+"""Where the GPUs of a node sit."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.model import Gpu
+from collector.views.trays import Seat, Tray, seats, trays
+
+
+class TestTrays:
+    def test_gpus_are_in_their_trays_in_the_order_of_their_modules(self) -> None:
+        gpus = [
+            Gpu(uuid=f"GPU-{tray}-{module}", chassis="C1", tray=tray, slot="4", host="1", module=module)
+            for module in ("10", "2", "1")
+            for tray in ("12", "3")
+        ]
+        assert [(tray.tray, [gpu.module for gpu in tray.gpus]) for tray in trays(gpus)] == [
+            ("3", ["1", "2", "10"]),
+            ("12", ["1", "2", "10"]),
+        ]
+
+    def test_hardware_that_tells_only_modules_is_one_machine(self) -> None:
+        gpus = (Gpu(uuid="GPU-2", module="2"), Gpu(uuid="GPU-1", module="1"))
+        assert trays(gpus) == [Tray(None, None, None, None, [gpus[1], gpus[0]])]
+
+    def test_hardware_that_tells_nothing_has_no_trays(self) -> None:
+        assert trays([Gpu(uuid="GPU-1"), Gpu(uuid="GPU-2", minor_number=1)]) == []
+
+
+class TestSeats:
+    @given(modules=st.sets(st.integers(0, 16)), missing=st.integers(0, 8), told=st.booleans())
+    def test_every_gpu_has_one_and_every_missing_one_is_said(self, modules: set[int], missing: int, told: bool) -> None:
+        gpus = [Gpu(uuid=f"GPU-{module}", module=str(module) if told else None) for module in sorted(modules)]
+        found = seats(gpus, missing)
+        assert [seat.gpu for seat in found if seat.gpu is not None] == gpus
+        assert sum(seat.positions for seat in found if seat.gpu is None) == missing
+
+    def test_a_gap_in_the_modules_is_the_empty_one(self) -> None:
+        one, three = Gpu(uuid="GPU-1", module="1"), Gpu(uuid="GPU-3", module="3")
+        assert seats([one, three], 1) == [Seat("module 1", one), Seat("module 2", None), Seat("module 3", three)]
+        assert seats([one, three], 2) == [
+            Seat("module 1", one),
+            Seat("module 3", three),
+            Seat("position unknown", None, 2),
+        ]
