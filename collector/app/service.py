@@ -19,7 +19,7 @@ from collector.collect.supervisor import ClusterSupervisor
 from collector.collect.watcher import ClusterWatcher
 from collector.config import Config, ConfigError, following
 from collector.delivery.delivery import Delivery
-from collector.delivery.reconciler import SinkFollower
+from collector.delivery.reconciler import SinkReconciler
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory, NodeSnapshot
 from collector.kube import kubeconfig
@@ -71,7 +71,7 @@ class Service:
         self._touched: set[Place] = set()  # by the step of the inventory that is under way
         self._store: Store | None = None
         self._delivery: Delivery | None = None
-        self._sinks: SinkFollower | None = None
+        self._sinks: SinkReconciler | None = None
         self._started = anyio.Event()  # once the first configuration is in force
         self._reloading = anyio.Lock()
         self._synced: dict[str, float] = {}  # Unix seconds
@@ -137,7 +137,7 @@ class Service:
                 log.error("the new configuration is refused, the old one stays in force: %s", error)  # noqa: TRY400
                 return
             if self._sinks is not None:
-                await self._sinks.follow(config.sinks)
+                await self._sinks.reconcile(config.sinks)
             if any(getattr(config, table) != getattr(self._config, table) for table in _FIXED):
                 log.warning("changes of [server], [metrics] and [store] take effect at the next start")
             await self._follow(config.clusters)
@@ -199,7 +199,7 @@ class Service:
         """Count a reflector that had to start over."""
         self.metrics.watch_restarted(cluster, resource, reason)
 
-    # What the sinks tell (collector.delivery.delivery.DeliveryObserver)
+    # What the sinks tell (collector.delivery.observer.DeliveryObserver)
 
     def on_exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records that a sink took."""
@@ -237,8 +237,8 @@ class Service:
             leader=lambda: store.leads,
         )
         self._delivery = Delivery(store, self)
-        await self._delivery.follow(self._config.sinks)
-        self._sinks = SinkFollower(self._delivery, self._keep_sinks)
+        await self._delivery.reconcile(self._config.sinks)
+        self._sinks = SinkReconciler(self._delivery, self._keep_sinks)
         for cluster in set(self.inventory.clusters()) - configured:
             self._drop(cluster)
         for cluster in self.inventory.clusters():
