@@ -20,7 +20,7 @@ from collector.app.take_over import TakeOver
 from collector.app.view import LiveCollector
 from collector.config import Config
 from collector.delivery.delivery import Delivery
-from collector.delivery.reconciler import SinkFollower
+from collector.delivery.reconciler import SinkReconciler
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Change
@@ -62,7 +62,7 @@ class Service:
             node_labels=config.metrics.node_labels,
         )
         self._store: Store | None = None
-        self._sinks: SinkFollower | None = None
+        self._sinks: SinkReconciler | None = None
         self._reloader = Reloader(config, self._apply)
 
     async def run(self, *, ready: Callable[[str], None], reload_from: Path | None = None) -> None:
@@ -114,8 +114,8 @@ class Service:
         )
         sink_observer = SinkObserver(self.metrics, self._sink_statuses)
         delivery = Delivery(store, sink_observer)
-        await delivery.follow(self._config.sinks)
-        self._sinks = SinkFollower(delivery, sink_observer.keep)
+        await delivery.reconcile(self._config.sinks)
+        self._sinks = SinkReconciler(delivery, sink_observer.keep)
         take_over = TakeOver(store, self.inventory, self._cluster_tasks.adopt)
         return [
             (store.run, "store"),
@@ -126,7 +126,7 @@ class Service:
 
     async def _apply(self, config: Config) -> None:
         if self._sinks is not None:
-            await self._sinks.follow(config.sinks)
+            await self._sinks.reconcile(config.sinks)
         await self._cluster_tasks.reconcile(config.clusters, self._tasks)
 
     def _view(self) -> LiveCollector:

@@ -1,4 +1,4 @@
-"""Puts a changed configuration's sinks in force, and tries again for as long as the store does not take it."""
+"""Applies a changed configuration's sinks to the delivery, and retries while the store is unavailable."""
 
 import itertools
 import logging
@@ -9,47 +9,61 @@ import anyio
 from collector.backoff import Backoff
 from collector.config.sinks import SinkSettings
 from collector.delivery.delivery import Delivery
+from collector.events import ResettableEvent
 from collector.store import StoreError
 
-__all__ = ["SinkFollower"]
+__all__ = ["SinkReconciler"]
+
+RETRY_BACKOFF = Backoff(initial=1.0, maximum=30.0)
+PATIENCE_SECONDS = 1.0  # that a change of the configuration waits for the store
 
 log = logging.getLogger(__name__)
 
-_BACKOFF = Backoff(initial=1.0, maximum=30.0)
-_PATIENCE = 1.0  # seconds that a change waits for the store
 
+class SinkReconciler:
+    """Reconciles a delivery with the sinks that were requested last.
 
-class SinkFollower:
-    """Brings a delivery to the sinks that were asked for last; `on_followed` is told once they are in force."""
+    `on_reconciled` is called with the names of the sinks whenever they have been applied.
+    """
 
-    def __init__(self, delivery: Delivery, on_followed: Callable[[Collection[str]], None]) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        on_reconciled: Callable[[Collection[str]], None],
+        *,
+        backoff: Backoff = RETRY_BACKOFF,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._delivery = delivery
-        self._on_followed = on_followed
-        self._wanted: Mapping[str, SinkSettings] = {}
-        self._asked = anyio.Event()  # set when other sinks are wanted than those that are in force
-        self._done = anyio.Event()
+        self._on_reconciled = on_reconciled
+        self._backoff = backoff
+        self._patience_seconds = patience_seconds
+        self._requested: Mapping[str, SinkSettings] = {}
+        self._request = ResettableEvent()  # set while the requested sinks have not been tried
+        self._applied = anyio.Event()
 
-    async def follow(self, sinks: Mapping[str, SinkSettings]) -> None:
-        """Want these sinks; returns once they are in force, or soon when the store has trouble and they come later."""
-        self._wanted = sinks
-        self._done = anyio.Event()
-        self._asked.set()
-        with anyio.move_on_after(_PATIENCE):
-            await self._done.wait()
+    async def reconcile(self, sinks: Mapping[str, SinkSettings]) -> None:
+        """Request these sinks; return once they are applied, or after a second while the store is unavailable."""
+        self._requested = sinks
+        self._applied = anyio.Event()
+        self._request.set()
+        with anyio.move_on_after(self._patience_seconds):
+            await self._applied.wait()
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Apply what is requested until cancelled."""
         while True:
-            await self._asked.wait()
+            await self._request.wait()
             for attempt in itertools.count():
-                self._asked, wanted, done = anyio.Event(), self._wanted, self._done
+                self._request.clear()
+                requested, applied = self._requested, self._applied
                 try:
-                    await self._delivery.follow(wanted)
+                    await self._delivery.reconcile(requested)
                 except StoreError as error:
-                    log.warning("the sinks stay as they were until the store is there: %s", error)
+                    log.warning("cannot update sinks while the store is unavailable; retrying: %s", error)
                 else:
-                    self._on_followed(wanted)
-                    done.set()
+                    self._on_reconciled(requested)
+                    applied.set()
                     break
-                with anyio.move_on_after(_BACKOFF.delay(attempt)):
-                    await self._asked.wait()
+                with anyio.move_on_after(self._backoff.delay(attempt)):
+                    await self._request.wait()

@@ -1,4 +1,4 @@
-"""Where records go: each sink takes batches of records and says plainly when it could not."""
+"""Destinations of records: each sink takes batches and raises an error that says whether to retry."""
 
 from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError
 from collector.sinks.sink import Sink, open_sink

@@ -1,4 +1,4 @@
-"""What can go wrong at a sink: try again later, or never again."""
+"""What can go wrong at a sink: an error says whether to try again later or never again."""
 
 import re
 from collections.abc import Iterable
@@ -7,24 +7,50 @@ from enum import StrEnum
 from collector.model import GpuidError
 from collector.text import one_line
 
-__all__ = ["Reason", "RejectedError", "SinkError", "UnavailableError", "from_status", "tidy"]
+__all__ = ["Reason", "RejectedError", "SinkError", "UnavailableError", "from_status", "redact"]
+
+TEXT_LIMIT = 200  # characters of a receiver's text that an error repeats
 
 
 class Reason(StrEnum):
-    """Why a batch did not get through: the closed set of the `reason` label."""
+    """Why a batch was not delivered: the closed set of the `reason` label."""
 
     TIMEOUT = "timeout"
     CONNECTION = "connection"
     THROTTLED = "throttled"
     SERVER_ERROR = "server_error"
     UNAUTHORIZED = "unauthorized"
-    MISSING = "missing"  # the endpoint, bucket, table or column is not there (yet)
-    MISCONFIGURED = "misconfigured"  # a person has to mend the settings, a secret's file or the receiver's
+    MISSING = "missing"  # the endpoint, bucket, table or column does not exist (yet)
+    MISCONFIGURED = "misconfigured"  # a person has to fix the settings, a secret's file or the receiver
     REJECTED = "rejected"  # the records themselves are refused
 
 
+# Statuses from 400 to 499 after which a batch is retried: a person can fix the cause without changing the records.
+_RETRIED_STATUSES = {
+    401: Reason.UNAUTHORIZED,
+    403: Reason.UNAUTHORIZED,
+    404: Reason.MISSING,
+    405: Reason.MISSING,
+    407: Reason.UNAUTHORIZED,
+    408: Reason.TIMEOUT,
+    409: Reason.SERVER_ERROR,  # an earlier attempt with the same idempotency key is still being processed
+    410: Reason.MISSING,
+    415: Reason.MISCONFIGURED,  # it accepts no JSON or no gzip, whatever the records are
+    421: Reason.MISCONFIGURED,
+    423: Reason.SERVER_ERROR,
+    425: Reason.SERVER_ERROR,
+    429: Reason.THROTTLED,
+}
+_CREDENTIAL = re.compile(
+    r"""((?:\b(?:bearer|basic)\s+|(?:token|password|passwd|secret|signature|credential|authorization|api[-_]?key)"""
+    r"""["']?\s*[:=]\s*["']?(?:bearer\s+|basic\s+)?))[^\s"',;&}\]]+""",
+    re.IGNORECASE,
+)
+_URL_LOGIN = re.compile(r"(://)[^/@\s]+@")
+
+
 class SinkError(GpuidError):
-    """A batch did not get through; the text is one line without secrets."""
+    """A batch was not delivered; the text is one line without secrets."""
 
     def __init__(self, text: str, reason: Reason) -> None:
         super().__init__(text)
@@ -32,7 +58,7 @@ class SinkError(GpuidError):
 
 
 class UnavailableError(SinkError):
-    """The sink cannot take the batch now: keep it and try again, not before `retry_after` seconds if it said so."""
+    """The sink cannot take the batch now: retry it, not before `retry_after` seconds if the sink named a time."""
 
     def __init__(self, text: str, reason: Reason, *, retry_after: float | None = None) -> None:
         super().__init__(text, reason)
@@ -47,39 +73,16 @@ class RejectedError(SinkError):
 
 
 def from_status(status: int, text: str, retry_after: float | None = None) -> SinkError:
-    """Judge an HTTP status that is no success; what a person mends at either end keeps the data."""
-    reason = _WAITING.get(status)
+    """Return the error for an HTTP status other than 2xx; a cause that a person can fix at either end is retried."""
+    reason = _RETRIED_STATUSES.get(status)
     if reason is None and 400 <= status < 500:
         return RejectedError(text)
     fallback = Reason.MISCONFIGURED if status < 400 else Reason.SERVER_ERROR
     return UnavailableError(text, reason or fallback, retry_after=retry_after)
 
 
-def tidy(text: str, secrets: Iterable[str] = ()) -> str:
-    """Make a foreign text fit for one line of error: secrets blotted out, no control characters, 200 characters."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return foreign text as one line of at most TEXT_LIMIT characters; `secrets`, and what looks like one, as ***."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # a secret may begin with a shorter one
         text = text.replace(secret, "***")
-    return one_line(_URL_LOGIN.sub(r"\1***@", _CREDENTIAL.sub(r"\1***", one_line(text))), 200)
-
-
-_WAITING = {
-    401: Reason.UNAUTHORIZED,
-    403: Reason.UNAUTHORIZED,
-    404: Reason.MISSING,
-    405: Reason.MISSING,
-    407: Reason.UNAUTHORIZED,
-    408: Reason.TIMEOUT,
-    409: Reason.SERVER_ERROR,  # an earlier try with the same idempotency key is still at work
-    410: Reason.MISSING,
-    415: Reason.MISCONFIGURED,  # it takes no JSON or no gzip, whatever the records are
-    421: Reason.MISCONFIGURED,
-    423: Reason.SERVER_ERROR,
-    425: Reason.SERVER_ERROR,
-    429: Reason.THROTTLED,
-}
-_CREDENTIAL = re.compile(
-    r"""((?:\b(?:bearer|basic)\s+|(?:token|password|passwd|secret|signature|credential|authorization|api[-_]?key)"""
-    r"""["']?\s*[:=]\s*["']?(?:bearer\s+|basic\s+)?))[^\s"',;&}\]]+""",
-    re.IGNORECASE,
-)
-_URL_LOGIN = re.compile(r"(://)[^/@\s]+@")
+    return one_line(_URL_LOGIN.sub(r"\1***@", _CREDENTIAL.sub(r"\1***", one_line(text))), TEXT_LIMIT)

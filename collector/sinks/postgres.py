@@ -1,4 +1,4 @@
-"""The postgres sink: COPY into the Go program's table, or into our own of its layout with three columns more."""
+"""The postgres sink: COPY into the Go program's table, or into one of its layout with three more columns."""
 
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -13,14 +13,48 @@ from collector.config.sinks import PostgresSettings
 from collector.model import SinkRecord
 from collector.sinks import postgres_table
 from collector.sinks.credentials import read_secret, tls_context
-from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, tidy
-from collector.sinks.formats import moment
+from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, redact
+from collector.sinks.formats import parse_time
 
 __all__ = ["PostgresSink"]
 
+_CLOSE_SECONDS = 5.0
+_SERVER_FIRST_SECONDS = 5.0  # that the client waits longer than the server's own statement timeout
+# What `check` inserts in a transaction that is rolled back.
+_CHECK_RECORD = SinkRecord(
+    cluster="gpuid-check",
+    node="gpuid-check",
+    machine="",
+    source="",
+    chassis="",
+    gpu="",
+    time="",
+    uuid="",
+    model="",
+    event="",
+)
+# By the whole code, or else by its class (the first two characters).
+_REASON_BY_SQLSTATE = {
+    "08": Reason.CONNECTION,
+    "0A": Reason.MISCONFIGURED,
+    "22": Reason.REJECTED,  # a value does not fit its column
+    "23": Reason.REJECTED,
+    "23502": Reason.MISCONFIGURED,  # the table requires a column that records do not have
+    "25006": Reason.SERVER_ERROR,  # a replica: the primary is moving
+    "28": Reason.UNAUTHORIZED,
+    "3D": Reason.MISSING,
+    "3F": Reason.MISSING,
+    "42": Reason.MISCONFIGURED,
+    "42501": Reason.UNAUTHORIZED,
+    "42703": Reason.MISSING,
+    "42P01": Reason.MISSING,
+    "53300": Reason.THROTTLED,  # too many connections
+    "57014": Reason.TIMEOUT,
+}
+
 
 class PostgresSink:
-    """Keeps one connection, makes it anew after any failure, and writes each batch in one transaction."""
+    """Keeps one connection, replaces it after any failure, and writes each batch in one transaction."""
 
     def __init__(self, name: str, settings: PostgresSettings) -> None:
         self._name = name
@@ -30,10 +64,10 @@ class PostgresSink:
         self._table: postgres_table.Table | None = None
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:  # noqa: ARG002  the rows are their own key
-        """Write the batch's rows; rows that the table's unique constraint knows already are left as they are."""
+        """Write the batch's rows, except those that are in the table already by its unique constraint."""
         if not records:
             return
-        times = [moment(record.time) for record in records]
+        times = [parse_time(record.time) for record in records]
         async with self._connected() as connection:
             if self._table is None:
                 async with self._transaction(connection):
@@ -46,23 +80,23 @@ class PostgresSink:
                         self._table.name, schema_name=self._table.schema, columns=columns, records=rows
                     )
             except asyncpg.UniqueViolationError:
-                # An earlier try got through, or the Go program's table is asked to tell two GPUs of one serial apart.
+                # An earlier attempt succeeded, or two GPUs have one serial, which the Go program's table cannot hold.
                 async with self._transaction(connection):
                     await connection.execute(self._table.insert, *map(list, zip(*rows, strict=True)))
 
     async def check(self) -> str:
-        """Do all that a first batch does, in a transaction that is rolled back."""
+        """Do everything that a first batch does, in a transaction that is rolled back."""
         async with self._connected() as connection:
-            trial = connection.transaction()
-            await trial.start()
-            await self._limit(connection)
+            transaction = connection.transaction()
+            await transaction.start()
+            await self._set_timeout(connection)
             table = await self._prepare(connection)
-            row = _row(_TRIAL, datetime.now(UTC), table.columns)
+            row = _row(_CHECK_RECORD, datetime.now(UTC), table.columns)
             await connection.execute(table.insert, *([value] for value in row))
-            await trial.rollback()
-        extra = [column for column in ("uuid", "model", "event") if column not in table.columns]
-        without = f", without {', '.join(extra)} because it has no such columns" if extra else ""
-        return f"table {self._settings.table} may be written to{without}"
+            await transaction.rollback()
+        absent = [column for column in ("uuid", "model", "event") if column not in table.columns]
+        without = f"; it has no columns {', '.join(absent)}, which are left out" if absent else ""
+        return f"table {self._settings.table} is writable{without}"
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -70,13 +104,13 @@ class PostgresSink:
             connection, self._connection = self._connection, None
             if connection is not None and not connection.is_closed():
                 try:
-                    await connection.close(timeout=5)
+                    await connection.close(timeout=_CLOSE_SECONDS)
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                     connection.terminate()
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
-        """Lend the connection; whatever goes wrong while it is lent ends it, so that none is left half-way."""
+        """Yield the connection; it is closed after any error, so that none is reused in an unknown state."""
         async with self._lock:
             try:
                 if self._connection is None or self._connection.is_closed():
@@ -87,8 +121,8 @@ class PostgresSink:
                 if self._connection is not None:
                     self._connection.terminate()
                     self._connection = None
-                if (judged := self._judge(error)) is not None:
-                    raise judged from None
+                if (mapped := self._map_error(error)) is not None:
+                    raise mapped from None
                 raise
 
     async def _connect(self) -> asyncpg.Connection:
@@ -99,8 +133,8 @@ class PostgresSink:
             password=password,
             ssl=self._tls(),
             timeout=settings.connect_timeout,
-            command_timeout=settings.statement_timeout + 5,  # the server's own limit comes first
-            statement_cache_size=0,  # so that a pooler between us and the server does no harm
+            command_timeout=settings.statement_timeout + _SERVER_FIRST_SECONDS,
+            statement_cache_size=0,  # works behind a connection pooler
             server_settings={"application_name": "gpuid"},
         )
 
@@ -123,16 +157,16 @@ class PostgresSink:
     @asynccontextmanager
     async def _transaction(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
         async with connection.transaction():
-            await self._limit(connection)
+            await self._set_timeout(connection)
             yield
 
-    async def _limit(self, connection: asyncpg.Connection) -> None:
-        # Set for the transaction, not the session: a pooler may hand the session to others.
+    async def _set_timeout(self, connection: asyncpg.Connection) -> None:
+        # For the transaction, not the session: a pooler may give the session to other clients.
         await connection.execute(f"SET LOCAL statement_timeout = {int(self._settings.statement_timeout * 1000)}")
 
-    def _judge(self, error: BaseException) -> SinkError | None:
-        """Map a failure to ours; None for what is no failure of the sink."""
-        text = f"sinks.{self._name}: table {self._settings.table}: {tidy(str(error)) or type(error).__name__}"
+    def _map_error(self, error: BaseException) -> SinkError | None:
+        """Return our error for a failure of the sink; None for anything else."""
+        text = f"sinks.{self._name}: table {self._settings.table}: {redact(str(error)) or type(error).__name__}"
         if isinstance(error, SinkError):
             return None
         if isinstance(error, asyncpg.PostgresError):
@@ -149,8 +183,8 @@ class PostgresSink:
 
 
 def _from_state(state: str, text: str) -> SinkError:
-    """Judge an SQLSTATE, its whole code before its class."""
-    reason = _STATES.get(state) or _STATES.get(state[:2], Reason.SERVER_ERROR)
+    """Return the error for an SQLSTATE."""
+    reason = _REASON_BY_SQLSTATE.get(state) or _REASON_BY_SQLSTATE.get(state[:2], Reason.SERVER_ERROR)
     return RejectedError(text) if reason is Reason.REJECTED else UnavailableError(text, reason)
 
 
@@ -158,34 +192,3 @@ def _row(record: SinkRecord, time: datetime, columns: Sequence[str]) -> tuple[ob
     # The Go program writes an absent chassis as "unknown" here, and here only.
     own = {"read_time": time, "chassis": record.chassis or "unknown"}
     return tuple(own.get(column) or getattr(record, column) for column in columns)
-
-
-_TRIAL = SinkRecord(
-    cluster="gpuid-check",
-    node="gpuid-check",
-    machine="",
-    source="",
-    chassis="",
-    gpu="",
-    time="",
-    uuid="",
-    model="",
-    event="",
-)
-_STATES = {
-    "08": Reason.CONNECTION,
-    "0A": Reason.MISCONFIGURED,
-    "22": Reason.REJECTED,  # a value does not fit its column
-    "23": Reason.REJECTED,
-    "23502": Reason.MISCONFIGURED,  # the table wants a column that no record has
-    "25006": Reason.SERVER_ERROR,  # a replica: the primary is moving
-    "28": Reason.UNAUTHORIZED,
-    "3D": Reason.MISSING,
-    "3F": Reason.MISSING,
-    "42": Reason.MISCONFIGURED,
-    "42501": Reason.UNAUTHORIZED,
-    "42703": Reason.MISSING,
-    "42P01": Reason.MISSING,
-    "53300": Reason.THROTTLED,  # too many connections
-    "57014": Reason.TIMEOUT,
-}

@@ -1,14 +1,24 @@
-"""The postgres sink's table: what it has, and how it is created or brought up to date."""
+"""The postgres sink's table: its columns, and how it is created or migrated."""
 
 from typing import NamedTuple
 
 import asyncpg
 
+from collector.model import GpuidError
+
 __all__ = ["NoSuchTableError", "Table", "prepare"]
 
+_GO_GPUID_COLUMNS = ("cluster", "node", "machine", "source", "chassis", "gpu", "read_time")
+_OWN_COLUMNS = ("uuid", "model", "event")
+_UNIQUE = ("cluster", "node", "machine", "source", "chassis", "gpu", "uuid", "event", "read_time")
+_INDEXED = ("cluster", "node", "gpu", "read_time", "created_at")
+_TEXT_WIDTH = 255
+_SOURCE_WIDTH = 320  # `namespace/pod`, which Kubernetes allows to be longer than 255
+_OWN_DEFINITIONS = tuple(f"{column} varchar({_TEXT_WIDTH}) NOT NULL DEFAULT ''" for column in _OWN_COLUMNS)
 
-class NoSuchTableError(Exception):
-    """There is no table of that name, or it is no table of serials."""
+
+class NoSuchTableError(GpuidError):
+    """There is no table of that name, or it is not a table of serials."""
 
 
 class Table(NamedTuple):
@@ -16,11 +26,11 @@ class Table(NamedTuple):
 
     schema: str
     name: str
-    columns: tuple[str, ...]  # those that are written, in the Go program's order and then ours
+    columns: tuple[str, ...]  # those that are written: the Go program's in its order, then our own
 
     @property
     def insert(self) -> str:
-        """A statement that takes one array per column and passes over the rows that are there already."""
+        """The statement that takes one array per column and skips rows that exist already."""
         arrays = ", ".join(
             f"${place}::{'timestamptz' if column == 'read_time' else 'text'}[]"
             for place, column in enumerate(self.columns, 1)
@@ -33,31 +43,26 @@ class Table(NamedTuple):
 
 
 async def prepare(connection: asyncpg.Connection, table: str, *, create: bool) -> Table:
-    """Find the table and, with `create`, make it or add what it lacks; wants to be within a transaction.
+    """Return the table; with `create`, create it or add missing columns. To be called within a transaction.
 
     Raises NoSuchTableError.
     """
     schema, _, name = table.rpartition(".")
     found = await _find(connection, schema, name)
-    if create and (found is None or not set(_OURS) <= set(found.columns)):
-        # Two collectors that start at once take turns.
+    if create and (found is None or not set(_OWN_COLUMNS) <= set(found.columns)):
+        # Collectors that start at the same time take turns.
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"gpuid {table}")
         found = await _find(connection, schema, name)
         if found is None:
             await _create(connection, schema, name)
-        elif not set(_OURS) <= set(found.columns):
+        elif not set(_OWN_COLUMNS) <= set(found.columns):
             await _migrate(connection, found)
         found = await _find(connection, schema, name)
     if found is None:
         raise NoSuchTableError(f"table {table} does not exist; create it, or set create_table = true")
-    if lacking := [column for column in _PEERS if column not in found.columns]:
-        raise NoSuchTableError(f"table {table} has no column {', '.join(lacking)}; it is not a table of serials")
+    if missing := [column for column in _GO_GPUID_COLUMNS if column not in found.columns]:
+        raise NoSuchTableError(f"table {table} has no column {', '.join(missing)}; it is not a table of serials")
     return found
-
-
-_PEERS = ("cluster", "node", "machine", "source", "chassis", "gpu", "read_time")
-_OURS = ("uuid", "model", "event")
-_UNIQUE = ("cluster", "node", "machine", "source", "chassis", "gpu", "uuid", "event", "read_time")
 
 
 async def _find(connection: asyncpg.Connection, schema: str, name: str) -> Table | None:
@@ -71,38 +76,37 @@ async def _find(connection: asyncpg.Connection, schema: str, name: str) -> Table
     if not rows:
         return None
     present = {row["attname"] for row in rows}
-    return Table(rows[0]["nspname"], name, tuple(column for column in _PEERS + _OURS if column in present))
+    columns = tuple(column for column in (*_GO_GPUID_COLUMNS, *_OWN_COLUMNS) if column in present)
+    return Table(rows[0]["nspname"], name, columns)
 
 
 async def _create(connection: asyncpg.Connection, schema: str, name: str) -> None:
-    """Lay the Go program's table out, our columns after its own."""
+    """Create the table in the Go program's layout, with our columns after its own."""
     table = f'"{schema}"."{name}"' if schema else f'"{name}"'
-    # A source is `namespace/pod`, which Kubernetes allows to be longer than 255.
-    widths = {"source": 320}
-    texts = ", ".join(f"{column} varchar({widths.get(column, 255)}) NOT NULL" for column in _PEERS[:-1])
+    widths = {"source": _SOURCE_WIDTH}
+    texts = ", ".join(
+        f"{column} varchar({widths.get(column, _TEXT_WIDTH)}) NOT NULL" for column in _GO_GPUID_COLUMNS[:-1]
+    )
     await connection.execute(
         f"CREATE TABLE {table} (id bigserial PRIMARY KEY, {texts}, read_time timestamptz NOT NULL, "
-        f"created_at timestamptz NOT NULL DEFAULT now(), {', '.join(_OUR_COLUMNS)}, UNIQUE ({', '.join(_UNIQUE)}))"
+        f"created_at timestamptz NOT NULL DEFAULT now(), {', '.join(_OWN_DEFINITIONS)}, UNIQUE ({', '.join(_UNIQUE)}))"
     )
-    for column in ("cluster", "node", "gpu", "read_time", "created_at"):
+    for column in _INDEXED:
         await connection.execute(f'CREATE INDEX IF NOT EXISTS "idx_{name[:44]}_{column}" ON {table} ({column})')
 
 
 async def _migrate(connection: asyncpg.Connection, found: Table) -> None:
     """Add our columns, and widen the Go program's unique constraint by them so that GPUs of one serial both fit."""
     table = f'"{found.schema}"."{found.name}"'
-    for column in _OUR_COLUMNS:
+    for column in _OWN_DEFINITIONS:
         await connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column}")
     narrow = await connection.fetch(
         "SELECT conname FROM pg_constraint c WHERE conrelid = $1::regclass AND contype = 'u' AND $2::text[] = "
         "(SELECT array_agg(attname::text ORDER BY attname::text) FROM pg_attribute a "
         "WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey))",
         table,
-        sorted(_PEERS),
+        sorted(_GO_GPUID_COLUMNS),
     )
     for row in narrow:
         await connection.execute(f'ALTER TABLE {table} DROP CONSTRAINT "{row["conname"]}"')
         await connection.execute(f"ALTER TABLE {table} ADD UNIQUE ({', '.join(_UNIQUE)})")
-
-
-_OUR_COLUMNS = tuple(f"{column} varchar(255) NOT NULL DEFAULT ''" for column in _OURS)

@@ -28,181 +28,20 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from collector.backoff import parse_retry_after
 from collector.config.sinks import S3Settings
 from collector.model import SinkRecord
-from collector.sinks import formats as forms
-from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, from_status, tidy
+from collector.sinks import formats
+from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, from_status, redact
 
 __all__ = ["S3Sink", "object_key"]
 
-# At level debug these log whole requests, session tokens included.
-for _library in ("boto3", "botocore", "aioboto3", "aiobotocore"):
-    logging.getLogger(_library).setLevel(logging.INFO)
-
-
-def object_key(settings: S3Settings, records: Sequence[SinkRecord], key: str) -> str:
-    """Name a batch's object by the first record's hour and a digest of the batch's key and content.
-
-    A batch that is sent again thus meets its own object; two batches never meet.
-    """
-    first = forms.moment(records[0].time)
-    digest = hashlib.sha256(f"{len(key)}:{key}".encode() + forms.json_lines(records)).hexdigest()[:32]
-    name = f"{first:%Y%m%d-%H%M%S}.{first.microsecond // 1000:03}-{digest}.{settings.format}"
-    partition = f"year={first:%Y}/month={first:%m}/day={first:%d}/hour={first:%H}"
-    return "/".join(filter(None, (settings.prefix, partition, name + (".gz" if settings.gzip else ""))))
-
-
-class S3Sink:
-    """Keeps one client open; the batches' retries are the caller's, the libraries' own are off."""
-
-    def __init__(self, name: str, settings: S3Settings) -> None:
-        self._name = name
-        self._settings = settings
-        self._lock = anyio.Lock()
-        self._stack = AsyncExitStack()
-        self._client: Any = None
-
-    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
-        """Put the batch's object."""
-        if not records:
-            return
-        body = await anyio.to_thread.run_sync(self._body, records)
-        await self._call(
-            "put_object",
-            Key=object_key(self._settings, records, key),
-            Body=body,
-            ContentType="application/gzip" if self._settings.gzip else _CONTENT_TYPES[self._settings.format],
-            Metadata=self._metadata(records, key),
-            **self._encryption(),
-        )
-
-    async def check(self) -> str:
-        """Begin and abort a multipart upload: it needs the rights and keys that a put needs and leaves no object."""
-        where = f"s3://{self._settings.bucket}"
-        trial = "/".join(filter(None, (self._settings.prefix, "gpuid-check")))
-        begun = await self._call("create_multipart_upload", Key=trial, **self._encryption())
-        try:
-            await self._call("abort_multipart_upload", Key=trial, UploadId=begun["UploadId"])
-        except SinkError:
-            return f"{where} may be written to; the empty trial upload {trial} could not be aborted"
-        return f"{where} may be written to"
-
-    async def aclose(self) -> None:
-        """Close the client and its connections."""
-        async with self._lock:
-            stack, self._stack, self._client = self._stack, AsyncExitStack(), None
-            await stack.aclose()
-
-    def _body(self, records: Sequence[SinkRecord]) -> bytes:
-        settings = self._settings
-        if settings.format == "csv":
-            columns = forms.PEER_COLUMNS if settings.columns == "peer" else forms.COLUMNS
-            body = forms.csv(records, columns=columns, header=settings.header)
-        else:
-            body = forms.parquet(records) if settings.format == "parquet" else forms.json_lines(records)
-        return forms.gzip(body) if settings.gzip else body
-
-    def _metadata(self, records: Sequence[SinkRecord], key: str) -> dict[str, str]:
-        """Describe the object; the first five names are the Go program's."""
-        times = sorted((forms.moment(record.time), record.time) for record in records)
-        columns = forms.PEER_COLUMNS if self._settings.columns == "peer" else forms.COLUMNS
-        return {
-            "source": "gpuid",
-            "record_count": str(len(records)),
-            "timestamp": records[0].time,
-            "format": self._settings.format,
-            "columns": ",".join(columns),
-            "first_time": times[0][1],
-            "last_time": times[-1][1],
-            "idempotency_key": quote(key, safe=":/+="),
-        }
-
-    def _encryption(self) -> dict[str, str]:
-        settings = self._settings
-        named = {"ServerSideEncryption": settings.sse, "SSEKMSKeyId": settings.kms_key_id}
-        return {key: value for key, value in named.items() if value is not None}
-
-    async def _call(self, operation: str, **parameters: Any) -> Any:
-        try:
-            with anyio.fail_after(self._settings.timeout):
-                client = await self._open()
-                return await getattr(client, operation)(Bucket=self._settings.bucket, **parameters)
-        except ClientError as error:
-            raise self._judge(error) from None
-        except (TimeoutError, ConnectTimeoutError, ReadTimeoutError) as error:
-            raise self._unavailable(error, Reason.TIMEOUT) from None
-        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            raise self._unavailable(error, Reason.UNAUTHORIZED) from None
-        except (ConnectionError, HTTPClientError, TransportError) as error:
-            raise self._unavailable(error, Reason.CONNECTION) from None
-        except (BotoCoreError, OSError, ValueError) as error:
-            raise self._unavailable(error, Reason.MISCONFIGURED) from None
-
-    async def _open(self) -> Any:
-        async with self._lock:
-            if self._client is None:
-                settings = self._settings
-                session = aioboto3.Session(profile_name=settings.profile, region_name=settings.region)
-                opening = session.client(
-                    "s3",
-                    endpoint_url=settings.endpoint_url,
-                    verify=str(settings.ca_file) if settings.ca_file else None,
-                    config=self._client_config(),
-                )
-                # Not made by way of the stack: a cancelled opening must leave nothing to close.
-                self._client = await opening.__aenter__()
-                self._stack.push_async_exit(opening)
-            return self._client
-
-    def _client_config(self) -> Any:
-        settings = self._settings
-        options: dict[str, Any] = {
-            "connect_timeout": settings.connect_timeout,
-            "read_timeout": settings.read_timeout,
-            "retries": {"mode": "standard", "total_max_attempts": 1},
-            "s3": {"addressing_style": "path" if settings.path_style else "auto"},
-        }
-        if settings.endpoint_url is not None:
-            # Not every S3 API understands the checksum trailers that AWS's libraries add unasked.
-            options |= {
-                "request_checksum_calculation": "when_required",
-                "response_checksum_validation": "when_required",
-            }
-        return AioConfig(**options)
-
-    def _judge(self, error: Any) -> SinkError:
-        """Map a service's answer; from a service other than S3 it is about our credentials."""
-        answer = error.response.get("Error", {})
-        meta = error.response.get("ResponseMetadata", {})
-        code, status = str(answer.get("Code", "")), int(meta.get("HTTPStatusCode", 500))
-        message = tidy(str(answer.get("Message", "")))
-        text = f"{error.operation_name} answered {status} {tidy(code)}{': ' if message else ''}{message}"
-        retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
-        reason = _CODES.get(code)
-        if error.operation_name not in _S3_OPERATIONS and status < 500 and status != 429:
-            reason = Reason.UNAUTHORIZED
-        elif code.startswith("KMS."):
-            reason = Reason.MISCONFIGURED
-        if reason is Reason.REJECTED:
-            return RejectedError(self._text(text))
-        if reason is not None:
-            return UnavailableError(self._text(text), reason, retry_after=retry_after)
-        return from_status(status, self._text(text), retry_after)
-
-    def _text(self, text: str) -> str:
-        return f"sinks.{self._name}: s3://{self._settings.bucket}: {text}"
-
-    def _unavailable(self, error: BaseException, reason: Reason) -> UnavailableError:
-        text = tidy(str(error)) or f"no answer within {self._settings.timeout:g} s"
-        return UnavailableError(self._text(text), reason)
-
-
+_DIGEST_LETTERS = 32  # of the SHA-256 in an object's key
 _CONTENT_TYPES = {
     "csv": "text/csv",
     "jsonl": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
 }
 _S3_OPERATIONS = frozenset({"PutObject", "CreateMultipartUpload", "AbortMultipartUpload"})
-# Codes that say more than their status, most of which is 400.
-_CODES = {
+# Codes that say more than their status, which mostly is 400.
+_REASON_BY_CODE = {
     "AuthorizationHeaderMalformed": Reason.MISCONFIGURED,
     "BadDigest": Reason.CONNECTION,
     "EntityTooLarge": Reason.REJECTED,
@@ -226,3 +65,172 @@ _CODES = {
     "ThrottlingException": Reason.THROTTLED,
     "TokenRefreshRequired": Reason.UNAUTHORIZED,
 }
+
+# At level debug these log whole requests, session tokens included.
+for _library in ("boto3", "botocore", "aioboto3", "aiobotocore"):
+    logging.getLogger(_library).setLevel(logging.INFO)
+
+
+def object_key(settings: S3Settings, time: str, key: str, lines: bytes) -> str:
+    """Return the key of a batch's object: the hour of its first record's `time`, and a digest of batch key and content.
+
+    `lines` are the records as JSON Lines, whatever the object's format. A batch that is sent again overwrites its own
+    object; different batches never share one.
+    """
+    first = formats.parse_time(time)
+    digest = hashlib.sha256(f"{len(key)}:{key}".encode() + lines).hexdigest()[:_DIGEST_LETTERS]
+    name = f"{first:%Y%m%d-%H%M%S}.{first.microsecond // 1000:03}-{digest}.{settings.format}"
+    partition = f"year={first:%Y}/month={first:%m}/day={first:%d}/hour={first:%H}"
+    return "/".join(filter(None, (settings.prefix, partition, name + (".gz" if settings.gzip else ""))))
+
+
+class S3Sink:
+    """Keeps one client open; retrying is up to the caller, the libraries' own retries are off."""
+
+    def __init__(self, name: str, settings: S3Settings) -> None:
+        self._name = name
+        self._settings = settings
+        self._lock = anyio.Lock()
+        self._stack = AsyncExitStack()
+        self._client: Any = None
+
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
+        """Put the batch's object."""
+        if not records:
+            return
+        arguments = await anyio.to_thread.run_sync(self._put_arguments, records, key)
+        await self._call("put_object", **arguments, **self._encryption())
+
+    async def check(self) -> str:
+        """Start and abort a multipart upload, which needs the rights and keys of a put and leaves no object."""
+        where = f"s3://{self._settings.bucket}"
+        trial = "/".join(filter(None, (self._settings.prefix, "gpuid-check")))
+        upload = await self._call("create_multipart_upload", Key=trial, **self._encryption())
+        try:
+            await self._call("abort_multipart_upload", Key=trial, UploadId=upload["UploadId"])
+        except SinkError:
+            return f"{where} is writable; the empty upload {trial} could not be aborted"
+        return f"{where} is writable"
+
+    async def aclose(self) -> None:
+        """Close the client and its connections."""
+        async with self._lock:
+            stack, self._stack, self._client = self._stack, AsyncExitStack(), None
+            await stack.aclose()
+
+    def _put_arguments(self, records: Sequence[SinkRecord], key: str) -> dict[str, Any]:
+        """Return a batch's object and what describes it; to be called in a thread, for a large batch takes a while."""
+        lines = formats.json_lines(records)
+        return {
+            "Body": self._body(records, lines),
+            "Key": object_key(self._settings, records[0].time, key, lines),
+            "ContentType": "application/gzip" if self._settings.gzip else _CONTENT_TYPES[self._settings.format],
+            "Metadata": self._metadata(records, key),
+        }
+
+    def _body(self, records: Sequence[SinkRecord], lines: bytes) -> bytes:
+        match self._settings.format:
+            case "csv":
+                body = formats.csv(records, columns=self._columns, header=self._settings.header)
+            case "jsonl":
+                body = lines
+            case "parquet":
+                body = formats.parquet(records)
+        return formats.gzip(body) if self._settings.gzip else body
+
+    def _metadata(self, records: Sequence[SinkRecord], key: str) -> dict[str, str]:
+        """Return the object's metadata; the first five names are the Go program's."""
+        times = sorted((formats.parse_time(record.time), record.time) for record in records)
+        return {
+            "source": "gpuid",
+            "record_count": str(len(records)),
+            "timestamp": records[0].time,
+            "format": self._settings.format,
+            "columns": ",".join(self._columns),
+            "first_time": times[0][1],
+            "last_time": times[-1][1],
+            "idempotency_key": quote(key, safe=":/+="),
+        }
+
+    @property
+    def _columns(self) -> Sequence[str]:
+        return formats.GO_GPUID_COLUMNS if self._settings.columns == "peer" else formats.COLUMNS
+
+    def _encryption(self) -> dict[str, str]:
+        settings = self._settings
+        named = {"ServerSideEncryption": settings.sse, "SSEKMSKeyId": settings.kms_key_id}
+        return {key: value for key, value in named.items() if value is not None}
+
+    async def _call(self, operation: str, **parameters: Any) -> Any:
+        try:
+            with anyio.fail_after(self._settings.timeout):
+                client = await self._open()
+                return await getattr(client, operation)(Bucket=self._settings.bucket, **parameters)
+        except ClientError as error:
+            raise self._map_error(error) from None
+        except (TimeoutError, ConnectTimeoutError, ReadTimeoutError) as error:
+            raise self._unavailable(error, Reason.TIMEOUT) from None
+        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+            raise self._unavailable(error, Reason.UNAUTHORIZED) from None
+        except (ConnectionError, HTTPClientError, TransportError) as error:
+            raise self._unavailable(error, Reason.CONNECTION) from None
+        except (BotoCoreError, OSError, ValueError) as error:
+            raise self._unavailable(error, Reason.MISCONFIGURED) from None
+
+    async def _open(self) -> Any:
+        async with self._lock:
+            if self._client is None:
+                settings = self._settings
+                session = aioboto3.Session(profile_name=settings.profile, region_name=settings.region)
+                opening = session.client(
+                    "s3",
+                    endpoint_url=settings.endpoint_url,
+                    verify=str(settings.ca_file) if settings.ca_file else None,
+                    config=self._client_config(),
+                )
+                # Entered outside of the stack: a cancelled opening must leave nothing to close.
+                self._client = await opening.__aenter__()
+                self._stack.push_async_exit(opening)
+            return self._client
+
+    def _client_config(self) -> Any:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "connect_timeout": settings.connect_timeout,
+            "read_timeout": settings.read_timeout,
+            "retries": {"mode": "standard", "total_max_attempts": 1},
+            "s3": {"addressing_style": "path" if settings.path_style else "auto"},
+        }
+        if settings.endpoint_url is not None:
+            # Not every S3 API understands the checksum trailers that AWS's libraries add by default.
+            options |= {
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
+            }
+        return AioConfig(**options)
+
+    def _map_error(self, error: Any) -> SinkError:
+        """Return our error for a service's response; one from another service than S3 concerns our credentials."""
+        answer = error.response.get("Error", {})
+        meta = error.response.get("ResponseMetadata", {})
+        code, status = str(answer.get("Code", "")), int(meta.get("HTTPStatusCode", 500))
+        message = redact(str(answer.get("Message", "")))
+        text = f"{error.operation_name} answered {status} {redact(code)}{': ' if message else ''}{message}"
+        retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
+        reason = _REASON_BY_CODE.get(code)
+        if error.operation_name not in _S3_OPERATIONS and status < 500 and status != 429:
+            reason = Reason.UNAUTHORIZED
+        elif code.startswith("KMS."):
+            reason = Reason.MISCONFIGURED
+        if reason is Reason.REJECTED:
+            return RejectedError(self._text(text))
+        if reason is not None:
+            return UnavailableError(self._text(text), reason, retry_after=retry_after)
+        return from_status(status, self._text(text), retry_after)
+
+    def _text(self, text: str) -> str:
+        return f"sinks.{self._name}: s3://{self._settings.bucket}: {text}"
+
+    def _unavailable(self, error: BaseException, reason: Reason) -> UnavailableError:
+        text = redact(str(error)) or f"no answer within {self._settings.timeout:g} s"
+        return UnavailableError(self._text(text), reason)

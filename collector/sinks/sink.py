@@ -1,4 +1,4 @@
-"""What a sink is, and the one that a table of the configuration describes."""
+"""What a sink is, and how a `[sinks.NAME]` table of the configuration becomes one."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,25 +13,25 @@ class Sink(Protocol):
     """Takes batches of records, one after the other."""
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
-        """Deliver one batch; raises Unavailable (send it again) or Refused (never again).
+        """Deliver one batch; raises UnavailableError (retry it) or RejectedError (never retry it).
 
-        `key` stays the same over all tries of a batch, so that a repeated delivery is recognised as far as the sink's
-        form allows. An empty batch is delivered by doing nothing.
+        `key` is the same for all attempts of a batch, so that the receiver can recognise a repeated delivery as far as
+        the sink's format allows. An empty batch does nothing.
         """
 
     async def check(self) -> str:
-        """Prove that the sink is reachable and may be written to, leaving nothing behind; raises SinkError.
+        """Check that the sink is reachable and writable, leaving nothing behind; raises SinkError.
 
-        Returns a short text for a person.
+        Return a short text for a person.
         """
 
     async def aclose(self) -> None:
-        """Let go of all connections; a later `send` opens them again."""
+        """Close all connections; a later `send` opens them again."""
 
 
 def open_sink(name: str, settings: CommonSinkSettings) -> Sink:
-    """Make the sink that the settings of `[sinks.NAME]` describe; nothing is connected before the first use."""
-    # Imported on demand: the AWS libraries alone take longer to load than all the rest.
+    """Return the sink that the settings of `[sinks.NAME]` describe; it connects at its first use."""
+    # Imported on demand: the AWS libraries alone take longer to load than everything else.
     match settings:
         case StdoutSettings():
             from collector.sinks.stdout import StdoutSink

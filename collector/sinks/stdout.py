@@ -12,56 +12,57 @@ import anyio.to_thread
 from collector.model import SinkRecord
 from collector.sinks.errors import Reason, UnavailableError
 from collector.sinks.formats import json_lines
+from collector.text import describe_os_error
 
 __all__ = ["StdoutSink"]
 
+_POLL_MILLISECONDS = 100  # between two checks whether the write was cancelled
+_LINE_FEED = 10
+
 
 class StdoutSink:
-    """Writes to a file descriptor in a thread, so that a full pipe holds up this sink alone."""
+    """Writes to a file descriptor in a thread, so that a full pipe blocks this sink alone."""
 
     def __init__(self, name: str, descriptor: int = 1) -> None:
         self._name = name
         self._descriptor = descriptor
         self._lock = anyio.Lock()
-        self._torn = b""  # the rest of a line that a cancelled or failed write left unfinished
+        self._rest_of_line = b""  # of a line that a cancelled or failed write left unfinished
 
-    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:  # noqa: ARG002  a stream knows no keys
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:  # noqa: ARG002  a stream has no keys
         """Write the lines; a repeated batch is written again."""
         async with self._lock:
             await anyio.to_thread.run_sync(self._write, json_lines(records))
 
     async def check(self) -> str:
-        """Look at what the descriptor is, without writing to it."""
+        """Return what kind of file the descriptor is, without writing to it."""
         try:
             mode = os.fstat(self._descriptor).st_mode
         except OSError as error:
-            raise self._broken(error) from None
+            raise self._map_error(error) from None
         kinds = {"a pipe": stat.S_ISFIFO, "a file": stat.S_ISREG, "a socket": stat.S_ISSOCK, "a device": stat.S_ISCHR}
         return "writes to " + next((kind for kind, holds in kinds.items() if holds(mode)), "standard output")
 
     async def aclose(self) -> None:
-        """Do nothing: the descriptor is the process's own."""
+        """Do nothing: the descriptor belongs to the process."""
 
     def _write(self, lines: bytes) -> None:
-        # A write of PIPE_BUF bytes after POLLOUT never blocks, and so cancelling is noticed between two of them.
-        data, written = memoryview(self._torn + lines), 0
+        # A write of PIPE_BUF bytes after POLLOUT never blocks, so a cancellation is noticed between two of them.
+        data, written = memoryview(self._rest_of_line + lines), 0
         poll = select.poll()
         try:
             poll.register(self._descriptor, select.POLLOUT)
             while written < len(data):
                 anyio.from_thread.check_cancelled()
-                if poll.poll(_LOOK_UP):
+                if poll.poll(_POLL_MILLISECONDS):
                     written += os.write(self._descriptor, data[written : written + select.PIPE_BUF])
         except OSError as error:
-            raise self._broken(error) from None
+            raise self._map_error(error) from None
         finally:
             if written:
                 whole = data[written - 1] == _LINE_FEED
-                self._torn = b"" if whole else bytes(data[written:]).partition(b"\n")[0] + b"\n"
+                self._rest_of_line = b"" if whole else bytes(data[written:]).partition(b"\n")[0] + b"\n"
 
-    def _broken(self, error: OSError) -> UnavailableError:
-        return UnavailableError(f"sinks.{self._name}: standard output: {error.strerror}", Reason.CONNECTION)
-
-
-_LOOK_UP = 100  # milliseconds between two looks at whether the write was cancelled
-_LINE_FEED = 10
+    def _map_error(self, error: OSError) -> UnavailableError:
+        text = describe_os_error(error, "write failed")
+        return UnavailableError(f"sinks.{self._name}: standard output: {text}", Reason.CONNECTION)

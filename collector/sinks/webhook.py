@@ -17,20 +17,23 @@ from collector.config.sinks import WebhookSettings
 from collector.files import file_stamp
 from collector.model import SinkRecord
 from collector.sinks.credentials import read_secret, tls_context
-from collector.sinks.errors import Reason, SinkError, UnavailableError, from_status, tidy
+from collector.sinks.errors import Reason, SinkError, UnavailableError, from_status, redact
 from collector.sinks.formats import gzip, json_array
 from collector.timestamps import rfc3339
 
 __all__ = ["WebhookSink", "signature"]
 
+_BODY_LIMIT = 16384  # bytes of a response that are read
+_BODY_SECONDS = 1.0  # to read a response's body, and to close the response
+
 _log = logging.getLogger(__name__)
-# These log whole URLs and headers, and the path of a webhook's URL is often its secret.
+# These log whole URLs and headers, and the path of a webhook's URL is often a secret.
 for _library in ("httpx", "httpcore"):
     logging.getLogger(_library).setLevel(logging.WARNING)
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
-    """Sign what is sent: `sha256=` and the hex HMAC-SHA256 over the X-Timestamp header, a dot and the body's bytes.
+    """Return `sha256=` and the hex HMAC-SHA256 of the X-Timestamp header, a dot and the body's bytes.
 
     The body is signed as transmitted, after compression.
     """
@@ -38,7 +41,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 
 class WebhookSink:
-    """Sends one request at a time over a kept connection."""
+    """Sends one request at a time and keeps the connection open."""
 
     def __init__(self, name: str, settings: WebhookSettings) -> None:
         self._name = name
@@ -47,7 +50,7 @@ class WebhookSink:
         self._host = f"{parts.scheme}://{parts.netloc}"
         self._lock = anyio.Lock()
         self._client: httpx.AsyncClient | None = None
-        self._files: Sequence[object] = ()  # of the certificates that the client was made with
+        self._stamps: Sequence[object] = ()  # of the certificate files that the client was made with
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """POST the batch; any 2xx status delivers it."""
@@ -55,21 +58,21 @@ class WebhookSink:
             raise failure
 
     async def check(self) -> str:
-        """POST an empty array, which proves address, certificate and token; that it is refused as empty is no fault."""
+        """POST an empty array, which checks address, certificate and token; rejecting it as empty is fine."""
         status, failure = await self._post(b"[]", 0, f"check-{time.time_ns()}")
         if failure is None:
             return f"{self._host} accepted an empty batch"
         if status not in (400, 422):
             raise failure
-        return f"{self._host} answers; an empty batch it refuses with {status}, which is its right"
+        return f"{self._host} is reachable (rejects empty batches with {status})"
 
     async def aclose(self) -> None:
-        """Close the kept connection."""
+        """Close the connection."""
         async with self._lock:
-            await self._forget()
+            await self._close_client()
 
     async def _post(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
-        """Send one request; returns the status, and what it means where it is no success."""
+        """Send one request; return the status, and the error that any status other than 2xx means."""
         secrets: list[str] = []
         try:
             async with self._lock:
@@ -83,11 +86,11 @@ class WebhookSink:
             text = f"no answer in time ({type(error).__name__})"
             raise self._unavailable(text, Reason.TIMEOUT) from None
         except httpx.TransportError as error:
-            text = tidy(str(error) or type(error).__name__, secrets)
+            text = redact(str(error) or type(error).__name__, secrets)
             reason = Reason.UNAUTHORIZED if isinstance(error, httpx.ProxyError) and "407" in text else Reason.CONNECTION
             raise self._unavailable(text, reason) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise self._unavailable(tidy(str(error), secrets), Reason.CONNECTION) from None
+            raise self._unavailable(redact(str(error), secrets), Reason.CONNECTION) from None
 
     async def _exchange(
         self, client: httpx.AsyncClient, body: bytes, count: int, key: str, secrets: list[str]
@@ -100,20 +103,20 @@ class WebhookSink:
         response = await client.send(request, stream=True)
         text = ""
         try:
-            # The status settles the matter: what follows is read for a person, and to use the connection again.
-            with anyio.move_on_after(1):
+            # The status alone counts: the body is read for a person, and to reuse the connection.
+            with anyio.move_on_after(_BODY_SECONDS):
                 text = await _read(response)
         except httpx.HTTPError:
-            _log.debug("the answer broke off after its status", extra={"sink": self._name})
+            _log.debug("response body incomplete", extra={"sink": self._name})
         finally:
-            with anyio.move_on_after(1, shield=True):
+            with anyio.move_on_after(_BODY_SECONDS, shield=True):
                 await response.aclose()
         if response.is_success:
             return response.status_code, None
-        return response.status_code, self._judge(response, tidy(text, secrets))
+        return response.status_code, self._map_status(response, redact(text, secrets))
 
     def _headers(self, body: bytes, count: int, key: str, secrets: list[str]) -> dict[str, str]:
-        """Make the headers; what must not be shown is added to `secrets`."""
+        """Return the headers; secrets in them are appended to `secrets`."""
         settings = self._settings
         timestamp = rfc3339(time.time(), "seconds")
         headers = {
@@ -122,7 +125,7 @@ class WebhookSink:
             "User-Agent": f"gpuid/{__version__}",
             "X-Records-Count": str(count),
             "X-Timestamp": timestamp,
-            "Idempotency-Key": quote(key, safe=":/+="),  # a header holds no other letters
+            "Idempotency-Key": quote(key, safe=":/+="),  # the letters that a header may hold
         }
         if settings.gzip:
             headers["Content-Encoding"] = "gzip"
@@ -141,21 +144,21 @@ class WebhookSink:
             headers["X-Signature"] = signature(secret, timestamp, body)
         return headers
 
-    def _judge(self, response: httpx.Response, text: str) -> SinkError:
+    def _map_status(self, response: httpx.Response, text: str) -> SinkError:
         status = response.status_code
         if response.is_redirect:
             target = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
-            where = f" to {tidy(target)}" if target else ""
+            where = f" to {redact(target)}" if target else ""
             return self._unavailable(f"redirects ({status}){where}; set url to the final address", Reason.MISCONFIGURED)
         wait = parse_retry_after(response.headers.get("Retry-After"), time.time())
         return from_status(status, self._text(f"answered {status}{': ' if text else ''}{text}"), wait)
 
     async def _open(self) -> httpx.AsyncClient:
-        """Return the client, a new one when its certificates' files have changed."""
+        """Return the client, a new one if its certificate files have changed."""
         settings = self._settings
-        files = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
-        if self._client is None or files != self._files:
-            await self._forget()
+        stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
+        if self._client is None or stamps != self._stamps:
+            await self._close_client()
             context: ssl.SSLContext = tls_context(self._name, settings.ca_file, settings.cert_file, settings.key_file)
             try:
                 self._client = httpx.AsyncClient(
@@ -170,12 +173,12 @@ class WebhookSink:
                     ),
                 )
             except (ValueError, ImportError):
-                text = "the proxy that the environment names cannot be used"
+                text = "invalid proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
                 raise self._unavailable(text, Reason.MISCONFIGURED) from None
-            self._files = files
+            self._stamps = stamps
         return self._client
 
-    async def _forget(self) -> None:
+    async def _close_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -188,10 +191,10 @@ class WebhookSink:
 
 
 async def _read(response: httpx.Response) -> str:
-    """Read the beginning of a body as text."""
+    """Return the beginning of a body as text."""
     body = b""
     async for chunk in response.aiter_raw():
         body += chunk
-        if len(body) >= 16384:
+        if len(body) >= _BODY_LIMIT:
             break
-    return body[:16384].decode(errors="replace")
+    return body[:_BODY_LIMIT].decode(errors="replace")

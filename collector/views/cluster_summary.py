@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from collector.model import NodeState
-from collector.model import ClusterState, ClusterStatus, ReadFailure
+from collector.model import ClusterState, ClusterStatus, NodeState, ReadFailure
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 

@@ -3,8 +3,7 @@
 from collections.abc import AsyncIterator, Container, Mapping
 
 from collector.inventory import Inventory
-from collector.model import NodeState
-from collector.model import Placement
+from collector.model import NodeState, Placement
 from collector.views.cooperative import yielding
 
 __all__ = ["Filters", "admits", "filter_gpus", "filter_nodes", "walk_nodes"]

@@ -4,8 +4,7 @@ from typing import Any
 
 import msgspec
 
-from collector.model import NodeState
-from collector.model import ClusterState, Placement
+from collector.model import ClusterState, NodeState, Placement
 from collector.store import HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue

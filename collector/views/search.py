@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from collector.inventory import Inventory
-from collector.model import NodeState
-from collector.model import Gpu, Place, Placement
+from collector.model import Gpu, NodeState, Place, Placement
 from collector.store import History, PastPlacement
 from collector.views.collector_view import CollectorView
 from collector.views.fleet import walk_nodes

@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from collector.model import NodeState
-from collector.model import Gpu
+from collector.model import Gpu, NodeState
 from collector.views.cluster_summary import missing_gpus
 
 __all__ = ["Seat", "Tray", "position", "seats", "seats_by_tray", "trays"]

@@ -97,7 +97,7 @@ async def test_clusters_come_while_the_store_is_in_trouble_and_sinks_once_it_is_
                 other.execute("BEGIN IMMEDIATE")
                 world.write("sim-0", "sim-1", more='[sinks.out]\ntype = "stdout"\n')
                 await until(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
-                await until(lambda: "the sinks stay as they were until the store is there: " in caplog.text)
+                await until(lambda: "cannot update sinks while the store is unavailable; retrying: " in caplog.text)
                 assert 'sink="out"' not in (await client.get("/metrics/collector")).text
 
             async def reported() -> bool:

@@ -1,9 +1,8 @@
 """Two `gpuid run` of the same clusters on one PostgreSQL and one webhook: nothing is lost, doubled or falsely gone."""
 
-import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -14,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Simulator
 from collector.store import HistoricChange, OpenMode, PastPlacement, Store, StoreSettings
-from tests.support.http import served
 from tests.support.postgres import postgres_server
 from tests.support.processes import Process, free_ports, until
+from tests.support.receiver import Receiver, receiving
 
 __all__ = ["postgres_server"]
 
@@ -33,7 +32,7 @@ class Replica:
             f'[server]\nlisten = "127.0.0.1:{self._port}"\n[defaults]\nkubeconfig = "{site.simulator.kubeconfig}"\n'
             + "".join(f'[[clusters]]\ncontext = "{cluster}"\n' for cluster in clusters)
             + f'[store]\nurl = "{site.store}"\n'
-            + f'[sinks.hook]\ntype = "webhook"\nurl = "{site.url}"\nbatch_age = "50ms"\n'
+            + f'[sinks.hook]\ntype = "webhook"\nurl = "{site.receiver.url}"\nbatch_age = "50ms"\n'
         )
         command: list[str | Path] = [sys.executable, "-m", "collector", "run", "-c", config]
         self.process = Process(command, site.folder / f"{name}.log")
@@ -61,10 +60,12 @@ class Replica:
 
 
 class Site:
-    """Two simulated clusters, a receiver that counts, and a store."""
+    """Two simulated clusters, a webhook receiver, and a store."""
 
-    def __init__(self, folder: Path, simulator: Simulator, portal: BlockingPortal, url: str, store: str) -> None:
-        self.folder, self.simulator, self.url, self.store = folder, simulator, url, store
+    def __init__(
+        self, folder: Path, simulator: Simulator, portal: BlockingPortal, receiver: Receiver, store: str
+    ) -> None:
+        self.folder, self.simulator, self.receiver, self.store = folder, simulator, receiver, store
         self.replicas: list[Replica] = []
         self._portal = portal
 
@@ -76,6 +77,10 @@ class Site:
 
     def delete(self, cluster: str, node: str) -> None:
         self._portal.call(self.simulator.clusters[cluster].delete_node, node)
+
+    def delivered(self) -> list[tuple[str, str]]:
+        """What the receiver was sent: event and UUID."""
+        return [(record["event"], record["uuid"]) for record in self.receiver.records]
 
     def recorded(self) -> list[HistoricChange]:
         async def changes() -> list[HistoricChange]:
@@ -101,27 +106,15 @@ class Site:
 
 
 @pytest.fixture
-def delivered() -> list[tuple[str, str]]:
-    """What the receiver has taken: event and UUID."""
-    return []
-
-
-@pytest.fixture
-def site(
-    tmp_path: Path, postgres_server: object, delivered: list[tuple[str, str]], request: pytest.FixtureRequest
-) -> Iterator[Site]:
-    def take(_headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        delivered.extend((record["event"], record["uuid"]) for record in json.loads(body))
-        return 200, b""
-
+def site(tmp_path: Path, postgres_server: object, request: pytest.FixtureRequest) -> Iterator[Site]:
     store = str(request.getfixturevalue("postgres_server").new_database())
     simulator = Simulator(clusters=2, nodes=2, gpus=4, latency=0.01, directory=tmp_path / "simulator")
     with (
-        served(take) as address,
+        receiving() as receiver,
         start_blocking_portal("asyncio") as portal,
         portal.wrap_async_context_manager(simulator),
     ):
-        site = Site(tmp_path, simulator, portal, f"http://{address}/hook", store)
+        site = Site(tmp_path, simulator, portal, receiver, store)
         try:
             yield site
         finally:
@@ -134,7 +127,7 @@ def one_leads(*replicas: Replica) -> None:
     until(lambda: sorted(map(Replica.published, replicas), key=str), [(0.0, 2.0, GPUS), (1.0, 2.0, GPUS)])
 
 
-def all_is_told_once(site: Site, delivered: list[tuple[str, str]], *, moves: int) -> None:
+def all_is_told_once(site: Site, *, moves: int) -> None:
     """Wait until the history has these moves after the first inventory, and the receiver has the same changes."""
 
     def told() -> list[str]:
@@ -148,32 +141,32 @@ def all_is_told_once(site: Site, delivered: list[tuple[str, str]], *, moves: int
         return found
 
     until(told, ["moved"] * moves)
-    until(lambda: len(delivered), len(site.recorded()))
-    assert sorted(delivered) == sorted((change.event, change.uuid) for change in site.recorded())
+    until(lambda: len(site.delivered()), len(site.recorded()))
+    assert sorted(site.delivered()) == sorted((change.event, change.uuid) for change in site.recorded())
     assert site.present() == site.expected()
 
 
-def test_when_the_leader_is_killed_the_standby_takes_over(site: Site, delivered: list[tuple[str, str]]) -> None:
+def test_when_the_leader_is_killed_the_standby_takes_over(site: Site) -> None:
     first = site.start("first")
     until(first.published, (1.0, 2.0, GPUS))
     second = site.start("second")
     until(second.published, (0.0, 2.0, GPUS))
     site.move("sim-0", "gpu-0000", "gpu-0001")
-    all_is_told_once(site, delivered, moves=1)
+    all_is_told_once(site, moves=1)
     first.process.stop(signal.SIGKILL)
     site.move("sim-1", "gpu-0000", "gpu-0001")
     until(second.published, (1.0, 2.0, GPUS))
-    all_is_told_once(site, delivered, moves=2)
+    all_is_told_once(site, moves=2)
     first = site.start("first")
     until(first.published, (0.0, 2.0, GPUS))
     site.move("sim-1", "gpu-0001", "gpu-0000")
-    all_is_told_once(site, delivered, moves=3)
+    all_is_told_once(site, moves=3)
     second.process.stop(signal.SIGKILL)
     until(first.published, (1.0, 2.0, GPUS))
-    all_is_told_once(site, delivered, moves=3)
+    all_is_told_once(site, moves=3)
 
 
-def test_a_rolling_update_changes_nothing(site: Site, delivered: list[tuple[str, str]]) -> None:
+def test_a_rolling_update_changes_nothing(site: Site) -> None:
     old = site.start("old")
     until(old.published, (1.0, 2.0, GPUS))
     for number in range(3):
@@ -182,14 +175,12 @@ def test_a_rolling_update_changes_nothing(site: Site, delivered: list[tuple[str,
         assert old.process.stop(signal.SIGTERM, seconds=30) == 0
         old = new
         until(old.published, (1.0, 2.0, GPUS))
-        all_is_told_once(site, delivered, moves=0)
+        all_is_told_once(site, moves=0)
     site.move("sim-0", "gpu-0000", "gpu-0001")
-    all_is_told_once(site, delivered, moves=1)
+    all_is_told_once(site, moves=1)
 
 
-def test_killed_at_once_one_after_the_other_they_lose_and_double_nothing(
-    site: Site, delivered: list[tuple[str, str]]
-) -> None:
+def test_killed_at_once_one_after_the_other_they_lose_and_double_nothing(site: Site) -> None:
     one, other = site.start("one"), site.start("other")
     one_leads(one, other)
     until(lambda: len(site.recorded()), GPUS)
@@ -202,17 +193,15 @@ def test_killed_at_once_one_after_the_other_they_lose_and_double_nothing(
         there, back = back, there
         one, other = (other if leader is one else one), site.start("other" if leader is other else "one")
         one_leads(one, other)
-    all_is_told_once(site, delivered, moves=6)
+    all_is_told_once(site, moves=6)
 
 
-def test_a_standby_with_other_clusters_erases_nothing_until_it_leads(
-    site: Site, delivered: list[tuple[str, str]]
-) -> None:
+def test_a_standby_with_other_clusters_erases_nothing_until_it_leads(site: Site) -> None:
     first = site.start("first")
     until(first.published, (1.0, 2.0, GPUS))
     fewer = site.start("fewer", CLUSTERS[:1])
     until(fewer.published, (0.0, 1.0, GPUS / 2))
-    all_is_told_once(site, delivered, moves=0)
+    all_is_told_once(site, moves=0)
     first.process.stop()
     until(fewer.published, (1.0, 1.0, GPUS / 2))
     until(lambda: [change.event for change in site.recorded()[GPUS:]], ["vanished"] * (GPUS // 2))

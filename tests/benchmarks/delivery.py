@@ -27,7 +27,7 @@ from collector.config import Duration
 from collector.config.sinks import S3Settings, SinkSettings, WebhookSettings
 from collector.delivery.delivery import Delivery
 from collector.model import SinkRecord
-from collector.sinks import formats as forms
+from collector.sinks import formats
 from collector.store import Store, StoreSettings
 from tests.benchmarks.history import Step, fleet, rate, record
 from tests.benchmarks.table import Row, times
@@ -67,7 +67,7 @@ async def through_outbox(settings: SinkSettings, steps: Sequence[Step]) -> float
         async with Store.open(StoreSettings(url=f"sqlite://{folder}/gpuid.db")) as store:
             counting = Counting()
             delivery = Delivery(store, counting)
-            await delivery.follow({"sink": settings})
+            await delivery.reconcile({"sink": settings})
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.run)
                 tasks.start_soon(delivery.run)
@@ -112,14 +112,14 @@ async def post_all(url: str, batches: Sequence[Sequence[SinkRecord]]) -> None:
     async with httpx.AsyncClient() as client:
         for batch in batches:
             headers = {"Content-Type": "application/json"}
-            (await client.post(url, content=forms.json_array(batch), headers=headers)).raise_for_status()
+            (await client.post(url, content=formats.json_array(batch), headers=headers)).raise_for_status()
 
 
 async def put_all(url: str, batches: Sequence[Sequence[SinkRecord]]) -> None:
     """Put batches one after the other."""
     async with aioboto3.Session().client("s3", endpoint_url=url, region_name="us-east-1") as client:
         for number, batch in enumerate(batches):
-            await client.put_object(Bucket="lake", Key=f"plain/{number}.csv", Body=forms.csv(batch))
+            await client.put_object(Bucket="lake", Key=f"plain/{number}.csv", Body=formats.csv(batch))
 
 
 @contextlib.contextmanager

@@ -12,22 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.model import SinkRecord
-from collector.sinks import RejectedError, SinkError
-from collector.sinks import formats as forms
+from collector.sinks import RejectedError, SinkError, formats
 
 MakeRecord = Callable[..., SinkRecord]
 
 texts = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20)
-records = st.lists(st.builds(SinkRecord, **dict.fromkeys(forms.COLUMNS, texts)), max_size=5)
+records = st.lists(st.builds(SinkRecord, **dict.fromkeys(formats.COLUMNS, texts)), max_size=5)
 
 
 def test_the_first_seven_columns_are_the_go_programs_in_its_order() -> None:
-    assert forms.PEER_COLUMNS == ("cluster", "node", "machine", "source", "chassis", "gpu", "time")
-    assert (*forms.PEER_COLUMNS, "uuid", "model", "event") == forms.COLUMNS
+    assert formats.GO_GPUID_COLUMNS == ("cluster", "node", "machine", "source", "chassis", "gpu", "time")
+    assert (*formats.GO_GPUID_COLUMNS, "uuid", "model", "event") == formats.COLUMNS
 
 
 def test_csv_reads_like_the_go_programs(record: MakeRecord) -> None:
-    assert forms.csv([record(), record(1, chassis="")], columns=forms.PEER_COLUMNS) == (
+    assert formats.csv([record(), record(1, chassis="")], columns=formats.GO_GPUID_COLUMNS) == (
         b"prod,gpu-node-01,i-0abc,gpu-operator/nvidia-device-plugin-abc12,1821325191344,1761025346025,"
         b"2026-06-07T10:30:45Z\n"
         b"prod,gpu-node-01,i-0abc,gpu-operator/nvidia-device-plugin-abc12,,1761025346026,2026-06-07T10:30:45Z\n"
@@ -36,7 +35,7 @@ def test_csv_reads_like_the_go_programs(record: MakeRecord) -> None:
 
 def test_csv_quotes_what_needs_it_and_may_have_a_header(record: MakeRecord) -> None:
     hostile = record(cluster='a,"b"', node="two\nlines", machine="é", model=" spaced", uuid="\r")
-    lines = forms.csv([hostile], header=True).decode()
+    lines = formats.csv([hostile], header=True).decode()
     assert lines == (
         "cluster,node,machine,source,chassis,gpu,time,uuid,model,event\n"
         '"a,""b""","two\nlines",é,gpu-operator/nvidia-device-plugin-abc12,1821325191344,1761025346025,'
@@ -46,21 +45,21 @@ def test_csv_quotes_what_needs_it_and_may_have_a_header(record: MakeRecord) -> N
 
 @given(records)
 def test_csv_is_read_back_unchanged(batch: list[SinkRecord]) -> None:
-    text = forms.csv(batch, header=True).decode()
+    text = formats.csv(batch, header=True).decode()
     assert [SinkRecord(**row) for row in csv.DictReader(io.StringIO(text, newline=""))] == batch
 
 
 @given(records)
 def test_json_lines_are_read_back_unchanged(batch: list[SinkRecord]) -> None:
-    lines = forms.json_lines(batch).split(b"\n")
+    lines = formats.json_lines(batch).split(b"\n")
     assert lines.pop() == b""
     assert [SinkRecord(**json.loads(line)) for line in lines] == batch
-    assert msgspec.json.decode(forms.json_array(batch), type=list[SinkRecord]) == batch
+    assert msgspec.json.decode(formats.json_array(batch), type=list[SinkRecord]) == batch
 
 
 def test_parquet_has_text_columns_and_a_time(record: MakeRecord) -> None:
-    table = pyarrow.parquet.read_table(io.BytesIO(forms.parquet([record(), record(1, model="é\n")])))
-    assert table.column_names == list(forms.COLUMNS)
+    table = pyarrow.parquet.read_table(io.BytesIO(formats.parquet([record(), record(1, model="é\n")])))
+    assert table.column_names == list(formats.COLUMNS)
     assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]"
     assert table.column("model").to_pylist() == ["NVIDIA GB200", "é\n"]
     assert table.column("time").to_pylist()[0].isoformat() == "2026-06-07T10:30:45+00:00"
@@ -69,24 +68,24 @@ def test_parquet_has_text_columns_and_a_time(record: MakeRecord) -> None:
 def test_parquet_without_pyarrow_tells_what_to_install(record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SinkError, match=r"pip install 'gpuid-collector\[parquet\]'"):
-        forms.parquet([record()])
+        formats.parquet([record()])
 
 
 def test_equal_bodies_compress_to_equal_bytes() -> None:
-    assert forms.gzip(b"serial") == forms.gzip(b"serial")
-    assert gzip.decompress(forms.gzip(b"serial")) == b"serial"
+    assert formats.gzip(b"serial") == formats.gzip(b"serial")
+    assert gzip.decompress(formats.gzip(b"serial")) == b"serial"
 
 
 @pytest.mark.parametrize(
-    ("time", "moment"),
+    ("time", "utc"),
     [
         ("2026-06-07T10:30:45Z", "2026-06-07T10:30:45+00:00"),
         ("2026-06-07T10:30:45.5Z", "2026-06-07T10:30:45.500000+00:00"),
         ("2026-06-07T10:30:45.123456789+02:00", "2026-06-07T08:30:45.123456+00:00"),
     ],
 )
-def test_times_become_utc(time: str, moment: str) -> None:
-    assert forms.moment(time).isoformat() == moment
+def test_times_become_utc(time: str, utc: str) -> None:
+    assert formats.parse_time(time).isoformat() == utc
 
 
 @pytest.mark.parametrize(
@@ -94,4 +93,4 @@ def test_times_become_utc(time: str, moment: str) -> None:
 )
 def test_what_is_no_time_is_refused(time: str) -> None:
     with pytest.raises(RejectedError, match="expected an RFC 3339 time"):
-        forms.moment(time)
+        formats.parse_time(time)

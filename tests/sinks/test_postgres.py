@@ -105,7 +105,7 @@ async def test_the_go_programs_own_table_is_written_as_it_is(
     twins = [record(gpu="1", uuid="a"), record(gpu="1", uuid="b"), record(gpu="2", chassis="")]
     async with table(postgres, tmp_path) as sink:
         assert await sink.check() == (
-            "table serials may be written to, without uuid, model, event because it has no such columns"
+            "table serials is writable; it has no columns uuid, model, event, which are left out"
         )
         await sink.send(twins, key="k")
         await sink.send(twins, key="k")
@@ -159,7 +159,7 @@ async def test_check_leaves_neither_row_nor_table(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path, create_table=True) as sink:
-        assert await sink.check() == "table serials may be written to"
+        assert await sink.check() == "table serials is writable"
         assert await owner.fetchval("SELECT to_regclass('serials')") is None
         await sink.send([record()], key="k")
         await sink.check()
@@ -223,7 +223,7 @@ async def test_a_wrong_password_is_unauthorized_and_a_mended_one_is_used(
         (tmp_path / "password").unlink()
         await sink.send([record(1)], key="l")  # over the connection that is there
         await sink.aclose()
-        with pytest.raises(UnavailableError, match=r"sinks\.db\.password_file: .*No such file"):
+        with pytest.raises(UnavailableError, match=r"sinks\.db\.password_file: .*no such file"):
             await sink.send([record(2)], key="m")
     assert "hunter2" not in caplog.text
     assert len(await rows(owner, "gpu")) == 2
@@ -294,7 +294,7 @@ async def test_tls_is_required_and_verified_as_told(
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.CONNECTION
     async with table(postgres, tmp_path, ca_file=tmp_path / "absent.pem") as sink:
-        with pytest.raises(UnavailableError, match=r"sinks\.db\.ca_file: .*absent\.pem: No such file"):
+        with pytest.raises(UnavailableError, match=r"sinks\.db\.ca_file: .*absent\.pem: no such file"):
             await sink.send([record()], key="k")
 
 

@@ -142,15 +142,28 @@ async def test_many_writers_in_one_millisecond_never_overwrite(moto: str, aws: A
     assert len(objects(aws)) == 40
 
 
-def test_the_hour_is_utc_whatever_the_record_says(record: MakeRecord) -> None:
-    key = object_key(S3Settings(bucket="abc"), [record(time="2026-01-01T00:30:00.987654+02:00")], "k")
+@pytest.mark.parametrize(
+    ("settings", "ending"),
+    [({"gzip": True}, "csv.gz"), ({"format": "jsonl"}, "jsonl"), ({"format": "parquet"}, "parquet")],
+)
+async def test_a_batch_has_the_same_key_in_every_release(
+    moto: str, aws: Any, record: MakeRecord, settings: dict[str, Any], ending: str
+) -> None:
+    async with lake(moto, **settings) as sink:
+        await sink.send([record(), record(1)], key="batch 7")
+    name = "20260607-103045.000-921055e877b48b11e0370ecc0e523a66"
+    assert list(objects(aws)) == [f"year=2026/month=06/day=07/hour=10/{name}.{ending}"]
+
+
+def test_the_hour_is_utc_whatever_the_record_says() -> None:
+    key = object_key(S3Settings(bucket="abc"), "2026-01-01T00:30:00.987654+02:00", "k", b"")
     assert key.startswith("year=2025/month=12/day=31/hour=22/20251231-223000.987-")
 
 
 async def test_kms_encryption_is_asked_for(moto: str, aws: Any, record: MakeRecord) -> None:
     async with lake(moto, sse="aws:kms", kms_key_id="alias/gpuid") as sink:
         await sink.send([record()], key="k")
-        assert await sink.check() == "s3://gpu-serials may be written to"
+        assert await sink.check() == "s3://gpu-serials is writable"
     (key,) = objects(aws)
     head = aws.head_object(Bucket="gpu-serials", Key=key)
     assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "alias/gpuid")
@@ -169,7 +182,7 @@ async def test_a_missing_bucket_keeps_the_data(moto: str, aws: Any, record: Make
 
 async def test_check_leaves_nothing_behind(moto: str, aws: Any) -> None:
     async with lake(moto, prefix="p") as sink:
-        assert await sink.check() == "s3://gpu-serials may be written to"
+        assert await sink.check() == "s3://gpu-serials is writable"
     assert objects(aws) == {}
     assert "Uploads" not in aws.list_multipart_uploads(Bucket="gpu-serials")
 

@@ -61,7 +61,7 @@ async def test_a_full_pipe_stops_neither_the_loop_nor_a_cancellation_and_tears_n
 
 async def test_a_reader_that_went_away_is_unavailable(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
     pipe[0].close()
-    with pytest.raises(UnavailableError, match=r"sinks\.out: standard output: Broken pipe"):
+    with pytest.raises(UnavailableError, match=r"sinks\.out: standard output: broken pipe"):
         await StdoutSink("out", pipe[1].fileno()).send([record()], key="k")
 
 
@@ -74,7 +74,7 @@ async def test_a_file_is_written_to_and_check_writes_nothing(tmp_path: Path, rec
     await sink.send([record()], key="k")
     assert (tmp_path / "out").read_bytes().count(b"\n") == 1
     os.close(descriptor)
-    with pytest.raises(UnavailableError, match="Bad file descriptor"):
+    with pytest.raises(UnavailableError, match="bad file descriptor"):
         await sink.check()
     await sink.aclose()
 
@@ -82,7 +82,7 @@ async def test_a_file_is_written_to_and_check_writes_nothing(tmp_path: Path, rec
 async def test_a_full_disk_is_unavailable(record: MakeRecord) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     try:
-        with pytest.raises(UnavailableError, match="No space left on device"):
+        with pytest.raises(UnavailableError, match="no space left on device"):
             await StdoutSink("out", descriptor).send([record()], key="k")
     finally:
         os.close(descriptor)

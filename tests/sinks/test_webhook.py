@@ -9,77 +9,26 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import anyio
 import pytest
-from aiohttp import web
 
 from collector.config import Duration
 from collector.config.sinks import WebhookSettings
 from collector.model import SinkRecord
 from collector.sinks import Reason, RejectedError, SinkError, UnavailableError, open_sink
+from tests.support.receiver import receiving
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., SinkRecord]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Request(NamedTuple):
-    headers: dict[str, str]
-    body: bytes
-    peer: object  # the connection's address
-    certificate: dict[str, Any] | None
-
-
-class Receiver:
-    """A webhook receiver that answers as told."""
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self.answer: Callable[[], Awaitable[web.StreamResponse]] = self.accept
-        self.port = 0
-
-    async def accept(self) -> web.Response:
-        return web.Response(status=202)
-
-    def say(self, status: int, text: str = "", **headers: str) -> None:
-        async def answer() -> web.Response:
-            return web.Response(status=status, text=text, headers=headers)
-
-        self.answer = answer
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        transport = request.transport
-        assert transport is not None
-        body = await request.content.read()
-        self.requests.append(
-            Request(
-                dict(request.headers),
-                body,
-                transport.get_extra_info("peername"),
-                transport.get_extra_info("peercert"),
-            )
-        )
-        return await self.answer()
-
-
-@asynccontextmanager
-async def receiving(certificates: Any = None, *, client_certificates: bool = False) -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    context = None
-    if certificates is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.ca)
-        context.load_cert_chain(certificates.server_cert, certificates.server_key)
-        context.verify_mode = ssl.CERT_REQUIRED if client_certificates else ssl.CERT_NONE
-    runner = web.ServerRunner(web.Server(receiver.handle, auto_decompress=False, access_log=None), shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    receiver.port = runner.addresses[0][1]
-    try:
-        yield receiver
-    finally:
-        await runner.cleanup()
+def server_tls(certificates: Any, *, client_certificates: bool = False) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.ca)
+    context.load_cert_chain(certificates.server_cert, certificates.server_key)
+    context.verify_mode = ssl.CERT_REQUIRED if client_certificates else ssl.CERT_NONE
+    return context
 
 
 @asynccontextmanager
@@ -112,13 +61,11 @@ async def test_a_batch_is_one_post_of_a_json_array_with_the_headers_promised(
     tmp_path: Path, record: MakeRecord
 ) -> None:
     (tmp_path / "token").write_text("t0ken\n")
-    async with (
-        receiving() as receiver,
-        webhook(f"http://127.0.0.1:{receiver.port}/gpus?x=1", token_file=tmp_path / "token") as sink,
-    ):
-        await sink.send([record(), record(1)], key="batch-7")
-        await sink.send([record(2)], key="batch-8")
-        await sink.send([], key="batch-9")
+    with receiving() as receiver:
+        async with webhook(f"{receiver.url}gpus?x=1", token_file=tmp_path / "token") as sink:
+            await sink.send([record(), record(1)], key="batch-7")
+            await sink.send([record(2)], key="batch-8")
+            await sink.send([], key="batch-9")
     first, second = receiver.requests
     assert json.loads(first.body)[1] == {
         "cluster": "prod",
@@ -147,11 +94,9 @@ async def test_a_signature_covers_the_timestamp_and_the_bytes_sent(
     record: MakeRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOOK_HMAC", "sign-me")
-    async with (
-        receiving() as receiver,
-        webhook(f"http://127.0.0.1:{receiver.port}/", hmac_secret_env="HOOK_HMAC", gzip=True) as sink,
-    ):
-        await sink.send([record()], key="k")
+    with receiving() as receiver:
+        async with webhook(receiver.url, hmac_secret_env="HOOK_HMAC", gzip=True) as sink:
+            await sink.send([record()], key="k")
     (request,) = receiver.requests
     signed = request.headers["X-Timestamp"].encode() + b"." + request.body
     assert request.headers["X-Signature"] == "sha256=" + hmac.new(b"sign-me", signed, hashlib.sha256).hexdigest()
@@ -163,9 +108,9 @@ async def test_a_rotated_token_is_used_at_once_and_a_missing_one_names_its_key(
     tmp_path: Path, record: MakeRecord
 ) -> None:
     token = tmp_path / "token"
-    async with receiving() as receiver:
-        async with webhook(f"http://127.0.0.1:{receiver.port}/", token_file=token) as sink:
-            with pytest.raises(UnavailableError, match=r"sinks\.hook\.token_file: .*token: No such file") as caught:
+    with receiving() as receiver:
+        async with webhook(receiver.url, token_file=token) as sink:
+            with pytest.raises(UnavailableError, match=r"sinks\.hook\.token_file: .*token: no such file") as caught:
                 await sink.send([record()], key="k")
             assert caught.value.reason is Reason.MISCONFIGURED
             for content in ("one", "two"):
@@ -174,7 +119,7 @@ async def test_a_rotated_token_is_used_at_once_and_a_missing_one_names_its_key(
             token.write_text("two\nlines")
             with pytest.raises(UnavailableError, match=r"token_file: expected one line of ASCII"):
                 await sink.send([record()], key="k")
-        async with webhook(f"http://127.0.0.1:{receiver.port}/", token_env="NO_SUCH_TOKEN") as sink:
+        async with webhook(receiver.url, token_env="NO_SUCH_TOKEN") as sink:
             with pytest.raises(UnavailableError, match=r"sinks\.hook\.token_env: NO_SUCH_TOKEN: expected a secret"):
                 await sink.send([record()], key="k")
     assert [request.headers["Authorization"] for request in receiver.requests] == ["Bearer one", "Bearer two"]
@@ -184,10 +129,10 @@ async def test_a_private_authority_and_a_client_certificate_are_used_and_reread(
     tmp_path: Path, certificates: Any, record: MakeRecord
 ) -> None:
     cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    async with receiving(certificates, client_certificates=True) as receiver:
-        url = f"https://localhost:{receiver.port}/"
+    with receiving(server_tls(certificates, client_certificates=True)) as receiver:
+        url = receiver.url
         async with webhook(url, ca_file=certificates.ca, cert_file=cert, key_file=key) as sink:
-            with pytest.raises(UnavailableError, match=r"sinks\.hook\.cert_file: .*tls.crt: No such file"):
+            with pytest.raises(UnavailableError, match=r"sinks\.hook\.cert_file: .*tls.crt: no such file"):
                 await sink.send([record()], key="k")
             shutil.copy(certificates.server_cert, cert)
             shutil.copy(certificates.server_key, key)
@@ -207,14 +152,9 @@ async def test_a_private_authority_and_a_client_certificate_are_used_and_reread(
 
 
 async def test_a_slow_200_is_a_delivery(record: MakeRecord) -> None:
-    async with receiving() as receiver:
-
-        async def slowly() -> web.Response:
-            await anyio.sleep(0.2)
-            return web.Response()
-
-        receiver.answer = slowly
-        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+    with receiving() as receiver:
+        receiver.respond(200, delay=0.2)
+        async with webhook(receiver.url) as sink:
             await sink.send([record()], key="k")
 
 
@@ -241,28 +181,28 @@ async def test_a_200_whose_body_breaks_off_is_a_delivery(record: MakeRecord) -> 
 async def test_answers_that_may_change_are_unavailable(
     status: int, headers: dict[str, str], reason: Reason, retry_after: float | None, record: MakeRecord
 ) -> None:
-    async with receiving() as receiver:
-        receiver.say(status, "because", **headers)
-        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+    with receiving() as receiver:
+        receiver.respond(status, "because", **headers)
+        async with webhook(receiver.url) as sink:
             with pytest.raises(UnavailableError) as caught:
                 await sink.send([record()], key="k")
     assert (caught.value.reason, caught.value.retry_after) == (reason, retry_after)
-    assert str(caught.value) == f"sinks.hook: http://127.0.0.1:{receiver.port}: answered {status}: because"
+    assert str(caught.value) == f"sinks.hook: {receiver.host}: answered {status}: because"
 
 
 async def test_a_400_is_refused_and_its_body_is_cut(record: MakeRecord) -> None:
-    async with receiving() as receiver:
-        receiver.say(400, "no\n" + "x" * 100_000)
-        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+    with receiving() as receiver:
+        receiver.respond(400, "no\n" + "x" * 100_000)
+        async with webhook(receiver.url) as sink:
             with pytest.raises(RejectedError, match=r"answered 400: no x+…$") as caught:
                 await sink.send([record()], key="k")
     assert len(str(caught.value)) < 300
 
 
 async def test_a_redirect_is_not_followed(record: MakeRecord) -> None:
-    async with receiving() as receiver:
-        receiver.say(307, Location=f"http://u:hunter2@127.0.0.1:{receiver.port}/elsewhere?token=hunter2")
-        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+    with receiving() as receiver:
+        receiver.respond(307, Location=f"{receiver.url.replace('//', '//u:hunter2@')}elsewhere?token=hunter2")
+        async with webhook(receiver.url) as sink:
             with pytest.raises(UnavailableError, match=r"redirects \(307\) to 127\.0\.0\.1:\d+; set url") as caught:
                 await sink.send([record()], key="k")
     assert len(receiver.requests) == 1
@@ -331,11 +271,13 @@ async def test_requests_go_through_a_proxy_that_tunnels(certificates: Any, recor
             tasks.create_task(pump(reader, inner_writer))
             tasks.create_task(pump(inner_reader, writer))
 
-    async with receiving(certificates) as receiver, listening(handle) as port:
-        url = f"https://localhost:{receiver.port}/"
-        async with webhook(url, ca_file=certificates.ca, proxy=f"http://127.0.0.1:{port}") as sink:
+    with receiving(server_tls(certificates)) as receiver:
+        async with (
+            listening(handle) as port,
+            webhook(receiver.url, ca_file=certificates.ca, proxy=f"http://127.0.0.1:{port}") as sink,
+        ):
             await sink.send([record()], key="k")
-    assert tunnels == [f"CONNECT localhost:{receiver.port} HTTP/1.1".encode()]
+    assert tunnels == [f"CONNECT {receiver.host.removeprefix('https://')} HTTP/1.1".encode()]
     assert len(receiver.requests) == 1
 
 
@@ -356,21 +298,21 @@ async def test_a_proxy_that_wants_a_password_is_unauthorized(record: MakeRecord)
 
 @pytest.mark.parametrize(
     ("status", "text"),
-    [(200, "accepted an empty batch"), (422, "answers; an empty batch it refuses with 422, which is its right")],
+    [(200, "accepted an empty batch"), (422, "is reachable (rejects empty batches with 422)")],
 )
 async def test_check_posts_an_empty_array(status: int, text: str) -> None:
-    async with receiving() as receiver:
-        receiver.say(status)
-        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
-            assert await sink.check() == f"http://127.0.0.1:{receiver.port} {text}"
+    with receiving() as receiver:
+        receiver.respond(status)
+        async with webhook(receiver.url) as sink:
+            assert await sink.check() == f"{receiver.host} {text}"
     assert receiver.requests[0].body == b"[]"
     assert receiver.requests[0].headers["X-Records-Count"] == "0"
 
 
 async def test_check_fails_where_a_batch_would(record: MakeRecord) -> None:
-    async with receiving() as receiver:
-        receiver.say(403)
-        async with webhook(f"http://127.0.0.1:{receiver.port}/") as sink:
+    with receiving() as receiver:
+        receiver.respond(403)
+        async with webhook(receiver.url) as sink:
             with pytest.raises(UnavailableError, match="answered 403"):
                 await sink.check()
 
@@ -382,11 +324,11 @@ async def test_no_secret_reaches_a_log_or_an_error(
     (tmp_path / "token").write_text("hunter2-token")
     (tmp_path / "hmac").write_text("hunter2-hmac")
     said = []
-    async with receiving() as receiver:
+    with receiving() as receiver:
         for status in (200, 400, 403, 500):
-            receiver.say(status, "you sent hunter2-token, signed with hunter2-hmac")
+            receiver.respond(status, "you sent hunter2-token, signed with hunter2-hmac")
             async with webhook(
-                f"http://127.0.0.1:{receiver.port}/services/hunter2-path?key=hunter2-query",
+                f"{receiver.url}services/hunter2-path?key=hunter2-query",
                 token_file=tmp_path / "token",
                 hmac_secret_file=tmp_path / "hmac",
             ) as sink:

@@ -54,7 +54,7 @@ async def main(url: str, acknowledged: str, received: str, seed: str) -> None:
         remembered = await store.load()
         inventory.restore(remembered.nodes, remembered.absent)
         delivery = Delivery(store, Silent(), open_sink=lambda _name, _settings: Receiver(received))
-        await delivery.follow({"lake": settings})
+        await delivery.reconcile({"lake": settings})
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(store.run)
             tasks.start_soon(delivery.run)

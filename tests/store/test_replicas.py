@@ -76,7 +76,7 @@ async def replica(postgres_server, collecting, receiver):
     async def run(who, sinks, ending, ended, *, task_status):
         async with collecting(settings) as one, anyio.create_task_group() as tasks:
             delivery = Delivery(one.store, Silent(), open_sink=lambda *_: receiver.seen_by(who))
-            await delivery.follow(dict.fromkeys(sinks, sink))
+            await delivery.reconcile(dict.fromkeys(sinks, sink))
             tasks.start_soon(delivery.run)
             task_status.started(one)
             await ending.wait()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from collector.inventory import Inventory
-from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import Store, StoreSettings
 
 pytestmark = pytest.mark.anyio

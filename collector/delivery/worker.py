@@ -1,0 +1,225 @@
+"""Delivers the outbox's batches to one sink: in order, each until the sink takes or rejects it.
+
+A worker knows neither the other sinks nor what supervises it. A batch leaves the outbox only when the sink has taken it
+(it is confirmed) or rejected it (it becomes a dead letter); after a crash in between it is sent again under its key.
+"""
+
+import functools
+import itertools
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import anyio
+
+from collector.backoff import Backoff
+from collector.config.sinks import SinkSettings
+from collector.delivery.observer import DeliveryObserver
+from collector.events import wait_any
+from collector.sinks import RejectedError, Sink, SinkError, UnavailableError
+from collector.store import Batch, Outbox, StoreError, Waiting
+
+__all__ = ["DRAIN_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
+
+POLL_SECONDS = 2.0  # until the outbox is read again without a commit: for replayed dead letters and the lead
+SETTLE_SECONDS = 0.05  # between two reads of the outbox while commits add to a batch
+DRAIN_SECONDS = 5.0  # to deliver what waits when the delivery ends, and to close a sink
+SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
+STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
+STEP_BACKOFF = Backoff(initial=4.0, maximum=4.0)  # after a step that failed before its batch was sent
+INTERNAL_REASON = "internal"  # an error of our own, beside the values of sinks.Reason
+
+log = logging.getLogger(__name__)
+
+Wait = Callable[..., Awaitable[None]]
+
+
+class StoreView(Protocol):
+    """What a worker needs to know of the store beside the outbox."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this collector is the one that delivers."""
+
+    def next_commit(self) -> anyio.Event:
+        """Return the event that the next commit sets."""
+
+    async def flushed(self, timeout: float) -> bool:
+        """Wait until everything recorded so far is committed; return whether it was within `timeout` seconds."""
+
+
+def closes_in(waiting: Waiting, settings: SinkSettings, now: float) -> float | None:
+    """Return the seconds until the next batch is due, 0 if it is due now and None if there is nothing to send."""
+    if waiting.closed or waiting.records >= settings.batch_records:
+        return 0.0
+    if waiting.oldest is None:
+        return None
+    # A clock that was set back must not delay a batch by more than its age.
+    return min(max(0.0, waiting.oldest + settings.batch_age - now), settings.batch_age)
+
+
+async def wait_for_any(seconds: float, *events: anyio.Event) -> None:
+    """Return when one of the events is set, at the latest after `seconds`."""
+    with anyio.move_on_after(seconds):
+        await wait_any(*events)
+
+
+class SinkWorker:
+    """Delivers to one sink until it is stopped or `ending` is set; then it drains the outbox and closes the sink.
+
+    `clock` returns Unix seconds. `wait` sleeps for some seconds or until one of some events is set, as `wait_for_any`
+    does; tests replace both together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: SinkSettings,
+        sink: Sink,
+        *,
+        outbox: Outbox,
+        store: StoreView,
+        observer: DeliveryObserver,
+        ending: anyio.Event,
+        clock: Callable[[], float],
+        wait: Wait = wait_for_any,
+        rng: random.Random | None = None,
+        drain_seconds: float = DRAIN_SECONDS,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self._sink = sink
+        self._outbox = outbox
+        self._store = store
+        self._observer = observer
+        self._ending = ending
+        self._clock = clock
+        self._wait = wait
+        self._rng = rng
+        self._drain_seconds = drain_seconds
+        self._scope = anyio.CancelScope()
+        self._started = False
+        self._ended = anyio.Event()
+        self._trouble = ""  # the text of the last attempt's error; empty after a success
+
+    async def run(self) -> None:
+        """Deliver until stopped, or until the delivery ends and the outbox is drained; then close the sink."""
+        self._started = True
+        try:
+            with self._scope:
+                while not self._ending.is_set():
+                    await self._guarded(self._step)
+                if not self._trouble:
+                    await self._guarded(self._drain)
+        finally:
+            with anyio.move_on_after(self._drain_seconds, shield=True):
+                await self._close()
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Cancel the worker and wait until it has closed the sink; an unfinished batch stays in the outbox."""
+        self._scope.cancel()
+        if self._started:
+            await self._ended.wait()
+        else:
+            await self._close()
+
+    async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Run a step; after an error of the store or of our own, log it and pause."""
+        try:
+            await step()
+        except StoreError as error:
+            log.warning("cannot read the outbox: %s", error, extra={"sink": self.name})
+        except Exception:
+            log.exception("unexpected delivery error; continuing", extra={"sink": self.name})
+        else:
+            return
+        await self._wait(STEP_BACKOFF.delay(0, self._rng), self._ending)
+
+    async def _step(self) -> None:
+        """Deliver the next batch if it is due; otherwise wait until it may be."""
+        if not self._store.leads:
+            await self._wait(POLL_SECONDS, self._ending)
+            return
+        committed = self._store.next_commit()  # before the outbox is read, so that no commit is missed
+        waiting = await self._outbox.waiting(self.name, self.settings.batch_records)
+        seconds = closes_in(waiting, self.settings, self._clock())
+        if seconds == 0.0:
+            batch = await self._outbox.next_batch(self.name, self.settings.batch_records)
+            if batch is not None:
+                await self._deliver(batch)
+            return
+        await self._wait(POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS), committed, self._ending)
+        if committed.is_set():
+            await self._wait(SETTLE_SECONDS, self._ending)
+
+    async def _drain(self) -> None:
+        """Deliver everything that waits, full batches or not, until an attempt fails."""
+        await self._store.flushed(self._drain_seconds)
+        while not self._trouble and self._store.leads:
+            batch = await self._outbox.next_batch(self.name, self.settings.batch_records)
+            if batch is None:
+                return
+            await self._deliver(batch)
+
+    async def _deliver(self, batch: Batch) -> None:
+        """Send a batch until the sink takes or rejects it, the lead is lost or the delivery ends."""
+        records = Counter(record.cluster for record in batch.records)
+        for attempt in itertools.count():
+            error = await self._send(batch)
+            if error is None:
+                await self._acknowledge(functools.partial(self._outbox.confirm, batch))
+                self._succeeded(records)
+                return
+            self._failed(records, error)
+            if isinstance(error, RejectedError):
+                await self._acknowledge(functools.partial(self._outbox.dead_letter, batch, str(error)))
+                log.error("moved batch to dead letters", extra={"sink": self.name, "records": len(batch.records)})
+                self._trouble = ""
+                return
+            asked = error.retry_after if isinstance(error, UnavailableError) else None
+            await self._wait(max(SINK_BACKOFF.delay(attempt, self._rng), asked or 0.0), self._ending)
+            if self._ending.is_set() or not self._store.leads:
+                return
+
+    async def _send(self, batch: Batch) -> Exception | None:
+        """Make one attempt; return the error that it failed with."""
+        try:
+            await self._sink.send(batch.records, key=batch.key)
+        except Exception as error:
+            return error
+        return None
+
+    async def _acknowledge(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write a batch's outcome to the outbox; retried here, because the batch must not be sent again."""
+        for attempt in itertools.count():
+            try:
+                await write()
+            except StoreError as error:
+                log.warning("cannot acknowledge batch: %s", error, extra={"sink": self.name})
+            else:
+                return
+            await self._wait(STORE_BACKOFF.delay(attempt, self._rng))
+
+    def _succeeded(self, records: Mapping[str, int]) -> None:
+        if self._trouble:
+            log.info("sink recovered", extra={"sink": self.name})
+        self._trouble = ""
+        self._observer.on_exported(self.name, records)
+
+    def _failed(self, records: Mapping[str, int], error: Exception) -> None:
+        expected = isinstance(error, SinkError)
+        text = f"{type(error).__name__}: {error}"
+        if self._trouble != text:  # the same error of the next attempts is not logged again
+            log.warning("delivery failed: %s", error, extra={"sink": self.name}, exc_info=None if expected else error)
+        self._trouble = text
+        reason = error.reason.value if isinstance(error, SinkError) else INTERNAL_REASON
+        self._observer.on_export_failure(self.name, records, reason)
+
+    async def _close(self) -> None:
+        try:
+            await self._sink.aclose()
+        except Exception:
+            log.exception("error while closing sink", extra={"sink": self.name})

@@ -1,0 +1,254 @@
+"""A worker without a store: when a batch is due, and what ends it."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from collector.config import Duration
+from collector.config.sinks import StdoutSettings
+from collector.delivery.worker import POLL_SECONDS, SinkWorker, closes_in, wait_for_any
+from collector.model import SinkRecord
+from collector.sinks import Reason, RejectedError, UnavailableError
+from collector.store import Batch, StoreError, Waiting
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1_780_000_000.0
+
+
+def batch(number: int) -> Batch:
+    fields = dict.fromkeys(SinkRecord.__struct_fields__, "")
+    return Batch(sink="lake", key=f"key-{number}", records=[SinkRecord(**fields | {"cluster": "prod"})])
+
+
+class World:
+    """All that a worker talks to: outbox, store, sink, observer and time, which passes by its waits alone."""
+
+    def __init__(self, *batches: Batch, age: float = 0.0) -> None:
+        self.batches = list(batches)
+        self.recorded = NOW - age
+        self.confirmed: list[str] = []
+        self.dead: list[tuple[str, str]] = []
+        self.sent: list[str] = []
+        self.sent_at: list[float] = []
+        self.closed = False
+        self.failures: list[str] = []
+        self.answer: Callable[[int], Exception | None] = lambda _number: None
+        self.outbox_error: StoreError | None = None
+        # The store.
+        self.leads = True
+        self.commit = anyio.Event()
+        # Time.
+        self.now = NOW
+        self.waits: list[float] = []
+        self.ending = anyio.Event()
+        self.during_wait: Callable[[], None] = lambda: None
+        self.worker = SinkWorker(
+            "lake",
+            StdoutSettings(batch_records=100, batch_age=Duration(3600)),
+            self,
+            outbox=self,
+            store=self,
+            observer=self,
+            ending=self.ending,
+            clock=lambda: self.now,
+            wait=self.wait,
+            rng=random.Random(1),
+        )
+
+    async def run(self, until: Callable[[], bool]) -> None:
+        """Run the worker until its waits, or what it did between them, make this true."""
+        before = self.during_wait
+
+        def end_when_done() -> None:
+            before()
+            if until():
+                self.ending.set()
+
+        self.during_wait = end_when_done
+        with anyio.fail_after(60):
+            await self.worker.run()
+
+    async def wait(self, seconds: float, *events: anyio.Event) -> None:
+        await anyio.lowlevel.checkpoint()
+        assert len(self.waits) < 10_000
+        self.waits.append(seconds)
+        if not any(event.is_set() for event in events):
+            self.now += seconds
+        self.during_wait()
+
+    # The outbox
+
+    async def waiting(self, sink: str, limit: int) -> Waiting:
+        if self.outbox_error is not None:
+            raise self.outbox_error
+        return Waiting(len(self.batches), self.recorded if self.batches else None, closed=False)
+
+    async def next_batch(self, sink: str, limit: int) -> Batch | None:
+        return self.batches[0] if self.batches else None
+
+    async def confirm(self, one: Batch) -> None:
+        if self.outbox_error is not None:
+            raise self.outbox_error
+        self.batches.remove(one)
+        self.confirmed.append(one.key)
+
+    async def dead_letter(self, one: Batch, reason: str) -> None:
+        self.batches.remove(one)
+        self.dead.append((one.key, reason))
+
+    # The store
+
+    def next_commit(self) -> anyio.Event:
+        return self.commit
+
+    async def flushed(self, timeout: float) -> bool:
+        return True
+
+    # The sink
+
+    async def send(self, records: Any, *, key: str) -> None:
+        self.sent.append(key)
+        self.sent_at.append(self.now)
+        if (error := self.answer(len(self.sent))) is not None:
+            raise error
+
+    async def check(self) -> str:
+        return ""
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    # The observer
+
+    def on_exported(self, sink: str, records: Any) -> None:
+        assert (sink, records) == ("lake", {"prod": 1})
+
+    def on_export_failure(self, sink: str, records: Any, reason: str) -> None:
+        self.failures.append(reason)
+
+    def on_backlog(self, sink: str, backlog: Any) -> None:
+        raise AssertionError("a worker reports no backlog")
+
+
+class TestWhenABatchCloses:
+    settings = StdoutSettings(batch_records=100, batch_age=Duration(5))
+
+    @pytest.mark.parametrize(
+        ("waiting", "seconds"),
+        [
+            (Waiting(0, None, closed=False), None),
+            (Waiting(1, 100.0, closed=False), 5.0),
+            (Waiting(99, 97.0, closed=False), 2.0),
+            (Waiting(99, 95.0, closed=False), 0.0),
+            (Waiting(99, 10.0, closed=False), 0.0),
+            (Waiting(100, 100.0, closed=False), 0.0),
+            (Waiting(1, 100.0, closed=True), 0.0),
+            (Waiting(0, None, closed=True), 0.0),
+            (Waiting(1, 9999.0, closed=False), 5.0),  # the clock was set back
+        ],
+    )
+    def test_it_is_when_it_is_full_or_old_enough_or_was_begun_before(self, waiting, seconds):
+        assert closes_in(waiting, self.settings, now=100.0) == seconds
+
+
+async def test_a_young_batch_waits_for_its_age() -> None:
+    world = World(batch(1), age=10)
+    await world.run(until=lambda: bool(world.sent))
+    assert world.sent_at == [NOW + 3590]
+    assert world.confirmed == ["key-1"]
+
+
+async def test_a_standby_sends_nothing() -> None:
+    world = World(batch(1), age=3600)
+    world.leads = False
+    await world.run(until=lambda: len(world.waits) == 5)
+    assert world.sent == []
+    assert world.waits == [POLL_SECONDS] * 5
+    assert world.closed
+
+
+async def test_a_batch_is_left_to_the_next_leader_when_the_lead_is_lost() -> None:
+    world = World(batch(1), age=3600)
+    world.answer = lambda _number: UnavailableError("gone", Reason.CONNECTION)
+
+    def lose() -> None:
+        world.leads = False
+
+    world.during_wait = lose
+    await world.run(until=lambda: len(world.waits) == 5)
+    assert world.sent == ["key-1"]
+    assert world.batches == [batch(1)]
+
+
+async def test_the_end_drains_what_is_not_due() -> None:
+    world = World(batch(1), batch(2))
+    world.ending.set()
+    await world.run(until=lambda: True)
+    assert world.confirmed == ["key-1", "key-2"]
+    assert world.closed
+
+
+async def test_the_end_does_not_wait_for_a_sink_that_fails() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.answer = lambda _number: UnavailableError("gone", Reason.CONNECTION)
+    await world.run(until=lambda: True)
+    assert world.sent == ["key-1"]
+    assert world.closed
+
+
+async def test_a_rejected_batch_is_a_dead_letter_with_its_reason() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.answer = lambda number: RejectedError("answered 400") if number == 1 else None
+    await world.run(until=lambda: not world.batches)
+    assert world.dead == [("key-1", "answered 400")]
+    assert world.confirmed == ["key-2"]
+    assert world.failures == ["rejected"]
+
+
+async def test_an_error_of_our_own_is_retried_and_counted_as_internal() -> None:
+    world = World(batch(1), age=3600)
+    world.answer = lambda number: RuntimeError("bug") if number == 1 else None
+    await world.run(until=lambda: not world.batches)
+    assert world.sent == ["key-1", "key-1"]
+    assert world.failures == ["internal"]
+
+
+async def test_an_outbox_that_cannot_be_read_is_logged_and_retried(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(batch(1), age=3600)
+    world.outbox_error = StoreError("disk full")
+
+    def recover() -> None:
+        world.outbox_error = None
+
+    world.during_wait = recover
+    await world.run(until=lambda: not world.batches)
+    assert "cannot read the outbox: disk full" in caplog.text
+    assert 3.2 <= world.waits[0] <= 4.8
+    assert world.confirmed == ["key-1"]
+
+
+async def test_an_error_that_stays_is_logged_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world = World(batch(1), age=3600)
+    world.answer = lambda number: UnavailableError("gone", Reason.CONNECTION) if number < 4 else None
+    await world.run(until=lambda: not world.batches)
+    assert [record.getMessage() for record in caplog.records] == ["delivery failed: gone", "sink recovered"]
+
+
+async def test_stopped_before_it_ran_it_closes_its_sink() -> None:
+    world = World()
+    await world.worker.stop()
+    assert world.closed
+
+
+async def test_waiting_ends_with_the_first_event_or_the_time() -> None:
+    first, second = anyio.Event(), anyio.Event()
+    second.set()
+    with anyio.fail_after(60):
+        await wait_for_any(3600, first, second)
+        await wait_for_any(0.001, first)
+        await wait_for_any(0.001)
