@@ -38,7 +38,7 @@ _POLL_SECONDS = 0.02
     "--log-level", type=click.Choice(LEVELS), default="error", show_default=True, help="Minimum log level, on stderr."
 )
 def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duration | None, log_level: str) -> None:
-    r"""Run simulated clusters, the collector of `gpuid run` on them, and inject a few faults.
+    r"""Run simulated clusters with a collector that watches them, and inject a few faults.
 
     The simulated API servers speak HTTPS and WebSocket like real ones. Nothing else is needed, and nothing
     is left behind.
@@ -187,4 +187,4 @@ def _published(inventory: Inventory) -> Iterator[Placed]:
     for cluster in inventory.clusters():
         for node, entry in inventory.nodes(cluster).items():
             for gpu in entry.gpus:
-                yield Placed(cluster, node, gpu.uuid or "", gpu.serial or "", gpu.chassis or "", gpu.model or "")
+                yield Placed(cluster, node, gpu.uuid, gpu.serial or "", gpu.chassis or "", gpu.model or "")

@@ -115,6 +115,7 @@ def render(
             "# TLS and authentication:",
             '# cert_file = "tls.crt"',
             '# key_file = "tls.key"',
+            '# client_ca_file = "clients.crt"',
             '# bearer_token_file = "token"',
             "",
             "# One table per cluster. `name` is the `cluster` label of its series: use the one of your dashboards.",

@@ -27,9 +27,9 @@ _Filters = Mapping[str, Sequence[str]]
 
 def _filter_options(function: Any) -> Any:
     for name in reversed(_FILTERS):
-        function = click.option(f"--{name}", metavar="VALUE", multiple=True, help=f"Only GPUs of this {name}.")(
-            function
-        )
+        label = name.replace("uuid", "UUID")
+        option = click.option(f"--{name}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
+        function = option(function)
     return function
 
 

