@@ -103,7 +103,7 @@ class TestGood:
 
 
 class TestProblems:
-    def test_a_cluster_with_a_problem_is_one_line_and_exit_1(self, clusters: Clusters):
+    def test_a_cluster_with_a_problem_is_exit_1(self, clusters: Clusters):
         clusters.act("sim-0", "stop")
         result = clusters.check()
         assert result.returncode == 1
