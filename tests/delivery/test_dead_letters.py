@@ -133,7 +133,7 @@ def test_what_a_receiver_refused_is_counted_listed_and_delivered_once_when_it_is
     assert len(shown["records"]) == letters[0]["count"]
 
     site.receiver.mended = True
-    assert "to be sent again" in site.outbox("replay", "--sink", "hook")
+    assert "for redelivery" in site.outbox("replay", "--sink", "hook")
     until(lambda: site.metric("gpuid_export_success_total", sink="hook"), GPUS)
     until(lambda: site.listed()["dead_letters"], [])
     assert len(set(site.receiver.uuids())) == len(site.receiver.uuids()) == GPUS
