@@ -1,46 +1,50 @@
-"""`gpuid check`: tries every cluster, the store and every sink of a configuration and shows what is missing."""
+"""`gpuid check`: checks every cluster, the store and every sink of a configuration, and prints what is wrong."""
 
 import sys
-from collections.abc import Collection, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import click
 import msgspec
-from rich.console import Console
 
 from collector import config as configuration
-from collector.checks.clusters import Finding, find_duplicates, try_cluster
-from collector.cli.destinations import print_destinations, try_destinations
+from collector.checks.check import Check, run_checks
+from collector.checks.clusters import check_clusters
+from collector.checks.finding import ClusterDetails, Finding, Subject
+from collector.checks.sinks import SinkCheck
+from collector.checks.stores import StoreCheck
+from collector.cli.console import error_console
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, config_option
+from collector.cli.suggestions import unknown_name
 from collector.cli.table import print_table, result_style
-from collector.config import ClusterSettings, ConfigError, Duration
-from collector.model import NodeInfo
-from collector.text import one_line
+from collector.config import ClusterSettings, Config, ConfigError, Duration
+from collector.text import counted, one_line
 
 __all__ = ["check"]
 
-_HEADINGS = ("cluster", "version", "latency", "user", "pods", "gpus", "result")
-_AT_ONCE = 32  # clusters; each may start a credential plugin
+_CLUSTER_COLUMNS = ("cluster", "version", "latency", "user", "pods", "gpus", "result")
+_DESTINATION_COLUMNS = ("destination", "type", "result")
+_STYLES = {"result": result_style}
 
 
 @click.command()
 @config_option
 @click.option(
-    "--cluster", "names", metavar="NAME", multiple=True, help="Only this cluster; may be given several times."
+    "--cluster", "names", metavar="NAME", multiple=True, help="Check only this cluster; may be given several times."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print everything that was found as JSON.")
-@click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="How long each of them may take.")
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
+@click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="Timeout per check.")
 @click.pass_context
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
-    r"""Try every cluster of the configuration, its store and its sinks, and tell what is missing.
+    r"""Check every cluster of the configuration, its store and its sinks.
 
-    For each cluster: is it reachable, who are we there, may we list and watch pods and nodes and run a
-    command in the pods, which pods are there, and what does nvidia-smi say in one of them. For the store
-    and each sink: is it reachable, may we write there. Nothing is changed anywhere and no record is sent;
-    with --cluster only clusters are tried. Exit code 1 when something fails.
+    For each cluster, this checks reachability, identity and permissions (list and watch pods and nodes,
+    exec), counts the GPU pods and runs nvidia-smi in one of them. For the store and each sink, it checks
+    reachability and write permission. Nothing is changed and no record is sent. With --cluster, the store
+    and the sinks are not checked. Exit code 1 if any check fails.
 
     \b
     Examples:
@@ -50,75 +54,98 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
     """
     configure("error", "text")
     settings = configuration.load(config)
-    clusters = _chosen(settings.clusters, names)
-    with Console(stderr=True).status(f"Trying {len(clusters)} cluster{'s' if len(clusters) > 1 else ''} …"):
-        findings = anyio.run(_try_all, clusters, timeout)
-        store, sinks = (None, []) if names else anyio.run(try_destinations, settings, timeout)
-    destinations = [*([store] if store else []), *sinks]
+    clusters = _select(settings.clusters, names)
+    with error_console().status(f"Checking {counted(len(clusters), 'cluster')} …"):
+        findings = anyio.run(_check_all, settings, clusters, not names, timeout)
     if as_json:
-        found = {"clusters": findings, "store": store, "sinks": sinks}
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode(_as_json(findings)), indent=2))
     else:
         _print(findings)
-        print_destinations(destinations)
-    ctx.exit(0 if all(one.ok for one in findings) and all(one.ok for one in destinations) else 1)
+    ctx.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-async def _try_all(clusters: Sequence[ClusterSettings], timeout: float) -> list[Finding]:
-    findings: dict[str, Finding] = {}
-    nodes: dict[str, list[NodeInfo]] = {}
-    limiter = anyio.CapacityLimiter(_AT_ONCE)
-
-    async def one(cluster: ClusterSettings) -> None:
-        async with limiter:
-            findings[cluster.name] = await try_cluster(cluster, timeout, nodes)
-
-    async with anyio.create_task_group() as tasks:
-        for cluster in clusters:
-            tasks.start_soon(one, cluster, name=f"check {cluster.name}")
-    find_duplicates(clusters, findings, nodes)
-    return [findings[cluster.name] for cluster in clusters]
-
-
-def _chosen(clusters: Sequence[ClusterSettings], names: Sequence[str]) -> list[ClusterSettings]:
+def _select(clusters: Sequence[ClusterSettings], names: Sequence[str]) -> list[ClusterSettings]:
     known = [cluster.name for cluster in clusters]
     for name in names:
         if name not in known:
-            nearest = get_close_matches(name, known, n=1, cutoff=0.0)
-            raise ConfigError(f'--cluster: the configuration has no cluster "{name}"; did you mean "{nearest[0]}"?')
+            raise ConfigError(f"--cluster: {unknown_name('cluster', name, known)}")
     return [cluster for cluster in clusters if not names or cluster.name in names]
 
 
-def _print(findings: Collection[Finding]) -> None:
-    """Print a table; a terminal has the problems below it, elsewhere a cluster is one line that grep finds."""
+async def _check_all(
+    settings: Config, clusters: Sequence[ClusterSettings], destinations: bool, timeout: float
+) -> list[Finding]:
+    findings = await check_clusters(clusters, timeout)
+    if destinations:
+        checks: list[Check] = [] if settings.store is None else [StoreCheck(settings.store)]
+        checks += [SinkCheck(name, sink) for name, sink in settings.sinks.items()]
+        findings += await run_checks(checks, timeout)
+    return findings
+
+
+def _of(subject: Subject, findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.subject is subject]
+
+
+def _as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    stores = [_destination_json(finding) for finding in _of(Subject.STORE, findings)]
+    return {
+        "clusters": [_cluster_json(finding) for finding in _of(Subject.CLUSTER, findings)],
+        "store": stores[0] if stores else None,
+        "sinks": [_destination_json(finding) for finding in _of(Subject.SINK, findings)],
+    }
+
+
+def _cluster_json(finding: Finding) -> dict[str, Any]:
+    details = finding.details or ClusterDetails(context=None)
+    head = {"cluster": finding.name, "context": details.context, "ok": finding.ok}
+    return head | msgspec.structs.asdict(details) | {"problems": finding.problems}
+
+
+def _destination_json(finding: Finding) -> dict[str, Any]:
+    return {"name": finding.name, "type": finding.type, "ok": finding.ok, "text": finding.text}
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    """Print tables; on a terminal the clusters' problems stand below theirs, elsewhere each is one line for grep."""
     terminal = sys.stdout.isatty()
-    rows = [[*_cells(finding), _result(finding, whole=not terminal)] for finding in findings]
-    print_table(_HEADINGS, rows, styles={"result": result_style})
-    for finding in findings if terminal else ():
+    clusters = _of(Subject.CLUSTER, findings)
+    rows = [[*_cluster_cells(finding), _result(finding, whole=not terminal)] for finding in clusters]
+    print_table(_CLUSTER_COLUMNS, rows, styles=_STYLES)
+    if terminal:
+        _print_problems(clusters)
+        click.echo("")
+    click.echo(f"{sum(finding.ok for finding in clusters)} of {len(clusters)} clusters are ready.")
+    if destinations := [*_of(Subject.STORE, findings), *_of(Subject.SINK, findings)]:
+        click.echo("")
+        rows = [[finding.name, finding.type, _result(finding, whole=True)] for finding in destinations]
+        print_table(_DESTINATION_COLUMNS, rows, styles=_STYLES)
+
+
+def _print_problems(findings: Sequence[Finding]) -> None:
+    for finding in findings:
         for problem in finding.problems:
-            click.echo(f"\n{one_line(finding.cluster)}: {problem.text}")
+            click.echo(f"\n{one_line(finding.name)}: {problem.text}")
             if problem.hint:
                 click.echo(f"  {problem.hint}")
-    if terminal:
-        click.echo("")
-    click.echo(f"{sum(finding.ok for finding in findings)} of {len(findings)} clusters are ready.")
 
 
-def _cells(finding: Finding) -> list[str]:
-    latency = finding.latency_seconds
-    ready, total = sum(pods.ready for pods in finding.pods), sum(pods.total for pods in finding.pods)
-    driver = f" (driver {finding.driver_version})" if finding.driver_version else ""
+def _cluster_cells(finding: Finding) -> list[str]:
+    details = finding.details or ClusterDetails(context=None)
+    latency = details.latency_seconds
+    ready, total = sum(pods.ready for pods in details.pods), sum(pods.total for pods in details.pods)
+    driver = f" (driver {details.driver_version})" if details.driver_version else ""
     return [
-        one_line(finding.cluster),
-        finding.version or "",
+        finding.name,
+        details.version or "",
         f"{latency * 1000:.0f} ms" if latency is not None else "",
-        finding.user or "",
-        f"{ready}/{total} ready" if finding.pods else "",
-        f"{finding.gpus} on {finding.node}{driver}" if finding.gpus is not None else "",
+        details.user or "",
+        f"{ready}/{total} ready" if details.pods else "",
+        f"{details.gpus} on {details.node}{driver}" if details.gpus is not None else "",
     ]
 
 
 def _result(finding: Finding, *, whole: bool) -> str:
-    if finding.ok or not whole:
-        return "ok" if finding.ok else "failed"
-    return "; ".join(problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in finding.problems)
+    if finding.ok:
+        return f"ok ({finding.text})" if finding.text else "ok"
+    return finding.text if whole else "failed"

@@ -1,7 +1,8 @@
-"""A client of a running collector, and the options that say where it is and how to be let in."""
+"""A client of a running collector, and the options that say where it is and how to authenticate."""
 
 import itertools
 import os
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -11,71 +12,66 @@ import httpx
 import msgspec
 
 from collector import config as configuration
-from collector.cli import endpoint as endpoints
-from collector.cli.endpoint import Endpoint
-from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option
+from collector.cli.endpoint import Endpoint, client_tls, connection_problem, server_endpoint, url_endpoint
+from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
 from collector.config import ConfigError, Duration, ServerSettings
+from collector.files import UnreadableFileError, read_secret
 from collector.text import one_line
 
-__all__ = ["Client", "connection_options"]
+__all__ = ["MAX_PAGE_SIZE", "Client", "connection_options"]
+
+MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
 _T = TypeVar("_T")
-_PAGE = 10_000  # what the API gives at most
+_FILE = click.Path(path_type=Path)
 
 
 def connection_options(function: Any) -> Any:
     """Add the options that `Client` is made of."""
-    function = click.option(
-        "--timeout", type=TIMEOUT, default="30s", show_default=True, help="How long to wait for each answer."
-    )(function)
-    function = click.option(
-        "--key", type=click.Path(path_type=Path), metavar="FILE", help="Its key, if it is in a file of its own."
-    )(function)
-    function = click.option(
-        "--cert", type=click.Path(path_type=Path), metavar="FILE", help="Show this client certificate (PEM)."
-    )(function)
-    function = click.option(
-        "--ca", type=click.Path(path_type=Path), metavar="FILE", help="Trust these authorities for HTTPS (PEM)."
-    )(function)
-    function = click.option(
-        "--user", metavar="NAME", help="Send this user name, with the password from $GPUID_PASSWORD."
-    )(function)
-    function = click.option(
-        "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="Send this file's bearer token."
-    )(function)
-    function = optional_config_option(function)
-    return click.option("--url", metavar="URL", help="The collector. Default: what the configuration's [server] says.")(
-        function
+    options = (
+        url_option,
+        optional_config_option,
+        click.option("--token-file", type=_FILE, metavar="FILE", help="File with a bearer token."),
+        click.option("--user", metavar="NAME", help="User name for basic auth; the password is in $GPUID_PASSWORD."),
+        click.option("--ca", type=_FILE, metavar="FILE", help="CA bundle (PEM). Default: the system's CAs."),
+        click.option("--cert", type=_FILE, metavar="FILE", help="Client certificate (PEM)."),
+        click.option("--key", type=_FILE, metavar="FILE", help="Private key (PEM), if separate."),
+        click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="Timeout per request."),
     )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 class Client:
-    """Asks one collector; every failure is a Failure or ConfigError of one line."""
+    """Asks one collector; every failure is a CommandError or ConfigError of one line."""
 
     def __init__(
         self,
         *,
         url: str | None,
-        config: Path | None,
-        token_file: Path | None,
-        user: str | None,
-        ca: Path | None,
-        cert: Path | None,
-        key: Path | None,
+        config: Path | None = None,
+        token_file: Path | None = None,
+        user: str | None = None,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
         timeout: Duration,
+        page_size: int = MAX_PAGE_SIZE,
     ) -> None:
-        place = _endpoint(url, config, ca, cert, key)
+        endpoint = _endpoint(url, config, client_tls(ca=ca, cert=cert, key=key))
+        self._page_size = page_size
         self._http = httpx.Client(
-            base_url=place.url,
-            verify=place.tls or True,
+            base_url=endpoint.url,
+            verify=endpoint.tls or True,
             auth=_basic(user),
-            headers=_bearer(token_file, None if user else place.token_file),
+            headers=_bearer(token_file, None if user else endpoint.token_file),
             timeout=timeout,
             trust_env=url is not None,  # a proxy does not lead to this machine
         )
 
     def __enter__(self) -> Self:
-        """Go on with it."""
+        """Return the client itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,37 +79,45 @@ class Client:
         self._http.close()
 
     def get(self, path: str, params: Mapping[str, str | Sequence[str]], kind: type[_T]) -> _T:
-        """Ask one question; raises Failure."""
+        """Return the decoded answer to one request; raises CommandError."""
         where = str(self._http.base_url).rstrip("/")
         try:
             answer = self._http.get(path, params=params)
         except httpx.TimeoutException as error:
             raise CommandError(f"{where}: no answer in time") from error
         except httpx.HTTPError as error:
-            raise CommandError(f"{where}: {endpoints.reason(error)}; is a collector running there?") from error
+            raise CommandError(f"{where}: {connection_problem(error)}; is a collector running there?") from error
         if answer.status_code in {401, 403}:
             raise CommandError(
-                f"{where}: answers {answer.status_code}; expected --token-file, or --user with $GPUID_PASSWORD"
+                f"{where}: answers {answer.status_code}; use --token-file, or --user with $GPUID_PASSWORD"
             )
         if answer.status_code != 200:
             raise CommandError(f"{where}: {_refusal(answer)}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except msgspec.DecodeError as error:
-            raise CommandError(f"{where}: the answer is not a gpuid collector's") from error
+            raise CommandError(f"{where}: the response is not from a gpuid collector") from error
+
+    def clusters(self) -> list[dict[str, Any]]:
+        """Return all clusters as the API describes them; raises CommandError."""
+        return [cluster for page in self._pages("/api/v1/clusters", {}) for cluster in page.clusters]
 
     def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
-        """Go through the pages of the GPUs that the filters admit; raises Failure."""
-        for offset in itertools.count(step=_PAGE):
-            page = self.get("/api/v1/gpus", {**filters, "limit": str(_PAGE), "offset": str(offset)}, _Page)
-            yield page.gpus
-            if offset + _PAGE >= page.total or not page.gpus:
+        """Yield the GPUs that match the filters, page by page; raises CommandError."""
+        return (page.gpus for page in self._pages("/api/v1/gpus", filters))
+
+    def _pages(self, path: str, filters: Mapping[str, Sequence[str]]) -> Iterator["_Page"]:
+        for offset in itertools.count(step=self._page_size):
+            page = self.get(path, {**filters, "limit": str(self._page_size), "offset": str(offset)}, _Page)
+            yield page
+            if offset + self._page_size >= page.total or not (page.clusters or page.gpus):
                 return
 
 
 class _Page(msgspec.Struct):
-    gpus: list[dict[str, Any]]
     total: int
+    clusters: list[dict[str, Any]] = []
+    gpus: list[dict[str, Any]] = []
 
 
 class _Refusal(msgspec.Struct):
@@ -121,20 +125,19 @@ class _Refusal(msgspec.Struct):
 
 
 def _refusal(answer: httpx.Response) -> str:
-    """Give the API's own reason, or what any server's status line says."""
+    """Return the API's own reason, or what any server's status line says."""
     try:
         return one_line(msgspec.json.decode(answer.content, type=_Refusal).error)
     except msgspec.DecodeError:
         return f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
 
 
-def _endpoint(url: str | None, config: Path | None, ca: Path | None, cert: Path | None, key: Path | None) -> Endpoint:
-    own = endpoints.tls(ca=ca, cert=cert, key=key)
+def _endpoint(url: str | None, config: Path | None, tls: ssl.SSLContext | None) -> Endpoint:
     if url is not None:
-        return endpoints.of_url(url, own)
+        return url_endpoint(url, tls)
     path = config or found_config()
-    place = endpoints.of_server(ServerSettings() if path is None else configuration.load(path).server)
-    return place._replace(tls=own or place.tls)
+    endpoint = server_endpoint(ServerSettings() if path is None else configuration.load(path).server)
+    return endpoint._replace(tls=tls or endpoint.tls)
 
 
 def _basic(user: str | None) -> httpx.BasicAuth | None:
@@ -142,7 +145,7 @@ def _basic(user: str | None) -> httpx.BasicAuth | None:
         return None
     password = os.environ.get("GPUID_PASSWORD")
     if password is None:
-        raise click.UsageError("--user: expected its password in $GPUID_PASSWORD")
+        raise click.UsageError("--user: set the password in $GPUID_PASSWORD")
     return httpx.BasicAuth(user, password)
 
 
@@ -150,9 +153,13 @@ def _bearer(given: Path | None, configured: Path | None) -> dict[str, str]:
     path = given or configured
     if path is None:
         return {}
+    option = "--token-file" if given else "server.bearer_token_file"
     try:
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        option = "--token-file" if given else "server.bearer_token_file"
-        raise ConfigError(f"{option}: {path}: {getattr(error, 'strerror', None) or 'expected a token'}") from error
+        token = read_secret(path)
+    except UnreadableFileError as error:
+        raise ConfigError(f"{option}: {path}: {error}") from error
+    if not token:
+        raise ConfigError(f"{option}: {path}: the file is empty")
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(f"{option}: {path}: invalid characters in token")
     return {"Authorization": f"Bearer {token}"}

@@ -1,4 +1,4 @@
-"""Where a running collector answers and how to be let in, from its configuration or from options."""
+"""Where a running collector answers and how to connect to it, from its configuration or from options."""
 
 import re
 import ssl
@@ -7,40 +7,47 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from collector.config import ConfigError, Listen, ServerSettings
+from collector.text import describe_os_error
+from collector.tls import TlsFileError, client_context
 
-__all__ = ["Endpoint", "of_server", "of_url", "reason", "tls"]
+__all__ = ["Endpoint", "client_tls", "connection_problem", "server_endpoint", "url_endpoint"]
+
+_PEM_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
 class Endpoint(NamedTuple):
     """One collector's HTTP server as a client on the same machine reaches it."""
 
     url: str  # without a trailing slash
-    tls: ssl.SSLContext | None = None  # None: plain HTTP, or HTTPS that the system's authorities vouch for
+    tls: ssl.SSLContext | None = None  # None: plain HTTP, or HTTPS with a certificate of the system's CAs
     token_file: Path | None = None
 
 
-def of_server(server: ServerSettings) -> Endpoint:
-    """Find the server of this configuration; raises ConfigError when its certificate cannot be read.
+def server_endpoint(server: ServerSettings) -> Endpoint:
+    """Return the endpoint of the server with these settings; raises ConfigError if its certificate cannot be used.
 
-    The certificate to expect is known exactly, so it is trusted by itself, whatever host name it is for.
+    The exact certificate is known, so it alone is trusted, whatever host name it is for.
     """
-    url = f"{'http' if server.cert_file is None else 'https'}://{_reachable(server.listen)}"
+    url = f"{'http' if server.cert_file is None else 'https'}://{_local_address(server.listen)}"
     if server.cert_file is None:
         return Endpoint(url, None, server.bearer_token_file)
+    own = server.client_ca_file is not None  # the collector's own certificate then serves as a client's, too
     try:
-        chain = server.cert_file.read_text(encoding="ascii")
-        context = ssl.create_default_context(cadata=_FIRST.findall(chain)[0])
-    except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"server.cert_file: {server.cert_file}: {_unusable(error)}") from error
+        context = client_context(
+            ca_data=_first_certificate(server.cert_file),
+            cert=server.cert_file if own else None,
+            key=server.key_file if own else None,
+        )
+    except TlsFileError as error:
+        key = "cert_file" if error.kind == "ca" else "key_file"
+        raise ConfigError(f"server.{key}: {error.file or server.cert_file}: {error}") from error
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if server.client_ca_file is not None and server.key_file is not None:
-        _show(context, server.cert_file, server.key_file, "server.key_file")
     return Endpoint(url, context, server.bearer_token_file)
 
 
-def of_url(url: str, context: ssl.SSLContext | None = None) -> Endpoint:
-    """Take the URL that a user gave; raises ConfigError when it is none."""
+def url_endpoint(url: str, context: ssl.SSLContext | None = None) -> Endpoint:
+    """Return the endpoint at a URL that a user gave; raises ConfigError if it is not one."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -51,51 +58,45 @@ def of_url(url: str, context: ssl.SSLContext | None = None) -> Endpoint:
     return Endpoint(url.rstrip("/"), context)
 
 
-def reason(error: BaseException) -> str:
-    """Say why a connection failed, in the words of the first cause that has some."""
+def client_tls(*, ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """Return a context that trusts `--ca` instead of the system's CAs and presents `--cert`; None without both.
+
+    The key may be in the certificate's file. Raises ConfigError.
+    """
+    if ca is None and cert is None:
+        return None
+    try:
+        return client_context(ca=ca, cert=cert, key=key)
+    except TlsFileError as error:
+        option = "--ca" if error.kind == "ca" else "--key" if error.file == key else "--cert"
+        raise ConfigError(f"{option}: {error.file}: {error}") from error
+
+
+def connection_problem(error: BaseException) -> str:
+    """Return why a connection failed: what the first cause says that is about TLS or from the system."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
-            return (
-                f"TLS: {getattr(cause, 'verify_message', '') or (cause.reason or str(cause)).replace('_', ' ').lower()}"
-            )
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+            reason = getattr(cause, "verify_message", "") or (cause.reason or str(cause)).replace("_", " ").lower()
+            return f"TLS: {reason}"
+        if text := describe_os_error(cause, ""):
+            return text
         cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__
 
 
-def tls(*, ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    """Trust `ca` instead of the system's authorities, and show `cert` (whose key may be in the same file)."""
-    if ca is None and cert is None:
-        return None
+def _first_certificate(file: Path) -> str:
     try:
-        context = ssl.create_default_context(cafile=ca)
+        found = _PEM_CERTIFICATE.search(file.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--ca: {ca}: {_unusable(error)}") from error
-    if cert is not None:
-        _show(context, cert, key, "--cert")
-    return context
+        reason = describe_os_error(error, "expected PEM certificates")
+        raise TlsFileError(reason, kind="ca", file=file) from error
+    if found is None:
+        raise TlsFileError("expected PEM certificates", kind="ca", file=file)
+    return found[0]
 
 
-_FIRST = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
-
-
-def _show(context: ssl.SSLContext, cert: Path, key: Path | None, option: str) -> None:
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{option}: {key or cert}: {_unusable(error)}") from error
-
-
-def _unusable(error: Exception) -> str:
-    absent = isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
-    return (
-        absent and getattr(error, "strerror", None)
-    ) or "expected certificates in PEM form, and keys that are theirs"
-
-
-def _reachable(listen: Listen) -> str:
-    """Turn "every interface" into the loopback one."""
+def _local_address(listen: Listen) -> str:
+    """Return an address that reaches a listener on this machine: "every interface" becomes the loopback one."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104
     return f"[{host}]:{listen.port}" if ":" in host else f"{host}:{listen.port}"

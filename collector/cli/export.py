@@ -1,4 +1,4 @@
-"""`gpuid export`: the present inventory as one file."""
+"""`gpuid export`: the current inventory as one file."""
 
 import contextlib
 import sys
@@ -8,43 +8,45 @@ from typing import IO, Any
 
 import anyio
 import click
-from rich.console import Console
 
 from collector.cli.client import Client, connection_options
+from collector.cli.console import error_console
+from collector.cli.history_queries import configured_store
 from collector.cli.options import CommandError
-from collector.cli.past import chosen_store
 from collector.model import Event, NodeState, SinkRecord
-from collector.sinks import formats as forms
+from collector.sinks import formats
 from collector.store import OpenMode, Store, StoreSettings
+from collector.text import counted, describe_os_error
 from collector.timestamps import rfc3339
 
 __all__ = ["export"]
 
 
 class _Row(SinkRecord, frozen=True, kw_only=True, gc=False):
-    """A GPU as the sinks write it, and its times there to the millisecond."""
+    """A GPU as the sinks write it, and since when it is there and when it was confirmed, to the millisecond."""
 
     since: str
     confirmed: str
 
 
 _COLUMNS = _Row.__struct_fields__
+_Pages = AsyncGenerator[list[_Row], None]
 _Write = Callable[[Sequence[_Row]], object]
 
 
 @click.command()
 @click.option(
-    "--format", "form", type=click.Choice(("csv", "jsonl", "parquet")), required=True, help="The form of the file."
+    "--format", "file_format", type=click.Choice(("csv", "jsonl", "parquet")), required=True, help="File format."
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here. Default: the standard output."
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="File to write. Default: standard output."
 )
 @connection_options
-def export(form: str, output: Path | None, **options: Any) -> None:
-    r"""Write every GPU that is present, one a row: the fields of a sink's record, since and confirmed.
+def export(file_format: str, output: Path | None, **options: Any) -> None:
+    r"""Write the current inventory, one GPU per row: the fields of a sink's record, since and confirmed.
 
-    It is read from the configuration's [store] or, with --url, from a running collector, piece by piece:
-    a large fleet needs no more memory than a small one.
+    Reads from the configuration's [store] or, with --url, from a running collector, in pages: memory use
+    does not depend on the size of the fleet.
 
     \b
     Examples:
@@ -52,29 +54,29 @@ def export(form: str, output: Path | None, **options: Any) -> None:
       gpuid export --format parquet -o gpus.parquet --url https://gpuid.example.com
       gpuid export --format jsonl | jq -r 'select(.model | test("H100")) | .gpu'
     """
-    if form == "parquet" and output is None and sys.stdout.isatty():
-        raise click.UsageError("parquet is no text for a terminal: expected -o FILE")
-    store = chosen_store(options)
-    anyio.run(_export, _collector_rows(options) if store is None else _store_rows(store), form, output)
+    if file_format == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("refusing to write Parquet to a terminal; use -o FILE")
+    if (store := configured_store(options)) is not None:
+        anyio.run(_export, _store_rows(store), file_format, output)
+    else:
+        with Client(**options) as client:
+            anyio.run(_export, _collector_rows(client), file_format, output)
 
 
-_Pages = AsyncGenerator[list[_Row], None]
-
-
-async def _export(pages: _Pages, form: str, output: Path | None) -> None:
+async def _export(pages: _Pages, file_format: str, output: Path | None) -> None:
     async with contextlib.aclosing(pages):
-        first: list[_Row] = await anext(pages, [])  # nothing is written for a collector that does not answer
+        first: list[_Row] = await anext(pages, [])  # before anything is written, so that a failure leaves no file
         shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
-        progress = Console(stderr=True, quiet=not shown).status("Exporting …")
-        with progress, _file(output) as file, _FORMS[form](file) as write:
+        progress = error_console(enabled=shown).status("Exporting …")
+        with progress, _open_output(output) as file, _WRITERS[file_format](file) as write:
             write(first)
             count = len(first)
             async for page in pages:
                 write(page)
                 count += len(page)
-                progress.update(f"Exporting … {count:,} GPUs")
+                progress.update(f"Exporting … {counted(count, 'GPU')}")
     if output is not None:
-        click.echo(f"{count:,} GPU{'' if count == 1 else 's'} written to {output}", err=True)
+        click.echo(f"{counted(count, 'GPU')} written to {output}", err=True)
 
 
 async def _store_rows(settings: StoreSettings) -> _Pages:
@@ -83,19 +85,16 @@ async def _store_rows(settings: StoreSettings) -> _Pages:
             yield [row for node in nodes for row in _node_rows(node)]
 
 
-async def _collector_rows(options: Mapping[str, Any]) -> _Pages:
-    """Ask cluster by cluster: most fit into one page, which is of one instant."""
-    with Client(**options) as client:
-        clusters = client.get("/api/v1/clusters", {"limit": "10000"}, dict[str, Any])["clusters"]
-        for cluster in clusters:
-            for gpus in client.gpus({"cluster": [cluster["cluster"]]}):
-                yield [_api_row(gpu) for gpu in gpus]
+async def _collector_rows(client: Client) -> _Pages:
+    """Yield the rows cluster by cluster: most clusters fit into one page, which is consistent in itself."""
+    for cluster in client.clusters():
+        for gpus in client.gpus({"cluster": [cluster["cluster"]]}):
+            yield [_api_row(gpu) for gpu in gpus]
 
 
 def _node_rows(node: NodeState) -> Iterator[_Row]:
     if node.time is None:
         return
-    confirmed = rfc3339(node.time) or ""
     for gpu, since in zip(node.gpus, node.since, strict=True):
         yield _Row(
             cluster=node.place.cluster,
@@ -104,12 +103,12 @@ def _node_rows(node: NodeState) -> Iterator[_Row]:
             source=node.source,
             chassis=gpu.chassis or "",
             gpu=gpu.serial or "",
-            time=_to_the_second(confirmed),
-            uuid=gpu.uuid or "",
+            time=rfc3339(node.time, "seconds"),
+            uuid=gpu.uuid,
             model=gpu.model or "",
             event=Event.CONFIRMED.value,
-            since=rfc3339(since) or "",
-            confirmed=confirmed,
+            since=rfc3339(since),
+            confirmed=rfc3339(node.time),
         )
 
 
@@ -124,8 +123,8 @@ def _to_the_second(time: str) -> str:
 
 
 @contextlib.contextmanager
-def _file(path: Path | None) -> Iterator[IO[bytes]]:
-    """Open what is written to; a file takes its name only once it is whole."""
+def _open_output(path: Path | None) -> Iterator[IO[bytes]]:
+    """Open the file to write, None for standard output; a file gets its name only once it is complete."""
     if path is None:
         yield sys.stdout.buffer
         return
@@ -137,7 +136,7 @@ def _file(path: Path | None) -> Iterator[IO[bytes]]:
         if not special:
             partial.replace(path)
     except OSError as error:
-        raise CommandError(f"-o {path}: {error.strerror}") from error
+        raise CommandError(f"-o {path}: {describe_os_error(error, 'cannot be written')}") from error
     finally:
         if not special:
             partial.unlink(missing_ok=True)
@@ -145,20 +144,20 @@ def _file(path: Path | None) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _csv(file: IO[bytes]) -> Iterator[_Write]:
-    file.write(forms.csv([], columns=_COLUMNS, header=True))
-    yield lambda rows: file.write(forms.csv(rows, columns=_COLUMNS))
+    file.write(formats.csv([], columns=_COLUMNS, header=True))
+    yield lambda rows: file.write(formats.csv(rows, columns=_COLUMNS))
 
 
 @contextlib.contextmanager
 def _jsonl(file: IO[bytes]) -> Iterator[_Write]:
-    yield lambda rows: file.write(forms.json_lines(rows))
+    yield lambda rows: file.write(formats.json_lines(rows))
 
 
 @contextlib.contextmanager
 def _parquet(file: IO[bytes]) -> Iterator[_Write]:
-    with forms.ParquetFile(file, columns=_COLUMNS, times=("time", "since", "confirmed")) as parquet:
+    with formats.ParquetFile(file, columns=_COLUMNS, times=("time", "since", "confirmed")) as parquet:
         yield parquet.write
 
 
-_FORMS: dict[str, Callable[[IO[bytes]], contextlib.AbstractContextManager[_Write]]]
-_FORMS = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
+_WRITERS: dict[str, Callable[[IO[bytes]], contextlib.AbstractContextManager[_Write]]]
+_WRITERS = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}

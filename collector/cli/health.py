@@ -1,4 +1,4 @@
-"""`gpuid health`: is the collector alive, as an exit code."""
+"""`gpuid health`: whether a collector answers, as an exit code."""
 
 import http.client
 import urllib.request
@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from collector import config as configuration
-from collector.cli.endpoint import Endpoint, of_server, of_url, reason
-from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option
+from collector.cli.endpoint import Endpoint, connection_problem, server_endpoint, url_endpoint
+from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
 from collector.config import Duration, ServerSettings
 
 __all__ = ["health"]
@@ -16,13 +16,12 @@ __all__ = ["health"]
 
 @click.command()
 @optional_config_option
-@click.option("--url", metavar="URL", help="The collector. Default: what the configuration's [server] says.")
-@click.option("--timeout", type=TIMEOUT, default="5s", show_default=True, help="How long to wait for the answer.")
+@url_option
+@click.option("--timeout", type=TIMEOUT, default="5s", show_default=True, help="Timeout of the request.")
 def health(config: Path | None, url: str | None, timeout: Duration) -> None:
-    r"""Exit 0 when the collector on this machine answers /healthz, 1 when it does not.
+    r"""Exit with 0 if the collector on this machine answers /healthz, else with 1.
 
-    Made for the health check of a container image: it needs nothing but the configuration that the
-    collector runs with, TLS included.
+    Made for container health checks: it needs only the collector's own configuration, including for TLS.
 
     \b
     Examples:
@@ -30,15 +29,15 @@ def health(config: Path | None, url: str | None, timeout: Duration) -> None:
       gpuid health --url http://127.0.0.1:8080
     """
     if url is not None:
-        endpoint = of_url(url)
+        endpoint = url_endpoint(url)
     else:
         path = config or found_config()
-        endpoint = of_server(ServerSettings() if path is None else configuration.load(path).server)
+        endpoint = server_endpoint(ServerSettings() if path is None else configuration.load(path).server)
     click.echo(f"{endpoint.url}: {_ask(endpoint, timeout)}")
 
 
 def _ask(endpoint: Endpoint, timeout: float) -> str:
-    # Never by a proxy, and /healthz moves nowhere.
+    # Without proxies and redirects: the collector is on this machine.
     opener = urllib.request.OpenerDirector()
     for handler in (urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(context=endpoint.tls)):
         opener.add_handler(handler)
@@ -48,7 +47,7 @@ def _ask(endpoint: Endpoint, timeout: float) -> str:
     except TimeoutError as error:
         raise CommandError(f"{endpoint.url}: no answer within {timeout:g} s") from error
     except (OSError, ValueError, http.client.HTTPException) as error:  # TLS and URL errors are OSErrors
-        raise CommandError(f"{endpoint.url}: {reason(error)}") from error
+        raise CommandError(f"{endpoint.url}: {connection_problem(error)}") from error
     if status != 200:
         raise CommandError(f"{endpoint.url}: /healthz answers {status}")
     return "ok"

@@ -1,9 +1,8 @@
-"""`gpuid init`: a commented configuration from the contexts of a kubeconfig."""
+"""`gpuid init`: writes a commented configuration from the contexts of a kubeconfig."""
 
 import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
@@ -13,12 +12,14 @@ import click
 import tomli_w
 
 from collector import config as configuration
+from collector.cli.suggestions import unknown_name
 from collector.config import PRESETS, ConfigError, DefaultSettings, ServerSettings
 from collector.kube.kubeconfig import contexts
+from collector.text import counted, describe_os_error
 
 __all__ = ["init", "render"]
 
-_LISTED = 10
+_LISTED_CONTEXTS = 10
 
 
 @click.command()
@@ -29,25 +30,25 @@ _LISTED = 10
     show_default=True,
     metavar="FILE",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="Where to write the configuration; - is standard output.",
+    help="File to write; - is standard output.",
 )
 @click.option(
     "--kubeconfig",
     metavar="PATH",
-    help="The kubeconfig, or several joined by a colon. Default: $KUBECONFIG, then ~/.kube/config.",
+    help="Kubeconfig, or several joined by a colon. Default: $KUBECONFIG, then ~/.kube/config.",
 )
 @click.option(
     "--context",
     "patterns",
     metavar="NAME",
     multiple=True,
-    help="Only this context; * and ? match any characters. May be given several times. Default: all.",
+    help="Only this context; * and ? are wildcards. May be given several times. Default: all.",
 )
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force: bool) -> None:
     r"""Write a commented configuration with one cluster per context of your kubeconfig.
 
-    Nothing is sent to any cluster: `gpuid check` does that next.
+    No cluster is contacted; use `gpuid check` for that.
 
     \b
     Examples:
@@ -56,87 +57,93 @@ def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force:
       gpuid init --kubeconfig ~/clusters/eu:~/clusters/us -o /etc/gpuid/gpuid.toml
     """
     found = contexts(kubeconfig)
-    names = _chosen([name for name in found if name], patterns)
-    alike = _alike({name: found[name].server for name in names})
-    text = render(names, kubeconfig=_absolute(kubeconfig or os.environ.get("KUBECONFIG")), alike=alike)
-    configuration.parse(text, output)  # never hand out what `run` would refuse
+    names = _select([name for name in found if name], patterns)
+    same_server = _same_servers({name: found[name].server for name in names})
+    text = render(names, kubeconfig=_absolute(kubeconfig or os.environ.get("KUBECONFIG")), same_server=same_server)
+    configuration.parse(text, output)  # never write what `gpuid run` would reject
     if str(output) == "-":
         click.echo(text, nl=False)
     else:
         _write(output, text, force)
-    for line in _found(names, alike):
+    for line in _summary(names, same_server):
         click.echo(line, err=str(output) == "-")
     if str(output) != "-":
         named = "" if output == Path("gpuid.toml") else f" -c {shlex.quote(str(output))}"
-        click.echo(f"Wrote {output}. Next:\n  gpuid check{named}    tries every cluster")
+        click.echo(f"Wrote {output}. Next:\n  gpuid check{named}    checks every cluster")
         click.echo(f"  gpuid run{named}      collects and serves")
 
 
-def render(names: Sequence[str], *, kubeconfig: str | None, alike: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Write the configuration of these contexts; `kubeconfig` None leaves it to the default.
+def render(
+    names: Sequence[str], *, kubeconfig: str | None, same_server: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return the text of a configuration of these contexts; with `kubeconfig` None it has the default one.
 
-    `alike` tells of a context which one before it has the same server.
+    `same_server` maps a context to the one before it that has the same server.
     """
     defaults = DefaultSettings()
     preset = PRESETS[defaults.preset]
     return "\n".join(
         (
-            "# The configuration of gpuid: `gpuid check` tries it, `gpuid run` runs it, and a running collector",
-            "# follows every change of [[clusters]] and [defaults] in this file. Durations are written 30s, 5m, 1h.",
+            "# Configuration of gpuid: check it with `gpuid check`, run it with `gpuid run`. A running collector",
+            "# reloads this file when it changes. Durations are written as 30s, 5m or 1h.",
             "",
-            "# What holds for every cluster that does not say otherwise; any of these keys may stand in a cluster too.",
+            "# Defaults for all clusters; each of these keys may also be set per cluster.",
             "[defaults]",
             *(
                 (_values(kubeconfig=kubeconfig),)
                 if kubeconfig
                 else (
-                    "# The kubeconfig; without it $KUBECONFIG, then ~/.kube/config.",
+                    "# Kubeconfig file. Default: $KUBECONFIG, then ~/.kube/config.",
                     '# kubeconfig = "~/.kube/config"',
                 )
             ),
-            f"# Which pods can see the GPUs: {', '.join(PRESETS)}.",
+            f"# Pods that can run nvidia-smi, by preset: {', '.join(PRESETS)}.",
             _values(preset=defaults.preset),
-            "# Or name them instead of a preset; on one node the first source with a ready pod is asked:",
+            "# Or list sources instead of a preset; on each node, the first source with a ready pod is used:",
             f"# sources = [{{ namespace = {_string(preset.namespace)}, selector = {_string(preset.selector)},"
             f" container = {_string(preset.container)} }}]",
-            "# A node is read again when this much time has passed, besides whenever its pod or its GPUs change.",
+            "# Maximum age of a reading; a node is also read again whenever its pod or its GPUs change.",
             '# refresh = "1h"',
             "# How long a node without a GPU pod keeps its series.",
             '# grace = "10m"',
-            "# Which nodes to watch, as a label selector; empty watches all.",
+            "# Label selector of the nodes to watch; empty: all.",
             '# node_selector = ""',
             "",
             "[server]",
-            "# Where metrics, API and page are served; 127.0.0.1:8080 keeps them on this machine.",
+            "# Address of metrics, API and page; use 127.0.0.1:8080 to serve this machine only.",
             _values(listen=str(ServerSettings().listen)),
-            "# HTTPS, and who may ask:",
+            "# TLS and authentication:",
             '# cert_file = "tls.crt"',
             '# key_file = "tls.key"',
+            '# client_ca_file = "clients.crt"',
             '# bearer_token_file = "token"',
             "",
-            "# One table per cluster. `name` is the `cluster` label of its series: make it what your dashboards use.",
+            "# One table per cluster. `name` is the `cluster` label of its series: use the one of your dashboards.",
             *(
-                f"{_warning(alike, context)}[[clusters]]\n{_values(name=name, context=context)}\n"
+                f"{_warning(same_server, context)}[[clusters]]\n{_values(name=name, context=context)}\n"
                 for context, name in _cluster_names(names).items()
             ),
         )
     )
 
 
-def _alike(servers: Mapping[str, str]) -> dict[str, str]:
-    """Tell of each context with the server of one before it which that is; proxies serve many clusters at one URL."""
+def _same_servers(servers: Mapping[str, str]) -> dict[str, str]:
+    """Map each context to the first one before it with the same server.
+
+    They may still be different clusters: some proxies serve many clusters at one URL.
+    """
     first: dict[str, str] = {}
     for name, server in servers.items():
         first.setdefault(server, name)
     return {name: first[server] for name, server in servers.items() if server and first[server] != name}
 
 
-def _warning(alike: Mapping[str, str], name: str) -> str:
-    if name not in alike:
+def _warning(same_server: Mapping[str, str], name: str) -> str:
+    if name not in same_server:
         return ""
     return (
-        f"# The same server as {_string(alike[name])}. If they are one cluster, keep the context that you want it to be"
-        " read by:\n# of two names for one cluster only the first is read.\n"
+        f"# Same server as {_string(same_server[name])}. If both are the same cluster, remove one of the two: only the"
+        " first is read.\n"
     )
 
 
@@ -149,18 +156,18 @@ def _string(text: str) -> str:
 
 
 def _cluster_names(contexts: Collection[str]) -> dict[str, str]:
-    """Name each cluster as its context, but for letters that no name may have."""
-    named: dict[str, str] = {}
+    """Map each context to the name of its cluster: its own, without the characters that a name may not have."""
+    names: dict[str, str] = {}
     for context in contexts:
         name = "".join(letter if letter.isprintable() else "_" for letter in context)
-        while name != context and (name in contexts or name in named.values()):
+        while name != context and (name in contexts or name in names.values()):
             name += "_"
-        named[context] = name
-    return named
+        names[context] = name
+    return names
 
 
-def _chosen(names: Collection[str], patterns: Sequence[str]) -> list[str]:
-    """Keep the contexts that a pattern names, in the kubeconfig's order; a pattern that names none is an error."""
+def _select(names: Collection[str], patterns: Sequence[str]) -> list[str]:
+    """Return the contexts that match a pattern, in the kubeconfig's order; raises ConfigError if one matches none."""
     if not names:
         raise ConfigError("the kubeconfig has no contexts; `kubectl config get-contexts` lists them")
     matches = {
@@ -168,31 +175,25 @@ def _chosen(names: Collection[str], patterns: Sequence[str]) -> list[str]:
     }
     for pattern, matched in matches.items():
         if not matched:
-            nearest = get_close_matches(pattern, names, n=len(names), cutoff=0.0)
-            raise ConfigError(f'--context: no context matches "{pattern}"; there are {_listed(nearest)}')
+            raise ConfigError(f"--context: {unknown_name('context', pattern, names)}")
     return [name for name in names if not patterns or any(name in matched for matched in matches.values())]
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
-
-
-def _found(names: Sequence[str], alike: Mapping[str, str]) -> list[str]:
-    lines = [f"Found {len(names)} context{'s' if len(names) > 1 else ''}:"]
-    lines += [f"  {name}" for name in names[:_LISTED]]
-    if len(names) > _LISTED:
-        lines.append(f"  … and {len(names) - _LISTED} more")
-    if alike:
+def _summary(names: Sequence[str], same_server: Mapping[str, str]) -> list[str]:
+    lines = [f"Found {counted(len(names), 'context')}:"]
+    lines += [f"  {name}" for name in names[:_LISTED_CONTEXTS]]
+    if len(names) > _LISTED_CONTEXTS:
+        lines.append(f"  … and {len(names) - _LISTED_CONTEXTS} more")
+    if same_server:
         lines.append(
-            f"{len(alike)} of them {'have' if len(alike) > 1 else 'has'} the server of another one; if they are one"
-            " cluster, remove one of the two (the file says which)."
+            f"{len(same_server)} of them {'have' if len(same_server) > 1 else 'has'} the same server as another one; if"
+            " both are the same cluster, remove one of the two (see the comments in the file)."
         )
     return lines
 
 
 def _absolute(paths: str | None) -> str | None:
-    """Resolve paths against the current folder, as the shell does; in a configuration its own folder counts."""
+    """Return paths resolved against the current folder; those in a configuration are relative to its own folder."""
     parts = [Path(part).expanduser() for part in (paths or "").split(os.pathsep) if part]
     return os.pathsep.join(str(Path.cwd() / part) for part in parts) or None
 
@@ -202,6 +203,6 @@ def _write(path: Path, text: str, force: bool) -> None:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise ConfigError(f"{path}: exists already; --force replaces it") from error
+        raise ConfigError(f"{path}: already exists; use --force to replace it") from error
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{path}: {describe_os_error(error, 'cannot be written')}") from error

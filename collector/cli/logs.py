@@ -13,24 +13,33 @@ __all__ = ["LEVELS", "JsonFormatter", "TextFormatter", "configure"]
 
 LEVELS = ("debug", "info", "warning", "error")
 
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_QUIET_LIBRARIES = (
+    "aiohttp.access",
+    "alembic",
+    "asyncio",
+    "httpx",
+    "httpcore",
+    "kubernetes_asyncio",
+    "watchfiles",
+)
+_STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-def configure(level: str, form: str) -> None:
-    """Send everything from `level` up to stderr; `form` is `json` or `text`."""
-    handler = _Stderr()
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+def configure(level: str, log_format: str) -> None:
+    """Log everything from `level` up to stderr; `log_format` is `json` or `text`."""
+    handler = _StderrHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Libraries narrate their own work, and some print what they were given; their warnings are enough.
-    for library in ("aiohttp.access", "alembic", "asyncio", "httpx", "httpcore", "kubernetes_asyncio", "watchfiles"):
+    # Libraries log every step, and some print secrets they were given; their warnings are enough.
+    for library in _QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, then the event's own fields."""
+    """One JSON object per line: time, level, logger, message, then the event's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render one event."""
+        """Return one event as text."""
         event = {
             "time": rfc3339(record.created),
             "level": record.levelname.lower(),
@@ -44,10 +53,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people: time, level, message, then `field=value`; a traceback follows on its own lines."""
+    """One line for people: time, level, message, then `field=value`; a traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Render one event."""
+        """Return one event as text."""
         fields = "".join(f"  {key}={value}" for key, value in _fields(record).items())
         line = f"{rfc3339(record.created)}  {record.levelname:<7}  {record.getMessage()}{fields}".replace("\n", "\\n")
         if record.exc_info and record.exc_info[0] is not None:
@@ -55,8 +64,8 @@ class TextFormatter(logging.Formatter):
         return line
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at each event: a progress bar puts itself there and keeps below the lines."""
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at the time: a progress bar replaces it, to stay below the lines."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -70,5 +79,5 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return {
         key: value if isinstance(value, str | int | float | bool) else str(value)
         for key, value in record.__dict__.items()
-        if key not in _STANDARD
+        if key not in _STANDARD_ATTRIBUTES
     }

@@ -16,17 +16,19 @@ from collector.views.columns import GPU_COLUMNS
 __all__ = ["ls"]
 
 _FILTERS = ("cluster", "node", "serial", "uuid", "model", "chassis", "machine")
-_TERMS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may be
+_TERM_FILTERS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may be
 
-_TABLE = ("cluster", "node", "serial", "uuid", "model", "chassis")
-_WIDE = (*_TABLE, "slot", "tray", "host", "module", "machine", "pci_bus_id", "since", "confirmed")
+_TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis")
+_WIDE_COLUMNS = (*_TABLE_COLUMNS, "slot", "tray", "host", "module", "machine", "pci_bus_id", "since", "confirmed")
+
+_Filters = Mapping[str, Sequence[str]]
 
 
 def _filter_options(function: Any) -> Any:
     for name in reversed(_FILTERS):
-        function = click.option(f"--{name}", metavar="VALUE", multiple=True, help=f"Only GPUs of this {name}.")(
-            function
-        )
+        label = name.replace("uuid", "UUID")
+        option = click.option(f"--{name}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
+        function = option(function)
     return function
 
 
@@ -39,19 +41,15 @@ def _filter_options(function: Any) -> Any:
     type=click.Choice(("table", "wide", "json", "csv")),
     default="table",
     show_default=True,
-    help="The form: table and wide (more columns) for people, json and csv (everything) for programs.",
+    help="Output format: wide has more columns than table; json and csv have every field.",
 )
-@click.option("--json", "output", flag_value="json", help="The same as -o json.")
+@click.option("--json", "output", flag_value="json", help="Same as -o json.")
 @connection_options
-def ls(
-    term: str | None,
-    output: str,
-    **options: Any,
-) -> None:
-    r"""List the GPUs of a running collector; TERM finds a serial, UUID, chassis or node.
+def ls(term: str | None, output: str, **options: Any) -> None:
+    r"""List the GPUs of a running collector; TERM is a serial, UUID, chassis or node.
 
-    A filter that is given several times admits any of its values; different filters must all hold.
-    Without --url and without a configuration, the collector is looked for on http://127.0.0.1:8080.
+    A filter given several times matches any of its values; different filters must all match. Without
+    --url and without a configuration, this asks http://127.0.0.1:8080.
 
     \b
     Examples:
@@ -64,22 +62,19 @@ def ls(
     filters = {name: values for name in _FILTERS if (values := options.pop(name))}
     with Client(**options) as client:
         gpus = _gpus(client, term, filters)
-        first = list(itertools.islice(gpus, 1))  # nothing is printed for a collector that does not answer
+        first = list(itertools.islice(gpus, 1))  # before anything is printed, so that a failure prints nothing
         found = _PRINTERS[output](itertools.chain(first, gpus))
     if not found:
         click.echo("No GPUs found.", err=True)
 
 
-_Filters = Mapping[str, Sequence[str]]
-
-
 def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[str, Any]]:
-    """Go through the pages of every question, each GPU once."""
+    """Yield the GPUs that match, each of them once."""
     if term is None:
         yield from itertools.chain.from_iterable(client.gpus(filters))
         return
     seen: set[tuple[Any, ...]] = set()
-    for name in _TERMS:
+    for name in _TERM_FILTERS:
         if term not in filters.get(name, (term,)):
             continue
         for gpu in itertools.chain.from_iterable(client.gpus({**filters, name: (term,)})):
@@ -89,12 +84,12 @@ def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[
                 yield gpu
 
 
-def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE) -> int:
+def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE_COLUMNS) -> int:
     return print_table(columns, ([gpu.get(column) for column in columns] for gpu in gpus))
 
 
 def _print_wide(gpus: Iterator[dict[str, Any]]) -> int:
-    return _print_table(gpus, _WIDE)
+    return _print_table(gpus, _WIDE_COLUMNS)
 
 
 def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
@@ -107,7 +102,7 @@ def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
 
 
 def _print_json(gpus: Iterator[dict[str, Any]]) -> int:
-    """Print one array with one GPU a line: both jq and grep can read it, and it need not fit into memory."""
+    """Print one array with one GPU per line: jq and grep can read it, and it need not fit into memory."""
     found = 0
     for found, gpu in enumerate(gpus, 1):
         click.echo(("[\n" if found == 1 else ",\n") + msgspec.json.encode(gpu).decode(), nl=False)

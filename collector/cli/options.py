@@ -1,4 +1,4 @@
-"""The options, types of values and failure that several commands share."""
+"""The options, value types and the error that several commands share."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,25 +21,28 @@ __all__ = [
     "found_config",
     "log_options",
     "optional_config_option",
-    "told",
+    "reworded",
+    "url_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CONFIG_FILES = (Path("gpuid.toml"), Path("/etc/gpuid/gpuid.toml"))
+
 
 class CommandError(click.ClickException):
-    """What the command was to find out is bad news: one line, exit code 1."""
+    """A command could not do or find what it was asked to: one line, exit code 1."""
 
 
-class _Text(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """A value that one of our own types reads from text."""
+class _ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A value that one of our own types parses."""
 
     def __init__(self, name: str, parse: Callable[[object], Any]) -> None:
         self.name = name
         self._parse = parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the text of an option; a default that is no text stays as it is."""
+        """Return the parsed text; a default that is not text stays as it is."""
         try:
             return self._parse(value) if isinstance(value, str) else value
         except ValueError as error:
@@ -48,27 +51,25 @@ class _Text(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
 
 def _timeout(text: object) -> Duration:
     if (timeout := Duration.parse(text)) <= 0.0:
-        raise ValueError("expected more than no time at all")
+        raise ValueError("must be greater than zero")
     return timeout
 
 
 def _term(text: object) -> str:
     if not (term := str(text).strip()):
-        raise ValueError("expected something to look for, got nothing")
+        raise ValueError("must not be empty")
     return term
 
 
-DURATION = _Text("duration", Duration.parse)
-TIMEOUT = _Text("duration", _timeout)
-TERM = _Text("text", _term)
-LISTEN = _Text("host:port", Listen.parse)
-
-_PLACES = (Path("gpuid.toml"), Path("/etc/gpuid/gpuid.toml"))
+DURATION = _ParsedText("duration", Duration.parse)
+TIMEOUT = _ParsedText("duration", _timeout)
+TERM = _ParsedText("text", _term)
+LISTEN = _ParsedText("host:port", Listen.parse)
 
 
 def found_config() -> Path | None:
-    """Find the configuration for when none is named: ./gpuid.toml, else /etc/gpuid/gpuid.toml, else None."""
-    return next((place for place in _PLACES if place.is_file()), None)
+    """Return the configuration to use if none is named: ./gpuid.toml, else /etc/gpuid/gpuid.toml, else None."""
+    return next((file for file in _CONFIG_FILES if file.is_file()), None)
 
 
 def _required(_ctx: click.Context, _param: click.Parameter, value: Path | None) -> Path:
@@ -76,7 +77,7 @@ def _required(_ctx: click.Context, _param: click.Parameter, value: Path | None) 
     if found is None:
         raise ConfigError(
             "no configuration: expected --config FILE, $GPUID_CONFIG, ./gpuid.toml or /etc/gpuid/gpuid.toml;"
-            " `gpuid init` writes one"
+            " create one with `gpuid init`"
         )
     return found
 
@@ -89,7 +90,7 @@ def _config_option(callback: Callable[..., Any] | None) -> Callable[[F], F]:
         metavar="FILE",
         type=click.Path(path_type=Path),
         callback=callback,
-        help="The configuration. Default: $GPUID_CONFIG, then ./gpuid.toml, then /etc/gpuid/gpuid.toml.",
+        help="Configuration file. Default: $GPUID_CONFIG, then ./gpuid.toml, then /etc/gpuid/gpuid.toml.",
     )
 
 
@@ -99,17 +100,23 @@ config_option = _config_option(_required)
 # The command gets `config: Path | None`: what was named, else None.
 optional_config_option = _config_option(None)
 
+# The command gets `url: str | None`.
+url_option = click.option("--url", metavar="URL", help="Collector to ask. Default: [server] of the configuration.")
+
 
 @contextmanager
-def told(tell: Callable[[str], str]) -> Iterator[None]:
-    """Let `tell` put an error of ours into the words of this command: which file or option it is about."""
+def reworded(reword: Callable[[str], str]) -> Iterator[None]:
+    """Raise ConfigError for the first GpuidError of the block, with its text as `reword` returns it.
+
+    So a command can name the file or the option that an error is about.
+    """
     try:
         yield
     except* GpuidError as group:
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        raise ConfigError(tell(str(first))) from first
+        raise ConfigError(reword(str(first))) from first
 
 
 def log_options(function: F) -> F:
@@ -120,7 +127,7 @@ def log_options(function: F) -> F:
         default="json",
         show_default=True,
         envvar="GPUID_LOG_FORMAT",
-        help="One JSON object or one line of text per event, on stderr. Default from $GPUID_LOG_FORMAT.",
+        help="Log format, on stderr; also $GPUID_LOG_FORMAT.",
     )(function)
     return click.option(
         "--log-level",
@@ -128,5 +135,5 @@ def log_options(function: F) -> F:
         default="info",
         show_default=True,
         envvar="GPUID_LOG_LEVEL",
-        help="The least that is logged. Default from $GPUID_LOG_LEVEL.",
+        help="Minimum log level; also $GPUID_LOG_LEVEL.",
     )(function)

@@ -1,4 +1,4 @@
-"""`gpuid outbox`: what the sinks are owed, and the batches that they refused."""
+"""`gpuid outbox`: the backlog of each sink, and its dead letters."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -10,10 +10,11 @@ import msgspec
 
 from collector import config as configuration
 from collector.cli.options import CommandError, config_option
-from collector.cli.past import print_rows
+from collector.cli.suggestions import unknown_name
+from collector.cli.table import print_rows
 from collector.config import Config, ConfigError
 from collector.store import DeadLetter, OpenMode, Outbox, Owed, Store
-from collector.text import one_line
+from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 
 __all__ = ["outbox"]
@@ -22,37 +23,37 @@ _T = TypeVar("_T")
 
 
 class _InOrder(click.Group):
-    """A group that lists its commands as they stand here, in the order in which they are needed."""
+    """A group that lists its commands in the order of this file, which is the order in which they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Name the commands."""
+        """Return the names of the commands."""
         return list(self.commands)
 
 
 @click.group(cls=_InOrder)
 def outbox() -> None:
-    r"""Show what the sinks are owed, and what becomes of the batches that they refused.
+    r"""Show sink backlogs; show, replay and drop dead letters.
 
-    A batch that a sink refuses for good is a dead letter: it is kept, with the reason, until it is sent again
-    or dropped. This works on the store, beside a running collector or without one.
+    A batch that a sink rejects permanently becomes a dead letter: it is kept, with the reason, until it is
+    replayed or dropped. These commands work on the store, whether a collector is running or not.
 
     \b
     Examples:
       gpuid outbox ls
       gpuid outbox show 7
-      gpuid outbox replay 7             once the receiver is mended
-      gpuid outbox drop --sink lake     asks first
+      gpuid outbox replay 7             once the receiver is fixed
+      gpuid outbox drop --sink lake     asks for confirmation
     """
 
 
 @outbox.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print both tables as JSON.")
 def ls(config: Path, as_json: bool) -> None:
-    r"""List what each sink is owed, and the dead letters.
+    r"""Show sink backlogs and dead letters.
 
-    NEXT is the idempotency key of the batch that is on its way. A sink that is not configured any more is
-    kept for a week with what it is owed, and goes on there if it comes back under its name.
+    NEXT is the idempotency key of the batch that is being delivered. When a sink is removed from the
+    configuration, its backlog is kept for a week, and delivery resumes if the sink returns under its name.
 
     \b
     Example:
@@ -60,7 +61,7 @@ def ls(config: Path, as_json: bool) -> None:
     """
     owed, letters = _ask(_configured(config), OpenMode.READER, _everything)
     sinks = [msgspec.structs.asdict(one) | {"oldest": rfc3339(one.oldest)} for one in owed]
-    dead = [_described(letter) for letter in letters]
+    dead = [_row(letter) for letter in letters]
     if as_json:
         found = {"sinks": sinks, "dead_letters": dead}
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
@@ -79,7 +80,7 @@ def ls(config: Path, as_json: bool) -> None:
 @click.argument("letter", type=int)
 @config_option
 def show(config: Path, letter: int) -> None:
-    r"""Print one dead letter with its records as JSON.
+    r"""Print a dead letter and its records as JSON.
 
     \b
     Example:
@@ -88,23 +89,24 @@ def show(config: Path, letter: int) -> None:
     found = _ask(_configured(config), OpenMode.READER, lambda outbox: outbox.show(letter))
     if found is None:
         raise CommandError(f"no dead letter {letter}")
-    row = _described(found) | {"records": found.records}
+    row = _row(found) | {"records": found.records}
     click.echo(msgspec.json.format(msgspec.json.encode(row), indent=2))
 
 
-def _chosen(function: Any) -> Any:
+def _letter_options(function: Any) -> Any:
+    """Add the options that choose dead letters: by number or by sink."""
     function = config_option(function)
     function = click.option("--sink", metavar="NAME", help="All dead letters of this sink.")(function)
     return click.argument("letters", type=int, nargs=-1)(function)
 
 
 @outbox.command()
-@_chosen
+@_letter_options
 def replay(config: Path, letters: tuple[int, ...], sink: str | None) -> None:
-    r"""Have dead letters sent once more.
+    r"""Queue dead letters for redelivery.
 
-    The collector that runs on the store sends them within seconds, after the batch that is on its way and
-    under their old idempotency keys. One that is refused again is a dead letter again.
+    The collector that uses the store sends them within seconds, after the batch that is being delivered,
+    with their original idempotency keys. One that is rejected again becomes a dead letter again.
 
     \b
     Examples:
@@ -115,16 +117,19 @@ def replay(config: Path, letters: tuple[int, ...], sink: str | None) -> None:
     found = _letters(configured, letters, sink)
     if found:
         _ask(configured, OpenMode.OPERATOR, lambda outbox: outbox.replay([letter.id for letter in found]))
-    click.echo(f"{_counted(found)} to be sent again.")
+    click.echo(f"Queued {_described_count(found)} for redelivery.")
     for name in sorted({letter.sink for letter in found} - configured.sinks.keys()):
-        click.echo(f'The configuration has no sink "{one_line(name)}": what is for it waits until it has.', err=True)
+        click.echo(
+            f'Sink "{one_line(name)}" is not configured: its records are kept until the sink is configured again.',
+            err=True,
+        )
 
 
 @outbox.command()
-@_chosen
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@_letter_options
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def drop(config: Path, letters: tuple[int, ...], sink: str | None, yes: bool) -> None:
-    r"""Throw dead letters away; their sink never gets them.
+    r"""Delete dead letters permanently.
 
     \b
     Examples:
@@ -134,16 +139,16 @@ def drop(config: Path, letters: tuple[int, ...], sink: str | None, yes: bool) ->
     configured = _configured(config)
     found = _letters(configured, letters, sink)
     if found and not yes:
-        _confirm(f"Throw away {_counted(found)}?")
+        _confirm(f"Delete {_described_count(found)} permanently?")
     if found:
         _ask(configured, OpenMode.OPERATOR, lambda outbox: outbox.drop([letter.id for letter in found]))
-    click.echo(f"{_counted(found)} dropped.")
+    click.echo(f"Deleted {_described_count(found)}.")
 
 
 def _configured(path: Path) -> Config:
     config = configuration.load(path)
     if config.store is None:
-        raise ConfigError(f"{path}: store: expected a [store] table; without one there is no outbox")
+        raise ConfigError(f"{path}: store: expected a [store] table, which holds the outbox")
     return config
 
 
@@ -161,15 +166,14 @@ async def _everything(outbox: Outbox) -> tuple[list[Owed], list[DeadLetter]]:
 
 
 def _letters(config: Config, ids: Sequence[int], sink: str | None) -> list[DeadLetter]:
-    """Find the dead letters that are meant; raises Failure for one that is not there."""
+    """Return the dead letters with these ids, or all of a sink; raises CommandError for an id that does not exist."""
     if bool(ids) == (sink is not None):
-        raise click.UsageError("expected the numbers of dead letters or --sink NAME")
+        raise click.UsageError("expected either the ids of dead letters or --sink NAME")
     owed, found = _ask(config, OpenMode.READER, _everything)
     if sink is not None:
         known = config.sinks.keys() | {one.sink for one in owed} | {letter.sink for letter in found}
         if sink not in known:
-            names = ", ".join(map(one_line, sorted(known))) or "none"
-            raise click.UsageError(f'--sink: there is no sink "{one_line(sink)}"; known: {names}')
+            raise click.UsageError(f"--sink: {unknown_name('sink', sink, sorted(known))}")
         return [letter for letter in found if letter.sink == sink]
     by_id = {letter.id: letter for letter in found}
     if missing := [id_ for id_ in dict.fromkeys(ids) if id_ not in by_id]:
@@ -184,19 +188,15 @@ def _confirm(question: str) -> None:
         click.echo("", err=True)
         agreed = False
     if not agreed:
-        raise CommandError("nothing was dropped; --yes drops without asking")
+        raise CommandError("nothing was deleted; use --yes to skip the confirmation")
 
 
-def _described(letter: DeadLetter) -> dict[str, Any]:
+def _row(letter: DeadLetter) -> dict[str, Any]:
     row = msgspec.structs.asdict(letter) | {"time": rfc3339(letter.time)}
     del row["records"]
     return row
 
 
-def _counted(letters: Sequence[DeadLetter]) -> str:
+def _described_count(letters: Sequence[DeadLetter]) -> str:
     records = sum(letter.count for letter in letters)
-    return f"{_plural(len(letters), 'dead letter')} with {_plural(records, 'record')}"
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{counted(len(letters), 'dead letter')} ({counted(records, 'record')})"

@@ -10,6 +10,7 @@ import msgspec
 from collector.cli.options import CommandError
 from collector.collect.nvidia_smi import LIMIT, BadOutputError
 from collector.collect.nvidia_smi import parse as parse_output
+from collector.text import describe_os_error
 
 __all__ = ["parse"]
 
@@ -18,10 +19,10 @@ __all__ = ["parse"]
 @click.argument("file", default="-", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--compact", is_flag=True, help="Print everything on one line.")
 def parse(file: Path, compact: bool) -> None:
-    r"""Turn the output of `nvidia-smi -q -x` in FILE (default: standard input) into JSON.
+    r"""Convert the output of `nvidia-smi -q -x` in FILE (default: standard input) to JSON.
 
-    Shows exactly what gpuid reads from a node. What the tool does not know ("N/A", "Unknown Error", all
-    zeros) is null. Exit code 1 when the input is not such output.
+    Shows exactly what gpuid reads from a node. Unknown values ("N/A", "Unknown Error", all zeros) are null.
+    Exit code 1 if the input is not such output.
 
     \b
     Examples:
@@ -37,7 +38,7 @@ def parse(file: Path, compact: bool) -> None:
             raise BadOutputError(f"more than {LIMIT >> 20} MiB, which nvidia-smi never prints")
         log = parse_output(output)
     except OSError as error:
-        raise CommandError(f"{name}: {error.strerror}") from error
+        raise CommandError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error
     except BadOutputError as error:
         raise CommandError(f"{name}: {error}") from error
     text = msgspec.json.encode(log)

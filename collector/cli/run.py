@@ -1,7 +1,6 @@
 """`gpuid run`: the collector, until a signal ends it."""
 
 import logging
-import signal
 from pathlib import Path
 
 import anyio
@@ -10,8 +9,9 @@ from anyio.abc import TaskGroup
 
 from collector.app import Service, load
 from collector.cli.logs import configure
-from collector.cli.options import config_option, log_options, told
+from collector.cli.options import config_option, log_options, reworded
 from collector.cli.progress import show_first_inventory
+from collector.cli.signals import stop_signals
 
 __all__ = ["run"]
 
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 @config_option
 @log_options
 def run(config: Path, log_level: str, log_format: str) -> None:
-    r"""Watch the clusters of a configuration and serve what is found.
+    r"""Collect from all clusters of a configuration and serve metrics, API and page.
 
-    The configuration is read again on SIGHUP and when the file changes: clusters come, go and change
-    without touching the others. SIGTERM and Ctrl-C end it.
+    The configuration is reloaded on SIGHUP and when the file changes; clusters that have not changed keep
+    running. SIGTERM and Ctrl-C stop the collector.
 
     \b
     Example:
@@ -33,13 +33,13 @@ def run(config: Path, log_level: str, log_format: str) -> None:
     """
     configure(log_level, log_format)
     service = Service(load(config))
-    with told(lambda error: f"{config}: {error}"):
+    with reworded(lambda error: f"{config}: {error}"):
         anyio.run(_run, service, config, backend_options={"use_uvloop": True})
 
 
 async def _run(service: Service, path: Path) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_obey_signals, service, path, tasks, name="signals")
+        tasks.start_soon(_handle_signals, service, path, tasks, name="signals")
 
         def ready(url: str) -> None:
             log.info("serving on %s", url, extra={"config": str(path)})
@@ -48,12 +48,11 @@ async def _run(service: Service, path: Path) -> None:
         await service.run(ready=ready, reload_from=path)
 
 
-async def _obey_signals(service: Service, path: Path, tasks: TaskGroup) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for received in signals:
-            if received is signal.SIGHUP:
-                tasks.start_soon(service.reload, path, name="reload")  # which may wait; the end must not
-            else:
-                log.info("stopping on %s", received.name)
-                tasks.cancel_scope.cancel()
-                return
+async def _handle_signals(service: Service, path: Path, tasks: TaskGroup) -> None:
+    def reload() -> None:
+        tasks.start_soon(service.reload, path, name="reload")  # a task of its own: reloading may take a while
+
+    with stop_signals(on_hangup=reload) as stopped:
+        received = await stopped()
+    log.info("stopping on %s", received.name)
+    tasks.cancel_scope.cancel()

@@ -1,7 +1,6 @@
 """`gpuid simulate`: simulated Kubernetes API servers with a GPU fleet behind them, for any client."""
 
 import shlex
-import signal
 import tempfile
 from pathlib import Path
 
@@ -10,36 +9,40 @@ import click
 import watchfiles
 
 from collector.cli.options import DURATION, LISTEN
+from collector.cli.signals import stop_signals
 from collector.config import ConfigError, Duration, Listen
 from collector.simulator import Simulator
+from collector.text import counted, describe_os_error
 
 __all__ = ["simulate"]
 
-_MARK = "# Written by gpuid simulate.\n"
+_FIRST_LINE = "# Written by gpuid simulate.\n"
 
 
 @click.command()
-@click.option("--clusters", type=click.IntRange(1), default=3, show_default=True, help="How many clusters.")
-@click.option("--nodes", type=click.IntRange(0), default=20, show_default=True, help="Nodes in each cluster.")
-@click.option("--gpus", type=click.IntRange(0), default=8, show_default=True, help="GPUs in each node.")
+@click.option("--clusters", type=click.IntRange(1), default=3, show_default=True, help="Number of clusters.")
+@click.option("--nodes", type=click.IntRange(0), default=20, show_default=True, help="Nodes per cluster.")
+@click.option("--gpus", type=click.IntRange(0), default=8, show_default=True, help="GPUs per node.")
 @click.option(
     "--kubeconfig",
     "output",
     metavar="OUT",
     type=click.Path(path_type=Path),
-    help="Where to write the kubeconfig. Default: a temporary file, deleted at the end.",
+    help="Kubeconfig to write. Default: a temporary file, deleted at the end.",
 )
-@click.option("--force", is_flag=True, help="Replace OUT even if it is not a simulator's kubeconfig.")
-@click.option("--latency", type=DURATION, default="50ms", show_default=True, help="How long nvidia-smi takes.")
+@click.option("--force", is_flag=True, help="Replace OUT even if it was not written by gpuid simulate.")
+@click.option("--latency", type=DURATION, default="50ms", show_default=True, help="Run time of nvidia-smi.")
 @click.option(
     "--listen",
     type=LISTEN,
     default="127.0.0.1:0",
     show_default=True,
-    help="Address and first port; the next ones are the other clusters', then the control URL's. 0: any free ones.",
+    help="Address and first port; the other clusters and the control URL use the next ones. 0: any free ports.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same fleet.")
-@click.option("--for", "duration", type=DURATION, help="End after this time. Default: run until Ctrl-C.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the fleet; the same seed makes the same fleet."
+)
+@click.option("--for", "duration", type=DURATION, help="Stop after this time. Default: run until Ctrl-C.")
 def simulate(
     clusters: int,
     nodes: int,
@@ -53,8 +56,8 @@ def simulate(
 ) -> None:
     r"""Run simulated Kubernetes API servers and print a kubeconfig for them.
 
-    They speak what the real ones speak: lists, watches, exec, access reviews, tokens. Every client can be
-    pointed at them. A control URL makes them misbehave: move a GPU, delete a node, drop connections.
+    They support what real ones do: lists, watches, exec, access reviews, tokens. Any client can use them.
+    A control URL injects faults and changes: move a GPU, delete a node, drop connections.
 
     \b
     Examples:
@@ -64,10 +67,10 @@ def simulate(
     """
     if listen.port + clusters > 65535:
         raise click.BadParameter(
-            f"{clusters} clusters need {clusters + 1} ports from {listen.port} on", param_hint="--listen"
+            f"{counted(clusters, 'cluster')} need {clusters + 1} ports starting at {listen.port}", param_hint="--listen"
         )
     if output is not None:
-        _refuse_others(output, force=force)
+        _check_replaceable(output, force=force)
     simulator = Simulator(
         clusters=clusters,
         nodes=nodes,
@@ -81,64 +84,65 @@ def simulate(
 
 
 async def _simulate(simulator: Simulator, output: Path | None, duration: float | None) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with stop_signals() as stopped:
         async with simulator, anyio.create_task_group() as tasks:
-            ending = anyio.Event()
+            stopping = anyio.Event()
             if output is not None:
                 _copy(simulator.kubeconfig, output)
-                tasks.start_soon(_keep_copied, simulator.kubeconfig, output, ending)
+                tasks.start_soon(_keep_copied, simulator.kubeconfig, output, stopping)
             click.echo(_banner(simulator, output or simulator.kubeconfig, duration))
             with anyio.move_on_after(duration):
-                async for _ in signals:
-                    break
-            ending.set()
+                await stopped()
+            stopping.set()
 
 
-async def _keep_copied(kubeconfig: Path, output: Path, ending: anyio.Event) -> None:
-    """Follow the tokens, which can be told to change."""
-    async for _ in watchfiles.awatch(kubeconfig.parent, step=50, stop_event=ending):
+async def _keep_copied(kubeconfig: Path, output: Path, stopping: anyio.Event) -> None:
+    """Copy the kubeconfig whenever it changes, as it does when tokens are rotated."""
+    async for _ in watchfiles.awatch(kubeconfig.parent, step=50, stop_event=stopping):
         _copy(kubeconfig, output)
 
 
 def _banner(simulator: Simulator, path: Path, duration: float | None) -> str:
     first, last = next(iter(simulator.clusters)), next(reversed(simulator.clusters))
-    what = f"{len(simulator.clusters)} clusters, contexts {first} … {last}," if first != last else f"cluster {first}"
+    simulated = (
+        f"{len(simulator.clusters)} clusters, contexts {first} … {last}," if first != last else f"cluster {first}"
+    )
     return "\n".join(
         (
-            f"Simulating {what} {f'for {duration:g} s or ' if duration else ''}until Ctrl-C.",
+            f"Simulating {simulated} {f'for {duration:g} s or ' if duration else ''}until Ctrl-C.",
             "",
             f"Kubeconfig  {path}",
             f"  export KUBECONFIG={shlex.quote(str(path.resolve()))}",
             f"  kubectl --context {first} get pods -A -w",
             "",
             f"Control     {simulator.control_url}",
-            f"  curl {simulator.control_url}    lists what it can do",
+            f"  curl {simulator.control_url}    lists the actions",
             f"  curl -X POST {simulator.control_url}/clusters/{first}/swap_tray",
         )
     )
 
 
-def _refuse_others(path: Path, *, force: bool) -> None:
-    """Leave a file alone that somebody else has written."""
+def _check_replaceable(path: Path, *, force: bool) -> None:
+    """Raise ConfigError for a file that `gpuid simulate` has not written."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            own = file.readline() == _MARK
+            own = file.readline() == _FIRST_LINE
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{path}: {describe_os_error(error, 'cannot be read')}") from error
     if not own and not force:
-        raise ConfigError(f"{path}: exists and is not a simulator's kubeconfig; --force replaces it")
+        raise ConfigError(f"{path}: exists and was not written by gpuid simulate; use --force to replace it")
 
 
 def _copy(kubeconfig: Path, output: Path) -> None:
-    """Put the kubeconfig in its place at once, whole, and readable by its owner alone, for it holds tokens."""
+    """Replace a file by the kubeconfig, atomically, and readable by its owner alone, because it holds tokens."""
     try:
         text = kubeconfig.read_text(encoding="utf-8")
         with tempfile.NamedTemporaryFile(
             "w", dir=output.resolve().parent, prefix=f".{output.name}.", encoding="utf-8", delete=False
         ) as file:
-            file.write(_MARK + text)
+            file.write(_FIRST_LINE + text)
         Path(file.name).replace(output)
     except OSError as error:
-        raise ConfigError(f"{output}: {error.strerror}") from error
+        raise ConfigError(f"{output}: {describe_os_error(error, 'cannot be written')}") from error

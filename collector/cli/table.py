@@ -1,37 +1,37 @@
-"""Tables on standard output: one full line a row that grep finds, with colours on a terminal."""
+"""Tables on standard output: each row is one whole line that grep finds, in colour on a terminal."""
 
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
+from collector.cli.console import output_console
 from collector.text import one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.text import Text
 
-__all__ = ["cut_table", "event_style", "output_console", "print_table", "result_style"]
+__all__ = ["cut_table", "event_style", "print_rows", "print_table", "result_style"]
 
+_COLUMN_GAP = 2  # blanks between two columns
+_PAGE_ROWS = 10_000  # rows that are aligned together, so that the first lines of a large fleet appear immediately
+_TERMINAL_PAGE_ROWS = 200  # likewise on a terminal, where a person reads along
 
 Rows = Iterable[Sequence[object]]
 Style = Callable[[str], str]  # a cell's text -> its style as rich names it
 
 _PLAIN: Mapping[str, Style] = MappingProxyType({})
-_GAP = 2  # blanks between two columns
-_PAGE = 10_000  # rows that are fitted together, so that a large fleet's first lines come at once
-_TERMINAL_PAGE = 200  # likewise on a terminal, where a person reads along
 
 
 def print_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> int:
-    """Print a heading and the rows, and return how many there were; absent values are shown as `-`.
+    """Print a heading and the rows, and return the number of rows; absent values are printed as `-`.
 
-    `styles` colours the cells of some columns on a terminal. Columns only ever widen from one page
-    of rows to the next.
+    `styles` colours the cells of some columns on a terminal. From one page of rows to the next, columns only widen.
     """
     if sys.stdout.isatty():
         return _print_coloured(_heading(columns), _texts(rows), [styles.get(column, _plain) for column in columns])
@@ -39,7 +39,7 @@ def print_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Styl
 
 
 def cut_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> "Group":
-    """Make the same table for a live view: a row is one line, whose end is cut off where the terminal ends."""
+    """Return the same table for a live view, each row cut off at the right edge of the terminal."""
     from rich.console import Group
 
     heading, texts = _heading(columns), list(_texts(rows))
@@ -48,21 +48,32 @@ def cut_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style]
     return Group(_styled(heading, widths, [_bold] * len(columns)), *(_styled(row, widths, chosen) for row in texts))
 
 
+def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, nothing: str) -> None:
+    """Print rows as a table or, one per line, as a JSON array; without rows, print `nothing` on stderr."""
+    if as_json:
+        body = ",\n".join(msgspec.json.encode(row).decode() for row in rows)
+        click.echo(f"[\n{body}\n]" if rows else "[]")
+    if not rows:
+        click.echo(nothing, err=True)
+    elif not as_json:
+        print_table(columns, ([row[column] for column in columns] for row in rows), styles=_ROW_STYLES)
+
+
 def event_style(event: str) -> str:
-    """Colour what happened to a GPU."""
+    """Return the style of an event's name."""
     return {"appeared": "green", "moved": "yellow", "vanished": "red", "altered": "cyan"}.get(event, "")
 
 
 def result_style(result: str) -> str:
-    """Colour how something ended: ok, with or without more about it, or else what is wrong."""
+    """Return the style of a result: "ok", with or without a summary, or a problem."""
     return "green" if result == "ok" or result.startswith("ok (") else "red"
 
 
-def output_console() -> "Console":
-    """Make the console of standard output; NO_COLOR takes all styles from it."""
-    from rich.console import Console
+def _until_style(until: str) -> str:
+    return "green" if until == "-" else "dim"  # what is still there stands out
 
-    return Console(color_system=None if os.environ.get("NO_COLOR") else "auto", highlight=False)
+
+_ROW_STYLES: Mapping[str, Style] = MappingProxyType({"event": event_style, "until": _until_style})
 
 
 def _heading(columns: Sequence[str]) -> list[str]:
@@ -76,7 +87,7 @@ def _texts(rows: Rows) -> Iterator[list[str]]:
 def _print_lines(heading: list[str], rows: Iterator[list[str]]) -> int:
     widths = list(map(len, heading))
     found = 0
-    while page := list(itertools.islice(rows, _PAGE)):
+    while page := list(itertools.islice(rows, _PAGE_ROWS)):
         widths = _widened(widths, page)
         lines = page if found else [heading, *page]
         click.echo("\n".join(_line(line, widths) for line in lines))
@@ -87,11 +98,11 @@ def _print_lines(heading: list[str], rows: Iterator[list[str]]) -> int:
 
 
 def _print_coloured(heading: list[str], rows: Iterator[list[str]], styles: Sequence[Style]) -> int:
-    """Print for a person; what is wider than the terminal is left to it, so that a UUID can be copied in one piece."""
+    """Print for a terminal, which wraps long lines itself, so that a UUID can be copied in one piece."""
     console = output_console()
     widths = list(map(len, heading))
     found = 0
-    while (page := list(itertools.islice(rows, _TERMINAL_PAGE))) or not found:
+    while (page := list(itertools.islice(rows, _TERMINAL_PAGE_ROWS))) or not found:
         widths = _widened(widths, page)
         if not found:
             console.print(_styled(heading, widths, [_bold] * len(heading)), soft_wrap=True)
@@ -110,7 +121,7 @@ def _styled(row: Sequence[str], widths: Sequence[int], styles: Sequence[Style]) 
     for index, (text, width, style) in enumerate(zip(row, widths, styles, strict=True)):
         line.append(text, style(text))
         if index < len(row) - 1:
-            line.append(" " * (width - len(text) + _GAP))
+            line.append(" " * (width - len(text) + _COLUMN_GAP))
     return line
 
 
@@ -127,4 +138,4 @@ def _widened(widths: Sequence[int], rows: Iterable[Sequence[str]]) -> list[int]:
 
 
 def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+    return (" " * _COLUMN_GAP).join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-"""`gpuid top`: a running collector's clusters and what happens in them, as it happens."""
+"""`gpuid top`: a running collector's clusters and the latest changes, live."""
 
 import contextlib
 import itertools
@@ -15,30 +15,42 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from collector.cli.client import Client, connection_options
+from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.console import output_console
 from collector.cli.options import DURATION, CommandError
-from collector.cli.table import cut_table, event_style, output_console, print_table
+from collector.cli.table import cut_table, event_style, print_table
 from collector.config import Duration
+from collector.text import counted
+from collector.timestamps import rfc3339
 
 __all__ = ["top"]
 
-_CLUSTERS = ("cluster", "state", "nodes", "nodes_read", "nodes_failing", "gpus", "conflicts", "synced", "message")
-_CHANGES = ("time", "event", "gpu", "cluster", "node", "from", "uuid")
+_CLUSTER_COLUMNS = (
+    "cluster",
+    "state",
+    "nodes",
+    "nodes_read",
+    "nodes_failing",
+    "gpus",
+    "conflicts",
+    "synced",
+    "message",
+)
+_CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "from", "uuid")
 _STYLES = {"state": lambda text: "green" if text == "up" else "red", "event": event_style}
-_LATEST = 500  # changes that are kept; those of one node at one time are shown as one
-_ROWS = 50  # of changes; a terminal shows the first ones
-_LOOK_BACK = 3600.0  # seconds
-_PAGE = 10_000
+_MAX_CHANGES = 500  # that are kept; those of one node at one time share a row
+_MAX_CHANGE_ROWS = 50  # that are laid out; a terminal shows the first ones
+_LOOK_BACK_SECONDS = 3600.0
 Row = Mapping[str, Any]
 
 
 @click.command()
-@click.option("--interval", type=DURATION, default="2s", show_default=True, help="How often to look.")
+@click.option("--interval", type=DURATION, default="2s", show_default=True, help="Refresh interval.")
 @connection_options
 def top(interval: Duration, **options: Any) -> None:
-    r"""Watch a running collector: its clusters with their state, and the latest changes.
+    r"""Show the clusters of a running collector and the latest changes, live.
 
-    The changes need a collector with a [store]. Ctrl-C ends it. Where the output is no terminal, the
+    The changes need a collector with a [store]. Press Ctrl-C to stop. If the output is not a terminal, the
     clusters are printed once.
 
     \b
@@ -47,81 +59,86 @@ def top(interval: Duration, **options: Any) -> None:
       gpuid top --url https://gpuid.example.com --interval 10s
     """
     with Client(**options) as client:
-        clusters = _clusters(client)
+        clusters = client.clusters()
         if not sys.stdout.isatty():
-            print_table(_CLUSTERS, _cells(clusters, _CLUSTERS))
+            print_table(_CLUSTER_COLUMNS, _cells(clusters, _CLUSTER_COLUMNS))
             return
         changes = _Changes(client)
-        trouble = ""
+        failure = ""
         with contextlib.suppress(KeyboardInterrupt), Live(console=output_console(), screen=True) as live:
             while True:
-                live.update(_view(clusters, changes.latest, trouble), refresh=True)
+                live.update(_view(clusters, changes.latest, failure), refresh=True)
                 time.sleep(interval)
                 try:
-                    clusters, trouble = _clusters(client), ""
-                    changes.look()
-                except CommandError as failure:
-                    trouble = failure.format_message()
+                    clusters, failure = client.clusters(), ""
+                    changes.update()
+                except CommandError as error:
+                    failure = error.format_message()
 
 
 class _Changes:
-    """The latest changes, looked for from the last one that is known; none without a store."""
+    """The latest changes of a collector; none if it has no store."""
 
     def __init__(self, client: Client) -> None:
-        self.latest: deque[Row] = deque(maxlen=_LATEST)
+        self.latest: deque[Row] = deque(maxlen=_MAX_CHANGES)
         self._client = client
-        self._kept = True
+        self._available = True
         self._newest = 0  # the greatest id
-        self._from = {"since": datetime.fromtimestamp(time.time() - _LOOK_BACK, UTC).isoformat()}
+        self._start = {"since": rfc3339(time.time() - _LOOK_BACK_SECONDS)}
         try:
-            self.look()
+            self.update()
         except CommandError:
-            self._kept = False
+            self._available = False
 
-    def look(self) -> None:
-        while self._kept:
-            page = self._client.get("/api/v1/changes", self._from | {"limit": str(_PAGE)}, dict[str, Any])["changes"]
+    def update(self) -> None:
+        """Append the changes that were recorded since the last time; raises CommandError."""
+        while self._available:
+            params = self._start | {"limit": str(MAX_PAGE_SIZE)}
+            page = self._client.get("/api/v1/changes", params, dict[str, Any])["changes"]
             self.latest.extend(page)
             if page:
                 self._newest = max(self._newest, *(change["id"] for change in page))
-                self._from |= {"after": str(page[-1]["id"])}
-            if len(page) < _PAGE:
+                self._start |= {"after": str(page[-1]["id"])}
+            if len(page) < MAX_PAGE_SIZE:
                 if self._newest:  # from now on in the order in which changes are recorded
-                    self._from = {"after": str(self._newest)}
+                    self._start = {"after": str(self._newest)}
                 return
-
-
-def _clusters(client: Client) -> Sequence[Row]:
-    found: Sequence[Row] = client.get("/api/v1/clusters", {"limit": str(_PAGE)}, dict[str, Any])["clusters"]
-    return found
 
 
 def _cells(rows: Iterator[Row] | Sequence[Row], columns: Sequence[str]) -> Iterator[list[object]]:
     return ([row[column] for column in columns] for row in rows)
 
 
-def _view(clusters: Sequence[Row], changes: Sequence[Row], trouble: str) -> Group:
-    """Lay out one screen: what is wrong, a line of totals, the clusters that need a look first, the newest change."""
-    ailing = sorted(clusters, key=lambda cluster: (cluster["up"], cluster["cluster"]))
+def _view(clusters: Sequence[Row], changes: Sequence[Row], failure: str) -> Group:
+    """Return one screen: a failure, the totals, the clusters (those that are down first), the newest changes."""
+    ordered = sorted(clusters, key=lambda cluster: (cluster["up"], cluster["cluster"]))
     total = {name: sum(cluster[name] for cluster in clusters) for name in ("up", "nodes", "nodes_read", "gpus")}
     summary = (
         f"{total['up']} of {len(clusters)} clusters up, {total['nodes_read']} of {total['nodes']} nodes read, "
-        f"{total['gpus']} GPUs  {datetime.now(UTC):%H:%M:%S}Z"
+        f"{counted(total['gpus'], 'GPU')}  {datetime.now(UTC):%H:%M:%S}Z"
     )
-    parts: list[Any] = [Text(trouble, "red")] if trouble else []
-    parts += [Text(summary, "bold"), Text(), cut_table(_CLUSTERS, _cells(ailing, _CLUSTERS), styles=_STYLES)]
+    parts: list[Any] = [Text(failure, "red")] if failure else []
+    parts += [
+        Text(summary, "bold"),
+        Text(),
+        cut_table(_CLUSTER_COLUMNS, _cells(ordered, _CLUSTER_COLUMNS), styles=_STYLES),
+    ]
     if changes:
-        parts += [Text(), cut_table(_CHANGES, itertools.islice(_grouped(changes), _ROWS), styles=_STYLES)]
+        parts += [Text(), cut_table(_CHANGE_COLUMNS, _first_rows(changes), styles=_STYLES)]
     return Group(*parts)
 
 
+def _first_rows(changes: Sequence[Row]) -> Iterator[list[object]]:
+    return itertools.islice(_grouped(changes), _MAX_CHANGE_ROWS)
+
+
 def _grouped(changes: Sequence[Row]) -> Iterator[list[object]]:
-    """Lay out changes, newest first, those that happened to one node at one time in one row."""
+    """Yield rows of changes, newest first; those of one node at one time share a row."""
     for (time_, event, cluster, node), group in itertools.groupby(
         reversed(changes), key=operator.itemgetter("time", "event", "cluster", "node")
     ):
         ones = list(group)
-        what = ones[0]["serial"] if len(ones) == 1 else f"{len(ones)} GPUs"
+        what = ones[0]["serial"] if len(ones) == 1 else counted(len(ones), "GPU")
         origin = {f"{one['previous_node']} of {one['previous_cluster']}" for one in ones if one["previous_node"]}
         yield [
             time_.partition("T")[2].partition(".")[0] + "Z",

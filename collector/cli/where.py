@@ -1,25 +1,27 @@
-"""`gpuid where`: where a GPU is, and every place it was."""
+"""`gpuid where`: where a GPU is, and every place where it was."""
 
 from typing import Any
 
 import click
 
+from collector.cli.history_queries import HistoryQueries, history_options
 from collector.cli.options import TERM
-from collector.cli.past import Past, past_options, print_rows
+from collector.cli.table import print_rows
 
 __all__ = ["where"]
+
+_COLUMNS = ("cluster", "node", "since", "until", "confirmed", "serial", "uuid", "chassis")
 
 
 @click.command()
 @click.argument("term", type=TERM)
-@past_options
+@history_options
 def where(term: str, as_json: bool, **options: Any) -> None:
-    r"""Tell where a serial, UUID or chassis is and was: the present place first, then the newest.
+    r"""Show where a serial, UUID or chassis is and was: the present place first, then the newest.
 
     \b
     Examples:
       gpuid where 1652922001234
       gpuid where --json GPU-5c1fe5e8-3b1f-4a9b-9d3e-0d7c2f7f3a11
     """
-    columns = ("cluster", "node", "since", "until", "confirmed", "serial", "uuid", "chassis")
-    print_rows(Past(options).where(term), columns, as_json=as_json, nothing="No GPUs found.")
+    print_rows(HistoryQueries(options).gpu(term), _COLUMNS, as_json=as_json, nothing="No GPUs found.")

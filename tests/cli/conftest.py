@@ -79,25 +79,37 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 def inventory() -> Inventory:
     """Two clusters with three nodes: one H100 without a chassis, and a GB200 board of two GPUs with one serial."""
     inventory = Inventory()
-
-    def read(cluster: str, node: str, *gpus: Gpu) -> None:
-        inventory.apply(
-            Reading(
-                cluster=cluster,
-                node=NodeInfo(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=8),
-                source="gpu-operator/p",
-                fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
-                time=1764000000.0,
-                driver_version="570.148.08",
-                cuda_version="12.8",
-                gpus=gpus,
-            )
-        )
-
-    read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100"))
-    read("prod-a", "n2", *(Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in "23"))
-    read("prod-b", "n3", *(Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12"))
+    for cluster, node, gpus in (
+        ("prod-a", "n1", [Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100")]),
+        ("prod-a", "n2", [Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in "23"]),
+        ("prod-b", "n3", [Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12"]),
+    ):
+        inventory.apply(_reading(cluster, node, *gpus))
     return inventory
+
+
+@pytest.fixture
+def alter(inventory: Inventory) -> Callable[[str, Callable[[Gpu], Gpu]], None]:
+    """Read every node of a cluster again, with each GPU as a function makes it."""
+
+    def alter(cluster: str, change: Callable[[Gpu], Gpu]) -> None:
+        for state in list(inventory.nodes(cluster).values()):
+            inventory.apply(_reading(cluster, state.place.node, *map(change, state.gpus)))
+
+    return alter
+
+
+def _reading(cluster: str, node: str, *gpus: Gpu) -> Reading:
+    return Reading(
+        cluster=cluster,
+        node=NodeInfo(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=8),
+        source="gpu-operator/p",
+        fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+        time=1764000000.0,
+        driver_version="570.148.08",
+        cuda_version="12.8",
+        gpus=gpus,
+    )
 
 
 @pytest.fixture

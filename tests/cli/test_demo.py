@@ -25,11 +25,11 @@ def demo():
     process.communicate()
 
 
-def test_it_says_where_to_look_and_what_happens_and_ends_cleanly_on_ctrl_c(demo) -> None:
+def test_it_shows_events_until_ctrl_c(demo) -> None:
     process, url = demo
     started = time.monotonic()
     said = ""
-    while not re.search(r"moved .*\n.* gpuid noticed after [\d.]+ s; 24 GPUs are published\n", said):
+    while not re.search(r"moved .*\n.* gpuid noticed after [\d.]+ s; 24 GPUs published\n", said):
         line = process.stdout.readline()
         assert line, process.communicate()
         said += line
@@ -43,11 +43,11 @@ def test_it_says_where_to_look_and_what_happens_and_ends_cleanly_on_ctrl_c(demo)
     assert [placement["until"] is None for placement in placements] == [True, False]
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=30)
-    assert rest.endswith("The demo is over.\n")
+    assert rest.endswith("Demo stopped.\n")
     assert (process.returncode, errors) == (0, "")
 
 
-def test_it_ends_by_itself_when_asked_to() -> None:
+def test_it_stops_after_the_given_time() -> None:
     (port,) = free_ports(1)
     command = [
         sys.executable,
@@ -62,7 +62,7 @@ def test_it_ends_by_itself_when_asked_to() -> None:
         f"127.0.0.1:{port}",
     ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    assert ended.stdout.endswith("The demo is over.\n")
+    assert ended.stdout.endswith("Demo stopped.\n")
 
 
 def test_a_taken_port_is_one_line(demo) -> None:

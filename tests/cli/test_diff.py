@@ -13,7 +13,7 @@ def diff(*args: str | Path) -> Result:
     return CliRunner().invoke(gpuid, ["diff", *map(str, args)])
 
 
-def test_it_lists_changes_oldest_first_and_sums_them_up(history_config: Path):
+def test_it_lists_changes_oldest_first_and_counts_them(history_config: Path):
     result = diff("--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
     _, *lines, summary = result.stdout.splitlines()

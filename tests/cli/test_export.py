@@ -37,7 +37,7 @@ def export(*args: str | Path, **options: Any) -> Result:
     return CliRunner().invoke(gpuid, ["export", *map(str, args)], **options)
 
 
-def test_csv_from_the_store_is_a_heading_and_a_row_for_each_gpu_that_is_present(history_config: Path):
+def test_csv_from_the_store_has_a_row_per_gpu(history_config: Path):
     result = export("--format", "csv", "--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
     heading, row = result.stdout.splitlines()
@@ -46,14 +46,13 @@ def test_csv_from_the_store_is_a_heading_and_a_row_for_each_gpu_that_is_present(
     assert (heading, row) == (COLUMNS, FROM_STORE.format(time=since[:19] + "Z", since=since))
 
 
-def test_a_collector_gives_the_same_rows(serving: Serving, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("collector.cli.client._PAGE", 2)
+def test_a_collector_gives_the_same_rows(serving: Serving):
     with serving() as url:
         result = export("--format", "csv", "--url", url)
     assert (result.exit_code, result.stdout.splitlines()) == (0, [COLUMNS, *FROM_COLLECTOR])
 
 
-def test_every_form_has_the_same_content(serving: Serving, tmp_path: Path):
+def test_every_format_has_the_same_content(serving: Serving, tmp_path: Path):
     with serving() as url:
         found = {form: tmp_path / f"gpus.{form}" for form in ("csv", "jsonl", "parquet")}
         for form, path in found.items():
@@ -69,19 +68,21 @@ def test_every_form_has_the_same_content(serving: Serving, tmp_path: Path):
     assert sorted(path.name for path in tmp_path.glob("gpus.*")) == ["gpus.csv", "gpus.jsonl", "gpus.parquet"]
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_a_fleet_without_gpus_is_an_empty_file(form: str, inventory: Any, serving: Serving, tmp_path: Path):
+@pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
+def test_a_fleet_without_gpus_is_an_empty_file(file_format: str, inventory: Any, serving: Serving, tmp_path: Path):
     for cluster in ("prod-a", "prod-b"):
         inventory.remove_cluster(cluster, 1764000001.0)
     with serving() as url:
-        assert export("--format", form, "-o", tmp_path / "out", "--url", url).stderr.startswith("0 GPUs written to ")
-    if form == "parquet":
+        assert export("--format", file_format, "-o", tmp_path / "out", "--url", url).stderr.startswith(
+            "0 GPUs written to "
+        )
+    if file_format == "parquet":
         assert pyarrow.parquet.read_table(tmp_path / "out").num_rows == 0
     else:
-        assert (tmp_path / "out").read_text() == (COLUMNS + "\n" if form == "csv" else "")
+        assert (tmp_path / "out").read_text() == (COLUMNS + "\n" if file_format == "csv" else "")
 
 
-def test_parquet_without_pyarrow_is_one_line_that_tells_what_to_install(
+def test_parquet_without_pyarrow_says_what_to_install(
     history_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -91,7 +92,7 @@ def test_parquet_without_pyarrow_is_one_line_that_tells_what_to_install(
     assert list(tmp_path.glob("out*")) == []
 
 
-def test_a_failure_leaves_the_old_file_alone(tmp_path: Path):
+def test_a_failure_keeps_the_old_file(tmp_path: Path):
     old = tmp_path / "gpus.csv"
     old.write_text("old")
     result = export("--format", "csv", "-o", old, "--url", "http://127.0.0.1:1")
@@ -100,7 +101,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path: Path):
     assert list(tmp_path.glob("gpus*")) == [old]
 
 
-def test_a_place_that_cannot_be_written_is_one_line(history_config: Path, tmp_path: Path):
+def test_a_file_that_cannot_be_written_is_one_line(history_config: Path, tmp_path: Path):
     result = export("--format", "csv", "-o", tmp_path / "no" / "gpus.csv", "--config", history_config)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"gpuid: -o {tmp_path}/no/gpus.csv: No such file or directory\n"
+    assert result.stderr == f"gpuid: -o {tmp_path}/no/gpus.csv: no such file or directory\n"

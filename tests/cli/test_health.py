@@ -28,7 +28,7 @@ def test_the_collector_is_found_by_its_configuration(serving: Serving, tmp_path:
     assert (result.exit_code, result.output) == (0, f"{url}: ok\n")
 
 
-def test_https_is_trusted_by_the_configured_certificate_and_needs_no_credentials(
+def test_the_configured_certificate_is_trusted_without_credentials(
     serving: Serving, tmp_path: Path, certificate: tuple[Path, Path]
 ):
     cert, key = certificate
@@ -46,15 +46,15 @@ def test_https_is_trusted_by_the_configured_certificate_and_needs_no_credentials
         assert (stranger.exit_code, stranger.output) == (1, f"gpuid: {url}: TLS: self-signed certificate\n")
 
 
-def test_nobody_there_is_one_line_and_exit_1():
+def test_no_collector_is_one_line_and_exit_1():
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         result = CliRunner().invoke(gpuid, ["health", "--url", url])
-    assert (result.exit_code, result.output) == (1, f"gpuid: {url}: Connection refused\n")
+    assert (result.exit_code, result.output) == (1, f"gpuid: {url}: connection refused\n")
 
 
-def test_a_collector_that_hangs_is_given_up():
+def test_a_collector_that_hangs_times_out():
     with closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -63,14 +63,14 @@ def test_a_collector_that_hangs_is_given_up():
     assert (result.exit_code, result.output) == (1, f"gpuid: {url}: no answer within 0.1 s\n")
 
 
-def test_another_answer_than_200_is_not_health(serving: Serving):
+def test_another_status_than_200_is_exit_1(serving: Serving):
     with serving() as url:
         result = CliRunner().invoke(gpuid, ["health", "--url", f"{url}/elsewhere"])
     assert (result.exit_code, result.output) == (1, f"gpuid: {url}/elsewhere: /healthz answers 404\n")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "http://127.0.0.1:x"])
-def test_a_url_out_of_form_is_exit_2(url: str):
+def test_an_invalid_url_is_exit_2(url: str):
     result = CliRunner().invoke(gpuid, ["health", "--url", url])
     assert result.exit_code == 2
     assert result.stderr == f'gpuid: --url: expected http://HOST:PORT or https://HOST:PORT, got "{url}"\n'

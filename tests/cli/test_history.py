@@ -13,7 +13,7 @@ def history(*args: str | Path) -> Result:
     return CliRunner().invoke(gpuid, ["history", *map(str, args)])
 
 
-def test_it_lists_what_sat_in_the_node(history_config: Path):
+def test_it_lists_the_gpus_that_were_in_the_node(history_config: Path):
     (row,) = json.loads(history("n1", "--json", "--config", history_config).stdout)
     assert (row["cluster"], row["node"], row["uuid"], row["until"] is None) == ("prod", "n1", "GPU-a1", False)
 

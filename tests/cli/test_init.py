@@ -57,17 +57,17 @@ def contexts(path: Path) -> list[str | None]:
 
 
 class TestFile:
-    def test_it_has_every_context_under_its_own_name_in_the_kubeconfigs_order(self, here: Path):
+    def test_it_has_every_context_in_the_kubeconfigs_order(self, here: Path):
         assert init().exit_code == 0
         clusters = config.load(here / "gpuid.toml").clusters
         assert [cluster.name for cluster in clusters] == ODD
         assert [cluster.context for cluster in clusters] == ODD
 
-    def test_it_names_the_kubeconfig_that_it_came_from(self, here: Path, tmp_path: Path):
+    def test_it_names_its_kubeconfig(self, here: Path, tmp_path: Path):
         init()
         assert config.load(here / "gpuid.toml").clusters[0].kubeconfig == str(tmp_path / "kubeconfig")
 
-    def test_a_relative_kubeconfig_stays_true_for_a_file_elsewhere(self, here: Path, tmp_path: Path):
+    def test_a_relative_kubeconfig_becomes_absolute(self, here: Path, tmp_path: Path):
         kubeconfig(here / "mine", ["a"])
         kubeconfig(here / "yours", ["b"])
         assert init("--kubeconfig", f"mine{os.pathsep}yours", "-o", tmp_path / "x.toml").exit_code == 0
@@ -75,7 +75,7 @@ class TestFile:
         assert contexts(tmp_path / "x.toml") == ["a", "b"]
         assert loaded.clusters[0].kubeconfig == os.pathsep.join([str(here / "mine"), str(here / "yours")])
 
-    def test_the_default_kubeconfig_is_left_to_the_default(self, gpuid: Run, tmp_path: Path):
+    def test_the_default_kubeconfig_is_not_named(self, gpuid: Run, tmp_path: Path):
         (tmp_path / "home/.kube").mkdir()
         kubeconfig(tmp_path / "home/.kube/config", ["a"])
         result = gpuid("init")
@@ -86,14 +86,14 @@ class TestFile:
         init("--context", ARN)
         text = (here / "gpuid.toml").read_text()
         for line in (
-            '# Which pods can see the GPUs: gpu-operator, device-plugin, gke.\npreset = "gpu-operator"',
+            '# Pods that can run nvidia-smi, by preset: gpu-operator, device-plugin, gke.\npreset = "gpu-operator"',
             '# refresh = "1h"',
             'listen = "0.0.0.0:8080"',
             f'[[clusters]]\nname = "{ARN}"\ncontext = "{ARN}"',
         ):
             assert line in text
 
-    def test_what_is_commented_out_is_right_too(self):
+    def test_commented_out_settings_are_valid_too(self):
         settings = [
             line.removeprefix("# ")
             for line in render(["a"], kubeconfig=None).splitlines()
@@ -102,29 +102,31 @@ class TestFile:
         text = "\n".join(line for line in settings if not line.startswith("preset"))
         assert config.parse(text, Path("gpuid.toml")).clusters[0].sources == (config.PRESETS["gpu-operator"],)
 
-    def test_contexts_of_one_server_are_kept_with_a_warning_that_they_may_be_one_cluster(self, here: Path):
+    def test_contexts_of_one_server_are_kept_with_a_warning(self, here: Path):
         kubeconfig(here / "k", ["admin", "eu", "dev"], servers={"dev": "https://127.0.0.1:1"})
         output = init("--kubeconfig", "k").stdout
         text = (here / "gpuid.toml").read_text()
         assert contexts(here / "gpuid.toml") == ["admin", "eu", "dev"]
-        assert text.count("# The same server as") == 1
+        assert text.count("# Same server as") == 1
         assert (
-            '# The same server as "admin". If they are one cluster, keep the context that you want it to be read by:\n'
-            "# of two names for one cluster only the first is read.\n"
+            '# Same server as "admin". If both are the same cluster, remove one of the two: only the first is read.\n'
             '[[clusters]]\nname = "dev"\n'
         ) in text
-        assert "\n1 of them has the server of another one; if they are one cluster, remove one of the two " in output
+        assert (
+            "\n1 of them has the same server as another one; if both are the same cluster, remove one of the two "
+            in output
+        )
 
     @given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True), st.text(min_size=1))
     def test_any_name_survives(self, names: list[str], path: str):
-        alike = dict.fromkeys(names, names[0])
-        text = render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}", alike=alike)
+        same_server = dict.fromkeys(names, names[0])
+        text = render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}", same_server=same_server)
         loaded = config.parse(text, Path("gpuid.toml"))
         assert [cluster.context for cluster in loaded.clusters] == names
         printable = [name for name in names if name.isprintable()]
         assert [cluster.name for cluster in loaded.clusters if cluster.context in printable] == printable
 
-    def test_a_context_whose_name_no_cluster_may_have_gets_another(self):
+    def test_a_context_name_that_is_not_printable_is_replaced(self):
         loaded = config.parse(render(["a\x1f", "a_", "b"], kubeconfig=None), Path("gpuid.toml"))
         assert [(cluster.name, cluster.context) for cluster in loaded.clusters] == [
             ("a__", "a\x1f"),
@@ -134,24 +136,24 @@ class TestFile:
 
 
 class TestOutput:
-    def test_it_tells_what_it_found_and_what_to_do_next(self, here: Path):
+    def test_it_prints_what_it_found_and_the_next_commands(self, here: Path):
         assert init("--context", "g*", "--context", ARN).stdout == (
             f"Found 2 contexts:\n  {ARN}\n  gke_project_europe-west4-a_prod\n"
             "Wrote gpuid.toml. Next:\n"
-            "  gpuid check    tries every cluster\n"
+            "  gpuid check    checks every cluster\n"
             "  gpuid run      collects and serves\n"
         )
 
-    def test_the_next_commands_name_a_file_that_is_not_the_default(self, here: Path):
-        assert "  gpuid check -c 'a b.toml'    tries every cluster\n" in init("-o", "a b.toml").stdout
+    def test_the_next_commands_name_another_file(self, here: Path):
+        assert "  gpuid check -c 'a b.toml'    checks every cluster\n" in init("-o", "a b.toml").stdout
 
-    def test_a_dash_writes_the_configuration_alone_to_standard_output(self, here: Path):
+    def test_a_dash_is_standard_output(self, here: Path):
         result = init("-o", "-")
         assert [cluster.context for cluster in config.parse(result.stdout, Path("x")).clusters] == ODD
         assert result.stderr.startswith("Found 5 contexts:\n")
         assert list(here.iterdir()) == []
 
-    def test_many_contexts_are_counted_rather_than_listed(self, here: Path):
+    def test_many_contexts_are_counted(self, here: Path):
         kubeconfig(here / "many", [f"c{n:02}" for n in range(12)])
         lines = init("--kubeconfig", "many").stdout.splitlines()
         assert lines[0] == "Found 12 contexts:"
@@ -159,22 +161,25 @@ class TestOutput:
 
 
 class TestRefusals:
-    def test_a_file_is_never_overwritten_without_force(self, here: Path):
+    def test_a_file_is_overwritten_only_with_force(self, here: Path):
         (here / "gpuid.toml").write_text("mine")
         result = init()
-        assert (result.exit_code, result.output) == (2, "gpuid: gpuid.toml: exists already; --force replaces it\n")
+        assert (result.exit_code, result.output) == (
+            2,
+            "gpuid: gpuid.toml: already exists; use --force to replace it\n",
+        )
         assert (here / "gpuid.toml").read_text() == "mine"
         assert init("--force").exit_code == 0
         assert contexts(here / "gpuid.toml") == ODD
 
-    def test_a_context_that_does_not_exist_names_those_that_do_nearest_first(self, here: Path):
+    def test_an_unknown_context_lists_the_known_ones_nearest_first(self, here: Path):
         result = init("--context", "gke_projekt")
         assert result.exit_code == 2
-        assert result.stderr.startswith('gpuid: --context: no context matches "gke_projekt"; there are gke_project_')
+        assert result.stderr.startswith('gpuid: --context: no context "gke_projekt"; there are gke_project_')
         assert ARN in result.stderr
         assert list(here.iterdir()) == []
 
-    def test_a_kubeconfig_that_is_absent_broken_or_empty_is_one_line_and_exit_2(self, here: Path):
+    def test_an_unusable_kubeconfig_is_one_line_and_exit_2(self, here: Path):
         (here / "broken").write_text("contexts: [")
         kubeconfig(here / "empty", [])
         for path in ("absent", "broken", "empty"):
@@ -184,6 +189,6 @@ class TestRefusals:
             assert result.stderr.count("\n") == 1
         assert not (here / "gpuid.toml").exists()
 
-    def test_a_folder_that_does_not_exist_is_one_line_and_exit_2(self, here: Path):
+    def test_an_absent_folder_is_one_line_and_exit_2(self, here: Path):
         result = init("-o", "absent/gpuid.toml")
-        assert (result.exit_code, result.output) == (2, "gpuid: absent/gpuid.toml: No such file or directory\n")
+        assert (result.exit_code, result.output) == (2, "gpuid: absent/gpuid.toml: no such file or directory\n")

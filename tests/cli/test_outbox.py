@@ -53,7 +53,7 @@ def letters(config: Path) -> list[tuple[int, bool]]:
 
 
 class TestLs:
-    def test_it_shows_what_each_sink_is_owed_and_then_the_dead_letters(self, config: Path):
+    def test_it_shows_backlogs_and_dead_letters(self, config: Path):
         result = outbox("ls", "-c", config)
         assert (result.exit_code, result.stderr) == (0, "")
         lines = [line.split() for line in result.stdout.splitlines()]
@@ -81,58 +81,64 @@ class TestLs:
         assert found["sinks"][1]["oldest"].endswith("Z")
         assert found["dead_letters"][0].keys() == {"id", "sink", "key", "time", "reason", "count", "replay"}
 
-    def test_nothing_at_all_is_said(self, history_config: Path):
+    def test_an_empty_outbox_says_so(self, history_config: Path):
         result = outbox("ls", "-c", history_config)
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No sinks.\nNo dead letters.\n")
 
 
 class TestShow:
-    def test_it_prints_the_letter_with_its_records(self, config: Path):
+    def test_it_prints_a_letter_with_its_records(self, config: Path):
         letter = json.loads(outbox("show", "2", "-c", config).stdout)
         assert (letter["id"], letter["reason"], letter["count"]) == (2, "answered 422", 1)
         assert [(record["event"], record["node"], record["gpu"]) for record in letter["records"]] == [
             ("moved", "n2", "100")
         ]
 
-    def test_one_that_is_not_there_is_exit_code_1(self, config: Path):
+    def test_an_unknown_letter_is_exit_1(self, config: Path):
         result = outbox("show", "9", "-c", config)
         assert (result.exit_code, result.stderr) == (1, "gpuid: no dead letter 9\n")
 
 
 class TestReplay:
-    def test_the_chosen_ones_are_marked(self, config: Path):
+    def test_the_given_letters_are_queued(self, config: Path):
         result = outbox("replay", "2", "-c", config)
-        assert (result.exit_code, result.stdout) == (0, "1 dead letter with 1 record to be sent again.\n")
+        assert (result.exit_code, result.stdout) == (0, "Queued 1 dead letter (1 record) for redelivery.\n")
         assert letters(config) == [(1, False), (2, True)]
 
-    def test_all_of_a_sink_are_marked(self, config: Path):
+    def test_all_letters_of_a_sink_are_queued(self, config: Path):
         assert outbox("replay", "--sink", "hook", "-c", config).stdout == (
-            "2 dead letters with 2 records to be sent again.\n"
+            "Queued 2 dead letters (2 records) for redelivery.\n"
         )
         assert letters(config) == [(1, True), (2, True)]
         assert outbox("replay", "--sink", "lake", "-c", config).stdout == (
-            "0 dead letters with 0 records to be sent again.\n"
+            "Queued 0 dead letters (0 records) for redelivery.\n"
         )
 
-    def test_one_whose_sink_is_gone_waits_and_says_so(self, config: Path):
+    def test_a_letter_of_a_removed_sink_waits_and_says_so(self, config: Path):
         config.write_text(config.read_text().replace("[sinks.hook]", "[sinks.other]"))
         result = outbox("replay", "1", "-c", config)
-        assert result.stderr == 'The configuration has no sink "hook": what is for it waits until it has.\n'
+        assert result.stderr == (
+            'Sink "hook" is not configured: its records are kept until the sink is configured again.\n'
+        )
 
     @pytest.mark.parametrize(
         ("args", "code", "message"),
         [
-            ((), 2, "gpuid: outbox replay: expected the numbers of dead letters or --sink NAME; see "),
-            (("1", "--sink", "hook"), 2, "gpuid: outbox replay: expected the numbers of dead letters or --sink NAME"),
+            ((), 2, "gpuid: outbox replay: expected either the ids of dead letters or --sink NAME; see "),
+            (
+                ("1", "--sink", "hook"),
+                2,
+                "gpuid: outbox replay: expected either the ids of dead letters or --sink NAME",
+            ),
             (("1", "9"), 1, "gpuid: no dead letter 9; `gpuid outbox ls` lists them\n"),
             (
                 ("--sink", "nope"),
                 2,
-                'gpuid: outbox replay: --sink: there is no sink "nope"; known: hook, lake, log; see ',
+                'gpuid: outbox replay: --sink: no sink "nope"; there are log, lake, hook; see ',
             ),
         ],
     )
-    def test_what_is_not_meant_changes_nothing(self, config: Path, args: tuple[str, ...], code: int, message: str):
+    def test_wrong_arguments_change_nothing(self, config: Path, args: tuple[str, ...], code: int, message: str):
         result = outbox("replay", *args, "-c", config)
         assert result.exit_code == code
         assert result.stderr.startswith(message)
@@ -140,16 +146,16 @@ class TestReplay:
 
 
 class TestDrop:
-    def test_it_asks_first(self, config: Path):
+    def test_it_asks_for_confirmation(self, config: Path):
         result = outbox("drop", "1", "-c", config, input="n\n")
         assert result.exit_code == 1
-        assert "Throw away 1 dead letter with 1 record? [y/N]" in result.stderr
-        assert result.stderr.endswith("gpuid: nothing was dropped; --yes drops without asking\n")
+        assert "Delete 1 dead letter (1 record) permanently? [y/N]" in result.stderr
+        assert result.stderr.endswith("gpuid: nothing was deleted; use --yes to skip the confirmation\n")
         assert letters(config) == [(1, False), (2, False)]
-        assert outbox("drop", "1", "-c", config, input="y\n").stdout == "1 dead letter with 1 record dropped.\n"
+        assert outbox("drop", "1", "-c", config, input="y\n").stdout == "Deleted 1 dead letter (1 record).\n"
         assert letters(config) == [(2, False)]
 
-    def test_where_nobody_answers_nothing_is_dropped(self, config: Path):
+    def test_without_an_answer_nothing_is_deleted(self, config: Path):
         result = outbox("drop", "--sink", "hook", "-c", config, input="")
         assert result.exit_code == 1
         assert letters(config) == [(1, False), (2, False)]
@@ -166,7 +172,7 @@ def test_without_a_store_there_is_no_outbox(tmp_path: Path, command: tuple[str, 
     config.write_text('[[clusters]]\ncontext = "prod"\n')
     result = outbox(*command, "-c", config)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"gpuid: {config}: store: expected a [store] table; without one there is no outbox\n"
+    assert result.stderr == f"gpuid: {config}: store: expected a [store] table, which holds the outbox\n"
 
 
 def test_it_works_beside_a_collector(config: Path):
@@ -182,13 +188,13 @@ def test_it_works_beside_a_collector(config: Path):
     anyio.run(beside, act)
 
 
-def test_its_commands_stand_in_the_order_in_which_they_are_needed():
+def test_commands_are_in_the_order_of_need():
     listed = outbox("--help").stdout.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == ["ls", "show", "replay", "drop"]
 
 
 @pytest.mark.parametrize("command", ["ls", "show", "replay", "drop"])
-def test_each_of_its_commands_teaches_with_an_example(command: str):
+def test_each_command_has_an_example(command: str):
     help_text = outbox(command, "--help").stdout
     assert f"\n    gpuid outbox {command}" in help_text
     assert "\\b" not in help_text

@@ -51,7 +51,7 @@ EXPECTED = {
 }
 
 
-def test_standard_input_becomes_json_with_null_for_what_is_absent():
+def test_unknown_values_of_standard_input_are_null():
     result = CliRunner().invoke(gpuid, ["parse"], input=XML)
     assert (result.exit_code, json.loads(result.stdout), result.stderr) == (0, EXPECTED, "")
     assert result.stdout.startswith('{\n  "driver_version": "570.148.08",\n')
@@ -69,13 +69,13 @@ def test_a_file_is_read(tmp_path: Path):
     assert json.loads(CliRunner().invoke(gpuid, ["parse", str(file)]).stdout) == EXPECTED
 
 
-def test_no_gpu_attached_is_an_answer_and_not_an_error():
+def test_output_without_gpus_is_not_an_error():
     text = "<nvidia_smi_log><attached_gpus>0</attached_gpus></nvidia_smi_log>"
     result = CliRunner().invoke(gpuid, ["parse", "--compact"], input=text)
     assert result.stdout == '{"driver_version":null,"cuda_version":null,"gpus":[]}\n'
 
 
-def test_what_is_no_such_output_is_one_line_and_exit_1():
+def test_other_input_is_one_line_and_exit_1():
     for text in (
         "",
         "Failed to initialize NVML",
@@ -89,7 +89,7 @@ def test_what_is_no_such_output_is_one_line_and_exit_1():
         assert result.stderr.count("\n") == 1
 
 
-def test_what_is_far_too_large_is_one_line_and_not_read_to_its_end():
+def test_endless_input_is_not_read_to_its_end():
     result = CliRunner().invoke(gpuid, ["parse", "/dev/zero"])
     assert (result.exit_code, result.stderr) == (
         1,
@@ -100,6 +100,6 @@ def test_what_is_far_too_large_is_one_line_and_not_read_to_its_end():
 def test_an_unreadable_file_is_one_line_and_exit_1(tmp_path: Path):
     absent = tmp_path / "absent.xml"
     result = CliRunner().invoke(gpuid, ["parse", str(absent)])
-    assert (result.exit_code, result.stderr) == (1, f"gpuid: {absent}: No such file or directory\n")
+    assert (result.exit_code, result.stderr) == (1, f"gpuid: {absent}: no such file or directory\n")
     result = CliRunner().invoke(gpuid, ["parse", str(tmp_path)])
-    assert (result.exit_code, result.stderr) == (1, f"gpuid: {tmp_path}: Is a directory\n")
+    assert (result.exit_code, result.stderr) == (1, f"gpuid: {tmp_path}: is a directory\n")

@@ -13,7 +13,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def refusal(gpuid: Run, tmp_path: Path) -> Callable[[str], str]:
-    """Give what the command says to a configuration, after the path of its file."""
+    """Return what the command says to a configuration, with FILE for the path of its file."""
     kubeconfig, config = tmp_path / "kubeconfig", tmp_path / "gpuid.toml"
     kubeconfig.write_text(
         '{"clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],'
@@ -43,19 +43,19 @@ def test_a_taken_port(refusal: Callable[[str], str], taken: str):
     )
 
 
-def test_a_certificate_that_is_not_there(refusal: Callable[[str], str], tmp_path: Path):
-    assert refusal('[server]\nlisten = "127.0.0.1:0"\ntls_cert = "no.crt"\ntls_key = "no.key"\n') == (
-        f"FILE: server.cert_file: cannot use {tmp_path}/no.crt with its key: No such file or directory"
+def test_an_absent_certificate(refusal: Callable[[str], str], tmp_path: Path):
+    assert refusal('[server]\nlisten = "127.0.0.1:0"\ncert_file = "no.crt"\nkey_file = "no.key"\n') == (
+        f"FILE: server.cert_file: cannot use {tmp_path}/no.crt with its key: no such file or directory"
     )
 
 
-def test_a_token_file_that_is_not_there(refusal: Callable[[str], str], tmp_path: Path):
+def test_an_absent_token_file(refusal: Callable[[str], str], tmp_path: Path):
     assert refusal('[server]\nlisten = "127.0.0.1:0"\nbearer_token_file = "token"\n') == (
-        f"FILE: server.bearer_token_file: cannot read {tmp_path}/token: No such file or directory"
+        f"FILE: server.bearer_token_file: cannot read {tmp_path}/token: no such file or directory"
     )
 
 
-def test_a_store_in_a_folder_that_does_not_exist(refusal: Callable[[str], str], tmp_path: Path):
+def test_a_store_in_an_absent_folder(refusal: Callable[[str], str], tmp_path: Path):
     assert refusal(f'[store]\nurl = "sqlite://{tmp_path}/vra/gpuid.db"\n') == (
         f"FILE: store {tmp_path}/vra/gpuid.db: the directory {tmp_path}/vra does not exist; create it or fix store.url"
     )

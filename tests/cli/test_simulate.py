@@ -71,7 +71,7 @@ def start() -> Iterator[Callable[..., Simulation]]:
 
 
 class TestRunning:
-    def test_it_tells_where_the_kubeconfig_and_the_control_url_are(self, start: Callable[..., Simulation]):
+    def test_it_prints_the_kubeconfig_and_the_control_url(self, start: Callable[..., Simulation]):
         simulation = start()
         assert simulation.banner.startswith("Simulating 2 clusters, contexts sim-0 … sim-1, until Ctrl-C.\n\n")
         assert list(contexts(str(simulation.kubeconfig))) == ["sim-0", "sim-1"]
@@ -103,14 +103,14 @@ class TestRunning:
                     pass
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_signal_ends_it_cleanly(self, start: Callable[..., Simulation], number: signal.Signals):
+    def test_a_signal_stops_it_cleanly(self, start: Callable[..., Simulation], number: signal.Signals):
         simulation = start()
         simulation.process.send_signal(number)
         assert simulation.process.communicate(timeout=30) == ("", "")
         assert simulation.process.returncode == 0
         assert not simulation.kubeconfig.exists()
 
-    def test_it_ends_by_itself_after_the_given_time(self, gpuid: Run):
+    def test_it_stops_after_the_given_time(self, gpuid: Run):
         result = gpuid("simulate", "--clusters", "1", "--nodes", "1", "--for", "100ms")
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.startswith("Simulating cluster sim-0 for 0.1 s or until Ctrl-C.\n")
@@ -123,9 +123,7 @@ class TestRunning:
 
 
 class TestKubeconfig:
-    def test_it_is_written_where_it_is_wanted_for_its_owner_alone_and_stays(
-        self, start: Callable[..., Simulation], tmp_path: Path
-    ):
+    def test_it_is_written_for_its_owner_alone_and_stays(self, start: Callable[..., Simulation], tmp_path: Path):
         out = tmp_path / "a folder" / "out"
         out.parent.mkdir()
         simulation = start("--kubeconfig", out)
@@ -145,7 +143,7 @@ class TestKubeconfig:
             time.sleep(0.2)
         assert out.read_text() != before
 
-    def test_an_earlier_one_is_replaced_and_any_other_file_only_by_force(self, gpuid: Run, tmp_path: Path):
+    def test_another_file_is_replaced_only_by_force(self, gpuid: Run, tmp_path: Path):
         out = tmp_path / "out"
         args = ("simulate", "--clusters", "1", "--nodes", "1", "--for", "50ms", "--kubeconfig", out)
         assert gpuid(*args).returncode == 0
@@ -153,12 +151,14 @@ class TestKubeconfig:
         out.write_text("apiVersion: v1\nkind: Config\n")
         result = gpuid(*args)
         assert (result.returncode, result.stdout) == (2, "")
-        assert result.stderr == f"gpuid: {out}: exists and is not a simulator's kubeconfig; --force replaces it\n"
+        assert (
+            result.stderr == f"gpuid: {out}: exists and was not written by gpuid simulate; use --force to replace it\n"
+        )
         assert out.read_text() == "apiVersion: v1\nkind: Config\n"
         assert gpuid(*args, "--force").returncode == 0
         assert "sim-0" in out.read_text()
 
-    def test_a_place_that_cannot_be_written_is_one_line_and_exit_2(self, gpuid: Run, tmp_path: Path):
+    def test_a_file_that_cannot_be_written_is_exit_2(self, gpuid: Run, tmp_path: Path):
         for out in (tmp_path, tmp_path / "absent" / "out"):
             result = gpuid("simulate", "--clusters", "1", "--nodes", "1", "--for", "50ms", "--kubeconfig", out)
             assert (result.returncode, result.stdout) == (2, "")
@@ -188,7 +188,7 @@ class TestBadInput:
             ["--for", "1"],
         ],
     )
-    def test_a_value_out_of_form_is_one_line_and_exit_2(self, args: list[str]):
+    def test_an_invalid_value_is_one_line_and_exit_2(self, args: list[str]):
         result = CliRunner().invoke(command, ["simulate", *args])
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.startswith(f"gpuid: simulate: Invalid value for {args[0] if args[1][-1] == '4' else ''}")

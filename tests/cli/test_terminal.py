@@ -31,7 +31,7 @@ def move(tmp_path: Path) -> Iterator[Callable[[], str]]:
         yield lambda: portal.call(simulator.clusters["sim-0"].move_gpu).message
 
 
-def test_the_first_inventory_is_a_bar_that_goes_and_the_log_stays_whole(tmp_path: Path, move: Callable[[], str]):
+def test_the_first_inventory_has_a_bar_below_whole_log_lines(tmp_path: Path, move: Callable[[], str]):
     with Terminal("run", "-c", tmp_path / "gpuid.toml", env=PLAIN, columns=60) as terminal:
         terminal.until("/3 ")
         text = terminal.until("3/3 ")
@@ -42,7 +42,7 @@ def test_the_first_inventory_is_a_bar_that_goes_and_the_log_stays_whole(tmp_path
         assert terminal.end() == 0
 
 
-def test_top_shows_the_clusters_and_what_has_just_happened(tmp_path: Path, move: Callable[[], str]):
+def test_top_shows_clusters_and_the_latest_changes(tmp_path: Path, move: Callable[[], str]):
     config = tmp_path / "gpuid.toml"
     with Terminal("run", "-c", config, env=PLAIN) as collector:
         collector.until("serving on ")
@@ -55,12 +55,12 @@ def test_top_shows_the_clusters_and_what_has_just_happened(tmp_path: Path, move:
             assert uuid in text[text.rindex("moved") :] or uuid in top.until(uuid)
             collector.process.send_signal(signal.SIGTERM)
             collector.end()
-            top.until("Connection refused")
+            top.until("connection refused")
             top.process.send_signal(signal.SIGINT)
             assert top.end() == 0
 
 
-def test_top_has_a_row_a_line_on_a_narrow_terminal(tmp_path: Path, move: Callable[[], str]):
+def test_top_cuts_rows_on_a_narrow_terminal(tmp_path: Path, move: Callable[[], str]):
     with Terminal("run", "-c", tmp_path / "gpuid.toml", env=PLAIN) as collector:
         collector.until("3/3 ")
         with Terminal("top", "-c", tmp_path / "gpuid.toml", "--interval", "100ms", env=PLAIN, columns=40) as top:
@@ -71,14 +71,14 @@ def test_top_has_a_row_a_line_on_a_narrow_terminal(tmp_path: Path, move: Callabl
             assert rows[0].split()[1] == "moved"
 
 
-def test_top_of_a_collector_without_a_store_has_the_clusters_alone(serving: Callable[..., AbstractContextManager[str]]):
+def test_top_without_a_store_shows_only_clusters(serving: Callable[..., AbstractContextManager[str]]):
     with serving() as url, Terminal("top", "--url", url, env=PLAIN) as top:
         top.until("prod-b")
         os.kill(top.process.pid, signal.SIGINT)
         assert top.end() == 0
 
 
-def test_top_prints_the_clusters_once_where_there_is_no_terminal(serving: Callable[..., AbstractContextManager[str]]):
+def test_top_without_a_terminal_prints_clusters_once(serving: Callable[..., AbstractContextManager[str]]):
     with serving() as url:
         result = CliRunner().invoke(gpuid, ["top", "--url", url])
     assert (result.exit_code, result.stderr) == (0, "")
@@ -89,12 +89,12 @@ def test_top_prints_the_clusters_once_where_there_is_no_terminal(serving: Callab
     )
 
 
-def test_top_of_nobody_is_one_line_and_exit_code_1():
+def test_top_without_a_collector_is_exit_1():
     result = CliRunner().invoke(gpuid, ["top", "--url", "http://127.0.0.1:1"])
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
 
 
-def test_where_and_diff_colour_what_matters_on_a_terminal(history_config: Path):
+def test_where_and_diff_use_colours_on_a_terminal(history_config: Path):
     with Terminal("where", "100", "-c", history_config) as terminal:
         assert terminal.end() == 0
         assert "\x1b[32m-" in terminal.text  # no end: it is there now

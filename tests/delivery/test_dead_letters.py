@@ -107,7 +107,7 @@ def test_a_rejected_batch_is_a_dead_letter_until_it_is_replayed(site: Site) -> N
     assert len(shown["records"]) == letters[0]["count"]
 
     site.receiver.respond(200)
-    assert "to be sent again" in site.outbox("replay", "--sink", "hook")
+    assert "for redelivery" in site.outbox("replay", "--sink", "hook")
     until(lambda: site.metric("gpuid_export_success_total", sink="hook"), GPUS)
     until(lambda: site.listed()["dead_letters"], [])
     records = site.receiver.records

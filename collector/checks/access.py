@@ -1,0 +1,61 @@
+"""Asks an API server who we are and what we may do; a server that does not say is not at fault."""
+
+import msgspec
+from kubernetes_asyncio.client import (
+    AuthenticationV1Api,
+    AuthorizationV1Api,
+    V1ResourceAttributes,
+    V1SelfSubjectAccessReview,
+    V1SelfSubjectAccessReviewSpec,
+    V1SelfSubjectReview,
+    VersionApi,
+)
+
+from collector.kube.errors import ForbiddenError, ServerError
+from collector.kube.typed import TypedClient
+
+__all__ = ["Right", "is_granted", "server_version", "user_name"]
+
+
+class Right(msgspec.Struct, frozen=True):
+    """A verb on a resource, in one namespace or, if that is empty, in the whole cluster."""
+
+    verb: str
+    resource: str  # with a subresource after a slash
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        """Return it as `verb resource in namespace`."""
+        return f"{self.verb} {self.resource}" + (f" in {self.namespace}" if self.namespace else "")
+
+
+async def server_version(api: TypedClient) -> str:
+    """Return the version of the API server, empty if it does not tell us; raises ClusterError if it is unreachable."""
+    try:
+        return str((await VersionApi(api).get_code()).git_version)
+    except (ForbiddenError, ValueError):
+        return ""
+
+
+async def user_name(api: TypedClient) -> str:
+    """Return the user that the server takes us for, empty if it does not tell us or is too old to."""
+    try:
+        review = await AuthenticationV1Api(api).create_self_subject_review(V1SelfSubjectReview())
+    except (ForbiddenError, ServerError, ValueError):
+        return ""
+    info = review.status and review.status.user_info
+    return info.username or "" if info else ""
+
+
+async def is_granted(api: TypedClient, right: Right) -> bool | None:
+    """Return whether the server grants us a right, None if it does not tell us."""
+    resource, _, subresource = right.resource.partition("/")
+    attributes = V1ResourceAttributes(
+        namespace=right.namespace, verb=right.verb, resource=resource, subresource=subresource
+    )
+    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
+    try:
+        answer = await AuthorizationV1Api(api).create_self_subject_access_review(review)
+    except (ForbiddenError, ServerError, ValueError):
+        return None
+    return bool(answer.status.allowed) if answer.status else None

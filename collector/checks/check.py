@@ -1,0 +1,59 @@
+"""How a check runs: with a deadline, beside others, and with every failure as a problem in its finding."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import anyio
+
+from collector.checks.finding import Finding
+from collector.model import GpuidError
+
+__all__ = ["Check", "run_checks"]
+
+
+class Check(ABC):
+    """The check of one subject; whatever it raises becomes a problem in `finding`."""
+
+    def __init__(self, finding: Finding) -> None:
+        self.finding = finding
+        self.step = ""  # what it is doing, for the message when that fails: "listing its nodes"
+        self.timeout_hint = ""  # what to do when the present step takes too long
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Check the subject; raises GpuidError for what ends the check, and adds other problems itself."""
+
+    def hint(self, error: GpuidError) -> str:  # noqa: ARG002
+        """Return how to fix an error that `run` raised, or an empty string."""
+        return ""
+
+
+async def run_checks(checks: Sequence[Check], timeout: float, *, concurrency: float = math.inf) -> list[Finding]:
+    """Run checks beside each other, each for at most `timeout` seconds, and return their findings in order."""
+    limiter = anyio.CapacityLimiter(concurrency)
+
+    async def run(check: Check) -> None:
+        async with limiter:
+            await _run_check(check, timeout)
+
+    async with anyio.create_task_group() as tasks:
+        for check in checks:
+            tasks.start_soon(run, check, name=f"check {check.finding.name}")
+    return [check.finding for check in checks]
+
+
+async def _run_check(check: Check, timeout: float) -> None:
+    try:
+        with anyio.fail_after(timeout):
+            await check.run()
+    except TimeoutError:
+        check.finding.add_problem(f"no answer within {timeout:g} s{_while(check)}", check.timeout_hint)
+    except GpuidError as error:
+        check.finding.add_problem(error, check.hint(error))
+    except Exception as error:  # one failure never stops the other checks
+        check.finding.add_problem(f"{type(error).__name__}{_while(check)}: {error}")
+
+
+def _while(check: Check) -> str:
+    return f" while {check.step}" if check.step else ""

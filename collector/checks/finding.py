@@ -1,0 +1,77 @@
+"""What a check found out: one shape for clusters, the store and sinks."""
+
+from enum import StrEnum
+
+import msgspec
+
+from collector.text import one_line
+
+__all__ = ["ClusterDetails", "Finding", "PodCount", "Problem", "Subject"]
+
+
+class Subject(StrEnum):
+    """What can be checked."""
+
+    CLUSTER = "cluster"
+    STORE = "store"
+    SINK = "sink"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong, and how to fix it where that is known."""
+
+    text: str
+    hint: str = ""
+
+
+class PodCount(msgspec.Struct, frozen=True, kw_only=True):
+    """How many pods one source matches."""
+
+    namespace: str
+    selector: str
+    container: str
+    ready: int
+    total: int
+
+
+class ClusterDetails(msgspec.Struct, kw_only=True):
+    """What was learned about a cluster; what the check did not get to is None or empty."""
+
+    context: str | None
+    server: str | None = None
+    version: str | None = None
+    latency_seconds: float | None = None  # of one small request on a connection that is already open
+    user: str | None = None
+    rights: dict[str, bool] = {}  # "verb resource in namespace" -> granted
+    pods: list[PodCount] = []
+    read: str | None = None  # `namespace/pod` that nvidia-smi was run in
+    node: str | None = None
+    gpus: int | None = None
+    driver_version: str | None = None
+
+
+class Finding(msgspec.Struct, kw_only=True):
+    """The result of checking one cluster, the store or one sink."""
+
+    subject: Subject
+    name: str
+    type: str = ""  # the store's engine or the sink's type
+    summary: str = ""  # what the subject says about itself when nothing is wrong
+    problems: list[Problem] = []
+    details: ClusterDetails | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True while no problem has been found."""
+        return not self.problems
+
+    @property
+    def text(self) -> str:
+        """All problems with their hints in one line, or the summary if there are none."""
+        if self.ok:
+            return self.summary
+        return "; ".join(problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in self.problems)
+
+    def add_problem(self, text: object, hint: str = "") -> None:
+        """Add what is wrong, each part as one line."""
+        self.problems.append(Problem(one_line(text), one_line(hint)))

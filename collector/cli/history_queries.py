@@ -1,0 +1,114 @@
+"""Queries of the history that several commands share: from the configured store, or from a running collector."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import anyio
+import click
+
+from collector import config as configuration
+from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.options import found_config
+from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
+from collector.timestamps import rfc3339
+from collector.views.rows import change_row, placement_row
+
+__all__ = ["HistoryQueries", "configured_store", "history_options"]
+
+Row = dict[str, Any]
+_T = TypeVar("_T")
+_PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
+
+
+class HistoryQueries:
+    """The history, wherever it is kept; every query returns rows as the API does."""
+
+    def __init__(self, options: Mapping[str, Any], *, page_size: int = MAX_PAGE_SIZE) -> None:
+        self._options = dict(options)
+        self._store = configured_store(options)
+        self._page_size = page_size
+
+    def gpu(self, term: str) -> list[Row]:
+        """Return every placement of a serial, UUID or chassis, the present one first."""
+        return self._placements(
+            f"/api/v1/gpus/{quote(term, safe='')}/history",
+            {},
+            lambda history, after: history.where(term, after=after, limit=self._page_size),
+        )
+
+    def node(self, node: str, cluster: str | None) -> list[Row]:
+        """Return every placement in a node, the present ones first."""
+        return self._placements(
+            f"/api/v1/nodes/{quote(node, safe='')}/history",
+            _given(cluster=cluster),
+            lambda history, after: history.node(node, cluster, after=after, limit=self._page_size),
+        )
+
+    def changes(self, since: float, cluster: str | None) -> list[Row]:
+        """Return the changes since a time (Unix seconds), oldest first."""
+        if self._store is None:
+            return self._ask_collector("/api/v1/changes", _given(since=rfc3339(since), cluster=cluster), "changes")
+
+        async def read(history: History) -> list[Row]:
+            rows: list[Row] = []
+            after: int | None = None
+            while found := await history.changes(since=since, cluster=cluster, after=after, limit=self._page_size):
+                rows += map(change_row, found)
+                after = found[-1].id
+            return rows
+
+        return _ask_store(self._store, read)
+
+    def _placements(self, path: str, params: Mapping[str, str], page: _PlacementPage) -> list[Row]:
+        if self._store is None:
+            return self._ask_collector(path, params, "placements")
+
+        async def read(history: History) -> list[Row]:
+            rows: list[Row] = []
+            after: Position | None = None
+            while found := await page(history, after):
+                rows += map(placement_row, found)
+                after = found[-1].position
+            return rows
+
+        return _ask_store(self._store, read)
+
+    def _ask_collector(self, path: str, params: Mapping[str, str], key: str) -> list[Row]:
+        """Return the rows of every page."""
+        rows: list[Row] = []
+        after: dict[str, str] = {}
+        with Client(**self._options) as client:
+            while True:
+                page = client.get(path, {**params, **after, "limit": str(self._page_size)}, dict[str, Any])
+                rows += page[key]
+                if page.get("next") is None:
+                    return rows
+                after = {"after": str(page["next"])}
+
+
+def history_options(function: Any) -> Any:
+    """Add `--json` and the options that choose the store or the collector."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, as the API returns them.")(
+        function
+    )
+    return connection_options(function)
+
+
+def configured_store(options: Mapping[str, Any]) -> StoreSettings | None:
+    """Return the store that the options choose; None if they choose a running collector."""
+    path: Path | None = options["config"] or found_config()
+    return None if options["url"] is not None or path is None else configuration.load(path).store
+
+
+def _ask_store(settings: StoreSettings, ask: Callable[[History], Awaitable[_T]]) -> _T:
+    async def run() -> _T:
+        async with Store.open(settings, OpenMode.READER) as store:
+            return await ask(store.history)
+
+    return anyio.run(run)
+
+
+def _given(**params: str | None) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value is not None}

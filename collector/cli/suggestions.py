@@ -1,0 +1,27 @@
+"""What a command says to a name that it does not know."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+from collector.text import one_line
+
+__all__ = ["listed", "unknown_name"]
+
+_LISTED_NAMES = 10
+
+
+def unknown_name(noun: str, name: str, known: Collection[str]) -> str:
+    """Return `no NOUN "NAME"` with the name that was probably meant, or else with the known ones, nearest first."""
+    text = f'no {noun} "{one_line(name)}"'
+    if nearest := get_close_matches(name, known, n=1):
+        return f'{text}; did you mean "{one_line(nearest[0])}"?'
+    if not known:
+        return f"{text}; there are none"
+    return f"{text}; there are {listed(get_close_matches(name, known, n=len(known), cutoff=0.0))}"
+
+
+def listed(names: Collection[str]) -> str:
+    """Return names joined by commas: the first ones, and how many more there are."""
+    first = [one_line(name) for name in list(names)[:_LISTED_NAMES]]
+    more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
+    return ", ".join(first) + more

@@ -1,0 +1,257 @@
+"""The check of clusters, against simulated API servers."""
+
+import inspect
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector import config
+from collector.checks.clusters import check_clusters
+from collector.checks.finding import ClusterDetails, Finding
+from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
+
+pytestmark = pytest.mark.anyio
+
+
+class Clusters:
+    """Two simulated clusters, and a configuration of them."""
+
+    def __init__(self, simulator: Simulator, folder: Path) -> None:
+        self._simulator = simulator
+        self._folder = folder
+        self._kubeconfig = simulator.kubeconfig
+        self._more: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> SimulatedCluster:
+        return self._simulator.clusters[name]
+
+    def configure(self, *more: str) -> None:
+        self._more = more
+
+    def distrust(self) -> None:
+        """Trust the system's CAs, and not the simulator's."""
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["clusters"]:
+            del entry["cluster"]["certificate-authority-data"]
+        self._write_kubeconfig(document)
+
+    def authenticate_by(self, command: str, *args: str) -> None:
+        """Let all users have an exec plugin."""
+        plugin = {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never"}
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["users"]:
+            entry["user"] = {"exec": plugin | {"command": command, "args": args}}
+        self._write_kubeconfig(document)
+
+    def _write_kubeconfig(self, document: Any) -> None:
+        self._kubeconfig = self._folder / "kubeconfig"
+        self._kubeconfig.write_text(json.dumps(document))
+
+    async def check(self, timeout: float = 30) -> dict[str, Finding]:
+        lines = [f'[defaults]\nkubeconfig = "{self._kubeconfig}"']
+        lines += [f'[[clusters]]\ncontext = "{name}"' for name in self._simulator.clusters]
+        settings = config.parse("\n".join([*lines, *self._more]), self._folder / "gpuid.toml")
+        findings = await check_clusters(settings.clusters, timeout)
+        assert [finding.name for finding in findings] == [cluster.name for cluster in settings.clusters]
+        return {finding.name: finding for finding in findings}
+
+    async def problems(self, name: str, timeout: float = 30) -> list[tuple[str, str]]:
+        findings = await self.check(timeout)
+        return [(problem.text, problem.hint) for problem in findings[name].problems]
+
+    async def details(self, name: str) -> ClusterDetails:
+        details = (await self.check())[name].details
+        assert details is not None
+        return details
+
+
+@pytest.fixture
+async def clusters(tmp_path: Path) -> AsyncIterator[Clusters]:
+    (tmp_path / "simulator").mkdir()
+    async with Simulator(clusters=2, nodes=3, gpus=4, latency=0.001, directory=tmp_path / "simulator") as simulator:
+        yield Clusters(simulator, tmp_path)
+
+
+class TestReading:
+    async def test_a_check_costs_one_exec_per_cluster(self, clusters: Clusters):
+        assert [finding.ok for finding in (await clusters.check()).values()] == [True, True]
+        assert [clusters[name].counters.execs.total() for name in ("sim-0", "sim-1")] == [1, 1]
+
+    @pytest.mark.parametrize("node", ["gpu-0000", "gpu-0002"])
+    async def test_the_newest_pod_is_read_as_by_a_collector(self, clusters: Clusters, node: str):
+        clusters["sim-0"].replace_pod(node)
+        for _ in range(200):
+            details = await clusters.details("sim-0")
+            if details.pods[0].ready == 3:
+                break
+        assert (details.node, details.read) == (node, clusters["sim-0"].pod(node))
+
+    @pytest.mark.parametrize(
+        ("how", "hint"),
+        [
+            (ExecFaultKind.EXIT_STATUS, "the node's driver may be broken; kubectl exec shows the full output"),
+            (ExecFaultKind.NO_BINARY, "set `command`, or choose pods whose container has nvidia-smi"),
+            (ExecFaultKind.GARBAGE, "`command` must print what `nvidia-smi -q -x` prints"),
+        ],
+    )
+    async def test_a_failed_reading_names_the_pod_and_a_remedy(self, clusters: Clusters, how: ExecFaultKind, hint: str):
+        clusters["sim-0"].fail_exec(how)
+        finding = (await clusters.check())["sim-0"]
+        (problem,) = finding.problems
+        assert finding.details is not None
+        assert problem.text.startswith(f"{clusters['sim-0'].pod(str(finding.details.node))}: ")
+        assert (problem.hint, finding.details.gpus) == (hint, None)
+
+    async def test_a_container_that_the_pod_lacks_is_a_problem(self, clusters: Clusters):
+        source = '{namespace = "gpu-operator", selector = "app=nvidia-device-plugin-daemonset", container = "x"}'
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-1"\nsources = [{source}]')
+        (text, hint), *_duplicate = await clusters.problems("x")
+        assert "gpu-operator/" in text
+        assert hint == "set `container` of the source to a container of this pod"
+
+
+class TestConnection:
+    async def test_one_cluster_that_is_down_leaves_others_alone(self, clusters: Clusters):
+        await clusters["sim-0"].stop()
+        findings = await clusters.check()
+        assert findings["sim-0"].text == (
+            f"{clusters['sim-0'].url}: connection refused (check the address; is a VPN or a proxy-url needed?)"
+        )
+        assert findings["sim-1"].ok
+
+    async def test_an_unknown_context_names_those_that_exist(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-9"')
+        ((text, _hint),) = await clusters.problems("x")
+        assert text.startswith('no context "sim-9" in ')
+        assert "sim-0" in text
+
+    async def test_refused_credentials_name_the_login_to_renew(self, clusters: Clusters):
+        clusters["sim-0"].refuse_tokens()
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert text.startswith(f"{clusters['sim-0'].url}: unauthorized")
+        assert hint == "log in again; `kubectl --context sim-0 get nodes` fails the same way"
+
+    async def test_outside_of_a_pod_no_kubeconfig_is_blamed(self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch):
+        for variable in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+            monkeypatch.delenv(variable, raising=False)
+        clusters.configure('[[clusters]]\nname = "x"\nin_cluster = true')
+        assert await clusters.problems("x") == [
+            ("in_cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; is this a pod?", "")
+        ]
+
+    async def test_an_untrusted_certificate_names_the_kubeconfigs_keys(self, clusters: Clusters):
+        clusters.distrust()
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert text.startswith(f"{clusters['sim-0'].url}: certificate verify failed: ")
+        assert hint == "check certificate-authority and tls-server-name in the kubeconfig"
+
+    @pytest.mark.parametrize(
+        ("action", "args", "step"),
+        [
+            ("freeze_connections", [True], "reaching its API server"),
+            ("hang_exec", [], "running nvidia-smi in gpu-operator/"),
+        ],
+    )
+    async def test_nothing_hangs(self, clusters: Clusters, action: str, args: list[Any], step: str):
+        done = getattr(clusters["sim-0"], action)(*args)
+        if inspect.isawaitable(done):
+            await done
+        ((text, _hint),) = await clusters.problems("sim-0", timeout=3)
+        assert text.startswith(f"no answer within 3 s while {step}")
+
+    async def test_a_hanging_exec_plugin_is_named(self, clusters: Clusters):
+        clusters.authenticate_by("sleep", "60")
+        assert await clusters.problems("sim-0", timeout=3) == [
+            (
+                'no answer within 3 s while running the exec plugin "sleep"',
+                "`kubectl --context sim-0 get nodes` runs the same plugin and shows its output",
+            )
+        ]
+
+
+class TestRights:
+    async def test_each_missing_right_names_the_rule_that_grants_it(self, clusters: Clusters):
+        clusters["sim-0"].deny("create", "pods/exec")
+        clusters["sim-0"].deny("list", "nodes")
+        clusters["sim-0"].deny("watch", "nodes")
+        assert await clusters.problems("sim-0") == [
+            (
+                "may not list or watch nodes",
+                'add {apiGroups: [""], resources: ["nodes"], verbs: ["list","watch"]} to a ClusterRole',
+            ),
+            (
+                "may not create pods/exec in namespace gpu-operator",
+                'add {apiGroups: [""], resources: ["pods/exec"], verbs: ["create"]}'
+                " to a Role in namespace gpu-operator",
+            ),
+        ]
+        assert clusters["sim-0"].counters.execs.total() == 0
+
+    async def test_without_the_right_to_list_pods_none_are_missed(self, clusters: Clusters):
+        clusters["sim-0"].deny("list", "pods")
+        finding = (await clusters.check())["sim-0"]
+        assert [problem.text for problem in finding.problems] == ["may not list pods in namespace gpu-operator"]
+        assert finding.details is not None
+        assert finding.details.pods == []
+
+    async def test_a_server_without_access_reviews_is_judged_by_its_answers(self, clusters: Clusters):
+        clusters["sim-0"].deny("create", "selfsubjectaccessreviews")
+        clusters["sim-0"].deny("create", "selfsubjectreviews")
+        finding = (await clusters.check())["sim-0"]
+        assert finding.ok
+        assert finding.details is not None
+        assert (finding.details.user, finding.details.rights, finding.details.gpus) == (None, {}, 4)
+
+
+class TestDuplicates:
+    async def test_the_second_context_of_one_cluster_is_the_problem(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"')
+        findings = await clusters.check()
+        assert [finding.ok for finding in findings.values()] == [True, True, False]
+        (problem,) = findings["x"].problems
+        assert '"sim-0"' in problem.text
+        assert "gpu-000" in problem.text
+
+    @pytest.mark.parametrize(
+        ("more", "ok", "problem"),
+        [
+            ('node_selector = "kubernetes.io/hostname=gpu-0001"', False, "gpu-0001"),
+            ('node_selector = "pool=x"', True, ""),
+            ('preset = "gke"', False, "no pods match "),  # without a pod, the collector reads no node there
+        ],
+    )
+    async def test_parts_of_a_cluster_may_not_share_a_gpu_node(
+        self, clusters: Clusters, more: str, ok: bool, problem: str
+    ):
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{more}')
+        finding = (await clusters.check())["x"]
+        assert (finding.ok, len(finding.problems)) == (ok, 0 if ok else 1)
+        assert problem in finding.text
+
+    async def test_without_the_right_to_list_nodes_they_stay_unknown(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"')
+        clusters["sim-0"].deny("list", "nodes")
+        found = [[problem.text for problem in finding.problems] for finding in (await clusters.check()).values()]
+        assert found == [["may not list nodes"], [], ["may not list nodes"]]
+
+
+class TestPods:
+    async def test_without_pods_the_preset_that_would_find_some_is_named(self, clusters: Clusters):
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
+        assert await clusters.problems("x") == [
+            (
+                'no pods match "k8s-app=nvidia-gpu-device-plugin" in namespace kube-system',
+                'preset = "gpu-operator" would find 3',
+            )
+        ]
+
+    async def test_pods_of_which_none_is_ready_are_counted(self, clusters: Clusters):
+        for node in clusters["sim-0"].nodes:
+            clusters["sim-0"].set_ready(node, False)
+        finding = (await clusters.check())["sim-0"]
+        assert finding.details is not None
+        assert (finding.details.pods[0].ready, finding.details.pods[0].total) == (0, 3)
+        assert finding.text == "no pod is ready (see `kubectl describe pod`)"
