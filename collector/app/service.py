@@ -335,7 +335,7 @@ class Service:
 
     async def _follow(self, clusters: Collection[configuration.ClusterSettings]) -> None:
         wanted = {cluster.name: cluster for cluster in clusters}
-        freed = self._identities.follow(list(wanted))
+        freed = self._identities.set_order(list(wanted))
         for name in self._watches.keys() - wanted.keys():
             await self._watches.pop(name).stop()
             log.info("cluster removed from the configuration", extra={"cluster": name})

@@ -101,7 +101,7 @@ def find_duplicates(
 ) -> None:
     """Add a problem to each cluster that a collector would not read, because one before it is the same."""
     identities = DuplicateDetector()
-    identities.follow([cluster.name for cluster in clusters])
+    identities.set_order([cluster.name for cluster in clusters])
     for cluster in clusters:
         for node in nodes.get(cluster.name, ()):
             if (duplicate := identities.claim(cluster.name, node)) is not None:

@@ -191,7 +191,7 @@ class TestProblems:
         found = {finding["cluster"]: finding["problems"] for finding in json.loads(result.stdout)["clusters"]}
         (problem,) = found.pop("x")
         assert (result.returncode, found) == (1, {"sim-0": [], "sim-1": []})
-        assert problem["text"].startswith('it is the cluster "sim-0" once more: node gpu-000')
+        assert problem["text"].startswith('it is the same cluster as "sim-0" (node gpu-000')
         assert problem["text"].endswith("; remove one of the two from the configuration")
 
     @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ class TestProblems:
         [
             (
                 'node_selector = "kubernetes.io/hostname=gpu-0001"',
-                'it is the cluster "sim-0" once more: node gpu-0001 ',
+                'it is the same cluster as "sim-0" (node gpu-0001 ',
             ),
             ('preset = "gke"', "no pods found in namespace kube-system "),  # where a run takes up no node
         ],
