@@ -256,7 +256,7 @@ class _Trial:
                 source.container,
                 self._cluster.command,
                 timeout=self._cluster.exec_timeout,
-                limit=nvidia_smi.LIMIT,
+                limit=nvidia_smi.MAX_OUTPUT_BYTES,
             )
             log = nvidia_smi.parse(output.stdout)
         except pod_exec.ExecError as error:
