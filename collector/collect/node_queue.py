@@ -22,7 +22,7 @@ __all__ = ["NodeQueue", "Target", "TrackedNode"]
 
 @dataclasses.dataclass(slots=True, eq=False)
 class TrackedNode:
-    """What is known of one node, beside what Kubernetes says of it."""
+    """What is tracked of one node: its pods, the last attempt, and what the observer and the log were given."""
 
     name: str
     candidates: dict[tuple[int, str], Candidate] = dataclasses.field(default_factory=dict)  # by source and pod
@@ -145,9 +145,9 @@ class NodeQueue:
         return Target(node, candidate, schedule.fingerprint(candidate, info))
 
     def current_info(self, target: Target) -> NodeInfo | None:
-        """Return what Kubernetes says of a node; None if the pod that was read is not on it any more.
+        """Return the current info of a node; None if the pod that was read is no longer on it.
 
-        Only a pod that is still on the node tells which GPUs are there.
+        The output of a pod that is gone proves nothing about the node as it is now.
         """
         read = target.candidate
         candidate = target.node.candidates.get((read.order, read.pod.key))

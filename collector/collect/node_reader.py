@@ -37,37 +37,37 @@ class NodeReader:
         self._log = ContextLogger(log, cluster=cluster.name)
         self._forbidden = False  # it was logged that exec is not allowed
 
-    async def run(self, session: ApiClient) -> None:
+    async def run(self, client: ApiClient) -> None:
         """Read every node when it is due, until cancelled."""
         slots = anyio.Semaphore(self._cluster.exec_concurrency)
         async with anyio.create_task_group() as tasks:
             while True:
                 await slots.acquire()
                 node = await self._queue.get()
-                tasks.start_soon(self._work, session, node, slots, name=f"{self._cluster.name} reader")
+                tasks.start_soon(self._work, client, node, slots, name=f"{self._cluster.name} reader")
 
-    async def _work(self, session: ApiClient, node: TrackedNode | None, slots: anyio.Semaphore) -> None:
+    async def _work(self, client: ApiClient, node: TrackedNode | None, slots: anyio.Semaphore) -> None:
         """Read a node, and go on with the next one for as long as any is due: a task for each would cost more."""
         try:
             while node is not None:
-                await self._read(session, node)
+                await self._read(client, node)
                 node = self._queue.pop_due()
         finally:
             slots.release()
 
-    async def _read(self, session: ApiClient, node: TrackedNode) -> None:
+    async def _read(self, client: ApiClient, node: TrackedNode) -> None:
         try:
             target = self._queue.select(node)
             if target is not None:  # its pods may have changed since it was handed out
-                await self._read_target(session, target)
+                await self._read_target(client, target)
         finally:
             self._queue.done(node)
 
-    async def _read_target(self, session: ApiClient, target: Target) -> None:
+    async def _read_target(self, client: ApiClient, target: Target) -> None:
         log = self._log.bind(node=target.node.name, pod=target.candidate.pod.key)
         started = anyio.current_time()
         try:
-            output, report = await self._run_command(session, target.candidate)
+            output, report = await self._run_command(client, target.candidate)
         except ExecError as error:
             self._failed(target, error, log)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
@@ -77,13 +77,13 @@ class NodeReader:
             self._log_stderr(target.node, output.stderr, log)
             self._succeeded(target, report, started, log)
 
-    async def _run_command(self, session: ApiClient, candidate: Candidate) -> tuple[pod_exec.Output, nvidia_smi.Report]:
+    async def _run_command(self, client: ApiClient, candidate: Candidate) -> tuple[pod_exec.Output, nvidia_smi.Report]:
         """Run the command in a pod and parse what it prints; raises ExecError."""
         source = candidate.source
         if schedule.find_container(candidate) is None:
             raise ExecError(ReadFailure.NO_CONTAINER, f'the pod has no container named "{source.container}"')
         output = await pod_exec.run(
-            session,
+            client,
             candidate.pod.namespace,
             candidate.pod.name,
             source.container,

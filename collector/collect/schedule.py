@@ -95,9 +95,9 @@ def fingerprint(candidate: Candidate, node: NodeInfo) -> Fingerprint:
 def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float) -> float:
     """Return when a node is due to be read.
 
-    If nothing differs from the last attempt, when that says. If only capacity or allocatable differ, the device plugin
-    is starting or stopping, or regards a GPU as unhealthy: such readings stay `settle` seconds apart. If anything else
-    differs, now.
+    If nothing differs from the last attempt: at the time that it set. If only capacity or allocatable differ, the
+    device plugin is starting or stopping, or regards a GPU as unhealthy: such readings stay `settle` seconds apart. If
+    anything else differs: now.
     """
     if last is None:
         return now
