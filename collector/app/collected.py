@@ -47,7 +47,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
 
     def add(self, cluster: CollectedCluster) -> None:
         """Add a cluster, or replace the one of its name, of which it is not known whether it is a duplicate."""
-        self._duplicates.duplicates.pop(cluster.settings.name, None)
+        self._duplicates.unmark(cluster.settings.name)
         self._clusters[cluster.settings.name] = cluster
 
     def pop(self, name: str) -> CollectedCluster:
@@ -60,7 +60,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
 
     def order(self, names: Collection[str]) -> None:
         """Take the configuration's order; a cluster that is no duplicate any more is collected again."""
-        self._resume(self._duplicates.follow(list(names)))
+        self._resume(self._duplicates.set_order(list(names)))
 
     def recall(self, cluster: str, node: NodeInfo) -> None:
         """Note that a cluster had a node when it was last read."""

@@ -58,7 +58,7 @@ async def check_clusters(clusters: Sequence[ClusterSettings], timeout: float) ->
 
 def _report_duplicates(checks: Sequence["ClusterCheck"]) -> None:
     detector = DuplicateDetector()
-    detector.follow([check.finding.name for check in checks])
+    detector.set_order([check.finding.name for check in checks])
     for check in checks:
         for node in check.nodes:
             if (duplicate := detector.claim(check.finding.name, node)) is not None:
@@ -227,7 +227,7 @@ class ClusterCheck(Check):
                 source.container,
                 self._cluster.command,
                 timeout=self._cluster.exec_timeout,
-                limit=nvidia_smi.LIMIT,
+                limit=nvidia_smi.MAX_OUTPUT_BYTES,
             )
             log = nvidia_smi.parse(output.stdout)
         except pod_exec.ExecError as error:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from collector.cli.options import CommandError
-from collector.collect.nvidia_smi import LIMIT, BadOutputError
+from collector.collect.nvidia_smi import MAX_OUTPUT_BYTES, BadOutputError
 from collector.collect.nvidia_smi import parse as parse_output
 from collector.text import describe_os_error
 
@@ -33,9 +33,9 @@ def parse(file: Path, compact: bool) -> None:
     name = "standard input" if str(file) == "-" else str(file)
     try:
         with nullcontext(sys.stdin.buffer) if str(file) == "-" else file.open("rb") as stream:
-            output = stream.read(LIMIT + 1)
-        if len(output) > LIMIT:
-            raise BadOutputError(f"more than {LIMIT >> 20} MiB, which nvidia-smi never prints")
+            output = stream.read(MAX_OUTPUT_BYTES + 1)
+        if len(output) > MAX_OUTPUT_BYTES:
+            raise BadOutputError(f"more than {MAX_OUTPUT_BYTES >> 20} MiB, which nvidia-smi never prints")
         log = parse_output(output)
     except OSError as error:
         raise CommandError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error

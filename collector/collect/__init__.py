@@ -1,1 +1,1 @@
-"""From a cluster to readings: its task, its nodes and pods, which node is read when, and what nvidia-smi says."""
+"""From a cluster to readings: its task, its nodes and pods, when each node is read, and what nvidia-smi reports."""

@@ -1,4 +1,4 @@
-"""Remembers who is due when; asking costs nothing while nobody is."""
+"""A delay queue: names, each with the time at which it is due. Looking costs nothing while none is due."""
 
 import heapq
 
@@ -6,30 +6,30 @@ __all__ = ["DelayQueue"]
 
 
 class DelayQueue:
-    """At most one time for each name; times are of any one clock."""
+    """A priority queue of names by due time, at most one time per name. The times may be of any one clock."""
 
     def __init__(self) -> None:
         self._times: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []  # also holds what has been changed since; `_times` is the truth
+        self._heap: list[tuple[float, str]] = []  # may hold outdated entries; `_times` decides
 
-    def set(self, name: str, time: float | None) -> None:
-        """Put a name down for a time instead of any earlier one; None strikes it off."""
+    def schedule(self, name: str, time: float | None) -> None:
+        """Set the time at which a name is due, in place of an earlier one; None removes it."""
         if time is None:
             self._times.pop(name, None)
         elif self._times.get(name) != time:
             self._times[name] = time
             heapq.heappush(self._heap, (time, name))
 
-    def take(self, now: float) -> str | None:
-        """Strike off and return the name that has been due for longest; None if nobody is."""
-        if self.next() > now:
+    def pop_due(self, now: float) -> str | None:
+        """Remove and return the name that has been due for longest; None if none is due."""
+        if self.next_due() > now:
             return None
         name = heapq.heappop(self._heap)[1]
         del self._times[name]
         return name
 
-    def next(self) -> float:
-        """Return the earliest time; infinity if there is none."""
+    def next_due(self) -> float:
+        """Return the earliest time; infinity if the queue is empty."""
         heap = self._heap
         while heap and self._times.get(heap[0][1]) != heap[0][0]:
             heapq.heappop(heap)

@@ -1,4 +1,4 @@
-"""What a cluster tells the rest of the program."""
+"""What the task of one cluster reports to the rest of the program."""
 
 from typing import Protocol
 
@@ -8,25 +8,25 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Hears of a cluster; every method is called on the event loop and returns at once. Times are Unix seconds."""
+    """Receives what happens in clusters, on the event loop: no method may block. Times are Unix seconds."""
 
     def on_reading(self, reading: Reading, seconds: float) -> None:
-        """Take a node's reading, which took `seconds` from the start of the exec until it was parsed."""
+        """Handle a reading, which took `seconds` from the start of the exec to the parsed output."""
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
-        """Count a reading that failed; the one before it still stands."""
+        """Handle a failed reading; the node's previous reading remains valid."""
 
     def on_node(self, cluster: str, node: NodeInfo) -> None:
-        """Take the facts of a node that has a GPU pod: when it is first seen, and whenever they change."""
+        """Handle a node with a GPU pod that is new, or whose info has changed."""
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
-        """Forget a node: it was deleted, or has had no GPU pod for too long."""
+        """Handle a node that was deleted, or that has had no GPU pod for longer than `grace`."""
 
     def on_status(self, status: ClusterStatus) -> None:
-        """Take the cluster's state; told whenever it or its message changes."""
+        """Handle a change of the cluster's state, or of the message that explains it."""
 
     def on_synced(self, cluster: str, time: float) -> None:
-        """Take the time up to which the whole view of the cluster is proven current."""
+        """Handle new proof that the whole view of the cluster is current up to `time`."""
 
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
-        """Count a list and watch that had to start over."""
+        """Handle a watch of `pods` or `nodes` that had to be restarted."""

@@ -1,4 +1,4 @@
-"""Decides which pod of a node is read and when; pure: values, clock and randomness are passed in."""
+"""Decide which pod of a node is read, and when. No I/O: values, the time and the randomness are passed in."""
 
 import random
 from collections.abc import Iterable
@@ -8,11 +8,12 @@ import msgspec
 from collector.backoff import Backoff
 from collector.config import PodSource
 from collector.kube.resources import Container, PodObject
-from collector.model import Fingerprint, Known, NodeInfo
+from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
 
 __all__ = [
     "Attempt",
     "Candidate",
+    "RetryPolicy",
     "choose",
     "due",
     "failed",
@@ -24,16 +25,33 @@ __all__ = [
 ]
 
 
-class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A pod of a node, and the source that selects it; `order` is the source's place in the configuration."""
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How soon a node is read again, in seconds, when it is not simply due for its refresh."""
 
-    order: int
+    backoff: Backoff = Backoff(initial=1.0, maximum=300.0)  # after failures, for as long as the pod lives
+    timeout_delay: float = 300.0  # after the first command that did not end; doubles up to the cluster's `refresh`
+    settle: float = 5.0  # between readings that only a change of the GPU capacity causes
+
+    def backoff_after(self, reason: ReadFailure, refresh: float) -> Backoff:
+        """Return the delays after failures of this kind.
+
+        A command that hangs on a broken GPU stays behind on its node for good, so there must be few of them.
+        """
+        if reason is ReadFailure.TIMEOUT:
+            return Backoff(initial=self.timeout_delay, maximum=refresh)
+        return self.backoff
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """A pod of a node, and the source that selects it."""
+
+    order: int  # of the source in the configuration
     source: PodSource
     pod: PodObject
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The last attempt to read a node. Times are those of the clock that is passed in, not the calendar's."""
+    """The last attempt to read a node. Times are those of the clock that is passed in, not wall-clock times."""
 
     fingerprint: Fingerprint
     ended: float
@@ -42,28 +60,27 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def ready(pod: PodObject) -> bool:
-    """Tell whether a pod can be asked: running, all of its containers ready, and not on its way out."""
-    return pod.running and not pod.terminating and bool(pod.containers) and all(one.ready for one in pod.containers)
+    """Return whether a pod can run a command: it is running, not terminating, and all of its containers are ready."""
+    if not pod.running or pod.terminating:
+        return False
+    return bool(pod.containers) and all(container.ready for container in pod.containers)
 
 
 def choose(candidates: Iterable[Candidate]) -> Candidate | None:
-    """Find the pod to read: ready, of the first source that has one, the newest of that source."""
-    return min(
-        sorted(
-            (one for one in candidates if ready(one.pod)), key=lambda one: (one.pod.created, one.pod.uid), reverse=True
-        ),
-        key=lambda one: one.order,
-        default=None,
-    )
+    """Return the pod to read, the newest ready one of the first source that has any; None where no pod is ready."""
+    usable = [candidate for candidate in candidates if ready(candidate.pod)]
+    usable.sort(key=lambda candidate: (candidate.pod.created, candidate.pod.uid), reverse=True)
+    return min(usable, key=lambda candidate: candidate.order, default=None)
 
 
 def find_container(candidate: Candidate) -> Container | None:
-    """Find the container to ask; None where the pod has none of the source's name."""
-    return next((one for one in candidate.pod.containers if one.name == candidate.source.container), None)
+    """Return the container that the source names; None where the pod has none of that name."""
+    name = candidate.source.container
+    return next((container for container in candidate.pod.containers if container.name == name), None)
 
 
 def fingerprint(candidate: Candidate, node: NodeInfo) -> Fingerprint:
-    """Sum up what a reading made now depends on."""
+    """Return what a reading made now depends on."""
     container = find_container(candidate)
     return Fingerprint(
         pod_uid=candidate.pod.uid,
@@ -76,11 +93,11 @@ def fingerprint(candidate: Candidate, node: NodeInfo) -> Fingerprint:
 
 
 def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float) -> float:
-    """Tell when a node is to be read.
+    """Return when a node is due to be read.
 
-    At once where anything differs from the last attempt. GPUs that alone are fewer or more, in all or for pods to use,
-    are the device plugin coming or going, or a GPU that it takes for ill: such readings stay `settle` seconds apart.
-    Otherwise when the last attempt says.
+    If nothing differs from the last attempt: at the time that it set. If only capacity or allocatable differ, the
+    device plugin is starting or stopping, or regards a GPU as unhealthy: such readings stay `settle` seconds apart. If
+    anything else differs: now.
     """
     if last is None:
         return now
@@ -93,16 +110,19 @@ def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float
 
 
 def resumed(known: Known, age: float, now: float, refresh: float, rng: random.Random) -> Attempt:
-    """Carry on from a reading that an earlier run made `age` seconds ago; it is refreshed within what is left of it."""
+    """Return the attempt of an earlier run that read the node `age` seconds ago.
+
+    The refresh falls into the second half of what is left of the interval.
+    """
     left = max(0.0, refresh - max(0.0, age))
     return Attempt(fingerprint=known.fingerprint, ended=now - age, next=now + _second_half(left, rng))
 
 
 def succeeded(last: Attempt | None, current: Fingerprint, now: float, refresh: float, rng: random.Random) -> Attempt:
-    """Note a success.
+    """Return the attempt after a success.
 
-    All nodes are first read in one burst; the second half of the interval spreads them, and from then on they keep
-    apart with a jitter of 5 %.
+    All nodes are first read in one burst; the first refreshes are spread over the second half of the interval, and
+    later ones keep apart by a jitter of 5 %.
     """
     first = last is None or last.failures > 0
     wait = _second_half(refresh, rng) if first else refresh * rng.uniform(0.95, 1.05)
@@ -110,7 +130,7 @@ def succeeded(last: Attempt | None, current: Fingerprint, now: float, refresh: f
 
 
 def failed(last: Attempt | None, current: Fingerprint, now: float, backoff: Backoff, rng: random.Random) -> Attempt:
-    """Note a failure; each one in a row doubles the wait, until something about the node changes."""
+    """Return the attempt after a failure; consecutive failures back off until something about the node changes."""
     failures = last.failures if last is not None and last.fingerprint == current else 0
     return Attempt(fingerprint=current, ended=now, next=now + backoff.delay(failures, rng), failures=failures + 1)
 

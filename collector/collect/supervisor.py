@@ -1,4 +1,4 @@
-"""One cluster's task: it ends only when it is stopped, whatever happens in it."""
+"""Supervises the task of one cluster: restarts its watcher after a crash, and pauses or stops it on demand."""
 
 import logging
 import time
@@ -7,78 +7,87 @@ from collections.abc import Callable
 import anyio
 
 from collector.backoff import Backoff
+from collector.collect.context_logger import ContextLogger
 from collector.collect.watcher import ClusterWatcher
 from collector.config import ClusterSettings
+from collector.events import ResettableEvent
 from collector.model import ClusterState, ClusterStatus
 
 __all__ = ["ClusterSupervisor"]
 
 log = logging.getLogger(__name__)
 
-_RESTART = Backoff(initial=1.0, maximum=60.0)
-_HEALTHY = 60.0  # seconds after which a failure of ours counts as the first one again
+_RESTART_BACKOFF = Backoff(initial=1.0, maximum=60.0)
+_HEALTHY_SECONDS = 60.0  # a watcher that ran for so long was healthy: its crash counts as the first one
 
 
 class ClusterSupervisor:
-    """One watcher after the other; `new_watcher` makes one that takes up what is known."""
+    """Runs one watcher after another until stopped; `new_watcher` makes one that continues from what is known."""
 
     def __init__(
         self,
         cluster: ClusterSettings,
         new_watcher: Callable[[ClusterSettings], ClusterWatcher],
         on_status: Callable[[ClusterStatus], None],
+        *,
+        restart: Backoff = _RESTART_BACKOFF,
     ) -> None:
         self.cluster = cluster
         self._new_watcher = new_watcher
         self._on_status = on_status
-        self._scope = anyio.CancelScope()
-        self._turn = anyio.CancelScope()  # the watcher's
-        self._free = anyio.Event()  # whether a watcher may be at work
-        self._free.set()
+        self._restart = restart
+        self._log = ContextLogger(log, cluster=cluster.name)
+        self._task_scope = anyio.CancelScope()
+        self._watcher_scope = anyio.CancelScope()
+        self._unpaused = ResettableEvent()
+        self._unpaused.set()
         self._ended = anyio.Event()
 
     async def run(self) -> None:
-        """Watch until stopped; an error of our own is logged, and the watch starts again from what is known."""
+        """Watch until stopped; after a crash, log it and start another watcher."""
         try:
-            with self._scope:
-                attempt = 0
+            with self._task_scope:
+                crashes = 0  # in a row
                 while True:
-                    while not self._free.is_set():  # it may be paused again before this task has its turn
-                        await self._free.wait()
+                    while not self._unpaused.is_set():  # it may be paused again before this task gets to run
+                        await self._unpaused.wait()
                     started = time.monotonic()
                     try:
-                        with anyio.CancelScope() as self._turn:
+                        with anyio.CancelScope() as self._watcher_scope:
                             await self._new_watcher(self.cluster).run()
                         continue
                     except Exception as error:
-                        attempt = attempt + 1 if time.monotonic() - started < _HEALTHY else 1
-                        self._failed(error)
-                    await anyio.sleep(_RESTART.delay(attempt - 1))
+                        crashes = crashes + 1 if time.monotonic() - started < _HEALTHY_SECONDS else 1
+                        self._report_crash(error)
+                    await anyio.sleep(self._restart.delay(crashes - 1))
         finally:
             self._ended.set()
 
     def pause(self) -> None:
-        """End the watcher, until `resume` lets another one begin."""
-        if self._free.is_set():
-            self._free = anyio.Event()
-        self._turn.cancel()
-
-    def renew(self) -> None:
-        """Have another watcher take up what is known, unless paused."""
-        self._turn.cancel()
+        """End the watcher, and start none until `resume`."""
+        self._unpaused.clear()
+        self._watcher_scope.cancel()
 
     def resume(self) -> None:
-        """Begin anew from what is known."""
-        self._free.set()
+        """Start a watcher again after `pause`."""
+        self._unpaused.set()
+
+    def renew(self) -> None:
+        """Replace the watcher by a new one, unless paused."""
+        self._watcher_scope.cancel()
 
     async def stop(self) -> None:
-        """End the task and wait until nothing of it runs."""
-        self._scope.cancel()
+        """End the task, and wait until nothing of it runs."""
+        self._task_scope.cancel()
         await self._ended.wait()
 
-    def _failed(self, error: Exception) -> None:
-        name = self.cluster.name
-        log.exception("the cluster's task failed and starts again", extra={"cluster": name})
-        message = f"the collector failed with {type(error).__name__} and starts again; its log has more"
-        status = ClusterStatus(cluster=name, state=ClusterState.SERVER_ERROR, message=message, since=time.time())
-        self._on_status(status)
+    def _report_crash(self, error: Exception) -> None:
+        self._log.exception("cluster task crashed; restarting")
+        self._on_status(
+            ClusterStatus(
+                cluster=self.cluster.name,
+                state=ClusterState.SERVER_ERROR,
+                message=f"the cluster's task crashed with {type(error).__name__} and restarts; see the log",
+                since=time.time(),
+            )
+        )

@@ -1,4 +1,4 @@
-"""Watches one cluster: keeps its session, its reflectors and its readings going, and tells how it is."""
+"""Watches one cluster: runs its API client, its reflectors and its node reader, and reports the cluster's state."""
 
 import functools
 import itertools
@@ -12,8 +12,11 @@ import anyio
 import msgspec
 
 from collector.backoff import Backoff
+from collector.collect.context_logger import ContextLogger
+from collector.collect.node_queue import NodeQueue
+from collector.collect.node_reader import NodeReader
 from collector.collect.observer import Observer
-from collector.collect.readings import Readings, RetryPolicy
+from collector.collect.schedule import RetryPolicy
 from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError
@@ -21,7 +24,7 @@ from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
 from collector.kube.resources import NodeObject, PodObject, decode_pod, node_decoder
 from collector.model import ClusterState, ClusterStatus, Known
 
-__all__ = ["ClusterWatcher", "Intervals", "Observer", "nodes", "pods"]
+__all__ = ["ClusterWatcher", "Intervals", "nodes", "pods"]
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +32,18 @@ T = TypeVar("T", bound=HasKey)
 
 
 class Intervals(msgspec.Struct, frozen=True, kw_only=True):
-    """How a watcher spends its time, beside what the configuration says; only tests have reason to change it."""
+    """The intervals of a watcher that are not configurable; only tests have reason to change them."""
 
     watch: WatchIntervals = WatchIntervals()
-    pace: RetryPolicy = RetryPolicy()
-    session: Backoff = Backoff(initial=1.0, maximum=30.0)  # between attempts to make a session
+    retry: RetryPolicy = RetryPolicy()
+    connect: Backoff = Backoff(initial=1.0, maximum=30.0)  # between attempts to open an API client
 
 
 class ClusterWatcher:
-    """Reads the GPUs of one cluster and follows what happens there.
+    """Reads the GPUs of one cluster, and reads them again as its nodes and pods change.
 
-    `known` are the nodes that an earlier run has read: those whose pod is unchanged and whose reading is fresh are not
-    read again, and those that are gone are reported so. `node_labels` are the labels that a Node's facts carry.
+    `known` are the readings of an earlier run, by node: a node whose pod is unchanged and whose reading is fresh is not
+    read again, and a node that no longer exists is reported as gone. `node_labels` are the labels that NodeInfo keeps.
     """
 
     def __init__(
@@ -50,22 +53,25 @@ class ClusterWatcher:
         *,
         known: Mapping[str, Known] | None = None,
         node_labels: Sequence[str] = (),
-        timing: Intervals | None = None,
+        intervals: Intervals | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._cluster = cluster
         self._observer = observer
         self._node_labels = node_labels
-        self._timing = timing or Intervals()
+        self._intervals = intervals or Intervals()
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
-        self._readings = Readings(cluster, observer, known=known or {}, pace=self._timing.pace, rng=self._rng)
+        self._log = ContextLogger(log, cluster=cluster.name)
+        self._queue = NodeQueue(cluster, observer, known=known or {}, retry=self._intervals.retry, rng=self._rng)
+        self._reader = NodeReader(cluster, observer, self._queue)
         self._status: ClusterStatus | None = None
-        self._pending: set[int] = set()  # the reflectors that have never been in order
-        self._errors: dict[int, ClusterError] = {}  # of the reflectors that are not in order
-        self._proofs: list[float] = []  # up to when each reflector is proven current; Unix seconds
+        # By the index of each reflector:
+        self._starting: set[int] = set()  # not healthy yet
+        self._errors: dict[int, ClusterError] = {}  # not healthy now
+        self._synced: list[float] = []  # Unix seconds up to which each is proven current
 
     async def run(self) -> None:
-        """Watch until cancelled; a failure of the cluster never ends it."""
+        """Watch until cancelled, whatever fails in the cluster."""
         self._report(ClusterState.STARTING)
         for attempt in itertools.count():
             try:
@@ -73,56 +79,57 @@ class ClusterWatcher:
                     await self._watch(session)
             except ClusterError as error:
                 self._report(error.state, str(error))
-            await anyio.sleep(self._timing.session.delay(attempt, self._rng))
+            await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
 
     async def _watch(self, session: ApiClient) -> None:
-        mirrors: list[Reflector[Any]] = [
-            self._mirror(session, 0, nodes(self._cluster, self._node_labels), self._readings.set_node)
+        reflectors: list[Reflector[Any]] = [
+            self._reflector(session, 0, nodes(self._cluster, self._node_labels), self._queue.set_node)
         ]
         for order, source in enumerate(self._cluster.watched):
-            take = functools.partial(self._readings.set_pod, order, source)
-            mirrors.append(self._mirror(session, order + 1, pods(source), take))
-        self._pending = set(range(len(mirrors)))
-        self._proofs = [0.0] * len(mirrors)
+            set_pod = functools.partial(self._queue.set_pod, order, source)
+            reflectors.append(self._reflector(session, order + 1, pods(source), set_pod))
+        self._starting = set(range(len(reflectors)))
+        self._synced = [0.0] * len(reflectors)
         async with anyio.create_task_group() as tasks:
-            for mirror in mirrors:
-                tasks.start_soon(mirror.run, name=f"{self._cluster.name} reflector")
-            tasks.start_soon(self._readings.run, session, name=f"{self._cluster.name} readings")
+            for reflector in reflectors:
+                tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
+            tasks.start_soon(self._reader.run, session, name=f"{self._cluster.name} node reader")
 
-    def _mirror(
-        self, session: ApiClient, number: int, resource: Resource[T], on_change: Callable[[T | None, T | None], None]
+    def _reflector(
+        self, session: ApiClient, index: int, resource: Resource[T], on_change: Callable[[T | None, T | None], None]
     ) -> Reflector[T]:
         return Reflector(
             session,
             resource,
             on_change=on_change,
-            on_proof=functools.partial(self._proven, number),
+            on_proof=functools.partial(self._note_proof, index),
             on_restart=functools.partial(self._observer.on_watch_restart, self._cluster.name, resource.name),
-            on_health=functools.partial(self._health, number),
-            timing=self._timing.watch,
+            on_health=functools.partial(self._note_health, index),
+            timing=self._intervals.watch,
             rng=self._rng,
         )
 
-    def _proven(self, number: int) -> None:
-        """Note that one reflector is current; the cluster's view is as current as the one that is furthest behind."""
-        before = min(self._proofs)
-        self._proofs[number] = time.time()
-        if (now := min(self._proofs)) > before:
-            self._observer.on_synced(self._cluster.name, now)
+    def _note_proof(self, index: int) -> None:
+        """Note that a reflector is current now; the cluster is as current as the reflector that is furthest behind."""
+        before = min(self._synced)
+        self._synced[index] = time.time()
+        if (synced := min(self._synced)) > before:
+            self._observer.on_synced(self._cluster.name, synced)
 
-    def _health(self, number: int, error: ClusterError | None) -> None:
+    def _note_health(self, index: int, error: ClusterError | None) -> None:
+        """Note that a reflector is healthy, or why not; the cluster is up while all of them are healthy."""
         if error is not None:
-            self._errors[number] = error
+            self._errors[index] = error
         else:
-            self._pending.discard(number)
-            self._errors.pop(number, None)
+            self._starting.discard(index)
+            self._errors.pop(index, None)
         if self._errors:
-            self._readings.pause()
+            self._queue.pause()
             first = self._errors[min(self._errors)]
             self._report(first.state, str(first))
-        elif not self._pending:
+        elif not self._starting:
             self._report(ClusterState.UP)
-            self._readings.resume()
+            self._queue.resume()
 
     def _report(self, state: ClusterState, message: str = "") -> None:
         before = self._status
@@ -132,11 +139,11 @@ class ClusterWatcher:
         since = time.time() if before is None or changed else before.since
         self._status = ClusterStatus(cluster=self._cluster.name, state=state, message=message, since=since)
         self._observer.on_status(self._status)
-        fields = {"cluster": self._cluster.name, "state": state.value}
+        log = self._log.bind(state=state.value)
         if state is ClusterState.UP:
-            log.info("the cluster is up", extra=fields)
+            log.info("cluster up")
         elif state is not ClusterState.STARTING:
-            log.log(logging.WARNING if changed else logging.DEBUG, "the cluster is down: %s", message, extra=fields)
+            log.log(logging.WARNING if changed else logging.DEBUG, "cluster down: %s", message)
 
 
 def pods(source: PodSource) -> Resource[PodObject]:

@@ -95,11 +95,11 @@ async def test_the_fleet_is_published_once_and_the_second_name_says_why(
     assert 'gpuid_cluster_up{cluster="admin"} 1.0\n' in metrics
     assert 'gpuid_cluster_up{cluster="dev"} 0.0\n' in metrics
     assert metrics.count("\ngpuid_gpu_info{") == 12
-    assert ready.startswith('[+]admin up\n[-]dev duplicate: it is the cluster "admin" once more: node gpu-000')
+    assert ready.startswith('[+]admin up\n[-]dev duplicate: it is the same cluster as "admin" (node gpu-000')
     assert world.moves == []
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage()[:67] for record in warnings] == [
-        'skipping cluster: it is the cluster "admin" once more: node '
+    assert [record.getMessage()[:59] for record in warnings] == [
+        'skipping cluster: it is the same cluster as "admin" (node g'
     ]
 
 

@@ -9,87 +9,85 @@ A, B = NodeInfo(name="a", uid="1"), NodeInfo(name="b", uid="2")
 
 
 @pytest.fixture
-def identities() -> DuplicateDetector:
+def detector() -> DuplicateDetector:
     made = DuplicateDetector()
-    made.follow(["admin", "dev", "other"])
+    made.set_order(["admin", "dev", "other"])
     return made
 
 
-def test_clusters_without_a_common_node_are_different(identities: DuplicateDetector) -> None:
-    assert identities.claim("admin", A) is None
-    assert identities.claim("dev", B) is None
-    assert identities.duplicates == {}
+def test_clusters_without_a_common_node_are_different(detector: DuplicateDetector) -> None:
+    assert detector.claim("admin", A) is None
+    assert detector.claim("dev", B) is None
+    assert detector.duplicates == {}
 
 
-def test_nodes_of_one_name_are_different_while_their_uids_are(identities: DuplicateDetector) -> None:
-    assert identities.claim("admin", A) is None
-    assert identities.claim("dev", NodeInfo(name="a", uid="3")) is None
+def test_nodes_of_one_name_with_different_uids_are_different(detector: DuplicateDetector) -> None:
+    assert detector.claim("admin", A) is None
+    assert detector.claim("dev", NodeInfo(name="a", uid="3")) is None
 
 
-def test_nodes_without_a_uid_prove_nothing(identities: DuplicateDetector) -> None:
-    assert identities.claim("admin", NodeInfo(name="a")) is None
-    assert identities.claim("dev", NodeInfo(name="a")) is None
+def test_nodes_without_a_uid_prove_nothing(detector: DuplicateDetector) -> None:
+    assert detector.claim("admin", NodeInfo(name="a")) is None
+    assert detector.claim("dev", NodeInfo(name="a")) is None
 
 
-def test_a_cluster_may_claim_its_own_nodes_again(identities: DuplicateDetector) -> None:
-    assert identities.claim("admin", A) is None
-    assert identities.claim("admin", A) is None
+def test_a_cluster_can_claim_its_own_nodes_again(detector: DuplicateDetector) -> None:
+    assert detector.claim("admin", A) is None
+    assert detector.claim("admin", A) is None
 
 
-def test_of_two_clusters_with_one_node_the_later_in_the_configuration_is_the_duplicate(
-    identities: DuplicateDetector,
+def test_the_later_of_two_clusters_with_one_node_is_the_duplicate(
+    detector: DuplicateDetector,
 ) -> None:
     expected = Duplicate("dev", Place("admin", "a"), "1")
-    identities.claim("admin", A)
-    assert identities.claim("dev", A) == expected
-    assert identities.duplicates == {"dev": expected}
+    detector.claim("admin", A)
+    assert detector.claim("dev", A) == expected
+    assert detector.duplicates == {"dev": expected}
     assert str(expected) == (
-        'it is the cluster "admin" once more: node a is in both, with the uid 1; remove one of the two from the'
+        'it is the same cluster as "admin" (node a has the same uid in both); remove one of the two from the'
         " configuration"
     )
 
 
-def test_it_is_so_too_when_the_later_one_was_heard_first(identities: DuplicateDetector) -> None:
-    identities.claim("dev", A)
-    identities.claim("dev", B)
-    assert identities.claim("admin", A) == Duplicate("dev", Place("admin", "a"), "1")
-    assert identities.claim("other", B) is None  # what the duplicate had counts no more
+def test_the_later_cluster_is_the_duplicate_whichever_claims_first(detector: DuplicateDetector) -> None:
+    detector.claim("dev", A)
+    detector.claim("dev", B)
+    assert detector.claim("admin", A) == Duplicate("dev", Place("admin", "a"), "1")
+    assert detector.claim("other", B) is None  # what the duplicate had is forgotten
 
 
-def test_what_an_earlier_run_knew_counts(identities: DuplicateDetector) -> None:
-    identities.recall("admin", A)
-    assert identities.claim("dev", A) == Duplicate("dev", Place("admin", "a"), "1")
+def test_nodes_of_an_earlier_run_count(detector: DuplicateDetector) -> None:
+    detector.recall("admin", A)
+    assert detector.claim("dev", A) == Duplicate("dev", Place("admin", "a"), "1")
 
 
-def test_a_duplicate_ends_with_the_node_that_revealed_it(identities: DuplicateDetector) -> None:
-    identities.claim("admin", A)
-    identities.claim("admin", B)
-    identities.claim("dev", A)
-    assert list(identities.release("admin", B)) == []
-    assert list(identities.release("dev", A)) == []  # it was never the duplicate's to release
-    assert list(identities.release("admin", A)) == ["dev"]
-    assert identities.duplicates == {}
+def test_a_duplicate_ends_with_the_node_that_revealed_it(detector: DuplicateDetector) -> None:
+    detector.claim("admin", A)
+    detector.claim("admin", B)
+    detector.claim("dev", A)
+    assert list(detector.release("admin", B)) == []
+    assert list(detector.release("dev", A)) == []  # a duplicate owns no node
+    assert list(detector.release("admin", A)) == ["dev"]
+    assert detector.duplicates == {}
 
 
 @pytest.mark.parametrize("order", [["dev", "other"], ["dev", "admin", "other"]])
-def test_a_duplicate_ends_when_the_other_one_leaves_the_configuration_or_comes_after_it(
-    identities: DuplicateDetector, order: list[str]
-) -> None:
-    identities.claim("admin", A)
-    identities.claim("dev", A)
-    assert list(identities.follow(order)) == ["dev"]
-    identities.claim("dev", A)
-    assert "dev" not in identities.duplicates
+def test_a_duplicate_ends_when_the_other_is_removed_or_reordered(detector: DuplicateDetector, order: list[str]) -> None:
+    detector.claim("admin", A)
+    detector.claim("dev", A)
+    assert list(detector.set_order(order)) == ["dev"]
+    detector.claim("dev", A)
+    assert "dev" not in detector.duplicates
 
 
-def test_a_cluster_that_has_left_the_configuration_claims_nothing(identities: DuplicateDetector) -> None:
-    identities.follow(["dev"])
-    assert identities.claim("admin", A) is None
-    assert identities.claim("dev", A) is None
+def test_a_cluster_removed_from_the_configuration_claims_nothing(detector: DuplicateDetector) -> None:
+    detector.set_order(["dev"])
+    assert detector.claim("admin", A) is None
+    assert detector.claim("dev", A) is None
 
 
-def test_a_duplicate_that_leaves_the_configuration_is_forgotten(identities: DuplicateDetector) -> None:
-    identities.claim("admin", A)
-    identities.claim("dev", A)
-    assert list(identities.follow(["admin", "other"])) == []
-    assert identities.duplicates == {}
+def test_a_duplicate_removed_from_the_configuration_is_forgotten(detector: DuplicateDetector) -> None:
+    detector.claim("admin", A)
+    detector.claim("dev", A)
+    assert list(detector.set_order(["admin", "other"])) == []
+    assert detector.duplicates == {}

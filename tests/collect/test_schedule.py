@@ -12,6 +12,7 @@ from collector.backoff import Backoff
 from collector.collect.schedule import (
     Attempt,
     Candidate,
+    RetryPolicy,
     choose,
     due,
     failed,
@@ -23,12 +24,12 @@ from collector.collect.schedule import (
 )
 from collector.config import PodSource
 from collector.kube.resources import Container, PodObject
-from collector.model import Fingerprint, Known, NodeInfo
+from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
 
 HOUR = 3600.0
 RETRY = Backoff(initial=1.0, maximum=300.0, jitter=0.2)
 READY = Container(name="ctr", id="containerd://1", ready=True)
-PRINT = Fingerprint(pod_uid="u", container_id="containerd://1", restarts=0, boot_id="b", capacity=8, allocatable=8)
+PRINT = Fingerprint(pod_uid="u", container_id="containerd://1", restarts=0, boot_id="b", capacity=8, allocatable=7)
 
 
 def pod(name: str = "p", **fields: Any) -> PodObject:
@@ -44,7 +45,7 @@ def rng() -> random.Random:
     return random.Random(7)
 
 
-class TestWhichPodIsReady:
+class TestReady:
     @pytest.mark.parametrize(
         ("fields", "expected"),
         [
@@ -56,58 +57,58 @@ class TestWhichPodIsReady:
             ({"containers": (READY, Container(name="other", ready=True))}, True),
         ],
     )
-    def test_it_runs_with_all_containers_ready_and_stays(self, fields: dict[str, Any], expected: bool) -> None:
+    def test_a_ready_pod_runs_with_all_containers_ready(self, fields: dict[str, Any], expected: bool) -> None:
         assert ready(pod(**fields)) is expected
 
 
-class TestWhichPodIsRead:
-    def test_none_where_none_is_ready(self) -> None:
+class TestChoose:
+    def test_no_pod_is_chosen_where_none_is_ready(self) -> None:
         assert choose([]) is None
         assert choose([candidate(running=False)]) is None
 
-    def test_the_newest_of_a_source(self) -> None:
+    def test_the_newest_pod_of_a_source_is_chosen(self) -> None:
         old, new = candidate("old", created="2026-01-01T00:00:00Z"), candidate("new", created="2026-01-02T00:00:00Z")
         assert choose([old, new]) == choose([new, old]) == new
 
-    def test_that_of_the_first_source_however_old(self) -> None:
+    def test_the_first_source_wins_however_old_its_pod(self) -> None:
         first = candidate("first", order=0, created="2026-01-01T00:00:00Z")
         second = candidate("second", order=1, created="2026-01-02T00:00:00Z")
         assert choose([second, first]) == first
 
-    def test_that_of_the_next_source_while_the_first_has_none_ready(self) -> None:
+    def test_the_next_source_is_used_where_the_first_has_none(self) -> None:
         first, second = candidate("first", order=0, terminating=True), candidate("second", order=1)
         assert choose([first, second]) == second
 
-    def test_the_same_one_whatever_the_order_they_come_in(self) -> None:
+    def test_the_choice_does_not_depend_on_the_input_order(self) -> None:
         twins = [candidate("a"), candidate("b"), candidate("c")]
         assert {choose(random.Random(seed).sample(twins, 3)).pod.name for seed in range(20)} == {"c"}  # type: ignore[union-attr]
 
 
-class TestAFingerprint:
-    NODE = NodeInfo(name="n", boot_id="b", capacity=2, allocatable=2, advertised=(8, 8))
+class TestFingerprint:
+    NODE = NodeInfo(name="n", boot_id="b", capacity=2, allocatable=2, advertised=(8, 7))
 
-    def test_covers_pod_container_boot_and_capacity(self) -> None:
+    def test_a_fingerprint_covers_pod_container_boot_and_capacity(self) -> None:
         assert fingerprint(candidate(uid="u"), self.NODE) == PRINT
 
-    def test_is_of_the_container_that_the_source_names(self) -> None:
+    def test_a_fingerprint_is_of_the_source_s_container(self) -> None:
         other = Container(name="other", id="containerd://2", ready=True, restarts=5)
         assert fingerprint(candidate(uid="u", containers=(other, READY)), self.NODE) == PRINT
 
-    def test_of_a_pod_without_that_container_still_tells_pods_apart(self) -> None:
-        lacking = candidate(container="absent")
-        assert find_container(lacking) is None
-        assert fingerprint(lacking, self.NODE) == Fingerprint(
-            pod_uid="uid-p", container_id="", restarts=0, boot_id="b", capacity=8, allocatable=8
+    def test_pods_without_the_container_have_different_fingerprints(self) -> None:
+        without = candidate(container="absent")
+        assert find_container(without) is None
+        assert fingerprint(without, self.NODE) == Fingerprint(
+            pod_uid="uid-p", container_id="", restarts=0, boot_id="b", capacity=8, allocatable=7
         )
 
 
-class TestWhenANodeIsDue:
+class TestDue:
     LAST = Attempt(fingerprint=PRINT, ended=100.0, next=3000.0)
 
-    def test_at_once_when_it_was_never_read(self) -> None:
+    def test_a_node_never_read_is_due_now(self) -> None:
         assert due(None, PRINT, 500.0, settle=5.0) == 500.0
 
-    def test_when_the_last_attempt_says_if_nothing_has_changed(self) -> None:
+    def test_an_unchanged_node_is_due_when_the_attempt_says(self) -> None:
         assert due(self.LAST, PRINT, 500.0, settle=5.0) == 3000.0
 
     @pytest.mark.parametrize(
@@ -120,13 +121,15 @@ class TestWhenANodeIsDue:
             {"boot_id": "c", "capacity": 0},
             {"capacity": 7},
             {"capacity": None},
-            {"allocatable": 7},
+            {"allocatable": 6},
+            {"allocatable": None},
+            {"capacity": 7, "allocatable": 8},
         ],
     )
-    def test_at_once_when_anything_has_changed(self, change: dict[str, Any]) -> None:
+    def test_a_changed_node_is_due_now(self, change: dict[str, Any]) -> None:
         assert due(self.LAST, msgspec.structs.replace(PRINT, **change), 500.0, settle=5.0) == 500.0
 
-    def test_a_capacity_that_flaps_is_read_no_faster_than_it_settles(self) -> None:
+    def test_a_flapping_capacity_is_read_only_every_settle_seconds(self) -> None:
         last, now, reads = self.LAST, 101.0, []
         for capacity in (0, 8, 0, 8):
             current = msgspec.structs.replace(PRINT, capacity=capacity)
@@ -138,12 +141,10 @@ class TestWhenANodeIsDue:
 
 class TestRefreshing:
     @given(st.randoms(use_true_random=False))
-    def test_the_first_one_after_a_start_falls_into_the_second_half_of_the_interval(
-        self, chance: random.Random
-    ) -> None:
+    def test_the_first_refresh_falls_into_the_interval_s_second_half(self, chance: random.Random) -> None:
         assert 1800.0 <= succeeded(None, PRINT, 0.0, HOUR, chance).next <= 3600.0
 
-    def test_the_first_ones_are_spread_evenly(self) -> None:
+    def test_first_refreshes_are_spread_evenly(self) -> None:
         chance = rng()
         times = [succeeded(None, PRINT, 0.0, HOUR, chance).next for _ in range(4000)]
         tenths = [sum(1800 + 180 * tenth <= time < 1980 + 180 * tenth for time in times) for tenth in range(10)]
@@ -151,32 +152,30 @@ class TestRefreshing:
         assert max(tenths) < 480
 
     @given(st.randoms(use_true_random=False))
-    def test_later_ones_keep_the_interval_within_5_percent(self, chance: random.Random) -> None:
+    def test_later_refreshes_keep_the_interval_within_5_percent(self, chance: random.Random) -> None:
         last = Attempt(fingerprint=PRINT, ended=0.0, next=3000.0)
         assert 3000 + 3420 <= succeeded(last, PRINT, 3000.0, HOUR, chance).next <= 3000 + 3780
 
     @given(st.floats(0, 3600), st.randoms(use_true_random=False))
-    def test_a_reading_of_an_earlier_run_is_refreshed_before_it_is_too_old(
-        self, age: float, chance: random.Random
-    ) -> None:
+    def test_a_known_reading_is_refreshed_before_it_is_too_old(self, age: float, chance: random.Random) -> None:
         left = 3600 - age
         attempt = resumed(Known(PRINT, 0.0), age, 50.0, HOUR, chance)
         assert 50 + left / 2 <= attempt.next <= 50 + left
         assert due(attempt, PRINT, 50.0, settle=5.0) == attempt.next
 
-    def test_a_reading_that_is_too_old_already_is_refreshed_at_once(self) -> None:
+    def test_a_known_reading_that_is_too_old_is_refreshed_now(self) -> None:
         assert resumed(Known(PRINT, 0.0), 3601.0, 50.0, HOUR, rng()).next == 50.0
 
     def test_a_reading_from_the_future_counts_as_new(self) -> None:
         assert 50 + 1800 <= resumed(Known(PRINT, 0.0), -1e6, 50.0, HOUR, rng()).next <= 50 + 3600
 
-    def test_a_capacity_change_during_a_restart_is_read_at_once(self) -> None:
+    def test_a_capacity_change_during_a_restart_is_due_now(self) -> None:
         attempt = resumed(Known(PRINT, 0.0), 600.0, 50.0, HOUR, rng())
         assert due(attempt, msgspec.structs.replace(PRINT, capacity=7), 50.0, settle=5.0) == 50.0
 
 
 class TestFailures:
-    def test_wait_twice_as_long_each_time_up_to_five_minutes(self) -> None:
+    def test_delays_double_up_to_five_minutes(self) -> None:
         steady = Backoff(initial=1.0, maximum=300.0, jitter=0.0)
         last, waits = None, []
         for _ in range(12):
@@ -184,11 +183,17 @@ class TestFailures:
             waits.append(last.next)
         assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
-    def test_are_jittered(self) -> None:
+    def test_a_command_that_hangs_is_retried_after_minutes(self) -> None:
+        delays = RetryPolicy().backoff_after(ReadFailure.TIMEOUT, refresh=HOUR)
+        steady = msgspec.structs.replace(delays, jitter=0.0)
+        assert [steady.delay(attempt) for attempt in range(6)] == [300, 600, 1200, 2400, 3600, 3600]
+        assert RetryPolicy().backoff_after(ReadFailure.CONNECTION, refresh=HOUR) == RetryPolicy().backoff
+
+    def test_delays_are_jittered(self) -> None:
         chance = rng()
         assert len({failed(None, PRINT, 0.0, RETRY, chance).next for _ in range(10)}) == 10
 
-    def test_start_anew_when_the_fingerprint_changes(self) -> None:
+    def test_a_new_fingerprint_resets_the_backoff(self) -> None:
         last = None
         for _ in range(5):
             last = failed(last, PRINT, 0.0, RETRY, rng())
@@ -196,15 +201,15 @@ class TestFailures:
         assert due(last, replaced, 10.0, settle=5.0) == 10.0
         assert failed(last, replaced, 10.0, RETRY, rng()).failures == 1
 
-    def test_are_forgotten_by_a_success(self) -> None:
+    def test_a_success_resets_the_backoff(self) -> None:
         last = failed(failed(None, PRINT, 0.0, RETRY, rng()), PRINT, 0.0, RETRY, rng())
         assert last.failures == 2
         assert succeeded(last, PRINT, 0.0, HOUR, rng()).failures == 0
 
-    def test_spread_the_refreshes_of_nodes_that_recover_together(self) -> None:
+    def test_nodes_that_recover_together_are_refreshed_apart(self) -> None:
         last = failed(None, PRINT, 0.0, RETRY, rng())
         assert 1800 <= succeeded(last, PRINT, 0.0, HOUR, random.Random(1)).next < 3000
 
-    def test_of_a_refresh_do_not_make_the_old_reading_due_at_once(self) -> None:
+    def test_a_failed_refresh_is_retried_after_the_backoff(self) -> None:
         last = failed(succeeded(None, PRINT, 0.0, HOUR, rng()), PRINT, 3600.0, RETRY, rng())
         assert 3600.8 <= due(last, PRINT, 3600.0, settle=5.0) <= 3601.2

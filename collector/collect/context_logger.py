@@ -1,0 +1,23 @@
+"""A logger that knows what it logs about: each line carries the cluster and, where it concerns one, the node."""
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any
+
+__all__ = ["ContextLogger"]
+
+
+class ContextLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds its fields to everything that is logged through it; a call's own `extra` comes after them."""
+
+    def __init__(self, logger: logging.Logger, **fields: str) -> None:
+        super().__init__(logger, fields)
+        self._fields = fields
+
+    def bind(self, **fields: str) -> "ContextLogger":
+        """Return a logger with these fields in addition."""
+        return ContextLogger(self.logger, **(self._fields | fields))
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Return the message as it is, and the keyword arguments with the fields added to `extra`."""
+        return msg, {**kwargs, "extra": self._fields | kwargs.get("extra", {})}

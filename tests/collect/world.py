@@ -1,0 +1,138 @@
+"""A simulated cluster with a watcher, and an observer that keeps everything it is given."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from collector.backoff import Backoff
+from collector.collect.schedule import RetryPolicy
+from collector.collect.watcher import ClusterWatcher, Intervals
+from collector.config import ClusterSettings
+from collector.kube.reflector import WatchIntervals
+from collector.model import ClusterState, ClusterStatus, Known, NodeInfo, ReadFailure, Reading, WatchRestart
+from collector.simulator import SimulatedCluster, Simulator
+
+__all__ = ["FAST", "Observed", "World"]
+
+FAST = Intervals(
+    watch=WatchIntervals(backoff=Backoff(initial=0.02, maximum=0.05, jitter=0.2)),
+    retry=RetryPolicy(backoff=Backoff(initial=0.05, maximum=0.1, jitter=0.2), timeout_delay=0.1, settle=0.2),
+    connect=Backoff(initial=0.02, maximum=0.05),
+)
+
+
+class Observed:
+    """What the observer of a cluster was given, and the readings that stand."""
+
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+        self.failures: list[tuple[str, ReadFailure]] = []
+        self.nodes: dict[str, NodeInfo] = {}
+        self.gone: list[str] = []
+        self.statuses: list[ClusterStatus] = []
+        self.synced: list[float] = []
+        self.restarts: list[tuple[str, WatchRestart]] = []
+        self.published: dict[str, Reading] = {}
+
+    def on_reading(self, reading: Reading, seconds: float) -> None:
+        assert seconds > 0
+        self.readings.append(reading)
+        self.published[reading.node.name] = reading
+
+    def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
+        self.failures.append((node, reason))
+
+    def on_node(self, cluster: str, node: NodeInfo) -> None:
+        self.nodes[node.name] = node
+
+    def on_node_gone(self, cluster: str, node: str, time: float) -> None:
+        self.gone.append(node)
+        self.nodes.pop(node, None)
+        self.published.pop(node, None)
+
+    def on_status(self, status: ClusterStatus) -> None:
+        self.statuses.append(status)
+
+    def on_synced(self, cluster: str, time: float) -> None:
+        self.synced.append(time)
+
+    def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
+        self.restarts.append((resource, reason))
+
+    @property
+    def state(self) -> ClusterState | None:
+        return self.statuses[-1].state if self.statuses else None
+
+    @property
+    def states(self) -> list[ClusterState]:
+        return [status.state for status in self.statuses]
+
+    @property
+    def gpus(self) -> set[tuple[str, str | None]]:
+        return {(node, gpu.uuid) for node, reading in self.published.items() for gpu in reading.gpus}
+
+    def known(self) -> dict[str, Known]:
+        return {node: Known(reading.fingerprint, reading.time) for node, reading in self.published.items()}
+
+
+class World:
+    """One simulated cluster, and what a watcher says of it."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.cluster: SimulatedCluster = simulator.clusters["sim-0"]
+        self.first, self.second, *_ = self.cluster.nodes
+        self.seen = Observed()
+
+    @asynccontextmanager
+    async def watched(
+        self,
+        *,
+        known: dict[str, Known] | None = None,
+        intervals: Intervals = FAST,
+        labels: tuple[str, ...] = (),
+        **options: Any,
+    ) -> AsyncIterator[Observed]:
+        """Watch with a fresh observer while the context is open."""
+        self.seen = Observed()
+        settings = {"context": "sim-0", "kubeconfig": str(self.simulator.kubeconfig)} | options
+        watcher = ClusterWatcher(
+            ClusterSettings(**settings), self.seen, known=known or {}, node_labels=labels, intervals=intervals
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watcher.run)
+            yield self.seen
+            tasks.cancel_scope.cancel()
+
+    @property
+    def truth(self) -> set[tuple[str, str]]:
+        return {(placed.node, placed.uuid) for placed in self.simulator.fleet.expected("sim-0")}
+
+    @property
+    def execs(self) -> Counter[str]:
+        return self.cluster.counters.execs
+
+    def requested(self, verb: str, resource: str = "") -> int:
+        requests = self.cluster.counters.requests
+        return sum(number for (one, of), number in requests.items() if one == verb and resource in ("", of))
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        with anyio.fail_after(30):
+            while not condition():  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+
+    async def settled(self) -> None:
+        """Wait until everything published is true and complete, then see that it stays so."""
+        await self.until(lambda: self.seen.state is ClusterState.UP and self.seen.gpus == self.truth)
+        await anyio.sleep(0.1)
+        assert self.seen.gpus == self.truth
+
+    async def stays(self, condition: Callable[[], object], seconds: float = 0.4) -> None:
+        """See that something holds, and goes on to hold."""
+        with anyio.move_on_after(seconds):
+            while True:
+                assert condition()
+                await anyio.sleep(0.02)
