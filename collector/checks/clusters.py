@@ -147,7 +147,7 @@ class _Trial:
                 await self._rights(api)
             candidates = [
                 Candidate(order, source, pod)
-                for order, source in enumerate(self._cluster.watched)
+                for order, source in enumerate(self._cluster.active_sources)
                 for pod in await self._pods(session, source)
             ]
             await self._list_nodes(session, {candidate.pod.node for candidate in candidates})
@@ -171,7 +171,7 @@ class _Trial:
     async def _rights(self, api: TypedClient) -> None:
         self.doing = "asking for its rights"
         rights = [_Right(verb, "nodes") for verb in ("list", "watch")]
-        for namespace in dict.fromkeys(source.namespace for source in self._cluster.watched):
+        for namespace in dict.fromkeys(source.namespace for source in self._cluster.active_sources):
             rights += [_Right(verb, "pods", namespace) for verb in ("list", "watch")]
             rights += [_Right(verb, "pods/exec", namespace) for verb in ("create", "get")]
         granted: dict[_Right, bool | None] = {}
@@ -227,7 +227,7 @@ class _Trial:
 
     async def _look_elsewhere(self, session: ApiClient) -> None:
         self.doing = "looking for pods of other presets"
-        sources = self._cluster.watched
+        sources = self._cluster.active_sources
         hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
         for name, source in PRESETS.items():
             if source not in sources:

@@ -79,7 +79,7 @@ class ClusterWatcher:
         mirrors: list[Reflector[Any]] = [
             self._mirror(session, 0, nodes(self._cluster, self._node_labels), self._readings.set_node)
         ]
-        for order, source in enumerate(self._cluster.watched):
+        for order, source in enumerate(self._cluster.active_sources):
             take = functools.partial(self._readings.set_pod, order, source)
             mirrors.append(self._mirror(session, order + 1, pods(source), take))
         self._pending = set(range(len(mirrors)))

@@ -30,10 +30,10 @@ class World:
         self._readings.resume()
 
     def add_pod(self) -> None:
-        self._readings.set_pod(0, self._cluster.watched[0], None, POD)
+        self._readings.set_pod(0, self._cluster.active_sources[0], None, POD)
 
     def delete_pod(self) -> None:
-        self._readings.set_pod(0, self._cluster.watched[0], POD, None)
+        self._readings.set_pod(0, self._cluster.active_sources[0], POD, None)
 
     def gone_at(self, now: float) -> list[str]:
         """Turn the clock and tell what was given up by then."""
