@@ -1,4 +1,4 @@
-"""The settings of the store, and what its URL says."""
+"""The settings of the store, and the parsing of its URL."""
 
 import re
 from pathlib import Path

@@ -72,7 +72,7 @@ class Exposition:
         self._lock = anyio.Lock()
 
     def changed(self, place: Place) -> None:
-        """Note that the lines of a node are out of date."""
+        """Mark the lines of a node as out of date."""
         self._dirty.setdefault(place.cluster, set()).add(place.node)
         self._changed.set()
 
@@ -85,7 +85,7 @@ class Exposition:
             await anyio.sleep(_REFRESH_INTERVAL_SECONDS)
 
     async def refresh(self) -> None:
-        """Bring the text in line with the inventory as it is at one instant.
+        """Update the text to the inventory as it is at one instant.
 
         While the lines of one cluster are compressed, those of the next are rendered.
         """

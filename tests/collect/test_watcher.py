@@ -325,7 +325,7 @@ class TestANodeGoes:
     async def test_after_its_grace_when_it_has_no_pod(self, world: World) -> None:
         async with world.watched(grace=Duration(0.5)) as seen:
             await world.settled()
-            world.cluster._population.delete_pod(world.first)
+            world.cluster.objects.delete_pod(world.first)
             await world.until(lambda: seen.gone == [world.first])
             await world.stays(lambda: len(seen.published) == 3 and seen.gone == [world.first])
 
@@ -339,7 +339,7 @@ class TestANodeGoes:
         async with world.watched() as seen:
             await world.settled()
             known = seen.known()
-        world.cluster._population.delete_pod(world.first)
+        world.cluster.objects.delete_pod(world.first)
         async with world.watched(known=known, grace=Duration(0.2)) as seen:
             await world.until(lambda: seen.gone == [world.first])
 
@@ -417,9 +417,9 @@ class TestAReadingFails:
         world.cluster.hang_exec(world.first)
         async with world.watched() as seen:
             await world.until(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
-            pod = world.cluster._population.delete_pod(world.first)
+            pod = world.cluster.objects.delete_pod(world.first)
             await anyio.sleep(0.1)
-            world.cluster.server.execs.end(pod)
+            world.cluster.server.execs.kill(pod)
             await world.until(lambda: seen.failures == [(world.first, ReadFailure.NOT_FOUND)])
             await world.stays(lambda: len(seen.failures) == 1 and world.execs[world.first] == 1)
 
@@ -652,4 +652,4 @@ class TestStopping:
 
 def change(world: World, node: str, act: Callable[[dict[str, Any]], None]) -> None:
     """Change a node's status behind the simulation's back."""
-    world.cluster._population._change(NODES, node, lambda document: act(document["status"]))
+    world.cluster.objects.edit(NODES, node, lambda document: act(document["status"]))
