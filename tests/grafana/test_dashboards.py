@@ -297,11 +297,7 @@ class TestWhatTheyShow:
         assert self.number(troubled, "collector", "Collectors") == 2
 
     def test_the_gpu_that_moved_is_listed_with_where_it_came_from(self, troubled: Troubled) -> None:
-        (row,) = [
-            row
-            for row in self.rows(troubled, "fleet", "GPUs that moved")
-            if row["uuid"] == troubled.uuid
-        ]
+        (row,) = [row for row in self.rows(troubled, "fleet", "GPUs that moved") if row["uuid"] == troubled.uuid]
         assert row["serial"] == troubled.serial
         assert (row["from_cluster"], row["from_node"]) == ("sim-1", "gpu-0000")
         assert (row["cluster"], row["node"]) == (troubled.cluster, troubled.node)
