@@ -1,4 +1,4 @@
-"""How long to wait before trying again: as a backoff says, or as a server asked."""
+"""Delays before a retry: exponential backoff with jitter, and what a server asks for in Retry-After."""
 
 import random
 import re
@@ -7,16 +7,19 @@ from email.utils import parsedate_to_datetime
 
 import msgspec
 
-__all__ = ["LONGEST", "Backoff", "parse_retry_after"]
+__all__ = ["MAX_RETRY_AFTER_SECONDS", "Backoff", "parse_retry_after"]
 
-LONGEST = 3600.0  # seconds that a server may make us wait, whatever it asks for
+MAX_RETRY_AFTER_SECONDS = 3600.0  # that a server may make us wait, whatever it asks for
+
+_MAX_EXPONENT = 63  # later attempts wait for the maximum; much larger powers overflow
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class Backoff(msgspec.Struct, frozen=True):
     """Delays in seconds that grow by `factor` from `initial` to `maximum`.
 
-    `jitter` is the part of a delay that chance may take off or add (0.2 is ±20 %), so that many clients that failed
-    together do not come back together.
+    `jitter` is the random part of a delay (0.2 is ±20 %), so that clients that failed at the same time do not all retry
+    at the same time.
     """
 
     initial: float
@@ -25,24 +28,24 @@ class Backoff(msgspec.Struct, frozen=True):
     jitter: float = 0.2
 
     def delay(self, attempt: int, rng: random.Random | None = None) -> float:
-        """Seconds to wait after failure number `attempt`, counted from 0."""
-        steady = self.maximum
-        if attempt < 64:  # past that the power says nothing more, and would overflow at last
-            steady = min(self.maximum, self.initial * self.factor**attempt)
-        return steady * (rng or random).uniform(1 - self.jitter, 1 + self.jitter)
+        """Return the seconds to wait after failure number `attempt`, counted from 0."""
+        seconds = self.maximum
+        if attempt <= _MAX_EXPONENT:
+            seconds = min(self.maximum, self.initial * self.factor**attempt)
+        return seconds * (rng or random).uniform(1 - self.jitter, 1 + self.jitter)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Read a Retry-After header, seconds or an HTTP date, as seconds from `now`, at most LONGEST; or None."""
+    """Return a Retry-After header (seconds or an HTTP date) as seconds from `now`; None if it is neither.
+
+    The result is at most MAX_RETRY_AFTER_SECONDS.
+    """
     text = (value or "").strip()
     try:
         seconds = float(text) if _NUMBER.fullmatch(text) else _aware(parsedate_to_datetime(text)).timestamp() - now
     except (TypeError, ValueError, OverflowError):
         return None
-    return min(max(seconds, 0.0), LONGEST)
-
-
-_NUMBER = re.compile(r"\d+(\.\d+)?")
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def _aware(moment: datetime) -> datetime:

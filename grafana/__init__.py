@@ -1,1 +1,1 @@
-"""The Grafana dashboards: a module for each, and `python -m grafana.generate` writes them into `dashboards/`."""
+"""The Grafana dashboards, one module each; `python -m grafana.generate` writes them to `dashboards/`."""

@@ -1,4 +1,4 @@
-"""The collector itself: what it reads and hands on, what it could not, and what that costs."""
+"""The dashboard of gpuid itself: readings, deliveries, errors, and what they cost."""
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
@@ -9,15 +9,15 @@ from grafana.panels import NONE_IS_GOOD, Column, Panel, Query, curves, figure, l
 __all__ = ["dashboard"]
 
 _IN = '{cluster=~"$cluster"}'
-_OURS = "and on (job, instance) gpuid_build_info"  # a process's series, if the process is a gpuid
+_OURS = "and on (job, instance) gpuid_build_info"  # series of processes that are gpuid
 
 
 def dashboard() -> navigation.Dashboard:
-    """Make it."""
+    """Return the dashboard."""
     return navigation.dashboard(
         "gpuid-collector",
         "GPUs / Collector health",
-        "What gpuid reads and hands on, what it could not, and what that costs.",
+        "Readings and deliveries of gpuid, their errors, and what they cost.",
         (navigation.clusters(),),
         (
             *_figures(),
@@ -33,35 +33,35 @@ def dashboard() -> navigation.Dashboard:
 
 def _figures() -> tuple[Panel, ...]:
     return (
-        figure("Collectors", "Collectors that are scraped now.", "count(gpuid_build_info)", unit="none"),
+        figure("Collectors", "Collectors that Prometheus scrapes now.", "count(gpuid_build_info)", unit="none"),
         figure(
-            "Clusters followed",
-            "The share of the clusters that some collector can follow, those left out that are configured twice.",
+            "Clusters up",
+            "Share of the clusters that some collector can watch, without those that are configured twice.",
             f"avg(max by (cluster) (gpuid_cluster_up{_IN}) unless on (cluster) {DUPLICATE})",
             unit="percentunit",
             thresholds=((None, "red"), (1.0, "green")),
         ),
         figure(
             "Oldest view",
-            "How long ago the view of the cluster that is furthest behind was last proved current.",
+            "How long ago the most outdated view of a cluster was last confirmed as current.",
             f"max(time() - max by (cluster) (gpuid_cluster_synced_timestamp_seconds{_IN}))",
             unit="s",
             thresholds=((None, "green"), (600.0, "orange"), (1800.0, "red")),
         ),
         figure(
             "Backlog",
-            "Records that sinks are still owed.",
+            "Records waiting for sinks.",
             "sum(max by (sink) (gpuid_export_backlog_records))",
         ),
         figure(
             "Dead letters",
-            "Batches that a sink refused for good; a person has to look at them.",
+            "Batches that sinks rejected; they need action.",
             "sum(max by (sink) (gpuid_export_dead_letters))",
             thresholds=NONE_IS_GOOD,
         ),
         figure(
             "Store",
-            "The share of the collectors' stores that take what happens.",
+            "Share of the collectors whose store accepts writes.",
             "avg(gpuid_store_up)",
             unit="percentunit",
             thresholds=((None, "red"), (1.0, "green")),
@@ -73,13 +73,13 @@ def _reads() -> tuple[Panel, ...]:
     return (
         curves(
             "Readings",
-            "Readings of nodes that succeeded.",
+            "Successful readings of nodes.",
             Query(f"sum by (cluster) (rate(gpuid_read_success_total{_IN}[$__rate_interval]))", "{{cluster}}"),
             unit="ops",
         ),
         curves(
-            "Readings that fail",
-            "Failed tries by reason; the last good reading stays published.",
+            "Failed readings",
+            "Failed readings by reason; the last good reading stays published.",
             Query(
                 f"sum by (cluster, reason) (rate(gpuid_read_failure_total{_IN}[$__rate_interval])) > 0",
                 "{{cluster}}: {{reason}}",
@@ -88,15 +88,15 @@ def _reads() -> tuple[Panel, ...]:
         ),
         curves(
             "Nodes that cannot be read",
-            "Nodes whose last try failed, by reason; one that is not tried meanwhile still counts.",
+            "Nodes whose last reading failed, by reason, including those that wait for a retry.",
             Query(
                 f"max by (cluster, reason) (gpuid_read_failing_nodes{_IN}) > 0",
                 "{{cluster}}: {{reason}}",
             ),
         ),
         curves(
-            "Time of a reading",
-            "From the exec to the published result, 50th and 95th percentile.",
+            "Duration of readings",
+            "From the start of the exec to the published result, 50th and 95th percentile.",
             *(
                 Query(
                     f"histogram_quantile({share}, "
@@ -108,7 +108,7 @@ def _reads() -> tuple[Panel, ...]:
             unit="s",
         ),
         curves(
-            "Watches that start over",
+            "Watch restarts",
             "By cluster, resource and reason; a few a day are normal.",
             Query(
                 f"sum by (cluster, resource, reason) (increase(gpuid_watch_restarts_total{_IN}[$__rate_interval]))",
@@ -117,7 +117,7 @@ def _reads() -> tuple[Panel, ...]:
         ),
         curves(
             "Age of the views",
-            "How long ago each cluster's view was last proved current, by an event or a bookmark.",
+            "How long ago an event or a bookmark last confirmed the view of each cluster as current.",
             Query(
                 f"time() - max by (cluster) (gpuid_cluster_synced_timestamp_seconds{_IN})",
                 "{{cluster}}",
@@ -125,8 +125,8 @@ def _reads() -> tuple[Panel, ...]:
             unit="s",
         ),
         listing(
-            "Nodes not read for longest",
-            "When each node was last read; a node is read again when `refresh` has passed.",
+            "Nodes with the oldest readings",
+            "How long ago each node was last read; a node is read again after `refresh`.",
             (
                 Column("cluster", "Cluster", CLUSTER),
                 Column("node", "Node", NODE),
@@ -142,13 +142,13 @@ def _exports() -> tuple[Panel, ...]:
     return (
         curves(
             "Records delivered",
-            "Records that each sink took.",
+            "Records delivered to each sink.",
             Query(f"sum by (sink) (rate(gpuid_export_success_total{_IN}[$__rate_interval]))", "{{sink}}"),
             unit="cps",
         ),
         curves(
             "Records not delivered",
-            "Records in tries that failed, by reason; `rejected` goes to the dead letters, the rest is tried again.",
+            "Records in failed attempts, by reason; `rejected` ones become dead letters, all others are retried.",
             Query(
                 f"sum by (sink, reason) (rate(gpuid_export_failure_total{_IN}[$__rate_interval]))",
                 "{{sink}}: {{reason}}",
@@ -157,25 +157,25 @@ def _exports() -> tuple[Panel, ...]:
         ),
         curves(
             "Backlog by sink",
-            "Records that each sink is still owed.",
+            "Records waiting for each sink.",
             Query("max by (sink) (gpuid_export_backlog_records)", "{{sink}}"),
         ),
         curves(
             "Age of the backlog",
-            "How long ago the oldest record that a sink is owed happened.",
+            "Age of the oldest record waiting for each sink.",
             Query("time() - (min by (sink) (gpuid_export_oldest_timestamp_seconds > 0))", "{{sink}}"),
             unit="s",
         ),
         curves(
             "Dead letters by sink",
-            "Batches that each sink refused for good.",
+            "Batches that each sink rejected.",
             Query("max by (sink) (gpuid_export_dead_letters)", "{{sink}}"),
         ),
         curves(
             "Waiting for the store",
-            "Changes and records that wait in memory, and single changes that were given up.",
+            "Changes and records waiting in memory, and intermediate changes that were dropped.",
             Query("gpuid_store_pending_records", "waiting, {{instance}}"),
-            Query("gpuid_store_lost_records_total", "given up, {{instance}}"),
+            Query("gpuid_store_lost_records_total", "dropped, {{instance}}"),
         ),
     )
 
@@ -183,8 +183,8 @@ def _exports() -> tuple[Panel, ...]:
 def _process() -> tuple[Panel, ...]:
     return (
         curves(
-            "Time of a scrape",
-            "How long the collector takes to make an answer ready, 99th percentile.",
+            "Duration of scrapes",
+            "Time to prepare a scrape response, 99th percentile.",
             Query(
                 "histogram_quantile(0.99, "
                 "sum by (instance, le) (rate(gpuid_scrape_duration_seconds_bucket[$__rate_interval])))",
@@ -194,7 +194,7 @@ def _process() -> tuple[Panel, ...]:
         ),
         curves(
             "Bytes scraped",
-            "What the answers to scrapes weigh as sent.",
+            "Size of scrape responses as sent.",
             Query(
                 "sum by (instance, encoding) (rate(gpuid_scrape_body_bytes_sum[$__rate_interval]))",
                 "{{instance}} {{encoding}}",
@@ -208,17 +208,17 @@ def _process() -> tuple[Panel, ...]:
             unit="bytes",
         ),
         curves(
-            "Processor",
-            "Cores that each collector keeps busy.",
+            "CPU",
+            "CPU cores used by each collector.",
             Query(f"rate(process_cpu_seconds_total[$__rate_interval]) {_OURS}", "{{instance}}"),
         ),
         listing(
             "Versions",
-            "Which version each collector runs, and for how long.",
+            "Version of each collector, and its uptime.",
             (
                 Column("instance", "Collector"),
                 Column("version", "Version"),
-                Column("Value", "Running for", unit="s"),
+                Column("Value", "Uptime", unit="s"),
             ),
             "max by (instance, version) "
             "((time() - process_start_time_seconds) * on (job, instance) group_left (version) gpuid_build_info)",

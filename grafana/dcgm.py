@@ -1,4 +1,4 @@
-"""What dcgm-exporter measures of a GPU, joined with where gpuid knows it to be."""
+"""Panels with metrics of dcgm-exporter, joined with the places of the GPUs."""
 
 from collections.abc import Mapping
 
@@ -21,14 +21,14 @@ def curve(
     also: Mapping[str, str] | None = None,
     called: str = "",
 ) -> Panel:
-    """Draw a metric, and `also` others (metric -> its name in the legend), of the selected GPUs."""
+    """Return a graph of a metric of the selected GPUs, and of `also` (metric -> its name in the legend)."""
     named = {metric: called, **(also or {})}
     queries = [Query(_joined(each, gpus, places), f"{name} {_LEGEND}".strip()) for each, name in named.items()]
     return curves(title, description, *queries, unit=unit, link=UUID_OF_SERIES)
 
 
 def latest(title: str, description: str, metric: str, gpus: str, places: str) -> Panel:
-    """Draw which value a metric had, and for how long."""
+    """Return a timeline of the values of a metric."""
     return timeline(
         title,
         description,
@@ -40,7 +40,7 @@ def latest(title: str, description: str, metric: str, gpus: str, places: str) ->
 
 
 def _joined(metric: str, gpus: str, places: str) -> str:
-    """Give the metric gpuid's names; `topk` keeps the join single while a GPU moves or two nodes claim it."""
+    """Return a metric with gpuid's labels; `topk` keeps the join one-to-one while a GPU moves or two nodes claim it."""
     return f"""
 max by (uuid) (label_replace({metric}{{{gpus}}}, "uuid", "$1", "UUID", "(.+)"))
   * on (uuid) group_left (cluster, node, serial)

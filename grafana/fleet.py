@@ -1,4 +1,4 @@
-"""The fleet at a glance: how many GPUs are where, what is missing, what moved, which clusters cannot be trusted."""
+"""The dashboard of the fleet: where GPUs are, which are missing, which moved, and which clusters are down."""
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
@@ -59,7 +59,7 @@ unless on (uuid)
   gpuid_gpu_info
 """.strip()
 
-# One UUID on two nodes, or one serial: the two GPUs that share a board's serial sit in one node.
+# The same UUID or the same serial on two nodes; two GPUs that share the serial of a board are on one node.
 _TWICE = f"""
   {_PLACED} (gpuid_gpu_info{_GPU})
 and on (uuid)
@@ -72,11 +72,11 @@ and on (serial)
 
 
 def dashboard() -> navigation.Dashboard:
-    """Make it."""
+    """Return the dashboard."""
     return navigation.dashboard(
         "gpuid-fleet",
         "GPUs / Fleet",
-        "How many GPUs are where, what is missing, what moved, and which clusters cannot be seen.",
+        "Where GPUs are, which are missing, which moved, and which clusters are down.",
         (
             navigation.clusters(),
             navigation.queried(
@@ -95,7 +95,7 @@ def _figures() -> tuple[Panel, ...]:
     return (
         figure(
             "GPUs",
-            "Physical GPUs, each counted once, however many collectors or nodes tell of it.",
+            "Physical GPUs, each counted once, no matter how many collectors or nodes report it.",
             f"count(count by (uuid) (gpuid_gpu_info{_GPU}))",
         ),
         figure(
@@ -105,19 +105,19 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Clusters down",
-            "Clusters that no collector can follow; not those that are configured twice and read under the other name.",
+            "Clusters that no collector can watch, without those that are configured twice.",
             f"count((max by (cluster) (gpuid_cluster_up{_IN}) == 0) unless on (cluster) {DUPLICATE}) or vector(0)",
             thresholds=NONE_IS_GOOD,
         ),
         figure(
             "Missing GPUs",
-            "GPUs that Kubernetes counts in a node's capacity and nvidia-smi does not find.",
+            "GPUs in the capacity of a node that nvidia-smi does not find.",
             f"sum({_MISSING}) or vector(0)",
             thresholds=NONE_IS_GOOD,
         ),
         figure(
             "Conflicts",
-            "GPUs that two nodes claim at once, each counted once.",
+            "GPUs that two nodes claim, each counted once.",
             f"count(count by (uuid) ({_TWICE})) or vector(0)",
             thresholds=NONE_IS_GOOD,
         ),
@@ -133,7 +133,7 @@ def _counts() -> tuple[Panel, ...]:
     return (
         bars(
             "GPUs by cluster and model",
-            "How many GPUs of each model each cluster has.",
+            "GPUs of each model in each cluster.",
             Query(
                 f"count by (cluster, model) (max by (cluster, uuid, model) (gpuid_gpu_info{_GPU}))",
                 "{{cluster}}: {{model}}",
@@ -141,18 +141,18 @@ def _counts() -> tuple[Panel, ...]:
         ),
         curves(
             "GPUs by cluster",
-            "How many GPUs each cluster had.",
+            "GPUs in each cluster over time.",
             Query(f"count by (cluster) (max by (cluster, uuid) (gpuid_gpu_info{_GPU}))", "{{cluster}}"),
         ),
         curves(
-            "Found against capacity",
-            "What nvidia-smi finds, and what Kubernetes counts, in nodes that were read and where it counts GPUs.",
+            "Found and capacity",
+            "GPUs that nvidia-smi finds and that Kubernetes counts, on nodes with both numbers.",
             Query(f"sum({_FOUND} and on (cluster, node) {_CAPACITY})", "found"),
             Query(f"sum({_CAPACITY} and on (cluster, node) {_FOUND})", "capacity"),
         ),
         curves(
             "Moves by cluster",
-            "GPUs that arrived in the cluster from another node, of this cluster or another.",
+            "GPUs that arrived in each cluster from another node of any cluster.",
             Query(
                 f"max by (cluster) (increase(gpuid_gpu_moves_total{_IN}[$__rate_interval]))",
                 "{{cluster}}",
@@ -160,7 +160,7 @@ def _counts() -> tuple[Panel, ...]:
         ),
         bars(
             "Nodes by driver",
-            "How many nodes run each driver and CUDA version.",
+            "Nodes with each driver and CUDA version.",
             Query(
                 "count by (driver_version, cuda_version) "
                 f"(max by (cluster, node, driver_version, cuda_version) (gpuid_node_info{_IN}))",
@@ -169,7 +169,7 @@ def _counts() -> tuple[Panel, ...]:
         ),
         curves(
             "Nodes with missing GPUs",
-            "By how many GPUs each node falls short of its capacity.",
+            "Number of GPUs that each node lacks.",
             Query(_MISSING, "{{cluster}}: {{node}}"),
             link=NODE_OF_SERIES,
         ),
@@ -179,7 +179,7 @@ def _counts() -> tuple[Panel, ...]:
 def _clusters() -> Panel:
     return listing(
         "Clusters",
-        "How each cluster is, how old the last proof is that its view is current, and what is in it.",
+        "State of each cluster, the age of gpuid's view of it, and its contents.",
         (
             Column("cluster", "Cluster", CLUSTER),
             Column("state", "State", mappings=STATES),
@@ -207,7 +207,7 @@ def _lists() -> tuple[Panel, ...]:
     return (
         listing(
             "Nodes with missing GPUs now",
-            "A GPU fell off the bus, or a tray was put back incompletely.",
+            "A GPU fell off the bus, or a tray was reinstalled with GPUs missing.",
             (
                 Column("cluster", "Cluster", CLUSTER),
                 Column("node", "Node", NODE),
@@ -222,21 +222,21 @@ def _lists() -> tuple[Panel, ...]:
         ),
         listing(
             "GPUs in two places",
-            "GPUs that more than one node claims now: one that moves at this moment, or a conflict.",
+            "GPUs that more than one node claims now, because they are moving or because of a conflict.",
             _GPU_COLUMNS,
             _TWICE,
             width=12,
         ),
         listing(
-            "GPUs that are elsewhere than before",
-            "GPUs that are on another node now than at the start of the time range.",
+            "GPUs that moved",
+            "GPUs that are on another node than at the start of the time range.",
             (*_GPU_COLUMNS, Column("from_cluster", "From cluster"), Column("from_node", "From node")),
             _MOVED,
             width=12,
         ),
         listing(
-            "GPUs that are gone",
-            "GPUs that were somewhere at the start of the time range and are nowhere now, with their last place.",
+            "GPUs that vanished",
+            "GPUs that were present at the start of the time range and are not now, with their last place.",
             _GPU_COLUMNS,
             _GONE,
             width=12,

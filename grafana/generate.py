@@ -1,4 +1,4 @@
-"""Writes the dashboards as Grafana reads them, one file for each: `python -m grafana.generate`."""
+"""Writes the dashboards as JSON, one file each: `python -m grafana.generate`."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ DASHBOARDS: dict[str, Callable[[], Dashboard]] = {
 
 
 def text(dashboard: Dashboard) -> str:
-    """Write a dashboard as JSON, in the order of its keys, so that two versions can be compared."""
+    """Return a dashboard as JSON with sorted keys, so that two versions can be compared."""
     return json.dumps(dashboard, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

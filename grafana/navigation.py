@@ -1,4 +1,4 @@
-"""How the dashboards are found and chosen in: their links to each other, and the variables at their top."""
+"""The links between the dashboards, and their variables."""
 
 from collections.abc import Iterable
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Dashboard = model.Dashboard
-_SCHEMA = 39  # Grafana 11.0's
+_SCHEMA_VERSION = 39  # of Grafana 11.0
 
 _KEEP = "${datasource:queryparam}&${__url_time_range}"
 
@@ -33,10 +33,10 @@ def _link(title: str, uid: str, *variables: str) -> model.DashboardLink:
     return model.DashboardLink(title=title, url=f"/d/{uid}?{'&'.join((*variables, _KEEP))}")
 
 
-# Clusters that are read under another name; `unless on (cluster)` leaves them out.
+# Clusters that are configured twice; `unless on (cluster)` leaves them out.
 DUPLICATE = 'max by (cluster) (gpuid_cluster_state{state="duplicate"})'
 
-# From a table's row (`fields`) or a drawn series (`labels`).
+# Links from a row of a table (`fields`) or a series of a graph (`labels`).
 FLEET = _link("The fleet", "gpuid-fleet")
 CLUSTER = _link("Fleet: this cluster", "gpuid-fleet", "var-cluster=${__data.fields.cluster}")
 NODE = _link("This node", "gpuid-node", "var-cluster=${__data.fields.cluster}", "var-node=${__data.fields.node}")
@@ -49,14 +49,14 @@ UUID_OF_SERIES = _link("This GPU", "gpuid-serial", "var-search=${__field.labels.
 
 
 def datasource() -> build.DatasourceVariable:
-    """Let the reader choose the Prometheus."""
+    """Return the variable for the Prometheus data source."""
     return build.DatasourceVariable("datasource").label("Data source").type("prometheus")
 
 
 def queried(
     name: str, label: str, query: str, *, multi: bool = False, all_value: str | None = None, regex: str = ""
 ) -> build.QueryVariable:
-    """Let the reader choose among what a query finds: `label_values(…)` or `query_result(…)`."""
+    """Return a variable with the results of a query: `label_values(…)` or `query_result(…)`."""
     kind = {"label_values": 1, "query_result": 3}[query.partition("(")[0]]
     variable = (
         build.QueryVariable(name)
@@ -75,7 +75,7 @@ def queried(
 
 
 def clusters(*, multi: bool = True) -> build.QueryVariable:
-    """Let the reader choose clusters."""
+    """Return the variable for clusters."""
     query = "label_values(gpuid_cluster_up, cluster)"
     return queried("cluster", "Cluster", query, multi=multi, all_value=".*" if multi else None)
 
@@ -89,7 +89,7 @@ def dashboard(
     *,
     time: str = "now-24h",
 ) -> Dashboard:
-    """Make a dashboard of its panels in reading order, with links to the other ones."""
+    """Return a dashboard with its panels in reading order, and links to the other dashboards."""
     made = (
         build.Dashboard(title)
         .uid(uid)
@@ -115,6 +115,6 @@ def dashboard(
             made.with_row(panel.id(number))
         else:
             made.with_panel(panel.id(number))
-    whole = made.build()
-    whole.schema_version = _SCHEMA
-    return whole
+    built = made.build()
+    built.schema_version = _SCHEMA_VERSION
+    return built

@@ -1,4 +1,4 @@
-"""One node: what sits in it, what sat in it, how its GPUs fare, and what Kubernetes says of it."""
+"""The dashboard of one node: its present and past GPUs, their health, and its state in Kubernetes."""
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
@@ -17,11 +17,11 @@ _YES_NO = mapped({"1": ("yes", "green"), "0": ("no", "red")})
 
 
 def dashboard() -> navigation.Dashboard:
-    """Make it."""
+    """Return the dashboard."""
     return navigation.dashboard(
         "gpuid-node",
         "GPUs / Node",
-        "What sits in a node, what sat in it, how its GPUs fare, and what Kubernetes says of it.",
+        "Present and past GPUs of a node, their health, and the state of the node in Kubernetes.",
         (
             navigation.clusters(multi=False),
             navigation.queried("node", "Node", 'label_values(gpuid_node_gpus{cluster="$cluster"}, node)'),
@@ -33,9 +33,9 @@ def dashboard() -> navigation.Dashboard:
             _gpus(),
             _over_time(),
             _counts(),
-            Row("How its GPUs fare (dcgm-exporter)"),
+            Row("GPU health (dcgm-exporter)"),
             *_health(),
-            Row("What Kubernetes says (kube-state-metrics)"),
+            Row("Kubernetes (kube-state-metrics)"),
             *_kubernetes(),
         ),
     )
@@ -44,13 +44,15 @@ def dashboard() -> navigation.Dashboard:
 def _figures() -> tuple[Panel, ...]:
     return (
         figure("Found", "GPUs that nvidia-smi found.", _STATE.format("found")),
-        figure("Capacity", "GPUs that Kubernetes counts in the node.", _STATE.format("capacity")),
+        figure("Capacity", "GPUs that Kubernetes counts on the node.", _STATE.format("capacity")),
         figure("Allocatable", "GPUs that pods may use.", _STATE.format("allocatable")),
-        figure("Missing", "Counted and not found.", _MISSING, thresholds=NONE_IS_GOOD),
+        figure(
+            "Missing", "GPUs that Kubernetes counts but nvidia-smi does not find.", _MISSING, thresholds=NONE_IS_GOOD
+        ),
         figure("Last read", "How long ago the node was last read successfully.", f"time() - {_READ}", unit="s"),
         figure(
-            "Cluster followed",
-            "Whether the node's cluster can be followed now; if not, this is the last that was known.",
+            "Cluster up",
+            "Whether the cluster of the node can be watched now; if not, this is the last known state.",
             'max by (cluster) (gpuid_cluster_up{cluster="$cluster"})',
             mappings=_YES_NO,
             link=navigation.FLEET,
@@ -62,7 +64,7 @@ def _machine() -> Panel:
     labels = ("machine", "provider_id", "chassis", "driver_version", "cuda_version")
     return listing(
         "Machine and driver",
-        "The cloud's instance, the chassis that the GPUs sit in, and the versions that the node runs.",
+        "Cloud instance, chassis of the GPUs, driver and CUDA version.",
         (
             Column("cluster", "Cluster", CLUSTER),
             Column("node", "Node"),
@@ -80,7 +82,7 @@ def _machine() -> Panel:
 def _gpus() -> Panel:
     return listing(
         "GPUs now",
-        "What the last reading found in the node.",
+        "GPUs that the last reading found.",
         (
             Column("serial", "Serial", SERIAL),
             Column("uuid", "UUID", UUID),
@@ -97,7 +99,7 @@ def _over_time() -> Panel:
     return (
         timeline(
             "GPUs over time",
-            "A band for each GPU that was in the node, as long as it was there.",
+            "A band for each GPU, while it was in the node.",
             Query(f"max by (serial, uuid) (gpuid_gpu_info{_HERE})", "{{serial}} {{uuid}}"),
             width=12,
             mappings=HERE,
@@ -109,7 +111,7 @@ def _over_time() -> Panel:
 def _counts() -> Panel:
     return curves(
         "Found, capacity and allocatable",
-        "Below capacity: a GPU fell off the bus. Allocatable below capacity: the device plugin holds one unhealthy.",
+        "Found below capacity: a GPU fell off the bus. Allocatable below it: the device plugin sees an unhealthy one.",
         Query(f"max by (state) (gpuid_node_gpus{_HERE})", "{{state}}"),
         width=24,
     )
@@ -118,11 +120,11 @@ def _counts() -> Panel:
 def _health() -> tuple[Panel, ...]:
     gpus, places = 'UUID=~"$uuid"', 'cluster="$cluster",node="$node"'
     return (
-        curve("Temperature", "Each GPU's own sensor.", "DCGM_FI_DEV_GPU_TEMP", gpus, places, unit="celsius"),
-        curve("Power", "What each GPU draws.", "DCGM_FI_DEV_POWER_USAGE", gpus, places, unit="watt"),
+        curve("Temperature", "Temperature of each GPU.", "DCGM_FI_DEV_GPU_TEMP", gpus, places, unit="celsius"),
+        curve("Power", "Power draw of each GPU.", "DCGM_FI_DEV_POWER_USAGE", gpus, places, unit="watt"),
         curve(
             "Utilization",
-            "The share of time in which each GPU was at work.",
+            "Share of time in which each GPU was busy.",
             "DCGM_FI_DEV_GPU_UTIL",
             gpus,
             places,
@@ -130,7 +132,7 @@ def _health() -> tuple[Panel, ...]:
         ),
         latest(
             "Last XID error",
-            "The number of the last XID error that the driver reported for each GPU; 0 is none.",
+            "Number of the last XID error of each GPU; 0 means none.",
             "DCGM_FI_DEV_XID_ERRORS",
             gpus,
             places,
@@ -142,7 +144,7 @@ def _kubernetes() -> tuple[Panel, ...]:
     return (
         listing(
             "System",
-            "The node's kernel, kubelet and operating system.",
+            "Kernel, kubelet and operating system of the node.",
             (
                 Column("kernel_version", "Kernel"),
                 Column("kubelet_version", "Kubelet"),
@@ -154,14 +156,14 @@ def _kubernetes() -> tuple[Panel, ...]:
         ),
         figure(
             "Schedulable",
-            "Whether pods may be placed on the node; no: it is cordoned.",
+            "Whether pods can be scheduled on the node; no means that it is cordoned.",
             f"1 - max by (cluster, node) (kube_node_spec_unschedulable{_HERE})",
             width=6,
             mappings=_YES_NO,
         ),
         figure(
             "Ready",
-            "Whether the kubelet says that the node is ready.",
+            "Whether the node is ready.",
             "max by (cluster, node) (kube_node_status_condition"
             '{cluster="$cluster",node="$node",condition="Ready",status="true"})',
             width=6,

@@ -1,4 +1,4 @@
-"""The forms of panel that the dashboards are made of, for the data source that their reader chooses."""
+"""The kinds of panels in the dashboards, for the data source that the user selects."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -33,21 +33,21 @@ _Form = TypeVar("_Form", bargauge.Panel, stat.Panel, statetimeline.Panel, table.
 
 
 class Query(NamedTuple):
-    """PromQL, and how a series that it answers is called in the legend."""
+    """PromQL, and the name of each resulting series in the legend."""
 
     expr: str
     legend: str = ""
 
 
 class Column(NamedTuple):
-    """A column of a table: the label, or `Value` (`Value #B` with several queries), and how it is shown."""
+    """A column of a table: a label, or `Value` (`Value #B` with several queries), and how to show it."""
 
     field: str
     title: str
     link: model.DashboardLink | None = None
     unit: str | None = None
     mappings: Sequence[model.ValueMapping] = ()
-    thresholds: Thresholds = ()  # they colour the cell
+    thresholds: Thresholds = ()  # for the colour of the cell
 
 
 def figure(
@@ -61,7 +61,7 @@ def figure(
     mappings: Sequence[model.ValueMapping] = (),
     link: model.DashboardLink | None = None,
 ) -> stat.Panel:
-    """Show the one number that a query answers now."""
+    """Return a panel with one number, the present result of a query."""
     panel = (
         _common(stat.Panel(), title, description, unit, thresholds, width, 4)
         .with_target(_instant(Query(expr), "A"))
@@ -75,7 +75,7 @@ def figure(
 
 
 def bars(title: str, description: str, query: Query, *, unit: str = "locale", width: int = 12) -> bargauge.Panel:
-    """Show a bar for each series that a query answers now."""
+    """Return a panel with a bar for each present result of a query."""
     return (
         _common(bargauge.Panel(), title, description, unit, ((None, "blue"),), width, 8)
         .with_target(_instant(query, "A"))
@@ -94,7 +94,7 @@ def curves(
     width: int = 12,
     link: model.DashboardLink | None = None,
 ) -> timeseries.Panel:
-    """Draw the queries over the time range."""
+    """Return a graph of queries over the time range."""
     panel = (
         _common(timeseries.Panel(), title, description, unit, ((None, "green"),), width, 8)
         .targets([_range(query, ref) for query, ref in zip(queries, _REFS, strict=False)])
@@ -123,7 +123,7 @@ def timeline(
     mappings: Sequence[model.ValueMapping] = (),
     link: model.DashboardLink | None = None,
 ) -> statetimeline.Panel:
-    """Draw a band for each series, as long as it lasts."""
+    """Return a panel with a band for each series, while it exists."""
     panel = (
         _common(statetimeline.Panel(), title, description, "none", thresholds, width, 8)
         .with_target(_range(query, "A"))
@@ -140,7 +140,7 @@ def timeline(
 def listing(
     title: str, description: str, columns: Sequence[Column], *exprs: str, width: int = 24, height: int = 8
 ) -> table.Panel:
-    """List what the queries answer now, a row for each set of labels, in these columns and no others."""
+    """Return a table of the present results of queries, with a row for each set of labels and only these columns."""
     fields = [column.field for column in columns]
     values = ["Value"] if len(exprs) == 1 else [f"Value #{ref}" for ref, _ in zip(_REFS, exprs, strict=False)]
     hidden = {field: True for field in ("Time", *values) if field not in fields}
@@ -165,7 +165,7 @@ def listing(
 
 
 def mapped(values: Mapping[str, tuple[str, str]]) -> list[model.ValueMapping]:
-    """Show values by other texts and colours: value -> (text, colour)."""
+    """Return mappings that show values as texts with colours: value -> (text, colour)."""
     results = {
         value: model.ValueMappingResult(text=text, color=color, index=index)
         for index, (value, (text, color)) in enumerate(values.items())

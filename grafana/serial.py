@@ -1,4 +1,4 @@
-"""One GPU, by what stands on its sticker: where it is, where it was, and how it fares there."""
+"""The dashboard of one GPU, found by the serial on its label: its present and past places, and its health."""
 
 from grafana_foundation_sdk.builders.dashboard import Row, TextBoxVariable
 
@@ -26,15 +26,15 @@ _NOW = f"""
 
 
 def dashboard() -> navigation.Dashboard:
-    """Make it."""
+    """Return the dashboard."""
     return navigation.dashboard(
         "gpuid-serial",
         "GPUs / Serial lookup",
-        "Where the GPU with this serial, UUID or chassis is, where it was, and how it fares.",
+        "Present and past places of the GPUs with a serial, UUID or chassis serial, and their health.",
         (
             TextBoxVariable("search")
             .label("Serial, UUID or chassis")
-            .description("As on the sticker; patterns such as 1652.* are allowed")
+            .description("As on the label; patterns such as 1652.* are allowed")
             .default_value(""),
             navigation.clusters(),
             navigation.queried(
@@ -45,7 +45,7 @@ def dashboard() -> navigation.Dashboard:
                 regex='/uuid="([^"]+)"/',
             ),
         ),
-        (_now(), _was(), _over_time(), Row("How it fares (dcgm-exporter)"), *_health()),
+        (_now(), _was(), _over_time(), Row("Health (dcgm-exporter)"), *_health()),
         time="now-7d",
     )
 
@@ -53,7 +53,7 @@ def dashboard() -> navigation.Dashboard:
 def _now() -> Panel:
     return listing(
         "Where it is now",
-        "The GPUs of this serial, UUID or chassis. GB200 boards share one serial between two GPUs.",
+        "The GPUs with this serial, UUID or chassis serial. The two GPUs of a GB200 board share one serial.",
         (
             Column("serial", "Serial"),
             Column("uuid", "UUID", UUID),
@@ -72,8 +72,8 @@ def _now() -> Panel:
 def _was() -> Panel:
     return listing(
         "Where it was",
-        "Every node that it was on within the time range, first and last seen there within it; "
-        "without times where that was for a few seconds.",
+        "Every node that it was on within the time range, with the first and last time that it was seen there; "
+        "a stay of a few seconds has no times.",
         (
             Column("serial", "Serial"),
             Column("uuid", "UUID", UUID),
@@ -93,7 +93,7 @@ def _was() -> Panel:
 def _over_time() -> Panel:
     return timeline(
         "Where it was, over time",
-        "A band for each node that it was on, as long as it was there.",
+        "A band for each node, while it was there.",
         Query(
             f"max by (cluster, node, serial, uuid) (gpuid_gpu_info{_HERE})",
             "{{serial}} {{uuid}} on {{cluster}}: {{node}}",
@@ -107,28 +107,28 @@ def _health() -> tuple[Panel, ...]:
     gpus = 'UUID=~"$uuid"'
     places = 'uuid=~"$uuid"'
     return (
-        curve("Temperature", "The GPU's own sensor.", "DCGM_FI_DEV_GPU_TEMP", gpus, places, unit="celsius"),
-        curve("Power", "What the GPU draws.", "DCGM_FI_DEV_POWER_USAGE", gpus, places, unit="watt"),
+        curve("Temperature", "Temperature of the GPU.", "DCGM_FI_DEV_GPU_TEMP", gpus, places, unit="celsius"),
+        curve("Power", "Power draw of the GPU.", "DCGM_FI_DEV_POWER_USAGE", gpus, places, unit="watt"),
         latest(
             "Last XID error",
-            "The number of the last XID error that the driver reported; 0 is none.",
+            "Number of the last XID error; 0 means none.",
             "DCGM_FI_DEV_XID_ERRORS",
             gpus,
             places,
         ),
         curve(
             "ECC errors",
-            "Since the driver was loaded: corrected (single bit) and not correctable (double bit). "
-            "dcgm-exporter has to be told to collect them.",
+            "Corrected (single-bit) and uncorrectable (double-bit) errors since the driver was loaded. "
+            "dcgm-exporter does not collect them by default.",
             "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL",
             gpus,
             places,
-            also={"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": "not correctable"},
+            also={"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL": "uncorrectable"},
             called="corrected",
         ),
         curve(
             "Remapped rows",
-            "Memory rows that the GPU has replaced for good, after corrected and uncorrectable errors.",
+            "Memory rows that the GPU has remapped after correctable and uncorrectable errors.",
             "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
             gpus,
             places,
@@ -137,7 +137,7 @@ def _health() -> tuple[Panel, ...]:
         ),
         curve(
             "Utilization",
-            "The share of time in which the GPU was at work.",
+            "Share of time in which the GPU was busy.",
             "DCGM_FI_DEV_GPU_UTIL",
             gpus,
             places,

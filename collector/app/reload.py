@@ -8,7 +8,8 @@ import anyio
 import anyio.to_thread
 
 from collector.app.configuration import load
-from collector.config import Config, ConfigError, following
+from collector.config import Config, ConfigError
+from collector.config.file_watch import config_changes
 
 __all__ = ["Reloader"]
 
@@ -42,5 +43,5 @@ class Reloader:
 
     async def run(self, path: Path) -> None:
         """Reload whenever the file changes, until cancelled."""
-        async for _ in following.changes(path, self._started_with):
+        async for _ in config_changes(path, self._started_with):
             await self.reload(path)

@@ -106,7 +106,7 @@ class Service:
             now=time.time(),
         )
         self._store = store
-        self.metrics.watch_store(
+        self.metrics.register_store(
             up=lambda: store.health.status.up,
             pending=lambda: store.history_writer.pending,
             lost=lambda: store.health.status.lost,

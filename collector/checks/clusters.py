@@ -86,7 +86,7 @@ class ClusterCheck(Check):
                 await self._check_rights(api)
             candidates = [
                 Candidate(order, source, pod)
-                for order, source in enumerate(self._cluster.watched)
+                for order, source in enumerate(self._cluster.active_sources)
                 for pod in await self._list_pods(client, source)
             ]
             await self._list_nodes(client, {candidate.pod.node for candidate in candidates})
@@ -141,7 +141,7 @@ class ClusterCheck(Check):
     async def _check_rights(self, api: TypedClient) -> None:
         self.step = "checking its permissions"
         rights = [Right(verb, "nodes") for verb in ("list", "watch")]
-        for namespace in dict.fromkeys(source.namespace for source in self._cluster.watched):
+        for namespace in dict.fromkeys(source.namespace for source in self._cluster.active_sources):
             rights += [Right(verb, "pods", namespace) for verb in ("list", "watch")]
             rights += [Right(verb, "pods/exec", namespace) for verb in ("create", "get")]
         granted: dict[Right, bool | None] = {}
@@ -199,7 +199,7 @@ class ClusterCheck(Check):
 
     async def _try_other_presets(self, client: ApiClient) -> None:
         self.step = "looking for pods of other presets"
-        sources = self._cluster.watched
+        sources = self._cluster.active_sources
         hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
         for name, source in PRESETS.items():
             if source not in sources:

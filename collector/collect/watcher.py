@@ -85,7 +85,7 @@ class ClusterWatcher:
         reflectors: list[Reflector[Any]] = [
             self._reflector(session, 0, nodes(self._cluster, self._node_labels), self._queue.set_node)
         ]
-        for order, source in enumerate(self._cluster.watched):
+        for order, source in enumerate(self._cluster.active_sources):
             set_pod = functools.partial(self._queue.set_pod, order, source)
             reflectors.append(self._reflector(session, order + 1, pods(source), set_pod))
         self._starting = set(range(len(reflectors)))

@@ -1,4 +1,4 @@
-"""One TOML file in, settings or one clear line of error out."""
+"""Loads the configuration: one TOML file in, settings or one clear line of error out."""
 
 import difflib
 import functools
@@ -16,18 +16,42 @@ from collector.config.settings import ClusterSettings, Config, DefaultSettings
 from collector.config.sinks import SinkSettings
 from collector.config.values import Duration, Listen, quote
 from collector.model import GpuidError
+from collector.text import describe_os_error
 
 __all__ = ["ConfigError", "load", "parse"]
-
 
 log = logging.getLogger(__name__)
 
 RENAMED_SERVER_KEYS = {"tls_cert": "cert_file", "tls_key": "key_file", "client_ca": "client_ca_file"}
 RENAMED_SINK_KEYS = {"dsn": "url"}
 
+# Shorter ones are typing errors that would wear out every node, or let nothing ever succeed. Only files are checked,
+# because tests use shorter ones.
+_MIN_DURATIONS = {
+    "refresh": "10s",
+    "exec_timeout": "1s",
+    "retention": "1m",
+    "connect_timeout": "100ms",
+    "read_timeout": "100ms",
+    "write_timeout": "100ms",
+    "timeout": "100ms",
+    "statement_timeout": "100ms",
+}
+
+# msgspec's errors name Python's types; users know those of TOML.
+_TYPE_NAME = re.compile(r"`(\w+)(?: \| null)?`")
+_TYPE_NAMES = {
+    "array": "an array",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a whole number",
+    "object": "a table",
+    "str": "a string",
+}
+
 
 class ConfigError(GpuidError):
-    """The configuration cannot be used; the text names the file, the key and what was expected."""
+    """The configuration is invalid; the text names the file, the key and what was expected."""
 
 
 def load(path: Path) -> Config:
@@ -35,12 +59,12 @@ def load(path: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'expected UTF-8 text'}") from error
+        raise ConfigError(f"{path}: {describe_os_error(error, 'expected UTF-8 text')}") from error
     return parse(text, path)
 
 
 def parse(text: str, path: Path) -> Config:
-    """Turn TOML text into a Config; `path` is for messages and for resolving relative paths. Raises ConfigError."""
+    """Parse TOML text; `path` is for messages and the base of relative paths. Raises ConfigError."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -87,7 +111,7 @@ def _rename_old_keys(document: dict[str, Any]) -> list[str]:
 
 
 def _settings(document: dict[str, Any], base: Path) -> Config:
-    """Convert table by table, so that a message names the table that it is about; raises ValueError."""
+    """Convert table by table, so that errors name the table; raises ValueError."""
     _convert(document.get("defaults", {}), DefaultSettings, "defaults", base)
     _check_choices(document.get("defaults", {}), "defaults")
     clusters = _convert(document.get("clusters", []), list[dict[str, Any]], "clusters", base)
@@ -99,23 +123,23 @@ def _settings(document: dict[str, Any], base: Path) -> Config:
         _check_type(sink, f"sinks.{name}.type")
         _convert(sink, SinkSettings, f"sinks.{name}", base)
     config: Config = _convert(document | {"clusters": clusters}, Config, "", base)
-    for key, shortest, text in _too_short(document, ""):
-        raise ValueError(f"{key}: expected at least {quote(shortest)}, got {quote(text)}")
+    for key, minimum, text in _too_short(document, ""):
+        raise ValueError(f"{key}: expected at least {quote(minimum)}, got {quote(text)}")
     return config
 
 
 def _check_choices(table: Mapping[str, Any], key: str) -> None:
-    """Refuse keys of a cluster that exclude each other, and those that say nothing."""
+    """Reject keys of a cluster that exclude each other, and empty ones."""
     if {"preset", "sources"} <= table.keys():
         raise ValueError(f"{key}: expected either preset or sources, not both")
     if table.get("sources") == []:
         raise ValueError(f"{key}.sources: expected at least one source")
     if table.get("name") == "":
-        raise ValueError(f"{key}.name: expected printable letters in one line, got {quote('')}")
+        raise ValueError(f"{key}.name: expected printable characters in one line, got {quote('')}")
 
 
 def _check_type(sink: object, key: str) -> None:
-    """Name the types of sinks where a table is of none of them."""
+    """Reject an unknown type of sink, and list the known ones."""
     kind = sink.get("type") if isinstance(sink, Mapping) else None
     types = [str(one.__struct_config__.tag) for one in get_args(SinkSettings)]
     if isinstance(kind, str) and kind not in types:
@@ -123,28 +147,14 @@ def _check_type(sink: object, key: str) -> None:
         raise ValueError(f'{key}: expected one of {", ".join(types)}, got {quote(kind)}; did you mean "{nearest}"?')
 
 
-# Shorter ones are slips of the pen that would wear out every node, or let nothing ever succeed. Files alone are held to
-# this: tests are in more of a hurry.
-_SHORTEST = {
-    "refresh": "10s",
-    "exec_timeout": "1s",
-    "retention": "1m",
-    "connect_timeout": "100ms",
-    "read_timeout": "100ms",
-    "write_timeout": "100ms",
-    "timeout": "100ms",
-    "statement_timeout": "100ms",
-}
-
-
 def _too_short(value: object, at: str) -> Iterator[tuple[str, str, str]]:
-    """Find the durations of a document of the right form that are too short; yields (full key, shortest, given)."""
+    """Yield the durations of a valid document that are too short, as (full key, minimum, given)."""
     inner = value.items() if isinstance(value, Mapping) else ()
     for key, item in inner:
         where = f"{at}.{key}" if at else key
-        if (shortest := _SHORTEST.get(key)) and isinstance(item, str):
-            if Duration.parse(item) < Duration.parse(shortest):
-                yield where, shortest, item
+        if (minimum := _MIN_DURATIONS.get(key)) and isinstance(item, str):
+            if Duration.parse(item) < Duration.parse(minimum):
+                yield where, minimum, item
         else:
             yield from _too_short(item, where)
     if isinstance(value, list):
@@ -153,13 +163,13 @@ def _too_short(value: object, at: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _inherit(defaults: Mapping[str, Any], cluster: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a cluster over the defaults; a preset and sources replace each other."""
+    """Return the keys of a cluster with the defaults of the missing ones; a preset replaces sources, and vice versa."""
     named = {"preset", "sources"} if {"preset", "sources"} & cluster.keys() else set()
     return {key: value for key, value in defaults.items() if key not in named} | dict(cluster)
 
 
 def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Walk a document beside the struct that it must fit; yields (full key, key, the known keys)."""
+    """Yield the keys of a document that its struct does not have, as (full key, key, known keys)."""
     info = _struct(msgspec.inspect.type_info(kind) if isinstance(kind, type) else kind, value)
     if isinstance(info, msgspec.inspect.StructType) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in info.fields}
@@ -179,7 +189,7 @@ def _unknown_keys(value: object, kind: Any, at: str) -> Iterator[tuple[str, str,
 
 
 def _struct(info: Any, value: object) -> Any:
-    """Give, of several structs that a table may be, the one that it says it is."""
+    """Return, for a union of structs, the one that the tag of the table names."""
     if not isinstance(info, msgspec.inspect.UnionType) or not isinstance(value, Mapping):
         return info
     structs = [one for one in info.types if isinstance(one, msgspec.inspect.StructType)]
@@ -187,7 +197,7 @@ def _struct(info: Any, value: object) -> Any:
 
 
 def _convert(value: object, kind: Any, at: str, base: Path) -> Any:
-    """Convert to `kind`; raises ValueError as `key: expected …`."""
+    """Return the value as `kind`; raises ValueError as `key: expected …`."""
     try:
         return msgspec.convert(value, kind, dec_hook=functools.partial(_decode, base))
     except msgspec.ValidationError as error:
@@ -195,24 +205,12 @@ def _convert(value: object, kind: Any, at: str, base: Path) -> Any:
         key = (at + where.rstrip("`").replace("[...]", ".*")).lstrip(".")
         message = re.sub(r"^Object missing required field `(\w+)`", r'expected a key "\1" in the table', message)
         message = _TYPE_NAME.sub(lambda found: _TYPE_NAMES.get(found[1], found[0]), message[:1].lower() + message[1:])
-        joint = "." if re.match(r"[a-z_.A-Z]+: ", message) else ": "  # a rule between keys already names its own key
+        joint = "." if re.match(r"[a-z_.A-Z]+: ", message) else ": "  # a rule between keys names its own key
         raise ValueError(f"{key}{joint if key else ''}{message}") from error
 
 
-# msgspec names Python's types; whoever writes TOML knows TOML's.
-_TYPE_NAME = re.compile(r"`(\w+)(?: \| null)?`")
-_TYPE_NAMES = {
-    "array": "an array",
-    "bool": "true or false",
-    "float": "a number",
-    "int": "a whole number",
-    "object": "a table",
-    "str": "a string",
-}
-
-
 def _decode(base: Path, kind: Any, value: object) -> object:
-    """Read the types that TOML does not have."""
+    """Return a value of a type that TOML does not have."""
     if kind is Duration or kind is Listen:
         return kind.parse(value)
     if kind is Path:
@@ -223,7 +221,7 @@ def _decode(base: Path, kind: Any, value: object) -> object:
 
 
 def _resolved(config: Config, base: Path) -> Config:
-    """Make the kubeconfigs' paths absolute, of which one string can hold several."""
+    """Return the configuration with absolute paths of kubeconfigs; one string may contain several."""
     clusters = tuple(
         msgspec.structs.replace(
             cluster,
@@ -241,7 +239,7 @@ def _resolved(config: Config, base: Path) -> Config:
 
 
 def _absolute(path: str, base: Path, key: str = "") -> Path:
-    """Resolve a path: `~` is the home directory, anything else is relative to the configuration file."""
+    """Return an absolute path: `~` is the home directory, other paths are relative to the configuration file."""
     try:
         return base / Path(path).expanduser()
     except RuntimeError as error:

@@ -1,10 +1,12 @@
-"""Takes a PostgreSQL URL apart; one whose password would be read as something else is refused."""
+"""Splits PostgreSQL URLs, and rejects those whose password would be taken for another part of the URL."""
 
 import re
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["PostgresUrl", "take_apart"]
+__all__ = ["PostgresUrl", "split_postgres_url"]
+
+_HOST = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::\d*)?", re.ASCII)
 
 
 class PostgresUrl(NamedTuple):
@@ -16,18 +18,15 @@ class PostgresUrl(NamedTuple):
     query: dict[str, list[str]]
 
 
-def take_apart(url: str) -> PostgresUrl:
-    """Take a URL apart; raises ValueError, which never repeats it, because it may hold a password.
+def split_postgres_url(url: str) -> PostgresUrl:
+    """Return the parts of a URL; raises ValueError, which never quotes it, because it may contain a password.
 
-    A `/`, `?` or `#` in a password ends the host for every reader of URLs unless it is percent-encoded: what is left of
-    the password then stands where a port or a path should.
+    A `/`, `?` or `#` in a password ends the host unless it is percent-encoded: the rest of the password is then where a
+    port or a path should be.
     """
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     misplaced = "@" in parts.path + parts.query + parts.fragment
-    if parts.scheme not in ("postgresql", "postgres") or misplaced or not all(map(_HOST, hosts.split(","))):
+    if parts.scheme not in ("postgresql", "postgres") or misplaced or not all(map(_HOST.fullmatch, hosts.split(","))):
         raise ValueError("expected a postgresql:// URL")
     return PostgresUrl(login, hosts, parts.path, parse_qs(parts.query))
-
-
-_HOST = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::\d*)?", re.ASCII).fullmatch

@@ -1,4 +1,4 @@
-"""Label selectors, as Kubernetes reads them."""
+"""Parses Kubernetes label selectors."""
 
 import re
 from typing import NamedTuple
@@ -7,9 +7,27 @@ from collector.config.values import quote
 
 __all__ = ["Requirement", "is_label_key", "parse_selector"]
 
+_SPACE = " \t\r\n"
+_NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DOMAIN = r"(?=[^/]{1,253}/)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*/"
+_VALUE = rf"(?:{_NAME})?"
+_REQUIREMENT = re.compile(
+    rf"""
+    [ ]* (?:(?P<not>!) [ ]*)? (?P<key>(?:{_DOMAIN})?{_NAME}) (?![-\w./]) [ ]*
+    (?(not) |
+        (?: (?P<equality>==|=|!=) [ ]* (?P<value>{_VALUE})
+          | (?P<order>[<>]) [ ]* (?P<number>[0-9]{{1,19}})
+          | (?P<set>in|notin) [ ]* \( [ ]* (?P<values>{_VALUE} (?:[ ]*,[ ]*{_VALUE})*) [ ]* \)
+        )?
+    )
+    [ ]* (?: (?P<comma>,) (?![ ]*\Z) | \Z )
+    """.replace("[ ]", r"[ \t\r\n]"),
+    re.VERBOSE,
+)
+
 
 class Requirement(NamedTuple):
-    """One condition of a selector; `!` and the empty operator ask whether there is such a label at all."""
+    """One condition of a selector; `!` and the empty operator are about the label's existence."""
 
     key: str
     operator: str  # "", !, =, ==, !=, in, notin, < or >
@@ -17,7 +35,7 @@ class Requirement(NamedTuple):
 
 
 def parse_selector(text: str) -> list[Requirement]:
-    """Read a selector, equality- or set-based; an empty one has no requirements. ValueError quotes what is wrong."""
+    """Parse an equality- or set-based selector; an empty one has no requirements. ValueError quotes the wrong part."""
     if not text.strip(_SPACE):
         return []
     requirements, at = [], 0
@@ -38,24 +56,5 @@ def parse_selector(text: str) -> list[Requirement]:
 
 
 def is_label_key(text: str) -> bool:
-    """Tell whether Kubernetes takes a text as the key of a label."""
+    """Return whether a text is a valid label key."""
     return re.fullmatch(rf"(?:{_DOMAIN})?{_NAME}", text) is not None
-
-
-_SPACE = " \t\r\n"
-_NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_DOMAIN = r"(?=[^/]{1,253}/)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*/"
-_VALUE = rf"(?:{_NAME})?"
-_REQUIREMENT = re.compile(
-    rf"""
-    [ ]* (?:(?P<not>!) [ ]*)? (?P<key>(?:{_DOMAIN})?{_NAME}) (?![-\w./]) [ ]*
-    (?(not) |
-        (?: (?P<equality>==|=|!=) [ ]* (?P<value>{_VALUE})
-          | (?P<order>[<>]) [ ]* (?P<number>[0-9]{{1,19}})
-          | (?P<set>in|notin) [ ]* \( [ ]* (?P<values>{_VALUE} (?:[ ]*,[ ]*{_VALUE})*) [ ]* \)
-        )?
-    )
-    [ ]* (?: (?P<comma>,) (?![ ]*\Z) | \Z )
-    """.replace("[ ]", r"[ \t\r\n]"),
-    re.VERBOSE,
-)

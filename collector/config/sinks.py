@@ -8,49 +8,51 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from collector.config.postgres import take_apart
+from collector.config.postgres import split_postgres_url
 from collector.config.values import Duration
 
 __all__ = ["CommonSinkSettings", "PostgresSettings", "S3Settings", "SinkSettings", "StdoutSettings", "WebhookSettings"]
 
+_POSTGRES_URL_FORM = "url: expected postgresql://user@host:5432/database"
+
 
 class CommonSinkSettings(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What every sink may set."""
+    """The keys of every sink."""
 
-    emit: Literal["changes", "readings"] = "changes"  # what happened, or all GPUs of each reading
+    emit: Literal["changes", "readings"] = "changes"  # a record per change, or per GPU of each reading
     batch_records: int = 500  # a batch closes at this many records …
     batch_age: Duration = Duration(5)  # … or when its oldest record has waited this long
-    backfill: bool = False  # a sink new to the configuration starts from the beginning of the history
+    backfill: bool = False  # a new sink gets the whole history first
 
     def __post_init__(self) -> None:
-        """Refuse values that no sink could run with."""
+        """Reject values that no sink can run with."""
         _above_zero(self, ("batch_records", "batch_age"))
 
 
 class StdoutSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="stdout"):
-    """One JSON object per line on the standard output."""
+    """One JSON object per line on standard output."""
 
 
 class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhook"):
     """A POST of a JSON array per batch."""
 
-    url: str  # http or https; kept out of logs and errors but for its host
-    token_file: Path | None = None  # its content is sent as `Authorization: Bearer …`
-    token_env: str | None = None  # or this environment variable's
-    hmac_secret_file: Path | None = None  # its content signs `X-Timestamp` + "." + body, see X-Signature
+    url: str  # http or https; logs and errors show only its host
+    token_file: Path | None = None  # sent as `Authorization: Bearer …`
+    token_env: str | None = None  # an environment variable instead of the file
+    hmac_secret_file: Path | None = None  # signs `X-Timestamp` + "." + body, in X-Signature
     hmac_secret_env: str | None = None
     gzip: bool = False  # compress the body
-    ca_file: Path | None = None  # PEM; trusted in place of the public authorities
-    cert_file: Path | None = None  # PEM chain of our client certificate, read again when it changes
-    key_file: Path | None = None  # its PEM key; default: in cert_file
+    ca_file: Path | None = None  # PEM; trusted instead of the public authorities
+    cert_file: Path | None = None  # PEM chain of the client certificate; reloaded when it changes
+    key_file: Path | None = None  # PEM; default: the key is in cert_file
     proxy: str | None = None  # http(s)://host:port; default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment
     connect_timeout: Duration = Duration(10)
-    read_timeout: Duration = Duration(30)  # between two pieces of the answer
-    write_timeout: Duration = Duration(30)  # between two pieces of the request
+    read_timeout: Duration = Duration(30)  # between two parts of the response
+    write_timeout: Duration = Duration(30)  # between two parts of the request
     timeout: Duration = Duration(60)  # for the whole request
 
     def __post_init__(self) -> None:
-        """Hold the rules of the keys and between them."""
+        """Check the keys and how they fit together."""
         super().__post_init__()
         _above_zero(self, ("connect_timeout", "read_timeout", "write_timeout", "timeout"))
         _http_url("url", self.url)
@@ -62,31 +64,33 @@ class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhoo
 
 
 class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
-    """An object per batch in S3 or what speaks its API.
+    """An object per batch in S3 or a service with its API.
 
     Credentials come from AWS's default chain: environment, profile, web identity (IRSA), pod identity, instance role.
     """
 
     bucket: str  # a name, or the ARN of an access point
-    prefix: str = ""  # what the objects' keys begin with, without slashes at its ends
+    prefix: str = ""  # of the keys of the objects, without slashes at its ends
     format: Literal["csv", "jsonl", "parquet"] = "csv"
-    columns: Literal["all", "peer"] = "all"  # csv: every field, or exactly the Go program's seven
-    header: bool = False  # csv: a first line of column names
+    columns: Literal["all", "go-gpuid", "peer"] = "all"  # csv: every field, or the seven of the Go gpuid; "peer" is old
+    header: bool = False  # csv: the first line names the columns
     gzip: bool = False  # csv and jsonl
-    region: str | None = None  # default: AWS_REGION or the profile's
+    region: str | None = None  # default: from AWS_REGION or the profile
     profile: str | None = None  # of ~/.aws/config; default: AWS_PROFILE
-    endpoint_url: str | None = None  # of an S3 API that is not AWS's
+    endpoint_url: str | None = None  # of an S3 service other than AWS
     path_style: bool = False  # https://host/bucket/key instead of https://bucket.host/key
-    ca_file: Path | None = None  # PEM; trusted in place of the public authorities
-    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: the bucket's own
-    kms_key_id: str | None = None  # key id, alias or ARN; default: the account's key for S3
+    ca_file: Path | None = None  # PEM; trusted instead of the public authorities
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: what the bucket is set to
+    kms_key_id: str | None = None  # key ID, alias or ARN; default: the S3 key of the account
     connect_timeout: Duration = Duration(10)
     read_timeout: Duration = Duration(30)
     timeout: Duration = Duration(60)  # for the whole upload, credentials included
 
     def __post_init__(self) -> None:
-        """Hold the rules of the keys and between them."""
+        """Check the keys and how they fit together."""
         super().__post_init__()
+        if self.columns == "peer":
+            msgspec.structs.force_setattr(self, "columns", "go-gpuid")
         _above_zero(self, ("connect_timeout", "read_timeout", "timeout"))
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]|arn:[^:\s]+:s3[^\s]*", self.bucket):
             raise ValueError(f'bucket: expected the name of a bucket, got "{self.bucket}"')
@@ -95,30 +99,30 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
         if self.endpoint_url is not None:
             _http_url("endpoint_url", self.endpoint_url)
         if self.format == "parquet" and self.gzip:
-            raise ValueError("gzip: a parquet file is compressed already; leave gzip out")
+            raise ValueError('gzip: not allowed with format = "parquet", which is compressed already')
         if self.format != "csv" and (self.header or self.columns != "all"):
-            raise ValueError('header and columns: expected only with format = "csv"')
+            raise ValueError('header and columns: only allowed with format = "csv"')
         if self.kms_key_id is not None and (self.sse is None or not self.sse.startswith("aws:kms")):
-            raise ValueError('kms_key_id: expected sse = "aws:kms" beside it')
+            raise ValueError('kms_key_id: requires sse = "aws:kms" or "aws:kms:dsse"')
 
 
 class PostgresSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="postgres"):
-    """Rows in a PostgreSQL table of the Go program's layout."""
+    """Rows in a PostgreSQL table with the columns of the Go gpuid."""
 
     url: str  # postgresql://user@host:5432/database, without a password
-    password_file: Path | None = None  # its content is the password, read at each connection
-    password_env: str | None = None  # or this environment variable's
+    password_file: Path | None = None  # contains the password; read for each connection
+    password_env: str | None = None  # an environment variable instead of the file
     table: str = "serials"  # or schema.table
-    create_table: bool = False  # create it, or add our columns to the Go program's; needs the right to do so
+    create_table: bool = False  # create the table, or add our columns to that of the Go gpuid
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "require"
-    ca_file: Path | None = None  # PEM; the server's certificate must then be signed by it
-    cert_file: Path | None = None  # PEM chain of our client certificate
-    key_file: Path | None = None  # its PEM key; default: in cert_file
+    ca_file: Path | None = None  # PEM; must have signed the certificate of the server
+    cert_file: Path | None = None  # PEM chain of the client certificate
+    key_file: Path | None = None  # PEM; default: the key is in cert_file
     connect_timeout: Duration = Duration(10)
     statement_timeout: Duration = Duration(30)  # for each statement
 
     def __post_init__(self) -> None:
-        """Hold the rules of the keys and between them."""
+        """Check the keys and how they fit together."""
         super().__post_init__()
         _above_zero(self, ("connect_timeout", "statement_timeout"))
         _postgres_url(self.url)
@@ -127,7 +131,7 @@ class PostgresSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="postg
         if not re.fullmatch(r"([A-Za-z_]\w{0,62}\.)?[A-Za-z_]\w{0,62}", self.table, re.ASCII):
             raise ValueError(f'table: expected "table" or "schema.table", got "{self.table}"')
         if self.sslmode in ("disable", "prefer") and (self.ca_file or self.cert_file):
-            raise ValueError('ca_file and cert_file: expected sslmode = "require", "verify-ca" or "verify-full"')
+            raise ValueError('ca_file and cert_file: require sslmode = "require", "verify-ca" or "verify-full"')
 
 
 SinkSettings = StdoutSettings | WebhookSettings | S3Settings | PostgresSettings
@@ -146,11 +150,11 @@ def _one_of(settings: CommonSinkSettings, file: str, variable: str) -> None:
 
 def _certificate(cert: Path | None, key: Path | None) -> None:
     if key is not None and cert is None:
-        raise ValueError("key_file: expected cert_file beside it")
+        raise ValueError("key_file: requires cert_file")
 
 
 def _http_url(key: str, url: str) -> None:
-    """Check a URL without ever repeating it, because it may hold a secret."""
+    """Check a URL; errors never quote it, because it may contain a secret."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -159,21 +163,18 @@ def _http_url(key: str, url: str) -> None:
     if not usable or not url.isprintable() or " " in url:
         raise ValueError(f"{key}: expected a URL such as https://host/path")
     if "@" in parts.netloc:
-        raise ValueError(f"{key}: expected no user or password in the URL")
+        raise ValueError(f"{key}: must not contain a user or password")
 
 
 def _postgres_url(url: str) -> None:
-    """Check a connection string without ever repeating it, because it may hold a password."""
+    """Check a PostgreSQL URL; errors never quote it, because it may contain a password."""
     try:
-        login, hosts, _, query = take_apart(url)
+        login, hosts, _, query = split_postgres_url(url)
     except ValueError:
         raise ValueError(_POSTGRES_URL_FORM) from None
     if not (login or hosts or "host" in query):
         raise ValueError(_POSTGRES_URL_FORM)
     if ":" in login or query.keys() & {"password", "passfile", "sslpassword"}:
-        raise ValueError("url: expected no password in it; use password_file or password_env")
-    if settled := sorted(key for key in query if key.startswith("ssl")):
-        raise ValueError(f"url: expected no {settled[0]} in it; use sslmode, ca_file, cert_file and key_file")
-
-
-_POSTGRES_URL_FORM = "url: expected postgresql://user@host:5432/database"
+        raise ValueError("url: must not contain a password; use password_file or password_env")
+    if found := sorted(key for key in query if key.startswith("ssl")):
+        raise ValueError(f"url: must not contain {found[0]}; use sslmode, ca_file, cert_file and key_file")

@@ -1,4 +1,4 @@
-"""The settings of the store."""
+"""The settings of the store, and the parsing of its URL."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from collector.config.postgres import take_apart
+from collector.config.postgres import split_postgres_url
 from collector.config.values import Duration
 
 __all__ = ["PostgresLocation", "SqliteLocation", "StoreSettings", "locate"]
@@ -18,13 +18,13 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str = "sqlite:///var/lib/gpuid/gpuid.db"  # or postgresql://user@host:5432/database; ~ is the home directory
     password_file: Path | None = None  # PostgreSQL: its content is the password, read at each connection
-    retention: Duration | None = None  # what ended longer ago is forgotten; None keeps it for ever
+    retention: Duration | None = None  # history that ended longer ago is deleted; None keeps it forever
 
     def __post_init__(self) -> None:
-        """Refuse what no store could be opened with."""
+        """Reject values that no store can be opened with."""
         location = locate(self.url)
         if self.password_file is not None and isinstance(location, SqliteLocation):
-            raise ValueError("password_file: expected only with a postgresql:// url")
+            raise ValueError("password_file: only allowed with a postgresql:// url")
         if self.retention is not None and not self.retention > 0:
             raise ValueError("retention: expected a value above zero")
 
@@ -35,36 +35,36 @@ class SqliteLocation(NamedTuple):
     path: Path
 
     def __str__(self) -> str:
-        """Name it in a message."""
+        """Return the name for messages."""
         return str(self.path)
 
 
 class PostgresLocation(NamedTuple):
-    """A PostgreSQL database; `dsn` may hold a password, the text never does."""
+    """A PostgreSQL database; `url` may contain a password, the text never does."""
 
-    dsn: str
-    shown: str
-    password: str  # empty unless the dsn has one
+    url: str
+    redacted: str  # the URL without a password and query
+    password: str  # empty unless the URL contains one
 
     def __str__(self) -> str:
-        """Name it in a message."""
-        return self.shown
+        """Return the name for messages."""
+        return self.redacted
 
 
 def locate(url: str) -> SqliteLocation | PostgresLocation:
-    """Read a store's URL; ValueError never repeats it, because it may hold a password."""
+    """Return what the URL of a store names; ValueError never quotes the URL, because it may contain a password."""
     if found := re.fullmatch(r"sqlite:(?://)?(.+)", url):
         path = unquote(found[1].partition("?")[0])
-        # Four slashes are how SQLAlchemy writes what three mean everywhere else.
+        # SQLAlchemy writes an absolute path with four slashes, everything else with three.
         path = re.sub(r"^/(?=~|/)", "", path)
         if not path.startswith("//") and not path.endswith("/") and ":memory:" not in path and path != "~":
             return SqliteLocation(Path(path).expanduser())
     elif url.startswith(("postgresql://", "postgres://")):
         try:
-            login, hosts, path, query = take_apart(url)
+            login, hosts, path, query = split_postgres_url(url)
             user, _, password = login.partition(":")
-            shown = f"postgresql://{user}{'@' if login else ''}{hosts}{path}"
-            return PostgresLocation(url, shown, unquote(password) or query.get("password", [""])[0])
+            redacted = f"postgresql://{user}{'@' if login else ''}{hosts}{path}"
+            return PostgresLocation(url, redacted, unquote(password) or query.get("password", [""])[0])
         except ValueError:
             raise ValueError(
                 'url: expected "postgresql://user@host:5432/database"; in a password / is %2F, ? is %3F, # is %23'

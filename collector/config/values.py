@@ -1,10 +1,12 @@
-"""Values that TOML does not have, and how a value is shown in a message."""
+"""Types of values that TOML does not have, and how messages quote a value."""
 
 import json
 import re
 from typing import ClassVar, Self
 
 __all__ = ["Duration", "Listen", "quote"]
+
+_QUOTE_LENGTH = 60  # characters
 
 
 class Duration(float):
@@ -16,20 +18,20 @@ class Duration(float):
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read a duration; ValueError tells the expected form."""
+        """Parse a duration; ValueError says what was expected."""
         if not isinstance(text, str) or not cls._FORM.fullmatch(text):
             raise ValueError(f'expected a duration such as "30s", "5m" or "1h", got {quote(text)}')
         return cls(sum(float(number) * cls._UNITS[unit] for number, unit in cls._PART.findall(text)))
 
 
 class Listen(str):
-    """An address to serve on, `host:port`, `[v6]:port` or `:port`; an empty host means every interface."""
+    """An address to listen on, `host:port`, `[v6]:port` or `:port`; an empty host means every interface."""
 
     _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|([^:\s\[\]]*)):(\d{1,5})", re.ASCII)
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Check the form; ValueError tells the expected one."""
+        """Parse an address; ValueError says what was expected."""
         form = cls._FORM.fullmatch(text) if isinstance(text, str) else None
         if form is None or int(form[3]) > 65535:
             raise ValueError(f'expected an address such as "0.0.0.0:8080" or "[::]:8080", got {quote(text)}')
@@ -47,7 +49,7 @@ class Listen(str):
 
 
 def quote(value: object) -> str:
-    """Write a value as TOML would, in one short line."""
+    """Return a value as TOML writes it, in one line of at most 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= _QUOTE_LENGTH else f"{text[: _QUOTE_LENGTH - 1]}…"

@@ -1,12 +1,11 @@
 """Keeps the inventory's series ready as bytes: a change costs its node, a scrape costs its bytes.
 
-Per cluster, nodes are grouped in shards. A node that changes has its lines written anew; of its shard, only the
-families whose lines really differ are compressed anew. What a scrape sends is then joined from ready blocks. Only they
-are held: who does not accept gzip, as no scraper does, is sent them inflated one by one.
+The nodes of a cluster are grouped in shards. When a node changes, its lines are rendered, and its shard compresses only
+the families whose lines differ. A scrape concatenates the compressed blocks. Only those are kept in memory: a client
+that does not accept gzip gets them inflated one by one, which is rare, because every scraper accepts it.
 """
 
 import functools
-import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
@@ -15,8 +14,9 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from collector.events import ResettableEvent
 from collector.exposition.families import NODE_FAMILIES, label_names, render
-from collector.exposition.gzip_join import FOOTER_BYTES, HEADER, Checksum, footer
+from collector.exposition.gzip_concat import FOOTER_BYTES, HEADER, Checksum, footer
 from collector.exposition.metrics import Metrics
 from collector.exposition.shards import ClusterText, ClusterTextStore, DeflatedText, compressed, inflated
 from collector.inventory import Inventory
@@ -27,23 +27,28 @@ __all__ = ["CLASSIC", "OPENMETRICS", "Body", "Exposition"]
 CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-_SLICE = 0.005  # seconds of rendering between two turns of the event loop
-_UNCOMPRESSED = 8192  # nodes whose new lines may wait to be compressed, 15 MB; a restart renders a whole fleet
-_PATIENCE = 0.1  # seconds that a scrape waits for the latest changes; while very many come, it has those before them
-_PAUSE = 1.0  # seconds between two rounds in the background; a scrape does not wait for them
+_RENDER_SLICE_SECONDS = 0.005  # of rendering between two turns of the event loop
+_MAX_UNCOMPRESSED_NODES = 8192  # rendered before they are compressed, 15 MB; a restart renders the whole fleet
+_MAX_REFRESH_SECONDS = 0.1  # that a scrape waits for the latest changes; it is sent without them after that
+_REFRESH_INTERVAL_SECONDS = 1.0  # between two refreshes in the background; a scrape does not wait for them
+
+_FAMILY_HEADERS = [
+    compressed(f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n".encode())
+    for family in NODE_FAMILIES
+]
 
 
 class Body(msgspec.Struct, frozen=True):
-    """An answer to a scrape, in pieces that other answers share."""
+    """The response to a scrape, in chunks that other responses share."""
 
     content_type: str
     encoding: str  # "gzip" or "identity"
     length: int  # bytes of all chunks
-    chunks: Iterable[bytes]  # to be walked once
+    chunks: Iterable[bytes]  # can be iterated once
 
 
 class Exposition:
-    """The text that Prometheus scrapes, always ready."""
+    """The text that Prometheus scrapes, kept ready."""
 
     def __init__(
         self,
@@ -56,124 +61,126 @@ class Exposition:
         self._inventory = inventory
         self._metrics = metrics
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
-        self._dirty: dict[str, set[str]] = {}  # cluster -> nodes
-        self._touched: set[str] = set()  # clusters with lines that are not compressed yet
-        self._fresh: dict[str, ClusterText] = {}  # what is compressed and not published yet
-        self._published = False  # a snapshot exists
-        self._running = False  # and is kept up to date whether anybody asks or not
-        self._wake = anyio.Event()
-        self._shards: dict[str, ClusterTextStore] = {}
-        self._snapshot: Mapping[str, ClusterText] = {}
+        self._stores: dict[str, ClusterTextStore] = {}  # by cluster
+        self._dirty: dict[str, set[str]] = {}  # nodes to be rendered, by cluster
+        self._uncompressed: set[str] = set()  # clusters with rendered lines that are not compressed yet
+        self._compressed: dict[str, ClusterText] = {}  # texts that are not in the snapshot yet
+        self._snapshot: Mapping[str, ClusterText] = {}  # what scrapes are sent
+        self._published = False  # there has been a snapshot
+        self._running = False  # the snapshot is refreshed in the background
+        self._changed = ResettableEvent()
         self._lock = anyio.Lock()
 
     def changed(self, place: Place) -> None:
-        """Note that what is published of a node is out of date."""
+        """Mark the lines of a node as out of date."""
         self._dirty.setdefault(place.cluster, set()).add(place.node)
-        self._wake.set()
+        self._changed.set()
 
     async def run(self) -> None:
-        """Keep the text up to date in the background, until cancelled."""
+        """Refresh the text in the background until cancelled."""
         self._running = True
         while True:
-            await self._wake.wait()
+            await self._changed.wait()
             await self.refresh()
-            await anyio.sleep(_PAUSE)
+            await anyio.sleep(_REFRESH_INTERVAL_SECONDS)
 
     async def refresh(self) -> None:
-        """Bring the text in line with the inventory as it is at one instant.
+        """Update the text to the inventory as it is at one instant.
 
-        While one cluster's lines are compressed, the next one's are written.
+        While the lines of one cluster are compressed, those of the next are rendered.
         """
         async with self._lock:
             async with anyio.create_task_group() as tasks:
-                compressing, ready = "", anyio.Event()
-                ready.set()
-                while waiting := self._dirty.keys() | self._touched - {compressing}:
+                compressing, done = "", anyio.Event()
+                done.set()
+                while waiting := self._dirty.keys() | self._uncompressed - {compressing}:
                     cluster = next(iter(waiting - {compressing}), compressing)
                     if cluster == compressing:
-                        await ready.wait()
-                    await self._write(cluster)
-                    await ready.wait()
-                    if cluster in self._touched:
-                        compressing, ready = cluster, anyio.Event()
-                        tasks.start_soon(self._compress, cluster, ready)
-                self._wake = anyio.Event()
+                        await done.wait()
+                    await self._render_nodes(cluster)
+                    await done.wait()
+                    if cluster in self._uncompressed:
+                        compressing, done = cluster, anyio.Event()
+                        tasks.start_soon(self._compress, cluster, done)
+                self._changed.clear()
             self._publish()
 
-    async def _write(self, cluster: str) -> None:
-        """Write the lines of a cluster's nodes that changed, in slices; another task may change more meanwhile."""
-        written = 0
-        while (nodes := self._dirty.get(cluster)) and written < _UNCOMPRESSED:
-            deadline = time.perf_counter() + _SLICE
+    async def _render_nodes(self, cluster: str) -> None:
+        """Render the nodes of a cluster that changed, in slices; another task may change more in between."""
+        rendered = 0
+        while (nodes := self._dirty.get(cluster)) and rendered < _MAX_UNCOMPRESSED_NODES:
+            deadline = time.perf_counter() + _RENDER_SLICE_SECONDS
             while nodes and time.perf_counter() < deadline:
-                self._put(Place(cluster, nodes.pop()))
-                written += 1
+                self._render_node(Place(cluster, nodes.pop()))
+                rendered += 1
             if not nodes:
                 del self._dirty[cluster]
             await anyio.lowlevel.checkpoint()
 
     async def _compress(self, cluster: str, done: anyio.Event) -> None:
-        """Bring a cluster's text in line with its lines; in a thread, which has the shards to itself."""
-        # Shielded: who asks may go away, but what was begun must be ended.
+        """Compress the rendered lines of a cluster in a thread, which no other may do at the same time."""
+        # Shielded, because the scrape that waits for it may be cancelled, and half of it is no use to the next.
         with anyio.CancelScope(shield=True):
-            self._fresh[cluster] = await anyio.to_thread.run_sync(self._shards[cluster].refreshed)
-        self._touched.discard(cluster)
+            self._compressed[cluster] = await anyio.to_thread.run_sync(self._stores[cluster].refreshed)
+        self._uncompressed.discard(cluster)
         done.set()
 
     def _publish(self) -> None:
         snapshot = dict(self._snapshot)
-        for cluster, text in self._fresh.items():
+        for cluster, text in self._compressed.items():
             if text:
                 snapshot[cluster] = text
             else:
-                del self._shards[cluster]
+                del self._stores[cluster]
                 snapshot.pop(cluster, None)
-        self._fresh.clear()
+        self._compressed.clear()
         self._snapshot = snapshot
         self._published = True
 
     async def scrape(
         self, *, clusters: Collection[str] | None = None, openmetrics: bool = False, gzip: bool = False
     ) -> Body:
-        """Answer with every series, or with those of some clusters only."""
+        """Return every series, or only those of some clusters."""
         started = time.perf_counter()
-        hurried = self._published and self._running
-        with anyio.CancelScope(deadline=anyio.current_time() + _PATIENCE if hurried else math.inf):
+        with anyio.move_on_after(_MAX_REFRESH_SECONDS if self._published and self._running else None):
             await self.refresh()
         snapshot = self._snapshot
         names = snapshot.keys() if clusters is None else [name for name in clusters if name in snapshot]
-        own = await self._own_text(clusters=clusters, of_process=clusters is None, openmetrics=openmetrics)
+        own = await self._own_text(clusters=clusters, with_process=clusters is None, openmetrics=openmetrics)
         body = _body([snapshot[name] for name in names], own, openmetrics=openmetrics, gzip=gzip)
         self._metrics.scraped(body.encoding, body.length, time.perf_counter() - started)
         return body
 
     async def scrape_collector(self, *, openmetrics: bool = False, gzip: bool = False) -> Body:
-        """Answer with the series that belong to no cluster: the process and its work as a whole."""
-        own = await self._own_text(clusters=(), of_process=True, openmetrics=openmetrics)
+        """Return the series that belong to no cluster: those of the process and its work as a whole."""
+        own = await self._own_text(clusters=(), with_process=True, openmetrics=openmetrics)
         return _body(None, own, openmetrics=openmetrics, gzip=gzip)
 
-    async def _own_text(self, *, clusters: Collection[str] | None, of_process: bool, openmetrics: bool) -> DeflatedText:
-        def make() -> DeflatedText:
-            return compressed(self._metrics.render(clusters=clusters, of_process=of_process, openmetrics=openmetrics))
-
+    async def _own_text(
+        self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool
+    ) -> DeflatedText:
+        """Return the series that gpuid keeps of its own work."""
+        render = functools.partial(
+            self._metrics.render, clusters=clusters, with_process=with_process, openmetrics=openmetrics
+        )
         # prometheus-client takes about 4 µs for a series, too long for the event loop with a hundred clusters.
-        return await anyio.to_thread.run_sync(make)
+        return await anyio.to_thread.run_sync(lambda: compressed(render()))
 
-    def _put(self, place: Place) -> None:
+    def _render_node(self, place: Place) -> None:
         entry = self._inventory.node(place)
         if entry is None:
-            if shards := self._shards.get(place.cluster):
-                shards.remove(place.node)
-                self._touched.add(place.cluster)
-        elif self._shards.setdefault(place.cluster, ClusterTextStore()).put(place.node, self._render(entry)):
-            self._touched.add(place.cluster)
+            if store := self._stores.get(place.cluster):
+                store.remove(place.node)
+                self._uncompressed.add(place.cluster)
+        elif self._stores.setdefault(place.cluster, ClusterTextStore()).put(place.node, self._render(entry)):
+            self._uncompressed.add(place.cluster)
 
 
 def _body(chosen: Sequence[ClusterText] | None, own: DeflatedText, *, openmetrics: bool, gzip: bool) -> Body:
-    """Lay the families one after the other, each with its header; `chosen` None leaves them out."""
+    """Return the families of some clusters, each with its header, then `own`; `chosen` None leaves families out."""
     texts: list[DeflatedText] = []
     if chosen is not None:
-        for family, header in enumerate(_HEADERS):
+        for family, header in enumerate(_FAMILY_HEADERS):
             texts.append(header)
             texts.extend(chain.from_iterable(cluster[family] for cluster in chosen))
     texts.append(own)
@@ -181,13 +188,7 @@ def _body(chosen: Sequence[ClusterText] | None, own: DeflatedText, *, openmetric
     if not gzip:
         chunks = (plain for text in texts for plain in inflated(text))
         return Body(content_type, "identity", sum(text.checksum.length for text in texts), chunks)
-    checksum = Checksum.joined(text.checksum for text in texts)
+    checksum = Checksum.concat(text.checksum for text in texts)
     blocks = (b"".join(text.deflated) for text in texts)
     length = len(HEADER) + sum(text.deflated_length for text in texts) + FOOTER_BYTES
     return Body(content_type, "gzip", length, chain((HEADER,), blocks, (footer(checksum),)))
-
-
-_HEADERS = [
-    compressed(f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n".encode())
-    for family in NODE_FAMILIES
-]

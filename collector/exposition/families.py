@@ -1,4 +1,4 @@
-"""The one table of the metric families that gpuid publishes, and how a node becomes samples of them."""
+"""The table of all metric families that gpuid publishes, and the rendering of a node as samples of them."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +9,12 @@ from collector.model import NodeState
 __all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "render"]
 
 
+_SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
+_ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
+
+
 class Family(NamedTuple):
-    """One metric family as users see it; `cluster` stands for the configured name of that label."""
+    """One metric family as users see it; the label `cluster` stands for the configured name of that label."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]
@@ -35,7 +39,7 @@ NODE_FAMILIES = (
         "gpuid_node_gpus",
         "gauge",
         ("cluster", "node", "state"),
-        "GPUs of a node: found by the last reading, in its capacity, allocatable to pods; the last two not with MIG.",
+        "GPUs of a node by state: found by the last reading, capacity, allocatable (the last two are absent with MIG).",
     ),
     Family(
         "gpuid_node_read_timestamp_seconds",
@@ -45,7 +49,7 @@ NODE_FAMILIES = (
     ),
 )
 
-# What prometheus-client keeps; `metrics` makes each of them from its row.
+# All but those of nodes are kept by prometheus-client, which `metrics` sets up from these rows.
 FAMILIES = (
     *NODE_FAMILIES,
     Family("gpuid_cluster_up", "gauge", ("cluster",), "Whether list and watch of the cluster are healthy."),
@@ -53,53 +57,58 @@ FAMILIES = (
         "gpuid_cluster_state",
         "gauge",
         ("cluster", "state"),
-        "How the cluster is; always 1, and only the state that it is in has a series.",
+        "State of the cluster; only the current state has a series, with the value 1.",
     ),
     Family(
         "gpuid_cluster_synced_timestamp_seconds",
         "gauge",
         ("cluster",),
-        "Last proof, by an event or a bookmark, that the view of the cluster is current.",
+        "When an event or a bookmark last confirmed that the view of the cluster is current.",
     ),
-    Family("gpuid_gpu_conflicts", "gauge", ("cluster",), "GPUs that are confirmed in two places at once."),
+    Family("gpuid_gpu_conflicts", "gauge", ("cluster",), "GPUs confirmed in two places."),
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
-    Family("gpuid_read_success_total", "counter", ("cluster",), "Readings of a node that succeeded."),
-    Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Readings of a node that failed."),
+    Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
+    Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),
     Family("gpuid_read_failing_nodes", "gauge", ("cluster", "reason"), "Nodes whose last reading failed."),
-    Family("gpuid_read_duration_seconds", "histogram", ("cluster",), "Time from the exec to the applied reading."),
+    Family(
+        "gpuid_read_duration_seconds",
+        "histogram",
+        ("cluster",),
+        "Time from the start of the exec to the applied reading.",
+    ),
     Family(
         "gpuid_watch_restarts_total",
         "counter",
         ("cluster", "resource", "reason"),
-        "Watches that had to start over.",
+        "Watches that were restarted.",
     ),
-    Family("gpuid_export_success_total", "counter", ("cluster", "sink"), "Records that a sink took."),
+    Family("gpuid_export_success_total", "counter", ("cluster", "sink"), "Records delivered to a sink."),
     Family(
         "gpuid_export_failure_total",
         "counter",
         ("cluster", "sink", "reason"),
-        "Records in tries to deliver that failed.",
+        "Records in failed delivery attempts.",
     ),
-    Family("gpuid_export_backlog_records", "gauge", ("sink",), "Records that a sink is still owed."),
+    Family("gpuid_export_backlog_records", "gauge", ("sink",), "Records waiting to be delivered to a sink."),
     Family(
         "gpuid_export_oldest_timestamp_seconds",
         "gauge",
         ("sink",),
-        "When the oldest record that a sink is owed happened; 0 when nothing is owed.",
+        "Time of the oldest record waiting for a sink; 0 when none is waiting.",
     ),
     Family(
         "gpuid_export_dead_letters",
         "gauge",
         ("sink",),
-        "Batches that a sink refused for good and that wait for a person.",
+        "Batches in the dead-letter queue of a sink.",
     ),
-    Family("gpuid_store_up", "gauge", (), "Whether the store takes what happens; absent without a store."),
-    Family("gpuid_store_pending_records", "gauge", (), "Changes and records that wait in memory for the store."),
+    Family("gpuid_store_up", "gauge", (), "Whether the store accepts writes; absent without a store."),
+    Family("gpuid_store_pending_records", "gauge", (), "Changes and records waiting in memory for the store."),
     Family(
         "gpuid_store_lost_records_total",
         "counter",
         (),
-        "Single changes given up because the store was away too long; their outcome is recorded.",
+        "Changes dropped because the store was unavailable for too long; their outcome is recorded.",
     ),
     Family(
         "gpuid_store_leader",
@@ -107,16 +116,16 @@ FAMILIES = (
         (),
         "Whether this collector records and delivers; 0 on a standby, absent without a store.",
     ),
-    Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of the answers to scrapes, as sent."),
-    Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to make the answer to a scrape ready."),
+    Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of scrape responses as sent."),
+    Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to prepare a scrape response."),
     Family("gpuid_build_info", "gauge", ("version",), "The collector's version; always 1."),
 )
 
 
 def render(entry: NodeState, node_labels: Sequence[tuple[str, str]], cluster_label: str) -> tuple[bytes, ...]:
-    """Write a node's lines, one block of bytes for each of NODE_FAMILIES, in their order.
+    """Return the lines of a node, one block of bytes for each of NODE_FAMILIES, in their order.
 
-    `node_labels` are pairs of (Kubernetes label, label name), as `label_names` makes them.
+    `node_labels` are pairs of (Kubernetes label, Prometheus label), as `label_names` returns them.
     """
     node = entry.node
     where = f'{{{cluster_label}="{escape(entry.place.cluster)}",node="{escape(entry.place.node)}"'
@@ -144,14 +153,14 @@ def render(entry: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
 
 
 def escape(value: str | None) -> str:
-    r"""Write a label value: `\`, `"` and line feed escaped, other control characters replaced; absent is empty."""
+    r"""Return a label value with `\`, `"` and line feed escaped, other control characters replaced; "" for None."""
     if value is None:
         return ""
     return _SPECIAL.sub(_escaped, value) if _SPECIAL.search(value) else value
 
 
 def label_names(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """Name Kubernetes labels as kube-state-metrics does: `label_` and what Prometheus allows, clashes numbered."""
+    """Return Kubernetes labels with their Prometheus names, made as kube-state-metrics does; clashes are numbered."""
     bare = [f"label_{re.sub(r'[^a-zA-Z0-9_]', '_', label)}" for label in labels]
 
     def numbered() -> Iterator[str]:
@@ -161,6 +170,4 @@ def label_names(labels: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(labels, numbered(), strict=True))
 
 
-_SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
-_ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 _escaped: Callable[[re.Match[str]], str] = lambda found: _ESCAPES.get(found[0], "\N{REPLACEMENT CHARACTER}")  # noqa: E731

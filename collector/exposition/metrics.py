@@ -1,4 +1,4 @@
-"""What gpuid counts about its own work, kept by prometheus-client."""
+"""The counters and gauges of gpuid's own work, kept by prometheus-client."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -25,27 +25,32 @@ from collector.model import ClusterState, ReadFailure, WatchRestart
 
 __all__ = ["Metrics"]
 
+_HELP = {family.name: family.help for family in FAMILIES}
+_LABELS = {family.name: family.labels for family in FAMILIES}
+
+_SCRAPE_BYTES_BUCKETS = (1e4, 1e5, 1e6, 4e6, 16e6, 2**25, 64e6, 256e6)
+_SCRAPE_SECONDS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5)
+_READ_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+
 
 class Metrics:
-    """The counters and gauges of one collector.
+    """The metrics of one collector.
 
-    Each cluster has a registry of its own, so that its share of a scrape costs only its own series.
+    Each cluster has its own registry, so that a scrape of one cluster costs only the series of that cluster.
     """
 
     def __init__(self, *, cluster_label: str = "cluster") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()  # of what belongs to no cluster
+        self.registry = CollectorRegistry()  # series that belong to no cluster
         self._cluster_label = cluster_label
         self._clusters: dict[str, _ClusterMetrics] = {}
         self._sinks: set[str] = set()
         self._export_backlog = _gauge("gpuid_export_backlog_records", self.registry)
         self._export_oldest = _gauge("gpuid_export_oldest_timestamp_seconds", self.registry)
         self._dead_letters = _gauge("gpuid_export_dead_letters", self.registry)
-        self._scrape_bytes = _histogram(
-            "gpuid_scrape_body_bytes", self.registry, buckets=(1e4, 1e5, 1e6, 4e6, 16e6, 2**25, 64e6, 256e6)
-        )
+        self._scrape_bytes = _histogram("gpuid_scrape_body_bytes", self.registry, buckets=_SCRAPE_BYTES_BUCKETS)
         self._scrape_duration = _histogram(
-            "gpuid_scrape_duration_seconds", self.registry, buckets=(0.001, 0.01, 0.05, 0.1, 0.5, 1, 5)
+            "gpuid_scrape_duration_seconds", self.registry, buckets=_SCRAPE_SECONDS_BUCKETS
         )
         _gauge("gpuid_build_info", self.registry).labels(version=__version__).set(1)
         ProcessCollector(registry=self.registry)
@@ -59,30 +64,30 @@ class Metrics:
         conflicts: Callable[[], int] = lambda: 0,
         failing: Callable[[ReadFailure], int] = lambda _reason: 0,
     ) -> None:
-        """Let a cluster's series exist from the start, so that rates see the first increase.
+        """Create the series of a cluster, so that rates see the first increase.
 
-        `conflicts` tells at each scrape how many of its GPUs are confirmed in two places, `failing` how many of its
-        nodes could not be read last for a reason.
+        At each scrape `conflicts` returns how many of its GPUs are confirmed in two places, and `failing` returns on
+        how many of its nodes the last reading failed for a reason.
         """
         self._clusters[cluster] = _ClusterMetrics(cluster, self._cluster_label, conflicts, failing)
 
     def remove_cluster(self, cluster: str) -> None:
-        """End all series of a cluster; what is told of it later is not counted."""
+        """Remove all series of a cluster; later calls about it are ignored."""
         self._clusters.pop(cluster, None)
 
     def cluster_state(self, cluster: str, state: ClusterState) -> None:
-        """Set how a cluster is, and with it whether its list and watch are healthy."""
+        """Set the state of a cluster, and with it whether its list and watch are healthy."""
         if metrics := self._clusters.get(cluster):
             metrics.up.labels(cluster).set(state is ClusterState.UP)
             metrics.state.labels(cluster, state).set(1)
-            if metrics.state_before not in (None, state):  # last, so that no scrape finds a cluster without a state
-                metrics.state.remove(cluster, metrics.state_before)
-            metrics.state_before = state
-            if state is ClusterState.DUPLICATE:  # it is not followed, so nothing will prove its view again
+            if metrics.last_state not in (None, state):  # removed last, so that every scrape finds a state
+                metrics.state.remove(cluster, metrics.last_state)
+            metrics.last_state = state
+            if state is ClusterState.DUPLICATE:  # it is not watched, so its view will not be confirmed again
                 metrics.synced.clear()
 
     def synced(self, cluster: str, time: float) -> None:
-        """Set when (Unix seconds) a cluster's view was last proved current."""
+        """Set when (Unix seconds) the view of a cluster was last confirmed as current."""
         if metrics := self._clusters.get(cluster):
             metrics.synced.labels(cluster).set(time)
 
@@ -92,74 +97,74 @@ class Metrics:
             metrics.moves.labels(cluster).inc()
 
     def read_succeeded(self, cluster: str, seconds: float) -> None:
-        """Count a reading."""
+        """Count a successful reading that took some seconds."""
         if metrics := self._clusters.get(cluster):
             metrics.read_success.labels(cluster).inc()
             metrics.read_duration.labels(cluster).observe(seconds)
 
     def read_failed(self, cluster: str, reason: ReadFailure) -> None:
-        """Count a reading that failed."""
+        """Count a failed reading."""
         if metrics := self._clusters.get(cluster):
             metrics.read_failure.labels(cluster, reason).inc()
 
     def watch_restarted(self, cluster: str, resource: str, reason: WatchRestart) -> None:
-        """Count a watch that had to start over."""
+        """Count a watch that was restarted."""
         if metrics := self._clusters.get(cluster):
             metrics.watch_restarts.labels(cluster, resource, reason).inc()
 
     def exported(self, sink: str, records: Mapping[str, int]) -> None:
-        """Count the records of each cluster that a sink took."""
+        """Count the records delivered to a sink, by cluster."""
         for cluster, count in records.items():
             if metrics := self._clusters.get(cluster):
                 metrics.export_success.labels(cluster, sink).inc(count)
 
     def export_failed(self, sink: str, records: Mapping[str, int], reason: str) -> None:
-        """Count the records of each cluster that a try to deliver had, and that failed."""
+        """Count the records of a failed delivery attempt, by cluster."""
         for cluster, count in records.items():
             if metrics := self._clusters.get(cluster):
                 metrics.export_failure.labels(cluster, sink, reason).inc(count)
 
     def backlog(self, sink: str, records: int, oldest: float | None, dead_letters: int) -> None:
-        """Set how many records a sink is owed, from when (Unix seconds) the oldest is, and the batches it refused."""
+        """Set the backlog of a sink: records, the time of the oldest (Unix seconds) and dead letters (batches)."""
         self._sinks.add(sink)
         self._export_backlog.labels(sink).set(records)
         self._export_oldest.labels(sink).set(oldest or 0)
         self._dead_letters.labels(sink).set(dead_letters)
 
     def keep_sinks(self, sinks: Collection[str]) -> None:
-        """End what is told of sinks that are not among these, for nobody works at it any more."""
+        """Remove the series of all other sinks, which are no longer delivered to."""
         for gauge in (self._export_backlog, self._export_oldest, self._dead_letters):
             for sink in self._sinks.difference(sinks):
                 gauge.remove(sink)
         self._sinks.intersection_update(sinks)
 
-    def watch_store(
+    def register_store(
         self, *, up: Callable[[], bool], pending: Callable[[], int], lost: Callable[[], int], leader: Callable[[], bool]
     ) -> None:
-        """Publish whether the store takes what happens, what waits for it, what was lost, and who records into it."""
+        """Create the series of the store, whose values are asked for at each scrape."""
         _gauge("gpuid_store_up", self.registry).set_function(up)
         _gauge("gpuid_store_pending_records", self.registry).set_function(pending)
-        self.registry.register(_Asked("gpuid_store_lost_records_total", lost))
+        self.registry.register(_CallbackCounter("gpuid_store_lost_records_total", lost))
         _gauge("gpuid_store_leader", self.registry).set_function(leader)
 
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
-        """Note an answer's size on the wire, and how long it took to make ready."""
+        """Count a scrape: the bytes of its response as sent, and the seconds that it took to prepare."""
         self._scrape_bytes.labels(encoding).observe(length)
         self._scrape_duration.observe(seconds)
 
-    def render(self, *, clusters: Collection[str] | None, of_process: bool, openmetrics: bool) -> bytes:
-        """Write the text of these clusters' series (None: all), and with `of_process` of those that have no cluster."""
+    def render(self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool) -> bytes:
+        """Return the series of some clusters (None: all) as text, `with_process` also those that belong to none."""
         names = list(self._clusters) if clusters is None else clusters
         registries = [metrics.registry for name in names if (metrics := self._clusters.get(name))]
-        if of_process:
+        if with_process:
             registries.append(self.registry)
         generate = generate_openmetrics if openmetrics else generate_latest
-        text: bytes = generate(_Union(registries))
+        text: bytes = generate(_MergedRegistries(registries))
         return text
 
 
 class _ClusterMetrics:
-    """What is counted of one cluster."""
+    """The metrics of one cluster."""
 
     def __init__(
         self, cluster: str, label: str, conflicts: Callable[[], int], failing: Callable[[ReadFailure], int]
@@ -167,15 +172,13 @@ class _ClusterMetrics:
         self.registry = own = CollectorRegistry()
         self.up = _gauge("gpuid_cluster_up", own, label)
         self.state = _gauge("gpuid_cluster_state", own, label)
-        self.state_before: ClusterState | None = None
+        self.last_state: ClusterState | None = None
         self.synced = _gauge("gpuid_cluster_synced_timestamp_seconds", own, label)
         self.moves = _counter("gpuid_gpu_moves_total", own, label)
         self.read_success = _counter("gpuid_read_success_total", own, label)
         self.read_failure = _counter("gpuid_read_failure_total", own, label)
         read_failing = _gauge("gpuid_read_failing_nodes", own, label)
-        self.read_duration = _histogram(
-            "gpuid_read_duration_seconds", own, label, buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
-        )
+        self.read_duration = _histogram("gpuid_read_duration_seconds", own, label, buckets=_READ_SECONDS_BUCKETS)
         self.watch_restarts = _counter("gpuid_watch_restarts_total", own, label)
         self.export_success = _counter("gpuid_export_success_total", own, label)
         self.export_failure = _counter("gpuid_export_failure_total", own, label)
@@ -187,8 +190,8 @@ class _ClusterMetrics:
             read_failing.labels(cluster, reason).set_function(functools.partial(failing, reason))
 
 
-class _Asked(Collector):
-    """A counter that is kept elsewhere."""
+class _CallbackCounter(Collector):
+    """A counter whose value a callback returns."""
 
     def __init__(self, name: str, value: Callable[[], int]) -> None:
         self._name, self._value = name, value
@@ -197,8 +200,8 @@ class _Asked(Collector):
         yield CounterMetricFamily(self._name, _HELP[self._name], value=self._value())
 
 
-class _Union(Collector):
-    """Several registries as one: each family once, with the samples of all of them."""
+class _MergedRegistries(Collector):
+    """Several registries as one: each family occurs once, with the samples of all registries."""
 
     def __init__(self, registries: Sequence[CollectorRegistry]) -> None:
         self._registries = registries
@@ -231,7 +234,3 @@ def _histogram(
 
 def _labels(name: str, cluster_label: str) -> list[str]:
     return [cluster_label if label == "cluster" else label for label in _LABELS[name]]
-
-
-_HELP = {family.name: family.help for family in FAMILIES}
-_LABELS = {family.name: family.labels for family in FAMILIES}

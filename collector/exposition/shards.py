@@ -8,12 +8,16 @@ from itertools import chain
 import msgspec
 
 from collector.exposition.families import NODE_FAMILIES
-from collector.exposition.gzip_join import EMPTY, Checksum, deflate
+from collector.exposition.gzip_concat import EMPTY, Checksum, deflate
 
-__all__ = ["ClusterText", "ClusterTextStore", "DeflatedText", "PendingText", "compressed", "inflated"]
+__all__ = ["SHARD_NODES", "ClusterText", "ClusterTextStore", "DeflatedText", "PendingText", "compressed", "inflated"]
 
-_SHARD_NODES = 64  # 64 nodes of 8 GPUs are about 90 kB of text: compressed in under 1 ms, 6.6 times smaller
-_GROUP_SHARDS = 32  # so that a change in a cluster of 100,000 nodes joins anew what 2,048 of them have
+SHARD_NODES = 64  # nodes; with 8 GPUs each about 90 kB of text, compressed in under 1 ms to a sixth
+GROUP_SHARDS = 32  # shards; in a cluster of 100,000 nodes a change concatenates the texts of 2,048
+
+_FAMILIES = len(NODE_FAMILIES)
+_NO_LINES = (b"",) * _FAMILIES
+_NO_DIGEST = hash(b"")
 
 
 class DeflatedText(msgspec.Struct, frozen=True, gc=False):
@@ -21,30 +25,32 @@ class DeflatedText(msgspec.Struct, frozen=True, gc=False):
 
     deflated: tuple[bytes, ...]
     checksum: Checksum
-    deflated_length: int
+    deflated_length: int  # bytes
 
     @classmethod
-    def joined(cls, texts: Sequence["DeflatedText"]) -> "DeflatedText":
-        """Lay texts one after the other."""
+    def concat(cls, texts: Sequence["DeflatedText"]) -> "DeflatedText":
+        """Return the texts one after the other."""
         return cls(
             tuple(chain.from_iterable(text.deflated for text in texts)),
-            Checksum.joined(text.checksum for text in texts),
+            Checksum.concat(text.checksum for text in texts),
             sum(text.deflated_length for text in texts),
         )
 
 
-ClusterText = tuple[tuple[DeflatedText, ...], ...]  # beside NODE_FAMILIES: the texts of groups of shards
+ClusterText = tuple[tuple[DeflatedText, ...], ...]  # by family, as in NODE_FAMILIES: the texts of the groups of shards
+
+_EMPTY_TEXT = DeflatedText((), EMPTY, 0)
 
 
 class PendingText(msgspec.Struct, frozen=True, gc=False):
-    """What a family's text in a shard was, and which nodes' lines in it are to be others."""
+    """The compressed text of one family in a shard, with the lines that are to replace others in it."""
 
     text: DeflatedText
-    lengths: "array[int]"  # of each slot's lines in `text`
-    lines: dict[int, bytes]  # by slot
+    lengths: "array[int]"  # bytes of each slot's lines in `text`
+    lines: dict[int, bytes]  # new lines, by slot
 
     def apply(self) -> DeflatedText:
-        """Compress the text anew."""
+        """Return the compressed text with the new lines."""
         before = b"".join(inflated(self.text))
         pieces, start = [], 0
         for slot, length in enumerate(self.lengths):
@@ -54,39 +60,38 @@ class PendingText(msgspec.Struct, frozen=True, gc=False):
 
 
 def compressed(plain: bytes) -> DeflatedText:
-    """Make a text of lines."""
+    """Return lines as a compressed text."""
     if not plain:
-        return _NOTHING
+        return _EMPTY_TEXT
     deflated = deflate(plain)
     return DeflatedText((deflated,), Checksum.of(plain), len(deflated))
 
 
 def inflated(text: DeflatedText) -> Iterator[bytes]:
-    """Give a text's lines, block by block."""
+    """Yield the lines of a text, block by block."""
     for block in text.deflated:
-        yield zlib.decompressobj(-zlib.MAX_WBITS).decompress(block)  # no block is the stream's last
+        yield zlib.decompressobj(-zlib.MAX_WBITS).decompress(block)  # not `zlib.decompress`: no block ends the stream
 
 
 class _Shard:
-    """A few nodes' lines, by family: each node has a slot, that is, a place in the text of every family.
+    """The lines of a few nodes, by family: each node has a slot, which is its place in the text of every family.
 
-    The lines themselves are held in compressed form alone, which is a sixth of them; a digest tells whether new ones
-    differ.
+    Only the compressed lines are kept, a sixth of the plain ones; a digest shows whether new lines differ from them.
     """
 
     __slots__ = ("_changes", "_digests", "_free", "_lengths", "group", "slots", "texts")
 
     def __init__(self) -> None:
         self.slots: dict[str, int] = {}  # by node
-        self.texts: list[DeflatedText] = [_NOTHING] * _FAMILIES
+        self.texts: list[DeflatedText] = [_EMPTY_TEXT] * _FAMILIES
         self.group: _Group | None = None
-        self._free: list[int] = []
-        self._lengths = [array("I") for _ in range(_FAMILIES)]  # of the lines in `texts`, by slot
-        self._digests = [array("q") for _ in range(_FAMILIES)]  # of the lines as they are to be, by slot
-        self._changes: list[dict[int, bytes]] = [{} for _ in range(_FAMILIES)]  # lines that `texts` has not yet
+        self._free: list[int] = []  # slots
+        self._lengths = [array("I") for _ in range(_FAMILIES)]  # bytes of the lines in `texts`, by slot
+        self._digests = [array("q") for _ in range(_FAMILIES)]  # of the newest lines, by slot
+        self._changes: list[dict[int, bytes]] = [{} for _ in range(_FAMILIES)]  # lines not yet in `texts`, by slot
 
     def put(self, node: str, lines: Sequence[bytes]) -> bool:
-        """Give a node its lines; tells whether that changes anything."""
+        """Set the lines of a node and return whether any differ."""
         if (slot := self.slots.get(node)) is None:
             slot = self.slots[node] = self._new_slot()
         changed = False
@@ -102,17 +107,17 @@ class _Shard:
         self._free.append(self.slots.pop(node))
 
     def stale(self) -> list[int]:
-        """Name the families whose text is older than the lines."""
+        """Return the families whose text lacks new lines."""
         return [family for family, lines in enumerate(self._changes) if lines]
 
     def take(self, family: int) -> PendingText:
-        """Give what is to become of a family's text."""
+        """Return the text of a family with its new lines, which count as applied from now on."""
         lines, lengths = self._changes[family], self._lengths[family]
-        change = PendingText(self.texts[family], lengths[:], lines)
+        pending = PendingText(self.texts[family], lengths[:], lines)
         self._changes[family] = {}
         for slot, new in lines.items():
             lengths[slot] = len(new)
-        return change
+        return pending
 
     def _new_slot(self) -> int:
         if self._free:
@@ -124,80 +129,76 @@ class _Shard:
 
 
 class _Group:
-    """Some shards whose texts are joined."""
+    """Some shards whose texts are concatenated."""
 
-    __slots__ = ("_joined", "_texts", "shards", "stale")
+    __slots__ = ("_concatenated", "_texts", "shards", "stale")
 
     def __init__(self, shards: Sequence[_Shard]) -> None:
         self.shards = shards
-        self.stale = True  # a shard's text may be another one than when they were joined
-        self._texts: list[list[DeflatedText]] = [[] for _ in range(_FAMILIES)]  # what was joined
-        self._joined: list[DeflatedText] = [_NOTHING] * _FAMILIES
+        self.stale = True  # a shard's text may have been replaced since they were concatenated
+        self._texts: list[list[DeflatedText]] = [[] for _ in range(_FAMILIES)]  # what was concatenated
+        self._concatenated: list[DeflatedText] = [_EMPTY_TEXT] * _FAMILIES
         for shard in shards:
             shard.group = self
 
     def text(self) -> Sequence[DeflatedText]:
-        """Join the texts, beside NODE_FAMILIES; those that are the very ones of last time stay joined."""
+        """Return the concatenated texts by family; a family without a new text is not concatenated again."""
         if self.stale:
             self.stale = False
             for family, before in enumerate(self._texts):
                 texts = [shard.texts[family] for shard in self.shards]
                 if len(before) != len(texts) or any(old is not new for old, new in zip(before, texts, strict=True)):
-                    self._texts[family], self._joined[family] = texts, DeflatedText.joined(texts)
-        return tuple(self._joined)
+                    self._texts[family], self._concatenated[family] = texts, DeflatedText.concat(texts)
+        return tuple(self._concatenated)
 
 
 class ClusterTextStore:
-    """One cluster's nodes, spread over shards."""
+    """The text of one cluster's nodes, in shards of at most `shard_nodes` and groups of at most `group_shards`."""
 
-    def __init__(self) -> None:
-        self._all: list[_Shard] = []
-        self._changed: dict[_Shard, None] = {}  # those whose texts are older than their lines
-        self._of: dict[str, _Shard] = {}
+    def __init__(self, *, shard_nodes: int = SHARD_NODES, group_shards: int = GROUP_SHARDS) -> None:
+        self._shard_nodes = shard_nodes
+        self._group_shards = group_shards
+        self._shards: list[_Shard] = []
+        self._changed: dict[_Shard, None] = {}  # those with lines that their texts lack
+        self._by_node: dict[str, _Shard] = {}
         self._groups: list[_Group] = []
-        self._open: _Shard | None = None  # the one that takes new nodes
+        self._open: _Shard | None = None  # takes new nodes
 
     def put(self, node: str, lines: Sequence[bytes]) -> bool:
-        """Give a node its lines, beside NODE_FAMILIES; tells whether that changes anything."""
-        if (shard := self._of.get(node)) is None:
-            shard = self._of[node] = self._with_room()
+        """Set the lines of a node, by family, and return whether any differ."""
+        if (shard := self._by_node.get(node)) is None:
+            shard = self._by_node[node] = self._shard_with_room()
         if changed := shard.put(node, lines):
             self._changed[shard] = None
         return changed
 
     def remove(self, node: str) -> None:
-        """Take a node's lines out."""
-        if shard := self._of.pop(node, None):
+        """Remove the lines of a node."""
+        if shard := self._by_node.pop(node, None):
             shard.remove(node)
             self._changed[shard] = None
 
     def refreshed(self) -> ClusterText:
-        """Compress what was changed and join the shards' texts; empty when no node is left."""
+        """Compress what has changed and return the whole text; it is empty when no node is left."""
         for shard in self._changed:
             for family in shard.stale():
                 shard.texts[family] = shard.take(family).apply()
             if shard.group is not None:
                 shard.group.stale = True
         if not all(shard.slots for shard in self._changed):
-            self._all = [shard for shard in self._all if shard.slots]
+            self._shards = [shard for shard in self._shards if shard.slots]
             self._groups.clear()
         self._changed.clear()
-        if sum(len(group.shards) for group in self._groups) != len(self._all):
-            starts = range(0, len(self._all), _GROUP_SHARDS)
-            self._groups = [_Group(self._all[start : start + _GROUP_SHARDS]) for start in starts]
-        joined = [group.text() for group in self._groups]
-        return tuple(tuple(families) for families in zip(*joined, strict=True))
+        if sum(len(group.shards) for group in self._groups) != len(self._shards):
+            starts = range(0, len(self._shards), self._group_shards)
+            self._groups = [_Group(self._shards[start : start + self._group_shards]) for start in starts]
+        texts = [group.text() for group in self._groups]
+        return tuple(tuple(family) for family in zip(*texts, strict=True))
 
-    def _with_room(self) -> _Shard:
-        if self._open is None or not 0 < len(self._open.slots) < _SHARD_NODES:
-            self._open = next((shard for shard in self._all if len(shard.slots) < _SHARD_NODES // 2), None)
+    def _shard_with_room(self) -> _Shard:
+        if self._open is None or not 0 < len(self._open.slots) < self._shard_nodes:
+            self._open = next((shard for shard in self._shards if len(shard.slots) < self._shard_nodes // 2), None)
             if self._open is None:
                 self._open = _Shard()
-                self._all.append(self._open)
+                self._shards.append(self._open)
         return self._open
-
-
-_FAMILIES = len(NODE_FAMILIES)
-_NOTHING = DeflatedText((), EMPTY, 0)
-_NO_LINES = (b"",) * _FAMILIES
-_NO_DIGEST = hash(b"")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import aiohttp
 import msgspec
 
-from collector.backoff import LONGEST, parse_retry_after
+from collector.backoff import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from collector.model import ClusterState, GpuidError
 from collector.text import one_line
 
@@ -123,7 +123,7 @@ def from_answer(host: str, status: int, body: bytes, retry_after: str | None = N
     kind = _KINDS.get(status, ServerError)
     seconds = parse_retry_after(retry_after, time.time())
     if seconds is None and said.details and said.details.retryAfterSeconds:
-        seconds = min(max(said.details.retryAfterSeconds, 0.0), LONGEST)
+        seconds = min(max(said.details.retryAfterSeconds, 0.0), MAX_RETRY_AFTER_SECONDS)
     return kind(text, status=status, retry_after=seconds or None)
 
 

@@ -1,4 +1,4 @@
-"""Marks the methods that can be called over the control server, and turns a JSON body into their arguments."""
+"""Marks the methods that the control server offers, and decodes their arguments from JSON."""
 
 import inspect
 import typing
@@ -13,16 +13,16 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class Done(msgspec.Struct, frozen=True):
-    """What an action has done."""
+    """The result of an action."""
 
     message: str  # one sentence
     cluster: str
-    nodes: tuple[str, ...] = ()  # the nodes it touched, the one it came to last
-    gpus: tuple[str, ...] = ()  # the UUIDs it touched
+    nodes: tuple[str, ...] = ()  # that it changed, the destination last
+    gpus: tuple[str, ...] = ()  # UUIDs of the GPUs that it changed
 
 
 class Action(NamedTuple):
-    """One method of a class that the control server offers."""
+    """One method that the control server offers."""
 
     name: str
     summary: str
@@ -30,7 +30,7 @@ class Action(NamedTuple):
     arguments: type[msgspec.Struct]
 
     def decode(self, body: bytes) -> dict[str, Any]:
-        """Give the keyword arguments in a JSON body; raises ValueError with one line."""
+        """Return the keyword arguments in a JSON body; raises ValueError with one line."""
         try:
             values = msgspec.json.decode(body or b"{}", type=self.arguments)
         except msgspec.DecodeError as error:
@@ -46,7 +46,7 @@ def action(method: _Method) -> _Method:
 
 
 def actions(kind: type) -> dict[str, Action]:
-    """Give the offered methods of a class, in the order of their definition."""
+    """Return the offered methods of a class by name, in the order of their definition."""
     return {
         name: _describe(name, method)
         for name, method in vars(kind).items()

@@ -1,4 +1,4 @@
-"""Makes the certificate authority of a simulation and the one certificate that all its servers show."""
+"""Creates the certificate authority of a simulation, and the certificate that all its servers present."""
 
 import datetime
 import ipaddress
@@ -15,14 +15,14 @@ __all__ = ["Certificates", "make"]
 
 
 class Certificates(NamedTuple):
-    """What servers and their clients need."""
+    """What the servers and their clients need."""
 
     authority: bytes  # PEM
     server: ssl.SSLContext
 
 
 def make(directory: Path, host: str) -> Certificates:
-    """Make an authority and a certificate for `host` and the loopback; the server's key goes into `directory`."""
+    """Create an authority and a certificate for `host` and the loopback; the key is written to `directory`."""
     now = datetime.datetime.now(datetime.UTC)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     authority_name, name = _name("Simulated certificate authority"), _name("simulated-kube-apiserver")

@@ -1,4 +1,4 @@
-"""One simulated cluster: its API server, and everything that can be made to happen to it."""
+"""One simulated cluster: its API server, and the actions that change it or inject faults."""
 
 import random
 import secrets
@@ -9,21 +9,23 @@ from typing import Any, Literal
 
 from collector.simulator import errors, smi
 from collector.simulator.actions import Done, action
+from collector.simulator.cluster_objects import ClusterObjects
 from collector.simulator.faults import Counters, ExecFault, ExecFaultKind
 from collector.simulator.fleet import Fleet, SimulationError
 from collector.simulator.objects import ObjectFactory
-from collector.simulator.population import ClusterObjects
 from collector.simulator.server import ApiServer, describe
 from collector.simulator.storage import Storage
 
 __all__ = ["SimulatedCluster"]
 
+_AGE_SECONDS = 86400.0  # of the first objects when the simulation starts
+
 
 class SimulatedCluster:
-    """A cluster's API server with its nodes, pods and GPUs.
+    """The API server of a cluster with its nodes, pods and GPUs.
 
-    Each action is one physical or administrative event with everything that follows from it in Kubernetes. Where an
-    action takes a node and none is given, it picks one; the choice follows from the seed.
+    Each action is one physical or administrative event with all its effects in Kubernetes. An action on a node picks
+    one if none is given; the seed determines which.
     """
 
     def __init__(
@@ -43,11 +45,10 @@ class SimulatedCluster:
         self._fleet = fleet
         self._siblings = siblings
         self._on_token = on_token
-        self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation wants to be repeatable
+        self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation must be repeatable
         self._storage = Storage()
-        self._population = ClusterObjects(
-            name, fleet, self._storage, ObjectFactory(name, fleet.kind(name), seed, time.time() - 86400)
-        )
+        factory = ObjectFactory(name, fleet.kind(name), seed, time.time() - _AGE_SECONDS)
+        self.objects = ClusterObjects(name, fleet, self._storage, factory)
         self.server = ApiServer(
             self._storage,
             token=_new_token(name),
@@ -61,7 +62,7 @@ class SimulatedCluster:
 
     @property
     def url(self) -> str:
-        """Where the API server answers, whether it runs or not."""
+        """The URL of the API server, whether it runs or not."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.server.host, self.server.host)  # noqa: S104  compared
         return f"https://{host}:{self._port}"
 
@@ -72,7 +73,7 @@ class SimulatedCluster:
 
     @property
     def counters(self) -> Counters:
-        """What the server has been asked."""
+        """The counters of the API server."""
         return self.server.counters
 
     @property
@@ -81,16 +82,16 @@ class SimulatedCluster:
         return self._fleet.nodes(self.name)
 
     def pod(self, node: str) -> str:
-        """Give the device-plugin pod of a node, as `namespace/name`."""
-        return self._population.pod(node)
+        """Return the device-plugin pod of a node, as `namespace/name`."""
+        return self.objects.pod(node)
 
     def describe(self) -> dict[str, Any]:
-        """Give the cluster's state and counters, for a reader."""
+        """Return the state and counters of the cluster as JSON values."""
         return {"name": self.name, "kind": self._fleet.kind(self.name), "gpu_nodes": len(self.nodes)} | describe(
             self.server
         )
 
-    # The machines
+    # Machines
 
     @action
     def move_gpu(
@@ -101,7 +102,7 @@ class SimulatedCluster:
         uuid: str | None = None,
         reboot: bool = True,
     ) -> Done:
-        """Carry a GPU (GB200: the board with two) to another node; both reboot, or nobody is told (reboot false)."""
+        """Move a GPU (GB200: the board with two) to another node; both nodes reboot unless reboot is false."""
         target = self._sibling(to_cluster or self.name)
         source = self._node(node)
         others = [other for other in target.nodes if (target.name, other) != (self.name, source)]
@@ -117,7 +118,7 @@ class SimulatedCluster:
 
     @action
     def swap_tray(self, node: str | None = None, reboot: bool = True) -> Done:
-        """Replace all GPUs of a node by new ones, as a repair does; the node reboots unless reboot is false."""
+        """Replace all GPUs of a node with new ones, as a repair does; the node reboots unless reboot is false."""
         node = self._node(node)
         gpus = self._fleet.swap_tray(self.name, node)
         if reboot:
@@ -126,14 +127,14 @@ class SimulatedCluster:
 
     @action
     def reboot_node(self, node: str | None = None) -> Done:
-        """Reboot a node: new boot id, restarted containers, and GPUs that had fallen off the bus are back."""
+        """Reboot a node: new boot ID, restarted containers; GPUs that had fallen off the bus are back."""
         node = self._node(node)
         self._boot(node)
         return self._done(f"rebooted {node}", (node,))
 
     @action
     def migrate_node(self, node: str | None = None) -> Done:
-        """Let a node's VM return on another host: the same node, other GPUs."""
+        """Move a node's VM to another host: the same node, other GPUs."""
         node = self._node(node)
         gpus = self._fleet.migrate(self.name, node)
         self._boot(node)
@@ -141,10 +142,10 @@ class SimulatedCluster:
 
     @action
     def delete_node(self, node: str | None = None) -> Done:
-        """Delete a node and its pod; its host, with the GPUs, becomes free for the next new or migrating node."""
+        """Delete a node and its pod; its host and GPUs become free for the next new or migrated node."""
         node = self._node(node)
-        self.server.execs.end(self.pod(node))
-        self._population.delete_node(node)
+        self.server.execs.kill(self.pod(node))
+        self.objects.delete_node(node)
         gpus = self._fleet.remove(self.name, node)
         return self._done(f"deleted {node}", (node,), gpus)
 
@@ -155,45 +156,45 @@ class SimulatedCluster:
             taken = set(self.nodes)
             node = next(name for number in range(10_000_000) if (name := f"gpu-{number:04d}") not in taken)
         gpus = self._fleet.add(self.name, node)
-        self._population.add_node(node)
+        self.objects.add_node(node)
         return self._done(f"added {node} with {len(gpus)} GPUs", (node,), gpus)
 
     @action
     def lose_gpu(self, node: str | None = None, uuid: str | None = None, listed: bool = False) -> Done:
-        """Let a GPU fall off the bus: less is allocatable, the capacity stays; listed keeps it as "GPU is lost"."""
+        """Make a GPU fall off the bus: fewer are allocatable, the capacity stays; listed shows "GPU is lost"."""
         node = self._node(node)
         gpus = self._fleet.lose(self.name, node, uuid, listed=listed)
-        self._population.set_allocatable(node)
+        self.objects.set_allocatable(node)
         return self._done(f"{gpus[0]} fell off the bus of {node}", (node,), gpus)
 
     @action
     def set_mig(self, node: str | None = None, enabled: bool = True) -> Done:
-        """Cut a node's GPUs into MIG instances, which are counted then, or undo it; its pod's container restarts."""
+        """Turn MIG on or off on a node: instances are counted instead of GPUs; the pod's container restarts."""
         node = self._node(node)
         gpus = self._fleet.set_mig(self.name, node, enabled)
-        self._population.set_mig(node, enabled=enabled)
+        self.objects.set_mig(node, enabled=enabled)
         self.restart_container(node)
         return self._done(f"MIG is {'on' if enabled else 'off'} on {node}", (node,), gpus)
 
     @action
     def share_gpus(self, node: str | None = None, replicas: int = 4) -> Done:
-        """Time-slice a node's GPUs: each is counted `replicas` times; its pod's container restarts."""
+        """Time-slice a node's GPUs: each is counted `replicas` times; the pod's container restarts."""
         if replicas < 1:
-            raise SimulationError(f"{self.name}: replicas are 1 or more, not {replicas}")
+            raise SimulationError(f"{self.name}: replicas must be at least 1, got {replicas}")
         node = self._node(node)
-        self._population.share_gpus(node, replicas)
+        self.objects.share_gpus(node, replicas)
         self.restart_container(node)
         return self._done(f"{node} offers each GPU {replicas} times", (node,))
 
     @action
     def hide_serials(self, node: str | None = None) -> Done:
-        """Turn a node's GPUs into cards without a serial; its pod's container restarts."""
+        """Make a node's GPUs report no serial; the pod's container restarts."""
         node = self._node(node)
         gpus = self._fleet.hide_serials(self.name, node)
         self.restart_container(node)
-        return self._done(f"the GPUs of {node} tell no serial any more", (node,), gpus)
+        return self._done(f"the GPUs of {node} report no serial", (node,), gpus)
 
-    # The pods
+    # Pods
 
     @action
     def restart_pod(self, node: str | None = None) -> Done:
@@ -204,31 +205,31 @@ class SimulatedCluster:
 
     @action
     def restart_container(self, node: str | None = None) -> Done:
-        """Restart the container of a node's pod: the same pod, a new container id, one restart more."""
+        """Restart the container of a node's pod: the same pod, a new container ID, one more restart."""
         node = self._node(node)
         self._restart(node, new_sandbox=False)
         return self._done(f"restarted the container on {node}", (node,))
 
     @action
     def replace_pod(self, node: str | None = None) -> Done:
-        """Delete a node's pod; the DaemonSet makes a new one with another name and uid."""
+        """Delete a node's pod; the DaemonSet creates a new one with another name and UID."""
         node = self._node(node)
-        self.server.execs.end(self._population.delete_pod(node))
-        self._population.add_pod(node)
-        return self._done(f"replaced the pod of {node} by {self.pod(node)}", (node,))
+        self.server.execs.kill(self.objects.delete_pod(node))
+        self.objects.add_pod(node)
+        return self._done(f"replaced the pod of {node} with {self.pod(node)}", (node,))
 
     @action
     def set_ready(self, node: str | None = None, ready: bool = True) -> Done:
-        """Make a node's pod ready or not ready, while its container goes on running."""
+        """Make a node's pod ready or not ready; its container keeps running."""
         node = self._node(node)
-        self._population.set_pod_ready(node, ready=ready)
+        self.objects.set_pod_ready(node, ready=ready)
         return self._done(f"the pod of {node} is {'ready' if ready else 'not ready'}", (node,))
 
-    # The API server
+    # API server
 
     @action
     def expire_versions(self, form: Literal["event", "status"] = "event") -> Done:
-        """Compact all history: watches end, old versions get 410, as an ERROR event or as the HTTP status."""
+        """Compact the whole history: watches end, old versions get 410, as an ERROR event or as an HTTP status."""
         version = self._storage.version
         self._storage.compact()
         self.server.faults.expired_as_status = form == "status"
@@ -237,42 +238,42 @@ class SimulatedCluster:
             self._storage.fail_watches(errors.expired(message))
         else:
             self.server.connections.drop()
-        return self._done("every resource version so far has expired")
+        return self._done("expired every resource version")
 
     @action
     def drop_connections(self) -> Done:
-        """Break every open connection at once."""
+        """Break every open connection."""
         return self._done(f"dropped {self.server.connections.drop()} connections")
 
     @action
     def freeze_connections(self, new: bool = False) -> Done:
-        """Send nothing more on the open connections and leave them open; new also freezes those that come."""
+        """Keep the open connections open but silent; new also freezes those opened later."""
         return self._done(f"froze {self.server.connections.freeze(new=new)} connections")
 
     @action
     def thaw(self) -> Done:
-        """Let frozen connections go on."""
+        """Thaw frozen connections."""
         self.server.connections.thaw()
         return self._done("thawed all connections")
 
     @action
     def refuse_tokens(self) -> Done:
-        """Answer 401 to every request; what is open stays open."""
+        """Answer 401 to every request; open connections stay open."""
         self.server.faults.refuses_tokens = True
-        return self._done("refuses every token")
+        return self._done("rejects every token")
 
     @action
     def accept_tokens(self) -> Done:
         """Accept the kubeconfig's token again."""
         self.server.faults.refuses_tokens = False
-        return self._done("accepts its token")
+        return self._done("accepts its token again")
 
     @action
     def rotate_token(self) -> Done:
-        """Accept only a new token from now on, and write it into the kubeconfig."""
+        """Accept only a new token, and write it to the kubeconfig."""
         self.server.token = _new_token(self.name)
         self._on_token()
-        return self._done("accepts a new token alone")
+        return self._done("accepts only a new token")
 
     @action
     def throttle(self, requests: int | None = None, retry_after: int = 1) -> Done:
@@ -285,45 +286,45 @@ class SimulatedCluster:
     def unthrottle(self) -> Done:
         """Stop answering 429."""
         self.server.faults.throttled = 0
-        return self._done("throttles no more")
+        return self._done("no longer throttles")
 
     @action
     def deny(self, verb: str = "*", resource: str = "*") -> Done:
-        """Take a right away: 403 for the verb on the resource, such as list pods or create pods/exec."""
+        """Deny a right: 403 for the verb on the resource, such as list pods or create pods/exec."""
         self.server.faults.denied.add((verb, resource))
         return self._done(f"denies {verb} {resource}")
 
     @action
     def allow(self, verb: str | None = None, resource: str | None = None) -> Done:
-        """Give back a right that was denied, or all of them."""
+        """Allow a denied right again, or all of them."""
         denied = self.server.faults.denied
         denied -= {pair for pair in denied if verb in (None, pair[0]) and resource in (None, pair[1])}
         return self._done(f"denies {len(denied)} rights")
 
     @action
     async def stop(self) -> Done:
-        """Close the API server's port and every connection."""
+        """Stop the API server: close its port and every connection."""
         await self.server.stop()
-        return self._done("the API server is gone")
+        return self._done("stopped the API server")
 
     @action
     async def start(self) -> Done:
-        """Open the API server's port again, the same one as before."""
+        """Start the API server again on the same port."""
         if not self.server.running:
             await self.server.start(self._port)
-        return self._done("the API server is there")
+        return self._done("started the API server")
 
     # Exec
 
     @action
     def slow_exec(self, seconds: float, node: str | None = None) -> Done:
-        """Let execs on a node, or all, take so much longer; 0 ends it."""
+        """Delay execs on a node, or all, by some seconds; 0 ends the delay."""
         self.server.faults.delays[node or "*"] = seconds
-        return self._done(f"execs take {seconds:g} s longer", _nodes(node))
+        return self._done(f"delays execs by {seconds:g} s", _nodes(node))
 
     @action
     def hang_exec(self, node: str | None = None, times: int | None = None) -> Done:
-        """Let execs on a node, or all, never end."""
+        """Make execs on a node, or all, hang."""
         return self.fail_exec(ExecFaultKind.HANG, node, times=times)
 
     @action
@@ -335,46 +336,46 @@ class SimulatedCluster:
         stderr: str = "",
         times: int | None = None,
     ) -> Done:
-        """Let execs on a node, or all, fail in one way, so many times or until heal_exec."""
+        """Make execs on a node, or all, fail in one way, a number of times or until heal_exec."""
         self.server.faults.execs[node or "*"] = ExecFault(how, exit_status, stderr, times)
         return self._done(f"execs fail: {how}", _nodes(node))
 
     @action
     def heal_exec(self, node: str | None = None) -> Done:
-        """Let execs on a node, or all, work again at their usual speed."""
+        """Make execs on a node, or all, work again, without a delay."""
         for faults in (self.server.faults.execs, self.server.faults.delays):
             if node is None:
                 faults.clear()
             else:
                 faults.pop(node, None)
-        return self._done("execs work", _nodes(node))
+        return self._done("execs work again", _nodes(node))
 
     async def open(self, port: int) -> None:
-        """Start the API server for the first time; raises ConfigError when the port cannot be had."""
+        """Start the API server for the first time; raises ConfigError when the port is not available."""
         await self.server.start(port)
         self._port = self.server.port
 
     def _boot(self, node: str) -> None:
-        self._population.node_down(node)
+        self.objects.node_down(node)
         self._stop_pod(node)
         self._fleet.reboot(self.name, node)
-        self._population.node_up(node)
-        self._population.start_pod(node, new_sandbox=True)
+        self.objects.node_up(node)
+        self.objects.start_pod(node, new_sandbox=True)
 
     def _restart(self, node: str, *, new_sandbox: bool) -> None:
         self._stop_pod(node)
-        self._population.start_pod(node, new_sandbox=new_sandbox)
+        self.objects.start_pod(node, new_sandbox=new_sandbox)
 
     def _stop_pod(self, node: str) -> None:
-        self._population.stop_pod(node)
-        self.server.execs.end(self.pod(node))
+        self.objects.stop_pod(node)
+        self.server.execs.kill(self.pod(node))
 
     def _node(self, node: str | None) -> str:
         if node is None:
             if not self.nodes:
-                raise SimulationError(f"{self.name}: no GPU node is left")
+                raise SimulationError(f"{self.name}: no GPU nodes left")
             return self._random.choice(self.nodes)
-        self._fleet.capacity(self.name, node)  # knows the error for a node that is not there
+        self._fleet.capacity(self.name, node)  # raises for an unknown node
         return node
 
     def _sibling(self, name: str) -> "SimulatedCluster":

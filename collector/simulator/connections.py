@@ -1,4 +1,4 @@
-"""The open connections of one API server, and what can be done to them: dropped, frozen, taken over."""
+"""The open connections of one API server, which can be dropped, frozen and taken over."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,52 +6,53 @@ from typing import TypeVar, cast
 
 from aiohttp import web
 
+from collector.events import ResettableEvent
+
 __all__ = ["Connections"]
 
 _Successor = TypeVar("_Successor", bound=asyncio.Protocol)
 
 
 class Connections:
-    """Knows every connection of a running server; a frozen one stays open, and nothing is sent on it."""
+    """The connections of a running server; a frozen one stays open, but nothing is sent on it."""
 
     def __init__(self) -> None:
         self.server: web.Server | None = None
         self.freezes_new = False
         self._frozen: set[object] = set()
-        self._thawed = asyncio.Event()
+        self._thawed = ResettableEvent()
         self._taken: set[asyncio.Transport] = set()
 
     def drop(self) -> int:
-        """Break every connection at once; returns how many there were."""
+        """Break every connection and return their number."""
         transports = {protocol.transport for protocol in self._protocols() if protocol.transport is not None}
         transports |= self._taken
         for transport in transports:
-            transport.abort()  # uvloop's are no asyncio.Transport by their class
+            transport.abort()  # not narrowed by isinstance: those of uvloop are no subclass of asyncio.Transport
         self._frozen.clear()
         return len(transports)
 
     def freeze(self, *, new: bool) -> int:
-        """Freeze the connections that there are, and with `new` those that come; returns how many it found."""
+        """Freeze the open connections, and with `new` also later ones; return the number of frozen ones."""
         self._frozen.update(self._protocols())
         self.freezes_new = new
         return len(self._frozen)
 
     def thaw(self) -> None:
-        """Let every frozen connection go on; what waited is sent now."""
+        """Thaw every frozen connection; what had to wait is sent now."""
         self.freezes_new = False
         self._frozen.clear()
-        self._thawed.set()
-        self._thawed = asyncio.Event()
+        self._thawed.pulse()
 
-    async def pass_gate(self, request: web.BaseRequest) -> None:
-        """Return when something may be sent on the request's connection: at once, or after a thaw."""
+    async def wait_until_thawed(self, request: web.BaseRequest) -> None:
+        """Return when something may be sent on the connection of a request: immediately, or after a thaw."""
         while self.freezes_new or request.protocol in self._frozen:
             await self._thawed.wait()
 
     def take_over(
         self, request: web.BaseRequest, protocol: Callable[[asyncio.Transport, Callable[..., None]], _Successor]
     ) -> tuple[asyncio.Transport, _Successor]:
-        """Give a connection to another protocol; HTTP is still told of its end, and forgets it then."""
+        """Hand a connection over to another protocol; the HTTP server still learns of its end."""
         transport, http = cast("asyncio.Transport", request.transport), request.protocol
         self._taken.add(transport)
 

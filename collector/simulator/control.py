@@ -1,4 +1,4 @@
-"""The control server: tells over plain HTTP what a simulation is and makes it misbehave."""
+"""The control server: shows a simulation and injects faults into it, over plain HTTP."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,8 +10,25 @@ from collector.config import ConfigError
 from collector.simulator.actions import actions
 from collector.simulator.cluster import SimulatedCluster
 from collector.simulator.fleet import Fleet, SimulationError
+from collector.text import describe_os_error
 
 __all__ = ["ControlServer"]
+
+_SHUTDOWN_SECONDS = 0.1  # for open requests
+
+_EXAMPLE_BODIES = {
+    "move_gpu": '{"node": "gpu-0000", "to_node": "gpu-0001"}',
+    "swap_tray": '{"node": "gpu-0000"}',
+    "set_mig": '{"node": "gpu-0000", "enabled": true}',
+    "share_gpus": '{"node": "gpu-0000", "replicas": 4}',
+    "set_ready": '{"node": "gpu-0000", "ready": false}',
+    "expire_versions": '{"form": "status"}',
+    "throttle": '{"requests": 20, "retry_after": 2}',
+    "deny": '{"verb": "create", "resource": "pods/exec"}',
+    "slow_exec": '{"seconds": 5}',
+    "hang_exec": '{"node": "gpu-0000"}',
+    "fail_exec": '{"how": "exit_status", "exit_status": 9, "times": 3}',
+}
 
 
 class ControlServer:
@@ -25,7 +42,7 @@ class ControlServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> None:
-        """Open `port` (0: a free one); raises ConfigError when it cannot be had."""
+        """Open `port` (0: any free one); raises ConfigError if it is not available."""
         application = web.Application()
         application.add_routes(
             [
@@ -36,13 +53,14 @@ class ControlServer:
                 web.post("/clusters/{name}/{action}", self._act),
             ]
         )
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             await self._runner.cleanup()
-            raise ConfigError(f"{host}:{port}: cannot listen here: {error.strerror}") from error
+            reason = describe_os_error(error, "unknown error")
+            raise ConfigError(f"{host}:{port}: cannot listen here: {reason}") from error
         self.url = f"http://{host}:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
@@ -106,31 +124,16 @@ class ControlServer:
             f"A simulation of {len(self._clusters)} Kubernetes clusters.",
             "",
             f"GET  {self.url}/clusters/{first}            its state and counters",
-            f"GET  {self.url}/expected?cluster={first}    every GPU and where it truly is",
-            f"POST {self.url}/clusters/{first}/ACTION     make something happen; the body is JSON, every key optional",
+            f"GET  {self.url}/expected?cluster={first}    every GPU and its true place",
+            f"POST {self.url}/clusters/{first}/ACTION     run an action; the body is JSON, every key is optional",
             "",
         ]
         for action in self._actions.values():
             lines.append(f"{action.name}\n    {action.summary}")
             lines += [f"      {name}: {written}" for name, written in action.parameters.items()]
-            body = " -d '" + _EXAMPLES[action.name] + "'" if action.name in _EXAMPLES else ""
+            body = " -d '" + _EXAMPLE_BODIES[action.name] + "'" if action.name in _EXAMPLE_BODIES else ""
             lines.append(f"    curl -X POST {self.url}/clusters/{first}/{action.name}{body}\n")
         return "\n".join(lines)
-
-
-_EXAMPLES = {
-    "move_gpu": '{"node": "gpu-0000", "to_node": "gpu-0001"}',
-    "swap_tray": '{"node": "gpu-0000"}',
-    "set_mig": '{"node": "gpu-0000", "enabled": true}',
-    "share_gpus": '{"node": "gpu-0000", "replicas": 4}',
-    "set_ready": '{"node": "gpu-0000", "ready": false}',
-    "expire_versions": '{"form": "status"}',
-    "throttle": '{"requests": 20, "retry_after": 2}',
-    "deny": '{"verb": "create", "resource": "pods/exec"}',
-    "slow_exec": '{"seconds": 5}',
-    "hang_exec": '{"node": "gpu-0000"}',
-    "fail_exec": '{"how": "exit_status", "exit_status": 9, "times": 3}',
-}
 
 
 def _json(value: object) -> web.Response:

@@ -1,4 +1,4 @@
-"""What a simulated API server says of itself: version, groups and resources."""
+"""Serves the discovery of a simulated API server: version, groups and resources."""
 
 import functools
 
@@ -6,14 +6,22 @@ import msgspec
 
 from collector.simulator.objects import KUBERNETES_VERSION, RESOURCES, Document
 
-__all__ = ["answer"]
+__all__ = ["document"]
+
+_GROUPS = ("authentication.k8s.io", "authorization.k8s.io", "coordination.k8s.io")
+_EXEC = {"name": "pods/exec", "singularName": "", "namespaced": True, "kind": "PodExecOptions",
+         "verbs": ["create", "get"]}  # fmt: skip
+_REVIEW = {"name": "selfsubjectaccessreviews", "singularName": "selfsubjectaccessreview", "namespaced": False,
+           "kind": "SelfSubjectAccessReview", "verbs": ["create"]}  # fmt: skip
+_SELF = {"name": "selfsubjectreviews", "singularName": "selfsubjectreview", "namespaced": False,
+         "kind": "SelfSubjectReview", "verbs": ["create"]}  # fmt: skip
 
 
 @functools.cache
-def answer(path: str) -> bytes | None:
-    """Give the document at `path`; None where discovery has nothing."""
-    document = _documents().get(path.rstrip("/") or "/")
-    return None if document is None else msgspec.json.encode(document)
+def document(path: str) -> bytes | None:
+    """Return the document at `path` as JSON; None if there is none."""
+    found = _documents().get(path.rstrip("/") or "/")
+    return None if found is None else msgspec.json.encode(found)
 
 
 def _documents() -> dict[str, Document]:
@@ -41,15 +49,6 @@ def _documents() -> dict[str, Document]:
         "/apis/authentication.k8s.io/v1": _resources("authentication.k8s.io/v1", [_SELF]),
         "/": {"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/version"]},
     }
-
-
-_GROUPS = ("authentication.k8s.io", "authorization.k8s.io", "coordination.k8s.io")
-_EXEC = {"name": "pods/exec", "singularName": "", "namespaced": True, "kind": "PodExecOptions",
-         "verbs": ["create", "get"]}  # fmt: skip
-_REVIEW = {"name": "selfsubjectaccessreviews", "singularName": "selfsubjectaccessreview", "namespaced": False,
-           "kind": "SelfSubjectAccessReview", "verbs": ["create"]}  # fmt: skip
-_SELF = {"name": "selfsubjectreviews", "singularName": "selfsubjectreview", "namespaced": False,
-         "kind": "SelfSubjectReview", "verbs": ["create"]}  # fmt: skip
 
 
 def _group(name: str) -> Document:

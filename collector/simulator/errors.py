@@ -1,8 +1,10 @@
-"""The errors of a Kubernetes API server, as exceptions that know their Status body."""
+"""The errors of a Kubernetes API server, as exceptions with their Status."""
 
 from typing import Any
 
 import msgspec
+
+from collector.model import GpuidError
 
 __all__ = [
     "ApiError",
@@ -23,8 +25,8 @@ __all__ = [
 ]
 
 
-class ApiError(Exception):
-    """What an API server refuses a request with."""
+class ApiError(GpuidError):
+    """The response of an API server to a request that it rejects."""
 
     def __init__(
         self,
@@ -57,17 +59,17 @@ class ApiError(Exception):
 
 
 def bad_request(message: str) -> ApiError:
-    """Refuse: the request cannot be understood."""
+    """Return a 400: the request is malformed."""
     return ApiError(400, "BadRequest", message)
 
 
 def unauthorized() -> ApiError:
-    """Refuse: the credentials are missing or wrong."""
+    """Return a 401: the credentials are missing or wrong."""
     return ApiError(401, "Unauthorized", "Unauthorized", headers={"WWW-Authenticate": 'Bearer realm="kubernetes"'})
 
 
 def forbidden(user: str, verb: str, resource: str, group: str, namespace: str, name: str) -> ApiError:
-    """Refuse: the user lacks the right."""
+    """Return a 403: the user lacks the right."""
     scope = f'in the namespace "{namespace}"' if namespace else "at the cluster scope"
     qualified = f"{resource.partition('/')[0]}.{group}" if group else resource.partition("/")[0]
     subject = f'{qualified} "{name}"' if name else qualified
@@ -79,30 +81,30 @@ def forbidden(user: str, verb: str, resource: str, group: str, namespace: str, n
 
 
 def not_found(resource: str, name: str, group: str = "") -> ApiError:
-    """Refuse: the object does not exist."""
+    """Return a 404: the object does not exist."""
     qualified = f"{resource}.{group}" if group else resource
     details = {key: value for key, value in {"name": name, "group": group, "kind": resource}.items() if value}
     return ApiError(404, "NotFound", f'{qualified} "{name}" not found', details=details)
 
 
 def unknown_path() -> ApiError:
-    """No such resource."""
+    """Return a 404: the resource does not exist."""
     return ApiError(404, "NotFound", "the server could not find the requested resource", details={})
 
 
 def method_not_allowed() -> ApiError:
-    """Refuse: the resource does not know the verb."""
+    """Return a 405: the resource does not support the verb."""
     return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 
 
 def already_exists(resource: str, name: str, group: str) -> ApiError:
-    """Refuse: an object of this name exists."""
+    """Return a 409: an object with this name exists."""
     details = {"name": name, "group": group, "kind": resource}
     return ApiError(409, "AlreadyExists", f'{resource}.{group} "{name}" already exists', details=details)
 
 
 def conflict(resource: str, name: str, group: str) -> ApiError:
-    """Refuse: the resourceVersion that the change was made from is not the current one."""
+    """Return a 409: the change was made to an old resource version."""
     qualified = f"{resource}.{group}" if group else resource
     details = {key: value for key, value in {"name": name, "group": group, "kind": resource}.items() if value}
     return ApiError(
@@ -115,24 +117,24 @@ def conflict(resource: str, name: str, group: str) -> ApiError:
 
 
 def expired(message: str, **metadata: str) -> ApiError:
-    """Refuse: the resource version or continue token has been compacted away."""
+    """Return a 410: the resource version or continue token has been compacted."""
     return ApiError(410, "Expired", message, metadata=metadata)
 
 
 def unsupported_media_type(media_type: str, accepted: str) -> ApiError:
-    """Refuse: the body is in a form that is not spoken here."""
+    """Return a 415: the format of the body is not supported."""
     message = f"the body of the request was in an unknown format - accepted media types include: {accepted}"
     return ApiError(415, "UnsupportedMediaType", f"{message} (got {media_type})")
 
 
 def invalid(subject: str, field: str, message: str) -> ApiError:
-    """Refuse: a field has a value that it may not have."""
+    """Return a 422: the value of a field is not allowed."""
     causes = [{"reason": "FieldValueForbidden", "message": message, "field": field}]
     return ApiError(422, "Invalid", f"{subject} is invalid: {field}: {message}", details={"causes": causes})
 
 
 def too_many_requests(retry_after: int) -> ApiError:
-    """Refuse: the client must slow down."""
+    """Return a 429: the client must slow down."""
     return ApiError(
         429,
         "TooManyRequests",
@@ -143,13 +145,13 @@ def too_many_requests(retry_after: int) -> ApiError:
 
 
 def internal(message: str) -> ApiError:
-    """Refuse: the server itself failed."""
+    """Return a 500: the server itself failed."""
     text = f"Internal error occurred: {message}"
     return ApiError(500, "InternalError", text, details={"causes": [{"message": message}]})
 
 
 def too_large_version(wanted: int, current: int) -> ApiError:
-    """Refuse: the resource version lies in the future."""
+    """Return a 504: the resource version is in the future."""
     return ApiError(
         504,
         "Timeout",

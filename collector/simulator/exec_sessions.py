@@ -1,9 +1,8 @@
-"""Runs execs over WebSocket and SPDY: opens the channels, waits as long as the command takes, sends its outcome."""
+"""Serves execs over WebSocket and SPDY: opens the channels, waits while the command runs, sends its outcome."""
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from aiohttp import WSMsgType, web
 
@@ -19,6 +18,9 @@ __all__ = ["PROTOCOLS", "ExecSessions"]
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 
+_SPDY_PROTOCOL = "v4.channel.k8s.io"
+_MESSAGE_BYTES = 32 * 1024  # of output in one message, as container runtimes send it
+
 
 class ExecSessions:
     """The execs of one cluster."""
@@ -32,10 +34,10 @@ class ExecSessions:
         self.latency = latency  # seconds that a command takes
         self._storage, self._faults, self._counters, self._connections = state
         self._print_xml = print_xml
-        self._ends: dict[str, set[asyncio.Event]] = {}
+        self._killed: dict[str, set[asyncio.Event]] = {}  # of the running commands, by pod
 
     async def serve(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
-        """Answer an exec request; raises ApiError while it is still HTTP."""
+        """Serve an exec request; raises ApiError before the upgrade."""
         entry = self._storage.get(PODS, f"{info.namespace}/{info.name}")
         if entry is None:
             raise errors.not_found("pods", info.name)
@@ -47,43 +49,43 @@ class ExecSessions:
             return await self._spdy(request, command)
         raise errors.bad_request("Upgrade request required")
 
-    def end(self, pod: str) -> None:
-        """Kill what runs in a pod, as when its container stops."""
-        for ended in self._ends.get(pod, ()):
-            ended.set()
+    def kill(self, pod: str) -> None:
+        """Kill the commands in a pod, as when its container stops."""
+        for killed in self._killed.get(pod, ()):
+            killed.set()
 
     async def _websocket(self, request: web.BaseRequest, command: Command) -> web.StreamResponse:
         offered = request.headers.get("Sec-WebSocket-Protocol", "").replace(" ", "").split(",")
         if not set(PROTOCOLS) & set(offered):
-            raise errors.bad_request(f"unable to upgrade: none of the protocols {', '.join(PROTOCOLS)} is offered")
-        # The client's pings are answered by us, so that a frozen connection leaves them unanswered.
+            raise errors.bad_request(f"unable to upgrade: offer one of the protocols {', '.join(PROTOCOLS)}")
+        # Pings are answered here and not by aiohttp, so that a frozen connection leaves them unanswered.
         socket = web.WebSocketResponse(protocols=PROTOCOLS, compress=False, autoping=False, max_msg_size=0)
-        await self._connections.pass_gate(request)
+        await self._connections.wait_until_thawed(request)
         await socket.prepare(request)
 
         async def send(channel: int, data: bytes) -> None:
-            await self._connections.pass_gate(request)
+            await self._connections.wait_until_thawed(request)
             await socket.send_bytes(bytes((channel,)) + data)
 
         async def listen() -> None:
             async for message in socket:
                 if message.type is WSMsgType.PING:
-                    await self._connections.pass_gate(request)
+                    await self._connections.wait_until_thawed(request)
                     await socket.pong(message.data)
 
-        # The real one greets with an empty message on the lowest channel that it writes to.
+        # As the real API server does: an empty message on the lowest channel that it writes to.
         with contextlib.suppress(ConnectionError):
             await send(command.first_channel, b"")
             if not await self._run(command, _Channels(send), listen()) and request.transport is not None:
                 request.transport.abort()
-            await self._connections.pass_gate(request)
+            await self._connections.wait_until_thawed(request)
             await socket.close()
         return socket
 
     async def _spdy(self, request: web.BaseRequest, command: Command) -> web.StreamResponse:
         if _SPDY_PROTOCOL not in request.headers.getall("X-Stream-Protocol-Version", []):
-            raise errors.bad_request(f"unable to upgrade: the protocol {_SPDY_PROTOCOL} is not offered")
-        await self._connections.pass_gate(request)
+            raise errors.bad_request(f"unable to upgrade: offer the protocol {_SPDY_PROTOCOL}")
+        await self._connections.wait_until_thawed(request)
         transport, session = self._connections.take_over(request, SpdySession)
         transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
@@ -94,7 +96,7 @@ class ExecSessions:
         await session.streams(wanted)
 
         async def send(channel: int, data: bytes) -> None:
-            await self._connections.pass_gate(request)
+            await self._connections.wait_until_thawed(request)
             session.write(names[channel], data)
             if channel == ERROR:
                 for name in wanted:
@@ -106,35 +108,35 @@ class ExecSessions:
             else:
                 transport.abort()
         await session.closed.wait()
-        # The connection's end has been told to the HTTP server, which cancels this handler: nothing is left to answer.
+        # The HTTP server knows of the end of the connection and cancels this handler; there is no response to send.
         await asyncio.sleep(0)
         return web.Response()
 
-    async def _run(self, command: Command, channels: "_Sink", gone: Awaitable[object]) -> bool:
-        """Run a command until it ends, its pod ends or the client is gone; False to break the connection off."""
-        ended = asyncio.Event()
-        self._ends.setdefault(command.pod, set()).add(ended)
+    async def _run(self, command: Command, channels: "_Channels", gone: Awaitable[object]) -> bool:
+        """Run a command until it ends, its pod ends or the client is gone; return False to break the connection."""
+        killed = asyncio.Event()
+        self._killed.setdefault(command.pod, set()).add(killed)
         self._counters.exec_opened(command.node)
         client = asyncio.ensure_future(gone)
-        work = asyncio.ensure_future(self._work(command, channels, ended))
+        work = asyncio.ensure_future(self._work(command, channels, killed))
         try:
             await asyncio.wait({client, work}, return_when=asyncio.FIRST_COMPLETED)
             return work.result() if work.done() else True
         finally:
             self._counters.exec_closed(command.node)
-            self._ends[command.pod].discard(ended)
-            if not self._ends[command.pod]:
-                del self._ends[command.pod]
+            self._killed[command.pod].discard(killed)
+            if not self._killed[command.pod]:
+                del self._killed[command.pod]
             client.cancel()
             work.cancel()
             await asyncio.gather(client, work, return_exceptions=True)
 
-    async def _work(self, command: Command, channels: "_Sink", ended: asyncio.Event) -> bool:
+    async def _work(self, command: Command, channels: "_Channels", killed: asyncio.Event) -> bool:
         fault = self._faults.exec_fault(command.node)
         hangs = fault is not None and fault.how is ExecFaultKind.HANG
         try:
             async with asyncio.timeout(None if hangs else self.latency + self._faults.delay(command.node)):
-                await ended.wait()
+                await killed.wait()
         except TimeoutError:
             if fault is not None and fault.how is ExecFaultKind.DROPPED:
                 await channels.send_part(self._outcome(command, None))
@@ -150,18 +152,8 @@ class ExecSessions:
         return execution.outcome(command, fault, printed)
 
 
-class _Sink(Protocol):
-    """Takes an outcome."""
-
-    async def send_all(self, outcome: Outcome) -> None:
-        """Send everything, the status last."""
-
-    async def send_part(self, outcome: Outcome) -> None:
-        """Send some of the output."""
-
-
 class _Channels:
-    """Cuts an outcome into messages as a container runtime's pipes do."""
+    """Sends outcomes in messages, as a container runtime does."""
 
     def __init__(self, send: Callable[[int, bytes], Awaitable[None]]) -> None:
         self._send = send
@@ -169,14 +161,10 @@ class _Channels:
     async def send_all(self, outcome: Outcome) -> None:
         """Send everything, the status last."""
         for channel, data in ((STDERR, outcome.stderr), (STDOUT, outcome.stdout)):
-            for start in range(0, len(data), _PIECE):
-                await self._send(channel, data[start : start + _PIECE])
+            for start in range(0, len(data), _MESSAGE_BYTES):
+                await self._send(channel, data[start : start + _MESSAGE_BYTES])
         await self._send(ERROR, outcome.status)
 
     async def send_part(self, outcome: Outcome) -> None:
-        """Send the first piece of the output."""
-        await self._send(STDOUT, outcome.stdout[:_PIECE])
-
-
-_PIECE = 32 * 1024
-_SPDY_PROTOCOL = "v4.channel.k8s.io"
+        """Send the first message of the output."""
+        await self._send(STDOUT, outcome.stdout[:_MESSAGE_BYTES])

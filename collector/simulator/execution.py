@@ -1,4 +1,4 @@
-"""What a command in a container does: its output and the Status that ends it."""
+"""Simulates a command in a container: its output, and the Status at its end."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,16 @@ from collector.simulator.storage import Entry
 
 __all__ = ["ERROR", "STDERR", "STDOUT", "Command", "Outcome", "command", "killed", "outcome"]
 
-STDOUT, STDERR, ERROR = 1, 2, 3
+STDOUT, STDERR, ERROR = 1, 2, 3  # channels
+
+_DRIVER_FAILED = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
+    "Make sure that the latest NVIDIA driver is installed and running."
+)
 
 
 class Command(NamedTuple):
-    """A command that a client wants run in a container."""
+    """A command that a client runs in a container."""
 
     pod: str  # `namespace/name`
     node: str
@@ -34,7 +39,7 @@ class Command(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a command leaves behind."""
+    """The result of a command."""
 
     stdout: bytes
     stderr: bytes
@@ -42,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 def command(entry: Entry, query: Mapping[str, str], argv: Sequence[str]) -> Command:
-    """Check an exec against its pod; raises ApiError 400 as the API server does."""
+    """Return the command of an exec request; raises ApiError 400 if it does not fit the pod."""
     document = entry.document()
     name = document["metadata"]["name"]
     containers = [container["name"] for container in document["spec"]["containers"]]
@@ -66,7 +71,7 @@ def command(entry: Entry, query: Mapping[str, str], argv: Sequence[str]) -> Comm
 
 
 def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], bytes] | None) -> Outcome:
-    """Run a command; `nvidia_smi` prints the XML, None where the container lacks the program."""
+    """Return the outcome of a command; `nvidia_smi` returns its XML, None if the container lacks the program."""
     shell, program = _program(wanted.argv)
     if fault is not None and fault.how is ExecFaultKind.INTERNAL_ERROR:
         text = fault.stderr or "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
@@ -97,14 +102,8 @@ def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], b
 
 
 def killed(wanted: Command) -> Outcome:
-    """Give what a client sees of a command whose container ends under it."""
+    """Return the outcome of a command whose container was stopped."""
     return _ended(wanted, 137, b"", b"")
-
-
-_DRIVER_FAILED = (
-    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
-    "Make sure that the latest NVIDIA driver is installed and running."
-)
 
 
 def _runs(document: Document, container: str) -> bool:
@@ -113,7 +112,7 @@ def _runs(document: Document, container: str) -> bool:
 
 
 def _program(argv: Sequence[str]) -> tuple[str, str]:
-    """Give the shell that the command is run by (or "") and the program's name without its folder."""
+    """Return the shell that runs the command (or "") and the name of the program without its directory."""
     name = argv[0].rpartition("/")[2]
     if name in ("sh", "bash") and len(argv) > 2 and argv[1].startswith("-") and argv[1].endswith("c"):
         try:

@@ -1,4 +1,4 @@
-"""What a simulated API server has been told to do wrong, and what it counts."""
+"""Fault injection into a simulated API server, and its counters."""
 
 from collections import Counter
 from enum import StrEnum
@@ -10,11 +10,11 @@ __all__ = ["Counters", "ExecFault", "ExecFaultKind", "Faults"]
 
 
 class ExecFaultKind(StrEnum):
-    """The ways in which an exec can go wrong."""
+    """The ways in which an exec can fail."""
 
     EXIT_STATUS = "exit_status"  # a non-zero exit status, with text on stderr
     ERROR_TEXT = "error_text"  # exit status 0, and an error message where the XML should be
-    GARBAGE = "garbage"  # bytes that are no XML
+    GARBAGE = "garbage"  # bytes that are not XML
     TRUNCATED = "truncated"  # half of the XML
     EMPTY = "empty"  # nothing at all
     NO_BINARY = "no_binary"  # the program is not in the container
@@ -24,7 +24,7 @@ class ExecFaultKind(StrEnum):
 
 
 class ExecFault(msgspec.Struct):
-    """What is wrong with the execs of a node; `times` counts down to its end, None is for good."""
+    """How the execs of a node fail, for the next `times` execs or, if None, until it is removed."""
 
     how: ExecFaultKind
     exit_status: int = 9
@@ -33,23 +33,23 @@ class ExecFault(msgspec.Struct):
 
 
 class Faults:
-    """The misbehaviour in force."""
+    """The active faults."""
 
     def __init__(self) -> None:
         self.refuses_tokens = False
         self.denied: set[tuple[str, str]] = set()  # (verb, resource), either may be "*"
-        self.throttled: int | None = 0  # how many more requests get 429; None is all of them
+        self.throttled: int | None = 0  # number of requests that still get 429; None means all
         self.retry_after = 1  # seconds
-        self.expired_as_status = False  # a watch from a version too old: HTTP 410 instead of an ERROR event
-        self.delays: dict[str, float] = {}  # node (or "*") -> seconds that an exec takes longer
-        self.execs: dict[str, ExecFault] = {}  # node (or "*")
+        self.expired_as_status = False  # watches from a compacted version get HTTP 410 instead of an ERROR event
+        self.delays: dict[str, float] = {}  # seconds added to an exec, by node or "*"
+        self.execs: dict[str, ExecFault] = {}  # by node or "*"
 
     def denies(self, verb: str, resource: str) -> bool:
-        """Tell whether the right to this is taken away."""
+        """Return whether a right is denied."""
         return any(pair in self.denied for pair in ((verb, resource), (verb, "*"), ("*", resource), ("*", "*")))
 
     def throttles(self) -> bool:
-        """Tell whether this request is one too many, and count it."""
+        """Return whether to throttle this request, and count it."""
         if self.throttled is None:
             return True
         if self.throttled > 0:
@@ -58,7 +58,7 @@ class Faults:
         return False
 
     def exec_fault(self, node: str) -> ExecFault | None:
-        """Tell what goes wrong with this exec, and count it."""
+        """Return how this exec fails, if at all, and count it."""
         key = node if node in self.execs else "*"
         fault = self.execs.get(key)
         if fault is not None and fault.times is not None:
@@ -68,11 +68,11 @@ class Faults:
         return fault
 
     def delay(self, node: str) -> float:
-        """How many seconds longer this exec takes."""
+        """Return the seconds that are added to this exec."""
         return self.delays.get(node, self.delays.get("*", 0.0))
 
     def describe(self) -> dict[str, Any]:
-        """Tell the misbehaviour in force to a reader."""
+        """Return the active faults as JSON values."""
         return {
             "refuses_tokens": self.refuses_tokens,
             "denied": sorted(f"{verb} {resource}" for verb, resource in self.denied),
@@ -83,32 +83,32 @@ class Faults:
 
 
 class Counters:
-    """What an API server has been asked since it exists."""
+    """Counts what an API server has been asked since it was created."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str]] = Counter()  # (verb, resource)
         self.responses: Counter[int] = Counter()  # by HTTP status
         self.execs: Counter[str] = Counter()  # by node
-        self.open_execs: Counter[str] = Counter()  # by node, now
-        self.peak_execs = 0  # the most at once in the cluster
+        self.open_execs: Counter[str] = Counter()  # open now, by node
+        self.peak_execs = 0  # the most concurrent ones in the cluster
         self.peak_execs_per_node = 0
         self.open_watches = 0
 
     def exec_opened(self, node: str) -> None:
-        """Count an exec that begins."""
+        """Count an exec that starts."""
         self.execs[node] += 1
         self.open_execs[node] += 1
         self.peak_execs = max(self.peak_execs, self.open_execs.total())
         self.peak_execs_per_node = max(self.peak_execs_per_node, self.open_execs[node])
 
     def exec_closed(self, node: str) -> None:
-        """Count an exec that ended."""
+        """Count an exec that ends."""
         self.open_execs[node] -= 1
         if not self.open_execs[node]:
             del self.open_execs[node]
 
     def describe(self) -> dict[str, Any]:
-        """Tell the counts to a reader; requests are keyed `verb resource`."""
+        """Return the counts as JSON values; requests are keyed by `verb resource`."""
         return {
             "requests": {f"{verb} {resource}": number for (verb, resource), number in sorted(self.requests.items())},
             "responses": {str(status): number for status, number in sorted(self.responses.items())},

@@ -1,4 +1,4 @@
-"""The physical truth of a simulated fleet: which GPU sits in which machine, and the acts that change it."""
+"""The physical state of a simulated fleet: which GPU is in which host, and the changes of it."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,13 +8,21 @@ from collector.model import GpuidError
 
 __all__ = ["Card", "Fleet", "Host", "Placed", "SimulationError"]
 
+MODELS = {"h100": "NVIDIA H100 80GB HBM3", "gb200": "NVIDIA GB200"}
+
+_SERIAL_PREFIX = {"h100": "165", "gb200": "176"}
+_GPUS_PER_BOARD = {"h100": 1, "gb200": 2}
+_FIRST_GPU = {"h100": 0, "gb200": 5_000_000_000}
+_TRAYS_PER_CHASSIS = 18
+_H100_BUSES = (0x19, 0x3B, 0x4C, 0x5D, 0x9B, 0xBB, 0xCB, 0xDB)
+
 
 class SimulationError(GpuidError):
-    """What was asked of the simulation cannot be done; the text says what can."""
+    """An action is impossible; the text says what is possible."""
 
 
 class Placed(NamedTuple):
-    """One GPU where it truly is; what it does not have is the empty string."""
+    """One GPU and its true place; what it does not have is an empty string."""
 
     cluster: str
     node: str
@@ -25,9 +33,9 @@ class Placed(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One GPU as the driver of its host sees it; empty strings are what the hardware does not tell."""
+    """One GPU as the driver of its host sees it; what the hardware does not report is an empty string."""
 
-    kind: str  # a key of KINDS
+    kind: str  # a key of MODELS
     uuid: str
     serial: str
     minor: int
@@ -43,7 +51,7 @@ class Card(NamedTuple):
 
 
 class Host:
-    """One physical machine (or compute tray), with the numbers of the GPUs in it in the order of their sockets."""
+    """One physical machine (or compute tray), with the numbers of its GPUs in the order of their sockets."""
 
     __slots__ = ("chassis", "gpus", "kind", "tray")
 
@@ -51,14 +59,14 @@ class Host:
         self.kind = kind
         self.chassis = chassis
         self.tray = tray  # position in its chassis
-        self.gpus = gpus  # a range until the first change: a fleet that nobody touches costs next to nothing
+        self.gpus = gpus  # a range until the first change, so that a large fleet needs little memory
 
 
 class Fleet:
     """Every host and GPU of the clusters `sim-0` … `sim-(clusters-1)`, determined by `seed`.
 
-    A GPU is a number; its UUID and serial follow from the number and the seed. Every third cluster is made of GB200
-    trays (two GPUs share a board and its serial, 18 trays share a chassis), the others of H100 machines.
+    A GPU is a number; its UUID and serial are derived from the number and the seed. Every third cluster consists of
+    GB200 trays (two GPUs share a board and its serial, 18 trays share a chassis), the others of H100 machines.
     """
 
     def __init__(self, *, clusters: int, nodes: int, gpus: int, seed: int = 0) -> None:
@@ -71,9 +79,9 @@ class Fleet:
         self._machines: dict[str, dict[str, Host]] = {}
         self._spare: dict[str, list[Host]] = {}
         self._dropped: set[int] = set()  # fallen off the bus
-        self._lost: set[int] = set()  # "GPU is lost", but still listed
+        self._lost: set[int] = set()  # listed as "GPU is lost"
         self._mig: set[int] = set()
-        self._blank: set[int] = set()  # without a serial
+        self._without_serial: set[int] = set()
         for index in range(clusters):
             name = f"sim-{index}"
             self._index[name] = index
@@ -84,24 +92,24 @@ class Fleet:
 
     @property
     def clusters(self) -> list[str]:
-        """The clusters' names."""
+        """The names of the clusters."""
         return list(self._machines)
 
     def kind(self, cluster: str) -> str:
-        """Give what the cluster's machines are made of: `h100` or `gb200`."""
+        """Return the kind of the machines of a cluster: `h100` or `gb200`."""
         return self._kinds[cluster]
 
     def nodes(self, cluster: str) -> list[str]:
-        """Give the names of the nodes that are on a host with GPUs."""
+        """Return the names of the GPU nodes of a cluster."""
         return list(self._machines[cluster])
 
     def capacity(self, cluster: str, node: str) -> int:
-        """How many GPUs the driver finds on a node."""
+        """Return how many GPUs the driver finds on a node."""
         host = self._host(cluster, node)
         return sum(number not in self._dropped and number not in self._lost for number in host.gpus)
 
     def cards(self, cluster: str, node: str) -> list[Card]:
-        """Give what the driver lists on a node, in the order of the bus."""
+        """Return the GPUs that the driver lists on a node, in the order of the bus."""
         host = self._host(cluster, node)
         chassis = self._chassis(cluster, host)
         return [
@@ -111,16 +119,16 @@ class Fleet:
         ]
 
     def expected(self, *clusters: str) -> set[Placed]:
-        """Every GPU that a correct reading of the given clusters (default: all) must find, and where."""
+        """Return every GPU that a correct reading of the given clusters (default: all) must find, with its place."""
         return {placed for cluster in clusters or self.clusters for placed in self._placed(cluster)}
 
-    # Acts; each returns the UUIDs that it touched
+    # Changes; each returns the UUIDs of the GPUs that it is about
 
     def move(self, cluster: str, node: str, to_cluster: str, to_node: str, uuid: str | None = None) -> list[str]:
-        """Carry a GPU (of GB200: the board with both) to another host; without `uuid` the last one of the node."""
+        """Move a GPU (GB200: the board with two) to another host; without `uuid` the last one of the node."""
         source, target = self._host(cluster, node), self._host(to_cluster, to_node)
         if source is target:
-            raise SimulationError(f"{cluster}: {node} is where the GPU already is")
+            raise SimulationError(f"{cluster}: the GPU is already on {node}")
         board = set(self._board(self._number(cluster, node, uuid)))
         moved = [number for number in source.gpus if number in board]
         source.gpus = [number for number in source.gpus if number not in board]
@@ -128,40 +136,40 @@ class Fleet:
         return [self._uuid(number) for number in moved]
 
     def swap_tray(self, cluster: str, node: str) -> list[str]:
-        """Replace every GPU of a node by a new one, as when its tray was repaired; returns the new UUIDs."""
+        """Replace every GPU of a node with a new one, as in a repair of its tray; return the new UUIDs."""
         host = self._host(cluster, node)
         host.gpus = self._new_gpus(host.kind, len(host.gpus))
         return [self._uuid(number) for number in host.gpus]
 
     def migrate(self, cluster: str, node: str) -> list[str]:
-        """Let a VM return on another host (one that a deleted node left, else a new one); returns its UUIDs."""
+        """Move a VM to another host (a free one, or else a new one); return the UUIDs there."""
         before = self._host(cluster, node)
         host = self._machines[cluster][node] = self._free_host(cluster)
         self._spare[cluster].append(before)
         return [self._uuid(number) for number in host.gpus]
 
     def add(self, cluster: str, node: str) -> list[str]:
-        """Place a new VM on a host (one that a deleted node left, else a new one); returns its UUIDs."""
+        """Create a VM on a host (a free one, or else a new one); return the UUIDs there."""
         if node in self._machines[cluster]:
-            raise SimulationError(f"{cluster}: a node {node} exists already")
+            raise SimulationError(f"{cluster}: node {node} exists already")
         host = self._machines[cluster][node] = self._free_host(cluster)
         return [self._uuid(number) for number in host.gpus]
 
     def remove(self, cluster: str, node: str) -> list[str]:
-        """Delete a VM; its host becomes free. Returns the UUIDs that are gone with it."""
+        """Delete a VM and free its host; return the UUIDs there."""
         host = self._host(cluster, node)
         self._spare[cluster].append(host)
         del self._machines[cluster][node]
         return [self._uuid(number) for number in host.gpus]
 
     def reboot(self, cluster: str, node: str) -> None:
-        """Power-cycle a host: what had fallen off its bus is back."""
+        """Power-cycle a host: GPUs that had fallen off its bus are back."""
         numbers = self._host(cluster, node).gpus
         self._dropped.difference_update(numbers)
         self._lost.difference_update(numbers)
 
     def lose(self, cluster: str, node: str, uuid: str | None = None, *, listed: bool = False) -> list[str]:
-        """Let one GPU fall off the bus; `listed` keeps its entry, with "GPU is lost" in place of every value."""
+        """Make a GPU fall off the bus; `listed` keeps its entry, with "GPU is lost" for every value."""
         number = self._number(cluster, node, uuid)
         (self._lost if listed else self._dropped).add(number)
         return [self._uuid(number)]
@@ -173,12 +181,12 @@ class Fleet:
         return [self._uuid(number) for number in numbers]
 
     def hide_serials(self, cluster: str, node: str) -> list[str]:
-        """Turn the GPUs of a node into cards without a serial, as consumer cards are."""
+        """Make the GPUs of a node report no serial, as consumer cards do."""
         numbers = self._host(cluster, node).gpus
-        self._blank.update(numbers)
+        self._without_serial.update(numbers)
         return [self._uuid(number) for number in numbers]
 
-    # How numbers become nameplates
+    # Numbers to serials and UUIDs
 
     def _placed(self, cluster: str) -> Iterator[Placed]:
         for node in self._machines[cluster]:
@@ -191,7 +199,7 @@ class Fleet:
         return Card(
             kind=kind,
             uuid=self._uuid(number),
-            serial="" if number in self._blank else self._serial(number),
+            serial="" if number in self._without_serial else self._serial(number),
             minor=index,
             bus_id=_bus_id(kind, index),
             module=index + 1,
@@ -217,14 +225,14 @@ class Fleet:
         return "182" + self._scrambled(self._index[cluster] * 100_000 + host.chassis) if host.kind == "gb200" else ""
 
     def _scrambled(self, number: int) -> str:
-        """Ten digits that look arbitrary; different numbers give different digits (the factor has no 2 and no 5)."""
+        """Return ten digits that look random and differ for each number (the factor is not divisible by 2 or 5)."""
         offset = int.from_bytes(self._digest(b"offset", 0)[:4])
         return f"{(number * 3_141_592_653 + offset) % 10_000_000_000:010d}"
 
     def _digest(self, what: bytes, number: int) -> bytes:
         return hashlib.blake2b(b"%b%b/%d" % (self._salt, what, number), digest_size=16).digest()
 
-    # Hosts and parts
+    # Hosts and their GPUs
 
     def _host(self, cluster: str, node: str) -> Host:
         try:
@@ -239,7 +247,7 @@ class Fleet:
     def _number(self, cluster: str, node: str, uuid: str | None) -> int:
         present = [number for number in self._host(cluster, node).gpus if number not in self._dropped]
         if not present:
-            raise SimulationError(f"{cluster}: {node} has no GPU left")
+            raise SimulationError(f"{cluster}: {node} has no GPUs left")
         if uuid is None:
             return present[-1]
         by_uuid = {self._uuid(number): number for number in present}
@@ -264,17 +272,8 @@ class Fleet:
 
     def _new_gpus(self, kind: str, count: int) -> range:
         first = _FIRST_GPU[kind] + self._next_gpu[kind]
-        self._next_gpu[kind] += -count // _GPUS_PER_BOARD[kind] * -_GPUS_PER_BOARD[kind]  # boards come whole
+        self._next_gpu[kind] += -count // _GPUS_PER_BOARD[kind] * -_GPUS_PER_BOARD[kind]  # whole boards
         return range(first, first + count)
-
-
-MODELS = {"h100": "NVIDIA H100 80GB HBM3", "gb200": "NVIDIA GB200"}
-
-_SERIAL_PREFIX = {"h100": "165", "gb200": "176"}
-_GPUS_PER_BOARD = {"h100": 1, "gb200": 2}
-_FIRST_GPU = {"h100": 0, "gb200": 5_000_000_000}
-_TRAYS_PER_CHASSIS = 18
-_H100_BUSES = (0x19, 0x3B, 0x4C, 0x5D, 0x9B, 0xBB, 0xCB, 0xDB)
 
 
 def _kind(number: int) -> str:
@@ -288,6 +287,6 @@ def _bus_id(kind: str, index: int) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    """Give the names, or the ends of a long list of them."""
+    """Return the names, shortened if there are many."""
     listed = list(names)
     return ", ".join(listed) if len(listed) <= 4 else f"{listed[0]}, {listed[1]} … {listed[-1]}"

@@ -1,4 +1,4 @@
-"""The Kubernetes objects of a simulated cluster as documents: nodes, the pods on them, and what they are named."""
+"""Creates the Kubernetes objects of a simulated cluster, nodes and pods, as documents."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -29,21 +29,35 @@ GPU_POD_LABELS = {
     "pod-template-generation": "1",
 }
 
+_NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+_ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
+_MACHINES = {"h100": "p5.48xlarge", "gb200": "p6e-gb200.36xlarge"}
+_ARCHITECTURE = {"h100": "amd64", "gb200": "arm64"}
+_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+_IMAGES = (
+    ("registry.example/nvidia", "driver:570.124.06-ubuntu24.04"),
+    ("registry.example/nvidia", "k8s-device-plugin:v0.17.4"),
+    ("registry.example/nvidia/cloud-native", "gpu-operator-validator:v25.3.4"),
+    ("registry.example/nvidia/k8s", "dcgm-exporter:4.2.3-4.1.3-ubuntu22.04"),
+    ("registry.example", "kube-proxy:v1.34.2"),
+    ("registry.example", "pause:3.10"),
+)
+
 
 class Resource(NamedTuple):
-    """A kind of object that the API serves."""
+    """A resource that the API serves."""
 
     group: str
     plural: str
     kind: str
     namespaced: bool
     verbs: tuple[str, ...]
-    fields: tuple[str, ...]  # what field selectors may name
-    short: str
+    fields: tuple[str, ...]  # allowed in field selectors
+    short: str  # name for kubectl
 
     @property
     def api_version(self) -> str:
-        """The `apiVersion` of its objects."""
+        """The apiVersion of its objects."""
         return f"{self.group}/v1" if self.group else "v1"
 
 
@@ -60,7 +74,7 @@ RESOURCES = {(resource.group, resource.plural): resource for resource in (PODS, 
 
 
 class ObjectFactory:
-    """Makes the documents of one cluster; the same arguments give the same document."""
+    """Creates the documents of one cluster; the same arguments give the same document."""
 
     def __init__(self, cluster: str, kind: str, seed: int, born: float) -> None:
         self.cluster = cluster
@@ -69,17 +83,17 @@ class ObjectFactory:
         self._born = rfc3339(born, "seconds")
 
     def uid(self, *what: object) -> str:
-        """Give an identifier in the form of a UUID that follows from what it is for."""
+        """Return an identifier in the form of a UUID, derived from what it is for."""
         digits = self._digest(*what)
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
 
     def pod_name(self, prefix: str, *what: object) -> str:
-        """Give a generated name: the prefix and five characters."""
+        """Return a generated name: the prefix and five characters."""
         digits = self._digest("name", *what)
         return prefix + "".join(_NAME_ALPHABET[int(digits[2 * at : 2 * at + 2], 16) % 27] for at in range(5))
 
     def node(self, name: str, number: int, gpus: int, *, generation: int = 0, since: float | None = None) -> Document:
-        """Give a ready node; `gpus` 0 makes one without GPUs. A new `generation` is a new VM under an old name."""
+        """Return a ready node with some GPUs or none; a new `generation` is a new VM under an old name."""
         created = rfc3339(since, "seconds") if since is not None else self._born
         address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         zone = _ZONES[number % len(_ZONES)]
@@ -160,7 +174,7 @@ class ObjectFactory:
         }
 
     def gpu_pod(self, node: str, generation: int, since: float | None = None) -> Document:
-        """Give the device plugin's pod on a node; a new `generation` is a new pod."""
+        """Return the device-plugin pod of a node; a new `generation` is a new pod."""
         prefix = "nvidia-device-plugin-daemonset-"
         source = PRESETS["gpu-operator"]
         return self.pod(
@@ -186,7 +200,7 @@ class ObjectFactory:
         owner: tuple[str, str],
         since: float | None = None,
     ) -> Document:
-        """Give a running pod of one container with everything ready."""
+        """Return a running and ready pod with one container."""
         started = rfc3339(since, "seconds") if since is not None else self._born
         uid = self.uid("pod", namespace, name)
         address = f"10.244.{int(uid[:2], 16)}.{int(uid[2:4], 16)}"
@@ -280,27 +294,12 @@ class ObjectFactory:
         }
 
     def container_id(self, pod_uid: str, container: str, restarts: int) -> str:
-        """Give the runtime's name of a container's run."""
+        """Return the ID that the runtime gives to a container after some restarts."""
         return f"containerd://{self._digest('container', pod_uid, container, restarts, wide=True)}"
 
     def _digest(self, *what: object, wide: bool = False) -> str:
         text = self._salt + "/".join(map(str, what))
         return hashlib.blake2b(text.encode(), digest_size=32 if wide else 16).hexdigest()
-
-
-_NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-_ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
-_MACHINES = {"h100": "p5.48xlarge", "gb200": "p6e-gb200.36xlarge"}
-_ARCHITECTURE = {"h100": "amd64", "gb200": "arm64"}
-_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-_IMAGES = (
-    ("registry.example/nvidia", "driver:570.124.06-ubuntu24.04"),
-    ("registry.example/nvidia", "k8s-device-plugin:v0.17.4"),
-    ("registry.example/nvidia/cloud-native", "gpu-operator-validator:v25.3.4"),
-    ("registry.example/nvidia/k8s", "dcgm-exporter:4.2.3-4.1.3-ubuntu22.04"),
-    ("registry.example", "kube-proxy:v1.34.2"),
-    ("registry.example", "pause:3.10"),
-)
 
 
 def _condition(kind: str, status: str, reason: str, since: str) -> Document:

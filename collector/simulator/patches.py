@@ -1,4 +1,4 @@
-"""The three kinds of patch that Kubernetes applies to an object: strategic merge, merge and JSON patch."""
+"""Applies the three kinds of patches of Kubernetes: strategic merge patch, merge patch and JSON patch."""
 
 import copy
 from typing import Any
@@ -7,9 +7,18 @@ from collector.simulator.errors import ApiError, bad_request, unsupported_media_
 
 __all__ = ["apply"]
 
+_ACCEPTED = (
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+)
+
+# Lists that a strategic merge patch merges by a key; it replaces all others.
+_MERGE_KEYS = {"conditions": "type", "addresses": "type", "ownerReferences": "uid"}
+
 
 def apply(content_type: str, document: dict[str, Any], patch: Any) -> dict[str, Any]:
-    """Give the patched document; the given one stays as it is. Raises ApiError for what cannot be applied."""
+    """Return a patched copy of a document; raises ApiError if the patch cannot be applied."""
     kind = content_type.partition(";")[0].strip()
     if kind == "application/json-patch+json":
         if not isinstance(patch, list):
@@ -21,16 +30,6 @@ def apply(content_type: str, document: dict[str, Any], patch: Any) -> dict[str, 
     if not isinstance(patch, dict):
         raise bad_request("a merge patch is an object")
     return _merge(document, patch, strategic=kind == "application/strategic-merge-patch+json")
-
-
-_ACCEPTED = (
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-)
-
-# The lists that a strategic merge joins by a key; it replaces all others.
-_MERGE_KEYS = {"conditions": "type", "addresses": "type", "ownerReferences": "uid"}
 
 
 def _merge(target: Any, patch: dict[str, Any], *, strategic: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads Kubernetes' protobuf form of the few objects that clients send, into the documents that JSON would give."""
+"""Decodes the few objects that clients send as Kubernetes protobuf, into the same documents as from JSON."""
 
 import time
 from collections.abc import Iterator
@@ -11,25 +11,9 @@ __all__ = ["MEDIA_TYPE", "decode"]
 
 MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 
-
-def decode(body: bytes) -> Document:
-    """Read one object; raises ApiError 400 for what is not protobuf or of a kind that is not known here."""
-    if not body.startswith(_MAGIC):
-        raise bad_request("the provided data does not appear to be a protobuf message")
-    try:
-        envelope = dict(_fields(body[len(_MAGIC) :]))
-        kind = _message(envelope[1], {1: ("apiVersion", "text"), 2: ("kind", "text")})
-        schema = _SCHEMAS.get(kind.get("kind", ""))
-        if schema is None:
-            raise bad_request(f"no kind {kind.get('kind')!r} is understood as protobuf")
-        return kind | _message(envelope.get(2, b""), schema)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise bad_request("the provided data is not a whole protobuf message") from error
-
-
 _MAGIC = b"k8s\x00"
 
-# Field number -> (name, how to read it), as in the generated.proto files of k8s.io/api and k8s.io/apimachinery.
+# Field number -> (name, type), as in the generated.proto files of k8s.io/api and k8s.io/apimachinery.
 _Schema = dict[int, tuple[str, Any]]
 _METADATA: _Schema = {
     1: ("name", "text"), 2: ("generateName", "text"), 3: ("namespace", "text"), 5: ("uid", "text"),
@@ -55,6 +39,21 @@ _SCHEMAS: dict[str, _Schema] = {
     "SelfSubjectReview": {1: ("metadata", _METADATA)},
     "DeleteOptions": {},
 }
+
+
+def decode(body: bytes) -> Document:
+    """Return one object; raises ApiError 400 if it is not protobuf or of an unknown kind."""
+    if not body.startswith(_MAGIC):
+        raise bad_request("the provided data does not appear to be a protobuf message")
+    try:
+        envelope = dict(_fields(body[len(_MAGIC) :]))
+        kind = _message(envelope[1], {1: ("apiVersion", "text"), 2: ("kind", "text")})
+        schema = _SCHEMAS.get(kind.get("kind", ""))
+        if schema is None:
+            raise bad_request(f"kind {kind.get('kind')!r} is not supported as protobuf")
+        return kind | _message(envelope.get(2, b""), schema)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise bad_request("the provided data is not a complete protobuf message") from error
 
 
 def _message(data: Any, schema: _Schema) -> Document:

@@ -1,17 +1,19 @@
-"""What a request to the API is about: its verb, resource, namespace and name."""
+"""Parses what a request to the API is about: its verb, resource, namespace and name."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 __all__ = ["RequestInfo", "flag", "parse"]
 
+_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
 
 class RequestInfo(NamedTuple):
-    """One request as authorization and counters see it."""
+    """One request, as authorization and counters see it."""
 
     verb: str
     group: str
-    resource: str  # plural; of what is not a resource, the path
+    resource: str  # plural; the path, if the request is not about a resource
     namespace: str = ""
     name: str = ""
     subresource: str = ""
@@ -24,7 +26,7 @@ class RequestInfo(NamedTuple):
 
 
 def parse(method: str, path: str, *, watch: bool) -> RequestInfo:
-    """Read method and path; `watch` is true when the query asks for a watch."""
+    """Parse method and path; `watch` says whether the query asks for a watch."""
     parts = [part for part in path.split("/") if part]
     if parts[:2] == ["api", "v1"] and len(parts) > 2:
         group, rest = "", parts[2:]
@@ -45,8 +47,5 @@ def parse(method: str, path: str, *, watch: bool) -> RequestInfo:
 
 
 def flag(query: Mapping[str, str], key: str) -> bool:
-    """Tell whether the query says yes to `key`, in any of the ways in which Go writes a true."""
+    """Return whether `key` is true in the query, in any of the spellings that Go accepts."""
     return query.get(key, "") in ("1", "t", "T", "TRUE", "true", "True")
-
-
-_VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}

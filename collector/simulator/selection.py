@@ -1,4 +1,4 @@
-"""Label and field selectors, from their text to a decision."""
+"""Evaluates label and field selectors."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,11 +10,13 @@ __all__ = ["Labels", "label_selector", "required_fields"]
 
 Labels = Mapping[str, str]
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+
 
 def label_selector(text: str) -> Callable[[Labels], bool] | None:
-    """Read a label selector; None selects everything. Raises ApiError 400."""
+    """Return a label selector as a predicate, None if it selects everything; raises ApiError 400."""
     try:
-        requirements = [_decision(requirement) for requirement in parse_selector(text)]
+        requirements = [_predicate(requirement) for requirement in parse_selector(text)]
     except ValueError as error:
         raise bad_request(f"unable to parse requirement: {error}") from error
     if not requirements:
@@ -25,7 +27,7 @@ def label_selector(text: str) -> Callable[[Labels], bool] | None:
 
 
 def required_fields(text: str, supported: tuple[str, ...]) -> list[tuple[str, str, bool]]:
-    """Read a field selector into (field, value, equal); raises ApiError 400 for a field that is not `supported`."""
+    """Return a field selector as (field, value, equal); raises ApiError 400 for a field that is not `supported`."""
     required = []
     for part in filter(None, text.split(",")):
         found = re.fullmatch(r"([^=!]+)(==|=|!=)(.*)", part)
@@ -38,7 +40,7 @@ def required_fields(text: str, supported: tuple[str, ...]) -> list[tuple[str, st
     return required
 
 
-def _decision(requirement: Requirement) -> Callable[[Labels], bool]:
+def _predicate(requirement: Requirement) -> Callable[[Labels], bool]:
     key, operator, values = requirement
     match operator:
         case "" | "!":
@@ -48,11 +50,8 @@ def _decision(requirement: Requirement) -> Callable[[Labels], bool]:
         case "<" | ">":
             (limit,) = map(int, values)
             return lambda labels: (
-                _WHOLE.fullmatch(labels.get(key, "")) is not None
+                _INTEGER.fullmatch(labels.get(key, "")) is not None
                 and (int(labels[key]) < limit if operator == "<" else int(labels[key]) > limit)
             )
         case _:
             return lambda labels: labels.get(key) in values
-
-
-_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")

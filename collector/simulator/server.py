@@ -1,4 +1,4 @@
-"""One simulated API server: takes requests over TLS, authenticates, authorizes and hands them on."""
+"""One simulated API server: accepts requests over TLS, authenticates, authorizes and dispatches them."""
 
 import ssl
 import time
@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from collector.config import ConfigError
-from collector.simulator import discovery, errors, reading, writing
+from collector.simulator import discovery, errors, read_verbs, write_verbs
 from collector.simulator.connections import Connections
 from collector.simulator.exec_sessions import ExecSessions
 from collector.simulator.faults import Counters, Faults
@@ -16,14 +16,19 @@ from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
 from collector.simulator.requests import RequestInfo, flag, parse
 from collector.simulator.state import State
 from collector.simulator.storage import Storage
+from collector.text import describe_os_error
 
 __all__ = ["USER", "ApiServer"]
 
 USER = "simulated-user"
 
+_HEALTH_PATHS = {"/healthz", "/livez", "/readyz"}
+_KEEPALIVE_SECONDS = 300.0  # that an idle connection stays open
+_SHUTDOWN_SECONDS = 0.1  # for open requests
+
 
 class ApiServer:
-    """Serves one cluster's storage as a Kubernetes API server does."""
+    """Serves the storage of one cluster as a Kubernetes API server does."""
 
     def __init__(
         self,
@@ -51,20 +56,23 @@ class ApiServer:
 
     @property
     def running(self) -> bool:
-        """True while the port is open."""
+        """Whether the port is open."""
         return self._runner is not None
 
     async def start(self, port: int) -> None:
-        """Open `port` (0: a free one) on the host; raises ConfigError when it cannot be had."""
-        # A client that goes away ends its watch and its exec: that is what handler_cancellation is for.
-        server = web.Server(self._answer, handler_cancellation=True, access_log=None, keepalive_timeout=300)
-        runner = web.ServerRunner(server, shutdown_timeout=0.1)
+        """Open `port` (0: any free one) on the host; raises ConfigError if it is not available."""
+        # With handler_cancellation a client that disconnects ends its watch or exec.
+        server = web.Server(
+            self._answer, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS
+        )
+        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await runner.setup()
         try:
             await web.TCPSite(runner, self.host, port, ssl_context=self._context, backlog=1024).start()
         except OSError as error:
             await runner.cleanup()
-            raise ConfigError(f"{self.host}:{port}: cannot listen here: {error.strerror}") from error
+            reason = describe_os_error(error, "unknown error")
+            raise ConfigError(f"{self.host}:{port}: cannot listen here: {reason}") from error
         self.port = runner.addresses[0][1]
         self.connections.server = server
         self._runner = runner
@@ -90,12 +98,12 @@ class ApiServer:
                 status=error.code, body=error.body, content_type="application/json", headers=error.headers
             )
         self.counters.responses[response.status] += 1
-        await self.connections.pass_gate(request)
+        await self.connections.wait_until_thawed(request)
         return response
 
     async def _respond(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
-        await self.connections.pass_gate(request)
-        if not info.is_resource and info.resource in _HEALTH:
+        await self.connections.wait_until_thawed(request)
+        if not info.is_resource and info.resource in _HEALTH_PATHS:
             return web.Response(text="ok")
         if self.faults.throttles():
             raise errors.too_many_requests(self.faults.retry_after)
@@ -104,8 +112,8 @@ class ApiServer:
         if not info.is_resource:
             return _discovery(info.resource)
         self._authorize(info)
-        if info.resource in writing.REVIEWS:
-            return writing.review(info, await writing.read_body(request), self.faults, USER)
+        if info.resource in write_verbs.REVIEWS:
+            return write_verbs.review(info, await write_verbs.read_body(request), self.faults, USER)
         resource = RESOURCES.get((info.group, info.resource))
         if resource is None:
             raise errors.unknown_path()
@@ -119,34 +127,31 @@ class ApiServer:
         if info.verb not in resource.verbs:
             raise errors.method_not_allowed()
         if info.verb == "watch":
-            return await reading.watch(self._state, request, info, resource, self.bookmark_interval)
+            return await read_verbs.watch(self._state, request, info, resource, self.bookmark_interval)
         if info.verb == "list":
-            return reading.listing(self.storage, request, info, resource, time.time())
+            return read_verbs.list_objects(self.storage, request, info, resource, time.time())
         if info.verb == "get":
-            return reading.get(self.storage, request, info, resource, time.time())
+            return read_verbs.get(self.storage, request, info, resource, time.time())
         body = b"" if info.verb == "delete" else await request.read()
-        return writing.write(self.storage, info, resource, body, request.content_type)
+        return write_verbs.write(self.storage, info, resource, body, request.content_type)
 
     def _authorize(self, info: RequestInfo) -> None:
-        # Exec over WebSocket is a GET, and since Kubernetes 1.35 needs the right to create all the same.
+        # Exec over WebSocket is a GET, and since Kubernetes 1.35 also needs the right to create.
         verbs = {info.verb, "create"} if info.subresource == "exec" else {info.verb}
         for verb in sorted(verbs, reverse=True):
             if self.faults.denies(verb, info.right):
                 raise errors.forbidden(USER, verb, info.right, info.group, info.namespace, info.name)
 
 
-_HEALTH = {"/healthz", "/livez", "/readyz"}
-
-
 def _discovery(path: str) -> web.Response:
-    body = discovery.answer(path)
+    body = discovery.document(path)
     if body is None:
         raise errors.unknown_path()
     return web.Response(body=body, content_type="application/json")
 
 
 def describe(server: ApiServer) -> dict[str, Any]:
-    """How a server is, for a reader."""
+    """Return the state of a server as JSON values."""
     return {
         "url": f"https://{server.host}:{server.port}",
         "running": server.running,

@@ -20,9 +20,9 @@ __all__ = ["Simulator"]
 class Simulator:
     """Simulated Kubernetes clusters `sim-0` … with a fleet of GPUs behind them, while the context is open.
 
-    `nodes` and `gpus` are numbers per cluster and per node, `latency` and `bookmark_interval` seconds. With `ports`
-    the servers take that port and those after it, the control server the last one; 0 takes any free ones. Files go
-    into `directory`, by default a temporary one. The same `seed` makes the same fleet.
+    `nodes` is the number per cluster, `gpus` that per node; `latency` (of an exec) and `bookmark_interval` are seconds.
+    The servers listen on `ports` and the following ones, the control server on the last; 0 means any free ports. Files
+    are written to `directory`, by default a temporary one. The same `seed` makes the same fleet.
     """
 
     def __init__(
@@ -52,18 +52,18 @@ class Simulator:
 
     @property
     def kubeconfig(self) -> Path:
-        """The kubeconfig with a context for each cluster; `sim-0` is the current one."""
+        """The path of a kubeconfig with a context for each cluster; `sim-0` is the current context."""
         if self._directory is None:
             raise RuntimeError("the simulator has not been started")
         return self._directory / "kubeconfig"
 
     @property
     def control_url(self) -> str:
-        """Where the control server answers."""
+        """The URL of the control server."""
         return self._control.url
 
     async def __aenter__(self) -> Self:
-        """Open every port; raises ConfigError when one cannot be had."""
+        """Open every port; raises ConfigError when one is not available."""
         async with contextlib.AsyncExitStack() as opening:
             if self._directory is None:
                 folder = opening.enter_context(tempfile.TemporaryDirectory(prefix="gpuid-simulator-"))
@@ -86,7 +86,7 @@ class Simulator:
                 await cluster.open(self._ports + index if self._ports else 0)
                 opening.push_async_callback(cluster.server.stop)
             opening.push_async_callback(self._control.stop)
-            # Whoever reaches the control server commands the simulation: it stays on the loopback.
+            # Every client of the control server may change the simulation, so it listens on the loopback only.
             await self._control.start("127.0.0.1", self._ports + len(self.clusters) if self._ports else 0)
             self._write_kubeconfig()
             self._open = opening.pop_all()
@@ -112,7 +112,7 @@ class Simulator:
             "users": [{"name": name, "user": {"token": cluster.token}} for name, cluster in self.clusters.items()],
             "contexts": [{"name": name, "context": {"cluster": name, "user": name}} for name in self.clusters],
         }
-        # JSON is YAML. The file takes its place at once, so that nobody reads half of it, and is its owner's alone.
+        # JSON is YAML. The file is replaced atomically, so that nobody reads half of it; only its owner may read it.
         path = self.kubeconfig
         partial = path.with_suffix(".new")
         partial.touch(mode=0o600)

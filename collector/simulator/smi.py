@@ -1,4 +1,4 @@
-"""Prints what `nvidia-smi -q -x` prints for the cards of one host."""
+"""Renders the output of `nvidia-smi -q -x` for the GPUs of one host."""
 
 import functools
 import re
@@ -10,88 +10,6 @@ from collector.simulator.fleet import MODELS, Card
 __all__ = ["DRIVER_VERSION", "render"]
 
 DRIVER_VERSION = {"h100": "570.124.06", "gb200": "570.158.01"}
-
-
-def render(kind: str, cards: Sequence[Card], now: float) -> bytes:
-    """Give the whole document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC."""
-    head = (
-        '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>\n'
-        f"\t<timestamp>{time.strftime('%a %b %e %H:%M:%S %Y', time.gmtime(now))}</timestamp>\n"
-        f"\t<driver_version>{DRIVER_VERSION[kind]}</driver_version>\n\t<cuda_version>12.8</cuda_version>\n"
-        f"\t<attached_gpus>{len(cards)}</attached_gpus>\n"
-    )
-    return "".join([head, *map(_gpu, cards), "</nvidia_smi_log>\n"]).encode()
-
-
-def _gpu(card: Card) -> str:
-    domain, bus, _ = card.bus_id.split(":")
-    if card.lost:
-        return _lost_gpu(card.kind).replace("{bus_id}", card.bus_id)
-    values = {
-        "bus_id": card.bus_id,
-        "bus": bus,
-        "domain": domain[4:],
-        "board_id": f"0x{int(domain[4:] + bus, 16) << 8:x}",
-        "serial": card.serial or "N/A",
-        "uuid": card.uuid,
-        "index": str(card.minor),
-        "chassis": card.chassis or "N/A",
-        "slot": card.slot or "N/A",
-        "tray": card.tray or "N/A",
-        "host": card.host or "N/A",
-        "module": str(card.module),
-        "guid": card.fabric_guid,
-        "mig": "Enabled" if card.mig else "Disabled",
-        "mig_devices": _MIG_DEVICES if card.mig else "None",
-        "temperature": str(29 + card.minor % 5),
-    }
-    # The template is cut at its placeholders once, so a GPU costs one join, whatever the length of the text.
-    texts, names = _pieces(card.kind)
-    parts = [""] * (len(texts) + len(names))
-    parts[::2] = texts
-    parts[1::2] = [values[name] for name in names]
-    return "".join(parts)
-
-
-@functools.cache
-def _pieces(kind: str) -> tuple[list[str], list[str]]:
-    pieces = re.split(r"\{(\w+)\}", _template(kind))
-    return pieces[::2], pieces[1::2]
-
-
-@functools.cache
-def _lost_gpu(kind: str) -> str:
-    return re.sub(r">[^<>\n]+</", ">GPU is lost</", _template(kind).replace("\n\t\t\t{mig_devices}", ""))
-
-
-@functools.cache
-def _template(kind: str) -> str:
-    return "\n".join(['\t<gpu id="{bus_id}">', *_elements(_fill(_OUTLINE, _KINDS[kind])), "\t</gpu>\n\n"])
-
-
-def _fill(outline: str, values: Mapping[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), outline)
-
-
-def _elements(outline: str) -> Iterator[str]:
-    """Turn `block/inner: name=value; …` lines into indented elements; a block stays open while lines name it."""
-    opened: list[str] = []
-    for line in outline.strip().splitlines():
-        path, _, leaves = line.strip().partition(":")
-        wanted = [block for block in path.split("/") if block]
-        while opened != wanted[: len(opened)]:
-            block = opened.pop()
-            yield "\t" * (len(opened) + 2) + f"</{block}>"
-        for block in wanted[len(opened) :]:
-            yield "\t" * (len(opened) + 2) + f"<{block}>"
-            opened.append(block)
-        for leaf in filter(None, (leaf.strip() for leaf in leaves.split(";"))):
-            name, is_element, value = leaf.partition("=")
-            yield "\t" * (len(opened) + 2) + (f"<{name}>{value}</{name}>" if is_element else name)
-    while opened:
-        block = opened.pop()
-        yield "\t" * (len(opened) + 2) + f"</{block}>"
-
 
 _MIG_DEVICES = "\n\t\t\t".join(
     f"<mig_device>\n\t\t\t\t<index>{index}</index>\n\t\t\t\t<gpu_instance_id>{index + 1}</gpu_instance_id>\n"
@@ -220,3 +138,84 @@ processes:
 accounted_processes:
 capabilities: egm=disabled
 """
+
+
+def render(kind: str, cards: Sequence[Card], now: float) -> bytes:
+    """Return the document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC."""
+    head = (
+        '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>\n'
+        f"\t<timestamp>{time.strftime('%a %b %e %H:%M:%S %Y', time.gmtime(now))}</timestamp>\n"
+        f"\t<driver_version>{DRIVER_VERSION[kind]}</driver_version>\n\t<cuda_version>12.8</cuda_version>\n"
+        f"\t<attached_gpus>{len(cards)}</attached_gpus>\n"
+    )
+    return "".join([head, *map(_gpu, cards), "</nvidia_smi_log>\n"]).encode()
+
+
+def _gpu(card: Card) -> str:
+    domain, bus, _ = card.bus_id.split(":")
+    if card.lost:
+        return _lost_gpu(card.kind).replace("{bus_id}", card.bus_id)
+    values = {
+        "bus_id": card.bus_id,
+        "bus": bus,
+        "domain": domain[4:],
+        "board_id": f"0x{int(domain[4:] + bus, 16) << 8:x}",
+        "serial": card.serial or "N/A",
+        "uuid": card.uuid,
+        "index": str(card.minor),
+        "chassis": card.chassis or "N/A",
+        "slot": card.slot or "N/A",
+        "tray": card.tray or "N/A",
+        "host": card.host or "N/A",
+        "module": str(card.module),
+        "guid": card.fabric_guid,
+        "mig": "Enabled" if card.mig else "Disabled",
+        "mig_devices": _MIG_DEVICES if card.mig else "None",
+        "temperature": str(29 + card.minor % 5),
+    }
+    # The template is split at its placeholders once, so that a GPU costs one join.
+    texts, names = _pieces(card.kind)
+    parts = [""] * (len(texts) + len(names))
+    parts[::2] = texts
+    parts[1::2] = [values[name] for name in names]
+    return "".join(parts)
+
+
+@functools.cache
+def _pieces(kind: str) -> tuple[list[str], list[str]]:
+    pieces = re.split(r"\{(\w+)\}", _template(kind))
+    return pieces[::2], pieces[1::2]
+
+
+@functools.cache
+def _lost_gpu(kind: str) -> str:
+    return re.sub(r">[^<>\n]+</", ">GPU is lost</", _template(kind).replace("\n\t\t\t{mig_devices}", ""))
+
+
+@functools.cache
+def _template(kind: str) -> str:
+    return "\n".join(['\t<gpu id="{bus_id}">', *_elements(_fill(_OUTLINE, _KINDS[kind])), "\t</gpu>\n\n"])
+
+
+def _fill(outline: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), outline)
+
+
+def _elements(outline: str) -> Iterator[str]:
+    """Yield `block/inner: name=value; …` lines as indented elements; a block stays open while lines name it."""
+    opened: list[str] = []
+    for line in outline.strip().splitlines():
+        path, _, leaves = line.strip().partition(":")
+        wanted = [block for block in path.split("/") if block]
+        while opened != wanted[: len(opened)]:
+            block = opened.pop()
+            yield "\t" * (len(opened) + 2) + f"</{block}>"
+        for block in wanted[len(opened) :]:
+            yield "\t" * (len(opened) + 2) + f"<{block}>"
+            opened.append(block)
+        for leaf in filter(None, (leaf.strip() for leaf in leaves.split(";"))):
+            name, is_element, value = leaf.partition("=")
+            yield "\t" * (len(opened) + 2) + (f"<{name}>{value}</{name}>" if is_element else name)
+    while opened:
+        block = opened.pop()
+        yield "\t" * (len(opened) + 2) + f"</{block}>"

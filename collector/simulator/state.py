@@ -1,4 +1,4 @@
-"""What the handlers of one simulated API server share."""
+"""The state that the handlers of one simulated API server share."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ __all__ = ["State"]
 
 
 class State(NamedTuple):
-    """One API server's objects, misbehaviour, counts and connections."""
+    """The objects, faults, counters and connections of one API server."""
 
     storage: Storage
     faults: Faults

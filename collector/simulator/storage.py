@@ -1,4 +1,4 @@
-"""One cluster's objects with their resource versions, their recent history and the watches on them."""
+"""The objects of one cluster with their resource versions, their recent history and the watches on them."""
 
 import asyncio
 import base64
@@ -16,9 +16,17 @@ from collector.simulator.selection import Labels, label_selector, required_field
 
 __all__ = ["Entry", "Event", "Filter", "Page", "Storage", "WatchSubscription"]
 
+HISTORY_EVENTS = 4096  # that watches and lists can go back
+
+_TOKEN_TOO_OLD = (
+    "The provided continue parameter is too old to display a consistent list result. You can start a new list "  # noqa: S105
+    "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
+    "results."
+)
+
 
 class Entry:
-    """One version of one object; its bytes are made when first asked for."""
+    """One version of one object; its JSON is created when it is first needed."""
 
     __slots__ = ("_body", "_make", "key", "labels", "node", "version")
 
@@ -34,7 +42,7 @@ class Entry:
     ) -> None:
         self.key = key  # `namespace/name`, or `name` where there are no namespaces
         self.version = version
-        self.labels = labels  # None: to be read from the body
+        self.labels = labels  # None: still to be read from the body
         self.node = node  # `spec.nodeName`
         self._make = make
         self._body = body
@@ -50,18 +58,18 @@ class Entry:
         return self._body
 
     def document(self) -> Document:
-        """Give a fresh copy of the object."""
+        """Return a fresh copy of the object."""
         document: Document = msgspec.json.decode(self.body)
         return document
 
     def at(self, version: int) -> "Entry":
-        """Give the same object under another resource version, as a deletion shows it."""
+        """Return the same object with another resource version, as in a DELETED event."""
         document = self.document()
         document["metadata"]["resourceVersion"] = str(version)
         return Entry(self.key, version, self.labels, self.node, body=msgspec.json.encode(document))
 
     def read_labels(self) -> Labels:
-        """Its labels."""
+        """Return its labels."""
         if self.labels is None:
             self.labels = _LABELS.decode(self.body).metadata.labels
         return self.labels
@@ -86,7 +94,7 @@ class Filter:
         self.everything = not (namespace or self._labels or self._fields)
 
     def matches(self, entry: Entry) -> bool:
-        """Tell whether an object is selected."""
+        """Return whether an object is selected."""
         if self.namespace and not entry.key.startswith(self.namespace + "/"):
             return False
         if self._labels is not None and not self._labels(entry.read_labels()):
@@ -99,12 +107,12 @@ class Page(NamedTuple):
 
     version: int
     entries: list[Entry]
-    token: str  # continues the list; empty at its end
+    token: str  # for the next page; empty on the last
     remaining: int | None
 
 
 class WatchSubscription:
-    """What one client has yet to be told; the serving task waits on it."""
+    """The events that one watch has still to send."""
 
     def __init__(self, resource: Resource, selected: Filter) -> None:
         self.resource = resource
@@ -114,7 +122,7 @@ class WatchSubscription:
         self._wakeup = asyncio.Event()
 
     def push(self, event: Event) -> None:
-        """Queue a change."""
+        """Queue an event."""
         self._pending.append(event)
         self._wakeup.set()
 
@@ -124,7 +132,7 @@ class WatchSubscription:
         self._wakeup.set()
 
     async def wait(self, seconds: float) -> None:
-        """Return when there is something to tell, or after `seconds`."""
+        """Return when there is something to send, or after `seconds`."""
         if not self._pending and self.failure is None:
             self._wakeup.clear()
             try:
@@ -134,7 +142,7 @@ class WatchSubscription:
                 pass
 
     def take(self) -> Iterator[tuple[str, Entry]]:
-        """Take what is queued, as (event type, object) seen through the selection."""
+        """Yield and remove the queued events, as (event type, object) as seen by the filter."""
         while self._pending:
             event = self._pending.popleft()
             before = event.previous is not None and self.selected.matches(event.previous)
@@ -146,37 +154,37 @@ class WatchSubscription:
 
 
 class Storage:
-    """Objects under one increasing resource version, with a bounded window of history."""
+    """Objects with one increasing resource version and a limited history."""
 
-    def __init__(self, history: int = 4096) -> None:
+    def __init__(self, history: int = HISTORY_EVENTS) -> None:
         self.version = 1000
-        self.compacted = self.version  # what happened up to here is forgotten
+        self.compacted = self.version  # older versions are no longer available
         self._objects: dict[Resource, dict[str, Entry]] = {resource: {} for resource in RESOURCES.values()}
         self._sorted: dict[Resource, list[str]] = {}
         self._history: deque[Event] = deque()
         self._window = history
-        self._watches: set[WatchSubscription] = set()
+        self._subscriptions: set[WatchSubscription] = set()
 
     def seed(
         self, resource: Resource, key: str, labels: Labels | None, node: str, make: Callable[[], Document]
     ) -> None:
-        """Add an object of the beginning, without history; `make` must give the same document whenever it is called."""
+        """Add an initial object without history; `make` must return an equal document at every call."""
         self.version += 1
         self.compacted = self.version
         self._objects[resource][key] = Entry(key, self.version, labels, node, make=make)
         self._sorted.pop(resource, None)
 
     def get(self, resource: Resource, key: str) -> Entry | None:
-        """Give the current version of an object."""
+        """Return the current version of an object."""
         return self._objects[resource].get(key)
 
     def entries(self, resource: Resource) -> Iterator[Entry]:
-        """Give the current objects in the order of their keys."""
+        """Return the current objects, sorted by key."""
         objects = self._objects[resource]
         return (objects[key] for key in self._keys(resource))
 
     def put(self, resource: Resource, document: Document) -> Entry:
-        """Create or replace an object; its resource version is set here."""
+        """Create or replace an object, set its resource version and return it."""
         metadata = document["metadata"]
         key = f"{metadata['namespace']}/{metadata['name']}" if resource.namespaced else metadata["name"]
         self.version += 1
@@ -196,7 +204,7 @@ class Storage:
         return entry
 
     def delete(self, resource: Resource, key: str) -> Entry | None:
-        """Remove an object; returns it as its deletion shows it."""
+        """Delete an object and return it as in its DELETED event."""
         previous = self._objects[resource].pop(key, None)
         if previous is None:
             return None
@@ -206,7 +214,7 @@ class Storage:
         return previous.at(self.version)
 
     def compact(self) -> None:
-        """Forget all history, so that every resource version handed out so far is too old."""
+        """Drop the history, so that every resource version returned so far is too old."""
         self._history.clear()
         self.version += 2
         self.compacted = self.version - 1
@@ -214,9 +222,9 @@ class Storage:
     # Lists
 
     def page(self, resource: Resource, selected: Filter, *, limit: int, token: str, exactly: int | None) -> Page:
-        """One page of a list; raises ApiError 410 for a token or version that is compacted away, 400 for a bad one."""
+        """Return one page of a list; raises ApiError 410 for a compacted token or version, 400 for an invalid one."""
         version, start = _read_token(token) if token else (exactly or self.version, "")
-        if version < 0:  # a token for going on with whatever is current
+        if version < 0:  # the token continues with the current version
             version = self.version
         if version > self.version:
             raise errors.too_large_version(version, self.version)
@@ -236,7 +244,7 @@ class Storage:
         return Page(version, entries, "", None)
 
     def _snapshot(self, resource: Resource, version: int) -> tuple[Mapping[str, Entry], list[str]]:
-        """Give the objects as they were at `version`."""
+        """Return the objects as of `version`, and their keys in order."""
         if version == self.version:
             return self._objects[resource], self._keys(resource)
         past: dict[str, Entry] = dict(self._objects[resource])
@@ -263,34 +271,34 @@ class Storage:
     # Watches
 
     def watch(self, resource: Resource, selected: Filter, version: int) -> WatchSubscription:
-        """Follow all changes after `version`; raises ApiError 410 when they are forgotten."""
+        """Subscribe to all changes after `version`; raises ApiError 410 if that is too old."""
         if version > self.version:
             raise errors.too_large_version(version, self.version)
         if version < self.compacted:
             raise errors.expired(f"too old resource version: {version} ({self.compacted})")
-        watch = WatchSubscription(resource, selected)
+        subscription = WatchSubscription(resource, selected)
         for event in self._history:
             if event.version > version and event.resource is resource:
-                watch.push(event)
-        self._watches.add(watch)
-        return watch
+                subscription.push(event)
+        self._subscriptions.add(subscription)
+        return subscription
 
-    def unwatch(self, watch: WatchSubscription) -> None:
+    def unwatch(self, subscription: WatchSubscription) -> None:
         """End a watch."""
-        self._watches.discard(watch)
+        self._subscriptions.discard(subscription)
 
     def fail_watches(self, error: errors.ApiError) -> None:
         """End every watch with an ERROR event."""
-        for watch in self._watches:
-            watch.fail(error)
+        for subscription in self._subscriptions:
+            subscription.fail(error)
 
     def _record(self, event: Event) -> None:
         self._history.append(event)
         while len(self._history) > self._window:
             self.compacted = self._history.popleft().version
-        for watch in self._watches:
-            if watch.resource is event.resource:
-                watch.push(event)
+        for subscription in self._subscriptions:
+            if subscription.resource is event.resource:
+                subscription.push(event)
 
 
 class _Metadata(msgspec.Struct):
@@ -302,12 +310,6 @@ class _Labelled(msgspec.Struct):
 
 
 _LABELS = msgspec.json.Decoder(_Labelled)
-
-_TOKEN_TOO_OLD = (
-    "The provided continue parameter is too old to display a consistent list result. You can start a new list "  # noqa: S105
-    "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
-    "results."
-)
 
 
 def _field(entry: Entry, field: str) -> str:

@@ -1,4 +1,4 @@
-"""The Table form that kubectl asks for: columns and rows of pods, nodes and leases."""
+"""Renders pods, nodes and leases as the Table that kubectl asks for."""
 
 import calendar
 import time
@@ -10,17 +10,26 @@ import msgspec
 from collector.simulator.objects import LEASES, NODES, PODS, Document, Resource
 from collector.simulator.storage import Entry
 
-__all__ = ["render", "wanted"]
+__all__ = ["preferred", "render"]
+
+_COLUMNS = {
+    PODS: (("Name", 0), ("Ready", 0), ("Status", 0), ("Restarts", 0), ("Age", 0), ("IP", 1), ("Node", 1)),
+    NODES: (
+        ("Name", 0), ("Status", 0), ("Roles", 0), ("Age", 0), ("Version", 0), ("Internal-IP", 1), ("External-IP", 1),
+        ("OS-Image", 1), ("Kernel-Version", 1), ("Container-Runtime", 1),
+    ),
+    LEASES: (("Name", 0), ("Holder", 0), ("Age", 0)),
+}  # fmt: skip
 
 
-def wanted(accept: str) -> bool:
-    """Tell whether the Accept header prefers a table."""
+def preferred(accept: str) -> bool:
+    """Return whether the Accept header prefers a table."""
     first = accept.partition(",")[0]
     return "application/json" in first and "as=Table" in first and "v=v1;" in first + ";"
 
 
 def render(resource: Resource, entries: Sequence[Entry], metadata: dict[str, Any], now: float) -> bytes:
-    """Lay out the objects as one Table; `now` (Unix seconds) is what ages are counted to."""
+    """Return objects as a Table; ages are relative to `now` (Unix seconds)."""
     return msgspec.json.encode(
         {
             "kind": "Table",
@@ -34,16 +43,6 @@ def render(resource: Resource, entries: Sequence[Entry], metadata: dict[str, Any
             "rows": [_row(resource, entry.document(), now) for entry in entries],
         }
     )  # fmt: skip
-
-
-_COLUMNS = {
-    PODS: (("Name", 0), ("Ready", 0), ("Status", 0), ("Restarts", 0), ("Age", 0), ("IP", 1), ("Node", 1)),
-    NODES: (
-        ("Name", 0), ("Status", 0), ("Roles", 0), ("Age", 0), ("Version", 0), ("Internal-IP", 1), ("External-IP", 1),
-        ("OS-Image", 1), ("Kernel-Version", 1), ("Container-Runtime", 1),
-    ),
-    LEASES: (("Name", 0), ("Holder", 0), ("Age", 0)),
-}  # fmt: skip
 
 
 def _row(resource: Resource, document: Document, now: float) -> dict[str, Any]:

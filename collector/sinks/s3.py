@@ -154,7 +154,7 @@ class S3Sink:
 
     @property
     def _columns(self) -> Sequence[str]:
-        return formats.GO_GPUID_COLUMNS if self._settings.columns == "peer" else formats.COLUMNS
+        return formats.GO_GPUID_COLUMNS if self._settings.columns == "go-gpuid" else formats.COLUMNS
 
     def _encryption(self) -> dict[str, str]:
         settings = self._settings

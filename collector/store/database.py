@@ -283,7 +283,7 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
 def _postgres(location: PostgresLocation, password_file: Path | None) -> AsyncEngine:
     async def connect(*_args: object, **_kwargs: object) -> Any:
         return await asyncpg.connect(
-            location.dsn,
+            location.url,
             timeout=10,
             command_timeout=60,
             server_settings={"application_name": "gpuid"},

@@ -309,12 +309,12 @@ async def test_a_bad_new_file_is_refused_and_the_old_one_stays_in_force(
 async def test_a_file_that_is_away_is_told_once_and_taken_up_again_when_it_is_back(
     complete: Collector, simulator: Simulator
 ) -> None:
-    gone = "the configuration cannot be read any more, what it said stays in force"
+    gone = "configuration file is missing; keeping the current configuration"
     complete.config.rename(complete.folder / "moved")
     await logs(complete, gone, level="warning")
     (complete.folder / "other").write_text("")  # something else happens in the folder
     (complete.folder / "moved").rename(complete.config)
-    await logs(complete, "the configuration is back, unchanged")
+    await logs(complete, "configuration file is back, unchanged")
     complete.config.unlink()
     await logs(complete, gone, times=2)
     assert await complete.gpus() == simulator.fleet.expected()

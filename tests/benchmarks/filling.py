@@ -47,7 +47,7 @@ async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> int:
 
 async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
     cluster = ClusterSettings(context=name, kubeconfig=str(kubeconfig))
-    (source,) = cluster.watched
+    (source,) = cluster.active_sources
     nodes: Resource[NodeObject] = Resource(name="nodes", path="/api/v1/nodes", decode=node_decoder())
     async with ApiClient(cluster) as session:
         facts = {node.key: node.facts for node in (await list_all(session, nodes))[0].values()}

@@ -35,7 +35,7 @@ class World:
         self.set_pod(None, POD)
 
     def set_pod(self, before: PodObject | None, after: PodObject | None) -> None:
-        self.queue.set_pod(0, self._cluster.watched[0], before, after)
+        self.queue.set_pod(0, self._cluster.active_sources[0], before, after)
 
     def gone_at(self, now: float) -> list[str]:
         """Set the clock, and return which nodes have been given up by then."""

@@ -80,7 +80,7 @@ class TestFailedReadings:
         world.cluster.hang_exec(world.first)
         async with world.watched() as seen:
             await world.until(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
-            pod = world.cluster._population.delete_pod(world.first)
+            pod = world.cluster.objects.delete_pod(world.first)
             await anyio.sleep(0.1)
             world.cluster.server.execs.end(pod)
             await world.until(lambda: seen.failures == [(world.first, ReadFailure.NOT_FOUND)])

@@ -193,7 +193,7 @@ class TestNodesThatGo:
     async def test_a_node_without_a_pod_is_gone_after_its_grace(self, world: World) -> None:
         async with world.watched(grace=Duration(0.5)) as seen:
             await world.settled()
-            world.cluster._population.delete_pod(world.first)
+            world.cluster.objects.delete_pod(world.first)
             await world.until(lambda: seen.gone == [world.first])
             await world.stays(lambda: len(seen.published) == 3 and seen.gone == [world.first])
 
@@ -207,7 +207,7 @@ class TestNodesThatGo:
         async with world.watched() as seen:
             await world.settled()
             known = seen.known()
-        world.cluster._population.delete_pod(world.first)
+        world.cluster.objects.delete_pod(world.first)
         async with world.watched(known=known, grace=Duration(0.2)) as seen:
             await world.until(lambda: seen.gone == [world.first])
 
@@ -386,4 +386,4 @@ class TestStopping:
 
 def change(world: World, node: str, act: Callable[[dict[str, Any]], None]) -> None:
     """Change a node's status behind the simulation's back."""
-    world.cluster._population._change(NODES, node, lambda document: act(document["status"]))
+    world.cluster.objects.edit(NODES, node, lambda document: act(document["status"]))

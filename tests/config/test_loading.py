@@ -116,10 +116,10 @@ class TestInheritance:
 
     @pytest.mark.parametrize("preset", list(PRESETS))
     def test_a_preset_names_its_source(self, preset: str) -> None:
-        assert first(f'{CLUSTER}preset = "{preset}"\n').watched == (PRESETS[preset],)
+        assert first(f'{CLUSTER}preset = "{preset}"\n').active_sources == (PRESETS[preset],)
 
     def test_the_default_preset_is_the_gpu_operator(self) -> None:
-        assert first(CLUSTER).watched == (
+        assert first(CLUSTER).active_sources == (
             PodSource(
                 namespace="gpu-operator",
                 selector="app=nvidia-device-plugin-daemonset",
@@ -129,12 +129,12 @@ class TestInheritance:
 
     def test_a_clusters_preset_replaces_the_default_sources(self) -> None:
         text = f'[[defaults.sources]]\nnamespace = "gpus"\nselector = "app=smi"\ncontainer = "smi"\n{CLUSTER}'
-        assert first(text).watched == (SOURCE,)
-        assert first(f'{text}preset = "gke"\n').watched == (PRESETS["gke"],)
+        assert first(text).active_sources == (SOURCE,)
+        assert first(f'{text}preset = "gke"\n').active_sources == (PRESETS["gke"],)
 
     def test_a_clusters_sources_replace_the_default_preset(self) -> None:
         sources = 'sources = [{namespace = "gpus", selector = "app=smi", container = "smi"}]\n'
-        assert first(f'[defaults]\npreset = "gke"\n{CLUSTER}{sources}').watched == (SOURCE,)
+        assert first(f'[defaults]\npreset = "gke"\n{CLUSTER}{sources}').active_sources == (SOURCE,)
 
 
 class TestPaths:
@@ -183,8 +183,8 @@ class TestFiles:
         latin = tmp_path / "latin.toml"
         latin.write_bytes('name = "é"'.encode("latin-1"))
         for path, expected in [
-            (tmp_path / "none.toml", "No such file or directory"),
-            (tmp_path, "Is a directory"),
+            (tmp_path / "none.toml", "no such file or directory"),
+            (tmp_path, "is a directory"),
             (latin, "expected UTF-8 text"),
         ]:
             with pytest.raises(ConfigError) as error:
@@ -322,21 +322,21 @@ BAD = [
     ),
     (f"[defaults]\nrequest_burst = 0\n{CLUSTER}", "defaults.request_burst: expected a finite value above zero, got 0"),
     (f'{CLUSTER}preset = "x"', 'clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "x"'),
-    (f"{CLUSTER}command = []", "clusters[0].command: expected at least the program's name"),
+    (f"{CLUSTER}command = []", "clusters[0].command: expected at least the name of a program"),
     (f'{CLUSTER}kubeconfig = ":"', "clusters[0].kubeconfig: expected a path"),
     ('[[clusters]]\ncontext = ""', "clusters[0].context: expected the name of a context"),
     (f'{CLUSTER}sources = [{{namespace = "a"}}]', 'clusters[0].sources[0]: expected a key "selector" in the table'),
     (
         f'{CLUSTER}sources = [{{namespace = "", selector = "", container = "c"}}]',
-        'clusters[0].sources[0].namespace: expected a name as Kubernetes allows it, got ""',
+        'clusters[0].sources[0].namespace: expected a name that Kubernetes allows, got ""',
     ),
     (
         f'{CLUSTER}sources = [{{namespace = "n", selector = "", container = ""}}]',
-        'clusters[0].sources[0].container: expected a name as Kubernetes allows it, got ""',
+        'clusters[0].sources[0].container: expected a name that Kubernetes allows, got ""',
     ),
     (
         f'{CLUSTER}sources = [{{namespace = "a/../b", selector = "", container = "c"}}]',
-        'clusters[0].sources[0].namespace: expected a name as Kubernetes allows it, got "a/../b"',
+        'clusters[0].sources[0].namespace: expected a name that Kubernetes allows, got "a/../b"',
     ),
     # Selectors
     (
@@ -372,30 +372,30 @@ BAD = [
     (f"{CLUSTER}in_cluster = true", 'clusters[0]: expected either context = "…" or in_cluster = true'),
     (
         "[[clusters]]\nin_cluster = true",
-        "clusters[0].name: expected a name, because an in_cluster cluster has no context to take it from",
+        "clusters[0].name: required with in_cluster, which has no context to name the cluster after",
     ),
-    (f"{CLUSTER}{CLUSTER}", 'clusters: two clusters are named "prod"; give one of them another name'),
+    (f"{CLUSTER}{CLUSTER}", 'clusters: two clusters are named "prod"; rename one of them'),
     (
         f'{CLUSTER}[[clusters]]\ncontext = "x"\nname = "prod"\n',
-        'clusters: two clusters are named "prod"; give one of them another name',
+        'clusters: two clusters are named "prod"; rename one of them',
     ),
     (f'{CLUSTER}preset = "gke"\nsources = []', "clusters[0]: expected either preset or sources, not both"),
     (f'[defaults]\npreset = "gke"\nsources = []\n{CLUSTER}', "defaults: expected either preset or sources, not both"),
-    (f'{CLUSTER}name = ""', 'clusters[0].name: expected printable letters in one line, got ""'),
-    (f'{CLUSTER}name = "a\\nb"', 'clusters[0].name: expected printable letters in one line, got "a\\nb"'),
+    (f'{CLUSTER}name = ""', 'clusters[0].name: expected printable characters in one line, got ""'),
+    (f'{CLUSTER}name = "a\\nb"', 'clusters[0].name: expected printable characters in one line, got "a\\nb"'),
     (f"{CLUSTER}sources = []", "clusters[0].sources: expected at least one source"),
     (f"[defaults]\nsources = []\n{CLUSTER}", "defaults.sources: expected at least one source"),
     (
         f'[metrics]\nnode_labels = ["zone", "a b"]\n{CLUSTER}',
-        'metrics.node_labels: expected names of Kubernetes labels, got "a b"',
+        'metrics.node_labels: expected keys of Kubernetes labels, got "a b"',
     ),
     (
         f'[metrics]\nnode_labels = ["a/b/c"]\n{CLUSTER}',
-        'metrics.node_labels: expected names of Kubernetes labels, got "a/b/c"',
+        'metrics.node_labels: expected keys of Kubernetes labels, got "a/b/c"',
     ),
     (f'[server]\ntls_cert = "c"\n{CLUSTER}', "server: expected cert_file and key_file together"),
     (f'[server]\ntls_key = "k"\n{CLUSTER}', "server: expected cert_file and key_file together"),
-    (f'[server]\nclient_ca = "a"\n{CLUSTER}', "server.client_ca_file: expected cert_file and key_file beside it"),
+    (f'[server]\nclient_ca = "a"\n{CLUSTER}', "server.client_ca_file: requires cert_file and key_file"),
 ]
 
 
@@ -460,6 +460,10 @@ context = "prod"
             "server.client_ca is now client_ca_file, sinks.warehouse.dsn is now url; "
             "the old names will be removed in 1.0"
         ]
+
+    def test_the_columns_of_the_go_gpuid_have_an_old_name(self) -> None:
+        lake = f'{CLUSTER}[store]\n[sinks.lake]\ntype = "s3"\nbucket = "serials"\ncolumns = '
+        assert read(f'{lake}"peer"').sinks == read(f'{lake}"go-gpuid"').sinks
 
     def test_both_names_of_a_key_are_refused(self) -> None:
         both = self.OLD.replace('tls_cert = "tls.crt"', 'tls_cert = "tls.crt"\ncert_file = "tls.crt"')

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
 from collector.exposition import shards
-from collector.exposition.shards import _SHARD_NODES
+from collector.exposition.shards import SHARD_NODES
 from collector.kube.resources import node_decoder
 from collector.model import ClusterState, Gpu, NodeInfo, Place
 
@@ -50,8 +50,8 @@ class TestOneNode:
             "# TYPE gpuid_node_info gauge\n"
             'gpuid_node_info{cluster="prod",node="n1",machine="i-n1",provider_id="aws:///us-east-1a/i-n1",chassis="",'
             'driver_version="570.148.08",cuda_version="12.8"} 1\n'
-            "# HELP gpuid_node_gpus GPUs of a node: found by the last reading, in its capacity, "
-            "allocatable to pods; the last two not with MIG.\n"
+            "# HELP gpuid_node_gpus GPUs of a node by state: found by the last reading, capacity, "
+            "allocatable (the last two are absent with MIG).\n"
             "# TYPE gpuid_node_gpus gauge\n"
             'gpuid_node_gpus{cluster="prod",node="n1",state="found"} 1\n'
             'gpuid_node_gpus{cluster="prod",node="n1",state="capacity"} 8\n'
@@ -163,7 +163,7 @@ class TestChange:
     async def test_only_the_families_that_differ_in_the_shard_of_the_node_are_compressed(
         self, bench: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for index in range(3 * _SHARD_NODES):
+        for index in range(3 * SHARD_NODES):
             bench.read("prod", f"n{index}", Gpu(uuid=f"GPU-{index}"))
         await bench.exposition.refresh()
         compressed: list[int] = []
@@ -173,7 +173,7 @@ class TestChange:
         )
         bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
         await bench.exposition.refresh()
-        assert compressed == [_SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
+        assert compressed == [SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
 
     async def test_a_scraper_that_goes_away_takes_no_change_with_it(self, bench: Any) -> None:
         bench.read("prod", "n0", Gpu(uuid="GPU-first"))
@@ -191,19 +191,19 @@ class TestChange:
             assert uuids == {"GPU-first", "GPU-last", f"GPU-{turns}"}
 
     async def test_shards_that_empty_are_filled_again(self, bench: Any) -> None:
-        for index in range(2 * _SHARD_NODES):
+        for index in range(2 * SHARD_NODES):
             bench.read("prod", f"n{index}")
         await bench.exposition.refresh()
-        for index in range(_SHARD_NODES):
+        for index in range(SHARD_NODES):
             bench.publish(bench.inventory.remove_node(Place("prod", f"n{index}"), 2.0))
             bench.read("prod", f"m{index}")
             await bench.exposition.refresh()
         text = families(await bench.text())
         names = {line.split('node="')[1].partition('"')[0] for line in text["gpuid_node_info"]}
-        assert names == {f"n{index}" for index in range(_SHARD_NODES, 2 * _SHARD_NODES)} | {
-            f"m{index}" for index in range(_SHARD_NODES)
+        assert names == {f"n{index}" for index in range(SHARD_NODES, 2 * SHARD_NODES)} | {
+            f"m{index}" for index in range(SHARD_NODES)
         }
-        assert len(text["gpuid_node_info"]) == 2 * _SHARD_NODES
+        assert len(text["gpuid_node_info"]) == 2 * SHARD_NODES
 
 
 class TestCluster:
@@ -254,7 +254,7 @@ class TestSink:
 class TestTheStore:
     async def test_is_told_of_with_what_it_lost_as_a_counter(self, bench: Any) -> None:
         lost = 3
-        bench.metrics.watch_store(up=lambda: True, pending=lambda: 7, lost=lambda: lost, leader=lambda: False)
+        bench.metrics.register_store(up=lambda: True, pending=lambda: 7, lost=lambda: lost, leader=lambda: False)
         assert "gpuid_store_up 1.0\n" in (text := await bench.text())
         assert "gpuid_store_pending_records 7.0\n" in text
         assert "gpuid_store_leader 0.0\n" in text

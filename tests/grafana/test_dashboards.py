@@ -297,11 +297,7 @@ class TestWhatTheyShow:
         assert self.number(troubled, "collector", "Collectors") == 2
 
     def test_the_gpu_that_moved_is_listed_with_where_it_came_from(self, troubled: Troubled) -> None:
-        (row,) = [
-            row
-            for row in self.rows(troubled, "fleet", "GPUs that are elsewhere than before")
-            if row["uuid"] == troubled.uuid
-        ]
+        (row,) = [row for row in self.rows(troubled, "fleet", "GPUs that moved") if row["uuid"] == troubled.uuid]
         assert row["serial"] == troubled.serial
         assert (row["from_cluster"], row["from_node"]) == ("sim-1", "gpu-0000")
         assert (row["cluster"], row["node"]) == (troubled.cluster, troubled.node)
@@ -313,7 +309,7 @@ class TestWhatTheyShow:
         assert was == {("sim-1", "gpu-0000"), (troubled.cluster, troubled.node)}
 
     def test_the_gpus_of_the_node_that_is_gone_are_listed_with_their_last_place(self, troubled: Troubled) -> None:
-        gone = self.rows(troubled, "fleet", "GPUs that are gone")
+        gone = self.rows(troubled, "fleet", "GPUs that vanished")
         assert sorted((row["cluster"], row["node"]) for row in gone) == [
             *[("sim-1", "gpu-0001")],
             *[("sim-1", "gpu-0002")] * 4,

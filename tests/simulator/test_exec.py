@@ -127,7 +127,7 @@ class TestRefusals:
         assert f'cannot {verb} resource "pods/exec"' in status["message"]
 
     async def test_a_container_that_does_not_run_has_no_exec(self, api: Any) -> None:
-        api.cluster._population.stop_pod("gpu-0000")
+        api.cluster.objects.stop_pod("gpu-0000")
         status = await api.refused(api.exec_path("gpu-0000"))
         assert status["message"].endswith('container not found ("nvidia-device-plugin")')
 

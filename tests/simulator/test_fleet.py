@@ -100,7 +100,7 @@ class TestActs:
             fleet.cards("sim-0", "x")
         with pytest.raises(SimulationError, match=r"^sim-0: gpu-0001 has no GPU GPU-1; it has GPU-"):
             fleet.lose("sim-0", "gpu-0001", "GPU-1")
-        with pytest.raises(SimulationError, match=r"^sim-0: gpu-0001 is where the GPU already is$"):
+        with pytest.raises(SimulationError, match=r"^sim-0: the GPU is already on gpu-0001$"):
             fleet.move("sim-0", "gpu-0001", "sim-0", "gpu-0001")
 
 

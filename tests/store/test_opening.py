@@ -267,7 +267,7 @@ class TestTheUrl:
         ],
     )
     def test_it_names_a_server(self, url):
-        assert locate(url).dsn == url
+        assert locate(url).url == url
 
     def test_a_password_in_it_is_never_shown(self):
         location = locate("postgresql://gpuid:hunter%202@db.example:5432/fleet?sslmode=require&password=x")

@@ -1,4 +1,4 @@
-"""Serves get, list and watch from a cluster's storage."""
+"""Serves get, list and watch from the storage of a cluster."""
 
 import asyncio
 import contextlib
@@ -16,31 +16,33 @@ from collector.simulator.requests import RequestInfo, flag
 from collector.simulator.state import State
 from collector.simulator.storage import Entry, Filter, Storage, WatchSubscription
 
-__all__ = ["get", "listing", "watch"]
+__all__ = ["get", "list_objects", "watch"]
+
+_CHUNK_BYTES = 256 * 1024  # of events that are sent in one piece
 
 
 def get(
     storage: Storage, request: web.BaseRequest, info: RequestInfo, resource: Resource, now: float
 ) -> web.StreamResponse:
-    """One object."""
+    """Return one object."""
     entry = storage.get(resource, f"{info.namespace}/{info.name}" if resource.namespaced else info.name)
     if entry is None:
         raise errors.not_found(resource.plural, info.name, resource.group)
-    if tables.wanted(request.headers.get("Accept", "")):
+    if tables.preferred(request.headers.get("Accept", "")):
         metadata = {"resourceVersion": str(entry.version)}
         return _json(tables.render(resource, [entry], metadata, now))
     return _json(entry.body)
 
 
-def listing(
+def list_objects(
     storage: Storage, request: web.BaseRequest, info: RequestInfo, resource: Resource, now: float
 ) -> web.StreamResponse:
-    """Give a list or a page of it."""
+    """Return a list or a page of it."""
     query = request.query
     version = _version(query)
     limit = _number(query, "limit")
     if query.get("resourceVersion") == "0" and "continue" not in query:
-        limit = 0  # as the real one, which answers this from its cache, whole
+        limit = 0  # as the real API server, which returns the whole list from its cache
     exactly = version if query.get("resourceVersionMatch") == "Exact" else None
     if version > storage.version:
         raise errors.too_large_version(version, storage.version)
@@ -52,9 +54,9 @@ def listing(
         metadata["continue"] = page.token
     if page.remaining is not None:
         metadata["remainingItemCount"] = page.remaining
-    if tables.wanted(request.headers.get("Accept", "")):
+    if tables.preferred(request.headers.get("Accept", "")):
         return _json(tables.render(resource, page.entries, metadata, now))
-    # The items of a list do not repeat what kind they are.
+    # The items of a list have no kind and apiVersion.
     prefix = _prefix(resource)
     items = b",".join(
         b"{" + entry.body[len(prefix) :] if entry.body.startswith(prefix) else entry.body for entry in page.entries
@@ -66,7 +68,7 @@ def listing(
 async def watch(
     server: State, request: web.BaseRequest, info: RequestInfo, resource: Resource, bookmark_interval: float
 ) -> web.StreamResponse:
-    """Everything that happens, as one JSON document per line, until the client's timeout."""
+    """Send events, one JSON document per line, until the timeout that the client asked for."""
     storage, query = server.storage, request.query
     selected = _filter(query, info, resource)
     initial = flag(query, "sendInitialEvents")
@@ -74,93 +76,93 @@ async def watch(
         message = "resourceVersionMatch is required, and must be NotOlderThan, when sendInitialEvents is set"
         raise errors.invalid("ListOptions.meta.k8s.io", "resourceVersionMatch", message)
     version = _version(query)
-    state: list[Entry] = []
+    initial_objects: list[Entry] = []
     if initial or version == 0:
         if version > storage.version:
             raise errors.too_large_version(version, storage.version)
-        state = [entry for entry in storage.entries(resource) if selected.matches(entry)]
+        initial_objects = [entry for entry in storage.entries(resource) if selected.matches(entry)]
         version = storage.version
     too_old: errors.ApiError | None = None
     try:
-        following = storage.watch(resource, selected, version)
+        subscription = storage.watch(resource, selected, version)
     except errors.ApiError as error:
         if error.code != 410 or server.faults.expired_as_status:
             raise
         too_old = error
-    stream = _Stream(server, request, resource)
-    await stream.open()
+    response = _WatchResponse(server, request, resource)
+    await response.open()
     if too_old is not None:
-        await stream.error(too_old)
-        return await stream.close()
+        await response.error(too_old)
+        return await response.close()
     server.counters.open_watches += 1
     try:
-        await stream.events(("ADDED", entry) for entry in state)
+        await response.events(("ADDED", entry) for entry in initial_objects)
         if initial and flag(query, "allowWatchBookmarks"):
-            await stream.bookmark(version, initial_end=True)
-        await _follow(storage, stream, following, query, bookmark_interval)
+            await response.bookmark(version, initial_end=True)
+        await _send_events(storage, response, subscription, query, bookmark_interval)
     finally:
         server.counters.open_watches -= 1
-        storage.unwatch(following)
-    return await stream.close()
+        storage.unwatch(subscription)
+    return await response.close()
 
 
-async def _follow(
+async def _send_events(
     storage: Storage,
-    stream: "_Stream",
-    following: WatchSubscription,
+    response: "_WatchResponse",
+    subscription: WatchSubscription,
     query: Mapping[str, str],
     bookmark_interval: float,
 ) -> None:
     loop = asyncio.get_running_loop()
-    seconds = _number(query, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311  as the real one's default
+    seconds = _number(query, "timeoutSeconds") or random.uniform(1800, 3600)  # noqa: S311  as the real API server
     deadline = loop.time() + seconds
     bookmarks = flag(query, "allowWatchBookmarks")
     due = loop.time() + bookmark_interval if bookmarks else deadline
     while True:
-        await following.wait(max(0.0, min(due, deadline) - loop.time()))
-        await stream.events(following.take())
-        if following.failure is not None:
-            await stream.error(following.failure)
+        await subscription.wait(max(0.0, min(due, deadline) - loop.time()))
+        await response.events(subscription.take())
+        if subscription.failure is not None:
+            await response.error(subscription.failure)
             return
         now = loop.time()
         if bookmarks and now >= min(due, deadline):
-            await stream.bookmark(storage.version)
+            await response.bookmark(storage.version)
             due = now + bookmark_interval
         if now >= deadline:
             return
 
 
-class _Stream:
-    """The body of one watch, as plain objects or as tables."""
+class _WatchResponse:
+    """The response to one watch, with objects or tables."""
 
     def __init__(self, server: State, request: web.BaseRequest, resource: Resource) -> None:
         self._server = server
         self._request = request
         self._resource = resource
-        self._table = tables.wanted(request.headers.get("Accept", ""))
+        self._table = tables.preferred(request.headers.get("Accept", ""))
         self._response = web.StreamResponse(headers={"Content-Type": "application/json"})
 
     async def open(self) -> None:
-        """Send the head."""
+        """Send the headers."""
         self._response.enable_chunked_encoding()
-        await self._server.connections.pass_gate(self._request)
+        await self._server.connections.wait_until_thawed(self._request)
         await self._response.prepare(self._request)
 
     async def events(self, events: Iterable[tuple[str, Entry]]) -> None:
-        """Send events, many of them in one piece."""
+        """Send events, many of them in one chunk."""
         lines: list[bytes] = []
         size = 0
         for kind, entry in events:
             lines.append(self._line(kind, entry))
             size += len(lines[-1])
-            if size > _PIECE:
+            if size > _CHUNK_BYTES:
                 await self._send(b"".join(lines))
                 lines, size = [], 0
         if lines:
             await self._send(b"".join(lines))
 
     async def bookmark(self, version: int, *, initial_end: bool = False) -> None:
-        """Tell the client how far it is."""
+        """Send a BOOKMARK event."""
         metadata: dict[str, Any] = {"resourceVersion": str(version), "creationTimestamp": None}
         if initial_end:
             metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
@@ -173,7 +175,7 @@ class _Stream:
 
     async def close(self) -> web.StreamResponse:
         """End the body."""
-        await self._server.connections.pass_gate(self._request)
+        await self._server.connections.wait_until_thawed(self._request)
         with contextlib.suppress(ConnectionError):
             await self._response.write_eof()
         return self._response
@@ -186,11 +188,8 @@ class _Stream:
         return b'{"type":"%b","object":%b}\n' % (kind.encode(), body)
 
     async def _send(self, data: bytes) -> None:
-        await self._server.connections.pass_gate(self._request)
+        await self._server.connections.wait_until_thawed(self._request)
         await self._response.write(data)
-
-
-_PIECE = 256 * 1024
 
 
 def _filter(query: Mapping[str, str], info: RequestInfo, resource: Resource) -> Filter:

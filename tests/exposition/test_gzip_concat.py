@@ -6,13 +6,13 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.exposition.gzip_join import EMPTY, FOOTER_BYTES, HEADER, Checksum, deflate, footer
+from collector.exposition.gzip_concat import EMPTY, FOOTER_BYTES, HEADER, Checksum, deflate, footer
 
 blocks = st.lists(st.binary(max_size=300) | st.integers(0, 70_000).map(lambda length: b"gpu" * length), max_size=8)
 
 
 def joined(parts: list[bytes]) -> bytes:
-    checksum = Checksum.joined(Checksum.of(part) for part in parts)
+    checksum = Checksum.concat(Checksum.of(part) for part in parts)
     return HEADER + b"".join(deflate(part) for part in parts) + footer(checksum)
 
 
@@ -31,18 +31,18 @@ def test_it_is_one_member_with_nothing_after_it(parts: list[bytes]) -> None:
 
 @given(blocks)
 def test_the_checksum_of_joined_blocks_is_that_of_their_bytes(parts: list[bytes]) -> None:
-    assert Checksum.joined(map(Checksum.of, parts)) == Checksum.of(b"".join(parts))
+    assert Checksum.concat(map(Checksum.of, parts)) == Checksum.of(b"".join(parts))
 
 
 @given(st.binary(), st.binary(), st.binary())
 def test_it_does_not_matter_what_is_joined_first(a: bytes, b: bytes, c: bytes) -> None:
     first, second, third = map(Checksum.of, (a, b, c))
-    assert Checksum.joined([Checksum.joined([first, second]), third]) == Checksum.joined(
-        [first, Checksum.joined([second, third])]
+    assert Checksum.concat([Checksum.concat([first, second]), third]) == Checksum.concat(
+        [first, Checksum.concat([second, third])]
     )
 
 
 def test_nothing_at_all_is_an_empty_member() -> None:
     assert gzip.decompress(HEADER + footer(EMPTY)) == b""
     assert len(footer(EMPTY)) == FOOTER_BYTES
-    assert Checksum.joined([]) == EMPTY == Checksum.of(b"")
+    assert Checksum.concat([]) == EMPTY == Checksum.of(b"")

@@ -1,4 +1,4 @@
-"""Fills a cluster's storage with its nodes and pods, and keeps them in step with what happens to the machines."""
+"""Fills the storage of a cluster with nodes and pods, and changes them as Kubernetes would."""
 
 import functools
 import time
@@ -12,55 +12,55 @@ from collector.timestamps import rfc3339
 
 __all__ = ["CPU_NODES", "ClusterObjects"]
 
-CPU_NODES = 2
-_INSTANCES_PER_GPU = 7
+CPU_NODES = 2  # of each cluster
+_MIG_INSTANCES_PER_GPU = 7
 
 
 class ClusterObjects:
     """The nodes of one cluster and the pods on them."""
 
-    def __init__(self, cluster: str, fleet: Fleet, storage: Storage, blueprint: ObjectFactory) -> None:
+    def __init__(self, cluster: str, fleet: Fleet, storage: Storage, factory: ObjectFactory) -> None:
         self._cluster = cluster
         self._fleet = fleet
         self._storage = storage
-        self._blueprint = blueprint
+        self._factory = factory
         self._namespace = PRESETS["gpu-operator"].namespace
-        self._pods: dict[str, str] = {}  # node -> the key of its device-plugin pod
-        self._generations: dict[str, int] = {}  # how often a name has been given anew: node, or pod of a node
-        self._numbers = 0
-        self._units: dict[str, int] = {}  # how many `nvidia.com/gpu` each GPU of a node is, where it is not one
+        self._pods: dict[str, str] = {}  # key of the device-plugin pod, by node
+        self._generations: dict[str, int] = {}  # how often a name has been reused, by `node NAME` or `pod NODE`
+        self._last_number = 0  # of a node
+        self._units: dict[str, int] = {}  # `nvidia.com/gpu` per GPU, by node; 1 where missing
         for node in fleet.nodes(cluster):
             gpus = fleet.capacity(cluster, node)
-            storage.seed(NODES, node, None, "", functools.partial(blueprint.node, node, self._number(), gpus))
+            storage.seed(NODES, node, None, "", functools.partial(factory.node, node, self._number(), gpus))
         for node in fleet.nodes(cluster):
-            key = f"{self._namespace}/{blueprint.pod_name('nvidia-device-plugin-daemonset-', node, 0)}"
-            storage.seed(PODS, key, GPU_POD_LABELS, node, functools.partial(blueprint.gpu_pod, node, 0))
+            key = f"{self._namespace}/{factory.pod_name('nvidia-device-plugin-daemonset-', node, 0)}"
+            storage.seed(PODS, key, GPU_POD_LABELS, node, functools.partial(factory.gpu_pod, node, 0))
             self._pods[node] = key
-        self._add_bystanders()
+        self._add_other_objects()
 
     def pod(self, node: str) -> str:
-        """Give the key of a node's device-plugin pod."""
+        """Return the key of the device-plugin pod of a node."""
         if node not in self._pods:
             raise SimulationError(f"{self._cluster}: no device-plugin pod on {node}")
         return self._pods[node]
 
     def add_node(self, node: str) -> None:
-        """Register a new VM, and give it its pod."""
+        """Create the node of a new VM, and its pod."""
         generation = self._next(f"node {node}")
         gpus = self._fleet.capacity(self._cluster, node)
-        document = self._blueprint.node(node, self._number(), gpus, generation=generation, since=time.time())
+        document = self._factory.node(node, self._number(), gpus, generation=generation, since=time.time())
         self._storage.put(NODES, document)
         self.add_pod(node)
 
     def delete_node(self, node: str) -> None:
-        """Delete a VM's node, and the pod with it."""
+        """Delete a node and its pod."""
         self.delete_pod(node)
         self._units.pop(node, None)
         self._storage.delete(NODES, node)
 
     def add_pod(self, node: str) -> None:
-        """Make a pod as the DaemonSet does: first it is pending, then it runs."""
-        document = self._blueprint.gpu_pod(node, self._next(f"pod {node}"), time.time())
+        """Create a pod as the DaemonSet does: first it is pending, then it runs."""
+        document = self._factory.gpu_pod(node, self._next(f"pod {node}"), time.time())
         self._pods[node] = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
         status = document["status"]
         document["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
@@ -68,14 +68,14 @@ class ClusterObjects:
         self._storage.put(PODS, document | {"status": status})
 
     def delete_pod(self, node: str) -> str:
-        """Delete a node's pod; returns its key."""
+        """Delete the pod of a node and return its key."""
         key = self.pod(node)
         del self._pods[node]
         self._storage.delete(PODS, key)
         return key
 
     def stop_pod(self, node: str, *, reason: str = "Completed") -> None:
-        """Stop the pod's container."""
+        """Stop the container of the pod."""
 
         def change(document: Document) -> None:
             _set_ready(document, ready=False)
@@ -84,10 +84,10 @@ class ClusterObjects:
                 status["state"] = {"terminated": {"exitCode": 0, "reason": reason, "startedAt": started}}
                 status["started"] = False
 
-        self._change(PODS, self.pod(node), change)
+        self.edit(PODS, self.pod(node), change)
 
     def start_pod(self, node: str, *, new_sandbox: bool = False) -> None:
-        """Run the pod's container again, as a new one."""
+        """Start the container of the pod again, as a new container."""
 
         def change(document: Document) -> None:
             for status in document["status"]["containerStatuses"]:
@@ -95,7 +95,7 @@ class ClusterObjects:
                 status["lastState"] = status["state"]
                 status["state"] = {"running": {"startedAt": rfc3339(time.time(), "seconds")}}
                 status["started"] = True
-                status["containerID"] = self._blueprint.container_id(
+                status["containerID"] = self._factory.container_id(
                     document["metadata"]["uid"], status["name"], status["restartCount"]
                 )
             if new_sandbox:
@@ -103,50 +103,59 @@ class ClusterObjects:
                 document["status"] |= {"podIP": address, "podIPs": [{"ip": address}]}
             _set_ready(document, ready=True)
 
-        self._change(PODS, self.pod(node), change)
+        self.edit(PODS, self.pod(node), change)
 
     def set_pod_ready(self, node: str, *, ready: bool) -> None:
-        """Let the readiness probe change its mind."""
-        self._change(PODS, self.pod(node), lambda document: _set_ready(document, ready=ready))
+        """Set whether the pod is ready."""
+        self.edit(PODS, self.pod(node), lambda document: _set_ready(document, ready=ready))
 
     def node_down(self, node: str) -> None:
-        """Make a node not ready, as when its kubelet is silent."""
-        self._change(NODES, node, lambda document: _set_condition(document, "Ready", ready=False))
+        """Make a node not ready, as when its kubelet stops reporting."""
+        self.edit(NODES, node, lambda document: _set_condition(document, "Ready", ready=False))
 
     def node_up(self, node: str) -> None:
-        """Bring a node back after a boot, its GPUs counted anew by the device plugin."""
+        """Make a node ready after a boot, with the GPUs that the device plugin counts now."""
         boot = self._next(f"boot {node}")
         gpus = self._amount(node)
 
         def change(document: Document) -> None:
             uid = document["metadata"]["uid"]
-            document["status"]["nodeInfo"]["bootID"] = self._blueprint.uid("boot", uid, boot)
+            document["status"]["nodeInfo"]["bootID"] = self._factory.uid("boot", uid, boot)
             for amounts in ("capacity", "allocatable"):
                 document["status"][amounts]["nvidia.com/gpu"] = gpus
             _set_condition(document, "Ready", ready=True)
 
-        self._change(NODES, node, change)
+        self.edit(NODES, node, change)
 
     def set_allocatable(self, node: str) -> None:
-        """Take the GPUs that are no longer found out of service; the capacity stays."""
+        """Make only the GPUs that are found allocatable; the capacity stays."""
         gpus = self._amount(node)
 
         def change(document: Document) -> None:
             document["status"]["allocatable"]["nvidia.com/gpu"] = gpus
 
-        self._change(NODES, node, change)
+        self.edit(NODES, node, change)
 
     def share_gpus(self, node: str, replicas: int) -> None:
-        """Let every GPU be offered `replicas` times, as time-slicing does."""
+        """Offer every GPU `replicas` times, as time-slicing does."""
         strategy = "time-slicing" if replicas > 1 else "none"
         self._divide(
             node, replicas, {"nvidia.com/gpu.replicas": str(replicas), "nvidia.com/gpu.sharing-strategy": strategy}
         )
 
     def set_mig(self, node: str, *, enabled: bool) -> None:
-        """Let MIG instances be offered in place of GPUs, as with the strategy `single`, or GPUs again."""
+        """Offer MIG instances instead of GPUs, as with the strategy `single`, or GPUs again."""
         labels = {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.slices.gi": "1" if enabled else None}
-        self._divide(node, _INSTANCES_PER_GPU if enabled else 1, labels)
+        self._divide(node, _MIG_INSTANCES_PER_GPU if enabled else 1, labels)
+
+    def edit(self, resource: Resource, key: str, change: Callable[[Document], None]) -> None:
+        """Change the document of an object."""
+        entry = self._storage.get(resource, key)
+        if entry is None:
+            raise SimulationError(f"{self._cluster}: {resource.kind.lower()} {key} does not exist")
+        document = entry.document()
+        change(document)
+        self._storage.put(resource, document)
 
     def _divide(self, node: str, units: int, labels: dict[str, str | None]) -> None:
         self._units[node] = units
@@ -158,25 +167,17 @@ class ClusterObjects:
             merged = document["metadata"]["labels"] | labels
             document["metadata"]["labels"] = {name: value for name, value in merged.items() if value is not None}
 
-        self._change(NODES, node, change)
+        self.edit(NODES, node, change)
 
     def _amount(self, node: str) -> str:
         return str(self._fleet.capacity(self._cluster, node) * self._units.get(node, 1))
 
-    def _change(self, resource: Resource, key: str, change: Callable[[Document], None]) -> None:
-        entry = self._storage.get(resource, key)
-        if entry is None:
-            raise SimulationError(f"{self._cluster}: {resource.kind.lower()} {key} is gone")
-        document = entry.document()
-        change(document)
-        self._storage.put(resource, document)
-
-    def _add_bystanders(self) -> None:
-        """Nodes and pods that have nothing to do with GPUs, so that a selector makes a difference."""
-        blueprint, pods = self._blueprint, []
+    def _add_other_objects(self) -> None:
+        """Add nodes and pods without GPUs, so that selectors make a difference."""
+        factory, pods = self._factory, []
         cpu_nodes = [f"cpu-{number:04d}" for number in range(CPU_NODES)]
         for node in cpu_nodes:
-            self._storage.seed(NODES, node, None, "", functools.partial(blueprint.node, node, self._number(), 0))
+            self._storage.seed(NODES, node, None, "", functools.partial(factory.node, node, self._number(), 0))
             pods.append(("kube-system", "kube-proxy-", node, "kube-proxy", "DaemonSet"))
             pods.append(("kube-system", "coredns-674b8bbfcf-", node, "coredns", "ReplicaSet"))
         pods.append((self._namespace, "gpu-operator-6f7c9d8b54-", cpu_nodes[0], "gpu-operator", "ReplicaSet"))
@@ -185,16 +186,16 @@ class ClusterObjects:
             for node in self._fleet.nodes(self._cluster)[:2]
         ]
         for namespace, prefix, node, app, owner in pods:
-            name = blueprint.pod_name(prefix, namespace, node)
+            name = factory.pod_name(prefix, namespace, node)
             labels = {"app": app}
             make = functools.partial(
-                blueprint.pod, namespace, name, node, labels, app, f"registry.example/{app}:v1", owner=(owner, app)
+                factory.pod, namespace, name, node, labels, app, f"registry.example/{app}:v1", owner=(owner, app)
             )
             self._storage.seed(PODS, f"{namespace}/{name}", labels, node, make)
 
     def _number(self) -> int:
-        self._numbers += 1
-        return self._numbers
+        self._last_number += 1
+        return self._last_number
 
     def _next(self, what: str) -> int:
         self._generations[what] = self._generations.get(what, 0) + 1

@@ -123,7 +123,7 @@ class TestTheMachines:
         status, labels = after["status"], after["metadata"]["labels"]
         assert (status["capacity"]["nvidia.com/gpu"], status["allocatable"]["nvidia.com/gpu"]) == ("12", "9")
         assert (labels["nvidia.com/gpu.replicas"], labels["nvidia.com/gpu.sharing-strategy"]) == ("3", "time-slicing")
-        with pytest.raises(SimulationError, match=r"^sim-0: replicas are 1 or more, not 0$"):
+        with pytest.raises(SimulationError, match=r"^sim-0: replicas must be at least 1, got 0$"):
             api.cluster.share_gpus("gpu-0000", replicas=0)
 
     async def test_mig_instances_are_counted_in_place_of_gpus(self, api: Any) -> None:

@@ -1,4 +1,4 @@
-"""Serves what changes a cluster's storage, and the reviews of one's own rights."""
+"""Serves create, update, patch and delete, and the reviews of the user's own rights."""
 
 import time
 from typing import Any
@@ -19,12 +19,12 @@ REVIEWS = {"selfsubjectaccessreviews", "selfsubjectreviews"}
 
 
 async def read_body(request: web.BaseRequest) -> Document:
-    """Read the request's JSON object; raises ApiError 415 or 400."""
+    """Return the object in the body of a request; raises ApiError 415 or 400."""
     return _decode(await request.read(), request.content_type)
 
 
 def review(info: RequestInfo, document: Document, faults: Faults, user: str) -> web.Response:
-    """Answer who the user is, or whether the user may do something."""
+    """Return who the user is, or whether the user may do something."""
     if info.verb != "create":
         raise errors.method_not_allowed()
     if info.resource == "selfsubjectreviews":
@@ -33,14 +33,14 @@ def review(info: RequestInfo, document: Document, faults: Faults, user: str) -> 
     wanted = (document.get("spec") or {}).get("resourceAttributes") or {}
     resource = "/".join(filter(None, (wanted.get("resource", ""), wanted.get("subresource", ""))))
     allowed = not faults.denies(wanted.get("verb", ""), resource)
-    status = {"allowed": True} if allowed else {"allowed": False, "reason": "this right is taken away"}
+    status = {"allowed": True} if allowed else {"allowed": False, "reason": "denied by the simulation"}
     return _json(document | {"status": status}, status=201)
 
 
 def write(
     storage: Storage, info: RequestInfo, resource: Resource, body: bytes, content_type: str
 ) -> web.StreamResponse:
-    """Create, update, patch or delete one object; raises ApiError when it conflicts or does not exist."""
+    """Create, update, patch or delete one object; raises ApiError if it conflicts or does not exist."""
     if info.verb == "create":
         return _create(storage, info, resource, _decode(body, content_type))
     key = f"{info.namespace}/{info.name}" if resource.namespaced else info.name
@@ -64,7 +64,7 @@ def write(
 
 
 def _merged(current: Document, changed: Document, subresource: str, resource: Resource) -> Document:
-    """Keep of the current object what the change may not touch."""
+    """Return the changed object with the fields of the current one that must not change."""
     fixed = {
         key: current["metadata"][key]
         for key in ("name", "namespace", "uid", "creationTimestamp", "resourceVersion")
@@ -74,7 +74,7 @@ def _merged(current: Document, changed: Document, subresource: str, resource: Re
         return current | {"status": changed.get("status", {})}
     changed = changed | {"metadata": changed["metadata"] | fixed}
     if resource is NODES:
-        changed["status"] = current["status"]  # which has a path of its own
+        changed["status"] = current["status"]  # changed only by the status subresource
     return changed
 
 
@@ -95,7 +95,7 @@ def _create(storage: Storage, info: RequestInfo, resource: Resource, document: D
 def _decode(body: bytes, content_type: str) -> Document:
     if content_type == protobuf.MEDIA_TYPE:
         return _checked(protobuf.decode(body))
-    if content_type not in ("application/json", "application/octet-stream"):  # the latter: none was given
+    if content_type not in ("application/json", "application/octet-stream"):  # the latter: no type was given
         raise errors.unsupported_media_type(content_type, f"application/json, {protobuf.MEDIA_TYPE}")
     document = _json_value(body)
     if not isinstance(document, dict):
@@ -104,7 +104,7 @@ def _decode(body: bytes, content_type: str) -> Document:
 
 
 def _checked(document: Document) -> Document:
-    """Prove that the parts which everything here relies on are objects."""
+    """Return the document; raises ApiError 400 unless the parts that are relied upon are objects."""
     for key in ("metadata", "spec", "status"):
         if not isinstance(document.get(key) or {}, dict):
             raise errors.bad_request(f"the object provided is unrecognized: {key}: expected an object")
