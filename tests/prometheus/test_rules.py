@@ -12,9 +12,9 @@ import yaml
 from collector.exposition.families import FAMILIES
 from collector.model import ClusterState, ReadFailure
 from collector.sinks import Reason
-from tests.support.processes import until
 from tests.support.prometheus import RULES
 from tests.support.troubled import Troubled
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
