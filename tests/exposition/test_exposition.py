@@ -18,6 +18,7 @@ from collector.exposition import shards
 from collector.exposition.shards import _SHARD_NODES
 from collector.kube.resources import node_decoder
 from collector.model import ClusterState, Gpu, NodeInfo, Place
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -270,18 +271,13 @@ class TestBackground:
             texts = (cluster[0][0] for cluster in bench.exposition._snapshot.values())
             return sum(b"".join(shards.inflated(text)).count(b"\n") for text in texts)
 
-        async def rendered(count: int) -> None:
-            with anyio.fail_after(25):
-                while rendered_nodes() != count:  # noqa: ASYNC110  nothing announces it
-                    await anyio.sleep(0.01)
-
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(bench.exposition.run)
             bench.read("prod", "n1", H100)
-            await rendered(1)
+            await eventually(rendered_nodes, 1)
             await bench.text()
             bench.read("prod", "n2", Gpu(uuid="GPU-b"))
-            await rendered(2)
+            await eventually(rendered_nodes, 2)
             tasks.cancel_scope.cancel()
 
 
