@@ -169,9 +169,12 @@ class TestChange:
         await bench.exposition.refresh()
         compressed: list[int] = []
         original = shards.PendingText.apply
-        monkeypatch.setattr(
-            shards.PendingText, "apply", lambda change: compressed.append(len(change.lengths)) or original(change)
-        )
+
+        def apply(change: shards.PendingText) -> shards.DeflatedText:
+            compressed.append(len(change.lengths))
+            return original(change)
+
+        monkeypatch.setattr(shards.PendingText, "apply", apply)
         bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
         await bench.exposition.refresh()
         assert compressed == [_SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard

@@ -1,5 +1,6 @@
 """Whatever nodes come, change and go, the text is that of those that are there."""
 
+from collections.abc import Sequence
 from unittest import mock
 
 import pytest
@@ -40,7 +41,12 @@ def joins(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts were joined, by each time that texts were joined."""
     counted: list[int] = []
     joined = DeflatedText.joined
-    monkeypatch.setattr(DeflatedText, "joined", lambda texts: counted.append(len(texts)) or joined(texts))
+
+    def count(texts: Sequence[DeflatedText]) -> DeflatedText:
+        counted.append(len(texts))
+        return joined(texts)
+
+    monkeypatch.setattr(DeflatedText, "joined", count)
     return counted
 
 

@@ -35,7 +35,7 @@ async def test_what_was_committed_is_there_once_and_the_sink_gets_it_in_order(se
     for number in range(ROUNDS):
         child.command[len(command) :] = [f"{seed}-{number}"]
         child.start()
-        await eventually(lambda before=written: size(acknowledged) > before or not child.running)
+        await eventually(lambda: size(acknowledged) > written or not child.running)  # noqa: B023  awaited at once
         await anyio.sleep(rng.random() * 0.4)
         assert child.running, child.tail()
         child.stop(signal.SIGKILL)

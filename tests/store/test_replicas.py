@@ -163,7 +163,7 @@ async def test_when_connections_break_again_and_again_nothing_is_lost_or_doubled
     for number in range(5):
         for one in (first, second):
             one.read("a", 10.0 + number, *map(str, range(number + 1)))
-        await eventually(lambda count=number + 1: len({uuid for _, _, uuid in receiver.brought}) == count)
+        await eventually(lambda: len({uuid for _, _, uuid in receiver.brought}), number + 1)
         with contextlib.suppress(Exception):
             async with second.store.database.write() as connection:
                 await connection.exec_driver_sql(

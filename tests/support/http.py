@@ -16,7 +16,7 @@ def served(answer: Answer, content_type: str = "text/plain") -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, body = answer(self.headers, self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+            status, body = answer(dict(self.headers), self.rfile.read(int(self.headers.get("Content-Length", "0"))))
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
