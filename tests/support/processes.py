@@ -22,7 +22,7 @@ __all__ = ["CollectorProcess", "Process", "free_ports", "until"]
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of 127.0.0.1 in a row that nobody listens on, none handed out twice.
+    """Return TCP ports of 127.0.0.1 in a row that nobody listens on, none handed out twice.
 
     They are below those that the system gives to whoever asks for any port, or to outgoing connections: one of these
     could be somebody else's by the time it is used. Each worker of pytest-xdist has ports of its own.
