@@ -12,7 +12,7 @@ Answer = Callable[[Mapping[str, str], bytes], tuple[int, bytes]]
 
 @contextlib.contextmanager
 def served(answer: Answer, content_type: str = "text/plain") -> Iterator[str]:
-    """Serve until the end of the block what `answer` gives for a request's headers and body; yields its host and port."""
+    """Serve until the end of the block what `answer` makes of a request's headers and body; yields host and port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
