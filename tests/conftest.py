@@ -1,5 +1,8 @@
 """What every test shares."""
 
+import os
+import signal
+
 import hypothesis
 import pytest
 
@@ -7,7 +10,20 @@ import pytest
 hypothesis.settings.register_profile("gpuid", deadline=None)
 hypothesis.settings.load_profile("gpuid")
 
-pytest_plugins = ["tests.support.no_skips", "tests.support.prometheus", "tests.support.troubled"]
+pytest_plugins = [
+    "tests.support.marks",
+    "tests.support.no_skips",
+    "tests.support.prometheus",
+    "tests.support.troubled",
+]
+
+
+def pytest_configure() -> None:
+    """Let nothing depend on what this run was started by: neither a terminal's size nor an ignored Ctrl-C."""
+    for name in ("COLUMNS", "LINES"):  # pytest-xdist's workers inherit them from readline
+        os.environ.pop(name, None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs and their children have it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Delays between attempts."""
 
 import random
+import time
 
 import pytest
 from hypothesis import given
@@ -38,12 +39,28 @@ def test_two_clients_that_failed_together_come_back_apart():
         ("99999999", 3600.0),
         ("Sun, 07 Jun 2026 10:31:15 GMT", 30.0),
         ("Sun, 07 Jun 2026 10:31:15 -0000", 30.0),
+        ("Sun, 07 Jun 2026 12:31:15 +0200", 30.0),
         ("Sun, 07 Jun 2020 10:30:45 GMT", 0.0),
         ("Sun, 99 Jun 2026 10:30:45 GMT", None),
     ],
 )
 def test_retry_after_is_read_as_seconds_and_as_a_date(value, seconds):
     assert parse_retry_after(value, 1780828245.0) == seconds  # 2026-06-07T10:30:45Z
+
+
+@pytest.mark.parametrize("date", ["Sun, 07 Jun 2026 10:31:15 -0000", "Sun, 07 Jun 2026 12:31:15 +0200"])
+def test_a_date_does_not_depend_on_the_time_zone_of_this_machine(date, local_time):
+    assert parse_retry_after(date, 1780828245.0) == 30.0
+
+
+@pytest.fixture
+def local_time(monkeypatch):
+    """Let this machine be five hours behind Greenwich."""
+    monkeypatch.setenv("TZ", "EST5")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.mark.parametrize("value", ["86400", "9" * 400, "Thu, 01 Jan 2099 00:00:00 GMT"])

@@ -15,7 +15,7 @@ OF_AIOBOTO3 = {"aiobotocore", "botocore"}  # which it pins to the one version th
 
 def imported() -> set[str]:
     """Return the third-party packages that `collector` imports, by their top-level module."""
-    names = set()
+    names: set[str] = set()
     for path in (ROOT / "collector").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from collector.collect.watcher import ClusterWatcher
 from collector.config import ClusterSettings
 from collector.model import Change, ClusterState, Event
 from collector.simulator import Simulator
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +40,7 @@ class World:
         ready: list[str] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: service.run(ready=ready.append))
-            await until(lambda: ready)
+            await eventually(lambda: ready)
             self.url = ready[0]
             yield service
             tasks.cancel_scope.cancel()
@@ -65,13 +66,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(tmp_path, simulator)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        await anyio.sleep(0.01)
-
-
 def settled(service: Service, **states: ClusterState) -> bool:
     return {name: status.state for name, status in service.clusters.statuses.items()} == states
 
@@ -82,8 +76,8 @@ async def test_the_fleet_is_published_once_and_the_second_name_says_why(
     world.write("admin", "dev")
     with caplog.at_level(logging.WARNING):
         async with world.collecting() as service, httpx.AsyncClient(base_url=world.url) as client:
-            await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
-            await until(lambda: world.published_as(service, "admin"))
+            await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+            await eventually(lambda: world.published_as(service, "admin"))
             metrics = (await client.get("/metrics")).text
             ready = (await client.get("/readyz?verbose")).text
             synced = {
@@ -106,9 +100,9 @@ async def test_the_fleet_is_published_once_and_the_second_name_says_why(
 async def test_a_restart_publishes_what_was_published_and_changes_nothing(world: World) -> None:
     world.write("admin", "dev")
     async with world.collecting() as service:
-        await until(lambda: world.published_as(service, "admin"))
+        await eventually(lambda: world.published_as(service, "admin"))
     async with world.collecting() as service:
-        await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+        await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
         assert world.published_as(service, "admin")
     assert world.changes == []
 
@@ -118,22 +112,22 @@ async def test_when_the_first_is_removed_the_second_takes_over_and_gives_way_aga
 ) -> None:
     world.write("admin", "dev")
     async with world.collecting() as service:
-        await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+        await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
         world.write("dev")
         await service.reload(world.config)
-        await until(lambda: settled(service, dev=ClusterState.UP) and world.published_as(service, "dev"))
+        await eventually(lambda: settled(service, dev=ClusterState.UP) and world.published_as(service, "dev"))
         world.write("admin", "dev")
         await service.reload(world.config)
-        await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
-        await until(lambda: world.published_as(service, "admin"))
+        await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+        await eventually(lambda: world.published_as(service, "admin"))
     assert world.moves == []
 
 
 async def test_the_second_can_be_removed_and_leaves_the_first_alone(world: World) -> None:
     world.write("admin", "dev")
     async with world.collecting() as service:
-        await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
-        await until(lambda: world.published_as(service, "admin"))
+        await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+        await eventually(lambda: world.published_as(service, "admin"))
         world.changes.clear()
         world.write("admin")
         await service.reload(world.config)
@@ -144,7 +138,7 @@ async def test_the_second_can_be_removed_and_leaves_the_first_alone(world: World
 async def test_a_duplicate_that_is_found_out_again_at_once_is_not_read(world: World) -> None:
     world.write("admin", "dev")
     async with world.collecting() as service:
-        await until(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+        await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
         watch = service.clusters["dev"].supervisor
         started: list[str] = []
         new_watcher = watch._new_watcher
@@ -159,4 +153,4 @@ async def test_a_duplicate_that_is_found_out_again_at_once_is_not_read(world: Wo
         await anyio.wait_all_tasks_blocked()
         assert started == []
         watch.resume()
-        await until(lambda: started == ["dev"])
+        await eventually(lambda: started == ["dev"])

@@ -1,6 +1,5 @@
 """Readings and exports that fail, as the page of a running collector tells of them."""
 
-import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from collector.app import Service, load
 from collector.simulator import Simulator
 from tests.support.processes import free_ports
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -49,14 +49,13 @@ async def page(tmp_path: Path, simulator: Simulator) -> AsyncIterator[httpx.Asyn
 
 
 async def says(client: httpx.AsyncClient, path: str, wanted: Iterable[str], unwanted: str = "no such text") -> None:
-    """Wait until a page says all of this, and not the other; fails with what it says instead."""
-    deadline = time.monotonic() + 90
-    while True:
+    """Wait until a page says all of this, and not the other."""
+
+    async def differences() -> tuple[set[str], bool]:
         text = (await client.get(path)).text
-        if all(words in text for words in wanted) and unwanted not in text:
-            return
-        assert time.monotonic() < deadline, text
-        await anyio.sleep(0.1)
+        return {words for words in wanted if words not in text}, unwanted in text
+
+    await eventually(differences, (set(), False), seconds=90)
 
 
 async def test_what_fails_is_said_until_it_is_mended(page: httpx.AsyncClient, simulator: Simulator) -> None:

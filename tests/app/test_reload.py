@@ -2,8 +2,7 @@
 
 import logging
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from collector.app import Service, load
 from collector.simulator import Simulator
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -47,13 +47,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(tmp_path, simulator)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        await anyio.sleep(0.01)
-
-
 async def test_a_signal_before_the_store_is_loaded_waits_for_it(world: World) -> None:
     world.write("sim-0")
     service = Service(load(world.config))
@@ -68,7 +61,7 @@ async def test_an_edit_after_the_file_was_read_and_before_it_is_watched_is_not_m
     service = Service(load(world.config))
     world.write("sim-1")
     async with world.running(service):
-        await until(lambda: set(service.clusters.statuses) == {"sim-1"})
+        await eventually(lambda: set(service.clusters.statuses) == {"sim-1"})
 
 
 async def test_a_file_that_says_the_same_is_not_put_in_force_again(
@@ -78,10 +71,10 @@ async def test_a_file_that_says_the_same_is_not_put_in_force_again(
     service = Service(load(world.config))
     with caplog.at_level(logging.INFO):
         async with world.running(service):
-            await until(lambda: world.urls)
+            await eventually(lambda: world.urls)
             world.write("sim-0", "sim-1")
-            await until(lambda: "configuration reloaded" in caplog.text)
-            await until(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
+            await eventually(lambda: "configuration reloaded" in caplog.text)
+            await eventually(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
     assert caplog.text.count("configuration reloaded") == 1
 
 
@@ -91,19 +84,18 @@ async def test_clusters_come_while_the_store_is_in_trouble_and_sinks_once_it_is_
     world.write("sim-0")
     service = Service(load(world.config))
     async with world.running(service):
-        await until(lambda: world.urls)
+        await eventually(lambda: world.urls)
         async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
             with closing(sqlite3.connect(world.store, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 world.write("sim-0", "sim-1", more='[sinks.out]\ntype = "stdout"\n')
-                await until(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
-                await until(lambda: "cannot update sinks while the store is unavailable; retrying: " in caplog.text)
+                await eventually(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
+                await eventually(
+                    lambda: "cannot update sinks while the store is unavailable; retrying: " in caplog.text
+                )
                 assert 'sink="out"' not in (await client.get("/metrics/collector")).text
 
             async def reported() -> bool:
                 return 'gpuid_export_backlog_records{sink="out"}' in (await client.get("/metrics/collector")).text
 
-            deadline = time.monotonic() + 60
-            while not await reported():
-                assert time.monotonic() < deadline
-                await anyio.sleep(0.1)
+            await eventually(reported)

@@ -1,62 +1,40 @@
 """Two `gpuid run` of the same clusters on one PostgreSQL and one webhook: nothing is lost, doubled or falsely gone."""
 
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
-import httpx
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Simulator
 from collector.store import HistoricChange, OpenMode, PastPlacement, Store, StoreSettings
 from tests.support.postgres import postgres_server
-from tests.support.processes import Process, free_ports, until
+from tests.support.processes import CollectorProcess
 from tests.support.receiver import Receiver, receiving
+from tests.support.waiting import until
 
 __all__ = ["postgres_server"]
 
 CLUSTERS, GPUS = ("sim-0", "sim-1"), 16
 
 
-class Replica:
-    """One collector's process."""
+class Replica(CollectorProcess):
+    """One collector of a site."""
 
     def __init__(self, site: "Site", name: str, clusters: tuple[str, ...]) -> None:
-        (self._port,) = free_ports(1)
-        config = site.folder / f"{name}.toml"
-        config.write_text(
-            f'[server]\nlisten = "127.0.0.1:{self._port}"\n[defaults]\nkubeconfig = "{site.simulator.kubeconfig}"\n'
-            + "".join(f'[[clusters]]\ncontext = "{cluster}"\n' for cluster in clusters)
-            + f'[store]\nurl = "{site.store}"\n'
-            + f'[sinks.hook]\ntype = "webhook"\nurl = "{site.receiver.url}"\nbatch_age = "50ms"\n'
+        super().__init__(site.folder, name)
+        self.configure(
+            clusters,
+            before=f'[defaults]\nkubeconfig = "{site.simulator.kubeconfig}"\n',
+            after=f'[store]\nurl = "{site.store}"\n'
+            f'[sinks.hook]\ntype = "webhook"\nurl = "{site.receiver.url}"\nbatch_age = "50ms"\n',
         )
-        command: list[str | Path] = [sys.executable, "-m", "collector", "run", "-c", config]
-        self.process = Process(command, site.folder / f"{name}.log")
-        self.process.start()
-        site.replicas.append(self)
-
-    def metric(self, name: str) -> float | None:
-        """The sum of a metric's series; None when there is none, or nobody answers."""
-        try:
-            text = httpx.get(f"http://127.0.0.1:{self._port}/metrics", timeout=30).text
-        except httpx.TransportError:
-            assert self.process.running, self.process.tail()
-            return None
-        found = [
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name
-        ]
-        return sum(found) if found else None
 
     def published(self) -> tuple[float | None, float | None, float | None]:
-        """Whether it leads, how many clusters are up, and how many GPUs there are."""
-        return self.metric("gpuid_store_leader"), self.metric("gpuid_cluster_up"), self.metric("gpuid_gpu_info")
+        """Return whether it leads, how many clusters are up, and how many GPUs there are."""
+        return self.total("gpuid_store_leader"), self.total("gpuid_cluster_up"), self.total("gpuid_gpu_info")
 
 
 class Site:
@@ -70,7 +48,10 @@ class Site:
         self._portal = portal
 
     def start(self, name: str, clusters: tuple[str, ...] = CLUSTERS) -> Replica:
-        return Replica(self, name, clusters)
+        replica = Replica(self, name, clusters)
+        self.replicas.append(replica)
+        replica.start()
+        return replica
 
     def move(self, cluster: str, node: str, to_node: str) -> None:
         self._portal.call(self.simulator.clusters[cluster].move_gpu, node, to_node)
@@ -119,7 +100,7 @@ def site(tmp_path: Path, postgres_server: object, request: pytest.FixtureRequest
             yield site
         finally:
             for replica in site.replicas:
-                replica.process.stop(signal.SIGKILL)
+                replica.stop(signal.SIGKILL)
 
 
 def one_leads(*replicas: Replica) -> None:
@@ -153,7 +134,7 @@ def test_when_the_leader_is_killed_the_standby_takes_over(site: Site) -> None:
     until(second.published, (0.0, 2.0, GPUS))
     site.move("sim-0", "gpu-0000", "gpu-0001")
     all_is_told_once(site, moves=1)
-    first.process.stop(signal.SIGKILL)
+    first.stop(signal.SIGKILL)
     site.move("sim-1", "gpu-0000", "gpu-0001")
     until(second.published, (1.0, 2.0, GPUS))
     all_is_told_once(site, moves=2)
@@ -161,7 +142,7 @@ def test_when_the_leader_is_killed_the_standby_takes_over(site: Site) -> None:
     until(first.published, (0.0, 2.0, GPUS))
     site.move("sim-1", "gpu-0001", "gpu-0000")
     all_is_told_once(site, moves=3)
-    second.process.stop(signal.SIGKILL)
+    second.stop(signal.SIGKILL)
     until(first.published, (1.0, 2.0, GPUS))
     all_is_told_once(site, moves=3)
 
@@ -172,7 +153,7 @@ def test_a_rolling_update_changes_nothing(site: Site) -> None:
     for number in range(3):
         new = site.start(f"new-{number}")
         until(new.published, (0.0, 2.0, GPUS))
-        assert old.process.stop(signal.SIGTERM, seconds=30) == 0
+        assert old.stop(signal.SIGTERM, seconds=30) == 0
         old = new
         until(old.published, (1.0, 2.0, GPUS))
         all_is_told_once(site, moves=0)
@@ -186,9 +167,9 @@ def test_killed_at_once_one_after_the_other_they_lose_and_double_nothing(site: S
     until(lambda: len(site.recorded()), GPUS)
     there, back = "gpu-0000", "gpu-0001"
     for _ in range(3):
-        leader = one if one.metric("gpuid_store_leader") else other
+        leader = one if one.total("gpuid_store_leader") else other
         site.move("sim-0", there, back)
-        leader.process.stop(signal.SIGKILL)
+        leader.stop(signal.SIGKILL)
         site.move("sim-1", there, back)
         there, back = back, there
         one, other = (other if leader is one else one), site.start("other" if leader is other else "one")
@@ -202,7 +183,7 @@ def test_a_standby_with_other_clusters_erases_nothing_until_it_leads(site: Site)
     fewer = site.start("fewer", CLUSTERS[:1])
     until(fewer.published, (0.0, 1.0, GPUS / 2))
     all_is_told_once(site, moves=0)
-    first.process.stop()
+    first.stop()
     until(fewer.published, (1.0, 1.0, GPUS / 2))
     until(lambda: [change.event for change in site.recorded()[GPUS:]], ["vanished"] * (GPUS // 2))
     assert site.present() == site.expected(CLUSTERS[:1])

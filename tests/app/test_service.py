@@ -3,21 +3,18 @@
 import functools
 import json
 import signal
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from collector.simulator import Placed, Simulator
+from collector.simulator import Simulator
 from collector.simulator.faults import ExecFaultKind
-from tests.support.processes import Process, free_ports
+from tests.support import waiting
+from tests.support.processes import CollectorProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -25,80 +22,25 @@ CLUSTERS = ("sim-0", "sim-1", "sim-2")
 STORED = '[store]\nurl = "sqlite://{folder}/gpuid.db"\n[sinks.log]\ntype = "stdout"\nbatch_age = "50ms"\n'
 
 
-class Collector:
-    """One collector's process, its configuration file and what it answers."""
+class Collector(CollectorProcess):
+    """The collector of the simulated clusters."""
 
     def __init__(self, folder: Path, kubeconfig: Path) -> None:
-        self.folder, self.kubeconfig = folder, kubeconfig
-        self.config, self.log = folder / "gpuid.toml", folder / "log"
-        (self.port,) = free_ports(1)
-        self.process = Process([sys.executable, "-m", "collector", "run", "-c", self.config], self.log)
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        super().__init__(folder)
+        self.kubeconfig = kubeconfig
 
     def write(self, clusters: Iterable[str] = CLUSTERS, *, more: str = "") -> None:
         """Put a configuration of these clusters in the old one's place."""
-        text = f'[server]\nlisten = "127.0.0.1:{self.port}"\n[defaults]\nkubeconfig = "{self.kubeconfig}"\n'
-        for cluster in clusters:
-            text += f'[[clusters]]\ncontext = "{cluster}"\n'
-        partial = self.folder / "gpuid.toml.new"
-        partial.write_text(text + more)
-        partial.replace(self.config)
+        self.configure(clusters, before=f'[defaults]\nkubeconfig = "{self.kubeconfig}"\n', after=more)
 
-    async def text(self, path: str) -> str:
-        """What a path answers, whatever its status; nothing while nobody listens."""
-        try:
-            return (await self.client.get(path)).text
-        except httpx.TransportError:
-            assert self.process.running, self.process.tail()
-            return ""
+    def labelled(self) -> set[str]:
+        """Return the clusters that any series names."""
+        return {labels["cluster"] for _, labels, _ in self.scrape() if "cluster" in labels}
 
-    async def scrape(self) -> dict[str, list[tuple[dict[str, str], float]]]:
-        """Every series, by name."""
-        found: dict[str, list[tuple[dict[str, str], float]]] = {}
-        for family in text_string_to_metric_families(await self.text("/metrics")):
-            for sample in family.samples:
-                found.setdefault(sample.name, []).append((sample.labels, sample.value))
-        return found
-
-    async def gpus(self) -> set[Placed]:
-        """Every GPU in the scrape."""
-        samples = (await self.scrape()).get("gpuid_gpu_info", [])
-        return {Placed(**{key: labels[key] for key in Placed._fields}) for labels, _ in samples}
-
-    async def up(self) -> dict[str, float]:
-        """Which clusters are up."""
-        return {labels["cluster"]: value for labels, value in (await self.scrape()).get("gpuid_cluster_up", [])}
-
-    async def labelled(self) -> set[str]:
-        """The clusters that any series names."""
-        series = [labels for samples in (await self.scrape()).values() for labels, _ in samples]
-        return {labels["cluster"] for labels in series if "cluster" in labels}
-
-    async def lasting(self) -> set[str]:
-        """The lines of the scrape that a restart must not change."""
-        lines = (await self.text("/metrics")).splitlines()
+    def lasting(self) -> set[str]:
+        """Return the lines of the scrape that a restart must not change."""
+        lines = self.text("/metrics").splitlines()
         return {line for line in lines if line.startswith(("gpuid_gpu_info{", "gpuid_node_"))}
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        for line in self.log.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):  # the last one may still be under way
-                yield json.loads(line)
-
-    def events(self) -> list[dict[str, Any]]:
-        """What it has logged; every line must be a JSON object."""
-        return [line for line in self._lines() if "level" in line]
-
-    def records(self) -> list[dict[str, Any]]:
-        """What the stdout sink has been given."""
-        return [line for line in self._lines() if "level" not in line]
-
-    def logged(self, text: str, **fields: str) -> int:
-        """How many events have this in their message, and these fields."""
-        return sum(text in event["message"] and fields.items() <= event.items() for event in self.events())
-
-    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
-        """End the process and return its exit status."""
-        return await anyio.to_thread.run_sync(functools.partial(self.process.stop, number))
 
 
 @pytest.fixture
@@ -114,33 +56,30 @@ async def collector(tmp_path: Path, simulator: Simulator) -> AsyncIterator[Colle
     collector = Collector(tmp_path, simulator.kubeconfig)
     collector.write()
     yield collector
-    await collector.stop(signal.SIGKILL)
-    await collector.client.aclose()
+    await stop(collector, signal.SIGKILL)
 
 
 @pytest.fixture
 async def complete(collector: Collector, simulator: Simulator) -> Collector:
     """A collector that has read every node."""
-    collector.process.start()
+    collector.start()
     await eventually(collector.gpus, simulator.fleet.expected())
     return collector
 
 
-async def eventually(answer: Callable[[], Awaitable[object]], expected: object, *, seconds: float = 60) -> None:
-    """Ask again and again until the answer is the expected one; fails with the last one."""
-    deadline = time.monotonic() + seconds
-    while (last := await answer()) != expected:
-        assert time.monotonic() < deadline, f"after {seconds:g} s the answer is still {last!r}, not {expected!r}"
-        await anyio.sleep(0.05)
+async def eventually(answer: Callable[[], object], expected: object) -> None:
+    """Wait until the collector answers this, asked in a thread: the simulator runs in this one's event loop."""
+    await waiting.eventually(functools.partial(anyio.to_thread.run_sync, answer), expected)
 
 
 async def logs(collector: Collector, text: str, *, times: int = 1, **fields: str) -> None:
     """Wait until it has logged this so often."""
+    await waiting.eventually(lambda: collector.logged(text, **fields) >= times)
 
-    async def enough() -> bool:
-        return collector.logged(text, **fields) >= times
 
-    await eventually(enough, True)
+async def stop(collector: Collector, number: signal.Signals = signal.SIGTERM) -> int | None:
+    """End the process, which may need the simulator for that, and return its exit status."""
+    return await anyio.to_thread.run_sync(collector.stop, number)
 
 
 def execs(simulator: Simulator) -> dict[str, int]:
@@ -153,10 +92,10 @@ def execs(simulator: Simulator) -> dict[str, int]:
 async def test_every_gpu_of_every_cluster_is_in_the_scrape_and_each_node_is_read_once(
     complete: Collector, simulator: Simulator
 ) -> None:
-    assert len(await complete.gpus()) == 36
-    assert await complete.up() == {"sim-0": 1, "sim-1": 1, "sim-2": 1}
+    assert len(complete.gpus()) == 36
+    assert complete.up() == {"sim-0": 1, "sim-1": 1, "sim-2": 1}
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
-    assert await complete.text("/readyz?verbose") == "[+]sim-0 up\n[+]sim-1 up\n[+]sim-2 up\nok\n"
+    assert complete.text("/readyz?verbose") == "[+]sim-0 up\n[+]sim-1 up\n[+]sim-2 up\nok\n"
 
 
 # One cluster in trouble
@@ -200,15 +139,16 @@ async def test_one_cluster_in_trouble_is_down_with_its_reason_the_others_are_com
     state: str,
 ) -> None:
     mend = await harm(collector, simulator)
-    collector.process.start()
+    collector.start()
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-2"))
     await eventually(collector.up, {"sim-0": 1, "sim-1": 0, "sim-2": 1})
 
-    async def reason() -> bool:
-        return f"[-]sim-1 {state}: " in await collector.text("/readyz?verbose")
+    def reason() -> bool:
+        return f"[-]sim-1 {state}: " in collector.text("/readyz?verbose")
 
     await eventually(reason, True)
-    answer = await collector.client.get("/readyz?verbose")
+    async with httpx.AsyncClient(base_url=collector.url, timeout=30) as client:
+        answer = await client.get("/readyz?verbose")
     first, second, third, *_ = answer.text.splitlines()
     assert (answer.status_code, first, third) == (200, "[+]sim-0 up", "[+]sim-2 up")
     assert len(second) > len(f"[-]sim-1 {state}: ")
@@ -220,11 +160,11 @@ async def test_one_cluster_in_trouble_is_down_with_its_reason_the_others_are_com
 async def test_a_node_whose_readings_fail_is_counted_until_one_succeeds_or_it_is_gone(
     complete: Collector, simulator: Simulator
 ) -> None:
-    async def failing() -> dict[tuple[str, str], float]:
-        samples = (await complete.scrape())["gpuid_read_failing_nodes"]
+    def failing() -> dict[tuple[str, str], float]:
+        samples = complete.samples("gpuid_read_failing_nodes")
         return {(labels["cluster"], labels["reason"]): value for labels, value in samples if value}
 
-    assert await failing() == {}
+    assert failing() == {}
     sim = simulator.clusters["sim-0"]
     for node, how in (("gpu-0000", "exit_status"), ("gpu-0001", "exit_status"), ("gpu-0002", "no_binary")):
         sim.fail_exec(ExecFaultKind(how), node)
@@ -241,7 +181,7 @@ async def test_a_node_whose_readings_fail_is_counted_until_one_succeeds_or_it_is
 async def test_an_unreachable_cluster_keeps_its_series(complete: Collector, simulator: Simulator) -> None:
     await simulator.clusters["sim-1"].stop()
     await eventually(complete.up, {"sim-0": 1, "sim-1": 0, "sim-2": 1})
-    assert await complete.gpus() == simulator.fleet.expected()
+    assert complete.gpus() == simulator.fleet.expected()
 
 
 # A configuration that changes
@@ -251,17 +191,17 @@ async def test_editing_the_file_adds_removes_and_changes_clusters_and_leaves_the
     collector: Collector, simulator: Simulator
 ) -> None:
     collector.write(["sim-0", "sim-1"])
-    collector.process.start()
+    collector.start()
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-1"))
     collector.write(["sim-0", "sim-1", "sim-2"])
     await eventually(collector.gpus, simulator.fleet.expected())
     collector.write(["sim-0", "sim-2"])
     await eventually(collector.labelled, {"sim-0", "sim-2"})
-    assert await collector.gpus() == simulator.fleet.expected("sim-0", "sim-2")
+    assert collector.gpus() == simulator.fleet.expected("sim-0", "sim-2")
     collector.write(["sim-0", "sim-2"], more='grace = "1m"\n')
     await logs(collector, "cluster changed in the configuration", cluster="sim-2")
     await logs(collector, "configuration reloaded", times=3)
-    assert await collector.gpus() == simulator.fleet.expected("sim-0", "sim-2")
+    assert collector.gpus() == simulator.fleet.expected("sim-0", "sim-2")
     assert collector.logged("cluster changed in the configuration") == 1
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
 
@@ -273,10 +213,10 @@ async def test_sighup_reads_the_configuration_again(collector: Collector, simula
     (collector.folder / "elsewhere").mkdir()
     file = collector.config.rename(collector.folder / "elsewhere" / "gpuid.toml")
     collector.config.symlink_to(file)  # what changes behind a link into another folder is not noticed without a signal
-    collector.process.start()
+    collector.start()
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-1"))
     file.write_text(after)
-    collector.process.send(signal.SIGHUP)
+    collector.send(signal.SIGHUP)
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-2"))
     await logs(collector, "configuration reloaded")
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
@@ -285,9 +225,9 @@ async def test_sighup_reads_the_configuration_again(collector: Collector, simula
 async def test_a_removed_cluster_leaves_no_series_and_no_counters(complete: Collector, simulator: Simulator) -> None:
     complete.write(["sim-0", "sim-2"])
     await logs(complete, "configuration reloaded")
-    assert await complete.labelled() == {"sim-0", "sim-2"}
-    assert await complete.gpus() == simulator.fleet.expected("sim-0", "sim-2")
-    assert "sim-1" not in await complete.text("/readyz?verbose")
+    assert complete.labelled() == {"sim-0", "sim-2"}
+    assert complete.gpus() == simulator.fleet.expected("sim-0", "sim-2")
+    assert "sim-1" not in complete.text("/readyz?verbose")
     assert complete.logged("12 GPUs from the inventory", cluster="sim-1") == 1
     assert complete.logged("GPU vanished") == 0
 
@@ -301,7 +241,7 @@ async def test_a_bad_new_file_is_refused_and_the_old_one_stays_in_force(
         complete.config.with_suffix(".bad").replace(complete.config)
         refused = "rejected the new configuration; keeping the current one: "
         await logs(complete, refused, times=number, level="error")
-        assert await complete.gpus() == simulator.fleet.expected()
+        assert complete.gpus() == simulator.fleet.expected()
     complete.write(["sim-0"])
     await eventually(complete.labelled, {"sim-0"})
 
@@ -317,7 +257,7 @@ async def test_a_file_that_is_away_is_told_once_and_taken_up_again_when_it_is_ba
     await logs(complete, "configuration file is back, unchanged")
     complete.config.unlink()
     await logs(complete, gone, times=2)
-    assert await complete.gpus() == simulator.fleet.expected()
+    assert complete.gpus() == simulator.fleet.expected()
     complete.write(["sim-0"])
     await eventually(complete.labelled, {"sim-0"})
     assert complete.logged(gone) == 2
@@ -326,13 +266,13 @@ async def test_a_file_that_is_away_is_told_once_and_taken_up_again_when_it_is_ba
 async def test_an_edit_and_a_signal_at_once_never_hurt(complete: Collector, simulator: Simulator) -> None:
     for number in range(5):
         complete.write(["sim-2"])
-        complete.process.send(signal.SIGHUP)
+        complete.send(signal.SIGHUP)
         await logs(complete, "cluster removed from the configuration", times=2 * number + 2)
         complete.write()
-        complete.process.send(signal.SIGHUP)
+        complete.send(signal.SIGHUP)
         await eventually(complete.gpus, simulator.fleet.expected())
     assert execs(simulator)["sim-2"] == 3
-    assert complete.process.running
+    assert complete.running
     assert [event for event in complete.events() if event["level"] in ("warning", "error")] == []
 
 
@@ -342,14 +282,14 @@ async def test_an_edit_and_a_signal_at_once_never_hurt(complete: Collector, simu
 async def test_sigterm_during_execs_ends_it_in_time(collector: Collector, simulator: Simulator) -> None:
     for cluster in simulator.clusters.values():
         cluster.hang_exec()
-    collector.process.start()
+    collector.start()
 
-    async def open_execs() -> int:
+    def open_execs() -> int:
         return sum(cluster.counters.open_execs.total() for cluster in simulator.clusters.values())
 
-    await eventually(open_execs, 9)
-    assert await collector.stop() == 0  # by force after 10 s, which would be -9
-    await eventually(open_execs, 0)
+    await waiting.eventually(open_execs, 9)
+    assert await stop(collector) == 0  # by force after 10 s, which would be -9
+    await waiting.eventually(open_execs, 0)
 
 
 async def test_the_log_is_json_names_the_cluster_and_never_holds_a_token(
@@ -359,7 +299,7 @@ async def test_the_log_is_json_names_the_cluster_and_never_holds_a_token(
     simulator.clusters["sim-1"].refuse_tokens()
     simulator.clusters["sim-1"].drop_connections()
     await eventually(complete.up, {"sim-0": 1, "sim-1": 0, "sim-2": 1})
-    assert await complete.stop() == 0
+    assert await stop(complete) == 0
     assert complete.records() == []
     events = complete.events()
     assert all({"time", "level", "logger", "message"} <= event.keys() for event in events)
@@ -397,49 +337,49 @@ async def test_a_new_container_is_read_again(complete: Collector, simulator: Sim
 
 async def test_after_a_kill_it_takes_up_where_it_was(collector: Collector, simulator: Simulator) -> None:
     collector.write(more=STORED.format(folder=collector.folder))
-    collector.process.start()
+    collector.start()
     await eventually(collector.gpus, simulator.fleet.expected())
 
-    async def appeared() -> int:
+    def appeared() -> int:
         return len({record["uuid"] for record in collector.records() if record["event"] == "appeared"})
 
-    before = await collector.lasting()
-    await collector.stop(signal.SIGKILL)
+    before = collector.lasting()
+    await stop(collector, signal.SIGKILL)
     assert len(before) == 36 + 9 * 5
 
-    collector.process.start()
+    collector.start()
     first: list[set[str]] = []
 
-    async def answers() -> bool:
-        first[:] = [await collector.lasting()]
+    def answers() -> bool:
+        first[:] = [collector.lasting()]
         return first != [set()]
 
     await eventually(answers, True)
     assert first == [before]
     await eventually(collector.up, {"sim-0": 1, "sim-1": 1, "sim-2": 1})
-    assert await collector.lasting() == before
+    assert collector.lasting() == before
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
 
-    await collector.stop(signal.SIGKILL)
+    await stop(collector, signal.SIGKILL)
     (moved,) = simulator.clusters["sim-0"].move_gpu("gpu-0000", "gpu-0001").gpus
-    collector.process.start()
+    collector.start()
     await eventually(collector.gpus, simulator.fleet.expected())
     assert execs(simulator) == {"sim-0": 5, "sim-1": 3, "sim-2": 3}
 
-    async def moves() -> list[tuple[str, str, str]]:
-        changes = json.loads(await collector.text("/api/v1/changes?limit=1000"))["changes"]
+    def moves() -> list[tuple[str, str, str]]:
+        changes = json.loads(collector.text("/api/v1/changes?limit=1000"))["changes"]
         found = [change for change in changes if change["event"] == "moved"]
         return [(change["uuid"], change["node"], change["previous_node"]) for change in found]
 
-    async def exported() -> set[tuple[str, str]]:
+    def exported() -> set[tuple[str, str]]:
         records = [record for record in collector.records() if record["uuid"] == moved]
         return {(record["event"], record["node"]) for record in records if record["event"] != "vanished"}
 
     await eventually(moves, [(moved, "gpu-0001", "gpu-0000")])
 
-    async def shown() -> bool:
-        return f'href="/gpus/{moved}"' in await collector.text("/changes?event=moved")
+    def shown() -> bool:
+        return f'href="/gpus/{moved}"' in collector.text("/changes?event=moved")
 
     await eventually(shown, True)
-    await eventually(exported, {("appeared", "gpu-0000"), ("moved", "gpu-0001")})
-    await eventually(appeared, 36)  # the first kill may have come before they were sent
+    await waiting.eventually(exported, {("appeared", "gpu-0000"), ("moved", "gpu-0001")})
+    await waiting.eventually(appeared, 36)  # the first kill may have come before they were sent

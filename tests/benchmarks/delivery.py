@@ -26,10 +26,10 @@ from aiohttp import web
 from collector.config import Duration
 from collector.config.sinks import S3Settings, SinkSettings, WebhookSettings
 from collector.delivery.delivery import Delivery
-from collector.model import SinkRecord
+from collector.model import SinkRecord, Step
 from collector.sinks import formats
 from collector.store import Store, StoreSettings
-from tests.benchmarks.history import Step, fleet, rate, record
+from tests.benchmarks.history import fleet, rate, record
 from tests.benchmarks.table import Row, times
 from tests.support.processes import free_ports
 

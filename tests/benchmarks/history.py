@@ -57,10 +57,10 @@ def fleet(nodes: int) -> Iterator[Step]:
     for number in range(0, nodes - 1, 2):
         one, other, at = place_of(number), place_of(number + 1), START + 100_000 + number * 0.01
         there, here = held[number][:2], held[number + 1][:2]
-        changes = [change(Event.MOVED, gone, other, at, one) for gone in there]
-        changes += [change(Event.MOVED, come, one, at, other) for come in here]
+        moves = [change(Event.MOVED, gone, other, at, one) for gone in there]
+        moves += [change(Event.MOVED, come, one, at, other) for come in here]
         after = {one: here + held[number][2:], other: there + held[number + 1][2:]}
-        yield Step(nodes={place: state(place, gpus, at) for place, gpus in after.items()}, changes=tuple(changes))
+        yield Step(nodes={place: state(place, gpus, at) for place, gpus in after.items()}, changes=tuple(moves))
 
 
 def place_of(number: int) -> Place:

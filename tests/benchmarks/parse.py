@@ -1,5 +1,6 @@
 """The parser's throughput against the usual ways to read XML, on the same outputs of `nvidia-smi -q -x`."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
@@ -24,11 +25,11 @@ def rows(*, small: bool = False) -> Iterator[Row]:
     )
     for cluster in ("sim-0", "sim-2"):
         output = smi.render(fleet.kind(cluster), fleet.cards(cluster, "gpu-0000"), time.time())
-        ours = best(lambda output=output: _ours(output), runs=3 if small else 100)
+        ours = best(functools.partial(_ours, output), runs=3 if small else 100)
         for name, parse in peers:
             if parse(output) != _ours(output):
                 raise SystemExit(f"{name} reads other GPUs than gpuid does")
-            theirs = best(lambda parse=parse, output=output: parse(output), runs=3 if small else 100)
+            theirs = best(functools.partial(parse, output), runs=3 if small else 100)
             yield Row(
                 f"parsing {fleet.kind(cluster).upper()} outputs of {len(output) // 1000} kB / {name}",
                 f"{1 / ours:,.0f} a second",

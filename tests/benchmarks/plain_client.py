@@ -35,7 +35,7 @@ async def read(kubeconfig: str, context: str) -> int:
                     pod.metadata.name,
                     pod.metadata.namespace,
                     container="nvidia-device-plugin",
-                    command=["nvidia-smi", "-q", "-x"],
+                    command=["nvidia-smi", "-q", "-x"],  # type: ignore[arg-type]  # a list, whatever the library's types say
                     stdout=True,
                     stderr=False,
                 )

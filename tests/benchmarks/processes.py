@@ -43,6 +43,7 @@ def simulated(folder: Path, clusters: int, nodes: int, gpus: int, latency: str) 
     command = [sys.executable, "-m", "collector", "simulate", "--clusters", str(clusters), "--nodes", str(nodes)]
     command += ["--gpus", str(gpus), "--latency", latency, "--kubeconfig", str(kubeconfig)]
     with running(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if found := re.search(r"curl .*?(http://[0-9.:]+)", line):
                 yield Fleet(clusters, kubeconfig, found[1])
@@ -51,7 +52,7 @@ def simulated(folder: Path, clusters: int, nodes: int, gpus: int, latency: str) 
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str | Path], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
+def running(command: Sequence[object], **options: Any) -> Iterator["subprocess.Popen[Any]"]:
     """Start a program, and end it with the block."""
     with subprocess.Popen([str(word) for word in command], **options) as process:
         try:
@@ -84,12 +85,12 @@ def wait(process: "subprocess.Popen[Any]", done: Callable[[], bool], *, seconds:
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:
         if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended")
+            raise SystemExit(f"{process.args!r} ended")
         with contextlib.suppress(httpx.TransportError):
             if done():
                 return time.perf_counter() - started
         time.sleep(every)
-    raise SystemExit(f"not done after {seconds:g} s: {process.args}")
+    raise SystemExit(f"not done after {seconds:g} s: {process.args!r}")
 
 
 def usage(pid: int) -> tuple[float, float]:

@@ -112,6 +112,7 @@ def _client(folder: Path, fleet: Fleet, nodes: int) -> Cost:
     command = [sys.executable, "-m", "tests.benchmarks.plain_client", fleet.kubeconfig, str(fleet.clusters)]
     started = time.perf_counter()
     with running(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         if (found := int(process.stdout.readline() or 0)) < nodes * GPUS:
             raise SystemExit(f"the client found {found} of {nodes * GPUS} GPUs")
         return _cost(process, started, fleet, nodes)

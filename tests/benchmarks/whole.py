@@ -30,7 +30,7 @@ def rows(*, small: bool = False) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name, simulated(Path(name), clusters, nodes, GPUS, "20ms") as fleet:
         url = f"sqlite:///{name}/gpuid.db"
         sizes = (str(clusters), str(nodes), str(GPUS))
-        command = [sys.executable, "-m", "tests.benchmarks.filling", fleet.kubeconfig, *sizes, url]
+        command = [sys.executable, "-m", "tests.benchmarks.filling", str(fleet.kubeconfig), *sizes, url]
         # A few less than their number: of two pods to which chance gave one name, there is only one.
         gpus = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         settings = {"store": {"url": url}}

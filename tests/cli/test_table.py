@@ -1,12 +1,13 @@
 """Tables on standard output."""
 
 import json
+from typing import Any
 
 import pytest
 
 from collector.cli.table import print_rows, print_table, result_style
 
-ROWS = [{"node": "n1", "until": None}, {"node": "n2", "until": "today"}]
+ROWS: list[dict[str, Any]] = [{"node": "n1", "until": None}, {"node": "n2", "until": "today"}]
 
 
 def test_columns_are_aligned_and_absent_values_dashes(capsys: pytest.CaptureFixture[str]):

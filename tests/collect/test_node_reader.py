@@ -82,7 +82,7 @@ class TestFailedReadings:
             await world.until(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
             pod = world.cluster.objects.delete_pod(world.first)
             await anyio.sleep(0.1)
-            world.cluster.server.execs.end(pod)
+            world.cluster.server.execs.kill(pod)
             await world.until(lambda: seen.failures == [(world.first, ReadFailure.NOT_FOUND)])
             await world.stays(lambda: len(seen.failures) == 1 and world.execs[world.first] == 1)
 

@@ -22,11 +22,10 @@ from collector.config import (
     load,
     parse,
 )
-from collector.config.sinks import PostgresSettings, S3Settings, StdoutSettings, WebhookSettings
+from collector.config.sinks import CommonSinkSettings, PostgresSettings, S3Settings, StdoutSettings, WebhookSettings
 from collector.config.store import StoreSettings
 
 ROOT = Path(__file__).parents[2]
-SINKS = (StdoutSettings, WebhookSettings, S3Settings, PostgresSettings)
 CONFIG = ROOT / "config"
 COLLECTOR = CONFIG / "kubernetes" / "collector"
 
@@ -61,14 +60,42 @@ def test_the_full_configuration_states_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "table",
-    [Config, ClusterSettings, DefaultSettings, PodSource, ServerSettings, MetricsSettings, StoreSettings, *SINKS],
-    ids=lambda kind: kind.__name__,
+    ("table", "kinds", "elsewhere"),
+    [
+        ("clusters", [ClusterSettings], DefaultSettings),  # whose keys may stand here too
+        ("defaults", [DefaultSettings, PodSource], None),
+        ("server", [ServerSettings], None),
+        ("metrics", [MetricsSettings], None),
+        ("store", [StoreSettings], None),
+        ("sinks.log", [StdoutSettings], None),
+        ("sinks.inventory", [WebhookSettings], CommonSinkSettings),  # which [sinks.log] shows
+        ("sinks.lake", [S3Settings], CommonSinkSettings),
+        ("sinks.warehouse", [PostgresSettings], CommonSinkSettings),
+    ],
 )
-def test_the_full_configuration_mentions_every_key(table: type[msgspec.Struct]) -> None:
-    text = (CONFIG / "gpuid.full.toml").read_text()
-    mentioned = set(re.findall(r"^(?:# *)?(?:\{ )?(\w+) = |, (\w+) = |; or (\w+)\b|^\[+(\w+)", text, re.MULTILINE))
-    assert set(table.__struct_fields__) <= {key for keys in mentioned for key in keys}
+def test_each_table_of_the_full_configuration_mentions_every_key(
+    table: str, kinds: list[type[msgspec.Struct]], elsewhere: type[msgspec.Struct] | None
+) -> None:
+    keys = {key for kind in kinds for key in kind.__struct_fields__}
+    mentioned = mentions()[table] - {"type"}  # which chooses the kind of sink
+    assert mentioned <= keys
+    assert keys - mentioned <= set(elsewhere.__struct_fields__ if elsewhere else ())
+
+
+def test_the_full_configuration_mentions_every_table() -> None:
+    assert {table.partition(".")[0] for table in mentions()} == set(Config.__struct_fields__)
+
+
+def mentions() -> dict[str, set[str]]:
+    """Find the keys of each table of the full configuration, those in comments too."""
+    found: dict[str, set[str]] = {}
+    for line in (CONFIG / "gpuid.full.toml").read_text().splitlines():
+        if heading := re.match(r"\[+([\w.]+)\]", line):
+            keys = found.setdefault(heading[1], set())
+        elif found:
+            pattern = r"^(?:# *)?(?:\{ )?(\w+) = |, (\w+) = |; or (\w+)\b"
+            keys.update(key for groups in re.findall(pattern, line) for key in groups if key)
+    return found
 
 
 def test_the_full_configuration_is_valid_with_every_comment_taken_away(tmp_path: Path) -> None:

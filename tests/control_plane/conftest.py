@@ -2,21 +2,22 @@
 
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.control_plane.collector import Collector
 from tests.control_plane.plane import ControlPlane, binaries
-from tests.support.processes import Process, free_ports
+from tests.support.processes import CollectorProcess
+
+Planes = Mapping[str, ControlPlane]
+Collect = Callable[[Mapping[str, Path]], CollectorProcess]
 
 NODES = ("gpu-1", "gpu-2", "gpu-3")
 
 
 @pytest.fixture(scope="session")
-def control_planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ControlPlane]]:
+def control_planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planes]:
     """The running control planes by name."""
     programs = binaries()
     if programs is None:
@@ -34,7 +35,7 @@ def control_planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 
 
 @pytest.fixture
-def planes(control_planes: dict[str, ControlPlane]) -> Iterator[dict[str, ControlPlane]]:
+def planes(control_planes: Planes) -> Iterator[Planes]:
     """The control planes, empty at the end of the test."""
     yield control_planes
     for plane in control_planes.values():
@@ -42,20 +43,15 @@ def planes(control_planes: dict[str, ControlPlane]) -> Iterator[dict[str, Contro
 
 
 @pytest.fixture
-def collect(tmp_path: Path) -> Iterator[Callable[[Mapping[str, Path]], Collector]]:
-    """Starts `gpuid run` on clusters, given as name -> kubeconfig."""
+def collect(tmp_path: Path) -> Iterator[Collect]:
+    """Start `gpuid run` on clusters, given as name -> kubeconfig."""
     with contextlib.ExitStack() as stack:
 
-        def start(kubeconfigs: Mapping[str, Path]) -> Collector:
-            (port,) = free_ports(1)
-            clusters = "".join(
-                f'[[clusters]]\ncontext = "{name}"\nkubeconfig = "{path}"\n' for name, path in kubeconfigs.items()
-            )
-            config = tmp_path / "gpuid.toml"
-            config.write_text(f'[server]\nlisten = "127.0.0.1:{port}"\n{clusters}')
-            process = Process([sys.executable, "-m", "collector", "run", "-c", config], tmp_path / "gpuid.log")
-            stack.callback(process.stop, signal.SIGKILL)
-            process.start()
-            return Collector(process, f"http://127.0.0.1:{port}")
+        def start(kubeconfigs: Mapping[str, Path]) -> CollectorProcess:
+            collector = CollectorProcess(tmp_path)
+            collector.configure(kubeconfigs)
+            stack.callback(collector.stop, signal.SIGKILL)
+            collector.start()
+            return collector
 
         yield start

@@ -16,12 +16,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.support.processes import Process, free_ports, until
+from tests.support.processes import Process, free_ports
+from tests.support.waiting import until
 
-__all__ = ["ControlPlane", "binaries"]
+__all__ = ["MODEL", "ControlPlane", "binaries"]
 
 NAMESPACE = "gpu-operator"
 CONTAINER = "nvidia-device-plugin"
+MODEL = "NVIDIA H100 80GB HBM3"
 PROGRAMS = ("etcd", "kube-apiserver", "kwok")
 GENERATIONS = "abc"  # how often one node's pod can be replaced: kwok wants every pod's exec declared beforehand
 
@@ -101,7 +103,7 @@ class ControlPlane:
 
     def wait_ready(self) -> None:
         """Return once the API server answers, kwok too; the namespace of the device plugin exists then."""
-        until(self._is_ready, True, seconds=120)
+        until(self._is_ready, seconds=120)
         if not self.kwok.running:
             self.kwok.start()
         if self.http.get(f"/api/v1/namespaces/{NAMESPACE}").status_code == 404:
@@ -279,7 +281,7 @@ _NODE_INFO = (
 def _nvidia_smi_output(gpus: Iterable[tuple[str, str]]) -> str:
     """A log as the driver writes it, of H100 cards."""
     cards = "".join(
-        f'<gpu id="00000000:{0x10 + index:02X}:00.0"><product_name>NVIDIA H100 80GB HBM3</product_name>'
+        f'<gpu id="00000000:{0x10 + index:02X}:00.0"><product_name>{MODEL}</product_name>'
         f"<serial>{serial}</serial><uuid>{uuid}</uuid><minor_number>{index}</minor_number></gpu>"
         for index, (serial, uuid) in enumerate(gpus)
     )

@@ -1,19 +1,22 @@
 """The manifests in config/kubernetes against a real API server: they are valid, and the rights they give are enough."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.control_plane.collector import Collector
-from tests.control_plane.plane import ControlPlane
-from tests.support.processes import until
+from collector.simulator import Placed
+from tests.control_plane.conftest import Collect, Planes
+from tests.control_plane.plane import MODEL, ControlPlane
+from tests.support.waiting import until
 
 MANIFESTS = Path(__file__).parents[2] / "config" / "kubernetes"
 GPUS = [("1650122000001", "GPU-00000000-0000-0000-0000-000000000001")]
-ROW = ("east", "gpu-1", "1650122000001", "GPU-00000000-0000-0000-0000-000000000001")
+PLACED = Placed(
+    "east", "gpu-1", "GPU-00000000-0000-0000-0000-000000000001", serial="1650122000001", chassis="", model=MODEL
+)
 
 # Where the objects of each kind live.
 PATHS = {
@@ -38,7 +41,7 @@ def apply(plane: ControlPlane, manifest: Mapping[str, Any], **params: str) -> No
 
 
 @pytest.fixture
-def east(planes: Mapping[str, ControlPlane]) -> ControlPlane:
+def east(planes: Planes) -> ControlPlane:
     """A control plane with one node of one GPU and with the rights of a watched cluster granted."""
     plane = planes["east"]
     for manifest in manifests(MANIFESTS / "watched-cluster" / "rbac.yaml"):
@@ -55,16 +58,14 @@ def kubeconfig(east: ControlPlane) -> Path:
     return east.write_kubeconfig("gpuid", token=token)
 
 
-def test_the_read_only_rights_are_enough(
-    east: ControlPlane, kubeconfig: Path, collect: Callable[[Mapping[str, Path]], Collector]
-) -> None:
+def test_the_read_only_rights_are_enough(east: ControlPlane, kubeconfig: Path, collect: Collect) -> None:
     collector = collect({"east": kubeconfig})
-    until(collector.gpus, {ROW})
-    assert collector.value("gpuid_cluster_up", cluster="east") == 1
+    until(collector.gpus, {PLACED})
+    assert collector.total("gpuid_cluster_up", cluster="east") == 1
 
 
 def test_without_the_right_to_exec_the_reason_is_forbidden_and_the_cluster_up(
-    east: ControlPlane, kubeconfig: Path, collect: Callable[[Mapping[str, Path]], Collector]
+    east: ControlPlane, kubeconfig: Path, collect: Collect
 ) -> None:
     (role,) = [
         one
@@ -73,25 +74,25 @@ def test_without_the_right_to_exec_the_reason_is_forbidden_and_the_cluster_up(
     ]
     apply(east, role | {"rules": [rule for rule in role["rules"] if rule["resources"] != ["pods/exec"]]})
     collector = collect({"east": kubeconfig})
-    until(lambda: (collector.value("gpuid_read_failure_total", cluster="east", reason="forbidden") or 0) > 0, True)
-    assert collector.value("gpuid_cluster_up", cluster="east") == 1
+    until(lambda: (collector.total("gpuid_read_failure_total", cluster="east", reason="forbidden") or 0) > 0)
+    assert collector.total("gpuid_cluster_up", cluster="east") == 1
     apply(east, role)
-    until(collector.gpus, {ROW}, seconds=60)
+    until(collector.gpus, {PLACED})
 
 
 def test_without_the_right_to_list_the_cluster_is_down(
-    planes: Mapping[str, ControlPlane],
+    planes: Planes,
     east: ControlPlane,
     kubeconfig: Path,
-    collect: Callable[[Mapping[str, Path]], Collector],
+    collect: Collect,
 ) -> None:
     binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/gpu-operator/rolebindings/gpuid-pods"
     east.http.delete(binding).raise_for_status()
     planes["west"].add_node("gpu-1", GPUS)
     collector = collect({"east": kubeconfig, "west": planes["west"].kubeconfig})
-    until(collector.gpus, {("west", *ROW[1:])})
-    assert collector.value("gpuid_cluster_up", cluster="east") == 0
-    assert collector.value("gpuid_cluster_up", cluster="west") == 1
+    until(collector.gpus, {PLACED._replace(cluster="west")})
+    assert collector.total("gpuid_cluster_up", cluster="east") == 0
+    assert collector.total("gpuid_cluster_up", cluster="west") == 1
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_without_the_right_to_list_the_cluster_is_down(
     [path for path in sorted(MANIFESTS.rglob("*.yaml")) if path.name != "kustomization.yaml"],
     ids=lambda path: path.name,
 )
-def test_the_api_server_accepts_every_manifest(planes: Mapping[str, ControlPlane], file: Path) -> None:
+def test_the_api_server_accepts_every_manifest(planes: Planes, file: Path) -> None:
     for manifest in manifests(MANIFESTS / "collector" / "namespace.yaml"):
         apply(planes["east"], manifest)
     for manifest in manifests(file):

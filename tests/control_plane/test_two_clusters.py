@@ -1,14 +1,14 @@
 """`gpuid run` on two real control planes: whatever happens in them, the scrape ends right."""
 
 import signal
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pytest
 
-from tests.control_plane.collector import Collector
-from tests.control_plane.plane import ControlPlane
-from tests.support.processes import until
+from collector.simulator import Placed
+from tests.control_plane.conftest import Collect, Planes
+from tests.control_plane.plane import MODEL
+from tests.support.processes import CollectorProcess
+from tests.support.waiting import until
 
 Gpus = list[tuple[str, str]]
 
@@ -24,12 +24,12 @@ SWAPPED: Gpus = [
 THREE: Gpus = [("1650122000004", "GPU-00000000-0000-0000-0000-000000000004")]
 
 
-def rows(cluster: str, node: str, gpus: Gpus) -> set[tuple[str, ...]]:
-    return {(cluster, node, serial, uuid) for serial, uuid in gpus}
+def rows(cluster: str, node: str, gpus: Gpus) -> set[Placed]:
+    return {Placed(cluster, node, uuid, serial, chassis="", model=MODEL) for serial, uuid in gpus}
 
 
 @pytest.fixture
-def collector(planes: Mapping[str, ControlPlane], collect: Callable[[Mapping[str, Path]], Collector]) -> Collector:
+def collector(planes: Planes, collect: Collect) -> CollectorProcess:
     """A collector that has read gpu-1 and gpu-2 of east and gpu-1 of west."""
     planes["east"].add_node("gpu-1", ONE)
     planes["east"].add_node("gpu-2", TWO)
@@ -39,12 +39,12 @@ def collector(planes: Mapping[str, ControlPlane], collect: Callable[[Mapping[str
     try:
         until(collector.gpus, expected, seconds=120)
     except AssertionError as error:
-        logs = (collector.process, planes["east"].kwok, planes["west"].kwok)
+        logs = (collector, planes["east"].kwok, planes["west"].kwok)
         raise AssertionError("\n".join([str(error), *(process.tail() for process in logs)])) from None
     return collector
 
 
-def test_the_scrape_tells_of_each_node_what_kubernetes_and_the_driver_say(collector: Collector) -> None:
+def test_the_scrape_tells_of_each_node_what_kubernetes_and_the_driver_say(collector: CollectorProcess) -> None:
     (labels,) = [labels for labels, _ in collector.samples("gpuid_node_info") if labels["node"] == "gpu-2"]
     assert labels == {
         "cluster": "east",
@@ -55,14 +55,14 @@ def test_the_scrape_tells_of_each_node_what_kubernetes_and_the_driver_say(collec
         "driver_version": "570.86.15",
         "cuda_version": "12.8",
     }
-    assert collector.value("gpuid_node_gpus", cluster="east", node="gpu-2", state="found") == 2
-    assert collector.value("gpuid_node_gpus", cluster="east", node="gpu-2", state="capacity") == 2
-    assert collector.value("gpuid_node_gpus", cluster="east", node="gpu-2", state="allocatable") == 2
-    assert collector.value("gpuid_cluster_up", cluster="west") == 1
-    assert collector.value("gpuid_read_success_total", cluster="east") == 2
+    assert collector.total("gpuid_node_gpus", cluster="east", node="gpu-2", state="found") == 2
+    assert collector.total("gpuid_node_gpus", cluster="east", node="gpu-2", state="capacity") == 2
+    assert collector.total("gpuid_node_gpus", cluster="east", node="gpu-2", state="allocatable") == 2
+    assert collector.total("gpuid_cluster_up", cluster="west") == 1
+    assert collector.total("gpuid_read_success_total", cluster="east") == 2
 
 
-def test_a_new_node_appears(collector: Collector, planes: Mapping[str, ControlPlane]) -> None:
+def test_a_new_node_appears(collector: CollectorProcess, planes: Planes) -> None:
     added: Gpus = [("1650122000005", "GPU-00000000-0000-0000-0000-000000000005")]
     planes["west"].add_node("gpu-2", added)
     until(
@@ -74,59 +74,55 @@ def test_a_new_node_appears(collector: Collector, planes: Mapping[str, ControlPl
     )
 
 
-def test_a_replaced_pod_is_read_again(collector: Collector, planes: Mapping[str, ControlPlane]) -> None:
+def test_a_replaced_pod_is_read_again(collector: CollectorProcess, planes: Planes) -> None:
     planes["east"].replace_pod("gpu-2", SWAPPED)
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
-def test_a_node_is_read_again_after_its_container_restarted(
-    collector: Collector, planes: Mapping[str, ControlPlane]
-) -> None:
+def test_a_node_is_read_again_after_its_container_restarted(collector: CollectorProcess, planes: Planes) -> None:
     planes["east"].print_gpus("gpu-2-a", SWAPPED)
     planes["east"].restart_container("gpu-2")
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
-def test_a_node_is_read_again_after_it_rebooted(collector: Collector, planes: Mapping[str, ControlPlane]) -> None:
+def test_a_node_is_read_again_after_it_rebooted(collector: CollectorProcess, planes: Planes) -> None:
     planes["east"].print_gpus("gpu-2-a", SWAPPED)
     planes["east"].reboot("gpu-2")
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
-def test_a_gpu_that_shows_up_in_the_other_cluster_has_moved(
-    collector: Collector, planes: Mapping[str, ControlPlane]
-) -> None:
+def test_a_gpu_that_shows_up_in_the_other_cluster_has_moved(collector: CollectorProcess, planes: Planes) -> None:
     planes["east"].delete_node("gpu-1")
     planes["west"].replace_pod("gpu-1", THREE + ONE)
     until(collector.gpus, rows("east", "gpu-2", TWO) | rows("west", "gpu-1", THREE + ONE))
 
 
-def test_a_deleted_node_loses_its_series(collector: Collector, planes: Mapping[str, ControlPlane]) -> None:
+def test_a_deleted_node_loses_its_series(collector: CollectorProcess, planes: Planes) -> None:
     planes["east"].delete_node("gpu-2")
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("west", "gpu-1", THREE))
     assert [labels for labels, _ in collector.samples("gpuid_node_info") if labels["node"] == "gpu-2"] == []
 
 
 def test_an_api_server_that_restarts_costs_no_series_and_is_followed_again(
-    collector: Collector, planes: Mapping[str, ControlPlane]
+    collector: CollectorProcess, planes: Planes
 ) -> None:
     east = planes["east"]
     everything = collector.gpus()
     east.stop_apiserver()
-    until(lambda: collector.value("gpuid_cluster_up", cluster="east"), 0)
+    until(lambda: collector.total("gpuid_cluster_up", cluster="east"), 0)
     assert collector.gpus() == everything
-    assert collector.value("gpuid_cluster_up", cluster="west") == 1
+    assert collector.total("gpuid_cluster_up", cluster="west") == 1
     east.start_apiserver()
-    until(lambda: collector.value("gpuid_cluster_up", cluster="east"), 1, seconds=60)
+    until(lambda: collector.total("gpuid_cluster_up", cluster="east"), 1)
     east.replace_pod("gpu-2", SWAPPED)
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
 def test_a_watch_that_expired_while_the_collector_stood_still_ends_in_a_fresh_list(
-    collector: Collector, planes: Mapping[str, ControlPlane]
+    collector: CollectorProcess, planes: Planes
 ) -> None:
     east = planes["east"]
-    collector.process.send(signal.SIGSTOP)
+    collector.send(signal.SIGSTOP)
     try:
         east.stop_apiserver()  # cuts the watches; the collector cannot take them up again
         east.start_apiserver()
@@ -136,11 +132,11 @@ def test_a_watch_that_expired_while_the_collector_stood_still_ends_in_a_fresh_li
         east.compact()  # etcd forgets the versions that the watches stood at,
         east.start_apiserver()  # and the API server's own memory begins only now
     finally:
-        collector.process.send(signal.SIGCONT)
-    until(collector.gpus, rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE), seconds=60)
+        collector.send(signal.SIGCONT)
+    until(collector.gpus, rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
     restarts = [labels["reason"] for labels, value in collector.samples("gpuid_watch_restarts_total") if value]
     assert "expired" in restarts
 
 
-def test_sigterm_ends_it_at_once_and_well(collector: Collector) -> None:
-    assert collector.process.stop(signal.SIGTERM, seconds=10) == 0
+def test_sigterm_ends_it_at_once_and_well(collector: CollectorProcess) -> None:
+    assert collector.stop(signal.SIGTERM, seconds=10) == 0

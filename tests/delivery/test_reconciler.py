@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 import anyio
 import pytest
 
 from collector.backoff import Backoff
 from collector.config.sinks import SinkSettings, StdoutSettings
+from collector.delivery.delivery import Delivery
 from collector.delivery.reconciler import SinkReconciler
 from collector.store import StoreError
 
@@ -35,7 +37,7 @@ class FakeDelivery:
 async def reconciling(delivery: FakeDelivery, *, patience: float = 60.0, retry: float = 0.01) -> AsyncIterator:
     reported: list[list[str]] = []
     reconciler = SinkReconciler(
-        delivery,
+        cast("Delivery", delivery),
         lambda sinks: reported.append(list(sinks)),
         backoff=Backoff(initial=retry, maximum=retry),
         patience_seconds=patience,

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -12,7 +12,7 @@ from collector.config.sinks import StdoutSettings
 from collector.delivery.worker import POLL_SECONDS, SinkWorker, closes_in, wait_for_any
 from collector.model import SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
-from collector.store import Batch, StoreError, Waiting
+from collector.store import Batch, Outbox, StoreError, Waiting
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +50,7 @@ class World:
             "lake",
             StdoutSettings(batch_records=100, batch_age=Duration(3600)),
             self,
-            outbox=self,
+            outbox=cast("Outbox", self),
             store=self,
             observer=self,
             ending=self.ending,

@@ -18,6 +18,7 @@ from collector.exposition import shards
 from collector.exposition.shards import SHARD_NODES
 from collector.kube.resources import node_decoder
 from collector.model import ClusterState, Gpu, NodeInfo, Place
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -168,9 +169,12 @@ class TestChange:
         await bench.exposition.refresh()
         compressed: list[int] = []
         original = shards.PendingText.apply
-        monkeypatch.setattr(
-            shards.PendingText, "apply", lambda change: compressed.append(len(change.lengths)) or original(change)
-        )
+
+        def apply(change: shards.PendingText) -> shards.DeflatedText:
+            compressed.append(len(change.lengths))
+            return original(change)
+
+        monkeypatch.setattr(shards.PendingText, "apply", apply)
         bench.read("prod", "n7", Gpu(uuid="GPU-7"), time=1764000002.0)
         await bench.exposition.refresh()
         assert compressed == [SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
@@ -270,18 +274,13 @@ class TestBackground:
             texts = (cluster[0][0] for cluster in bench.exposition._snapshot.values())
             return sum(b"".join(shards.inflated(text)).count(b"\n") for text in texts)
 
-        async def rendered(count: int) -> None:
-            with anyio.fail_after(25):
-                while rendered_nodes() != count:  # noqa: ASYNC110  nothing announces it
-                    await anyio.sleep(0.01)
-
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(bench.exposition.run)
             bench.read("prod", "n1", H100)
-            await rendered(1)
+            await eventually(rendered_nodes, 1)
             await bench.text()
             bench.read("prod", "n2", Gpu(uuid="GPU-b"))
-            await rendered(2)
+            await eventually(rendered_nodes, 2)
             tasks.cancel_scope.cancel()
 
 

@@ -1,14 +1,21 @@
 """Whatever nodes come, change and go, the text is that of those that are there."""
 
-from hypothesis import given
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from collector.exposition.shards import ClusterTextStore, inflated
+from collector.exposition.shards import SHARD_NODES as SHARD
+from collector.exposition.shards import ClusterTextStore, DeflatedText, inflated
 
 NODES = [f"n{index}" for index in range(20)]
 step = st.tuples(st.sampled_from(NODES), st.none() | st.integers(0, 2))  # a node and its lines' number; None: gone
 
 
+@example([[("n0", 0)], [("n0", None)]])  # the last node goes
+@example([[(node, 0) for node in NODES[:5]], [("n4", None)], [("n5", 0)]])  # a node comes after its shard emptied
+@example([[(node, 0) for node in NODES[:8]], [("n8", 0), *dict.fromkeys(NODES[:4]).items()]])  # one comes, one empties
 @given(st.lists(st.lists(step, max_size=12), max_size=12))
 def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[str, int | None]]]) -> None:
     cluster, expected = ClusterTextStore(shard_nodes=4, group_shards=2), dict[str, bytes]()
@@ -24,3 +31,76 @@ def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[
         lines = [b"".join(b"".join(inflated(text)) for text in family).splitlines(True) for family in families]
         assert sorted(lines[0]) == sorted(expected.values()) if expected else not families
         assert not families or lines[1:] == [[], [b"same\n"] * len(expected), []]
+
+
+@pytest.fixture
+def joins(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts were concatenated, each time."""
+    counted: list[int] = []
+    concat = DeflatedText.concat
+
+    def count(texts: Sequence[DeflatedText]) -> DeflatedText:
+        counted.append(len(texts))
+        return concat(texts)
+
+    monkeypatch.setattr(DeflatedText, "concat", count)
+    return counted
+
+
+def put(cluster: ClusterTextStore, number: int, text: str = "") -> None:
+    """Give a node lines in each of two families; `text` is in the first."""
+    cluster.put(f"n{number}", (f"n{number} {text}\n".encode(), b"", b"same\n", b""))
+
+
+def nodes(cluster: ClusterTextStore) -> set[str]:
+    """Name the nodes whose lines are in the refreshed text."""
+    families = cluster.refreshed()
+    text = b"".join(b"".join(inflated(text)) for text in families[0]) if families else b""
+    return {line.split()[0].decode() for line in text.splitlines()}
+
+
+def test_a_node_that_comes_after_its_shard_emptied_is_in_the_text() -> None:
+    cluster = ClusterTextStore()
+    for number in range(SHARD + 1):
+        put(cluster, number)
+    cluster.remove(f"n{SHARD}")  # the only one of the shard that takes new nodes
+    assert nodes(cluster) == {f"n{number}" for number in range(SHARD)}
+    put(cluster, SHARD + 1)
+    assert nodes(cluster) == {*(f"n{number}" for number in range(SHARD)), f"n{SHARD + 1}"}
+
+
+def test_a_cluster_whose_nodes_are_all_gone_has_no_text() -> None:
+    cluster = ClusterTextStore()
+    put(cluster, 0)
+    assert nodes(cluster) == {"n0"}
+    cluster.remove("n0")
+    assert cluster.refreshed() == ()
+
+
+def test_only_the_changed_family_of_a_group_is_joined_again(joins: list[int]) -> None:
+    cluster = ClusterTextStore()
+    for number in range(3 * SHARD):
+        put(cluster, number)
+    cluster.refreshed()
+    assert joins == [3, 3, 3, 3]  # shards, by family
+    put(cluster, 0, "changed")
+    cluster.refreshed()
+    assert joins[4:] == [3]
+    cluster.refreshed()
+    assert joins[5:] == []
+
+
+def test_an_emptied_shard_is_dropped_once_and_nothing_is_joined_for_it_later(joins: list[int]) -> None:
+    cluster = ClusterTextStore()
+    for number in range(3 * SHARD):
+        put(cluster, number)
+    cluster.refreshed()
+    for number in range(SHARD):
+        cluster.remove(f"n{number}")
+    joins.clear()
+    cluster.refreshed()
+    assert joins == [2, 2, 2, 2]  # two shards are left
+    cluster.refreshed()
+    put(cluster, SHARD, "changed")
+    cluster.refreshed()
+    assert joins[4:] == [2]

@@ -367,10 +367,13 @@ def offers(variable: dict[str, Any], troubled: Troubled, values: dict[str, str])
     query = filled(variable["query"]["query"], troubled, values)
     if match := re.fullmatch(r"label_values\((.+), (\w+)\)", query):
         return troubled.prometheus.label_values(match[2], match[1])
-    (expr,) = re.fullmatch(r"query_result\((.+)\)", query).groups()
+    result = re.fullmatch(r"query_result\((.+)\)", query)
+    assert result, query
     pattern = variable["regex"].strip("/")
     lines = [
         "{" + ",".join(f'{name}="{value}"' for name, value in series["metric"].items()) + "} 1 1764000000000"
-        for series in troubled.prometheus.query(expr, troubled.now)
+        for series in troubled.prometheus.query(result[1], troubled.now)
     ]
-    return sorted({re.search(pattern, line)[1] for line in lines})
+    found = [re.search(pattern, line) for line in lines]
+    assert None not in found, lines
+    return sorted({match[1] for match in found if match})

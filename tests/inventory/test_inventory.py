@@ -163,6 +163,27 @@ class TestOneNode:
         assert fleet.inventory.read_failed(A, ReadFailure.NOT_FOUND, 1.0) == Step()
         assert fleet.inventory.node(A) is None
 
+    def test_nodes_that_cannot_be_read_are_counted_by_cluster_and_last_reason(self) -> None:
+        fleet = Fleet()
+
+        def count() -> dict[tuple[str, ReadFailure], int]:
+            counts = {
+                (place.cluster, why): fleet.inventory.failing(place.cluster, why)
+                for place in (A, C)
+                for why in ReadFailure
+            }
+            return {key: number for key, number in counts.items() if number}
+
+        for place in (A, B, C):
+            fleet.read(place, 1.0, ONE)
+            fleet.inventory.read_failed(place, ReadFailure.TIMEOUT, 2.0)
+        assert count() == {("east", ReadFailure.TIMEOUT): 2, ("west", ReadFailure.TIMEOUT): 1}
+        fleet.inventory.read_failed(A, ReadFailure.CONNECTION, 3.0)
+        assert count()[("east", ReadFailure.CONNECTION)] == count()[("east", ReadFailure.TIMEOUT)] == 1
+        fleet.read(A, 4.0, ONE)
+        fleet.inventory.remove_node(B, 4.0)
+        assert count() == {("west", ReadFailure.TIMEOUT): 1}
+
 
 class TestMoves:
     """A GPU seen on a second node has moved."""

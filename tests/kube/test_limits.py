@@ -52,6 +52,27 @@ def test_refusals_that_come_together_count_once():
     assert bucket.rate == 25
 
 
+def test_refusals_within_a_second_of_the_first_count_once():
+    bucket = TokenBucket(rate=100, burst=200, now=0)
+    for now in (10.0, 10.3, 10.6):
+        bucket.throttled(None, now)
+    assert bucket.rate == 50
+
+
+def test_after_a_refusal_one_request_goes_out_and_no_burst():
+    bucket = TokenBucket(rate=100, burst=5, now=0)
+    assert drain(bucket, 0) == 5
+    bucket.throttled(None, now=10)
+    assert drain(bucket, 10) == 1
+
+
+def test_a_part_of_a_token_is_none_and_the_rest_of_it_is_waited_for():
+    bucket = TokenBucket(rate=10, burst=1, now=0)
+    assert drain(bucket, 0) == 1
+    assert bucket.take(0.05) == pytest.approx(0.05)
+    assert bucket.take(0.1) == 0
+
+
 def test_the_rate_never_falls_below_one_a_second():
     bucket = TokenBucket(rate=100, burst=10, now=0)
     for second in range(0, 200, 2):
@@ -100,3 +121,11 @@ async def test_a_refusal_holds_back_those_who_already_wait():
         await limiter.acquire()
     assert scope.cancelled_caught
     assert limiter.rate == 500
+
+
+def test_a_limiter_s_rate_recovers_with_successes():
+    limiter = RateLimiter(rate=100, burst=1, clock=lambda: 0.0)
+    limiter.throttled(None)
+    assert limiter.rate == 50
+    limiter.succeeded()
+    assert limiter.rate == 52

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import until
 from tests.support.prometheus import Prometheus
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "config" / "prometheus" / "recipes.md", ROOT / "README.md")
@@ -37,7 +37,7 @@ def test_a_recipe_is_answered(prometheus: Prometheus, query: str, quiet: bool) -
     if quiet:
         prometheus.query(query)
     else:
-        until(lambda: len(prometheus.query(query)) > 0, True)
+        until(lambda: len(prometheus.query(query)) > 0)
 
 
 def test_the_join_on_the_node_gives_every_gpu_its_zone(prometheus: Prometheus) -> None:

@@ -12,9 +12,9 @@ import yaml
 from collector.exposition.families import FAMILIES
 from collector.model import ClusterState, ReadFailure
 from collector.sinks import Reason
-from tests.support.processes import until
 from tests.support.prometheus import RULES
 from tests.support.troubled import Troubled
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 TESTS = sorted((Path(__file__).parent / "rules").glob("*.yml"))
@@ -117,8 +117,8 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
     def rows(alert: str) -> str:
         return RUNBOOK.partition(f"\n## {alert}\n")[2].partition("\n## ")[0]
 
-    for reason in ReadFailure:
-        assert f"`{reason}`" in rows("GpuidReadsFailing")
+    for failure in ReadFailure:
+        assert f"`{failure}`" in rows("GpuidReadsFailing")
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
     down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.processes import until
 from tests.support.prometheus import CLUSTERS, Prometheus
+from tests.support.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "prometheus"
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -29,7 +30,7 @@ def sqlite_settings(tmp_path: Path) -> StoreSettings:
     return StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
 
 
-class Collector:
+class RecordedFleet:
     """An inventory and the store that follows it, as the app wires them."""
 
     def __init__(self, store: Store) -> None:
@@ -82,13 +83,13 @@ class Collector:
 
 
 @pytest.fixture(scope="session")
-def collecting() -> Callable[..., contextlib.AbstractAsyncContextManager[Collector]]:
+def collecting() -> Callable[..., contextlib.AbstractAsyncContextManager[RecordedFleet]]:
     """Open a store as a collector does, restore what it knows, and commit in the background until the end."""
 
     @contextlib.asynccontextmanager
-    async def collecting(settings: StoreSettings, **options: int) -> AsyncIterator[Collector]:
+    async def collecting(settings: StoreSettings, **options: Any) -> AsyncIterator[RecordedFleet]:
         async with Store.open(settings, OpenMode.COLLECTOR, **options) as store:
-            collector = Collector(store)
+            collector = RecordedFleet(store)
             await collector.restore()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(store.run)

@@ -45,7 +45,8 @@ class Silent:
     def on_backlog(self, *_: object) -> None: ...
 
 
-async def main(url: str, acknowledged: str, received: str, seed: str) -> None:
+async def main(*arguments: str) -> None:
+    url, acknowledged, received, seed = arguments
     random.seed(seed)
     inventory = Inventory()
     committed = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import anyio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from collector.inventory import Inventory
@@ -78,15 +78,19 @@ def test_after_any_sequence(steps, collecting):
         anyio.run(check, steps, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
 
 
+MOVE = [("read", "prod", "a", ["1"], 0, False), ("read", "prod", "b", ["1"], 0, False)]
+
+
 @settings(max_examples=30, deadline=None)
-@given(steps=steps)
-def test_after_any_sequence_whose_steps_are_all_lost(steps, collecting):
-    """Past the limit of what may wait in memory, the outcome alone is recorded."""
+@example(steps=MOVE, often=True)
+@given(steps=steps, often=st.booleans())
+def test_after_any_sequence_whose_steps_are_all_lost(steps, often, collecting):
+    """Past the limit of what may wait in memory, the outcome alone is recorded: of all steps, or `often` of each."""
     with tempfile.TemporaryDirectory() as folder:
-        anyio.run(outcome, steps, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
+        anyio.run(outcome, steps, often, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
 
 
-async def outcome(steps, store_settings, collecting):
+async def outcome(steps, often, store_settings, collecting):
     async with collecting(store_settings, max_pending=-1) as one:
         for number, step in enumerate(steps):
             time = 100.0 + 10 * number
@@ -94,7 +98,7 @@ async def outcome(steps, store_settings, collecting):
                 one.read(step[2], time + step[4], *(gpu(name, step[5]) for name in step[3]), cluster=step[1])
             elif step[0] == "remove":
                 one.remove(step[2], time, cluster=step[1])
-            else:
+            if often or step[0] in ("restart", "commit"):
                 assert await one.store.history_writer.flushed(10)
         assert await one.store.history_writer.flushed(10)
         placements = [p for node in NODES for p in await one.store.history.node(node, limit=10_000)]

@@ -11,18 +11,13 @@ from sqlalchemy import text
 from collector.model import Change, Event, Gpu, Place, Step
 from collector.store import Store, StoreSettings
 from collector.store.commit import Commit
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 APPEARED = Change(
     event=Event.APPEARED, time=1.0, gpu=Gpu(uuid="GPU-1"), place=Place("prod", "a"), machine="", source="x/y"
 )
-
-
-async def until(condition, seconds=60):
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
@@ -50,7 +45,7 @@ class TestAFullDisk:
             writer, health = one.store.history_writer, one.store.health
             async with full_disk(one.store):
                 fill(one, 0, 50)
-                await until(lambda: not health.status.up)
+                await eventually(lambda: not health.status.up)
                 assert health.status.message.endswith(
                     "gpuid.db: disk full; free some space (gpuid retries automatically)"
                 )
@@ -59,7 +54,7 @@ class TestAFullDisk:
                 assert writer.pending == 440
                 assert not await writer.flushed(10)  # at once: there is no use in waiting
                 assert await one.store.history.where("GPU-1-1") == []
-            await until(lambda: writer.pending == 0)
+            await eventually(lambda: writer.pending == 0)
             assert health.status.up
             assert health.status.message == ""
             assert [c.uuid for c in await one.store.history.changes()] == [
@@ -73,7 +68,7 @@ class TestAFullDisk:
             writer, health = one.store.history_writer, one.store.health
             async with full_disk(one.store):
                 fill(one, 0, 12)
-                await until(lambda: not health.status.up)
+                await eventually(lambda: not health.status.up)
                 fill(one, 12, 30)
                 one.read("b", 20.0, "1")
                 one.read("c", 21.0, "1")
@@ -81,7 +76,7 @@ class TestAFullDisk:
                 one.remove("n12", 23.0)
                 assert writer.pending == 96
                 assert health.status.lost == 30 * 8 + 3 + 8
-            await until(lambda: writer.pending == 0)
+            await eventually(lambda: writer.pending == 0)
             assert await writer.flushed(10)
             changes = await one.store.history.changes(since=15.0)
             assert [(c.event, c.uuid, c.node, c.previous) for c in changes] == [
@@ -113,12 +108,12 @@ class TestAFileThatIsTakenAway:
             (tmp_path / "gpuid.db").rename(tmp_path / "kept")
             if replaced:
                 (tmp_path / "gpuid.db").touch()
-            await until(lambda: not one.store.health.status.up)
+            await eventually(lambda: not one.store.health.status.up)
             assert "gpuid.db: the file was removed or replaced while in use" in one.store.health.status.message
             one.read("a", 20.0, "1", "2")
             assert not await one.store.history_writer.flushed(10)
             (tmp_path / "kept").replace(tmp_path / "gpuid.db")
-            await until(lambda: one.store.health.status.up)
+            await eventually(lambda: one.store.health.status.up)
             assert await one.store.history_writer.flushed(10)
             assert [c.uuid for c in await one.store.history.changes()] == ["GPU-1", "GPU-2"]
 
@@ -132,11 +127,11 @@ class TestPostgresThatGoesAway:
             await anyio.to_thread.run_sync(postgres_server.stop)
             try:
                 one.read("b", 20.0, "1")
-                await until(lambda: not one.store.health.status.up)
+                await eventually(lambda: not one.store.health.status.up)
                 assert "the server cannot be reached" in one.store.health.status.message
             finally:
                 await anyio.to_thread.run_sync(postgres_server.start)
-            await until(lambda: one.store.health.status.up)
+            await eventually(lambda: one.store.health.status.up)
             assert await one.store.history_writer.flushed(20)
             assert [c.event for c in await one.store.history.changes()] == ["appeared", "moved"]
 

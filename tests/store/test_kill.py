@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
 
 import anyio
@@ -16,6 +15,7 @@ from collector.inventory import Inventory
 from collector.model import Event
 from collector.store import OpenMode, Store
 from tests.support.processes import Process
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -35,9 +35,7 @@ async def test_what_was_committed_is_there_once_and_the_sink_gets_it_in_order(se
     for number in range(ROUNDS):
         child.command[len(command) :] = [f"{seed}-{number}"]
         child.start()
-        deadline = time.monotonic() + 30
-        while size(acknowledged) <= written and time.monotonic() < deadline:  # noqa: ASYNC110
-            await anyio.sleep(0.02)
+        await eventually(lambda: size(acknowledged) > written or not child.running)  # noqa: B023  awaited at once
         await anyio.sleep(rng.random() * 0.4)
         assert child.running, child.tail()
         child.stop(signal.SIGKILL)
@@ -47,9 +45,7 @@ async def test_what_was_committed_is_there_once_and_the_sink_gets_it_in_order(se
         await agree(settings, acknowledged.read_text())
     child.start()  # for the rest of what the sink is owed
     changes = await recorded(settings)
-    deadline = time.monotonic() + 30
-    while len(unique(received)) < len(changes) and time.monotonic() < deadline:  # noqa: ASYNC110
-        await anyio.sleep(0.1)
+    await eventually(lambda: len(unique(received)) >= len(changes))
     child.stop(signal.SIGKILL)
     got = unique(received)
     assert len(got) >= len(changes) > 100

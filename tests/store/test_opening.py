@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
-from collector.config.store import locate
+from collector.config.store import PostgresLocation, locate
 from collector.store import OpenMode, Store, StoreError, StoreSettings, database, schema
 
 pytestmark = pytest.mark.anyio
@@ -267,9 +267,12 @@ class TestTheUrl:
         ],
     )
     def test_it_names_a_server(self, url):
-        assert locate(url).url == url
+        location = locate(url)
+        assert isinstance(location, PostgresLocation)
+        assert location.url == url
 
     def test_a_password_in_it_is_never_shown(self):
         location = locate("postgresql://gpuid:hunter%202@db.example:5432/fleet?sslmode=require&password=x")
         assert str(location) == "postgresql://gpuid@db.example:5432/fleet"
+        assert isinstance(location, PostgresLocation)
         assert location.password == "hunter 2"

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from collector.model import UnidentifiedGpu
 from collector.store import Backlog, Batch, OpenMode, Owed, Store, Subscription
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -190,9 +191,7 @@ class TestBatches:
 
         async with anyio.create_task_group() as tasks, store.database.write() as connection:
             tasks.start_soon(make)
-            with anyio.fail_after(30):
-                while not store.database._lock.statistics().tasks_waiting:  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
+            await eventually(lambda: store.database._lock.statistics().tasks_waiting)
             await connection.execute(text("UPDATE gpuid_sinks SET emit = 'readings', cursor = 0"))
         assert made == [None]
         assert [one.next for one in await store.outbox.owed()] == [None]

@@ -8,8 +8,10 @@ from collector.store.plan import OpenPlacement, differences, plan
 A, B, C = (Place("prod", name) for name in "abc")
 
 
-def change(event: Event, time: float, place: Place, uuid: str = "GPU-1", previous: Place | None = None) -> Change:
-    gpu = Gpu(uuid=uuid, serial="s", model="m", chassis="c")
+def change(
+    event: Event, time: float, place: Place, uuid: str = "GPU-1", previous: Place | None = None, serial: str = "s"
+) -> Change:
+    gpu = Gpu(uuid=uuid, serial=serial, model="m", chassis="c")
     return Change(event=event, time=time, gpu=gpu, place=place, machine="i", source="x/y", previous=previous)
 
 
@@ -85,6 +87,11 @@ class TestWhatChangesDo:
         ]
         assert steps.begin == []
 
+    def test_a_fact_that_alters_in_the_batch_that_began_its_placement_is_kept_with_it(self):
+        steps = plan([change(Event.APPEARED, 1.0, A), change(Event.ALTERED, 2.0, A, serial="new")])
+        assert [row["serial"] for row in steps.begin] == ["new"]
+        assert steps.alter == []
+
     def test_a_confirmation_is_no_change(self):
         with pytest.raises(ValueError, match="confirmed is no change"):
             plan([change(Event.CONFIRMED, 1.0, A)])
@@ -129,4 +136,11 @@ class TestTheDifferenceWhenTheStepsAreLost:
     def test_a_fact_that_is_another_one_has_altered(self):
         before = [OpenPlacement("GPU-1", "old", "c", "m", A, 1.0)]
         (found,) = differences(before, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
-        assert (found.event, found.gpu.serial) == ("altered", "s")
+        assert (found.event, found.gpu.serial, found.time) == ("altered", "s", 9.0)
+
+    def test_what_is_found_is_in_the_order_of_time(self):
+        nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0), C: snapshot(C, 5.0)}
+        assert self.found([("GPU-1", A), ("GPU-2", C)], nodes) == [
+            ("vanished", "GPU-2", "c", 5.0, None),
+            ("moved", "GPU-1", "b", 7.0, A),
+        ]

@@ -12,6 +12,7 @@ from collector.delivery.delivery import Delivery
 from collector.model import Place
 from collector.store import StoreSettings, Subscription
 from tests.store.killed import Silent
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,7 @@ class Replica:
         await self._ended.wait()
 
     async def lead(self):
-        await until(lambda: self.store.leadership.leads)
+        await eventually(lambda: self.store.leadership.leads)
         assert await self.store.history_writer.flushed(30)
 
     async def recorded(self):
@@ -94,24 +95,18 @@ async def replica(postgres_server, collecting, receiver):
         replicas.cancel_scope.cancel()
 
 
-async def until(condition):
-    with anyio.fail_after(60):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.02)
-
-
 async def test_what_both_see_is_recorded_and_delivered_once(replica, receiver):
     first, second = await replica("first"), await replica("second")
     for who, time in ((first, 10.0), (second, 10.5)):
         who.read("a", time, "1", "2")
         who.read("b", time + 10, "2")
     assert await first.store.history_writer.flushed(30)
-    await until(lambda: len(receiver.brought) == 3)
+    await eventually(lambda: len(receiver.brought) == 3)
     assert not second.store.leadership.leads
     await first.end()
     await second.lead()
     second.read("c", 50.0, "3")
-    await until(lambda: len(receiver.brought) == 4)
+    await eventually(lambda: len(receiver.brought) == 4)
     assert receiver.brought == [
         ("first", "appeared", "GPU-1"),
         ("first", "appeared", "GPU-2"),
@@ -168,14 +163,14 @@ async def test_when_connections_break_again_and_again_nothing_is_lost_or_doubled
     for number in range(5):
         for one in (first, second):
             one.read("a", 10.0 + number, *map(str, range(number + 1)))
-        await until(lambda count=number + 1: len({uuid for _, _, uuid in receiver.brought}) == count)
+        await eventually(lambda: len({uuid for _, _, uuid in receiver.brought}), number + 1)
         with contextlib.suppress(Exception):
             async with second.store.database.write() as connection:
                 await connection.exec_driver_sql(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
-    await until(lambda: first.store.leadership.leads or second.store.leadership.leads)
+    await eventually(lambda: first.store.leadership.leads or second.store.leadership.leads)
     assert await first.recorded() == [("appeared", f"GPU-{number}", "a", 10.0 + number) for number in range(5)]
     assert {uuid for _, _, uuid in receiver.brought} == {f"GPU-{number}" for number in range(5)}
 

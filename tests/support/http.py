@@ -12,11 +12,11 @@ Answer = Callable[[Mapping[str, str], bytes], tuple[int, bytes]]
 
 @contextlib.contextmanager
 def served(answer: Answer, content_type: str = "text/plain") -> Iterator[str]:
-    """Serve until the end of the block what `answer` gives for a request's headers and body; gives the address."""
+    """Serve until the end of the block what `answer` makes of a request's headers and body; yields host and port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, body = answer(self.headers, self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+            status, body = answer(dict(self.headers), self.rfile.read(int(self.headers.get("Content-Length", "0"))))
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))

@@ -63,6 +63,7 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
+    """The server of the whole run; skips where its programs are absent."""
     programs = _programs()
     if programs is None:
         pytest.skip("no postgres in /usr/lib/postgresql or on PATH: install Debian's package postgresql")
@@ -85,6 +86,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def new_database(postgres_server: PostgresServer) -> Callable[[], str]:
+    """What makes an empty database and returns its URL."""
     return postgres_server.new_database
 
 

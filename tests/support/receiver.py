@@ -86,7 +86,7 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            answer = receiver.receive(self.headers, body, self.connection, self.client_address)
+            answer = receiver.receive(dict(self.headers.items()), body, self.connection, self.client_address)
             time.sleep(answer.delay)
             content = answer.text.encode()
             self.send_response(answer.status)

@@ -15,22 +15,19 @@ import httpx
 import pytest
 
 from tests.support.http import served
-from tests.support.processes import Process, free_ports, until
+from tests.support.processes import CollectorProcess, Process
 from tests.support.prometheus import Prometheus, answers, scraping
+from tests.support.waiting import until
 
 CLUSTERS, NODES, GPUS = 5, 3, 4
 
-CONFIG = """
+DEFAULTS = """
 [defaults]
 kubeconfig = "{kubeconfig}"
 refresh = "10s"
 grace = "1s"
-
-{clusters}
-
-[server]
-listen = "127.0.0.1:{port}"
-
+"""
+STORE_AND_SINKS = """
 [store]
 url = "sqlite:///{store}"
 
@@ -88,17 +85,16 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
         strict = stack.enter_context(_refuses_everything())
         closed = stack.enter_context(socket.socket())  # bound and never listening: nobody else gets the port
         closed.bind(("127.0.0.1", 0))
-        collectors = []
-        for name in ("one", "two"):
-            collector, url = _collector(
-                folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1]
-            )
+        collectors = [
+            _collector(folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1])
+            for name in ("one", "two")
+        ]
+        for collector in collectors:
             stack.callback(collector.stop, signal.SIGKILL)
-            collectors.append((collector, url))
-        for collector, url in collectors:
-            until(lambda: answers(f"{url}/readyz", collector), True)  # noqa: B023  used at once
-        urls = [url for _, url in collectors]
-        server = stack.enter_context(scraping(prometheus_program, folder, urls))
+            collector.start()
+        for collector in collectors:
+            until(lambda: answers(f"{collector.url}/readyz", collector))  # noqa: B023  used at once
+        server = stack.enter_context(scraping(prometheus_program, folder, [collector.url for collector in collectors]))
         yield _get_into_trouble(fleet, server)
 
 
@@ -109,7 +105,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
             server.query("DCGM_FI_DEV_GPU_TEMP", at)
         )
 
-    until(well, True, seconds=120)
+    until(well, seconds=120)
     start = time.time() - 2  # so that a scrape before the first trouble is within the range
     moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
     fleet.do("sim-1", "lose_gpu", node="gpu-0001")
@@ -158,7 +154,7 @@ class _Fleet:
     def start(self) -> None:
         """Start it, and wait until it can be told what to do."""
         self.process.start()
-        until(lambda: "Control" in self.process.tail(), True)
+        until(lambda: "Control" in self.process.tail())
         (self._control,) = re.findall(r"^Control +(\S+)$", self.process.tail(), re.MULTILINE)
 
     def do(self, cluster: str, action: str, **arguments: str) -> dict[str, list[str]]:
@@ -168,25 +164,17 @@ class _Fleet:
         return answer.json()
 
 
-def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int) -> tuple[Process, str]:
+def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int) -> CollectorProcess:
     folder.mkdir()
-    (port,) = free_ports(1)
-    clusters = "".join(f'[[clusters]]\ncontext = "sim-{number}"\n' for number in range(CLUSTERS))
-    clusters += f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{kubeconfigs[1]}"\n'
-    clusters += '[[clusters]]\nname = "again"\ncontext = "sim-0"\n'
-    (folder / "gpuid.toml").write_text(
-        CONFIG.format(
-            kubeconfig=kubeconfigs[0],
-            clusters=clusters,
-            port=port,
-            store=folder / "gpuid.db",
-            closed=closed,
-            strict=strict,
-        )
+    collector = CollectorProcess(folder)
+    twins = f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{kubeconfigs[1]}"\n'
+    twins += '[[clusters]]\nname = "again"\ncontext = "sim-0"\n'
+    collector.configure(
+        [f"sim-{number}" for number in range(CLUSTERS)],
+        before=DEFAULTS.format(kubeconfig=kubeconfigs[0]),
+        after=twins + STORE_AND_SINKS.format(store=folder / "gpuid.db", closed=closed, strict=strict),
     )
-    process = Process([sys.executable, "-m", "collector", "run", "-c", folder / "gpuid.toml"], folder / "log")
-    process.start()
-    return process, f"http://127.0.0.1:{port}"
+    return collector
 
 
 @contextlib.contextmanager

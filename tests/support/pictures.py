@@ -1,4 +1,4 @@
-"""`python -m tests.web.take_pictures` makes the README's pictures of the page, of a fleet with a past of its own."""
+"""`python -m tests.support.pictures` takes the README's pictures of the page, of a fleet with a past of its own."""
 
 import asyncio
 import functools
@@ -17,7 +17,7 @@ from collector.web import serve
 from tests.support.chromium import chromium
 from tests.web.conftest import Site, keeping
 
-FOLDER = Path(__file__).with_name("pictures")
+FOLDER = Path(__file__).parents[2] / "docs" / "images"
 NOW = datetime(2026, 11, 24, 16, 51, tzinfo=UTC).timestamp()
 MINUTE, DAY = 60.0, 86400.0
 TRAVELLER = "GPU-5d2c1f0e-8a94-4f0b-9b1e-2f6f0c6b7d11"

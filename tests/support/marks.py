@@ -1,0 +1,72 @@
+"""Marks for what takes long or needs a program: by fixture, by folder, and by what was measured.
+
+`pytest -m "not slow"` leaves out what starts processes, browsers or servers, and what takes more than about a second.
+"""
+
+from collections.abc import Mapping
+
+import pytest
+
+# By fixture: whoever uses it, however indirectly, has these marks.
+FIXTURES: Mapping[str, tuple[str, ...]] = {
+    "browser": ("browser", "slow"),
+    "control_planes": ("control_plane", "slow"),
+    "demo": ("slow",),
+    "gpuid": ("slow",),
+    "postgres": ("postgres", "slow"),
+    "postgres_server": ("postgres", "slow"),
+    "prometheus_program": ("prometheus", "slow"),
+    "promtool": ("prometheus",),
+}
+
+# A test's parameter that asks for a server only when it runs.
+PARAMETERS: Mapping[object, tuple[str, ...]] = {"postgres": ("postgres", "slow")}
+
+# By the beginning of the test's name, as pytest prints it.
+MEASURED = (
+    "tests/app/test_duplicate_clusters.py",
+    "tests/app/test_page_problems.py",
+    "tests/app/test_reload.py",
+    "tests/app/test_replicas.py",
+    "tests/app/test_service.py",
+    "tests/benchmarks/",
+    "tests/cli/test_demo.py",
+    "tests/cli/test_ls.py::TestTable",
+    "tests/cli/test_main.py::TestSignalsAndPipes",
+    "tests/cli/test_simulate.py",
+    "tests/cli/test_terminal.py",
+    "tests/collect/test_watcher.py::TestANodeGoes",
+    "tests/collect/test_watcher.py::TestAReadingFails",
+    "tests/collect/test_watcher.py::TestTheApiServerMisbehaves",
+    "tests/delivery/test_dead_letters.py",
+    "tests/delivery/test_delivery.py::TestASinkThatTakesAll::test_a_young_batch_waits_for_its_age",
+    "tests/delivery/test_delivery.py::TestAnOutboxThatCannotBeRead",
+    "tests/kube/test_reflector.py::TestStartingOver",
+    "tests/prometheus/test_rules.py::test_the_rules_do_what_their_tests_say",
+    "tests/simulator/test_simulator.py",
+    "tests/sinks/test_s3.py",
+    "tests/store/test_agreement.py",
+    "tests/store/test_kill.py",
+    "tests/store/test_recorder.py::TestAFileThatIsTakenAway",
+)
+
+PATIENT_SECONDS = 900  # for tests that wait for servers and for what Prometheus has seen of them for a while
+PATIENT_FIXTURES = {"control_planes", "troubled"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test, before -m selects among them."""
+    for item in items:
+        names: set[str] = {"slow"} if item.nodeid.startswith(MEASURED) else set()
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for fixture in fixtures & FIXTURES.keys():
+            names.update(FIXTURES[fixture])
+        call = getattr(item, "callspec", None)
+        for value in call.params.values() if call is not None else ():
+            if isinstance(value, str):
+                names.update(PARAMETERS.get(value, ()))
+        for name in sorted(names):
+            item.add_marker(name)
+        if fixtures & PATIENT_FIXTURES or item.nodeid.startswith("tests/benchmarks/"):
+            item.add_marker(pytest.mark.timeout(PATIENT_SECONDS))
