@@ -18,6 +18,7 @@ from kubernetes_asyncio.client import (
 
 from collector.collect import nvidia_smi, watcher
 from collector.collect.duplicates import DuplicateDetector
+from collector.collect.objects import PodObject
 from collector.collect.schedule import Candidate, choose, ready
 from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
@@ -33,7 +34,6 @@ from collector.kube.errors import (
     UntrustedCertificateError,
 )
 from collector.kube.reflector import list_all
-from collector.kube.resources import PodObject
 from collector.kube.typed import TypedClient
 from collector.model import NodeInfo, ReadFailure
 from collector.text import one_line

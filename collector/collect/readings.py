@@ -13,13 +13,13 @@ import msgspec
 from collector.backoff import Backoff
 from collector.collect import nvidia_smi, schedule
 from collector.collect.delay_queue import DelayQueue
+from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate
 from collector.config import ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
 from collector.kube.exec import ExecError
-from collector.kube.resources import NodeObject, PodObject
 from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Reading
 from collector.text import one_line
 

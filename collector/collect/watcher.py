@@ -12,13 +12,13 @@ import anyio
 import msgspec
 
 from collector.backoff import Backoff
+from collector.collect.objects import NodeObject, PodObject, decode_pod, node_decoder
 from collector.collect.observer import Observer
 from collector.collect.readings import Readings, RetryPolicy
 from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
-from collector.kube.resources import NodeObject, PodObject, decode_pod, node_decoder
 from collector.model import ClusterState, ClusterStatus, Known
 
 __all__ = ["ClusterWatcher", "Intervals", "Observer", "nodes", "pods"]

@@ -23,7 +23,7 @@ from collector.kube.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from collector.kube.resources import (
+from collector.kube.wire import (
     LineSplitter,
     MalformedError,
     decode_event,

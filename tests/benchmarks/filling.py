@@ -13,6 +13,7 @@ import msgspec
 import uvloop
 
 from collector.collect import schedule
+from collector.collect.objects import NodeObject, node_decoder
 from collector.collect.schedule import Candidate
 from collector.collect.watcher import pods
 from collector.config import ClusterSettings
@@ -20,7 +21,6 @@ from collector.config.store import StoreSettings
 from collector.inventory import Inventory
 from collector.kube.client import ApiClient
 from collector.kube.reflector import Resource, list_all
-from collector.kube.resources import NodeObject, node_decoder
 from collector.model import Reading
 from collector.simulator.fleet import Fleet
 from collector.store import Store

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from collector.collect.objects import NodeObject, PodObject
 from collector.collect.readings import Readings, RetryPolicy
 from collector.config import ClusterSettings, Duration
-from collector.kube.resources import NodeObject, PodObject
 from collector.model import NodeInfo
 from tests.collect.test_watcher import Observed
 

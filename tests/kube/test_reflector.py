@@ -13,11 +13,11 @@ import pytest
 from aiohttp import web
 
 from collector.backoff import Backoff
+from collector.collect.objects import PodObject, decode_pod
 from collector.config import ClusterSettings
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError
 from collector.kube.reflector import Reflector, Resource, WatchIntervals
-from collector.kube.resources import PodObject, decode_pod
 from collector.model import ClusterState, WatchRestart
 
 pytestmark = pytest.mark.anyio
