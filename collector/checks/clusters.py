@@ -34,7 +34,7 @@ from collector.kube.errors import (
     UntrustedCertificateError,
 )
 from collector.kube.reflector import list_all
-from collector.kube.typed import TypedClient
+from collector.kube.session import Session
 from collector.model import NodeInfo, ReadFailure
 from collector.text import one_line
 
@@ -133,42 +133,41 @@ class _Trial:
         self.finding.problems.append(Problem(one_line(text), one_line(hint)))
 
     async def run(self) -> None:
-        async with ApiClient(self._cluster) as session:
-            self.finding.server = session.host
-            if session.plugin:
-                self.doing = f'running the exec plugin "{session.plugin}"'
+        async with ApiClient(Session(self._cluster)) as client:
+            self.finding.server = client.session.host
+            if plugin := client.session.credential_plugin:
+                self.doing = f'running the exec plugin "{plugin}"'
                 self.remedy = f"`{_kubectl(self._cluster)}` {_SAME_PLUGIN}"
             else:
                 self.doing = "obtaining credentials"
-            await session.authenticate()
+            await client.session.authenticate()
             self.remedy = "a higher --timeout, or look at the network"
-            async with TypedClient(session) as api:
-                await self._reach(api)
-                await self._rights(api)
+            await self._reach(client)
+            await self._rights(client)
             candidates = [
                 Candidate(order, source, pod)
                 for order, source in enumerate(self._cluster.watched)
-                for pod in await self._pods(session, source)
+                for pod in await self._pods(client, source)
             ]
-            await self._list_nodes(session, {candidate.pod.node for candidate in candidates})
+            await self._list_nodes(client, {candidate.pod.node for candidate in candidates})
             if not any(pods.total for pods in self.finding.pods):
                 if self.finding.pods:
-                    await self._look_elsewhere(session)
+                    await self._look_elsewhere(client)
             elif (chosen := choose(candidates)) is None:
                 self.fails("none of the pods is ready", "kubectl describe pod tells why; nodes are read once they are")
             else:
-                await self._read(session, chosen.source, chosen.pod)
+                await self._read(client, chosen.source, chosen.pod)
 
-    async def _reach(self, api: TypedClient) -> None:
+    async def _reach(self, client: ApiClient) -> None:
         self.doing = "reaching its API server"
-        await _version(api)
+        await _version(client)
         started = time.perf_counter()
-        self.finding.version = one_line(await _version(api)) or None
+        self.finding.version = one_line(await _version(client)) or None
         self.finding.latency_seconds = round(time.perf_counter() - started, 4)
         self.doing = "authenticating"
-        self.finding.user = one_line(await _user(api)) or None
+        self.finding.user = one_line(await _user(client)) or None
 
-    async def _rights(self, api: TypedClient) -> None:
+    async def _rights(self, client: ApiClient) -> None:
         self.doing = "asking for its rights"
         rights = [_Right(verb, "nodes") for verb in ("list", "watch")]
         for namespace in dict.fromkeys(source.namespace for source in self._cluster.watched):
@@ -179,7 +178,7 @@ class _Trial:
 
         async def ask(right: _Right) -> None:
             try:
-                granted[right] = await _granted(api, right)
+                granted[right] = await _granted(client, right)
             except ClusterError as error:
                 errors.append(error)
 
@@ -201,19 +200,19 @@ class _Trial:
                 f" by a {'Role' + where if namespace else 'ClusterRole'}",
             )
 
-    async def _list_nodes(self, session: ApiClient, names: Collection[str]) -> None:
+    async def _list_nodes(self, client: ApiClient, names: Collection[str]) -> None:
         """Note the nodes of these names, which are those that a collector would take up."""
         self.doing = "listing its nodes"
         if self.finding.rights.get(str(_Right("list", "nodes"))) is not False:
-            found, _version = await list_all(session, watcher.nodes(self._cluster))
+            found, _version = await list_all(client, watcher.nodes(client, self._cluster))
             self._nodes[self._cluster.name] = [node.facts for node in found.values() if node.key in names]
 
-    async def _pods(self, session: ApiClient, source: PodSource) -> list[PodObject]:
+    async def _pods(self, client: ApiClient, source: PodSource) -> list[PodObject]:
         """Count a source's pods and hand them on; without the right to list them there are none to count."""
         self.doing = f"listing the pods of {source.namespace}"
         if self.finding.rights.get(str(_Right("list", "pods", source.namespace))) is False:
             return []
-        pods = await _list(session, source)
+        pods = await _list(client, source)
         self.finding.pods.append(
             Pods(
                 namespace=source.namespace,
@@ -225,14 +224,14 @@ class _Trial:
         )
         return pods
 
-    async def _look_elsewhere(self, session: ApiClient) -> None:
+    async def _look_elsewhere(self, client: ApiClient) -> None:
         self.doing = "looking for pods of other presets"
         sources = self._cluster.watched
         hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
         for name, source in PRESETS.items():
             if source not in sources:
                 try:
-                    found = len(await _list(session, source))
+                    found = len(await _list(client, source))
                 except ClusterError:
                     continue
                 if found:
@@ -240,7 +239,7 @@ class _Trial:
         places = " or ".join(f'namespace {source.namespace} by "{source.selector}"' for source in sources)
         self.fails(f"no pods found in {places}", hint)
 
-    async def _read(self, session: ApiClient, source: PodSource, pod: PodObject) -> None:
+    async def _read(self, client: ApiClient, source: PodSource, pod: PodObject) -> None:
         self.doing = f"running {self._cluster.command[0]} in {source.namespace}/{pod.name}"
         if any(
             self.finding.rights.get(str(_Right(v, "pods/exec", source.namespace))) is False for v in ("create", "get")
@@ -250,7 +249,7 @@ class _Trial:
         self.finding.node = pod.node
         try:
             output = await pod_exec.run(
-                session,
+                client,
                 source.namespace,
                 pod.name,
                 source.container,
@@ -278,37 +277,37 @@ _EXEC_HINTS = {
 }
 
 
-async def _version(api: TypedClient) -> str:
+async def _version(client: ApiClient) -> str:
     try:
-        return str((await VersionApi(api).get_code()).git_version)
+        return str((await VersionApi(client).get_code()).git_version)
     except (ForbiddenError, ValueError):  # it is reachable, which is what counts
         return ""
 
 
-async def _user(api: TypedClient) -> str:
+async def _user(client: ApiClient) -> str:
     """Ask who we are; a server too old for it, or one that does not say, is no problem."""
     try:
-        review = await AuthenticationV1Api(api).create_self_subject_review(V1SelfSubjectReview())
+        review = await AuthenticationV1Api(client).create_self_subject_review(V1SelfSubjectReview())
     except (ForbiddenError, ServerError, ValueError):
         return ""
     info = review.status and review.status.user_info
     return info.username or "" if info else ""
 
 
-async def _granted(api: TypedClient, right: _Right) -> bool | None:
+async def _granted(client: ApiClient, right: _Right) -> bool | None:
     """Ask the server whether it would let us; None when it does not say."""
     resource, _, subresource = right.resource.partition("/")
     asked = V1ResourceAttributes(namespace=right.namespace, verb=right.verb, resource=resource, subresource=subresource)
     review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=asked))
     try:
-        answer = await AuthorizationV1Api(api).create_self_subject_access_review(review)
+        answer = await AuthorizationV1Api(client).create_self_subject_access_review(review)
     except (ForbiddenError, ServerError, ValueError):
         return None
     return bool(answer.status.allowed) if answer.status else None
 
 
-async def _list(session: ApiClient, source: PodSource) -> list[PodObject]:
-    found, _version = await list_all(session, watcher.pods(source))
+async def _list(client: ApiClient, source: PodSource) -> list[PodObject]:
+    found, _version = await list_all(client, watcher.pods(client, source))
     return list(found.values())
 
 

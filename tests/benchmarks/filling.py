@@ -13,14 +13,14 @@ import msgspec
 import uvloop
 
 from collector.collect import schedule
-from collector.collect.objects import NodeObject, node_decoder
 from collector.collect.schedule import Candidate
-from collector.collect.watcher import pods
+from collector.collect.watcher import nodes, pods
 from collector.config import ClusterSettings
 from collector.config.store import StoreSettings
 from collector.inventory import Inventory
 from collector.kube.client import ApiClient
-from collector.kube.reflector import Resource, list_all
+from collector.kube.reflector import list_all
+from collector.kube.session import Session
 from collector.model import Reading
 from collector.simulator.fleet import Fleet
 from collector.store import Store
@@ -48,10 +48,9 @@ async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> int:
 async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
     cluster = ClusterSettings(context=name, kubeconfig=str(kubeconfig))
     (source,) = cluster.watched
-    nodes: Resource[NodeObject] = Resource(name="nodes", path="/api/v1/nodes", decode=node_decoder())
-    async with ApiClient(cluster) as session:
-        facts = {node.key: node.facts for node in (await list_all(session, nodes))[0].values()}
-        found = (await list_all(session, pods(source)))[0].values()
+    async with ApiClient(Session(cluster)) as client:
+        facts = {node.key: node.facts for node in (await list_all(client, nodes(client, cluster)))[0].values()}
+        found = (await list_all(client, pods(client, source)))[0].values()
     return [
         Reading(
             cluster=name,

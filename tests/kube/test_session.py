@@ -13,6 +13,8 @@ from aiohttp import web
 
 from collector import __version__
 from collector.kube import errors
+from collector.kube.session import Request
+from tests.support.kubernetes import get
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +38,7 @@ def status(code, message, reason="", **headers):
 
 async def test_a_get_names_gpuid_and_accepts_gzip_and_shows_the_token(session, server):
     async with session:
-        body = await session.get(PODS)
+        body = await get(session, PODS)
     assert json.loads(body)["path"] == PODS
     (seen,) = server.seen
     assert seen.headers["User-Agent"] == f"gpuid/{__version__}"
@@ -56,7 +58,7 @@ async def test_a_query_arrives_as_it_was_meant(session, server):
     server.paths[PODS] = note
     params = [("command", "nvidia-smi"), ("command", "-q"), ("labelSelector", "a in (b, c),d=e&f+g%20/ä")]
     async with session:
-        await session.get(PODS, params)
+        await get(session, PODS, params)
     assert arrived == params
 
 
@@ -66,23 +68,23 @@ async def test_a_compressed_answer_is_unpacked(session, server):
 
     server.paths[PODS] = compressed
     async with session:
-        assert await session.get(PODS) == b"x" * 100_000
+        assert await get(session, PODS) == b"x" * 100_000
 
 
-async def test_post_and_patch_send_their_bodies_and_types(session, server):
+async def test_a_request_has_its_method_headers_and_body(session, server):
     async with session:
-        await session.post("/reviews", {"kind": "Review"})
-        await session.patch("/nodes/n", b"[1]", "application/merge-patch+json")
-    post, patch = server.seen
-    assert (post.method, post.body, post.headers["Content-Type"]) == ("POST", b'{"kind":"Review"}', "application/json")
-    assert (patch.method, patch.body) == ("PATCH", b"[1]")
-    assert patch.headers["Content-Type"] == "application/merge-patch+json"
+        kind = "application/merge-patch+json"
+        request = Request(method="PATCH", path="/nodes/n", headers=[("Content-Type", kind)], body=b"[1]")
+        answer = await session.fetch(request)
+    (patch,) = server.seen
+    assert (patch.method, patch.body, patch.headers["Content-Type"]) == ("PATCH", b"[1]", kind)
+    assert answer.status == 200
 
 
 async def test_a_server_below_a_path_is_asked_below_it(kubeconfig, server, authority):
     kubeconfig.write({"server": f"{server.url}/k8s/clusters/c-1/", "certificate-authority-data": authority.data})
     async with kubeconfig.session() as session:
-        await session.get(PODS)
+        await get(session, PODS)
     assert server.seen[0].path == f"/k8s/clusters/c-1{PODS}"
     assert server.seen[0].authorization is None
 
@@ -94,8 +96,8 @@ async def test_a_server_below_a_path_is_asked_below_it(kubeconfig, server, autho
 async def test_an_error_answer_is_our_error_with_the_message(session, server, failure, code, kind):
     server.paths[PODS] = status(code, "because\nof this")
     async with session:
-        error = await failure(session.get(PODS))
-        assert (await session.get("/other")) != b""
+        error = await failure(get(session, PODS))
+        assert (await get(session, "/other")) != b""
     assert type(error) is kind
     assert str(error).endswith(": because of this")
     assert len(server.connections) == 1, "an error costs no connection"
@@ -107,7 +109,7 @@ async def test_a_redirect_is_not_followed(session, server, failure):
 
     server.paths[PODS] = redirect
     async with session:
-        error = await failure(session.get(PODS))
+        error = await failure(get(session, PODS))
     assert error.status == 302
     assert [seen.path for seen in server.seen] == [PODS]
 
@@ -121,14 +123,14 @@ async def test_an_endless_error_body_is_cut_off(session, server, failure):
 
     server.paths[PODS] = endless
     async with session:
-        error = await failure(session.get(PODS))
+        error = await failure(get(session, PODS))
     assert len(str(error)) < 400
 
 
 async def test_too_many_requests_slow_the_session_down(session, server, failure):
     server.paths[PODS] = status(429, "slow down", **{"Retry-After": "2"})
     async with session:
-        error = await failure(session.get(PODS))
+        error = await failure(get(session, PODS))
         assert session.limiter.rate == 50
     assert type(error) is errors.ThrottledError
     assert error.retry_after == 2
@@ -137,7 +139,7 @@ async def test_too_many_requests_slow_the_session_down(session, server, failure)
 async def test_a_refused_token_that_never_changes_is_unauthorized_after_one_request(session, server, failure):
     server.only("s3cr3t-other")
     async with session:
-        error = await failure(session.get(PODS))
+        error = await failure(get(session, PODS))
     assert type(error) is errors.UnauthorizedError
     assert str(error) == f"{server.url}: unauthorized: Unauthorized"
     assert len(server.seen) == 1
@@ -149,7 +151,7 @@ async def test_a_refused_connection_says_so(kubeconfig, failure):
         url = f"https://127.0.0.1:{closed.getsockname()[1]}"
         kubeconfig.write({"server": url})
         async with kubeconfig.session() as session:
-            error = await failure(session.get(PODS))
+            error = await failure(get(session, PODS))
     assert type(error) is errors.UnreachableError
     assert str(error) == f"{url}: connection refused"
 
@@ -157,7 +159,7 @@ async def test_a_refused_connection_says_so(kubeconfig, failure):
 async def test_a_name_that_does_not_exist_says_so(kubeconfig, failure):
     kubeconfig.write({"server": "https://api.gpuid.invalid:6443"})
     async with kubeconfig.session() as session:
-        error = await failure(session.get(PODS))
+        error = await failure(get(session, PODS))
     assert type(error) is errors.UnreachableError
     assert str(error) == "https://api.gpuid.invalid:6443: cannot resolve api.gpuid.invalid"
 
@@ -168,7 +170,7 @@ async def test_a_server_that_does_not_answer_in_time_is_unreachable(session, ser
 
     server.paths[PODS] = hang
     async with session:
-        error = await failure(session.get(PODS, timeout=0.05))
+        error = await failure(get(session, PODS, timeout=0.05))
     assert type(error) is errors.UnreachableError
     assert str(error) == f"{server.url}: timed out"
 
@@ -179,7 +181,7 @@ async def test_a_server_that_hangs_up_is_unreachable(session, server, failure):
 
     server.paths[PODS] = hang_up
     async with session:
-        error = await failure(session.get(PODS))
+        error = await failure(get(session, PODS))
     assert type(error) is errors.UnreachableError
 
 
@@ -191,7 +193,7 @@ async def test_a_server_that_speaks_no_http_is_unreachable(kubeconfig, failure):
     listener = await asyncio.start_server(answer, "127.0.0.1", 0)
     kubeconfig.write({"server": f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"})
     async with kubeconfig.session() as session:
-        error = await failure(session.get(PODS))
+        error = await failure(get(session, PODS))
     listener.close()
     assert type(error) is errors.UnreachableError
 
@@ -200,7 +202,7 @@ async def test_netrc_is_not_our_business(session, server, tmp_path, monkeypatch)
     (tmp_path / "netrc").write_text("default login nobody password s3cr3t-netrc\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     async with session:
-        await session.get(PODS)
+        await get(session, PODS)
     assert server.tokens == ["Bearer s3cr3t-token"]
 
 
@@ -217,7 +219,7 @@ class TestStream:
             return answer
 
         server.paths[PODS] = watch
-        async with session, session.stream(PODS, {"watch": "1"}) as chunks:
+        async with session, session.stream(Request(path=PODS, query=[("watch", "1")])) as chunks:
             assert await anext(chunks) == b"one\n"
             asked.set()
             assert [chunk async for chunk in chunks] == [b"two\n"]
@@ -229,7 +231,7 @@ class TestStream:
 
         server.paths[PODS] = silent
         async with session:
-            error = await failure(session.stream(PODS, timeout=0.1).__aenter__())
+            error = await failure(session.stream(Request(path=PODS), timeout=0.1).__aenter__())
         assert type(error) is errors.UnreachableError
         assert str(error) == f"{server.url}: timed out"
 
@@ -244,7 +246,7 @@ class TestStream:
             await anyio.sleep_forever()
 
         server.paths[PODS] = silent
-        async with session, session.stream(PODS):
+        async with session, session.stream(Request(path=PODS)):
             # `02` is the timer of keep-alive probes; the rest of it is when it goes off, in hundredths of a second.
             await eventually(lambda: any(timer[:3] == "02:" and int(timer[3:], 16) <= 3000 for timer in timers()))
 
@@ -257,7 +259,7 @@ class TestStream:
             return answer
 
         server.paths[PODS] = slow
-        async with session, session.stream(PODS, timeout=0.5) as chunks:
+        async with session, session.stream(Request(path=PODS), timeout=0.5) as chunks:
             assert [chunk async for chunk in chunks] == [b"late\n"]
 
     async def test_a_stream_that_breaks_is_unreachable(self, session, server, failure):
@@ -269,7 +271,7 @@ class TestStream:
             return answer
 
         server.paths[PODS] = broken
-        async with session, session.stream(PODS) as chunks:
+        async with session, session.stream(Request(path=PODS)) as chunks:
             assert await anext(chunks) == b"one\n"
             error = await failure(anext(chunks))
         assert type(error) is errors.UnreachableError
@@ -277,7 +279,7 @@ class TestStream:
     async def test_an_error_status_is_our_error(self, session, server, failure):
         server.paths[PODS] = status(410, "too old resource version", "Expired")
         async with session:
-            error = await failure(session.stream(PODS).__aenter__())
+            error = await failure(session.stream(Request(path=PODS)).__aenter__())
         assert type(error) is errors.GoneError
 
     async def test_leaving_a_stream_ends_its_connection(self, session, server, eventually):
@@ -295,7 +297,7 @@ class TestStream:
 
         server.paths[PODS] = endless
         async with session:
-            async with session.stream(PODS) as chunks:
+            async with session.stream(Request(path=PODS)) as chunks:
                 await anext(chunks)
             await eventually(ended.is_set)
 
@@ -320,7 +322,8 @@ class TestWebSocket:
     async def test_messages_go_both_ways_over_the_protocol_that_both_know(self, session, server, echo, eventually):
         async with session:
             protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
-            async with session.websocket("/exec", [("command", "a"), ("command", "b")], protocols) as channel:
+            request = Request(path="/exec", query=[("command", "a"), ("command", "b")])
+            async with session.websocket(request, protocols) as channel:
                 assert channel.protocol == "v5.channel.k8s.io"
                 await channel.send_bytes(b"\x00hello")
                 assert (await channel.receive()).data == b"\x00hello"
@@ -332,18 +335,18 @@ class TestWebSocket:
     async def test_a_refused_handshake_has_the_status_message(self, session, server, failure):
         server.paths["/exec"] = status(403, 'pods "p" is forbidden: cannot create resource "pods/exec"')
         async with session:
-            error = await failure(session.websocket("/exec").__aenter__())
+            error = await failure(session.websocket(Request(path="/exec")).__aenter__())
         assert type(error) is errors.ForbiddenError
         assert str(error).endswith('forbidden: pods "p" is forbidden: cannot create resource "pods/exec"')
 
     async def test_an_absent_pod_is_not_found(self, session, server, failure):
         server.paths["/exec"] = status(404, 'pods "p" not found')
         async with session:
-            assert type(await failure(session.websocket("/exec").__aenter__())) is errors.NotFoundError
+            assert type(await failure(session.websocket(Request(path="/exec")).__aenter__())) is errors.NotFoundError
 
     async def test_an_answer_without_an_upgrade_says_so(self, session, server, failure):
         async with session:
-            error = await failure(session.websocket("/plain").__aenter__())
+            error = await failure(session.websocket(Request(path="/plain")).__aenter__())
         assert str(error) == f"{server.url}: the server did not upgrade to a WebSocket"
 
     async def test_a_handshake_that_hangs_is_given_up(self, session, server, failure):
@@ -352,13 +355,13 @@ class TestWebSocket:
 
         server.paths["/exec"] = hang
         async with session:
-            error = await failure(session.websocket("/exec", timeout=0.05).__aenter__())
+            error = await failure(session.websocket(Request(path="/exec"), timeout=0.05).__aenter__())
         assert str(error) == f"{server.url}: timed out"
 
     async def test_a_cancelled_one_closes_at_once_though_the_server_never_says_goodbye(
-        self, session, server, eventually, monkeypatch
+        self, kubeconfig, session, server, eventually
     ):
-        monkeypatch.setattr("collector.kube.client._CLOSE", 600)
+        session = kubeconfig.session(websocket_close_timeout=600)
         closed = anyio.Event()
 
         async def deaf(request):
@@ -375,14 +378,14 @@ class TestWebSocket:
         async with session:
             with anyio.fail_after(25):
                 with anyio.CancelScope() as scope:
-                    async with session.websocket("/exec") as channel:
+                    async with session.websocket(Request(path="/exec")) as channel:
                         scope.cancel()
                         await channel.receive()
                 await eventually(closed.is_set)
 
     async def test_a_large_message_is_no_error(self, session, server, echo):
         server.paths["/exec"] = _large
-        async with session, session.websocket("/exec") as channel:
+        async with session, session.websocket(Request(path="/exec")) as channel:
             assert len((await channel.receive()).data) == 10 << 20
 
     async def test_many_at_once_do_not_keep_a_request_waiting(self, session, server, echo):
@@ -391,7 +394,7 @@ class TestWebSocket:
 
             async def occupy():
                 nonlocal opened
-                async with session.websocket("/exec") as channel:
+                async with session.websocket(Request(path="/exec")) as channel:
                     opened += 1
                     await channel.receive()
 
@@ -400,7 +403,7 @@ class TestWebSocket:
             with anyio.fail_after(25):
                 while opened < 120:  # noqa: ASYNC110
                     await anyio.sleep(0.01)
-                await session.get(PODS)
+                await get(session, PODS)
             tasks.cancel_scope.cancel()
 
 
