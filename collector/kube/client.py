@@ -114,11 +114,12 @@ class ApiClient(GeneratedApiClient):
         _request_timeout: Any = None,
     ) -> "Request | _Response":
         """Send what a generated method asks for; without `_preload_content`, return it unsent (see `read`)."""
+        default = {} if body is None else {"Content-Type": "application/json"}  # some methods name no type
         request = Request(
             method=method,
             path=url,
             query=_query(query_params or ()),
-            headers=tuple((headers or {}).items()),
+            headers=tuple((default | (headers or {})).items()),
             body=body if body is None or isinstance(body, bytes) else msgspec.json.encode(body),
         )
         if not _preload_content:

@@ -94,6 +94,16 @@ class TestVersion:
         loaded = set(result.stdout.split())
         assert loaded & {"aiohttp", "anyio", "httpx", "kubernetes_asyncio", "rich", "prometheus_client"} == set()
 
+    def test_only_commands_that_talk_to_a_cluster_import_the_kubernetes_client(self):
+        names = [name for name in NAMES if name not in {"demo", "init", "check", "run"}]
+        code = (
+            "import sys, collector.cli\n"
+            "for name in sys.argv[1:]: collector.cli.gpuid.get_command(None, name)\n"
+            "print(*sys.modules)"
+        )
+        result = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+        assert "kubernetes_asyncio" not in result.stdout.split()
+
 
 class TestErrors:
     @pytest.fixture
