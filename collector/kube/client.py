@@ -38,7 +38,7 @@ ApiMethod = Callable[..., Awaitable[Any]]
 
 
 class ApiClient(GeneratedApiClient):
-    """What the generated API classes are made with.
+    """What the generated API classes are made with; an async context manager.
 
     Every call raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials. A
     `timeout` (`_request_timeout` in a direct call) is in seconds and the server's alone: waiting for our own limiter or
@@ -113,7 +113,10 @@ class ApiClient(GeneratedApiClient):
         _preload_content: bool = True,
         _request_timeout: Any = None,
     ) -> "Request | _Response":
-        """Send what a generated method asks for; without `_preload_content`, return it unsent (see `read`)."""
+        """Send what a generated method asks for; with `_preload_content=False` send nothing and return the Request.
+
+        That is what `read`, `stream` and `websocket` are made of.
+        """
         default = {} if body is None else {"Content-Type": "application/json"}  # some methods name no type
         request = Request(
             method=method,

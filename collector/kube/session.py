@@ -274,7 +274,7 @@ class Session:
     # The files that describe the connection
 
     async def _reload_if_changed(self, *, now: bool = False) -> None:
-        """Read the kubeconfig and its certificates again if one of the files has changed; they are checked at times."""
+        """Read the kubeconfig and its certificates again if a file has changed; checks once a minute, or `now`."""
         if not now and not self._check_due():
             return
         async with self._changing:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import json
 import logging
 import multiprocessing
@@ -36,6 +37,8 @@ _SOURCE = PodSource(
 def rows(*, small: bool = False) -> Iterator[Row]:
     """Let both watch pods of which each changes again and again, and let ours list a cluster with very many."""
     pods, repeats = (4, 5) if small else (1_000, 20)
+    gc.collect()
+    gc.freeze()  # what was imported, as gc_freeze.run does
     objects = uvloop.run(_pods(pods))
     with _served(objects, repeats) as url:
         ours = uvloop.run(_ours(url, pods * repeats))
