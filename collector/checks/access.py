@@ -11,8 +11,8 @@ from kubernetes_asyncio.client import (
     VersionApi,
 )
 
+from collector.kube.client import ApiClient
 from collector.kube.errors import ForbiddenError, ServerError
-from collector.kube.typed import TypedClient
 
 __all__ = ["Right", "is_granted", "server_version", "user_name"]
 
@@ -29,7 +29,7 @@ class Right(msgspec.Struct, frozen=True):
         return f"{self.verb} {self.resource}" + (f" in {self.namespace}" if self.namespace else "")
 
 
-async def server_version(api: TypedClient) -> str:
+async def server_version(api: ApiClient) -> str:
     """Return the version of the API server, empty if it does not tell us; raises ClusterError if it is unreachable."""
     try:
         return str((await VersionApi(api).get_code()).git_version)
@@ -37,7 +37,7 @@ async def server_version(api: TypedClient) -> str:
         return ""
 
 
-async def user_name(api: TypedClient) -> str:
+async def user_name(api: ApiClient) -> str:
     """Return the user that the server takes us for, empty if it does not tell us or is too old to."""
     try:
         review = await AuthenticationV1Api(api).create_self_subject_review(V1SelfSubjectReview())
@@ -47,7 +47,7 @@ async def user_name(api: TypedClient) -> str:
     return info.username or "" if info else ""
 
 
-async def is_granted(api: TypedClient, right: Right) -> bool | None:
+async def is_granted(api: ApiClient, right: Right) -> bool | None:
     """Return whether the server grants us a right, None if it does not tell us."""
     resource, _, subresource = right.resource.partition("/")
     attributes = V1ResourceAttributes(

@@ -12,6 +12,7 @@ from collector.checks.check import Check, run_checks
 from collector.checks.finding import ClusterDetails, Finding, PodCount, Subject
 from collector.collect import nvidia_smi, watcher
 from collector.collect.duplicates import DuplicateDetector
+from collector.collect.objects import PodObject
 from collector.collect.schedule import Candidate, choose, ready
 from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
@@ -25,8 +26,7 @@ from collector.kube.errors import (
     UntrustedCertificateError,
 )
 from collector.kube.reflector import list_all
-from collector.kube.resources import PodObject
-from collector.kube.typed import TypedClient
+from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
 from collector.text import one_line
 
@@ -78,12 +78,11 @@ class ClusterCheck(Check):
 
     async def run(self) -> None:
         """Go through the steps; raises ClusterError for what ends the check."""
-        async with ApiClient(self._cluster) as client:
-            self.details.server = client.host
+        async with ApiClient(Session(self._cluster)) as client:
+            self.details.server = client.session.host
             await self._authenticate(client)
-            async with TypedClient(client) as api:
-                await self._reach_server(api)
-                await self._check_rights(api)
+            await self._reach_server(client)
+            await self._check_rights(client)
             candidates = [
                 Candidate(order, source, pod)
                 for order, source in enumerate(self._cluster.active_sources)
@@ -121,24 +120,24 @@ class ClusterCheck(Check):
         return "" if context is None else f"kubectl --context {shlex.quote(context)} get nodes"
 
     async def _authenticate(self, client: ApiClient) -> None:
-        if client.plugin:
-            self.step = f'running the exec plugin "{client.plugin}"'
+        if plugin := client.session.credential_plugin:
+            self.step = f'running the credential plugin "{plugin}"'
             self.timeout_hint = f"`{self._kubectl()}` {_SAME_PLUGIN}"
         else:
             self.step = "obtaining credentials"
-        await client.authenticate()
+        await client.session.authenticate()
         self.timeout_hint = "raise --timeout or check the network"
 
-    async def _reach_server(self, api: TypedClient) -> None:
+    async def _reach_server(self, client: ApiClient) -> None:
         self.step = "reaching its API server"
-        await server_version(api)
+        await server_version(client)
         started = time.perf_counter()  # from here on, a connection is open
-        self.details.version = one_line(await server_version(api)) or None
+        self.details.version = one_line(await server_version(client)) or None
         self.details.latency_seconds = round(time.perf_counter() - started, 4)
         self.step = "authenticating"
-        self.details.user = one_line(await user_name(api)) or None
+        self.details.user = one_line(await user_name(client)) or None
 
-    async def _check_rights(self, api: TypedClient) -> None:
+    async def _check_rights(self, client: ApiClient) -> None:
         self.step = "checking its permissions"
         rights = [Right(verb, "nodes") for verb in ("list", "watch")]
         for namespace in dict.fromkeys(source.namespace for source in self._cluster.active_sources):
@@ -149,7 +148,7 @@ class ClusterCheck(Check):
 
         async def ask(right: Right) -> None:
             try:
-                granted[right] = await is_granted(api, right)
+                granted[right] = await is_granted(client, right)
             except ClusterError as error:
                 errors.append(error)
 
@@ -177,7 +176,7 @@ class ClusterCheck(Check):
     async def _list_nodes(self, client: ApiClient, names: Collection[str]) -> None:
         self.step = "listing its nodes"
         if not self._is_denied(Right("list", "nodes")):
-            found, _version = await list_all(client, watcher.nodes(self._cluster))
+            found, _version = await list_all(client, watcher.nodes(client, self._cluster))
             self.nodes = [node.facts for node in found.values() if node.key in names]
 
     async def _list_pods(self, client: ApiClient, source: PodSource) -> list[PodObject]:
@@ -240,5 +239,5 @@ class ClusterCheck(Check):
 
 
 async def _list(client: ApiClient, source: PodSource) -> list[PodObject]:
-    found, _version = await list_all(client, watcher.pods(source))
+    found, _version = await list_all(client, watcher.pods(client, source))
     return list(found.values())

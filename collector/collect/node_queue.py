@@ -10,11 +10,11 @@ import anyio
 
 from collector.collect import schedule
 from collector.collect.delay_queue import DelayQueue
+from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate, RetryPolicy
 from collector.config import ClusterSettings, PodSource
 from collector.events import ResettableEvent
-from collector.kube.resources import NodeObject, PodObject
 from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
 
 __all__ = ["NodeQueue", "Target", "TrackedNode"]

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import msgspec
 
 from collector.backoff import Backoff
+from collector.collect.objects import Container, PodObject
 from collector.config import PodSource
-from collector.kube.resources import Container, PodObject
 from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
 
 __all__ = [

@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 
 import anyio
 import msgspec
+from kubernetes_asyncio.client import CoreV1Api
 
 from collector.backoff import Backoff
 from collector.collect.context_logger import ContextLogger
 from collector.collect.node_queue import NodeQueue
 from collector.collect.node_reader import NodeReader
+from collector.collect.objects import NodeObject, PodObject, decode_pod, node_decoder
 from collector.collect.observer import Observer
 from collector.collect.schedule import RetryPolicy
 from collector.config import ClusterSettings, PodSource
-from collector.kube.client import ApiClient
+from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ClusterError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
-from collector.kube.resources import NodeObject, PodObject, decode_pod, node_decoder
+from collector.kube.session import Session
 from collector.model import ClusterState, ClusterStatus, Known
 
 __all__ = ["ClusterWatcher", "Intervals", "nodes", "pods"]
@@ -75,31 +77,31 @@ class ClusterWatcher:
         self._report(ClusterState.STARTING)
         for attempt in itertools.count():
             try:
-                async with ApiClient(self._cluster) as session:
-                    await self._watch(session)
+                async with ApiClient(Session(self._cluster)) as client:
+                    await self._watch(client)
             except ClusterError as error:
                 self._report(error.state, str(error))
             await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
 
-    async def _watch(self, session: ApiClient) -> None:
+    async def _watch(self, client: ApiClient) -> None:
         reflectors: list[Reflector[Any]] = [
-            self._reflector(session, 0, nodes(self._cluster, self._node_labels), self._queue.set_node)
+            self._reflector(client, 0, nodes(client, self._cluster, self._node_labels), self._queue.set_node)
         ]
         for order, source in enumerate(self._cluster.active_sources):
             set_pod = functools.partial(self._queue.set_pod, order, source)
-            reflectors.append(self._reflector(session, order + 1, pods(source), set_pod))
+            reflectors.append(self._reflector(client, order + 1, pods(client, source), set_pod))
         self._starting = set(range(len(reflectors)))
         self._synced = [0.0] * len(reflectors)
         async with anyio.create_task_group() as tasks:
             for reflector in reflectors:
                 tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
-            tasks.start_soon(self._reader.run, session, name=f"{self._cluster.name} node reader")
+            tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
 
     def _reflector(
-        self, session: ApiClient, index: int, resource: Resource[T], on_change: Callable[[T | None, T | None], None]
+        self, client: ApiClient, index: int, resource: Resource[T], on_change: Callable[[T | None, T | None], None]
     ) -> Reflector[T]:
         return Reflector(
-            session,
+            client,
             resource,
             on_change=on_change,
             on_proof=functools.partial(self._note_proof, index),
@@ -146,22 +148,17 @@ class ClusterWatcher:
             log.log(logging.WARNING if changed else logging.DEBUG, "cluster down: %s", message)
 
 
-def pods(source: PodSource) -> Resource[PodObject]:
-    """Say which pods a source means."""
-    return Resource(
-        name="pods",
-        path=f"/api/v1/namespaces/{source.namespace}/pods",
-        params=_selection(source.selector),
-        decode=decode_pod,
-    )
+def pods(client: ApiClient, source: PodSource) -> Resource[PodObject]:
+    """Return the pods that a source selects."""
+    method = functools.partial(CoreV1Api(client).list_namespaced_pod, source.namespace)
+    return Resource(name="pods", method=_selecting(method, source.selector), decode=decode_pod)
 
 
-def nodes(cluster: ClusterSettings, labels: Sequence[str] = ()) -> Resource[NodeObject]:
-    """Say which nodes a cluster means, with the labels that their facts are to carry."""
-    return Resource(
-        name="nodes", path="/api/v1/nodes", params=_selection(cluster.node_selector), decode=node_decoder(labels)
-    )
+def nodes(client: ApiClient, cluster: ClusterSettings, labels: Sequence[str] = ()) -> Resource[NodeObject]:
+    """Return the nodes that a cluster's settings select, with the labels that their facts are to carry."""
+    method = _selecting(CoreV1Api(client).list_node, cluster.node_selector)
+    return Resource(name="nodes", method=method, decode=node_decoder(labels))
 
 
-def _selection(selector: str) -> tuple[tuple[str, str], ...]:
-    return (("labelSelector", selector),) if selector else ()
+def _selecting(method: ApiMethod, selector: str) -> ApiMethod:
+    return functools.partial(method, label_selector=selector) if selector else method

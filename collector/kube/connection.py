@@ -1,4 +1,4 @@
-"""What one kubeconfig context says about reaching its cluster, as values; no files are read here."""
+"""What one kubeconfig context says about connecting to its cluster, as values; no files are read here."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ class Redacted(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Keeps its values out of every repr, because some of them are secrets."""
 
     def __repr__(self) -> str:
-        """Tell the kind alone."""
+        """Return the kind alone."""
         return f"{type(self).__name__}(…)"
 
 
@@ -37,14 +37,14 @@ class ClusterEntry(Redacted, frozen=True):
 
 
 class Variable(Redacted, frozen=True):
-    """One environment variable of an exec plugin."""
+    """One environment variable of an exec credential plugin."""
 
     name: str = ""
     value: str = ""
 
 
 class Exec(Redacted, frozen=True, rename="camel"):
-    """How to run an exec plugin."""
+    """How to run an exec credential plugin."""
 
     command: str = ""
     api_version: str = ""
@@ -56,7 +56,7 @@ class Exec(Redacted, frozen=True, rename="camel"):
 
 
 class AuthProvider(Redacted, frozen=True):
-    """The older way to name a provider of tokens."""
+    """The older way to name a source of tokens."""
 
     name: str = ""
     config: dict[str, str] | None = None
@@ -82,7 +82,7 @@ class User(Redacted, frozen=True):
 
     @property
     def kind(self) -> str:
-        """How this user authenticates, in words without secrets, such as `exec: aws`."""
+        """How this user authenticates, without secrets, such as `exec: aws`."""
         if self.token_file:
             return "token file"
         if self.token:
@@ -97,7 +97,7 @@ class User(Redacted, frozen=True):
 
 
 class ConnectionInfo(Redacted, frozen=True):
-    """Everything that one context says about reaching its cluster."""
+    """Everything that one context says about connecting to its cluster."""
 
     where: str  # the context and its file, for messages
     cluster: ClusterEntry
@@ -106,7 +106,7 @@ class ConnectionInfo(Redacted, frozen=True):
     files: tuple[str, ...] = ()  # the kubeconfig files that this was read from
 
     @property
-    def followed(self) -> tuple[str, ...]:
-        """Every file that gives another access when it changes; a token file has a pace of its own."""
+    def source_files(self) -> tuple[str, ...]:
+        """Every file to read again when it changes; a token file is not one, it is read again anyway."""
         paths = (self.cluster.certificate_authority, self.user.client_certificate, self.user.client_key)
         return (*self.files, *(path for path in paths if path))

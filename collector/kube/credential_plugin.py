@@ -1,4 +1,4 @@
-"""Exec plugins: the commands, such as `aws`, that a kubeconfig names to get credentials from."""
+"""Exec credential plugins: the commands, such as `aws`, that a kubeconfig names as its source of credentials."""
 
 import base64
 import contextlib
@@ -19,37 +19,42 @@ from collector.kube.connection import ConnectionInfo, Redacted
 from collector.kube.credentials import Credential, bearer
 from collector.kube.errors import BadContextError, CredentialPluginFailedError, CredentialPluginMissingError
 from collector.kube.limits import SharedLimiter
-from collector.kube.tls import Certificate, authorities
-from collector.text import one_line
+from collector.kube.tls import Certificate, trusted_certificates
+from collector.text import describe_os_error, one_line
 
 __all__ = ["CredentialPlugin"]
 
-_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
-_DEADLINE = 60.0  # seconds that a plugin may take
-_AT_ONCE = SharedLimiter("exec plugins", 8)  # each may well be a Python interpreter of its own
-_STDOUT = 1 << 20  # bytes of output that credentials may take
-_STDERR = 1 << 16  # bytes of complaint that are kept; the rest is read and dropped
+API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
+PLUGIN_TIMEOUT_SECONDS = 60.0
+MAX_STDOUT_BYTES = 1 << 20
+MAX_STDERR_BYTES = 1 << 16  # the rest is read and dropped
+_ALL_PLUGINS = SharedLimiter("exec credential plugins", 8)  # each may well be a Python interpreter of its own
 
 
 class CredentialPlugin:
-    """One context's exec plugin; made once, which proves its settings, and run whenever credentials are due."""
+    """One context's exec credential plugin: made once, which checks its settings, and run when credentials are due."""
 
-    def __init__(self, access: ConnectionInfo, *, deadline: float = _DEADLINE) -> None:
-        plugin = access.user.exec
+    def __init__(self, info: ConnectionInfo, *, timeout: float = PLUGIN_TIMEOUT_SECONDS) -> None:
+        plugin = info.user.exec
         assert plugin is not None  # noqa: S101
         self._plugin = plugin
-        self._access = access
-        self._deadline = deadline
-        self._name = f'{access.where}: exec plugin "{plugin.command}"'
+        self._info = info
+        self._timeout = timeout
+        self._name = f'{info.where}: exec plugin "{plugin.command}"'
         if not plugin.command:
-            raise BadContextError(f"{access.where}: exec: expected a command")
-        if plugin.api_version not in _VERSIONS:
-            raise BadContextError(f"{self._name}: apiVersion: expected {' or '.join(_VERSIONS)}")
+            raise BadContextError(f"{info.where}: exec: expected a command")
+        if plugin.api_version not in API_VERSIONS:
+            raise BadContextError(f"{self._name}: apiVersion: expected {' or '.join(API_VERSIONS)}")
         if plugin.interactive_mode == "Always":
-            raise BadContextError(f"{self._name}: interactiveMode Always needs a terminal, which a collector has not")
+            raise BadContextError(
+                f"{self._name}: interactiveMode Always needs a terminal, which a collector does not have"
+            )
 
     async def run(self) -> Credential:
-        """Run the command and read what it prints; raises PluginMissing and PluginFailed."""
+        """Run the command and return what it prints.
+
+        Raises CredentialPluginMissingError and CredentialPluginFailedError.
+        """
         information = await anyio.to_thread.run_sync(self._information)
         environment = {
             **os.environ,
@@ -58,12 +63,12 @@ class CredentialPlugin:
         }
         command = self._find()
         try:
-            async with _AT_ONCE.limiter:  # waiting for it is not the plugin's fault, so the deadline begins after
-                with anyio.fail_after(self._deadline):
+            async with _ALL_PLUGINS.limiter:  # waiting for it is not the plugin's fault, so its time starts after
+                with anyio.fail_after(self._timeout):
                     output = await self._communicate([command, *(self._plugin.args or ())], environment)
         except TimeoutError:
             raise CredentialPluginFailedError(
-                f"{self._name} gave no answer within {self._deadline:g} s and was killed"
+                f"{self._name} gave no answer within {self._timeout:g} s and was killed"
             ) from None
         return self._credential(output)
 
@@ -71,7 +76,7 @@ class CredentialPlugin:
         command = self._plugin.command
         is_path = os.sep in command  # a bare name is looked for in PATH
         if is_path:
-            command = str(Path(self._access.folder) / command)
+            command = str(Path(self._info.folder) / command)
         found = shutil.which(command)
         if found is None:
             if is_path and Path(command).is_file():
@@ -83,8 +88,8 @@ class CredentialPlugin:
     def _information(self) -> dict[str, Any]:
         spec: dict[str, Any] = {"interactive": False}
         if self._plugin.provide_cluster_info:
-            cluster = self._access.cluster
-            trusted = authorities(cluster, self._access.where)
+            cluster = self._info.cluster
+            trusted = trusted_certificates(cluster, self._info.where)
             about = {
                 "server": cluster.server,
                 "tls-server-name": cluster.tls_server_name,
@@ -105,7 +110,7 @@ class CredentialPlugin:
         return {"kind": "ExecCredential", "apiVersion": self._plugin.api_version, "spec": spec}
 
     async def _communicate(self, command: list[str], environment: Mapping[str, str]) -> bytes:
-        """Give the command's standard output; whatever happens, neither it nor its children are left running."""
+        """Return the command's standard output; whatever happens, neither it nor its children are left running."""
         try:
             process = await anyio.open_process(
                 command,
@@ -116,15 +121,15 @@ class CredentialPlugin:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:  # such as a script whose interpreter is absent
-            why = (getattr(error, "strerror", None) or "its arguments hold a null byte").lower()
+            why = describe_os_error(error, "its arguments hold a null byte")
             raise CredentialPluginFailedError(f"{self._name} cannot be started: {why}") from None
-        output, complaint = bytearray(), bytearray()
+        stdout, stderr = bytearray(), bytearray()
         try:
             async with anyio.create_task_group() as reading:
-                reading.start_soon(_keep, process.stdout, output, _STDOUT, reading.cancel_scope.cancel)
-                reading.start_soon(_keep, process.stderr, complaint, _STDERR, None)
+                reading.start_soon(_collect, process.stdout, stdout, MAX_STDOUT_BYTES, reading.cancel_scope.cancel)
+                reading.start_soon(_collect, process.stderr, stderr, MAX_STDERR_BYTES, None)
             if reading.cancel_scope.cancel_called:
-                raise CredentialPluginFailedError(f"{self._name} printed more than {_STDOUT} bytes")
+                raise CredentialPluginFailedError(f"{self._name} printed more than {MAX_STDOUT_BYTES} bytes")
             code = await process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -133,19 +138,20 @@ class CredentialPlugin:
                 await process.wait()
                 await process.aclose()
         if code != 0:
-            said = next((line for line in complaint.decode(errors="replace").splitlines() if line.strip()), "")
-            ending = f"exited with code {code}" if code > 0 else f"was ended by signal {-code}"
+            said = next((line for line in stderr.decode(errors="replace").splitlines() if line.strip()), "")
+            ending = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
             raise CredentialPluginFailedError(f"{self._name} {ending}" + (f": {one_line(said, 200)}" if said else ""))
-        return bytes(output)
+        return bytes(stdout)
 
     def _credential(self, output: bytes) -> Credential:
-        # What the plugin printed is a secret, so no error repeats any of it.
+        # What the plugin printed is secret, so no error repeats any of it.
         try:
             answer = msgspec.json.decode(output, type=_ExecCredential)
         except msgspec.MsgspecError:
-            raise CredentialPluginFailedError(f"{self._name} printed no ExecCredential") from None
+            raise CredentialPluginFailedError(f"{self._name} did not print an ExecCredential") from None
         if answer.kind != "ExecCredential" or answer.api_version != self._plugin.api_version:
-            raise CredentialPluginFailedError(f"{self._name} printed no ExecCredential of {self._plugin.api_version}")
+            expected = f"ExecCredential of {self._plugin.api_version}"
+            raise CredentialPluginFailedError(f"{self._name} did not print an {expected}")
         status = answer.status or _Status()
         if bool(status.client_certificate_data) != bool(status.client_key_data):
             raise CredentialPluginFailedError(
@@ -179,10 +185,10 @@ class _ExecCredential(Redacted, frozen=True, rename="camel"):
     status: _Status | None = None
 
 
-async def _keep(
+async def _collect(
     stream: anyio.abc.ByteReceiveStream | None, into: bytearray, limit: int, on_more: Callable[[], None] | None
 ) -> None:
-    """Keep at most `limit` bytes; `on_more` is called for more, or else they are read, so that no writer is blocked."""
+    """Keep at most `limit` bytes; call `on_more` at more, or read and drop them, so that no writer is blocked."""
     assert stream is not None  # noqa: S101
     async for chunk in stream:
         if on_more is not None and len(into) + len(chunk) > limit:

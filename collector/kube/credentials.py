@@ -1,4 +1,4 @@
-"""Who a session says it is: tokens, passwords and certificates, and when each of them is made anew."""
+"""What a session authenticates by: tokens, passwords and certificates, and when each of them is renewed."""
 
 import base64
 import logging
@@ -9,7 +9,9 @@ from typing import Protocol
 from urllib.parse import quote
 
 import anyio
+import anyio.to_thread
 
+from collector.files import UnreadableFileError, read_secret
 from collector.kube.connection import Redacted, User
 from collector.kube.errors import BadContextError, ClusterError
 from collector.kube.tls import Certificate
@@ -27,14 +29,14 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_REREAD = 60.0  # seconds after which a token file is read again
-_PAUSE = 5.0  # seconds between two attempts to make a credential anew, however often it is asked for
-_MARGIN = 300.0  # seconds before its end at which a long-lived credential is made anew
-_SHARE = 0.2  # of a shorter life, the part that is left when it is made anew
+TOKEN_FILE_MAX_AGE_SECONDS = 60.0  # after which a token file is read again
+MIN_RENEWAL_INTERVAL_SECONDS = 5.0  # between two attempts to renew a credential
+RENEWAL_MARGIN_SECONDS = 300.0  # before its expiry, when a long-lived credential is renewed
+RENEWAL_MARGIN_RATIO = 0.2  # of a shorter lifetime: what is left of it when the credential is renewed
 
 
 class Credential(Redacted, frozen=True):
-    """What one request shows: a header, a certificate, or both."""
+    """What one request presents: a header, a certificate, or both."""
 
     authorization: str = ""  # the header's value
     certificate: Certificate | None = None
@@ -48,7 +50,7 @@ class Credentials(Protocol):
         """Return the credential to use now; raises ClusterError."""
 
     def refused(self, credential: Credential) -> None:
-        """Take note that the server answered 401 to this credential."""
+        """Note that the server answered 401 to this credential."""
 
 
 class StaticCredentials:
@@ -73,11 +75,11 @@ class FileCredentials:
         self._where = where
         self._clock = clock
         self._current = bearer(fallback, where) if fallback else None
-        self._read_at = -_REREAD
+        self._read_at = -TOKEN_FILE_MAX_AGE_SECONDS
 
     async def get(self) -> Credential:
-        """Return the token, read at most a minute ago; raises BadContext."""
-        if not 0 <= self._clock() - self._read_at < _REREAD:
+        """Return the token, read at most a minute ago; raises BadContextError."""
+        if not 0 <= self._clock() - self._read_at < TOKEN_FILE_MAX_AGE_SECONDS:
             await self._read()
         if self._current is None:
             raise BadContextError(f"{self._where}: token file {self._path}: no token yet")
@@ -86,31 +88,35 @@ class FileCredentials:
     def refused(self, credential: Credential) -> None:
         """Read the file again before the next request."""
         if credential is self._current:
-            self._read_at = -_REREAD
+            self._read_at = -TOKEN_FILE_MAX_AGE_SECONDS
 
     async def _read(self) -> None:
         try:
-            token = (await anyio.Path(self._path).read_text(encoding="utf-8")).strip()
-            if not token:
-                raise BadContextError(f"{self._where}: token file {self._path}: empty")
-            found = bearer(token, f"{self._where}: token file {self._path}")
-        except (OSError, UnicodeDecodeError, BadContextError) as error:
-            # Whoever writes the file may be in the middle of it; the token read before is likely good still.
+            found = await anyio.to_thread.run_sync(self._load)
+        except BadContextError:
+            # The file may be half-written; the token read before is probably still valid.
             if self._current is None:
-                if isinstance(error, BadContextError):
-                    raise
-                why = (getattr(error, "strerror", None) or "expected text").lower()
-                raise BadContextError(f"{self._where}: token file {self._path}: {why}") from None
+                raise
         else:
             if self._current is None or found.authorization != self._current.authorization:
                 self._current = found
         self._read_at = self._clock()
 
+    def _load(self) -> Credential:
+        where = f"{self._where}: token file {self._path}"
+        try:
+            token = read_secret(self._path)
+        except UnreadableFileError as error:
+            raise BadContextError(f"{where}: {error}") from None
+        if not token:
+            raise BadContextError(f"{where}: empty")
+        return bearer(token, where)
+
 
 class RefreshingCredentials:
-    """A credential that `obtain` makes, again some time before it expires and when the server refuses it.
+    """A credential that `obtain` makes, and makes again before it expires or when the server refuses it.
 
-    Requests that need a new one at the same time share one run of `obtain`, and its failure too.
+    Requests that need a new one at the same time share one run of `obtain`, and its failure.
     """
 
     def __init__(
@@ -119,18 +125,18 @@ class RefreshingCredentials:
         self._obtain = obtain
         self._where = where
         self._clock = clock
-        self._running = anyio.Lock()
+        self._renewing = anyio.Lock()
         self._current: Credential | None = None
         self._refused = False
-        self._tried = float("-inf")  # when obtain ended last
+        self._tried = float("-inf")  # when `obtain` last ended
         self._renew_at = float("inf")
         self._failure: ClusterError | None = None
 
     async def get(self) -> Credential:
-        """Return the credential, made anew where due; raises what `obtain` raises."""
+        """Return the credential, renewed where due; raises what `obtain` raises."""
         if self._due():
-            async with self._running:
-                if self._due():  # unless whoever held the lock has just done it
+            async with self._renewing:
+                if self._due():  # unless the task that held the lock has just done it
                     await self._renew()
         if self._failure is not None and not self._usable():
             raise type(self._failure)(str(self._failure))
@@ -138,13 +144,13 @@ class RefreshingCredentials:
         return self._current
 
     def refused(self, credential: Credential) -> None:
-        """Make another one before the next request, unless that has already happened."""
+        """Renew it before the next request, unless that has already happened."""
         if credential is self._current:
             self._refused = True
 
     def _due(self) -> bool:
         now = self._clock()
-        if 0 <= now - self._tried < _PAUSE:
+        if 0 <= now - self._tried < MIN_RENEWAL_INTERVAL_SECONDS:
             return False
         return self._current is None or self._refused or now >= self._renew_at
 
@@ -160,29 +166,29 @@ class RefreshingCredentials:
         except ClusterError as error:
             self._tried, self._failure = self._clock(), error
             if self._usable():
-                log.warning("%s: the old credentials stay in use until they expire: %s", self._where, error)
+                log.warning("%s: credentials not renewed; using the old ones until they expire: %s", self._where, error)
             return
         now = self._clock()
         self._tried, self._failure, self._refused, self._current = now, None, False, fresh
         self._renew_at = float("inf")
         if fresh.expires is not None:
-            self._renew_at = fresh.expires - min(_MARGIN, _SHARE * (fresh.expires - now))
+            self._renew_at = fresh.expires - min(RENEWAL_MARGIN_SECONDS, RENEWAL_MARGIN_RATIO * (fresh.expires - now))
 
 
 def bearer(token: str, where: str, *, expires: float | None = None) -> Credential:
-    """Make the credential of a token; raises BadContext for what cannot stand in a header."""
+    """Return the credential of a token; raises BadContextError for one that no header can hold."""
     if not token.isascii() or not token.isprintable() or " " in token:
         raise BadContextError(f"{where}: the token holds characters that no token has")
     return Credential(authorization=f"Bearer {token}", expires=expires)
 
 
 def basic(username: str, password: str) -> Credential:
-    """Make the credential of a user name and a password."""
+    """Return the credential of a user name and a password."""
     return Credential(authorization="Basic " + base64.b64encode(f"{username}:{password}".encode()).decode())
 
 
 def impersonation(user: User, where: str) -> list[tuple[str, str]]:
-    """Headers that ask the server to treat the request as somebody else's; raises BadContext."""
+    """Return the headers that ask the server to treat the request as somebody else's; raises BadContextError."""
     if not user.as_user:
         if user.as_uid or user.as_groups or user.as_user_extra:
             raise BadContextError(f"{where}: as-uid, as-groups and as-user-extra need as beside them")

@@ -1,4 +1,4 @@
-"""The error tree of everything that talks to Kubernetes, and the one table that maps foreign errors into it."""
+"""The error tree of everything that talks to Kubernetes, and the one table that maps foreign errors to it."""
 
 import os
 import ssl
@@ -29,61 +29,62 @@ __all__ = [
     "UntrustedCertificateError",
     "from_answer",
     "from_transport",
+    "reason",
 ]
 
 
 class ClusterError(GpuidError):
-    """A cluster cannot be used as wished; `state` is what that makes of the cluster."""
+    """A request to a cluster failed; `state` is the state of the cluster that follows."""
 
     state: ClassVar[ClusterState] = ClusterState.SERVER_ERROR
 
 
 class BadContextError(ClusterError):
-    """The kubeconfig, or what it refers to, is absent, unreadable or wrong."""
+    """The kubeconfig, or a file that it names, is missing, unreadable or wrong."""
 
     state = ClusterState.BAD_CONTEXT
 
 
 class CredentialPluginMissingError(ClusterError):
-    """The exec plugin that a kubeconfig names is not installed."""
+    """The exec credential plugin that a kubeconfig names is not installed."""
 
     state = ClusterState.CREDENTIAL_PLUGIN_MISSING
 
 
 class CredentialPluginFailedError(ClusterError):
-    """The exec plugin or the OIDC issuer gave no credentials."""
+    """The exec credential plugin or the OIDC issuer returned no credentials."""
 
     state = ClusterState.CREDENTIAL_PLUGIN_FAILED
 
 
 class UnauthorizedError(ClusterError):
-    """The server does not accept the credentials, and fresh ones were no better."""
+    """The server accepts neither the credentials nor renewed ones."""
 
     state = ClusterState.UNAUTHORIZED
 
 
 class ForbiddenError(ClusterError):
-    """The server knows who asks and refuses."""
+    """The server knows the user and denies the request."""
 
     state = ClusterState.FORBIDDEN
 
 
 class UnreachableError(ClusterError):
-    """No answer came: name resolution, connection, TLS, proxy or time."""
+    """There was no answer: name resolution, connection, TLS, proxy or timeout."""
 
     state = ClusterState.UNREACHABLE
 
 
 class UntrustedCertificateError(UnreachableError):
-    """The server's certificate is not one that the kubeconfig trusts."""
+    """The kubeconfig does not trust the server's certificate."""
 
 
 class SilentWatchError(UnreachableError):
-    """A watch did not end when it was due to."""
+    """A watch did not end when it should have."""
 
 
 class ServerError(ClusterError):
-    """The server answered with an error; `status` is its HTTP status, `retry_after` the seconds that it asked for."""
+    """The server answered with an error: its HTTP `status`, and `retry_after`, the seconds that it asks to wait."""
 
     def __init__(self, text: str, *, status: int, retry_after: float | None = None) -> None:
         super().__init__(text)
@@ -96,7 +97,7 @@ class GoneError(ServerError):
 
 
 class NotFoundError(ServerError):
-    """What the path names does not exist."""
+    """The object does not exist."""
 
 
 class ThrottledError(ServerError):
@@ -104,34 +105,42 @@ class ThrottledError(ServerError):
 
 
 def from_answer(host: str, status: int, body: bytes, retry_after: str | None = None) -> ClusterError:
-    """Make the error for an answer that is not 2xx; `body` is a Kubernetes Status or any text."""
-    said = _Status()
+    """Return the error for an answer that is not 2xx; `body` is a Kubernetes Status or any text."""
+    decoded = _Status()
     try:
-        said = msgspec.json.decode(body, type=_Status)
-        message = said.message
+        decoded = msgspec.json.decode(body, type=_Status)
+        message = decoded.message
     except msgspec.MsgspecError:
         message = "" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")  # a proxy's HTML helps nobody
-    text = f"{host}: {_MEANING.get(status, f'HTTP status {status}')}"
+    text = f"{host}: {_MEANINGS.get(status, f'HTTP status {status}')}"
     if message := one_line(message, 300):
         text += f": {message}"
     if status == 401:
         return UnauthorizedError(text)
     if status == 403:
         return ForbiddenError(text)
-    if said.reason in {"Expired", "Gone"}:
+    if decoded.reason in {"Expired", "Gone"}:
         return GoneError(text, status=410)
     kind = _KINDS.get(status, ServerError)
     seconds = parse_retry_after(retry_after, time.time())
-    if seconds is None and said.details and said.details.retryAfterSeconds:
-        seconds = min(max(said.details.retryAfterSeconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+    if seconds is None and decoded.details and decoded.details.retryAfterSeconds:
+        seconds = min(max(decoded.details.retryAfterSeconds, 0.0), MAX_RETRY_AFTER_SECONDS)
     return kind(text, status=status, retry_after=seconds or None)
 
 
 def from_transport(host: str, error: BaseException) -> ClusterError:
-    """Make the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
+    """Return the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
     certificate = isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError))
     kind = UntrustedCertificateError if certificate else UnreachableError
-    return kind(f"{host}: {_why(error)}")
+    return kind(f"{host}: {reason(error)}")
+
+
+def reason(error: BaseException) -> str:
+    """Return why a request got no answer, without secrets."""
+    for kind, words in _REASONS:
+        if isinstance(error, kind):
+            return words(error)
+    return f"the request failed ({type(error).__name__})"
 
 
 class _Details(msgspec.Struct):
@@ -144,7 +153,7 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
-_MEANING = {
+_MEANINGS = {
     401: "unauthorized",
     403: "forbidden",
     404: "not found",
@@ -154,32 +163,25 @@ _MEANING = {
 _KINDS: dict[int, type[ServerError]] = {404: NotFoundError, 410: GoneError, 429: ThrottledError}
 
 
-def _why(error: BaseException) -> str:
-    for kind, words in _WORDS:
-        if isinstance(error, kind):
-            return words(error)
-    return f"the request failed ({type(error).__name__})"
-
-
 def _system(error: OSError) -> str:
     # An alert that comes after the handshake is wrapped into a ClientOSError, whose number then means nothing.
     tls = error if isinstance(error, ssl.SSLError) else error.__cause__
     if isinstance(tls, ssl.SSLError):
-        reason = getattr(tls, "reason", None) or "connection closed"
-        return f"TLS failure: {one_line(reason.replace('_', ' ').lower(), 200)}"
+        text = getattr(tls, "reason", None) or "connection closed"
+        return f"TLS failure: {one_line(text.replace('_', ' ').lower(), 200)}"
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return "cannot connect"
 
 
-# The first kind that fits counts. Never str(error) of what holds a URL or headers: both may carry credentials.
-_WORDS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
-    (aiohttp.ClientConnectorCertificateError, lambda error: _why(error.certificate_error)),
+# The first match counts. Never str(error) of an error that holds a URL or headers: both may carry credentials.
+_REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
+    (aiohttp.ClientConnectorCertificateError, lambda error: reason(error.certificate_error)),
     (ssl.SSLCertVerificationError, lambda error: f"certificate verify failed: {one_line(error.verify_message, 200)}"),
     (aiohttp.ClientConnectorDNSError, lambda error: f"cannot resolve {error.host}"),
     (aiohttp.ClientProxyConnectionError, lambda error: f"proxy {error.host}:{error.port}: {_system(error.os_error)}"),
     (aiohttp.ClientHttpProxyError, lambda error: f"the proxy answered HTTP status {error.status}"),
-    (aiohttp.ClientConnectorError, lambda error: _why(error.os_error)),
+    (aiohttp.ClientConnectorError, lambda error: reason(error.os_error)),
     (TimeoutError, lambda _: "timed out"),
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
     (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),

@@ -1,4 +1,4 @@
-"""Kubeconfig files: which contexts there are, and what one of them says."""
+"""Kubeconfig files: the contexts that they hold, and what one of them says."""
 
 import difflib
 import functools
@@ -16,11 +16,12 @@ from collector.config import ConfigError
 from collector.files import file_stamp
 from collector.kube.connection import ClusterEntry, ConnectionInfo, Redacted, User
 from collector.kube.errors import BadContextError
-from collector.text import one_line
+from collector.text import describe_os_error, one_line
 
-__all__ = ["Context", "check", "contexts", "find", "in_cluster"]
+__all__ = ["SERVICE_ACCOUNT_FOLDER", "Context", "check", "contexts", "find", "in_cluster"]
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_PARSE_LOCK = threading.Lock()  # a hundred clusters of one file start together, and it is parsed once
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,9 +36,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def contexts(paths: str | None) -> dict[str, Context]:
-    """Every context of the merged kubeconfigs, by name.
+    """Return every context of the merged kubeconfigs, by name.
 
-    `paths` is one path or several joined by `:`; None is $KUBECONFIG, then ~/.kube/config. Raises BadContext.
+    `paths` is one path or several joined by `:`; None is $KUBECONFIG, then ~/.kube/config. Raises BadContextError.
     """
     merged = _merge(_paths(paths))
     found = {}
@@ -55,7 +56,7 @@ def contexts(paths: str | None) -> dict[str, Context]:
 
 
 def check(clusters: Iterable[config.ClusterSettings]) -> None:
-    """Prove that each cluster's context exists; raises ConfigError that names the key and the nearest contexts."""
+    """Check that each cluster's context exists; raises ConfigError, which names the key and the nearest contexts."""
     for index, cluster in enumerate(clusters):
         if cluster.context is None:
             continue
@@ -69,7 +70,7 @@ def check(clusters: Iterable[config.ClusterSettings]) -> None:
 
 
 def find(context: str, paths: str | None) -> ConnectionInfo:
-    """Everything that `context` says, with absolute paths; `paths` as for contexts(). Raises BadContext."""
+    """Return what `context` says, with absolute paths; `paths` as for contexts(). Raises BadContextError."""
     files = _paths(paths)
     merged = _merge(files)
     if context not in merged.contexts:
@@ -95,8 +96,8 @@ def find(context: str, paths: str | None) -> ConnectionInfo:
     )
 
 
-def in_cluster() -> ConnectionInfo:
-    """Describe the cluster that gpuid itself runs in, as its service account; raises BadContext outside of a pod."""
+def in_cluster(service_account: Path = SERVICE_ACCOUNT_FOLDER) -> ConnectionInfo:
+    """Return how a pod reaches its own cluster, as its service account; raises BadContextError outside of a pod."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise BadContextError(
@@ -105,8 +106,8 @@ def in_cluster() -> ConnectionInfo:
     host = f"[{host}]" if ":" in host else host
     return ConnectionInfo(
         where="in_cluster",
-        cluster=ClusterEntry(server=f"https://{host}:{port}", certificate_authority=str(SERVICE_ACCOUNT / "ca.crt")),
-        user=User(token_file=str(SERVICE_ACCOUNT / "token")),
+        cluster=ClusterEntry(server=f"https://{host}:{port}", certificate_authority=str(service_account / "ca.crt")),
+        user=User(token_file=str(service_account / "token")),
     )
 
 
@@ -142,7 +143,7 @@ _T = TypeVar("_T", bound=Redacted)
 
 
 class _Found(NamedTuple, Generic[_T]):
-    """An entry and the file that it was found in, which its relative paths are relative to."""
+    """An entry and the file that it was found in: its relative paths are relative to that."""
 
     entry: _T
     file: str
@@ -165,10 +166,10 @@ def _paths(paths: str | None) -> tuple[str, ...]:
 
 
 def _merge(files: Collection[str]) -> _Merged:
-    """Lay the files over each other as kubectl does: of two entries of one name the first counts."""
+    """Merge the files as kubectl does: of two entries with one name the first counts."""
     merged = _Merged("", {}, {}, {})
     present = [file for file in files if _present(file)]
-    # One file that is absent among several is usual; none at all is a mistake that opening one of them explains.
+    # One missing file among several is normal; if all are missing, opening one of them says so.
     for file in present or files:
         parsed = _read(file)
         merged = merged._replace(current=merged.current or parsed.current_context or "")
@@ -194,18 +195,15 @@ def _present(file: str) -> bool:
 def _read(file: str) -> _File:
     try:
         stamp = file_stamp(file)
-        with _READING:  # a hundred clusters of one file start together, and it is parsed once
+        with _PARSE_LOCK:
             return _parse(file, stamp) if stamp else _parse.__wrapped__(file, stamp)  # which raises why, as a rule
     except OSError as error:
-        raise BadContextError(f"{file}: {(error.strerror or 'cannot be read').lower()}") from error
-
-
-_READING = threading.Lock()
+        raise BadContextError(f"{file}: {describe_os_error(error, 'cannot be read')}") from error
 
 
 @functools.lru_cache(maxsize=16)
 def _parse(file: str, version: object) -> _File:
-    del version  # makes the cache miss when the file has changed
+    del version  # a cache key: the file is parsed again when it has changed
     content = Path(file).read_bytes()
     try:
         return msgspec.yaml.decode(content, type=_File | None) or _File()
@@ -221,7 +219,7 @@ def _parse(file: str, version: object) -> _File:
 
 
 def _absolute(found: _Found[_T], *fields: str) -> _T:
-    """Resolve paths against the file that they stand in."""
+    """Return the entry with paths resolved against the file that they are in."""
     paths: dict[str, Any] = {
         field: str(found.folder / path) for field in fields if (path := getattr(found.entry, field))
     }

@@ -1,4 +1,4 @@
-"""How fast one API server is asked, and how much is done at once for all of them."""
+"""How fast requests go to one API server, and how much may run at the same time for all of them."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,10 @@ import anyio.lowlevel
 
 __all__ = ["RateLimiter", "SharedLimiter", "TokenBucket"]
 
-_FLOOR = 1.0  # requests per second that even a server in distress gets
-_STEPS = 50  # successes that bring the rate from nothing back to the configured one
-_CALM = 1.0  # seconds in which several refusals count as one: they were sent at the same pace
+MIN_REQUESTS_PER_SECOND = 1.0  # however often the server throttles
+RECOVERY_REQUESTS = 50  # successes that bring the rate from nothing back to the configured one
+THROTTLE_INTERVAL_SECONDS = 1.0  # in which several 429s count as one: their requests were sent at the same rate
+_ROUNDING = 1e-9  # of a token
 
 
 class TokenBucket:
@@ -23,31 +24,31 @@ class TokenBucket:
         self._tokens = float(burst)
         self._filled = now
         self._closed_until = now
-        self._calm_until = now
+        self._next_slowdown = now
 
     def take(self, now: float) -> float:
-        """Take one request's token; returns 0, or the seconds after which to ask again."""
+        """Take the token of one request and return 0; without one, return the seconds after which to try again."""
         self._fill(now)
         if now < self._closed_until:
             return self._closed_until - now
-        # The tolerance forgives rounding, so that whoever waited as long as told is not sent away for a nanosecond.
-        if self._tokens < 1 - 1e-9:
+        # Rounding must not make a caller that waited for the full delay wait another nanosecond.
+        if self._tokens < 1 - _ROUNDING:
             return (1 - self._tokens) / self.rate
         self._tokens -= 1
         return 0.0
 
     def throttled(self, retry_after: float | None, now: float) -> None:
-        """Halve the rate, once for refusals that come together, and hand out nothing for `retry_after` seconds."""
+        """Halve the rate, once for 429s that come together, and give out no token for `retry_after` seconds."""
         self._fill(now)
         self._closed_until = max(self._closed_until, now + (retry_after or 0.0))
-        if now >= self._calm_until:
-            self.rate = max(min(_FLOOR, self._maximum), self.rate / 2)
+        if now >= self._next_slowdown:
+            self.rate = max(min(MIN_REQUESTS_PER_SECOND, self._maximum), self.rate / 2)
             self._tokens = min(self._tokens, 1.0)
-            self._calm_until = self._closed_until + _CALM
+            self._next_slowdown = self._closed_until + THROTTLE_INTERVAL_SECONDS
 
     def succeeded(self) -> None:
-        """Move one step back to the configured rate."""
-        self.rate = min(self._maximum, self.rate + self._maximum / _STEPS)
+        """Move one step back towards the configured rate."""
+        self.rate = min(self._maximum, self.rate + self._maximum / RECOVERY_REQUESTS)
 
     def _fill(self, now: float) -> None:
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self.rate)
@@ -55,7 +56,7 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """Makes requests wait their turn, first come first served."""
+    """Makes requests wait for their turn, in the order in which they came."""
 
     def __init__(self, rate: float, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -64,11 +65,11 @@ class RateLimiter:
 
     @property
     def rate(self) -> float:
-        """Requests per second at present."""
+        """The current limit in requests per second."""
         return self._bucket.rate
 
     async def acquire(self) -> None:
-        """Wait until one more request may go out."""
+        """Wait until one more request may be sent."""
         async with self._turn:
             while True:
                 delay = self._bucket.take(self._clock())
@@ -77,27 +78,27 @@ class RateLimiter:
                 await anyio.sleep(delay)
 
     def throttled(self, retry_after: float | None) -> None:
-        """Slow down: the server answered 429 and may have named the seconds to wait."""
+        """Slow down: the server answered 429, possibly with the seconds to wait."""
         self._bucket.throttled(retry_after, self._clock())
 
     def succeeded(self) -> None:
-        """Speed up again: the server took a request."""
+        """Speed up again: the server accepted a request."""
         self._bucket.succeeded()
 
 
 class SharedLimiter:
-    """How many of something may be under way at once, for all clusters of an event loop."""
+    """Limits how many of something run at the same time, for all clusters of an event loop."""
 
-    def __init__(self, name: str, most: int) -> None:
-        self._most = most
+    def __init__(self, name: str, limit: int) -> None:
+        self._limit = limit
         self._limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar(name)
 
     @property
     def limiter(self) -> anyio.CapacityLimiter:
-        """The running event loop's limiter."""
+        """The limiter of the running event loop."""
         try:
             return self._limiter.get()
         except LookupError:
-            limiter = anyio.CapacityLimiter(self._most)
+            limiter = anyio.CapacityLimiter(self._limit)
             self._limiter.set(limiter)
             return limiter

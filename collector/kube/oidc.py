@@ -4,26 +4,25 @@ import base64
 import os
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import aiohttp
 import anyio
-import httpx
 import msgspec
 from yarl import URL
 
 from collector.kube import tls
 from collector.kube.connection import ConnectionInfo, Redacted
-from collector.kube.credentials import Credential, bearer
-from collector.kube.errors import BadContextError, CredentialPluginFailedError, UnauthorizedError
+from collector.kube.credentials import Credential, basic, bearer
+from collector.kube.errors import BadContextError, CredentialPluginFailedError, UnauthorizedError, reason
 from collector.kube.proxy import choose
 from collector.text import one_line
 
 __all__ = ["Oidc"]
 
-_TIMEOUT = 15.0  # seconds for a renewal
-_GRANT = 5.0  # of them, for the request that nothing may interrupt, not even the end of the process
-_SKEW = 10.0  # seconds before its end at which an id-token counts as expired
-
+RENEWAL_TIMEOUT_SECONDS = 15.0
+GRANT_TIMEOUT_SECONDS = 5.0  # for the one request of a renewal that cannot be cancelled
+CLOCK_SKEW_SECONDS = 10.0  # before its expiry, when an id-token counts as expired
 
 _T = TypeVar("_T")
 
@@ -31,11 +30,18 @@ _T = TypeVar("_T")
 class Oidc:
     """One context's OpenID Connect login; a rotated refresh-token is kept in memory, never written back."""
 
-    def __init__(self, access: ConnectionInfo, *, clock: Callable[[], float] = time.time) -> None:
-        provider = access.user.auth_provider
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        *,
+        clock: Callable[[], float] = time.time,
+        grant_timeout: float = GRANT_TIMEOUT_SECONDS,
+    ) -> None:
+        provider = info.user.auth_provider
         config = (provider.config if provider else None) or {}
-        self._where = f"{access.where}: oidc"
+        self._where = f"{info.where}: oidc"
         self._clock = clock
+        self._grant_timeout = grant_timeout
         for key in ("idp-issuer-url", "client-id"):
             if not config.get(key):
                 raise BadContextError(f"{self._where}: expected {key}")
@@ -49,16 +55,16 @@ class Oidc:
         self._id_token = config.get("id-token", "")
 
     async def run(self) -> Credential:
-        """Give the kubeconfig's id-token while it is good, and a fresh one from then on; raises ClusterError."""
+        """Return the kubeconfig's id-token while it is valid, and renewed ones from then on; raises ClusterError."""
         token = self._id_token
         expires = _expiry(token) if token else 0.0
         if self._refresh_token:
             self._id_token = ""  # if there is a next time, this one was refused or is about to expire
-            if expires is not None and self._clock() + _SKEW >= expires:
+            if expires is not None and self._clock() + CLOCK_SKEW_SECONDS >= expires:
                 token = await self._refresh()
                 expires = _expiry(token)
         elif not token:
-            raise UnauthorizedError(f"{self._where}: there is neither an id-token nor a refresh-token; log in again")
+            raise UnauthorizedError(f"{self._where}: no id-token and no refresh-token; log in again")
         elif expires is not None and self._clock() >= expires:
             raise UnauthorizedError(
                 f"{self._where}: the id-token has expired and there is no refresh-token; log in again"
@@ -66,28 +72,33 @@ class Oidc:
         return bearer(token, self._where, expires=expires)
 
     async def _refresh(self) -> str:
-        trusted = tls.data(*self._ca, "idp-certificate-authority", self._where)
+        trusted = tls.data_or_file(*self._ca, "idp-certificate-authority", self._where)
         context = tls.context(trusted, None, insecure=False, where=self._where)
         proxy = choose(URL(self._issuer), "", os.environ, self._where)
-        through = httpx.Proxy(str(proxy)) if proxy else None
         try:
-            with anyio.fail_after(_TIMEOUT):
-                async with httpx.AsyncClient(verify=context, proxy=through, trust_env=False, timeout=_TIMEOUT) as http:
-                    discovery = self._decode(
-                        await http.get(f"{self._issuer}/.well-known/openid-configuration"), _Discovery
-                    )
+            with anyio.fail_after(RENEWAL_TIMEOUT_SECONDS):
+                async with aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(ssl=context), cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy
+                ) as http:
+                    answer = await self._ask(http, "GET", f"{self._issuer}/.well-known/openid-configuration")
+                    discovery = self._decode(answer, _Discovery)
                     if not discovery.token_endpoint.startswith("https://"):
                         raise CredentialPluginFailedError(f"{self._where}: the issuer names no https token_endpoint")
-                    # Shielded, because an issuer that rotates refresh-tokens takes the old one back even from who
-                    # hangs up; and the new one is kept before anything else can be cancelled.
-                    with anyio.fail_after(_GRANT, shield=True):
-                        answer = await http.post(discovery.token_endpoint, **self._grant(discovery))
-                    return self._accept(answer)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: {_why(error)}") from None
+                    # Shielded: an issuer that rotates refresh-tokens revokes the old one even if the client hangs up,
+                    # so the new one must be kept before anything else can be cancelled.
+                    with anyio.fail_after(self._grant_timeout, shield=True):
+                        answer = await self._ask(http, "POST", discovery.token_endpoint, **self._grant(discovery))
+                        return self._accept(answer)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # The cause is left out: it may hold the request, and so a secret.
+            raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: {reason(error)}") from None
 
-    def _accept(self, answer: httpx.Response) -> str:
-        if answer.status_code in {400, 401}:
+    async def _ask(self, http: aiohttp.ClientSession, method: str, url: str, **options: Any) -> "_Answer":
+        async with http.request(method, url, allow_redirects=False, **options) as response:
+            return _Answer(response.status, await response.read())
+
+    def _accept(self, answer: "_Answer") -> str:
+        if answer.status in {400, 401}:
             raise UnauthorizedError(f"{self._where}: the issuer does not renew the login{_code(answer)}; log in again")
         tokens = self._decode(answer, _Tokens)
         self._refresh_token = tokens.refresh_token or self._refresh_token
@@ -99,21 +110,27 @@ class Oidc:
         form = {"grant_type": "refresh_token", "refresh_token": self._refresh_token}
         methods = discovery.token_endpoint_auth_methods_supported or ("client_secret_basic",)
         if self._client_secret and "client_secret_basic" in methods:
-            return {"data": form, "auth": (self._client_id, self._client_secret)}
+            authorization = basic(self._client_id, self._client_secret).authorization
+            return {"data": form, "headers": {"Authorization": authorization}}
         form["client_id"] = self._client_id
         if self._client_secret:
             form["client_secret"] = self._client_secret
         return {"data": form}
 
-    def _decode(self, answer: httpx.Response, kind: type[_T]) -> _T:
-        if answer.status_code != 200:
-            raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: HTTP status {answer.status_code}")
+    def _decode(self, answer: "_Answer", kind: type[_T]) -> _T:
+        if answer.status != 200:
+            raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: HTTP status {answer.status}")
         try:
-            return msgspec.json.decode(answer.content, type=kind)
+            return msgspec.json.decode(answer.body, type=kind)
         except msgspec.MsgspecError:
             raise CredentialPluginFailedError(
-                f"{self._where}: issuer {self._issuer}: the answer is no OpenID Connect"
+                f"{self._where}: issuer {self._issuer}: not an answer of OpenID Connect"
             ) from None
+
+
+class _Answer(NamedTuple):
+    status: int
+    body: bytes
 
 
 class _Discovery(Redacted, frozen=True, rename=None):
@@ -135,7 +152,7 @@ class _Claims(Redacted, frozen=True, rename=None):
 
 
 def _expiry(token: str) -> float | None:
-    """Read the Unix time at which a JWT expires; long ago for what is no JWT."""
+    """Return the Unix time at which a JWT expires, None if never; 0 for what is not a JWT."""
     parts = token.split(".")
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
@@ -144,15 +161,8 @@ def _expiry(token: str) -> float | None:
         return 0.0
 
 
-def _code(answer: httpx.Response) -> str:
+def _code(answer: "_Answer") -> str:
     try:
-        return f" ({one_line(msgspec.json.decode(answer.content, type=_Refusal).error, 60)})"
+        return f" ({one_line(msgspec.json.decode(answer.body, type=_Refusal).error, 60)})"
     except msgspec.MsgspecError:
         return ""
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
-        return "timed out"
-    text = str(error) if isinstance(error, httpx.NetworkError) else ""
-    return one_line(text, 200) or f"the request failed ({type(error).__name__})"

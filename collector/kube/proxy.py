@@ -11,7 +11,7 @@ __all__ = ["choose"]
 
 
 def choose(server: URL, proxy_url: str, environment: Mapping[str, str], where: str) -> URL | None:
-    """Decide on the proxy; None is a direct connection. The result may hold a password. Raises BadContext."""
+    """Return the proxy to use, None for a direct connection; it may hold a password. Raises BadContextError."""
     if proxy_url:
         return _checked(proxy_url, f"{where}: proxy-url")
     name = f"{server.scheme}_proxy"

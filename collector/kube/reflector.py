@@ -1,16 +1,16 @@
-"""Mirrors one kind of object of one API server: list, then watch, for ever."""
+"""Mirrors one kind of object of one API server, as client-go's reflector does: list, then watch, and so on."""
 
 import logging
 import random
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
 import msgspec
 
 from collector.backoff import Backoff
-from collector.kube.client import ApiClient
+from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import (
     ClusterError,
     CredentialPluginFailedError,
@@ -23,7 +23,7 @@ from collector.kube.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from collector.kube.resources import (
+from collector.kube.wire import (
     LineSplitter,
     MalformedError,
     decode_event,
@@ -38,13 +38,28 @@ __all__ = ["HasKey", "Reflector", "Resource", "WatchIntervals", "list_all"]
 
 log = logging.getLogger(__name__)
 
+LIST_PAGE_SIZE = 100  # objects: a node may have 20 kB, and a hundred clusters list at the same time when all start
+OBJECTS_PER_TURN = 100  # decoded between two turns of the event loop, so that other clusters wait no longer
+REFUSALS_BEFORE_LIST = 3  # of a watch from one version; then a list shows whether another one is accepted
+MIN_WATCH_SECONDS = 1.0  # a watch that ends sooner and empty must not be repeated at full speed
+
+_RESTART_REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
+    (GoneError, WatchRestart.EXPIRED),
+    (SilentWatchError, WatchRestart.SILENT),
+    (UnreachableError, WatchRestart.CONNECTION),
+    (UnauthorizedError, WatchRestart.UNAUTHORIZED),
+    (CredentialPluginMissingError, WatchRestart.UNAUTHORIZED),
+    (CredentialPluginFailedError, WatchRestart.UNAUTHORIZED),
+    (ForbiddenError, WatchRestart.FORBIDDEN),
+)
+
 
 class HasKey(Protocol):
-    """What a reflector must know of the objects that it keeps."""
+    """What a reflector needs to know about the objects that it keeps."""
 
     @property
     def key(self) -> str:
-        """What tells objects of one resource apart."""
+        """What identifies an object among those of its resource."""
 
     @property
     def version(self) -> str:
@@ -55,35 +70,34 @@ T = TypeVar("T", bound=HasKey)
 
 
 class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """What to mirror: a path of the API, the selection, and how to decode one object (Malformed where it cannot be)."""
+    """What to mirror."""
 
-    name: str
-    path: str
-    params: tuple[tuple[str, str], ...] = ()
-    decode: Callable[[msgspec.Raw], T]
+    name: str  # such as `pods`
+    method: ApiMethod  # of a generated API class, `CoreV1Api(client).list_…`, with what selects the objects bound
+    decode: Callable[[msgspec.Raw], T]  # one object; raises MalformedError
 
 
 class WatchIntervals(msgspec.Struct, frozen=True, kw_only=True):
-    """How a reflector spends its time, in seconds."""
+    """The timing of a reflector, in seconds."""
 
     watch: tuple[float, float] = (300.0, 600.0)  # the server is asked to end each watch after a time between these
-    slack: float = 30.0  # a list's page and a watch must be answered so soon, and a watch end so soon after it was to
-    healthy: float = 5.0  # a watch that lasted this long ends a series of failures: the next one is noticed in a second
+    slack: float = 30.0  # for the answer to a list's page or a watch, and for a watch to end after its time
+    healthy: float = 5.0  # a watch that lasted this long ends a series of failures: the next retry comes in a second
     backoff: Backoff = Backoff(initial=1.0, maximum=15.0, jitter=0.5)
 
 
 class Reflector(Generic[T]):
-    """Keeps `objects` as the API server has them and tells its owner; every callback must return at once.
+    """Keeps `objects` as the API server has them and reports to its owner; no callback may block.
 
     `on_change(before, after)`: an object came (before is None), changed, or went (after is None).
     `on_proof()`: the view is current: a list is complete, or an event or a bookmark came.
     `on_restart(reason)`: list and watch had to start over; a watch that ends when it was asked to does not count.
-    `on_health(error)`: None when the watch is open; else why it could not be opened.
+    `on_health(error)`: None when the watch is open; else why the list or the watch failed.
     """
 
     def __init__(
         self,
-        session: ApiClient,
+        client: ApiClient,
         resource: Resource[T],
         *,
         on_change: Callable[[T | None, T | None], None],
@@ -94,7 +108,7 @@ class Reflector(Generic[T]):
         rng: random.Random | None = None,
     ) -> None:
         self.objects: dict[str, T] = {}
-        self._session = session
+        self._client = client
         self._resource = resource
         self._on_change = on_change
         self._on_proof = on_proof
@@ -102,7 +116,7 @@ class Reflector(Generic[T]):
         self._on_health = on_health
         self._timing = timing or WatchIntervals()
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
-        self._version = ""  # of the last thing that was seen; empty when a list is due
+        self._version = ""  # the last one seen; empty when a list is due
         self._opened: float | None = None
 
     async def run(self) -> None:
@@ -119,7 +133,7 @@ class Reflector(Generic[T]):
             except MalformedError as failure:
                 self._version = ""
                 error: ClusterError = ServerError(
-                    f"{self._session.host}: not an answer of the Kubernetes API: {one_line(str(failure), 200)}",
+                    f"{self._client.session.host}: not an answer of the Kubernetes API: {one_line(str(failure), 200)}",
                     status=200,
                 )
             except ClusterError as failure:
@@ -130,21 +144,21 @@ class Reflector(Generic[T]):
             elif self._opened is None:
                 self._on_health(error)
             refusals = refusals + _refused(error) if self._opened is None and self._version else 0
-            if refusals == _REFUSALS:  # it may be the version that the server does not like
+            if refusals == REFUSALS_BEFORE_LIST:  # the server may object to the version
                 self._version = ""
             if self._opened is not None and anyio.current_time() - self._opened >= self._timing.healthy:
                 failures = 0
-            log.debug("the watch of %s starts over: %s", self._resource.name, error)
+            log.debug("restarting watch of %s: %s", self._resource.name, error)
             self._on_restart(_reason(error))
-            # A version expires in the best of health; to list again only waits if that happens again at once.
+            # A version expires on a healthy server too; the next list waits only if that happens again immediately.
             delay = 0.0 if expired and failures == 0 else self._timing.backoff.delay(failures, self._rng)
             failures += 1
             await anyio.sleep(max(delay, getattr(error, "retry_after", None) or 0.0))
 
     async def _list(self) -> None:
-        found, version = await list_all(self._session, self._resource, timeout=self._timing.slack)
+        found, version = await list_all(self._client, self._resource, timeout=self._timing.slack)
         for count, after in enumerate(found.values()):
-            if count % _YIELD == 0:
+            if count % OBJECTS_PER_TURN == 0:
                 await anyio.lowlevel.checkpoint()
             self._put(after)
         for key in self.objects.keys() - found.keys():  # last, so that a successor is known before its predecessor goes
@@ -154,16 +168,16 @@ class Reflector(Generic[T]):
 
     async def _watch(self) -> None:
         seconds = self._rng.uniform(*self._timing.watch)
-        params = [
-            *self._resource.params,
-            ("watch", "1"),
-            ("allowWatchBookmarks", "true"),
-            ("resourceVersion", self._version),
-            ("timeoutSeconds", str(max(1, round(seconds)))),
-        ]
         splitter, heard = LineSplitter(), False
         with anyio.CancelScope() as scope:
-            async with self._session.stream(self._resource.path, params, timeout=self._timing.slack) as chunks:
+            async with self._client.stream(
+                self._resource.method,
+                watch=True,
+                allow_watch_bookmarks=True,
+                resource_version=self._version,
+                timeout_seconds=max(1, round(seconds)),
+                timeout=self._timing.slack,
+            ) as chunks:
                 self._opened = anyio.current_time()
                 scope.deadline = self._opened + seconds + self._timing.slack
                 self._on_health(None)
@@ -171,10 +185,10 @@ class Reflector(Generic[T]):
                     heard = True
                     for line in splitter.feed(chunk):
                         self._receive(line)
-            if not heard and anyio.current_time() - self._opened < _SHORT:
-                raise UnreachableError(f"{self._session.host}: the watch was closed as soon as it was open")
+            if not heard and anyio.current_time() - self._opened < MIN_WATCH_SECONDS:
+                raise UnreachableError(f"{self._client.session.host}: the watch was closed as soon as it was open")
             return
-        raise SilentWatchError(f"{self._session.host}: the watch did not end when it was due to")
+        raise SilentWatchError(f"{self._client.session.host}: the watch did not end on time")
 
     def _receive(self, line: bytes) -> None:
         event = decode_event(line)
@@ -190,9 +204,9 @@ class Reflector(Generic[T]):
         elif event.type == "BOOKMARK":
             self._version = decode_version(event.object)
         elif event.type == "ERROR":
-            self._version = ""  # what else would not be repeated from here
+            self._version = ""  # a watch from here might fail the same way
             status = decode_status(event.object)
-            text = f"{self._session.host}: the watch failed: {one_line(status.message or status.reason, 200)}"
+            text = f"{self._client.session.host}: the watch failed: {one_line(status.message or status.reason, 200)}"
             kind = GoneError if status.code == 410 or status.reason in ("Expired", "Gone") else ServerError
             raise kind(text, status=status.code)
         self._on_proof()
@@ -204,55 +218,37 @@ class Reflector(Generic[T]):
             self._on_change(before, after)
 
 
-async def list_all(session: ApiClient, resource: Resource[T], *, timeout: float = 30.0) -> tuple[dict[str, T], str]:
-    """List every object by its key, and give the resource version of the list; raises ClusterError and Malformed.
+async def list_all(client: ApiClient, resource: Resource[T], *, timeout: float = 30.0) -> tuple[dict[str, T], str]:
+    """Return every object by its key, and the resource version of the list; raises ClusterError and MalformedError.
 
     `timeout` is for each page, in seconds.
     """
     try:
-        return await _pages(session, resource, {"limit": str(_PAGE)}, timeout)
-    except GoneError:  # the continue token has expired; in one piece a list cannot
-        return await _pages(session, resource, {}, timeout)
+        return await _pages(client, resource, {"limit": LIST_PAGE_SIZE}, timeout)
+    except GoneError:  # the continue token has expired, which a list in one piece has not
+        return await _pages(client, resource, {}, timeout)
 
 
 async def _pages(
-    session: ApiClient, resource: Resource[T], params: dict[str, str], timeout: float
+    client: ApiClient, resource: Resource[T], arguments: dict[str, Any], timeout: float
 ) -> tuple[dict[str, T], str]:
     found: dict[str, T] = {}
-    token: dict[str, str] = {}
     while True:
-        query = [*resource.params, *(params | token).items()]
-        page = decode_page(await session.get(resource.path, query, timeout=timeout))
+        page = decode_page(await client.read(resource.method, **arguments, timeout=timeout))
         for count, raw in enumerate(page.items):
-            if count % _YIELD == 0:
+            if count % OBJECTS_PER_TURN == 0:
                 await anyio.lowlevel.checkpoint()
             one = resource.decode(raw)
             found[one.key] = one
         if not page.next:
             return found, page.version
-        token = {"continue": page.next}
-
-
-_PAGE = 100  # objects a request: a node may have 20 kB, and a hundred clusters list at once when all are started
-_YIELD = 100  # objects between two turns of the event loop; other clusters wait no longer
-_REFUSALS = 3  # of a watch from one version; then a list shows whether another one is accepted
-_SHORT = 1.0  # seconds; a watch that ends sooner, without a word, must not be repeated at full speed
-
-_REASONS: tuple[tuple[type[ClusterError], WatchRestart], ...] = (
-    (GoneError, WatchRestart.EXPIRED),
-    (SilentWatchError, WatchRestart.SILENT),
-    (UnreachableError, WatchRestart.CONNECTION),
-    (UnauthorizedError, WatchRestart.UNAUTHORIZED),
-    (CredentialPluginMissingError, WatchRestart.UNAUTHORIZED),
-    (CredentialPluginFailedError, WatchRestart.UNAUTHORIZED),
-    (ForbiddenError, WatchRestart.FORBIDDEN),
-)
+        arguments = arguments | {"_continue": page.next}
 
 
 def _refused(error: ClusterError) -> bool:
-    """Tell whether the server answered, and not to slow down: then a list would only add to its load."""
+    """Return whether the server refused the watch itself; one that throttles would only get more load from a list."""
     return isinstance(error, (ServerError, ForbiddenError)) and not isinstance(error, ThrottledError)
 
 
 def _reason(error: ClusterError) -> WatchRestart:
-    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), WatchRestart.SERVER_ERROR)
+    return next((reason for kind, reason in _RESTART_REASONS if isinstance(error, kind)), WatchRestart.SERVER_ERROR)

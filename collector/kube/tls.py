@@ -1,4 +1,4 @@
-"""TLS towards one API server: certificates from files or data, made into a context that trusts what Go trusts."""
+"""TLS towards one API server: certificates from files or data, and a context that trusts what Go would trust."""
 
 import base64
 import binascii
@@ -8,8 +8,12 @@ from pathlib import Path
 
 from collector.kube.connection import ClusterEntry, Redacted, User
 from collector.kube.errors import BadContextError
+from collector.text import describe_os_error
+from collector.tls import TlsFileError, client_context, load_certificate
 
-__all__ = ["Certificate", "authorities", "certificate", "context", "data"]
+__all__ = ["Certificate", "client_certificate", "context", "data_or_file", "trusted_certificates"]
+
+_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108
 
 
 class Certificate(Redacted, frozen=True):
@@ -19,15 +23,17 @@ class Certificate(Redacted, frozen=True):
     key: bytes
 
 
-def authorities(cluster: ClusterEntry, where: str) -> bytes | None:
-    """Read the PEM certificates to trust; None is the system's. Raises BadContext."""
-    return data(cluster.certificate_authority_data, cluster.certificate_authority, "certificate-authority", where)
+def trusted_certificates(cluster: ClusterEntry, where: str) -> bytes | None:
+    """Return the PEM certificates to trust, None for the system's; raises BadContextError."""
+    return data_or_file(
+        cluster.certificate_authority_data, cluster.certificate_authority, "certificate-authority", where
+    )
 
 
-def certificate(user: User, where: str) -> Certificate | None:
-    """Read the client certificate that a kubeconfig itself holds or names; raises BadContext."""
-    chain = data(user.client_certificate_data, user.client_certificate, "client-certificate", where)
-    key = data(user.client_key_data, user.client_key, "client-key", where)
+def client_certificate(user: User, where: str) -> Certificate | None:
+    """Return the client certificate that a kubeconfig holds or names; raises BadContextError."""
+    chain = data_or_file(user.client_certificate_data, user.client_certificate, "client-certificate", where)
+    key = data_or_file(user.client_key_data, user.client_key, "client-key", where)
     if chain is None and key is None:
         return None
     if chain is None or key is None:
@@ -35,25 +41,28 @@ def certificate(user: User, where: str) -> Certificate | None:
     return Certificate(chain=chain, key=key)
 
 
-def context(trusted: bytes | None, shown: Certificate | None, *, insecure: bool, where: str) -> ssl.SSLContext:
-    """Make what verifies against `trusted` (None: the system's) and shows `shown`; raises BadContext."""
+def context(trusted: bytes | None, certificate: Certificate | None, *, insecure: bool, where: str) -> ssl.SSLContext:
+    """Return a context that trusts `trusted` (None: the system's CAs) and presents `certificate`.
+
+    Raises BadContextError.
+    """
     try:
-        made = ssl.create_default_context(cadata=trusted.decode("ascii", "replace") if trusted else None)
-    except (ssl.SSLError, ValueError) as error:
-        raise BadContextError(f"{where}: certificate-authority: expected PEM certificates") from error
+        made = client_context(ca_data=trusted.decode("ascii", "replace") if trusted else None)
+    except TlsFileError as error:
+        raise BadContextError(f"{where}: certificate-authority: {error}") from error
     # Go asks less of a CA than OpenSSL's strict mode, and takes any trusted certificate for an anchor, not only a root.
     made.verify_flags &= ~ssl.VERIFY_X509_STRICT
     made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if insecure:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
-    if shown is not None:
-        _show(made, shown, where)
+    if certificate is not None:
+        _present(made, certificate, where)
     return made
 
 
-def data(encoded: str, path: str, key: str, where: str) -> bytes | None:
-    """Read what a kubeconfig gives either as base64 or as a file; None if as neither. Raises BadContext."""
+def data_or_file(encoded: str, path: str, key: str, where: str) -> bytes | None:
+    """Return what a kubeconfig gives as base64, else as a file; None if as neither. Raises BadContextError."""
     if encoded:
         try:
             return base64.b64decode("".join(encoded.split()), validate=True)
@@ -63,25 +72,20 @@ def data(encoded: str, path: str, key: str, where: str) -> bytes | None:
         try:
             return Path(path).read_bytes()
         except OSError as error:
-            raise BadContextError(f"{where}: {key} {path}: {(error.strerror or 'cannot be read').lower()}") from error
+            raise BadContextError(f"{where}: {key} {path}: {describe_os_error(error, 'cannot be read')}") from error
     return None
 
 
-def _show(made: ssl.SSLContext, shown: Certificate, where: str) -> None:
-    # OpenSSL takes keys from files alone. This one has mode 0600, lies in memory where there is such a folder, and is
-    # gone when the context has read it.
-    memory = Path("/dev/shm")  # noqa: S108
+def _present(made: ssl.SSLContext, certificate: Certificate, where: str) -> None:
+    # OpenSSL reads keys from files only. This one has mode 0600, is in memory where there is such a folder, and is
+    # deleted once the context has read it.
     try:
-        with tempfile.NamedTemporaryFile(dir=memory if memory.is_dir() else None) as file:
-            file.write(shown.chain + b"\n" + shown.key)
+        with tempfile.NamedTemporaryFile(dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None) as file:
+            file.write(certificate.chain + b"\n" + certificate.key)
             file.flush()
-            # An empty password, because without one OpenSSL would ask the terminal for an encrypted key's.
-            made.load_cert_chain(file.name, password="")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            raise BadContextError(f"{where}: client-certificate and client-key do not belong together") from None
-        raise BadContextError(
-            f"{where}: client-certificate and client-key: expected PEM, the key not encrypted"
-        ) from None
+            load_certificate(made, file.name)
+    except TlsFileError as error:
+        raise BadContextError(f"{where}: client-certificate and client-key: {error}") from None
     except OSError as error:
-        raise BadContextError(f"{where}: client-certificate: no temporary file: {error.strerror}") from error
+        why = describe_os_error(error, "cannot be written")
+        raise BadContextError(f"{where}: client-certificate: temporary file: {why}") from error

@@ -1,9 +1,9 @@
-"""One pool of connections to one API server, with the TLS, proxy and headers that they all share."""
+"""One pool of connections to one API server, and the TLS, proxy and headers that they share."""
 
 import os
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -16,103 +16,127 @@ from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import impersonation
 from collector.kube.errors import BadContextError, CredentialPluginFailedError, from_answer
 
-__all__ = ["ConnectionSettings", "Query", "Socket", "Transport"]
+__all__ = ["ConnectionSettings", "Transport", "WebSocket", "request_timeout"]
 
-Query = Mapping[str, str] | Sequence[tuple[str, str]]
-
-_CONNECT = 30.0  # seconds until a connection is made, its proxy and TLS included
-_ERROR_BODY = 1 << 16  # bytes of an error's body that are looked at
-_READ_BUFFER = 1 << 18  # bytes
+CONNECT_TIMEOUT_SECONDS = 30.0  # proxy and TLS included
+MAX_ERROR_BODY_BYTES = 1 << 16  # what is read of an error's body
+READ_BUFFER_BYTES = 1 << 18
+MAX_WEBSOCKET_MESSAGE_BYTES = 1 << 26
+# After 30 seconds without a packet three probes, 10 seconds apart; and at most 60,000 ms until sent data is confirmed.
+_KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
 class ConnectionSettings:
-    """What an access comes to once its files are read: made in a thread, never changed. Raises BadContext."""
+    """How to connect, with all files read; made in a thread, never changed. Raises BadContextError."""
 
-    def __init__(self, access: ConnectionInfo) -> None:
-        self.access = access
-        cluster = access.cluster
-        self.server = _server(access)
+    def __init__(self, info: ConnectionInfo) -> None:
+        self.info = info
+        cluster = info.cluster
+        self.server = _server(info)
         self.host = str(self.server.origin())
         self.server_name = cluster.tls_server_name or None
-        self.shown = tls.certificate(access.user, access.where)
-        self._trusted = tls.authorities(cluster, access.where)
-        self._context = self._make_context(self.shown)
-        self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, access.where)
+        self.client_certificate = tls.client_certificate(info.user, info.where)
+        self._trusted = tls.trusted_certificates(cluster, info.where)
+        self._context = self._make_context(self.client_certificate)
+        self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, info.where)
         self.encoding = "identity" if cluster.disable_compression else "gzip"
         self.headers = [
             ("User-Agent", f"gpuid/{__version__}"),
             ("Accept", "application/json"),
-            *impersonation(access.user, access.where),
+            *impersonation(info.user, info.where),
         ]
 
-    def context(self, shown: tls.Certificate | None) -> ssl.SSLContext:
-        """Give the TLS context that shows `shown`; raises PluginFailed if that is not the kubeconfig's and no good."""
-        if shown == self.shown:
+    def context(self, client_certificate: tls.Certificate | None) -> ssl.SSLContext:
+        """Return the TLS context that presents `client_certificate`.
+
+        Raises CredentialPluginFailedError for one that cannot be used and is not the kubeconfig's own.
+        """
+        if client_certificate == self.client_certificate:
             return self._context
         try:
-            return self._make_context(shown)
+            return self._make_context(client_certificate)
         except BadContextError as error:
             raise CredentialPluginFailedError(str(error)) from None
 
-    def _make_context(self, shown: tls.Certificate | None) -> ssl.SSLContext:
-        insecure = self.access.cluster.insecure_skip_tls_verify
-        return tls.context(self._trusted, shown, insecure=insecure, where=self.access.where)
+    def _make_context(self, client_certificate: tls.Certificate | None) -> ssl.SSLContext:
+        insecure = self.info.cluster.insecure_skip_tls_verify
+        return tls.context(self._trusted, client_certificate, insecure=insecure, where=self.info.where)
 
 
-class Socket(aiohttp.ClientWebSocketResponse):
-    """A WebSocket that can be left without a word."""
+class WebSocket(aiohttp.ClientWebSocketResponse):
+    """A WebSocket that can be dropped without the closing handshake."""
 
     def abort(self) -> None:
-        """Close the connection at once, without the closing handshake."""
+        """Close the connection immediately."""
         self._response.close()
 
 
 class Transport:
-    """Connections made of one Settings and one client certificate; it closes once retired and unused."""
+    """Connections with the same settings and client certificate; it closes once it is retired and unused."""
 
     def __init__(
-        self, settings: ConnectionSettings, shown: tls.Certificate | None, http: aiohttp.ClientSession
+        self, settings: ConnectionSettings, client_certificate: tls.Certificate | None, http: aiohttp.ClientSession
     ) -> None:
         self.settings = settings
-        self.shown = shown
+        self.client_certificate = client_certificate
         self.http = http
         self._users = 0
         self._retired = False
 
     @classmethod
-    async def open(cls, settings: ConnectionSettings, shown: tls.Certificate | None) -> "Transport":
-        """Prepare the pool; raises PluginFailed for a certificate of a plugin that is no good."""
-        context = await anyio.to_thread.run_sync(settings.context, shown)
+    async def open(cls, settings: ConnectionSettings, client_certificate: tls.Certificate | None) -> "Transport":
+        """Return a pool without connections yet.
+
+        Raises CredentialPluginFailedError for a credential plugin's certificate that cannot be used.
+        """
+        context = await anyio.to_thread.run_sync(settings.context, client_certificate)
 
         async def refuse(answer: aiohttp.ClientResponse) -> None:
             await _raise_for_status(answer, settings.host)
 
         http = aiohttp.ClientSession(
-            # No limit: what runs at once is limited by those who start it, and a full pool would keep out the watches.
+            # No limit: callers limit their own concurrency, and a full pool would keep out the watches.
             connector=aiohttp.TCPConnector(ssl=context, limit=0, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=settings.headers,
             raise_for_status=refuse,
-            read_bufsize=_READ_BUFFER,
-            timeout=aiohttp.ClientTimeout(total=None, connect=_CONNECT, sock_connect=_CONNECT),
-            trust_env=False,  # would let ~/.netrc overrule our credentials; the proxy is decided by ourselves
-            ws_response_class=Socket,
+            read_bufsize=READ_BUFFER_BYTES,
+            timeout=request_timeout(),
+            trust_env=False,  # would let ~/.netrc override our credentials; the proxy is chosen in proxy.py
+            ws_response_class=WebSocket,
         )
-        return cls(settings, shown, http)
+        return cls(settings, client_certificate, http)
 
     @property
     def route(self) -> dict[str, Any]:
-        """Arguments that every request must be given."""
+        """Arguments that every request needs."""
         return {"proxy": self.settings.proxy, "server_hostname": self.settings.server_name}
 
-    def url(self, path: str, params: Query) -> URL:
-        """Where `path` is on this server."""
+    def url(self, path: str, query: Sequence[tuple[str, str]]) -> URL:
+        """Return the URL of `path` on this server."""
         server = self.settings.server
-        return URL(f"{str(server).rstrip('/')}{path}").with_query(params or None)
+        return URL(f"{str(server).rstrip('/')}{path}").with_query(query or None)
 
-    def timeout(self, *, total: float | None = None) -> aiohttp.ClientTimeout:
-        """Limits in seconds: `total` for the whole request, beside those for the connection."""
-        return aiohttp.ClientTimeout(total=total, connect=_CONNECT, sock_connect=_CONNECT)
+    async def websocket(
+        self,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        *,
+        protocols: Sequence[str],
+        headers: Sequence[tuple[str, str]],
+        close_timeout: float,
+    ) -> WebSocket:
+        """Return an open WebSocket, whose closing handshake may take `close_timeout` seconds."""
+        socket = await self.http.ws_connect(
+            self.url(path, query),
+            protocols=protocols,
+            headers=headers,
+            max_msg_size=MAX_WEBSOCKET_MESSAGE_BYTES,
+            timeout=aiohttp.ClientWSTimeout(ws_close=close_timeout),
+            **self.route,
+        )
+        assert isinstance(socket, WebSocket)  # noqa: S101
+        return socket
 
     def acquire(self) -> None:
         """Keep it open until release."""
@@ -138,46 +162,47 @@ class Transport:
             await self.close()
 
 
+def request_timeout(total: float | None = None) -> aiohttp.ClientTimeout:
+    """Return the limits of a request: `total` seconds for the whole of it, besides those for the connection."""
+    return aiohttp.ClientTimeout(total=total, connect=CONNECT_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
+
+
 def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Make a socket that notices when its other end is gone without a word: a watch may say nothing for long."""
+    """Return a socket that notices when its peer vanishes: a watch may be silent for long."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _KEEPALIVE.items():
+    for option, value in _KEEPALIVE_OPTIONS.items():
         if hasattr(socket, option):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return made
 
 
-# After 30 seconds without a packet three probes, 10 seconds apart; and as much for what is sent to be confirmed (ms).
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
-
-
-def _server(access: ConnectionInfo) -> URL:
-    text = access.cluster.server
+def _server(info: ConnectionInfo) -> URL:
+    text = info.cluster.server
     if "://" not in text:
-        secure = access.cluster.certificate_authority or access.cluster.certificate_authority_data
-        text = f"{'https' if secure or access.cluster.insecure_skip_tls_verify else 'http'}://{text}"
+        secure = info.cluster.certificate_authority or info.cluster.certificate_authority_data
+        text = f"{'https' if secure or info.cluster.insecure_skip_tls_verify else 'http'}://{text}"
     try:
         url = URL(text)
     except ValueError:
-        raise BadContextError(f"{access.where}: server: not a URL") from None
+        raise BadContextError(f"{info.where}: server: not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host or url.user or url.password:
-        raise BadContextError(f"{access.where}: server: expected a URL such as https://10.0.0.1:6443")
+        raise BadContextError(f"{info.where}: server: expected a URL such as https://10.0.0.1:6443")
     return url.with_query(None).with_fragment(None)
 
 
 async def _raise_for_status(answer: aiohttp.ClientResponse, host: str) -> None:
-    """Turn an answer that is no success into our error, its body read first; WebSocket handshakes come here too."""
+    """Raise our error for an answer that is not a success, its body read first; so for WebSocket handshakes."""
     if answer.status == 101 or 200 <= answer.status < 300:
         return
     body = bytearray()
     try:
-        while len(body) < _ERROR_BODY and (chunk := await answer.content.readany()):
+        while len(body) < MAX_ERROR_BODY_BYTES and (chunk := await answer.content.readany()):
             body += chunk
     except (aiohttp.ClientError, OSError):
-        pass  # what has come of it must do
+        pass  # the part that arrived will do
     finally:
         if not answer.content.at_eof():
             answer.close()
-    raise from_answer(host, answer.status, bytes(body[:_ERROR_BODY]), answer.headers.get("Retry-After"))
+    raise from_answer(host, answer.status, bytes(body[:MAX_ERROR_BODY_BYTES]), answer.headers.get("Retry-After"))

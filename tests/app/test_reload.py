@@ -86,7 +86,7 @@ async def test_clusters_come_while_the_store_is_in_trouble_and_sinks_once_it_is_
     async with world.running(service):
         await eventually(lambda: world.urls)
         async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
-            with closing(sqlite3.connect(world.store, isolation_level=None)) as other:
+            with closing(sqlite3.connect(world.store, timeout=60, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 world.write("sim-0", "sim-1", more='[sinks.out]\ntype = "stdout"\n')
                 await eventually(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})

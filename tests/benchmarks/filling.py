@@ -14,13 +14,13 @@ import uvloop
 
 from collector.collect import schedule
 from collector.collect.schedule import Candidate
-from collector.collect.watcher import pods
+from collector.collect.watcher import nodes, pods
 from collector.config import ClusterSettings
 from collector.config.store import StoreSettings
 from collector.inventory import Inventory
 from collector.kube.client import ApiClient
-from collector.kube.reflector import Resource, list_all
-from collector.kube.resources import NodeObject, node_decoder
+from collector.kube.reflector import list_all
+from collector.kube.session import Session
 from collector.model import Reading
 from collector.simulator.fleet import Fleet
 from collector.store import Store
@@ -48,10 +48,9 @@ async def fill(kubeconfig: Path, fleet: Fleet, url: str) -> int:
 async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
     cluster = ClusterSettings(context=name, kubeconfig=str(kubeconfig))
     (source,) = cluster.active_sources
-    nodes: Resource[NodeObject] = Resource(name="nodes", path="/api/v1/nodes", decode=node_decoder())
-    async with ApiClient(cluster) as session:
-        facts = {node.key: node.facts for node in (await list_all(session, nodes))[0].values()}
-        found = (await list_all(session, pods(source)))[0].values()
+    async with ApiClient(Session(cluster)) as client:
+        facts = {node.key: node.facts for node in (await list_all(client, nodes(client, cluster)))[0].values()}
+        found = (await list_all(client, pods(client, source)))[0].values()
     return [
         Reading(
             cluster=name,
@@ -68,5 +67,6 @@ async def _readings(kubeconfig: Path, fleet: Fleet, name: str) -> list[Reading]:
 
 
 if __name__ == "__main__":
-    path, clusters, nodes, gpus, url = sys.argv[1:]
-    print(uvloop.run(fill(Path(path), Fleet(clusters=int(clusters), nodes=int(nodes), gpus=int(gpus)), url)))
+    path, *sizes, url = sys.argv[1:]
+    clusters, per_cluster, gpus = map(int, sizes)
+    print(uvloop.run(fill(Path(path), Fleet(clusters=clusters, nodes=per_cluster, gpus=gpus), url)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import json
 import logging
 import multiprocessing
@@ -21,6 +22,7 @@ from collector.collect import watcher
 from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient
 from collector.kube.reflector import Reflector
+from collector.kube.session import Session
 from collector.simulator import Simulator
 from tests.benchmarks.clocks import Beat, heartbeat, idle_loop
 from tests.benchmarks.table import Row, duration, times
@@ -35,6 +37,8 @@ _SOURCE = PodSource(
 def rows(*, small: bool = False) -> Iterator[Row]:
     """Let both watch pods of which each changes again and again, and let ours list a cluster with very many."""
     pods, repeats = (4, 5) if small else (1_000, 20)
+    gc.collect()
+    gc.freeze()  # what was imported, as gc_freeze.run does
     objects = uvloop.run(_pods(pods))
     with _served(objects, repeats) as url:
         ours = uvloop.run(_ours(url, pods * repeats))
@@ -64,16 +68,15 @@ def rows(*, small: bool = False) -> Iterator[Row]:
 
 async def _pods(count: int) -> list[bytes]:
     """Take pods from a simulated cluster, as it writes them."""
-    async with Simulator(clusters=1, nodes=count, gpus=8) as simulator, _session(simulator.kubeconfig) as session:
-        path = f"/api/v1/namespaces/{_SOURCE.namespace}/pods"
-        body = json.loads(await session.get(path, {"labelSelector": _SOURCE.selector}))
+    async with Simulator(clusters=1, nodes=count, gpus=8) as simulator, _client(simulator.kubeconfig) as ours:
+        body = json.loads(await ours.read(watcher.pods(ours, _SOURCE).method))
     return [json.dumps(one, separators=(",", ":")).encode() for one in body["items"]]
 
 
 @asynccontextmanager
-async def _session(kubeconfig: Path) -> AsyncIterator[ApiClient]:
-    async with ApiClient(ClusterSettings(context="sim-0", kubeconfig=str(kubeconfig))) as session:
-        yield session
+async def _client(kubeconfig: Path) -> AsyncIterator[ApiClient]:
+    async with ApiClient(Session(ClusterSettings(context="sim-0", kubeconfig=str(kubeconfig)))) as ours:
+        yield ours
 
 
 @contextmanager
@@ -148,10 +151,10 @@ async def _mirrored(url: str, wanted: int, *, listed: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         kubeconfig = Path(folder, "kubeconfig")
         kubeconfig.write_text(json.dumps(_kubeconfig(url)))  # noqa: ASYNC240  before anything is timed
-        async with _session(kubeconfig) as session, anyio.create_task_group() as tasks:
+        async with _client(kubeconfig) as ours, anyio.create_task_group() as tasks:
             reflector = Reflector(
-                session,
-                watcher.pods(_SOURCE),
+                ours,
+                watcher.pods(ours, _SOURCE),
                 on_change=on_change,
                 on_proof=lambda: None,
                 on_restart=lambda _reason: None,

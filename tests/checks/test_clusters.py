@@ -162,11 +162,11 @@ class TestConnection:
         ((text, _hint),) = await clusters.problems("sim-0", timeout=3)
         assert text.startswith(f"no answer within 3 s while {step}")
 
-    async def test_a_hanging_exec_plugin_is_named(self, clusters: Clusters):
+    async def test_a_hanging_credential_plugin_is_named(self, clusters: Clusters):
         clusters.authenticate_by("sleep", "60")
         assert await clusters.problems("sim-0", timeout=3) == [
             (
-                'no answer within 3 s while running the exec plugin "sleep"',
+                'no answer within 3 s while running the credential plugin "sleep"',
                 "`kubectl --context sim-0 get nodes` runs the same plugin and shows its output",
             )
         ]

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from collector.collect.node_queue import NodeQueue
+from collector.collect.objects import Container, NodeObject, PodObject
 from collector.collect.schedule import RetryPolicy
 from collector.config import ClusterSettings, Duration
-from collector.kube.resources import Container, NodeObject, PodObject
 from collector.model import NodeInfo, ReadFailure
 from tests.collect.world import Observed
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.backoff import Backoff
+from collector.collect.objects import Container, PodObject
 from collector.collect.schedule import (
     Attempt,
     Candidate,
@@ -23,7 +24,6 @@ from collector.collect.schedule import (
     succeeded,
 )
 from collector.config import PodSource
-from collector.kube.resources import Container, PodObject
 from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
 
 HOUR = 3600.0

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_classic
 
+from collector.collect.objects import node_decoder
 from collector.exposition import shards
 from collector.exposition.shards import SHARD_NODES
-from collector.kube.resources import node_decoder
 from collector.model import ClusterState, Gpu, NodeInfo, Place
 from tests.support.waiting import eventually
 

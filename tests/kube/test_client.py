@@ -1,412 +1,187 @@
-"""Requests, streams and WebSockets to an API server, and what goes wrong with them."""
+"""The generated API classes over our own session: requests, models, bytes, streams and WebSockets."""
 
 import asyncio
-import gzip
 import json
-import socket
-from pathlib import Path
+from collections.abc import AsyncIterator
+from typing import Any
 
-import aiohttp
 import anyio
 import pytest
 from aiohttp import web
+from kubernetes_asyncio.client import (
+    AuthorizationV1Api,
+    CoreV1Api,
+    RbacAuthorizationV1Api,
+    V1ClusterRole,
+    V1ObjectMeta,
+    V1ResourceAttributes,
+    V1SelfSubjectAccessReview,
+    V1SelfSubjectAccessReviewSpec,
+    VersionApi,
+)
 
 from collector import __version__
 from collector.kube import errors
+from collector.kube.client import ApiClient
+from tests.support.kubernetes import ApiServer, Handler, Kubeconfig, status
 
 pytestmark = pytest.mark.anyio
 
-PODS = "/api/v1/pods"
-
 
 @pytest.fixture
-def session(kubeconfig, server, authority):
-    kubeconfig.write({"server": server.url, "certificate-authority-data": authority.data}, {"token": "s3cr3t-token"})
-    return kubeconfig.session()
+async def client(kubeconfig: Kubeconfig, plain_server: ApiServer) -> AsyncIterator[ApiClient]:
+    kubeconfig.write({"server": plain_server.url}, {"token": "s3cr3t-token"})
+    async with kubeconfig.client() as client:
+        yield client
 
 
-def status(code, message, reason="", **headers):
-    body = {"kind": "Status", "message": message, "reason": reason, "code": code}
-
-    async def answer(request):
-        return web.json_response(body, status=code, headers=headers)
+def answers(document: Any, code: int = 200) -> Handler:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response(document, status=code)
 
     return answer
 
 
-async def test_a_get_names_gpuid_and_accepts_gzip_and_shows_the_token(session, server):
-    async with session:
-        body = await session.get(PODS)
-    assert json.loads(body)["path"] == PODS
-    (seen,) = server.seen
+async def hang(request: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_generated_method_returns_a_model(client: ApiClient, plain_server: ApiServer) -> None:
+    plain_server.paths["/version/"] = answers(
+        {
+            "gitVersion": "v1.34.1",
+            "major": "1",
+            "minor": "34",
+            "buildDate": "",
+            "compiler": "gc",
+            "gitCommit": "",
+            "gitTreeState": "clean",
+            "goVersion": "go1.24",
+            "platform": "linux/amd64",
+        }
+    )
+    assert (await VersionApi(client).get_code()).git_version == "v1.34.1"
+    (seen,) = plain_server.seen
     assert seen.headers["User-Agent"] == f"gpuid/{__version__}"
-    assert seen.headers["Accept-Encoding"] == "gzip"
     assert seen.headers["Accept"] == "application/json"
     assert seen.authorization == "Bearer s3cr3t-token"
-    assert session.host == server.url
 
 
-async def test_a_query_arrives_as_it_was_meant(session, server):
-    arrived = []
+async def test_a_model_is_sent_as_json(client: ApiClient, plain_server: ApiServer) -> None:
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    plain_server.paths[path] = answers({"spec": {}, "status": {"allowed": True}}, 201)
+    asked = V1ResourceAttributes(verb="list", resource="nodes")
+    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=asked))
+    answer = await AuthorizationV1Api(client).create_self_subject_access_review(review)
+    assert answer.status is not None
+    assert answer.status.allowed is True
+    (seen,) = plain_server.seen
+    assert (seen.method, seen.headers["Content-Type"]) == ("POST", "application/json")
+    assert json.loads(seen.body) == {"spec": {"resourceAttributes": {"verb": "list", "resource": "nodes"}}}
 
-    async def note(request):
-        arrived.extend(request.query.items())
+
+async def test_every_verb_is_sent(client: ApiClient, plain_server: ApiServer) -> None:
+    rbac, role = RbacAuthorizationV1Api(client), V1ClusterRole(metadata=V1ObjectMeta(name="r"))
+    await rbac.create_cluster_role(role)
+    await rbac.replace_cluster_role("r", role)
+    await rbac.patch_cluster_role("r", {"metadata": {"labels": {"a": "b"}}}, field_manager="gpuid")
+    await rbac.delete_cluster_role("r")
+    root = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+    assert [(seen.method, seen.path) for seen in plain_server.seen] == [
+        ("POST", root),
+        ("PUT", f"{root}/r"),
+        ("PATCH", f"{root}/r?fieldManager=gpuid"),
+        ("DELETE", f"{root}/r"),
+    ]
+    assert plain_server.seen[2].headers["Content-Type"] == "application/strategic-merge-patch+json"
+    assert json.loads(plain_server.seen[2].body) == {"metadata": {"labels": {"a": "b"}}}
+
+
+async def test_read_returns_the_body_undecoded(client: ApiClient, plain_server: ApiServer) -> None:
+    plain_server.paths["/api/v1/nodes"] = answers({"items": [1]})
+    body = await client.read(CoreV1Api(client).list_node, label_selector="a in (b,c)", limit=2)
+    assert json.loads(body) == {"items": [1]}
+
+
+async def test_parameters_are_written_as_kubernetes_reads_them(client: ApiClient, plain_server: ApiServer) -> None:
+    queries: list[dict[str, str]] = []
+
+    async def note(request: web.Request) -> web.Response:
+        queries.append(dict(request.query))
         return web.json_response({})
 
-    server.paths[PODS] = note
-    params = [("command", "nvidia-smi"), ("command", "-q"), ("labelSelector", "a in (b, c),d=e&f+g%20/ä")]
-    async with session:
-        await session.get(PODS, params)
-    assert arrived == params
+    plain_server.paths["/api/v1/nodes"] = note
+    selector = "a in (b, c),d=e&f+g%20/ä"
+    await client.read(CoreV1Api(client).list_node, watch=True, pretty=False, limit=7, label_selector=selector)
+    assert queries == [{"watch": "true", "pretty": "false", "limit": "7", "labelSelector": selector}]
 
 
-async def test_a_compressed_answer_is_unpacked(session, server):
-    async def compressed(request):
-        return web.Response(body=gzip.compress(b"x" * 100_000), headers={"Content-Encoding": "gzip"})
-
-    server.paths[PODS] = compressed
-    async with session:
-        assert await session.get(PODS) == b"x" * 100_000
+async def test_a_name_cannot_leave_its_place_in_the_path(client: ApiClient, plain_server: ApiServer) -> None:
+    await client.read(CoreV1Api(client).read_node, "../secrets?x#y")
+    assert plain_server.seen[0].path == "/api/v1/nodes/..%2Fsecrets%3Fx%23y"
 
 
-async def test_post_and_patch_send_their_bodies_and_types(session, server):
-    async with session:
-        await session.post("/reviews", {"kind": "Review"})
-        await session.patch("/nodes/n", b"[1]", "application/merge-patch+json")
-    post, patch = server.seen
-    assert (post.method, post.body, post.headers["Content-Type"]) == ("POST", b'{"kind":"Review"}', "application/json")
-    assert (patch.method, patch.body) == ("PATCH", b"[1]")
-    assert patch.headers["Content-Type"] == "application/merge-patch+json"
+async def test_an_error_answer_is_our_error(client: ApiClient, plain_server: ApiServer) -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        return status(403, "no")
+
+    core = CoreV1Api(client)
+    plain_server.paths["/api/v1/nodes"] = refuse
+    with pytest.raises(errors.ForbiddenError, match="forbidden: no"):
+        await core.list_node()
+    with pytest.raises(errors.ForbiddenError, match="forbidden: no"):
+        await client.read(core.list_node)
+    with pytest.raises(errors.ForbiddenError, match="forbidden: no"):
+        async with client.stream(core.list_node):
+            pass
 
 
-async def test_a_server_below_a_path_is_asked_below_it(kubeconfig, server, authority):
-    kubeconfig.write({"server": f"{server.url}/k8s/clusters/c-1/", "certificate-authority-data": authority.data})
-    async with kubeconfig.session() as session:
-        await session.get(PODS)
-    assert server.seen[0].path == f"/k8s/clusters/c-1{PODS}"
-    assert server.seen[0].authorization is None
+async def test_a_timeout_is_our_error(client: ApiClient, plain_server: ApiServer) -> None:
+    plain_server.paths["/api/v1/nodes"] = hang
+    core = CoreV1Api(client)
+    with pytest.raises(errors.UnreachableError, match="timed out"):
+        await core.list_node(_request_timeout=0.05)
+    with pytest.raises(errors.UnreachableError, match="timed out"):
+        await client.read(core.list_node, timeout=0.05)
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [(403, errors.ForbiddenError), (404, errors.NotFoundError), (410, errors.GoneError), (500, errors.ServerError)],
-)
-async def test_an_error_answer_is_our_error_with_the_message(session, server, failure, code, kind):
-    server.paths[PODS] = status(code, "because\nof this")
-    async with session:
-        error = await failure(session.get(PODS))
-        assert (await session.get("/other")) != b""
-    assert type(error) is kind
-    assert str(error).endswith(": because of this")
-    assert len(server.connections) == 1, "an error costs no connection"
+async def test_stream_yields_chunks_as_they_come(client: ApiClient, plain_server: ApiServer) -> None:
+    asked = anyio.Event()
 
-
-async def test_a_redirect_is_not_followed(session, server, failure):
-    async def redirect(request):
-        raise web.HTTPFound("/login")
-
-    server.paths[PODS] = redirect
-    async with session:
-        error = await failure(session.get(PODS))
-    assert error.status == 302
-    assert [seen.path for seen in server.seen] == [PODS]
-
-
-async def test_an_endless_error_body_is_cut_off(session, server, failure):
-    async def endless(request):
-        answer = web.StreamResponse(status=500)
+    async def watch(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
         await answer.prepare(request)
-        while True:
-            await answer.write(b"x" * 65536)
+        await answer.write(b"one\n")
+        await asked.wait()
+        await answer.write(b"two\n")
+        return answer
 
-    server.paths[PODS] = endless
-    async with session:
-        error = await failure(session.get(PODS))
-    assert len(str(error)) < 400
-
-
-async def test_too_many_requests_slow_the_session_down(session, server, failure):
-    server.paths[PODS] = status(429, "slow down", **{"Retry-After": "2"})
-    async with session:
-        error = await failure(session.get(PODS))
-        assert session.limiter.rate == 50
-    assert type(error) is errors.ThrottledError
-    assert error.retry_after == 2
+    plain_server.paths["/api/v1/nodes"] = watch
+    async with client.stream(CoreV1Api(client).list_node, watch=True) as chunks:
+        assert await anext(chunks) == b"one\n"
+        asked.set()
+        assert [chunk async for chunk in chunks] == [b"two\n"]
 
 
-async def test_a_refused_token_that_never_changes_is_unauthorized_after_one_request(session, server, failure):
-    server.only("s3cr3t-other")
-    async with session:
-        error = await failure(session.get(PODS))
-    assert type(error) is errors.UnauthorizedError
-    assert str(error) == f"{server.url}: unauthorized: Unauthorized"
-    assert len(server.seen) == 1
+async def test_websocket_connects_with_a_list_of_words(client: ApiClient, plain_server: ApiServer) -> None:
+    async def echo(request: web.Request) -> web.StreamResponse:
+        answer = web.WebSocketResponse(protocols=["v5.channel.k8s.io"])
+        await answer.prepare(request)
+        async for message in answer:
+            await answer.send_bytes(message.data)
+        return answer
+
+    plain_server.paths["/api/v1/namespaces/ns/pods/p/exec"] = echo
+    method = CoreV1Api(client).connect_get_namespaced_pod_exec
+    async with client.websocket(
+        method, "p", "ns", command=["sh", "-c"], stdout=True, protocols=["v5.channel.k8s.io"]
+    ) as socket:
+        assert socket.protocol == "v5.channel.k8s.io"
+        await socket.send_bytes(b"\x00hello")
+        assert (await socket.receive()).data == b"\x00hello"
+    assert plain_server.seen[0].path == "/api/v1/namespaces/ns/pods/p/exec?command=sh&command=-c&stdout=true"
 
 
-async def test_a_refused_connection_says_so(kubeconfig, failure):
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        url = f"https://127.0.0.1:{closed.getsockname()[1]}"
-        kubeconfig.write({"server": url})
-        async with kubeconfig.session() as session:
-            error = await failure(session.get(PODS))
-    assert type(error) is errors.UnreachableError
-    assert str(error) == f"{url}: connection refused"
-
-
-async def test_a_name_that_does_not_exist_says_so(kubeconfig, failure):
-    kubeconfig.write({"server": "https://api.gpuid.invalid:6443"})
-    async with kubeconfig.session() as session:
-        error = await failure(session.get(PODS))
-    assert type(error) is errors.UnreachableError
-    assert str(error) == "https://api.gpuid.invalid:6443: cannot resolve api.gpuid.invalid"
-
-
-async def test_a_server_that_does_not_answer_in_time_is_unreachable(session, server, failure):
-    async def hang(request):
-        await asyncio.Event().wait()
-
-    server.paths[PODS] = hang
-    async with session:
-        error = await failure(session.get(PODS, timeout=0.05))
-    assert type(error) is errors.UnreachableError
-    assert str(error) == f"{server.url}: timed out"
-
-
-async def test_a_server_that_hangs_up_is_unreachable(session, server, failure):
-    async def hang_up(request):
-        request.transport.abort()
-
-    server.paths[PODS] = hang_up
-    async with session:
-        error = await failure(session.get(PODS))
-    assert type(error) is errors.UnreachableError
-
-
-async def test_a_server_that_speaks_no_http_is_unreachable(kubeconfig, failure):
-    async def answer(reader, writer):
-        writer.write(b"220 mail ready\r\n\r\n")
-        writer.close()
-
-    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
-    kubeconfig.write({"server": f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"})
-    async with kubeconfig.session() as session:
-        error = await failure(session.get(PODS))
-    listener.close()
-    assert type(error) is errors.UnreachableError
-
-
-async def test_netrc_is_not_our_business(session, server, tmp_path, monkeypatch):
-    (tmp_path / "netrc").write_text("default login nobody password s3cr3t-netrc\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    async with session:
-        await session.get(PODS)
-    assert server.tokens == ["Bearer s3cr3t-token"]
-
-
-class TestStream:
-    async def test_chunks_come_as_they_are_sent_uncompressed(self, session, server):
-        asked = anyio.Event()
-
-        async def watch(request):
-            answer = web.StreamResponse()
-            await answer.prepare(request)
-            await answer.write(b"one\n")
-            await asked.wait()
-            await answer.write(b"two\n")
-            return answer
-
-        server.paths[PODS] = watch
-        async with session, session.stream(PODS, {"watch": "1"}) as chunks:
-            assert await anext(chunks) == b"one\n"
-            asked.set()
-            assert [chunk async for chunk in chunks] == [b"two\n"]
-        assert server.seen[0].headers["Accept-Encoding"] == "identity"
-
-    async def test_a_stream_that_does_not_begin_is_given_up(self, session, server, failure):
-        async def silent(request):
-            await asyncio.Event().wait()
-
-        server.paths[PODS] = silent
-        async with session:
-            error = await failure(session.stream(PODS, timeout=0.1).__aenter__())
-        assert type(error) is errors.UnreachableError
-        assert str(error) == f"{server.url}: timed out"
-
-    async def test_its_connections_notice_when_the_other_end_is_gone(self, session, server, eventually):
-        def timers() -> list[str]:
-            rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-            return [row[5] for row in rows if row[2].endswith(f":{server.port:04X}") and row[3] == "01"]
-
-        async def silent(request):
-            answer = web.StreamResponse()
-            await answer.prepare(request)
-            await anyio.sleep_forever()
-
-        server.paths[PODS] = silent
-        async with session, session.stream(PODS):
-            # `02` is the timer of keep-alive probes; the rest of it is when it goes off, in hundredths of a second.
-            await eventually(lambda: any(timer[:3] == "02:" and int(timer[3:], 16) <= 3000 for timer in timers()))
-
-    async def test_a_stream_may_be_silent_for_longer_than_it_took_to_begin(self, session, server):
-        async def slow(request):
-            answer = web.StreamResponse()
-            await answer.prepare(request)
-            await asyncio.sleep(1)
-            await answer.write(b"late\n")
-            return answer
-
-        server.paths[PODS] = slow
-        async with session, session.stream(PODS, timeout=0.5) as chunks:
-            assert [chunk async for chunk in chunks] == [b"late\n"]
-
-    async def test_a_stream_that_breaks_is_unreachable(self, session, server, failure):
-        async def broken(request):
-            answer = web.StreamResponse()
-            await answer.prepare(request)
-            await answer.write(b"one\n")
-            request.transport.abort()
-            return answer
-
-        server.paths[PODS] = broken
-        async with session, session.stream(PODS) as chunks:
-            assert await anext(chunks) == b"one\n"
-            error = await failure(anext(chunks))
-        assert type(error) is errors.UnreachableError
-
-    async def test_an_error_status_is_our_error(self, session, server, failure):
-        server.paths[PODS] = status(410, "too old resource version", "Expired")
-        async with session:
-            error = await failure(session.stream(PODS).__aenter__())
-        assert type(error) is errors.GoneError
-
-    async def test_leaving_a_stream_ends_its_connection(self, session, server, eventually):
-        ended = anyio.Event()
-
-        async def endless(request):
-            answer = web.StreamResponse()
-            await answer.prepare(request)
-            try:
-                while True:
-                    await answer.write(b"x\n")
-                    await asyncio.sleep(0.01)
-            finally:
-                ended.set()
-
-        server.paths[PODS] = endless
-        async with session:
-            async with session.stream(PODS) as chunks:
-                await anext(chunks)
-            await eventually(ended.is_set)
-
-
-class TestWebSocket:
-    @pytest.fixture
-    def echo(self, server):
-        """Serve a WebSocket that echoes and notes how it ended."""
-        ended = []
-
-        async def serve(request):
-            answer = web.WebSocketResponse(protocols=["v5.channel.k8s.io", "v4.channel.k8s.io"])
-            await answer.prepare(request)
-            async for message in answer:
-                await answer.send_bytes(message.data)
-            ended.append(answer.close_code)
-            return answer
-
-        server.paths["/exec"] = serve
-        return ended
-
-    async def test_messages_go_both_ways_over_the_protocol_that_both_know(self, session, server, echo, eventually):
-        async with session:
-            protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
-            async with session.websocket("/exec", [("command", "a"), ("command", "b")], protocols) as channel:
-                assert channel.protocol == "v5.channel.k8s.io"
-                await channel.send_bytes(b"\x00hello")
-                assert (await channel.receive()).data == b"\x00hello"
-            await eventually(lambda: echo)
-        assert server.seen[0].path == "/exec?command=a&command=b"
-        assert server.seen[0].authorization == "Bearer s3cr3t-token"
-        assert echo == [aiohttp.WSCloseCode.OK]
-
-    async def test_a_refused_handshake_has_the_status_message(self, session, server, failure):
-        server.paths["/exec"] = status(403, 'pods "p" is forbidden: cannot create resource "pods/exec"')
-        async with session:
-            error = await failure(session.websocket("/exec").__aenter__())
-        assert type(error) is errors.ForbiddenError
-        assert str(error).endswith('forbidden: pods "p" is forbidden: cannot create resource "pods/exec"')
-
-    async def test_an_absent_pod_is_not_found(self, session, server, failure):
-        server.paths["/exec"] = status(404, 'pods "p" not found')
-        async with session:
-            assert type(await failure(session.websocket("/exec").__aenter__())) is errors.NotFoundError
-
-    async def test_an_answer_without_an_upgrade_says_so(self, session, server, failure):
-        async with session:
-            error = await failure(session.websocket("/plain").__aenter__())
-        assert str(error) == f"{server.url}: the server did not upgrade to a WebSocket"
-
-    async def test_a_handshake_that_hangs_is_given_up(self, session, server, failure):
-        async def hang(request):
-            await asyncio.Event().wait()
-
-        server.paths["/exec"] = hang
-        async with session:
-            error = await failure(session.websocket("/exec", timeout=0.05).__aenter__())
-        assert str(error) == f"{server.url}: timed out"
-
-    async def test_a_cancelled_one_closes_at_once_though_the_server_never_says_goodbye(
-        self, session, server, eventually, monkeypatch
-    ):
-        monkeypatch.setattr("collector.kube.client._CLOSE", 600)
-        closed = anyio.Event()
-
-        async def deaf(request):
-            answer = web.WebSocketResponse(autoclose=False)
-            await answer.prepare(request)
-            try:
-                while not request.transport.is_closing():  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
-            finally:
-                closed.set()
-            return answer
-
-        server.paths["/exec"] = deaf
-        async with session:
-            with anyio.fail_after(25):
-                with anyio.CancelScope() as scope:
-                    async with session.websocket("/exec") as channel:
-                        scope.cancel()
-                        await channel.receive()
-                await eventually(closed.is_set)
-
-    async def test_a_large_message_is_no_error(self, session, server, echo):
-        server.paths["/exec"] = _large
-        async with session, session.websocket("/exec") as channel:
-            assert len((await channel.receive()).data) == 10 << 20
-
-    async def test_many_at_once_do_not_keep_a_request_waiting(self, session, server, echo):
-        async with session, anyio.create_task_group() as tasks:
-            opened = 0
-
-            async def occupy():
-                nonlocal opened
-                async with session.websocket("/exec") as channel:
-                    opened += 1
-                    await channel.receive()
-
-            for _ in range(120):
-                tasks.start_soon(occupy)
-            with anyio.fail_after(25):
-                while opened < 120:  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
-                await session.get(PODS)
-            tasks.cancel_scope.cancel()
-
-
-async def _large(request):
-    answer = web.WebSocketResponse()
-    await answer.prepare(request)
-    await answer.send_bytes(b"x" * (10 << 20))
-    await answer.close()
-    return answer
+async def test_a_client_opens_no_connections_of_the_library_s_own(client: ApiClient) -> None:
+    assert not hasattr(client, "rest_client")

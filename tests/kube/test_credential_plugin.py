@@ -20,15 +20,15 @@ V1 = "client.authentication.k8s.io/v1"
 def make(plugin):
     """Give what makes an ExecPlugin of the script, with other settings where wanted."""
 
-    def made(cluster=None, deadline=60.0, **settings):
+    def made(cluster=None, timeout=60.0, **settings):
         command = {"command": str(plugin.path), "api_version": V1, "interactive_mode": "Never"} | settings
-        access = ConnectionInfo(
+        info = ConnectionInfo(
             where="x",
             cluster=cluster or ClusterEntry(server="https://c"),
             folder=str(plugin.folder),
             user=User(exec=Exec(**command)),
         )
-        return CredentialPlugin(access, deadline=deadline)
+        return CredentialPlugin(info, timeout=timeout)
 
     return made
 
@@ -156,17 +156,17 @@ async def test_a_long_complaint_is_cut(plugin, make, failure):
 async def test_a_huge_complaint_does_not_stop_it(plugin, make):
     plugin.answer(token="s3cr3t")
     plugin.script('head -c 5000000 /dev/zero | tr "\\0" x >&2; cat "$here/answer"')
-    assert (await make(deadline=20).run()).authorization == "Bearer s3cr3t"
+    assert (await make(timeout=20).run()).authorization == "Bearer s3cr3t"
 
 
 async def test_an_end_by_a_signal_says_so(plugin, make, failure):
     plugin.script("kill -9 $$")
-    assert str(await failure(make().run())).endswith("was ended by signal 9")
+    assert str(await failure(make().run())).endswith("was killed by signal 9")
 
 
 async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure, eventually):
     plugin.script('sleep 600 & echo "$!" >> "$here/runs"; wait')
-    error = await failure(make(deadline=0.3).run())
+    error = await failure(make(timeout=0.3).run())
     assert type(error) is CredentialPluginFailedError
     assert str(error) == f'x: exec plugin "{plugin.path}" gave no answer within 0.3 s and was killed'
     own, child = plugin.runs
@@ -191,8 +191,8 @@ async def test_eight_run_at_once_and_those_who_wait_for_them_are_not_late(plugin
             tasks.start_soon(make().run)
         await eventually(lambda: len(plugin.runs) == 8)
         for _ in range(4):
-            tasks.start_soon(make(deadline=1.0).run)
-        await anyio.sleep(1.2)  # longer than their deadline
+            tasks.start_soon(make(timeout=1.0).run)
+        await anyio.sleep(1.2)  # longer than their timeout
         assert len(plugin.runs) == 8
         (plugin.folder / "go").touch()
     assert len(plugin.runs) == 12
@@ -200,28 +200,31 @@ async def test_eight_run_at_once_and_those_who_wait_for_them_are_not_late(plugin
 
 async def test_endless_output_is_refused(plugin, make, failure):
     plugin.script("head -c 3000000 /dev/zero")
-    assert str(await failure(make(deadline=20).run())).endswith("printed more than 1048576 bytes")
+    assert str(await failure(make(timeout=20).run())).endswith("printed more than 1048576 bytes")
 
 
 async def test_one_that_floods_its_output_is_ended_at_once(plugin, make, failure):
     plugin.script("exec yes")
     with anyio.fail_after(30):
-        assert str(await failure(make(deadline=600).run())).endswith("printed more than 1048576 bytes")
+        assert str(await failure(make(timeout=600).run())).endswith("printed more than 1048576 bytes")
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("", "printed no ExecCredential"),
-        ("s3cr3t", "printed no ExecCredential"),
-        ('{"token": "s3cr3t"', "printed no ExecCredential"),
-        ('["s3cr3t"]', "printed no ExecCredential"),
-        ('{"kind": "ExecCredential", "apiVersion": "s3cr3t"}', f"printed no ExecCredential of {V1}"),
-        ('{"kind": "Secret", "apiVersion": "%s", "status": {"token": "s3cr3t"}}', f"printed no ExecCredential of {V1}"),
+        ("", "did not print an ExecCredential"),
+        ("s3cr3t", "did not print an ExecCredential"),
+        ('{"token": "s3cr3t"', "did not print an ExecCredential"),
+        ('["s3cr3t"]', "did not print an ExecCredential"),
+        ('{"kind": "ExecCredential", "apiVersion": "s3cr3t"}', f"did not print an ExecCredential of {V1}"),
+        (
+            '{"kind": "Secret", "apiVersion": "%s", "status": {"token": "s3cr3t"}}',
+            f"did not print an ExecCredential of {V1}",
+        ),
         ('{"kind": "ExecCredential", "apiVersion": "%s"}', "printed neither a token nor a certificate"),
         (
             '{"kind": "ExecCredential", "apiVersion": "%s", "status": {"expirationTimestamp": "s3cr3t"}}',
-            "printed no ExecCredential",
+            "did not print an ExecCredential",
         ),
         (
             '{"kind": "ExecCredential", "apiVersion": "%s", "status": {"clientKeyData": "s3cr3t"}}',

@@ -146,7 +146,7 @@ class TestRenewed:
         mint.broken = True
         clock.advance(500)
         assert await source.get() is first
-        assert caplog.messages[-1:] == ["x: the old credentials stay in use until they expire: broken 2"]
+        assert caplog.messages[-1:] == ["x: credentials not renewed; using the old ones until they expire: broken 2"]
         clock.advance(100)
         with pytest.raises(CredentialPluginFailedError, match="broken 3"):
             await source.get()
@@ -219,7 +219,7 @@ class TestTokenFile:
         [
             (None, "no such file or directory"),
             (b"", "empty"),
-            (b"\xff\xfe", "expected text"),
+            (b"\xff\xfe", "expected UTF-8 text"),
             (b"s3cr3t s3cr3t", "the token holds characters that no token has"),
             (b"s3cr3t\r\nX-Injected: 1", "the token holds characters that no token has"),
         ],

@@ -9,7 +9,6 @@ import anyio.lowlevel
 import pytest
 from aiohttp import web
 
-from collector.kube import client as session
 from collector.kube.exec import ExecError, Output, run
 from collector.kube.limits import SharedLimiter
 from collector.model import ReadFailure
@@ -60,6 +59,7 @@ class Server:
         self.offers: list[str] = []
         self.protocols: list[str | None] = []
         self.over = anyio.Event()
+        self.session_options: dict[str, Any] = {}
 
     def plays(self, play: Play, protocols: tuple[str, ...] = ("v5.channel.k8s.io", "v4.channel.k8s.io")) -> None:
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -84,10 +84,10 @@ class Server:
         self._paths[PATH] = answer
 
     async def run(self, *, timeout: float = 10.0, limit: int = 64 << 20, held: float | None = None) -> Output:
-        async with self._kubeconfig.session() as own:
+        async with self._kubeconfig.client(**self.session_options) as client:
             if held is not None:
-                own.limiter.throttled(held)
-            return await run(own, "ns", "pod-a", "ctr", ("nvidia-smi", "-q", "-x"), timeout=timeout, limit=limit)
+                client.session.limiter.throttled(held)
+            return await run(client, "ns", "pod-a", "ctr", ("nvidia-smi", "-q", "-x"), timeout=timeout, limit=limit)
 
     async def fails(self, **options: Any) -> tuple[ReadFailure, str]:
         with pytest.raises(ExecError) as caught:
@@ -110,12 +110,12 @@ class TestACommandThatEndsWell:
         await server.run()
         assert server.queries == [
             [
-                ("container", "ctr"),
                 ("command", "nvidia-smi"),
                 ("command", "-q"),
                 ("command", "-x"),
-                ("stdout", "true"),
+                ("container", "ctr"),
                 ("stderr", "true"),
+                ("stdout", "true"),
             ]
         ]
 
@@ -225,10 +225,8 @@ class TestAnExecThatGoesWrong:
         server.plays(says((1, b"a"), (3, SUCCESS)))
         assert (await server.run(timeout=0.5, held=1.0)).stdout == b"a"
 
-    async def test_waits_while_all_clusters_together_have_as_many_as_memory_is_meant_for(
-        self, server: Server, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(session, "_SOCKETS", SharedLimiter("test", 2))
+    async def test_waits_while_all_clusters_together_have_as_many_as_memory_is_meant_for(self, server: Server) -> None:
+        server.session_options = {"websockets": SharedLimiter("test", 2)}
         opened = most = 0
 
         async def count(socket: web.WebSocketResponse) -> None:
@@ -251,8 +249,8 @@ class TestAnExecThatGoesWrong:
                 tasks.start_soon(run_one)
         assert (ended, most) == ([b"a"] * 8, 2)
 
-    async def test_gives_its_place_up_when_it_is_refused(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(session, "_SOCKETS", SharedLimiter("test", 1))
+    async def test_gives_its_place_up_when_it_is_refused(self, server: Server) -> None:
+        server.session_options = {"websockets": SharedLimiter("test", 1)}
         server.refuses(500, "no")
         await server.fails()
         server.plays(says((1, b"a"), (3, SUCCESS)))

@@ -89,13 +89,13 @@ def test_of_two_entries_of_one_name_the_first_counts(two):
 
 
 def test_relative_paths_are_relative_to_the_file_that_they_stand_in(two, tmp_path):
-    access = kubeconfig.find("prod-east", two)
-    assert access.cluster.certificate_authority == str(tmp_path / "a/ca.crt")
-    assert access.user.client_key == str(tmp_path / "b/aws.key")
-    assert access.user.token_file == "/run/t"
-    assert access.folder == str(tmp_path / "b")
-    assert access.where == f'context "prod-east" in {tmp_path}/a/config'
-    assert access.followed == (
+    info = kubeconfig.find("prod-east", two)
+    assert info.cluster.certificate_authority == str(tmp_path / "a/ca.crt")
+    assert info.user.client_key == str(tmp_path / "b/aws.key")
+    assert info.user.token_file == "/run/t"
+    assert info.folder == str(tmp_path / "b")
+    assert info.where == f'context "prod-east" in {tmp_path}/a/config'
+    assert info.source_files == (
         *two.split(os.pathsep),
         str(tmp_path / "a/ca.crt"),
         str(tmp_path / "b/aws.key"),
@@ -231,10 +231,10 @@ class TestInCluster:
     def test_the_service_account_is_used(self, monkeypatch, host, server):
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-        access = kubeconfig.in_cluster()
-        assert access.cluster.server == server
-        assert access.user.token_file == "/var/run/secrets/kubernetes.io/serviceaccount/token"
-        assert access.followed == ("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",)
+        info = kubeconfig.in_cluster()
+        assert info.cluster.server == server
+        assert info.user.token_file == "/var/run/secrets/kubernetes.io/serviceaccount/token"
+        assert info.source_files == ("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",)
 
     def test_outside_of_a_pod_it_is_an_error(self, monkeypatch):
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

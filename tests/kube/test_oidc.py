@@ -9,7 +9,7 @@ from aiohttp import web
 from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, User
 from collector.kube.credentials import RefreshingCredentials
 from collector.kube.errors import BadContextError, CredentialPluginFailedError, UnauthorizedError
-from collector.kube.oidc import Oidc
+from collector.kube.oidc import GRANT_TIMEOUT_SECONDS, Oidc
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 def make(issuer, other_authority, clock):
     """Give what makes an Oidc at the issuer, with other settings where wanted; None takes one away."""
 
-    def made(**settings):
+    def made(*, grant_timeout=GRANT_TIMEOUT_SECONDS, **settings):
         config = {
             "idp-issuer-url": issuer.url,
             "client-id": "kubernetes",
@@ -28,7 +28,8 @@ def make(issuer, other_authority, clock):
         } | {key.replace("_", "-"): value for key, value in settings.items()}
         kept = {key: value for key, value in config.items() if value is not None}
         provider = AuthProvider(name="oidc", config=kept)
-        return Oidc(ConnectionInfo(where="x", cluster=ClusterEntry(), user=User(auth_provider=provider)), clock=clock)
+        info = ConnectionInfo(where="x", cluster=ClusterEntry(), user=User(auth_provider=provider))
+        return Oidc(info, clock=clock, grant_timeout=grant_timeout)
 
     return made
 
@@ -84,13 +85,12 @@ async def test_a_cancelled_login_keeps_the_refresh_token_that_was_on_its_way(mak
     assert [grant["refresh_token"] for grant in issuer.grants] == ["refresh-s3cr3t-0", "refresh-s3cr3t-1"]
 
 
-async def test_a_login_that_is_cancelled_while_the_issuer_hangs_ends_within_seconds(make, issuer, monkeypatch):
-    monkeypatch.setattr("collector.kube.oidc._GRANT", 0.2)
+async def test_a_login_that_is_cancelled_while_the_issuer_hangs_ends_within_seconds(make, issuer):
     issuer.hangs_at = "/token"
 
     async def log_in():
         with contextlib.suppress(CredentialPluginFailedError):
-            await make().run()
+            await make(grant_timeout=0.2).run()
 
     with anyio.fail_after(25):
         async with anyio.create_task_group() as tasks:
@@ -164,7 +164,7 @@ async def test_a_login_without_any_token_is_unauthorized(make, failure):
     [
         (500, "s3cr3t", "HTTP status 500"),
         (302, "s3cr3t", "HTTP status 302"),
-        (200, "s3cr3t", "the answer is no OpenID Connect"),
+        (200, "s3cr3t", "not an answer of OpenID Connect"),
         (200, '{"access_token": "s3cr3t"}', "the issuer renewed the login without an id_token"),
     ],
 )

@@ -1,5 +1,6 @@
 """List and watch, against a server that plays a script."""
 
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,13 +12,15 @@ import anyio.lowlevel
 import msgspec
 import pytest
 from aiohttp import web
+from kubernetes_asyncio.client import CoreV1Api
 
 from collector.backoff import Backoff
+from collector.collect.objects import PodObject, decode_pod
 from collector.config import ClusterSettings
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError
 from collector.kube.reflector import Reflector, Resource, WatchIntervals
-from collector.kube.resources import PodObject, decode_pod
+from collector.kube.session import Session
 from collector.model import ClusterState, WatchRestart
 
 pytestmark = pytest.mark.anyio
@@ -73,7 +76,7 @@ def watch(*chunks: bytes, then: str = "hang") -> Step:
     """Send `chunks`, then stay open without a word (`hang`), end in order (`end`) or break the connection (`drop`)."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        assert request.query["watch"] == "1"
+        assert request.query["watch"] == "true"
         response = web.StreamResponse()
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -99,7 +102,7 @@ class Play:
         self.health: list[ClusterError | None] = []
         self.proofs = 0
         self.reflector: Reflector[PodObject]
-        self.session: ApiClient
+        self.client: ApiClient
 
     def changed(self, before: PodObject | None, after: PodObject | None) -> None:
         self.changes.append((before and f"{before.name}@{before.version}", after and f"{after.name}@{after.version}"))
@@ -153,16 +156,15 @@ async def playing(folder: Path, *steps: Step, timing: WatchIntervals = FAST) -> 
     )
     try:
         async with (
-            ApiClient(ClusterSettings(context="play", kubeconfig=str(kubeconfig))) as session,
+            ApiClient(Session(ClusterSettings(context="play", kubeconfig=str(kubeconfig)))) as client,
             anyio.create_task_group() as tasks,
         ):
-            play.session = session
+            play.client = client
             play.reflector = Reflector(
-                session,
+                client,
                 Resource(
                     name="pods",
-                    path="/api/v1/namespaces/ns/pods",
-                    params=(("labelSelector", "a=b"),),
+                    method=functools.partial(CoreV1Api(client).list_namespaced_pod, "ns", label_selector="a=b"),
                     decode=decode_pod,
                 ),
                 on_change=play.changed,
@@ -190,7 +192,7 @@ class TestListing:
                 {"labelSelector": "a=b", "limit": "100", "continue": "t1"},
                 {
                     "labelSelector": "a=b",
-                    "watch": "1",
+                    "watch": "true",
                     "allowWatchBookmarks": "true",
                     "resourceVersion": "8",
                     "timeoutSeconds": "40",
@@ -368,7 +370,7 @@ class TestStartingOver:
         plays: list[Play] = []
 
         async def listed(request: web.Request) -> web.StreamResponse:
-            plays[0].session.limiter.throttled(2.0)
+            plays[0].client.session.limiter.throttled(2.0)
             return await page(7)(request)
 
         async with playing(tmp_path, listed, watch(), timing=quick) as play:

@@ -9,7 +9,7 @@ import logging
 import ssl
 import textwrap
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from collector import config
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError
+from collector.kube.session import Request, Session
 
 SECRET = "s3cr3t"  # part of every token and password in these tests; nothing may ever say it
 ENCODED = "czNjcjN0"  # nor in base64
@@ -208,7 +209,7 @@ async def server(authority: Authority) -> AsyncIterator[ApiServer]:
 
 @pytest.fixture
 async def named_server(authority: Authority) -> AsyncIterator[ApiServer]:
-    """Give a server whose certificate holds a name alone, not the address that it is reached at."""
+    """Yield a server whose certificate holds a name alone, not the address that it is reached at."""
     api = ApiServer()
     async with _serve(api.handle, _context(authority.issue("named", "kubernetes.test"), authority)) as api.url:
         yield api
@@ -216,7 +217,7 @@ async def named_server(authority: Authority) -> AsyncIterator[ApiServer]:
 
 @pytest.fixture
 async def plain_server() -> AsyncIterator[ApiServer]:
-    """Give a server without TLS."""
+    """Yield a server without TLS."""
     api = ApiServer()
     async with _serve(api.handle, None) as api.url:
         yield api
@@ -356,7 +357,7 @@ async def issuer(other_authority: Authority, clock: Clock) -> AsyncIterator[Issu
 
 @dataclass
 class Kubeconfig:
-    """A kubeconfig file with the context `prod`, written anew by each `write`."""
+    """A kubeconfig file with the context `prod`, replaced by each `write`."""
 
     path: Path
 
@@ -370,8 +371,16 @@ class Kubeconfig:
         }
         self.path.write_text(yaml.safe_dump(document | more))
 
-    def session(self, **options: Any) -> ApiClient:
-        return ApiClient(config.ClusterSettings(context="prod", kubeconfig=str(self.path)), **options)
+    def session(self, **options: Any) -> Session:
+        return Session(config.ClusterSettings(context="prod", kubeconfig=str(self.path)), **options)
+
+    def client(self, **options: Any) -> ApiClient:
+        return ApiClient(self.session(**options))
+
+
+async def get(session: Session, path: str, query: Sequence[tuple[str, str]] = (), **options: Any) -> bytes:
+    """Return the body at a path."""
+    return (await session.fetch(Request(path=path, query=query), **options)).body
 
 
 @pytest.fixture
@@ -440,7 +449,7 @@ def nothing_says_a_secret(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture
 def failure() -> Callable[[Awaitable[object]], Awaitable[ClusterError]]:
-    """Give what awaits a ClusterError and returns it; no line of its traceback holds a secret."""
+    """Return a function that awaits a ClusterError and returns it; no line of its traceback holds a secret."""
 
     async def await_failure(doomed: Awaitable[object]) -> ClusterError:
         with pytest.raises(ClusterError) as caught:
@@ -456,7 +465,7 @@ def failure() -> Callable[[Awaitable[object]], Awaitable[ClusterError]]:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Give what waits for a condition, for 10 seconds at most."""
+    """Return a function that waits for a condition, for at most 25 seconds."""
 
     async def wait(condition: Callable[[], object]) -> None:
         with anyio.fail_after(25):

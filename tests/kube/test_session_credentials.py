@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 
 from collector import config
 from collector.kube import errors
-from collector.kube import kubeconfig as kubeconfig_module
-from collector.kube.client import ApiClient
+from collector.kube.session import Request, Session
+from tests.support.kubernetes import get
 
 pytestmark = pytest.mark.anyio
 
@@ -31,14 +31,14 @@ class TestToken:
         (tmp_path / "token").write_text("s3cr3t-1\n")
         kubeconfig.write(cluster, {"token": "s3cr3t-0", "tokenFile": "token"})
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             (tmp_path / "token").write_text("s3cr3t-2\n")
-            await session.get(PODS)
+            await get(session, PODS)
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
             (tmp_path / "token").write_text("s3cr3t-3\n")
             server.only("s3cr3t-3")
-            await session.get(PODS)
+            await get(session, PODS)
         assert server.tokens == [f"Bearer s3cr3t-{number}" for number in (1, 1, 2, 2, 3)]
 
     async def test_a_token_that_is_replaced_in_the_kubeconfig_is_taken_up_when_the_old_one_is_refused(
@@ -46,10 +46,10 @@ class TestToken:
     ):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
         async with kubeconfig.session() as session:
-            await session.get(PODS)
+            await get(session, PODS)
             kubeconfig.write(cluster, {"token": "s3cr3t-22"})
             server.only("s3cr3t-22")
-            await session.get(PODS)
+            await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-22"]
 
     async def test_a_token_that_is_replaced_in_the_kubeconfig_is_taken_up_within_a_minute(
@@ -57,10 +57,10 @@ class TestToken:
     ):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             kubeconfig.write(cluster, {"token": "s3cr3t-22"})
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-22"]
 
     async def test_a_kubeconfig_that_is_damaged_later_changes_nothing(self, kubeconfig, cluster, server, clock, caplog):
@@ -69,17 +69,17 @@ class TestToken:
             kubeconfig.path.write_text("users: [s3cr3t")
             for _ in range(3):
                 clock.advance(60)
-                await session.get(PODS)
+                await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1"] * 3
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        assert warnings == [f"the changed files are not used: {kubeconfig.path}: not valid YAML (line 2)"]
+        assert warnings == [f"ignoring changed kubeconfig files: {kubeconfig.path}: not valid YAML (line 2)"]
 
     async def test_a_stream_and_a_websocket_are_cured_of_a_401_as_well(self, kubeconfig, cluster, server):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
         async with kubeconfig.session() as session:
             kubeconfig.write(cluster, {"token": "s3cr3t-22"})
             server.only("s3cr3t-22")
-            async with session.stream(PODS) as chunks:
+            async with session.stream(Request(path=PODS)) as chunks:
                 assert [chunk async for chunk in chunks]
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-22"]
 
@@ -87,27 +87,27 @@ class TestToken:
         plugin.answer(token="s3cr3t-1")
         kubeconfig.write(cluster, plugin.user())
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             plugin.answer(token="s3cr3t-2")
             server.only("s3cr3t-2")
             clock.advance(10)
             async with anyio.create_task_group() as tasks:
                 for _ in range(20):
-                    tasks.start_soon(session.get, PODS)
+                    tasks.start_soon(get, session, PODS)
         assert len(plugin.runs) == 2
 
 
 async def test_basic_authentication(kubeconfig, cluster, server):
     kubeconfig.write(cluster, {"username": "me", "password": "s3cr3t"})
     async with kubeconfig.session() as session:
-        await session.get(PODS)
+        await get(session, PODS)
     assert server.tokens == ["Basic bWU6czNjcjN0"]
 
 
 async def test_impersonation(kubeconfig, cluster, server):
     kubeconfig.write(cluster, {"token": "s3cr3t", "as": "jane", "as-groups": ["a", "b"], "as-user-extra": {"k": ["v"]}})
     async with kubeconfig.session() as session:
-        await session.get(PODS)
+        await get(session, PODS)
     (seen,) = server.seen
     assert (seen.headers["Impersonate-User"], seen.groups) == ("jane", ["a", "b"])
     assert seen.headers["Impersonate-Extra-k"] == "v"
@@ -120,7 +120,7 @@ class TestClientCertificate:
         (tmp_path / "jane.key").symlink_to(pair.key)
         kubeconfig.write(cluster, {"client-certificate": "jane.crt", "client-key": "jane.key"})
         async with kubeconfig.session() as session:
-            await session.get(PODS)
+            await get(session, PODS)
         assert server.seen[0].subject == "jane"
 
     async def test_from_data_without_leaving_a_key_anywhere(
@@ -131,7 +131,7 @@ class TestClientCertificate:
         before = {path for folder in folders for path in folder.iterdir()}
         kubeconfig.write(cluster, certificate_data(authority.issue("jane")))
         async with kubeconfig.session() as session:
-            await session.get(PODS)
+            await get(session, PODS)
             assert {path for folder in folders for path in folder.iterdir()} - before == {kubeconfig.path}
         assert server.seen[0].subject == "jane"
 
@@ -153,12 +153,12 @@ class TestClientCertificate:
         (tmp_path / "c").write_bytes(first.chain.read_bytes())
         (tmp_path / "k").write_bytes(first.key.read_bytes())
         kubeconfig.write(cluster, {"client-certificate": "c", "client-key": "k"})
-        async with kubeconfig.session(clock=clock) as session, session.stream("/watch") as chunks:
+        async with kubeconfig.session(clock=clock) as session, session.stream(Request(path="/watch")) as chunks:
             assert await anext(chunks) == b"one"
             (tmp_path / "c").write_bytes(second.chain.read_bytes())
             (tmp_path / "k").write_bytes(second.key.read_bytes())
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
             go_on.set()
             assert [chunk async for chunk in chunks] == [b"two"]
         assert [seen.subject for seen in server.seen] == ["first", "second"]
@@ -171,13 +171,13 @@ class TestClientCertificate:
         (tmp_path / "k").write_bytes(first.key.read_bytes())
         kubeconfig.write(cluster, {"client-certificate": "c", "client-key": "k"})
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             (tmp_path / "c").write_bytes(second.chain.read_bytes())
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
             (tmp_path / "k").write_bytes(second.key.read_bytes())
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
         assert [seen.subject for seen in server.seen] == ["first", "first", "second"]
 
     @pytest.mark.parametrize(
@@ -185,10 +185,13 @@ class TestClientCertificate:
         [
             (lambda user, other: user.pop("client-key-data"), "expected client-certificate and client-key together"),
             (lambda user, other: user.update({"client-key-data": "s3cr3t!"}), "client-key-data: expected base64"),
-            (lambda user, other: user.update({"client-key-data": "czNjcjN0"}), "expected PEM, the key not encrypted"),
+            (
+                lambda user, other: user.update({"client-key-data": "czNjcjN0"}),
+                "a PEM certificate with its unencrypted key",
+            ),
             (
                 lambda user, other: user.update({"client-key-data": other["client-key-data"]}),
-                "client-certificate and client-key do not belong together",
+                "client-certificate and client-key: the certificate and the key do not match",
             ),
             (
                 lambda user, other: user.update({"client-key-data": "", "client-key": "/no/key"}),
@@ -218,7 +221,7 @@ class TestClientCertificate:
             )
         )
         kubeconfig.write(cluster, certificate_data(pair))
-        assert str(await failure(_get(kubeconfig.session()))).endswith("expected PEM, the key not encrypted")
+        assert str(await failure(_get(kubeconfig.session()))).endswith("a PEM certificate with its unencrypted key")
 
 
 class TestExecPlugin:
@@ -227,12 +230,12 @@ class TestExecPlugin:
         kubeconfig.write(cluster, plugin.user("v1beta1"))
         plugin.answer("v1beta1", token="s3cr3t-1", expirationTimestamp=_timestamp(clock() + 900))
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             plugin.answer("v1beta1", token="s3cr3t-2", expirationTimestamp=_timestamp(clock() + 1800))
             clock.advance(700)
-            await session.get(PODS)
+            await get(session, PODS)
             clock.advance(50)
-            await session.get(PODS)
+            await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-2"]
         assert len(plugin.runs) == 2
 
@@ -240,11 +243,11 @@ class TestExecPlugin:
         plugin.answer(token="s3cr3t-1")
         kubeconfig.write(cluster, plugin.user())
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             plugin.answer(token="s3cr3t-2")
             server.only("s3cr3t-2")
             clock.advance(10)
-            await session.get(PODS)
+            await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-2"]
 
     async def test_one_that_keeps_giving_what_is_refused_is_unauthorized(
@@ -255,7 +258,7 @@ class TestExecPlugin:
         kubeconfig.write(cluster, plugin.user())
         async with kubeconfig.session(clock=clock) as session:
             for _ in range(10):
-                assert type(await failure(session.get(PODS))) is errors.UnauthorizedError
+                assert type(await failure(get(session, PODS))) is errors.UnauthorizedError
         assert len(plugin.runs) == 1, "a token a moment old is not made anew"
 
     async def test_its_certificate_is_shown_and_followed(self, kubeconfig, cluster, plugin, server, authority, clock):
@@ -268,7 +271,7 @@ class TestExecPlugin:
                     clientKeyData=pair["key"],
                     expirationTimestamp=_timestamp(clock() + 100),
                 )
-                await session.get(PODS)
+                await get(session, PODS)
                 clock.advance(90)
         assert [seen.subject for seen in server.seen] == ["first", "second"]
 
@@ -283,27 +286,27 @@ class TestExecPlugin:
         kubeconfig.write(cluster, plugin.user(installHint="Install it."))
         plugin.path.rename(plugin.folder / "away")
         async with kubeconfig.session(clock=clock) as session:
-            error = await failure(session.get(PODS))
+            error = await failure(get(session, PODS))
             assert type(error) is errors.CredentialPluginMissingError
             assert str(error).endswith(f'exec plugin "{plugin.path}" is not installed: Install it.')
             (plugin.folder / "away").rename(plugin.path)
             clock.advance(5)
-            await session.get(PODS)
+            await get(session, PODS)
 
     async def test_a_static_token_counts_before_it(self, kubeconfig, cluster, plugin, server):
         kubeconfig.write(cluster, plugin.user() | {"token": "s3cr3t"})
         async with kubeconfig.session() as session:
-            await session.get(PODS)
+            await get(session, PODS)
         assert plugin.runs == []
 
     async def test_a_kubeconfig_that_changes_elsewhere_costs_no_run(self, kubeconfig, cluster, plugin, clock):
         plugin.answer(token="s3cr3t")
         kubeconfig.write(cluster, plugin.user())
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             kubeconfig.write(cluster, plugin.user(), preferences={"colors": True})
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
         assert len(plugin.runs) == 1
 
 
@@ -318,12 +321,12 @@ class TestAuthProvider:
         }
         kubeconfig.write(cluster, {"auth-provider": {"name": "oidc", "config": settings}})
         async with kubeconfig.session(clock=clock) as session:
-            await session.get(PODS)
+            await get(session, PODS)
             clock.advance(90)
-            await session.get(PODS)
+            await get(session, PODS)
             server.only(issuer.token(2, clock() + 610))
             clock.advance(10)
-            await session.get(PODS)
+            await get(session, PODS)
         assert len(issuer.grants) == 2
 
     @pytest.mark.parametrize(
@@ -364,10 +367,10 @@ class TestTls:
         kubeconfig.write({"server": server.url, "certificate-authority": "ca"})
         async with kubeconfig.session(clock=clock) as session:
             with pytest.raises(errors.UnreachableError):
-                await session.get(PODS)
+                await get(session, PODS)
             (tmp_path / "ca").write_bytes(authority.path.read_bytes() + b"\n")
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
 
     async def test_a_server_s_own_certificate_may_be_the_anchor(self, kubeconfig, server, authority):
         kubeconfig.write({"server": server.url, "certificate-authority": str(authority.path.parent / "server.crt")})
@@ -416,8 +419,8 @@ class TestProxy:
         url = proxy.url.replace("http://", "http://user:s3cr3t%2F%40@")
         kubeconfig.write(cluster | {"proxy-url": url}, {"token": "s3cr3t"})
         async with kubeconfig.session() as session:
-            await session.get(PODS)
-            error = await failure(session.websocket("/exec").__aenter__())
+            await get(session, PODS)
+            error = await failure(session.websocket(Request(path="/exec")).__aenter__())
         assert "did not upgrade" in str(error)
         assert set(proxy.targets) == {f"127.0.0.1:{server.port}"}
         assert "Proxy-Authorization" not in server.seen[0].headers
@@ -470,22 +473,22 @@ class TestInCluster:
     async def test_the_service_account_s_token_and_ca_are_used_and_followed(
         self, server, authority, tmp_path, clock, monkeypatch
     ):
-        monkeypatch.setattr(kubeconfig_module, "SERVICE_ACCOUNT", tmp_path)
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
         (tmp_path / "ca.crt").write_bytes(authority.path.read_bytes())
         (tmp_path / "token").write_text("s3cr3t-1")
-        async with ApiClient(config.ClusterSettings(name="here", in_cluster=True), clock=clock) as session:
+        cluster = config.ClusterSettings(name="here", in_cluster=True)
+        async with Session(cluster, clock=clock, service_account=tmp_path) as session:
             assert session.host == server.url
-            await session.get(PODS)
+            await get(session, PODS)
             (tmp_path / "token").write_text("s3cr3t-2")
             clock.advance(60)
-            await session.get(PODS)
+            await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-2"]
 
     async def test_outside_of_a_pod_it_is_a_bad_context(self, failure, monkeypatch):
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        error = await failure(_get(ApiClient(config.ClusterSettings(name="here", in_cluster=True))))
+        error = await failure(_get(Session(config.ClusterSettings(name="here", in_cluster=True))))
         assert type(error) is errors.BadContextError
 
 
@@ -508,7 +511,7 @@ async def test_several_kubeconfigs_make_one(server, authority, tmp_path):
     second = write(tmp_path / "b/config", {"users": [{"name": "jane", "user": user}]})
     (tmp_path / "b/jane.crt").write_bytes(pair.chain.read_bytes())
     (tmp_path / "b/jane.key").write_bytes(pair.key.read_bytes())
-    await _get(ApiClient(config.ClusterSettings(context="prod", kubeconfig=os.pathsep.join((first, second)))))
+    await _get(Session(config.ClusterSettings(context="prod", kubeconfig=os.pathsep.join((first, second)))))
     assert server.seen[0].subject == "jane"
 
 
@@ -521,7 +524,7 @@ def certificate_data(pair):
 
 async def _get(session):
     async with session:
-        return await session.get(PODS)
+        return await get(session, PODS)
 
 
 def _timestamp(seconds):

@@ -1,0 +1,45 @@
+"""Which of the ways that a kubeconfig names a user authenticates by."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from collector.kube.connection import ConnectionInfo
+from collector.kube.credential_plugin import CredentialPlugin
+from collector.kube.credentials import (
+    Credential,
+    Credentials,
+    FileCredentials,
+    RefreshingCredentials,
+    StaticCredentials,
+    basic,
+    bearer,
+)
+from collector.kube.errors import BadContextError
+from collector.kube.oidc import Oidc
+from collector.text import one_line
+
+__all__ = ["choose"]
+
+# auth-providers that Kubernetes removed, and the exec plugins that replace them
+_SUCCESSORS = {"gcp": "gke-gcloud-auth-plugin", "azure": "kubelogin"}
+
+
+def choose(info: ConnectionInfo, clock: Callable[[], float]) -> Credentials:
+    """Return the credentials of the user, in kubectl's order of preference; raises BadContextError."""
+    user, where = info.user, info.where
+    if user.token_file:
+        return FileCredentials(Path(user.token_file), where=where, fallback=user.token, clock=clock)
+    if user.token:
+        return StaticCredentials(bearer(user.token, where))
+    if user.username or user.password:
+        return StaticCredentials(basic(user.username, user.password))
+    if user.exec is not None:
+        return RefreshingCredentials(CredentialPlugin(info).run, where=where, clock=clock)
+    if user.auth_provider is not None:
+        if user.auth_provider.name == "oidc":
+            return RefreshingCredentials(Oidc(info, clock=clock).run, where=where, clock=clock)
+        name = one_line(user.auth_provider.name, 40)
+        successor = _SUCCESSORS.get(name)
+        hint = f"; use the exec plugin {successor} instead" if successor else ""
+        raise BadContextError(f'{where}: auth-provider "{name}" is not supported{hint}')
+    return StaticCredentials(Credential())

@@ -1,0 +1,335 @@
+"""A session with one API server: sends requests with its connections, credentials, rate limit, retry and errors.
+
+What to send is made elsewhere: by the generated API classes, through `collector.kube.client`.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+import aiohttp
+import anyio
+import anyio.to_thread
+import msgspec
+
+from collector.config import ClusterSettings
+from collector.files import file_stamp
+from collector.kube import authentication, kubeconfig
+from collector.kube.connection import ConnectionInfo
+from collector.kube.credentials import Credential, Credentials, RefreshingCredentials
+from collector.kube.errors import BadContextError, ThrottledError, UnauthorizedError, from_transport
+from collector.kube.limits import RateLimiter, SharedLimiter
+from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
+
+__all__ = ["REQUEST_TIMEOUT_SECONDS", "Answer", "Request", "Session"]
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_SECONDS = 30.0
+FILE_CHECK_INTERVAL_SECONDS = 60.0  # how often the kubeconfig and its certificates are checked for changes
+WEBSOCKET_CLOSE_TIMEOUT_SECONDS = 1.0  # for the closing handshake
+# Each WebSocket holds its TLS buffers and what was printed, 0.5 MB: a hundred clusters that start together must not
+# add up.
+_ALL_WEBSOCKETS = SharedLimiter("WebSockets", 256)
+
+_T = TypeVar("_T")
+_Headers = list[tuple[str, str]]
+_Send = Callable[[Transport, _Headers], Awaitable[_T]]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request to an API server, not sent yet."""
+
+    method: str = "GET"
+    path: str  # below the server's URL, percent-encoded
+    query: Sequence[tuple[str, str]] = ()
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes | None = None
+
+
+class Answer(NamedTuple):
+    """A success (2xx), read to its end."""
+
+    status: int
+    body: bytes
+
+
+class Session:
+    """Everything that the requests to one API server share.
+
+    Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials. A
+    `timeout` is the server's, in seconds: waiting for our own limiter or credentials does not count. A request is
+    repeated once if it was answered 401 and there are other credentials to try. When files change or credentials
+    expire, the next request uses the new ones, and those under way are not interrupted.
+
+    `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
+    are open in all sessions together.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+        service_account: Path = kubeconfig.SERVICE_ACCOUNT_FOLDER,
+        websockets: SharedLimiter = _ALL_WEBSOCKETS,
+        websocket_close_timeout: float = WEBSOCKET_CLOSE_TIMEOUT_SECONDS,
+    ) -> None:
+        self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
+        self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
+        self._cluster = cluster
+        self._clock = clock
+        self._service_account = service_account
+        self._websockets = websockets
+        self._websocket_close_timeout = websocket_close_timeout
+        self._info: ConnectionInfo | None = None
+        self._settings: ConnectionSettings
+        self._credentials: Credentials
+        self._stamps: dict[str, object] = {}
+        self._checked_at = clock()
+        self._changing = anyio.Lock()
+        self._transport: Transport | None = None
+        self._open: set[Transport] = set()
+
+    async def __aenter__(self) -> Self:
+        """Read the kubeconfig; nothing is sent yet. Raises BadContextError."""
+        await self._adopt(await anyio.to_thread.run_sync(self._find))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for transport in self._open:
+            await transport.close()
+
+    @property
+    def credential_plugin(self) -> str:
+        """The command of the exec credential plugin in use; empty where there is none."""
+        plugin = self._settings.info.user.exec
+        return plugin.command if plugin is not None and isinstance(self._credentials, RefreshingCredentials) else ""
+
+    async def authenticate(self) -> None:
+        """Obtain the credentials now; requests do so by themselves where they must."""
+        await self._credentials.get()
+
+    async def fetch(self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS) -> Answer:
+        """Send a request and read the whole answer, both within `timeout`."""
+
+        async def send(transport: Transport, headers: _Headers) -> Answer:
+            async with transport.http.request(
+                request.method,
+                transport.url(request.path, request.query),
+                data=request.body,
+                headers=[*request.headers, *headers, ("Accept-Encoding", transport.settings.encoding)],
+                allow_redirects=False,
+                timeout=request_timeout(timeout),
+                **transport.route,
+            ) as response:
+                return Answer(response.status, await response.read())
+
+        async with self._sent(send) as answer:
+            return answer
+
+    @asynccontextmanager
+    async def stream(
+        self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Yield the body in chunks as they come; `timeout` is for the answer to begin."""
+
+        async def send(transport: Transport, headers: _Headers) -> aiohttp.ClientResponse:
+            with anyio.fail_after(timeout):
+                return await transport.http.request(
+                    request.method,
+                    transport.url(request.path, request.query),
+                    data=request.body,
+                    headers=[*request.headers, *headers, ("Accept-Encoding", "identity")],
+                    allow_redirects=False,
+                    timeout=request_timeout(),
+                    **transport.route,
+                )
+
+        async with self._sent(send) as response:
+            try:
+                yield _Chunks(response.content, self.host)
+            finally:
+                response.close()
+
+    @asynccontextmanager
+    async def websocket(
+        self, request: Request, protocols: Sequence[str] = (), *, timeout: float = REQUEST_TIMEOUT_SECONDS
+    ) -> AsyncIterator[WebSocket]:
+        """Yield an open WebSocket; `timeout` is for the handshake.
+
+        Left by an error or cancelled, it closes immediately. Waiting until fewer are open in all sessions together does
+        not count either.
+        """
+        places, borrower = self._websockets.limiter, object()
+
+        async def send(transport: Transport, headers: _Headers) -> WebSocket:
+            await places.acquire_on_behalf_of(borrower)
+            try:
+                with anyio.fail_after(timeout):
+                    return await transport.websocket(
+                        request.path,
+                        request.query,
+                        protocols=protocols,
+                        headers=[*request.headers, *headers],
+                        close_timeout=self._websocket_close_timeout,
+                    )
+            except BaseException:
+                places.release_on_behalf_of(borrower)
+                raise
+
+        async with self._sent(send) as socket:
+            try:
+                yield socket
+                await socket.close()
+            except BaseException:
+                socket.abort()
+                raise
+            finally:
+                places.release_on_behalf_of(borrower)
+
+    # Sending
+
+    @asynccontextmanager
+    async def _sent(self, send: _Send[_T]) -> AsyncIterator[_T]:
+        """Send one request and keep its connections for the body of the `with`."""
+        transport, answer = await self._send(send)
+        try:
+            yield answer
+        finally:
+            await transport.release()
+
+    async def _send(self, send: _Send[_T]) -> tuple[Transport, _T]:
+        """Send one request, twice if other credentials may help against a 401; the transport returned is in use."""
+        repeated = False
+        while True:
+            await self.limiter.acquire()
+            transport, credential = await self._lease()
+            headers = [("Authorization", credential.authorization)] if credential.authorization else []
+            try:
+                answer = await send(transport, headers)
+            except BaseException as error:
+                await transport.release()
+                if isinstance(error, (aiohttp.ClientError, OSError)):
+                    # The cause is left out: aiohttp's errors hold the request's headers and the proxy's password.
+                    raise from_transport(self.host, error) from None
+                if isinstance(error, ThrottledError):
+                    self.limiter.throttled(error.retry_after)
+                if (
+                    repeated
+                    or not isinstance(error, UnauthorizedError)
+                    or not await self._renewed(transport, credential)
+                ):
+                    raise
+                repeated = True
+            else:
+                self.limiter.succeeded()
+                return transport, answer
+
+    async def _lease(self) -> tuple[Transport, Credential]:
+        """Return the current transport, in use, and the credential that goes with it."""
+        await self._reload_if_changed()
+        while True:
+            credential = await self._credentials.get()
+            transport = self._transport
+            if transport is not None and self._fits(transport, credential):
+                transport.acquire()
+                return transport, credential
+            async with self._changing:
+                if transport is self._transport:
+                    await self._replace_transport(credential)
+
+    def _fits(self, transport: Transport, credential: Credential) -> bool:
+        return transport.settings is self._settings and transport.client_certificate == (
+            credential.certificate or transport.settings.client_certificate
+        )
+
+    async def _replace_transport(self, credential: Credential) -> None:
+        settings, old = self._settings, self._transport
+        self._transport = await Transport.open(settings, credential.certificate or settings.client_certificate)
+        self._open = {one for one in self._open if not one.http.closed} | {self._transport}
+        if old is not None:
+            await old.retire()
+
+    async def _renewed(self, transport: Transport, credential: Credential) -> bool:
+        """Return whether there is now something else to present than what the server has just refused."""
+        self._credentials.refused(credential)
+        await self._reload_if_changed(now=True)
+        fresh = await self._credentials.get()
+        return transport.settings is not self._settings or (
+            (fresh.authorization, fresh.certificate) != (credential.authorization, credential.certificate)
+        )
+
+    # The files that describe the connection
+
+    async def _reload_if_changed(self, *, now: bool = False) -> None:
+        """Read the kubeconfig and its certificates again if a file has changed; checks once a minute, or `now`."""
+        if not now and not self._check_due():
+            return
+        async with self._changing:
+            if not now and not self._check_due():
+                return
+            self._checked_at = self._clock()
+            stamps = await anyio.to_thread.run_sync(_stamps, self._settings.info)
+            if stamps == self._stamps:
+                return
+            self._stamps = stamps
+            try:
+                await self._adopt(await anyio.to_thread.run_sync(self._find))
+            except BadContextError as error:
+                log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self._cluster.name})
+
+    def _check_due(self) -> bool:
+        return not 0 <= self._clock() - self._checked_at < FILE_CHECK_INTERVAL_SECONDS
+
+    def _find(self) -> ConnectionInfo:
+        if self._cluster.context is None:
+            return kubeconfig.in_cluster(self._service_account)
+        return kubeconfig.find(self._cluster.context, self._cluster.kubeconfig)
+
+    async def _adopt(self, info: ConnectionInfo) -> None:
+        """Connect as `info` says from the next request on; credentials that it leaves as they were are kept."""
+        stamps = await anyio.to_thread.run_sync(_stamps, info)
+        settings = await anyio.to_thread.run_sync(ConnectionSettings, info)
+        before = self._info
+        if before is None or msgspec.structs.replace(before, where=info.where, files=info.files) != info:
+            self._credentials = authentication.choose(info, self._clock)
+        self._info, self._settings = info, settings
+        # A stamp from before the files were read counts: what changed in between is then seen the next time.
+        self._stamps = {path: self._stamps.get(path, stamp) for path, stamp in stamps.items()}
+        self.host = settings.host
+
+
+class _Chunks:
+    """A body as it comes, with our errors."""
+
+    def __init__(self, content: aiohttp.StreamReader, host: str) -> None:
+        self._content = content
+        self._host = host
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise from_transport(self._host, error) from None
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+
+def _stamps(info: ConnectionInfo) -> dict[str, object]:
+    return {path: file_stamp(path) for path in info.source_files}

@@ -1,0 +1,85 @@
+"""What every list and watch sends, and how a stream becomes lines."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.kube.wire import LineSplitter, MalformedError, decode_event, decode_page, decode_status, decode_version
+
+
+class TestAList:
+    def test_is_taken_apart_into_pages(self) -> None:
+        body = b'{"metadata": {"resourceVersion": "5", "continue": "tok"}, "items": [{"a": 1}, {}]}'
+        page = decode_page(body)
+        assert (page.version, page.next, [bytes(item) for item in page.items]) == ("5", "tok", [b'{"a": 1}', b"{}"])
+
+    @pytest.mark.parametrize("items", [b'"items": []', b'"items": null', b'"kind": "PodList"'])
+    def test_may_be_empty_in_any_form(self, items: bytes) -> None:
+        page = decode_page(b'{"metadata": {"resourceVersion": "5"}, ' + items + b"}")
+        assert (page.version, page.next, list(page.items)) == ("5", "", [])
+
+
+class TestAWatchEvent:
+    def test_of_an_object_is_decoded_in_two_steps(self) -> None:
+        event = decode_event(b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"9"}}}')
+        assert (event.type, decode_version(event.object)) == ("ADDED", "9")
+
+    def test_that_is_a_bookmark_has_a_version_only(self) -> None:
+        event = decode_event(
+            b'{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"12","creationTimestamp":null}}}'
+        )
+        assert decode_version(event.object) == "12"
+
+    def test_that_is_an_error_has_a_status(self) -> None:
+        event = decode_event(
+            b'{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}'
+        )
+        status = decode_status(event.object)
+        assert (status.code, status.reason, status.message) == (410, "Expired", "too old")
+
+    @pytest.mark.parametrize("line", [b"", b"null", b'{"type":"ADDED"}', b'{"type":"ADDED","object":{', b"\xff"])
+    def test_of_another_form_is_malformed(self, line: bytes) -> None:
+        with pytest.raises(MalformedError):
+            decode_event(line)
+
+
+class TestTheLineSplitter:
+    @pytest.mark.parametrize(
+        ("chunks", "lines"),
+        [
+            ([b"a\nb\n"], [b"a", b"b"]),
+            ([b"a", b"b\nc", b"\n"], [b"ab", b"c"]),
+            ([b"a\n", b"\n", b"\n\nb\n"], [b"a", b"b"]),
+            ([b"", b"a", b"", b"\n"], [b"a"]),
+            ([b"incomplete"], []),
+        ],
+    )
+    def test_joins_what_chunks_tear_apart(self, chunks: list[bytes], lines: list[bytes]) -> None:
+        splitter = LineSplitter()
+        assert [line for chunk in chunks for line in splitter.feed(chunk)] == lines
+
+    @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=20))
+    def test_gives_the_same_lines_wherever_the_stream_is_cut(self, stream: bytes, cuts: list[int]) -> None:
+        splitter = LineSplitter()
+        edges = [0, *sorted(cuts), len(stream)]
+        chunks = [stream[start:end] for start, end in itertools.pairwise(edges)]
+        lines = [line for chunk in chunks for line in splitter.feed(chunk)]
+        assert lines == [line for line in stream.split(b"\n")[:-1] if line]
+
+    def test_refuses_a_line_past_its_limit(self) -> None:
+        splitter = LineSplitter(limit=10)
+        assert splitter.feed(b"0123456789") == []
+        with pytest.raises(MalformedError):
+            splitter.feed(b"0")
+
+    def test_counts_each_line_on_its_own(self) -> None:
+        splitter = LineSplitter(limit=10)
+        assert [line for _ in range(50) for line in splitter.feed(b"0123\n567")] == [b"0123"] + [b"5670123"] * 49
+
+    def test_takes_a_huge_line_in_small_chunks_in_linear_time(self) -> None:
+        splitter = LineSplitter()
+        for _ in range(20_000):
+            splitter.feed(b"x" * 1024)
+        assert [len(line) for line in splitter.feed(b"\n")] == [20_000 * 1024]
