@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from collector.exposition import Metrics
-from collector.store import Backlog
+from collector.store import SinkBacklog
 from collector.views.sink_status import SinkStatuses
 
 __all__ = ["SinkObserver"]
@@ -28,7 +28,7 @@ class SinkObserver:
         self._metrics.export_failed(sink, records, reason)
         self._statuses.failed(sink, reason, self._clock())
 
-    def on_backlog(self, sink: str, backlog: Backlog) -> None:
+    def on_backlog(self, sink: str, backlog: SinkBacklog) -> None:
         """Publish what waits for a sink."""
         self._metrics.backlog(sink, backlog.records, backlog.oldest, backlog.dead_letters)
         self._statuses.set_backlog(sink, backlog)

@@ -13,7 +13,7 @@ from collector.cli.options import CommandError, config_option
 from collector.cli.suggestions import unknown_name
 from collector.cli.table import print_rows
 from collector.config import Config, ConfigError
-from collector.store import DeadLetter, OpenMode, Outbox, Owed, Store
+from collector.store import DeadLetter, OpenMode, Outbox, SinkState, Store
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 
@@ -59,8 +59,8 @@ def ls(config: Path, as_json: bool) -> None:
     Example:
       gpuid outbox ls --json | jq '.dead_letters[].id'
     """
-    owed, letters = _ask(_configured(config), OpenMode.READER, _everything)
-    sinks = [msgspec.structs.asdict(one) | {"oldest": rfc3339(one.oldest)} for one in owed]
+    states, letters = _ask(_configured(config), OpenMode.READER, _everything)
+    sinks = [msgspec.structs.asdict(one) | {"oldest": rfc3339(one.oldest)} for one in states]
     dead = [_row(letter) for letter in letters]
     if as_json:
         found = {"sinks": sinks, "dead_letters": dead}
@@ -161,17 +161,17 @@ def _ask(config: Config, access: OpenMode, ask: Callable[[Outbox], Awaitable[_T]
     return anyio.run(run)
 
 
-async def _everything(outbox: Outbox) -> tuple[list[Owed], list[DeadLetter]]:
-    return await outbox.owed(), await outbox.dead_letters()
+async def _everything(outbox: Outbox) -> tuple[list[SinkState], list[DeadLetter]]:
+    return await outbox.sinks(), await outbox.dead_letters()
 
 
 def _letters(config: Config, ids: Sequence[int], sink: str | None) -> list[DeadLetter]:
     """Return the dead letters with these ids, or all of a sink; raises CommandError for an id that does not exist."""
     if bool(ids) == (sink is not None):
         raise click.UsageError("expected either the ids of dead letters or --sink NAME")
-    owed, found = _ask(config, OpenMode.READER, _everything)
+    states, found = _ask(config, OpenMode.READER, _everything)
     if sink is not None:
-        known = config.sinks.keys() | {one.sink for one in owed} | {letter.sink for letter in found}
+        known = config.sinks.keys() | {one.sink for one in states} | {letter.sink for letter in found}
         if sink not in known:
             raise click.UsageError(f"--sink: {unknown_name('sink', sink, sorted(known))}")
         return [letter for letter in found if letter.sink == sink]

@@ -17,7 +17,7 @@ class Duplicate(msgspec.Struct, frozen=True):
     uid: str
 
     def __str__(self) -> str:
-        """Return what is wrong and what to do, for whoever wrote the configuration."""
+        """Return what is wrong and what to do, for the author of the configuration."""
         return (
             f'it is the same cluster as "{self.node.cluster}" (node {self.node.node} has the same uid in both);'
             " remove one of the two from the configuration"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from collector.store import Backlog
+from collector.store import SinkBacklog
 
 __all__ = ["DeliveryObserver"]
 
@@ -17,5 +17,5 @@ class DeliveryObserver(Protocol):
     def on_export_failure(self, sink: str, records: Mapping[str, int], reason: str) -> None:
         """Handle a failed attempt; `records` counts its records by cluster, `reason` is one of a small closed set."""
 
-    def on_backlog(self, sink: str, backlog: Backlog) -> None:
+    def on_backlog(self, sink: str, backlog: SinkBacklog) -> None:
         """Handle a report of what waits to be delivered to a sink."""

@@ -19,7 +19,7 @@ from collector.config.sinks import SinkSettings
 from collector.delivery.observer import DeliveryObserver
 from collector.events import wait_any
 from collector.sinks import RejectedError, Sink, SinkError, UnavailableError
-from collector.store import Batch, Outbox, StoreError, Waiting
+from collector.store import Batch, BatchState, Outbox, StoreError
 
 __all__ = ["DRAIN_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
 
@@ -50,7 +50,7 @@ class StoreView(Protocol):
         """Wait until everything recorded so far is committed; return whether it was within `timeout` seconds."""
 
 
-def closes_in(waiting: Waiting, settings: SinkSettings, now: float) -> float | None:
+def closes_in(waiting: BatchState, settings: SinkSettings, now: float) -> float | None:
     """Return the seconds until the next batch is due, 0 if it is due now and None if there is nothing to send."""
     if waiting.closed or waiting.records >= settings.batch_records:
         return 0.0
@@ -144,7 +144,7 @@ class SinkWorker:
             await self._wait(POLL_SECONDS, self._ending)
             return
         committed = self._store.next_commit()  # before the outbox is read, so that no commit is missed
-        waiting = await self._outbox.waiting(self.name, self.settings.batch_records)
+        waiting = await self._outbox.next_batch_state(self.name, self.settings.batch_records)
         seconds = closes_in(waiting, self.settings, self._clock())
         if seconds == 0.0:
             batch = await self._outbox.next_batch(self.name, self.settings.batch_records)

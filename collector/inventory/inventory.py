@@ -39,8 +39,8 @@ _NO_NODES: Mapping[str, NodeState] = MappingProxyType({})
 class Inventory:
     """Where every GPU is, keyed by UUID and indexed by serial, chassis and node.
 
-    Every step returns what it changed and which nodes it touched, as values; nobody else is told. Times are Unix
-    seconds and always passed in. A step costs what its node's GPUs cost, however large the fleet is.
+    Every step returns what it changed and which nodes it touched, as values. Times are Unix seconds and always passed
+    in. A step costs what its node's GPUs cost, however large the fleet is.
 
     A GPU seen on a second node has moved, and the first node's reading counts as taken elsewhere. When the first node's
     next reading still has the GPU, both keep confirming it: that is a conflict, published in both places until one of
@@ -118,7 +118,7 @@ class Inventory:
             self._put(NodeState(place=place, node=node), step)
         elif before.node != node:
             self._put(msgspec.structs.replace(before, node=node), step)
-        else:  # the equal value: whoever passed it holds it anyway, and one copy is enough
+        else:  # equal: the caller holds the new value anyway, and one copy is enough
             self._nodes[cluster][node.name] = msgspec.structs.replace(before, node=node)
         return step.done()
 
@@ -245,7 +245,7 @@ class Inventory:
         return sum(len(node.gpus) for node in self.nodes(cluster).values()) - twice
 
     def known(self, cluster: str) -> dict[str, Known]:
-        """Return the last reading of each node, for whoever need not repeat it, by node."""
+        """Return, by node, the last readings that need not be repeated while they are fresh."""
         return {
             name: Known(node.fingerprint, node.time)
             for name, node in self.nodes(cluster).items()

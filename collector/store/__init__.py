@@ -7,12 +7,12 @@ from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth, StoreStatus
 from collector.store.history import HistoricChange, History, PastPlacement, Position
 from collector.store.history_writer import HistoryWriter
-from collector.store.outbox import Backlog, Batch, DeadLetter, Outbox, Owed, Subscription, Waiting
+from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
 from collector.store.store import Remembered, Store
 
 __all__ = [
-    "Backlog",
     "Batch",
+    "BatchState",
     "DeadLetter",
     "HistoricChange",
     "History",
@@ -20,16 +20,16 @@ __all__ = [
     "LostLeadershipError",
     "OpenMode",
     "Outbox",
-    "Owed",
     "PastPlacement",
     "Position",
     "Remembered",
+    "SinkBacklog",
+    "SinkState",
     "Store",
     "StoreError",
     "StoreHealth",
     "StoreSettings",
     "StoreStatus",
     "Subscription",
-    "Waiting",
     "check",
 ]

@@ -62,7 +62,7 @@ class Standby:
 class Leadership:
     """The lock of one connection to the server, which gives it to another collector once that connection is gone.
 
-    A collector may learn only later that its connection is gone. So whoever gets the lock after another collector
+    A collector may learn only later that its connection is gone. So a collector that gets the lock after another one
     writes down a new token, and `write` refuses a leader's transaction under any other. An SQLite file has one
     collector, which always leads.
     """

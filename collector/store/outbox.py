@@ -17,7 +17,7 @@ from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
 
-__all__ = ["Backlog", "Batch", "DeadLetter", "Outbox", "Owed", "Subscription", "Waiting"]
+__all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
 
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Subscription(NamedTuple):
     backfill: bool  # when it is new: from the beginning of the history, instead of from now
 
 
-class Backlog(NamedTuple):
+class SinkBacklog(NamedTuple):
     """What waits for a sink."""
 
     records: int
@@ -38,7 +38,7 @@ class Backlog(NamedTuple):
     dead_letters: int = 0  # batches that it rejected
 
 
-class Owed(msgspec.Struct, frozen=True, kw_only=True):
+class SinkState(msgspec.Struct, frozen=True, kw_only=True):
     """How the delivery to one sink stands."""
 
     sink: str
@@ -49,7 +49,7 @@ class Owed(msgspec.Struct, frozen=True, kw_only=True):
     configured: bool = True  # if not, its backlog is kept for some days
 
 
-class Waiting(NamedTuple):
+class BatchState(NamedTuple):
     """What a sink's next batch would hold."""
 
     records: int  # counted up to a limit
@@ -128,17 +128,17 @@ class Outbox:
                 await _warn(connection, state, "sink missing from the configuration for days; dropping its backlog")
                 await connection.execute(delete(schema.sinks).where(_sinks.name == state["name"]))
 
-    async def waiting(self, sink: str, limit: int) -> Waiting:
+    async def next_batch_state(self, sink: str, limit: int) -> BatchState:
         """Return what the sink's next batch would hold, counting up to `limit` records."""
         async with self._database.read() as connection:
             if await connection.scalar(_REPLAY.where(_letters.sink == sink)) is not None:
-                return Waiting(0, None, closed=True)
+                return BatchState(0, None, closed=True)
             state = await _state(connection, sink)
             if state is None:
-                return Waiting(0, None, closed=False)
+                return BatchState(0, None, closed=False)
             ahead = _counted(state).limit(limit).subquery()
             count, oldest = (await connection.execute(select(func.sum(ahead.c.count), func.min(ahead.c.time)))).one()
-            return Waiting(int(count or 0), oldest, closed=state["upto"] is not None)
+            return BatchState(int(count or 0), oldest, closed=state["upto"] is not None)
 
     async def next_batch(self, sink: str, limit: int) -> Batch | None:
         """Return the sink's next batch; None when nothing waits for it.
@@ -216,12 +216,12 @@ class Outbox:
                     )
                 )
 
-    async def backlog(self, sink: str) -> Backlog:
+    async def backlog(self, sink: str) -> SinkBacklog:
         """Return what waits for the sink, dead letters counted apart."""
         async with self._database.read() as connection:
             return await _backlog(connection, sink, await _state(connection, sink))
 
-    async def owed(self) -> list[Owed]:
+    async def sinks(self) -> list[SinkState]:
         """Return how the delivery to each sink stands."""
         found = []
         async with self._database.read() as connection:
@@ -230,7 +230,7 @@ class Outbox:
                 records, oldest, _ = await _backlog(connection, state["name"], state)
                 key = None if state["upto"] is None else self._key(state, state["upto"])
                 found.append(
-                    Owed(
+                    SinkState(
                         sink=state["name"],
                         emit=state["emit"],
                         records=records,
@@ -285,14 +285,14 @@ async def _state(connection: AsyncConnection, sink: str) -> RowMapping | None:
     return (await connection.execute(select(schema.sinks).where(_sinks.name == sink))).mappings().first()
 
 
-async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | None) -> Backlog:
+async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | None) -> SinkBacklog:
     dead = await connection.scalar(select(func.count(_letters.id)).where(_letters.sink == sink)) or 0
     if state is None:
-        return Backlog(0, None, dead)
+        return SinkBacklog(0, None, dead)
     ahead = _counted(state).subquery()
     first = _counted(state).limit(1).subquery()
     count = await connection.scalar(select(func.sum(ahead.c.count)))
-    return Backlog(int(count or 0), await connection.scalar(select(first.c.time)), dead)
+    return SinkBacklog(int(count or 0), await connection.scalar(select(first.c.time)), dead)
 
 
 async def _warn(connection: AsyncConnection, state: RowMapping, message: str) -> None:

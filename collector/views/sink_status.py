@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from collector.store import Backlog
+from collector.store import SinkBacklog
 
 __all__ = ["SinkStatus", "SinkStatuses"]
 
@@ -13,7 +13,7 @@ class SinkStatus:
     """One sink: its backlog, and why its last delivery attempt failed."""
 
     sink: str
-    backlog: Backlog = field(default_factory=lambda: Backlog(records=0, oldest=None))
+    backlog: SinkBacklog = field(default_factory=lambda: SinkBacklog(records=0, oldest=None))
     failure: str = ""  # the reason; empty while deliveries succeed
     failing_since: float | None = None  # Unix seconds of the first of the failures in a row
 
@@ -39,7 +39,7 @@ class SinkStatuses:
         if status.failing_since is None:
             status.failing_since = time
 
-    def set_backlog(self, sink: str, backlog: Backlog) -> None:
+    def set_backlog(self, sink: str, backlog: SinkBacklog) -> None:
         """Note a sink's backlog; if it is empty, this or another replica has delivered everything."""
         status = self._of(sink)
         status.backlog = backlog

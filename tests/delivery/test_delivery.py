@@ -16,7 +16,7 @@ from collector.delivery.delivery import Delivery
 from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, NodeInfo, Reading, SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
-from collector.store import Backlog, Store, StoreSettings
+from collector.store import SinkBacklog, Store, StoreSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ class Observer:
     def __init__(self) -> None:
         self.exported: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.failed: list[tuple[str, dict[str, int], str]] = []
-        self.backlogs: dict[str, Backlog] = {}
+        self.backlogs: dict[str, SinkBacklog] = {}
 
     def on_exported(self, sink, records) -> None:
         self.exported[sink].update(records)
@@ -197,7 +197,7 @@ class TestASinkThatTakesAll:
             await desk.read("GPU-1", "GPU-2", "GPU-3")
             async with desk.delivering():
                 await until(lambda: desk.observer.backlogs)
-                assert desk.observer.backlogs == {"lake": Backlog(3, NOW - 100)}
+                assert desk.observer.backlogs == {"lake": SinkBacklog(3, NOW - 100)}
 
 
 class TestASinkThatIsDown:
@@ -213,7 +213,7 @@ class TestASinkThatIsDown:
             assert desk.observer.failed[0] == ("lake", {"prod": len(sink.tries[0][1])}, "connection")
             # Four or five tries in the first half minute, then one in about five minutes.
             assert 280 < len(desk.observer.failed) < 380
-            assert await desk.store.outbox.backlog("lake") == Backlog(0, None)
+            assert await desk.store.outbox.backlog("lake") == SinkBacklog(0, None)
 
     async def test_every_try_of_a_batch_has_the_same_key_and_records(self, at_desk):
         sink = RecordingSink(lambda number: UnavailableError("gone", Reason.TIMEOUT) if number < 5 else None)
@@ -350,7 +350,7 @@ class TestTheEnd:
                 async with desk.delivering():
                     await until(lambda: sink.tries)
             assert len(sink.tries) == 1
-            assert await desk.store.outbox.backlog("lake") == Backlog(2, NOW - 100)
+            assert await desk.store.outbox.backlog("lake") == SinkBacklog(2, NOW - 100)
 
 
 class TestANewConfiguration:
@@ -368,7 +368,7 @@ class TestANewConfiguration:
             await until(lambda: len(kept.taken) == 2 and new.taken)
             assert kept.taken == [["GPU-1", "GPU-2"], ["GPU-3", "GPU-4"]]
             assert new.taken == [["GPU-3", "GPU-4"]]
-            owed = await desk.store.outbox.owed()
+            owed = await desk.store.outbox.sinks()
             assert [one.sink for one in owed if one.configured] == ["kept", "new"]
 
     async def test_changed_settings_continue_where_the_old_ones_were(self, at_desk):

@@ -12,7 +12,7 @@ from collector.config.sinks import StdoutSettings
 from collector.delivery.worker import POLL_SECONDS, SinkWorker, closes_in, wait_for_any
 from collector.model import SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
-from collector.store import Batch, Outbox, StoreError, Waiting
+from collector.store import Batch, BatchState, Outbox, StoreError
 
 pytestmark = pytest.mark.anyio
 
@@ -82,10 +82,10 @@ class World:
 
     # The outbox
 
-    async def waiting(self, sink: str, limit: int) -> Waiting:
+    async def next_batch_state(self, sink: str, limit: int) -> BatchState:
         if self.outbox_error is not None:
             raise self.outbox_error
-        return Waiting(len(self.batches), self.recorded if self.batches else None, closed=False)
+        return BatchState(len(self.batches), self.recorded if self.batches else None, closed=False)
 
     async def next_batch(self, sink: str, limit: int) -> Batch | None:
         return self.batches[0] if self.batches else None
@@ -140,15 +140,15 @@ class TestWhenABatchCloses:
     @pytest.mark.parametrize(
         ("waiting", "seconds"),
         [
-            (Waiting(0, None, closed=False), None),
-            (Waiting(1, 100.0, closed=False), 5.0),
-            (Waiting(99, 97.0, closed=False), 2.0),
-            (Waiting(99, 95.0, closed=False), 0.0),
-            (Waiting(99, 10.0, closed=False), 0.0),
-            (Waiting(100, 100.0, closed=False), 0.0),
-            (Waiting(1, 100.0, closed=True), 0.0),
-            (Waiting(0, None, closed=True), 0.0),
-            (Waiting(1, 9999.0, closed=False), 5.0),  # the clock was set back
+            (BatchState(0, None, closed=False), None),
+            (BatchState(1, 100.0, closed=False), 5.0),
+            (BatchState(99, 97.0, closed=False), 2.0),
+            (BatchState(99, 95.0, closed=False), 0.0),
+            (BatchState(99, 10.0, closed=False), 0.0),
+            (BatchState(100, 100.0, closed=False), 0.0),
+            (BatchState(1, 100.0, closed=True), 0.0),
+            (BatchState(0, None, closed=True), 0.0),
+            (BatchState(1, 9999.0, closed=False), 5.0),  # the clock was set back
         ],
     )
     def test_it_is_when_it_is_full_or_old_enough_or_was_begun_before(self, waiting, seconds):

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from collector.model import UnidentifiedGpu
-from collector.store import Backlog, Batch, OpenMode, Owed, Store, Subscription
+from collector.store import Batch, OpenMode, SinkBacklog, SinkState, Store, Subscription
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ class TestWhereASinkBegins:
         assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
             ("sink removed from the configuration; keeping its backlog", "lake", 2)
         ]
-        assert [(one.sink, one.records, one.configured) for one in await collector.store.outbox.owed()] == [
+        assert [(one.sink, one.records, one.configured) for one in await collector.store.outbox.sinks()] == [
             ("idle", 0, False),
             ("lake", 2, False),
         ]
@@ -74,7 +74,7 @@ class TestWhereASinkBegins:
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "b", 20.0, "3")
         assert await owed(collector) == [[("appeared", f"GPU-{number}") for number in "123"]]
-        assert [one.configured for one in await collector.store.outbox.owed()] == [False, True]
+        assert [one.configured for one in await collector.store.outbox.sinks()] == [False, True]
 
     async def test_one_that_does_not_come_back_for_a_week_is_given_up(self, collector, caplog):
         await collector.store.reconcile({"lake": CHANGES})
@@ -82,10 +82,10 @@ class TestWhereASinkBegins:
         await collector.store.reconcile({})
         gone = time.time()
         await collector.store.outbox.give_up(before=gone - 60)
-        assert [one.records for one in await collector.store.outbox.owed()] == [2]
+        assert [one.records for one in await collector.store.outbox.sinks()] == [2]
         caplog.clear()
         await collector.store.outbox.give_up(before=gone + 60)
-        assert await collector.store.outbox.owed() == []
+        assert await collector.store.outbox.sinks() == []
         assert [(r.message, r.sink, r.records) for r in caplog.records if r.levelname == "WARNING"] == [
             ("sink missing from the configuration for days; dropping its backlog", "lake", 2)
         ]
@@ -194,15 +194,15 @@ class TestBatches:
             await eventually(lambda: store.database._lock.statistics().tasks_waiting)
             await connection.execute(text("UPDATE gpuid_sinks SET emit = 'readings', cursor = 0"))
         assert made == [None]
-        assert [one.next for one in await store.outbox.owed()] == [None]
+        assert [one.next for one in await store.outbox.sinks()] == [None]
 
     async def test_one_sink_does_not_wait_for_another(self, collector):
         await collector.store.reconcile({"lake": CHANGES, "hook": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.outbox.next_batch("lake", 9)
         assert await owed(collector, "hook") == [[("appeared", "GPU-1")]]
-        assert await collector.store.outbox.backlog("hook") == Backlog(0, None)
-        assert await collector.store.outbox.backlog("lake") == Backlog(1, 10.0)
+        assert await collector.store.outbox.backlog("hook") == SinkBacklog(0, None)
+        assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 10.0)
 
 
 class TestBacklog:
@@ -211,25 +211,25 @@ class TestBacklog:
         await collector.store.reconcile({"lake": follow})
         await read(collector, "a", 10.0, "1", "2")
         await read(collector, "b", 20.0, "3")
-        assert await collector.store.outbox.backlog("lake") == Backlog(3, 10.0)
-        waiting = await collector.store.outbox.waiting("lake", 2)
+        assert await collector.store.outbox.backlog("lake") == SinkBacklog(3, 10.0)
+        waiting = await collector.store.outbox.next_batch_state("lake", 2)
         assert (waiting.records >= 2, waiting.oldest, waiting.closed) == (True, 10.0, False)
         await collector.store.outbox.confirm(await collector.store.outbox.next_batch("lake", 2))
-        assert await collector.store.outbox.backlog("lake") == Backlog(1, 20.0)
+        assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 20.0)
 
     async def test_every_sink_that_is_followed_says_how_it_stands(self, collector):
         await collector.store.reconcile({"lake": CHANGES, "hook": READINGS, "log": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
         batch = await collector.store.outbox.next_batch("lake", 1)
         await owed(collector, "log")
-        assert await collector.store.outbox.owed() == [
-            Owed(sink="hook", emit="readings", records=2, oldest=10.0, next=None),
-            Owed(sink="lake", emit="changes", records=2, oldest=10.0, next=batch.key),
-            Owed(sink="log", emit="changes", records=0, oldest=None, next=None),
+        assert await collector.store.outbox.sinks() == [
+            SinkState(sink="hook", emit="readings", records=2, oldest=10.0, next=None),
+            SinkState(sink="lake", emit="changes", records=2, oldest=10.0, next=batch.key),
+            SinkState(sink="log", emit="changes", records=0, oldest=None, next=None),
         ]
 
     async def test_one_of_an_unknown_sink_is_empty(self, collector):
-        assert await collector.store.outbox.backlog("nobody") == Backlog(0, None)
+        assert await collector.store.outbox.backlog("nobody") == SinkBacklog(0, None)
         assert await collector.store.outbox.next_batch("nobody", 10) is None
 
 
@@ -254,7 +254,7 @@ class TestDeadLetters:
             None,
         )
         assert (await collector.store.outbox.show(letter.id)).records == batch.records
-        assert await collector.store.outbox.backlog("lake") == Backlog(1, 10.0, dead_letters=1)
+        assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 10.0, dead_letters=1)
         assert await owed(collector) == [[("appeared", "GPU-2")]]
 
     async def test_one_that_another_process_replays_is_sent_again_under_its_key(self, settings, collector):
@@ -262,7 +262,7 @@ class TestDeadLetters:
         (letter,) = await collector.store.outbox.dead_letters("lake")
         async with Store.open(settings, OpenMode.OPERATOR) as operator:
             assert await operator.outbox.replay([letter.id, 999]) == 1
-        assert (await collector.store.outbox.waiting("lake", 10)).closed
+        assert (await collector.store.outbox.next_batch_state("lake", 10)).closed
         again = await collector.store.outbox.next_batch("lake", 10)
         assert (again.key, again.records, again.dead_letter) == (batch.key, batch.records, letter.id)
         await collector.store.outbox.confirm(again)

@@ -178,10 +178,10 @@ async def test_when_connections_break_again_and_again_nothing_is_lost_or_doubled
 async def test_a_standby_ends_no_sink_and_a_new_leader_s_are_in_force(replica):
     first = await replica("first", "lake")
     second = await replica("second", "lake", "hook")
-    assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
+    assert [owed.sink for owed in await second.store.outbox.sinks()] == ["lake"]
     await second.store.reconcile({"hook": Subscription("changes", False)})
-    assert [owed.sink for owed in await second.store.outbox.owed()] == ["lake"]
+    assert [owed.sink for owed in await second.store.outbox.sinks()] == ["lake"]
     await first.end()
     await second.lead()
-    found = {owed.sink: owed.configured for owed in await second.store.outbox.owed()}
+    found = {owed.sink: owed.configured for owed in await second.store.outbox.sinks()}
     assert found == {"hook": True, "lake": False}

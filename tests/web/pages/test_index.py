@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from collector.model import ClusterState, Gpu, NodeInfo, ReadFailure
-from collector.store import Backlog, StoreStatus
+from collector.store import SinkBacklog, StoreStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ def whole(site: Any) -> Any:
 async def test_a_fleet_without_trouble_is_said_to_be_so(whole: Any, serving: Any, visit: Any) -> None:
     whole.collector.sink_statuses.failed("lake", "timeout", 1764000300.0)
     whole.collector.sink_statuses.delivered("lake")
-    whole.collector.sink_statuses.set_backlog("lake", Backlog(records=40, oldest=1764000590.0))
+    whole.collector.sink_statuses.set_backlog("lake", SinkBacklog(records=40, oldest=1764000590.0))
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
@@ -85,10 +85,10 @@ async def test_sinks_in_trouble_are_said(whole: Any, serving: Any, visit: Any) -
     sinks = whole.collector.sink_statuses
     sinks.failed("hook", "connection", 1764000420.0)
     sinks.failed("hook", "timeout", 1764000480.0)
-    sinks.set_backlog("hook", Backlog(records=1325, oldest=1764000300.0))
-    sinks.set_backlog("lake", Backlog(records=1, oldest=1763999400.0))
-    sinks.set_backlog("table", Backlog(records=0, oldest=None, dead_letters=2))
-    sinks.set_backlog("gone", Backlog(records=9, oldest=1763999400.0))
+    sinks.set_backlog("hook", SinkBacklog(records=1325, oldest=1764000300.0))
+    sinks.set_backlog("lake", SinkBacklog(records=1, oldest=1763999400.0))
+    sinks.set_backlog("table", SinkBacklog(records=0, oldest=None, dead_letters=2))
+    sinks.set_backlog("gone", SinkBacklog(records=9, oldest=1763999400.0))
     sinks.retain(["hook", "lake", "table"])
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
