@@ -11,7 +11,7 @@ __all__ = ["SinkObserver"]
 
 
 class SinkObserver:
-    """What the delivery reports to (collector.delivery.delivery.DeliveryObserver): metrics, and the page's view."""
+    """What the delivery reports to (collector.delivery.observer.DeliveryObserver): metrics, and the page's view."""
 
     def __init__(self, metrics: Metrics, statuses: SinkStatuses, *, clock: Callable[[], float] = time.time) -> None:
         self._metrics = metrics

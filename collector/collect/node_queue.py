@@ -46,8 +46,8 @@ class Target(NamedTuple):
 class NodeQueue:
     """Hands out the nodes of one cluster when they are due, each to one reader at a time.
 
-    No node is handed out, and none given up, before the first `resume` and while paused: the view of the cluster would
-    be incomplete or stale.
+    Before the first `resume` and while paused, no node is handed out, and none is given up for want of a pod: the view
+    of the cluster would be incomplete or stale. A node that was deleted is reported at once.
     """
 
     def __init__(

@@ -2,6 +2,9 @@
 
 The format is the tool's own (`nvsmi_device_v*.dtd`, which the output names but NVIDIA does not ship); the fields of
 the platform block are named as in nvmlPlatformInfo_t of NVIDIA's NVML reference, versions 1 and 2.
+
+expat's handlers limit what is read while it is read, which a parser that returns a tree cannot: the document comes from
+a node and is not trusted.
 """
 
 import re

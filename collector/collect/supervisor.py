@@ -1,4 +1,7 @@
-"""Supervises the task of one cluster: restarts its watcher after a crash, and pauses or stops it on demand."""
+"""Supervises the task of one cluster: restarts its watcher after a crash, and pauses or stops it on demand.
+
+Here a cluster's failure ends: without it, an unexpected error in one would cancel the tasks of all.
+"""
 
 import logging
 import time

@@ -1,4 +1,7 @@
-"""Parses Kubernetes label selectors."""
+"""Parses Kubernetes label selectors.
+
+So a mistake in one is an error of the configuration, not of every cluster; and the simulator can select by them.
+"""
 
 import re
 from typing import NamedTuple

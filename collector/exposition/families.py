@@ -1,4 +1,8 @@
-"""The table of all metric families that gpuid publishes, and the rendering of a node as samples of them."""
+"""The table of all metric families that gpuid publishes, and the rendering of a node as samples of them.
+
+The README, dashboards and alert rules are checked against the table. Nodes are rendered here because prometheus-client
+renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,8 @@
-"""Runs one command in one container over a WebSocket: its output, and how it ended."""
+"""Runs one command in one container over a WebSocket: its output, and how it ended.
+
+The library's own client mixes stdout with stderr, so that a warning spoils a document, and drops the exit status, so
+that a failed command looks like a successful one.
+"""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,8 @@
-"""Mirrors one kind of object of one API server, as client-go's reflector does: list, then watch, and so on."""
+"""Mirrors one kind of object of one API server, as client-go's reflector does: list, then watch, and so on.
+
+What a watch missed is noticed: an expired version leads to a new list, which also removes what has vanished. The
+library's own `Watch` never lists again.
+"""
 
 import logging
 import random

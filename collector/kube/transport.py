@@ -1,4 +1,8 @@
-"""One pool of connections to one API server, and the TLS, proxy and headers that they share."""
+"""One pool of connections to one API server, and the TLS, proxy and headers that they share.
+
+A pool never changes: new settings or a new client certificate make a new one, and the old one stays until the requests
+under way on it have ended.
+"""
 
 import os
 import socket

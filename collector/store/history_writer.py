@@ -1,4 +1,7 @@
-"""Takes every step on the event loop and commits it in the background; commits that fail are tried again."""
+"""Takes every step on the event loop and commits it in the background; commits that fail are tried again.
+
+So collecting never waits for a database: while one is slow or away, steps collect in memory and are committed together.
+"""
 
 import itertools
 import logging

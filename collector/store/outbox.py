@@ -1,4 +1,8 @@
-"""The backlog of each sink: its cursor, batches that stay the same over a crash, and dead letters."""
+"""The backlog of each sink: its cursor, batches that stay the same over a crash, and dead letters.
+
+A sink gets every record at least once, and a batch that is repeated comes with the same records under the same key: the
+batch's end is committed before it is handed out, and the cursor moves only when the sink has accepted it.
+"""
 
 import itertools
 import logging

@@ -1,4 +1,8 @@
-"""Decides what changes do to the tables of placements and changes; values in, rows out."""
+"""Decides what changes do to the tables of placements and changes; values in, rows out.
+
+Changes say enough to write the history without reading it first. Only where changes were lost is it read, to find them
+as differences.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -18,8 +22,8 @@ class Plan(NamedTuple):
     end_all: list[Row]  # GPUs all of whose open placements end
     begin: list[Row]  # new placements, some of which have ended by now
     changes: list[Row]
-    arrived: list[Row]  # GPUs that were somewhere, and so are no ghosts from before
-    vanished: list[Row]  # GPUs that are ghosts now unless an open placement is left
+    arrived: list[Row]  # GPUs that are in a node again or for the first time, and so are not absent
+    vanished: list[Row]  # GPUs that are absent now unless an open placement is left
 
 
 class OpenPlacement(NamedTuple):
