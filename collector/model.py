@@ -88,10 +88,8 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     boot_id: str = ""
     capacity: int | None = None  # GPUs the node has, None where the device plugin never registered or counts no GPUs
     allocatable: int | None = None  # GPUs that pods may use
-    advertised: tuple[int | None, int | None] = (
-        None,
-        None,
-    )  # the two in GPUs, shares or MIG instances
+    # The two as Kubernetes counts them: in GPUs, shares or MIG instances.
+    advertised: tuple[int | None, int | None] = (None, None)
     labels: tuple[tuple[str, str], ...] = ()  # only the labels on the configured allow-list, sorted
 
     @property

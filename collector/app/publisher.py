@@ -38,8 +38,7 @@ class Publisher:
 
     def publish(self, step: Step, *, record: bool = True) -> None:
         """Publish what one step did; with `record` False, the history has it already."""
-        for place in step.nodes:
-            self._exposition.changed(place)
+        self._exposition.update(step.nodes)
         if self._history is not None and record and (step.nodes or step.removed_cluster is not None):
             self._history.append(step)
         if step.removed_cluster is not None and step.changes:

@@ -42,7 +42,6 @@ class Service:
         self.inventory = Inventory()
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.exposition = Exposition(
-            self.inventory,
             self.metrics,
             cluster_label=config.metrics.cluster_label,
             node_labels=config.metrics.node_labels,

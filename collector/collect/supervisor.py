@@ -90,7 +90,14 @@ class ClusterSupervisor:
             ClusterStatus(
                 cluster=self.cluster.name,
                 state=ClusterState.SERVER_ERROR,
-                message=f"the cluster's task crashed with {type(error).__name__} and restarts; see the log",
+                message=f"the cluster's task crashed with {_cause(error)} and restarts; see the log",
                 since=time.time(),
             )
         )
+
+
+def _cause(error: BaseException) -> str:
+    """Return the name of the first error that is not a group; a watcher's task group raises its errors in groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__

@@ -19,8 +19,7 @@ from collector.exposition.families import NODE_FAMILIES, label_names, render
 from collector.exposition.gzip_concat import FOOTER_BYTES, HEADER, Checksum, footer
 from collector.exposition.metrics import Metrics
 from collector.exposition.shards import ClusterText, ClusterTextStore, DeflatedText, compressed, inflated
-from collector.inventory import Inventory
-from collector.model import Place
+from collector.model import NodeState, Place
 
 __all__ = ["CLASSIC", "OPENMETRICS", "Body", "Exposition"]
 
@@ -52,17 +51,15 @@ class Exposition:
 
     def __init__(
         self,
-        inventory: Inventory,
         metrics: Metrics,
         *,
         cluster_label: str = "cluster",
         node_labels: Sequence[str] = (),
     ) -> None:
-        self._inventory = inventory
         self._metrics = metrics
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
         self._stores: dict[str, ClusterTextStore] = {}  # by cluster
-        self._dirty: dict[str, set[str]] = {}  # nodes to be rendered, by cluster
+        self._dirty: dict[str, dict[str, NodeState | None]] = {}  # nodes to be rendered, by cluster and name
         self._uncompressed: set[str] = set()  # clusters with rendered lines that are not compressed yet
         self._compressed: dict[str, ClusterText] = {}  # texts that are not in the snapshot yet
         self._snapshot: Mapping[str, ClusterText] = {}  # what scrapes are sent
@@ -71,10 +68,12 @@ class Exposition:
         self._changed = ResettableEvent()
         self._lock = anyio.Lock()
 
-    def changed(self, place: Place) -> None:
-        """Mark the lines of a node as out of date."""
-        self._dirty.setdefault(place.cluster, set()).add(place.node)
-        self._changed.set()
+    def update(self, nodes: Mapping[Place, NodeState | None]) -> None:
+        """Publish these states of nodes from the next refresh on; None: the node is gone."""
+        for place, state in nodes.items():
+            self._dirty.setdefault(place.cluster, {})[place.node] = state
+        if nodes:
+            self._changed.set()
 
     async def run(self) -> None:
         """Refresh the text in the background until cancelled."""
@@ -85,7 +84,7 @@ class Exposition:
             await anyio.sleep(_REFRESH_INTERVAL_SECONDS)
 
     async def refresh(self) -> None:
-        """Update the text to the inventory as it is at one instant.
+        """Update the text to the nodes as they are at one instant.
 
         While the lines of one cluster are compressed, those of the next are rendered.
         """
@@ -111,7 +110,7 @@ class Exposition:
         while (nodes := self._dirty.get(cluster)) and rendered < _MAX_UNCOMPRESSED_NODES:
             deadline = time.perf_counter() + _RENDER_SLICE_SECONDS
             while nodes and time.perf_counter() < deadline:
-                self._render_node(Place(cluster, nodes.pop()))
+                self._render_node(cluster, *nodes.popitem())
                 rendered += 1
             if not nodes:
                 del self._dirty[cluster]
@@ -166,14 +165,13 @@ class Exposition:
         # prometheus-client takes about 4 µs for a series, too long for the event loop with a hundred clusters.
         return await anyio.to_thread.run_sync(lambda: compressed(render()))
 
-    def _render_node(self, place: Place) -> None:
-        entry = self._inventory.node(place)
-        if entry is None:
-            if store := self._stores.get(place.cluster):
-                store.remove(place.node)
-                self._uncompressed.add(place.cluster)
-        elif self._stores.setdefault(place.cluster, ClusterTextStore()).put(place.node, self._render(entry)):
-            self._uncompressed.add(place.cluster)
+    def _render_node(self, cluster: str, node: str, state: NodeState | None) -> None:
+        if state is None:
+            if store := self._stores.get(cluster):
+                store.remove(node)
+                self._uncompressed.add(cluster)
+        elif self._stores.setdefault(cluster, ClusterTextStore()).put(node, self._render(state)):
+            self._uncompressed.add(cluster)
 
 
 def _body(chosen: Sequence[ClusterText] | None, own: DeflatedText, *, openmetrics: bool, gzip: bool) -> Body:

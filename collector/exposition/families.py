@@ -126,33 +126,33 @@ FAMILIES = (
 )
 
 
-def render(entry: NodeState, node_labels: Sequence[tuple[str, str]], cluster_label: str) -> tuple[bytes, ...]:
+def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_label: str) -> tuple[bytes, ...]:
     """Return the lines of a node, one block of bytes for each of NODE_FAMILIES, in their order.
 
     `node_labels` are pairs of (Kubernetes label, Prometheus label), as `label_names` returns them.
     """
-    node = entry.node
-    where = f'{{{cluster_label}="{escape(entry.place.cluster)}",node="{escape(entry.place.node)}"'
+    node = state.node
+    where = f'{{{cluster_label}="{escape(state.place.cluster)}",node="{escape(state.place.node)}"'
     gpus = "".join(
         f'gpuid_gpu_info{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
         f'model="{escape(gpu.model)}",chassis="{escape(gpu.chassis)}"}} 1\n'
-        for gpu in entry.gpus
+        for gpu in state.gpus
     )
     counts = "".join(
         f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
-        for state, count in (("found", entry.found), ("capacity", node.capacity), ("allocatable", node.allocatable))
+        for state, count in (("found", state.found), ("capacity", node.capacity), ("allocatable", node.allocatable))
         if count is not None
     )
     info = read = ""
-    if entry.time is not None:
+    if state.time is not None:
         values = dict(node.labels)
         labels = "".join(f',{name}="{escape(values.get(label))}"' for label, name in node_labels)
         info = (
             f'gpuid_node_info{where},machine="{escape(node.machine)}",provider_id="{escape(node.provider_id)}",'
-            f'chassis="{escape(entry.chassis)}",driver_version="{escape(entry.driver_version)}",'
-            f'cuda_version="{escape(entry.cuda_version)}"{labels}}} 1\n'
+            f'chassis="{escape(state.chassis)}",driver_version="{escape(state.driver_version)}",'
+            f'cuda_version="{escape(state.cuda_version)}"{labels}}} 1\n'
         )
-        read = f"gpuid_node_read_timestamp_seconds{where}}} {entry.time:.3f}\n"
+        read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
     return tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read))
 
 

@@ -34,7 +34,7 @@ class Commit:
         self.nodes: dict[Place, NodeState | None] = dict(nodes)  # None: gone
         self.changes: list[Change] = []
         self.readings: list[tuple[float, list[SinkRecord]]] = []  # Unix seconds, and the records of that reading
-        self.forgotten: set[str] = set()  # clusters whose absent GPUs are forgotten
+        self.removed_clusters: set[str] = set()  # whose absent GPUs are forgotten
         self.size = 0  # changes and records
         self.gap = gap  # changes are missing, and have to be found from the nodes
         self.goal = goal  # how many steps are in it or before it
@@ -63,12 +63,12 @@ class Commit:
             return
         if self.gap:
             before = await _open_placements(connection, self.nodes)
-            steps = plan(differences(before, self.nodes, now), everywhere=False)
+            planned = plan(differences(before, self.nodes, now), everywhere=False)
         else:
-            steps = await anyio.to_thread.run_sync(plan, self.changes)
-        await _write_history(connection, database, steps)
-        if self.forgotten:
-            await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.forgotten)))
+            planned = await anyio.to_thread.run_sync(plan, self.changes)
+        await _write_history(connection, database, planned)
+        if self.removed_clusters:
+            await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))
         await self._write_nodes(connection, database, self._node_rows)
         rows = [
             {"time": time, "count": len(records), "records": encode_records(records)} for time, records in self.readings
@@ -138,18 +138,18 @@ _ABSENT = select(
 _REMOVE_NODE = delete(schema.nodes).where(_nodes.cluster == bindparam("b_cluster"), _nodes.node == bindparam("b_node"))
 
 
-async def _write_history(connection: AsyncConnection, database: Database, steps: Plan) -> None:
-    await _execute_many(connection, _ALTER, steps.alter)
-    await _execute_many(connection, _END, steps.end)
-    await _execute_many(connection, _END_ALL, steps.end_all)
-    await _execute_many(connection, insert(schema.placements), steps.begin)
-    await _execute_many(connection, insert(schema.changes), steps.changes)
-    await _execute_many(connection, _NO_LONGER_ABSENT, steps.arrived)
+async def _write_history(connection: AsyncConnection, database: Database, planned: Plan) -> None:
+    await _execute_many(connection, _ALTER, planned.alter)
+    await _execute_many(connection, _END, planned.end)
+    await _execute_many(connection, _END_ALL, planned.end_all)
+    await _execute_many(connection, insert(schema.placements), planned.begin)
+    await _execute_many(connection, insert(schema.changes), planned.changes)
+    await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node"], _ABSENT)
     absent = absent.on_conflict_do_update(
         index_elements=["uuid"], set_={"cluster": absent.excluded.cluster, "node": absent.excluded.node}
     )
-    await _execute_many(connection, absent, steps.vanished)
+    await _execute_many(connection, absent, planned.vanished)
 
 
 async def _execute_many(connection: AsyncConnection, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -61,31 +61,31 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: StoreSettings, access: OpenMode) -> AsyncIterator[Self]:
+    async def open(cls, settings: StoreSettings, mode: OpenMode) -> AsyncIterator[Self]:
         """Open a store, as a collector creating and migrating it; raises StoreError."""
         location = locate(settings.url)
         async with AsyncExitStack() as stack:
             try:
                 if isinstance(location, PostgresLocation):
                     reader = _postgres(location, settings.password_file)
-                    writer = None if access in _READING else reader
+                    writer = None if mode in _READING else reader
                 else:
-                    if access is OpenMode.COLLECTOR:
+                    if mode is OpenMode.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
-                    await anyio.to_thread.run_sync(_check_file, location.path, access)
+                    await anyio.to_thread.run_sync(_check_file, location.path, mode)
                     reader = _sqlite(
-                        location.path, read_only=access in _READING, begin="BEGIN", connections=4, cache=4096
+                        location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
                     )
                     writer = None
-                    if access not in _READING:
+                    if mode not in _READING:
                         writer = _sqlite(
                             location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
                         )
                 for engine in filter(None, {reader, writer}):
                     stack.push_async_callback(_dispose, engine)
                 database = cls(location, reader, writer)
-                await database._prepare(access)
-                if access is OpenMode.COLLECTOR:
+                await database._prepare(mode)
+                if mode is OpenMode.COLLECTOR:
                     database._file = database._identity()
             except FOREIGN as error:
                 raise explain(error, location) from error
@@ -174,13 +174,13 @@ class Database:
         """Whether no other process can record into it."""
         return isinstance(self.location, SqliteLocation)
 
-    async def _prepare(self, access: OpenMode) -> None:
+    async def _prepare(self, mode: OpenMode) -> None:
         """Make sure that the tables are there; one that is up to date is not written to, for its disk may be full."""
         async with self.read() as connection:
-            if access is OpenMode.TRIAL:
+            if mode is OpenMode.TRIAL:
                 await connection.run_sync(stage, self.location)
                 return
-            if access is not OpenMode.COLLECTOR or await connection.run_sync(is_current):
+            if mode is not OpenMode.COLLECTOR or await connection.run_sync(is_current):
                 await connection.run_sync(check_version, self.location)
                 self.id = str(await connection.scalar(_OWN_ID))
                 return
@@ -231,9 +231,9 @@ def _claim(path: Path) -> int:
     return descriptor
 
 
-def _check_file(path: Path, access: OpenMode) -> None:
+def _check_file(path: Path, mode: OpenMode) -> None:
     """Refuse what is not a store of ours before anything is written to it; raises StoreError and sqlite3.Error."""
-    if access is not OpenMode.COLLECTOR:
+    if mode is not OpenMode.COLLECTOR:
         if not path.exists():
             raise StoreError(f"store {path}: no such file; the collector creates it at its first start")
         return

@@ -75,22 +75,22 @@ class HistoryWriter:
         if not self._leadership.recording:
             self._leadership.standby.note(step.nodes)
             return
-        batch = self._pending
-        batch.nodes.update(step.nodes)
+        commit = self._pending
+        commit.nodes.update(step.nodes)
         reading, changes = step.reading, step.changes
         records = readings_records(reading, changes) if reading is not None and self.wants_readings else []
         size = len(changes) + len(records)
-        if batch.gap or self.pending + size > self._max_pending:
-            if not batch.gap:
+        if commit.gap or self.pending + size > self._max_pending:
+            if not commit.gap:
                 log.error("store backlog is full; dropping intermediate changes until the store recovers")
-            self._health.lost(batch.drop_changes() + size)
+            self._health.lost(commit.drop_changes() + size)
         else:
-            batch.changes.extend(changes)
+            commit.changes.extend(changes)
             if reading is not None and records:
-                batch.readings.append((reading.time, records))
-            batch.size += size
+                commit.readings.append((reading.time, records))
+            commit.size += size
         if step.removed_cluster is not None:
-            batch.forgotten.add(step.removed_cluster)
+            commit.removed_clusters.add(step.removed_cluster)
         self._appended += 1
         self._work.set()
 
@@ -127,17 +127,17 @@ class HistoryWriter:
         """Commit until nothing waits; a failure is reported and tried again."""
         while self._under_way is not None or self._done < self._appended:
             if self._under_way is None:
-                batch, self._pending = self._pending, Commit(self._leadership.token)
-                self._under_way = self._numbered(batch)
-            batch = self._under_way
+                commit, self._pending = self._pending, Commit(self._leadership.token)
+                self._under_way = self._numbered(commit)
+            commit = self._under_way
             for attempt in itertools.count():
                 try:
-                    await batch.prepare()
-                    async with self._leadership.write(batch.token) as connection:
-                        await batch.write(connection, self._database, self._clock())
+                    await commit.prepare()
+                    async with self._leadership.write(commit.token) as connection:
+                        await commit.write(connection, self._database, self._clock())
                     break
                 except LostLeadershipError:
-                    if self._under_way is batch:  # or it was dropped already, when this collector took over again
+                    if self._under_way is commit:  # or it was dropped already, when this collector took over again
                         self._drop_all()
                     break
                 except StoreError as error:
@@ -146,16 +146,16 @@ class HistoryWriter:
                     log.exception("commit failed unexpectedly; retrying")
                     self._health.failed("commit", f"store {self._database.location}: {type(error).__name__}")
                 await self._sleep(_RETRY.delay(attempt))
-                if self._under_way is not batch:  # another collector led meanwhile
+                if self._under_way is not commit:  # another collector led meanwhile
                     break
-            if self._under_way is batch:
-                self._done, self._under_way = batch.goal, None
+            if self._under_way is commit:
+                self._done, self._under_way = commit.goal, None
                 self._health.succeeded("commit")
                 self.committed.pulse()
 
-    def _numbered(self, batch: Commit) -> Commit:
-        batch.goal, batch.number = self._appended, next(self._numbers)
-        return batch
+    def _numbered(self, commit: Commit) -> Commit:
+        commit.goal, commit.number = self._appended, next(self._numbers)
+        return commit
 
     def _drop_all(self) -> None:
         """Drop what waits: another collector of the same clusters has recorded it."""

@@ -73,7 +73,7 @@ class Published:
     def __init__(self, clusters: int, nodes: int, gpus: int) -> None:
         self.metrics = Metrics()
         self.inventory = Inventory()
-        self.exposition = Exposition(self.inventory, self.metrics)
+        self.exposition = Exposition(self.metrics)
         self.readings: list[Reading] = []
         for reading in readings(clusters, nodes, gpus):
             if not self.inventory.nodes(reading.cluster):
@@ -90,8 +90,7 @@ class Published:
         self._apply(msgspec.structs.replace(after, time=time.time()))
 
     def _apply(self, reading: Reading) -> None:
-        for place in self.inventory.apply(reading).nodes:
-            self.exposition.changed(place)
+        self.exposition.update(self.inventory.apply(reading).nodes)
 
     def _swapped(self, reading: Reading) -> bool:
         entry = self.inventory.nodes(reading.cluster)[reading.node.name]

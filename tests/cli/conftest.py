@@ -118,7 +118,7 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
 
     @contextmanager
     def run(*, store: StoreSettings | None = None, **settings: Any) -> Iterator[str]:
-        collector = FakeCollector(inventory, Exposition(inventory, Metrics()), configured=inventory.clusters())
+        collector = FakeCollector(inventory, Exposition(Metrics()), configured=inventory.clusters())
         url: list[str] = []
         bound = threading.Event()
 

@@ -40,7 +40,7 @@ class World:
         self.started += 1
         if self.crashes:
             self.crashes -= 1
-            raise ZeroDivisionError
+            raise ExceptionGroup("a task failed", [ZeroDivisionError()])  # as the watcher's task group does
         self.running += 1
         self.healthy.set()
         try:

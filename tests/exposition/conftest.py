@@ -17,7 +17,7 @@ class Bench:
     def __init__(self, **options: Any) -> None:
         self.metrics = Metrics(cluster_label=options.get("cluster_label", "cluster"))
         self.inventory = Inventory()
-        self.exposition = Exposition(self.inventory, self.metrics, **options)
+        self.exposition = Exposition(self.metrics, **options)
 
     def read(
         self, cluster: str, node: str, *gpus: Gpu, time: float = 1764000000.5, labels: tuple[tuple[str, str], ...] = ()
@@ -44,8 +44,7 @@ class Bench:
 
     def publish(self, step: Step) -> Step:
         """Let the exposition know which nodes a step touched."""
-        for place in step.nodes:
-            self.exposition.changed(place)
+        self.exposition.update(step.nodes)
         return step
 
     async def text(self, *, clusters: Collection[str] | None = None, openmetrics: bool = False) -> str:

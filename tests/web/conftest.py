@@ -69,7 +69,7 @@ class Site:
         self.metrics = Metrics()
         self.steps: list[Step] = []
         self.inventory = Inventory()
-        self.collector = FakeCollector(self.inventory, Exposition(self.inventory, self.metrics))
+        self.collector = FakeCollector(self.inventory, Exposition(self.metrics))
         self.collector.synced_at = 1764000000.0
         self.collector.time = 1764000600.0  # ten minutes after everything
 
@@ -120,8 +120,7 @@ class Site:
 
     def publish(self, step: Step) -> None:
         """Publish what a step did, as the app does."""
-        for place in step.nodes:
-            self.collector.exposition.changed(place)
+        self.collector.exposition.update(step.nodes)
         self.collector.recent_changes.add(step.changes)
         self.steps.append(step)
         if self.collector.store is not None:
