@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from collector.exposition.shards import SHARD_NODES as SHARD
 from collector.exposition.shards import ClusterTextStore, DeflatedText, inflated
 
 NODES = [f"n{index}" for index in range(20)]
+SHARD = 4  # nodes of a shard in these tests
 step = st.tuples(st.sampled_from(NODES), st.none() | st.integers(0, 2))  # a node and its lines' number; None: gone
 
 
@@ -18,7 +18,7 @@ step = st.tuples(st.sampled_from(NODES), st.none() | st.integers(0, 2))  # a nod
 @example([[(node, 0) for node in NODES[:8]], [("n8", 0), *dict.fromkeys(NODES[:4]).items()]])  # one comes, one empties
 @given(st.lists(st.lists(step, max_size=12), max_size=12))
 def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[str, int | None]]]) -> None:
-    cluster, expected = ClusterTextStore(shard_nodes=4, group_shards=2), dict[str, bytes]()
+    cluster, expected = ClusterTextStore(shard_nodes=SHARD, group_shards=2), dict[str, bytes]()
     for steps in rounds:
         for node, number in steps:
             if number is None:
@@ -34,8 +34,8 @@ def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[
 
 
 @pytest.fixture
-def joins(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts were concatenated, each time."""
+def concats(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the texts of each concatenation."""
     counted: list[int] = []
     concat = DeflatedText.concat
 
@@ -60,7 +60,7 @@ def nodes(cluster: ClusterTextStore) -> set[str]:
 
 
 def test_a_node_that_comes_after_its_shard_emptied_is_in_the_text() -> None:
-    cluster = ClusterTextStore()
+    cluster = ClusterTextStore(shard_nodes=SHARD)
     for number in range(SHARD + 1):
         put(cluster, number)
     cluster.remove(f"n{SHARD}")  # the only one of the shard that takes new nodes
@@ -70,37 +70,37 @@ def test_a_node_that_comes_after_its_shard_emptied_is_in_the_text() -> None:
 
 
 def test_a_cluster_whose_nodes_are_all_gone_has_no_text() -> None:
-    cluster = ClusterTextStore()
+    cluster = ClusterTextStore(shard_nodes=SHARD)
     put(cluster, 0)
     assert nodes(cluster) == {"n0"}
     cluster.remove("n0")
     assert cluster.refreshed() == ()
 
 
-def test_only_the_changed_family_of_a_group_is_joined_again(joins: list[int]) -> None:
-    cluster = ClusterTextStore()
+def test_only_the_changed_family_of_a_group_is_concatenated_again(concats: list[int]) -> None:
+    cluster = ClusterTextStore(shard_nodes=SHARD)
     for number in range(3 * SHARD):
         put(cluster, number)
     cluster.refreshed()
-    assert joins == [3, 3, 3, 3]  # shards, by family
+    assert concats == [3, 3, 3, 3]  # shards, by family
     put(cluster, 0, "changed")
     cluster.refreshed()
-    assert joins[4:] == [3]
+    assert concats[4:] == [3]
     cluster.refreshed()
-    assert joins[5:] == []
+    assert concats[5:] == []
 
 
-def test_an_emptied_shard_is_dropped_once_and_nothing_is_joined_for_it_later(joins: list[int]) -> None:
-    cluster = ClusterTextStore()
+def test_an_emptied_shard_is_dropped_once_and_costs_nothing_later(concats: list[int]) -> None:
+    cluster = ClusterTextStore(shard_nodes=SHARD)
     for number in range(3 * SHARD):
         put(cluster, number)
     cluster.refreshed()
     for number in range(SHARD):
         cluster.remove(f"n{number}")
-    joins.clear()
+    concats.clear()
     cluster.refreshed()
-    assert joins == [2, 2, 2, 2]  # two shards are left
+    assert concats == [2, 2, 2, 2]  # two shards are left
     cluster.refreshed()
     put(cluster, SHARD, "changed")
     cluster.refreshed()
-    assert joins[4:] == [2]
+    assert concats[4:] == [2]

@@ -30,14 +30,15 @@ MEASURED = (
     "tests/app/test_replicas.py",
     "tests/app/test_service.py",
     "tests/benchmarks/",
+    "tests/checks/test_clusters.py::TestConnection",
     "tests/cli/test_demo.py",
     "tests/cli/test_ls.py::TestTable",
     "tests/cli/test_main.py::TestSignalsAndPipes",
     "tests/cli/test_simulate.py",
     "tests/cli/test_terminal.py",
-    "tests/collect/test_watcher.py::TestANodeGoes",
-    "tests/collect/test_watcher.py::TestAReadingFails",
-    "tests/collect/test_watcher.py::TestTheApiServerMisbehaves",
+    "tests/collect/test_node_reader.py::TestFailedReadings",
+    "tests/collect/test_watcher.py::TestMisbehavingApiServer",
+    "tests/collect/test_watcher.py::TestNodesThatGo",
     "tests/delivery/test_dead_letters.py",
     "tests/delivery/test_delivery.py::TestASinkThatTakesAll::test_a_young_batch_waits_for_its_age",
     "tests/delivery/test_delivery.py::TestAnOutboxThatCannotBeRead",
@@ -46,8 +47,8 @@ MEASURED = (
     "tests/simulator/test_simulator.py",
     "tests/sinks/test_s3.py",
     "tests/store/test_agreement.py",
+    "tests/store/test_history_writer.py::TestAFileThatIsTakenAway",
     "tests/store/test_kill.py",
-    "tests/store/test_recorder.py::TestAFileThatIsTakenAway",
 )
 
 PATIENT_SECONDS = 900  # for tests that wait for servers and for what Prometheus has seen of them for a while

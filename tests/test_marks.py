@@ -1,0 +1,18 @@
+"""The names in the list of slow tests are those of tests that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.marks import MEASURED
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_marked_as_slow_exists(name: str) -> None:
+    path, *parts = name.split("::")
+    assert (ROOT / path).exists()
+    for part in parts:
+        assert re.search(rf"\b(class|def) {part}\b", (ROOT / path).read_text(encoding="utf-8"))
