@@ -60,8 +60,12 @@ class Site:
         self._portal.call(self.simulator.clusters[cluster].delete_node, node)
 
     def delivered(self) -> list[tuple[str, str]]:
-        """What the receiver was sent: event and UUID."""
-        return [(record["event"], record["uuid"]) for record in self.receiver.records]
+        """Return event and UUID of each record that the receiver accepted, each batch once.
+
+        A leader that was killed before it could acknowledge a batch is followed by one that sends it again.
+        """
+        batches = {request.key: request.records for request in self.receiver.accepted}
+        return [(record["event"], record["uuid"]) for records in batches.values() for record in records]
 
     def recorded(self) -> list[HistoricChange]:
         async def changes() -> list[HistoricChange]:
