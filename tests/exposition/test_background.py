@@ -7,6 +7,7 @@ import pytest
 
 from collector.exposition import exposition
 from collector.model import Gpu
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +29,5 @@ async def test_a_scrape_of_an_idle_fleet_leaves_the_background_at_work(
         await bench.exposition.refresh()  # as a scrape does
         monkeypatch.setattr(exposition.Exposition, "refresh", refresh)
         bench.read("prod", "n1", Gpu(uuid="GPU-a"))
-        with anyio.fail_after(25):
-            while not refreshed:  # noqa: ASYNC110  nothing announces it
-                await anyio.sleep(0.01)
+        await eventually(lambda: refreshed)
         tasks.cancel_scope.cancel()
