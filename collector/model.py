@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from collector.timestamps import rfc3339
-
 __all__ = [
     "NO_UUIDS",
     "Change",
@@ -198,14 +196,14 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         place: Place,
         machine: str,
         source: str,
-        time: float,
+        time: str,
         event: str,
         uuid: str,
         serial: str | None,
         model: str | None,
         chassis: str | None,
     ) -> "SinkRecord":
-        """Return the record of what happened to a GPU at `time` (Unix seconds)."""
+        """Return the record of what happened to a GPU at `time` (RFC 3339); absent text is None."""
         return cls(
             cluster=place.cluster,
             node=place.node,
@@ -213,7 +211,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             source=source,
             chassis=chassis or "",
             gpu=serial or "",
-            time=rfc3339(time, "seconds"),
+            time=time,
             uuid=uuid,
             model=model or "",
             event=str(event),

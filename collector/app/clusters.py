@@ -47,9 +47,10 @@ class Clusters:
     async def reconcile(self, clusters: Collection[ClusterSettings], tasks: TaskGroup) -> None:
         """Let exactly these clusters run, in `tasks`."""
         wanted = {cluster.name: cluster for cluster in clusters}
-        for name in self._collected.keys() - wanted.keys():
+        freed = self._collected.order(list(wanted))  # first: one that is about to leave must not skip another one
+        for name in [name for name in self._collected if name not in wanted]:
             await self._remove(name)
-        self._collected.order(list(wanted))  # what the removed ones published is gone: nothing seems to move
+        self._collected.resume(freed)  # what the removed ones published is gone: nothing seems to move
         for name, settings in wanted.items():
             known = self._collected.get(name)
             if known is not None and known.settings == settings:
@@ -81,6 +82,7 @@ class Clusters:
                     unseen.add(cluster)
                     self._collected.recall(cluster, recorded.node)
                 step = self._inventory.adopt(recorded)
+                # The history has what was only confirmed; what moved meanwhile is new to it.
                 self._publisher.publish(step, record=bool(step.changes))
         for cluster in unseen:
             self._collected[cluster].supervisor.renew()

@@ -22,7 +22,7 @@ class CollectedCluster:
 
 
 class CollectedClusters(Mapping[str, CollectedCluster]):
-    """The clusters by name, in the order of the configuration, and which of them are the same as an earlier one."""
+    """The clusters by name, and which of them are the same as one before them in the configuration."""
 
     def __init__(self) -> None:
         self._clusters: dict[str, CollectedCluster] = {}
@@ -58,9 +58,14 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
         """Return whether a cluster is skipped, because one before it in the configuration is the same."""
         return name in self._duplicates.duplicates
 
-    def order(self, names: Collection[str]) -> None:
-        """Take the configuration's order; a cluster that is no duplicate any more is collected again."""
-        self._resume(self._duplicates.set_order(list(names)))
+    def order(self, names: Collection[str]) -> Collection[str]:
+        """Take the configuration's order; returns the clusters that are no duplicates any more, for `resume`."""
+        return self._duplicates.set_order(list(names))
+
+    def resume(self, names: Collection[str]) -> None:
+        """Collect again clusters that were skipped."""
+        for name in names:
+            self._clusters[name].supervisor.resume()
 
     def recall(self, cluster: str, node: NodeInfo) -> None:
         """Note that a cluster had a node when it was last read."""
@@ -72,11 +77,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
 
     def release(self, cluster: str, node: NodeInfo) -> None:
         """Note that a cluster no longer has a node; a cluster that is no duplicate any more is collected again."""
-        self._resume(self._duplicates.release(cluster, node))
-
-    def _resume(self, names: Collection[str]) -> None:
-        for name in names:
-            self._clusters[name].supervisor.resume()
+        self.resume(self._duplicates.release(cluster, node))
 
 
 class _Statuses(Mapping[str, ClusterStatus]):

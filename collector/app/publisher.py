@@ -37,7 +37,7 @@ class Publisher:
         self._history = history
 
     def publish(self, step: Step, *, record: bool = True) -> None:
-        """Publish what one step did; with `record` False, the history has it already."""
+        """Publish what one step did; with `record` False, without a trace in the history."""
         self._exposition.update(step.nodes)
         if self._history is not None and record and (step.nodes or step.removed_cluster is not None):
             self._history.append(step)

@@ -71,7 +71,7 @@ async def _directory_changes(path: Path) -> AsyncIterator[object]:
 
 def _differs(path: Path, config: Config) -> bool:
     try:
-        return load(path) != config
+        return load(path, warn=False) != config
     except ConfigError:
         return True
 

@@ -23,7 +23,7 @@ __all__ = ["ConfigError", "load", "parse"]
 log = logging.getLogger(__name__)
 
 RENAMED_SERVER_KEYS = {"tls_cert": "cert_file", "tls_key": "key_file", "client_ca": "client_ca_file"}
-RENAMED_SINK_KEYS = {"dsn": "url"}
+RENAMED_SINK_KEYS = {"postgres": {"dsn": "url"}}  # by type
 
 # Shorter ones are typing errors that would wear out every node, or let nothing ever succeed. Only files are checked,
 # because tests use shorter ones.
@@ -54,16 +54,16 @@ class ConfigError(GpuidError):
     """The configuration is invalid; the text names the file, the key and what was expected."""
 
 
-def load(path: Path) -> Config:
-    """Read the configuration file at `path`; raises ConfigError."""
+def load(path: Path, *, warn: bool = True) -> Config:
+    """Read the configuration file at `path`, with a warning of old keys unless not wanted; raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {describe_os_error(error, 'expected UTF-8 text')}") from error
-    return parse(text, path)
+    return parse(text, path, warn=warn)
 
 
-def parse(text: str, path: Path) -> Config:
+def parse(text: str, path: Path, *, warn: bool = True) -> Config:
     """Parse TOML text; `path` is for messages and the base of relative paths. Raises ConfigError."""
     try:
         document = tomllib.loads(text)
@@ -75,7 +75,7 @@ def parse(text: str, path: Path) -> Config:
         old = _rename_old_keys(document)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if old:
+    if old and warn:
         log.warning("%s: renamed keys: %s; the old names will be removed in 1.0", path, ", ".join(old))
     for key, name, known in _unknown_keys(document, Config, ""):
         nearest = difflib.get_close_matches(name, known, n=1)
@@ -98,7 +98,11 @@ def _rename_old_keys(document: dict[str, Any]) -> list[str]:
     sinks = document.get("sinks", {})
     tables = [("server", document.get("server"), RENAMED_SERVER_KEYS)]
     if isinstance(sinks, dict):
-        tables += [(f"sinks.{name}", sink, RENAMED_SINK_KEYS) for name, sink in sinks.items()]
+        tables += [
+            (f"sinks.{name}", sink, RENAMED_SINK_KEYS.get(str(sink.get("type")), {}))
+            for name, sink in sinks.items()
+            if isinstance(sink, dict)
+        ]
     found = []
     for at, table, names in tables:
         for old, new in names.items():

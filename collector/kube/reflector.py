@@ -136,10 +136,7 @@ class Reflector(Generic[T]):
                 continue
             except MalformedError as failure:
                 self._version = ""
-                error: ClusterError = ServerError(
-                    f"{self._client.session.host}: not an answer of the Kubernetes API: {one_line(str(failure), 200)}",
-                    status=200,
-                )
+                error: ClusterError = _not_kubernetes(self._client, failure)
             except ClusterError as failure:
                 error = failure
             expired = isinstance(error, GoneError)
@@ -223,14 +220,17 @@ class Reflector(Generic[T]):
 
 
 async def list_all(client: ApiClient, resource: Resource[T], *, timeout: float = 30.0) -> tuple[dict[str, T], str]:
-    """Return every object by its key, and the resource version of the list; raises ClusterError and MalformedError.
+    """Return every object by its key, and the resource version of the list; raises ClusterError.
 
     `timeout` is for each page, in seconds.
     """
     try:
-        return await _pages(client, resource, {"limit": LIST_PAGE_SIZE}, timeout)
-    except GoneError:  # the continue token has expired, which a list in one piece has not
-        return await _pages(client, resource, {}, timeout)
+        try:
+            return await _pages(client, resource, {"limit": LIST_PAGE_SIZE}, timeout)
+        except GoneError:  # the continue token has expired, which a list in one piece has not
+            return await _pages(client, resource, {}, timeout)
+    except MalformedError as error:
+        raise _not_kubernetes(client, error) from error
 
 
 async def _pages(
@@ -247,6 +247,12 @@ async def _pages(
         if not page.next:
             return found, page.version
         arguments = arguments | {"_continue": page.next}
+
+
+def _not_kubernetes(client: ApiClient, error: MalformedError) -> ServerError:
+    """Return the failure of a server that answers with something else, such as the page of a proxy."""
+    text = f"{client.session.host}: not an answer of the Kubernetes API: {one_line(str(error), 200)}"
+    return ServerError(text, status=200)
 
 
 def _refused(error: ClusterError) -> bool:

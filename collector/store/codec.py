@@ -19,6 +19,7 @@ from collector.model import (
     SinkRecord,
     UnidentifiedGpu,
 )
+from collector.timestamps import rfc3339
 
 __all__ = ["decode_node", "decode_records", "encode_node", "encode_records", "readings_records"]
 
@@ -83,6 +84,7 @@ def decode_records(written: bytes) -> list[SinkRecord]:
 def readings_records(reading: Reading, changes: Sequence[Change]) -> list[SinkRecord]:
     """Return a record of each GPU of a reading: what happened to it, else that it was confirmed."""
     place = Place(reading.cluster, reading.node.name)
+    time = rfc3339(reading.time, "seconds")
     events = {change.gpu.uuid: change.event for change in changes if change.place == place}
 
     def record(gpu: Gpu | UnidentifiedGpu, uuid: str) -> SinkRecord:
@@ -90,7 +92,7 @@ def readings_records(reading: Reading, changes: Sequence[Change]) -> list[SinkRe
             place=place,
             machine=reading.node.machine,
             source=reading.source,
-            time=reading.time,
+            time=time,
             event=events.get(uuid, Event.CONFIRMED),
             uuid=uuid,
             serial=gpu.serial,

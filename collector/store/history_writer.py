@@ -95,7 +95,10 @@ class HistoryWriter:
         self._work.set()
 
     def begin(self, nodes: Mapping[Place, NodeState | None]) -> None:
-        """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds."""
+        """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds.
+
+        What was pending is dropped: the difference contains it.
+        """
         self._leadership.begin()
         self._pending, self._under_way = Commit(self._leadership.token), None
         self._done = self._appended
@@ -146,7 +149,9 @@ class HistoryWriter:
                     log.exception("commit failed unexpectedly; retrying")
                     self._health.failed("commit", f"store {self._database.location}: {type(error).__name__}")
                 await self._sleep(_RETRY.delay(attempt))
-                if self._under_way is not commit:  # another collector led meanwhile
+                if self._under_way is not commit:  # another collector led meanwhile: it has failed for nobody
+                    self._health.succeeded("commit")
+                    self.committed.pulse()
                     break
             if self._under_way is commit:
                 self._done, self._under_way = commit.goal, None

@@ -20,6 +20,7 @@ from collector.store import schema
 from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
+from collector.timestamps import rfc3339
 
 __all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
 
@@ -322,7 +323,8 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
         SinkRecord.of(
             place=Place(row["cluster"], row["node"]),
             event=row["event"],
-            **{key: row[key] for key in ("machine", "source", "time", "uuid", "serial", "model", "chassis")},
+            time=rfc3339(row["time"], "seconds"),
+            **{key: row[key] for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
         )
         for row in rows
     ]

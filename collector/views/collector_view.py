@@ -30,7 +30,7 @@ class CollectorView(Protocol):
 
     @property
     def statuses(self) -> Mapping[str, ClusterStatus]:
-        """The status of each cluster, by name; a cluster that has just been added may be missing."""
+        """The status of each cluster, by name."""
 
     @property
     def recent_changes(self) -> RecentChanges:

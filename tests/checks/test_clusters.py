@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from collector import config
 from collector.checks.clusters import check_clusters
@@ -36,6 +38,13 @@ class Clusters:
         document = json.loads(self._simulator.kubeconfig.read_text())
         for entry in document["clusters"]:
             del entry["cluster"]["certificate-authority-data"]
+        self._write_kubeconfig(document)
+
+    def go_to(self, url: str) -> None:
+        """Let all clusters be at another address."""
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["clusters"]:
+            entry["cluster"] = {"server": url}
         self._write_kubeconfig(document)
 
     def authenticate_by(self, command: str, *args: str) -> None:
@@ -147,6 +156,18 @@ class TestConnection:
         ((text, hint),) = await clusters.problems("sim-0")
         assert text.startswith(f"{clusters['sim-0'].url}: certificate verify failed: ")
         assert hint == "check certificate-authority and tls-server-name in the kubeconfig"
+
+    async def test_what_is_no_api_server_is_named_as_such(self, clusters: Clusters):
+        async def answer(_request: web.Request) -> web.Response:
+            return web.Response(text="<html>Log in</html>", content_type="text/html")
+
+        proxy = web.Application()
+        proxy.router.add_route("*", "/{path:.*}", answer)
+        async with TestServer(proxy) as server:
+            url = str(server.make_url("/")).rstrip("/")
+            clusters.go_to(url)
+            ((text, _hint),) = await clusters.problems("sim-0")
+        assert text.startswith(f"{url}: not an answer of the Kubernetes API: ")
 
     @pytest.mark.parametrize(
         ("action", "args", "step"),

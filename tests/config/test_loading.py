@@ -465,6 +465,18 @@ context = "prod"
         lake = f'{CLUSTER}[store]\n[sinks.lake]\ntype = "s3"\nbucket = "serials"\ncolumns = '
         assert read(f'{lake}"peer"').sinks == read(f'{lake}"go-gpuid"').sinks
 
+    def test_only_the_sink_that_had_the_old_name_takes_it(self) -> None:
+        hook = f'{CLUSTER}[store]\n[sinks.hook]\ntype = "webhook"\ndsn = "https://example.com"\n'
+        assert refusal(hook) == "sinks.hook.dsn: unknown key"
+
+    def test_a_second_look_at_the_same_file_does_not_warn_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        file = tmp_path / "gpuid.toml"
+        file.write_text(self.OLD)
+        assert load(file, warn=False) == load(file)
+        assert len(caplog.records) == 1
+
     def test_both_names_of_a_key_are_refused(self) -> None:
         both = self.OLD.replace('tls_cert = "tls.crt"', 'tls_cert = "tls.crt"\ncert_file = "tls.crt"')
         assert refusal(both) == "server.tls_cert: is the old name of cert_file; remove one of the two"

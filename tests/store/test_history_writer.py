@@ -99,6 +99,16 @@ class TestAFullDisk:
             assert len(await one.store.history.where("GPU-4")) == 1
 
 
+class TestANewLead:
+    async def test_is_not_down_for_a_commit_that_failed_before_it(self, sqlite_settings, collecting):
+        async with collecting(sqlite_settings) as collector, full_disk(collector.store):
+            fill(collector, 0, 500)
+            await eventually(lambda: not collector.store.health.status.up)
+            collector.store.history_writer.begin({})
+            await eventually(lambda: collector.store.health.status.up)
+            assert collector.store.history_writer.pending == 0
+
+
 class TestAFileThatIsTakenAway:
     @pytest.mark.parametrize("replaced", [False, True])
     async def test_is_told_though_nothing_happens(self, sqlite_settings, collecting, tmp_path, replaced):
