@@ -10,6 +10,7 @@ import pytest
 from collector.kube.connection import ClusterEntry, ConnectionInfo, Exec, Extension, User, Variable
 from collector.kube.credential_plugin import CredentialPlugin
 from collector.kube.errors import BadContextError, CredentialPluginFailedError, CredentialPluginMissingError
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -164,7 +165,7 @@ async def test_an_end_by_a_signal_says_so(plugin, make, failure):
     assert str(await failure(make().run())).endswith("was killed by signal 9")
 
 
-async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure, eventually):
+async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure):
     plugin.script('sleep 600 & echo "$!" >> "$here/runs"; wait')
     error = await failure(make(timeout=0.3).run())
     assert type(error) is CredentialPluginFailedError
@@ -174,7 +175,7 @@ async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure,
     await eventually(lambda: gone(child) or _is_zombie(child))
 
 
-async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make, eventually):
+async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make):
     plugin.script("exec sleep 600")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(make().run)
@@ -183,7 +184,7 @@ async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make, eventual
     assert gone(plugin.runs[0])
 
 
-async def test_eight_run_at_once_and_those_who_wait_for_them_are_not_late(plugin, make, eventually):
+async def test_eight_run_at_once_and_those_who_wait_for_them_are_not_late(plugin, make):
     plugin.answer(token="s3cr3t")
     plugin.script('while [ ! -e "$here/go" ]; do sleep 0.05; done; cat "$here/answer"')
     async with anyio.create_task_group() as tasks:

@@ -22,6 +22,7 @@ from collector.kube.errors import ClusterError
 from collector.kube.reflector import Reflector, Resource, WatchIntervals
 from collector.kube.session import Session
 from collector.model import ClusterState, WatchRestart
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -114,14 +115,9 @@ class Play:
     def names(self) -> set[str]:
         return set(self.reflector.objects)
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        with anyio.fail_after(60):
-            while not condition():  # noqa: ASYNC110
-                await anyio.sleep(0.005)
-
     async def watching(self, count: int) -> None:
         """Wait until `count` requests were made and the last one is an open watch."""
-        await self.until(lambda: len(self.queries) >= count and self.health and self.health[-1] is None)
+        await eventually(lambda: len(self.queries) >= count and self.health and self.health[-1] is None)
         await anyio.sleep(0.05)
         assert len(self.queries) == count
 
@@ -232,19 +228,19 @@ class TestWatching:
     async def test_follows_objects_that_come_change_and_go(self, tmp_path: Path) -> None:
         events = [event("ADDED", pod("b", 8)), event("MODIFIED", pod("a", 9)), event("DELETED", pod("b", 10))]
         async with playing(tmp_path, page(7, pod("a", 1)), watch(*events)) as play:
-            await play.until(lambda: len(play.changes) == 4)
+            await eventually(lambda: len(play.changes) == 4)
             assert play.changes == [(None, "a@1"), (None, "b@8"), ("a@1", "a@9"), ("b@8", None)]
             assert (play.names, play.proofs) == ({"ns/a"}, 4)
 
     async def test_reads_events_wherever_the_stream_is_cut(self, tmp_path: Path) -> None:
         stream = event("ADDED", pod("b", 8)) + event("ADDED", pod("c", 9))
         async with playing(tmp_path, page(7), watch(*(bytes([byte]) for byte in stream))) as play:
-            await play.until(lambda: len(play.changes) == 2)
+            await eventually(lambda: len(play.changes) == 2)
             assert play.names == {"ns/b", "ns/c"}
 
     async def test_takes_an_event_that_it_has_seen_for_none(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7, pod("a", 1)), watch(event("ADDED", pod("a", 1)), bookmark(9))) as play:
-            await play.until(lambda: play.proofs == 3)
+            await eventually(lambda: play.proofs == 3)
             assert play.changes == [(None, "a@1")]
 
     async def test_ends_when_it_was_to_and_goes_on_from_the_last_bookmark(self, tmp_path: Path) -> None:
@@ -255,7 +251,7 @@ class TestWatching:
 
     async def test_passes_over_events_that_it_does_not_know(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7), watch(event("SPLIT", {}), event("ADDED", pod("b", 8)))) as play:
-            await play.until(lambda: play.names == {"ns/b"})
+            await eventually(lambda: play.names == {"ns/b"})
 
 
 class TestStartingOver:
@@ -287,7 +283,7 @@ class TestStartingOver:
         async with playing(
             tmp_path, page(7), watch(event("ADDED", pod("a", 9)), then="drop"), watch(event("ADDED", pod("b", 10)))
         ) as play:
-            await play.until(lambda: play.names == {"ns/a", "ns/b"})
+            await eventually(lambda: play.names == {"ns/a", "ns/b"})
             assert play.queries[2]["resourceVersion"] == "9"
             assert (play.restarts, set(play.health)) == ([WatchRestart.CONNECTION], {None})
 
@@ -296,7 +292,7 @@ class TestStartingOver:
         async with playing(
             tmp_path, page(7), watch(bookmark(11)), watch(event("ADDED", pod("a", 12))), timing=quick
         ) as play:
-            await play.until(lambda: play.names == {"ns/a"})
+            await eventually(lambda: play.names == {"ns/a"})
             assert play.queries[2]["resourceVersion"] == "11"
             assert play.restarts == [WatchRestart.SILENT]
 

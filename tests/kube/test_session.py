@@ -15,6 +15,7 @@ from collector import __version__
 from collector.kube import errors
 from collector.kube.session import Request
 from tests.support.kubernetes import get
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -235,7 +236,7 @@ class TestStream:
         assert type(error) is errors.UnreachableError
         assert str(error) == f"{server.url}: timed out"
 
-    async def test_its_connections_notice_when_the_other_end_is_gone(self, session, server, eventually):
+    async def test_its_connections_notice_when_the_other_end_is_gone(self, session, server):
         def timers() -> list[str]:
             rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
             return [row[5] for row in rows if row[2].endswith(f":{server.port:04X}") and row[3] == "01"]
@@ -282,7 +283,7 @@ class TestStream:
             error = await failure(session.stream(Request(path=PODS)).__aenter__())
         assert type(error) is errors.GoneError
 
-    async def test_leaving_a_stream_ends_its_connection(self, session, server, eventually):
+    async def test_leaving_a_stream_ends_its_connection(self, session, server):
         ended = anyio.Event()
 
         async def endless(request):
@@ -319,7 +320,7 @@ class TestWebSocket:
         server.paths["/exec"] = serve
         return ended
 
-    async def test_messages_go_both_ways_over_the_protocol_that_both_know(self, session, server, echo, eventually):
+    async def test_messages_go_both_ways_over_the_protocol_that_both_know(self, session, server, echo):
         async with session:
             protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
             request = Request(path="/exec", query=[("command", "a"), ("command", "b")])
@@ -359,7 +360,7 @@ class TestWebSocket:
         assert str(error) == f"{server.url}: timed out"
 
     async def test_a_cancelled_one_closes_at_once_though_the_server_never_says_goodbye(
-        self, kubeconfig, session, server, eventually
+        self, kubeconfig, session, server
     ):
         session = kubeconfig.session(websocket_close_timeout=600)
         closed = anyio.Event()
@@ -401,8 +402,7 @@ class TestWebSocket:
             for _ in range(120):
                 tasks.start_soon(occupy)
             with anyio.fail_after(25):
-                while opened < 120:  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
+                await eventually(lambda: opened == 120)
                 await get(session, PODS)
             tasks.cancel_scope.cancel()
 

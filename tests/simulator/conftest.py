@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import ssl
-import time
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -89,14 +88,6 @@ async def collect(socket: aiohttp.ClientWebSocketResponse) -> tuple[bytes, bytes
     return channels[1], channels[2], json.loads(channels[3])
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds, at most five seconds."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "the condition does not come to hold"
-        await anyio.sleep(0.005)
-
-
 @pytest.fixture
 async def simulator(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Simulator]:
     """Three clusters of four nodes with four GPUs each; the third is made of GB200."""
@@ -109,12 +100,6 @@ async def api(simulator: Simulator) -> AsyncIterator[Api]:
     """The API of sim-0."""
     async with connected(simulator, "sim-0") as client:
         yield client
-
-
-@pytest.fixture(name="eventually")
-def eventually_fixture() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Wait until a condition holds."""
-    return eventually
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from collector.collect import nvidia_smi
 from collector.simulator import ExecFaultKind, Simulator
 from collector.simulator.spdy import DICTIONARY
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -176,7 +177,7 @@ class TestWhatGoesWrong:
         api.cluster.heal_exec("gpu-0000")
         assert (await api.run("gpu-0000"))[2] == SUCCESS
 
-    async def test_a_hanging_exec_ends_when_the_client_leaves(self, api: Any, eventually: Any) -> None:
+    async def test_a_hanging_exec_ends_when_the_client_leaves(self, api: Any) -> None:
         api.cluster.hang_exec("gpu-0000")
         async with api.socket("gpu-0000") as socket:
             await socket.receive_bytes()
@@ -207,7 +208,7 @@ class TestCounters:
         assert api.cluster.counters.requests["exec", "pods"] == 3
         assert api.cluster.counters.peak_execs_per_node == 1
 
-    async def test_the_most_at_once_is_kept(self, api: Any, eventually: Any) -> None:
+    async def test_the_most_at_once_is_kept(self, api: Any) -> None:
         api.cluster.hang_exec()
         async with api.socket("gpu-0000"), api.socket("gpu-0000"), api.socket("gpu-0001"):
             await eventually(lambda: api.cluster.counters.peak_execs == 3)
@@ -285,7 +286,7 @@ class TestOverSpdy:
         assert data[5] == b"sh: 1: nothing: not found\n"
         assert json.loads(data[1])["reason"] == "NonZeroExitCode"
 
-    async def test_nothing_is_left_open(self, api: Any, eventually: Any) -> None:
+    async def test_nothing_is_left_open(self, api: Any) -> None:
         for node in ("gpu-0000", "gpu-0001", "gpu-0002"):
             await spdy(api, node)
         await eventually(lambda: not api.cluster.counters.open_execs)

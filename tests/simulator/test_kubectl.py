@@ -11,6 +11,7 @@ import pytest
 
 from collector.collect import nvidia_smi
 from collector.simulator import Simulator
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.anyio,
@@ -92,7 +93,7 @@ async def test_errors_are_told_in_its_words(kubectl: Any, simulator: Simulator) 
     assert "Error from server (Forbidden): nodes is forbidden" in done.stderr
 
 
-async def test_it_watches_pods(simulator: Simulator, eventually: Any) -> None:
+async def test_it_watches_pods(simulator: Simulator) -> None:
     cluster = simulator.clusters["sim-0"]
     command = ["kubectl", "--kubeconfig", str(simulator.kubeconfig), "get", "pods", "-A", "-w", "--no-headers"]
     environment = os.environ | {"HOME": str(simulator.kubeconfig.parent)}

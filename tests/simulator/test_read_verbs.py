@@ -7,6 +7,7 @@ import pytest
 
 from collector.simulator import Simulator
 from collector.simulator.objects import NODES
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -245,7 +246,7 @@ class TestWatch:
         async with api.watch("/api/v1/nodes", resourceVersion=version) as following:
             assert (await following())["object"]["code"] == 410
 
-    async def test_a_client_that_leaves_is_forgotten(self, api: Any, eventually: Any) -> None:
+    async def test_a_client_that_leaves_is_forgotten(self, api: Any) -> None:
         async with api.watch(PODS):
             await eventually(lambda: api.cluster.counters.open_watches == 1)
         await eventually(lambda: api.cluster.counters.open_watches == 0)

@@ -6,9 +6,7 @@ import ipaddress
 import logging
 import ssl
 import threading
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from collector.config import ConfigError, Listen, ServerSettings
 from collector.web import serve
 from collector.web.limits import HttpLimits
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -120,7 +119,7 @@ class TestGuessing:
             async with anyio.create_task_group() as tasks:
                 for number in range(20):
                     tasks.start_soon(guess, f"guess-{number}")
-                await until(refused)
+                await eventually(refused)
                 assert (await client.get("/sd", auth=("sre", "one more"))).headers["Retry-After"] == "1"
                 assert (await client.get("/sd", auth=("sre", "right"))).status_code == 200
                 for path in ("/healthz", "/readyz"):
@@ -189,7 +188,7 @@ class TestNewCertificates:
             assert await answers(client, trusting(cert))
             new_key.replace(key)
             new_cert.replace(cert)
-            await until(lambda: answers(client, trusting(cert)))
+            await eventually(lambda: answers(client, trusting(cert)))
 
     async def test_a_pair_that_does_not_fit_is_refused_and_the_old_one_stays_in_use(
         self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -199,10 +198,10 @@ class TestNewCertificates:
         new_cert, new_key = certificate(tmp_path, "renewed")
         async with serving(site, cert_file=cert, key_file=key, verify=trusted) as client:
             new_cert.replace(cert)
-            await until(lambda: logged(caplog, "keeping the current one: server.cert_file: cannot use"))
+            await eventually(lambda: "keeping the current one: server.cert_file: cannot use" in caplog.text)
             assert await answers(client, trusted)
             new_key.replace(key)
-            await until(lambda: answers(client, trusting(cert)))
+            await eventually(lambda: answers(client, trusting(cert)))
             assert not await answers(client, trusted)
 
     async def test_a_new_client_ca_decides_who_is_let_in(self, site: Any, serving: Any, tmp_path: Path) -> None:
@@ -215,7 +214,7 @@ class TestNewCertificates:
             assert [await answers(client, context) for context in (first, second)] == [True, False]
             ca.with_suffix(".new").write_bytes(pairs[1][0].read_bytes())
             ca.with_suffix(".new").replace(ca)
-            await until(lambda: answers(client, second))
+            await eventually(lambda: answers(client, second))
             assert not await answers(client, first)
 
     async def test_a_client_ca_that_is_none_is_refused_and_the_old_one_stays_in_use(
@@ -229,7 +228,7 @@ class TestNewCertificates:
             site, cert_file=cert, key_file=key, client_ca_file=ca, verify=trusting(cert, *pair)
         ) as client:
             ca.write_text("nothing")
-            await until(lambda: logged(caplog, "keeping the current one: server.client_ca_file: cannot use"))
+            await eventually(lambda: "keeping the current one: server.client_ca_file: cannot use" in caplog.text)
             assert await answers(client, trusting(cert, *pair))
             assert not await answers(client, trusting(cert))
 
@@ -249,17 +248,6 @@ async def answers(client: httpx.AsyncClient, context: ssl.SSLContext) -> bool:
             return (await other.get("/healthz")).status_code == 200
         except httpx.TransportError:
             return False
-
-
-async def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
-    return text in caplog.text
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + 30
-    while not await condition():
-        assert time.monotonic() < deadline
-        await anyio.sleep(0.02)
 
 
 class TestMalformed:
