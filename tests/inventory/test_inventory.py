@@ -490,7 +490,7 @@ class Naive:
         return [place for place, gpus in self.gpus.items() if uuid in gpus]
 
     def apply(self, place: Place, gpus: list[Gpu]) -> set[tuple[Event, str, Place, Place | None]]:
-        events = set()
+        events: set[tuple[Event, str, Place, Place | None]] = set()
         here = self.gpus.setdefault(place, {})
         found = {str(gpu.uuid): gpu for gpu in gpus}
         for serial, count in Counter(gpu.serial for gpu in gpus if gpu.serial).items():

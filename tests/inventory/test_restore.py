@@ -3,7 +3,7 @@
 import pytest
 
 from collector.inventory import Inventory
-from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.model import Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading
 
 A, B, C = (Place("prod", name) for name in "abc")
 
@@ -23,8 +23,15 @@ def reading(place: Place, time: float, *gpus: Gpu | str) -> Reading:
 
 def restored(before: Inventory, *places: Place, absent: dict[str, Place] | None = None) -> Inventory:
     after = Inventory()
-    after.restore([state for place in places if (state := before.node(place))], absent or {})
+    after.restore([found for place in places if (found := before.node(place))], absent or {})
     return after
+
+
+def state(inventory: Inventory, place: Place) -> NodeState:
+    """Return what an inventory says of a node that it has."""
+    found = inventory.node(place)
+    assert found is not None
+    return found
 
 
 class TestState:
@@ -34,10 +41,10 @@ class TestState:
     def test_it_does_not_change_with_the_node(self):
         inventory = Inventory()
         inventory.apply(reading(A, 1.0, "GPU-1"))
-        before = inventory.node(A)
+        before = state(inventory, A)
         inventory.apply(reading(B, 2.0, "GPU-1"))
         assert [gpu.uuid for gpu in before.gpus] == ["GPU-1"]
-        assert inventory.node(A).taken_elsewhere == {"GPU-1"}
+        assert state(inventory, A).taken_elsewhere == {"GPU-1"}
 
 
 class TestRestore:
@@ -62,7 +69,7 @@ class TestRestore:
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 1.0, "GPU-2"))
-        nodes = [before.node(A), before.node(B)]
+        nodes = [state(before, A), state(before, B)]
         step = Inventory().restore(nodes, {})
         assert (step.changes, list(step.nodes.values())) == ((), nodes)
 
@@ -132,7 +139,7 @@ class TestAdopting:
         return inventory
 
     def test_a_node_that_is_not_known_comes_with_its_gpus(self):
-        recorded = self.other(reading(A, 1.0, "GPU-1")).node(A)
+        recorded = state(self.other(reading(A, 1.0, "GPU-1")), A)
         inventory = Inventory()
         (change,) = inventory.adopt(recorded).changes
         assert (change.event, change.gpu.uuid, change.place) == (Event.APPEARED, "GPU-1", A)
@@ -141,16 +148,16 @@ class TestAdopting:
     def test_a_newer_reading_says_what_is_there(self):
         inventory = self.other(reading(A, 2.0, "GPU-1", "GPU-2"), reading(B, 2.0))
         recorded = self.other(reading(A, 1.0, "GPU-1", "GPU-2"), reading(B, 5.0, "GPU-1"))
-        assert inventory.adopt(recorded.node(A)).changes == ()
-        (change,) = inventory.adopt(recorded.node(B)).changes
+        assert inventory.adopt(state(recorded, A)).changes == ()
+        (change,) = inventory.adopt(state(recorded, B)).changes
         assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
-        assert [gpu.uuid for gpu in inventory.node(A).gpus] == ["GPU-2"]
+        assert [gpu.uuid for gpu in state(inventory, A).gpus] == ["GPU-2"]
 
     def test_an_older_reading_says_only_since_when_gpus_are_there(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(A, 6.0, "GPU-1", "GPU-3"))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(A, 5.0, "GPU-1", "GPU-2"))
-        assert inventory.adopt(recorded.node(A)).changes == ()
-        after = inventory.node(A)
+        assert inventory.adopt(state(recorded, A)).changes == ()
+        after = state(inventory, A)
         assert [gpu.uuid for gpu in after.gpus] == ["GPU-1", "GPU-3"]
         assert after.since == (1.0, 6.0)
         assert after.time == 6.0
@@ -159,5 +166,5 @@ class TestAdopting:
         other = Inventory()
         other.set_node("prod", NodeInfo(name="b", capacity=4))
         inventory = Inventory()
-        assert inventory.adopt(other.node(B)).changes == ()
+        assert inventory.adopt(state(other, B)).changes == ()
         assert inventory.node(B) == other.node(B)

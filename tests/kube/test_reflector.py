@@ -93,6 +93,10 @@ def watch(*chunks: bytes, then: str = "hang") -> Step:
     return answer
 
 
+def versioned(pod: PodObject | None) -> str | None:
+    return None if pod is None else f"{pod.name}@{pod.version}"
+
+
 class Play:
     """A reflector that mirrors what the script says, and all that it told its owner."""
 
@@ -106,7 +110,7 @@ class Play:
         self.client: ApiClient
 
     def changed(self, before: PodObject | None, after: PodObject | None) -> None:
-        self.changes.append((before and f"{before.name}@{before.version}", after and f"{after.name}@{after.version}"))
+        self.changes.append((versioned(before), versioned(after)))
 
     def proven(self) -> None:
         self.proofs += 1

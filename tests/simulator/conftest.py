@@ -73,7 +73,7 @@ class Api:
         words += ({"stdout": "true", "stderr": "true", "container": "nvidia-device-plugin"} | query).items()
         return f"/api/v1/namespaces/{namespace}/pods/{name}/exec?{urllib.parse.urlencode(words)}"
 
-    async def run(self, node: str, *command: str, **query: str) -> tuple[bytes, bytes, dict[str, Any]]:
+    async def run(self, node: str, *command: str, **query: Any) -> tuple[bytes, bytes, dict[str, Any]]:
         """What a command prints to stdout and stderr, and the Status that ends it."""
         async with self.socket(node, *command, **query) as socket:
             return await collect(socket)

@@ -3,6 +3,7 @@
 import pytest
 
 from collector.collect import nvidia_smi
+from collector.model import Gpu
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet, SimulationError
 
@@ -12,7 +13,7 @@ def fleet() -> Fleet:
     return Fleet(clusters=3, nodes=4, gpus=4)
 
 
-def read(fleet: Fleet, cluster: str, node: str) -> tuple[nvidia_smi.Gpu, ...]:
+def read(fleet: Fleet, cluster: str, node: str) -> tuple[Gpu, ...]:
     return nvidia_smi.parse(smi.render(fleet.kind(cluster), fleet.cards(cluster, node), 0.0)).gpus
 
 

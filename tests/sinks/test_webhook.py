@@ -182,7 +182,7 @@ async def test_answers_that_may_change_are_unavailable(
     status: int, headers: dict[str, str], reason: Reason, retry_after: float | None, record: MakeRecord
 ) -> None:
     with receiving() as receiver:
-        receiver.respond(status, "because", **headers)
+        receiver.respond(status, "because", headers=headers)
         async with webhook(receiver.url) as sink:
             with pytest.raises(UnavailableError) as caught:
                 await sink.send([record()], key="k")
@@ -201,7 +201,9 @@ async def test_a_400_is_refused_and_its_body_is_cut(record: MakeRecord) -> None:
 
 async def test_a_redirect_is_not_followed(record: MakeRecord) -> None:
     with receiving() as receiver:
-        receiver.respond(307, Location=f"{receiver.url.replace('//', '//u:hunter2@')}elsewhere?token=hunter2")
+        receiver.respond(
+            307, headers={"Location": f"{receiver.url.replace('//', '//u:hunter2@')}elsewhere?token=hunter2"}
+        )
         async with webhook(receiver.url) as sink:
             with pytest.raises(UnavailableError, match=r"redirects \(307\) to 127\.0\.0\.1:\d+; set url") as caught:
                 await sink.send([record()], key="k")

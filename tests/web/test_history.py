@@ -47,7 +47,8 @@ async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx
 
 async def pages(client: httpx.AsyncClient, path: str, rows: str, column: str, **params: Any) -> list[list[str]]:
     """One column of every page, as long as each names a next one."""
-    found, after = [], {}
+    found: list[list[str]] = []
+    after: dict[str, str] = {}
     while True:
         page = (await client.get(path, params={**params, **after})).json()
         found.append([row[column] for row in page[rows]])

@@ -233,11 +233,11 @@ class TestNewCertificates:
             assert not await answers(client, trusting(cert))
 
 
-def trusting(authority: Path, *pair: Path) -> ssl.SSLContext:
+def trusting(authority: Path, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
     """A client's context that trusts an authority, and shows a certificate if given one and its key."""
     context = ssl.create_default_context(cafile=authority)
-    if pair:
-        context.load_cert_chain(*pair)
+    if cert is not None:
+        context.load_cert_chain(cert, key)
     return context
 
 

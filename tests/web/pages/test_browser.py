@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
 from collector.model import ClusterState, Gpu, NodeInfo
 from tests.support.chromium import browser, violations
@@ -82,6 +83,10 @@ def opened(browser: Browser, live: Live) -> Iterator[Callable[..., Page]]:
     complaints: list[str] = []
     contexts: list[BrowserContext] = []
 
+    def dismiss(dialog: Dialog) -> None:
+        complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     def open_page(path: str, *, width: int = 1280, **options: Any) -> Page:
         context = browser.new_context(base_url=live.url, viewport={"width": width, "height": 800}, **options)
         context.set_default_timeout(30_000)
@@ -89,7 +94,7 @@ def opened(browser: Browser, live: Live) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", dismiss)
         page.goto(path)
         return page
 
@@ -258,8 +263,8 @@ class TestHostility:
             "\"'><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)>{{7*7}}</title>javascript:"
         )
         live.cluster(evil, ClusterState.UNREACHABLE, evil)
-        card = dict.fromkeys(("serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id"), evil)
-        live.read(evil, evil, Gpu(uuid=evil, **card))
+        names = ("uuid", "serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id")
+        live.read(evil, evil, msgspec.convert(dict.fromkeys(names, evil), Gpu))
         page = opened("/")
         expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
         live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000100.0)
