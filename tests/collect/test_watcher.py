@@ -204,7 +204,7 @@ class TestNodesThatGo:
             world.cluster.set_ready(world.first, ready=False)
             await world.stays(lambda: not seen.gone and len(seen.published) == 4, seconds=0.6)
 
-    async def test_a_known_node_without_a_pod_is_gone_after_a_start(self, world: World) -> None:
+    async def test_a_known_node_without_a_pod_is_gone_after_start(self, world: World) -> None:
         async with world.watched() as seen:
             await world.settled()
             known = seen.known()

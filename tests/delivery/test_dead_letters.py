@@ -72,7 +72,7 @@ def site(tmp_path: Path, receiver: Receiver, store: str) -> Iterator[Site]:
             site.collector.stop()
 
 
-def test_a_rejected_batch_is_a_dead_letter_until_it_is_replayed(site: Site) -> None:
+def test_a_rejected_batch_stays_a_dead_letter_until_replayed(site: Site) -> None:
     site.receiver.respond(400)
     site.collector.start()
     until(lambda: site.collector.total("gpuid_export_failure_total", sink="hook", reason="rejected"), GPUS, seconds=60)
@@ -98,9 +98,7 @@ def test_a_rejected_batch_is_a_dead_letter_until_it_is_replayed(site: Site) -> N
 
 
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)
-def test_changes_during_an_outage_of_the_store_are_delivered_after_it(
-    site: Site, postgres_server: PostgresServer
-) -> None:
+def test_changes_during_a_store_outage_are_delivered_afterwards(site: Site, postgres_server: PostgresServer) -> None:
     site.collector.start()
     until(lambda: site.collector.total("gpuid_export_success_total", sink="hook"), GPUS, seconds=60)
     postgres_server.stop()

@@ -194,7 +194,7 @@ class TestASinkThatIsDown:
             assert 280 < len(desk.observer.failed) < 380
             assert await desk.store.outbox.backlog("lake") == SinkBacklog(0, None)
 
-    async def test_every_try_of_a_batch_has_the_same_key_and_records(self, at_desk):
+    async def test_every_attempt_has_the_same_key_and_records(self, at_desk):
         sink = RecordingSink(lambda number: UnavailableError("gone", Reason.TIMEOUT) if number < 5 else None)
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
@@ -221,7 +221,7 @@ class TestASinkThatIsDown:
             assert desk.clock.waits[0] == 1234.0
             assert desk.observer.failed == [("lake", {"prod": 2}, "throttled")]
 
-    async def test_others_get_theirs_meanwhile(self, at_desk):
+    async def test_other_sinks_are_not_held_up(self, at_desk):
         async def never() -> None:
             await anyio.sleep_forever()
 
@@ -245,7 +245,7 @@ class TestAnOutboxThatCannotBeRead:
         async with desk.store.database.write() as connection:
             await connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
 
-    async def test_the_store_is_in_trouble_until_it_can(self, at_desk):
+    async def test_the_store_is_in_trouble_until_it_can_be_read(self, at_desk):
         async with at_desk(lake=RecordingSink()) as desk:
             await self.rename(desk, "gpuid_sinks", "lost")
             async with desk.delivering():
@@ -262,7 +262,7 @@ class TestAStoreThatCannotBeWritten:
         async with desk.store.database.write() as connection:
             await connection.exec_driver_sql("DROP TRIGGER refuse" if answer else refuse)
 
-    async def test_a_delivered_batch_is_not_sent_again_until_it_is_acknowledged(self, at_desk):
+    async def test_a_delivered_batch_is_not_sent_again(self, at_desk):
         sink = RecordingSink()
         async with at_desk(lake=sink) as desk, desk.delivering():
             sink.answer = lambda number: self.writable(desk, False) if number == 1 else None
@@ -287,7 +287,7 @@ class TestAStoreThatCannotBeWritten:
 
 
 class TestASinkThatRejects:
-    async def test_the_batch_becomes_a_dead_letter_and_the_next_one_is_sent(self, at_desk):
+    async def test_the_batch_becomes_a_dead_letter_and_delivery_continues(self, at_desk):
         sink = RecordingSink(lambda number: RejectedError("sinks.lake: 400 Bad Request") if number == 1 else None)
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2", "GPU-3", "GPU-4")

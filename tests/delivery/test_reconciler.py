@@ -71,7 +71,7 @@ async def test_an_unavailable_store_is_retried_and_delays_nobody(caplog: pytest.
         assert reported == [["out"]]
 
 
-async def test_a_newer_request_is_tried_without_waiting_and_replaces_the_older_one() -> None:
+async def test_a_newer_request_replaces_a_waiting_one() -> None:
     delivery = FakeDelivery()
     delivery.available = False
     async with reconciling(delivery, retry=3600.0) as (reconciler, reported), anyio.create_task_group() as tasks:

@@ -35,7 +35,7 @@ def state(inventory: Inventory, place: Place) -> NodeState:
 
 
 class TestState:
-    def test_of_an_unknown_node_there_is_none(self):
+    def test_an_unknown_node_has_none(self):
         assert Inventory().node(A) is None
 
     def test_it_does_not_change_with_the_node(self):
@@ -84,7 +84,7 @@ class TestRestore:
         (change,) = restored(before, A).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
-    def test_of_absent_gpus_no_more_are_remembered_than_an_inventory_keeps(self):
+    def test_the_limit_of_absent_gpus_holds(self):
         after = Inventory(max_absent=2)
         after.restore([], {f"GPU-{number}": A for number in range(5)})
         events = [after.apply(reading(B, 2.0 + number, f"GPU-{number}")).changes[0].event for number in range(3)]
@@ -94,7 +94,7 @@ class TestRestore:
         (change,) = restored(Inventory(), absent={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
-    def test_a_gpu_in_two_places_is_a_conflict_until_one_lets_go(self):
+    def test_a_gpu_in_two_places_is_a_conflict(self):
         before = Inventory()
         for time, place in enumerate((A, B, A)):
             before.apply(reading(place, float(time), "GPU-1"))
@@ -109,13 +109,13 @@ class TestRestore:
         before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s")))
         assert restored(before, A, B).conflicts("prod") == 2
 
-    def test_a_serial_that_boards_share_is_none(self):
+    def test_a_serial_shared_by_a_board_is_no_conflict(self):
         before = Inventory()
         before.apply(reading(A, 1.0, Gpu(uuid="GPU-1", serial="s", model="NVIDIA GB200")))
         before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s", model="NVIDIA GB200")))
         assert restored(before, A, B).conflicts("prod") == 0
 
-    def test_a_superseded_gpu_that_its_old_node_still_has_is_a_conflict(self):
+    def test_a_gpu_still_in_its_old_node_is_a_conflict(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 2.0, "GPU-1"))
@@ -153,7 +153,7 @@ class TestAdopting:
         assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
         assert [gpu.uuid for gpu in state(inventory, A).gpus] == ["GPU-2"]
 
-    def test_an_older_reading_says_only_since_when_gpus_are_there(self):
+    def test_an_older_reading_only_adds_an_earlier_since(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(A, 6.0, "GPU-1", "GPU-3"))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(A, 5.0, "GPU-1", "GPU-2"))
         assert inventory.adopt(state(recorded, A)).changes == ()

@@ -181,7 +181,7 @@ async def playing(folder: Path, *steps: Step, timing: WatchIntervals = FAST) -> 
 
 
 class TestListing:
-    async def test_takes_pages_of_100_and_watches_from_the_last_ones_version(self, tmp_path: Path) -> None:
+    async def test_lists_in_pages_and_watches_from_the_last_version(self, tmp_path: Path) -> None:
         async with playing(
             tmp_path, page(7, pod("a", 1), pod("b", 2), more="t1"), page(8, pod("c", 3)), watch()
         ) as play:
@@ -205,7 +205,7 @@ class TestListing:
             await play.watching(2)
             assert (play.names, play.proofs) == (set(), 1)
 
-    async def test_goes_on_in_one_piece_when_the_continue_token_expires(self, tmp_path: Path) -> None:
+    async def test_lists_without_pages_when_the_continue_token_expires(self, tmp_path: Path) -> None:
         async with playing(
             tmp_path,
             page(7, pod("gone", 1), more="t1"),
@@ -247,7 +247,7 @@ class TestWatching:
             await eventually(lambda: play.proofs == 3)
             assert play.changes == [(None, "a@1")]
 
-    async def test_ends_when_it_was_to_and_goes_on_from_the_last_bookmark(self, tmp_path: Path) -> None:
+    async def test_resumes_from_the_last_bookmark(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7), watch(bookmark(42), then="end"), watch()) as play:
             await play.watching(3)
             assert play.queries[2]["resourceVersion"] == "42"
@@ -283,7 +283,7 @@ class TestStartingOver:
             assert play.restarts == [WatchRestart.EXPIRED]
             assert set(play.health) == {None}
 
-    async def test_after_a_dropped_connection_goes_on_from_the_last_version(self, tmp_path: Path) -> None:
+    async def test_resumes_from_the_last_version_after_a_dropped_connection(self, tmp_path: Path) -> None:
         async with playing(
             tmp_path, page(7), watch(event("ADDED", pod("a", 9)), then="drop"), watch(event("ADDED", pod("b", 10)))
         ) as play:
@@ -313,7 +313,7 @@ class TestStartingOver:
             await play.watching(4)
             assert (play.names, play.restarts) == ({"ns/a"}, [reason])
 
-    async def test_does_not_repeat_at_full_speed_a_watch_that_closes_at_once(self, tmp_path: Path) -> None:
+    async def test_backs_off_if_a_watch_closes_immediately(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7), watch(then="end"), watch(then="end"), watch()) as play:
             await play.watching(4)
             assert play.restarts == [WatchRestart.CONNECTION] * 2
@@ -328,7 +328,7 @@ class TestStartingOver:
             (text("<html>"), WatchRestart.SERVER_ERROR, ClusterState.SERVER_ERROR),
         ],
     )
-    async def test_tells_why_a_list_is_refused_until_it_succeeds(
+    async def test_reports_a_refused_list_until_it_succeeds(
         self, tmp_path: Path, step: Step, reason: WatchRestart, state: ClusterState
     ) -> None:
         async with playing(tmp_path, step, step, page(7, pod("a", 1)), watch()) as play:
@@ -336,13 +336,13 @@ class TestStartingOver:
             assert play.restarts == [reason] * 2
             assert [error and error.state for error in play.health] == [state, state, None]
 
-    async def test_tells_why_a_watch_is_refused_and_keeps_what_it_has(self, tmp_path: Path) -> None:
+    async def test_reports_a_refused_watch_and_keeps_its_objects(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7, pod("a", 1)), refusal(403), refusal(403), watch()) as play:
             await play.watching(4)
             assert [query.get("resourceVersion") for query in play.queries] == [None, "7", "7", "7"]
             assert play.changes == [(None, "a@1")]
 
-    async def test_counts_failures_anew_after_a_watch_that_ended_well(self, tmp_path: Path) -> None:
+    async def test_resets_the_backoff_after_a_watch_that_ended_well(self, tmp_path: Path) -> None:
         steep = msgspec.structs.replace(FAST, backoff=Backoff(initial=0.01, maximum=1e6, factor=1e6, jitter=0.0))
         end = watch(bookmark(8), then="end")
         async with playing(tmp_path, page(7), refusal(500), end, refusal(500), end, watch(), timing=steep) as play:
@@ -359,13 +359,13 @@ class TestStartingOver:
             versions = [query.get("resourceVersion") for query in play.queries]
             assert versions == [None, "7", "7", "7", None, "9", "9", "9"]
 
-    async def test_does_not_list_again_for_a_server_that_asks_to_slow_down(self, tmp_path: Path) -> None:
+    async def test_does_not_list_again_when_throttled(self, tmp_path: Path) -> None:
         slow = refusal(429)
         async with playing(tmp_path, page(7), slow, slow, slow, slow, watch()) as play:
             await play.watching(6)
             assert [query.get("resourceVersion") for query in play.queries] == [None, *["7"] * 5]
 
-    async def test_does_not_take_waiting_for_our_own_limiter_for_a_silent_server(self, tmp_path: Path) -> None:
+    async def test_does_not_count_its_own_limiter_as_silence(self, tmp_path: Path) -> None:
         quick = msgspec.structs.replace(FAST, slack=1.5)
         plays: list[Play] = []
 

@@ -37,7 +37,7 @@ def status(code, message, reason="", **headers):
     return answer
 
 
-async def test_a_get_names_gpuid_and_accepts_gzip_and_shows_the_token(session, server):
+async def test_a_get_has_a_user_agent_gzip_and_the_token(session, server):
     async with session:
         body = await get(session, PODS)
     assert json.loads(body)["path"] == PODS
@@ -137,7 +137,7 @@ async def test_too_many_requests_slow_the_session_down(session, server, failure)
     assert error.retry_after == 2
 
 
-async def test_a_refused_token_that_never_changes_is_unauthorized_after_one_request(session, server, failure):
+async def test_an_unchanged_refused_token_is_sent_only_once(session, server, failure):
     server.only("s3cr3t-other")
     async with session:
         error = await failure(get(session, PODS))
@@ -226,7 +226,7 @@ class TestStream:
             assert [chunk async for chunk in chunks] == [b"two\n"]
         assert server.seen[0].headers["Accept-Encoding"] == "identity"
 
-    async def test_a_stream_that_does_not_begin_is_given_up(self, session, server, failure):
+    async def test_a_stream_that_does_not_begin_times_out(self, session, server, failure):
         async def silent(request):
             await asyncio.Event().wait()
 
@@ -251,7 +251,7 @@ class TestStream:
             # `02` is the timer of keep-alive probes; the rest of it is when it goes off, in hundredths of a second.
             await eventually(lambda: any(timer[:3] == "02:" and int(timer[3:], 16) <= 3000 for timer in timers()))
 
-    async def test_a_stream_may_be_silent_for_longer_than_it_took_to_begin(self, session, server):
+    async def test_silence_does_not_end_a_stream(self, session, server):
         async def slow(request):
             answer = web.StreamResponse()
             await answer.prepare(request)
@@ -350,7 +350,7 @@ class TestWebSocket:
             error = await failure(session.websocket(Request(path="/plain")).__aenter__())
         assert str(error) == f"{server.url}: the server did not upgrade to a WebSocket"
 
-    async def test_a_handshake_that_hangs_is_given_up(self, session, server, failure):
+    async def test_a_hanging_handshake_times_out(self, session, server, failure):
         async def hang(request):
             await asyncio.Event().wait()
 
@@ -359,9 +359,7 @@ class TestWebSocket:
             error = await failure(session.websocket(Request(path="/exec"), timeout=0.05).__aenter__())
         assert str(error) == f"{server.url}: timed out"
 
-    async def test_a_cancelled_one_closes_at_once_though_the_server_never_says_goodbye(
-        self, kubeconfig, session, server
-    ):
+    async def test_cancelling_does_not_wait_for_the_server_s_close_frame(self, kubeconfig, session, server):
         session = kubeconfig.session(websocket_close_timeout=600)
         closed = anyio.Event()
 

@@ -168,7 +168,7 @@ class TestWhatGoesWrong:
         assert 3 not in channels
         assert socket.close_code == 1006
 
-    async def test_a_failure_may_last_a_number_of_times_and_be_one_nodes(self, api: Any) -> None:
+    async def test_a_fault_may_be_limited_in_count_and_nodes(self, api: Any) -> None:
         api.cluster.fail_exec(node="gpu-0000", times=2)
         statuses = [(await api.run("gpu-0000"))[2]["status"] for _ in range(3)]
         assert statuses == ["Failure", "Failure", "Success"]
@@ -208,7 +208,7 @@ class TestCounters:
         assert api.cluster.counters.requests["exec", "pods"] == 3
         assert api.cluster.counters.peak_execs_per_node == 1
 
-    async def test_the_most_at_once_is_kept(self, api: Any) -> None:
+    async def test_the_peak_is_kept(self, api: Any) -> None:
         api.cluster.hang_exec()
         async with api.socket("gpu-0000"), api.socket("gpu-0000"), api.socket("gpu-0001"):
             await eventually(lambda: api.cluster.counters.peak_execs == 3)
@@ -281,7 +281,7 @@ class TestOverSpdy:
         assert json.loads(data[1]) == SUCCESS
         assert (closed, replies) == ({1, 3, 5}, [1, 3, 5])
 
-    async def test_failures_are_told_in_the_error_stream(self, api: Any) -> None:
+    async def test_failures_are_in_the_error_stream(self, api: Any) -> None:
         data, _, _ = await spdy(api, "gpu-0001", "sh", "-c", "nothing")
         assert data[5] == b"sh: 1: nothing: not found\n"
         assert json.loads(data[1])["reason"] == "NonZeroExitCode"
