@@ -91,7 +91,7 @@ class TestFailedReadings:
         world.cluster.slow_exec(0.3, world.first)
         async with world.watched() as seen:
             await eventually(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
-            world.cluster._storage.delete(NODES, world.first)
+            world.cluster.server.storage.delete(NODES, world.first)
             await world.stays(lambda: world.first not in seen.published, seconds=0.6)
             assert seen.gone == [world.first]
 

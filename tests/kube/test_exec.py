@@ -54,7 +54,7 @@ class Server:
     def __init__(self, plain_server: Any, kubeconfig: Any) -> None:
         kubeconfig.write({"server": plain_server.url})
         self._kubeconfig = kubeconfig
-        self._paths = plain_server.paths
+        self.paths = plain_server.paths
         self.queries: list[list[tuple[str, str]]] = []
         self.offers: list[str] = []
         self.protocols: list[str | None] = []
@@ -75,13 +75,13 @@ class Server:
                 self.over.set()
             return socket
 
-        self._paths[PATH] = answer
+        self.paths[PATH] = answer
 
     def refuses(self, code: int, message: str) -> None:
         async def answer(request: web.Request) -> web.StreamResponse:
             return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
 
-        self._paths[PATH] = answer
+        self.paths[PATH] = answer
 
     async def run(self, *, timeout: float = 10.0, limit: int = 64 << 20, held: float | None = None) -> Output:
         async with self._kubeconfig.client(**self.session_options) as client:
@@ -262,7 +262,7 @@ class TestAnExecThatGoesWrong:
             await anyio.sleep_forever()
             raise AssertionError
 
-        server._paths[PATH] = silent
+        server.paths[PATH] = silent
         reason, text = await server.fails(timeout=0.1)
         assert reason is ReadFailure.CONNECTION
         assert text.endswith(": timed out")

@@ -21,9 +21,10 @@ NVIDIA_SMI = ("nvidia-smi", "-q", "-x")
 class Api:
     """One cluster's API as a client without a library sees it."""
 
-    def __init__(self, cluster: SimulatedCluster, session: aiohttp.ClientSession) -> None:
+    def __init__(self, cluster: SimulatedCluster, session: aiohttp.ClientSession, context: ssl.SSLContext) -> None:
         self.cluster = cluster
         self.session = session
+        self.context = context  # of its TLS connections
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """The status and the JSON body of one request."""
@@ -118,7 +119,7 @@ async def connected(simulator: Simulator, name: str) -> AsyncIterator[Api]:
         connector=aiohttp.TCPConnector(ssl=context),
         headers={"Authorization": f"Bearer {cluster.token}"},
     ) as session:
-        yield Api(cluster, session)
+        yield Api(cluster, session, context)
 
 
 def authority(simulator: Simulator) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 import struct
 import urllib.parse
 import zlib
@@ -245,8 +244,7 @@ class SpdyClient:
 async def spdy(api: Any, node: str, *command: str) -> tuple[dict[int, bytes], set[int], list[int]]:
     """What an exec over SPDY sends: the data of each stream, those that were closed, the streams replied to."""
     url = urllib.parse.urlsplit(api.cluster.url)
-    context: ssl.SSLContext = api.session.connector._ssl
-    reader, writer = await asyncio.open_connection("127.0.0.1", url.port, ssl=context)
+    reader, writer = await asyncio.open_connection("127.0.0.1", url.port, ssl=api.context)
     writer.write(
         f"POST {api.exec_path(node, *command)} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
         f"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n"
@@ -291,4 +289,4 @@ class TestOverSpdy:
             await spdy(api, node)
         await eventually(lambda: not api.cluster.counters.open_execs)
         assert api.cluster.counters.execs.total() == 3
-        await eventually(lambda: not api.cluster.server.connections._taken)
+        await eventually(lambda: api.cluster.server.connections.taken_over == 0)

@@ -241,7 +241,7 @@ class TestWatch:
     async def test_history_is_bounded(self, api: Any, simulator: Simulator) -> None:
         version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
         storage = simulator.clusters["sim-0"].server.storage
-        for _ in range(storage._window + 1):
+        for _ in range(storage.max_history + 1):
             storage.put(NODES, {"metadata": {"name": "busy"}})
         async with api.watch("/api/v1/nodes", resourceVersion=version) as following:
             assert (await following())["object"]["code"] == 410

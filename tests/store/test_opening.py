@@ -16,7 +16,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from collector.config.store import PostgresLocation, locate
-from collector.store import OpenMode, Store, StoreError, StoreSettings, database, schema
+from collector.store import OpenMode, Store, StoreError, StoreSettings, schema
+from collector.store.database import prepare_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -101,11 +102,10 @@ class TestTheFile:
         )
         assert list(tmp_path.iterdir()) == []
 
-    async def test_the_folder_of_the_default_is_made(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(database, "_OWN_FOLDER", tmp_path / "var/lib/gpuid")
-        settings = StoreSettings(url=f"sqlite://{tmp_path}/var/lib/gpuid/gpuid.db")
-        async with Store.open(settings):
-            assert path_of(settings).exists()
+    def test_the_folder_of_the_default_is_made(self, tmp_path):
+        own = tmp_path / "var/lib/gpuid"
+        prepare_folder(own / "gpuid.db", own=own)
+        assert own.is_dir()
 
     async def test_it_uses_the_write_ahead_log(self, sqlite_settings):
         async with Store.open(sqlite_settings) as store, store.database.read() as connection:

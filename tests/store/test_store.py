@@ -45,7 +45,7 @@ class TestAfterARestart:
             one.read("b", 20.0, cluster="lab")
             one.remove_cluster("prod", 30.0)
             assert await one.store.history_writer.flushed(10)
-            assert (await one.store.load()).absent == {"GPU-3": Place("lab", "b")} == one.inventory._absent
+            assert (await one.store.load()).absent == {"GPU-3": Place("lab", "b")} == one.inventory.absent()
 
     async def test_a_gpu_back_in_one_node_is_not_absent(self, settings, collecting):
         async with collecting(settings) as one:
