@@ -32,7 +32,7 @@ def test_contributing_lists_the_rooms_in_the_order_that_is_checked() -> None:
     assert re.findall(r"`(\w+)`", " ".join(rows)) == layers()
 
 
-def test_the_architecture_describes_the_rooms_in_the_order_that_is_checked() -> None:
+def test_the_architecture_has_the_rooms_in_the_checked_order() -> None:
     rooms = ARCHITECTURE.partition("\n## The rooms\n")[2].partition("\n## ")[0]
     entries = re.findall(r"^- (\*\*`\w+`\*\*(?:, \*\*`\w+`\*\*)*): .+", rooms, re.MULTILINE)
     assert re.findall(r"`(\w+)`", " ".join(entries)) == layers()

@@ -12,7 +12,7 @@ def test_a_file_that_nobody_touched_has_the_same_stamp(tmp_path: Path) -> None:
     assert file_stamp(file) == file_stamp(str(file))
 
 
-def test_it_changes_with_the_time_the_size_and_the_file_itself(tmp_path: Path) -> None:
+def test_it_changes_with_time_size_and_inode(tmp_path: Path) -> None:
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_text("one")
     os.utime(file, ns=(0, 0))
@@ -29,5 +29,5 @@ def test_it_changes_with_the_time_the_size_and_the_file_itself(tmp_path: Path) -
     assert len(set(stamps)) == 4
 
 
-def test_a_file_that_is_away_has_none(tmp_path: Path) -> None:
+def test_a_missing_file_has_none(tmp_path: Path) -> None:
     assert file_stamp(tmp_path / "file") is None

@@ -26,7 +26,7 @@ def thawed() -> Iterator[None]:
     gc.unfreeze()
 
 
-async def test_what_has_survived_a_full_collection_is_left_out_of_the_next() -> None:
+async def test_survivors_of_a_full_collection_are_frozen() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(gc_freeze.run)
         await anyio.wait_all_tasks_blocked()
@@ -38,7 +38,7 @@ async def test_what_has_survived_a_full_collection_is_left_out_of_the_next() -> 
     assert gc.get_freeze_count() == 0
 
 
-async def test_what_becomes_garbage_later_is_freed_all_the_same() -> None:
+async def test_later_garbage_is_still_freed() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(lambda: gc_freeze.run(every=0.05))
         await anyio.wait_all_tasks_blocked()

@@ -51,7 +51,7 @@ def test_the_runbook_is_linked_to_where_it_is_kept(repository: Path) -> None:
         assert set(urls) == {"https://wiki.example.org/gpuid/runbook.md"}
 
 
-def test_monitor_rules_and_dashboards_are_applied_with_the_labels_that_the_stack_selects_by(repository: Path) -> None:
+def test_the_applied_resources_have_the_stack_s_labels(repository: Path) -> None:
     rename, apply, shares = commands("Add it to your kube-prometheus-stack")
     run(rename, repository)
     objects = run(apply, repository)
@@ -78,7 +78,7 @@ def test_monitor_rules_and_dashboards_are_applied_with_the_labels_that_the_stack
     assert (kinds["ServiceMonitor"], kinds["ScrapeConfig"], kinds["PrometheusRule"]) == (0, 1, 1)
 
 
-def test_the_values_name_the_cluster_where_a_new_chart_of_kube_state_metrics_looks_and_where_an_old_one_does() -> None:
+def test_old_and_new_kube_state_metrics_charts_get_the_cluster() -> None:
     (block,) = [
         one for one in re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL) if "kube-state" in one
     ]
@@ -87,7 +87,7 @@ def test_the_values_name_the_cluster_where_a_new_chart_of_kube_state_metrics_loo
     assert (monitor["http"]["relabelings"], monitor["relabelings"]) == (named, named)
 
 
-def test_both_ways_to_scrape_keep_gpuid_s_own_labels_and_give_the_job_that_the_alerts_name() -> None:
+def test_both_ways_to_scrape_keep_labels_and_set_the_job() -> None:
     folder = ROOT / "config" / "kubernetes" / "collector"
     monitor = yaml.safe_load((folder / "servicemonitor.yaml").read_text())["spec"]
     (endpoint,) = monitor["endpoints"]

@@ -19,7 +19,7 @@ from collector.text import one_line
         (7, "7"),
     ],
 )
-def test_white_space_is_folded_and_what_does_not_print_is_dropped(value: object, shown: str) -> None:
+def test_whitespace_is_folded_and_unprintable_characters_are_dropped(value: object, shown: str) -> None:
     assert one_line(value) == shown
 
 

@@ -19,7 +19,7 @@ from collector.store import OpenMode, Store, StoreSettings
 from collector.text import counted, describe_os_error
 from collector.timestamps import rfc3339
 
-__all__ = ["export"]
+__all__ = ["collector_rows", "export"]
 
 
 class _Row(SinkRecord, frozen=True, kw_only=True, gc=False):
@@ -60,7 +60,7 @@ def export(file_format: str, output: Path | None, **options: Any) -> None:
         anyio.run(_export, _store_rows(store), file_format, output)
     else:
         with Client(**options) as client:
-            anyio.run(_export, _collector_rows(client), file_format, output)
+            anyio.run(_export, collector_rows(client), file_format, output)
 
 
 async def _export(pages: _Pages, file_format: str, output: Path | None) -> None:
@@ -85,7 +85,7 @@ async def _store_rows(settings: StoreSettings) -> _Pages:
             yield [row for node in nodes for row in _node_rows(node)]
 
 
-async def _collector_rows(client: Client) -> _Pages:
+async def collector_rows(client: Client) -> _Pages:
     """Yield the rows cluster by cluster: most clusters fit into one page, which is consistent in itself."""
     for cluster in client.clusters():
         for gpus in client.gpus({"cluster": [cluster["cluster"]]}):

@@ -252,6 +252,10 @@ class Inventory:
             if node.fingerprint is not None and node.time is not None
         }
 
+    def absent(self) -> Mapping[str, Place]:
+        """Return where each GPU that is in no node was last, by UUID."""
+        return MappingProxyType(self._absent)
+
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of the cluster's GPUs that are confirmed in two places; the view is live."""
         return self._conflicts.get(cluster, ())

@@ -23,6 +23,11 @@ class Connections:
         self._thawed = ResettableEvent()
         self._taken: set[asyncio.Transport] = set()
 
+    @property
+    def taken_over(self) -> int:
+        """The number of open connections that another protocol has."""
+        return len(self._taken)
+
     def drop(self) -> int:
         """Break every connection and return their number."""
         transports = {protocol.transport for protocol in self._protocols() if protocol.transport is not None}

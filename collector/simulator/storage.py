@@ -162,7 +162,7 @@ class Storage:
         self._objects: dict[Resource, dict[str, Entry]] = {resource: {} for resource in RESOURCES.values()}
         self._sorted: dict[Resource, list[str]] = {}
         self._history: deque[Event] = deque()
-        self._window = history
+        self.max_history = history
         self._subscriptions: set[WatchSubscription] = set()
 
     def seed(
@@ -294,7 +294,7 @@ class Storage:
 
     def _record(self, event: Event) -> None:
         self._history.append(event)
-        while len(self._history) > self._window:
+        while len(self._history) > self.max_history:
             self.compacted = self._history.popleft().version
         for subscription in self._subscriptions:
             if subscription.resource is event.resource:

@@ -24,8 +24,9 @@ from collector.store import schema
 from collector.store.errors import FOREIGN, StoreError, explain
 from collector.store.migrate import check_version, is_current, migrate, stage
 
-__all__ = ["Database", "OpenMode", "check_folder"]
+__all__ = ["Database", "OpenMode", "check_folder", "prepare_folder"]
 
+OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
 BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
 
@@ -196,21 +197,23 @@ _OWN_ID = select(schema.meta.c.value).where(schema.meta.c.name == "id")
 _ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
 
 
-_OWN_FOLDER = Path("/var/lib/gpuid")  # the default's; every other one has to exist
-
-
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
     """Make sure that the folder of a file is there, or is the one that a collector makes; raises StoreError."""
-    if path.parent != _OWN_FOLDER and not path.parent.exists():
+    if path.parent != own and not path.parent.exists():
         # Rather than a new history where a typing error points to.
         raise StoreError(f"store {path}: the directory {path.parent} does not exist; create it or fix store.url")
 
 
+def prepare_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
+    """Create the folder of a file if it is the collector's own; raises StoreError if another one is missing."""
+    check_folder(path, own=own)
+    if path.parent == own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _claim(path: Path) -> int:
     """Make sure that no other collector writes the file; the lock goes when its file descriptor does."""
-    check_folder(path)
-    if path.parent == _OWN_FOLDER:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    prepare_folder(path)
     lock = path.resolve()  # or a link to the file would be a way past it
     lock = lock.with_name(lock.name + ".lock")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

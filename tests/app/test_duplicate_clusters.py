@@ -70,7 +70,7 @@ def settled(service: Service, **states: ClusterState) -> bool:
     return {name: status.state for name, status in service.clusters.statuses.items()} == states
 
 
-async def test_the_fleet_is_published_once_and_the_second_name_says_why(
+async def test_the_fleet_is_published_once_and_the_duplicate_explained(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.write("admin", "dev")
@@ -107,7 +107,7 @@ async def test_a_restart_publishes_what_was_published_and_changes_nothing(world:
     assert world.changes == []
 
 
-async def test_when_the_first_is_removed_the_second_takes_over_and_gives_way_again_when_it_is_back(
+async def test_the_second_replaces_the_first_until_it_is_back(
     world: World,
 ) -> None:
     world.write("admin", "dev")
@@ -135,7 +135,7 @@ async def test_the_second_can_be_removed_and_leaves_the_first_alone(world: World
     assert world.changes == []
 
 
-async def test_a_duplicate_that_is_found_out_again_at_once_is_not_read(world: World) -> None:
+async def test_a_duplicate_paused_again_immediately_is_not_read(world: World) -> None:
     world.write("admin", "dev")
     async with world.collecting() as service:
         await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))

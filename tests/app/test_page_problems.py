@@ -58,7 +58,7 @@ async def says(client: httpx.AsyncClient, path: str, wanted: Iterable[str], unwa
     await eventually(differences, (set(), False), seconds=90)
 
 
-async def test_what_fails_is_said_until_it_is_mended(page: httpx.AsyncClient, simulator: Simulator) -> None:
+async def test_a_problem_is_shown_until_it_is_solved(page: httpx.AsyncClient, simulator: Simulator) -> None:
     await says(page, "/", ["16 GPUs", "The sink hook</strong> is failing"])  # every node is read
     simulator.clusters["sim-0"].deny("create", "pods/exec")
     simulator.clusters["sim-0"].deny("get", "pods/exec")

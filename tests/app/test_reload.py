@@ -56,7 +56,7 @@ async def test_a_signal_before_the_store_is_loaded_waits_for_it(world: World) ->
         assert set(service.clusters.statuses) == {"sim-0", "sim-1"}
 
 
-async def test_an_edit_after_the_file_was_read_and_before_it_is_watched_is_not_missed(world: World) -> None:
+async def test_an_edit_between_reading_and_watching_is_not_missed(world: World) -> None:
     world.write("sim-0")
     service = Service(load(world.config))
     world.write("sim-1")
@@ -64,9 +64,7 @@ async def test_an_edit_after_the_file_was_read_and_before_it_is_watched_is_not_m
         await eventually(lambda: set(service.clusters.statuses) == {"sim-1"})
 
 
-async def test_a_file_that_says_the_same_is_not_put_in_force_again(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unchanged_configuration_is_not_applied_again(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.write("sim-0")
     service = Service(load(world.config))
     with caplog.at_level(logging.INFO):
@@ -78,9 +76,7 @@ async def test_a_file_that_says_the_same_is_not_put_in_force_again(
     assert caplog.text.count("configuration reloaded") == 1
 
 
-async def test_clusters_come_while_the_store_is_in_trouble_and_sinks_once_it_is_not(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_store_in_trouble_delays_sinks_but_not_clusters(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.write("sim-0")
     service = Service(load(world.config))
     async with world.running(service):

@@ -165,7 +165,7 @@ def test_a_rolling_update_changes_nothing(site: Site) -> None:
     all_is_told_once(site, moves=1)
 
 
-def test_killed_at_once_one_after_the_other_they_lose_and_double_nothing(site: Site) -> None:
+def test_killed_leaders_lose_and_duplicate_nothing(site: Site) -> None:
     one, other = site.start("one"), site.start("other")
     one_leads(one, other)
     until(lambda: len(site.recorded()), GPUS)

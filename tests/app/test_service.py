@@ -89,9 +89,7 @@ def execs(simulator: Simulator) -> dict[str, int]:
 # The scrape
 
 
-async def test_every_gpu_of_every_cluster_is_in_the_scrape_and_each_node_is_read_once(
-    complete: Collector, simulator: Simulator
-) -> None:
+async def test_the_scrape_has_every_gpu_after_one_reading_per_node(complete: Collector, simulator: Simulator) -> None:
     assert len(complete.gpus()) == 36
     assert complete.up() == {"sim-0": 1, "sim-1": 1, "sim-2": 1}
     assert execs(simulator) == {"sim-0": 3, "sim-1": 3, "sim-2": 3}
@@ -132,7 +130,7 @@ async def break_rights(_collector: Collector, simulator: Simulator) -> Callable[
 @pytest.mark.parametrize(
     ("harm", "state"), [(break_token, "unauthorized"), (break_server, "unreachable"), (break_rights, "forbidden")]
 )
-async def test_one_cluster_in_trouble_is_down_with_its_reason_the_others_are_complete_and_it_comes_back_by_itself(
+async def test_an_unreachable_cluster_recovers_and_never_affects_the_others(
     collector: Collector,
     simulator: Simulator,
     harm: Callable[..., Awaitable[Callable[[], Awaitable[object]]]],
@@ -157,9 +155,7 @@ async def test_one_cluster_in_trouble_is_down_with_its_reason_the_others_are_com
     await eventually(collector.up, {"sim-0": 1, "sim-1": 1, "sim-2": 1})
 
 
-async def test_a_node_whose_readings_fail_is_counted_until_one_succeeds_or_it_is_gone(
-    complete: Collector, simulator: Simulator
-) -> None:
+async def test_an_unreadable_node_is_counted_until_read_or_gone(complete: Collector, simulator: Simulator) -> None:
     def failing() -> dict[tuple[str, str], float]:
         samples = complete.samples("gpuid_read_failing_nodes")
         return {(labels["cluster"], labels["reason"]): value for labels, value in samples if value}
@@ -187,9 +183,7 @@ async def test_an_unreachable_cluster_keeps_its_series(complete: Collector, simu
 # A configuration that changes
 
 
-async def test_editing_the_file_adds_removes_and_changes_clusters_and_leaves_the_others_alone(
-    collector: Collector, simulator: Simulator
-) -> None:
+async def test_an_edit_changes_only_the_clusters_that_it_touches(collector: Collector, simulator: Simulator) -> None:
     collector.write(["sim-0", "sim-1"])
     collector.start()
     await eventually(collector.gpus, simulator.fleet.expected("sim-0", "sim-1"))
@@ -232,9 +226,7 @@ async def test_a_removed_cluster_leaves_no_series_and_no_counters(complete: Coll
     assert complete.logged("GPU vanished") == 0
 
 
-async def test_a_bad_new_file_is_refused_and_the_old_one_stays_in_force(
-    complete: Collector, simulator: Simulator
-) -> None:
+async def test_an_invalid_new_configuration_is_refused(complete: Collector, simulator: Simulator) -> None:
     bad = ("[[clusters]\n", '[defaults]\nrefresh = "soon"\n', '[[clusters]]\ncontext = "nowhere"\n')
     for number, text in enumerate(bad, start=1):
         complete.config.with_suffix(".bad").write_text(text)
@@ -246,9 +238,7 @@ async def test_a_bad_new_file_is_refused_and_the_old_one_stays_in_force(
     await eventually(complete.labelled, {"sim-0"})
 
 
-async def test_a_file_that_is_away_is_told_once_and_taken_up_again_when_it_is_back(
-    complete: Collector, simulator: Simulator
-) -> None:
+async def test_a_missing_file_is_logged_once_and_read_when_back(complete: Collector, simulator: Simulator) -> None:
     gone = "configuration file is missing; keeping the current configuration"
     complete.config.rename(complete.folder / "moved")
     await logs(complete, gone, level="warning")
@@ -263,7 +253,7 @@ async def test_a_file_that_is_away_is_told_once_and_taken_up_again_when_it_is_ba
     assert complete.logged(gone) == 2
 
 
-async def test_an_edit_and_a_signal_at_once_never_hurt(complete: Collector, simulator: Simulator) -> None:
+async def test_an_edit_and_a_signal_together_are_harmless(complete: Collector, simulator: Simulator) -> None:
     for number in range(5):
         complete.write(["sim-2"])
         complete.send(signal.SIGHUP)
@@ -292,9 +282,7 @@ async def test_sigterm_during_execs_ends_it_in_time(collector: Collector, simula
     await waiting.eventually(open_execs, 0)
 
 
-async def test_the_log_is_json_names_the_cluster_and_never_holds_a_token(
-    complete: Collector, simulator: Simulator
-) -> None:
+async def test_the_log_is_json_with_clusters_and_without_tokens(complete: Collector, simulator: Simulator) -> None:
     tokens = [cluster.token for cluster in simulator.clusters.values()]
     simulator.clusters["sim-1"].refuse_tokens()
     simulator.clusters["sim-1"].drop_connections()
@@ -310,7 +298,7 @@ async def test_the_log_is_json_names_the_cluster_and_never_holds_a_token(
 # What happens to the machines
 
 
-async def test_what_happens_to_machines_and_pods_is_followed(complete: Collector, simulator: Simulator) -> None:
+async def test_changes_of_machines_and_pods_are_followed(complete: Collector, simulator: Simulator) -> None:
     one, two = simulator.clusters["sim-0"], simulator.clusters["sim-2"]
     for happens in (
         lambda: one.move_gpu("gpu-0000", "gpu-0001"),

@@ -42,9 +42,10 @@ def gpuid(tmp_path: Path) -> Run:
         *args: str | Path, env: Mapping[str, str] = MappingProxyType({}), **options: Any
     ) -> subprocess.CompletedProcess[str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("GPUID_", "KUBE"))}
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "cwd": home, "check": False}
         return subprocess.run(
             [sys.executable, "-m", "collector", *map(str, args)],
-            **{"capture_output": True, "text": True, "timeout": 60, "cwd": home, "check": False} | options,
+            **settings | options,
             env=own | {"HOME": str(home)} | dict(env),
         )
 

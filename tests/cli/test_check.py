@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from collector.simulator import SimulatedCluster, Simulator
 from tests.support.terminal import Terminal
+from tests.support.waiting import until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -191,9 +191,7 @@ class TestSignals:
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 20
-        while not clusters["sim-0"].counters.open_execs and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: clusters["sim-0"].counters.open_execs)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=30)
         assert (process.returncode, output, errors.strip()) == (130, "", "")

@@ -115,7 +115,7 @@ class TestImports:
         )
         assert self.HEAVY & set(result.stdout.split()) <= set(needed)
 
-    def test_only_commands_that_talk_to_a_cluster_import_the_kubernetes_client(self):
+    def test_only_commands_that_need_a_cluster_import_the_kubernetes_client(self):
         names = [name for name in NAMES if name not in {"demo", "init", "check", "run"}]
         code = (
             "import sys, collector.cli\n"

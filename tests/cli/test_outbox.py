@@ -12,8 +12,8 @@ from collector.cli import gpuid
 from collector.store import OpenMode, Store, StoreSettings, Subscription
 
 
-def outbox(*args: str | Path, **options: str) -> Result:
-    return CliRunner().invoke(gpuid, ["outbox", *map(str, args)], **options)
+def outbox(*args: str | Path, answer: str | None = None) -> Result:
+    return CliRunner().invoke(gpuid, ["outbox", *map(str, args)], input=answer)
 
 
 @pytest.fixture
@@ -147,16 +147,16 @@ class TestReplay:
 
 class TestDrop:
     def test_it_asks_for_confirmation(self, config: Path):
-        result = outbox("drop", "1", "-c", config, input="n\n")
+        result = outbox("drop", "1", "-c", config, answer="n\n")
         assert result.exit_code == 1
         assert "Delete 1 dead letter (1 record) permanently? [y/N]" in result.stderr
         assert result.stderr.endswith("gpuid: nothing was deleted; use --yes to skip the confirmation\n")
         assert letters(config) == [(1, False), (2, False)]
-        assert outbox("drop", "1", "-c", config, input="y\n").stdout == "Deleted 1 dead letter (1 record).\n"
+        assert outbox("drop", "1", "-c", config, answer="y\n").stdout == "Deleted 1 dead letter (1 record).\n"
         assert letters(config) == [(2, False)]
 
     def test_without_an_answer_nothing_is_deleted(self, config: Path):
-        result = outbox("drop", "--sink", "hook", "-c", config, input="")
+        result = outbox("drop", "--sink", "hook", "-c", config, answer="")
         assert result.exit_code == 1
         assert letters(config) == [(1, False), (2, False)]
 

@@ -36,7 +36,7 @@ def test_a_cluster_can_claim_its_own_nodes_again(detector: DuplicateDetector) ->
     assert detector.claim("admin", A) is None
 
 
-def test_the_later_of_two_clusters_with_one_node_is_the_duplicate(
+def test_of_two_clusters_the_later_is_the_duplicate(
     detector: DuplicateDetector,
 ) -> None:
     expected = Duplicate("dev", Place("admin", "a"), "1")

@@ -90,7 +90,7 @@ class TestHandingOut:
         assert world.queue.pop_due() is not None
         assert world.seen.nodes == {"n": NODE.facts}
 
-    def test_a_node_is_handed_out_to_one_reader_at_a_time(self, world: World) -> None:
+    def test_a_node_is_handed_to_one_reader_at_a_time(self, world: World) -> None:
         world.set_pod(POD, READY)
         node = world.queue.pop_due()
         assert node is not None

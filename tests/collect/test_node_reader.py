@@ -15,6 +15,7 @@ from collector.model import ClusterState, ReadFailure
 from collector.simulator import ExecFaultKind
 from collector.simulator.objects import NODES
 from tests.collect.world import FAST, World
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -47,20 +48,20 @@ class TestFailedReadings:
         world.cluster.fail_exec(ExecFaultKind.HANG, world.first, times=1)
         intervals = msgspec.structs.replace(FAST, retry=msgspec.structs.replace(FAST.retry, timeout_delay=600.0))
         async with world.watched(exec_timeout=Duration(0.2), intervals=intervals) as seen:
-            await world.until(lambda: seen.failures == [(world.first, ReadFailure.TIMEOUT)])
+            await eventually(lambda: seen.failures == [(world.first, ReadFailure.TIMEOUT)])
             await world.stays(lambda: world.execs[world.first] == 1)
 
     async def test_the_previous_reading_stands(self, world: World) -> None:
         async with world.watched(refresh=Duration(0.2)) as seen:
             await world.settled()
             world.cluster.fail_exec(ExecFaultKind.GARBAGE)
-            await world.until(lambda: len(seen.failures) > 8)
+            await eventually(lambda: len(seen.failures) > 8)
             assert (seen.gpus, seen.gone) == (world.truth, [])
 
     async def test_a_missing_right_is_warned_of_once(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
         world.cluster.deny("create", "pods/exec")
         async with world.watched() as seen:
-            await world.until(lambda: len(seen.failures) >= 8)
+            await eventually(lambda: len(seen.failures) >= 8)
             assert {reason for _, reason in seen.failures} == {ReadFailure.FORBIDDEN}
             assert seen.state is ClusterState.UP
             world.cluster.allow()
@@ -72,25 +73,25 @@ class TestFailedReadings:
     async def test_a_pod_without_the_container_gets_no_exec(self, world: World) -> None:
         source = msgspec.structs.replace(PRESETS["gpu-operator"], container="absent")
         async with world.watched(sources=(source,)) as seen:
-            await world.until(lambda: len(seen.failures) >= 8)
+            await eventually(lambda: len(seen.failures) >= 8)
             assert {reason for _, reason in seen.failures} == {ReadFailure.NO_CONTAINER}
             assert world.execs.total() == 0
 
     async def test_a_pod_that_vanishes_is_not_retried(self, world: World) -> None:
         world.cluster.hang_exec(world.first)
         async with world.watched() as seen:
-            await world.until(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
+            await eventually(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
             pod = world.cluster.objects.delete_pod(world.first)
             await anyio.sleep(0.1)
             world.cluster.server.execs.kill(pod)
-            await world.until(lambda: seen.failures == [(world.first, ReadFailure.NOT_FOUND)])
+            await eventually(lambda: seen.failures == [(world.first, ReadFailure.NOT_FOUND)])
             await world.stays(lambda: len(seen.failures) == 1 and world.execs[world.first] == 1)
 
     async def test_a_node_gone_during_its_reading_is_not_a_failure(self, world: World) -> None:
         world.cluster.slow_exec(0.3, world.first)
         async with world.watched() as seen:
-            await world.until(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
-            world.cluster._storage.delete(NODES, world.first)
+            await eventually(lambda: world.execs[world.first] == 1 and len(seen.published) == 3)
+            world.cluster.server.storage.delete(NODES, world.first)
             await world.stays(lambda: world.first not in seen.published, seconds=0.6)
             assert seen.gone == [world.first]
 
@@ -158,7 +159,7 @@ class TestCommandOutput:
         outcome = execs._outcome
         execs._outcome = lambda command, fault: outcome(command, fault)._replace(stderr=b"infoROM is\ncorrupted")  # type: ignore[method-assign]
         async with world.watched(refresh=Duration(0.2)):
-            await world.until(lambda: min(world.execs[node] for node in world.cluster.nodes) >= 3)
+            await eventually(lambda: min(world.execs[node] for node in world.cluster.nodes) >= 3)
         said = Counter(record.levelname for record in caplog.records if "infoROM is corrupted" in record.message)
         assert said["WARNING"] == 4
         assert said["DEBUG"] >= 4

@@ -154,13 +154,13 @@ class TestANode:
             ({"cloud.google.com/gke-max-shared-clients-per-gpu": "3"}, ("24", "21"), (8, 7)),
         ],
     )
-    def test_counts_gpus_and_not_the_shares_of_them_that_pods_ask_for(
+    def test_counts_gpus_and_not_their_shares(
         self, labels: dict[str, str], gpus: tuple[str, str], expected: tuple[int, int]
     ) -> None:
         facts = node_decoder()(raw(advertising(labels, *gpus))).facts
         assert (facts.capacity, facts.allocatable, facts.labels) == (*expected, ())
 
-    def test_counts_the_gpus_behind_shares_that_have_a_name_of_their_own(self) -> None:
+    def test_counts_the_gpus_behind_renamed_shares(self) -> None:
         node = advertising({"nvidia.com/gpu.replicas": "10"}, "0", "0")
         for amounts in ("capacity", "allocatable"):
             node["status"][amounts]["nvidia.com/gpu.shared"] = "80"
@@ -180,7 +180,7 @@ class TestANode:
         ],
         ids=["single", "single, and misconfigured", "mixed", "GKE", "GKE, and shared"],
     )
-    def test_has_no_count_of_gpus_where_they_are_cut_into_mig_instances(self, labels: dict[str, str]) -> None:
+    def test_has_no_count_with_mig_instances(self, labels: dict[str, str]) -> None:
         facts = node_decoder()(raw(advertising(labels, "56", "49"))).facts
         assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (56, 49))
 
@@ -191,7 +191,7 @@ class TestANode:
         assert (facts.capacity, facts.allocatable, facts.advertised) == (8, 7, (8, 7))
 
     @pytest.mark.parametrize("replicas", ["", "many", "-4", "5", "٤", "9" * 5000])
-    def test_has_no_count_of_gpus_where_labels_and_amounts_do_not_fit(self, replicas: str) -> None:
+    def test_has_no_count_if_labels_contradict_the_amounts(self, replicas: str) -> None:
         facts = node_decoder()(raw(advertising({"nvidia.com/gpu.replicas": replicas}, "32", "32"))).facts
         assert (facts.capacity, facts.allocatable, facts.advertised) == (None, None, (32, 32))
 

@@ -33,7 +33,12 @@ PRINT = Fingerprint(pod_uid="u", container_id="containerd://1", restarts=0, boot
 
 
 def pod(name: str = "p", **fields: Any) -> PodObject:
-    defaults = {"uid": f"uid-{name}", "created": "2026-01-01T00:00:00Z", "running": True, "containers": (READY,)}
+    defaults: dict[str, Any] = {
+        "uid": f"uid-{name}",
+        "created": "2026-01-01T00:00:00Z",
+        "running": True,
+        "containers": (READY,),
+    }
     return PodObject(key=f"ns/{name}", version="1", node="n", **(defaults | fields))
 
 

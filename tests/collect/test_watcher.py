@@ -15,6 +15,7 @@ from collector.config import PRESETS, Duration, PodSource
 from collector.model import ClusterState, ReadFailure, WatchRestart
 from collector.simulator.objects import NODES
 from tests.collect.world import FAST, World
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -54,12 +55,12 @@ class TestFirstReading:
 
     async def test_a_node_selector_limits_what_is_read(self, world: World) -> None:
         async with world.watched(node_selector=f"kubernetes.io/hostname={world.first}") as seen:
-            await world.until(lambda: seen.published)
+            await eventually(lambda: seen.published)
             await world.stays(lambda: seen.published.keys() == {world.first} and world.execs.total() == 1)
 
     async def test_proof_that_the_view_is_current_is_repeated(self, world: World) -> None:
         async with world.watched() as seen:
-            await world.until(lambda: len(seen.synced) >= 4)
+            await eventually(lambda: len(seen.synced) >= 4)
             assert seen.synced == sorted(seen.synced)
 
 
@@ -69,7 +70,7 @@ class TestWarmStart:
             await world.settled()
             known = seen.known()
         async with world.watched(known=known) as seen:
-            await world.until(lambda: seen.state is ClusterState.UP and seen.nodes.keys() == set(world.cluster.nodes))
+            await eventually(lambda: seen.state is ClusterState.UP and seen.nodes.keys() == set(world.cluster.nodes))
             await world.stays(lambda: world.execs.total() == 4 and not seen.gone)
 
     async def test_changed_nodes_are_read_and_deleted_ones_dropped(self, world: World) -> None:
@@ -79,7 +80,7 @@ class TestWarmStart:
         world.cluster.restart_container(world.first)
         world.cluster.delete_node(world.second)
         async with world.watched(known=known) as seen:
-            await world.until(lambda: seen.published.keys() == {world.first} and seen.gone == [world.second])
+            await eventually(lambda: seen.published.keys() == {world.first} and seen.gone == [world.second])
             await world.stays(lambda: world.execs.total() == 5)
 
     async def test_readings_older_than_refresh_are_renewed(self, world: World) -> None:
@@ -88,7 +89,7 @@ class TestWarmStart:
             known = seen.known()
         known[world.first] = known[world.first]._replace(time=known[world.first].time - 4000)
         async with world.watched(known=known) as seen:
-            await world.until(lambda: seen.published)
+            await eventually(lambda: seen.published)
             await world.stays(lambda: seen.published.keys() == {world.first} and world.execs.total() == 5)
 
 
@@ -100,7 +101,7 @@ class TestReadingAgain:
         async with world.watched() as seen:
             await world.settled()
             getattr(world.cluster, act)(node=world.first)
-            await world.until(lambda: world.execs[world.first] >= 2)
+            await eventually(lambda: world.execs[world.first] >= 2)
             await world.settled()
             assert seen.published[world.first].source == world.cluster.pod(world.first)
             assert all(world.execs[node] == 1 for node in world.cluster.nodes if node != world.first)
@@ -109,14 +110,14 @@ class TestReadingAgain:
         async with world.watched() as seen:
             await world.settled()
             change(world, world.first, lambda status: status["nodeInfo"].update(bootID="another"))
-            await world.until(lambda: seen.published[world.first].fingerprint.boot_id == "another")
+            await eventually(lambda: seen.published[world.first].fingerprint.boot_id == "another")
             await world.stays(lambda: world.execs[world.first] == 2)
 
     async def test_a_gpu_marked_unhealthy_causes_one_reading(self, world: World) -> None:
         async with world.watched() as seen:
             await world.settled()
             world.cluster.lose_gpu(world.first)
-            await world.until(lambda: len(seen.published[world.first].gpus) == 1)
+            await eventually(lambda: len(seen.published[world.first].gpus) == 1)
             assert (seen.nodes[world.first].capacity, seen.nodes[world.first].allocatable) == (2, 1)
             await world.stays(lambda: world.execs[world.first] == 2)
 
@@ -124,7 +125,7 @@ class TestReadingAgain:
         async with world.watched() as seen:
             await world.settled()
             change(world, world.first, lambda status: status["capacity"].update({"nvidia.com/gpu": "1"}))
-            await world.until(lambda: seen.published[world.first].fingerprint.capacity == 1)
+            await eventually(lambda: seen.published[world.first].fingerprint.capacity == 1)
             await world.stays(lambda: world.execs[world.first] == 2)
 
     async def test_new_mig_counts_cause_one_reading_and_no_capacity(self, world: World) -> None:
@@ -134,16 +135,16 @@ class TestReadingAgain:
             assert (seen.nodes[world.first].capacity, seen.nodes[world.first].allocatable) == (None, None)
             assert seen.published[world.first].fingerprint.capacity == 14
             change(world, world.first, lambda status: status["allocatable"].update({"nvidia.com/gpu": "7"}))
-            await world.until(lambda: seen.published[world.first].fingerprint.allocatable == 7)
+            await eventually(lambda: seen.published[world.first].fingerprint.allocatable == 7)
             await world.stays(lambda: world.execs[world.first] == 2)
 
     async def test_a_change_during_a_reading_causes_another_one_after_it(self, world: World) -> None:
         world.cluster.slow_exec(0.4, world.first)
         async with world.watched() as seen:
-            await world.until(lambda: world.cluster.counters.open_execs[world.first])
+            await eventually(lambda: world.cluster.counters.open_execs[world.first])
             change(world, world.first, lambda status: status["nodeInfo"].update(bootID="another"))
-            await world.until(lambda: seen.nodes[world.first].boot_id == "another")
-            await world.until(
+            await eventually(lambda: seen.nodes[world.first].boot_id == "another")
+            await eventually(
                 lambda: world.first in seen.published and seen.published[world.first].fingerprint.boot_id == "another"
             )
             await world.stays(lambda: world.execs[world.first] == 2)
@@ -154,13 +155,13 @@ class TestReadingAgain:
             await world.settled()
             world.cluster.swap_tray(world.first, reboot=False)  # Kubernetes reports no change
             await world.settled()
-            await world.until(lambda: min(world.execs[node] for node in world.cluster.nodes) >= 3)
+            await eventually(lambda: min(world.execs[node] for node in world.cluster.nodes) >= 3)
             assert seen.failures == []
 
     async def test_a_node_is_read_once_its_pod_is_ready(self, world: World) -> None:
         world.cluster.set_ready(world.first, ready=False)
         async with world.watched() as seen:
-            await world.until(lambda: len(seen.published) == 3)
+            await eventually(lambda: len(seen.published) == 3)
             await world.stays(lambda: world.execs[world.first] == 0)
             world.cluster.set_ready(world.first)
             await world.settled()
@@ -186,7 +187,7 @@ class TestNodesThatGo:
             await world.settled()
             world.cluster.delete_node(world.first)
             world.cluster.add_node(world.first)
-            await world.until(lambda: world.execs[world.first] == 2)
+            await eventually(lambda: world.execs[world.first] == 2)
             await world.settled()
             assert seen.failures == []
 
@@ -194,7 +195,7 @@ class TestNodesThatGo:
         async with world.watched(grace=Duration(0.5)) as seen:
             await world.settled()
             world.cluster.objects.delete_pod(world.first)
-            await world.until(lambda: seen.gone == [world.first])
+            await eventually(lambda: seen.gone == [world.first])
             await world.stays(lambda: len(seen.published) == 3 and seen.gone == [world.first])
 
     async def test_a_node_whose_pod_is_not_ready_stays(self, world: World) -> None:
@@ -203,13 +204,13 @@ class TestNodesThatGo:
             world.cluster.set_ready(world.first, ready=False)
             await world.stays(lambda: not seen.gone and len(seen.published) == 4, seconds=0.6)
 
-    async def test_a_known_node_without_a_pod_is_gone_after_a_start(self, world: World) -> None:
+    async def test_a_known_node_without_a_pod_is_gone_after_start(self, world: World) -> None:
         async with world.watched() as seen:
             await world.settled()
             known = seen.known()
         world.cluster.objects.delete_pod(world.first)
         async with world.watched(known=known, grace=Duration(0.2)) as seen:
-            await world.until(lambda: seen.gone == [world.first])
+            await eventually(lambda: seen.gone == [world.first])
 
 
 class TestTwoSources:
@@ -229,7 +230,7 @@ class TestTwoSources:
             await world.settled()
             assert seen.published[world.first].source.startswith("gpu-operator/nvidia-dcgm-exporter-")
             world.cluster.set_ready(world.first)
-            await world.until(lambda: world.execs[world.first] == 2)
+            await eventually(lambda: world.execs[world.first] == 2)
             await world.settled()
             assert seen.published[world.first].source == world.cluster.pod(world.first)
 
@@ -255,7 +256,7 @@ class TestMisbehavingApiServer:
         async with world.watched() as seen:
             await world.settled()
             world.cluster.drop_connections()
-            await world.until(lambda: len(seen.restarts) == 2)
+            await eventually(lambda: len(seen.restarts) == 2)
             world.cluster.add_node("gpu-new")
             await world.settled()
             assert set(seen.restarts) == {("nodes", WatchRestart.CONNECTION), ("pods", WatchRestart.CONNECTION)}
@@ -269,7 +270,7 @@ class TestMisbehavingApiServer:
             await world.settled()
             world.cluster.freeze_connections()
             world.cluster.add_node("gpu-new")
-            await world.until(lambda: len(seen.restarts) == 2)
+            await eventually(lambda: len(seen.restarts) == 2)
             await world.settled()
             assert set(seen.restarts) == {("nodes", WatchRestart.SILENT), ("pods", WatchRestart.SILENT)}
 
@@ -277,7 +278,7 @@ class TestMisbehavingApiServer:
         world.cluster.freeze_connections(new=True)
         intervals = msgspec.structs.replace(FAST, watch=msgspec.structs.replace(FAST.watch, slack=0.3))
         async with world.watched(intervals=intervals) as seen:
-            await world.until(lambda: seen.state is ClusterState.UNREACHABLE)
+            await eventually(lambda: seen.state is ClusterState.UNREACHABLE)
             assert seen.statuses[-1].message.endswith(": timed out")
             world.cluster.thaw()
             await world.settled()
@@ -285,9 +286,9 @@ class TestMisbehavingApiServer:
     async def test_an_exec_on_a_silent_connection_times_out(self, world: World) -> None:
         world.cluster.slow_exec(0.5, node=world.first)
         async with world.watched(exec_timeout=Duration(2)) as seen:
-            await world.until(lambda: world.cluster.counters.open_execs[world.first])
+            await eventually(lambda: world.cluster.counters.open_execs[world.first])
             world.cluster.freeze_connections()
-            await world.until(lambda: (world.first, ReadFailure.TIMEOUT) in seen.failures)
+            await eventually(lambda: (world.first, ReadFailure.TIMEOUT) in seen.failures)
             await world.settled()
 
     async def test_a_server_that_accepts_no_new_connection_is_unreachable(self, world: World) -> None:
@@ -296,7 +297,7 @@ class TestMisbehavingApiServer:
             await world.settled()
             world.cluster.freeze_connections(new=True)
             world.cluster.drop_connections()
-            await world.until(lambda: seen.state is ClusterState.UNREACHABLE)
+            await eventually(lambda: seen.state is ClusterState.UNREACHABLE)
             world.cluster.thaw()
             await world.settled()
 
@@ -308,7 +309,7 @@ class TestMisbehavingApiServer:
     async def test_watches_that_end_on_time_are_not_restarts(self, world: World) -> None:
         intervals = msgspec.structs.replace(FAST, watch=msgspec.structs.replace(FAST.watch, watch=(1.0, 1.0)))
         async with world.watched(intervals=intervals) as seen:
-            await world.until(lambda: world.requested("watch") >= 6)
+            await eventually(lambda: world.requested("watch") >= 6)
             await world.settled()
             assert (seen.restarts, seen.states) == ([], [ClusterState.STARTING, ClusterState.UP])
             assert (world.requested("list"), world.execs.total()) == (2, 4)
@@ -320,7 +321,7 @@ class TestMisbehavingApiServer:
             await world.settled()
             world.cluster.refuse_tokens()
             world.cluster.drop_connections()
-            await world.until(lambda: seen.state is ClusterState.UNAUTHORIZED)
+            await eventually(lambda: seen.state is ClusterState.UNAUTHORIZED)
             await world.stays(lambda: seen.gpus == world.truth)
             world.cluster.accept_tokens()
             await world.settled()
@@ -338,7 +339,7 @@ class TestMisbehavingApiServer:
         async with world.watched(refresh=Duration(0.3)) as seen:
             await world.settled()
             await world.cluster.stop()
-            await world.until(lambda: seen.state is ClusterState.UNREACHABLE)
+            await eventually(lambda: seen.state is ClusterState.UNREACHABLE)
             await anyio.sleep(0.2)
             failures = len(seen.failures)
             await world.stays(lambda: len(seen.published) == 4 and len(seen.failures) == failures)
@@ -350,7 +351,7 @@ class TestMisbehavingApiServer:
     async def test_a_forbidden_list_is_named_in_the_status(self, world: World) -> None:
         world.cluster.deny("list", "nodes")
         async with world.watched() as seen:
-            await world.until(lambda: seen.state is ClusterState.FORBIDDEN)
+            await eventually(lambda: seen.state is ClusterState.FORBIDDEN)
             assert "nodes" in seen.statuses[-1].message
             await world.stays(lambda: not seen.published)
             world.cluster.allow()
@@ -359,7 +360,7 @@ class TestMisbehavingApiServer:
     async def test_a_server_that_starts_late_is_read(self, world: World) -> None:
         await world.cluster.stop()
         async with world.watched() as seen:
-            await world.until(lambda: seen.state is ClusterState.UNREACHABLE)
+            await eventually(lambda: seen.state is ClusterState.UNREACHABLE)
             await world.cluster.start()
             await world.settled()
 
@@ -369,7 +370,7 @@ class TestBadContext:
         path = tmp_path / "repaired"
         path.write_text(json.dumps({"contexts": []}))
         async with world.watched(kubeconfig=str(path)) as seen:
-            await world.until(lambda: seen.state is ClusterState.BAD_CONTEXT)
+            await eventually(lambda: seen.state is ClusterState.BAD_CONTEXT)
             assert "sim-0" in seen.statuses[-1].message
             path.write_text(world.simulator.kubeconfig.read_text())
             await world.settled()
@@ -380,8 +381,8 @@ class TestStopping:
     async def test_stopping_leaves_nothing_open(self, world: World) -> None:
         world.cluster.hang_exec()
         async with world.watched(exec_concurrency=2):
-            await world.until(lambda: world.cluster.counters.open_execs.total() == 2)
-        await world.until(lambda: not world.cluster.counters.open_execs and not world.cluster.counters.open_watches)
+            await eventually(lambda: world.cluster.counters.open_execs.total() == 2)
+        await eventually(lambda: not world.cluster.counters.open_execs and not world.cluster.counters.open_watches)
 
 
 def change(world: World, node: str, act: Callable[[dict[str, Any]], None]) -> None:

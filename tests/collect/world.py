@@ -14,6 +14,7 @@ from collector.config import ClusterSettings
 from collector.kube.reflector import WatchIntervals
 from collector.model import ClusterState, ClusterStatus, Known, NodeInfo, ReadFailure, Reading, WatchRestart
 from collector.simulator import SimulatedCluster, Simulator
+from tests.support.waiting import eventually
 
 __all__ = ["FAST", "Observed", "World"]
 
@@ -119,14 +120,9 @@ class World:
         requests = self.cluster.counters.requests
         return sum(number for (one, of), number in requests.items() if one == verb and resource in ("", of))
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        with anyio.fail_after(30):
-            while not condition():  # noqa: ASYNC110
-                await anyio.sleep(0.01)
-
     async def settled(self) -> None:
         """Wait until everything published is true and complete, then see that it stays so."""
-        await self.until(lambda: self.seen.state is ClusterState.UP and self.seen.gpus == self.truth)
+        await eventually(lambda: self.seen.state is ClusterState.UP and self.seen.gpus == self.truth)
         await anyio.sleep(0.1)
         assert self.seen.gpus == self.truth
 

@@ -132,12 +132,12 @@ def test_the_deployment_needs_no_privilege_and_writes_only_to_tmp() -> None:
     assert written == ["/tmp"]
 
 
-def test_a_roll_out_ends_the_old_collector_before_a_new_one_opens_the_store() -> None:
+def test_a_rollout_never_runs_two_collectors_at_once() -> None:
     assert manifest("deployment.yaml")["spec"]["strategy"] == {"type": "Recreate"}
 
 
 @pytest.mark.parametrize("document", ["README.md", "config/README.md", "config/prometheus/runbook.md"])
-def test_what_the_documentation_tells_to_type_names_files_from_the_repository_s_root(document: str) -> None:
+def test_documented_commands_name_files_from_the_root_of_the_repository(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
     typed = blocks + re.findall(r"`((?:kubectl|gpuid) [^`]+)`", text)
@@ -164,7 +164,7 @@ def test_versions_agree() -> None:
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_lock_has_every_dependency_in_a_version_that_is_new_enough_and_by_hash() -> None:
+def test_the_lock_pins_every_dependency_by_version_and_hash() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     pins = dict(re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:", lock, re.MULTILINE))
     assert len(pins) == lock.count("==")

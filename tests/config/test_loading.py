@@ -94,7 +94,7 @@ class TestMeaning:
         assert server.basic_auth == {"bob": HASH}
         assert (metrics.cluster_label, metrics.node_labels) == ("site", ("zone", "rack"))
 
-    def test_a_cluster_is_named_by_its_context_unless_it_has_a_name(self) -> None:
+    def test_the_name_of_a_cluster_defaults_to_its_context(self) -> None:
         config = read('[[clusters]]\ncontext = "a"\n[[clusters]]\ncontext = "b"\nname = "c"\n')
         assert [cluster.name for cluster in config.clusters] == ["a", "c"]
 
@@ -159,7 +159,7 @@ class TestPaths:
         text = f'[defaults]\nkubeconfig = "a:/b::~/c"\n{CLUSTER}'
         assert first(text).kubeconfig == "/etc/gpuid/a:/b:/home/bob/c"
 
-    def test_a_home_that_does_not_exist_is_named_by_its_key(self) -> None:
+    def test_an_unknown_home_directory_is_refused_by_its_key(self) -> None:
         expected = 'expected a path of a user with a home directory, got "~nobody-at-all/x"'
         assert refusal(f'{CLUSTER}kubeconfig = "~nobody-at-all/x"\n') == f"clusters[0].kubeconfig: {expected}"
         text = f'[server]\nbearer_token_file = "~nobody-at-all/x"\n{CLUSTER}'
@@ -406,7 +406,7 @@ class TestRefusals:
     def test_a_bad_file_is_answered_with_one_line(self, text: str, message: str) -> None:
         assert refusal(text) == message
 
-    def test_a_value_that_is_refused_is_cut_and_kept_on_one_line(self) -> None:
+    def test_a_refused_value_is_shortened_to_one_line(self) -> None:
         message = refusal(f'{CLUSTER}preset = "a\\nb{"x" * 1000}"')
         assert message.startswith('clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "a\\nbxxx')
         assert len(message) < 200

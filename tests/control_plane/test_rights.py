@@ -64,7 +64,7 @@ def test_the_read_only_rights_are_enough(east: ControlPlane, kubeconfig: Path, c
     assert collector.total("gpuid_cluster_up", cluster="east") == 1
 
 
-def test_without_the_right_to_exec_the_reason_is_forbidden_and_the_cluster_up(
+def test_without_the_right_to_exec_readings_fail_as_forbidden(
     east: ControlPlane, kubeconfig: Path, collect: Collect
 ) -> None:
     (role,) = [

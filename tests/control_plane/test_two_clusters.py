@@ -44,7 +44,7 @@ def collector(planes: Planes, collect: Collect) -> CollectorProcess:
     return collector
 
 
-def test_the_scrape_tells_of_each_node_what_kubernetes_and_the_driver_say(collector: CollectorProcess) -> None:
+def test_the_scrape_has_each_node_s_kubernetes_and_driver_facts(collector: CollectorProcess) -> None:
     (labels,) = [labels for labels, _ in collector.samples("gpuid_node_info") if labels["node"] == "gpu-2"]
     assert labels == {
         "cluster": "east",
@@ -91,7 +91,7 @@ def test_a_node_is_read_again_after_it_rebooted(collector: CollectorProcess, pla
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
-def test_a_gpu_that_shows_up_in_the_other_cluster_has_moved(collector: CollectorProcess, planes: Planes) -> None:
+def test_a_gpu_may_move_to_another_cluster(collector: CollectorProcess, planes: Planes) -> None:
     planes["east"].delete_node("gpu-1")
     planes["west"].replace_pod("gpu-1", THREE + ONE)
     until(collector.gpus, rows("east", "gpu-2", TWO) | rows("west", "gpu-1", THREE + ONE))
@@ -103,9 +103,7 @@ def test_a_deleted_node_loses_its_series(collector: CollectorProcess, planes: Pl
     assert [labels for labels, _ in collector.samples("gpuid_node_info") if labels["node"] == "gpu-2"] == []
 
 
-def test_an_api_server_that_restarts_costs_no_series_and_is_followed_again(
-    collector: CollectorProcess, planes: Planes
-) -> None:
+def test_a_restart_of_the_api_server_loses_no_series(collector: CollectorProcess, planes: Planes) -> None:
     east = planes["east"]
     everything = collector.gpus()
     east.stop_apiserver()
@@ -118,9 +116,7 @@ def test_an_api_server_that_restarts_costs_no_series_and_is_followed_again(
     until(collector.gpus, rows("east", "gpu-1", ONE) | rows("east", "gpu-2", SWAPPED) | rows("west", "gpu-1", THREE))
 
 
-def test_a_watch_that_expired_while_the_collector_stood_still_ends_in_a_fresh_list(
-    collector: CollectorProcess, planes: Planes
-) -> None:
+def test_a_watch_expired_during_a_pause_leads_to_a_list(collector: CollectorProcess, planes: Planes) -> None:
     east = planes["east"]
     collector.send(signal.SIGSTOP)
     try:
@@ -138,5 +134,5 @@ def test_a_watch_that_expired_while_the_collector_stood_still_ends_in_a_fresh_li
     assert "expired" in restarts
 
 
-def test_sigterm_ends_it_at_once_and_well(collector: CollectorProcess) -> None:
+def test_sigterm_ends_it_promptly_with_status_0(collector: CollectorProcess) -> None:
     assert collector.stop(signal.SIGTERM, seconds=10) == 0

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Simulator
 from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.processes import Process, free_ports, until
+from tests.support.processes import CollectorProcess
 from tests.support.receiver import Receiver, receiving
+from tests.support.waiting import until
 
 __all__ = ["postgres_server"]
 
@@ -30,36 +29,18 @@ class Site:
     ) -> None:
         self.receiver = receiver
         self._portal, self._cluster = portal, simulator.clusters["sim-0"]
-        self.config = folder / "gpuid.toml"
-        (self.port,) = free_ports(1)
-        self.config.write_text(
-            f'[server]\nlisten = "127.0.0.1:{self.port}"\n'
-            f'[[clusters]]\ncontext = "sim-0"\nkubeconfig = "{simulator.kubeconfig}"\n'
-            f'[store]\nurl = "{store}"\n'
-            f'[sinks.hook]\ntype = "webhook"\nurl = "{receiver.url}"\nbatch_age = "100ms"\n'
+        self.collector = CollectorProcess(folder)
+        self.collector.configure(
+            {"sim-0": simulator.kubeconfig},
+            before=f'[store]\nurl = "{store}"',
+            after=f'[sinks.hook]\ntype = "webhook"\nurl = "{receiver.url}"\nbatch_age = "100ms"\n',
         )
-        self.process = Process([sys.executable, "-m", "collector", "run", "-c", self.config], folder / "log")
 
     def move_gpu(self, node: str, to_node: str) -> None:
         self._portal.call(self._cluster.move_gpu, node, to_node)
 
-    def metric(self, name: str, **labels: str) -> float | None:
-        """The sum of a metric's series that have these labels; None when there is none, or nobody answers."""
-        try:
-            text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=30).text
-        except httpx.TransportError:
-            assert self.process.running, self.process.tail()
-            return None
-        found = [
-            sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
-        return sum(found) if found else None
-
     def outbox(self, *args: str) -> str:
-        command = [sys.executable, "-m", "collector", "outbox", *args, "-c", str(self.config)]
+        command = [sys.executable, "-m", "collector", "outbox", *args, "-c", str(self.collector.config)]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     def listed(self) -> dict[str, Any]:
@@ -88,27 +69,27 @@ def site(tmp_path: Path, receiver: Receiver, store: str) -> Iterator[Site]:
         try:
             yield site
         finally:
-            site.process.stop()
+            site.collector.stop()
 
 
-def test_a_rejected_batch_is_a_dead_letter_until_it_is_replayed(site: Site) -> None:
+def test_a_rejected_batch_stays_a_dead_letter_until_replayed(site: Site) -> None:
     site.receiver.respond(400)
-    site.process.start()
-    until(lambda: site.metric("gpuid_export_failure_total", sink="hook", reason="rejected"), GPUS, seconds=60)
+    site.collector.start()
+    until(lambda: site.collector.total("gpuid_export_failure_total", sink="hook", reason="rejected"), GPUS, seconds=60)
     until(lambda: sum(letter["count"] for letter in site.listed()["dead_letters"]), GPUS)
     letters = site.listed()["dead_letters"]
     assert {letter["sink"] for letter in letters} == {"hook"}
     assert all(letter["reason"].endswith("answered 400") for letter in letters)
     assert {letter["key"] for letter in letters} == {request.key for request in site.receiver.rejected}
-    until(lambda: site.metric("gpuid_export_backlog_records", sink="hook"), 0.0)
-    assert site.metric("gpuid_store_up") == 1
-    assert site.metric("gpuid_export_success_total", sink="hook") is None
+    until(lambda: site.collector.total("gpuid_export_backlog_records", sink="hook"), 0.0)
+    assert site.collector.total("gpuid_store_up") == 1
+    assert site.collector.total("gpuid_export_success_total", sink="hook") is None
     shown = json.loads(site.outbox("show", str(letters[0]["id"])))
     assert len(shown["records"]) == letters[0]["count"]
 
     site.receiver.respond(200)
     assert "for redelivery" in site.outbox("replay", "--sink", "hook")
-    until(lambda: site.metric("gpuid_export_success_total", sink="hook"), GPUS)
+    until(lambda: site.collector.total("gpuid_export_success_total", sink="hook"), GPUS)
     until(lambda: site.listed()["dead_letters"], [])
     records = site.receiver.records
     assert len({record["uuid"] for record in records}) == len(records) == GPUS
@@ -117,21 +98,19 @@ def test_a_rejected_batch_is_a_dead_letter_until_it_is_replayed(site: Site) -> N
 
 
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)
-def test_changes_during_an_outage_of_the_store_are_delivered_after_it(
-    site: Site, postgres_server: PostgresServer
-) -> None:
-    site.process.start()
-    until(lambda: site.metric("gpuid_export_success_total", sink="hook"), GPUS, seconds=60)
+def test_changes_during_a_store_outage_are_delivered_afterwards(site: Site, postgres_server: PostgresServer) -> None:
+    site.collector.start()
+    until(lambda: site.collector.total("gpuid_export_success_total", sink="hook"), GPUS, seconds=60)
     postgres_server.stop()
     try:
         site.move_gpu("gpu-0000", "gpu-0001")
-        until(lambda: site.metric("gpuid_store_up"), 0.0)
-        until(lambda: site.metric("gpuid_gpu_info", node="gpu-0001"), 5.0)
-        assert (site.metric("gpuid_store_pending_records") or 0) >= 1
+        until(lambda: site.collector.total("gpuid_store_up"), 0.0)
+        until(lambda: site.collector.total("gpuid_gpu_info", node="gpu-0001"), 5.0)
+        assert (site.collector.total("gpuid_store_pending_records") or 0) >= 1
         assert len(site.receiver.records) == GPUS
     finally:
         postgres_server.start()
-    until(lambda: site.metric("gpuid_store_up"), 1.0, seconds=90)
+    until(lambda: site.collector.total("gpuid_store_up"), 1.0, seconds=90)
     until(lambda: site.receiver.records[-1]["event"], "moved", seconds=90)
     assert len({record["uuid"] for record in site.receiver.records[GPUS:]}) == 1
-    assert site.metric("gpuid_store_pending_records") == 0
+    assert site.collector.total("gpuid_store_pending_records") == 0

@@ -17,6 +17,8 @@ from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, NodeInfo, Reading, SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
 from collector.store import SinkBacklog, Store, StoreSettings
+from tests.support.clock import Clock
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -24,23 +26,6 @@ NOW = 1_780_000_000.0
 
 
 Wait = Callable[..., Awaitable[None]]
-
-
-class Clock:
-    """A clock that a wait sets forward instead of waiting."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-        self.waits: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def wait(self, seconds: float, *events: anyio.Event) -> None:
-        await anyio.sleep(0.001)
-        if not any(event.is_set() for event in events):
-            self.now += seconds
-            self.waits.append(seconds)
 
 
 class RecordingSink:
@@ -91,7 +76,7 @@ class Desk:
     def __init__(self, store: Store, sinks: dict[str, RecordingSink], wait: Wait | None, drain_seconds: float) -> None:
         self.store = store
         self.sinks = sinks
-        self.clock = Clock()
+        self.clock = Clock(NOW)
         self.observer = Observer()
         self.delivery = Delivery(
             store,
@@ -161,12 +146,6 @@ async def stand_still(_seconds: float, *events: anyio.Event) -> None:
     await events[-1].wait()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    with anyio.fail_after(20):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
-
-
 def down(seconds: float, clock: Callable[[], float]) -> Callable[[int], Exception | None]:
     """Answer as a sink that is out of reach for some time."""
     return lambda _number: UnavailableError("gone", Reason.CONNECTION) if clock() < NOW + seconds else None
@@ -178,9 +157,9 @@ class TestASinkThatTakesAll:
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2", "GPU-3")
             await desk.read("GPU-4", cluster="lab")
-            await until(lambda: sum(map(len, sink.taken)) == 4)
+            await eventually(lambda: sum(map(len, sink.taken)) == 4)
             assert [uuid for batch in sink.taken for uuid in batch] == ["GPU-1", "GPU-2", "GPU-3", "GPU-4"]
-            await until(lambda: desk.observer.exported["lake"] == {"prod": 3, "lab": 1})
+            await eventually(lambda: desk.observer.exported["lake"] == {"prod": 3, "lab": 1})
             assert all(len(batch) <= 2 for batch in sink.taken)
         assert sink.closed
 
@@ -189,14 +168,14 @@ class TestASinkThatTakesAll:
         settings = StdoutSettings(batch_records=100, batch_age=Duration(60))
         async with at_desk(settings, lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", time=NOW)
-            await until(lambda: sink.taken)
+            await eventually(lambda: sink.taken)
             assert desk.clock.now >= NOW + 60
 
     async def test_the_backlog_is_reported(self, at_desk):
         async with at_desk(lake=RecordingSink(lambda _: UnavailableError("gone", Reason.CONNECTION))) as desk:
             await desk.read("GPU-1", "GPU-2", "GPU-3")
             async with desk.delivering():
-                await until(lambda: desk.observer.backlogs)
+                await eventually(lambda: desk.observer.backlogs)
                 assert desk.observer.backlogs == {"lake": SinkBacklog(3, NOW - 100)}
 
 
@@ -208,18 +187,18 @@ class TestASinkThatIsDown:
             async with desk.delivering():
                 for number in range(5):
                     await desk.read(f"GPU-{number}")
-                await until(lambda: sum(map(len, sink.taken)) == 5)
+                await eventually(lambda: sum(map(len, sink.taken)) == 5)
             assert [uuid for batch in sink.taken for uuid in batch] == [f"GPU-{number}" for number in range(5)]
             assert desk.observer.failed[0] == ("lake", {"prod": len(sink.tries[0][1])}, "connection")
             # Four or five tries in the first half minute, then one in about five minutes.
             assert 280 < len(desk.observer.failed) < 380
             assert await desk.store.outbox.backlog("lake") == SinkBacklog(0, None)
 
-    async def test_every_try_of_a_batch_has_the_same_key_and_records(self, at_desk):
+    async def test_every_attempt_has_the_same_key_and_records(self, at_desk):
         sink = RecordingSink(lambda number: UnavailableError("gone", Reason.TIMEOUT) if number < 5 else None)
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
-            await until(lambda: sink.taken)
+            await eventually(lambda: sink.taken)
             assert len(sink.tries) == 5
             assert len({(key, *uuids) for key, uuids in sink.tries}) == 1
 
@@ -228,7 +207,7 @@ class TestASinkThatIsDown:
         async with at_desk(lake=sink) as desk:
             await desk.read("GPU-1", "GPU-2")
             async with desk.delivering():
-                await until(lambda: sink.taken)
+                await eventually(lambda: sink.taken)
             for wait, steady in zip(desk.clock.waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300], strict=False):
                 assert 0.8 * steady <= wait <= 1.2 * steady
 
@@ -238,11 +217,11 @@ class TestASinkThatIsDown:
         async with at_desk(lake=sink) as desk:
             await desk.read("GPU-1", "GPU-2")
             async with desk.delivering():
-                await until(lambda: sink.taken)
+                await eventually(lambda: sink.taken)
             assert desk.clock.waits[0] == 1234.0
             assert desk.observer.failed == [("lake", {"prod": 2}, "throttled")]
 
-    async def test_others_get_theirs_meanwhile(self, at_desk):
+    async def test_other_sinks_are_not_held_up(self, at_desk):
         async def never() -> None:
             await anyio.sleep_forever()
 
@@ -250,14 +229,14 @@ class TestASinkThatIsDown:
         async with at_desk(drain_seconds=0.1, stuck=stuck, well=well) as desk, desk.delivering():
             for number in range(3):
                 await desk.read(f"GPU-{number}", f"GPU-{number}x")
-            await until(lambda: len(well.taken) == 3)
+            await eventually(lambda: len(well.taken) == 3)
             assert stuck.taken == []
 
     async def test_one_that_breaks_unexpectedly_is_tried_again(self, at_desk):
         sink = RecordingSink(lambda number: RuntimeError("bug") if number == 1 else None)
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
-            await until(lambda: sink.taken)
+            await eventually(lambda: sink.taken)
             assert desk.observer.failed == [("lake", {"prod": 2}, "internal")]
 
 
@@ -266,14 +245,14 @@ class TestAnOutboxThatCannotBeRead:
         async with desk.store.database.write() as connection:
             await connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
 
-    async def test_the_store_is_in_trouble_until_it_can(self, at_desk):
+    async def test_the_store_is_in_trouble_until_it_can_be_read(self, at_desk):
         async with at_desk(lake=RecordingSink()) as desk:
             await self.rename(desk, "gpuid_sinks", "lost")
             async with desk.delivering():
-                await until(lambda: not desk.store.health.status.up)
+                await eventually(lambda: not desk.store.health.status.up)
                 assert "no such table: gpuid_sinks" in desk.store.health.status.message
                 await self.rename(desk, "lost", "gpuid_sinks")
-                await until(lambda: desk.store.health.status.up)
+                await eventually(lambda: desk.store.health.status.up)
 
 
 class TestAStoreThatCannotBeWritten:
@@ -283,16 +262,16 @@ class TestAStoreThatCannotBeWritten:
         async with desk.store.database.write() as connection:
             await connection.exec_driver_sql("DROP TRIGGER refuse" if answer else refuse)
 
-    async def test_a_delivered_batch_is_not_sent_again_until_it_is_acknowledged(self, at_desk):
+    async def test_a_delivered_batch_is_not_sent_again(self, at_desk):
         sink = RecordingSink()
         async with at_desk(lake=sink) as desk, desk.delivering():
             sink.answer = lambda number: self.writable(desk, False) if number == 1 else None
             await desk.read("GPU-1", "GPU-2")
-            await until(lambda: len(desk.clock.waits) > 5)
+            await eventually(lambda: len(desk.clock.waits) > 5)
             assert len(sink.tries) == 1
             await self.writable(desk, True)
             await desk.read("GPU-3", "GPU-4")
-            await until(lambda: len(sink.taken) == 2)
+            await eventually(lambda: len(sink.taken) == 2)
             assert sink.taken == [["GPU-1", "GPU-2"], ["GPU-3", "GPU-4"]]
 
     async def test_no_batch_is_sent_that_might_change(self, at_desk):
@@ -301,18 +280,18 @@ class TestAStoreThatCannotBeWritten:
             await desk.read("GPU-1", "GPU-2")
             await self.writable(desk, False)
             async with desk.delivering():
-                await until(lambda: len(desk.clock.waits) > 5)
+                await eventually(lambda: len(desk.clock.waits) > 5)
                 assert sink.tries == []
                 await self.writable(desk, True)
-                await until(lambda: sink.taken)
+                await eventually(lambda: sink.taken)
 
 
 class TestASinkThatRejects:
-    async def test_the_batch_becomes_a_dead_letter_and_the_next_one_is_sent(self, at_desk):
+    async def test_the_batch_becomes_a_dead_letter_and_delivery_continues(self, at_desk):
         sink = RecordingSink(lambda number: RejectedError("sinks.lake: 400 Bad Request") if number == 1 else None)
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2", "GPU-3", "GPU-4")
-            await until(lambda: sink.taken)
+            await eventually(lambda: sink.taken)
             assert sink.taken == [["GPU-3", "GPU-4"]]
             (letter,) = await desk.store.outbox.dead_letters("lake")
             assert (letter.reason, letter.count) == ("sinks.lake: 400 Bad Request", 2)
@@ -322,11 +301,11 @@ class TestASinkThatRejects:
         sink = RecordingSink(lambda number: RejectedError("no") if number == 1 else None)
         async with at_desk(lake=sink) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
-            await until(lambda: sink.tries)
-            while not (letters := await desk.store.outbox.dead_letters()):  # noqa: ASYNC110
-                await anyio.sleep(0.005)
-            await desk.store.outbox.replay([letters[0].id])
-            await until(lambda: sink.taken)
+            await eventually(lambda: sink.tries)
+            await eventually(desk.store.outbox.dead_letters)
+            (letter,) = await desk.store.outbox.dead_letters()
+            await desk.store.outbox.replay([letter.id])
+            await eventually(lambda: sink.taken)
             assert sink.tries[0] == sink.tries[1]
 
 
@@ -348,7 +327,7 @@ class TestTheEnd:
             await desk.read("GPU-1", "GPU-2")
             with anyio.fail_after(20):
                 async with desk.delivering():
-                    await until(lambda: sink.tries)
+                    await eventually(lambda: sink.tries)
             assert len(sink.tries) == 1
             assert await desk.store.outbox.backlog("lake") == SinkBacklog(2, NOW - 100)
 
@@ -358,14 +337,14 @@ class TestANewConfiguration:
         old, kept, new = RecordingSink(), RecordingSink(), RecordingSink()
         async with at_desk(old=old, kept=kept) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
-            await until(lambda: old.taken and kept.taken)
+            await eventually(lambda: old.taken and kept.taken)
             desk.sinks["new"] = new
             await desk.delivery.reconcile(
                 {"kept": StdoutSettings(batch_records=2), "new": StdoutSettings(batch_records=2)}
             )
             assert (old.closed, kept.closed) == (True, False)
             await desk.read("GPU-3", "GPU-4")
-            await until(lambda: len(kept.taken) == 2 and new.taken)
+            await eventually(lambda: len(kept.taken) == 2 and new.taken)
             assert kept.taken == [["GPU-1", "GPU-2"], ["GPU-3", "GPU-4"]]
             assert new.taken == [["GPU-3", "GPU-4"]]
             owed = await desk.store.outbox.sinks()
@@ -375,8 +354,8 @@ class TestANewConfiguration:
         broken, fixed = RecordingSink(lambda _: UnavailableError("gone", Reason.MISSING)), RecordingSink()
         async with at_desk(lake=broken) as desk, desk.delivering():
             await desk.read("GPU-1", "GPU-2")
-            await until(lambda: broken.tries)
+            await eventually(lambda: broken.tries)
             desk.sinks["lake"] = fixed
             await desk.delivery.reconcile({"lake": StdoutSettings(batch_records=3)})
-            await until(lambda: fixed.taken)
+            await eventually(lambda: fixed.taken)
             assert fixed.tries[0] == broken.tries[0]  # an unfinished batch stays as it was

@@ -12,6 +12,7 @@ from collector.config.sinks import SinkSettings, StdoutSettings
 from collector.delivery.delivery import Delivery
 from collector.delivery.reconciler import SinkReconciler
 from collector.store import StoreError
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -66,18 +67,16 @@ async def test_an_unavailable_store_is_retried_and_delays_nobody(caplog: pytest.
         assert reported == []
         assert "cannot update sinks while the store is unavailable; retrying: database is locked" in caplog.text
         delivery.available = True
-        while not reported:  # noqa: ASYNC110
-            await anyio.sleep(0.005)
+        await eventually(lambda: reported)
         assert reported == [["out"]]
 
 
-async def test_a_newer_request_is_tried_without_waiting_and_replaces_the_older_one() -> None:
+async def test_a_newer_request_replaces_a_waiting_one() -> None:
     delivery = FakeDelivery()
     delivery.available = False
     async with reconciling(delivery, retry=3600.0) as (reconciler, reported), anyio.create_task_group() as tasks:
         tasks.start_soon(reconciler.reconcile, OUT)
-        while not delivery.tried:  # noqa: ASYNC110
-            await anyio.sleep(0.005)
+        await eventually(lambda: delivery.tried)
         delivery.available = True
         await reconciler.reconcile(OTHER)
         assert delivery.applied == [OTHER]

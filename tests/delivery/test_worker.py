@@ -151,7 +151,7 @@ class TestWhenABatchCloses:
             (BatchState(1, 9999.0, closed=False), 5.0),  # the clock was set back
         ],
     )
-    def test_it_is_when_it_is_full_or_old_enough_or_was_begun_before(self, waiting, seconds):
+    def test_it_is_when_full_or_old_enough_or_resumed(self, waiting, seconds):
         assert closes_in(waiting, self.settings, now=100.0) == seconds
 
 
@@ -171,7 +171,7 @@ async def test_a_standby_sends_nothing() -> None:
     assert world.closed
 
 
-async def test_a_batch_is_left_to_the_next_leader_when_the_lead_is_lost() -> None:
+async def test_a_batch_is_left_to_the_next_leader() -> None:
     world = World(batch(1), age=3600)
     world.answer = lambda _number: UnavailableError("gone", Reason.CONNECTION)
 
@@ -209,7 +209,7 @@ async def test_a_rejected_batch_is_a_dead_letter_with_its_reason() -> None:
     assert world.failures == ["rejected"]
 
 
-async def test_an_error_of_our_own_is_retried_and_counted_as_internal() -> None:
+async def test_an_unexpected_error_is_retried_and_counted_as_internal() -> None:
     world = World(batch(1), age=3600)
     world.answer = lambda number: RuntimeError("bug") if number == 1 else None
     await world.run(until=lambda: not world.batches)
@@ -231,7 +231,7 @@ async def test_an_outbox_that_cannot_be_read_is_logged_and_retried(caplog: pytes
     assert world.confirmed == ["key-1"]
 
 
-async def test_an_error_that_stays_is_logged_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lasting_error_is_logged_at_its_start_and_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     world = World(batch(1), age=3600)
     world.answer = lambda number: UnavailableError("gone", Reason.CONNECTION) if number < 4 else None

@@ -12,9 +12,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_scrape_of_an_idle_fleet_leaves_the_background_at_work(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_scrape_does_not_stop_the_background_compression(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     refreshed: list[None] = []
     original = exposition.Exposition.refresh
 

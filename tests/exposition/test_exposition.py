@@ -94,7 +94,7 @@ class TestOneNode:
         text = families(await bench.text())
         assert text["gpuid_node_gpus"] == ['gpuid_node_gpus{cluster="prod",node="n1",state="found"} 2', *counted]
 
-    async def test_gpus_that_share_a_serial_are_two_series_with_their_chassis(self, bench: Any) -> None:
+    async def test_gpus_with_one_serial_are_two_series(self, bench: Any) -> None:
         bench.read("prod", "n1", *GB200)
         text = families(await bench.text())
         assert text["gpuid_gpu_info"] == [
@@ -161,7 +161,7 @@ class TestChange:
         assert "prod" not in text
         assert 'gpuid_watch_restarts_total{cluster="other",reason="expired",resource="pods"} 1.0' in text
 
-    async def test_only_the_families_that_differ_in_the_shard_of_the_node_are_compressed(
+    async def test_only_the_changed_families_of_the_changed_shard_are_compressed(
         self, bench: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for index in range(3 * SHARD_NODES):
@@ -179,7 +179,7 @@ class TestChange:
         await bench.exposition.refresh()
         assert compressed == [SHARD_NODES]  # the time of the reading, for the 64 nodes of one shard
 
-    async def test_a_scraper_that_goes_away_takes_no_change_with_it(self, bench: Any) -> None:
+    async def test_a_cancelled_scrape_loses_no_change(self, bench: Any) -> None:
         bench.read("prod", "n0", Gpu(uuid="GPU-first"))
         bench.read("prod", "n2", Gpu(uuid="GPU-last"))
         await bench.text()
@@ -231,13 +231,13 @@ class TestCluster:
         assert "gpuid_cluster_synced_timestamp_seconds" not in text
         assert text["gpuid_cluster_state"] == ['gpuid_cluster_state{cluster="prod",state="duplicate"} 1.0']
 
-    async def test_what_is_told_of_one_that_is_unknown_is_not_published(self, bench: Any) -> None:
+    async def test_an_event_of_an_unknown_cluster_is_not_published(self, bench: Any) -> None:
         bench.metrics.cluster_state("prod", ClusterState.UP)
         assert "gpuid_cluster_" not in "\n".join(families(await bench.text()))
 
 
 class TestSink:
-    async def test_what_it_is_owed_and_has_refused_is_published(self, bench: Any) -> None:
+    async def test_its_backlog_and_its_dead_letters_are_published(self, bench: Any) -> None:
         bench.metrics.backlog("lake", 3, 1764000000.0, 2)
         text = families(await bench.text())
         assert text["gpuid_export_backlog_records"] == ['gpuid_export_backlog_records{sink="lake"} 3.0']
@@ -256,7 +256,7 @@ class TestSink:
 
 
 class TestTheStore:
-    async def test_is_told_of_with_what_it_lost_as_a_counter(self, bench: Any) -> None:
+    async def test_is_published_with_its_lost_records_as_a_counter(self, bench: Any) -> None:
         lost = 3
         bench.metrics.register_store(up=lambda: True, pending=lambda: 7, lost=lambda: lost, leader=lambda: False)
         assert "gpuid_store_up 1.0\n" in (text := await bench.text())

@@ -59,7 +59,7 @@ def nodes(cluster: ClusterTextStore) -> set[str]:
     return {line.split()[0].decode() for line in text.splitlines()}
 
 
-def test_a_node_that_comes_after_its_shard_emptied_is_in_the_text() -> None:
+def test_an_emptied_shard_takes_new_nodes() -> None:
     cluster = ClusterTextStore(shard_nodes=SHARD)
     for number in range(SHARD + 1):
         put(cluster, number)

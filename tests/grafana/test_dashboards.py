@@ -114,7 +114,7 @@ class TestForGrafana11:
         assert "id" not in dashboard
         assert "gpuid" in dashboard["tags"]
 
-    def test_every_panel_says_what_it_shows_in_which_unit_and_asks_the_chosen_data_source(self, path: Path) -> None:
+    def test_every_panel_has_texts_a_unit_and_the_chosen_source(self, path: Path) -> None:
         for panel in panels(load(path)):
             assert panel["type"] in KINDS
             assert panel["title"]
@@ -157,7 +157,7 @@ class TestForGrafana11:
         assert (found["datasource"]["type"], found["datasource"]["query"]) == ("datasource", "prometheus")
         assert found["cluster"]["query"]["query"] == "label_values(gpuid_cluster_up, cluster)"
 
-    def test_every_link_leads_to_a_dashboard_and_sets_variables_that_it_has(self, path: Path) -> None:
+    def test_every_link_fits_the_dashboard_that_it_opens(self, path: Path) -> None:
         known = {load(each)["uid"]: variables(load(each)) for each in PATHS}
         for url in set(links(load(path)["panels"])):
             target = urlsplit(
@@ -218,9 +218,7 @@ def test_a_query_gets_data(troubled: Troubled, path: Path, asked: Asked) -> None
         if panel["type"] == "table"
     ],
 )
-def test_a_table_has_a_column_for_all_that_its_queries_answer(
-    troubled: Troubled, path: Path, panel: dict[str, Any]
-) -> None:
+def test_a_table_has_a_column_for_every_queried_label(troubled: Troubled, path: Path, panel: dict[str, Any]) -> None:
     values = chosen(load(path), troubled)
     answered = set()
     for target in panel["targets"]:
@@ -233,7 +231,7 @@ def test_a_table_has_a_column_for_all_that_its_queries_answer(
     assert list(organize["indexByName"]) == sorted(named)
 
 
-def test_no_place_of_a_gpu_is_left_out_however_short_it_was_there(promtool: str, tmp_path: Path) -> None:
+def test_the_timeline_has_even_the_shortest_stay(promtool: str, tmp_path: Path) -> None:
     place = 'gpuid_gpu_info{{cluster="east",node="{}",serial="S",uuid="GPU-1",chassis=""}}'
     dashboard = load(FOLDER / "serial.json")
     exprs = [one.target["expr"] for one in queries(dashboard) if one.panel["title"] == "Where it was"]
@@ -296,26 +294,26 @@ class TestWhatTheyShow:
         assert self.number(troubled, "fleet", "GPUs") == troubled.gpus == 55
         assert self.number(troubled, "collector", "Collectors") == 2
 
-    def test_the_gpu_that_moved_is_listed_with_where_it_came_from(self, troubled: Troubled) -> None:
+    def test_the_moved_gpu_is_listed_with_its_origin(self, troubled: Troubled) -> None:
         (row,) = [row for row in self.rows(troubled, "fleet", "GPUs that moved") if row["uuid"] == troubled.uuid]
         assert row["serial"] == troubled.serial
         assert (row["from_cluster"], row["from_node"]) == ("sim-1", "gpu-0000")
         assert (row["cluster"], row["node"]) == (troubled.cluster, troubled.node)
 
-    def test_the_serial_on_the_sticker_leads_to_both_of_its_places(self, troubled: Troubled) -> None:
+    def test_a_search_by_serial_finds_both_places(self, troubled: Troubled) -> None:
         (now,) = self.rows(troubled, "serial", "Where it is now")
         assert (now["cluster"], now["node"], now["uuid"]) == (troubled.cluster, troubled.node, troubled.uuid)
         was = {(row["cluster"], row["node"]) for row in self.rows(troubled, "serial", "Where it was")}
         assert was == {("sim-1", "gpu-0000"), (troubled.cluster, troubled.node)}
 
-    def test_the_gpus_of_the_node_that_is_gone_are_listed_with_their_last_place(self, troubled: Troubled) -> None:
+    def test_lost_gpus_are_listed_with_their_last_place(self, troubled: Troubled) -> None:
         gone = self.rows(troubled, "fleet", "GPUs that vanished")
         assert sorted((row["cluster"], row["node"]) for row in gone) == [
             *[("sim-1", "gpu-0001")],
             *[("sim-1", "gpu-0002")] * 4,
         ]
 
-    def test_the_cluster_that_refuses_the_token_says_so(self, troubled: Troubled) -> None:
+    def test_the_unauthorized_cluster_is_shown_as_such(self, troubled: Troubled) -> None:
         states = {row["cluster"]: row["state"] for row in self.rows(troubled, "fleet", "Clusters")}
         assert states == {
             "sim-0": "up",

@@ -129,7 +129,7 @@ class TestOneNode:
         assert fleet.read(A, 30.0, ONE) == [(Event.APPEARED, "GPU-1", A, None)]
         assert fleet.inventory.find(uuid="GPU-1")[0].since == 30.0
 
-    def test_a_reading_of_no_gpu_leaves_a_node_that_was_read(self, fleet: Fleet) -> None:
+    def test_an_empty_reading_counts_as_a_reading(self, fleet: Fleet) -> None:
         assert fleet.read(A, 10.0) == []
         entry = fleet.inventory.node(A)
         assert entry is not None
@@ -149,7 +149,7 @@ class TestOneNode:
         assert (entry.driver_version, entry.cuda_version, entry.node.machine) == ("570", "12.8", "i-a")
         assert (entry.gpus, entry.since, entry.found) == ((ONE,), (10.0,), 1)
 
-    def test_a_failure_is_kept_from_the_first_one_until_the_next_reading(self, fleet: Fleet) -> None:
+    def test_a_failure_lasts_until_the_next_reading(self, fleet: Fleet) -> None:
         fleet.read(A, 1.0, ONE)
         fleet.inventory.read_failed(A, ReadFailure.CONNECTION, 2.0)
         fleet.note(fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 3.0))
@@ -163,7 +163,7 @@ class TestOneNode:
         assert fleet.inventory.read_failed(A, ReadFailure.NOT_FOUND, 1.0) == Step()
         assert fleet.inventory.node(A) is None
 
-    def test_nodes_that_cannot_be_read_are_counted_by_cluster_and_last_reason(self) -> None:
+    def test_unreadable_nodes_are_counted_by_cluster_and_last_reason(self) -> None:
         fleet = Fleet()
 
         def count() -> dict[tuple[str, ReadFailure], int]:
@@ -188,7 +188,7 @@ class TestOneNode:
 class TestMoves:
     """A GPU seen on a second node has moved."""
 
-    def test_a_gpu_seen_elsewhere_has_moved_and_its_old_node_is_told(self, fleet: Fleet) -> None:
+    def test_a_gpu_seen_elsewhere_has_moved_and_touches_both_nodes(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE, TWO)
         assert fleet.read(B, 20.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
         assert set(fleet.touched) == {A, B}
@@ -201,18 +201,18 @@ class TestMoves:
         assert fleet.read(C, 20.0, ONE) == [(Event.MOVED, "GPU-1", C, A)]
         assert fleet.homes("GPU-1") == [C]
 
-    def test_a_gpu_that_vanished_and_shows_elsewhere_has_moved_from_its_last_place(self, fleet: Fleet) -> None:
+    def test_a_vanished_gpu_that_returns_elsewhere_has_moved(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(A, 20.0)
         assert fleet.read(B, 30.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
 
-    def test_the_old_node_reading_without_it_is_the_end_of_the_matter(self, fleet: Fleet) -> None:
+    def test_a_reading_of_the_old_node_without_it_changes_nothing(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         assert fleet.read(A, 30.0) == []
         assert fleet.read(A, 40.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
 
-    def test_a_gpu_that_left_its_second_node_and_is_back_in_the_first_has_moved_back(self, fleet: Fleet) -> None:
+    def test_a_gpu_that_returns_to_its_first_node_has_moved(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         fleet.read(B, 30.0)
@@ -228,7 +228,7 @@ class TestMoves:
         ]
         assert fleet.read(A, 30.0, THREE) == [(Event.MOVED, "GPU-3", A, B)]
 
-    def test_a_late_reading_from_before_the_move_does_not_undo_it(self, fleet: Fleet) -> None:
+    def test_a_late_reading_does_not_undo_a_move(self, fleet: Fleet) -> None:
         fleet.read(B, 20.0, ONE)
         assert fleet.read(A, 10.0, ONE) == []
         assert fleet.homes("GPU-1") == [B]
@@ -248,7 +248,7 @@ class TestConflicts:
         assert fleet.read(C, 40.0, ONE) == []
         assert fleet.read(A, 50.0, ONE) == []
 
-    def test_a_sighting_between_two_confirmations_that_arrives_late_is_a_conflict(self, fleet: Fleet) -> None:
+    def test_a_late_reading_between_two_others_is_a_conflict(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(A, 30.0, ONE)
         assert fleet.read(B, 20.0, ONE) == [(Event.APPEARED, "GPU-1", B, None)]
@@ -297,7 +297,7 @@ class TestConflicts:
 class TestSerials:
     """One serial belongs to one GPU, but for the boards that share theirs."""
 
-    def test_one_serial_on_two_nodes_under_two_uuids_is_a_conflict_of_both_gpus(self, fleet: Fleet) -> None:
+    def test_one_serial_under_two_uuids_is_a_conflict(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "same"))
         fleet.read(C, 20.0, gpu("2", "same"))
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (1, 1)
@@ -325,13 +325,13 @@ class TestSerials:
         assert fleet.inventory.conflicts("east") == 0
         assert [placement.gpu.uuid for placement in fleet.inventory.find(serial="board")] == ["GPU-1", "GPU-2"]
 
-    def test_a_serial_that_was_ever_shared_in_one_reading_is_never_a_conflict(self, fleet: Fleet) -> None:
+    def test_a_serial_once_shared_in_a_reading_never_conflicts(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "board"), gpu("2", "board"))
         fleet.read(A, 20.0, gpu("1", "board"))
         fleet.read(B, 30.0, gpu("2", "board"))
         assert fleet.inventory.conflicts("east") == 0
 
-    def test_a_serial_that_turns_out_to_be_shared_ends_its_conflict(self, fleet: Fleet) -> None:
+    def test_a_serial_found_to_be_shared_ends_its_conflict(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "board"))
         fleet.read(B, 20.0, gpu("2", "board"))
         assert fleet.inventory.conflicts("east") == 2
@@ -339,7 +339,7 @@ class TestSerials:
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
 
     @pytest.mark.parametrize("model", ["NVIDIA GB200", "NVIDIA GB300", "GB200 NVL"])
-    def test_the_two_gpus_of_a_superchip_may_be_in_two_nodes(self, fleet: Fleet, model: str) -> None:
+    def test_the_gpus_of_a_superchip_may_be_in_two_nodes(self, fleet: Fleet, model: str) -> None:
         fleet.read(A, 10.0, gpu("1", "chip", model=model))
         fleet.read(B, 20.0, gpu("2", "chip", model=model))
         assert fleet.inventory.conflicts("east") == 0
@@ -385,7 +385,7 @@ class TestNodes:
             assert entry is not None
             assert entry.chassis == expected
 
-    def test_known_tells_the_last_reading_of_each_node_of_a_cluster(self, fleet: Fleet) -> None:
+    def test_known_has_the_last_reading_of_each_node(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(C, 20.0)
         assert fleet.inventory.known("east") == {"a": Known(fingerprint(A), 10.0)}
@@ -396,7 +396,7 @@ class TestNodes:
 class TestRemoval:
     """Nodes and clusters that are gone."""
 
-    def test_the_gpus_of_a_removed_node_vanish_and_the_node_is_touched(self, fleet: Fleet) -> None:
+    def test_the_gpus_of_a_removed_node_vanish(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         assert fleet.inventory.remove_node(A, 20.0) == Step(
             changes=(
@@ -415,7 +415,7 @@ class TestRemoval:
         fleet.inventory.set_node("east", NodeInfo(name="a"))
         assert fleet.inventory.remove_node(A, 10.0) == Step(nodes={A: None})
 
-    def test_a_gpu_of_a_removed_node_that_shows_elsewhere_has_moved(self, fleet: Fleet) -> None:
+    def test_a_gpu_of_a_removed_node_may_move(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.inventory.remove_node(A, 20.0)
         assert fleet.read(B, 30.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
@@ -470,7 +470,7 @@ class TestSearch:
         assert fleet.inventory.placements(A) == []
         assert dict(fleet.inventory.nodes("east")) == {}
 
-    def test_a_serial_or_chassis_that_was_altered_is_found_by_the_new_one_alone(self, fleet: Fleet) -> None:
+    def test_only_the_current_serial_and_chassis_find_a_gpu(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "old", chassis="x"))
         fleet.read(A, 20.0, gpu("1", "new", chassis="y"))
         assert (fleet.inventory.find(serial="old"), fleet.inventory.find(chassis="x")) == ([], [])
@@ -490,7 +490,7 @@ class Naive:
         return [place for place, gpus in self.gpus.items() if uuid in gpus]
 
     def apply(self, place: Place, gpus: list[Gpu]) -> set[tuple[Event, str, Place, Place | None]]:
-        events = set()
+        events: set[tuple[Event, str, Place, Place | None]] = set()
         here = self.gpus.setdefault(place, {})
         found = {str(gpu.uuid): gpu for gpu in gpus}
         for serial, count in Counter(gpu.serial for gpu in gpus if gpu.serial).items():

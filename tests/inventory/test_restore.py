@@ -3,7 +3,7 @@
 import pytest
 
 from collector.inventory import Inventory
-from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.model import Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading
 
 A, B, C = (Place("prod", name) for name in "abc")
 
@@ -23,21 +23,28 @@ def reading(place: Place, time: float, *gpus: Gpu | str) -> Reading:
 
 def restored(before: Inventory, *places: Place, absent: dict[str, Place] | None = None) -> Inventory:
     after = Inventory()
-    after.restore([state for place in places if (state := before.node(place))], absent or {})
+    after.restore([found for place in places if (found := before.node(place))], absent or {})
     return after
 
 
+def state(inventory: Inventory, place: Place) -> NodeState:
+    """Return what an inventory says of a node that it has."""
+    found = inventory.node(place)
+    assert found is not None
+    return found
+
+
 class TestState:
-    def test_of_an_unknown_node_there_is_none(self):
+    def test_an_unknown_node_has_none(self):
         assert Inventory().node(A) is None
 
     def test_it_does_not_change_with_the_node(self):
         inventory = Inventory()
         inventory.apply(reading(A, 1.0, "GPU-1"))
-        before = inventory.node(A)
+        before = state(inventory, A)
         inventory.apply(reading(B, 2.0, "GPU-1"))
         assert [gpu.uuid for gpu in before.gpus] == ["GPU-1"]
-        assert inventory.node(A).taken_elsewhere == {"GPU-1"}
+        assert state(inventory, A).taken_elsewhere == {"GPU-1"}
 
 
 class TestRestore:
@@ -62,7 +69,7 @@ class TestRestore:
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 1.0, "GPU-2"))
-        nodes = [before.node(A), before.node(B)]
+        nodes = [state(before, A), state(before, B)]
         step = Inventory().restore(nodes, {})
         assert (step.changes, list(step.nodes.values())) == ((), nodes)
 
@@ -77,7 +84,7 @@ class TestRestore:
         (change,) = restored(before, A).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
-    def test_of_absent_gpus_no_more_are_remembered_than_an_inventory_keeps(self):
+    def test_the_limit_of_absent_gpus_holds(self):
         after = Inventory(max_absent=2)
         after.restore([], {f"GPU-{number}": A for number in range(5)})
         events = [after.apply(reading(B, 2.0 + number, f"GPU-{number}")).changes[0].event for number in range(3)]
@@ -87,7 +94,7 @@ class TestRestore:
         (change,) = restored(Inventory(), absent={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
-    def test_a_gpu_in_two_places_is_a_conflict_until_one_lets_go(self):
+    def test_a_gpu_in_two_places_is_a_conflict(self):
         before = Inventory()
         for time, place in enumerate((A, B, A)):
             before.apply(reading(place, float(time), "GPU-1"))
@@ -102,13 +109,13 @@ class TestRestore:
         before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s")))
         assert restored(before, A, B).conflicts("prod") == 2
 
-    def test_a_serial_that_boards_share_is_none(self):
+    def test_a_serial_shared_by_a_board_is_no_conflict(self):
         before = Inventory()
         before.apply(reading(A, 1.0, Gpu(uuid="GPU-1", serial="s", model="NVIDIA GB200")))
         before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s", model="NVIDIA GB200")))
         assert restored(before, A, B).conflicts("prod") == 0
 
-    def test_a_superseded_gpu_that_its_old_node_still_has_is_a_conflict(self):
+    def test_a_gpu_still_in_its_old_node_is_a_conflict(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 2.0, "GPU-1"))
@@ -132,7 +139,7 @@ class TestAdopting:
         return inventory
 
     def test_a_node_that_is_not_known_comes_with_its_gpus(self):
-        recorded = self.other(reading(A, 1.0, "GPU-1")).node(A)
+        recorded = state(self.other(reading(A, 1.0, "GPU-1")), A)
         inventory = Inventory()
         (change,) = inventory.adopt(recorded).changes
         assert (change.event, change.gpu.uuid, change.place) == (Event.APPEARED, "GPU-1", A)
@@ -141,16 +148,16 @@ class TestAdopting:
     def test_a_newer_reading_says_what_is_there(self):
         inventory = self.other(reading(A, 2.0, "GPU-1", "GPU-2"), reading(B, 2.0))
         recorded = self.other(reading(A, 1.0, "GPU-1", "GPU-2"), reading(B, 5.0, "GPU-1"))
-        assert inventory.adopt(recorded.node(A)).changes == ()
-        (change,) = inventory.adopt(recorded.node(B)).changes
+        assert inventory.adopt(state(recorded, A)).changes == ()
+        (change,) = inventory.adopt(state(recorded, B)).changes
         assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
-        assert [gpu.uuid for gpu in inventory.node(A).gpus] == ["GPU-2"]
+        assert [gpu.uuid for gpu in state(inventory, A).gpus] == ["GPU-2"]
 
-    def test_an_older_reading_says_only_since_when_gpus_are_there(self):
+    def test_an_older_reading_only_adds_an_earlier_since(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(A, 6.0, "GPU-1", "GPU-3"))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(A, 5.0, "GPU-1", "GPU-2"))
-        assert inventory.adopt(recorded.node(A)).changes == ()
-        after = inventory.node(A)
+        assert inventory.adopt(state(recorded, A)).changes == ()
+        after = state(inventory, A)
         assert [gpu.uuid for gpu in after.gpus] == ["GPU-1", "GPU-3"]
         assert after.since == (1.0, 6.0)
         assert after.time == 6.0
@@ -159,5 +166,5 @@ class TestAdopting:
         other = Inventory()
         other.set_node("prod", NodeInfo(name="b", capacity=4))
         inventory = Inventory()
-        assert inventory.adopt(other.node(B)).changes == ()
+        assert inventory.adopt(state(other, B)).changes == ()
         assert inventory.node(B) == other.node(B)

@@ -3,7 +3,6 @@
 from tests.support.kubernetes import (
     authority,
     clock,
-    eventually,
     failure,
     issuer,
     kubeconfig,
@@ -20,7 +19,6 @@ from tests.support.kubernetes import (
 __all__ = [
     "authority",
     "clock",
-    "eventually",
     "failure",
     "issuer",
     "kubeconfig",

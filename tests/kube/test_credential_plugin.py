@@ -10,6 +10,7 @@ import pytest
 from collector.kube.connection import ClusterEntry, ConnectionInfo, Exec, Extension, User, Variable
 from collector.kube.credential_plugin import CredentialPlugin
 from collector.kube.errors import BadContextError, CredentialPluginFailedError, CredentialPluginMissingError
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -71,13 +72,13 @@ async def test_arguments_and_variables_reach_it_and_its_input_is_closed(plugin, 
     assert (plugin.folder / "said").read_text() == "2 get token -x s3cr3t yes\n"
 
 
-async def test_it_is_told_nothing_of_the_cluster_unless_it_asks(plugin, make):
+async def test_it_gets_no_cluster_information_by_default(plugin, make):
     plugin.answer(token="s3cr3t")
     await make().run()
     assert plugin.information == {"kind": "ExecCredential", "apiVersion": V1, "spec": {"interactive": False}}
 
 
-async def test_it_is_told_of_the_cluster_where_it_asks(plugin, make, tmp_path):
+async def test_it_gets_cluster_information_on_request(plugin, make, tmp_path):
     (tmp_path / "ca.crt").write_text("PEM")
     plugin.answer(token="s3cr3t")
     cluster = ClusterEntry(
@@ -141,7 +142,7 @@ async def test_a_script_without_its_interpreter_says_so(plugin, make, failure):
     assert str(error) == f'x: exec plugin "{plugin.path}" cannot be started: no such file or directory'
 
 
-async def test_a_failure_has_the_code_and_the_first_line_of_the_complaint(plugin, make, failure):
+async def test_a_failure_has_the_exit_code_and_the_first_line(plugin, make, failure):
     plugin.script('echo s3cr3t; printf "\\n  Session   expired\\t(log in)\\nTraceback s3cr3t\\n" >&2; exit 255')
     error = await failure(make().run())
     assert type(error) is CredentialPluginFailedError
@@ -164,7 +165,7 @@ async def test_an_end_by_a_signal_says_so(plugin, make, failure):
     assert str(await failure(make().run())).endswith("was killed by signal 9")
 
 
-async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure, eventually):
+async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure):
     plugin.script('sleep 600 & echo "$!" >> "$here/runs"; wait')
     error = await failure(make(timeout=0.3).run())
     assert type(error) is CredentialPluginFailedError
@@ -174,7 +175,7 @@ async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure,
     await eventually(lambda: gone(child) or _is_zombie(child))
 
 
-async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make, eventually):
+async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make):
     plugin.script("exec sleep 600")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(make().run)
@@ -183,7 +184,7 @@ async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make, eventual
     assert gone(plugin.runs[0])
 
 
-async def test_eight_run_at_once_and_those_who_wait_for_them_are_not_late(plugin, make, eventually):
+async def test_waiting_for_one_of_eight_slots_is_no_timeout(plugin, make):
     plugin.answer(token="s3cr3t")
     plugin.script('while [ ! -e "$here/go" ]; do sleep 0.05; done; cat "$here/answer"')
     async with anyio.create_task_group() as tasks:

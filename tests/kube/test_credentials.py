@@ -43,7 +43,7 @@ class TestRenewed:
         assert mint.tried == 1
 
     @pytest.mark.parametrize(("lifetime", "margin"), [(3600, 300), (600, 120), (60, 12)])
-    async def test_it_is_made_anew_some_time_before_its_end_less_for_short_lives(self, clock, lifetime, margin):
+    async def test_it_is_renewed_before_its_expiry(self, clock, lifetime, margin):
         source = RefreshingCredentials(Mint(clock, lifetime), where="x", clock=clock)
         await source.get()
         clock.advance(lifetime - margin - 1)
@@ -71,7 +71,7 @@ class TestRenewed:
         assert (await source.get()).authorization == "token 2"
         assert mint.tried == 2
 
-    async def test_one_that_is_refused_as_soon_as_it_is_made_is_not_made_again_at_once(self, clock):
+    async def test_a_new_credential_that_is_refused_is_not_renewed_immediately(self, clock):
         mint = Mint(clock)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         source.refused(await source.get())
@@ -80,7 +80,7 @@ class TestRenewed:
         clock.advance(1)
         assert (await source.get()).authorization == "token 2"
 
-    async def test_many_who_need_it_at_once_share_one_run(self, clock):
+    async def test_concurrent_callers_share_one_run(self, clock):
         mint = Mint(clock)
         mint.gate = anyio.Event()
         source = RefreshingCredentials(mint, where="x", clock=clock)
@@ -97,7 +97,7 @@ class TestRenewed:
         assert len(got) == 50
         assert mint.tried == 1
 
-    async def test_many_who_need_it_at_once_share_its_failure(self, clock):
+    async def test_concurrent_callers_share_its_failure(self, clock):
         mint = Mint(clock)
         mint.broken, mint.gate = True, anyio.Event()
         source = RefreshingCredentials(mint, where="x", clock=clock)
@@ -116,7 +116,7 @@ class TestRenewed:
             mint.gate.set()
         assert failures == ["broken 1"] * 50
 
-    async def test_if_who_runs_it_is_cancelled_the_next_one_runs_it(self, clock):
+    async def test_a_cancelled_run_is_taken_over_by_the_next_caller(self, clock):
         mint = Mint(clock)
         mint.gate = anyio.Event()
         source = RefreshingCredentials(mint, where="x", clock=clock)
@@ -139,7 +139,7 @@ class TestRenewed:
         assert [one.authorization for one in got] == ["token 1"]
         assert mint.tried == 2
 
-    async def test_while_it_cannot_be_made_anew_the_old_one_is_used_to_its_end(self, clock, caplog):
+    async def test_a_credential_is_used_until_it_expires_if_renewal_fails(self, clock, caplog):
         mint = Mint(clock, lifetime=600)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         first = await source.get()
@@ -154,7 +154,7 @@ class TestRenewed:
         clock.advance(5)
         assert (await source.get()).authorization == "token 2"
 
-    async def test_one_that_was_refused_is_not_used_when_it_cannot_be_made_anew(self, clock):
+    async def test_a_refused_credential_is_not_used_if_renewal_fails(self, clock):
         mint = Mint(clock)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         first = await source.get()
@@ -164,7 +164,7 @@ class TestRenewed:
         with pytest.raises(CredentialPluginFailedError, match="broken 2"):
             await source.get()
 
-    async def test_one_that_has_expired_when_it_is_made_is_used_and_made_anew_in_seconds_not_at_once(self, clock):
+    async def test_a_credential_made_expired_is_renewed_within_seconds(self, clock):
         mint = Mint(clock, lifetime=-100)
         source = RefreshingCredentials(mint, where="x", clock=clock)
         assert (await source.get()).authorization == "token 1"
@@ -197,7 +197,7 @@ class TestTokenFile:
         assert (await source.get()).authorization == "Bearer s3cr3t-2"
 
     @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text(" \n")])
-    async def test_while_the_file_is_absent_or_empty_the_last_token_is_used(self, tmp_path, clock, damage):
+    async def test_the_last_token_is_used_while_the_file_is_missing(self, tmp_path, clock, damage):
         path = tmp_path / "token"
         path.write_text("s3cr3t-1")
         source = FileCredentials(path, where="x", clock=clock)
@@ -206,7 +206,7 @@ class TestTokenFile:
         clock.advance(60)
         assert (await source.get()).authorization == "Bearer s3cr3t-1"
 
-    async def test_the_token_beside_it_is_used_until_there_is_a_file(self, tmp_path, clock):
+    async def test_the_inline_token_is_used_until_the_file_exists(self, tmp_path, clock):
         path = tmp_path / "token"
         source = FileCredentials(path, where="x", fallback="s3cr3t-0", clock=clock)
         assert (await source.get()).authorization == "Bearer s3cr3t-0"
@@ -241,7 +241,7 @@ def test_nothing_of_a_credential_shows_in_its_repr():
     assert "s3cr3t" not in repr(bearer("s3cr3t", "x"))
 
 
-def test_impersonation_is_told_in_headers():
+def test_impersonation_is_sent_in_headers():
     user = User(
         as_user="jane",
         as_uid="1",

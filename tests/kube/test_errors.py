@@ -17,6 +17,12 @@ def kubernetes(message, reason="", **more):
     return json.dumps({"kind": "Status", "message": message, "reason": reason} | more).encode()
 
 
+def server_error(status: int, body: bytes, retry_after: str | None = None) -> errors.ServerError:
+    error = from_answer(HOST, status, body, retry_after)
+    assert isinstance(error, errors.ServerError)
+    return error
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "state", "text"),
     [
@@ -54,19 +60,17 @@ def test_an_expired_list_is_gone_whatever_its_status():
         ("Thu, 01 Jan 2099 00:00:00 GMT", 3600),
     ],
 )
-def test_the_time_to_wait_comes_from_the_header_and_is_an_hour_at_most(header, seconds):
-    error = from_answer(HOST, 429, b"", header)
-    assert error.retry_after == seconds
+def test_retry_after_in_a_header_is_at_most_an_hour(header, seconds):
+    assert server_error(429, b"", header).retry_after == seconds
 
 
-def test_the_time_to_wait_comes_from_the_status_without_a_header():
-    error = from_answer(HOST, 503, kubernetes("later", details={"retryAfterSeconds": 3}))
-    assert error.retry_after == 3
+def test_retry_after_may_come_from_the_status():
+    assert server_error(503, kubernetes("later", details={"retryAfterSeconds": 3})).retry_after == 3
 
 
 @pytest.mark.parametrize(("asked", "seconds"), [(86400, 3600), (1e300, 3600), (-5, None), (0, None)])
-def test_the_time_to_wait_in_a_status_is_an_hour_at_most(asked, seconds):
-    assert from_answer(HOST, 503, kubernetes("later", details={"retryAfterSeconds": asked})).retry_after == seconds
+def test_retry_after_in_a_status_is_at_most_an_hour(asked, seconds):
+    assert server_error(503, kubernetes("later", details={"retryAfterSeconds": asked})).retry_after == seconds
 
 
 def test_a_long_message_is_cut_and_on_one_line():
@@ -76,7 +80,7 @@ def test_a_long_message_is_cut_and_on_one_line():
     assert len(text) == len(f"{HOST}: HTTP status 500: ") + 300
 
 
-def test_a_body_that_is_no_status_is_quoted_unless_it_is_html():
+def test_a_body_other_than_html_is_quoted():
     assert str(from_answer(HOST, 502, b"bad \xff gateway")) == f"{HOST}: HTTP status 502: bad \ufffd gateway"
     assert str(from_answer(HOST, 502, b" <html>nginx</html>")) == f"{HOST}: HTTP status 502"
     assert str(from_answer(HOST, 502, b"")) == f"{HOST}: HTTP status 502"

@@ -54,7 +54,7 @@ class Server:
     def __init__(self, plain_server: Any, kubeconfig: Any) -> None:
         kubeconfig.write({"server": plain_server.url})
         self._kubeconfig = kubeconfig
-        self._paths = plain_server.paths
+        self.paths = plain_server.paths
         self.queries: list[list[tuple[str, str]]] = []
         self.offers: list[str] = []
         self.protocols: list[str | None] = []
@@ -75,13 +75,13 @@ class Server:
                 self.over.set()
             return socket
 
-        self._paths[PATH] = answer
+        self.paths[PATH] = answer
 
     def refuses(self, code: int, message: str) -> None:
         async def answer(request: web.Request) -> web.StreamResponse:
             return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
 
-        self._paths[PATH] = answer
+        self.paths[PATH] = answer
 
     async def run(self, *, timeout: float = 10.0, limit: int = 64 << 20, held: float | None = None) -> Output:
         async with self._kubeconfig.client(**self.session_options) as client:
@@ -130,7 +130,7 @@ class TestACommandThatEndsWell:
         server.plays(says(*[(1, bytes([n]) * 1_000_000) for n in range(8)], (3, SUCCESS)))
         assert (await server.run()).stdout == b"".join(bytes([n]) * 1_000_000 for n in range(8))
 
-    async def test_may_print_after_its_status_was_told(self, server: Server) -> None:
+    async def test_may_print_after_its_status(self, server: Server) -> None:
         server.plays(says((1, b"a"), (3, SUCCESS), (1, b"b")))
         assert (await server.run()).stdout == b"ab"
 
@@ -145,7 +145,7 @@ class TestACommandThatEndsWell:
 
 
 class TestACommandThatEndsBadly:
-    async def test_tells_its_exit_status_and_what_it_said(self, server: Server) -> None:
+    async def test_has_its_exit_status_and_its_output(self, server: Server) -> None:
         server.plays(says((2, b"Unable to determine\nthe device handle"), (3, exited(15))))
         assert await server.fails() == (
             ReadFailure.EXIT_STATUS,
@@ -179,7 +179,7 @@ class TestACommandThatEndsBadly:
             (exited(3).replace(b'"3"', b'"three"'), ReadFailure.CONNECTION),
         ],
     )
-    async def test_is_told_from_one_that_never_ran(self, server: Server, status: bytes, reason: ReadFailure) -> None:
+    async def test_differs_from_one_that_never_ran(self, server: Server, status: bytes, reason: ReadFailure) -> None:
         server.plays(says((3, status)))
         assert (await server.fails())[0] is reason
 
@@ -225,7 +225,7 @@ class TestAnExecThatGoesWrong:
         server.plays(says((1, b"a"), (3, SUCCESS)))
         assert (await server.run(timeout=0.5, held=1.0)).stdout == b"a"
 
-    async def test_waits_while_all_clusters_together_have_as_many_as_memory_is_meant_for(self, server: Server) -> None:
+    async def test_waits_while_the_limit_of_all_clusters_is_reached(self, server: Server) -> None:
         server.session_options = {"websockets": SharedLimiter("test", 2)}
         opened = most = 0
 
@@ -262,7 +262,7 @@ class TestAnExecThatGoesWrong:
             await anyio.sleep_forever()
             raise AssertionError
 
-        server._paths[PATH] = silent
+        server.paths[PATH] = silent
         reason, text = await server.fails(timeout=0.1)
         assert reason is ReadFailure.CONNECTION
         assert text.endswith(": timed out")

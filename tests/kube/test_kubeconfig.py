@@ -88,7 +88,7 @@ def test_of_two_entries_of_one_name_the_first_counts(two):
     assert kubeconfig.find("prod-east", two).cluster.server == "https://east"
 
 
-def test_relative_paths_are_relative_to_the_file_that_they_stand_in(two, tmp_path):
+def test_paths_are_relative_to_their_file(two, tmp_path):
     info = kubeconfig.find("prod-east", two)
     assert info.cluster.certificate_authority == str(tmp_path / "a/ca.crt")
     assert info.user.client_key == str(tmp_path / "b/aws.key")
@@ -111,7 +111,7 @@ def test_without_paths_the_environment_names_the_files(two, tmp_path, monkeypatc
     assert set(kubeconfig.contexts(None)) == {"home"}
 
 
-def test_one_absent_file_among_several_and_an_empty_one_are_passed_over(two, tmp_path):
+def test_missing_and_empty_files_are_skipped(two, tmp_path):
     (tmp_path / "empty").touch()
     paths = os.pathsep.join((str(tmp_path / "absent"), str(tmp_path / "empty"), two))
     assert len(kubeconfig.contexts(paths)) == 3
@@ -124,7 +124,7 @@ def test_a_changed_file_is_read_again(tmp_path):
     assert set(kubeconfig.contexts(path)) == {"afterwards"}
 
 
-def test_null_lists_and_unknown_keys_are_as_good_as_absent_ones(tmp_path):
+def test_null_lists_and_unknown_keys_are_ignored(tmp_path):
     path = tmp_path / "config"
     path.write_text("clusters: null\nusers:\ncontexts: []\npreferences: {colors: true}\n")
     assert kubeconfig.contexts(str(path)) == {}
@@ -143,7 +143,7 @@ def test_null_lists_and_unknown_keys_are_as_good_as_absent_ones(tmp_path):
         ),
     ],
 )
-def test_what_is_no_kubeconfig_is_told_in_one_line_without_its_content(tmp_path, text, message):
+def test_an_invalid_kubeconfig_is_refused_without_quoting_it(tmp_path, text, message):
     path = tmp_path / "config"
     path.write_text(text)
     with pytest.raises(BadContextError) as caught:
@@ -201,7 +201,7 @@ class TestCheck:
             ]
         )
 
-    def test_an_absent_context_is_told_with_the_nearest_that_exist(self, two):
+    def test_an_unknown_context_suggests_the_nearest_names(self, two):
         clusters = [
             config.ClusterSettings(name="here", in_cluster=True),
             config.ClusterSettings(context="prod-wst", kubeconfig=two),
@@ -218,7 +218,7 @@ class TestCheck:
             kubeconfig.check([config.ClusterSettings(context="c0", kubeconfig=path)])
         assert str(caught.value).endswith("there are: c00, c01, c02, c03, c04, c05, c06, c07, c08, c09")
 
-    def test_an_unreadable_kubeconfig_is_told_by_its_key(self, tmp_path):
+    def test_an_unreadable_kubeconfig_is_refused_by_its_key(self, tmp_path):
         with pytest.raises(ConfigError) as caught:
             kubeconfig.check([config.ClusterSettings(context="x", kubeconfig=str(tmp_path / "absent"))])
         assert str(caught.value) == f"clusters[0].kubeconfig: {tmp_path}/absent: no such file or directory"

@@ -14,7 +14,7 @@ def drain(bucket, now):
     return taken
 
 
-def test_a_burst_goes_out_at_once_and_then_the_rate_holds():
+def test_a_burst_goes_out_at_once_then_the_rate_holds():
     bucket = TokenBucket(rate=10, burst=5, now=0)
     assert drain(bucket, 0) == 5
     assert bucket.take(0) == pytest.approx(0.1)
@@ -35,7 +35,7 @@ def test_a_pause_saves_up_no_more_than_the_burst():
     assert drain(bucket, 1000) == 5
 
 
-def test_a_refusal_halves_the_rate_and_closes_for_as_long_as_asked():
+def test_a_refusal_halves_the_rate_and_pauses_as_asked():
     bucket = TokenBucket(rate=100, burst=200, now=0)
     bucket.throttled(5, now=0)
     assert bucket.rate == 50
@@ -66,7 +66,7 @@ def test_after_a_refusal_one_request_goes_out_and_no_burst():
     assert drain(bucket, 10) == 1
 
 
-def test_a_part_of_a_token_is_none_and_the_rest_of_it_is_waited_for():
+def test_a_request_waits_for_the_rest_of_a_token():
     bucket = TokenBucket(rate=10, burst=1, now=0)
     assert drain(bucket, 0) == 1
     assert bucket.take(0.05) == pytest.approx(0.05)
@@ -86,7 +86,7 @@ def test_a_rate_configured_below_the_floor_is_kept():
     assert bucket.rate == 0.5
 
 
-def test_successes_bring_the_rate_back_in_equal_steps_and_no_further():
+def test_successes_restore_the_rate_in_equal_steps():
     bucket = TokenBucket(rate=100, burst=10, now=0)
     bucket.throttled(None, now=0)
     bucket.succeeded()
@@ -112,7 +112,7 @@ async def test_waiters_go_out_in_the_order_in_which_they_came():
 
 
 @pytest.mark.anyio
-async def test_a_refusal_holds_back_those_who_already_wait():
+async def test_a_refusal_holds_back_waiting_requests():
     now = 0.0
     limiter = RateLimiter(rate=1000, burst=1, clock=lambda: now)
     await limiter.acquire()

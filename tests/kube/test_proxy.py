@@ -24,7 +24,7 @@ def test_without_any_the_way_is_direct():
     assert chosen(SERVER) is None
 
 
-def test_upper_case_counts_before_lower_case_and_a_scheme_may_lack():
+def test_upper_case_comes_first_and_the_scheme_is_optional():
     assert chosen(SERVER, HTTPS_PROXY="upper:1", https_proxy="lower:1") == "http://upper:1"
     assert chosen(SERVER, https_proxy="lower:1") == "http://lower:1"
 
@@ -35,7 +35,7 @@ def test_each_scheme_has_its_own_variable():
 
 
 @pytest.mark.parametrize("server", ["https://localhost:6443", "https://127.0.0.1:6443", "https://[::1]:6443"])
-def test_this_machine_is_never_asked_through_a_proxy_of_the_environment(server):
+def test_loopback_never_uses_a_proxy_of_the_environment(server):
     assert chosen(server, HTTPS_PROXY=PROXY) is None
 
 
@@ -82,12 +82,12 @@ def test_no_proxy_reads_as_go_reads_it(server, rule, direct):
         ("http://me:s3cr3t@proxy:port", "x: proxy-url: not a URL"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_refused_without_its_password(url, message):
+def test_an_unusable_proxy_is_refused_without_its_password(url, message):
     with pytest.raises(BadContextError) as caught:
         choose(SERVER, url, {}, "x")
     assert str(caught.value) == message
 
 
-def test_a_socks_proxy_of_the_environment_is_refused_by_its_variable():
+def test_a_socks_proxy_is_refused_by_its_variable():
     with pytest.raises(BadContextError, match="HTTPS_PROXY: socks5h proxies"):
         chosen(SERVER, https_proxy="socks5h://proxy")

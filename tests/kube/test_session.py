@@ -15,6 +15,7 @@ from collector import __version__
 from collector.kube import errors
 from collector.kube.session import Request
 from tests.support.kubernetes import get
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,7 @@ def status(code, message, reason="", **headers):
     return answer
 
 
-async def test_a_get_names_gpuid_and_accepts_gzip_and_shows_the_token(session, server):
+async def test_a_get_has_a_user_agent_gzip_and_the_token(session, server):
     async with session:
         body = await get(session, PODS)
     assert json.loads(body)["path"] == PODS
@@ -136,7 +137,7 @@ async def test_too_many_requests_slow_the_session_down(session, server, failure)
     assert error.retry_after == 2
 
 
-async def test_a_refused_token_that_never_changes_is_unauthorized_after_one_request(session, server, failure):
+async def test_an_unchanged_refused_token_is_sent_only_once(session, server, failure):
     server.only("s3cr3t-other")
     async with session:
         error = await failure(get(session, PODS))
@@ -225,7 +226,7 @@ class TestStream:
             assert [chunk async for chunk in chunks] == [b"two\n"]
         assert server.seen[0].headers["Accept-Encoding"] == "identity"
 
-    async def test_a_stream_that_does_not_begin_is_given_up(self, session, server, failure):
+    async def test_a_stream_that_does_not_begin_times_out(self, session, server, failure):
         async def silent(request):
             await asyncio.Event().wait()
 
@@ -235,7 +236,7 @@ class TestStream:
         assert type(error) is errors.UnreachableError
         assert str(error) == f"{server.url}: timed out"
 
-    async def test_its_connections_notice_when_the_other_end_is_gone(self, session, server, eventually):
+    async def test_its_connections_notice_when_the_other_end_is_gone(self, session, server):
         def timers() -> list[str]:
             rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
             return [row[5] for row in rows if row[2].endswith(f":{server.port:04X}") and row[3] == "01"]
@@ -250,7 +251,7 @@ class TestStream:
             # `02` is the timer of keep-alive probes; the rest of it is when it goes off, in hundredths of a second.
             await eventually(lambda: any(timer[:3] == "02:" and int(timer[3:], 16) <= 3000 for timer in timers()))
 
-    async def test_a_stream_may_be_silent_for_longer_than_it_took_to_begin(self, session, server):
+    async def test_silence_does_not_end_a_stream(self, session, server):
         async def slow(request):
             answer = web.StreamResponse()
             await answer.prepare(request)
@@ -282,7 +283,7 @@ class TestStream:
             error = await failure(session.stream(Request(path=PODS)).__aenter__())
         assert type(error) is errors.GoneError
 
-    async def test_leaving_a_stream_ends_its_connection(self, session, server, eventually):
+    async def test_leaving_a_stream_ends_its_connection(self, session, server):
         ended = anyio.Event()
 
         async def endless(request):
@@ -319,7 +320,7 @@ class TestWebSocket:
         server.paths["/exec"] = serve
         return ended
 
-    async def test_messages_go_both_ways_over_the_protocol_that_both_know(self, session, server, echo, eventually):
+    async def test_messages_go_both_ways_over_the_protocol_that_both_know(self, session, server, echo):
         async with session:
             protocols = ["v5.channel.k8s.io", "v4.channel.k8s.io"]
             request = Request(path="/exec", query=[("command", "a"), ("command", "b")])
@@ -349,7 +350,7 @@ class TestWebSocket:
             error = await failure(session.websocket(Request(path="/plain")).__aenter__())
         assert str(error) == f"{server.url}: the server did not upgrade to a WebSocket"
 
-    async def test_a_handshake_that_hangs_is_given_up(self, session, server, failure):
+    async def test_a_hanging_handshake_times_out(self, session, server, failure):
         async def hang(request):
             await asyncio.Event().wait()
 
@@ -358,9 +359,7 @@ class TestWebSocket:
             error = await failure(session.websocket(Request(path="/exec"), timeout=0.05).__aenter__())
         assert str(error) == f"{server.url}: timed out"
 
-    async def test_a_cancelled_one_closes_at_once_though_the_server_never_says_goodbye(
-        self, kubeconfig, session, server, eventually
-    ):
+    async def test_cancelling_does_not_wait_for_the_server_s_close_frame(self, kubeconfig, session, server):
         session = kubeconfig.session(websocket_close_timeout=600)
         closed = anyio.Event()
 
@@ -401,8 +400,7 @@ class TestWebSocket:
             for _ in range(120):
                 tasks.start_soon(occupy)
             with anyio.fail_after(25):
-                while opened < 120:  # noqa: ASYNC110
-                    await anyio.sleep(0.01)
+                await eventually(lambda: opened == 120)
                 await get(session, PODS)
             tasks.cancel_scope.cancel()
 

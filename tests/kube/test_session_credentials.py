@@ -27,7 +27,7 @@ def cluster(server, authority):
 
 
 class TestToken:
-    async def test_a_token_file_wins_over_a_token_and_is_read_again(self, kubeconfig, cluster, server, tmp_path, clock):
+    async def test_a_token_file_has_precedence_and_is_read_again(self, kubeconfig, cluster, server, tmp_path, clock):
         (tmp_path / "token").write_text("s3cr3t-1\n")
         kubeconfig.write(cluster, {"token": "s3cr3t-0", "tokenFile": "token"})
         async with kubeconfig.session(clock=clock) as session:
@@ -41,9 +41,7 @@ class TestToken:
             await get(session, PODS)
         assert server.tokens == [f"Bearer s3cr3t-{number}" for number in (1, 1, 2, 2, 3)]
 
-    async def test_a_token_that_is_replaced_in_the_kubeconfig_is_taken_up_when_the_old_one_is_refused(
-        self, kubeconfig, cluster, server
-    ):
+    async def test_a_replaced_token_is_used_after_a_refusal(self, kubeconfig, cluster, server):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
         async with kubeconfig.session() as session:
             await get(session, PODS)
@@ -52,9 +50,7 @@ class TestToken:
             await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-22"]
 
-    async def test_a_token_that_is_replaced_in_the_kubeconfig_is_taken_up_within_a_minute(
-        self, kubeconfig, cluster, server, clock
-    ):
+    async def test_a_replaced_token_is_used_within_a_minute(self, kubeconfig, cluster, server, clock):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
         async with kubeconfig.session(clock=clock) as session:
             await get(session, PODS)
@@ -74,7 +70,7 @@ class TestToken:
         warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert warnings == [f"ignoring changed kubeconfig files: {kubeconfig.path}: not valid YAML (line 2)"]
 
-    async def test_a_stream_and_a_websocket_are_cured_of_a_401_as_well(self, kubeconfig, cluster, server):
+    async def test_streams_and_websockets_recover_from_a_401(self, kubeconfig, cluster, server):
         kubeconfig.write(cluster, {"token": "s3cr3t-1"})
         async with kubeconfig.session() as session:
             kubeconfig.write(cluster, {"token": "s3cr3t-22"})
@@ -83,7 +79,7 @@ class TestToken:
                 assert [chunk async for chunk in chunks]
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-22"]
 
-    async def test_many_refused_at_once_are_all_cured(self, kubeconfig, cluster, plugin, server, clock):
+    async def test_many_concurrent_refusals_all_recover(self, kubeconfig, cluster, plugin, server, clock):
         plugin.answer(token="s3cr3t-1")
         kubeconfig.write(cluster, plugin.user())
         async with kubeconfig.session(clock=clock) as session:
@@ -135,7 +131,7 @@ class TestClientCertificate:
             assert {path for folder in folders for path in folder.iterdir()} - before == {kubeconfig.path}
         assert server.seen[0].subject == "jane"
 
-    async def test_replaced_files_are_taken_up_while_a_stream_goes_on(
+    async def test_replaced_files_are_used_while_a_stream_continues(
         self, kubeconfig, cluster, server, authority, tmp_path, clock
     ):
         go_on = anyio.Event()
@@ -163,9 +159,7 @@ class TestClientCertificate:
             assert [chunk async for chunk in chunks] == [b"two"]
         assert [seen.subject for seen in server.seen] == ["first", "second"]
 
-    async def test_half_replaced_files_change_nothing_until_the_other_half_is_there(
-        self, kubeconfig, cluster, server, authority, tmp_path, clock
-    ):
+    async def test_half_replaced_files_change_nothing(self, kubeconfig, cluster, server, authority, tmp_path, clock):
         first, second = authority.issue("first"), authority.issue("second")
         (tmp_path / "c").write_bytes(first.chain.read_bytes())
         (tmp_path / "k").write_bytes(first.key.read_bytes())
@@ -250,7 +244,7 @@ class TestExecPlugin:
             await get(session, PODS)
         assert server.tokens == ["Bearer s3cr3t-1", "Bearer s3cr3t-1", "Bearer s3cr3t-2"]
 
-    async def test_one_that_keeps_giving_what_is_refused_is_unauthorized(
+    async def test_an_unchanged_refused_credential_is_unauthorized(
         self, kubeconfig, cluster, plugin, server, clock, failure
     ):
         plugin.answer(token="s3cr3t-1")
@@ -275,13 +269,13 @@ class TestExecPlugin:
                 clock.advance(90)
         assert [seen.subject for seen in server.seen] == ["first", "second"]
 
-    async def test_a_certificate_that_is_none_is_a_failure_not_a_crash(self, kubeconfig, cluster, plugin, failure):
+    async def test_an_invalid_certificate_is_a_plugin_failure(self, kubeconfig, cluster, plugin, failure):
         plugin.answer(clientCertificateData="s3cr3t", clientKeyData="s3cr3t")
         kubeconfig.write(cluster, plugin.user())
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.CredentialPluginFailedError
 
-    async def test_a_missing_one_is_found_as_soon_as_it_is_there(self, kubeconfig, cluster, plugin, clock, failure):
+    async def test_a_plugin_installed_later_is_found(self, kubeconfig, cluster, plugin, clock, failure):
         plugin.answer(token="s3cr3t")
         kubeconfig.write(cluster, plugin.user(installHint="Install it."))
         plugin.path.rename(plugin.folder / "away")
@@ -355,7 +349,7 @@ class TestTls:
         assert type(error) is errors.UntrustedCertificateError
         assert str(error).startswith(f"{server.url}: certificate verify failed: ")
 
-    async def test_the_system_s_cas_are_not_asked_beside_a_given_one(self, kubeconfig, server, failure):
+    async def test_a_given_ca_replaces_those_of_the_system(self, kubeconfig, server, failure):
         kubeconfig.write({"server": server.url})
         error = await failure(_get(kubeconfig.session()))
         assert "certificate verify failed" in str(error)
@@ -376,9 +370,7 @@ class TestTls:
         kubeconfig.write({"server": server.url, "certificate-authority": str(authority.path.parent / "server.crt")})
         await _get(kubeconfig.session())
 
-    async def test_the_wrong_name_is_refused_and_the_right_one_may_be_given(
-        self, kubeconfig, named_server, authority, failure
-    ):
+    async def test_a_wrong_host_name_needs_tls_server_name(self, kubeconfig, named_server, authority, failure):
         cluster = {"server": named_server.url, "certificate-authority-data": authority.data}
         kubeconfig.write(cluster)
         error = await failure(_get(kubeconfig.session()))
@@ -393,7 +385,7 @@ class TestTls:
         await _get(kubeconfig.session())
         assert named_server.seen[0].subject == "jane"
 
-    async def test_a_ca_that_is_none_is_a_bad_context(self, kubeconfig, server, failure):
+    async def test_an_invalid_ca_is_a_bad_context(self, kubeconfig, server, failure):
         kubeconfig.write({"server": server.url, "certificate-authority-data": "bm8gQ0E="})
         error = await failure(_get(kubeconfig.session()))
         assert str(error).endswith("certificate-authority: expected PEM certificates")
@@ -470,9 +462,7 @@ class TestProxy:
 
 
 class TestInCluster:
-    async def test_the_service_account_s_token_and_ca_are_used_and_followed(
-        self, server, authority, tmp_path, clock, monkeypatch
-    ):
+    async def test_the_service_account_is_used_and_read_again(self, server, authority, tmp_path, clock, monkeypatch):
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
         (tmp_path / "ca.crt").write_bytes(authority.path.read_bytes())

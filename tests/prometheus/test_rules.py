@@ -86,7 +86,7 @@ def test_a_recording_rule_is_tested(record: str) -> None:
 
 
 @each_alert
-def test_an_alert_has_a_severity_a_summary_and_a_section_of_the_runbook(alert: str) -> None:
+def test_every_alert_has_a_severity_a_summary_and_a_runbook(alert: str) -> None:
     rule = ALERTS[alert]
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
     assert rule["annotations"]["summary"]
@@ -95,7 +95,7 @@ def test_an_alert_has_a_severity_a_summary_and_a_section_of_the_runbook(alert: s
     assert f"\n## {alert}\n\n" in RUNBOOK
 
 
-def test_the_runbook_has_no_other_sections_and_its_links_lead_somewhere() -> None:
+def test_the_runbook_has_only_alerts_and_valid_links() -> None:
     assert re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE) == list(ALERTS)
     for target in re.findall(r"\]\(([^)]+)\)", RUNBOOK):
         path, _, anchor = target.partition("#")
@@ -126,7 +126,7 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
         assert f"`{state}`" in down
 
 
-def test_a_cluster_that_is_down_is_told_of_once_whatever_the_reason() -> None:
+def test_a_cluster_that_is_down_raises_one_alert() -> None:
     credential = "bad_context|credential_plugin_missing|credential_plugin_failed|unauthorized|forbidden"
     states = {alert: re.findall(r'state=~?"([^"]+)"', rule["expr"]) for alert, rule in ALERTS.items()}
     assert states["GpuidClusterDown"] == [f"{credential}|duplicate"]
@@ -145,7 +145,7 @@ def test_the_manifest_for_the_operator_has_the_same_rules() -> None:
     assert MANIFEST.read_text(encoding="utf-8") == expected, f"{MANIFEST.name} should be:\n{expected}"
 
 
-def test_the_manifest_is_one_that_the_operator_and_kube_prometheus_stack_find() -> None:
+def test_the_manifest_has_the_labels_that_the_operator_selects() -> None:
     manifest = yaml.safe_load(MANIFEST.read_text(encoding="utf-8"))
     assert (manifest["apiVersion"], manifest["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
     assert manifest["spec"] == {"groups": groups(RULES / "alerts.yml") + groups(RULES / "recording.yml")}

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import ssl
-import time
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,9 +21,10 @@ NVIDIA_SMI = ("nvidia-smi", "-q", "-x")
 class Api:
     """One cluster's API as a client without a library sees it."""
 
-    def __init__(self, cluster: SimulatedCluster, session: aiohttp.ClientSession) -> None:
+    def __init__(self, cluster: SimulatedCluster, session: aiohttp.ClientSession, context: ssl.SSLContext) -> None:
         self.cluster = cluster
         self.session = session
+        self.context = context  # of its TLS connections
 
     async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """The status and the JSON body of one request."""
@@ -74,7 +74,7 @@ class Api:
         words += ({"stdout": "true", "stderr": "true", "container": "nvidia-device-plugin"} | query).items()
         return f"/api/v1/namespaces/{namespace}/pods/{name}/exec?{urllib.parse.urlencode(words)}"
 
-    async def run(self, node: str, *command: str, **query: str) -> tuple[bytes, bytes, dict[str, Any]]:
+    async def run(self, node: str, *command: str, **query: Any) -> tuple[bytes, bytes, dict[str, Any]]:
         """What a command prints to stdout and stderr, and the Status that ends it."""
         async with self.socket(node, *command, **query) as socket:
             return await collect(socket)
@@ -89,14 +89,6 @@ async def collect(socket: aiohttp.ClientWebSocketResponse) -> tuple[bytes, bytes
     return channels[1], channels[2], json.loads(channels[3])
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds, at most five seconds."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "the condition does not come to hold"
-        await anyio.sleep(0.005)
-
-
 @pytest.fixture
 async def simulator(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Simulator]:
     """Three clusters of four nodes with four GPUs each; the third is made of GB200."""
@@ -109,12 +101,6 @@ async def api(simulator: Simulator) -> AsyncIterator[Api]:
     """The API of sim-0."""
     async with connected(simulator, "sim-0") as client:
         yield client
-
-
-@pytest.fixture(name="eventually")
-def eventually_fixture() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Wait until a condition holds."""
-    return eventually
 
 
 @pytest.fixture
@@ -133,7 +119,7 @@ async def connected(simulator: Simulator, name: str) -> AsyncIterator[Api]:
         connector=aiohttp.TCPConnector(ssl=context),
         headers={"Authorization": f"Bearer {cluster.token}"},
     ) as session:
-        yield Api(cluster, session)
+        yield Api(cluster, session, context)
 
 
 def authority(simulator: Simulator) -> str:

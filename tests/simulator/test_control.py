@@ -19,14 +19,16 @@ async def control(simulator: Simulator) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_the_index_tells_every_action_with_its_curl(control: aiohttp.ClientSession, simulator: Simulator) -> None:
+async def test_the_index_lists_every_action_with_its_curl_command(
+    control: aiohttp.ClientSession, simulator: Simulator
+) -> None:
     async with control.get("/") as response:
         text = await response.text()
     for name in actions(SimulatedCluster):
         assert f"curl -X POST {simulator.control_url}/clusters/sim-0/{name}" in text
 
 
-async def test_the_index_is_json_for_who_asks_for_it(control: aiohttp.ClientSession) -> None:
+async def test_the_index_is_json_on_request(control: aiohttp.ClientSession) -> None:
     async with control.get("/", headers={"Accept": "application/json"}) as response:
         document = await response.json()
     assert document["clusters"] == ["sim-0", "sim-1", "sim-2"]
@@ -45,7 +47,7 @@ async def test_every_action_can_be_done_with_what_the_index_shows(control: aioht
     assert done["message"].startswith("sim-0: ")
 
 
-async def test_an_action_tells_what_it_touched(control: aiohttp.ClientSession) -> None:
+async def test_an_action_returns_what_it_touched(control: aiohttp.ClientSession) -> None:
     async with control.post("/clusters/sim-0/move_gpu", json={"node": "gpu-0000", "to_node": "gpu-0001"}) as response:
         done = await response.json()
     assert done["nodes"] == ["gpu-0000", "gpu-0001"]
@@ -54,7 +56,7 @@ async def test_an_action_tells_what_it_touched(control: aiohttp.ClientSession) -
         assert [placed["node"] for placed in await response.json() if placed["uuid"] == uuid] == ["gpu-0001"]
 
 
-async def test_state_and_counters_are_told(control: aiohttp.ClientSession, simulator: Simulator) -> None:
+async def test_state_and_counters_can_be_read(control: aiohttp.ClientSession, simulator: Simulator) -> None:
     async with control.post("/clusters/sim-1/deny", json={"verb": "list", "resource": "pods"}):
         pass
     simulator.clusters["sim-1"].counters.requests["list", "pods"] += 2

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 import struct
 import urllib.parse
 import zlib
@@ -15,6 +14,7 @@ import pytest
 from collector.collect import nvidia_smi
 from collector.simulator import ExecFaultKind, Simulator
 from collector.simulator.spdy import DICTIONARY
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -167,7 +167,7 @@ class TestWhatGoesWrong:
         assert 3 not in channels
         assert socket.close_code == 1006
 
-    async def test_a_failure_may_last_a_number_of_times_and_be_one_nodes(self, api: Any) -> None:
+    async def test_a_fault_may_be_limited_in_count_and_nodes(self, api: Any) -> None:
         api.cluster.fail_exec(node="gpu-0000", times=2)
         statuses = [(await api.run("gpu-0000"))[2]["status"] for _ in range(3)]
         assert statuses == ["Failure", "Failure", "Success"]
@@ -176,7 +176,7 @@ class TestWhatGoesWrong:
         api.cluster.heal_exec("gpu-0000")
         assert (await api.run("gpu-0000"))[2] == SUCCESS
 
-    async def test_a_hanging_exec_ends_when_the_client_leaves(self, api: Any, eventually: Any) -> None:
+    async def test_a_hanging_exec_ends_when_the_client_leaves(self, api: Any) -> None:
         api.cluster.hang_exec("gpu-0000")
         async with api.socket("gpu-0000") as socket:
             await socket.receive_bytes()
@@ -207,7 +207,7 @@ class TestCounters:
         assert api.cluster.counters.requests["exec", "pods"] == 3
         assert api.cluster.counters.peak_execs_per_node == 1
 
-    async def test_the_most_at_once_is_kept(self, api: Any, eventually: Any) -> None:
+    async def test_the_peak_is_kept(self, api: Any) -> None:
         api.cluster.hang_exec()
         async with api.socket("gpu-0000"), api.socket("gpu-0000"), api.socket("gpu-0001"):
             await eventually(lambda: api.cluster.counters.peak_execs == 3)
@@ -244,8 +244,7 @@ class SpdyClient:
 async def spdy(api: Any, node: str, *command: str) -> tuple[dict[int, bytes], set[int], list[int]]:
     """What an exec over SPDY sends: the data of each stream, those that were closed, the streams replied to."""
     url = urllib.parse.urlsplit(api.cluster.url)
-    context: ssl.SSLContext = api.session.connector._ssl
-    reader, writer = await asyncio.open_connection("127.0.0.1", url.port, ssl=context)
+    reader, writer = await asyncio.open_connection("127.0.0.1", url.port, ssl=api.context)
     writer.write(
         f"POST {api.exec_path(node, *command)} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
         f"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\nContent-Length: 0\r\n"
@@ -280,14 +279,14 @@ class TestOverSpdy:
         assert json.loads(data[1]) == SUCCESS
         assert (closed, replies) == ({1, 3, 5}, [1, 3, 5])
 
-    async def test_failures_are_told_in_the_error_stream(self, api: Any) -> None:
+    async def test_failures_are_in_the_error_stream(self, api: Any) -> None:
         data, _, _ = await spdy(api, "gpu-0001", "sh", "-c", "nothing")
         assert data[5] == b"sh: 1: nothing: not found\n"
         assert json.loads(data[1])["reason"] == "NonZeroExitCode"
 
-    async def test_nothing_is_left_open(self, api: Any, eventually: Any) -> None:
+    async def test_nothing_is_left_open(self, api: Any) -> None:
         for node in ("gpu-0000", "gpu-0001", "gpu-0002"):
             await spdy(api, node)
         await eventually(lambda: not api.cluster.counters.open_execs)
         assert api.cluster.counters.execs.total() == 3
-        await eventually(lambda: not api.cluster.server.connections._taken)
+        await eventually(lambda: api.cluster.server.connections.taken_over == 0)

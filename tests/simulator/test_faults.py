@@ -67,7 +67,7 @@ class TestTheMachines:
         assert await uuids(api, "gpu-0000") == set(done.gpus)
         assert before.isdisjoint(done.gpus)
 
-    async def test_a_rebooted_node_has_a_new_boot_and_a_restarted_pod(self, api: Any) -> None:
+    async def test_a_reboot_changes_the_boot_id_and_restarts_the_pod(self, api: Any) -> None:
         before, pod_before = await node(api, "gpu-0000"), await pod(api, "gpu-0000")
         version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
         api.cluster.reboot_node("gpu-0000")
@@ -195,7 +195,7 @@ class TestTheServer:
         assert api.cluster.token in text
         assert before not in text
 
-    async def test_throttling_tells_when_to_come_back(self, api: Any) -> None:
+    async def test_throttling_has_a_retry_after(self, api: Any) -> None:
         api.cluster.throttle(1, retry_after=7)
         async with api.session.get("/api/v1/pods") as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "7")

@@ -3,6 +3,7 @@
 import pytest
 
 from collector.collect import nvidia_smi
+from collector.model import Gpu
 from collector.simulator import smi
 from collector.simulator.fleet import Fleet, SimulationError
 
@@ -12,7 +13,7 @@ def fleet() -> Fleet:
     return Fleet(clusters=3, nodes=4, gpus=4)
 
 
-def read(fleet: Fleet, cluster: str, node: str) -> tuple[nvidia_smi.Gpu, ...]:
+def read(fleet: Fleet, cluster: str, node: str) -> tuple[Gpu, ...]:
     return nvidia_smi.parse(smi.render(fleet.kind(cluster), fleet.cards(cluster, node), 0.0)).gpus
 
 
@@ -35,7 +36,7 @@ class TestWhatTheMachinesAreMadeOf:
         fleet = Fleet(clusters=6, nodes=1, gpus=1)
         assert [fleet.kind(name) for name in fleet.clusters] == ["h100", "h100", "gb200"] * 2
 
-    def test_every_h100_has_a_serial_of_its_own_and_no_chassis(self, fleet: Fleet) -> None:
+    def test_every_h100_has_its_own_serial_and_no_chassis(self, fleet: Fleet) -> None:
         gpus = fleet.expected("sim-0")
         assert len(gpus) == len({gpu.serial for gpu in gpus}) == 16
         assert {gpu.chassis for gpu in gpus} == {""}
@@ -69,7 +70,7 @@ class TestActs:
         assert len(moved) == 2
         assert {gpu.node for gpu in fleet.expected("sim-2") if gpu.serial == serial} == {"gpu-0001"}
 
-    def test_a_swapped_tray_has_only_new_gpus_in_the_old_chassis(self, fleet: Fleet) -> None:
+    def test_a_swapped_tray_has_new_gpus_in_the_old_chassis(self, fleet: Fleet) -> None:
         before = {gpu for gpu in fleet.expected("sim-2") if gpu.node == "gpu-0001"}
         fleet.swap_tray("sim-2", "gpu-0001")
         after = {gpu for gpu in fleet.expected("sim-2") if gpu.node == "gpu-0001"}
@@ -140,7 +141,7 @@ class TestWhatNvidiaSmiPrints:
         assert {gpu.serial for gpu in read(fleet, "sim-0", "gpu-0000")} == {None}
         assert b"<serial>N/A</serial>" in smi.render("h100", fleet.cards("sim-0", "gpu-0000"), 0.0)
 
-    def test_a_gpu_that_is_lost_but_listed_tells_nothing(self, fleet: Fleet) -> None:
+    def test_a_lost_gpu_that_is_listed_has_no_details(self, fleet: Fleet) -> None:
         fleet.lose("sim-0", "gpu-0000", listed=True)
         text = smi.render("h100", fleet.cards("sim-0", "gpu-0000"), 0.0)
         assert b"<attached_gpus>4</attached_gpus>" in text

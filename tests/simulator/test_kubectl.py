@@ -11,6 +11,7 @@ import pytest
 
 from collector.collect import nvidia_smi
 from collector.simulator import Simulator
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.anyio,
@@ -71,7 +72,7 @@ async def test_exec_passes_exit_status_and_stderr_on(kubectl: Any, simulator: Si
     assert "no driver\n" in done.stderr
 
 
-async def test_auth_can_i_tells_what_is_denied(kubectl: Any, simulator: Simulator) -> None:
+async def test_auth_can_i_answers_no_to_what_is_denied(kubectl: Any, simulator: Simulator) -> None:
     assert (await kubectl("auth", "can-i", "create", "pods", "--subresource=exec")).stdout == "yes\n"
     simulator.clusters["sim-0"].deny("create", "pods/exec")
     done = await kubectl("auth", "can-i", "create", "pods", "--subresource=exec", check=False)
@@ -84,7 +85,7 @@ async def test_it_labels_nodes(kubectl: Any) -> None:
     assert done.stdout == "12"
 
 
-async def test_errors_are_told_in_its_words(kubectl: Any, simulator: Simulator) -> None:
+async def test_errors_are_printed_in_its_format(kubectl: Any, simulator: Simulator) -> None:
     done = await kubectl("get", "pod", "none", check=False)
     assert 'Error from server (NotFound): pods "none" not found' in done.stderr
     simulator.clusters["sim-0"].deny("list", "nodes")
@@ -92,7 +93,7 @@ async def test_errors_are_told_in_its_words(kubectl: Any, simulator: Simulator) 
     assert "Error from server (Forbidden): nodes is forbidden" in done.stderr
 
 
-async def test_it_watches_pods(simulator: Simulator, eventually: Any) -> None:
+async def test_it_watches_pods(simulator: Simulator) -> None:
     cluster = simulator.clusters["sim-0"]
     command = ["kubectl", "--kubeconfig", str(simulator.kubeconfig), "get", "pods", "-A", "-w", "--no-headers"]
     environment = os.environ | {"HOME": str(simulator.kubeconfig.parent)}

@@ -1,6 +1,7 @@
 """The Kubernetes client of Python against the simulation."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from kubernetes_asyncio import client, config, watch
@@ -33,11 +34,14 @@ async def test_it_lists_pods_and_nodes(core: client.CoreV1Api) -> None:
 
 
 async def test_it_lists_in_pages(core: client.CoreV1Api) -> None:
-    names, token = [], None
-    while token != "":
-        page = await core.list_node(limit=2, _continue=token)
+    names: list[str] = []
+    following: dict[str, Any] = {}
+    while True:
+        page = await core.list_node(limit=2, **following)
         names += [node.metadata.name for node in page.items]
-        token = page.metadata._continue or ""
+        if not page.metadata._continue:
+            break
+        following = {"_continue": page.metadata._continue}
     assert names == ["cpu-0000", "cpu-0001", "gpu-0000", "gpu-0001", "gpu-0002", "gpu-0003"]
 
 
@@ -52,9 +56,10 @@ async def test_it_watches(core: client.CoreV1Api, simulator: Simulator) -> None:
 
 async def test_it_runs_commands(settings: client.Configuration, simulator: Simulator) -> None:
     namespace, name = simulator.clusters["sim-2"].pod("gpu-0001").split("/")
+    command: Any = ["nvidia-smi", "-q", "-x"]  # the generated signature says str, of which there may be several
     async with WsApiClient(settings) as api:
         output = await client.CoreV1Api(api).connect_get_namespaced_pod_exec(
-            name, namespace, container="nvidia-device-plugin", command=["nvidia-smi", "-q", "-x"], stdout=True
+            name, namespace, container="nvidia-device-plugin", command=command, stdout=True
         )
     assert {gpu.uuid for gpu in nvidia_smi.parse(output.encode()).gpus} == {
         gpu.uuid for gpu in simulator.fleet.expected("sim-2") if gpu.node == "gpu-0001"

@@ -7,6 +7,7 @@ import pytest
 
 from collector.simulator import Simulator
 from collector.simulator.objects import NODES
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ class TestDiscovery:
     async def test_groups_and_resources_are_listed(self, api: Any, path: str, kind: str) -> None:
         assert (await api.get(path))["kind"] == kind
 
-    async def test_the_version_is_told(self, api: Any) -> None:
+    async def test_the_version_can_be_read(self, api: Any) -> None:
         assert (await api.get("/version"))["gitVersion"] == "v1.34.2"
 
     @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz"])
@@ -55,7 +56,7 @@ class TestAuthentication:
 
 
 class TestGet:
-    async def test_a_node_has_what_clouds_tell(self, api: Any) -> None:
+    async def test_a_node_has_the_fields_of_a_cloud(self, api: Any) -> None:
         node = await api.get("/api/v1/nodes/gpu-0001")
         assert node["spec"]["providerID"].startswith("aws:///us-east-1")
         assert node["status"]["capacity"]["nvidia.com/gpu"] == "4"
@@ -66,7 +67,7 @@ class TestGet:
         assert (status["code"], status["message"]) == (404, 'pods "none" not found')
         assert status["details"] == {"name": "none", "kind": "pods"}
 
-    async def test_a_table_is_given_to_who_asks_for_one(self, api: Any) -> None:
+    async def test_a_table_is_returned_on_request(self, api: Any) -> None:
         accept = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
         _, table = await api.ask("GET", "/api/v1/nodes", headers=accept)
         assert (table["kind"], table["apiVersion"]) == ("Table", "meta.k8s.io/v1")
@@ -130,7 +131,7 @@ class TestList:
         rest = await api.get("/api/v1/nodes", **{"continue": status["metadata"]["continue"]})
         assert len(rest["items"]) == 5
 
-    async def test_a_token_that_is_none_is_refused(self, api: Any) -> None:
+    async def test_an_invalid_token_is_refused(self, api: Any) -> None:
         assert (await api.refused("/api/v1/nodes", **{"continue": "!!"}))["code"] == 400
 
     async def test_a_version_of_the_future_is_not_there_yet(self, api: Any) -> None:
@@ -142,7 +143,7 @@ class TestList:
 
 
 class TestWatch:
-    async def test_it_goes_on_from_a_list(self, api: Any) -> None:
+    async def test_it_continues_from_a_list(self, api: Any) -> None:
         version = (await api.get(PODS))["metadata"]["resourceVersion"]
         async with api.watch(PODS, resourceVersion=version, **GPU_PODS) as following:
             api.cluster.replace_pod("gpu-0000")
@@ -153,7 +154,7 @@ class TestWatch:
         assert versions == sorted(versions)
         assert versions[0] > int(version)
 
-    async def test_what_happened_meanwhile_is_told(self, api: Any) -> None:
+    async def test_it_begins_with_what_happened_meanwhile(self, api: Any) -> None:
         version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
         api.cluster.delete_node("gpu-0000")
         async with api.watch("/api/v1/nodes", resourceVersion=version) as following:
@@ -176,7 +177,7 @@ class TestWatch:
         status = await api.refused("/api/v1/nodes", watch="true", sendInitialEvents="true")
         assert (status["code"], status["reason"]) == (422, "Invalid")
 
-    async def test_bookmarks_tell_how_far_it_is(self, api: Any) -> None:
+    async def test_bookmarks_carry_the_current_version(self, api: Any) -> None:
         version = (await api.get(PODS))["metadata"]["resourceVersion"]
         async with api.watch(PODS, resourceVersion=version, allowWatchBookmarks="true", **GPU_PODS) as following:
             api.cluster.server.storage.put(NODES, {"metadata": {"name": "other"}})
@@ -223,13 +224,13 @@ class TestWatch:
         assert event["type"] == "ERROR"
         assert (event["object"]["code"], event["object"]["reason"]) == (410, "Expired")
 
-    async def test_an_expired_version_is_a_status_when_told_so(self, api: Any) -> None:
+    async def test_an_expired_version_may_be_a_status(self, api: Any) -> None:
         version = (await api.get(PODS))["metadata"]["resourceVersion"]
         api.cluster.expire_versions("status")
         status = await api.refused(PODS, watch="true", resourceVersion=version)
         assert (status["code"], status["reason"]) == (410, "Expired")
 
-    async def test_a_running_watch_is_told_that_it_expired(self, api: Any) -> None:
+    async def test_a_running_watch_may_expire(self, api: Any) -> None:
         version = (await api.get(PODS))["metadata"]["resourceVersion"]
         async with api.watch(PODS, resourceVersion=version) as following:
             api.cluster.expire_versions()
@@ -240,12 +241,12 @@ class TestWatch:
     async def test_history_is_bounded(self, api: Any, simulator: Simulator) -> None:
         version = (await api.get("/api/v1/nodes"))["metadata"]["resourceVersion"]
         storage = simulator.clusters["sim-0"].server.storage
-        for _ in range(storage._window + 1):
+        for _ in range(storage.max_history + 1):
             storage.put(NODES, {"metadata": {"name": "busy"}})
         async with api.watch("/api/v1/nodes", resourceVersion=version) as following:
             assert (await following())["object"]["code"] == 410
 
-    async def test_a_client_that_leaves_is_forgotten(self, api: Any, eventually: Any) -> None:
+    async def test_a_client_that_leaves_is_forgotten(self, api: Any) -> None:
         async with api.watch(PODS):
             await eventually(lambda: api.cluster.counters.open_watches == 1)
         await eventually(lambda: api.cluster.counters.open_watches == 0)

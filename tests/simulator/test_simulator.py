@@ -26,7 +26,7 @@ async def test_the_kubeconfig_is_its_owners_alone(simulator: Simulator) -> None:
     assert simulator.kubeconfig.stat().st_mode & 0o777 == 0o600
 
 
-async def test_each_cluster_has_a_token_of_its_own(simulator: Simulator) -> None:
+async def test_each_cluster_has_its_own_token(simulator: Simulator) -> None:
     assert len({cluster.token for cluster in simulator.clusters.values()}) == 3
 
 
@@ -57,7 +57,7 @@ async def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
                 pass
 
 
-async def test_a_hundred_clusters_of_a_thousand_nodes_are_there_in_seconds(tmp_path: Path) -> None:
+async def test_a_hundred_clusters_of_a_thousand_nodes_start_in_seconds(tmp_path: Path) -> None:
     with anyio.fail_after(60):
         async with Simulator(clusters=100, nodes=1000, directory=tmp_path) as running:
             assert len(running.clusters) == 100

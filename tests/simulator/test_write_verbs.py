@@ -54,7 +54,7 @@ class TestNodes:
         assert (after["metadata"]["name"], after["metadata"]["uid"]) == ("gpu-0000", before["metadata"]["uid"])
         assert after["status"] == before["status"]
 
-    async def test_the_status_has_a_path_of_its_own(self, api: Any) -> None:
+    async def test_the_status_has_its_own_path(self, api: Any) -> None:
         patch = {"status": {"capacity": {"nvidia.com/gpu": "7"}}}
         _, node = await api.ask("PATCH", "/api/v1/nodes/gpu-0000/status", json=patch, headers=MERGE)
         assert node["status"]["capacity"]["nvidia.com/gpu"] == "7"
@@ -95,7 +95,7 @@ class TestLeases:
         assert (status, answer["reason"]) == (409, "AlreadyExists")
         assert answer["message"] == 'leases.coordination.k8s.io "shard-0" already exists'
 
-    async def test_only_who_read_the_latest_version_may_update(self, api: Any) -> None:
+    async def test_only_the_latest_version_may_be_updated(self, api: Any) -> None:
         _, created = await api.ask("POST", LEASES, json=lease("a"))
         version = created["metadata"]["resourceVersion"]
         status, updated = await api.ask("PUT", f"{LEASES}/shard-0", json=lease("b", resourceVersion=version))
@@ -134,7 +134,7 @@ class TestReviews:
         assert await self.may(api, "list", "pods")
         assert await self.may(api, "create", "pods", "exec")
 
-    async def test_what_is_denied_is_told_and_refused(self, api: Any) -> None:
+    async def test_what_is_denied_is_reviewed_as_such_and_refused(self, api: Any) -> None:
         api.cluster.deny("list", "pods")
         assert not await self.may(api, "list", "pods")
         assert await self.may(api, "watch", "pods")
@@ -147,6 +147,6 @@ class TestReviews:
         api.cluster.allow()
         assert await self.may(api, "list", "pods")
 
-    async def test_who_one_is_is_told(self, api: Any) -> None:
+    async def test_a_self_subject_review_names_the_user(self, api: Any) -> None:
         _, body = await api.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", json={})
         assert body["status"]["userInfo"]["username"] == "simulated-user"

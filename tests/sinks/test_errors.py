@@ -24,7 +24,7 @@ from collector.sinks.errors import Reason, RejectedError, UnavailableError, from
         (503, Reason.SERVER_ERROR),
     ],
 )
-def test_a_status_that_time_or_a_person_can_change_is_retried(status: int, reason: Reason) -> None:
+def test_a_status_that_may_change_is_retried(status: int, reason: Reason) -> None:
     error = from_status(status, "text", 7.0)
     assert isinstance(error, UnavailableError)
     assert (error.reason, error.retry_after) == (reason, 7.0)

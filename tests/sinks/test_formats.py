@@ -20,7 +20,7 @@ texts = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters=
 records = st.lists(st.builds(SinkRecord, **dict.fromkeys(formats.COLUMNS, texts)), max_size=5)
 
 
-def test_the_first_seven_columns_are_the_go_programs_in_its_order() -> None:
+def test_the_first_seven_columns_are_those_of_the_go_program() -> None:
     assert formats.GO_GPUID_COLUMNS == ("cluster", "node", "machine", "source", "chassis", "gpu", "time")
     assert (*formats.GO_GPUID_COLUMNS, "uuid", "model", "event") == formats.COLUMNS
 
@@ -65,7 +65,7 @@ def test_parquet_has_text_columns_and_a_time(record: MakeRecord) -> None:
     assert table.column("time").to_pylist()[0].isoformat() == "2026-06-07T10:30:45+00:00"
 
 
-def test_parquet_without_pyarrow_tells_what_to_install(record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_without_pyarrow_says_what_to_install(record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SinkError, match=r"pip install 'gpuid-collector\[parquet\]'"):
         formats.parquet([record()])

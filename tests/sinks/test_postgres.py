@@ -112,7 +112,7 @@ async def test_the_go_programs_own_table_is_written_as_it_is(
     assert await rows(owner, "gpu, chassis") == [("1", "1821325191344"), ("2", "unknown")]
 
 
-async def test_the_go_programs_table_is_migrated_on_request_and_keeps_its_rows(
+async def test_the_go_program_s_table_is_migrated_on_request(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     await owner.execute(PEER_TABLE)
@@ -132,7 +132,7 @@ async def test_the_go_programs_table_is_migrated_on_request_and_keeps_its_rows(
     ]
 
 
-async def test_collectors_that_start_at_once_create_the_table_once(
+async def test_collectors_that_start_together_create_the_table_once(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async def one(number: int) -> None:
@@ -208,7 +208,7 @@ async def test_rights_to_insert_are_enough_and_none_is_unauthorized(
     assert len(await rows(owner, "gpu")) == 2
 
 
-async def test_a_wrong_password_is_unauthorized_and_a_mended_one_is_used(
+async def test_a_corrected_password_is_used(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -229,7 +229,7 @@ async def test_a_wrong_password_is_unauthorized_and_a_mended_one_is_used(
     assert len(await rows(owner, "gpu")) == 2
 
 
-async def test_a_value_that_does_not_fit_is_refused_and_nothing_of_the_batch_stays(
+async def test_a_refused_value_rolls_back_the_whole_batch(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path, create_table=True) as sink:
@@ -241,7 +241,7 @@ async def test_a_value_that_does_not_fit_is_refused_and_nothing_of_the_batch_sta
     assert await rows(owner, "uuid") == [("GPU-00000002",)]
 
 
-async def test_a_connection_that_was_cut_is_made_anew(
+async def test_a_lost_connection_is_replaced(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path, create_table=True) as sink:
@@ -255,7 +255,7 @@ async def test_a_connection_that_was_cut_is_made_anew(
     assert len(await rows(owner, "gpu")) == 2
 
 
-async def test_a_locked_table_runs_into_the_timeout_and_leaves_no_open_transaction(
+async def test_a_locked_table_times_out_without_an_open_transaction(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path, create_table=True, statement_timeout=Duration(0.2)) as sink:
@@ -298,7 +298,7 @@ async def test_tls_is_required_and_verified_as_told(
             await sink.send([record()], key="k")
 
 
-async def test_without_a_word_about_tls_a_server_that_has_none_gets_nothing(
+async def test_without_sslmode_a_server_without_tls_gets_nothing(
     postgres_server: PostgresServer, record: MakeRecord
 ) -> None:
     url = postgres_server.new_database()
@@ -318,7 +318,7 @@ async def test_without_a_word_about_tls_a_server_that_has_none_gets_nothing(
             await sink.aclose()
 
 
-async def test_a_server_that_is_away_or_mute_is_unavailable(
+async def test_a_server_that_is_down_or_hangs_is_unavailable(
     postgres: Any, tmp_path: Path, record: MakeRecord, unused_port: int
 ) -> None:
     async with table(postgres, tmp_path, url=f"postgresql://gpuid@127.0.0.1:{unused_port}/postgres") as sink:

@@ -260,7 +260,7 @@ async def answering(status: int, code: str, message: str = "", **headers: str) -
         (422, "Odd", {}, RejectedError, Reason.REJECTED),
     ],
 )
-async def test_the_services_answers_are_told_apart_and_tried_once(
+async def test_answers_are_classified_and_not_retried(
     aws: Any,
     record: MakeRecord,
     status: int,
@@ -287,9 +287,7 @@ async def test_a_service_that_never_answers_runs_into_the_timeout(setting: str, 
     assert caught.value.reason is Reason.TIMEOUT
 
 
-async def test_a_service_that_is_away_is_unavailable_until_it_is_back(
-    moto: str, aws: Any, record: MakeRecord, unused_port: int
-) -> None:
+async def test_a_service_that_is_down_is_unavailable(moto: str, aws: Any, record: MakeRecord, unused_port: int) -> None:
     async with lake(f"http://127.0.0.1:{unused_port}") as sink:
         with pytest.raises(UnavailableError) as caught:
             await sink.send([record()], key="k")

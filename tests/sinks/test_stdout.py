@@ -35,9 +35,7 @@ async def test_each_record_is_one_line_of_json(pipe: tuple[FileIO, FileIO], reco
     assert json.loads(second)["model"] == "two\nlines"
 
 
-async def test_a_full_pipe_stops_neither_the_loop_nor_a_cancellation_and_tears_no_line(
-    pipe: tuple[FileIO, FileIO], record: MakeRecord
-) -> None:
+async def test_a_full_pipe_blocks_nothing_and_tears_no_line(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
     sink = StdoutSink("out", pipe[1].fileno())
     batch = [record(number) for number in range(2000)]  # far more than a pipe holds
     with anyio.move_on_after(0.3) as scope:
@@ -59,7 +57,7 @@ async def test_a_full_pipe_stops_neither_the_loop_nor_a_cancellation_and_tears_n
     assert lines[: len(lines) - 2000] == [one.gpu for one in batch][: len(lines) - 2000]
 
 
-async def test_a_reader_that_went_away_is_unavailable(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
+async def test_a_closed_pipe_is_unavailable(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
     pipe[0].close()
     with pytest.raises(UnavailableError, match=r"sinks\.out: standard output: broken pipe"):
         await StdoutSink("out", pipe[1].fileno()).send([record()], key="k")

@@ -57,9 +57,7 @@ async def webhook(url: str, **settings: Any) -> AsyncIterator[Any]:
         await sink.aclose()
 
 
-async def test_a_batch_is_one_post_of_a_json_array_with_the_headers_promised(
-    tmp_path: Path, record: MakeRecord
-) -> None:
+async def test_a_batch_is_one_post_with_the_documented_headers(tmp_path: Path, record: MakeRecord) -> None:
     (tmp_path / "token").write_text("t0ken\n")
     with receiving() as receiver:
         async with webhook(f"{receiver.url}gpus?x=1", token_file=tmp_path / "token") as sink:
@@ -104,9 +102,7 @@ async def test_a_signature_covers_the_timestamp_and_the_bytes_sent(
     assert json.loads(gzip.decompress(request.body))[0]["gpu"] == "1761025346025"
 
 
-async def test_a_rotated_token_is_used_at_once_and_a_missing_one_names_its_key(
-    tmp_path: Path, record: MakeRecord
-) -> None:
+async def test_a_rotated_token_is_used_and_a_missing_one_reported(tmp_path: Path, record: MakeRecord) -> None:
     token = tmp_path / "token"
     with receiving() as receiver:
         async with webhook(receiver.url, token_file=token) as sink:
@@ -125,7 +121,7 @@ async def test_a_rotated_token_is_used_at_once_and_a_missing_one_names_its_key(
     assert [request.headers["Authorization"] for request in receiver.requests] == ["Bearer one", "Bearer two"]
 
 
-async def test_a_private_authority_and_a_client_certificate_are_used_and_reread(
+async def test_a_private_ca_and_a_client_certificate_are_used(
     tmp_path: Path, certificates: Any, record: MakeRecord
 ) -> None:
     cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
@@ -182,7 +178,7 @@ async def test_answers_that_may_change_are_unavailable(
     status: int, headers: dict[str, str], reason: Reason, retry_after: float | None, record: MakeRecord
 ) -> None:
     with receiving() as receiver:
-        receiver.respond(status, "because", **headers)
+        receiver.respond(status, "because", headers=headers)
         async with webhook(receiver.url) as sink:
             with pytest.raises(UnavailableError) as caught:
                 await sink.send([record()], key="k")
@@ -201,7 +197,9 @@ async def test_a_400_is_refused_and_its_body_is_cut(record: MakeRecord) -> None:
 
 async def test_a_redirect_is_not_followed(record: MakeRecord) -> None:
     with receiving() as receiver:
-        receiver.respond(307, Location=f"{receiver.url.replace('//', '//u:hunter2@')}elsewhere?token=hunter2")
+        receiver.respond(
+            307, headers={"Location": f"{receiver.url.replace('//', '//u:hunter2@')}elsewhere?token=hunter2"}
+        )
         async with webhook(receiver.url) as sink:
             with pytest.raises(UnavailableError, match=r"redirects \(307\) to 127\.0\.0\.1:\d+; set url") as caught:
                 await sink.send([record()], key="k")
@@ -210,7 +208,7 @@ async def test_a_redirect_is_not_followed(record: MakeRecord) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-async def test_a_reset_is_unavailable_and_the_next_batch_goes_out_again(record: MakeRecord) -> None:
+async def test_a_reset_connection_is_unavailable_and_replaced(record: MakeRecord) -> None:
     connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

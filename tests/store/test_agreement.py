@@ -48,7 +48,7 @@ def known(inventory: Inventory) -> dict:
             place: inventory.node(place) for place in (Place(cluster, node) for cluster in CLUSTERS for node in NODES)
         },
         "conflicts": [inventory.conflicts(cluster) for cluster in CLUSTERS],
-        "ghosts": inventory._absent,
+        "absent": dict(inventory.absent()),
         "found": [
             sorted((p.place, p.since) for p in inventory.find(serial=f"serial-{gpu}", uuid=None)) for gpu in GPUS
         ],

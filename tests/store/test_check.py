@@ -13,7 +13,7 @@ from collector.store import Store, StoreError, StoreSettings, Subscription, chec
 pytestmark = pytest.mark.anyio
 
 
-async def test_one_that_is_not_there_yet_will_be_made(settings, sqlite_settings, tmp_path):
+async def test_a_missing_database_will_be_created(settings, sqlite_settings, tmp_path):
     assert await check(settings) in (
         "created by the collector at its first start",
         "tables created by the collector at its first start",
@@ -50,7 +50,7 @@ async def test_one_whose_content_a_collector_could_not_load_is_refused(settings,
         await check(settings)
 
 
-async def test_a_disk_without_room_is_told(sqlite_settings, monkeypatch):
+async def test_a_full_disk_is_reported(sqlite_settings, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9 - 4096, 4096))
     with pytest.raises(StoreError, match="disk full; free some space"):
         await check(sqlite_settings)
@@ -93,7 +93,7 @@ async def as_user(postgres_server):
     return as_user
 
 
-async def test_a_postgres_user_without_the_right_to_make_tables_is_told_what_to_grant(as_user):
+async def test_missing_postgres_rights_to_create_tables_are_reported(as_user):
     settings = await as_user("maker", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", tables=False)
     with pytest.raises(StoreError, match="grant the user CREATE on the schema"):
         await check(settings)
@@ -102,7 +102,7 @@ async def test_a_postgres_user_without_the_right_to_make_tables_is_told_what_to_
             pass
 
 
-async def test_a_postgres_user_of_tables_that_are_there_needs_no_right_to_make_any(as_user):
+async def test_existing_postgres_tables_need_no_right_to_create_tables(as_user):
     settings = await as_user(
         "worker",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO worker",
@@ -115,7 +115,7 @@ async def test_a_postgres_user_of_tables_that_are_there_needs_no_right_to_make_a
         await store.reconcile({"lake": Subscription("changes", False)})
 
 
-async def test_a_postgres_user_who_may_not_write_the_tables_is_told_what_to_grant(as_user):
+async def test_missing_postgres_rights_to_write_are_reported(as_user):
     settings = await as_user(
         "looker",
         "GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker",
@@ -130,7 +130,7 @@ async def test_a_postgres_user_who_may_not_write_the_tables_is_told_what_to_gran
             pass
 
 
-async def test_a_postgres_user_who_may_not_use_the_sequences_is_told_what_to_grant(as_user):
+async def test_missing_postgres_rights_on_sequences_are_reported(as_user):
     settings = await as_user(
         "counter", "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO counter", tables=True
     )
@@ -138,6 +138,6 @@ async def test_a_postgres_user_who_may_not_use_the_sequences_is_told_what_to_gra
         await check(settings)
 
 
-async def test_a_postgres_that_is_away_is_told():
+async def test_an_unreachable_postgres_is_reported():
     with pytest.raises(StoreError, match="the server cannot be reached"):
         await check(StoreSettings(url="postgresql://gpuid@127.0.0.1:1/gpuid"))

@@ -62,7 +62,7 @@ def test_what_an_earlier_version_did_not_write_is_absent():
     assert decode_node(Place("prod", "a"), None, written).gpus == (Gpu(uuid="GPU-1"),)
 
 
-def test_what_a_later_version_writes_besides_is_passed_over():
+def test_fields_of_a_later_version_are_ignored():
     written = msgspec.msgpack.encode({"node": {"name": "a", "zone": 1}, "gpus": {"colour": "red"}, "moon": 1})
     assert decode_node(Place("prod", "a"), None, written).gpus == ()
 

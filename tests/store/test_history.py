@@ -49,7 +49,7 @@ class TestLeft:
 
 
 class TestWhere:
-    async def test_where_it_is_now_comes_first_then_every_place_it_was(self, collector):
+    async def test_the_current_place_comes_first(self, collector):
         assert lines(await collector.store.history.where("GPU-1")) == TIMELINE
 
     async def test_it_is_found_by_its_serial(self, collector):
@@ -75,7 +75,7 @@ class TestWhere:
     async def test_what_was_never_seen_is_nowhere(self, collector):
         assert await collector.store.history.where("GPU-9") == []
 
-    async def test_everything_of_a_placement_is_told(self, collector):
+    async def test_a_placement_has_every_field(self, collector):
         placement = (await collector.store.history.where("GPU-3"))[0]
         assert (placement.serial, placement.model, placement.chassis, placement.machine) == (
             "serial-3",
@@ -104,7 +104,7 @@ class TestParts:
             ("GPU_1", []),
         ],
     )
-    async def test_gpus_that_left_a_node_are_found_by_a_part_of_what_they_are(self, collector, part, found):
+    async def test_gpus_that_left_a_node_are_found_by_part(self, collector, part, found):
         assert lines(await collector.store.history.where_like(part)) == found
 
     @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ class TestParts:
             ("_", []),
         ],
     )
-    async def test_nodes_that_a_gpu_left_are_found_by_a_part_of_their_name_or_machine(self, collector, part, found):
+    async def test_former_nodes_are_found_by_part_of_name_or_machine(self, collector, part, found):
         rows = await collector.store.history.left_like(part)
         assert [(row.cluster, row.node, row.until) for row in rows] == found
 
-    async def test_nodes_that_a_gpu_left_are_found_by_their_name_in_every_cluster(self, settings, collecting):
+    async def test_former_nodes_are_found_by_name_in_every_cluster(self, settings, collecting):
         async with collecting(settings) as one:
             for time, cluster in enumerate(("prod", "lab")):
                 one.read("a", 10.0 + time, f"{cluster}-1", cluster=cluster)
@@ -133,7 +133,7 @@ class TestParts:
             assert [(row.cluster, row.node, row.until) for row in rows] == [("lab", "a", 21.0), ("prod", "a", 20.0)]
             assert len(await one.store.history.left("a", limit=1)) == 1
 
-    async def test_of_several_gpus_that_left_the_last_to_leave_is_told(self, settings, collecting):
+    async def test_of_several_gpus_that_left_the_last_is_shown(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
             one.read("a", 20.0, "1")
@@ -167,11 +167,11 @@ class TestChanges:
             ("moved", "GPU-1", "c", 30.0, Place("prod", "b")),
         ]
 
-    async def test_a_span_of_time_has_its_beginning_but_not_its_end(self, collector):
+    async def test_a_time_range_includes_its_start_and_excludes_its_end(self, collector):
         found = await collector.store.history.changes(since=20.0, until=30.0)
         assert [(c.event, c.time) for c in found] == [("moved", 20.0), ("vanished", 25.0)]
 
-    async def test_a_cluster_has_what_happened_in_it_and_what_left_it(self, collector):
+    async def test_a_cluster_has_the_changes_into_and_out_of_it(self, collector):
         found = await collector.store.history.changes(cluster="lab")
         assert [c.time for c in found] == [30.0]
         found = await collector.store.history.changes(cluster="prod", since=26.0)
@@ -185,7 +185,7 @@ class TestChanges:
             after = page[-1].id
         assert pages == whole
 
-    async def test_who_follows_gets_also_what_happened_earlier_and_was_recorded_later(self, collector):
+    async def test_following_includes_late_records_of_earlier_changes(self, collector):
         last = max(change.id for change in await collector.store.history.changes())
         collector.read("slow", 15.0, "7")
         collector.read("slow", 28.0)
@@ -196,7 +196,7 @@ class TestChanges:
             last = page[-1].id
         assert [(c.event, c.uuid, c.time) for c in pages] == [("appeared", "GPU-7", 15.0), ("vanished", "GPU-7", 28.0)]
 
-    async def test_the_pages_of_a_span_of_time_are_in_the_order_of_time(self, collector):
+    async def test_the_pages_of_a_time_range_are_in_order(self, collector):
         collector.read("slow", 15.0, "7")
         assert await collector.store.history_writer.flushed(10)
         whole = await collector.store.history.changes(since=12.0)

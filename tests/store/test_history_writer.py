@@ -40,7 +40,7 @@ def fill(collector, first, count):
 
 
 class TestAFullDisk:
-    async def test_what_happens_waits_in_memory_and_is_committed_when_there_is_room(self, sqlite_settings, collecting):
+    async def test_changes_wait_in_memory_until_there_is_room(self, sqlite_settings, collecting):
         async with collecting(sqlite_settings) as one:
             writer, health = one.store.history_writer, one.store.health
             async with full_disk(one.store):
@@ -111,7 +111,7 @@ class TestANewLead:
 
 class TestAFileThatIsTakenAway:
     @pytest.mark.parametrize("replaced", [False, True])
-    async def test_is_told_though_nothing_happens(self, sqlite_settings, collecting, tmp_path, replaced):
+    async def test_is_noticed_without_any_change(self, sqlite_settings, collecting, tmp_path, replaced):
         async with collecting(sqlite_settings) as one:
             one.read("a", 10.0, "1")
             assert await one.store.history_writer.flushed(10)

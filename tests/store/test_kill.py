@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 8
 
 
-async def test_what_was_committed_is_there_once_and_the_sink_gets_it_in_order(settings, tmp_path):
+async def test_committed_changes_survive_once_and_in_order(settings, tmp_path):
     seed = int(os.environ.get("GPUID_TEST_SEED", random.randrange(10**9)))
     log.warning("GPUID_TEST_SEED=%d makes the same choices again", seed)  # shown when it fails
     rng = random.Random(seed)

@@ -38,7 +38,7 @@ async def test_the_first_that_opens_leads_until_it_closes(postgres_server):
         assert await second.leadership.ask()
 
 
-async def test_one_that_lets_go_may_take_it_again_after_the_other(two):
+async def test_a_former_leader_may_lead_again(two):
     one, other = two
     await one.leadership.release()
     assert not one.leadership.leads
@@ -48,14 +48,14 @@ async def test_one_that_lets_go_may_take_it_again_after_the_other(two):
     assert await one.leadership.ask()
 
 
-async def test_one_whose_connection_is_gone_has_lost_it_to_whoever_asks_first(two):
+async def test_losing_the_connection_loses_the_leadership(two):
     one, other = two
     await cut(other)
     assert await other.leadership.ask()
     assert not await one.leadership.ask()
 
 
-async def test_one_whose_connection_is_gone_goes_on_where_it_was_if_nobody_led_meanwhile(two):
+async def test_a_leader_that_reconnects_unchallenged_still_leads(two):
     one, other = two
     await cut(other)
     assert await one.leadership.ask()
@@ -64,7 +64,7 @@ async def test_one_whose_connection_is_gone_goes_on_where_it_was_if_nobody_led_m
         pass
 
 
-async def test_one_that_does_not_know_yet_that_another_leads_writes_nothing(two):
+async def test_a_superseded_leader_writes_nothing(two):
     one, other = two
     await cut(other)
     assert await other.leadership.ask()
@@ -107,7 +107,7 @@ async def test_without_a_server_nobody_leads_and_afterwards_somebody_does(postgr
         assert one.leadership.leads
 
 
-async def test_stores_beside_each_other_in_one_database_have_each_their_own(postgres_server):
+async def test_each_schema_of_a_database_has_its_own_leader(postgres_server):
     url = postgres_server.new_database()
     async with contextlib.AsyncExitStack() as stack:
         one = await stack.enter_async_context(Store.open(StoreSettings(url=url)))

@@ -16,7 +16,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from collector.config.store import PostgresLocation, locate
-from collector.store import OpenMode, Store, StoreError, StoreSettings, database, schema
+from collector.store import OpenMode, Store, StoreError, StoreSettings, schema
+from collector.store.database import prepare_folder
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +58,7 @@ class TestTheSchema:
             assert store.database.id == first
             assert len(first) == 32
 
-    async def test_one_that_is_up_to_date_is_not_written_to(self, sqlite_settings):
+    async def test_a_current_schema_is_not_written_to(self, sqlite_settings):
         async with Store.open(sqlite_settings):
             pass
         before = path_of(sqlite_settings).read_bytes()
@@ -76,7 +77,7 @@ class TestTheSchema:
                 "run that version, or choose another store.url to start afresh"
             )
 
-    async def test_two_collectors_that_start_at_once_on_postgres_both_find_the_tables(self, postgres_server):
+    async def test_collectors_that_start_together_on_postgres_find_the_tables(self, postgres_server):
         settings = StoreSettings(url=postgres_server.new_database())
         found = set()
 
@@ -101,11 +102,10 @@ class TestTheFile:
         )
         assert list(tmp_path.iterdir()) == []
 
-    async def test_the_folder_of_the_default_is_made(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(database, "_OWN_FOLDER", tmp_path / "var/lib/gpuid")
-        settings = StoreSettings(url=f"sqlite://{tmp_path}/var/lib/gpuid/gpuid.db")
-        async with Store.open(settings):
-            assert path_of(settings).exists()
+    def test_the_folder_of_the_default_is_made(self, tmp_path):
+        own = tmp_path / "var/lib/gpuid"
+        prepare_folder(own / "gpuid.db", own=own)
+        assert own.is_dir()
 
     async def test_it_uses_the_write_ahead_log(self, sqlite_settings):
         async with Store.open(sqlite_settings) as store, store.database.read() as connection:
@@ -150,7 +150,7 @@ class TestTheFile:
         async with Store.open(sqlite_settings):
             pass
 
-    async def test_a_second_collector_is_refused_also_by_another_name_of_the_file(self, sqlite_settings, tmp_path):
+    async def test_a_second_collector_is_refused_under_any_file_name(self, sqlite_settings, tmp_path):
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "link.db").symlink_to(path_of(sqlite_settings))
         linked = StoreSettings(url=f"sqlite://{tmp_path}/elsewhere/link.db")
@@ -159,7 +159,7 @@ class TestTheFile:
         async with Store.open(linked):
             assert "in use by another gpuid (pid" in await refusal(sqlite_settings)
 
-    async def test_a_folder_that_is_none_is_told(self, tmp_path):
+    async def test_a_path_below_a_file_is_reported(self, tmp_path):
         (tmp_path / "file").write_text("")
         url = f"sqlite://{tmp_path}/file/gpuid.db"
         assert await refusal(StoreSettings(url=url)) in (
@@ -182,7 +182,7 @@ class TestTheFile:
         async with Store.open(sqlite_settings, OpenMode.READER) as reader:
             assert len(await reader.history.where("serial-1")) == 1
 
-    def test_one_in_a_folder_that_may_not_be_written_can_be_read(self, anyio_backend):
+    def test_a_file_in_a_read_only_folder_can_be_read(self, anyio_backend):
         folder = Path(tempfile.mkdtemp(prefix="gpuid-store-", dir="/tmp"))
         settings = StoreSettings(url=f"sqlite://{folder}/gpuid.db")
 
@@ -209,13 +209,13 @@ class TestTheFile:
 
 
 class TestPostgres:
-    async def test_a_server_that_is_not_there_is_told_without_the_password(self):
+    async def test_an_unreachable_server_is_reported_without_the_password(self):
         settings = StoreSettings(url="postgresql://gpuid:hunter2@127.0.0.1:1/fleet")
         message = await refusal(settings)
         assert message.startswith("store postgresql://gpuid@127.0.0.1:1/fleet: the server cannot be reached (")
         assert "hunter2" not in message
 
-    async def test_a_database_that_is_not_there_is_told(self, postgres_server):
+    async def test_a_missing_database_is_reported(self, postgres_server):
         url = postgres_server.new_database() + "x"
         assert await refusal(StoreSettings(url=url)) == (
             f'store {url}: database "{url.rpartition("/")[2]}" does not exist; create the database'
@@ -252,7 +252,7 @@ class TestTheUrl:
 
     @pytest.mark.parametrize("mark", "/?#")
     @pytest.mark.parametrize("secret", ["hunter{}2", "{}hunter2", "12{}hunter2", "hunter2{}"])
-    def test_a_password_that_would_be_read_as_something_else_is_refused_and_not_shown(self, secret, mark):
+    def test_an_ambiguous_password_is_refused_and_not_shown(self, secret, mark):
         with pytest.raises(ValueError, match=r"in a password / is %2F, \? is %3F, # is %23 and @ is %40") as caught:
             StoreSettings(url=f"postgresql://gpuid:{secret.format(mark)}@db.example:5432/fleet")
         assert "hunter" not in str(caught.value)

@@ -48,7 +48,7 @@ class TestWhereASinkBegins:
         await read(collector, "b", 20.0, "2")
         assert await owed(collector) == [[("appeared", "GPU-1"), ("appeared", "GPU-2")]]
 
-    async def test_a_known_one_goes_on_where_it_was(self, settings, collecting):
+    async def test_a_known_sink_continues_where_it_was(self, settings, collecting):
         async with collecting(settings) as one:
             await one.store.reconcile({"lake": CHANGES})
             await read(one, "a", 10.0, "1", "2")
@@ -57,7 +57,7 @@ class TestWhereASinkBegins:
             await two.store.reconcile({"lake": CHANGES})
             assert await owed(two) == [[("appeared", "GPU-2")]]
 
-    async def test_one_that_was_removed_and_comes_back_goes_on_where_it_was(self, collector, caplog):
+    async def test_a_removed_sink_that_returns_continues_where_it_was(self, collector, caplog):
         await collector.store.reconcile({"lake": CHANGES, "idle": READINGS})
         await read(collector, "a", 10.0, "1", "2")
         await owed(collector, "idle")
@@ -76,7 +76,7 @@ class TestWhereASinkBegins:
         assert await owed(collector) == [[("appeared", f"GPU-{number}") for number in "123"]]
         assert [one.configured for one in await collector.store.outbox.sinks()] == [False, True]
 
-    async def test_one_that_does_not_come_back_for_a_week_is_given_up(self, collector, caplog):
+    async def test_a_sink_removed_for_a_week_is_forgotten(self, collector, caplog):
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
         await collector.store.reconcile({})
@@ -90,7 +90,7 @@ class TestWhereASinkBegins:
             ("sink missing from the configuration for days; dropping its backlog", "lake", 2)
         ]
 
-    async def test_one_that_wants_another_kind_begins_anew_and_it_is_told_what_is_given_up(self, collector, caplog):
+    async def test_changing_the_kind_of_records_drops_the_backlog(self, collector, caplog):
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1")
         await collector.store.reconcile({"lake": READINGS})
@@ -102,7 +102,7 @@ class TestWhereASinkBegins:
 
 
 class TestRecords:
-    async def test_a_change_becomes_a_record_of_the_go_program_s_form(self, collector):
+    async def test_a_change_becomes_a_record_like_the_go_program_s(self, collector):
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 1780828245.9, "1")
         batch = await collector.store.outbox.next_batch("lake", 10)
@@ -120,7 +120,7 @@ class TestRecords:
             "event": "appeared",
         }
 
-    async def test_readings_are_all_gpus_of_each_reading_with_what_happened_to_them(self, collector):
+    async def test_a_reading_is_a_record_of_every_gpu(self, collector):
         await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, "1", "2")
         await read(collector, "a", 20.0, "2", "3", UnidentifiedGpu(serial="old"), UnidentifiedGpu())
@@ -137,7 +137,7 @@ class TestRecords:
 
 
 class TestBatches:
-    async def test_they_hold_no_more_than_the_limit_and_come_in_order(self, collector):
+    async def test_they_keep_the_limit_and_the_order(self, collector):
         await collector.store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, *"12345")
         assert [[uuid for _, uuid in batch] for batch in await owed(collector, limit=2)] == [
@@ -146,14 +146,14 @@ class TestBatches:
             ["GPU-5"],
         ]
 
-    async def test_a_reading_of_more_gpus_than_the_limit_is_a_batch_of_its_own(self, collector):
+    async def test_a_reading_above_the_limit_is_its_own_batch(self, collector):
         await collector.store.reconcile({"lake": READINGS})
         await read(collector, "a", 10.0, *"12345")
         await read(collector, "b", 11.0, "6")
         assert [len(batch) for batch in await owed(collector, limit=3)] == [5, 1]
 
     @pytest.mark.parametrize("emit", ["changes", "readings"])
-    async def test_one_that_was_handed_out_is_the_same_after_a_restart(self, settings, collecting, emit):
+    async def test_a_batch_in_flight_is_the_same_after_a_restart(self, settings, collecting, emit):
         async with collecting(settings) as one:
             await one.store.reconcile({"lake": Subscription(emit, False)})
             await read(one, "a", 10.0, "1", "2", "3")
@@ -180,7 +180,7 @@ class TestBatches:
             keys.add((await another.store.outbox.next_batch("lake", 9)).key)
         assert len(keys) == 3
 
-    async def test_a_sink_that_is_changed_while_its_batch_is_made_keeps_nothing_of_it(self, collector):
+    async def test_a_sink_changed_during_batching_keeps_nothing_of_the_batch(self, collector):
         store = collector.store
         await store.reconcile({"lake": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
@@ -207,7 +207,7 @@ class TestBatches:
 
 class TestBacklog:
     @pytest.mark.parametrize("follow", [CHANGES, READINGS])
-    async def test_it_counts_records_and_tells_the_oldest(self, collector, follow):
+    async def test_it_has_the_count_and_the_oldest_record(self, collector, follow):
         await collector.store.reconcile({"lake": follow})
         await read(collector, "a", 10.0, "1", "2")
         await read(collector, "b", 20.0, "3")
@@ -217,7 +217,7 @@ class TestBacklog:
         await collector.store.outbox.confirm(await collector.store.outbox.next_batch("lake", 2))
         assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 20.0)
 
-    async def test_every_sink_that_is_followed_says_how_it_stands(self, collector):
+    async def test_every_configured_sink_has_a_status(self, collector):
         await collector.store.reconcile({"lake": CHANGES, "hook": READINGS, "log": CHANGES})
         await read(collector, "a", 10.0, "1", "2")
         batch = await collector.store.outbox.next_batch("lake", 1)
@@ -242,7 +242,7 @@ class TestDeadLetters:
         await collector.store.outbox.dead_letter(batch, "answered 400")  # the answer to the first was lost
         return batch
 
-    async def test_one_is_kept_with_its_reason_and_the_next_batch_comes(self, collector):
+    async def test_it_is_kept_with_its_reason_and_delivery_continues(self, collector):
         batch = await self.refused(collector)
         (letter,) = await collector.store.outbox.dead_letters()
         assert (letter.sink, letter.key, letter.reason, letter.count, letter.replay, letter.records) == (
@@ -257,7 +257,7 @@ class TestDeadLetters:
         assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 10.0, dead_letters=1)
         assert await owed(collector) == [[("appeared", "GPU-2")]]
 
-    async def test_one_that_another_process_replays_is_sent_again_under_its_key(self, settings, collector):
+    async def test_another_process_may_replay_it_under_its_key(self, settings, collector):
         batch = await self.refused(collector)
         (letter,) = await collector.store.outbox.dead_letters("lake")
         async with Store.open(settings, OpenMode.OPERATOR) as operator:
@@ -269,7 +269,7 @@ class TestDeadLetters:
         assert await collector.store.outbox.dead_letters() == []
         assert await owed(collector) == [[("appeared", "GPU-2")]]
 
-    async def test_one_that_is_refused_again_is_a_dead_letter_again(self, collector):
+    async def test_a_replay_that_is_rejected_is_a_dead_letter_again(self, collector):
         await self.refused(collector)
         (letter,) = await collector.store.outbox.dead_letters()
         await collector.store.outbox.replay([letter.id])
@@ -277,14 +277,14 @@ class TestDeadLetters:
         (again,) = await collector.store.outbox.dead_letters()
         assert (again.id, again.reason, again.replay) == (letter.id, "answered 422", False)
 
-    async def test_one_is_replayed_only_after_the_batch_that_is_on_its_way(self, collector):
+    async def test_a_replay_waits_for_the_batch_in_flight(self, collector):
         await self.refused(collector)
         (letter,) = await collector.store.outbox.dead_letters()
         under_way = await collector.store.outbox.next_batch("lake", 10)
         await collector.store.outbox.replay([letter.id])
         assert await collector.store.outbox.next_batch("lake", 10) == under_way
 
-    async def test_one_can_be_thrown_away(self, collector):
+    async def test_it_can_be_dropped(self, collector):
         await self.refused(collector)
         (letter,) = await collector.store.outbox.dead_letters()
         assert await collector.store.outbox.drop([letter.id]) == 1

@@ -35,21 +35,21 @@ def snapshot(place: Place, time: float, **gpus: float) -> NodeState:
 
 
 class TestWhatChangesDo:
-    def test_one_that_appears_begins_a_placement(self):
+    def test_appearing_begins_a_placement(self):
         assert begun(change(Event.APPEARED, 1.0, A)) == [("GPU-1", "a", 1.0, None)]
 
-    def test_one_that_vanishes_ends_its_placement_in_that_node_only(self):
+    def test_vanishing_ends_the_placement_in_that_node_only(self):
         steps = plan([change(Event.VANISHED, 2.0, A)])
         assert steps.end == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_until": 2.0}]
         assert steps.end_all == []
         assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a"}]
 
-    def test_one_that_moves_ends_all_its_placements(self):
+    def test_moving_ends_all_placements(self):
         steps = plan([change(Event.MOVED, 3.0, B, previous=A)])
         assert steps.end_all == [{"b_uuid": "GPU-1", "b_until": 3.0}]
         assert steps.arrived == [{"b_uuid": "GPU-1"}]
 
-    def test_placements_that_begin_and_end_in_one_batch_are_all_kept(self):
+    def test_placements_within_one_batch_are_all_kept(self):
         assert begun(
             change(Event.APPEARED, 1.0, A),
             change(Event.MOVED, 2.0, B, previous=A),
@@ -57,12 +57,12 @@ class TestWhatChangesDo:
             change(Event.MOVED, 4.0, A, previous=B),
         ) == [("GPU-1", "a", 1.0, 2.0), ("GPU-1", "b", 2.0, 3.0), ("GPU-1", "a", 4.0, None)]
 
-    def test_one_in_two_places_stays_in_the_other_when_it_leaves_one(self):
+    def test_leaving_one_of_two_places_keeps_the_other(self):
         assert begun(
             change(Event.APPEARED, 1.0, A), change(Event.APPEARED, 2.0, B), change(Event.VANISHED, 3.0, A)
         ) == [("GPU-1", "a", 1.0, 3.0), ("GPU-1", "b", 2.0, None)]
 
-    def test_one_that_came_to_two_nodes_and_left_one_of_them_is_no_ghost_of_before(self):
+    def test_a_gpu_back_in_one_node_is_not_absent(self):
         steps = plan(
             [
                 change(Event.MOVED, 2.0, A, previous=C),
@@ -87,7 +87,7 @@ class TestWhatChangesDo:
         ]
         assert steps.begin == []
 
-    def test_a_fact_that_alters_in_the_batch_that_began_its_placement_is_kept_with_it(self):
+    def test_an_alteration_in_the_first_batch_is_kept(self):
         steps = plan([change(Event.APPEARED, 1.0, A), change(Event.ALTERED, 2.0, A, serial="new")])
         assert [row["serial"] for row in steps.begin] == ["new"]
         assert steps.alter == []
@@ -112,12 +112,12 @@ class TestTheDifferenceWhenTheStepsAreLost:
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0)}
         assert self.found([("GPU-1", A)], nodes) == [("moved", "GPU-1", "b", 7.0, A)]
 
-    def test_what_is_nowhere_has_vanished_with_its_node_s_last_reading(self):
+    def test_a_missing_gpu_vanished_with_the_last_reading(self):
         assert self.found([("GPU-1", A), ("GPU-2", A)], {A: snapshot(A, 9.0, GPU_2=1.0)}) == [
             ("vanished", "GPU-1", "a", 9.0, None)
         ]
 
-    def test_what_was_in_a_node_that_is_gone_has_vanished_now(self):
+    def test_the_gpus_of_a_missing_node_vanish_now(self):
         assert self.found([("GPU-1", A)], {A: None}) == [("vanished", "GPU-1", "a", 100.0, None)]
 
     def test_what_left_two_nodes_ends_in_both(self):
@@ -127,7 +127,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
             ("vanished", "GPU-1", "a", 9.0, None),
         ]
 
-    def test_what_was_away_meanwhile_has_vanished_and_appeared(self):
+    def test_a_gpu_absent_in_between_vanished_and_appeared(self):
         assert self.found([("GPU-1", A)], {A: snapshot(A, 9.0, GPU_1=7.0)}) == [
             ("vanished", "GPU-1", "a", 7.0, None),
             ("appeared", "GPU-1", "a", 7.0, None),

@@ -116,7 +116,7 @@ async def test_what_both_see_is_recorded_and_delivered_once(replica, receiver):
     assert await second.present() == {("GPU-1", "a", 10.0), ("GPU-2", "b", 20.0), ("GPU-3", "c", 50.0)}
 
 
-async def test_what_happened_without_a_leader_is_recorded_by_the_next_one(replica):
+async def test_changes_without_a_leader_are_recorded_by_the_next(replica):
     first, second = await replica("first"), await replica("second")
     for one in (first, second):
         one.read("a", 10.0, "1", "2", "3")
@@ -137,7 +137,7 @@ async def test_what_happened_without_a_leader_is_recorded_by_the_next_one(replic
     assert await second.present() == {("GPU-2", "a", 10.0), ("GPU-1", "c", 20.0)}
 
 
-async def test_what_the_leader_saw_last_is_not_undone_by_one_that_had_not_seen_it_yet(replica):
+async def test_a_new_leader_does_not_undo_the_last_changes(replica):
     first, second = await replica("first"), await replica("second")
     for one in (first, second):
         one.read("a", 10.0, "1", "2")
@@ -158,7 +158,7 @@ async def test_what_the_leader_saw_last_is_not_undone_by_one_that_had_not_seen_i
     assert await second.recorded() == before
 
 
-async def test_when_connections_break_again_and_again_nothing_is_lost_or_doubled(replica, receiver):
+async def test_broken_connections_lose_and_duplicate_nothing(replica, receiver):
     first, second = await replica("first"), await replica("second")
     for number in range(5):
         for one in (first, second):
@@ -175,7 +175,7 @@ async def test_when_connections_break_again_and_again_nothing_is_lost_or_doubled
     assert {uuid for _, _, uuid in receiver.brought} == {f"GPU-{number}" for number in range(5)}
 
 
-async def test_a_standby_ends_no_sink_and_a_new_leader_s_are_in_force(replica):
+async def test_only_the_leader_configures_sinks(replica):
     first = await replica("first", "lake")
     second = await replica("second", "lake", "hook")
     assert [owed.sink for owed in await second.store.outbox.sinks()] == ["lake"]

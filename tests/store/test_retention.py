@@ -31,7 +31,7 @@ async def test_changes_and_ended_placements_are_forgotten_and_present_ones_stay(
     assert [(p.node, p.since) for p in await collector.store.history.where("GPU-2")] == [("a", 10.0)]
 
 
-async def test_a_ghost_is_forgotten_with_the_last_place_where_it_was(collector):
+async def test_an_absent_gpu_is_forgotten_with_its_last_placement(collector):
     collector.read("a", 40.0)
     collector.read("c", 50.0)
     assert await collector.store.history_writer.flushed(10)
@@ -45,7 +45,7 @@ async def test_without_a_limit_nothing_is_forgotten(collector):
     assert await times(collector) == [10.0, 10.0, 20.0, 30.0]
 
 
-async def test_changes_that_a_sink_is_owed_stay_however_old_they_are(collector):
+async def test_changes_in_a_backlog_are_kept_at_any_age(collector):
     await collector.store.reconcile({"slow": Subscription("changes", True), "quick": Subscription("changes", False)})
     await collector.store.outbox.confirm(await collector.store.outbox.next_batch("slow", 1))
     await prune(collector.store.database, before=1000.0)
@@ -69,7 +69,7 @@ async def test_readings_are_forgotten_as_soon_as_every_sink_has_them(collector):
     assert await prune(collector.store.database, before=None) == 1
 
 
-async def test_ids_go_on_after_everything_is_forgotten(collector):
+async def test_ids_continue_after_everything_is_forgotten(collector):
     before = await collector.store.history.changes()
     await prune(collector.store.database, before=1000.0)
     collector.read("d", 2000.0, "1")
@@ -88,7 +88,7 @@ async def test_the_retention_of_the_settings_counts_from_now(sqlite_settings, co
         assert [change.time for change in await store.history.changes()] == [60.0]
 
 
-async def test_a_dead_letter_that_is_too_old_is_forgotten_and_that_is_told(collector, caplog):
+async def test_an_old_dead_letter_is_dropped_with_a_log_line(collector, caplog):
     await collector.store.reconcile({"lake": Subscription("changes", True)})
     await collector.store.outbox.dead_letter(await collector.store.outbox.next_batch("lake", 1), "answered 400")
     (letter,) = await collector.store.outbox.dead_letters()

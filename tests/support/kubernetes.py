@@ -28,6 +28,7 @@ from collector import config
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError
 from collector.kube.session import Request, Session
+from tests.support.clock import Clock
 
 SECRET = "s3cr3t"  # part of every token and password in these tests; nothing may ever say it
 ENCODED = "czNjcjN0"  # nor in base64
@@ -285,19 +286,6 @@ async def tls_proxy(authority: Authority) -> AsyncIterator[Proxy]:
     listener.close()
 
 
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -461,17 +449,3 @@ def failure() -> Callable[[Awaitable[object]], Awaitable[ClusterError]]:
         return caught.value
 
     return await_failure
-
-
-@pytest.fixture
-def eventually() -> Callable[[Callable[[], object]], Awaitable[None]]:
-    """Return a function that waits for a condition, for at most 25 seconds."""
-
-    async def wait(condition: Callable[[], object]) -> None:
-        with anyio.fail_after(25):
-            while True:
-                if condition():
-                    return
-                await anyio.sleep(0.01)
-
-    return wait

@@ -42,6 +42,7 @@ MEASURED = (
     "tests/delivery/test_dead_letters.py",
     "tests/delivery/test_delivery.py::TestASinkThatTakesAll::test_a_young_batch_waits_for_its_age",
     "tests/delivery/test_delivery.py::TestAnOutboxThatCannotBeRead",
+    "tests/inventory/test_inventory.py::TestAgainstTheNaiveModel",
     "tests/kube/test_reflector.py::TestStartingOver",
     "tests/prometheus/test_rules.py::test_the_rules_do_what_their_tests_say",
     "tests/simulator/test_simulator.py",

@@ -16,9 +16,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.simulator import Placed
-from tests.support.waiting import until
 
-__all__ = ["CollectorProcess", "Process", "free_ports", "until"]
+__all__ = ["CollectorProcess", "Process", "free_ports"]
 
 
 def free_ports(count: int) -> list[int]:

@@ -47,7 +47,7 @@ class Receiver:
         self.requests: list[Request] = []
         self._answer = _Answer(202, "", 0.0, {})
 
-    def respond(self, status: int, text: str = "", *, delay: float = 0.0, **headers: str) -> None:
+    def respond(self, status: int, text: str = "", *, delay: float = 0.0, headers: Mapping[str, str] = {}) -> None:
         """Answer what comes from now on with this, after `delay` seconds."""
         self._answer = _Answer(status, text, delay, headers)
 
@@ -91,7 +91,7 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
             content = answer.text.encode()
             self.send_response(answer.status)
             for name, value in answer.headers.items():
-                self.send_header(name.replace("_", "-"), value)
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

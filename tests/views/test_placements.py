@@ -36,19 +36,19 @@ def past(place: Place, since: float, until: float | None, confirmed: float) -> P
 
 
 class TestPeriods:
-    def test_what_is_not_in_the_history_yet_is_added_to_it(self) -> None:
+    def test_unrecorded_changes_are_added_to_the_history(self) -> None:
         assert periods_from_history([past(A, 1.0, 5.0, 4.0)], [placement(B, 5.0, 6.0)]) == [
             Period(B, 5.0, None, 6.0),
             Period(A, 1.0, 5.0, 4.0, "m"),
         ]
 
-    def test_a_history_that_stands_still_does_not_keep_a_gpu_where_it_was(self) -> None:
+    def test_a_stalled_history_does_not_hold_a_gpu_in_place(self) -> None:
         assert periods_from_history([past(A, 1.0, None, 4.0)], [placement(B, 5.0, 6.0)]) == [
             Period(B, 5.0, None, 6.0),
             Period(A, 1.0, 4.0, 4.0, "m"),
         ]
 
-    def test_memory_tells_what_the_changes_that_it_holds_imply(self) -> None:
+    def test_memory_has_what_its_changes_imply(self) -> None:
         happened = [
             group(9, Event.VANISHED, B),
             group(5, Event.MOVED, B, previous=A),

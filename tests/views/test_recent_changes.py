@@ -42,7 +42,7 @@ def test_a_first_inventory_does_not_push_out_the_moves() -> None:
     assert told(latest)[-1] == ("moved", "n1", 1)
 
 
-def test_ids_grow_and_tell_what_came_later() -> None:
+def test_ids_increase_and_select_newer_changes() -> None:
     latest = RecentChanges()
     latest.add([change(Event.APPEARED, "1")])
     (first,) = latest.newest()
@@ -52,7 +52,7 @@ def test_ids_grow_and_tell_what_came_later() -> None:
 
 
 @pytest.mark.anyio
-async def test_everybody_who_waits_is_woken() -> None:
+async def test_every_waiter_is_woken() -> None:
     latest = RecentChanges()
     woken = []
 

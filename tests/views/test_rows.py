@@ -6,7 +6,7 @@ from collector.views.rows import gpu_row
 from tests.web.conftest import Site
 
 
-def test_a_gpu_has_a_value_for_each_of_its_columns_in_their_order() -> None:
+def test_a_gpu_has_a_value_for_every_column() -> None:
     site = Site()
     site.read("prod-a", "n1", Gpu(uuid="GPU-a1"))
     (placement,) = site.inventory.find(uuid="GPU-a1")

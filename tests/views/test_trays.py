@@ -8,7 +8,7 @@ from collector.views.trays import Seat, Tray, seats, trays
 
 
 class TestTrays:
-    def test_gpus_are_in_their_trays_in_the_order_of_their_modules(self) -> None:
+    def test_the_gpus_of_a_tray_are_ordered_by_module(self) -> None:
         gpus = [
             Gpu(uuid=f"GPU-{tray}-{module}", chassis="C1", tray=tray, slot="4", host="1", module=module)
             for module in ("10", "2", "1")
@@ -19,17 +19,17 @@ class TestTrays:
             ("12", ["1", "2", "10"]),
         ]
 
-    def test_hardware_that_tells_only_modules_is_one_machine(self) -> None:
+    def test_hardware_with_modules_only_is_one_machine(self) -> None:
         gpus = (Gpu(uuid="GPU-2", module="2"), Gpu(uuid="GPU-1", module="1"))
         assert trays(gpus) == [Tray(None, None, None, None, [gpus[1], gpus[0]])]
 
-    def test_hardware_that_tells_nothing_has_no_trays(self) -> None:
+    def test_hardware_without_positions_has_no_trays(self) -> None:
         assert trays([Gpu(uuid="GPU-1"), Gpu(uuid="GPU-2", minor_number=1)]) == []
 
 
 class TestSeats:
     @given(modules=st.sets(st.integers(0, 16)), missing=st.integers(0, 8), told=st.booleans())
-    def test_every_gpu_has_one_and_every_missing_one_is_said(self, modules: set[int], missing: int, told: bool) -> None:
+    def test_every_gpu_and_every_missing_gpu_has_one(self, modules: set[int], missing: int, told: bool) -> None:
         gpus = [Gpu(uuid=f"GPU-{module}", module=str(module) if told else None) for module in sorted(modules)]
         found = seats(gpus, missing)
         assert [seat.gpu for seat in found if seat.gpu is not None] == gpus

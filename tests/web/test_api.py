@@ -84,7 +84,7 @@ class TestGpus:
 
 
 class TestClustersAndNodes:
-    async def test_a_cluster_says_how_it_is_and_what_is_in_it(self, client: httpx.AsyncClient) -> None:
+    async def test_a_cluster_has_its_state_and_its_counts(self, client: httpx.AsyncClient) -> None:
         clusters = (await client.get("/api/v1/clusters")).json()["clusters"]
         assert clusters == [
             {
@@ -143,7 +143,7 @@ class TestClustersAndNodes:
         answer = (await client.get("/api/v1/nodes?node=n1")).json()
         assert [node["chassis"] for node in answer["nodes"]] == [None]
 
-    async def test_nodes_that_cannot_be_read_or_are_overdue_say_so(self, site: Any, serving: Any) -> None:
+    async def test_unreadable_and_overdue_nodes_are_marked(self, site: Any, serving: Any) -> None:
         site.collector.refresh_seconds = 30.0
         site.read("prod-a", "n1", Gpu(uuid="GPU-a1"))
         site.fail("prod-a", "n2", ReadFailure.TIMEOUT)
@@ -178,6 +178,6 @@ class TestBadQuestions:
         answer = await client.get(f"/api/v1/{path}")
         assert (answer.status_code, answer.json()) == (400, {"error": error})
 
-    async def test_what_is_not_there_is_said_in_json(self, client: httpx.AsyncClient) -> None:
+    async def test_not_found_is_json(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/nothing")
         assert (answer.status_code, answer.json()) == (404, {"error": "404: Not Found"})

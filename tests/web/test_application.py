@@ -12,7 +12,7 @@ from tests.web.pages.conftest import BROWSER
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_refusal_is_a_page_in_a_browser_and_one_line_elsewhere(client: httpx.AsyncClient) -> None:
+async def test_an_error_is_a_page_only_for_browsers(client: httpx.AsyncClient) -> None:
     page = await client.get("/nothing", headers=BROWSER)
     assert page.status_code == 404
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -24,7 +24,7 @@ async def test_a_refusal_is_a_page_in_a_browser_and_one_line_elsewhere(client: h
     assert (below_api.status_code, below_api.json()) == (404, {"error": "404: Not Found"})
 
 
-async def test_a_browser_is_asked_for_credentials_by_a_page_that_tells_nothing(site: Any, serving: Any) -> None:
+async def test_the_page_that_asks_for_credentials_discloses_nothing(site: Any, serving: Any) -> None:
     hashed = bcrypt.hashpw(b"p", bcrypt.gensalt(4)).decode()
     async with serving(site, basic_auth={"sre": hashed}) as client:
         for path in ("/", "/gpus/GPU-a1", "/search?q=100", "/changes", "/clusters/prod-a"):
@@ -34,7 +34,7 @@ async def test_a_browser_is_asked_for_credentials_by_a_page_that_tells_nothing(s
             assert "prod-a" not in answer.text
 
 
-async def test_a_method_that_is_not_allowed_is_told_with_those_that_are(client: httpx.AsyncClient) -> None:
+async def test_a_refused_method_is_answered_with_the_allowed_ones(client: httpx.AsyncClient) -> None:
     answer = await client.post("/", headers=BROWSER)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET,HEAD")
 
@@ -50,7 +50,7 @@ async def test_pages_may_load_nothing_but_what_is_packaged(client: httpx.AsyncCl
         assert inline not in answer.text
 
 
-async def test_packaged_files_are_kept_by_browsers_under_an_address_of_their_content(client: httpx.AsyncClient) -> None:
+async def test_static_files_are_cached_by_their_content(client: httpx.AsyncClient) -> None:
     text = (await client.get("/")).text
     for name in ("page.css", "page.js", "icon.svg"):
         address = text[text.index(f"/static/{name}?v=") :].partition('"')[0]

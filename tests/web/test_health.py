@@ -13,7 +13,7 @@ async def test_it_lives_when_it_answers(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
-async def test_it_is_ready_when_every_cluster_has_answered_good_or_bad(client: httpx.AsyncClient) -> None:
+async def test_it_is_ready_when_every_cluster_has_a_state(client: httpx.AsyncClient) -> None:
     answer = await client.get("/readyz")
     assert (answer.status_code, answer.text) == (200, "ok\n")
 
@@ -44,7 +44,7 @@ async def test_once_ready_it_stays_so_when_a_cluster_is_added(site, serving) -> 
         assert "[-]prod-c starting\n" in (await client.get("/readyz?verbose")).text
 
 
-async def test_details_are_for_those_who_may_see_them(site, serving, tmp_path) -> None:
+async def test_details_require_authentication(site, serving, tmp_path) -> None:
     (tmp_path / "token").write_text("t")
     async with serving(site, bearer_token_file=tmp_path / "token") as client:
         assert (await client.get("/readyz?verbose")).text == "ok\n"

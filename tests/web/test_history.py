@@ -47,7 +47,8 @@ async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx
 
 async def pages(client: httpx.AsyncClient, path: str, rows: str, column: str, **params: Any) -> list[list[str]]:
     """One column of every page, as long as each names a next one."""
-    found, after = [], {}
+    found: list[list[str]] = []
+    after: dict[str, str] = {}
     while True:
         page = (await client.get(path, params={**params, **after})).json()
         found.append([row[column] for row in page[rows]])
@@ -56,7 +57,7 @@ async def pages(client: httpx.AsyncClient, path: str, rows: str, column: str, **
         after = {"after": page["next"]}
 
 
-async def test_a_placement_tells_where_and_when(client: httpx.AsyncClient) -> None:
+async def test_a_placement_has_its_place_and_times(client: httpx.AsyncClient) -> None:
     answer = (await client.get("/api/v1/gpus/100/history")).json()
     assert answer["next"] is None
     assert answer["placements"][1] == {

@@ -30,7 +30,7 @@ class TestNegotiation:
             (PROMETHEUS_ACCEPT, True),
         ],
     )
-    def test_openmetrics_is_given_to_who_prefers_it(self, accept: str, openmetrics: bool) -> None:
+    def test_openmetrics_is_sent_if_preferred(self, accept: str, openmetrics: bool) -> None:
         assert accepts_openmetrics(accept) is openmetrics
 
     @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ class TestNegotiation:
             ("*, gzip;q=0", False),
         ],
     )
-    def test_gzip_is_given_to_who_accepts_it(self, accept_encoding: str, gzip: bool) -> None:
+    def test_gzip_is_sent_if_accepted(self, accept_encoding: str, gzip: bool) -> None:
         assert accepts_gzip(accept_encoding) is gzip
 
-    async def test_the_answer_says_what_it_is(self, client: httpx.AsyncClient) -> None:
+    async def test_the_answer_has_its_content_type(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/metrics", headers={"Accept": PROMETHEUS_ACCEPT, "Accept-Encoding": "gzip"})
         assert answer.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
         assert answer.headers["Content-Encoding"] == "gzip"
@@ -92,9 +92,7 @@ class TestShares:
         async with serving(site) as client:
             assert 'gpuid_cluster_up{cluster="empty"} 0.0' in (await client.get("/metrics?cluster=empty")).text
 
-    async def test_discovery_names_a_target_for_each_cluster_and_one_for_the_collector(
-        self, client: httpx.AsyncClient
-    ) -> None:
+    async def test_discovery_has_a_target_per_cluster_and_the_collector(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/sd", headers={"Host": "gpuid.example:8080"})
         assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
         common = {"__scheme__": "http", "__metrics_path__": "/metrics"}

@@ -6,9 +6,7 @@ import ipaddress
 import logging
 import ssl
 import threading
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from collector.config import ConfigError, Listen, ServerSettings
 from collector.web import serve
 from collector.web.limits import HttpLimits
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -120,7 +119,7 @@ class TestGuessing:
             async with anyio.create_task_group() as tasks:
                 for number in range(20):
                     tasks.start_soon(guess, f"guess-{number}")
-                await until(refused)
+                await eventually(refused)
                 assert (await client.get("/sd", auth=("sre", "one more"))).headers["Retry-After"] == "1"
                 assert (await client.get("/sd", auth=("sre", "right"))).status_code == 200
                 for path in ("/healthz", "/readyz"):
@@ -128,7 +127,7 @@ class TestGuessing:
                 closed.set()
         assert statuses == {429: 12, 401: 8}
 
-    async def test_one_password_that_comes_many_times_at_once_is_hashed_once(
+    async def test_one_password_in_concurrent_requests_is_hashed_once(
         self, site: Any, serving: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         statuses, hashes_made, check = Counter[int](), Counter[bytes](), bcrypt.checkpw
@@ -189,9 +188,9 @@ class TestNewCertificates:
             assert await answers(client, trusting(cert))
             new_key.replace(key)
             new_cert.replace(cert)
-            await until(lambda: answers(client, trusting(cert)))
+            await eventually(lambda: answers(client, trusting(cert)))
 
-    async def test_a_pair_that_does_not_fit_is_refused_and_the_old_one_stays_in_use(
+    async def test_a_certificate_that_does_not_match_its_key_is_refused(
         self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         cert, key = certificate(tmp_path, "server")
@@ -199,13 +198,13 @@ class TestNewCertificates:
         new_cert, new_key = certificate(tmp_path, "renewed")
         async with serving(site, cert_file=cert, key_file=key, verify=trusted) as client:
             new_cert.replace(cert)
-            await until(lambda: logged(caplog, "keeping the current one: server.cert_file: cannot use"))
+            await eventually(lambda: "keeping the current one: server.cert_file: cannot use" in caplog.text)
             assert await answers(client, trusted)
             new_key.replace(key)
-            await until(lambda: answers(client, trusting(cert)))
+            await eventually(lambda: answers(client, trusting(cert)))
             assert not await answers(client, trusted)
 
-    async def test_a_new_client_ca_decides_who_is_let_in(self, site: Any, serving: Any, tmp_path: Path) -> None:
+    async def test_a_new_client_ca_is_used(self, site: Any, serving: Any, tmp_path: Path) -> None:
         cert, key = certificate(tmp_path, "server")
         pairs = [certificate(tmp_path, name) for name in ("first", "second")]
         first, second = (trusting(cert, *pair) for pair in pairs)
@@ -215,10 +214,10 @@ class TestNewCertificates:
             assert [await answers(client, context) for context in (first, second)] == [True, False]
             ca.with_suffix(".new").write_bytes(pairs[1][0].read_bytes())
             ca.with_suffix(".new").replace(ca)
-            await until(lambda: answers(client, second))
+            await eventually(lambda: answers(client, second))
             assert not await answers(client, first)
 
-    async def test_a_client_ca_that_is_none_is_refused_and_the_old_one_stays_in_use(
+    async def test_an_invalid_client_ca_is_refused(
         self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         cert, key = certificate(tmp_path, "server")
@@ -229,16 +228,16 @@ class TestNewCertificates:
             site, cert_file=cert, key_file=key, client_ca_file=ca, verify=trusting(cert, *pair)
         ) as client:
             ca.write_text("nothing")
-            await until(lambda: logged(caplog, "keeping the current one: server.client_ca_file: cannot use"))
+            await eventually(lambda: "keeping the current one: server.client_ca_file: cannot use" in caplog.text)
             assert await answers(client, trusting(cert, *pair))
             assert not await answers(client, trusting(cert))
 
 
-def trusting(authority: Path, *pair: Path) -> ssl.SSLContext:
+def trusting(authority: Path, cert: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
     """A client's context that trusts an authority, and shows a certificate if given one and its key."""
     context = ssl.create_default_context(cafile=authority)
-    if pair:
-        context.load_cert_chain(*pair)
+    if cert is not None:
+        context.load_cert_chain(cert, key)
     return context
 
 
@@ -249,17 +248,6 @@ async def answers(client: httpx.AsyncClient, context: ssl.SSLContext) -> bool:
             return (await other.get("/healthz")).status_code == 200
         except httpx.TransportError:
             return False
-
-
-async def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
-    return text in caplog.text
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + 30
-    while not await condition():
-        assert time.monotonic() < deadline
-        await anyio.sleep(0.02)
 
 
 class TestMalformed:
@@ -275,7 +263,7 @@ class TestMalformed:
             b"GET /sd HTTP/1.1\r\nHost: ",
         ],
     )
-    async def test_what_is_no_request_is_refused_and_is_no_error_of_ours(
+    async def test_a_malformed_request_is_refused_without_a_log_line(
         self, site: Any, serving: Any, caplog: pytest.LogCaptureFixture, request_line: bytes
     ) -> None:
         with caplog.at_level(logging.INFO):
@@ -303,7 +291,7 @@ class TestMistakes:
                 f"server.listen: cannot listen on {address}: the address is already in use"
             )
 
-    async def test_a_host_that_is_none_of_this_machine_is_one_clear_line(self, site: Any) -> None:
+    async def test_a_foreign_host_is_one_clear_line(self, site: Any) -> None:
         assert await self.fail(site, listen=Listen("192.0.2.1:80")) == (
             "server.listen: cannot listen on 192.0.2.1:80: cannot assign requested address"
         )
@@ -315,13 +303,13 @@ class TestMistakes:
             f"server.listen: cannot listen on {too_long}:80: name or service not known"
         )
 
-    async def test_a_certificate_that_is_not_there_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
+    async def test_a_missing_certificate_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
         message = await self.fail(
             site, listen=Listen("127.0.0.1:0"), cert_file=tmp_path / "no.crt", key_file=tmp_path / "no.key"
         )
         assert message == (f"server.cert_file: cannot use {tmp_path}/no.crt with its key: no such file or directory")
 
-    async def test_a_token_file_that_is_not_there_or_empty_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
+    async def test_a_missing_or_empty_token_file_is_one_clear_line(self, site: Any, tmp_path: Path) -> None:
         path = tmp_path / "token"
         listen = Listen("127.0.0.1:0")
         assert await self.fail(site, listen=listen, bearer_token_file=path) == (

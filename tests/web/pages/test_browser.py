@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
 from collector.model import ClusterState, Gpu, NodeInfo
 from tests.support.chromium import browser, violations
@@ -82,6 +83,10 @@ def opened(browser: Browser, live: Live) -> Iterator[Callable[..., Page]]:
     complaints: list[str] = []
     contexts: list[BrowserContext] = []
 
+    def dismiss(dialog: Dialog) -> None:
+        complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     def open_page(path: str, *, width: int = 1280, **options: Any) -> Page:
         context = browser.new_context(base_url=live.url, viewport={"width": width, "height": 800}, **options)
         context.set_default_timeout(30_000)
@@ -89,7 +94,7 @@ def opened(browser: Browser, live: Live) -> Iterator[Callable[..., Page]]:
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", dismiss)
         page.goto(path)
         return page
 
@@ -114,7 +119,7 @@ class TestReading:
         assert opened("/", color_scheme="light").evaluate(background) == "rgb(255, 255, 255)"
         assert opened("/", color_scheme="dark").evaluate(background) == "rgb(20, 23, 27)"
 
-    def test_the_timeline_is_a_picture_with_a_name_and_a_table_that_says_the_same(self, opened: Any) -> None:
+    def test_the_timeline_is_also_a_table(self, opened: Any) -> None:
         page = opened("/gpus/GPU-a2")
         picture = page.get_by_role("img", name="Places of this GPU over time")
         expect(picture).to_be_visible()
@@ -159,7 +164,7 @@ class TestPhone:
 
 
 class TestKeyboard:
-    def test_the_slash_key_leads_to_the_search_and_enter_to_the_gpu(self, opened: Any, live: Live) -> None:
+    def test_slash_opens_the_search_and_enter_the_gpu(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
         page.keyboard.press("/")
         expect(page.get_by_role("searchbox", name="Serial, UUID, chassis, node or machine")).to_be_focused()
@@ -173,7 +178,7 @@ class TestKeyboard:
         page.keyboard.type("a/b")
         expect(page.get_by_role("searchbox")).to_have_value("a/b")
 
-    def test_the_first_tab_skips_to_the_content_and_focus_is_seen(self, opened: Any) -> None:
+    def test_tab_skips_to_the_content_with_visible_focus(self, opened: Any) -> None:
         page = opened("/")
         page.keyboard.press("Tab")
         skip = page.get_by_role("link", name="Skip to the content")
@@ -206,7 +211,7 @@ class TestLive:
         expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
         expect(page.get_by_role("heading", level=1)).to_have_text("9 GPUs in 8 nodes of 3 clusters", timeout=30_000)
 
-    def test_moves_from_several_nodes_into_one_at_once_all_appear(self, opened: Any, live: Live) -> None:
+    def test_simultaneous_moves_from_several_nodes_all_appear(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
         expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
         arrivals = [Gpu(uuid="GPU-b1", serial="900"), Gpu(uuid="GPU-a1", serial="100")]
@@ -214,7 +219,7 @@ class TestLive:
         moved = page.locator(".changes > li", has_text="to n7 of prod-a")
         expect(moved).to_have_count(2, timeout=30_000)
 
-    def test_a_cluster_that_goes_down_is_said_without_a_reload(self, opened: Any, live: Live) -> None:
+    def test_a_cluster_going_down_is_shown_without_a_reload(self, opened: Any, live: Live) -> None:
         page = opened("/")
         live.cluster("prod-a", ClusterState.UNAUTHORIZED, "the token has expired")
         expect(page.get_by_text("prod-a rejects the credentials")).to_be_visible(timeout=60_000)
@@ -258,8 +263,8 @@ class TestHostility:
             "\"'><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)>{{7*7}}</title>javascript:"
         )
         live.cluster(evil, ClusterState.UNREACHABLE, evil)
-        card = dict.fromkeys(("serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id"), evil)
-        live.read(evil, evil, Gpu(uuid=evil, **card))
+        names = ("uuid", "serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id")
+        live.read(evil, evil, msgspec.convert(dict.fromkeys(names, evil), Gpu))
         page = opened("/")
         expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
         live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000100.0)
@@ -273,7 +278,7 @@ class TestHostility:
             page.goto(f"{path}?q={evil}&cluster=")
         assert page.evaluate("[...document.querySelectorAll('script')].every((script) => script.src)")
 
-    def test_a_script_that_got_in_all_the_same_would_not_run(self, browser: Browser, live: Live) -> None:
+    def test_an_injected_script_would_not_run(self, browser: Browser, live: Live) -> None:
         page = browser.new_page(base_url=live.url)  # where the browser may complain, as it must
         page.goto("/")
         refused = page.evaluate(

@@ -31,7 +31,7 @@ async def test_the_newest_come_first_with_and_without_a_store(
     assert ("Add a [store] to its configuration to keep every change." in text) is not perhaps_kept
 
 
-async def test_what_vanished_and_is_somewhere_again_says_where(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_vanished_gpu_that_is_back_shows_where(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n1", time=1764000100.0)  # the node that it left is read first
     site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000200.0)
     site.read("prod-a", "n2", time=1764000300.0)

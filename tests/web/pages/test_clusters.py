@@ -51,7 +51,7 @@ async def test_nodes_are_filtered_and_sorted(
     assert [link.removeprefix(prefix) for link in page.links if link.startswith(prefix)] == names
 
 
-async def test_what_is_wrong_with_a_node_is_said_in_its_row(troubled: Any, serving: Any, visit: Any) -> None:
+async def test_the_problem_of_a_node_is_in_its_row(troubled: Any, serving: Any, visit: Any) -> None:
     async with serving(troubled) as client:
         text = (await visit(client, "/clusters/z")).text
     assert "short 3 missing 1 of 4 i-short" in text
@@ -62,7 +62,7 @@ async def test_what_is_wrong_with_a_node_is_said_in_its_row(troubled: Any, servi
     assert "whole complete 1 of 1 i-whole C9 570.148.08 10 minutes ago 2025-11-24T16:00:00Z" in text
 
 
-async def test_what_is_wrong_is_said_above_the_nodes(troubled: Any, serving: Any, visit: Any) -> None:
+async def test_problems_are_above_the_nodes(troubled: Any, serving: Any, visit: Any) -> None:
     async with serving(troubled) as client:
         page = await visit(client, "/clusters/z")
     assert "5 GPUs in 7 nodes" in page.text
@@ -72,7 +72,7 @@ async def test_what_is_wrong_is_said_above_the_nodes(troubled: Any, serving: Any
     assert "Nothing is wrong here" not in page.text
 
 
-async def test_a_cluster_that_is_down_says_why_and_since_when(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_an_unreachable_cluster_has_a_reason_and_a_time(client: httpx.AsyncClient, visit: Any) -> None:
     text = (await visit(client, "/clusters/prod-b")).text
     assert "prod-b unreachable" in text
     assert "prod-b is unreachable since 2025-11-24T16:00:00Z ( 10 minutes ago )" in text

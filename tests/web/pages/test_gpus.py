@@ -12,7 +12,7 @@ from collector.views.recent_changes import RecentChanges
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_tells_where_a_gpu_is_and_all_that_is_known_of_it(site: Any, serving: Any, visit: Any) -> None:
+async def test_it_shows_the_place_and_the_facts_of_a_gpu(site: Any, serving: Any, visit: Any) -> None:
     card = Gpu(
         uuid="GPU-f",
         serial="42",
@@ -48,9 +48,7 @@ async def test_it_tells_where_a_gpu_is_and_all_that_is_known_of_it(site: Any, se
     )
 
 
-async def test_without_a_store_memory_tells_what_it_saw_and_how_to_have_more(
-    site: Any, serving: Any, visit: Any
-) -> None:
+async def test_without_a_store_the_past_comes_from_memory(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000300.0)
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
@@ -61,7 +59,7 @@ async def test_without_a_store_memory_tells_what_it_saw_and_how_to_have_more(
     assert '<rect class="bar past" x="0.000%" y="61" width="50.000%"' in page.answer.text
 
 
-async def test_the_history_tells_of_a_gpu_that_is_nowhere(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n1", time=1764000300.0)
     site.collector.recent_changes = RecentChanges()  # as after a restart
     async with serving(site) as client:
@@ -76,7 +74,7 @@ async def test_the_history_tells_of_a_gpu_that_is_nowhere(site: Any, kept: Store
     assert "/api/v1/gpus/GPU-a1/history" in page.links
 
 
-async def test_two_nodes_that_confirm_one_gpu_are_a_conflict_in_words(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_conflict_names_both_nodes(site: Any, serving: Any, visit: Any) -> None:
     for time, node in enumerate(("n1", "n2", "n1")):
         site.read("prod-a", node, Gpu(uuid="GPU-twice", serial="7"), time=1764000001.0 + time)
     async with serving(site) as client:
@@ -95,15 +93,13 @@ async def test_one_serial_under_two_uuids_is_a_conflict_in_words(site: Any, serv
     assert "100 ( GPU-copy ) in n8 of prod-a" in page.text
 
 
-async def test_a_board_with_two_gpus_is_no_conflict_and_names_the_other(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_a_board_with_two_gpus_is_no_conflict(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/gpus/GPU-b1")
     assert "Serial 900 present" in page.text
     assert "Other GPUs on the same board, with the same serial: GPU-b2" in page.text
 
 
-async def test_what_is_last_known_of_a_cluster_that_is_down_is_said_to_be_so(
-    client: httpx.AsyncClient, visit: Any
-) -> None:
+async def test_a_place_in_an_unreachable_cluster_is_marked_last_known(client: httpx.AsyncClient, visit: Any) -> None:
     text = (await visit(client, "/gpus/GPU-b1")).text
     assert (
         "The cluster prod-b is unreachable. It has been down since 2025-11-24T16:00:00Z ( 10 minutes ago ) ; "
@@ -111,7 +107,7 @@ async def test_what_is_last_known_of_a_cluster_that_is_down_is_said_to_be_so(
     )
 
 
-async def test_a_store_in_trouble_takes_only_the_past_away(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.break_store()
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-a1")

@@ -11,7 +11,7 @@ from collector.store import SinkBacklog, StoreStatus
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_fleet_is_counted_and_what_is_wrong_is_said(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_it_has_the_counts_and_the_problems(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     assert "5 GPUs in 3 nodes of 2 clusters" in page.text
     assert "prod-b is unreachable since 2025-11-24T16:00:00Z ( 10 minutes ago )" in page.text
@@ -30,7 +30,7 @@ def whole(site: Any) -> Any:
     return site
 
 
-async def test_a_fleet_without_trouble_is_said_to_be_so(whole: Any, serving: Any, visit: Any) -> None:
+async def test_without_problems_it_says_so(whole: Any, serving: Any, visit: Any) -> None:
     whole.collector.sink_statuses.failed("lake", "timeout", 1764000300.0)
     whole.collector.sink_statuses.delivered("lake")
     whole.collector.sink_statuses.set_backlog("lake", SinkBacklog(records=40, oldest=1764000590.0))
@@ -42,7 +42,7 @@ async def test_a_fleet_without_trouble_is_said_to_be_so(whole: Any, serving: Any
     )
 
 
-async def test_nodes_that_cannot_be_read_are_said_with_their_reasons(whole: Any, serving: Any, visit: Any) -> None:
+async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving: Any, visit: Any) -> None:
     whole.fail("prod-a", "n1", ReadFailure.CONNECTION, 1764000480.0)
     whole.fail("prod-a", "n1", ReadFailure.EXIT_STATUS, 1764000540.0)
     whole.fail("prod-a", "n2", ReadFailure.EXIT_STATUS, 1764000540.0)
@@ -68,9 +68,7 @@ async def test_a_node_that_is_read_again_fails_no_more(whole: Any, serving: Any,
         assert "Nothing is wrong" in (await visit(client, "/")).text
 
 
-async def test_nodes_whose_reading_is_overdue_are_said_where_the_cluster_is_up(
-    whole: Any, serving: Any, visit: Any
-) -> None:
+async def test_overdue_nodes_are_shown_if_the_cluster_is_up(whole: Any, serving: Any, visit: Any) -> None:
     whole.collector.refresh_seconds = 30.0
     whole.cluster("prod-b", ClusterState.UNREACHABLE)
     whole.read("prod-a", "n2", Gpu(uuid="GPU-n2"), capacity=1, time=1764000500.0)
@@ -81,7 +79,7 @@ async def test_nodes_whose_reading_is_overdue_are_said_where_the_cluster_is_up(
     assert "prod-b has" not in page.text
 
 
-async def test_sinks_in_trouble_are_said(whole: Any, serving: Any, visit: Any) -> None:
+async def test_sinks_in_trouble_are_shown(whole: Any, serving: Any, visit: Any) -> None:
     sinks = whole.collector.sink_statuses
     sinks.failed("hook", "connection", 1764000420.0)
     sinks.failed("hook", "timeout", 1764000480.0)
@@ -111,7 +109,7 @@ async def test_a_gpu_that_two_nodes_claim_counts_once(site: Any, serving: Any, v
     assert "NVIDIA H100 3 JSON" in text
 
 
-async def test_nodes_that_were_never_read_and_conflicts_are_said(site: Any, serving: Any, visit: Any) -> None:
+async def test_unread_nodes_and_conflicts_are_shown(site: Any, serving: Any, visit: Any) -> None:
     site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
     for time, node in enumerate(("n1", "n2", "n1")):
         site.read("prod-a", node, Gpu(uuid="GPU-twice"), time=1764000001.0 + time)
@@ -122,7 +120,7 @@ async def test_nodes_that_were_never_read_and_conflicts_are_said(site: Any, serv
     assert page.text.index("confirmed in two places") < page.text.index("never been read")
 
 
-async def test_a_store_that_takes_nothing_is_said_first(site: Any, serving: Any, visit: Any) -> None:
+async def test_a_failing_store_is_shown_first(site: Any, serving: Any, visit: Any) -> None:
     status = StoreStatus(up=False, since=1764000540.0, message="store /data/gpuid.db: no room left")
     site.collector.store_status = status
     async with serving(site) as client:
@@ -133,7 +131,7 @@ async def test_a_store_that_takes_nothing_is_said_first(site: Any, serving: Any,
     )
 
 
-async def test_models_are_counted_for_who_plans(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_gpus_are_counted_by_model(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/")
     assert "NVIDIA H100 3 JSON NVIDIA GB200 2 JSON" in page.text
     assert "/api/v1/gpus?model=NVIDIA+H100" in page.links
@@ -162,7 +160,7 @@ async def test_many_clusters_come_in_parts(site: Any, serving: Any, visit: Any) 
     assert "/clusters/zone-149" in second.links
 
 
-async def test_without_clusters_it_says_how_to_get_some(site: Any, serving: Any, visit: Any) -> None:
+async def test_without_clusters_it_says_how_to_add_some(site: Any, serving: Any, visit: Any) -> None:
     site.collector.statuses.clear()
     async with serving(site) as client:
         assert "No clusters are configured. Run gpuid init to create" in (await visit(client, "/")).text

@@ -11,7 +11,7 @@ from collector.store import Store
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_tells_what_was_found_and_where_it_sits(site: Any, serving: Any, visit: Any) -> None:
+async def test_it_shows_every_gpu_and_its_slot(site: Any, serving: Any, visit: Any) -> None:
     card = Gpu(uuid="GPU-t", serial="5", chassis="C7", tray="3", slot="12", host="1", module="2", pci_bus_id="00:01")
     site.read("prod-a", "n9", card, capacity=1)
     async with serving(site) as client:
@@ -35,7 +35,7 @@ async def test_a_place_whose_gpu_was_not_found_is_empty(site: Any, serving: Any,
     assert "module 7 GPU-8 position unknown 2 not found" in unknown
 
 
-async def test_gpus_that_were_not_found_are_said(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_missing_gpus_are_shown(client: httpx.AsyncClient, visit: Any) -> None:
     text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     assert "n2 6 missing 2 GPUs found, capacity 8." in text
     assert "The last reading did not find 6 GPUs of its capacity" in text
@@ -48,7 +48,7 @@ async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit
     assert "new never read It has not been read yet" in text
 
 
-async def test_a_node_that_cannot_be_read_says_why_and_since_when(site: Any, serving: Any, visit: Any) -> None:
+async def test_an_unreadable_node_has_a_reason_and_a_time(site: Any, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
     site.fail("prod-a", "n9", ReadFailure.EXIT_STATUS)
     site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
@@ -102,9 +102,7 @@ async def test_what_sat_there_before_and_where_it_is_now(
     assert ("[store]" in text) is not perhaps_kept
 
 
-async def test_of_many_that_sat_there_the_last_to_leave_are_shown_however_early_they_came(
-    site: Any, kept: Store, serving: Any, visit: Any
-) -> None:
+async def test_the_most_recent_former_gpus_are_shown(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", Gpu(uuid="GPU-first"), time=1764000001.0)
     for number in range(150):
         site.read("prod-a", "n9", Gpu(uuid="GPU-first"), Gpu(uuid=f"GPU-{number}"), time=1764000002.0 + number)
@@ -125,7 +123,7 @@ async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, se
     assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z not present" in text
 
 
-async def test_a_store_in_trouble_takes_only_the_past_away(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.break_store()
     async with serving(site) as client:
         page = await visit(client, "/clusters/prod-a/nodes/n1")

@@ -68,9 +68,7 @@ async def test_a_gpu_that_is_gone_is_found_by_a_part(site: Any, kept: Store, ser
     assert "2 hits for “ c182 ” No exact match for “c182”; these contain it. 2 GPUs in the history" in two.text
 
 
-async def test_nodes_that_are_gone_are_found_beside_those_of_the_same_name(
-    site: Any, kept: Store, serving: Any, visit: Any
-) -> None:
+async def test_former_nodes_are_found_beside_current_ones(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.cluster("prod-c")
     for cluster in ("prod-b", "prod-c"):
         site.read(cluster, "gpu-0006", Gpu(uuid=f"GPU-{cluster}"), machine=f"i-{cluster}-0ed")
@@ -87,7 +85,7 @@ async def test_nodes_that_are_gone_are_found_beside_those_of_the_same_name(
     assert machine.headers["Location"] == "/clusters/prod-c/nodes/gpu-0006"
 
 
-async def test_more_hits_than_can_be_shown_are_counted_and_said(site: Any, serving: Any, visit: Any) -> None:
+async def test_hits_beyond_the_limit_are_counted(site: Any, serving: Any, visit: Any) -> None:
     for number in range(1002, 0, -1):
         site.read("prod-a", f"gpu-{number:04d}", Gpu(uuid=f"GPU-{number:04d}-1650"), Gpu(uuid=f"GPU-{number:04d}-1651"))
     async with serving(site) as client:
@@ -107,7 +105,7 @@ async def test_more_hits_than_can_be_shown_are_counted_and_said(site: Any, servi
     assert "1–100 of the first 1,000 hits" in one.text
 
 
-async def test_more_of_the_past_than_can_be_shown_is_said(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+async def test_past_hits_beyond_the_limit_are_mentioned(site: Any, kept: Store, serving: Any, visit: Any) -> None:
     site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-x{number:04d}") for number in range(1001)))
     site.read("prod-a", "n9", time=1764000300.0)
     async with serving(site) as client:
@@ -116,7 +114,7 @@ async def test_more_of_the_past_than_can_be_shown_is_said(site: Any, kept: Store
     assert "More than 1,000 GPUs in the history Showing the last 1,000 to leave; enter more characters" in text
 
 
-async def test_nothing_found_says_what_was_looked_for_and_what_can_be(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_no_hit_says_what_can_be_searched(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/search?q=x")
     assert page.status == 200
     assert "No results for “x”" in page.text
@@ -124,7 +122,7 @@ async def test_nothing_found_says_what_was_looked_for_and_what_can_be(client: ht
     assert "Add a [store] to its configuration to find past GPUs too." in page.text
 
 
-async def test_nothing_asked_says_what_can_be(client: httpx.AsyncClient, visit: Any) -> None:
+async def test_an_empty_query_says_what_can_be_searched(client: httpx.AsyncClient, visit: Any) -> None:
     assert "What are you looking for?" in (await visit(client, "/search?q=+")).text
 
 

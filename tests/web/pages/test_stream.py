@@ -51,9 +51,7 @@ async def test_a_change_is_sent_when_it_has_happened(site: Any, client: httpx.As
     assert all(line.startswith(("id: ", "data: ")) for line in event.splitlines())
 
 
-async def test_changes_that_one_reading_brings_from_two_nodes_differ_in_their_keys(
-    site: Any, client: httpx.AsyncClient
-) -> None:
+async def test_changes_of_one_reading_have_different_keys(site: Any, client: httpx.AsyncClient) -> None:
     newest = next(site.collector.recent_changes.newest()).id
     site.read("prod-a", "n9", *(Gpu(uuid=f"GPU-{name}") for name in ("b2", "a2", "a1")), time=1764000300.0)
     async with following(client, f"?after={newest}") as events:
@@ -82,7 +80,7 @@ async def test_after_a_long_time_only_the_newest_are_sent(site: Any, client: htt
         assert "GPU-150<" in await anext(events)
 
 
-async def test_a_line_break_in_a_name_begins_no_event_of_its_own(site: Any, client: httpx.AsyncClient) -> None:
+async def test_a_line_break_in_a_name_begins_no_event(site: Any, client: httpx.AsyncClient) -> None:
     async with following(client) as events:
         site.read("prod-a", "n7\n\nevent: evil\rid: 0\ndata: x", Gpu(uuid="GPU-\r\n\r\ndata: y", serial="\n\nretry: 1"))
         event = await anext(events)
@@ -108,7 +106,7 @@ async def test_there_are_not_too_many_of_them(site: Any, serving: Any) -> None:
                 await anyio.sleep(0.01)
 
 
-async def test_one_ends_in_time_so_that_whoever_lost_the_right_loses_it(site: Any, serving: Any) -> None:
+async def test_a_stream_ends_so_that_access_is_checked_again(site: Any, serving: Any) -> None:
     async with serving(site, limits=HttpLimits(max_stream_time=0.1)) as client, following(client) as events:
         assert [event async for event in events] == []
 

@@ -33,7 +33,7 @@ class TestDrawing:
         drawing = draw([Period(A, start, None)], start + 600)
         assert [tick.label for tick in drawing.ticks] == ["16:00", "16:02", "16:04", "16:06", "16:08", "16:10"]
 
-    def test_a_gpu_that_came_back_has_two_bars_in_one_lane(self) -> None:
+    def test_a_gpu_that_returned_has_two_bars_in_one_lane(self) -> None:
         drawing = draw([Period(A, 300.0, None), Period(B, 100.0, 300.0), Period(A, 0.0, 100.0)], 400.0)
         assert [len(lane.bars) for lane in drawing.lanes] == [2, 1]
 
