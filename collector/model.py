@@ -88,6 +88,7 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     allocatable: int | None = None  # GPUs that pods may use
     # The two as Kubernetes counts them: in GPUs, shares or MIG instances.
     advertised: tuple[int | None, int | None] = (None, None)
+    ready: bool = True  # False only where Kubernetes says so
     labels: tuple[tuple[str, str], ...] = ()  # only the labels on the configured allow-list, sorted
 
     @property
@@ -119,6 +120,10 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     cuda_version: str | None
     gpus: tuple[Gpu, ...]
     unidentified: tuple[UnidentifiedGpu, ...] = ()  # the tool named no UUID: they go into records and nowhere else
+    # When the command was started and its output was complete, on this process's monotonic clock. It tells whether a
+    # reading can answer a claim: only one that was started after the claim. None: it answers every claim.
+    started: float | None = None
+    ended: float | None = None
 
 
 class Known(NamedTuple):
@@ -135,6 +140,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     since: float
     confirmed: float
+    claim: bool = False  # another node had it first and has not let go of it yet
 
 
 class Event(StrEnum):
@@ -265,7 +271,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fingerprint: Fingerprint | None = None
     gpus: tuple[Gpu, ...] = ()  # those that are here
     since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
-    taken_elsewhere: frozenset[str] = NO_UUIDS  # UUIDs that the last reading had and another node's has had since
+    claims: frozenset[str] = NO_UUIDS  # UUIDs of `gpus` that another node had first and has not let go of yet
 
     @property
     def found(self) -> int | None:
@@ -284,7 +290,13 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def placements(self) -> list[Placement]:
         """Return the GPUs that are here, each with since when and when it was last confirmed."""
         return [
-            Placement(gpu=gpu, place=self.place, since=since, confirmed=self.time or since)
+            Placement(
+                gpu=gpu,
+                place=self.place,
+                since=since,
+                confirmed=self.time or since,
+                claim=gpu.uuid in self.claims,
+            )
             for gpu, since in zip(self.gpus, self.since, strict=True)
         ]
 
@@ -296,6 +308,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Mapping[Place, NodeState | None] = {}  # None: the node is gone
     reading: Reading | None = None  # what caused it, if that was a reading
     removed_cluster: str | None = None  # a cluster that is forgotten as a whole, its absent GPUs too
+    verify: tuple[Place, ...] = ()  # nodes to be read again now, because another node claims a GPU of theirs
 
 
 class ClusterState(StrEnum):

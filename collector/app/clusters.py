@@ -59,6 +59,7 @@ class Clusters:
                 self._metrics.add_cluster(
                     name,
                     conflicts=functools.partial(self._inventory.conflicts, name),
+                    claims=functools.partial(self._inventory.claims, name),
                     failing=functools.partial(self._inventory.failing, name),
                 )
                 status = ClusterStatus(cluster=name, state=ClusterState.STARTING, since=self._clock())
@@ -71,6 +72,12 @@ class Clusters:
             if known is None:
                 self._observer.on_status(status)
             tasks.start_soon(supervisor.run, name=f"cluster {name}")
+
+    def verify(self, place: Place) -> None:
+        """Have a node read again now; where that cannot be, the inventory decides without its answer."""
+        collected = self._collected.get(place.cluster)
+        if collected is None or not collected.supervisor.verify(place.node):
+            self._publisher.publish(self._inventory.cannot_verify(place))
 
     def adopt(self, nodes: Sequence[NodeState]) -> None:
         """Take over what the collector that led recorded and this one has not seen yet."""
@@ -103,5 +110,6 @@ class Clusters:
         for node, state in list(self._inventory.nodes(name).items()):
             if state.time is None:
                 self._publisher.publish(self._inventory.remove_node(Place(name, node), self._clock()))
-        known = self._inventory.known(name)
+        to_verify = self._inventory.to_verify(name)
+        known = {node: one for node, one in self._inventory.known(name).items() if node not in to_verify}
         return ClusterWatcher(settings, self._observer, known=known, node_labels=self._node_labels)

@@ -4,8 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from collector.app.collected import CollectedClusters
 from collector.app.publisher import Publisher
 from collector.collect.duplicates import Duplicate
@@ -41,16 +39,13 @@ class CollectObserver:
         if self._clusters.is_duplicate(reading.cluster):  # it was on its way
             return
         self._metrics.read_succeeded(reading.cluster, seconds)
-        before = self._inventory.node(Place(reading.cluster, reading.node.name))
-        if before is not None and before.time is not None and before.time > reading.time:
-            # It is the newest all the same: the clock was set back.
-            reading = msgspec.structs.replace(reading, time=before.time)
         self._publisher.publish(self._inventory.apply(reading))
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         """Count a reading that failed, and keep that it did until the node's next one."""
         self._metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
-        self._publisher.publish(self._inventory.read_failed(Place(cluster, node), reason, self._clock()), record=False)
+        step = self._inventory.read_failed(Place(cluster, node), reason, self._clock())
+        self._publisher.publish(step, record=bool(step.changes))  # that a node cannot be read is not kept
 
     def on_node(self, cluster: str, node: NodeInfo) -> None:
         """Keep what Kubernetes says of a node, unless it shows that its cluster is configured twice."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from collector.exposition import Exposition, Metrics
-from collector.model import Change, Event, Step
+from collector.model import Change, Event, Place, Step
 from collector.store import HistoryWriter
 from collector.views.recent_changes import RecentChanges
 
@@ -31,10 +31,15 @@ class Publisher:
         self._recent = recent
         self._listeners = tuple(listeners)
         self._history: HistoryWriter | None = None
+        self._verify: Callable[[Place], None] = lambda _place: None
 
     def record_to(self, history: HistoryWriter) -> None:
         """Record what is published from now on."""
         self._history = history
+
+    def verify_with(self, verify: Callable[[Place], None]) -> None:
+        """Call `verify` for each node that a step wants to be read again now."""
+        self._verify = verify
 
     def publish(self, step: Step, *, record: bool = True) -> None:
         """Publish what one step did; with `record` False, without a trace in the history."""
@@ -50,6 +55,8 @@ class Publisher:
             _log_change(change, removed=step.removed_cluster is not None)
             for listener in self._listeners:
                 listener(change)
+        for place in step.verify:
+            self._verify(place)
 
 
 def _log_change(change: Change, *, removed: bool) -> None:

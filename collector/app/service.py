@@ -60,6 +60,7 @@ class Service:
             self.observer,
             node_labels=config.metrics.node_labels,
         )
+        self._publisher.verify_with(self._cluster_tasks.verify)
         self._store: Store | None = None
         self._sinks: SinkReconciler | None = None
         self._reloader = Reloader(config, self._apply)

@@ -19,7 +19,8 @@ _FILTERS = ("cluster", "node", "serial", "uuid", "model", "chassis", "machine")
 _TERM_FILTERS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may be
 
 _TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis")
-_WIDE_COLUMNS = (*_TABLE_COLUMNS, "slot", "tray", "host", "module", "machine", "pci_bus_id", "since", "confirmed")
+_PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
+_WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, "since", "confirmed", "claim")
 
 _Filters = Mapping[str, Sequence[str]]
 

@@ -33,6 +33,7 @@ _CLUSTER_COLUMNS = (
     "nodes_failing",
     "gpus",
     "conflicts",
+    "claims",
     "synced",
     "message",
 )

@@ -30,6 +30,7 @@ class TrackedNode:
     observed_info: NodeInfo | None = None  # as the observer knows it
     attempt: Attempt | None = None
     reading: bool = False  # handed out, and not done yet
+    verify: bool = False  # to be read again soon, whatever the last attempt said
     podless_since: float | None = None  # since when it has had no pod at all
     last_failure: ReadFailure | None = None  # how the last attempt failed; None after a success
     last_stderr: str = ""  # of the last command that succeeded
@@ -114,6 +115,18 @@ class NodeQueue:
         """Hand out nothing until `resume`: the view is not current."""
         self._paused = True
 
+    def verify(self, name: str) -> bool:
+        """Have a node read again soon; returns False where that cannot be: it is gone, or has no ready pod.
+
+        A node is read at most every few seconds, however often that is asked for.
+        """
+        node = self._nodes.get(name)
+        if node is None or not (node.reading or self.select(node)):
+            return False
+        node.verify = True
+        self._reschedule(node)
+        return True
+
     # What a reader asks for and reports
 
     async def get(self) -> TrackedNode:
@@ -132,7 +145,7 @@ class NodeQueue:
         while (name := self._due.pop_due(now)) is not None:
             node = self._nodes[name]
             if node.candidates:
-                node.reading = True
+                node.reading, node.verify = True, False
                 return node
             self._give_up(node)
         return None
@@ -208,7 +221,10 @@ class NodeQueue:
     def _due_time(self, node: TrackedNode, now: float) -> float | None:
         if node.reading or (target := self.select(node)) is None:
             return None
-        return schedule.due(node.attempt, target.fingerprint, now, settle=self._retry.settle)
+        due = schedule.due(node.attempt, target.fingerprint, now, settle=self._retry.settle)
+        if node.verify:
+            due = min(due, now if node.attempt is None else max(now, node.attempt.ended + self._retry.settle))
+        return due
 
     def _give_up(self, node: TrackedNode) -> None:
         """Report a node as gone; its pods, if it has any, are kept in case it comes back."""

@@ -103,7 +103,7 @@ class NodeReader:
         node, info = target.node, self._queue.current_info(target)
         if info is None:
             return
-        seconds = anyio.current_time() - started
+        ended = anyio.current_time()
         self._queue.succeeded(target)
         if node.last_failure is not None:
             node.last_failure, self._forbidden = None, False
@@ -118,8 +118,10 @@ class NodeReader:
             cuda_version=report.cuda_version,
             gpus=report.gpus,
             unidentified=report.unidentified,
+            started=started,
+            ended=ended,
         )
-        self._observer.on_reading(reading, seconds)
+        self._observer.on_reading(reading, ended - started)
 
     def _failed(self, target: Target, error: ExecError, log: ContextLogger) -> None:
         node = target.node

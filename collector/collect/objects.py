@@ -101,6 +101,7 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
                 capacity=_gpus(capacity, shares),
                 allocatable=_gpus(allocatable, shares),
                 advertised=(capacity, allocatable),
+                ready=not any(one.type == "Ready" and one.status != "True" for one in node.status.conditions or ()),
                 labels=tuple((name, sys.intern(has[name])) for name in wanted if name in has),
             ),
         )
@@ -159,7 +160,13 @@ class _Amounts(msgspec.Struct, frozen=True, gc=False):
     shared: str | int | None = msgspec.field(name="nvidia.com/gpu.shared", default=None)  # with `renameByDefault`
 
 
+class _Condition(msgspec.Struct, frozen=True, gc=False):
+    type: str = ""
+    status: str = ""
+
+
 class _NodeStatus(msgspec.Struct, frozen=True, gc=False):
+    conditions: list[_Condition] | None = None
     info: _NodeInfo = msgspec.field(name="nodeInfo", default=_NodeInfo())
     capacity: _Amounts | None = None
     allocatable: _Amounts | None = None

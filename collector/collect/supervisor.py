@@ -45,6 +45,7 @@ class ClusterSupervisor:
         self._unpaused = ResettableEvent()
         self._unpaused.set()
         self._ended = anyio.Event()
+        self._watcher: ClusterWatcher | None = None  # the one that runs, or ran last
 
     async def run(self) -> None:
         """Watch until stopped; after a crash, log it and start another watcher."""
@@ -57,7 +58,8 @@ class ClusterSupervisor:
                     started = time.monotonic()
                     try:
                         with anyio.CancelScope() as self._watcher_scope:
-                            await self._new_watcher(self.cluster).run()
+                            self._watcher = self._new_watcher(self.cluster)
+                            await self._watcher.run()
                         continue
                     except Exception as error:
                         crashes = crashes + 1 if time.monotonic() - started < _HEALTHY_SECONDS else 1
@@ -74,6 +76,10 @@ class ClusterSupervisor:
     def resume(self) -> None:
         """Start a watcher again after `pause`."""
         self._unpaused.set()
+
+    def verify(self, node: str) -> bool:
+        """Have a node read again soon; returns False where its watcher says that cannot be."""
+        return self._watcher is None or self._watcher.verify(node)
 
     def renew(self) -> None:
         """Replace the watcher by a new one, unless paused."""

@@ -83,6 +83,10 @@ class ClusterWatcher:
                 self._report(error.state, str(error))
             await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
 
+    def verify(self, node: str) -> bool:
+        """Have a node read again soon; returns False where that cannot be: it is gone, or has no ready pod."""
+        return self._queue.verify(node)
+
     async def _watch(self, client: ApiClient) -> None:
         reflectors: list[Reflector[Any]] = [
             self._reflector(client, 0, nodes(client, self._cluster, self._node_labels), self._queue.set_node)

@@ -70,6 +70,12 @@ FAMILIES = (
         "When an event or a bookmark last confirmed that the view of the cluster is current.",
     ),
     Family("gpuid_gpu_conflicts", "gauge", ("cluster",), "GPUs confirmed in two places."),
+    Family(
+        "gpuid_gpu_claims",
+        "gauge",
+        ("cluster",),
+        "GPUs reported by a second node while the first has not answered yet; published in both.",
+    ),
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),

@@ -62,14 +62,15 @@ class Metrics:
         cluster: str,
         *,
         conflicts: Callable[[], int] = lambda: 0,
+        claims: Callable[[], int] = lambda: 0,
         failing: Callable[[ReadFailure], int] = lambda _reason: 0,
     ) -> None:
         """Create the series of a cluster, so that rates see the first increase.
 
-        At each scrape `conflicts` returns how many of its GPUs are confirmed in two places, and `failing` returns on
-        how many of its nodes the last reading failed for a reason.
+        At each scrape `conflicts` returns how many of its GPUs are confirmed in two places, `claims` how many are in an
+        open claim, and `failing` on how many of its nodes the last reading failed for a reason.
         """
-        self._clusters[cluster] = _ClusterMetrics(cluster, self._cluster_label, conflicts, failing)
+        self._clusters[cluster] = _ClusterMetrics(cluster, self._cluster_label, conflicts, claims, failing)
 
     def remove_cluster(self, cluster: str) -> None:
         """Remove all series of a cluster; later calls about it are ignored."""
@@ -167,7 +168,12 @@ class _ClusterMetrics:
     """The metrics of one cluster."""
 
     def __init__(
-        self, cluster: str, label: str, conflicts: Callable[[], int], failing: Callable[[ReadFailure], int]
+        self,
+        cluster: str,
+        label: str,
+        conflicts: Callable[[], int],
+        claims: Callable[[], int],
+        failing: Callable[[ReadFailure], int],
     ) -> None:
         self.registry = own = CollectorRegistry()
         self.up = _gauge("gpuid_cluster_up", own, label)
@@ -183,6 +189,7 @@ class _ClusterMetrics:
         self.export_success = _counter("gpuid_export_success_total", own, label)
         self.export_failure = _counter("gpuid_export_failure_total", own, label)
         _gauge("gpuid_gpu_conflicts", own, label).labels(cluster).set_function(conflicts)
+        _gauge("gpuid_gpu_claims", own, label).labels(cluster).set_function(claims)
         for metric in (self.up, self.moves, self.read_success, self.read_duration):
             metric.labels(cluster)
         for reason in ReadFailure:

@@ -23,6 +23,10 @@ class PlaceIndex:
             return (place,)
         return self._several.get(key, ())
 
+    def several(self) -> Iterable[tuple[Place, ...]]:
+        """Return the places of the keys that are in more than one."""
+        return self._several.values()
+
     def add(self, key: str, place: Place) -> bool:
         """Add a place of a key, which may be there already; returns whether the key is in several places now."""
         if several := self._several.get(key):
@@ -36,12 +40,24 @@ class PlaceIndex:
         self._several[key] = (only, place)
         return True
 
+    def add_all(self, keys: Iterable[str | None], place: Place) -> set[str]:
+        """Add a place of several keys; returns those that are in several places now. None is no key."""
+        return {key for key in keys if key is not None and self.add(key, place)}
+
     def discard(self, key: str, place: Place) -> None:
         """Remove a place of a key, if it is there."""
         if self._only.get(key) == place:
             del self._only[key]
         elif key in self._several:
             self.set(key, [other for other in self._several[key] if other != place])
+
+    def replace(self, place: Place, before: set[str | None], after: set[str | None]) -> set[str]:
+        """Replace the keys of a place; returns both the old and the new ones. None is no key."""
+        for key in before - after:
+            if key is not None:
+                self.discard(key, place)
+        self.add_all(after - before, place)
+        return {key for key in before | after if key is not None}
 
     def set(self, key: str, places: Iterable[Place]) -> None:
         """Let a key be in these places and no other."""

@@ -1,13 +1,15 @@
 """Applies readings to the fleet, knows where every GPU is, and returns what each step changed."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
+from collector.inventory.claims import Claims
+from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
 from collector.model import (
     NO_UUIDS,
@@ -30,44 +32,42 @@ __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
 
 MAX_ABSENT_GPUS = 100_000  # whose last place is remembered; the longest absent are forgotten first
 
-# Grace superchips carry two GPUs on one board under one serial, also where each is given to a node of its own.
-_SUPERCHIP = re.compile(r"\bGB\d{3}\b")
-
+_LONG_AGO = float("-inf")  # on the monotonic clock
 _NO_NODES: Mapping[str, NodeState] = MappingProxyType({})
 
 
 class Inventory:
     """Where every GPU is, keyed by UUID and indexed by serial, chassis and node.
 
-    Every step returns what it changed and which nodes it touched, as values. Times are Unix seconds and always passed
-    in. A step costs what its node's GPUs cost, however large the fleet is.
+    Every step returns what it changed, which nodes it touched, and which nodes are to be read again now, as values.
+    Times are Unix seconds and always passed in; the order of readings is the order in which they are applied. A step
+    costs what its node's GPUs cost, however large the fleet is.
 
-    A GPU seen on a second node has moved, and the first node's reading counts as taken elsewhere. When the first node's
-    next reading still has the GPU, both keep confirming it: that is a conflict, published in both places until one of
+    A GPU that a second node reports is a claim (`collector.inventory.claims`): both nodes publish it until a reading
+    has settled whether it has moved. A GPU that two nodes confirm is a conflict, published in both places until one of
     them stops. One serial under two UUIDs on two nodes is a conflict as well, except on boards whose GPUs share a
-    serial.
+    serial. So no reading takes a GPU from another node: only a node's own answer does, or its silence within one
+    cluster.
     """
 
     def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
         self._max_absent = max_absent
         self._nodes: dict[str, dict[str, NodeState]] = {}
-        self._locations = PlaceIndex()  # by UUID; in several places it is a conflict
+        self._locations = PlaceIndex()  # by UUID; several while it is claimed or in conflict
         self._serials = PlaceIndex()
         self._chassis = PlaceIndex()
-        self._absent: dict[str, Place] = {}  # UUID -> where a GPU that is in no node was last
-        self._shared_serials: set[str] = set()  # seen on two GPUs of one node: a board of several GPUs
-        self._conflicts: dict[str, set[str]] = {}  # cluster -> UUIDs
+        self._claims = Claims()
+        self._absent: dict[str, _Absent] = {}  # by UUID
+        self._conflicts = Conflicts(self._locations, self._serials, self._claims, self._at)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
 
     # Steps
 
     def apply(self, reading: Reading) -> Step:
-        """Replace all that a node had by what a reading of it found; a reading older than the last one is ignored."""
+        """Replace all that a node had by what a reading of it found."""
+        step = _Draft()
         place = Place(reading.cluster, reading.node.name)
         before = self.node(place) or NodeState(place=place, node=reading.node)
-        if before.time is not None and reading.time < before.time:
-            return Step()
-        step = _Draft()
         node = msgspec.structs.replace(
             before,
             node=reading.node,
@@ -81,33 +81,39 @@ class Inventory:
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
         found = {gpu.uuid: gpu for gpu in reading.gpus}
-        self._note_shared_serials(found.values())
+        self._conflicts.note_shared_serials(found.values())
 
         gpus: list[Gpu] = []
         since: list[float] = []
-        taken_elsewhere: set[str] = set()
+        claims: set[str] = set()
+        opened: list[str] = []  # UUIDs of claims
         for uuid, gpu in found.items():
-            if known := left.pop(uuid, None):
-                if known[0] != gpu:
-                    step.changes.append(Change.of(node, Event.ALTERED, reading.time, gpu))
-                gpus.append(gpu if known[0] != gpu else known[0])  # the old one: one copy of its strings is enough
-                since.append(known[1])
-            elif self._arrived_later_elsewhere(uuid, reading.time):
-                taken_elsewhere.add(uuid)
+            if (known := left.pop(uuid, None)) is None:
+                at, claimed = self._arrive(gpu, node, reading, step)
+                if claimed:
+                    opened.append(uuid)
             else:
-                step.changes.append(self._arrive(gpu, node, step))
-                gpus.append(gpu)
-                since.append(reading.time)
+                at, claimed = known[1], uuid in before.claims
+                if claimed:
+                    at, claimed = self._claim_again(gpu, node, at, reading, step)
+                else:
+                    self._confirm(uuid, node.place, reading, step)
+                    if known[0] != gpu:
+                        step.changes.append(Change.of(node, Event.ALTERED, max(reading.time, at), gpu))
+                gpu = gpu if known[0] != gpu else known[0]  # the old one: one copy of its strings is enough
+            if claimed:
+                claims.add(uuid)
+            gpus.append(gpu)
+            since.append(at)
         node = msgspec.structs.replace(
-            node,
-            gpus=tuple(gpus),
-            since=tuple(since),
-            taken_elsewhere=frozenset(taken_elsewhere) if taken_elsewhere else NO_UUIDS,
+            node, gpus=tuple(gpus), since=tuple(since), claims=frozenset(claims) if claims else NO_UUIDS
         )
         self._put(node, step)
-        step.changes += self._depart([gpu for gpu, _ in left.values()], node, reading.time)
-        if step.changes:
+        self._depart(left.values(), before, reading.time, step)
+        if before.gpus != node.gpus or before.claims != node.claims:
             self._reindex(node.place, before.gpus, node.gpus)
+        for uuid in opened:
+            self._ask_homes(uuid, node.place, step)
         return step.done(reading)
 
     def set_node(self, cluster: str, node: NodeInfo) -> Step:
@@ -118,6 +124,8 @@ class Inventory:
             self._put(NodeState(place=place, node=node), step)
         elif before.node != node:
             self._put(msgspec.structs.replace(before, node=node), step)
+            if not node.ready:
+                self._lose_claimed(place, step)
         else:  # equal: the caller holds the new value anyway, and one copy is enough
             self._nodes[cluster][node.name] = msgspec.structs.replace(before, node=node)
         return step.done()
@@ -129,6 +137,13 @@ class Inventory:
             failing = Failing(reason, time if node.failing is None else node.failing.since)
             if node.failing != failing:
                 self._put(msgspec.structs.replace(node, failing=failing), step)
+            self._lose_claimed(place, step)
+        return step.done()
+
+    def cannot_verify(self, place: Place) -> Step:
+        """Note that a node cannot be read again now, such as one without a pod."""
+        step = _Draft()
+        self._lose_claimed(place, step)
         return step.done()
 
     def remove_node(self, place: Place, time: float) -> Step:
@@ -140,15 +155,25 @@ class Inventory:
     def remove_cluster(self, cluster: str, time: float) -> Step:
         """Forget a cluster and all that was ever seen in it."""
         step = _Draft()
-        for node in list(self.nodes(cluster)):
-            self._remove(Place(cluster, node), time, step)
-        self._absent = {uuid: place for uuid, place in self._absent.items() if place.cluster != cluster}
-        return Step(changes=tuple(step.changes), nodes=step.nodes, removed_cluster=cluster)
+        for before in list(self.nodes(cluster).values()):  # so that nothing moves to a node that is about to go
+            if before.claims:
+                node = before
+                for uuid in before.claims:
+                    self._claims.close(uuid, node.place)
+                    self._locations.discard(uuid, node.place)
+                    node = self._without(uuid, node)
+                self._put(node, step)
+                self._reindex(node.place, before.gpus, node.gpus)
+        for name in list(self.nodes(cluster)):
+            self._remove(Place(cluster, name), time, step)
+        self._absent = {uuid: absent for uuid, absent in self._absent.items() if absent.place.cluster != cluster}
+        return step.done(removed_cluster=cluster)
 
     def restore(self, nodes: Iterable[NodeState], absent: Mapping[str, Place]) -> Step:
         """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
 
-        `absent` says where GPUs that are in no node were last, by UUID.
+        `absent` says where GPUs that are in no node were last, by UUID. Nodes with open claims are to be read before
+        long: `to_verify` names them.
         """
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
@@ -157,44 +182,50 @@ class Inventory:
         serials: set[str] = set()
         for node in nodes:
             self._put(node, step)
-            self._note_shared_serials(node.gpus)
-            uuids.update(gpu.uuid for gpu in node.gpus if self._locations.add(gpu.uuid, node.place))
-            for serial in {gpu.serial for gpu in node.gpus} - {None}:
-                if serial is not None and self._serials.add(serial, node.place):
-                    serials.add(serial)
-            for chassis in {gpu.chassis for gpu in node.gpus}:
-                if chassis is not None:
-                    self._chassis.add(chassis, node.place)
+            self._conflicts.note_shared_serials(node.gpus)
+            uuids |= self._locations.add_all({gpu.uuid for gpu in node.gpus}, node.place)
+            serials |= self._serials.add_all({gpu.serial for gpu in node.gpus}, node.place)
+            self._chassis.add_all({gpu.chassis for gpu in node.gpus}, node.place)
+            for uuid in node.claims:
+                self._claims.open(uuid, node.place, None)
         for uuid in uuids:
-            self._update_conflict(uuid)
+            self._conflicts.update(uuid)
         for serial in serials:
-            self._update_conflicts_of_serial(serial)
-        self._absent.update(itertools.islice(absent.items(), self._max_absent))
+            self._conflicts.update_serial(serial)
+        for uuid, place in itertools.islice(absent.items(), self._max_absent):
+            self._absent[uuid] = _Absent(place, 0.0)
         return step.done()
 
     def adopt(self, recorded: NodeState) -> Step:
         """Take over what another inventory recorded of a node, where its reading is the newer one.
 
-        A GPU that is there by both is there since when the other one says.
+        A GPU that is there by both is there since when the other one says. A GPU that was last read elsewhere before
+        that has moved; what the other one had not settled is left to a new reading.
         """
+        place = recorded.place
         steps = []
-        if self.node(recorded.place) is None:
-            steps.append(self.set_node(recorded.place.cluster, recorded.node))
-        node = self._nodes[recorded.place.cluster][recorded.place.node]
+        if self.node(place) is None:
+            steps.append(self.set_node(place.cluster, recorded.node))
+        node = self._at(place)
         if recorded.time is not None and recorded.fingerprint is not None:
             if node.time is None or node.time < recorded.time:
                 reading = Reading(
-                    cluster=recorded.place.cluster,
+                    cluster=place.cluster,
                     node=node.node,
                     source=recorded.source,
                     fingerprint=recorded.fingerprint,
                     time=recorded.time,
                     driver_version=recorded.driver_version,
                     cuda_version=recorded.cuda_version,
-                    gpus=recorded.gpus,
+                    gpus=tuple(gpu for gpu in recorded.gpus if gpu.uuid not in recorded.claims),
+                    started=_LONG_AGO,
+                    ended=_LONG_AGO,
                 )
+                steps.append(self._give_way(reading))
                 steps.append(self.apply(reading))
-                node = self._nodes[recorded.place.cluster][recorded.place.node]
+                node = self._at(place)
+                if recorded.claims:
+                    steps.append(Step(verify=(place,)))
             known = {gpu.uuid: since for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
             since = tuple(known.get(gpu.uuid, own) for gpu, own in zip(node.gpus, node.since, strict=True))
             if since != node.since:
@@ -204,6 +235,7 @@ class Inventory:
         return Step(
             changes=tuple(change for step in steps for change in step.changes),
             nodes={place: state for step in steps for place, state in step.nodes.items()},
+            verify=tuple(place for step in steps for place in step.verify),
         )
 
     # Questions
@@ -239,9 +271,9 @@ class Inventory:
         return [] if node is None else node.placements()
 
     def count(self, cluster: str) -> int:
-        """Return how many GPUs a cluster has; one that is confirmed in several places is one."""
-        places = (self._locations.places(uuid) for uuid in self.contested(cluster))
-        twice = sum(max(0, sum(place.cluster == cluster for place in several) - 1) for several in places)
+        """Return how many GPUs a cluster has; one that several nodes report is one."""
+        several = self._locations.several()
+        twice = sum(max(0, sum(place.cluster == cluster for place in places) - 1) for places in several)
         return sum(len(node.gpus) for node in self.nodes(cluster).values()) - twice
 
     def known(self, cluster: str) -> dict[str, Known]:
@@ -254,15 +286,36 @@ class Inventory:
 
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
-        return MappingProxyType(self._absent)
+        return {uuid: absent.place for uuid, absent in self._absent.items()}
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of the cluster's GPUs that are confirmed in two places; the view is live."""
-        return self._conflicts.get(cluster, ())
+        return self._conflicts.contested(cluster)
 
     def conflicts(self, cluster: str) -> int:
         """Return how many of the cluster's GPUs are confirmed in two places."""
-        return len(self._conflicts.get(cluster, ()))
+        return len(self._conflicts.contested(cluster))
+
+    def claimed(self, cluster: str) -> set[str]:
+        """Return the UUIDs of the cluster's GPUs that are in an open claim, as home or as claimant."""
+        return {
+            uuid
+            for uuid in self._claims.uuids()
+            if any(place.cluster == cluster for place in self._locations.places(uuid))
+        }
+
+    def claims(self, cluster: str) -> int:
+        """Return how many of the cluster's GPUs are in an open claim."""
+        return len(self.claimed(cluster))
+
+    def to_verify(self, cluster: str) -> set[str]:
+        """Return the nodes of a cluster whose next reading can settle a claim."""
+        return {
+            place.node
+            for uuid in self._claims.uuids()
+            for place in self._locations.places(uuid)
+            if place.cluster == cluster
+        }
 
     def failing(self, cluster: str, reason: ReadFailure) -> int:
         """Return how many of the cluster's nodes could not be read last, for this reason."""
@@ -286,7 +339,7 @@ class Inventory:
             del self._nodes[place.cluster]
         self._count_failing(place.cluster, node.failing, None)
         step.nodes[place] = None
-        step.changes += self._depart(node.gpus, node, time)
+        self._depart(zip(node.gpus, node.since, strict=True), node, time, step)
         self._reindex(place, node.gpus, ())
 
     def _count_failing(self, cluster: str, before: Failing | None, after: Failing | None) -> None:
@@ -295,105 +348,161 @@ class Inventory:
                 if one is not None:
                     self._failing[cluster, one.reason] += sign
 
-    def _arrived_later_elsewhere(self, uuid: str, time: float) -> bool:
-        """Return whether a GPU seen at `time` has since come to where it is now: readings may arrive out of order."""
-        places = self._locations.places(uuid)
-        return bool(places) and all(time < self._at(place).since_of(uuid) for place in places)
+    # Where a GPU is
 
-    def _arrive(self, gpu: Gpu, node: NodeState, step: "_Draft") -> Change:
-        """Locate a GPU in a node that did not have it; elsewhere it is not any more, unless that is a conflict."""
-        uuid, time, places = gpu.uuid, node.time or 0.0, self._locations.places(gpu.uuid)
-        others = [self._at(place) for place in places]
-        if others and (uuid in node.taken_elsewhere or any((other.time or 0.0) > time for other in others)):
-            self._locations.add(uuid, node.place)
-            return Change.of(node, Event.APPEARED, time, gpu)
-        previous = max(others, key=lambda other: other.time or 0.0).place if others else self._absent.pop(uuid, None)
-        for other in others:
-            self._take(uuid, other, step)
-        self._locations.set(uuid, (node.place,))
-        if previous is None or previous == node.place:
-            return Change.of(node, Event.APPEARED, time, gpu)
-        return Change.of(node, Event.MOVED, time, gpu, previous=previous)
+    def _homes(self, uuid: str) -> list[Place]:
+        """Return the nodes that have a GPU and do not merely claim it; more than one is a conflict."""
+        return self._claims.homes(uuid, self._locations.places(uuid))
 
-    def _take(self, uuid: str, node: NodeState, step: "_Draft") -> None:
-        """Take a GPU from the node whose reading had it, because another node has it now."""
+    def _arrive(self, gpu: Gpu, node: NodeState, reading: Reading, step: "_Draft") -> tuple[float, bool]:
+        """Locate a GPU in a node that did not have it; returns since when, and whether it is a claim."""
+        uuid, place = gpu.uuid, node.place
+        if homes := self._homes(uuid):
+            self._locations.add(uuid, place)
+            self._claims.open(uuid, place, reading.ended)
+            return max(reading.time, *(self._at(home).since_of(uuid) for home in homes)), True
+        self._locations.add(uuid, place)
+        return self._come(gpu, node, reading.time, step), False
+
+    def _come(self, gpu: Gpu, node: NodeState, time: float, step: "_Draft") -> float:
+        """Say from where a GPU came that is in no other node; returns since when it is in this one."""
+        absent = self._absent.pop(gpu.uuid, None)
+        at = time if absent is None else max(time, absent.time)
+        if absent is None or absent.place == node.place:
+            step.changes.append(Change.of(node, Event.APPEARED, at, gpu))
+        else:
+            step.changes.append(Change.of(node, Event.MOVED, at, gpu, previous=absent.place))
+        return at
+
+    def _ask_homes(self, uuid: str, claimant: Place, step: "_Draft") -> None:
+        """Have the homes of a claimed GPU read again; one of the same cluster that cannot be read loses it."""
+        for home in self._homes(uuid):
+            state = self._at(home)
+            if home.cluster == claimant.cluster and (state.failing is not None or not state.node.ready):
+                self._lose(uuid, home, step)
+            else:
+                step.verify.append(home)
+
+    def _confirm(self, uuid: str, home: Place, reading: Reading, step: "_Draft") -> None:
+        """Note that a home still has a GPU: then those who claim it are asked whether they still do."""
+        for claimant, claim in self._claims.claimants(uuid).items():
+            if claim.confirmed is None:
+                if claim.answered_by_home(reading):
+                    claim.confirmed = _LONG_AGO if reading.ended is None else reading.ended
+                    step.verify.append(claimant)
+                else:
+                    step.verify.append(home)
+
+    def _claim_again(
+        self, gpu: Gpu, node: NodeState, since: float, reading: Reading, step: "_Draft"
+    ) -> tuple[float, bool]:
+        """Note that a claimant still has a GPU; returns since when, and whether that is a claim still."""
+        uuid, place = gpu.uuid, node.place
+        claim, homes = self._claims.get(uuid, place), self._homes(uuid)
+        if not homes:  # its home was lost without an answer, as by what another inventory recorded
+            self._claims.close(uuid, place)
+            return self._come(gpu, node, since, step), False
+        if claim is None or claim.answered_by_claimant(reading):  # both have it: a conflict
+            self._claims.close(uuid, place)
+            step.changes.append(Change.of(node, Event.APPEARED, since, gpu))
+            return since, False
+        step.verify += homes if claim.confirmed is None else [place]
+        return since, True
+
+    def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: "_Draft") -> None:
+        """Let GPUs, given with since when they were there, be in a node no longer."""
+        for gpu, since in gpus:
+            self._locations.discard(gpu.uuid, node.place)
+            if gpu.uuid in node.claims:
+                self._claims.close(gpu.uuid, node.place)
+            else:
+                self._left(gpu, node, since, max(time, since), step)
+
+    def _give_way(self, reading: Reading) -> Step:
+        """Take the GPUs of another inventory's reading from the nodes that were last read before it."""
+        step = _Draft()
+        for gpu in reading.gpus:
+            for home in self._homes(gpu.uuid):
+                node = self._at(home)
+                if home != Place(reading.cluster, reading.node.name) and (node.time or 0.0) < reading.time:
+                    at = node.since_of(gpu.uuid)
+                    without = self._without(gpu.uuid, node)
+                    self._put(without, step)
+                    self._locations.discard(gpu.uuid, home)
+                    self._absent[gpu.uuid] = _Absent(home, at)
+                    self._reindex(home, node.gpus, without.gpus)
+        return step.done()
+
+    @staticmethod
+    def _without(uuid: str, node: NodeState) -> NodeState:
         at = next(index for index, gpu in enumerate(node.gpus) if gpu.uuid == uuid)
-        without = msgspec.structs.replace(
+        return msgspec.structs.replace(
             node,
             gpus=node.gpus[:at] + node.gpus[at + 1 :],
             since=node.since[:at] + node.since[at + 1 :],
-            taken_elsewhere=node.taken_elsewhere | {uuid},
+            claims=node.claims - {uuid} or NO_UUIDS,
         )
-        self._put(without, step)
-        self._reindex(node.place, node.gpus, without.gpus)
 
-    def _depart(self, gpus: Iterable[Gpu], node: NodeState, time: float) -> list[Change]:
-        """Let GPUs be in a node no more."""
-        changes = []
-        for gpu in gpus:
-            self._locations.discard(gpu.uuid, node.place)
-            if not self._locations.places(gpu.uuid):
-                self._absent[gpu.uuid] = node.place
-                if len(self._absent) > self._max_absent:
-                    del self._absent[next(iter(self._absent))]
-            changes.append(Change.of(node, Event.VANISHED, time, gpu))
-        return changes
+    def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: "_Draft") -> None:
+        """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
+        uuid = gpu.uuid
+        if not self._homes(uuid):
+            if claimants := list(self._claims.claimants(uuid)):
+                self._move(uuid, node.place, since, claimants[0], step)
+                return
+            self._absent[uuid] = _Absent(node.place, time)
+            if len(self._absent) > self._max_absent:
+                del self._absent[next(iter(self._absent))]
+        step.changes.append(Change.of(node, Event.VANISHED, time, gpu))
+
+    def _move(self, uuid: str, previous: Place, since: float, claimant: Place, step: "_Draft") -> None:
+        """Settle a claim: the GPU has moved. Others who claim it now claim it from its new home.
+
+        It has moved when its claimant reported it, but not before `since`, when it came to where it was.
+        """
+        state = self._at(claimant)
+        gpu = next(gpu for gpu in state.gpus if gpu.uuid == uuid)
+        self._claims.close(uuid, claimant)
+        at = max(since, state.since_of(uuid))
+        state = msgspec.structs.replace(
+            state,
+            since=tuple(at if one is gpu else own for one, own in zip(state.gpus, state.since, strict=True)),
+            claims=state.claims - {uuid} or NO_UUIDS,
+        )
+        self._put(state, step)
+        step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous))
+        for claim in self._claims.claimants(uuid).values():
+            claim.confirmed = None
+            step.verify.append(claimant)
+        self._conflicts.update(uuid)
+
+    def _lose_claimed(self, place: Place, step: "_Draft") -> None:
+        """Take from a node that does not answer the GPUs that other nodes of its cluster claim."""
+        if len(self._claims) and (node := self.node(place)) is not None:
+            for gpu in node.gpus:
+                if gpu.uuid not in node.claims and any(
+                    claimant.cluster == place.cluster for claimant in self._claims.claimants(gpu.uuid)
+                ):
+                    self._lose(gpu.uuid, place, step)
+
+    def _lose(self, uuid: str, place: Place, step: "_Draft") -> None:
+        """Take a GPU from a node without a reading of it."""
+        node = self._at(place)
+        gpu, since = next((gpu, at) for gpu, at in zip(node.gpus, node.since, strict=True) if gpu.uuid == uuid)
+        without = self._without(uuid, node)
+        self._put(without, step)
+        self._locations.discard(uuid, place)
+        self._left(gpu, without, since, since, step)
+        self._reindex(place, node.gpus, without.gpus)
 
     def _reindex(self, place: Place, before: Collection[Gpu], after: Collection[Gpu]) -> None:
         """Bring the indexes and conflicts in line with a node's GPUs, given those that it had before."""
-        serials = self._move(self._serials, place, {gpu.serial for gpu in before}, {gpu.serial for gpu in after})
-        self._move(self._chassis, place, {gpu.chassis for gpu in before}, {gpu.chassis for gpu in after})
+        serials = self._serials.replace(place, {gpu.serial for gpu in before}, {gpu.serial for gpu in after})
+        self._chassis.replace(place, {gpu.chassis for gpu in before}, {gpu.chassis for gpu in after})
         for uuid in {gpu.uuid for gpu in itertools.chain(before, after)}:
-            self._update_conflict(uuid)
+            self._conflicts.update(uuid)
         for serial in serials:
-            places = self._serials.places(serial)
-            # Among more than two, a node more or less changes nothing for the others.
-            if len(places) <= 2 and places != (place,):
-                self._update_conflicts_of_serial(serial)
-
-    @staticmethod
-    def _move(index: PlaceIndex, place: Place, before: set[str | None], after: set[str | None]) -> set[str]:
-        """Replace the keys that a node had in an index; returns both the old and the new ones."""
-        for key in before - after:
-            if key is not None:
-                index.discard(key, place)
-        for key in after - before:
-            if key is not None:
-                index.add(key, place)
-        return {key for key in before | after if key is not None}
-
-    def _note_shared_serials(self, gpus: Iterable[Gpu]) -> None:
-        seen: set[str] = set()
-        for gpu in gpus:
-            if gpu.serial is not None:
-                shared = gpu.serial in seen or (gpu.model is not None and _SUPERCHIP.search(gpu.model))
-                if shared and gpu.serial not in self._shared_serials:
-                    self._shared_serials.add(gpu.serial)
-                    self._update_conflicts_of_serial(gpu.serial)
-                seen.add(gpu.serial)
-
-    def _update_conflicts_of_serial(self, serial: str) -> None:
-        for place in self._serials.places(serial):
-            for gpu in self._at(place).gpus:
-                if gpu.serial == serial:
-                    self._update_conflict(gpu.uuid)
-
-    def _update_conflict(self, uuid: str) -> None:
-        """Decide in which clusters a GPU is in conflict."""
-        places = self._locations.places(uuid)
-        contested = len(places) > 1 or any(
-            gpu.serial is not None
-            and gpu.serial not in self._shared_serials
-            and len(self._serials.places(gpu.serial)) > 1
-            for place in places
-            for gpu in self._at(place).gpus
-            if gpu.uuid == uuid
-        )
-        clusters = {place.cluster for place in places} if contested else set()
-        for cluster in clusters:
-            self._conflicts.setdefault(cluster, set()).add(uuid)
-        for cluster in [name for name, uuids in self._conflicts.items() if uuid in uuids and name not in clusters]:
-            self._conflicts[cluster].discard(uuid)
+            self._conflicts.serial_changed(serial, place)
 
     def _at(self, place: Place) -> NodeState:
         return self._nodes[place.cluster][place.node]
@@ -402,12 +511,26 @@ class Inventory:
         return [one for place in places for one in self._at(place).placements() if wanted(one.gpu)]
 
 
+class _Absent(NamedTuple):
+    """Where a GPU that is in no node was last, and until when (Unix seconds; 0 where that is not known)."""
+
+    place: Place
+    time: float
+
+
 class _Draft:
     """A step while it is made."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.nodes: dict[Place, NodeState | None] = {}
+        self.verify: list[Place] = []
 
-    def done(self, reading: Reading | None = None) -> Step:
-        return Step(changes=tuple(self.changes), nodes=self.nodes, reading=reading)
+    def done(self, reading: Reading | None = None, *, removed_cluster: str | None = None) -> Step:
+        return Step(
+            changes=tuple(self.changes),
+            nodes=self.nodes,
+            reading=reading,
+            removed_cluster=removed_cluster,
+            verify=tuple(dict.fromkeys(self.verify)),
+        )

@@ -43,7 +43,7 @@ def encode_node(state: NodeState) -> bytes:
             fingerprint=state.fingerprint,
             gpus=columns,
             since=state.since,
-            taken_elsewhere=tuple(state.taken_elsewhere),
+            claims=tuple(sorted(state.claims)),
         )
     )
 
@@ -67,7 +67,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         fingerprint=fingerprint,
         gpus=tuple(map(_gpu, *columns)),
         since=since,
-        taken_elsewhere=frozenset(stored.taken_elsewhere) if stored.taken_elsewhere else NO_UUIDS,
+        claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
     )
 
 
@@ -113,7 +113,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fingerprint: Fingerprint | None = None
     gpus: dict[str, Any] = {}
     since: tuple[float, ...] = ()
-    taken_elsewhere: tuple[str, ...] = msgspec.field(name="superseded", default=())  # as first written
+    claims: tuple[str, ...] = ()
 
 
 _FIELDS: tuple[str, ...] = Gpu.__struct_fields__

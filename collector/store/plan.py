@@ -97,13 +97,16 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
 def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None], now: float) -> list[Change]:
     """Find the changes that lead from the open placements of some nodes to what those nodes have now.
 
-    For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed.
+    For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed. A GPU
+    that a node merely claims is not placed there yet.
     """
     left = {(placement.uuid, placement.place): placement for placement in before}
     changes: list[Change] = []
     arrivals: list[tuple[Gpu, NodeState, float]] = []
     for state in filter(None, nodes.values()):
         for gpu, since in zip(state.gpus, state.since, strict=True):
+            if gpu.uuid in state.claims:
+                continue
             known = left.pop((gpu.uuid, state.place), None)
             if known is None:
                 arrivals.append((gpu, state, since))

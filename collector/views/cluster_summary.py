@@ -35,6 +35,7 @@ class ClusterSummary:
     status: ClusterStatus | None
     synced: float | None  # Unix seconds
     conflicts: int
+    claims: int
     refresh: float  # seconds
     nodes: int = 0
     unread: int = 0  # nodes that were never read
@@ -45,7 +46,7 @@ class ClusterSummary:
     short: int = 0  # nodes with fewer GPUs than their capacity
     missing: int = 0  # GPUs that those nodes lack
     models: Counter[str] = field(default_factory=Counter)
-    conflicting: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict, by UUID
+    repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
 
     @property
     def gpus(self) -> int:
@@ -86,9 +87,10 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         status=view.statuses.get(cluster),
         synced=view.synced(cluster),
         conflicts=inventory.conflicts(cluster),
+        claims=inventory.claims(cluster),
         refresh=view.refresh(cluster),
     )
-    contested = inventory.contested(cluster)
+    contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
         summary.unread += entry.time is None
@@ -101,11 +103,11 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
             summary.short += 1
             summary.missing += missing
         for gpu in entry.gpus:
-            if gpu.uuid in contested:
-                summary.conflicting.setdefault(gpu.uuid, gpu.model or "")
+            if gpu.uuid in contested or gpu.uuid in claimed:
+                summary.repeated.setdefault(gpu.uuid, gpu.model or "")
             else:
                 summary.models[gpu.model or ""] += 1
-    summary.models.update(summary.conflicting.values())
+    summary.models.update(summary.repeated.values())
     return summary
 
 
@@ -115,8 +117,8 @@ def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
     seen: set[str] = set()
     for summary in summaries:
         models.update(summary.models)
-        models.subtract(model for uuid, model in summary.conflicting.items() if uuid in seen)
-        seen.update(summary.conflicting)
+        models.subtract(model for uuid, model in summary.repeated.items() if uuid in seen)
+        seen.update(summary.repeated)
     return models
 
 

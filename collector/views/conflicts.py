@@ -1,4 +1,4 @@
-"""Which GPUs and nodes are in conflict with which: two places that cannot both be right."""
+"""Which GPUs and nodes are in conflict with which, two places that cannot both be right, and which are claimed."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,16 @@ from typing import NamedTuple
 from collector.inventory import Inventory
 from collector.model import Gpu, Place, Placement
 
-__all__ = ["Conflict", "conflict_of", "nodes_in_conflict", "other_placements", "same_board"]
+__all__ = [
+    "Claimed",
+    "Conflict",
+    "claim_of",
+    "conflict_of",
+    "nodes_in_claim",
+    "nodes_in_conflict",
+    "other_placements",
+    "same_board",
+]
 
 
 class Conflict(NamedTuple):
@@ -16,29 +25,50 @@ class Conflict(NamedTuple):
     same_uuid: bool  # else two GPUs have the same serial
 
 
+class Claimed(NamedTuple):
+    """The places of a GPU that a second node reports while the first one has not answered yet."""
+
+    homes: list[Placement]  # where it was; several are in conflict, none is left where it was lost
+    claims: list[Placement]  # who reports it too
+
+
+def claim_of(present: Sequence[Placement]) -> Claimed | None:
+    """Return the open claim of the GPU with these placements; None without one."""
+    claims = [placement for placement in present if placement.claim]
+    return Claimed([placement for placement in present if not placement.claim], claims) if claims else None
+
+
 def conflict_of(inventory: Inventory, present: Sequence[Placement]) -> Conflict | None:
-    """Return the conflict of the GPU with these placements; None without one."""
-    if len(present) > 1:
-        return Conflict(list(present), same_uuid=True)
-    if not present or present[0].gpu.uuid not in inventory.contested(present[0].place.cluster):
+    """Return the conflict of the GPU with these placements; None without one. A claim is none."""
+    homes = [placement for placement in present if not placement.claim]
+    if len(homes) > 1:
+        return Conflict(homes, same_uuid=True)
+    if not homes or homes[0].gpu.uuid not in inventory.contested(homes[0].place.cluster):
         return None
-    found = inventory.find(serial=present[0].gpu.serial)
-    return Conflict([other for other in found if other.place != present[0].place], same_uuid=False)
+    return Conflict(_with_same_serial(inventory, homes[0].gpu, homes[0].place), same_uuid=False)
 
 
 def other_placements(inventory: Inventory, gpu: Gpu, place: Place) -> list[Placement]:
     """Return the other places of a GPU in conflict: of the same UUID, or else of the same serial."""
-    found = inventory.find(uuid=gpu.uuid)
-    if len(found) < 2:
-        found = inventory.find(serial=gpu.serial)
-    return [other for other in found if other.place != place]
+    homes = [placement for placement in inventory.find(uuid=gpu.uuid) if not placement.claim]
+    return [other for other in homes if other.place != place] or _with_same_serial(inventory, gpu, place)
 
 
 def nodes_in_conflict(inventory: Inventory, cluster: str) -> set[str]:
-    """Return the nodes of a cluster that report a GPU in conflict."""
+    """Return the nodes of a cluster that confirm a GPU in conflict."""
     return {
         placement.place.node
         for uuid in inventory.contested(cluster)
+        for placement in inventory.find(uuid=uuid)
+        if placement.place.cluster == cluster and not placement.claim
+    }
+
+
+def nodes_in_claim(inventory: Inventory, cluster: str) -> set[str]:
+    """Return the nodes of a cluster that report a GPU in an open claim."""
+    return {
+        placement.place.node
+        for uuid in inventory.claimed(cluster)
         for placement in inventory.find(uuid=uuid)
         if placement.place.cluster == cluster
     }
@@ -49,3 +79,9 @@ def same_board(inventory: Inventory, gpu: Gpu, present: Sequence[Placement]) -> 
     places = {placement.place for placement in present}
     found = inventory.find(serial=gpu.serial) if gpu.serial else []
     return [other.gpu for other in found if other.place in places and other.gpu.uuid != gpu.uuid]
+
+
+def _with_same_serial(inventory: Inventory, gpu: Gpu, place: Place) -> list[Placement]:
+    """Return the other GPUs with a GPU's serial, on other nodes than `place`."""
+    found = inventory.find(serial=gpu.serial)
+    return [other for other in found if other.place != place and other.gpu.uuid != gpu.uuid]

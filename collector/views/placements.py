@@ -29,6 +29,7 @@ class PlacementPeriod(NamedTuple):
     until: float | None  # None while it is there
     confirmed: float | None = None
     machine: str = ""
+    claim: bool = False  # another node had it first and has not let go of it yet
 
 
 class FormerGpu(NamedTuple):
@@ -118,7 +119,7 @@ def former_gpus(
 def _with_present(periods: list[PlacementPeriod], present: Iterable[Placement]) -> list[PlacementPeriod]:
     known = {period.place for period in periods if period.until is None}
     periods += [
-        PlacementPeriod(placement.place, placement.since, None, placement.confirmed)
+        PlacementPeriod(placement.place, placement.since, None, placement.confirmed, claim=placement.claim)
         for placement in present
         if placement.place not in known
     ]

@@ -25,6 +25,7 @@ class NodeCondition(StrEnum):
     UNREAD = "unread"
     OVERDUE = "overdue"
     CONFLICT = "conflict"
+    CLAIM = "claim"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,9 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             detail=f"refresh interval: {duration(summary.refresh)}",
             severe=False,
         )
+    if summary.claims:
+        text = f"has {counted(summary.claims, 'GPU')} reported by two nodes, being verified"
+        yield Problem(kind="cluster", name=name, nodes=NodeCondition.CLAIM, text=text, severe=False)
     if summary.unread:
         has = "has" if summary.unread == 1 else "have"
         text = f"has {counted(summary.unread, 'node')} that {has} never been read"

@@ -32,6 +32,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         "nodes_overdue": sum(is_overdue(view, entry) for entry in entries),
         "gpus": view.inventory.count(name),
         "conflicts": view.inventory.conflicts(name),
+        "claims": view.inventory.claims(name),
     }
 
 
@@ -67,6 +68,7 @@ def gpu_row(view: CollectorView, placement: Placement) -> Row:
         **msgspec.structs.asdict(placement.gpu),
         "since": rfc3339(placement.since),
         "confirmed": rfc3339(placement.confirmed),
+        "claim": placement.claim,
     }
 
 

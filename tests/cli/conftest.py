@@ -27,6 +27,7 @@ from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import OpenMode, Store, StoreSettings
 from collector.web import serve
+from tests.support.moves import let_go
 from tests.web.conftest import FakeCollector
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -166,7 +167,9 @@ def history_config(tmp_path: Path) -> Path:
                     cuda_version="13.0",
                     gpus=(Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis="C1"),),
                 )
-                store.history_writer.append(inventory.apply(reading))
+                step = inventory.apply(reading)
+                for one in (step, *let_go(inventory, step)):
+                    store.history_writer.append(one)
             assert await store.history_writer.flushed(10)
             tasks.cancel_scope.cancel()
 

@@ -54,10 +54,10 @@ class TestTable:
         lines = ls("--url", url, "--node", "n1", "-o", "wide").stdout.splitlines()
         assert lines[0].split() == [
             *("CLUSTER", "NODE", "SERIAL", "UUID", "MODEL", "CHASSIS", "SLOT", "TRAY", "HOST", "MODULE", "MACHINE"),
-            *("PCI_BUS_ID", "SINCE", "CONFIRMED"),
+            *("PCI_BUS_ID", "SINCE", "CONFIRMED", "CLAIM"),
         ]
         assert "i-n1" in lines[1]
-        assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z")
+        assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z  False")
 
     def test_a_terminal_gets_a_bold_heading(self, url: str):
         with Terminal("ls", "--url", url) as terminal:

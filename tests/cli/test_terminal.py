@@ -83,9 +83,9 @@ def test_top_without_a_terminal_prints_clusters_once(serving: Callable[..., Abst
         result = CliRunner().invoke(gpuid, ["top", "--url", url])
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == (
-        "CLUSTER  STATE     NODES  NODES_READ  NODES_FAILING  GPUS  CONFLICTS  SYNCED  MESSAGE\n"
-        "prod-a   starting  2      2           0              3     0          -       -\n"
-        "prod-b   starting  1      1           0              2     0          -       -\n"
+        "CLUSTER  STATE     NODES  NODES_READ  NODES_FAILING  GPUS  CONFLICTS  CLAIMS  SYNCED  MESSAGE\n"
+        "prod-a   starting  2      2           0              3     0          0       -       -\n"
+        "prod-b   starting  1      1           0              2     0          0       -       -\n"
     )
 
 

@@ -1,6 +1,7 @@
 """Given this inventory, this is the scrape."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from collector.collect.objects import node_decoder
 from collector.exposition import shards
 from collector.exposition.shards import SHARD_NODES
 from collector.model import ClusterState, Gpu, NodeInfo, Place
+from tests.support.moves import let_go
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -130,11 +132,19 @@ class TestOneNode:
 
 
 class TestChange:
-    async def test_a_gpu_that_moves_is_never_in_two_places(self, bench: Any) -> None:
+    async def test_a_gpu_is_in_two_places_until_it_has_moved(self, bench: Any) -> None:
         bench.read("prod", "n1", H100)
         bench.read("prod", "n2")
         await bench.text()
-        bench.read("other", "n3", H100, time=1764000001.0)
+        claim = bench.read("other", "n3", H100, time=1764000001.0)
+        text = families(await bench.text())
+        assert [sorted(re.findall(r'(?:cluster|node)="([^"]*)"', line)) for line in text["gpuid_gpu_info"]] == [
+            ["n1", "prod"],
+            ["n3", "other"],
+        ]
+        assert 'gpuid_node_gpus{cluster="prod",node="n1",state="found"} 1' in text["gpuid_node_gpus"]
+        for step in let_go(bench.inventory, claim):
+            bench.publish(step)
         text = families(await bench.text())
         assert len(text["gpuid_gpu_info"]) == 1
         assert 'cluster="other",node="n3"' in text["gpuid_gpu_info"][0]

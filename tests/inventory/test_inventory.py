@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -57,14 +58,23 @@ class Fleet:
 
     def __init__(self) -> None:
         self.touched: list[Place] = []
+        self.verify: list[Place] = []
         self.inventory = Inventory()
 
     def read(self, place: Place, time: float, *gpus: Gpu) -> list[tuple[Event, str | None, Place, Place | None]]:
-        """Apply a reading; answers the changes in short, and notes the nodes that it touched."""
+        """Apply a reading; answers the changes in short, and notes which nodes it touched and which it wants read."""
         return short(self.note(self.inventory.apply(reading(place, time, *gpus))).changes)
+
+    def apply(
+        self, one: Reading, *, started: float, ended: float
+    ) -> list[tuple[Event, str | None, Place, Place | None]]:
+        """Apply a reading that took its time on the monotonic clock."""
+        timed = msgspec.structs.replace(one, started=started, ended=ended)
+        return short(self.note(self.inventory.apply(timed)).changes)
 
     def note(self, step: Step) -> Step:
         self.touched = list(step.nodes)
+        self.verify = list(step.verify)
         assert dict(step.nodes) == {place: self.inventory.node(place) for place in step.nodes}
         return step
 
@@ -135,12 +145,6 @@ class TestOneNode:
         assert entry is not None
         assert (entry.found, entry.gpus, entry.time) == (0, (), 10.0)
 
-    def test_a_reading_older_than_the_last_is_ignored(self, fleet: Fleet) -> None:
-        fleet.read(A, 20.0, ONE)
-        assert fleet.read(A, 10.0, TWO) == []
-        assert fleet.touched == []
-        assert fleet.uuids(A) == ["GPU-1"]
-
     def test_the_entry_tells_what_the_reading_told(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         entry = fleet.inventory.node(A)
@@ -186,19 +190,39 @@ class TestOneNode:
 
 
 class TestMoves:
-    """A GPU seen on a second node has moved."""
+    """A GPU that a second node reports has moved once the first no longer has it."""
 
-    def test_a_gpu_seen_elsewhere_has_moved_and_touches_both_nodes(self, fleet: Fleet) -> None:
+    def test_a_second_node_claims_and_the_first_is_asked(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE, TWO)
-        assert fleet.read(B, 20.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
+        assert fleet.read(B, 20.0, ONE) == []
+        assert fleet.verify == [A]
+        assert (fleet.uuids(A), fleet.uuids(B)) == (["GPU-1", "GPU-2"], ["GPU-1"])
+        assert fleet.inventory.claimed("east") == {"GPU-1"}
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.count("east")) == (0, 2)
+
+    def test_the_first_node_without_it_settles_the_move(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        fleet.read(B, 20.0, ONE)
+        assert fleet.read(A, 21.0, TWO) == [(Event.MOVED, "GPU-1", B, A)]
         assert set(fleet.touched) == {A, B}
-        assert (fleet.uuids(A), fleet.uuids(B)) == (["GPU-2"], ["GPU-1"])
+        assert (fleet.uuids(A), fleet.uuids(B), fleet.verify) == (["GPU-2"], ["GPU-1"], [])
         assert fleet.inventory.placements(B) == [Placement(gpu=ONE, place=B, since=20.0, confirmed=20.0)]
-        assert fleet.inventory.conflicts("east") == 0
+        assert fleet.inventory.claimed("east") == set()
 
     def test_a_gpu_can_move_to_another_cluster(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
-        assert fleet.read(C, 20.0, ONE) == [(Event.MOVED, "GPU-1", C, A)]
+        assert fleet.read(C, 20.0, ONE) == []
+        assert (fleet.inventory.claims("east"), fleet.inventory.claims("west")) == (1, 1)
+        assert fleet.read(A, 21.0) == [(Event.MOVED, "GPU-1", C, A)]
+        assert fleet.homes("GPU-1") == [C]
+
+    @pytest.mark.parametrize("end", ["node", "cluster"])
+    def test_a_first_node_that_is_gone_settles_the_move(self, fleet: Fleet, end: str) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(C, 20.0, ONE)
+        inventory = fleet.inventory
+        step = inventory.remove_node(A, 21.0) if end == "node" else inventory.remove_cluster("east", 21.0)
+        assert short(step.changes) == [(Event.MOVED, "GPU-1", C, A)]
         assert fleet.homes("GPU-1") == [C]
 
     def test_a_vanished_gpu_that_returns_elsewhere_has_moved(self, fleet: Fleet) -> None:
@@ -206,92 +230,193 @@ class TestMoves:
         fleet.read(A, 20.0)
         assert fleet.read(B, 30.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
 
-    def test_a_reading_of_the_old_node_without_it_changes_nothing(self, fleet: Fleet) -> None:
+    def test_a_gpu_that_comes_back_has_moved_back(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
-        assert fleet.read(A, 30.0) == []
-        assert fleet.read(A, 40.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
+        fleet.read(A, 21.0)
+        assert fleet.read(A, 40.0, ONE) == []
+        assert fleet.read(B, 41.0) == [(Event.MOVED, "GPU-1", A, B)]
 
-    def test_a_gpu_that_returns_to_its_first_node_has_moved(self, fleet: Fleet) -> None:
+    def test_a_claimant_that_lets_go_never_had_it(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
-        fleet.read(B, 30.0)
-        assert fleet.read(A, 40.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
+        assert fleet.read(B, 21.0) == []
+        assert fleet.read(A, 22.0, ONE) == []
+        assert (fleet.homes("GPU-1"), fleet.verify) == ([A], [])
 
-    def test_a_whole_tray_moves_at_once(self, fleet: Fleet) -> None:
+    def test_a_whole_tray_moves(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE, TWO)
         fleet.read(B, 10.0, THREE)
-        assert fleet.read(B, 20.0, ONE, TWO) == [
+        assert fleet.read(B, 20.0, ONE, TWO) == [(Event.VANISHED, "GPU-3", B, None)]
+        assert fleet.read(A, 21.0, THREE) == [
+            (Event.MOVED, "GPU-3", A, B),
             (Event.MOVED, "GPU-1", B, A),
             (Event.MOVED, "GPU-2", B, A),
-            (Event.VANISHED, "GPU-3", B, None),
         ]
-        assert fleet.read(A, 30.0, THREE) == [(Event.MOVED, "GPU-3", A, B)]
 
-    def test_a_late_reading_does_not_undo_a_move(self, fleet: Fleet) -> None:
+    def test_a_reading_that_began_before_the_claim_is_no_answer(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.apply(reading(B, 20.0, ONE), started=100.0, ended=101.0)
+        assert fleet.apply(reading(A, 20.5, ONE), started=100.5, ended=102.0) == []
+        assert fleet.verify == [A]
+        assert fleet.apply(reading(A, 21.0), started=102.0, ended=103.0) == [(Event.MOVED, "GPU-1", B, A)]
+
+    def test_of_two_claimants_the_first_gets_it(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
-        assert fleet.read(A, 10.0, ONE) == []
-        assert fleet.homes("GPU-1") == [B]
-        assert fleet.read(A, 30.0, ONE) == [(Event.APPEARED, "GPU-1", A, None)]
-        assert fleet.inventory.conflicts("east") == 1
+        fleet.read(C, 21.0, ONE)
+        assert fleet.read(A, 22.0) == [(Event.MOVED, "GPU-1", B, A)]
+        assert (fleet.homes("GPU-1"), fleet.verify) == ([B, C], [B])
+        assert fleet.read(B, 23.0) == [(Event.MOVED, "GPU-1", C, B)]
+
+
+class TestSilence:
+    """A first node that cannot answer loses the GPU within its cluster, and nowhere else."""
+
+    def test_a_node_that_cannot_be_read_loses_it(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE, TWO)
+        fleet.read(B, 20.0, ONE)
+        step = fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 21.0)
+        assert short(step.changes) == [(Event.MOVED, "GPU-1", B, A)]
+        assert fleet.uuids(A) == ["GPU-2"]
+
+    def test_a_node_that_is_failing_loses_it_at_once(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 15.0)
+        assert fleet.read(B, 20.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
+
+    def test_a_node_that_is_not_ready_loses_it(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        step = fleet.inventory.set_node("east", NodeInfo(name="a", ready=False))
+        assert short(step.changes) == [(Event.MOVED, "GPU-1", B, A)]
+
+    def test_a_node_without_a_pod_to_read_loses_it(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        assert short(fleet.inventory.cannot_verify(A).changes) == [(Event.MOVED, "GPU-1", B, A)]
+
+    def test_in_another_cluster_a_claim_stays_a_claim(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(C, 20.0, ONE)
+        assert fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 21.0).changes == ()
+        assert fleet.inventory.set_node("east", NodeInfo(name="a", ready=False)).changes == ()
+        assert fleet.inventory.cannot_verify(A) == Step()
+        assert (fleet.homes("GPU-1"), fleet.inventory.claims("east")) == ([A, C], 1)
+        assert fleet.read(C, 30.0, ONE) == []
+        assert fleet.verify == [A]
+
+    def test_a_node_that_lost_it_can_claim_it_back(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 21.0)
+        assert fleet.read(A, 30.0, ONE) == []
+        assert fleet.verify == [B]
+        assert fleet.read(B, 31.0) == [(Event.MOVED, "GPU-1", A, B)]
+
+
+class TestTimes:
+    """The order of readings is that in which they are applied; the clock may be set back."""
+
+    def test_a_reading_counts_whatever_its_time(self, fleet: Fleet) -> None:
+        fleet.read(A, 4000.0, ONE)
+        assert fleet.read(A, 400.0, ONE, TWO) == [(Event.APPEARED, "GPU-2", A, None)]
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert (entry.time, entry.since) == (400.0, (4000.0, 400.0))
+
+    def test_a_gpu_moves_although_the_clock_was_set_back(self, fleet: Fleet) -> None:
+        fleet.read(A, 4000.0, ONE)
+        fleet.read(B, 400.0, ONE)
+        (change,) = fleet.inventory.apply(reading(A, 401.0)).changes
+        assert (change.event, change.place, change.time) == (Event.MOVED, B, 4000.0)
+        assert fleet.inventory.placements(B)[0].since == 4000.0
+
+    def test_no_gpu_moves_before_it_came(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 40.0, ONE)
+        fleet.read(C, 20.0, ONE)  # its clock is behind
+        fleet.read(A, 41.0)  # B has it since 40
+        (change,) = fleet.inventory.apply(reading(B, 42.0)).changes
+        assert (change.event, change.place, change.time) == (Event.MOVED, C, 40.0)
+        assert fleet.inventory.placements(C)[0].since == 40.0
+
+    @pytest.mark.parametrize("how", ["read", "remove"])
+    def test_no_gpu_vanishes_before_it_came(self, fleet: Fleet, how: str) -> None:
+        fleet.read(A, 4000.0, ONE)
+        step = fleet.inventory.apply(reading(A, 400.0)) if how == "read" else fleet.inventory.remove_node(A, 400.0)
+        assert [(change.event, change.time) for change in step.changes] == [(Event.VANISHED, 4000.0)]
+
+    def test_no_gpu_comes_back_before_it_left(self, fleet: Fleet) -> None:
+        fleet.read(A, 1000.0, ONE)
+        fleet.read(A, 4000.0)
+        (change,) = fleet.inventory.apply(reading(B, 400.0, ONE)).changes
+        assert (change.event, change.time) == (Event.MOVED, 4000.0)
 
 
 class TestConflicts:
-    """Two places that both keep confirming a GPU are published both."""
+    """A GPU that two nodes confirm is published in both places."""
 
-    def test_a_gpu_that_both_nodes_keep_confirming_is_in_conflict(self, fleet: Fleet) -> None:
+    def conflict(self, fleet: Fleet, one: Place = A, other: Place = C) -> None:
+        fleet.read(one, 10.0, ONE)
+        fleet.read(other, 20.0, ONE)
+        fleet.read(one, 21.0, ONE)
+        fleet.read(other, 22.0, ONE)
+
+    def test_a_gpu_that_both_nodes_confirm_is_in_conflict(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(C, 20.0, ONE)
-        assert fleet.read(A, 30.0, ONE) == [(Event.APPEARED, "GPU-1", A, None)]
-        assert set(fleet.homes("GPU-1")) == {A, C}
+        assert fleet.read(A, 21.0, ONE) == []
+        assert fleet.verify == [C]  # it may have been read before the GPU went back
+        assert fleet.read(C, 22.0, ONE) == [(Event.APPEARED, "GPU-1", C, None)]
+        assert fleet.homes("GPU-1") == [A, C]
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (1, 1)
+        assert (fleet.inventory.claims("east"), fleet.verify) == (0, [])
+        assert fleet.read(A, 30.0, ONE) == []
         assert fleet.read(C, 40.0, ONE) == []
-        assert fleet.read(A, 50.0, ONE) == []
+        assert fleet.verify == []
 
-    def test_a_late_reading_between_two_others_is_a_conflict(self, fleet: Fleet) -> None:
-        fleet.read(A, 10.0, ONE)
-        fleet.read(A, 30.0, ONE)
-        assert fleet.read(B, 20.0, ONE) == [(Event.APPEARED, "GPU-1", B, None)]
-        assert set(fleet.homes("GPU-1")) == {A, B}
+    def test_a_reading_from_before_a_return_is_no_conflict(self, fleet: Fleet) -> None:
+        fleet.apply(reading(A, 10.0, ONE), started=99.0, ended=100.0)
+        fleet.apply(reading(B, 20.0, ONE), started=95.0, ended=101.0)
+        fleet.apply(reading(A, 21.0, ONE), started=101.0, ended=102.0)
+        assert fleet.verify == [B]
+        assert fleet.apply(reading(B, 22.0), started=102.0, ended=103.0) == []
+        assert (fleet.homes("GPU-1"), fleet.inventory.conflicts("east")) == ([A], 0)
 
     def test_a_conflict_inside_one_cluster_counts_once(self, fleet: Fleet) -> None:
-        fleet.read(A, 10.0, ONE)
-        fleet.read(B, 20.0, ONE)
-        fleet.read(A, 30.0, ONE)
+        self.conflict(fleet, A, B)
         assert fleet.inventory.conflicts("east") == 1
 
     @pytest.mark.parametrize(("loser", "winner"), [(A, C), (C, A)])
     def test_a_conflict_ends_when_a_reading_lacks_the_gpu(self, fleet: Fleet, loser: Place, winner: Place) -> None:
-        fleet.read(A, 10.0, ONE)
-        fleet.read(C, 20.0, ONE)
-        fleet.read(A, 30.0, ONE)
+        self.conflict(fleet)
         assert fleet.read(loser, 40.0) == [(Event.VANISHED, "GPU-1", loser, None)]
         assert fleet.homes("GPU-1") == [winner]
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
 
     def test_a_conflict_ends_when_a_node_is_removed(self, fleet: Fleet) -> None:
-        fleet.read(A, 10.0, ONE)
-        fleet.read(C, 20.0, ONE)
-        fleet.read(A, 30.0, ONE)
+        self.conflict(fleet)
         changes = fleet.inventory.remove_node(C, 40.0).changes
         assert short(changes) == [(Event.VANISHED, "GPU-1", C, None)]
         assert fleet.homes("GPU-1") == [A]
         assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
 
-    def test_after_a_conflict_the_loser_has_no_claim(self, fleet: Fleet) -> None:
-        fleet.read(A, 10.0, ONE)
-        fleet.read(B, 20.0, ONE)
-        fleet.read(A, 30.0, ONE)
-        fleet.read(B, 40.0)
-        assert fleet.read(B, 50.0, ONE) == [(Event.MOVED, "GPU-1", B, A)]
-        assert fleet.inventory.conflicts("east") == 0
-
     def test_a_gpu_in_conflict_counts_once_in_each_cluster(self, fleet: Fleet) -> None:
-        for time, place in enumerate((A, B, A, C, A, B)):
-            fleet.read(place, 1.0 + time, ONE)
-        fleet.read(B, 8.0, ONE, TWO)
-        assert fleet.homes("GPU-1") == [C, A, B]
+        self.conflict(fleet, A, B)
+        fleet.read(C, 30.0, ONE)
+        fleet.read(B, 31.0, ONE, TWO)
+        assert fleet.homes("GPU-1") == [A, B, C]
         assert (fleet.inventory.count("east"), fleet.inventory.count("west")) == (2, 1)
+
+    def test_one_reading_takes_nothing_from_another_cluster(self, fleet: Fleet) -> None:
+        victims = [gpu(f"v{number}", f"s{number}") for number in range(100)]
+        fleet.read(A, 10.0, *victims)
+        for turn in range(3):
+            assert fleet.read(C, 20.0 + turn, *victims) == []
+            assert len(fleet.uuids(A)) == 100
+            assert fleet.read(A, 20.5 + turn, *victims) == []
+            assert fleet.read(C, 20.7 + turn) == []
 
 
 class TestSerials:
@@ -424,7 +549,8 @@ class TestRemoval:
         fleet.read(A, 10.0, ONE)
         fleet.read(B, 20.0, ONE)
         fleet.inventory.remove_node(A, 25.0)
-        assert fleet.read(A, 30.0, ONE) == [(Event.MOVED, "GPU-1", A, B)]
+        assert fleet.read(A, 30.0, ONE) == []
+        assert fleet.read(B, 31.0) == [(Event.MOVED, "GPU-1", A, B)]
         assert fleet.inventory.conflicts("east") == 0
 
     def test_a_removed_cluster_is_forgotten_with_its_absent_gpus(self, fleet: Fleet) -> None:
@@ -481,73 +607,108 @@ class Naive:
     """The same rules once more, without any index: every question is answered by looking at everything."""
 
     def __init__(self) -> None:
-        self.gpus: dict[Place, dict[str, Gpu]] = {}  # the homes
-        self.taken: set[tuple[Place, str]] = set()
+        self.gpus: dict[Place, dict[str, Gpu]] = {}  # all that is published
+        self.claims: dict[tuple[str, Place], bool] = {}  # in the order of their opening; whether the home has confirmed
         self.absent: dict[str, Place] = {}
         self.shared: set[str] = set()
+        self.unreadable: set[Place] = set()
+        self.unready: set[Place] = set()
 
-    def homes(self, uuid: str) -> list[Place]:
+    def places(self, uuid: str) -> list[Place]:
         return [place for place, gpus in self.gpus.items() if uuid in gpus]
 
-    def apply(self, place: Place, gpus: list[Gpu]) -> set[tuple[Event, str, Place, Place | None]]:
+    def homes(self, uuid: str) -> list[Place]:
+        return [place for place in self.places(uuid) if (uuid, place) not in self.claims]
+
+    def claimants(self, uuid: str) -> list[Place]:
+        return [place for claimed, place in self.claims if claimed == uuid]
+
+    def apply(self, place: Place, gpus: list[Gpu]) -> set[tuple[Event, str, Place, Place | None]]:  # noqa: C901
         events: set[tuple[Event, str, Place, Place | None]] = set()
         here = self.gpus.setdefault(place, {})
-        found = {str(gpu.uuid): gpu for gpu in gpus}
+        self.unreadable.discard(place)
+        self.unready.discard(place)
+        found = {gpu.uuid: gpu for gpu in gpus}
         for serial, count in Counter(gpu.serial for gpu in gpus if gpu.serial).items():
             if count > 1:
                 self.shared.add(serial)
+        opened = []
         for uuid, gpu in found.items():
-            homes = self.homes(uuid)
-            if place in homes:
+            if (uuid, place) in self.claims:
+                if self.claims[uuid, place]:  # both have confirmed it
+                    del self.claims[uuid, place]
+                    events.add((Event.APPEARED, uuid, place, None))
+            elif uuid in here:
+                for claimant in self.claimants(uuid):
+                    self.claims[uuid, claimant] = True
                 if here[uuid] != gpu:
                     events.add((Event.ALTERED, uuid, place, None))
-            elif homes and (place, uuid) in self.taken:
-                events.add((Event.APPEARED, uuid, place, None))
-            elif homes:
-                events.add((Event.MOVED, uuid, place, self.newest(homes)))
-                for home in homes:
-                    del self.gpus[home][uuid]
-                    self.taken.add((home, uuid))
+            elif self.homes(uuid):
+                opened.append(uuid)
+                self.claims[uuid, place] = False
             else:
                 absent = self.absent.pop(uuid, None)
                 moved = absent is not None and absent != place
                 events.add((Event.MOVED, uuid, place, absent) if moved else (Event.APPEARED, uuid, place, None))
             here[uuid] = gpu
-        self.taken -= {(place, uuid) for where, uuid in self.taken if where == place}
-        return events | self.vanish(place, here.keys() - found.keys())
-
-    def vanish(self, place: Place, uuids: set[str]) -> set[tuple[Event, str, Place, Place | None]]:
-        for uuid in uuids:
-            del self.gpus[place][uuid]
-            if not self.homes(uuid):
-                self.absent[uuid] = place
-        return {(Event.VANISHED, uuid, place, None) for uuid in uuids}
-
-    def remove(self, place: Place) -> set[tuple[Event, str, Place, Place | None]]:
-        events = self.vanish(place, set(self.gpus.get(place, {})))
-        self.gpus.pop(place, None)
-        self.taken = {(where, uuid) for where, uuid in self.taken if where != place}
+        events |= self.leave(place, here.keys() - found.keys())
+        for uuid in opened:
+            for home in self.homes(uuid):
+                if home in self.unreadable | self.unready and home.cluster == place.cluster:
+                    events |= self.leave(home, {uuid})
         return events
 
-    def newest(self, homes: list[Place]) -> Place:
-        return max(homes, key=lambda home: self.times[home])
+    def leave(self, place: Place, uuids: set[str]) -> set[tuple[Event, str, Place, Place | None]]:
+        events: set[tuple[Event, str, Place, Place | None]] = set()
+        for uuid in uuids:
+            del self.gpus[place][uuid]
+            if self.claims.pop((uuid, place), None) is not None:
+                continue
+            claimants = self.claimants(uuid)
+            if not self.homes(uuid) and claimants:
+                del self.claims[uuid, claimants[0]]
+                for other in claimants[1:]:
+                    self.claims[uuid, other] = False
+                events.add((Event.MOVED, uuid, claimants[0], place))
+                continue
+            if not self.homes(uuid):
+                self.absent[uuid] = place
+            events.add((Event.VANISHED, uuid, place, None))
+        return events
+
+    def silent(self, place: Place) -> set[tuple[Event, str, Place, Place | None]]:
+        """Whatever another node of its cluster claims, a node that cannot answer loses."""
+        lost = {
+            uuid
+            for uuid in self.gpus.get(place, {})
+            if (uuid, place) not in self.claims
+            and any(claimant.cluster == place.cluster for claimant in self.claimants(uuid))
+        }
+        return self.leave(place, lost)
+
+    def remove(self, place: Place) -> set[tuple[Event, str, Place, Place | None]]:
+        self.unreadable.discard(place)
+        self.unready.discard(place)
+        events = self.leave(place, set(self.gpus.get(place, {})))
+        self.gpus.pop(place, None)
+        return events
 
     times: dict[Place, float]
 
     def conflicts(self, cluster: str) -> int:
-        everything = [(place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values()]
+        everything = [
+            (place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values() if place in self.homes(gpu.uuid)
+        ]
+        published = [(place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values()]
 
         def contested(place: Place, gpu: Gpu) -> bool:
-            return any(
-                other_place != place
-                and (
-                    other.uuid == gpu.uuid
-                    or (
-                        (other.serial == gpu.serial is not None and gpu.serial not in self.shared)
-                        and not re.search(r"\bGB\d{3}\b", f"{gpu.model} {other.model}")
-                    )
-                )
-                for other_place, other in everything
+            return any(other.uuid == gpu.uuid for other_place, other in everything if other_place != place) or any(
+                other.uuid != gpu.uuid
+                and other.serial == gpu.serial is not None
+                and gpu.serial not in self.shared
+                and not re.search(r"\bGB\d{3}\b", f"{gpu.model} {other.model}")
+                for other_place, other in published
+                if other_place != place
             )
 
         return len({gpu.uuid for place, gpu in everything if place.cluster == cluster and contested(place, gpu)})
@@ -588,7 +749,15 @@ class InventoryMachine(RuleBasedStateMachine):
 
     def view(self) -> dict[Place, tuple[object, ...]]:
         return {
-            entry.place: (entry.node, entry.time, entry.source, entry.driver_version, entry.gpus, entry.since)
+            entry.place: (
+                entry.node,
+                entry.time,
+                entry.failing,
+                entry.driver_version,
+                entry.gpus,
+                entry.since,
+                entry.claims,
+            )
             for cluster in self.inventory.clusters()
             for entry in self.inventory.nodes(cluster).values()
         }
@@ -613,21 +782,37 @@ class InventoryMachine(RuleBasedStateMachine):
         self.naive.times[place] = time
         self.nodes[place] = reading(place, time).node
         assert sorted(short(changes), key=repr) == sorted(expected, key=repr)
-        assert all(change.time == time for change in changes)
+        at_once = {Event.ALTERED, Event.VANISHED}  # the others count from when a claim was opened
+        assert all(change.time == time or change.event not in at_once or change.place != place for change in changes)
 
-    @rule(place=st.sampled_from(PLACES), gpus=sightings)
-    def read_what_is_out_of_date(self, place: Place, gpus: tuple[Gpu, ...]) -> None:
+    @rule(place=st.sampled_from(PLACES), capacity=st.integers(7, 8), ready=st.booleans())
+    def hear_from_kubernetes(self, place: Place, capacity: int, ready: bool) -> None:
         self.tick()
-        if place in self.naive.times:
-            assert self.inventory.apply(reading(place, self.naive.times[place] - 0.5, *gpus)) == Step()
-            assert self.view() == self.published
-
-    @rule(place=st.sampled_from(PLACES), capacity=st.integers(7, 8))
-    def hear_from_kubernetes(self, place: Place, capacity: int) -> None:
-        self.tick()
-        self.nodes[place] = NodeInfo(name=place.node, capacity=capacity)
-        assert self.step(self.inventory.set_node(place.cluster, self.nodes[place])) == ()
+        before, self.nodes[place] = self.nodes.get(place), NodeInfo(name=place.node, capacity=capacity, ready=ready)
+        changes = self.step(self.inventory.set_node(place.cluster, self.nodes[place]))
         self.naive.gpus.setdefault(place, {})
+        expected = set()
+        if ready:
+            self.naive.unready.discard(place)
+        elif before != self.nodes[place]:
+            self.naive.unready.add(place)
+            expected = self.naive.silent(place)
+        assert sorted(short(changes), key=repr) == sorted(expected, key=repr)
+
+    @rule(place=st.sampled_from(PLACES), reason=st.sampled_from(list(ReadFailure)))
+    def fail_to_read(self, place: Place, reason: ReadFailure) -> None:
+        changes = self.step(self.inventory.read_failed(place, reason, self.tick()))
+        expected = set()
+        if place in self.naive.gpus:
+            self.naive.unreadable.add(place)
+            expected = self.naive.silent(place)
+        assert sorted(short(changes), key=repr) == sorted(expected, key=repr)
+
+    @rule(place=st.sampled_from(PLACES))
+    def find_nothing_to_verify_by(self, place: Place) -> None:
+        self.tick()
+        changes = self.step(self.inventory.cannot_verify(place))
+        assert sorted(short(changes), key=repr) == sorted(self.naive.silent(place), key=repr)
 
     @rule(place=st.sampled_from(PLACES))
     def remove_a_node(self, place: Place) -> None:
@@ -642,7 +827,10 @@ class InventoryMachine(RuleBasedStateMachine):
         time = self.tick()
         changes = self.step(self.inventory.remove_cluster(cluster, time))
         expected = set()
-        for place in [place for place in PLACES if place.cluster == cluster]:
+        removed = [place for place in self.naive.gpus if place.cluster == cluster]
+        for uuid, place in [claim for claim in self.naive.claims if claim[1] in removed]:
+            self.naive.leave(place, {uuid})
+        for place in removed:
             expected |= self.naive.remove(place)
             self.nodes.pop(place, None)
             self.naive.times.pop(place, None)

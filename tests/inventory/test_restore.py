@@ -44,7 +44,7 @@ class TestState:
         before = state(inventory, A)
         inventory.apply(reading(B, 2.0, "GPU-1"))
         assert [gpu.uuid for gpu in before.gpus] == ["GPU-1"]
-        assert state(inventory, A).taken_elsewhere == {"GPU-1"}
+        assert state(inventory, B).claims == {"GPU-1"}
 
 
 class TestRestore:
@@ -81,8 +81,20 @@ class TestRestore:
     def test_a_gpu_that_has_moved_since_is_seen_to_have(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
-        (change,) = restored(before, A).apply(reading(B, 2.0, "GPU-1")).changes
-        assert (change.event, change.previous) == (Event.MOVED, A)
+        step = (after := restored(before, A)).apply(reading(B, 2.0, "GPU-1"))
+        assert (step.changes, step.verify, after.claimed("prod")) == ((), (A,), {"GPU-1"})
+        (change,) = after.apply(reading(A, 3.0)).changes
+        assert (change.event, change.place, change.previous, change.time) == (Event.MOVED, B, A, 2.0)
+
+    def test_an_open_claim_asks_for_both_nodes_again(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1"))
+        before.apply(reading(B, 2.0, "GPU-1", "GPU-2"))
+        after = restored(before, A, B)
+        assert (after.claimed("prod"), after.to_verify("prod")) == ({"GPU-1"}, {"a", "b"})
+        (change,) = after.apply(reading(A, 3.0)).changes
+        assert (change.event, change.place, change.previous) == (Event.MOVED, B, A)
+        assert after.to_verify("prod") == set()
 
     def test_the_limit_of_absent_gpus_holds(self):
         after = Inventory(max_absent=2)
@@ -96,7 +108,7 @@ class TestRestore:
 
     def test_a_gpu_in_two_places_is_a_conflict(self):
         before = Inventory()
-        for time, place in enumerate((A, B, A)):
+        for time, place in enumerate((A, B, A, B)):
             before.apply(reading(place, float(time), "GPU-1"))
         after = restored(before, A, B)
         assert after.conflicts("prod") == 1
@@ -115,12 +127,21 @@ class TestRestore:
         before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s", model="NVIDIA GB200")))
         assert restored(before, A, B).conflicts("prod") == 0
 
-    def test_a_gpu_still_in_its_old_node_is_a_conflict(self):
+    def test_a_claimed_gpu_that_both_nodes_confirm_is_a_conflict(self):
         before = Inventory()
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 2.0, "GPU-1"))
-        (change,) = (after := restored(before, A, B)).apply(reading(A, 3.0, "GPU-1")).changes
-        assert (change.event, after.conflicts("prod")) == (Event.APPEARED, 1)
+        step = (after := restored(before, A, B)).apply(reading(A, 3.0, "GPU-1"))
+        assert (step.changes, step.verify, after.conflicts("prod")) == ((), (B,), 0)
+        (change,) = after.apply(reading(B, 4.0, "GPU-1")).changes
+        assert (change.event, change.place, after.conflicts("prod")) == (Event.APPEARED, B, 1)
+
+    def test_a_claimant_alone_does_not_settle_its_claim(self):
+        before = Inventory()
+        before.apply(reading(A, 1.0, "GPU-1"))
+        before.apply(reading(B, 2.0, "GPU-1"))
+        step = (after := restored(before, A, B)).apply(reading(B, 3.0, "GPU-1"))
+        assert (step.changes, step.verify, after.claimed("prod")) == ((), (A,), {"GPU-1"})
 
     def test_only_an_empty_inventory_can_be(self):
         inventory = Inventory()
@@ -149,9 +170,29 @@ class TestAdopting:
         inventory = self.other(reading(A, 2.0, "GPU-1", "GPU-2"), reading(B, 2.0))
         recorded = self.other(reading(A, 1.0, "GPU-1", "GPU-2"), reading(B, 5.0, "GPU-1"))
         assert inventory.adopt(state(recorded, A)).changes == ()
+        recorded.apply(reading(A, 6.0, "GPU-2"))  # which settles that it has moved
         (change,) = inventory.adopt(state(recorded, B)).changes
         assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
         assert [gpu.uuid for gpu in state(inventory, A).gpus] == ["GPU-2"]
+
+    def test_an_unsettled_claim_is_left_to_a_new_reading(self):
+        inventory = self.other(reading(A, 2.0, "GPU-1"), reading(B, 2.0))
+        recorded = self.other(reading(A, 1.0, "GPU-1"), reading(B, 5.0, "GPU-1", "GPU-2"))
+        step = inventory.adopt(state(recorded, B))
+        assert [(change.event, change.gpu.uuid) for change in step.changes] == [(Event.APPEARED, "GPU-2")]
+        assert step.verify == (B,)
+        assert [placement.place for placement in inventory.find(uuid="GPU-1")] == [A]
+
+    def test_a_claim_that_the_other_one_settled_is_settled(self):
+        inventory = self.other(reading(A, 2.0, "GPU-1"), reading(B, 3.0, "GPU-1"))
+        recorded = self.other(reading(A, 1.0, "GPU-1"), reading(B, 5.0, "GPU-1"), reading(A, 6.0))
+        (change,) = inventory.adopt(state(recorded, B)).changes
+        assert (change.event, change.place, change.previous) == (Event.MOVED, B, A)
+        assert (inventory.claimed("prod"), inventory.conflicts("prod")) == (set(), 0)
+        (change,) = inventory.apply(reading(B, 7.0)).changes
+        assert change.event is Event.VANISHED
+        (change,) = inventory.apply(reading(B, 8.0, "GPU-1")).changes
+        assert change.event is Event.APPEARED
 
     def test_an_older_reading_only_adds_an_earlier_since(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(A, 6.0, "GPU-1", "GPU-3"))

@@ -12,6 +12,7 @@ from collector.app.take_over import TakeOver
 from collector.inventory import Inventory
 from collector.model import Change, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading, Step, UnidentifiedGpu
 from collector.store import OpenMode, Store, StoreSettings
+from tests.support.moves import let_go
 from tests.support.postgres import postgres_server
 
 __all__ = ["postgres_server"]
@@ -48,8 +49,18 @@ class RecordedFleet:
             if step.changes:
                 self._record(step)
 
-    def read(self, node: str, time: float, *gpus: str | Gpu | UnidentifiedGpu, cluster: str = "prod") -> list[Change]:
-        """Apply a reading that found GPUs, given by the last part of their UUIDs."""
+    def read(
+        self,
+        node: str,
+        time: float,
+        *gpus: str | Gpu | UnidentifiedGpu,
+        cluster: str = "prod",
+        both: bool = False,
+    ) -> list[Change]:
+        """Apply a reading that found GPUs, given by the last part of their UUIDs.
+
+        The nodes that had them no longer have them, unless `both` leaves that unsettled.
+        """
         found = tuple(
             gpu
             if isinstance(gpu, Gpu)
@@ -68,7 +79,17 @@ class RecordedFleet:
             gpus=found,
             unidentified=tuple(gpu for gpu in gpus if isinstance(gpu, UnidentifiedGpu)),
         )
-        return self._record(self.inventory.apply(reading))
+        step = self.inventory.apply(reading)
+        changes = self._record(step)
+        if not both:
+            for settled in let_go(self.inventory, step):
+                changes += self._record(settled)
+        return changes
+
+    def conflict(self, first: str, second: str, time: float, *gpus: str) -> None:
+        """Let two nodes confirm that they have the same GPUs: the claim, and an answer of each to it."""
+        for number, node in enumerate((first, second, first, second)):
+            self.read(node, time + number, *gpus, both=True)
 
     def remove(self, node: str, time: float, *, cluster: str = "prod") -> list[Change]:
         return self._record(self.inventory.remove_node(Place(cluster, node), time))

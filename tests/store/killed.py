@@ -20,6 +20,7 @@ from collector.delivery.delivery import Delivery
 from collector.inventory import Inventory
 from collector.model import Change, Fingerprint, Gpu, NodeInfo, Reading, SinkRecord
 from collector.store import Store, StoreSettings
+from tests.support.moves import let_go
 
 GPUS, NODES = [f"GPU-{number}" for number in range(40)], [f"n{number}" for number in range(8)]
 
@@ -63,8 +64,9 @@ async def main(*arguments: str) -> None:
             for number in itertools.count():
                 reading = read(random.choice(NODES))
                 step = inventory.apply(reading)
-                store.history_writer.append(step)
-                waiting += step.changes
+                for one in (step, *let_go(inventory, step)):
+                    store.history_writer.append(one)
+                    waiting += one.changes
                 if number % 7 == 0 and await store.history_writer.flushed(10):
                     lines = [f"{one.event} {one.gpu.uuid} {one.place.node} {one.time!r}\n" for one in waiting]
                     os.write(committed, "".join(lines).encode())

@@ -34,11 +34,13 @@ steps = st.lists(
 
 
 def homes(inventory: Inventory) -> set[tuple[str | None, str, str, float]]:
+    """Where the GPUs are, as far as that is settled: the history does not record claims."""
     return {
         (gpu.uuid, *entry.place, since)
         for cluster in CLUSTERS
         for entry in inventory.nodes(cluster).values()
         for gpu, since in zip(entry.gpus, entry.since, strict=True)
+        if gpu.uuid not in entry.claims
     }
 
 
@@ -49,6 +51,7 @@ def known(inventory: Inventory) -> dict:
         },
         "conflicts": [inventory.conflicts(cluster) for cluster in CLUSTERS],
         "absent": dict(inventory.absent()),
+        "claims": [inventory.claimed(cluster) for cluster in CLUSTERS],
         "found": [
             sorted((p.place, p.since) for p in inventory.find(serial=f"serial-{gpu}", uuid=None)) for gpu in GPUS
         ],
@@ -78,11 +81,14 @@ def test_after_any_sequence(steps, collecting):
         anyio.run(check, steps, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
 
 
-MOVE = [("read", "prod", "a", ["1"], 0, False), ("read", "prod", "b", ["1"], 0, False)]
+CLAIM = [("read", "prod", "a", ["1"], 0, False), ("read", "prod", "b", ["1"], 0, False)]
+MOVE = [*CLAIM, ("read", "prod", "a", [], 0, False)]
 
 
 @settings(max_examples=30, deadline=None)
+@example(steps=CLAIM, often=True)
 @example(steps=MOVE, often=True)
+@example(steps=MOVE, often=False)
 @given(steps=steps, often=st.booleans())
 def test_after_any_sequence_whose_steps_are_all_lost(steps, often, collecting):
     """Past the limit of what may wait in memory, the outcome alone is recorded: of all steps, or `often` of each."""
@@ -95,7 +101,8 @@ async def outcome(steps, often, store_settings, collecting):
         for number, step in enumerate(steps):
             time = 100.0 + 10 * number
             if step[0] == "read":
-                one.read(step[2], time + step[4], *(gpu(name, step[5]) for name in step[3]), cluster=step[1])
+                reported = (gpu(name, step[5]) for name in step[3])
+                one.read(step[2], time + step[4], *reported, cluster=step[1], both=True)
             elif step[0] == "remove":
                 one.remove(step[2], time, cluster=step[1])
             if often or step[0] in ("restart", "commit"):
@@ -117,7 +124,8 @@ async def check(steps, store_settings, collecting):
                 time += 10
                 if step[0] == "read":
                     _, cluster, node, found, late, altered = step
-                    one.read(node, time + late, *(gpu(name, altered) for name in found), cluster=cluster)
+                    reported = (gpu(name, altered) for name in found)
+                    one.read(node, time + late, *reported, cluster=cluster, both=True)
                 elif step[0] == "remove":
                     one.remove(step[2], time, cluster=step[1])
                 elif step[0] == "commit":

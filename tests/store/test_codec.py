@@ -48,7 +48,7 @@ def snapshots(draw: st.DrawFn) -> NodeState:
         fingerprint=draw(st.none() | fingerprints),
         gpus=present,
         since=tuple(draw(times) for _ in present),
-        taken_elsewhere=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
+        claims=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
     )
 
 

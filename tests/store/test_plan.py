@@ -1,5 +1,6 @@
 """What changes do to the placements, as plain values."""
 
+import msgspec
 import pytest
 
 from collector.model import Change, Event, Gpu, NodeInfo, NodeState, Place
@@ -30,7 +31,6 @@ def snapshot(place: Place, time: float, **gpus: float) -> NodeState:
         fingerprint=None,
         gpus=tuple(Gpu(uuid=uuid.replace("_", "-"), serial="s", model="m", chassis="c") for uuid in gpus),
         since=tuple(gpus.values()),
-        taken_elsewhere=frozenset(),
     )
 
 
@@ -132,6 +132,11 @@ class TestTheDifferenceWhenTheStepsAreLost:
             ("vanished", "GPU-1", "a", 7.0, None),
             ("appeared", "GPU-1", "a", 7.0, None),
         ]
+
+    def test_what_a_node_merely_claims_is_not_placed_there(self):
+        claimant = msgspec.structs.replace(snapshot(B, 8.0, GPU_1=7.0, GPU_2=1.0), claims=frozenset({"GPU-1"}))
+        nodes = {A: snapshot(A, 9.0, GPU_1=1.0), B: claimant}
+        assert self.found([("GPU-1", A), ("GPU-2", B)], nodes) == []
 
     def test_a_fact_that_is_another_one_has_altered(self):
         before = [OpenPlacement("GPU-1", "old", "c", "m", A, 1.0)]

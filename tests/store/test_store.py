@@ -62,14 +62,25 @@ class TestAfterARestart:
 
     async def test_a_conflict_is_still_one(self, settings, collecting):
         async with collecting(settings) as one:
-            one.read("a", 10.0, "1")
-            one.read("b", 11.0, "1")
-            one.read("a", 12.0, "1")
+            one.conflict("a", "b", 10.0, "1")
             assert one.inventory.conflicts("prod") == 1
         async with collecting(settings) as two:
             assert two.inventory.conflicts("prod") == 1
             open_ = [p.node for p in await two.store.history.where("GPU-1") if p.until is None]
             assert sorted(open_) == ["a", "b"]
+
+    async def test_a_claim_is_still_one_and_not_in_history(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            assert one.read("b", 11.0, "1", both=True) == []
+        async with collecting(settings) as two:
+            assert two.inventory.claimed("prod") == {"GPU-1"}
+            assert [(p.node, p.until) for p in await two.store.history.where("GPU-1")] == [("a", None)]
+            (change,) = two.read("a", 12.0)
+            assert (change.event, change.place.node, change.time) == ("moved", "b", 11.0)
+            assert await two.store.history_writer.flushed(10)
+            placements = [(p.node, p.since, p.until) for p in await two.store.history.where("GPU-1")]
+            assert sorted(placements) == [("a", 10.0, 11.0), ("b", 11.0, None)]
 
     async def test_a_reading_that_only_confirms_changes_nothing_but_its_node(self, settings, collecting):
         async with collecting(settings) as one:

@@ -20,6 +20,7 @@ from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 from collector.web import serve
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
+from tests.support.moves import let_go
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -86,7 +87,9 @@ class Site:
         time: float = 1764000000.0,
         capacity: int | None = 8,
         machine: str = "",
+        both: bool = False,
     ) -> None:
+        """Read a node; the nodes that had its GPUs no longer have them, unless `both` leaves that unsettled."""
         reading = Reading(
             cluster=cluster,
             node=NodeInfo(name=node, provider_id=f"aws:///us-east-1a/{machine or f'i-{node}'}", capacity=capacity),
@@ -97,7 +100,16 @@ class Site:
             cuda_version="12.8",
             gpus=gpus,
         )
-        self.publish(self.inventory.apply(reading))
+        step = self.inventory.apply(reading)
+        self.publish(step)
+        if not both:
+            for settled in let_go(self.inventory, step):
+                self.publish(settled)
+
+    def conflict(self, cluster: str, nodes: tuple[str, str], *gpus: Gpu, capacity: int | None = 8) -> None:
+        """Let two nodes confirm that they have the same GPUs: the claim, and an answer of each to it."""
+        for number, node in enumerate((*nodes, *nodes)):
+            self.read(cluster, node, *gpus, time=1764000001.0 + number, capacity=capacity, both=True)
 
     def fail(self, cluster: str, node: str, reason: ReadFailure, time: float = 1764000540.0) -> None:
         self.publish(self.inventory.read_failed(Place(cluster, node), reason, time))

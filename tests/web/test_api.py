@@ -44,6 +44,7 @@ class TestGpus:
                     "mig": None,
                     "since": "2025-11-24T16:00:00.000Z",
                     "confirmed": "2025-11-24T16:00:00.000Z",
+                    "claim": False,
                 }
             ],
             "total": 1,
@@ -100,6 +101,7 @@ class TestClustersAndNodes:
                 "nodes_overdue": 0,
                 "gpus": 3,
                 "conflicts": 0,
+                "claims": 0,
             },
             {
                 "cluster": "prod-b",
@@ -114,6 +116,7 @@ class TestClustersAndNodes:
                 "nodes_overdue": 0,
                 "gpus": 2,
                 "conflicts": 0,
+                "claims": 0,
             },
         ]
 
@@ -154,12 +157,22 @@ class TestClustersAndNodes:
         assert said == [("n1", True, None, None), ("n2", False, "timeout", "2025-11-24T16:09:00.000Z")]
         assert (cluster["nodes_failing"], cluster["nodes_overdue"]) == (1, 1)
 
-    async def test_a_gpu_that_two_nodes_claim_counts_once(self, site: Any, serving: Any) -> None:
-        for time, node in enumerate(("n1", "n2", "n1")):
-            site.read("prod-a", node, Gpu(uuid="GPU-a1"), time=1764000001.0 + time)
+    async def test_a_gpu_in_conflict_counts_once(self, site: Any, serving: Any) -> None:
+        site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-a1"))
         async with serving(site) as client:
             (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
-        assert (cluster["gpus"], cluster["conflicts"]) == (1, 1)
+            gpus = (await client.get("/api/v1/gpus?uuid=GPU-a1")).json()["gpus"]
+        assert (cluster["gpus"], cluster["conflicts"], cluster["claims"]) == (1, 1, 0)
+        assert [(gpu["node"], gpu["claim"]) for gpu in gpus] == [("n1", False), ("n2", False)]
+
+    async def test_a_claimed_gpu_counts_once(self, site: Any, serving: Any) -> None:
+        site.read("prod-a", "n1", Gpu(uuid="GPU-a1"))
+        site.read("prod-a", "n2", Gpu(uuid="GPU-a1"), both=True)
+        async with serving(site) as client:
+            (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
+            gpus = (await client.get("/api/v1/gpus?uuid=GPU-a1")).json()["gpus"]
+        assert (cluster["gpus"], cluster["conflicts"], cluster["claims"]) == (1, 0, 1)
+        assert [(gpu["node"], gpu["claim"]) for gpu in gpus] == [("n1", False), ("n2", True)]
 
 
 class TestBadQuestions:

@@ -11,6 +11,7 @@ import pytest
 from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import Store, StoreSettings
+from tests.support.moves import let_go
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,9 @@ async def client(site: Any, serving: Any, tmp_path: Path) -> AsyncIterator[httpx
                 cuda_version=None,
                 gpus=(Gpu(uuid="GPU-a1", serial="100"),),
             )
-            store.history_writer.append(inventory.apply(reading))
+            step = inventory.apply(reading)
+            for one in (step, *let_go(inventory, step)):
+                store.history_writer.append(one)
         assert await store.history_writer.flushed(10)
         site.collector.store = store
         async with serving(site) as client:

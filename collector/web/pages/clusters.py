@@ -9,7 +9,7 @@ from aiohttp import web
 from collector.model import NodeState
 from collector.views.cluster_summary import is_overdue, missing_gpus, summarize
 from collector.views.collector_view import CollectorView
-from collector.views.conflicts import nodes_in_conflict
+from collector.views.conflicts import nodes_in_claim, nodes_in_conflict
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.problems import NodeCondition, cluster_problems
 from collector.web.keys import COLLECTOR
@@ -37,6 +37,7 @@ NODE_CHOICES = {
     NodeCondition.UNREAD: "nodes that have never been read",
     NodeCondition.OVERDUE: "nodes with an overdue reading",
     NodeCondition.CONFLICT: "nodes with a conflict",
+    NodeCondition.CLAIM: "nodes with an unsettled claim",
 }
 
 
@@ -51,7 +52,8 @@ async def cluster(request: web.Request) -> web.Response:
     part_of_name = request.query.get("name", "").strip()
     summary = await summarize(collector, name)
     contested = nodes_in_conflict(collector.inventory, name)
-    admits = _node_filter(collector, show, contested)
+    claimed = nodes_in_claim(collector.inventory, name)
+    admits = _node_filter(collector, show, contested, claimed)
     entries = [
         entry
         async for entry in yielding(list(collector.inventory.nodes(name).values()))
@@ -67,6 +69,7 @@ async def cluster(request: web.Request) -> web.Response:
         problems=list(cluster_problems(summary)),
         nodes=rows,
         contested=contested,
+        claimed=claimed,
         missing_gpus=missing_gpus,
         is_overdue=functools.partial(is_overdue, collector),
         window=part,
@@ -77,13 +80,16 @@ async def cluster(request: web.Request) -> web.Response:
     )
 
 
-def _node_filter(collector: CollectorView, show: str, contested: set[str]) -> Callable[[NodeState], bool]:
+def _node_filter(
+    collector: CollectorView, show: str, contested: set[str], claimed: set[str]
+) -> Callable[[NodeState], bool]:
     conditions: dict[str, Callable[[NodeState], bool]] = {
         NodeCondition.FAILING: lambda entry: entry.failing is not None,
         NodeCondition.MISSING: lambda entry: missing_gpus(entry) > 0,
         NodeCondition.UNREAD: lambda entry: entry.time is None,
         NodeCondition.OVERDUE: functools.partial(is_overdue, collector),
         NodeCondition.CONFLICT: lambda entry: entry.place.node in contested,
+        NodeCondition.CLAIM: lambda entry: entry.place.node in claimed,
     }
     if show == ANY_CONDITION:
         return lambda entry: any(holds(entry) for holds in conditions.values())

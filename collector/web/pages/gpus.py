@@ -7,7 +7,7 @@ from aiohttp import web
 
 from collector.model import Gpu
 from collector.store import History, PastPlacement
-from collector.views.conflicts import conflict_of, same_board
+from collector.views.conflicts import claim_of, conflict_of, same_board
 from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.placements import known_gpu, placement_periods
 from collector.web.keys import COLLECTOR
@@ -55,6 +55,7 @@ async def gpu(request: web.Request) -> web.Response:
         present=[(placement, collector.inventory.node(placement.place)) for placement in present],
         statuses=collector.statuses,
         conflict=conflict_of(collector.inventory, present),
+        claimed=claim_of(present),
         siblings=same_board(collector.inventory, known, present),
         history=history,
         periods=periods,

@@ -7,7 +7,7 @@ from aiohttp import web
 from collector.model import Place
 from collector.store import History, PastPlacement
 from collector.views.cluster_summary import is_overdue, missing_gpus
-from collector.views.conflicts import other_placements
+from collector.views.conflicts import claim_of, other_placements
 from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.placements import former_gpus
 from collector.views.trays import position, seats_by_tray
@@ -30,7 +30,7 @@ async def node(request: web.Request) -> web.Response:
     if entry is None and not former:
         raise _unknown(place, history)
     gpus = sorted(zip(entry.gpus, entry.since, strict=True), key=lambda row: position(row[0])) if entry else []
-    contested = inventory.contested(place.cluster)
+    contested, claimed = inventory.contested(place.cluster), inventory.claimed(place.cluster)
     return await page(
         request,
         "node.html",
@@ -42,7 +42,12 @@ async def node(request: web.Request) -> web.Response:
         refresh=collector.refresh(place.cluster),
         trays=seats_by_tray(entry) if entry else [],
         gpus=gpus,
-        contested={gpu.uuid: other_placements(inventory, gpu, place) for gpu, _ in gpus if gpu.uuid in contested},
+        contested={
+            gpu.uuid: other_placements(inventory, gpu, place)
+            for gpu, _ in gpus
+            if entry and gpu.uuid in contested and gpu.uuid not in entry.claims
+        },
+        claimed={gpu.uuid: claim_of(inventory.find(uuid=gpu.uuid)) for gpu, _ in gpus if gpu.uuid in claimed},
         history=history,
         former=former,
         cut=len(former) == MAX_FORMER_GPUS,

@@ -20,8 +20,7 @@ def troubled(site: Any) -> Any:
     site.read("z", "failing", Gpu(uuid="GPU-f"), capacity=1)
     site.fail("z", "failing", ReadFailure.NO_BINARY)
     site.read("z", "overdue", Gpu(uuid="GPU-o"), capacity=1, time=1763990000.0)
-    for time, node in enumerate(("one", "two", "one")):
-        site.read("z", node, Gpu(uuid="GPU-twice"), capacity=1, time=1764000001.0 + time)
+    site.conflict("z", ("one", "two"), Gpu(uuid="GPU-twice"), capacity=1)
     return site
 
 
@@ -38,7 +37,7 @@ def troubled(site: Any) -> Any:
         ("?name=o", ["one", "overdue", "short", "two", "whole"]),
         ("?sort=-node", ["whole", "unread", "two", "short", "overdue", "one", "failing"]),
         ("?sort=-missing&show=wrong", ["short", "unread", "two", "overdue", "one", "failing"]),
-        ("?sort=read", ["unread", "overdue", "failing", "short", "whole", "two", "one"]),
+        ("?sort=read", ["unread", "overdue", "failing", "short", "whole", "one", "two"]),
         ("?sort=chassis&name=whole&show=", ["whole"]),
     ],
 )
@@ -60,6 +59,17 @@ async def test_the_problem_of_a_node_is_in_its_row(troubled: Any, serving: Any, 
     assert "failing cannot be read 1 of 1" in text
     assert "overdue overdue 1 of 1" in text
     assert "whole complete 1 of 1 i-whole C9 570.148.08 10 minutes ago 2025-11-24T16:00:00Z" in text
+
+
+async def test_claimed_gpus_are_shown_with_their_nodes(troubled: Any, serving: Any, visit: Any) -> None:
+    troubled.read("z", "whole", Gpu(uuid="GPU-s"), Gpu(uuid="GPU-w", chassis="C9"), capacity=2, both=True)
+    async with serving(troubled) as client:
+        page = await visit(client, "/clusters/z?show=claim")
+    assert "z has 1 GPU reported by two nodes, being verified" in page.text
+    prefix = "/clusters/z/nodes/"
+    assert [link.removeprefix(prefix) for link in page.links if link.startswith(prefix)] == ["short", "whole"]
+    assert "whole being verified 2 of 2" in page.text
+    assert "5 GPUs in 7 nodes" in page.text
 
 
 async def test_problems_are_above_the_nodes(troubled: Any, serving: Any, visit: Any) -> None:
@@ -112,7 +122,7 @@ async def test_a_cluster_of_any_name_has_its_page(site: Any, serving: Any, visit
     ("query", "error"),
     [
         ("sort=size", "sort: expected one of node, machine, chassis, gpus, missing, driver, read, -node"),
-        ("show=all", "show: expected one of wrong, failing, missing, unread, overdue, conflict"),
+        ("show=all", "show: expected one of wrong, failing, missing, unread, overdue, conflict, claim"),
         ("page=0", "page: expected a whole number from 1"),
         ("page=-1", "page: expected a whole number from 1"),
     ],

@@ -75,14 +75,44 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
 
 
 async def test_a_conflict_names_both_nodes(site: Any, serving: Any, visit: Any) -> None:
-    for time, node in enumerate(("n1", "n2", "n1")):
-        site.read("prod-a", node, Gpu(uuid="GPU-twice", serial="7"), time=1764000001.0 + time)
+    site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-twice", serial="7"))
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-twice")
     assert "Serial 7 conflict" in page.text
     assert "2 nodes keep confirming this GPU." in page.text
     assert page.text.count("7 ( GPU-twice ) in n1 of prod-a") == 1
     assert page.text.count("7 ( GPU-twice ) in n2 of prod-a") == 1
+
+
+async def test_a_gpu_that_a_second_node_reports_is_being_verified(site: Any, serving: Any, visit: Any) -> None:
+    reported = Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100")
+    site.read("prod-b", "n9", reported, time=1764000300.0, both=True)
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-a1")
+        assert "Serial 100 being verified" in page.text
+        assert "It is in n1 of prod-a , machine i-n1 , since 2025-11-24T16:00:00Z" in page.text
+        assert "Also reported by n9 of prod-b , machine i-n9 , since 2025-11-24T16:05:00Z" in page.text
+        assert (
+            "It was in n1 of prod-a , and n9 of prod-b reports it now. Both are published until a reading of the first "
+            "node settles whether it has moved." in page.text
+        )
+        assert "keep confirming this GPU" not in page.text
+        site.read("prod-a", "n1", time=1764000310.0)
+        page = await visit(client, "/gpus/GPU-a1")
+    assert "Serial 100 present" in page.text
+    assert "It is in n9 of prod-b" in page.text
+    assert "It was in" not in page.text
+
+
+async def test_a_claimant_is_no_part_of_a_conflict(site: Any, serving: Any, visit: Any) -> None:
+    site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-twice", serial="7"))
+    site.read("prod-b", "n9", Gpu(uuid="GPU-twice", serial="7"), both=True)
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-twice")
+    assert "Serial 7 conflict" in page.text
+    assert "2 nodes keep confirming this GPU." in page.text
+    assert "7 ( GPU-twice ) in n9" not in page.text
+    assert "Also reported by n9 of prod-b" in page.text
 
 
 async def test_one_serial_under_two_uuids_is_a_conflict_in_words(site: Any, serving: Any, visit: Any) -> None:

@@ -99,10 +99,15 @@ async def test_sinks_in_trouble_are_shown(whole: Any, serving: Any, visit: Any) 
     assert "The sink gone" not in text
 
 
-async def test_a_gpu_that_two_nodes_claim_counts_once(site: Any, serving: Any, visit: Any) -> None:
-    for time, (cluster, node) in enumerate((("prod-a", "n1"), ("prod-b", "n9"), ("prod-a", "n1"), ("prod-a", "n8"))):
+async def test_a_gpu_in_conflict_and_claimed_elsewhere_counts_once(site: Any, serving: Any, visit: Any) -> None:
+    places = [("prod-a", "n1"), ("prod-b", "n9"), ("prod-a", "n1"), ("prod-b", "n9"), ("prod-a", "n8")]
+    for time, (cluster, node) in enumerate(places):
         twice = Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100")
-        site.read(cluster, node, twice, time=1764000001.0 + time, capacity=1)
+        site.read(cluster, node, twice, time=1764000001.0 + time, capacity=1, both=True)
+    assert [(site.inventory.conflicts(name), site.inventory.claims(name)) for name in ("prod-a", "prod-b")] == [
+        (1, 1),
+        (1, 1),
+    ]
     async with serving(site) as client:
         text = (await visit(client, "/")).text
     assert "5 GPUs in 5 nodes of 2 clusters" in text
@@ -111,13 +116,24 @@ async def test_a_gpu_that_two_nodes_claim_counts_once(site: Any, serving: Any, v
 
 async def test_unread_nodes_and_conflicts_are_shown(site: Any, serving: Any, visit: Any) -> None:
     site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
-    for time, node in enumerate(("n1", "n2", "n1")):
-        site.read("prod-a", node, Gpu(uuid="GPU-twice"), time=1764000001.0 + time)
+    site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-twice"))
     async with serving(site) as client:
         page = await visit(client, "/")
     assert "prod-a has 1 GPU confirmed in two places at once" in page.text
     assert "prod-a has 1 node that has never been read" in page.text
     assert page.text.index("confirmed in two places") < page.text.index("never been read")
+
+
+async def test_a_claim_counts_once_and_is_no_severe_problem(site: Any, serving: Any, visit: Any) -> None:
+    moving = Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100")
+    site.read("prod-b", "n9", moving, time=1764000001.0, capacity=1, both=True)
+    async with serving(site) as client:
+        page = await visit(client, "/")
+    assert "5 GPUs in 4 nodes of 2 clusters" in page.text
+    assert "NVIDIA H100 3 JSON" in page.text
+    for name in ("prod-a", "prod-b"):
+        assert f"{name} has 1 GPU reported by two nodes, being verified" in page.text
+    assert page.text.index("prod-b is unreachable") < page.text.index("being verified")
 
 
 async def test_a_failing_store_is_shown_first(site: Any, serving: Any, visit: Any) -> None:

@@ -81,12 +81,28 @@ async def test_a_node_whose_reading_is_overdue_says_so(site: Any, serving: Any, 
 
 
 async def test_a_conflict_names_the_other_node(site: Any, serving: Any, visit: Any) -> None:
-    for time, node in enumerate(("n1", "n2", "n1")):
-        site.read("prod-a", node, Gpu(uuid="GPU-twice"), time=1764000001.0 + time, capacity=1)
+    site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-twice"), capacity=1)
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
     assert "n1 conflict" in text
     assert "Conflict: GPU-twice is confirmed here and in n2 of prod-a" in text
+
+
+async def test_a_claim_is_said_at_both_nodes(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-b", "n9", Gpu(uuid="GPU-a1", serial="100"), capacity=1, both=True)
+    async with serving(site) as client:
+        first = (await visit(client, "/clusters/prod-a/nodes/n1")).text
+        second = (await visit(client, "/clusters/prod-b/nodes/n9")).text
+    assert "n9 being verified" in second
+    assert "Conflict" not in first + second
+    assert (
+        "Being verified: GPU-a1 was here, and is reported by n9 of prod-b . Both nodes are published until a reading "
+        "of this one settles whether it has moved." in first
+    )
+    assert (
+        "Being verified: GPU-a1 is reported here, and was in n1 of prod-a . Both nodes are published until a reading "
+        "of the first one settles whether it has moved." in second
+    )
 
 
 async def test_what_sat_there_before_and_where_it_is_now(

@@ -1,0 +1,77 @@
+"""Claims: GPUs that a second node reports while the first one has not let go of them.
+
+A claim is settled by readings, never by the order of clocks:
+
+1. The node that had the GPU (its home) is read again. Without the GPU, or gone, it has moved.
+2. If the home still has it, the claimant is read again: it may have been read before the GPU moved on.
+3. If both still have it, both report it: that is a conflict.
+
+Only a reading that was started after the question was asked is an answer.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from collector.model import Place, Reading
+
+__all__ = ["Claim", "Claims"]
+
+_LONG_AGO = float("-inf")
+
+
+@dataclasses.dataclass(slots=True)
+class Claim:
+    """One node's claim to one GPU; times are of the process's monotonic clock."""
+
+    opened: float  # when the claimant's reading was complete
+    confirmed: float | None = None  # when the home's answer was complete: it still has the GPU
+
+    def answered_by_home(self, reading: Reading) -> bool:
+        """Return whether a reading of the home was started after the claim."""
+        return reading.started is None or reading.started >= self.opened
+
+    def answered_by_claimant(self, reading: Reading) -> bool:
+        """Return whether a reading of the claimant was started after the home had confirmed that it has the GPU."""
+        return self.confirmed is not None and (reading.started is None or reading.started >= self.confirmed)
+
+
+class Claims:
+    """The open claims, by UUID and claimant."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, dict[Place, Claim]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return how many claims are open."""
+        return self._count
+
+    def open(self, uuid: str, claimant: Place, when: float | None) -> None:
+        """Open a claim at a time of the monotonic clock; None: long ago, so that every reading answers it."""
+        self._claims.setdefault(uuid, {})[claimant] = Claim(_LONG_AGO if when is None else when)
+        self._count += 1
+
+    def close(self, uuid: str, claimant: Place) -> None:
+        """Close a claim, whatever came of it."""
+        claimants = self._claims[uuid]
+        del claimants[claimant]
+        self._count -= 1
+        if not claimants:
+            del self._claims[uuid]
+
+    def get(self, uuid: str, claimant: Place) -> Claim | None:
+        """Return a node's claim to a GPU."""
+        return self._claims.get(uuid, {}).get(claimant)
+
+    def claimants(self, uuid: str) -> dict[Place, Claim]:
+        """Return the claims to a GPU by claimant, the oldest first; the view is live."""
+        return self._claims.get(uuid, {})
+
+    def homes(self, uuid: str, places: Iterable[Place]) -> list[Place]:
+        """Return which of the places that have a GPU had it before anybody claimed it."""
+        claimants = self._claims.get(uuid, {})
+        return [place for place in places if place not in claimants]
+
+    def uuids(self) -> Iterable[str]:
+        """Return the UUIDs that are claimed."""
+        return self._claims.keys()
