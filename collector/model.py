@@ -284,7 +284,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return ",".join(sorted({gpu.chassis for gpu in self.gpus if gpu.chassis}))
 
     def since_of(self, uuid: str) -> float:
-        """Return since when (Unix seconds) a GPU that is here is here; raises StopIteration for any other."""
+        """Return since when (Unix seconds) a GPU has been here; raises StopIteration for one that is not."""
         return next(since for gpu, since in zip(self.gpus, self.since, strict=True) if gpu.uuid == uuid)
 
     def placements(self) -> list[Placement]:

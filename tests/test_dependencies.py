@@ -35,4 +35,5 @@ def test_every_import_is_a_declared_dependency() -> None:
 def test_every_import_has_a_contract() -> None:
     contracts = PYPROJECT["tool"]["importlinter"]["contracts"][1:]
     listed = [contract.get("protected_modules", contract.get("forbidden_modules")) for contract in contracts]
-    assert set(itertools.chain.from_iterable(listed)) == imported()
+    names = set(itertools.chain.from_iterable(listed))
+    assert {name for name in names if not name.startswith("collector.")} == imported()

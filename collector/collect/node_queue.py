@@ -197,7 +197,7 @@ class NodeQueue:
         self._known = {}
 
     def _reschedule(self, node: TrackedNode) -> None:
-        """Tell the observer what changed about a node, and set when it is due or, without a pod, given up."""
+        """Report what changed about a node, and set when it is due or, without a pod, given up."""
         if not self._started:
             return
         info = self._infos.get(node.name)

@@ -157,8 +157,9 @@ class Store:
             try:
                 if self.leadership.leads:
                     await self.prune()
+                self.health.succeeded("retention")
             except StoreError as error:
-                log.warning("pruning failed; will retry: %s", error)
+                self.health.failed("retention", str(error))
             await anyio.sleep(PRUNE_SECONDS)
 
 

@@ -1,11 +1,13 @@
 """What is forgotten, and what never is; on both engines."""
 
+import anyio
 import pytest
 
 from collector.config import Duration
 from collector.model import Place
-from collector.store import Store, StoreSettings, Subscription
+from collector.store import OpenMode, Store, StoreError, StoreSettings, Subscription
 from collector.store.retention import prune
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -97,3 +99,23 @@ async def test_an_old_dead_letter_is_dropped_with_a_log_line(collector, caplog):
     await prune(collector.store.database, before=letter.time + 1)
     assert await collector.store.outbox.dead_letters() == []
     assert [record.getMessage() for record in caplog.records] == ["deleted dead letters older than store.retention"]
+
+
+async def test_a_retention_that_fails_is_part_of_the_stores_health(sqlite_settings, monkeypatch):
+    monkeypatch.setattr("collector.store.store.FIRST_PRUNE_SECONDS", 0.0)
+    monkeypatch.setattr("collector.store.store.PRUNE_SECONDS", 0.01)
+    broken = [StoreError("disk I/O error")]
+
+    async def prune() -> int:
+        for error in broken:
+            raise error
+        return 0
+
+    async with Store.open(sqlite_settings, OpenMode.COLLECTOR) as store, anyio.create_task_group() as tasks:
+        monkeypatch.setattr(store, "prune", prune)
+        tasks.start_soon(store.run)
+        await eventually(lambda: store.health.status.message == "disk I/O error")
+        assert not store.health.status.up
+        broken.clear()
+        await eventually(lambda: store.health.status.up)
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,68 @@
+"""What every step of the inventory reaches."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from collector.app.publisher import Publisher
+from collector.exposition import Exposition, Metrics
+from collector.model import Change, Event, Gpu, NodeInfo, NodeState, Place, Step
+from collector.views.recent_changes import RecentChanges
+
+pytestmark = pytest.mark.anyio
+
+HERE, BEFORE = Place("prod", "a"), Place("prod", "b")
+GPU = Gpu(uuid="GPU-1", serial="1")
+STATE = NodeState(place=HERE, node=NodeInfo(name="a"), time=1.0, gpus=(GPU,), since=(1.0,))
+MOVED = Change.of(STATE, Event.MOVED, 1.0, GPU, previous=BEFORE)
+APPEARED = Change.of(STATE, Event.APPEARED, 1.0, GPU)
+
+
+class Published:
+    """A publisher, and where it publishes to."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.metrics.add_cluster("prod")
+        self.exposition = Exposition(self.metrics)
+        self.recent = RecentChanges()
+        self.heard: list[Change] = []
+        self.verified: list[Place] = []
+        self.publisher = Publisher(self.exposition, self.metrics, self.recent, [self.heard.append])
+        self.publisher.verify_with(self.verified.append)
+
+    async def samples(self, name: str) -> dict[str, float]:
+        text = b"".join((await self.exposition.scrape()).chunks).decode()
+        return {
+            sample.labels["cluster"]: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        }
+
+
+@pytest.fixture
+def published() -> Published:
+    return Published()
+
+
+async def test_a_node_is_in_the_next_scrape(published: Published) -> None:
+    published.publisher.publish(Step(changes=(APPEARED,), nodes={HERE: STATE}))
+    assert await published.samples("gpuid_gpu_info") == {"prod": 1.0}
+
+
+async def test_every_change_reaches_the_page_and_the_listeners(published: Published) -> None:
+    published.publisher.publish(Step(changes=(APPEARED, MOVED), nodes={HERE: STATE}))
+    assert published.heard == [APPEARED, MOVED]
+    assert [change.event for change in published.recent.newest()] == [Event.MOVED, Event.APPEARED]
+
+
+async def test_only_moves_are_counted_as_such(published: Published) -> None:
+    published.publisher.publish(Step(changes=(APPEARED,), nodes={HERE: STATE}))
+    assert await published.samples("gpuid_gpu_moves_total") == {"prod": 0.0}
+    published.publisher.publish(Step(changes=(MOVED,), nodes={HERE: STATE}))
+    assert await published.samples("gpuid_gpu_moves_total") == {"prod": 1.0}
+
+
+async def test_nodes_to_verify_are_handed_on(published: Published) -> None:
+    published.publisher.publish(Step(verify=(BEFORE,)))
+    assert published.verified == [BEFORE]
