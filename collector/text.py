@@ -1,6 +1,20 @@
-"""Short texts: foreign text that is safe in one line, counts with their nouns, and why the system refused."""
+"""Short texts: foreign text that is safe in a line, a log or a file, counts with their nouns, and why things failed."""
 
-__all__ = ["counted", "describe_os_error", "one_line"]
+from urllib.parse import urlsplit
+
+__all__ = [
+    "counted",
+    "csv_text",
+    "describe_os_error",
+    "describe_redirect",
+    "escaped",
+    "one_line",
+    "printable",
+    "printable_json",
+]
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  a spreadsheet takes the wide ones, too
+_MAX_HOST_LENGTH = 100  # characters of a host that a redirect names
 
 
 def one_line(value: object, limit: int | None = None) -> str:
@@ -13,6 +27,35 @@ def one_line(value: object, limit: int | None = None) -> str:
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Return a text as it is where all of it prints, else as `one_line` does: for names, whose blanks count."""
+    return text if text.isprintable() else one_line(text)
+
+
+def escaped(text: str) -> str:
+    """Return a text in one line: an escape as Python writes it stands for each character that does not print."""
+    return text if text.isprintable() else text.translate(_ESCAPES)
+
+
+def printable_json(encoded: bytes) -> bytes:
+    """Return the same JSON with an escape for each character that does not print, except line feeds.
+
+    So a terminal shows a string and does not obey it. Raises UnicodeDecodeError for what is not UTF-8.
+    """
+    if encoded.isascii() and b"\x7f" not in encoded:  # JSON escapes the other control characters anyway
+        return encoded
+    return encoded.decode().translate(_JSON_ESCAPES).encode()
+
+
+def csv_text(text: str) -> str:
+    """Return a text as a CSV file holds it: what does not print is dropped, and no spreadsheet takes it for a formula.
+
+    A text that begins like a formula gets an apostrophe in front, which makes it a text.
+    """
+    text = printable(text)
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
+
+
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: "1 GPU", "1,200 GPUs", "2 batches"."""
     ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
@@ -22,3 +65,36 @@ def counted(count: int, noun: str) -> str:
 def describe_os_error(error: BaseException, default: str) -> str:
     """Return the system's reason for an error in lower case, such as "no such file or directory"; else `default`."""
     return str(getattr(error, "strerror", None) or default).lower() if isinstance(error, OSError) else default
+
+
+def describe_redirect(status: int, location: str | None, remedy: str) -> str:
+    """Return what an answer that redirects means: the host that its Location names, and what to set instead.
+
+    Of the Location only the host is repeated: the rest may hold a secret.
+    """
+    try:
+        host = urlsplit(location or "").netloc.rpartition("@")[2]
+    except ValueError:  # such as an IPv6 address without its end
+        host = ""
+    target = one_line(host, _MAX_HOST_LENGTH)
+    return f"redirects ({status}){f' to {target}' if target else ''}; set {remedy} to the final address"
+
+
+class _Escapes(dict[int, str]):
+    """The escapes of what does not print, for str.translate; nothing is kept, or foreign text could fill the memory."""
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+
+
+class _JsonEscapes(dict[int, str]):
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        if letter.isprintable() or letter == "\n":
+            return letter
+        units = letter.encode("utf-16-be", "surrogatepass").hex()
+        return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+_ESCAPES, _JSON_ESCAPES = _Escapes(), _JsonEscapes()

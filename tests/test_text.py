@@ -1,10 +1,11 @@
 """Text from elsewhere on one line of an error, a log or a terminal."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.text import one_line
+from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,74 @@ def test_any_text_fits_one_line_that_prints(text: str, limit: int) -> None:
     assert line.isprintable()
     assert len(line) <= limit
     assert one_line(line, limit) == line
+
+
+ANYTHING = st.text(st.characters(exclude_categories=[]), max_size=30)  # halves of surrogate pairs, too
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("just so,  with blanks ", "just so,  with blanks "),
+        ("a\x1b[31m\r\n\t\x7f\x9b", "a\\x1b[31m\\r\\n\\t\\x7f\\x9b"),
+        ("\u2028\u202e\u200b\ufeff\xa0\U000e0001\ud800", "\\u2028\\u202e\\u200b\\ufeff\\xa0\\U000e0001\\ud800"),
+        ("é😀", "é😀"),
+    ],
+)
+def test_an_escape_stands_for_what_does_not_print(text: str, shown: str) -> None:
+    assert escaped(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("NVIDIA  H100 ", "NVIDIA  H100 "),
+        ("a\x1b\tb\x9b", "a b"),
+        ("\x7f", ""),
+        ("=1+1", "'=1+1"),
+        (" =1+1", "' =1+1"),
+        ("\t-1", "'-1"),
+        ("\r\n@x", "'@x"),
+        ("\u200b+1", "'+1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("a=1", "a=1"),
+        ("", ""),
+        ("'=1", "'=1"),
+    ],
+)
+def test_a_cell_of_csv_prints_and_is_no_formula(text: str, shown: str) -> None:
+    assert csv_text(text) == shown
+
+
+@given(ANYTHING)
+def test_any_text_is_a_cell_and_a_line(text: str) -> None:
+    assert csv_text(text).isprintable()
+    assert not csv_text(text).lstrip().startswith(("=", "+", "-", "@"))
+    assert escaped(text).isprintable()
+    assert printable(text).isprintable()
+
+
+@given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_json_means_the_same_with_escapes_for_what_does_not_print(value: object) -> None:
+    for body in (msgspec.json.encode(value), msgspec.json.format(msgspec.json.encode(value))):
+        shown = printable_json(body)
+        assert shown.decode().replace("\n", "").isprintable()
+        assert msgspec.json.decode(shown) == value
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://u:p@login.example:8443/path?token=x", " to login.example:8443"),
+        ("//login.example/x", " to login.example"),
+        ("/login", ""),
+        ("", ""),
+        (None, ""),
+        ("http://[::1", ""),
+        ("http://\x1b[31m/", ""),
+        ("http://a\x9bb/", " to ab"),
+        (f"http://{'x' * 300}/", f" to {'x' * 99}…"),
+    ],
+)
+def test_a_redirect_names_the_host_alone(location: str | None, target: str) -> None:
+    assert describe_redirect(302, location, "url") == f"redirects (302){target}; set url to the final address"

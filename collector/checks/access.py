@@ -13,6 +13,7 @@ from kubernetes_asyncio.client import (
 
 from collector.kube.client import ApiClient
 from collector.kube.errors import ForbiddenError, ServerError
+from collector.kube.wire import MalformedError
 
 __all__ = ["Right", "is_granted", "server_version", "user_name"]
 
@@ -33,7 +34,7 @@ async def server_version(api: ApiClient) -> str:
     """Return the version of the API server, empty if it does not tell us; raises ClusterError if it is unreachable."""
     try:
         return str((await VersionApi(api).get_code()).git_version)
-    except (ForbiddenError, ValueError):
+    except (ForbiddenError, MalformedError):
         return ""
 
 
@@ -41,7 +42,7 @@ async def user_name(api: ApiClient) -> str:
     """Return the user that the server takes us for, empty if it does not tell us or is too old to."""
     try:
         review = await AuthenticationV1Api(api).create_self_subject_review(V1SelfSubjectReview())
-    except (ForbiddenError, ServerError, ValueError):
+    except (ForbiddenError, ServerError, MalformedError):
         return ""
     info = review.status and review.status.user_info
     return info.username or "" if info else ""
@@ -56,6 +57,6 @@ async def is_granted(api: ApiClient, right: Right) -> bool | None:
     review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
     try:
         answer = await AuthorizationV1Api(api).create_self_subject_access_review(review)
-    except (ForbiddenError, ServerError, ValueError):
+    except (ForbiddenError, ServerError, MalformedError):
         return None
     return bool(answer.status.allowed) if answer.status else None

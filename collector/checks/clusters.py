@@ -28,7 +28,6 @@ from collector.kube.errors import (
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
-from collector.text import one_line
 
 __all__ = ["check_clusters"]
 
@@ -132,10 +131,10 @@ class ClusterCheck(Check):
         self.step = "reaching its API server"
         await server_version(client)
         started = time.perf_counter()  # from here on, a connection is open
-        self.details.version = one_line(await server_version(client)) or None
+        self.details.version = client.session.secrets.redact(await server_version(client)) or None
         self.details.latency_seconds = round(time.perf_counter() - started, 4)
         self.step = "authenticating"
-        self.details.user = one_line(await user_name(client)) or None
+        self.details.user = client.session.secrets.redact(await user_name(client)) or None
 
     async def _check_rights(self, client: ApiClient) -> None:
         self.step = "checking its permissions"

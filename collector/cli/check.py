@@ -15,7 +15,7 @@ from collector.checks.clusters import check_clusters
 from collector.checks.finding import ClusterDetails, Finding, Subject
 from collector.checks.sinks import SinkCheck
 from collector.checks.stores import StoreCheck
-from collector.cli.console import error_console
+from collector.cli.console import error_console, print_json
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, config_option
 from collector.cli.suggestions import unknown_name
@@ -58,7 +58,7 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
     with error_console().status(f"Checking {counted(len(clusters), 'cluster')} …"):
         findings = anyio.run(_check_all, settings, clusters, not names, timeout)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(_as_json(findings)), indent=2))
+        print_json(_as_json(findings))
     else:
         _print(findings)
     ctx.exit(0 if all(finding.ok for finding in findings) else 1)

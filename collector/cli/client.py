@@ -16,11 +16,15 @@ from collector.cli.endpoint import Endpoint, client_tls, connection_problem, ser
 from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
 from collector.config import ConfigError, Duration, ServerSettings
 from collector.files import UnreadableFileError, read_secret
-from collector.text import one_line
+from collector.redaction import Secrets
+from collector.text import describe_redirect
 
 __all__ = ["MAX_PAGE_SIZE", "Client", "connection_options"]
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
+
+_CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
+_GPU_KEYS = frozenset({"cluster", "node", "uuid", "serial", "confirmed"})
 
 _T = TypeVar("_T")
 _FILE = click.Path(path_type=Path)
@@ -60,13 +64,19 @@ class Client:
         page_size: int = MAX_PAGE_SIZE,
     ) -> None:
         endpoint = _endpoint(url, config, client_tls(ca=ca, cert=cert, key=key))
+        headers = _bearer(token_file, None if user else endpoint.token_file)
         self._page_size = page_size
+        self._where = endpoint.url
+        self._secrets = Secrets(os.environ.get("GPUID_PASSWORD") if user else None, headers.get("Authorization"))
+        self._secrets.add_url(endpoint.url)
         self._http = httpx.Client(
             base_url=endpoint.url,
             verify=endpoint.tls or True,
             auth=_basic(user),
-            headers=_bearer(token_file, None if user else endpoint.token_file),
+            headers=headers,
             timeout=timeout,
+            follow_redirects=False,
+            event_hooks={"response": [self._refuse_redirect]},
             trust_env=url is not None,  # a proxy does not lead to this machine
         )
 
@@ -80,31 +90,45 @@ class Client:
 
     def get(self, path: str, params: Mapping[str, str | Sequence[str]], kind: type[_T]) -> _T:
         """Return the decoded answer to one request; raises CommandError."""
-        where = str(self._http.base_url).rstrip("/")
+        where = self._where
         try:
             answer = self._http.get(path, params=params)
         except httpx.TimeoutException as error:
             raise CommandError(f"{where}: no answer in time") from error
         except httpx.HTTPError as error:
-            raise CommandError(f"{where}: {connection_problem(error)}; is a collector running there?") from error
+            problem = self._secrets.redact(connection_problem(error))
+            raise CommandError(f"{where}: {problem}; is a collector running there?") from error
         if answer.status_code in {401, 403}:
             raise CommandError(
                 f"{where}: answers {answer.status_code}; use --token-file, or --user with $GPUID_PASSWORD"
             )
         if answer.status_code != 200:
-            raise CommandError(f"{where}: {_refusal(answer)}")
+            raise CommandError(f"{where}: {self._secrets.redact(_refusal(answer))}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CommandError(f"{where}: the response is not from a gpuid collector") from error
 
     def clusters(self) -> list[dict[str, Any]]:
         """Return all clusters as the API describes them; raises CommandError."""
-        return [cluster for page in self._pages("/api/v1/clusters", {}) for cluster in page.clusters]
+        pages = self._pages("/api/v1/clusters", {})
+        return [cluster for page in pages for cluster in self._complete(page.clusters, _CLUSTER_KEYS)]
 
     def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
         """Yield the GPUs that match the filters, page by page; raises CommandError."""
-        return (page.gpus for page in self._pages("/api/v1/gpus", filters))
+        return (self._complete(page.gpus, _GPU_KEYS) for page in self._pages("/api/v1/gpus", filters))
+
+    def _refuse_redirect(self, answer: httpx.Response) -> None:
+        """Raise CommandError for an answer that redirects, before httpx looks at where to."""
+        if answer.is_redirect:
+            redirect = describe_redirect(answer.status_code, answer.headers.get("Location"), "--url")
+            raise CommandError(f"{self._where}: {redirect}")
+
+    def _complete(self, rows: list[dict[str, Any]], keys: frozenset[str]) -> list[dict[str, Any]]:
+        """Return the rows, each of which has the keys that the commands need; raises CommandError."""
+        if all(keys <= row.keys() for row in rows):
+            return rows
+        raise CommandError(f"{self._where}: the response is not from a gpuid collector")
 
     def _pages(self, path: str, filters: Mapping[str, Sequence[str]]) -> Iterator["_Page"]:
         for offset in itertools.count(step=self._page_size):
@@ -127,8 +151,8 @@ class _Refusal(msgspec.Struct):
 def _refusal(answer: httpx.Response) -> str:
     """Return the API's own reason, or what any server's status line says."""
     try:
-        return one_line(msgspec.json.decode(answer.content, type=_Refusal).error)
-    except msgspec.DecodeError:
+        return msgspec.json.decode(answer.content, type=_Refusal).error
+    except (ValueError, RecursionError):
         return f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
 
 

@@ -1,12 +1,27 @@
-"""The rich console on which every command draws tables, progress and live views."""
+"""What every command prints on: the rich console of tables, progress and live views, and JSON."""
 
 import os
 from typing import TYPE_CHECKING, Literal
 
+import click
+import msgspec
+
+from collector.text import printable_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["error_console", "output_console"]
+__all__ = ["encode_json", "error_console", "output_console", "print_json"]
+
+
+def encode_json(value: object) -> str:
+    """Return a value as JSON in one line that a terminal shows and does not obey."""
+    return printable_json(msgspec.json.encode(value)).decode()
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON on standard output."""
+    click.echo(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2)))
 
 
 def output_console() -> "Console":

@@ -113,8 +113,9 @@ def _node_rows(node: NodeState) -> Iterator[_Row]:
 
 
 def _api_row(gpu: Mapping[str, Any]) -> _Row:
-    same = {name: gpu.get(name) or "" for name in _COLUMNS}
-    own = {"gpu": gpu["serial"] or "", "time": _to_the_second(gpu["confirmed"]), "event": Event.CONFIRMED.value}
+    texts = {name: str(value) for name, value in gpu.items() if value is not None}
+    same = {name: texts.get(name, "") for name in _COLUMNS}
+    own = {"gpu": texts.get("serial", ""), "time": _to_the_second(same["confirmed"]), "event": Event.CONFIRMED.value}
     return _Row(**same | own)
 
 

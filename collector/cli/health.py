@@ -10,8 +10,11 @@ from collector import config as configuration
 from collector.cli.endpoint import Endpoint, connection_problem, server_endpoint, url_endpoint
 from collector.cli.options import TIMEOUT, CommandError, found_config, optional_config_option, url_option
 from collector.config import Duration, ServerSettings
+from collector.text import describe_redirect
 
 __all__ = ["health"]
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @click.command()
@@ -43,11 +46,13 @@ def _ask(endpoint: Endpoint, timeout: float) -> str:
         opener.add_handler(handler)
     try:
         with opener.open(f"{endpoint.url}/healthz", timeout=timeout) as answer:
-            status = answer.status
+            status, location = answer.status, answer.headers.get("Location")
     except TimeoutError as error:
         raise CommandError(f"{endpoint.url}: no answer within {timeout:g} s") from error
     except (OSError, ValueError, http.client.HTTPException) as error:  # TLS and URL errors are OSErrors
         raise CommandError(f"{endpoint.url}: {connection_problem(error)}") from error
+    if status in _REDIRECTS:
+        raise CommandError(f"{endpoint.url}: {describe_redirect(status, location, '--url')}")
     if status != 200:
         raise CommandError(f"{endpoint.url}: /healthz answers {status}")
     return "ok"

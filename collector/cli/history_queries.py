@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import anyio
 import click
+import msgspec
 
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
@@ -81,11 +82,17 @@ class HistoryQueries:
         after: dict[str, str] = {}
         with Client(**self._options) as client:
             while True:
-                page = client.get(path, {**params, **after, "limit": str(self._page_size)}, dict[str, Any])
-                rows += page[key]
-                if page.get("next") is None:
+                page = client.get(path, {**params, **after, "limit": str(self._page_size)}, _Page)
+                rows += getattr(page, key)
+                if page.next is None:
                     return rows
-                after = {"after": str(page["next"])}
+                after = {"after": str(page.next)}
+
+
+class _Page(msgspec.Struct):
+    next: str | int | None = None
+    placements: list[Row] = []
+    changes: list[Row] = []
 
 
 def history_options(function: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import TextIO
 
 import msgspec
 
+from collector.redaction import redact_lines
+from collector.text import escaped, printable_json
 from collector.timestamps import rfc3339
 
 __all__ = ["LEVELS", "JsonFormatter", "TextFormatter", "configure"]
@@ -22,6 +24,7 @@ _QUIET_LIBRARIES = (
     "kubernetes_asyncio",
     "watchfiles",
 )
+TRACEBACK_INDENT = "    "
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -48,19 +51,24 @@ class JsonFormatter(logging.Formatter):
             **_fields(record),
         }
         if record.exc_info and record.exc_info[0] is not None:
-            event["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-        return msgspec.json.encode(event).decode()
+            event["exception"] = "\n".join(_traceback(record))
+        encodable = {key: _encodable(value) for key, value in event.items()}
+        return printable_json(msgspec.json.encode(encodable)).decode()
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people: time, level, message, then `field=value`; a traceback follows on lines of its own."""
+    """One line for people: time, level, message, then `field=value`; a traceback follows on lines of its own.
+
+    What does not print is escaped, and the lines of a traceback are indented: nothing that is logged can look like
+    another event.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one event as text."""
         fields = "".join(f"  {key}={value}" for key, value in _fields(record).items())
-        line = f"{rfc3339(record.created)}  {record.levelname:<7}  {record.getMessage()}{fields}".replace("\n", "\\n")
+        line = escaped(f"{rfc3339(record.created)}  {record.levelname:<7}  {record.getMessage()}{fields}")
         if record.exc_info and record.exc_info[0] is not None:
-            line += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            line += "".join(f"\n{TRACEBACK_INDENT}{escaped(each)}" for each in _traceback(record))
         return line
 
 
@@ -73,6 +81,21 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+
+def _traceback(record: logging.LogRecord) -> list[str]:
+    """Return the lines of a traceback, in which an error that nobody expected may repeat anything."""
+    assert record.exc_info is not None  # noqa: S101
+    return redact_lines("".join(traceback.format_exception(*record.exc_info)).rstrip())
+
+
+def _encodable(value: object) -> object:
+    """Return a value that JSON can hold: no half of a surrogate pair, and no number that is too large."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return str(value)
+    return value
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
-import msgspec
 
 from collector.cli.client import Client, connection_options
+from collector.cli.console import encode_json
 from collector.cli.table import print_table
+from collector.text import csv_text
 from collector.views.columns import GPU_COLUMNS
 
 __all__ = ["ls"]
@@ -98,15 +99,21 @@ def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
     table.writeheader()
     found = 0
     for found, gpu in enumerate(gpus, 1):  # noqa: B007
-        table.writerow({name: str(value).lower() if isinstance(value, bool) else value for name, value in gpu.items()})
+        table.writerow({name: _csv_cell(value) for name, value in gpu.items()})
     return found
+
+
+def _csv_cell(value: object) -> object:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    return csv_text(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _print_json(gpus: Iterator[dict[str, Any]]) -> int:
     """Print one array with one GPU per line: jq and grep can read it, and it need not fit into memory."""
     found = 0
     for found, gpu in enumerate(gpus, 1):
-        click.echo(("[\n" if found == 1 else ",\n") + msgspec.json.encode(gpu).decode(), nl=False)
+        click.echo(("[\n" if found == 1 else ",\n") + encode_json(gpu), nl=False)
     click.echo("\n]" if found else "[]")
     return found
 

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from collector import config as configuration
+from collector.cli.console import print_json
 from collector.cli.options import CommandError, config_option
 from collector.cli.suggestions import unknown_name
 from collector.cli.table import print_rows
@@ -64,7 +65,7 @@ def ls(config: Path, as_json: bool) -> None:
     dead = [_row(letter) for letter in letters]
     if as_json:
         found = {"sinks": sinks, "dead_letters": dead}
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        print_json(found)
         return
     columns: tuple[str, ...] = ("sink", "emit", "records", "oldest", "next", "configured")
     shown = [row | {"configured": "yes" if row["configured"] else "no"} for row in sinks]
@@ -90,7 +91,7 @@ def show(config: Path, letter: int) -> None:
     if found is None:
         raise CommandError(f"no dead letter {letter}")
     row = _row(found) | {"records": found.records}
-    click.echo(msgspec.json.format(msgspec.json.encode(row), indent=2))
+    print_json(row)
 
 
 def _letter_options(function: Any) -> Any:

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import click
-import msgspec
 
+from collector.cli.console import encode_json, print_json
 from collector.cli.options import CommandError
 from collector.collect.nvidia_smi import MAX_OUTPUT_BYTES, BadOutputError
 from collector.collect.nvidia_smi import parse as parse_output
@@ -41,5 +41,7 @@ def parse(file: Path, compact: bool) -> None:
         raise CommandError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error
     except BadOutputError as error:
         raise CommandError(f"{name}: {error}") from error
-    text = msgspec.json.encode(log)
-    click.echo(text if compact else msgspec.json.format(text, indent=2))
+    if compact:
+        click.echo(encode_json(log))
+    else:
+        print_json(log)

@@ -7,9 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
-from collector.cli.console import output_console
+from collector.cli.console import encode_json, output_console
 from collector.text import one_line
 
 if TYPE_CHECKING:
@@ -51,12 +50,12 @@ def cut_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style]
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, nothing: str) -> None:
     """Print rows as a table or, one per line, as a JSON array; without rows, print `nothing` on stderr."""
     if as_json:
-        body = ",\n".join(msgspec.json.encode(row).decode() for row in rows)
+        body = ",\n".join(map(encode_json, rows))
         click.echo(f"[\n{body}\n]" if rows else "[]")
     if not rows:
         click.echo(nothing, err=True)
     elif not as_json:
-        print_table(columns, ([row[column] for column in columns] for row in rows), styles=_ROW_STYLES)
+        print_table(columns, ([row.get(column) for column in columns] for row in rows), styles=_ROW_STYLES)
 
 
 def event_style(event: str) -> str:

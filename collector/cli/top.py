@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
@@ -20,7 +21,7 @@ from collector.cli.console import output_console
 from collector.cli.options import DURATION, CommandError
 from collector.cli.table import cut_table, event_style, print_table
 from collector.config import Duration
-from collector.text import counted
+from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 
 __all__ = ["top"]
@@ -77,6 +78,10 @@ def top(interval: Duration, **options: Any) -> None:
                     failure = error.format_message()
 
 
+class _Page(msgspec.Struct):
+    changes: list[dict[str, Any]]
+
+
 class _Changes:
     """The latest changes of a collector; none if it has no store."""
 
@@ -95,7 +100,7 @@ class _Changes:
         """Append the changes that were recorded since the last time; raises CommandError."""
         while self._available:
             params = self._start | {"limit": str(MAX_PAGE_SIZE)}
-            page = self._client.get("/api/v1/changes", params, dict[str, Any])["changes"]
+            page = self._client.get("/api/v1/changes", params, _Page).changes
             self.latest.extend(page)
             if page:
                 self._newest = max(self._newest, *(change["id"] for change in page))
@@ -107,7 +112,7 @@ class _Changes:
 
 
 def _cells(rows: Iterator[Row] | Sequence[Row], columns: Sequence[str]) -> Iterator[list[object]]:
-    return ([row[column] for column in columns] for row in rows)
+    return ([row.get(column) for column in columns] for row in rows)
 
 
 def _view(clusters: Sequence[Row], changes: Sequence[Row], failure: str) -> Group:
@@ -118,7 +123,7 @@ def _view(clusters: Sequence[Row], changes: Sequence[Row], failure: str) -> Grou
         f"{total['up']} of {len(clusters)} clusters up, {total['nodes_read']} of {total['nodes']} nodes read, "
         f"{counted(total['gpus'], 'GPU')}  {datetime.now(UTC):%H:%M:%S}Z"
     )
-    parts: list[Any] = [Text(failure, "red")] if failure else []
+    parts: list[Any] = [Text(one_line(failure), "red")] if failure else []
     parts += [
         Text(summary, "bold"),
         Text(),

@@ -10,12 +10,14 @@ from collector.collect import nvidia_smi, schedule
 from collector.collect.context_logger import ContextLogger
 from collector.collect.node_queue import NodeQueue, Target, TrackedNode
 from collector.collect.observer import Observer
+from collector.collect.printable import printable_report
 from collector.collect.schedule import Candidate
 from collector.config import ClusterSettings
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
 from collector.kube.exec import ExecError
 from collector.model import ReadFailure, Reading
+from collector.redaction import redacting
 from collector.text import one_line
 
 __all__ = ["NodeReader"]
@@ -67,14 +69,15 @@ class NodeReader:
         log = self._log.bind(node=target.node.name, pod=target.candidate.pod.key)
         started = anyio.current_time()
         try:
-            output, report = await self._run_command(client, target.candidate)
+            with redacting(client.session.secrets):
+                output, report = await self._run_command(client, target.candidate)
         except ExecError as error:
             self._failed(target, error, log)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
             log.exception("unexpected error while reading node")
             self._failed(target, ExecError(ReadFailure.BAD_OUTPUT, "unexpected error, see the log"), log)
         else:
-            self._log_stderr(target.node, output.stderr, log)
+            self._log_stderr(target.node, client.session.secrets.redact(_as_text(output.stderr)), log)
             self._succeeded(target, report, started, log)
 
     async def _run_command(self, client: ApiClient, candidate: Candidate) -> tuple[pod_exec.Output, nvidia_smi.Report]:
@@ -93,8 +96,10 @@ class NodeReader:
         )
         try:
             if len(output.stdout) <= _PARSE_INLINE_BYTES:
-                return output, nvidia_smi.parse(output.stdout)
-            return output, await anyio.to_thread.run_sync(nvidia_smi.parse, output.stdout)
+                report = nvidia_smi.parse(output.stdout)
+            else:
+                report = await anyio.to_thread.run_sync(nvidia_smi.parse, output.stdout)
+            return output, printable_report(report)
         except nvidia_smi.BadOutputError as error:
             stderr = _as_text(output.stderr)
             raise ExecError(ReadFailure.BAD_OUTPUT, f"{error}; stderr: {stderr}" if stderr else str(error)) from error
@@ -135,9 +140,8 @@ class NodeReader:
         log.log(level, "reading failed: %s", error, extra={"reason": reason.value})
         self._observer.on_read_failure(self._cluster.name, node.name, reason)
 
-    def _log_stderr(self, node: TrackedNode, stderr: bytes, log: ContextLogger) -> None:
+    def _log_stderr(self, node: TrackedNode, text: str, log: ContextLogger) -> None:
         """Log what a successful command prints to stderr, as a warning when it is new."""
-        text = _as_text(stderr)
         if text:
             level = logging.DEBUG if text == node.last_stderr else logging.WARNING
             log.log(level, "command succeeded with output on stderr: %s", text)

@@ -8,6 +8,7 @@ import msgspec
 
 from collector.kube.wire import decode
 from collector.model import NodeInfo
+from collector.text import printable
 
 __all__ = ["Container", "NodeObject", "PodObject", "decode_pod", "node_decoder"]
 
@@ -68,10 +69,10 @@ def decode_pod(raw: msgspec.Raw) -> PodObject:
     """Return one pod; raises MalformedError."""
     pod = decode(_POD_DECODER, raw)
     return PodObject(
-        key=f"{pod.metadata.namespace}/{pod.metadata.name}",
+        key=printable(f"{pod.metadata.namespace}/{pod.metadata.name}"),
         uid=pod.metadata.uid,
         version=pod.metadata.version,
-        node=sys.intern(pod.spec.node),
+        node=sys.intern(printable(pod.spec.node)),
         created=pod.metadata.created or "",
         running=pod.status.phase == "Running",
         terminating=pod.metadata.deleted is not None,
@@ -94,15 +95,15 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
         return NodeObject(
             version=node.metadata.version,
             facts=NodeInfo(
-                name=sys.intern(node.metadata.name),
+                name=sys.intern(printable(node.metadata.name)),
                 uid=node.metadata.uid,
-                provider_id=node.spec.provider_id,
+                provider_id=printable(node.spec.provider_id),
                 boot_id=node.status.info.boot_id,
                 capacity=_gpus(capacity, shares),
                 allocatable=_gpus(allocatable, shares),
                 advertised=(capacity, allocatable),
                 ready=not any(one.type == "Ready" and one.status != "True" for one in node.status.conditions or ()),
-                labels=tuple((name, sys.intern(has[name])) for name in wanted if name in has),
+                labels=tuple((name, sys.intern(printable(has[name]))) for name in wanted if name in has),
             ),
         )
 

@@ -16,7 +16,7 @@ from collector.config.settings import ClusterSettings, Config, DefaultSettings
 from collector.config.sinks import SinkSettings
 from collector.config.values import Duration, Listen, quote
 from collector.model import GpuidError
-from collector.text import describe_os_error
+from collector.text import describe_os_error, one_line
 
 __all__ = ["ConfigError", "load", "parse"]
 
@@ -67,8 +67,8 @@ def parse(text: str, path: Path, *, warn: bool = True) -> Config:
     """Parse TOML text; `path` is for messages and the base of relative paths. Raises ConfigError."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except ValueError as error:  # of TOML, or of a number with thousands of digits
+        raise ConfigError(f"{path}: {one_line(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: arrays or tables nested too deep") from error
     try:

@@ -58,7 +58,10 @@ def locate(url: str) -> SqliteLocation | PostgresLocation:
         # SQLAlchemy writes an absolute path with four slashes, everything else with three.
         path = re.sub(r"^/(?=~|/)", "", path)
         if not path.startswith("//") and not path.endswith("/") and ":memory:" not in path and path != "~":
-            return SqliteLocation(Path(path).expanduser())
+            try:
+                return SqliteLocation(Path(path).expanduser())
+            except RuntimeError:  # "~name" of nobody
+                raise ValueError("url: expected a path of a user with a home directory") from None
     elif url.startswith(("postgresql://", "postgres://")):
         try:
             login, hosts, path, query = split_postgres_url(url)

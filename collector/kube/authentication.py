@@ -16,6 +16,8 @@ from collector.kube.credentials import (
 )
 from collector.kube.errors import BadContextError
 from collector.kube.oidc import Oidc
+from collector.kube.secrets import redacted
+from collector.redaction import Secrets
 from collector.text import one_line
 
 __all__ = ["choose"]
@@ -24,20 +26,27 @@ __all__ = ["choose"]
 _SUCCESSORS = {"gcp": "gke-gcloud-auth-plugin", "azure": "kubelogin"}
 
 
-def choose(info: ConnectionInfo, clock: Callable[[], float]) -> Credentials:
-    """Return the credentials of the user, in kubectl's order of preference; raises BadContextError."""
+def choose(info: ConnectionInfo, clock: Callable[[], float], secrets: Secrets) -> Credentials:
+    """Return the credentials of the user, in kubectl's order of preference; raises BadContextError.
+
+    What they obtain is added to `secrets`, and no error of theirs repeats any of those.
+    """
     user, where = info.user, info.where
     if user.token_file:
         return FileCredentials(Path(user.token_file), where=where, fallback=user.token, clock=clock)
     if user.token:
         return StaticCredentials(bearer(user.token, where))
     if user.username or user.password:
-        return StaticCredentials(basic(user.username, user.password))
+        try:
+            return StaticCredentials(basic(user.username, user.password))
+        except UnicodeEncodeError:
+            raise BadContextError(f"{where}: username and password: expected text") from None
     if user.exec is not None:
-        return RefreshingCredentials(CredentialPlugin(info).run, where=where, clock=clock)
+        return RefreshingCredentials(redacted(CredentialPlugin(info).run, secrets), where=where, clock=clock)
     if user.auth_provider is not None:
         if user.auth_provider.name == "oidc":
-            return RefreshingCredentials(Oidc(info, clock=clock).run, where=where, clock=clock)
+            login = Oidc(info, clock=clock, secrets=secrets)
+            return RefreshingCredentials(redacted(login.run, secrets), where=where, clock=clock)
         name = one_line(user.auth_provider.name, 40)
         successor = _SUCCESSORS.get(name)
         hint = f"; use the exec plugin {successor} instead" if successor else ""

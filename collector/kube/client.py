@@ -30,6 +30,7 @@ from kubernetes_asyncio.client import Configuration
 
 from collector.kube.session import REQUEST_TIMEOUT_SECONDS, Answer, Request, Session
 from collector.kube.transport import WebSocket
+from collector.kube.wire import MalformedError
 
 __all__ = ["ApiClient", "ApiMethod"]
 
@@ -40,9 +41,9 @@ ApiMethod = Callable[..., Awaitable[Any]]
 class ApiClient(GeneratedApiClient):
     """What the generated API classes are made with; an async context manager.
 
-    Every call raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials. A
-    `timeout` (`_request_timeout` in a direct call) is in seconds and the server's alone: waiting for our own limiter or
-    credentials does not count.
+    Every call raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials, and a
+    direct one MalformedError for an answer that is not of the Kubernetes API. A `timeout` (`_request_timeout` in a
+    direct call) is in seconds and the server's alone: waiting for our own limiter or credentials does not count.
     """
 
     def __init__(self, session: Session) -> None:
@@ -102,6 +103,13 @@ class ApiClient(GeneratedApiClient):
         async with self.session.websocket(request, protocols, timeout=timeout) as socket:
             yield socket
 
+    def deserialize(self, response: Any, response_type: Any) -> Any:
+        """Return the library's model of an answer; raises MalformedError for one that it cannot be made of."""
+        try:
+            return super().deserialize(response, response_type)
+        except Exception as error:  # the generated code raises whatever a wrong type leads to
+            raise MalformedError(f"not a {response_type} of the Kubernetes API ({type(error).__name__})") from None
+
     async def request(
         self,
         method: str,
@@ -137,7 +145,8 @@ class _Response:
 
     def __init__(self, answer: Answer) -> None:
         self.status = answer.status
-        self.data: bytes | str = answer.body  # the generated code replaces it by its text
+        # The generated code replaces it by its text, and would raise UnicodeDecodeError for what is none.
+        self.data: bytes | str = answer.body.decode(errors="replace").encode()
 
     def getheaders(self) -> dict[str, str]:
         """Return no headers: the session has dealt with those that matter."""

@@ -17,9 +17,15 @@ import msgspec
 
 from collector.kube.connection import ConnectionInfo, Redacted
 from collector.kube.credentials import Credential, bearer
-from collector.kube.errors import BadContextError, CredentialPluginFailedError, CredentialPluginMissingError
+from collector.kube.errors import (
+    UNDECODABLE,
+    BadContextError,
+    CredentialPluginFailedError,
+    CredentialPluginMissingError,
+)
 from collector.kube.limits import SharedLimiter
 from collector.kube.tls import Certificate, trusted_certificates
+from collector.redaction import redact
 from collector.text import describe_os_error, one_line
 
 __all__ = ["CredentialPlugin"]
@@ -140,14 +146,14 @@ class CredentialPlugin:
         if code != 0:
             said = next((line for line in stderr.decode(errors="replace").splitlines() if line.strip()), "")
             ending = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
-            raise CredentialPluginFailedError(f"{self._name} {ending}" + (f": {one_line(said, 200)}" if said else ""))
+            raise CredentialPluginFailedError(f"{self._name} {ending}" + (f": {redact(said, 200)}" if said else ""))
         return bytes(stdout)
 
     def _credential(self, output: bytes) -> Credential:
         # What the plugin printed is secret, so no error repeats any of it.
         try:
             answer = msgspec.json.decode(output, type=_ExecCredential)
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             raise CredentialPluginFailedError(f"{self._name} did not print an ExecCredential") from None
         if answer.kind != "ExecCredential" or answer.api_version != self._plugin.api_version:
             expected = f"ExecCredential of {self._plugin.api_version}"

@@ -11,9 +11,11 @@ import msgspec
 
 from collector.backoff import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from collector.model import ClusterState, GpuidError
-from collector.text import one_line
+from collector.redaction import redact
+from collector.text import describe_redirect, one_line
 
 __all__ = [
+    "UNDECODABLE",
     "BadContextError",
     "ClusterError",
     "CredentialPluginFailedError",
@@ -31,6 +33,12 @@ __all__ = [
     "from_transport",
     "reason",
 ]
+
+MAX_MESSAGE_LENGTH = 300  # characters of a server's own words
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+# All that msgspec and the standard library raise for foreign bytes: not UTF-8, too deep, too large, not the type.
+UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
 
 class ClusterError(GpuidError):
@@ -104,16 +112,33 @@ class ThrottledError(ServerError):
     """The server is overloaded and asks to slow down."""
 
 
-def from_answer(host: str, status: int, body: bytes, retry_after: str | None = None) -> ClusterError:
-    """Return the error for an answer that is not 2xx; `body` is a Kubernetes Status or any text."""
+def from_answer(
+    host: str,
+    status: int,
+    body: bytes,
+    retry_after: str | None = None,
+    *,
+    location: str | None = None,
+    redact: Callable[[str, int], str] = redact,
+) -> ClusterError:
+    """Return the error for an answer that is not 2xx; `body` is a Kubernetes Status or any text.
+
+    `redact` takes the secrets out of the server's words before they are cut to a length; `location` is the header of an
+    answer that redirects, which is never followed.
+    """
+    if status in REDIRECTS:
+        return ServerError(
+            redact(f"{host}: {describe_redirect(status, location, 'server in the kubeconfig')}", MAX_MESSAGE_LENGTH),
+            status=status,
+        )
     decoded = _Status()
     try:
         decoded = msgspec.json.decode(body, type=_Status)
         message = decoded.message
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         message = "" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")  # a proxy's HTML helps nobody
     text = f"{host}: {_MEANINGS.get(status, f'HTTP status {status}')}"
-    if message := one_line(message, 300):
+    if message := redact(message, MAX_MESSAGE_LENGTH):
         text += f": {message}"
     if status == 401:
         return UnauthorizedError(text)

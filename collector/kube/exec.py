@@ -12,9 +12,10 @@ import msgspec
 from kubernetes_asyncio.client import CoreV1Api
 
 from collector.kube.client import ApiClient
-from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError, ServerError
+from collector.kube.errors import UNDECODABLE, ClusterError, ForbiddenError, NotFoundError, ServerError
+from collector.kube.secrets import redacts_errors
 from collector.model import GpuidError, ReadFailure
-from collector.text import one_line
+from collector.redaction import redact
 
 __all__ = ["ExecError", "Output", "run"]
 
@@ -58,6 +59,7 @@ class ExecError(GpuidError):
         self.reason = reason
 
 
+@redacts_errors
 async def run(
     client: ApiClient,
     namespace: str,
@@ -174,10 +176,10 @@ def _exit_code(status: bytes) -> int:
             return 0
         causes = (ended.details.causes if ended.details else None) or ()
         code = next((int(cause.message) for cause in causes if cause.reason == "ExitCode"), None)
-    except ValueError as error:
+    except UNDECODABLE as error:
         raise ExecError(ReadFailure.CONNECTION, "cannot read the exit status") from error
     if code is None:
-        message = one_line(ended.message or ended.reason or "no reason given", 300)
+        message = redact(ended.message or ended.reason or "no reason given", 300)
         raise ExecError(_reason_in(message) or ReadFailure.CONNECTION, f"the command did not run: {message}")
     return code
 
@@ -185,7 +187,7 @@ def _exit_code(status: bytes) -> int:
 def _unsuccessful(code: int, output: Output) -> ExecError:
     """Return the error for an exit status other than 0; shells use 126 and 127 for a program that they cannot run."""
     reason = ReadFailure.NO_BINARY if code in (126, 127) else ReadFailure.EXIT_STATUS
-    printed = one_line((output.stderr.strip() or output.stdout)[:2000].decode(errors="replace"), 300)
+    printed = redact((output.stderr.strip() or output.stdout)[:2000].decode(errors="replace"), 300)
     return ExecError(reason, f"the command ended with exit status {code}" + (f": {printed}" if printed else ""))
 
 

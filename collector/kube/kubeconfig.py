@@ -15,7 +15,7 @@ from collector import config
 from collector.config import ConfigError
 from collector.files import file_stamp
 from collector.kube.connection import ClusterEntry, ConnectionInfo, Redacted, User
-from collector.kube.errors import BadContextError
+from collector.kube.errors import UNDECODABLE, BadContextError
 from collector.text import describe_os_error, one_line
 
 __all__ = ["SERVICE_ACCOUNT_FOLDER", "Context", "check", "contexts", "find", "in_cluster"]
@@ -216,6 +216,8 @@ def _parse(file: str, version: object) -> _File:
         lines = re.findall(r", line (\d+), column", str(error))
         line = f" (line {lines[-1]})" if lines else ""
         raise BadContextError(f"{file}: not valid YAML{line}") from None
+    except UNDECODABLE:  # such as a number of thousands of digits; the text may quote it
+        raise BadContextError(f"{file}: not a kubeconfig: a value that cannot be read") from None
 
 
 def _absolute(found: _Found[_T], *fields: str) -> _T:

@@ -9,26 +9,38 @@ from typing import Any, NamedTuple, TypeVar
 import aiohttp
 import anyio
 import msgspec
-from yarl import URL
 
 from collector.kube import tls
 from collector.kube.connection import ConnectionInfo, Redacted
 from collector.kube.credentials import Credential, basic, bearer
-from collector.kube.errors import BadContextError, CredentialPluginFailedError, UnauthorizedError, reason
+from collector.kube.errors import (
+    REDIRECTS,
+    UNDECODABLE,
+    BadContextError,
+    CredentialPluginFailedError,
+    UnauthorizedError,
+    reason,
+)
 from collector.kube.proxy import choose
-from collector.text import one_line
+from collector.kube.urls import parse_url
+from collector.redaction import Secrets, redact
+from collector.text import describe_redirect
 
 __all__ = ["Oidc"]
 
 RENEWAL_TIMEOUT_SECONDS = 15.0
 GRANT_TIMEOUT_SECONDS = 5.0  # for the one request of a renewal that cannot be cancelled
 CLOCK_SKEW_SECONDS = 10.0  # before its expiry, when an id-token counts as expired
+MAX_ANSWER_BYTES = 1 << 20  # of an issuer
 
 _T = TypeVar("_T")
 
 
 class Oidc:
-    """One context's OpenID Connect login; a rotated refresh-token is kept in memory, never written back."""
+    """One context's OpenID Connect login; a rotated refresh-token is kept in memory, never written back.
+
+    What an issuer returns is added to `secrets`.
+    """
 
     def __init__(
         self,
@@ -36,6 +48,7 @@ class Oidc:
         *,
         clock: Callable[[], float] = time.time,
         grant_timeout: float = GRANT_TIMEOUT_SECONDS,
+        secrets: Secrets | None = None,
     ) -> None:
         provider = info.user.auth_provider
         config = (provider.config if provider else None) or {}
@@ -53,6 +66,7 @@ class Oidc:
         self._ca = (config.get("idp-certificate-authority-data", ""), config.get("idp-certificate-authority", ""))
         self._refresh_token = config.get("refresh-token", "")
         self._id_token = config.get("id-token", "")
+        self._secrets = secrets if secrets is not None else Secrets()
 
     async def run(self) -> Credential:
         """Return the kubeconfig's id-token while it is valid, and renewed ones from then on; raises ClusterError."""
@@ -72,9 +86,13 @@ class Oidc:
         return bearer(token, self._where, expires=expires)
 
     async def _refresh(self) -> str:
+        try:
+            issuer = parse_url(self._issuer)
+        except ValueError:
+            raise BadContextError(f"{self._where}: idp-issuer-url: not a URL") from None
         trusted = tls.data_or_file(*self._ca, "idp-certificate-authority", self._where)
         context = tls.context(trusted, None, insecure=False, where=self._where)
-        proxy = choose(URL(self._issuer), "", os.environ, self._where)
+        proxy = choose(issuer, "", os.environ, self._where)
         try:
             with anyio.fail_after(RENEWAL_TIMEOUT_SECONDS):
                 async with aiohttp.ClientSession(
@@ -94,13 +112,22 @@ class Oidc:
             raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: {reason(error)}") from None
 
     async def _ask(self, http: aiohttp.ClientSession, method: str, url: str, **options: Any) -> "_Answer":
-        async with http.request(method, url, allow_redirects=False, **options) as response:
-            return _Answer(response.status, await response.read())
+        async with http.request(method, parse_url(url), allow_redirects=False, **options) as response:
+            body = bytearray()
+            while len(body) <= MAX_ANSWER_BYTES and (chunk := await response.content.readany()):
+                body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                response.close()
+                raise CredentialPluginFailedError(
+                    f"{self._where}: issuer {self._issuer}: the answer is longer than {MAX_ANSWER_BYTES} bytes"
+                )
+            return _Answer(response.status, bytes(body), response.headers.get("Location"))
 
     def _accept(self, answer: "_Answer") -> str:
         if answer.status in {400, 401}:
             raise UnauthorizedError(f"{self._where}: the issuer does not renew the login{_code(answer)}; log in again")
         tokens = self._decode(answer, _Tokens)
+        self._secrets.add(tokens.refresh_token, tokens.id_token)
         self._refresh_token = tokens.refresh_token or self._refresh_token
         if not tokens.id_token:
             raise CredentialPluginFailedError(f"{self._where}: the issuer renewed the login without an id_token")
@@ -118,11 +145,14 @@ class Oidc:
         return {"data": form}
 
     def _decode(self, answer: "_Answer", kind: type[_T]) -> _T:
+        if answer.status in REDIRECTS:
+            redirect = describe_redirect(answer.status, answer.location, "idp-issuer-url")
+            raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: {redirect}")
         if answer.status != 200:
             raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: HTTP status {answer.status}")
         try:
             return msgspec.json.decode(answer.body, type=kind)
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             raise CredentialPluginFailedError(
                 f"{self._where}: issuer {self._issuer}: not an answer of OpenID Connect"
             ) from None
@@ -131,6 +161,7 @@ class Oidc:
 class _Answer(NamedTuple):
     status: int
     body: bytes
+    location: str | None = None
 
 
 class _Discovery(Redacted, frozen=True, rename=None):
@@ -157,12 +188,12 @@ def _expiry(token: str) -> float | None:
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
         return msgspec.json.decode(payload, type=_Claims).exp
-    except (IndexError, ValueError, msgspec.MsgspecError):
+    except (IndexError, *UNDECODABLE):
         return 0.0
 
 
 def _code(answer: "_Answer") -> str:
     try:
-        return f" ({one_line(msgspec.json.decode(answer.body, type=_Refusal).error, 60)})"
-    except msgspec.MsgspecError:
+        return f" ({redact(msgspec.json.decode(answer.body, type=_Refusal).error, 60)})"
+    except UNDECODABLE:
         return ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from yarl import URL
 
 from collector.kube.errors import BadContextError
+from collector.kube.urls import parse_url
 
 __all__ = ["choose"]
 
@@ -25,7 +26,7 @@ def choose(server: URL, proxy_url: str, environment: Mapping[str, str], where: s
 def _checked(text: str, source: str) -> URL:
     # The text itself is not repeated in errors: it may hold a password.
     try:
-        url = URL(text)
+        url = parse_url(text)
     except ValueError:
         raise BadContextError(f"{source}: not a URL") from None
     if url.scheme in {"http", "https"} and url.host:

@@ -36,6 +36,7 @@ from collector.kube.wire import (
     decode_version,
 )
 from collector.model import WatchRestart
+from collector.redaction import redact
 from collector.text import one_line
 
 __all__ = ["HasKey", "Reflector", "Resource", "WatchIntervals", "list_all"]
@@ -207,7 +208,7 @@ class Reflector(Generic[T]):
         elif event.type == "ERROR":
             self._version = ""  # a watch from here might fail the same way
             status = decode_status(event.object)
-            text = f"{self._client.session.host}: the watch failed: {one_line(status.message or status.reason, 200)}"
+            text = f"{self._client.session.host}: the watch failed: {redact(status.message or status.reason, 200)}"
             kind = GoneError if status.code == 410 or status.reason in ("Expired", "Gone") else ServerError
             raise kind(text, status=status.code)
         self._on_proof()

@@ -23,7 +23,9 @@ from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import Credential, Credentials, RefreshingCredentials
 from collector.kube.errors import BadContextError, ThrottledError, UnauthorizedError, from_transport
 from collector.kube.limits import RateLimiter, SharedLimiter
+from collector.kube.secrets import add_connection, add_credential
 from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
+from collector.redaction import Secrets, redacting
 
 __all__ = ["REQUEST_TIMEOUT_SECONDS", "Answer", "Request", "Session"]
 
@@ -61,7 +63,8 @@ class Answer(NamedTuple):
 class Session:
     """Everything that the requests to one API server share.
 
-    Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials. A
+    Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials; neither
+    its text nor that of any other error of ours that leaves a stream or a WebSocket repeats one of the `secrets`. A
     `timeout` is the server's, in seconds: waiting for our own limiter or credentials does not count. A request is
     repeated once if it was answered 401 and there are other credentials to try. When files change or credentials
     expire, the next request uses the new ones, and those under way are not interrupted.
@@ -81,6 +84,7 @@ class Session:
     ) -> None:
         self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
         self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
+        self.secrets = Secrets()  # what the server may repeat, and nobody else may read
         self._cluster = cluster
         self._clock = clock
         self._service_account = service_account
@@ -89,6 +93,7 @@ class Session:
         self._info: ConnectionInfo | None = None
         self._settings: ConnectionSettings
         self._credentials: Credentials
+        self._presented: Credential | None = None  # the last credential whose secrets are among `secrets`
         self._stamps: dict[str, object] = {}
         self._checked_at = clock()
         self._changing = anyio.Lock()
@@ -97,7 +102,8 @@ class Session:
 
     async def __aenter__(self) -> Self:
         """Read the kubeconfig; nothing is sent yet. Raises BadContextError."""
-        await self._adopt(await anyio.to_thread.run_sync(self._find))
+        with redacting(self.secrets):
+            await self._adopt(await anyio.to_thread.run_sync(self._find))
         return self
 
     async def __aexit__(
@@ -119,7 +125,8 @@ class Session:
 
     async def authenticate(self) -> None:
         """Obtain the credentials now; requests do so by themselves where they must."""
-        await self._credentials.get()
+        with redacting(self.secrets):
+            await self._credentials.get()
 
     async def fetch(self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS) -> Answer:
         """Send a request and read the whole answer, both within `timeout`."""
@@ -203,12 +210,13 @@ class Session:
 
     @asynccontextmanager
     async def _sent(self, send: _Send[_T]) -> AsyncIterator[_T]:
-        """Send one request and keep its connections for the body of the `with`."""
-        transport, answer = await self._send(send)
-        try:
-            yield answer
-        finally:
-            await transport.release()
+        """Send one request and keep its connections for the body of the `with`, whose errors lose our secrets, too."""
+        with redacting(self.secrets):
+            transport, answer = await self._send(send)
+            try:
+                yield answer
+            finally:
+                await transport.release()
 
     async def _send(self, send: _Send[_T]) -> tuple[Transport, _T]:
         """Send one request, twice if other credentials may help against a 401; the transport returned is in use."""
@@ -242,6 +250,9 @@ class Session:
         await self._reload_if_changed()
         while True:
             credential = await self._credentials.get()
+            if credential is not self._presented:
+                add_credential(self.secrets, credential)
+                self._presented = credential
             transport = self._transport
             if transport is not None and self._fits(transport, credential):
                 transport.acquire()
@@ -257,7 +268,9 @@ class Session:
 
     async def _replace_transport(self, credential: Credential) -> None:
         settings, old = self._settings, self._transport
-        self._transport = await Transport.open(settings, credential.certificate or settings.client_certificate)
+        self._transport = await Transport.open(
+            settings, credential.certificate or settings.client_certificate, self.secrets
+        )
         self._open = {one for one in self._open if not one.http.closed} | {self._transport}
         if old is not None:
             await old.retire()
@@ -303,8 +316,9 @@ class Session:
         stamps = await anyio.to_thread.run_sync(_stamps, info)
         settings = await anyio.to_thread.run_sync(ConnectionSettings, info)
         before = self._info
+        add_connection(self.secrets, info, settings)
         if before is None or msgspec.structs.replace(before, where=info.where, files=info.files) != info:
-            self._credentials = authentication.choose(info, self._clock)
+            self._credentials = authentication.choose(info, self._clock, self.secrets)
         self._info, self._settings = info, settings
         # A stamp from before the files were read counts: what changed in between is then seen the next time.
         self._stamps = {path: self._stamps.get(path, stamp) for path, stamp in stamps.items()}

@@ -19,6 +19,8 @@ from collector.kube import proxy, tls
 from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import impersonation
 from collector.kube.errors import BadContextError, CredentialPluginFailedError, from_answer
+from collector.kube.urls import parse_url
+from collector.redaction import Secrets
 
 __all__ = ["ConnectionSettings", "Transport", "WebSocket", "request_timeout"]
 
@@ -88,16 +90,23 @@ class Transport:
         self._retired = False
 
     @classmethod
-    async def open(cls, settings: ConnectionSettings, client_certificate: tls.Certificate | None) -> "Transport":
-        """Return a pool without connections yet.
+    async def open(
+        cls, settings: ConnectionSettings, client_certificate: tls.Certificate | None, secrets: Secrets
+    ) -> "Transport":
+        """Return a pool without connections yet; no error that it raises later repeats any of the secrets.
 
         Raises CredentialPluginFailedError for a credential plugin's certificate that cannot be used.
         """
         context = await anyio.to_thread.run_sync(settings.context, client_certificate)
 
         async def refuse(answer: aiohttp.ClientResponse) -> None:
-            await _raise_for_status(answer, settings.host)
+            await _raise_for_status(answer, settings.host, secrets)
 
+        async def refuse_redirect(_http: object, _context: object, seen: aiohttp.TraceRequestRedirectParams) -> None:
+            await _raise_for_status(seen.response, settings.host, secrets)
+
+        redirects = aiohttp.TraceConfig()  # ws_connect follows them, and has no argument against it
+        redirects.on_request_redirect.append(refuse_redirect)
         http = aiohttp.ClientSession(
             # No limit: callers limit their own concurrency, and a full pool would keep out the watches.
             connector=aiohttp.TCPConnector(ssl=context, limit=0, socket_factory=_socket),
@@ -106,6 +115,7 @@ class Transport:
             raise_for_status=refuse,
             read_bufsize=READ_BUFFER_BYTES,
             timeout=request_timeout(),
+            trace_configs=[redirects],
             trust_env=False,  # would let ~/.netrc override our credentials; the proxy is chosen in proxy.py
             ws_response_class=WebSocket,
         )
@@ -188,7 +198,7 @@ def _server(info: ConnectionInfo) -> URL:
         secure = info.cluster.certificate_authority or info.cluster.certificate_authority_data
         text = f"{'https' if secure or info.cluster.insecure_skip_tls_verify else 'http'}://{text}"
     try:
-        url = URL(text)
+        url = parse_url(text)
     except ValueError:
         raise BadContextError(f"{info.where}: server: not a URL") from None
     if url.scheme not in {"http", "https"} or not url.host or url.user or url.password:
@@ -196,7 +206,7 @@ def _server(info: ConnectionInfo) -> URL:
     return url.with_query(None).with_fragment(None)
 
 
-async def _raise_for_status(answer: aiohttp.ClientResponse, host: str) -> None:
+async def _raise_for_status(answer: aiohttp.ClientResponse, host: str, secrets: Secrets) -> None:
     """Raise our error for an answer that is not a success, its body read first; so for WebSocket handshakes."""
     if answer.status == 101 or 200 <= answer.status < 300:
         return
@@ -209,4 +219,11 @@ async def _raise_for_status(answer: aiohttp.ClientResponse, host: str) -> None:
     finally:
         if not answer.content.at_eof():
             answer.close()
-    raise from_answer(host, answer.status, bytes(body[:MAX_ERROR_BODY_BYTES]), answer.headers.get("Retry-After"))
+    raise from_answer(
+        host,
+        answer.status,
+        bytes(body[:MAX_ERROR_BODY_BYTES]),
+        answer.headers.get("Retry-After"),
+        location=answer.headers.get("Location"),
+        redact=secrets.redact,
+    )

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from collector.kube.errors import UNDECODABLE
 from collector.model import GpuidError
 
 __all__ = [
@@ -80,7 +81,7 @@ def decode(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T
     """Return what `decoder` reads; raises MalformedError where it cannot."""
     try:
         return decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise MalformedError(str(error)) from error
 
 

@@ -5,17 +5,18 @@ import ssl
 from pathlib import Path
 
 from collector import files
+from collector.redaction import Secrets
 from collector.sinks.errors import Reason, UnavailableError
 from collector.tls import TlsFileError, client_context
 
 __all__ = ["read_secret", "tls_context"]
 
 
-def read_secret(sink: str, key: str, file: Path | None, variable: str | None) -> str | None:
+def read_secret(sink: str, key: str, file: Path | None, variable: str | None, secrets: Secrets) -> str | None:
     """Return the secret in `file` or the environment's `variable`; None if neither is configured.
 
-    It is read on each call, so that a rotated secret is used immediately. Raises UnavailableError, whose text names the
-    configuration key, if there is none.
+    It is read on each call, so that a rotated secret is used immediately, and added to `secrets`. Raises
+    UnavailableError, whose text names the configuration key, if there is none.
     """
     if file is not None:
         where = f"sinks.{sink}.{key}_file: {file}"
@@ -30,6 +31,7 @@ def read_secret(sink: str, key: str, file: Path | None, variable: str | None) ->
         return None
     if not secret:
         raise UnavailableError(f"{where}: expected a secret, found nothing", Reason.MISCONFIGURED)
+    secrets.add(secret)
     return secret
 
 

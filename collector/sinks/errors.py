@@ -1,13 +1,10 @@
 """What can go wrong at a sink: an error says whether to try again later or never again."""
 
-import re
-from collections.abc import Iterable
 from enum import StrEnum
 
 from collector.model import GpuidError
-from collector.text import one_line
 
-__all__ = ["Reason", "RejectedError", "SinkError", "UnavailableError", "from_status", "redact"]
+__all__ = ["TEXT_LIMIT", "Reason", "RejectedError", "SinkError", "UnavailableError", "from_status"]
 
 TEXT_LIMIT = 200  # characters of a receiver's text that an error repeats
 
@@ -41,12 +38,6 @@ _RETRIED_STATUSES = {
     425: Reason.SERVER_ERROR,
     429: Reason.THROTTLED,
 }
-_CREDENTIAL = re.compile(
-    r"""((?:\b(?:bearer|basic)\s+|(?:token|password|passwd|secret|signature|credential|authorization|api[-_]?key)"""
-    r"""["']?\s*[:=]\s*["']?(?:bearer\s+|basic\s+)?))[^\s"',;&}\]]+""",
-    re.IGNORECASE,
-)
-_URL_LOGIN = re.compile(r"(://)[^/@\s]+@")
 
 
 class SinkError(GpuidError):
@@ -79,10 +70,3 @@ def from_status(status: int, text: str, retry_after: float | None = None) -> Sin
         return RejectedError(text)
     fallback = Reason.MISCONFIGURED if status < 400 else Reason.SERVER_ERROR
     return UnavailableError(text, reason or fallback, retry_after=retry_after)
-
-
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return foreign text as one line of at most TEXT_LIMIT characters; `secrets`, and what looks like one, as ***."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):  # a secret may begin with a shorter one
-        text = text.replace(secret, "***")
-    return one_line(_URL_LOGIN.sub(r"\1***@", _CREDENTIAL.sub(r"\1***", one_line(text))), TEXT_LIMIT)

@@ -11,6 +11,7 @@ import msgspec
 
 from collector.model import SinkRecord
 from collector.sinks.errors import Reason, RejectedError, UnavailableError
+from collector.text import csv_text, printable_json
 
 __all__ = [
     "COLUMNS",
@@ -29,24 +30,28 @@ GO_GPUID_COLUMNS: tuple[str, ...] = COLUMNS[:7]  # the Go program's, in its orde
 
 _encode = msgspec.json.Encoder().encode
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-_NEEDS_QUOTES = re.compile(r'[,"\r\n]|^\s|\s\Z')
+_NEEDS_QUOTES = re.compile(r'[,"]|^ | \Z')
 
 
 def json_array(records: Sequence[SinkRecord]) -> bytes:
-    """Return one JSON array of objects."""
-    return _encode(records)
+    """Return one JSON array of objects, with escapes for what does not print."""
+    return printable_json(_encode(records))
 
 
 def json_lines(records: Sequence[SinkRecord]) -> bytes:
-    """Return one JSON object per line."""
-    return b"".join(_encode(record) + b"\n" for record in records)
+    """Return one JSON object per line, with escapes for what does not print."""
+    return printable_json(b"".join(_encode(record) + b"\n" for record in records))
 
 
 def csv(records: Sequence[SinkRecord], *, columns: Sequence[str] = COLUMNS, header: bool = False) -> bytes:
-    """Return RFC 4180 in UTF-8 with bare line feeds, which consumers of the Go program's files expect."""
+    """Return RFC 4180 in UTF-8 with bare line feeds, which consumers of the Go program's files expect.
+
+    Characters that do not print are left out, and what a spreadsheet would take for a formula begins with an
+    apostrophe; names, serials and models do neither.
+    """
     rows = [columns] if header else []
     rows.extend([getattr(record, column) for column in columns] for record in records)
-    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows).encode()
+    return "".join(",".join(map(_cell, row)) + "\n" for row in rows).encode()
 
 
 def parquet(records: Sequence[SinkRecord]) -> bytes:
@@ -109,5 +114,6 @@ def parse_time(time: str) -> datetime:
     raise RejectedError(f"time: expected an RFC 3339 time, got {time[:40]!r}")
 
 
-def _quoted(text: str) -> str:
+def _cell(value: str) -> str:
+    text = csv_text(value)
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text

@@ -1,5 +1,6 @@
 """The postgres sink: COPY into the Go program's table, or into one of its layout with three more columns."""
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,9 +12,10 @@ import asyncpg
 
 from collector.config.sinks import PostgresSettings
 from collector.model import SinkRecord
+from collector.redaction import Secrets
 from collector.sinks import postgres_table
 from collector.sinks.credentials import read_secret, tls_context
-from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, redact
+from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, UnavailableError
 from collector.sinks.formats import parse_time
 
 __all__ = ["PostgresSink"]
@@ -57,6 +59,7 @@ class PostgresSink:
     """Keeps one connection, replaces it after any failure, and writes each batch in one transaction."""
 
     def __init__(self, name: str, settings: PostgresSettings) -> None:
+        self.secrets = Secrets(os.environ.get("PGPASSWORD"))
         self._name = name
         self._settings = settings
         self._lock = anyio.Lock()
@@ -127,7 +130,7 @@ class PostgresSink:
 
     async def _connect(self) -> asyncpg.Connection:
         settings = self._settings
-        password = read_secret(self._name, "password", settings.password_file, settings.password_env)
+        password = read_secret(self._name, "password", settings.password_file, settings.password_env, self.secrets)
         return await asyncpg.connect(
             settings.url,
             password=password,
@@ -166,7 +169,8 @@ class PostgresSink:
 
     def _map_error(self, error: BaseException) -> SinkError | None:
         """Return our error for a failure of the sink; None for anything else."""
-        text = f"sinks.{self._name}: table {self._settings.table}: {redact(str(error)) or type(error).__name__}"
+        said = self.secrets.redact(str(error), TEXT_LIMIT) or type(error).__name__
+        text = f"sinks.{self._name}: table {self._settings.table}: {said}"
         if isinstance(error, SinkError):
             return None
         if isinstance(error, asyncpg.PostgresError):

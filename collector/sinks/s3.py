@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -24,12 +25,14 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     PartialCredentialsError,
     ReadTimeoutError,
 )
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from collector.backoff import parse_retry_after
 from collector.config.sinks import S3Settings
 from collector.model import SinkRecord
+from collector.redaction import Secrets
 from collector.sinks import formats
-from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError, from_status, redact
+from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, UnavailableError, from_status
 
 __all__ = ["S3Sink", "object_key"]
 
@@ -88,11 +91,14 @@ class S3Sink:
     """Keeps one client open; retrying is up to the caller, the libraries' own retries are off."""
 
     def __init__(self, name: str, settings: S3Settings) -> None:
+        self.secrets = Secrets()
+        self.secrets.add_proxies(os.environ)
         self._name = name
         self._settings = settings
         self._lock = anyio.Lock()
         self._stack = AsyncExitStack()
         self._client: Any = None
+        self._credentials: Any = None  # AWS's, of the client
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """Put the batch's object."""
@@ -172,7 +178,7 @@ class S3Sink:
             raise self._unavailable(error, Reason.TIMEOUT) from None
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
             raise self._unavailable(error, Reason.UNAUTHORIZED) from None
-        except (ConnectionError, HTTPClientError, TransportError) as error:
+        except (ConnectionError, HTTPClientError, TransportError, ResponseParserError) as error:
             raise self._unavailable(error, Reason.CONNECTION) from None
         except (BotoCoreError, OSError, ValueError) as error:
             raise self._unavailable(error, Reason.MISCONFIGURED) from None
@@ -188,6 +194,7 @@ class S3Sink:
                     verify=str(settings.ca_file) if settings.ca_file else None,
                     config=self._client_config(),
                 )
+                self._credentials = await session.get_credentials()
                 # Entered outside of the stack: a cancelled opening must leave nothing to close.
                 self._client = await opening.__aenter__()
                 self._stack.push_async_exit(opening)
@@ -214,8 +221,8 @@ class S3Sink:
         answer = error.response.get("Error", {})
         meta = error.response.get("ResponseMetadata", {})
         code, status = str(answer.get("Code", "")), int(meta.get("HTTPStatusCode", 500))
-        message = redact(str(answer.get("Message", "")))
-        text = f"{error.operation_name} answered {status} {redact(code)}{': ' if message else ''}{message}"
+        message = self._foreign(str(answer.get("Message", "")))
+        text = f"{error.operation_name} answered {status} {self._foreign(code)}{': ' if message else ''}{message}"
         retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
         reason = _REASON_BY_CODE.get(code)
         if error.operation_name not in _S3_OPERATIONS and status < 500 and status != 429:
@@ -228,9 +235,15 @@ class S3Sink:
             return UnavailableError(self._text(text), reason, retry_after=retry_after)
         return from_status(status, self._text(text), retry_after)
 
+    def _foreign(self, text: str) -> str:
+        # Credentials that expire are renewed behind the client, and their token goes out with each request.
+        values = vars(self._credentials) if self._credentials is not None else {}
+        self.secrets.add(*(values.get(name) for name in ("secret_key", "_secret_key", "token", "_token")))
+        return self.secrets.redact(text, TEXT_LIMIT)
+
     def _text(self, text: str) -> str:
         return f"sinks.{self._name}: s3://{self._settings.bucket}: {text}"
 
     def _unavailable(self, error: BaseException, reason: Reason) -> UnavailableError:
-        text = redact(str(error)) or f"no answer within {self._settings.timeout:g} s"
+        text = self._foreign(str(error)) or f"no answer within {self._settings.timeout:g} s"
         return UnavailableError(self._text(text), reason)

@@ -5,8 +5,9 @@ from typing import Protocol
 
 from collector.config.sinks import CommonSinkSettings, PostgresSettings, S3Settings, StdoutSettings, WebhookSettings
 from collector.model import SinkRecord
+from collector.redaction import Secrets, redacting
 
-__all__ = ["Sink", "open_sink"]
+__all__ = ["RedactingSink", "Sink", "SinkWithSecrets", "open_sink"]
 
 
 class Sink(Protocol):
@@ -29,8 +30,40 @@ class Sink(Protocol):
         """Close all connections; a later `send` opens them again."""
 
 
+class SinkWithSecrets(Sink, Protocol):
+    """A sink, and what nothing that its receiver says may repeat."""
+
+    secrets: Secrets
+
+
+class RedactingSink:
+    """Takes the secrets of a sink out of all that it says: the one way to a receiver's words."""
+
+    def __init__(self, sink: SinkWithSecrets) -> None:
+        self.sink = sink
+
+    async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
+        """Deliver one batch."""
+        with redacting(self.sink.secrets):
+            await self.sink.send(records, key=key)
+
+    async def check(self) -> str:
+        """Check that the sink is reachable and writable."""
+        with redacting(self.sink.secrets):
+            return self.sink.secrets.mask(await self.sink.check())
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        with redacting(self.sink.secrets):
+            await self.sink.aclose()
+
+
 def open_sink(name: str, settings: CommonSinkSettings) -> Sink:
     """Return the sink that the settings of `[sinks.NAME]` describe; it connects at its first use."""
+    return RedactingSink(_new_sink(name, settings))
+
+
+def _new_sink(name: str, settings: CommonSinkSettings) -> SinkWithSecrets:
     # Imported on demand: the AWS libraries alone take longer to load than everything else.
     match settings:
         case StdoutSettings():

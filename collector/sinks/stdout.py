@@ -10,6 +10,7 @@ import anyio.from_thread
 import anyio.to_thread
 
 from collector.model import SinkRecord
+from collector.redaction import Secrets
 from collector.sinks.errors import Reason, UnavailableError
 from collector.sinks.formats import json_lines
 from collector.text import describe_os_error
@@ -24,6 +25,7 @@ class StdoutSink:
     """Writes to a file descriptor in a thread, so that a full pipe blocks this sink alone."""
 
     def __init__(self, name: str, descriptor: int = 1) -> None:
+        self.secrets = Secrets()  # it has none
         self._name = name
         self._descriptor = descriptor
         self._lock = anyio.Lock()

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+import os
 import ssl
 import time
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from collector.backoff import parse_retry_after
 from collector.config.sinks import WebhookSettings
 from collector.files import file_stamp
 from collector.model import SinkRecord
+from collector.redaction import Secrets
 from collector.sinks.credentials import read_secret, tls_context
-from collector.sinks.errors import Reason, SinkError, UnavailableError, from_status, redact
+from collector.sinks.errors import TEXT_LIMIT, Reason, SinkError, UnavailableError, from_status
 from collector.sinks.formats import gzip, json_array
+from collector.text import describe_redirect
 from collector.timestamps import rfc3339
 
 __all__ = ["WebhookSink", "signature"]
@@ -44,6 +47,9 @@ class WebhookSink:
     """Sends one request at a time and keeps the connection open."""
 
     def __init__(self, name: str, settings: WebhookSettings) -> None:
+        self.secrets = Secrets()
+        self.secrets.add_url(settings.url)
+        self.secrets.add_proxies(os.environ)
         self._name = name
         self._settings = settings
         parts = urlsplit(settings.url)
@@ -73,12 +79,11 @@ class WebhookSink:
 
     async def _post(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
         """Send one request; return the status, and the error that any status other than 2xx means."""
-        secrets: list[str] = []
         try:
             async with self._lock:
                 with anyio.fail_after(self._settings.timeout):
                     client = await self._open()
-                    return await self._exchange(client, body, count, key, secrets)
+                    return await self._exchange(client, body, count, key)
         except TimeoutError:
             text = f"no answer within {self._settings.timeout:g} s"
             raise self._unavailable(text, Reason.TIMEOUT) from None
@@ -86,21 +91,21 @@ class WebhookSink:
             text = f"no answer in time ({type(error).__name__})"
             raise self._unavailable(text, Reason.TIMEOUT) from None
         except httpx.TransportError as error:
-            text = redact(str(error) or type(error).__name__, secrets)
+            text = self._foreign(str(error) or type(error).__name__)
             reason = Reason.UNAUTHORIZED if isinstance(error, httpx.ProxyError) and "407" in text else Reason.CONNECTION
             raise self._unavailable(text, reason) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise self._unavailable(redact(str(error), secrets), Reason.CONNECTION) from None
+            raise self._unavailable(self._foreign(str(error)), Reason.CONNECTION) from None
 
     async def _exchange(
-        self, client: httpx.AsyncClient, body: bytes, count: int, key: str, secrets: list[str]
+        self, client: httpx.AsyncClient, body: bytes, count: int, key: str
     ) -> tuple[int, SinkError | None]:
         if self._settings.gzip:
             body = gzip(body)
         request = client.build_request(
-            "POST", self._settings.url, content=body, headers=self._headers(body, count, key, secrets)
+            "POST", self._settings.url, content=body, headers=self._headers(body, count, key)
         )
-        response = await client.send(request, stream=True)
+        response = await client.send(request, stream=True, follow_redirects=False)
         text = ""
         try:
             # The status alone counts: the body is read for a person, and to reuse the connection.
@@ -113,10 +118,10 @@ class WebhookSink:
                 await response.aclose()
         if response.is_success:
             return response.status_code, None
-        return response.status_code, self._map_status(response, redact(text, secrets))
+        return response.status_code, self._map_status(response, self._foreign(text))
 
-    def _headers(self, body: bytes, count: int, key: str, secrets: list[str]) -> dict[str, str]:
-        """Return the headers; secrets in them are appended to `secrets`."""
+    def _headers(self, body: bytes, count: int, key: str) -> dict[str, str]:
+        """Return the headers."""
         settings = self._settings
         timestamp = rfc3339(time.time(), "seconds")
         headers = {
@@ -129,27 +134,23 @@ class WebhookSink:
         }
         if settings.gzip:
             headers["Content-Encoding"] = "gzip"
-        token = read_secret(self._name, "token", settings.token_file, settings.token_env)
+        token = read_secret(self._name, "token", settings.token_file, settings.token_env, self.secrets)
         if token is not None:
-            secrets.append(token)
             if not (token.isascii() and token.isprintable()):
                 text = (
                     f"sinks.{self._name}.token_{'file' if settings.token_file else 'env'}: expected one line of ASCII"
                 )
                 raise UnavailableError(text, Reason.MISCONFIGURED)
             headers["Authorization"] = f"Bearer {token}"
-        secret = read_secret(self._name, "hmac_secret", settings.hmac_secret_file, settings.hmac_secret_env)
+        secret = read_secret(
+            self._name, "hmac_secret", settings.hmac_secret_file, settings.hmac_secret_env, self.secrets
+        )
         if secret is not None:
-            secrets.append(secret)
             headers["X-Signature"] = signature(secret, timestamp, body)
         return headers
 
     def _map_status(self, response: httpx.Response, text: str) -> SinkError:
         status = response.status_code
-        if response.is_redirect:
-            target = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
-            where = f" to {redact(target)}" if target else ""
-            return self._unavailable(f"redirects ({status}){where}; set url to the final address", Reason.MISCONFIGURED)
         wait = parse_retry_after(response.headers.get("Retry-After"), time.time())
         return from_status(status, self._text(f"answered {status}{': ' if text else ''}{text}"), wait)
 
@@ -165,6 +166,7 @@ class WebhookSink:
                     verify=context,
                     proxy=settings.proxy,
                     trust_env=settings.proxy is None,
+                    event_hooks={"response": [self._refuse_redirect]},
                     timeout=httpx.Timeout(
                         settings.timeout,
                         connect=settings.connect_timeout,
@@ -182,6 +184,15 @@ class WebhookSink:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+    async def _refuse_redirect(self, response: httpx.Response) -> None:
+        """Raise UnavailableError for an answer that redirects, before httpx looks at where to."""
+        if response.is_redirect:
+            text = describe_redirect(response.status_code, response.headers.get("Location"), "url")
+            raise self._unavailable(text, Reason.MISCONFIGURED)
+
+    def _foreign(self, text: str) -> str:
+        return self.secrets.redact(text, TEXT_LIMIT)
 
     def _text(self, text: str) -> str:
         return f"sinks.{self._name}: {self._host}: {text}"

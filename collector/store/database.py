@@ -5,7 +5,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -65,6 +65,9 @@ class Database:
     async def open(cls, settings: StoreSettings, mode: OpenMode) -> AsyncIterator[Self]:
         """Open a store, as a collector creating and migrating it; raises StoreError."""
         location = locate(settings.url)
+        if isinstance(location, PostgresLocation) and settings.password_file is not None:
+            with suppress(UnreadableFileError):  # which connecting reports
+                location = location._replace(password=read_secret(settings.password_file))  # errors must not repeat it
         async with AsyncExitStack() as stack:
             try:
                 if isinstance(location, PostgresLocation):

@@ -1,5 +1,6 @@
 """The errors of the store: each one line that names the remedy."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 
@@ -7,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
-from collector.text import one_line
+from collector.redaction import Secrets
 
 __all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "LostLeadershipError", "StoreError", "explain"]
 
@@ -20,6 +21,7 @@ class LostLeadershipError(StoreError):
     """Another collector leads now."""
 
 
+MAX_TEXT_LENGTH = 200  # characters of what an engine says
 FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`
 
 
@@ -89,4 +91,4 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _redact(text: str, secret: str = "") -> str:
-    return one_line(text.replace(secret, "***") if secret else text, 200)
+    return Secrets(secret, os.environ.get("PGPASSWORD")).redact(text, MAX_TEXT_LENGTH)

@@ -3,9 +3,13 @@
 import msgspec
 from aiohttp import web
 
+from collector.text import printable_json
+
 __all__ = ["json_answer"]
 
 
 def json_answer(value: object) -> web.Response:
-    """Return a value as a JSON response."""
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json", charset="utf-8")
+    """Return a value as a JSON response, with escapes for what does not print."""
+    return web.Response(
+        body=printable_json(msgspec.json.encode(value)), content_type="application/json", charset="utf-8"
+    )

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from collector.config import ServerSettings
 from collector.store import StoreError
+from collector.text import one_line
 from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
 from collector.web import api, health, history, metrics, pages
@@ -64,13 +65,14 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         if error.status < 400:
             raise
     headers = {name: value for name, value in error.headers.items() if name in FORWARDED_HEADERS}
+    line = one_line(error.text or error.reason)  # it may repeat what was asked for
     if request.path.startswith("/api/"):
-        return web.json_response({"error": error.text or error.reason}, status=error.status, headers=headers)
+        return web.json_response({"error": line}, status=error.status, headers=headers)
     if pages.wants_page(request):
         answer = await pages.error_page(request, error)
         answer.headers.update(headers)
         return answer
-    return web.Response(text=f"{error.text or error.reason}\n", status=error.status, headers=headers)
+    return web.Response(text=f"{line}\n", status=error.status, headers=headers)
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -64,14 +65,26 @@ async def serve(
 def _is_our_error(record: logging.LogRecord) -> bool:
     """Return whether an error is not a client's: anybody may send anything, and must not fill the log."""
     error = record.exc_info[1] if record.exc_info else None
-    if not isinstance(error, HttpProcessingError):
+    if error is None or not (isinstance(error, HttpProcessingError) or _is_from_parser(error)):
         return True
     log.debug("malformed request: %s", one_line(error, 200))
     return False
 
 
+def _is_from_parser(error: BaseException) -> bool:
+    """Return whether aiohttp's parser of requests let an error of another library through, after which it hangs up."""
+    frame = error.__traceback__
+    while frame is not None:
+        if Path(frame.tb_frame.f_code.co_filename).name in _PARSERS:
+            return True
+        frame = frame.tb_next
+    return False
+
+
+_PARSERS = frozenset({"_http_parser.pyx", "http_parser.py"})
 _handling = logging.getLogger(f"{__name__}.handling")
 _handling.addFilter(_is_our_error)
+logging.getLogger("asyncio").addFilter(_is_our_error)  # the event loop reports what a protocol raises
 
 
 def _check_token_file(server: ServerSettings) -> None:

@@ -198,3 +198,23 @@ class TestANode:
     def test_may_lack_everything_but_its_name(self) -> None:
         node = node_decoder(["a"])(raw({"metadata": {"name": "n", "labels": None}}))
         assert node.facts == NodeInfo(name="n")
+
+
+HOSTILE = "a\x1b[31m\x9b\u202e\u2028\x00b"
+
+
+def test_no_name_that_somebody_reads_holds_what_does_not_print() -> None:
+    pod = decode_pod(raw({"metadata": {"name": HOSTILE, "namespace": HOSTILE}, "spec": {"nodeName": HOSTILE}}))
+    assert (pod.key, pod.node) == ("a[31m b/a[31m b", "a[31m b")
+    node = node_decoder(["pool"])(
+        raw({"metadata": {"name": HOSTILE, "labels": {"pool": HOSTILE}}, "spec": {"providerID": f"x/{HOSTILE}"}})
+    )
+    assert (node.facts.name, node.facts.machine) == ("a[31m b", "a[31m b")
+    assert node.facts.labels == (("pool", "a[31m b"),)
+
+
+@pytest.mark.parametrize("body", [b'{"metadata": {"name": "\xff"}}', b'{"x": ' + b"[" * 100_000, b"9" * 5000, b""])
+def test_what_is_no_object_is_malformed(body: bytes) -> None:
+    for decode in (decode_pod, node_decoder()):
+        with pytest.raises(MalformedError):
+            decode(msgspec.Raw(body))

@@ -1,5 +1,13 @@
 """Real servers on the loopback interface, and the rule that no log ever says a secret."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, User
+from collector.kube.oidc import GRANT_TIMEOUT_SECONDS, Oidc
+from collector.redaction import Secrets
 from tests.support.kubernetes import (
     authority,
     clock,
@@ -31,3 +39,25 @@ __all__ = [
     "server",
     "tls_proxy",
 ]
+
+
+@pytest.fixture
+def make_oidc(issuer: Any, other_authority: Any, clock: Any) -> Callable[..., Oidc]:
+    """Give what makes an Oidc at the issuer, with other settings where wanted; None takes one away."""
+
+    def made(
+        *, grant_timeout: float = GRANT_TIMEOUT_SECONDS, secrets: Secrets | None = None, **settings: str | None
+    ) -> Oidc:
+        config = {
+            "idp-issuer-url": issuer.url,
+            "client-id": "kubernetes",
+            "client-secret": "s3cr3t-client",
+            "refresh-token": issuer.refresh_token,
+            "idp-certificate-authority-data": other_authority.data,
+        } | {key.replace("_", "-"): value for key, value in settings.items()}
+        kept = {key: value for key, value in config.items() if value is not None}
+        provider = AuthProvider(name="oidc", config=kept)
+        info = ConnectionInfo(where="x", cluster=ClusterEntry(), user=User(auth_provider=provider))
+        return Oidc(info, clock=clock, grant_timeout=grant_timeout, secrets=secrets)
+
+    return made

@@ -1,6 +1,7 @@
 """The generated API classes over our own session: requests, models, bytes, streams and WebSockets."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,6 +24,7 @@ from kubernetes_asyncio.client import (
 from collector import __version__
 from collector.kube import errors
 from collector.kube.client import ApiClient
+from collector.kube.wire import MalformedError
 from tests.support.kubernetes import ApiServer, Handler, Kubeconfig, status
 
 pytestmark = pytest.mark.anyio
@@ -185,3 +187,22 @@ async def test_websocket_connects_with_a_list_of_words(client: ApiClient, plain_
 
 async def test_a_client_opens_no_connections_of_the_library_s_own(client: ApiClient) -> None:
     assert not hasattr(client, "rest_client")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b'"x"', b"{}", b'{"gitVersion": "\xff"', b"[" * 100_000, b"<html>", b'{"status": [1]}', b"null"],
+)
+async def test_an_answer_that_no_model_can_be_made_of_is_malformed_or_empty(
+    client: ApiClient, plain_server: ApiServer, body: bytes
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    plain_server.paths["/version/"] = answer
+    plain_server.paths["/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"] = answer
+    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec())
+    with contextlib.suppress(MalformedError):
+        await VersionApi(client).get_code()
+    with contextlib.suppress(MalformedError):
+        await AuthorizationV1Api(client).create_self_subject_access_review(review)

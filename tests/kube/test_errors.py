@@ -31,7 +31,6 @@ def server_error(status: int, body: bytes, retry_after: str | None = None) -> er
         (404, errors.NotFoundError, ClusterState.SERVER_ERROR, "not found"),
         (410, errors.GoneError, ClusterState.SERVER_ERROR, "gone"),
         (429, errors.ThrottledError, ClusterState.SERVER_ERROR, "too many requests"),
-        (302, errors.ServerError, ClusterState.SERVER_ERROR, "HTTP status 302"),
         (503, errors.ServerError, ClusterState.SERVER_ERROR, "HTTP status 503"),
     ],
 )

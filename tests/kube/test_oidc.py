@@ -6,32 +6,16 @@ import anyio
 import pytest
 from aiohttp import web
 
-from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, User
 from collector.kube.credentials import RefreshingCredentials
 from collector.kube.errors import BadContextError, CredentialPluginFailedError, UnauthorizedError
-from collector.kube.oidc import GRANT_TIMEOUT_SECONDS, Oidc
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def make(issuer, other_authority, clock):
-    """Give what makes an Oidc at the issuer, with other settings where wanted; None takes one away."""
-
-    def made(*, grant_timeout=GRANT_TIMEOUT_SECONDS, **settings):
-        config = {
-            "idp-issuer-url": issuer.url,
-            "client-id": "kubernetes",
-            "client-secret": "s3cr3t-client",
-            "refresh-token": issuer.refresh_token,
-            "idp-certificate-authority-data": other_authority.data,
-        } | {key.replace("_", "-"): value for key, value in settings.items()}
-        kept = {key: value for key, value in config.items() if value is not None}
-        provider = AuthProvider(name="oidc", config=kept)
-        info = ConnectionInfo(where="x", cluster=ClusterEntry(), user=User(auth_provider=provider))
-        return Oidc(info, clock=clock, grant_timeout=grant_timeout)
-
-    return made
+def make(make_oidc):
+    """Return what makes an Oidc at the issuer."""
+    return make_oidc
 
 
 async def test_a_good_id_token_is_used_without_asking_the_issuer(make, issuer, clock):
@@ -163,7 +147,7 @@ async def test_a_login_without_any_token_is_unauthorized(make, failure):
     ("status", "body", "message"),
     [
         (500, "s3cr3t", "HTTP status 500"),
-        (302, "s3cr3t", "HTTP status 302"),
+        (302, "s3cr3t", "redirects (302); set idp-issuer-url to the final address"),
         (200, "s3cr3t", "not an answer of OpenID Connect"),
         (200, '{"access_token": "s3cr3t"}', "the issuer renewed the login without an id_token"),
     ],

@@ -104,17 +104,6 @@ async def test_an_error_answer_is_our_error_with_the_message(session, server, fa
     assert len(server.connections) == 1, "an error costs no connection"
 
 
-async def test_a_redirect_is_not_followed(session, server, failure):
-    async def redirect(request):
-        raise web.HTTPFound("/login")
-
-    server.paths[PODS] = redirect
-    async with session:
-        error = await failure(get(session, PODS))
-    assert error.status == 302
-    assert [seen.path for seen in server.seen] == [PODS]
-
-
 async def test_an_endless_error_body_is_cut_off(session, server, failure):
     async def endless(request):
         answer = web.StreamResponse(status=500)

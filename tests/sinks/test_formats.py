@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from collector.model import SinkRecord
 from collector.sinks import RejectedError, SinkError, formats
+from collector.text import csv_text
 
 MakeRecord = Callable[..., SinkRecord]
 
@@ -34,19 +35,38 @@ def test_csv_reads_like_the_go_programs(record: MakeRecord) -> None:
 
 
 def test_csv_quotes_what_needs_it_and_may_have_a_header(record: MakeRecord) -> None:
-    hostile = record(cluster='a,"b"', node="two\nlines", machine="é", model=" spaced", uuid="\r")
-    lines = formats.csv([hostile], header=True).decode()
+    odd = record(cluster='a,"b"', node="two\nlines", machine="é", model=" spaced", uuid="\r")
+    lines = formats.csv([odd], header=True).decode()
     assert lines == (
         "cluster,node,machine,source,chassis,gpu,time,uuid,model,event\n"
-        '"a,""b""","two\nlines",é,gpu-operator/nvidia-device-plugin-abc12,1821325191344,1761025346025,'
-        '2026-06-07T10:30:45Z,"\r"," spaced",appeared\n'
+        '"a,""b""",two lines,é,gpu-operator/nvidia-device-plugin-abc12,1821325191344,1761025346025,'
+        '2026-06-07T10:30:45Z,," spaced",appeared\n'
     )
 
 
 @given(records)
-def test_csv_is_read_back_unchanged(batch: list[SinkRecord]) -> None:
+def test_csv_is_read_back_as_what_prints_and_is_no_formula(batch: list[SinkRecord]) -> None:
     text = formats.csv(batch, header=True).decode()
-    assert [SinkRecord(**row) for row in csv.DictReader(io.StringIO(text, newline=""))] == batch
+    read = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert read == [{name: csv_text(getattr(one, name)) for name in formats.COLUMNS} for one in batch]
+    assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1", "\u200b=1"])
+def test_csv_holds_no_formula(formula: str, record: MakeRecord) -> None:
+    text = formats.csv([record(model=formula)], columns=["model"]).decode()
+    (cell,) = next(csv.reader(io.StringIO(text)))
+    assert cell.startswith("'")
+    assert cell.lstrip("' ")[0] in "=+-@\uff1d"
+
+
+@pytest.mark.parametrize("form", [formats.json_array, formats.json_lines])
+def test_json_escapes_what_does_not_print(form: Callable[[list[SinkRecord]], bytes], record: MakeRecord) -> None:
+    body = form([record(model="\x1b[31m\x7f\x9b\u2028\u202e\N{TAG SPACE}é")]).decode()
+    assert body.replace("\n", "").isprintable()
+    assert "é" in body
+    (read,) = msgspec.json.decode(f"[{body}]" if form is formats.json_lines else body)
+    assert read["model"] == "\x1b[31m\x7f\x9b\u2028\u202e\N{TAG SPACE}é"
 
 
 @given(records)

@@ -11,6 +11,7 @@ import pytest
 from collector.config.sinks import StdoutSettings
 from collector.model import SinkRecord
 from collector.sinks import UnavailableError, open_sink
+from collector.sinks.sink import RedactingSink
 from collector.sinks.stdout import StdoutSink
 
 pytestmark = pytest.mark.anyio
@@ -87,4 +88,6 @@ async def test_a_full_disk_is_unavailable(record: MakeRecord) -> None:
 
 
 async def test_settings_open_the_process_own_standard_output() -> None:
-    assert isinstance(open_sink("out", StdoutSettings()), StdoutSink)
+    sink = open_sink("out", StdoutSettings())
+    assert isinstance(sink, RedactingSink)
+    assert isinstance(sink.sink, StdoutSink)

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import gzip
 import hashlib
 import hmac
@@ -9,7 +10,8 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pytest
 
@@ -338,3 +340,67 @@ async def test_no_secret_reaches_a_log_or_an_error(
     assert len(said) == 3
     assert "you sent ***, signed with ***" in said[0]
     assert "hunter2" not in " ".join(said) + caplog.text
+
+
+ECHOED = {
+    "URL": lambda request: f"no hook at {request.url}",
+    "path": lambda request: f"no hook at {request.path}",
+    "path, percent-encoded": lambda request: f"no hook at {quote(request.path, safe='')}",
+    "last part of the path": lambda request: f"no hook {request.path.partition('?')[0].rpartition('/')[2]}",
+    "query": lambda request: f"wrong {request.path.partition('?')[2]}",
+    "header": lambda request: f"you sent {request.authorization}",
+    "token in base64": lambda request: base64.b64encode(f"x{request.authorization}".encode()).decode(),
+    "token in JSON": lambda request: json.dumps({"headers": {"authorization": [request.authorization]}}),
+    "token, cut": lambda request: "x" * 180 + request.authorization.partition(" ")[2],
+    "secret of the signature": lambda _request: "expected hmac-hunter2-hmac",
+    "control characters": lambda request: f"\x1b[31m\x9b\u202e{request.authorization}",
+}
+
+
+class Asked(NamedTuple):
+    url: str
+    path: str
+    authorization: str
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+@pytest.mark.parametrize("echo", ECHOED)
+async def test_what_a_receiver_echoes_is_lost(
+    echo: str, status: int, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_TOKEN", "hunter2-token-hunter2")
+    monkeypatch.setenv("HOOK_HMAC", "hmac-hunter2-hmac")
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        path = head.split(" ")[1]
+        (authorization,) = (line[15:] for line in head.split("\r\n") if line.startswith("Authorization: "))
+        text = ECHOED[echo](Asked(f"http://127.0.0.1:{port}{path}", path, authorization)).encode()
+        writer.write(f"HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
+        await writer.drain()
+
+    async with listening(handle) as port:
+        url = f"http://127.0.0.1:{port}/services/T0001/Xhunter2Y?key=hunter2-query"
+        async with webhook(url, token_env="HOOK_TOKEN", hmac_secret_env="HOOK_HMAC") as sink:
+            with pytest.raises(SinkError) as caught:
+                await sink.send([record()], key="k")
+            if status != 400:
+                with pytest.raises(SinkError) as checked:
+                    await sink.check()
+                assert str(checked.value) == str(caught.value)
+    said = str(caught.value)
+    assert said.startswith(f"sinks.hook: http://127.0.0.1:{port}: answered {status}")
+    assert "hunter2" not in said
+    assert base64.b64encode(b"hunter2").decode()[:6] not in said
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("location", ["http://[", "//\u2028x", "/x", "mailto:x"])
+async def test_a_location_that_is_no_url_is_a_redirect_all_the_same(location: str, record: MakeRecord) -> None:
+    with receiving() as receiver:
+        receiver.respond(302, Location=location.encode().decode("latin-1"))
+        async with webhook(receiver.url) as sink:
+            with pytest.raises(UnavailableError, match=r"redirects \(302\).*; set url to the final address") as caught:
+                await sink.send([record()], key="k")
+    assert caught.value.reason is Reason.MISCONFIGURED
+    assert str(caught.value).isprintable()

@@ -4,14 +4,17 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
-__all__ = ["served"]
+__all__ = ["Answer", "served"]
 
 Answer = Callable[[Mapping[str, str], bytes], tuple[int, bytes]]
 
 
 @contextlib.contextmanager
-def served(answer: Answer, content_type: str = "text/plain") -> Iterator[str]:
+def served(
+    answer: Answer, content_type: str = "text/plain", headers: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
     """Serve until the end of the block what `answer` makes of a request's headers and body; yields host and port."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -20,6 +23,8 @@ def served(answer: Answer, content_type: str = "text/plain") -> Iterator[str]:
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -29,7 +34,7 @@ def served(answer: Answer, content_type: str = "text/plain") -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
             yield f"127.0.0.1:{server.server_port}"

@@ -170,7 +170,7 @@ def status(code: int, message: str, reason: str = "", **headers: str) -> web.Res
 
 
 @asynccontextmanager
-async def _serve(handle: Handler, context: ssl.SSLContext | None, host: str = "127.0.0.1") -> AsyncIterator[str]:
+async def serving(handle: Handler, context: ssl.SSLContext | None, host: str = "127.0.0.1") -> AsyncIterator[str]:
     application = web.Application(client_max_size=1 << 24)
     application.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
@@ -204,7 +204,7 @@ def other_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture
 async def server(authority: Authority) -> AsyncIterator[ApiServer]:
     api = ApiServer()
-    async with _serve(api.handle, _context(authority.issue("server", "127.0.0.1"), authority)) as api.url:
+    async with serving(api.handle, _context(authority.issue("server", "127.0.0.1"), authority)) as api.url:
         yield api
 
 
@@ -212,7 +212,7 @@ async def server(authority: Authority) -> AsyncIterator[ApiServer]:
 async def named_server(authority: Authority) -> AsyncIterator[ApiServer]:
     """Yield a server whose certificate holds a name alone, not the address that it is reached at."""
     api = ApiServer()
-    async with _serve(api.handle, _context(authority.issue("named", "kubernetes.test"), authority)) as api.url:
+    async with serving(api.handle, _context(authority.issue("named", "kubernetes.test"), authority)) as api.url:
         yield api
 
 
@@ -220,7 +220,7 @@ async def named_server(authority: Authority) -> AsyncIterator[ApiServer]:
 async def plain_server() -> AsyncIterator[ApiServer]:
     """Yield a server without TLS."""
     api = ApiServer()
-    async with _serve(api.handle, None) as api.url:
+    async with serving(api.handle, None) as api.url:
         yield api
 
 
@@ -304,6 +304,7 @@ class Issuer:
     answer: web.Response | None = None
     rotate: bool = True
     lifetime: float = 600
+    redirects: dict[str, str] = field(default_factory=dict)  # path -> where to
     hangs_at: str = ""  # the path where `waiting` is set and nothing goes on before `go`
     waiting: anyio.Event = field(default_factory=anyio.Event)
     go: anyio.Event = field(default_factory=anyio.Event)
@@ -318,6 +319,8 @@ class Issuer:
         if request.path == self.hangs_at:
             self.waiting.set()
             await self.go.wait()
+        if location := self.redirects.get(request.path):
+            return web.Response(status=307, headers={"Location": location})
         if request.path == "/.well-known/openid-configuration":
             methods = {"token_endpoint_auth_methods_supported": self.methods} if self.methods else {}
             return web.json_response({"issuer": self.url, "token_endpoint": f"{self.url}/token"} | methods)
@@ -339,7 +342,7 @@ class Issuer:
 @pytest.fixture
 async def issuer(other_authority: Authority, clock: Clock) -> AsyncIterator[Issuer]:
     made = Issuer(clock)
-    async with _serve(made.handle, _context(other_authority.issue("issuer", "127.0.0.1"), None)) as made.url:
+    async with serving(made.handle, _context(other_authority.issue("issuer", "127.0.0.1"), None)) as made.url:
         yield made
 
 

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from collector.model import Gpu, ReadFailure
+from tests.web.conftest import Site
 
 pytestmark = pytest.mark.anyio
 
@@ -194,3 +195,23 @@ class TestBadQuestions:
     async def test_not_found_is_json(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/api/v1/nothing")
         assert (answer.status_code, answer.json()) == (404, {"error": "404: Not Found"})
+
+
+ODD = "NVIDIA\x1b[31m\x7f\x9b\u2028\u202e H100"
+
+
+async def test_nothing_that_a_terminal_obeys_is_in_an_answer(site: Site, client: httpx.AsyncClient) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-odd", serial="900", model=ODD))
+    answer = await client.get("/api/v1/gpus?uuid=GPU-odd")
+    assert answer.text.isprintable()
+    assert answer.json()["gpus"][0]["model"] == ODD
+    page = (await client.get("/gpus/GPU-odd", headers={"Accept": "text/html"})).text
+    assert "NVIDIA[31m H100" in page
+    assert page.replace("\n", "").isprintable()
+
+
+async def test_a_refusal_repeats_no_control_character(client: httpx.AsyncClient) -> None:
+    for path in ("/api/v1/gpus?%1b%5b31m%7f%0d%0ax=1", "/gpus/%1b%5b31m%7f%c2%9b%0d%0ax", "/%1b%7f"):
+        answer = await client.get(path)
+        assert answer.status_code in {400, 404}
+        assert answer.text.replace("\n", "").isprintable()

@@ -277,6 +277,14 @@ class TestMalformed:
         assert answer.split(b" ")[1] == b"400"
         assert caplog.records == []
 
+    def test_what_the_parser_of_requests_stumbles_over_is_no_error_of_ours(self) -> None:
+        for file, ours in (("/lib/aiohttp/_http_parser.pyx", False), ("/lib/aiohttp/web_app.py", True)):
+            with pytest.raises(IndexError) as caught:  # as yarl raises it for "GET http://[]@/"
+                exec(compile("raise IndexError('string index out of range')", file, "exec"))
+            error = (caught.type, caught.value, caught.tb)
+            record = logging.LogRecord("asyncio", logging.ERROR, __file__, 1, "Fatal error", (), error)
+            assert bool(logging.getLogger("asyncio").filter(record)) is ours
+
 
 class TestMistakes:
     async def fail(self, site: Any, **settings: Any) -> str:

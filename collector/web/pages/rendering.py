@@ -9,7 +9,7 @@ import jinja2
 from aiohttp import web
 
 from collector import __version__
-from collector.text import counted
+from collector.text import counted, printable
 from collector.views import humanize
 from collector.views.cooperative import yielding
 from collector.views.recent_changes import current_place
@@ -71,6 +71,7 @@ def _content_hash(name: str) -> str:
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("collector.web"),
     autoescape=True,
+    finalize=lambda value: printable(value) if type(value) is str else value,  # not what is HTML already
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -1,0 +1,82 @@
+"""One event is one line, whatever is in it."""
+
+import io
+import json
+import logging
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.cli.logs import JsonFormatter, TextFormatter
+
+HOSTILE = "\x1b[2J\r\n2026-01-01T00:00:00.000Z  ERROR    forged\x7f\x9b31m\u2028\u202eevil\u2066\x00"
+ANYTHING = st.text(st.characters(exclude_categories=[]), max_size=40)  # halves of surrogate pairs, too
+
+
+def record(message: str, error: BaseException | None = None, **fields: Any) -> logging.LogRecord:
+    made = logging.LogRecord("collector.test", logging.WARNING, __file__, 1, "said: %s", (message,), None)
+    made.__dict__.update(fields)
+    if error is not None:
+        try:
+            raise error
+        except BaseException:
+            made.exc_info = sys.exc_info()
+    return made
+
+
+def test_a_line_of_text_escapes_what_does_not_print() -> None:
+    line = TextFormatter().format(record(HOSTILE, node=HOSTILE))
+    assert line.isprintable()
+    assert "\\x1b[2J\\r\\n2026" in line
+    assert "\\u2028\\u202eevil\\u2066\\x00" in line
+
+
+def test_a_line_of_json_escapes_what_does_not_print() -> None:
+    line = JsonFormatter().format(record(HOSTILE, node=HOSTILE))
+    assert line.isprintable()
+    event = json.loads(line)
+    assert event["message"] == f"said: {HOSTILE}"
+    assert event["node"] == HOSTILE
+
+
+def test_no_line_of_a_traceback_looks_like_an_event() -> None:
+    first, *rest = TextFormatter().format(record("x", ValueError(HOSTILE))).split("\n")
+    assert first.endswith("WARNING  said: x")
+    assert all(line.startswith("    ") for line in rest)
+    assert all(line.isprintable() for line in rest)
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_traceback_repeats_nothing_that_looks_like_a_secret(formatter: logging.Formatter) -> None:
+    key = "-----BEGIN EC PRIVATE KEY-----\nhunter2key\n-----END EC PRIVATE KEY-----"
+    error = RuntimeError(f"headers: {{'Authorization': 'Bearer hunter2.abc'}} {key}")
+    text = formatter.format(record("x", error))
+    assert "hunter2" not in text
+    assert "RuntimeError" in text
+    assert "raise error" in text, "the lines of code stay"
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+@given(message=ANYTHING, field=st.one_of(ANYTHING, st.integers(), st.floats(), st.none(), st.binary()))
+def test_any_event_is_one_line(formatter: logging.Formatter, message: str, field: Any) -> None:
+    line = formatter.format(record(message, node=field))
+    assert line.isprintable()
+    line.encode()
+    if isinstance(formatter, JsonFormatter):
+        json.loads(line)
+
+
+def test_numbers_and_truths_stay_what_they_are_in_json() -> None:
+    event = json.loads(JsonFormatter().format(record("x", count=3, seconds=0.5, ok=True, large=1 << 70)))
+    assert (event["count"], event["seconds"], event["ok"], event["large"]) == (3, 0.5, True, str(1 << 70))
+
+
+def test_an_event_reaches_its_stream_in_one_line() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter())
+    handler.emit(record("\ud800\n"))
+    assert stream.getvalue().endswith("said: \\ud800\\n\n")

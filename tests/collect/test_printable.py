@@ -1,0 +1,64 @@
+"""The values of a report, whatever a node printed."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.collect.nvidia_smi import Report
+from collector.collect.printable import printable_report
+from collector.model import Gpu, UnidentifiedGpu
+
+PLAIN = Report(
+    driver_version="570.148.08",
+    cuda_version=None,
+    gpus=(Gpu(uuid="GPU-1", serial="1", model="NVIDIA  H100", minor_number=3, mig=True),),
+    unidentified=(UnidentifiedGpu(serial="2"),),
+)
+TEXTS = st.text(st.characters(categories=["L", "Cc", "Cf", "Co", "Zl", "Zp"]), max_size=5)
+
+
+def test_a_report_that_prints_is_returned_as_it_is() -> None:
+    assert printable_report(PLAIN) is PLAIN
+
+
+@pytest.mark.parametrize("letter", ["\x1b", "\x00", "\x7f", "\x9b", "\u2028", "\u202e", "\u200b", "\ud800"])
+def test_what_does_not_print_is_left_out(letter: str) -> None:
+    dirty = Report(
+        driver_version=f"570{letter}",
+        cuda_version=letter,
+        gpus=(Gpu(uuid=f"GPU{letter}-1", serial=letter, model=f"NVIDIA{letter}H100", mig=True),),
+        unidentified=(UnidentifiedGpu(serial=f"2{letter}"),),
+    )
+    clean = printable_report(dirty)
+    (gpu,) = clean.gpus
+    assert (gpu.uuid, gpu.serial, gpu.mig) == ("GPU-1", None, True) or letter == "\u2028"
+    assert gpu.model in ("NVIDIAH100", "NVIDIA H100")
+    assert clean.driver_version == "570"
+    assert clean.cuda_version is None
+    assert clean.unidentified[0].serial == "2"
+
+
+def test_of_two_gpus_that_differ_in_nothing_that_prints_one_remains() -> None:
+    report = Report(
+        driver_version=None,
+        cuda_version=None,
+        gpus=(Gpu(uuid="GPU-1", serial="1"), Gpu(uuid="GPU-\u200b1", serial="2"), Gpu(uuid="\x7f", serial="3")),
+    )
+    clean = printable_report(report)
+    assert clean.gpus == (Gpu(uuid="GPU-1", serial="1"),)
+    assert clean.unidentified == (UnidentifiedGpu(serial="3"),)
+
+
+@given(
+    st.lists(
+        st.builds(Gpu, uuid=TEXTS.filter(bool), serial=st.none() | TEXTS, model=st.none() | TEXTS),
+        max_size=4,
+        unique_by=lambda gpu: gpu.uuid,
+    )
+)
+def test_every_text_of_any_report_prints(gpus: list[Gpu]) -> None:
+    clean = printable_report(Report(driver_version=None, cuda_version=None, gpus=tuple(gpus)))
+    texts = [text for gpu in clean.gpus for text in msgspec.structs.astuple(gpu) if isinstance(text, str)]
+    assert all(text.isprintable() for text in texts)
+    assert len({gpu.uuid for gpu in clean.gpus}) == len(clean.gpus)
