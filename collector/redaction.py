@@ -19,7 +19,8 @@ __all__ = ["MASK", "Secrets", "redact", "redact_lines", "redacting"]
 
 MASK = "***"  # stands for a secret
 
-MAX_TEXT = 8192  # characters of a foreign text that are looked at; the rest is dropped
+MAX_TEXT = 4096  # characters of a text that are looked at; the rest is dropped
+MAX_FOREIGN_TEXT = 1024  # likewise of one that is all foreign: whoever sends many must not keep us busy
 MAX_SECRETS = 64  # that one owner keeps: of credentials that are renewed, the newest
 BLOCK = 8  # characters: any piece of a secret with twice as many, less one, contains one that is aligned
 MIN_PIECE = 12  # characters of a secret that are secret by themselves
@@ -77,7 +78,7 @@ class Secrets:
 
     def redact(self, text: object, limit: int | None = None) -> str:
         """Return a foreign text as `redact` does, also without these secrets."""
-        return _without_forms(self._without_known(text, least=1), limit)
+        return _without_forms(self._without_known(str(text)[:MAX_FOREIGN_TEXT], least=1), limit)
 
     def mask(self, text: object) -> str:
         """Return a text of ours, which may repeat what others said, in one line without these secrets.
@@ -134,7 +135,7 @@ def redact(text: object, limit: int | None = None) -> str:
     What looks like one is replaced: the value of a header or key that names a secret, private keys, tokens of known
     forms. For what is known to be secret there is `Secrets`.
     """
-    return _without_forms(one_line(str(text)[:MAX_TEXT]), limit)
+    return _without_forms(one_line(str(text)[:MAX_FOREIGN_TEXT]), limit)
 
 
 def redact_lines(text: str) -> list[str]:
@@ -174,13 +175,17 @@ _Span = tuple[int, int]
 
 def _found(text: str, wanted: _Wanted, least: int, depth: int) -> Iterator[_Span]:
     """Yield where secrets of at least so many characters are in a text, whole or in pieces, as they are or encoded."""
-    yield from _plain(text, wanted, least if text.isprintable() else SHORT)  # a short one is in any bytes by chance
+    readable = text.isprintable()
+    yield from _plain(text, wanted, least if readable else SHORT)  # a short one is in any bytes by chance
+    if readable:
+        yield from _cut_off(text, wanted, least)
     if depth == 0:
         return
-    decoded, spans = _unescaped(text)
-    if decoded != text:
-        for start, end in _found(decoded, wanted, least, depth - 1):
-            yield spans[start][0], spans[end - 1][1]
+    for escape in _ESCAPES:  # one at a time: a secret may itself hold what looks like another
+        if escape.search(text):
+            decoded, spans = _unescaped(text, escape)
+            for start, end in _found(decoded, wanted, least, depth - 1):
+                yield spans[start][0], spans[end - 1][1]
     for runs, decode in ((_BASE64_RUN, _from_base64), (_HEX_RUN, _from_hex)):
         for run in runs.finditer(text):
             if any(next(_found(inner, wanted, least, depth - 1), None) for inner in decode(run[0])):
@@ -189,9 +194,8 @@ def _found(text: str, wanted: _Wanted, least: int, depth: int) -> Iterator[_Span
 
 def _plain(text: str, wanted: _Wanted, least: int) -> Iterator[_Span]:
     for word in wanted.words:
-        if len(word) >= least:
+        if least <= len(word) <= len(text):
             yield from _whole(text, word)
-            yield from _cut_off(text, word)
     if wanted.blocks:
         yield from _pieces(text, wanted)
 
@@ -205,15 +209,17 @@ def _whole(text: str, word: str) -> Iterator[_Span]:
         at = text.find(word, end)
 
 
-def _cut_off(text: str, word: str) -> Iterator[_Span]:
-    """Yield the beginning of a secret at the end of a text: it may be what somebody's limit has left of it."""
+def _cut_off(text: str, wanted: _Wanted, least: int) -> Iterator[_Span]:
+    """Yield the beginnings of secrets at the end of a text: they may be what somebody's limit has left of them."""
     end = len(text.rstrip("….\"'"))
-    at = text.find(word[:MIN_BEGINNING], max(0, end - len(word)), end)
-    while at >= 0:
-        if word.startswith(text[at:end]):
-            yield at, end
-            return
-        at = text.find(word[:MIN_BEGINNING], at + 1, end)
+    for word in wanted.words:
+        start = max(0, end - len(word))
+        at = text.find(word[:MIN_BEGINNING], start, end) if len(word) >= least else -1
+        while at >= 0:
+            if word.startswith(text[at:end]):
+                yield at, end
+                break
+            at = text.find(word[:MIN_BEGINNING], at + 1, end)
 
 
 def _pieces(text: str, wanted: _Wanted) -> Iterator[_Span]:
@@ -277,22 +283,23 @@ def _looks_random(text: str) -> bool:
 _HEX_RUN = re.compile(rf"[0-9A-Fa-f]{{{MIN_ENCODED},}}")
 _BASE64_RUN = re.compile(rf"[A-Za-z0-9+/_-]{{{MIN_ENCODED},}}={{0,2}}")
 _URLSAFE = str.maketrans("-_", "+/")
-_ESCAPE = re.compile(
-    r"(?:%[0-9A-Fa-f]{2})+"
-    r"|(?:\\x[0-9A-Fa-f]{2})+"
-    r"|\\u[0-9A-Fa-f]{4}"
-    r"""|\\["'\\/]"""
-    r"|&#[0-9]{1,6};|&#[xX][0-9A-Fa-f]{1,5};|&(?:amp|lt|gt|quot|apos);"
+_ESCAPES = tuple(
+    re.compile(escape)
+    for escape in (
+        r"(?:%[0-9A-Fa-f]{2})+",
+        r"""(?:\\x[0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\["'\\/]""",
+        r"&#[0-9]{1,6};|&#[xX][0-9A-Fa-f]{1,5};|&(?:amp|lt|gt|quot|apos);",
+    )
 )
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'"}
 
 
-def _unescaped(text: str) -> tuple[str, list[_Span]]:
-    """Return a text with its escapes undone once, and for each of its characters where it comes from."""
+def _unescaped(text: str, escape: re.Pattern[str]) -> tuple[str, list[_Span]]:
+    """Return a text with escapes undone once, and for each of its characters where it comes from."""
     letters: list[str] = []
     spans: list[_Span] = []
     end = 0
-    for found in _ESCAPE.finditer(text):
+    for found in escape.finditer(text):
         letters += text[end : found.start()]
         spans += ((at, at + 1) for at in range(end, found.start()))
         unescaped = _unescape(found[0])

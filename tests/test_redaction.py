@@ -68,7 +68,7 @@ def test_a_secret_that_a_limit_cut_off_is_found(cut: int, ending: str) -> None:
     assert Secrets(TOKEN).mask(f"sent {TOKEN[:cut]}{ending}") == f"sent ***{ending}"
 
 
-def test_the_pieces_of_a_secret_that_was_broken_into_lines_are_found() -> None:
+def test_the_pieces_of_a_broken_secret_are_found() -> None:
     assert Secrets(TOKEN).mask(f"sent {TOKEN[:18]}\n{TOKEN[18:]}") == "sent *** ***"
     assert Secrets(JWT).mask(f"sent {JWT[10:]} and {JWT[:40]}") == "sent *** and ***"
 
@@ -85,7 +85,7 @@ def test_a_header_is_as_secret_as_what_is_in_it() -> None:
     assert secrets.mask("Bearer of admin rights") == "Bearer of admin rights"
 
 
-def test_each_line_of_a_key_is_secret_and_its_frame_is_not() -> None:
+def test_each_line_of_a_key_is_secret() -> None:
     secrets = Secrets(KEY)
     assert secrets.mask("AwEHBG0wawIBAQQgAbCdEfGhIjKlMnOp") == "***"
     assert "MIGHAgEAMBMGByqG" not in secrets.mask(json.dumps(KEY))
@@ -93,7 +93,7 @@ def test_each_line_of_a_key_is_secret_and_its_frame_is_not() -> None:
     assert secrets.mask("-----BEGIN PRIVATE KEY-----") == "-----BEGIN PRIVATE KEY-----"
 
 
-def test_a_short_secret_is_found_as_a_word_and_not_within_one() -> None:
+def test_a_short_secret_is_found_as_a_whole_word() -> None:
     text = "pod: the pods of pod-7 use pod."
     assert Secrets("pod").redact(text) == "***: the pods of ***-7 use ***."
     assert Secrets("pod").mask(text) == text  # of ours: a secret that is any word hides nothing

@@ -83,7 +83,7 @@ def test_any_text_is_a_cell_and_a_line(text: str) -> None:
 
 
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_json_means_the_same_with_escapes_for_what_does_not_print(value: object) -> None:
+def test_json_with_escapes_means_the_same(value: object) -> None:
     for body in (msgspec.json.encode(value), msgspec.json.format(msgspec.json.encode(value))):
         shown = printable_json(body)
         assert shown.decode().replace("\n", "").isprintable()

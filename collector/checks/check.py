@@ -8,8 +8,11 @@ import anyio
 
 from collector.checks.finding import Finding
 from collector.model import GpuidError
+from collector.redaction import redact
 
 __all__ = ["Check", "run_checks"]
+
+MAX_ERROR_LENGTH = 300  # characters of an error that nobody expected
 
 
 class Check(ABC):
@@ -52,7 +55,7 @@ async def _run_check(check: Check, timeout: float) -> None:
     except GpuidError as error:
         check.finding.add_problem(error, check.hint(error))
     except Exception as error:  # one failure never stops the other checks
-        check.finding.add_problem(f"{type(error).__name__}{_while(check)}: {error}")
+        check.finding.add_problem(f"{type(error).__name__}{_while(check)}: {redact(error, MAX_ERROR_LENGTH)}")
 
 
 def _while(check: Check) -> str:

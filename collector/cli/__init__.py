@@ -100,6 +100,10 @@ class _Commands(click.Group):
             _end(_usage(error), error.exit_code)
         except click.ClickException as error:
             _end(error.format_message(), error.exit_code)
+        except UnicodeEncodeError:
+            if any(not _is_text(argument) for argument in sys.argv):
+                _end("expected arguments in UTF-8", 2)
+            raise
         except (GpuidError, OSError, BaseExceptionGroup) as error:
             leaves = list(_leaves(error))
             if any(isinstance(leaf, OSError) and leaf.errno in _OUTPUT_ERRORS for leaf in leaves):
@@ -141,6 +145,15 @@ def _usage(error: click.UsageError) -> str:
     command = path.partition(" ")[2]
     message = error.format_message().rstrip(".")
     return f"{command}: {message}; see `{path} --help`" if command else f"{message}; see `{path} --help`"
+
+
+def _is_text(argument: str) -> bool:
+    """Return whether an argument is UTF-8: Python keeps the bytes of any other as halves of surrogate pairs."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -69,16 +69,23 @@ class Client:
         self._where = endpoint.url
         self._secrets = Secrets(os.environ.get("GPUID_PASSWORD") if user else None, headers.get("Authorization"))
         self._secrets.add_url(endpoint.url)
-        self._http = httpx.Client(
-            base_url=endpoint.url,
-            verify=endpoint.tls or True,
-            auth=_basic(user),
-            headers=headers,
-            timeout=timeout,
-            follow_redirects=False,
-            event_hooks={"response": [self._refuse_redirect]},
-            trust_env=url is not None,  # a proxy does not lead to this machine
-        )
+        try:
+            httpx.URL(endpoint.url)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"--url: {error}") from None
+        try:
+            self._http = httpx.Client(
+                base_url=endpoint.url,
+                verify=endpoint.tls or True,
+                auth=_basic(user),
+                headers=headers,
+                timeout=timeout,
+                follow_redirects=False,
+                event_hooks={"response": [self._refuse_redirect]},
+                trust_env=url is not None,  # a proxy does not lead to this machine
+            )
+        except (ValueError, httpx.InvalidURL):
+            raise ConfigError("invalid proxy in HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY") from None
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -95,7 +102,7 @@ class Client:
             answer = self._http.get(path, params=params)
         except httpx.TimeoutException as error:
             raise CommandError(f"{where}: no answer in time") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = self._secrets.redact(connection_problem(error))
             raise CommandError(f"{where}: {problem}; is a collector running there?") from error
         if answer.status_code in {401, 403}:

@@ -57,6 +57,8 @@ def application(
 async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Return every error in one line, as JSON below /api and as text elsewhere; a browser gets a page."""
     try:
+        if "\0" in request.path or "\0" in request.query_string:  # no name has one, and PostgreSQL takes none
+            raise web.HTTPBadRequest(text="expected text without null characters")
         return await handler(request)
     except StoreError as caught:
         error: web.HTTPException = web.HTTPServiceUnavailable(text=str(caught))

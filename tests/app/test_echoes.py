@@ -70,9 +70,7 @@ def test_neither_a_token_nor_a_control_character_leaves_the_collector(
         assert "***" in cluster["message"]
 
 
-def test_a_server_that_answers_in_no_encoding_is_down_and_its_task_goes_on(
-    collector: CollectorProcess, tmp_path: Path
-) -> None:
+def test_an_answer_in_no_encoding_ends_no_task(collector: CollectorProcess, tmp_path: Path) -> None:
     bodies = {
         "latin": '{"kind": "Status", "message": "é"}'.encode("latin-1"),
         "deep": b'{"message": ' + b"[" * 100_000,

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,3 +164,24 @@ def redirecting() -> Callable[[int, str], Any]:
             yield address, asked
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "text"),
+    [
+        ("http://\udcff/", {}, "--url: Invalid IDNA hostname: "),
+        ("http://x/", {"HTTP_PROXY": "socks9://x"}, "invalid proxy in HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY"),
+        ("http://x/", {"NO_PROXY": "fd00::/8"}, "invalid proxy in HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY"),
+    ],
+)
+def test_a_url_that_no_client_takes_is_one_line(url: str, environment: dict[str, str], text: str) -> None:
+    result = run("ls", "--url", url, env=environment)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith(f"gpuid: {text}")
+
+
+def test_arguments_that_are_not_utf8_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpuid", "ls", "--node", "\udcff"])
+    result = run("ls", "--url", "http://127.0.0.1:1", "--node", "\udcff")
+    assert (result.exit_code, result.stderr) == (2, "gpuid: expected arguments in UTF-8\n")

@@ -39,7 +39,7 @@ def test_what_does_not_print_is_left_out(letter: str) -> None:
     assert clean.unidentified[0].serial == "2"
 
 
-def test_of_two_gpus_that_differ_in_nothing_that_prints_one_remains() -> None:
+def test_of_gpus_that_print_alike_one_remains() -> None:
     report = Report(
         driver_version=None,
         cuda_version=None,

@@ -193,7 +193,7 @@ async def test_a_client_opens_no_connections_of_the_library_s_own(client: ApiCli
     "body",
     [b"", b"[]", b'"x"', b"{}", b'{"gitVersion": "\xff"', b"[" * 100_000, b"<html>", b'{"status": [1]}', b"null"],
 )
-async def test_an_answer_that_no_model_can_be_made_of_is_malformed_or_empty(
+async def test_an_answer_that_fits_no_model_is_malformed_or_empty(
     client: ApiClient, plain_server: ApiServer, body: bytes
 ) -> None:
     async def answer(request: web.Request) -> web.Response:

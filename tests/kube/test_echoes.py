@@ -183,7 +183,7 @@ async def test_what_a_plugin_obtained_is_lost(
     assert str(error) == f"{plain_server.url}: forbidden: ***"
 
 
-async def test_what_a_plugin_was_given_is_lost_where_it_repeats_it(
+async def test_what_a_plugin_repeats_of_its_secrets_is_lost(
     kubeconfig: Any, plain_server: Any, plugin: Plugin, failure: Failure
 ) -> None:
     plugin.script('echo "cannot use $LOGIN_SECRET nor $2 at $TOKEN_FILE: \x1b[31mred" >&2; exit 1')
@@ -257,7 +257,7 @@ async def test_a_key_is_lost(kubeconfig: Any, server: Any, authority: Any, failu
     assert not any(line[:12] in str(error) for line in key.splitlines()[1:-1])
 
 
-async def test_an_error_of_our_own_making_in_a_stream_loses_it(session: Session, plain_server: Any) -> None:
+async def test_our_own_error_in_a_stream_loses_it_too(session: Session, plain_server: Any) -> None:
     def fail() -> None:
         try:
             raise ValueError(f"got {TOKEN}")

@@ -45,7 +45,7 @@ def test_csv_quotes_what_needs_it_and_may_have_a_header(record: MakeRecord) -> N
 
 
 @given(records)
-def test_csv_is_read_back_as_what_prints_and_is_no_formula(batch: list[SinkRecord]) -> None:
+def test_csv_is_read_back_as_text_that_prints(batch: list[SinkRecord]) -> None:
     text = formats.csv(batch, header=True).decode()
     read = list(csv.DictReader(io.StringIO(text, newline="")))
     assert read == [{name: csv_text(getattr(one, name)) for name in formats.COLUMNS} for one in batch]

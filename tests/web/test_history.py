@@ -100,3 +100,11 @@ async def test_what_no_page_gave_as_next_is_refused(client: httpx.AsyncClient, p
     answer = await client.get(f"/api/v1/{path}?after=7")
     assert answer.status_code == 400
     assert answer.json() == {"error": "after: expected the `next` value of the previous page"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/v1/gpus/%00/history", "/api/v1/nodes/a%00b/history", "/api/v1/changes?cluster=%00", "/search?q=%00ab"],
+)
+async def test_a_null_character_is_refused(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).status_code == 400
