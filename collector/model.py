@@ -8,6 +8,7 @@ import msgspec
 
 __all__ = [
     "NO_UUIDS",
+    "UNREAD_REASONS",
     "Change",
     "ClusterState",
     "ClusterStatus",
@@ -23,9 +24,14 @@ __all__ = [
     "Placement",
     "ReadFailure",
     "Reading",
+    "Sharing",
     "SinkRecord",
     "Step",
+    "Survey",
+    "Uncovered",
     "UnidentifiedGpu",
+    "Unread",
+    "UnreadReason",
     "WatchRestart",
     "canonical_uuid",
 ]
@@ -77,8 +83,18 @@ class Place(NamedTuple):
     node: str
 
 
+class Sharing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How many units of a node's advertised capacity are one GPU, as its readings told."""
+
+    units: int  # the advertised capacity when the node was read
+    labelled: int  # units that are one GPU by the labels at that time; 0 where they did not tell
+    most: int  # the most GPUs that one reading has found since the capacity is this
+    shares: int  # units that are one GPU; 0 where that cannot be told
+    complete: bool  # a reading found every GPU that this makes, so it holds until the capacity changes
+
+
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What Kubernetes says of a node that carries a GPU pod."""
+    """What Kubernetes says of a node that has GPUs or a GPU pod."""
 
     name: str
     uid: str = ""  # given by its API server; empty only where an older store left it out
@@ -90,6 +106,7 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     advertised: tuple[int | None, int | None] = (None, None)
     ready: bool = True  # False only where Kubernetes says so
     labels: tuple[tuple[str, str], ...] = ()  # only the labels on the configured allow-list, sorted
+    gpu_sign: str = ""  # the resource or label by which Kubernetes says that the node has GPUs; empty: it does not
 
     @property
     def machine(self) -> str:
@@ -124,6 +141,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     # reading can answer a claim: only one that was started after the claim. None: it answers every claim.
     started: float | None = None
     ended: float | None = None
+    sharing: Sharing | None = None  # what it and the readings before it told of the node's capacity
 
 
 class Known(NamedTuple):
@@ -131,6 +149,7 @@ class Known(NamedTuple):
 
     fingerprint: Fingerprint
     time: float
+    sharing: Sharing | None = None
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +263,32 @@ class Failing(NamedTuple):
     since: float
 
 
+class Uncovered(StrEnum):
+    """Why no reading of a GPU node is even tried."""
+
+    PENDING = "pending"  # new, and so within its first grace, or waiting for its first reading
+    NO_POD = "no_pod"  # no source has a pod on it
+    POD_NOT_READY = "pod_not_ready"
+
+
+UnreadReason = Uncovered | ReadFailure  # NO_CONTAINER: no pod on the node has the container that its source names
+UNREAD_REASONS: tuple[UnreadReason, ...] = (*Uncovered, *ReadFailure)  # the closed set of the `reason` label
+
+
+class Unread(NamedTuple):
+    """That the GPUs of a node cannot be read now: why, and since when (Unix seconds; None: since it is known)."""
+
+    reason: UnreadReason
+    since: float | None = None
+
+
+class Survey(NamedTuple):
+    """What a complete listing of a cluster found: the size of what is watched, GPUs or not."""
+
+    nodes: int  # all that `node_selector` selects
+    pods: tuple[int, ...]  # by source, in the order of the configuration
+
+
 class WatchRestart(StrEnum):
     """Why a reflector had to start over: the closed set of the `reason` label."""
 
@@ -265,10 +310,12 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     node: NodeInfo
     time: float | None = None  # Unix seconds of the last reading, None before the first
     failing: Failing | None = None  # None after a reading, and before the first attempt
+    uncovered: Unread | None = None  # that no ready pod covers it; None where one does
     driver_version: str | None = None
     cuda_version: str | None = None
     source: str = ""  # `namespace/pod` that was read
     fingerprint: Fingerprint | None = None
+    sharing: Sharing | None = None  # what readings told of the node's capacity
     gpus: tuple[Gpu, ...] = ()  # those that are here
     since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
     claims: frozenset[str] = NO_UUIDS  # UUIDs of `gpus` that another node had first and has not let go of yet
@@ -277,6 +324,15 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def found(self) -> int | None:
         """How many GPUs are here; None before the first reading."""
         return None if self.time is None else len(self.gpus)
+
+    @property
+    def unread(self) -> Unread | None:
+        """Why the GPUs cannot be read now, or have not been read yet; None where the last reading stands."""
+        if self.uncovered is not None:
+            return self.uncovered
+        if self.failing is not None:
+            return Unread(self.failing.reason, self.failing.since)
+        return Unread(Uncovered.PENDING) if self.time is None else None
 
     @property
     def chassis(self) -> str:

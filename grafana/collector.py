@@ -95,6 +95,19 @@ def _reads() -> tuple[Panel, ...]:
             ),
         ),
         curves(
+            "Unread nodes",
+            "GPU nodes that cannot be read now or have not been read yet, by reason; failed readings are among them.",
+            Query(
+                f"max by (cluster, reason) (gpuid_unread_nodes{_IN}) > 0",
+                "{{cluster}}: {{reason}}",
+            ),
+        ),
+        curves(
+            "GPU pods",
+            "Pods that each source selects; a source without any reads nothing.",
+            Query(f"max by (cluster, source) (gpuid_source_pods{_IN})", "{{cluster}}: {{source}}"),
+        ),
+        curves(
             "Duration of readings",
             "From the start of the exec to the published result, 50th and 95th percentile.",
             *(

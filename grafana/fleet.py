@@ -28,6 +28,7 @@ _IN = '{cluster=~"$cluster"}'
 _FOUND = 'max by (cluster, node) (gpuid_node_gpus{cluster=~"$cluster",state="found"})'
 _CAPACITY = 'max by (cluster, node) (gpuid_node_gpus{cluster=~"$cluster",state="capacity"})'
 _MISSING = f"({_CAPACITY} - {_FOUND}) > 0"
+_UNREAD = f"max by (cluster, reason) (gpuid_unread_nodes{_IN})"
 _GPU_COLUMNS = (
     Column("serial", "Serial", SERIAL),
     Column("uuid", "UUID", UUID),
@@ -97,17 +98,27 @@ def _figures() -> tuple[Panel, ...]:
             "GPUs",
             "Physical GPUs, each counted once, no matter how many collectors or nodes report it.",
             f"count(count by (uuid) (gpuid_gpu_info{_GPU}))",
+            width=3,
         ),
         figure(
             "Nodes",
             "Nodes whose GPUs have been read.",
             f"count(max by (cluster, node) (gpuid_node_info{_IN}))",
+            width=3,
+        ),
+        figure(
+            "Unread nodes",
+            "GPU nodes that cannot be read now or have not been read yet. Nothing is known of what happens in them.",
+            f"sum({_UNREAD}) or vector(0)",
+            thresholds=NONE_IS_GOOD,
+            width=3,
         ),
         figure(
             "Clusters down",
             "Clusters that no collector can watch, without those that are configured twice.",
             f"count((max by (cluster) (gpuid_cluster_up{_IN}) == 0) unless on (cluster) {DUPLICATE}) or vector(0)",
             thresholds=NONE_IS_GOOD,
+            width=3,
         ),
         figure(
             "Missing GPUs",
@@ -189,7 +200,8 @@ def _clusters() -> Panel:
                 unit="s",
                 thresholds=((None, "green"), (600.0, "orange"), (1800.0, "red")),
             ),
-            Column("Value #C", "Nodes"),
+            Column("Value #C", "Nodes read"),
+            Column("Value #G", "Unread nodes", thresholds=NONE_IS_GOOD),
             Column("Value #D", "GPUs"),
             Column("Value #E", "Missing GPUs", thresholds=NONE_IS_GOOD),
             Column("Value #F", "Conflicts", thresholds=NONE_IS_GOOD),
@@ -200,6 +212,7 @@ def _clusters() -> Panel:
         f"count by (cluster) (max by (cluster, uuid) (gpuid_gpu_info{_IN}))",
         f"sum by (cluster) ({_MISSING})",
         f"max by (cluster) (gpuid_gpu_conflicts{_IN})",
+        f"sum by (cluster) ({_UNREAD})",
     )
 
 

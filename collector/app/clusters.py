@@ -61,6 +61,8 @@ class Clusters:
                     conflicts=functools.partial(self._inventory.conflicts, name),
                     claims=functools.partial(self._inventory.claims, name),
                     failing=functools.partial(self._inventory.failing, name),
+                    unread=functools.partial(self._inventory.unread, name),
+                    nodes=functools.partial(self._count_nodes, name),
                 )
                 status = ClusterStatus(cluster=name, state=ClusterState.STARTING, since=self._clock())
             else:
@@ -93,6 +95,9 @@ class Clusters:
                 self._publisher.publish(step, record=bool(step.changes))
         for cluster in unseen:
             self._collected[cluster].supervisor.renew()
+
+    def _count_nodes(self, cluster: str) -> int:
+        return len(self._inventory.nodes(cluster))
 
     async def _remove(self, name: str) -> None:
         await self._collected[name].supervisor.stop()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from collector.collect.duplicates import Duplicate, DuplicateDetector
 from collector.collect.supervisor import ClusterSupervisor
 from collector.config import ClusterSettings
-from collector.model import ClusterStatus, NodeInfo
+from collector.model import ClusterStatus, NodeInfo, Survey
 
 __all__ = ["CollectedCluster", "CollectedClusters"]
 
@@ -19,6 +19,7 @@ class CollectedCluster:
     supervisor: ClusterSupervisor
     status: ClusterStatus
     synced: float | None = None  # Unix seconds of the last proof that its view is current
+    survey: Survey | None = None  # how much there is in it; None before it has been listed completely
 
 
 class CollectedClusters(Mapping[str, CollectedCluster]):

@@ -5,11 +5,22 @@ import time
 from collections.abc import Callable
 
 from collector.app.collected import CollectedClusters
+from collector.app.coverage_log import CoverageLog
 from collector.app.publisher import Publisher
 from collector.collect.duplicates import Duplicate
 from collector.exposition import Metrics
 from collector.inventory import Inventory
-from collector.model import ClusterState, ClusterStatus, NodeInfo, Place, ReadFailure, Reading, WatchRestart
+from collector.model import (
+    ClusterState,
+    ClusterStatus,
+    NodeInfo,
+    Place,
+    ReadFailure,
+    Reading,
+    Survey,
+    UnreadReason,
+    WatchRestart,
+)
 
 __all__ = ["CollectObserver"]
 
@@ -33,6 +44,7 @@ class CollectObserver:
         self._publisher = publisher
         self._metrics = metrics
         self._clock = clock
+        self._coverage = CoverageLog(clusters, inventory)
 
     def on_reading(self, reading: Reading, seconds: float) -> None:
         """Apply a node's reading."""
@@ -40,31 +52,44 @@ class CollectObserver:
             return
         self._metrics.read_succeeded(reading.cluster, seconds)
         self._publisher.publish(self._inventory.apply(reading))
+        self._coverage.check(reading.cluster)
 
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         """Count a reading that failed, and keep that it did until the node's next one."""
         self._metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
         step = self._inventory.read_failed(Place(cluster, node), reason, self._clock())
         self._publisher.publish(step, record=bool(step.changes))  # that a node cannot be read is not kept
+        self._coverage.check(cluster)
 
-    def on_node(self, cluster: str, node: NodeInfo) -> None:
-        """Keep what Kubernetes says of a node, unless it shows that its cluster is configured twice."""
+    def on_node(self, cluster: str, node: NodeInfo, *, has_pod: bool = True) -> None:
+        """Keep what Kubernetes says of a node, unless it shows that its cluster is configured twice.
+
+        One whose pods another cluster's sources select shows nothing: two parts of a cluster may be read apart.
+        """
         if self._clusters.is_duplicate(cluster):
             return
         before = self._inventory.node(Place(cluster, node.name))
         if before is not None and before.node.uid != node.uid:
             self._clusters.release(cluster, before.node)
-        duplicate = self._clusters.claim(cluster, node)
+        duplicate = self._clusters.claim(cluster, node) if has_pod else None
         if duplicate is not None:
             self._skip(duplicate)
         if duplicate is None or duplicate.cluster != cluster:
             self._publisher.publish(self._inventory.set_node(cluster, node))
+            self._coverage.check(cluster)
+
+    def on_uncovered(self, cluster: str, node: str, reason: UnreadReason | None) -> None:
+        """Keep that no ready pod covers a node, or that one does again."""
+        step = self._inventory.set_uncovered(Place(cluster, node), reason, self._clock())
+        self._publisher.publish(step, record=bool(step.changes))
+        self._coverage.check(cluster)
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
         """Remove a node."""
         if (state := self._inventory.node(Place(cluster, node))) is not None:
             self._clusters.release(cluster, state.node)
         self._publisher.publish(self._inventory.remove_node(Place(cluster, node), time))
+        self._coverage.check(cluster)
 
     def on_status(self, status: ClusterStatus) -> None:
         """Publish how a cluster is."""
@@ -82,6 +107,15 @@ class CollectObserver:
         self._clusters[cluster].synced = time
         self._metrics.synced(cluster, time)
 
+    def on_survey(self, cluster: str, survey: Survey) -> None:
+        """Publish how much there is in a cluster."""
+        if (collected := self._clusters.get(cluster)) is None or self._clusters.is_duplicate(cluster):
+            return
+        collected.survey = survey
+        names = [source.name for source in collected.settings.active_sources]
+        self._metrics.source_pods(cluster, dict(zip(names, survey.pods, strict=True)))
+        self._coverage.check(cluster)
+
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a reflector that had to start over."""
         self._metrics.watch_restarted(cluster, resource, reason)
@@ -90,7 +124,7 @@ class CollectObserver:
         """Stop collecting a cluster that is the same as another one, which publishes what is in it."""
         name = duplicate.cluster
         self._clusters[name].supervisor.pause()
-        self._clusters[name].synced = None
+        self._clusters[name].synced = self._clusters[name].survey = None
         self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
         fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
         log.warning("skipping cluster: %s", duplicate, extra=fields)

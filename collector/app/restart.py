@@ -43,4 +43,5 @@ async def restore(
         publisher.publish(inventory.remove_cluster(cluster, now))
     for cluster in inventory.clusters():
         for node in inventory.nodes(cluster).values():
-            clusters.recall(cluster, node.node)
+            if node.time is not None:
+                clusters.recall(cluster, node.node)

@@ -76,4 +76,5 @@ def _agrees(node: NodeState | None, recorded: NodeState) -> bool:
     """Return whether two collectors know the same of a node, each by its own reading."""
     if node is None:
         return False
-    return msgspec.structs.replace(node, time=recorded.time, failing=recorded.failing) == recorded
+    passing = {"time": recorded.time, "failing": recorded.failing, "uncovered": recorded.uncovered}
+    return msgspec.structs.replace(node, **passing) == recorded

@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from collector.app.collected import CollectedClusters
+from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.model import ClusterStatus
+from collector.model import ClusterStatus, Survey
 from collector.store import History, Store, StoreStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -62,6 +63,21 @@ class LiveCollector:
         """Return when (Unix seconds) a cluster's view was last proved current; None if never."""
         collected = self._clusters.get(cluster)
         return None if collected is None else collected.synced
+
+    def survey(self, cluster: str) -> Survey | None:
+        """Return how much there is in a cluster; None before it has been listed completely."""
+        collected = self._clusters.get(cluster)
+        return None if collected is None else collected.survey
+
+    def sources(self, cluster: str) -> Sequence[PodSource]:
+        """Return where GPU pods are looked for in a cluster, in the order of the configuration."""
+        collected = self._clusters.get(cluster)
+        return () if collected is None else collected.settings.active_sources
+
+    def node_selector(self, cluster: str) -> str:
+        """Return which nodes of a cluster are watched; empty for all of them."""
+        collected = self._clusters.get(cluster)
+        return "" if collected is None else collected.settings.node_selector
 
     def refresh(self, cluster: str) -> float:
         """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""

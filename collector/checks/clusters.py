@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import anyio
 import msgspec
@@ -12,8 +12,8 @@ from collector.checks.check import Check, run_checks
 from collector.checks.finding import ClusterDetails, Finding, PodCount, Subject
 from collector.collect import nvidia_smi, watcher
 from collector.collect.duplicates import DuplicateDetector
-from collector.collect.objects import PodObject
-from collector.collect.schedule import Candidate, choose, ready
+from collector.collect.objects import NodeObject, PodObject
+from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
 from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
@@ -28,10 +28,12 @@ from collector.kube.errors import (
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
+from collector.text import counted
 
 __all__ = ["check_clusters"]
 
 _CONCURRENT_CLUSTERS = 32  # each may start a credential plugin
+_MAX_NAMES = 5  # of nodes that a problem names
 
 _EXEC_HINTS = {
     ReadFailure.FORBIDDEN: "pods/exec needs both create and get",
@@ -73,6 +75,7 @@ class ClusterCheck(Check):
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name, details=self.details))
         self.step = "loading its context"
         self.nodes: Sequence[NodeInfo] = ()  # those with a GPU pod, which the collector would read
+        self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
         self._cluster = cluster
 
     async def run(self) -> None:
@@ -87,13 +90,14 @@ class ClusterCheck(Check):
                 for order, source in enumerate(self._cluster.active_sources)
                 for pod in await self._list_pods(client, source)
             ]
-            await self._list_nodes(client, {candidate.pod.node for candidate in candidates})
+            await self._list_nodes(client, candidates)
             if not any(count.total for count in self.details.pods):
                 if self.details.pods:
                     await self._try_other_presets(client)
             elif (chosen := choose(candidates)) is None:
-                self.finding.add_problem("no pod is ready", "see `kubectl describe pod`")
+                self._explain_unreadable(candidates)
             else:
+                self._report_uncovered(candidates)
                 await self._read_node(client, chosen.source, chosen.pod)
 
     def hint(self, error: GpuidError) -> str:
@@ -172,11 +176,38 @@ class ClusterCheck(Check):
     def _is_denied(self, right: Right) -> bool:
         return self.details.rights.get(str(right)) is False
 
-    async def _list_nodes(self, client: ApiClient, names: Collection[str]) -> None:
+    async def _list_nodes(self, client: ApiClient, candidates: Sequence[Candidate]) -> None:
         self.step = "listing its nodes"
         if not self._is_denied(Right("list", "nodes")):
             found, _version = await list_all(client, watcher.nodes(client, self._cluster))
-            self.nodes = [node.facts for node in found.values() if node.key in names]
+            with_pod = {candidate.pod.node for candidate in candidates if not lacks_container(candidate)}
+            self.nodes = [node.facts for node in found.values() if node.key in with_pod]
+            self._gpu_nodes = [node for node in found.values() if node.facts.gpu_sign]
+
+    def _explain_unreadable(self, candidates: Sequence[Candidate]) -> None:
+        """Report why no pod can be read though there are some."""
+        for candidate in candidates:
+            if ready(candidate.pod) and lacks_container(candidate):
+                text = f'{candidate.pod.key}: the pod has no container named "{candidate.source.container}"'
+                self.finding.add_problem(text, _EXEC_HINTS[ReadFailure.NO_CONTAINER])
+                return
+        self.finding.add_problem("no pod is ready", "see `kubectl describe pod`")
+
+    def _report_uncovered(self, candidates: Sequence[Candidate]) -> None:
+        """Report GPU nodes that no ready pod covers; new ones may still be waiting for theirs."""
+        by_node: dict[str, list[Candidate]] = {}
+        for candidate in candidates:
+            by_node.setdefault(candidate.pod.node, []).append(candidate)
+        oldest = time.time() - self._cluster.grace
+        lacking = [
+            node.key for node in self._gpu_nodes if node.created <= oldest and why_uncovered(by_node.get(node.key, ()))
+        ]
+        if lacking:
+            names = ", ".join(lacking[:_MAX_NAMES]) + (", …" if len(lacking) > _MAX_NAMES else "")
+            self.finding.add_problem(
+                f"{len(lacking)} of {counted(len(self._gpu_nodes), 'GPU node')} without a ready GPU pod: {names}",
+                "each needs a ready pod of a source; node_selector can leave nodes out",
+            )
 
     async def _list_pods(self, client: ApiClient, source: PodSource) -> list[PodObject]:
         """Return a source's pods and note their number, neither without the right to list them."""

@@ -18,7 +18,7 @@ _STALL_SECONDS = 10.0  # without a new reading, the bar ends after this time
 
 
 async def show_first_inventory(service: Service) -> None:
-    """Draw a progress bar until all known nodes have been read, or none has been for a while."""
+    """Draw a progress bar until all nodes that can be read have been read, or none has been for a while."""
     if not sys.stderr.isatty():
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -40,8 +40,11 @@ async def show_first_inventory(service: Service) -> None:
 
 
 def _read(inventory: Inventory) -> tuple[int, int]:
-    """Return the number of nodes that have been read, and of all that are known."""
+    """Return the number of nodes that have been read, and of all that a ready pod covers."""
     entries = [
-        entry.time is not None for cluster in inventory.clusters() for entry in inventory.nodes(cluster).values()
+        entry.time is not None
+        for cluster in inventory.clusters()
+        for entry in inventory.nodes(cluster).values()
+        if entry.uncovered is None
     ]
     return sum(entries), len(entries)

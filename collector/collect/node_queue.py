@@ -1,23 +1,29 @@
-"""The nodes of one cluster that have GPU pods: which one is due to be read, and which one is gone. No I/O."""
+"""The GPU nodes of one cluster: which one is due to be read, which one cannot be, and which one is gone. No I/O."""
 
 import dataclasses
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import anyio
+import msgspec
 
 from collector.collect import schedule
+from collector.collect.context_logger import ContextLogger
 from collector.collect.delay_queue import DelayQueue
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate, RetryPolicy
+from collector.collect.sharing import count_gpus, learn, units_per_gpu
 from collector.config import ClusterSettings, PodSource
 from collector.events import ResettableEvent
-from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
+from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Sharing, Survey, Uncovered, UnreadReason
 
 __all__ = ["NodeQueue", "Target", "TrackedNode"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -25,15 +31,28 @@ class TrackedNode:
     """What is tracked of one node: its pods, the last attempt, and what the observer and the log were given."""
 
     name: str
-    candidates: dict[tuple[int, str], Candidate] = dataclasses.field(default_factory=dict)  # by source and pod
+    pods: dict[tuple[int, str], Candidate] = dataclasses.field(default_factory=dict)  # by source and pod
     observed: bool = False  # the observer knows the node
     observed_info: NodeInfo | None = None  # as the observer knows it
+    observed_pod: bool = False  # likewise whether it has a pod that may be read
+    observed_uncovered: UnreadReason | None = None  # likewise
+    observed_before: bool = False  # the observer knows the node from an earlier queue, whatever that said last
     attempt: Attempt | None = None
     reading: bool = False  # handed out, and not done yet
     verify: bool = False  # to be read again soon, whatever the last attempt said
-    podless_since: float | None = None  # since when it has had no pod at all
+    was_read: bool = False  # the observer has a reading of it
+    sharing: Sharing | None = None  # what that told of its capacity
+    read_boot_id: str = ""  # of the boot in which it was made
+    podless_since: float | None = None  # since when it has had no pod that has the container
+    grace_until: float | None = None  # the end of the time for which a node may lack a ready pod; None while it has one
+    warned: bool = False  # it was logged that it lacks one, after its grace
     last_failure: ReadFailure | None = None  # how the last attempt failed; None after a success
     last_stderr: str = ""  # of the last command that succeeded
+
+    @property
+    def has_candidates(self) -> bool:
+        """Whether any of its pods may have the container that is to be read."""
+        return not all(map(schedule.lacks_container, self.pods.values()))
 
 
 class Target(NamedTuple):
@@ -49,6 +68,9 @@ class NodeQueue:
 
     Before the first `resume` and while paused, no node is handed out, and none is given up for want of a pod: the view
     of the cluster would be incomplete or stale. A node that was deleted is reported at once.
+
+    A node that Kubernetes says has GPUs is reported whether it has a pod or not, and with the reason where no ready pod
+    covers it. While it is younger than `grace`, that is to be expected: its driver may still be installed.
     """
 
     def __init__(
@@ -67,8 +89,11 @@ class NodeQueue:
         self._retry = retry
         self._rng = rng
         self._clock = clock
-        self._infos: dict[str, NodeInfo] = {}  # every node that exists
-        self._nodes: dict[str, TrackedNode] = {}  # every node that has a GPU pod, or that the observer knows
+        self._log = ContextLogger(log, cluster=cluster.name)
+        self._objects: dict[str, NodeObject] = {}  # every node that exists
+        self._nodes: dict[str, TrackedNode] = {}  # every node that has GPUs or a GPU pod, or that the observer knows
+        self._pods = [0] * len(cluster.active_sources)  # how many there are of each source
+        self._survey: Survey | None = None  # as the observer knows it
         self._due = DelayQueue()
         self._started = False
         self._paused = True
@@ -81,25 +106,33 @@ class NodeQueue:
         """Apply a change of a node."""
         if after is not None:
             name = after.key
-            if self._infos.get(name) == after.facts:
+            known = self._objects.get(name)
+            self._objects[name] = after
+            if known is not None and (known.facts, known.labels) == (after.facts, after.labels):
                 return
-            self._infos[name] = after.facts
+            if name not in self._nodes and after.facts.gpu_sign:
+                self._nodes[name] = TrackedNode(name)
+            if known is not None and known.facts.uid != after.facts.uid and name in self._nodes:
+                self._nodes[name].sharing = None  # another machine
         elif before is not None:
             name = before.key
-            del self._infos[name]
+            del self._objects[name]
         if (node := self._nodes.get(name)) is not None:
             self._reschedule(node)
+        self._report_survey()
 
     def set_pod(self, order: int, source: PodSource, before: PodObject | None, after: PodObject | None) -> None:
         """Apply a change of a pod that `source`, the one at `order` in the configuration, selects."""
+        self._pods[order] += (after is not None) - (before is not None)
         if before is not None and before.node and (after is None or after.node != before.node):
             node = self._nodes[before.node]
-            del node.candidates[order, before.key]
+            del node.pods[order, before.key]
             self._reschedule(node)
         if after is not None and after.node:
             node = self._nodes.setdefault(after.node, TrackedNode(after.node))
-            node.candidates[order, after.key] = Candidate(order, source, after)
+            node.pods[order, after.key] = Candidate(order, source, after)
             self._reschedule(node)
+        self._report_survey()
 
     def resume(self) -> None:
         """Hand out nodes: the view is complete and current."""
@@ -109,6 +142,7 @@ class NodeQueue:
             self._restore_known()
             for node in list(self._nodes.values()):
                 self._reschedule(node)
+        self._report_survey()
         self._wake_before(self._due.next_due())
 
     def pause(self) -> None:
@@ -144,18 +178,18 @@ class NodeQueue:
         now = self._clock()
         while (name := self._due.pop_due(now)) is not None:
             node = self._nodes[name]
-            if node.candidates:
+            if not node.reading and self.select(node) is not None:
                 node.reading, node.verify = True, False
                 return node
-            self._give_up(node)
+            self._end_grace(node, now)
         return None
 
     def select(self, node: TrackedNode) -> Target | None:
         """Return what to read of a node; None where it has no ready pod or does not exist."""
-        candidate, info = schedule.choose(node.candidates.values()), self._infos.get(node.name)
-        if candidate is None or info is None:
+        candidate, known = schedule.choose(node.pods.values()), self._objects.get(node.name)
+        if candidate is None or known is None:
             return None
-        return Target(node, candidate, schedule.fingerprint(candidate, info))
+        return Target(node, candidate, schedule.fingerprint(candidate, known.facts))
 
     def current_info(self, target: Target) -> NodeInfo | None:
         """Return the current info of a node; None if the pod that was read is no longer on it.
@@ -163,15 +197,31 @@ class NodeQueue:
         The output of a pod that is gone proves nothing about the node as it is now.
         """
         read = target.candidate
-        candidate = target.node.candidates.get((read.order, read.pod.key))
+        candidate = target.node.pods.get((read.order, read.pod.key))
         if candidate is None or candidate.pod.uid != read.pod.uid:
             return None
-        return self._infos.get(target.node.name)
+        return self._info(target.node)
 
-    def succeeded(self, target: Target) -> None:
-        """Note that a node was read."""
+    def succeeded(self, target: Target, *, found: int = 0, mig: bool = False) -> NodeInfo:
+        """Note that a node was read, and how many GPUs were found, any of them with MIG on; returns its info now.
+
+        Raises KeyError for a node that is gone.
+        """
         node, now = target.node, self._clock()
         node.attempt = schedule.succeeded(node.attempt, target.fingerprint, now, self._cluster.refresh, self._rng)
+        known = self._objects[node.name]
+        capacity, allocatable = known.facts.advertised
+        node.sharing = learn(
+            node.sharing,
+            known.labels,
+            capacity=capacity,
+            allocatable=allocatable,
+            found=found,
+            mig=mig,
+            rebooted=target.fingerprint.boot_id != node.read_boot_id,
+        )
+        node.was_read, node.read_boot_id = True, target.fingerprint.boot_id
+        return self._counted(known, node.sharing)
 
     def failed(self, target: Target, reason: ReadFailure) -> None:
         """Note that a node could not be read."""
@@ -188,32 +238,60 @@ class NodeQueue:
         """Take up the readings of an earlier run, and report the nodes among them that are gone."""
         now, wall_time = self._clock(), time.time()
         for name, known in self._known.items():
-            if name not in self._infos:
+            if name not in self._objects:
                 self._observer.on_node_gone(self._cluster.name, name, wall_time)
                 continue
             node = self._nodes.setdefault(name, TrackedNode(name))
-            node.observed = True
+            node.observed = node.observed_before = node.was_read = True
+            node.sharing, node.read_boot_id = known.sharing, known.fingerprint.boot_id
             node.attempt = schedule.resumed(known, wall_time - known.time, now, self._cluster.refresh, self._rng)
         self._known = {}
 
+    def _info(self, node: TrackedNode) -> NodeInfo | None:
+        """Return what is known of a node; None where it does not exist."""
+        known = self._objects.get(node.name)
+        return None if known is None else self._counted(known, node.sharing)
+
+    @staticmethod
+    def _counted(known: NodeObject, sharing: Sharing | None) -> NodeInfo:
+        """Return a node's info with its capacity in GPUs, as far as readings have told how many units are one."""
+        if sharing is None:
+            return known.facts
+        advertised = known.facts.advertised
+        units = units_per_gpu(advertised[0], known.labels, sharing)
+        capacity, allocatable = (count_gpus(amount, units) for amount in advertised)
+        if (capacity, allocatable) == (known.facts.capacity, known.facts.allocatable):
+            return known.facts  # one copy is enough
+        return msgspec.structs.replace(known.facts, capacity=capacity, allocatable=allocatable)
+
     def _reschedule(self, node: TrackedNode) -> None:
-        """Report what changed about a node, and set when it is due or, without a pod, given up."""
+        """Report what changed about a node, and set when it is due, or when its grace ends."""
         if not self._started:
             return
-        info = self._infos.get(node.name)
-        if info is None or not (node.candidates or node.observed):
+        info, has_candidates = self._info(node), node.has_candidates
+        if info is None or not (has_candidates or info.gpu_sign or node.observed):
             self._give_up(node)
             return
-        if info != node.observed_info:
-            node.observed_info, node.observed = info, True
-            self._observer.on_node(self._cluster.name, info)
+        if info != node.observed_info or has_candidates != node.observed_pod:
+            node.observed_info, node.observed_pod, node.observed = info, has_candidates, True
+            self._observer.on_node(self._cluster.name, info, has_pod=has_candidates)
         now = self._clock()
-        if node.candidates:
+        reason = schedule.why_uncovered(node.pods.values())
+        if has_candidates:
             node.podless_since = None
+        elif node.podless_since is None:
+            node.podless_since = now
+        if reason is None:
+            node.grace_until = None
             due = self._due_time(node, now)
         else:
-            node.podless_since = now if node.podless_since is None else node.podless_since
-            due = node.podless_since + self._cluster.grace
+            if node.grace_until is None:
+                node.grace_until = now + (self._cluster.grace if node.was_read else self._first_grace(node))
+            times = [node.grace_until] if now < node.grace_until else []
+            if (gone_at := self._gone_at(node)) is not None:
+                times.append(gone_at)
+            due = min(times, default=None)
+        self._report_uncovered(node, reason, now)
         self._due.schedule(node.name, due)
         if due is not None:
             self._wake_before(due)
@@ -226,15 +304,78 @@ class NodeQueue:
             due = min(due, now if node.attempt is None else max(now, node.attempt.ended + self._retry.settle))
         return due
 
+    def _first_grace(self, node: TrackedNode) -> float:
+        """Return for how many seconds a node that was never read may lack a ready pod: until it is `grace` old."""
+        return max(0.0, self._cluster.grace - max(0.0, time.time() - self._objects[node.name].created))
+
+    def _gone_at(self, node: TrackedNode) -> float | None:
+        """Return when what was read of a node ends for want of a pod; None if it has one, or nothing to lose."""
+        if node.podless_since is None or not (node.was_read or not self._objects[node.name].facts.gpu_sign):
+            return None
+        return node.podless_since + self._cluster.grace
+
+    def _end_grace(self, node: TrackedNode, now: float) -> None:
+        """Give up what was read of a node without a pod whose grace is over; report as unread what remains."""
+        gone_at = self._gone_at(node) if node.name in self._objects else None
+        if gone_at is not None and gone_at <= now:
+            warned = node.warned
+            self._give_up(node)
+            if not self._objects[node.name].facts.gpu_sign:
+                return
+            node.grace_until, node.warned = now, warned
+            self._nodes[node.name] = node
+        self._reschedule(node)
+
     def _give_up(self, node: TrackedNode) -> None:
         """Report a node as gone; its pods, if it has any, are kept in case it comes back."""
         if node.observed:
             self._observer.on_node_gone(self._cluster.name, node.name, time.time())
-        node.observed, node.observed_info, node.attempt = False, None, None
-        node.podless_since, node.last_failure = None, None
+        node.observed, node.observed_info, node.observed_pod = False, None, False
+        node.observed_uncovered, node.attempt = None, None
+        node.was_read, node.sharing, node.read_boot_id = False, None, ""
+        node.podless_since, node.grace_until, node.warned, node.last_failure = None, None, False, None
         self._due.schedule(node.name, None)
-        if not node.candidates and not node.reading:
+        if not node.pods and not node.reading:
             del self._nodes[node.name]
+
+    def _report_uncovered(self, node: TrackedNode, reason: UnreadReason | None, now: float) -> None:
+        """Tell the observer and the log that no ready pod covers a node, or that one does again."""
+        within_grace = node.grace_until is not None and now < node.grace_until
+        reported = Uncovered.PENDING if reason is not None and within_grace and not node.was_read else reason
+        before, node.observed_uncovered = node.observed_uncovered, reported
+        if reported != before or node.observed_before:
+            node.observed_before = False
+            self._observer.on_uncovered(self._cluster.name, node.name, reported)
+        if reported is None:
+            if before is not None:
+                level = logging.INFO if before is not Uncovered.PENDING else logging.DEBUG
+                self._log.log(level, "GPU node covered by a ready pod", extra={"node": node.name})
+            node.warned = False
+        elif reported != before or not (within_grace or node.warned):
+            self._log_uncovered(node, reported, within_grace=within_grace)
+
+    def _log_uncovered(self, node: TrackedNode, reason: UnreadReason, *, within_grace: bool) -> None:
+        """Log why a node cannot be read: as a warning once, when its grace is over.
+
+        Where no source has a pod in the whole cluster, that is logged instead of each node.
+        """
+        level = logging.DEBUG
+        if any(self._pods):
+            if within_grace and reason is not Uncovered.PENDING:
+                level = logging.INFO
+            elif not within_grace:
+                level = logging.INFO if node.warned else logging.WARNING
+                node.warned = True
+        sign = self._objects[node.name].facts.gpu_sign
+        fields = {"node": node.name, "reason": reason.value} | ({"gpu_sign": sign} if sign else {})
+        self._log.log(level, "GPU node without a ready pod", extra=fields)
+
+    def _report_survey(self) -> None:
+        """Tell the observer how much there is in the cluster, once that is known and when it has changed."""
+        survey = Survey(len(self._objects), tuple(self._pods))
+        if self._started and survey != self._survey:
+            self._survey = survey
+            self._observer.on_survey(self._cluster.name, survey)
 
     def _wake_before(self, due: float) -> None:
         if not self._paused and due < self._waiting_until:

@@ -105,11 +105,12 @@ class NodeReader:
             raise ExecError(ReadFailure.BAD_OUTPUT, f"{error}; stderr: {stderr}" if stderr else str(error)) from error
 
     def _succeeded(self, target: Target, report: nvidia_smi.Report, started: float, log: ContextLogger) -> None:
-        node, info = target.node, self._queue.current_info(target)
-        if info is None:
+        node = target.node
+        if self._queue.current_info(target) is None:
             return
         ended = anyio.current_time()
-        self._queue.succeeded(target)
+        found, mig = len(report.gpus) + len(report.unidentified), any(gpu.mig for gpu in report.gpus)
+        info = self._queue.succeeded(target, found=found, mig=mig)
         if node.last_failure is not None:
             node.last_failure, self._forbidden = None, False
             log.info("node readable again")
@@ -125,6 +126,7 @@ class NodeReader:
             unidentified=report.unidentified,
             started=started,
             ended=ended,
+            sharing=node.sharing,
         )
         self._observer.on_reading(reading, ended - started)
 

@@ -1,21 +1,37 @@
 """Pods and nodes as the Kubernetes API sends them, decoded from the bytes: only the fields that are used."""
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 
 import msgspec
 
+from collector.collect.gpu_signs import find_sign
+from collector.collect.sharing import GpuLabels, count_gpus, units_per_gpu
 from collector.kube.wire import decode
 from collector.model import NodeInfo
 from collector.text import printable
 
 __all__ = ["Container", "NodeObject", "PodObject", "decode_pod", "node_decoder"]
 
+# Two names of one resource: `.shared` is what `renameByDefault` of the device plugin's sharing makes of it.
+_GPU_RESOURCES = ("nvidia.com/gpu", "nvidia.com/gpu.shared")
+
 # What GPU feature discovery and GKE write on nodes that offer shares of GPUs (time-slicing, MPS), or MIG instances.
 # `nvidia.com/mig.strategy` proves nothing: it is there with MIG off, too.
 _REPLICA_LABELS = ("nvidia.com/gpu.replicas", "cloud.google.com/gke-max-shared-clients-per-gpu")
 _INSTANCE_LABEL_PREFIXES = ("nvidia.com/gpu.slices.gi", "nvidia.com/mig-", "cloud.google.com/gke-gpu-partition-size")
+
+# How many GPUs a machine of the node's type has: Karpenter on AWS (pkg/apis/v1/labels.go of karpenter-provider-aws),
+# EKS Auto Mode, and Karpenter on Azure. `nvidia.com/gpu.count` is not among them: with MIG's strategy `single` it
+# counts instances.
+_MACHINE_LABELS = (
+    "karpenter.k8s.aws/instance-gpu-count",
+    "eks.amazonaws.com/instance-gpu-count",
+    "karpenter.azure.com/sku-gpu-count",
+)
 
 _QUANTITY = re.compile(r"([0-9]{1,18})(k|M|Ki|Mi)?")
 _MULTIPLIERS = {None: 1, "k": 1000, "M": 1000_000, "Ki": 1 << 10, "Mi": 1 << 20}
@@ -54,10 +70,12 @@ class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A node: its version in the API, and what the rest of the program knows about it."""
+    """A node: its version in the API, what the rest of the program knows about it, and what judging it needs."""
 
     version: str
-    facts: NodeInfo
+    facts: NodeInfo  # capacity and allocatable as far as labels tell
+    created: float = 0.0  # Unix seconds; 0 where that is not known
+    labels: GpuLabels = GpuLabels()
 
     @property
     def key(self) -> str:
@@ -68,6 +86,13 @@ class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def decode_pod(raw: msgspec.Raw) -> PodObject:
     """Return one pod; raises MalformedError."""
     pod = decode(_POD_DECODER, raw)
+    statuses = pod.status.containers or ()
+    containers = [
+        Container(name=sys.intern(one.name), id=one.id, ready=one.ready, restarts=one.restarts) for one in statuses
+    ]
+    if len(containers) < len(declared := pod.spec.containers or ()):  # the kubelet has not reported them all yet
+        reported = {container.name for container in containers}
+        containers += [Container(name=sys.intern(one.name)) for one in declared if one.name not in reported]
     return PodObject(
         key=printable(f"{pod.metadata.namespace}/{pod.metadata.name}"),
         uid=pod.metadata.uid,
@@ -76,10 +101,7 @@ def decode_pod(raw: msgspec.Raw) -> PodObject:
         created=pod.metadata.created or "",
         running=pod.status.phase == "Running",
         terminating=pod.metadata.deleted is not None,
-        containers=tuple(
-            Container(name=sys.intern(one.name), id=one.id, ready=one.ready, restarts=one.restarts)
-            for one in pod.status.containers or ()
-        ),
+        containers=tuple(containers),
     )
 
 
@@ -90,8 +112,9 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
     def decode_node(raw: msgspec.Raw) -> NodeObject:
         node = decode(_NODE_DECODER, raw)
         has = node.metadata.labels or {}
-        shares = _shares(has)
         capacity, allocatable = _amount(node.status.capacity), _amount(node.status.allocatable)
+        told = _gpu_labels(has)
+        units = units_per_gpu(capacity, told)
         return NodeObject(
             version=node.metadata.version,
             facts=NodeInfo(
@@ -99,12 +122,15 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
                 uid=node.metadata.uid,
                 provider_id=printable(node.spec.provider_id),
                 boot_id=node.status.info.boot_id,
-                capacity=_gpus(capacity, shares),
-                allocatable=_gpus(allocatable, shares),
+                capacity=count_gpus(capacity, units),
+                allocatable=count_gpus(allocatable, units),
                 advertised=(capacity, allocatable),
                 ready=not any(one.type == "Ready" and one.status != "True" for one in node.status.conditions or ()),
                 labels=tuple((name, sys.intern(printable(has[name]))) for name in wanted if name in has),
+                gpu_sign=find_sign(node.status.capacity or (), has),
             ),
+            created=_unix_seconds(node.metadata.created),
+            labels=told,
         )
 
     return decode_node
@@ -126,8 +152,13 @@ class _LabelledMeta(_Meta, frozen=True, gc=False):
     labels: dict[str, str] | None = None
 
 
+class _DeclaredContainer(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+
+
 class _PodSpec(msgspec.Struct, frozen=True, gc=False):
     node: str = msgspec.field(name="nodeName", default="")
+    containers: list[_DeclaredContainer] | None = None
 
 
 class _ContainerStatus(msgspec.Struct, frozen=True, gc=False):
@@ -156,9 +187,8 @@ class _NodeInfo(msgspec.Struct, frozen=True, gc=False):
     boot_id: str = msgspec.field(name="bootID", default="")
 
 
-class _Amounts(msgspec.Struct, frozen=True, gc=False):
-    gpus: str | int | None = msgspec.field(name="nvidia.com/gpu", default=None)
-    shared: str | int | None = msgspec.field(name="nvidia.com/gpu.shared", default=None)  # with `renameByDefault`
+# The amounts stay raw: one of them may be of any form, and only few are looked at.
+_Amounts = dict[str, msgspec.Raw]
 
 
 class _Condition(msgspec.Struct, frozen=True, gc=False):
@@ -185,23 +215,43 @@ _NODE_DECODER = msgspec.json.Decoder(_Node)
 
 def _amount(amounts: _Amounts | None) -> int | None:
     """Return a node's amount of `nvidia.com/gpu` under both its names; one no longer in use stays there with 0."""
-    found = [_quantity(each) for each in (amounts.gpus, amounts.shared)] if amounts is not None else []
-    counts = [each for each in found if each is not None]
-    return sum(counts) if counts else None
+    if amounts is None:
+        return None
+    total = None
+    for name in _GPU_RESOURCES:
+        if name in amounts and (count := _quantity(bytes(amounts[name]).decode("latin-1").strip('"'))) is not None:
+            total = (total or 0) + count
+    return total
 
 
-def _quantity(text: str | int | None) -> int | None:
+def _quantity(text: str) -> int | None:
     """Return a count; Kubernetes writes whole numbers as "8" and may write round ones as "1k"."""
-    found = _QUANTITY.fullmatch(str(text))
+    found = _QUANTITY.fullmatch(text)
     return int(found[1]) * _MULTIPLIERS[found[2]] if found else None
 
 
-def _gpus(amount: int | None, shares: int) -> int | None:
-    return amount // shares if amount is not None and shares and amount % shares == 0 else None
+def _unix_seconds(text: str | None) -> float:
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
-def _shares(labels: Mapping[str, str]) -> int:
-    """Return how many units of capacity are one GPU; 0 where capacity does not count GPUs, or not all of them."""
-    if any(name.startswith(_INSTANCE_LABEL_PREFIXES) for name in labels):
-        return 0
-    return _quantity(next((labels[name] for name in _REPLICA_LABELS if name in labels), "1")) or 0
+def _gpu_labels(labels: Mapping[str, str]) -> GpuLabels:
+    """Return what a node's labels tell of how its capacity counts GPUs."""
+    shares, machine = 1, 0
+    for name in _REPLICA_LABELS:
+        if name in labels:
+            shares = _quantity(labels[name]) or 0
+            break
+    for name in _MACHINE_LABELS:
+        if name in labels:
+            machine = _quantity(labels[name]) or 0
+            break
+    return _known_labels(any(name.startswith(_INSTANCE_LABEL_PREFIXES) for name in labels), shares, machine)
+
+
+@functools.lru_cache(maxsize=1024)
+def _known_labels(instances: bool, shares: int, machine: int) -> GpuLabels:
+    """Return one object for all nodes with the same labels."""
+    return GpuLabels(instances=instances, shares=shares, machine=machine)

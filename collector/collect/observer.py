@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from collector.model import ClusterStatus, NodeInfo, ReadFailure, Reading, WatchRestart
+from collector.model import ClusterStatus, NodeInfo, ReadFailure, Reading, Survey, UnreadReason, WatchRestart
 
 __all__ = ["Observer"]
 
@@ -16,11 +16,20 @@ class Observer(Protocol):
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         """Handle a failed reading; the node's previous reading remains valid."""
 
-    def on_node(self, cluster: str, node: NodeInfo) -> None:
-        """Handle a node with a GPU pod that is new, or whose info has changed."""
+    def on_node(self, cluster: str, node: NodeInfo, *, has_pod: bool = True) -> None:
+        """Handle a node with GPUs or a GPU pod that is new, or of which info or `has_pod` has changed."""
+
+    def on_uncovered(self, cluster: str, node: str, reason: UnreadReason | None) -> None:
+        """Handle a node that no ready pod covers, and why; None: one does now."""
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
-        """Handle a node that was deleted, or that has had no GPU pod for longer than `grace`."""
+        """Handle a node that was deleted, or that has had no GPU pod for longer than `grace`.
+
+        A node that Kubernetes says has GPUs is new afterwards, with nothing known of them.
+        """
+
+    def on_survey(self, cluster: str, survey: Survey) -> None:
+        """Handle how much there is in the cluster, once all of it has been listed, and whenever that changes."""
 
     def on_status(self, status: ClusterStatus) -> None:
         """Handle a change of the cluster's state, or of the message that explains it."""

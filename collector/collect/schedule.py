@@ -1,14 +1,14 @@
 """Decide which pod of a node is read, and when. No I/O: values, the time and the randomness are passed in."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from collector.backoff import Backoff
 from collector.collect.objects import Container, PodObject
 from collector.config import PodSource
-from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
+from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Uncovered, UnreadReason
 
 __all__ = [
     "Attempt",
@@ -19,9 +19,11 @@ __all__ = [
     "failed",
     "find_container",
     "fingerprint",
+    "lacks_container",
     "ready",
     "resumed",
     "succeeded",
+    "why_uncovered",
 ]
 
 
@@ -67,10 +69,27 @@ def ready(pod: PodObject) -> bool:
 
 
 def choose(candidates: Iterable[Candidate]) -> Candidate | None:
-    """Return the pod to read, the newest ready one of the first source that has any; None where no pod is ready."""
-    usable = [candidate for candidate in candidates if ready(candidate.pod)]
+    """Return the pod to read, the newest ready one of the first source that has any; None where no pod is ready.
+
+    A source's selector may match pods of other kinds. Those without the container that it names are left out.
+    """
+    usable = [candidate for candidate in candidates if ready(candidate.pod) and find_container(candidate) is not None]
     usable.sort(key=lambda candidate: (candidate.pod.created, candidate.pod.uid), reverse=True)
     return min(usable, key=lambda candidate: candidate.order, default=None)
+
+
+def why_uncovered(candidates: Collection[Candidate]) -> UnreadReason | None:
+    """Return why none of a node's pods can be read; None where one can."""
+    if choose(candidates) is not None:
+        return None
+    if not candidates:
+        return Uncovered.NO_POD
+    return ReadFailure.NO_CONTAINER if all(map(lacks_container, candidates)) else Uncovered.POD_NOT_READY
+
+
+def lacks_container(candidate: Candidate) -> bool:
+    """Return whether a pod is known to have no container of the name that its source gives."""
+    return bool(candidate.pod.containers) and find_container(candidate) is None
 
 
 def find_container(candidate: Candidate) -> Container | None:

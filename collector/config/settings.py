@@ -16,7 +16,7 @@ __all__ = ["PRESETS", "ClusterSettings", "Config", "DefaultSettings", "MetricsSe
 
 _OWN_LABELS = frozenset(
     {"node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version"}
-    | {"state", "reason", "resource", "sink", "le", "encoding", "version"}
+    | {"state", "reason", "resource", "sink", "source", "le", "encoding", "version"}
     | {"generation", "implementation", "major", "minor", "patchlevel"}  # of Python's own metrics
 )
 
@@ -34,6 +34,11 @@ class PodSource(msgspec.Struct, frozen=True, kw_only=True):
             if not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", getattr(self, key)):
                 raise ValueError(f"{key}: expected a name that Kubernetes allows, got {quote(getattr(self, key))}")
         _check_selector("selector", self.selector)
+
+    @property
+    def name(self) -> str:
+        """What it is called in metrics, problems and the log: `namespace/selector`."""
+        return f"{self.namespace}/{self.selector}"
 
 
 def _check_selector(key: str, text: str) -> None:
@@ -63,7 +68,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     preset: str = "gpu-operator"  # a key of PRESETS
     sources: tuple[PodSource, ...] = ()  # instead of the preset; on each node, the first with a ready pod is used
     refresh: Duration = Duration(3600)  # a node is read again when its reading is older than this
-    grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series
+    grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series, and a new one may lack one
     command: tuple[str, ...] = ("nvidia-smi", "-q", "-x")
     exec_timeout: Duration = Duration(30)  # from opening the exec to its exit status
     exec_concurrency: int = 16  # concurrent execs in one cluster

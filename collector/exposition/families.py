@@ -81,6 +81,24 @@ FAMILIES = (
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),
     Family("gpuid_read_failing_nodes", "gauge", ("cluster", "reason"), "Nodes whose last reading failed."),
     Family(
+        "gpuid_gpu_nodes",
+        "gauge",
+        ("cluster",),
+        "GPU nodes: those that Kubernetes says have GPUs, and those with a GPU pod.",
+    ),
+    Family(
+        "gpuid_unread_nodes",
+        "gauge",
+        ("cluster", "reason"),
+        "GPU nodes that cannot be read now or have not been read yet, those of gpuid_read_failing_nodes included.",
+    ),
+    Family(
+        "gpuid_source_pods",
+        "gauge",
+        ("cluster", "source"),
+        "Pods that a source selects; the source is its namespace and selector.",
+    ),
+    Family(
         "gpuid_read_duration_seconds",
         "histogram",
         ("cluster",),

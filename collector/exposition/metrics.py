@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from collector import __version__
 from collector.exposition.families import FAMILIES
-from collector.model import ClusterState, ReadFailure, WatchRestart
+from collector.model import UNREAD_REASONS, ClusterState, ReadFailure, UnreadReason, WatchRestart
 
 __all__ = ["Metrics"]
 
@@ -64,13 +64,18 @@ class Metrics:
         conflicts: Callable[[], int] = lambda: 0,
         claims: Callable[[], int] = lambda: 0,
         failing: Callable[[ReadFailure], int] = lambda _reason: 0,
+        unread: Callable[[UnreadReason], int] = lambda _reason: 0,
+        nodes: Callable[[], int] = lambda: 0,
     ) -> None:
         """Create the series of a cluster, so that rates see the first increase.
 
         At each scrape `conflicts` returns how many of its GPUs are confirmed in two places, `claims` how many are in an
-        open claim, and `failing` on how many of its nodes the last reading failed for a reason.
+        open claim, `failing` on how many of its nodes the last reading failed for a reason, `unread` how many are
+        unread for a reason, and `nodes` how many there are.
         """
-        self._clusters[cluster] = _ClusterMetrics(cluster, self._cluster_label, conflicts, claims, failing)
+        self._clusters[cluster] = _ClusterMetrics(
+            cluster, self._cluster_label, conflicts, claims, failing, unread, nodes
+        )
 
     def remove_cluster(self, cluster: str) -> None:
         """Remove all series of a cluster; later calls about it are ignored."""
@@ -86,11 +91,19 @@ class Metrics:
             metrics.last_state = state
             if state is ClusterState.DUPLICATE:  # it is not watched, so its view will not be confirmed again
                 metrics.synced.clear()
+                metrics.source_pods.clear()
 
     def synced(self, cluster: str, time: float) -> None:
         """Set when (Unix seconds) the view of a cluster was last confirmed as current."""
         if metrics := self._clusters.get(cluster):
             metrics.synced.labels(cluster).set(time)
+
+    def source_pods(self, cluster: str, pods: Mapping[str, int]) -> None:
+        """Set how many pods each source of a cluster selects."""
+        if metrics := self._clusters.get(cluster):
+            metrics.source_pods.clear()
+            for source, count in pods.items():
+                metrics.source_pods.labels(cluster, source).set(count)
 
     def moved(self, cluster: str) -> None:
         """Count a GPU that arrived in a cluster from another node."""
@@ -174,6 +187,8 @@ class _ClusterMetrics:
         conflicts: Callable[[], int],
         claims: Callable[[], int],
         failing: Callable[[ReadFailure], int],
+        unread: Callable[[UnreadReason], int],
+        nodes: Callable[[], int],
     ) -> None:
         self.registry = own = CollectorRegistry()
         self.up = _gauge("gpuid_cluster_up", own, label)
@@ -184,6 +199,9 @@ class _ClusterMetrics:
         self.read_success = _counter("gpuid_read_success_total", own, label)
         self.read_failure = _counter("gpuid_read_failure_total", own, label)
         read_failing = _gauge("gpuid_read_failing_nodes", own, label)
+        _gauge("gpuid_gpu_nodes", own, label).labels(cluster).set_function(nodes)
+        unread_nodes = _gauge("gpuid_unread_nodes", own, label)
+        self.source_pods = _gauge("gpuid_source_pods", own, label)
         self.read_duration = _histogram("gpuid_read_duration_seconds", own, label, buckets=_READ_SECONDS_BUCKETS)
         self.watch_restarts = _counter("gpuid_watch_restarts_total", own, label)
         self.export_success = _counter("gpuid_export_success_total", own, label)
@@ -195,6 +213,8 @@ class _ClusterMetrics:
         for reason in ReadFailure:
             self.read_failure.labels(cluster, reason)
             read_failing.labels(cluster, reason).set_function(functools.partial(failing, reason))
+        for unread_reason in UNREAD_REASONS:
+            unread_nodes.labels(cluster, unread_reason).set_function(functools.partial(unread, unread_reason))
 
 
 class _CallbackCounter(Collector):

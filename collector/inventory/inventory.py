@@ -25,6 +25,8 @@ from collector.model import (
     ReadFailure,
     Reading,
     Step,
+    Unread,
+    UnreadReason,
     canonical_uuid,
 )
 
@@ -60,6 +62,7 @@ class Inventory:
         self._absent: dict[str, _Absent] = {}  # by UUID
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self._at)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
+        self._unread: Counter[tuple[str, str]] = Counter()  # likewise, by the reason's value
 
     # Steps
 
@@ -77,6 +80,7 @@ class Inventory:
             cuda_version=reading.cuda_version,
             source=reading.source,
             fingerprint=reading.fingerprint,
+            sharing=reading.sharing,
         )
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
@@ -144,6 +148,18 @@ class Inventory:
         """Note that a node cannot be read again now, such as one without a pod."""
         step = _Draft()
         self._lose_claimed(place, step)
+        return step.done()
+
+    def set_uncovered(self, place: Place, reason: UnreadReason | None, time: float) -> Step:
+        """Keep why no ready pod covers a node, or that one does (None); of an unknown node nothing is kept."""
+        step = _Draft()
+        if (node := self.node(place)) is not None:
+            since = time if node.uncovered is None else node.uncovered.since
+            uncovered = None if reason is None else Unread(reason, since)
+            if node.uncovered != uncovered:
+                self._put(msgspec.structs.replace(node, uncovered=uncovered), step)
+            if reason is not None:
+                self._lose_claimed(place, step)
         return step.done()
 
     def remove_node(self, place: Place, time: float) -> Step:
@@ -214,6 +230,7 @@ class Inventory:
                     node=node.node,
                     source=recorded.source,
                     fingerprint=recorded.fingerprint,
+                    sharing=recorded.sharing,
                     time=recorded.time,
                     driver_version=recorded.driver_version,
                     cuda_version=recorded.cuda_version,
@@ -279,7 +296,7 @@ class Inventory:
     def known(self, cluster: str) -> dict[str, Known]:
         """Return, by node, the last readings that need not be repeated while they are fresh."""
         return {
-            name: Known(node.fingerprint, node.time)
+            name: Known(node.fingerprint, node.time, node.sharing)
             for name, node in self.nodes(cluster).items()
             if node.fingerprint is not None and node.time is not None
         }
@@ -321,6 +338,10 @@ class Inventory:
         """Return how many of the cluster's nodes could not be read last, for this reason."""
         return self._failing[cluster, reason]
 
+    def unread(self, cluster: str, reason: UnreadReason) -> int:
+        """Return how many of the cluster's nodes cannot be read now, or were not read yet, for this reason."""
+        return self._unread[cluster, reason.value]
+
     # How a step is made
 
     def _put(self, node: NodeState, step: "_Draft") -> None:
@@ -328,6 +349,7 @@ class Inventory:
         nodes = self._nodes.setdefault(node.place.cluster, {})
         before = nodes.get(node.place.node)
         self._count_failing(node.place.cluster, before.failing if before else None, node.failing)
+        self._count_unread(node.place.cluster, before.unread if before else None, node.unread)
         nodes[node.place.node] = node
         step.nodes[node.place] = node
 
@@ -338,6 +360,7 @@ class Inventory:
         if not nodes:
             del self._nodes[place.cluster]
         self._count_failing(place.cluster, node.failing, None)
+        self._count_unread(place.cluster, node.unread, None)
         step.nodes[place] = None
         self._depart(zip(node.gpus, node.since, strict=True), node, time, step)
         self._reindex(place, node.gpus, ())
@@ -347,6 +370,12 @@ class Inventory:
             for sign, one in ((-1, before), (1, after)):
                 if one is not None:
                     self._failing[cluster, one.reason] += sign
+
+    def _count_unread(self, cluster: str, before: Unread | None, after: Unread | None) -> None:
+        if before is not after:
+            for sign, one in ((-1, before), (1, after)):
+                if one is not None:
+                    self._unread[cluster, one.reason.value] += sign
 
     # Where a GPU is
 

@@ -144,7 +144,8 @@ class SimulatedCluster:
     def delete_node(self, node: str | None = None) -> Done:
         """Delete a node and its pod; its host and GPUs become free for the next new or migrated node."""
         node = self._node(node)
-        self.server.execs.kill(self.pod(node))
+        if self.objects.has_pod(node):
+            self.server.execs.kill(self.pod(node))
         self.objects.delete_node(node)
         gpus = self._fleet.remove(self.name, node)
         return self._done(f"deleted {node}", (node,), gpus)
@@ -168,22 +169,28 @@ class SimulatedCluster:
         return self._done(f"{gpus[0]} fell off the bus of {node}", (node,), gpus)
 
     @action
-    def set_mig(self, node: str | None = None, enabled: bool = True) -> Done:
-        """Turn MIG on or off on a node: instances are counted instead of GPUs; the pod's container restarts."""
+    def set_mig(self, node: str | None = None, enabled: bool = True, labelled: bool = True) -> Done:
+        """Turn MIG on or off on a node: instances are counted instead of GPUs; the pod's container restarts.
+
+        Unless labelled, no label says so, as without GPU feature discovery.
+        """
         node = self._node(node)
         gpus = self._fleet.set_mig(self.name, node, enabled)
-        self.objects.set_mig(node, enabled=enabled)
-        self.restart_container(node)
+        self.objects.set_mig(node, enabled=enabled, labelled=labelled)
+        self._restart_if_there(node)
         return self._done(f"MIG is {'on' if enabled else 'off'} on {node}", (node,), gpus)
 
     @action
-    def share_gpus(self, node: str | None = None, replicas: int = 4) -> Done:
-        """Time-slice a node's GPUs: each is counted `replicas` times; the pod's container restarts."""
+    def share_gpus(self, node: str | None = None, replicas: int = 4, label: int | None = None) -> Done:
+        """Time-slice a node's GPUs: each is counted `replicas` times, as the label says unless it says `label`.
+
+        A label of 0 is none, as without GPU feature discovery. The pod's container restarts.
+        """
         if replicas < 1:
             raise SimulationError(f"{self.name}: replicas must be at least 1, got {replicas}")
         node = self._node(node)
-        self.objects.share_gpus(node, replicas)
-        self.restart_container(node)
+        self.objects.share_gpus(node, replicas, label=replicas if label is None else label)
+        self._restart_if_there(node)
         return self._done(f"{node} offers each GPU {replicas} times", (node,))
 
     @action
@@ -224,6 +231,51 @@ class SimulatedCluster:
         node = self._node(node)
         self.objects.set_pod_ready(node, ready=ready)
         return self._done(f"the pod of {node} is {'ready' if ready else 'not ready'}", (node,))
+
+    @action
+    def remove_pod(self, node: str | None = None) -> Done:
+        """Delete a node's pod; no other takes its place until restore_pod."""
+        node = self._node(node)
+        self.server.execs.kill(self.objects.delete_pod(node))
+        return self._done(f"removed the pod of {node}", (node,))
+
+    @action
+    def restore_pod(self, node: str | None = None) -> Done:
+        """Create the pod of a node, or of every node, that has none."""
+        nodes = self.nodes if node is None else [self._node(node)]
+        bare = [each for each in nodes if not self.objects.has_pod(each)]
+        for each in bare:
+            self.objects.add_pod(each)
+        return self._done(f"created the pods of {len(bare)} nodes", tuple(bare))
+
+    @action
+    def relabel_pods(self, app: str = "nvidia-device-plugin") -> Done:
+        """Give every device-plugin pod another value of its label `app`, so that the preset matches none of them."""
+        for node in self.nodes:
+            if self.objects.has_pod(node):
+                self.objects.relabel_pod(node, app)
+        return self._done(f"the pods have the label app={app}", tuple(self.nodes))
+
+    @action
+    def rename_container(self, node: str | None = None, container: str = "gpu-feature-discovery") -> Done:
+        """Give the container of a node's pod another name, as another DaemonSet's pod under the same label has."""
+        node = self._node(node)
+        self.objects.rename_container(node, container)
+        return self._done(f"the container on {node} is {container}", (node,))
+
+    @action
+    def label_node(self, labels: dict[str, str | None], node: str | None = None) -> Done:
+        """Set labels of a node, with GPUs or without; null removes one."""
+        node = self._node(None) if node is None else node
+        self.objects.label_node(node, labels)
+        return self._done(f"labelled {node}", (node,))
+
+    @action
+    def withdraw_gpus(self, node: str | None = None, forget: bool = False) -> Done:
+        """Let Kubernetes count no GPUs on a node, as when its device plugin is gone; forget removes the resource."""
+        node = self._node(node)
+        self.objects.withdraw_gpus(node, forget=forget)
+        return self._done(f"{node} offers no GPUs", (node,))
 
     # API server
 
@@ -357,14 +409,20 @@ class SimulatedCluster:
 
     def _boot(self, node: str) -> None:
         self.objects.node_down(node)
-        self._stop_pod(node)
+        if has_pod := self.objects.has_pod(node):
+            self._stop_pod(node)
         self._fleet.reboot(self.name, node)
         self.objects.node_up(node)
-        self.objects.start_pod(node, new_sandbox=True)
+        if has_pod:
+            self.objects.start_pod(node, new_sandbox=True)
 
     def _restart(self, node: str, *, new_sandbox: bool) -> None:
         self._stop_pod(node)
         self.objects.start_pod(node, new_sandbox=new_sandbox)
+
+    def _restart_if_there(self, node: str) -> None:
+        if self.objects.has_pod(node):
+            self._restart(node, new_sandbox=False)
 
     def _stop_pod(self, node: str) -> None:
         self.objects.stop_pod(node)

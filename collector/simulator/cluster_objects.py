@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from collector.config import PRESETS
 from collector.simulator.fleet import Fleet, SimulationError
@@ -53,8 +53,9 @@ class ClusterObjects:
         self.add_pod(node)
 
     def delete_node(self, node: str) -> None:
-        """Delete a node and its pod."""
-        self.delete_pod(node)
+        """Delete a node and its pod, if it has one."""
+        if node in self._pods:
+            self.delete_pod(node)
         self._units.pop(node, None)
         self._storage.delete(NODES, node)
 
@@ -136,17 +137,48 @@ class ClusterObjects:
 
         self.edit(NODES, node, change)
 
-    def share_gpus(self, node: str, replicas: int) -> None:
-        """Offer every GPU `replicas` times, as time-slicing does."""
-        strategy = "time-slicing" if replicas > 1 else "none"
-        self._divide(
-            node, replicas, {"nvidia.com/gpu.replicas": str(replicas), "nvidia.com/gpu.sharing-strategy": strategy}
-        )
+    def share_gpus(self, node: str, replicas: int, *, label: int) -> None:
+        """Offer every GPU `replicas` times, as time-slicing does; the label says `label`, or is absent if that is 0."""
+        strategy = "time-slicing" if label > 1 else "none"
+        labels = {"nvidia.com/gpu.replicas": str(label), "nvidia.com/gpu.sharing-strategy": strategy}
+        self._divide(node, replicas, labels if label else dict.fromkeys(labels))
 
-    def set_mig(self, node: str, *, enabled: bool) -> None:
+    def set_mig(self, node: str, *, enabled: bool, labelled: bool = True) -> None:
         """Offer MIG instances instead of GPUs, as with the strategy `single`, or GPUs again."""
         labels = {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.slices.gi": "1" if enabled else None}
-        self._divide(node, _MIG_INSTANCES_PER_GPU if enabled else 1, labels)
+        self._divide(node, _MIG_INSTANCES_PER_GPU if enabled else 1, labels if labelled else dict.fromkeys(labels))
+
+    def has_pod(self, node: str) -> bool:
+        """Return whether a node has its device-plugin pod."""
+        return node in self._pods
+
+    def relabel_pod(self, node: str, app: str) -> None:
+        """Change the label `app` of a pod."""
+        self.edit(PODS, self.pod(node), lambda document: _set_labels(document, {"app": app}))
+
+    def rename_container(self, node: str, name: str) -> None:
+        """Change the name of the container of a pod."""
+
+        def change(document: Document) -> None:
+            document["spec"]["containers"][0]["name"] = name
+            document["status"]["containerStatuses"][0]["name"] = name
+
+        self.edit(PODS, self.pod(node), change)
+
+    def label_node(self, node: str, labels: Mapping[str, str | None]) -> None:
+        """Set labels of a node; None removes one."""
+        self.edit(NODES, node, lambda document: _set_labels(document, labels))
+
+    def withdraw_gpus(self, node: str, *, forget: bool = False) -> None:
+        """Let a node offer 0 GPUs, as the kubelet does once its device plugin is gone, or not name them at all."""
+
+        def change(document: Document) -> None:
+            for amounts in ("capacity", "allocatable"):
+                document["status"][amounts]["nvidia.com/gpu"] = "0"
+                if forget:
+                    del document["status"][amounts]["nvidia.com/gpu"]
+
+        self.edit(NODES, node, change)
 
     def edit(self, resource: Resource, key: str, change: Callable[[Document], None]) -> None:
         """Change the document of an object."""
@@ -157,15 +189,14 @@ class ClusterObjects:
         change(document)
         self._storage.put(resource, document)
 
-    def _divide(self, node: str, units: int, labels: dict[str, str | None]) -> None:
+    def _divide(self, node: str, units: int, labels: Mapping[str, str | None]) -> None:
         self._units[node] = units
         gpus = self._amount(node)
 
         def change(document: Document) -> None:
             for amounts in ("capacity", "allocatable"):
                 document["status"][amounts]["nvidia.com/gpu"] = gpus
-            merged = document["metadata"]["labels"] | labels
-            document["metadata"]["labels"] = {name: value for name, value in merged.items() if value is not None}
+            _set_labels(document, labels)
 
         self.edit(NODES, node, change)
 
@@ -207,6 +238,11 @@ def _set_ready(document: Document, *, ready: bool) -> None:
         status["ready"] = ready
     for kind in ("Ready", "ContainersReady"):
         _set_condition(document, kind, ready=ready)
+
+
+def _set_labels(document: Document, labels: Mapping[str, str | None]) -> None:
+    merged = {**document["metadata"]["labels"], **labels}
+    document["metadata"]["labels"] = {name: value for name, value in merged.items() if value is not None}
 
 
 def _set_condition(document: Document, kind: str, *, ready: bool) -> None:

@@ -16,6 +16,7 @@ from collector.model import (
     NodeState,
     Place,
     Reading,
+    Sharing,
     SinkRecord,
     UnidentifiedGpu,
 )
@@ -41,6 +42,7 @@ def encode_node(state: NodeState) -> bytes:
             cuda_version=state.cuda_version,
             source=state.source,
             fingerprint=state.fingerprint,
+            sharing=state.sharing,
             gpus=columns,
             since=state.since,
             claims=tuple(sorted(state.claims)),
@@ -65,6 +67,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         cuda_version=_interned(stored.cuda_version),
         source=stored.source,
         fingerprint=fingerprint,
+        sharing=stored.sharing,
         gpus=tuple(map(_gpu, *columns)),
         since=since,
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
@@ -111,6 +114,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cuda_version: str | None = None
     source: str = ""
     fingerprint: Fingerprint | None = None
+    sharing: Sharing | None = None
     gpus: dict[str, Any] = {}
     since: tuple[float, ...] = ()
     claims: tuple[str, ...] = ()

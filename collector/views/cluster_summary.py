@@ -3,18 +3,20 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
 
-from collector.model import ClusterState, ClusterStatus, NodeState, ReadFailure
+from collector.config import PodSource
+from collector.model import ClusterState, ClusterStatus, NodeState, ReadFailure, Survey, Uncovered, UnreadReason
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 
 __all__ = [
     "ClusterSummaries",
     "ClusterSummary",
+    "fleet_coverage",
     "fleet_models",
     "is_overdue",
     "missing_gpus",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 OVERDUE_SLACK_SECONDS = 60.0  # for which a reading that is due may be under way
+MAX_SYNCED_AGE_SECONDS = 900.0  # of the last proof that a cluster's view is current; as the alert GpuidViewStale has it
 REST_FACTOR = 9  # times as long as counting took, for which the summaries are reused
 MAX_REST_SECONDS = 10.0
 
@@ -37,12 +40,23 @@ class ClusterSummary:
     conflicts: int
     claims: int
     refresh: float  # seconds
-    nodes: int = 0
-    unread: int = 0  # nodes that were never read
-    failing: Counter[ReadFailure] = field(default_factory=Counter)  # nodes that cannot be read, by reason
+    survey: Survey | None  # how much there is in it; None before it has been listed completely
+    sources: Sequence[PodSource]
+    node_selector: str
+    stale: bool  # its view has not been proved current for long
+    nodes: int = 0  # GPU nodes
+    read: int = 0  # of which the last reading stands
+    unread: Counter[UnreadReason] = field(default_factory=Counter)  # the other nodes, by reason
+    unread_since: float | None = (
+        None  # Unix seconds, of the node that has been unread for longest, without pending ones
+    )
+    failing: Counter[ReadFailure] = field(default_factory=Counter)  # those that are unread because readings fail
     failing_since: float | None = None  # Unix seconds, of the node that has failed for longest
+    uncovered: Counter[UnreadReason] = field(default_factory=Counter)  # those that no ready pod covers
+    uncovered_since: float | None = None  # Unix seconds, of the node that has not been covered for longest
     overdue: int = 0  # nodes whose next reading is overdue
-    capacity: int = 0
+    capacity: int = 0  # of the nodes whose capacity counts GPUs
+    uncounted: int = 0  # nodes whose capacity does not count GPUs, or that have none
     short: int = 0  # nodes with fewer GPUs than their capacity
     missing: int = 0  # GPUs that those nodes lack
     models: Counter[str] = field(default_factory=Counter)
@@ -52,6 +66,28 @@ class ClusterSummary:
     def gpus(self) -> int:
         """The number of GPUs; one that several nodes report counts once."""
         return self.models.total()
+
+    @property
+    def pending(self) -> int:
+        """The number of nodes that are waiting for their first reading."""
+        return self.unread[Uncovered.PENDING]
+
+    @property
+    def unreadable(self) -> bool:
+        """True where there are GPU nodes and none can be read."""
+        return self.nodes > 0 and self.unread.total() == self.nodes and not self.pending
+
+    @property
+    def complete(self) -> bool:
+        """True where the cluster was listed as a whole and every GPU node in it has been read."""
+        return self.up and self.survey is not None and self.synced is not None and self.read == self.nodes
+
+    @property
+    def idle_sources(self) -> list[str]:
+        """The sources that select no pod, once that is known."""
+        if self.survey is None:
+            return []
+        return [source.name for source, pods in zip(self.sources, self.survey.pods, strict=False) if not pods]
 
     @property
     def up(self) -> bool:
@@ -89,16 +125,18 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         conflicts=inventory.conflicts(cluster),
         claims=inventory.claims(cluster),
         refresh=view.refresh(cluster),
+        survey=view.survey(cluster),
+        sources=view.sources(cluster),
+        node_selector=view.node_selector(cluster),
+        stale=_is_stale(view, cluster),
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
-        summary.unread += entry.time is None
         summary.overdue += is_overdue(view, entry)
-        if entry.failing is not None:
-            summary.failing[entry.failing.reason] += 1
-            summary.failing_since = min(entry.failing.since, summary.failing_since or math.inf)
+        _count_reading(summary, entry)
         summary.capacity += entry.node.capacity or 0
+        summary.uncounted += entry.node.capacity is None
         if missing := missing_gpus(entry):
             summary.short += 1
             summary.missing += missing
@@ -109,6 +147,37 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
                 summary.models[gpu.model or ""] += 1
     summary.models.update(summary.repeated.values())
     return summary
+
+
+def _count_reading(summary: ClusterSummary, entry: NodeState) -> None:
+    if (unread := entry.unread) is None:
+        summary.read += 1
+        return
+    summary.unread[unread.reason] += 1
+    if unread.reason is Uncovered.PENDING:
+        return
+    since = math.inf if unread.since is None else unread.since
+    summary.unread_since = min(since, summary.unread_since or math.inf)
+    if entry.uncovered is not None:
+        summary.uncovered[unread.reason] += 1
+        summary.uncovered_since = min(since, summary.uncovered_since or math.inf)
+    elif entry.failing is not None:
+        summary.failing[entry.failing.reason] += 1
+        summary.failing_since = min(since, summary.failing_since or math.inf)
+
+
+def _is_stale(view: CollectorView, cluster: str) -> bool:
+    synced = view.synced(cluster)
+    return synced is not None and view.now() - synced > MAX_SYNCED_AGE_SECONDS
+
+
+def fleet_coverage(summaries: Iterable[ClusterSummary]) -> tuple[int, Counter[UnreadReason]]:
+    """Return how many GPU nodes of all clusters have been read, and how many have not, by reason."""
+    read, unread = 0, Counter[UnreadReason]()
+    for summary in summaries:
+        read += summary.read
+        unread += summary.unread
+    return read, unread
 
 
 def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:

@@ -1,11 +1,12 @@
 """What the read models, the API and the page may look at: a running collector, read-only and live."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.model import ClusterStatus
+from collector.model import ClusterStatus, Survey
 from collector.store import History, StoreStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -53,6 +54,15 @@ class CollectorView(Protocol):
 
     def synced(self, cluster: str) -> float | None:
         """Return when a cluster's view was last proved current; None if never."""
+
+    def survey(self, cluster: str) -> Survey | None:
+        """Return how much there is in a cluster, GPUs or not; None before it has been listed completely."""
+
+    def sources(self, cluster: str) -> Sequence[PodSource]:
+        """Return where GPU pods are looked for in a cluster, in the order of the configuration."""
+
+    def node_selector(self, cluster: str) -> str:
+        """Return which nodes of a cluster are watched; empty for all of them."""
 
     def refresh(self, cluster: str) -> float:
         """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""

@@ -1,10 +1,12 @@
 """Times, durations, states and failures as text for people."""
 
-from collector.model import ClusterState, ClusterStatus, ReadFailure
+from collections.abc import Mapping
+
+from collector.model import ClusterState, ClusterStatus, ReadFailure, Uncovered, UnreadReason
 from collector.text import counted
 from collector.timestamps import rfc3339
 
-__all__ = ["ago", "describe_failure", "describe_status", "duration", "utc"]
+__all__ = ["ago", "describe_coverage", "describe_failure", "describe_status", "describe_unread", "duration", "utc"]
 
 # Seconds of a unit, from how many seconds on it is used, and its name; page.js has the same table.
 UNITS = ((86400.0, 129600.0, "day"), (3600.0, 5400.0, "hour"), (60.0, 90.0, "minute"), (1.0, 0.0, "second"))
@@ -30,6 +32,11 @@ FAILURES = {
     ReadFailure.EXIT_STATUS: "the command exited with an error",
     ReadFailure.BAD_OUTPUT: "the output of the command is not valid nvidia-smi XML",
     ReadFailure.CONNECTION: "the connection to its pod failed",
+}
+UNCOVERED = {
+    Uncovered.PENDING: "it is waiting for its first reading",
+    Uncovered.NO_POD: "no pod of a configured source runs on it",
+    Uncovered.POD_NOT_READY: "its pod is not ready",
 }
 
 
@@ -57,3 +64,20 @@ def describe_status(status: ClusterStatus | None) -> str:
 def describe_failure(reason: ReadFailure) -> str:
     """Return why a reading failed, as a clause: "its pod no longer exists"."""
     return FAILURES[reason]
+
+
+def describe_unread(reason: UnreadReason) -> str:
+    """Return why a node cannot be read now, or has not been read yet, as a clause: "its pod is not ready"."""
+    return UNCOVERED[reason] if isinstance(reason, Uncovered) else describe_failure(reason)
+
+
+def describe_coverage(read: int, unread: Mapping[UnreadReason, int]) -> str:
+    """Return how many GPU nodes have been read, and why not the others: "3 of 5 GPU nodes read; 2 unread: no pod"."""
+    reasons = sorted(((count, reason) for reason, count in unread.items() if count), reverse=True)
+    left = sum(count for count, _reason in reasons)
+    text = f"{read:,} of {counted(read + left, 'GPU node')} read"
+    if not reasons:
+        return text
+    names = [(count, reason.replace("_", " ")) for count, reason in reasons]
+    why = names[0][1] if len(names) == 1 else ", ".join(f"{count:,} {name}" for count, name in names)
+    return f"{text}; {left:,} unread: {why}"

@@ -1,15 +1,22 @@
 """Finds what is wrong with the store, the sinks and the clusters, and says it in words."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from collector.model import ClusterState
+from collector.model import ClusterState, ReadFailure, Uncovered, UnreadReason
 from collector.store import StoreStatus
 from collector.text import counted
-from collector.views.cluster_summary import ClusterSummary
-from collector.views.humanize import describe_failure, describe_status, duration, utc
+from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
+from collector.views.humanize import (
+    describe_coverage,
+    describe_status,
+    describe_unread,
+    duration,
+    utc,
+)
 from collector.views.sink_status import SinkStatus
 
 __all__ = ["NodeCondition", "Problem", "cluster_problems", "find_problems", "sink_problems", "store_problems"]
@@ -99,16 +106,7 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
     if summary.conflicts:
         text = f"has {counted(summary.conflicts, 'GPU')} confirmed in two places at once"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.CONFLICT, text=text)
-    if failing := summary.failing.total():
-        reasons = (f"{describe_failure(reason)} ({counted(n, 'node')})" for reason, n in summary.failing.most_common())
-        yield Problem(
-            kind="cluster",
-            name=name,
-            nodes=NodeCondition.FAILING,
-            text=f"has {counted(failing, 'node')} that cannot be read",
-            detail="; ".join(reasons),
-            since=summary.failing_since,
-        )
+    yield from _unread_problems(summary)
     if summary.missing:
         text = f"is missing {counted(summary.missing, 'GPU')} on {counted(summary.short, 'node')}"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.MISSING, text=text)
@@ -124,7 +122,67 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
     if summary.claims:
         text = f"has {counted(summary.claims, 'GPU')} reported by two nodes, being verified"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.CLAIM, text=text, severe=False)
-    if summary.unread:
-        has = "has" if summary.unread == 1 else "have"
-        text = f"has {counted(summary.unread, 'node')} that {has} never been read"
-        yield Problem(kind="cluster", name=name, nodes=NodeCondition.UNREAD, text=text, severe=False)
+    if summary.up and (summary.survey is None or summary.synced is None):
+        yield Problem(kind="cluster", name=name, text="has not been listed completely yet", severe=False)
+    elif summary.up and summary.stale:
+        text = f"has not been confirmed as current for {duration(MAX_SYNCED_AGE_SECONDS)}"
+        yield Problem(kind="cluster", name=name, text=text, since=summary.synced, severe=False)
+
+
+def _unread_problems(summary: ClusterSummary) -> Iterator[Problem]:
+    """Yield why GPU nodes of a cluster cannot be read or have not been read yet, causes before consequences."""
+    name, survey = summary.name, summary.survey
+    coverage = describe_coverage(summary.read, summary.unread)
+    if survey is not None and not survey.nodes and summary.node_selector:
+        text = f'has no node that matches node_selector "{summary.node_selector}"'
+        yield Problem(kind="cluster", name=name, text=text)
+    idle = summary.idle_sources
+    if summary.nodes > summary.pending and summary.sources and len(idle) == len(summary.sources):
+        places = " or ".join(f'"{source.selector}" in namespace {source.namespace}' for source in summary.sources)
+        yield Problem(
+            kind="cluster",
+            name=name,
+            nodes=NodeCondition.UNREAD,
+            text=f"has no GPU pods: nothing matches {places}",
+            detail=f"{coverage}. `gpuid check` shows which preset would fit.",
+            since=summary.unread_since,
+        )
+        return
+    if summary.unreadable:
+        yield Problem(
+            kind="cluster",
+            name=name,
+            nodes=NodeCondition.UNREAD,
+            text="has no GPU node that can be read",
+            detail=_reasons(summary.unread),
+            since=summary.unread_since,
+        )
+    else:
+        if failing := summary.failing.total():
+            yield Problem(
+                kind="cluster",
+                name=name,
+                nodes=NodeCondition.FAILING,
+                text=f"has {counted(failing, 'node')} that cannot be read",
+                detail=_reasons(summary.failing),
+                since=summary.failing_since,
+            )
+        if uncovered := summary.uncovered.total():
+            yield Problem(
+                kind="cluster",
+                name=name,
+                nodes=NodeCondition.UNREAD,
+                text=f"has {counted(uncovered, 'GPU node')} without a ready GPU pod",
+                detail=_reasons(summary.uncovered),
+                since=summary.uncovered_since,
+            )
+    if summary.uncovered[Uncovered.NO_POD] or summary.uncovered[ReadFailure.NO_CONTAINER]:
+        for source in idle:
+            text = f'has no pod of the source "{source}"'
+            yield Problem(kind="cluster", name=name, text=text, severe=False)
+    if summary.pending:
+        yield Problem(kind="cluster", name=name, nodes=NodeCondition.UNREAD, text=f"has {coverage}", severe=False)
+
+
+def _reasons(nodes: "Counter[ReadFailure] | Counter[UnreadReason]") -> str:
+    return "; ".join(f"{describe_unread(reason)} ({counted(count, 'node')})" for reason, count in nodes.most_common())

@@ -1,10 +1,11 @@
 """The rows of the API, of CSV files and of the command line: one name for each thing, in one order."""
 
+import itertools
 from typing import Any
 
 import msgspec
 
-from collector.model import ClusterState, NodeState, Placement
+from collector.model import UNREAD_REASONS, ClusterState, NodeState, Placement
 from collector.store import HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
@@ -18,7 +19,9 @@ Row = dict[str, Any]  # by column; times are RFC 3339 in UTC, what is unknown is
 def cluster_row(view: CollectorView, name: str) -> Row:
     """Return one cluster: its status, and how much is in it."""
     entries = view.inventory.nodes(name).values()
-    status = view.statuses.get(name)
+    status, survey = view.statuses.get(name), view.survey(name)
+    counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
+    unread = {reason: count for reason, count in counts.items() if count}
     return {
         "cluster": name,
         "state": status.state if status else ClusterState.STARTING,
@@ -27,9 +30,16 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         "since": rfc3339(status.since) if status else None,
         "synced": rfc3339(view.synced(name)),
         "nodes": len(entries),
-        "nodes_read": sum(entry.time is not None for entry in entries),
+        "nodes_read": len(entries) - sum(unread.values()),
+        "nodes_unread": sum(unread.values()),
+        "unread": unread,
         "nodes_failing": sum(entry.failing is not None for entry in entries),
         "nodes_overdue": sum(is_overdue(view, entry) for entry in entries),
+        "nodes_listed": survey.nodes if survey else None,
+        "sources": [
+            {"source": source.name, "container": source.container, "pods": pods}
+            for source, pods in itertools.zip_longest(view.sources(name), survey.pods if survey else ())
+        ],
         "gpus": view.inventory.count(name),
         "conflicts": view.inventory.conflicts(name),
         "claims": view.inventory.claims(name),
@@ -37,7 +47,8 @@ def cluster_row(view: CollectorView, name: str) -> Row:
 
 
 def node_row(view: CollectorView, entry: NodeState) -> Row:
-    """Return one node that has a GPU pod."""
+    """Return one node that has GPUs or a GPU pod."""
+    unread = entry.unread
     return {
         "cluster": entry.place.cluster,
         "node": entry.place.node,
@@ -52,6 +63,9 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "source": entry.source,
         "read": rfc3339(entry.time),
         "overdue": is_overdue(view, entry),
+        "gpu_sign": entry.node.gpu_sign or None,
+        "unread": unread.reason if unread else None,
+        "unread_since": rfc3339(unread.since) if unread else None,
         "failing": entry.failing.reason if entry.failing else None,
         "failing_since": rfc3339(entry.failing.since) if entry.failing else None,
     }

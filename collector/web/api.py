@@ -29,7 +29,7 @@ async def clusters(request: web.Request) -> web.Response:
 
 
 async def nodes(request: web.Request) -> web.Response:
-    """Return the nodes that have GPUs, filtered by cluster, node, machine and chassis."""
+    """Return the GPU nodes, read or not, filtered by cluster, node, machine and chassis."""
     collector = request.app[COLLECTOR]
     filters, part = _filters(request, NODE_FILTERS), paging(request)
     found = await filter_nodes(collector.inventory, filters)

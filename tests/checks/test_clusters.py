@@ -118,7 +118,8 @@ class TestReading:
         source = '{namespace = "gpu-operator", selector = "app=nvidia-device-plugin-daemonset", container = "x"}'
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-1"\nsources = [{source}]')
         (text, hint), *_duplicate = await clusters.problems("x")
-        assert "gpu-operator/" in text
+        assert text.startswith("gpu-operator/")
+        assert text.endswith(': the pod has no container named "x"')
         assert hint == "set `container` of the source to a container of this pod"
 
 
@@ -276,3 +277,18 @@ class TestPods:
         assert finding.details is not None
         assert (finding.details.pods[0].ready, finding.details.pods[0].total) == (0, 3)
         assert finding.text == "no pod is ready (see `kubectl describe pod`)"
+
+    async def test_gpu_nodes_without_a_ready_pod_are_named_but_new_ones(self, clusters: Clusters):
+        clusters["sim-0"].remove_pod("gpu-0000")
+        clusters["sim-0"].rename_container("gpu-0001", "gpu-feature-discovery")
+        clusters["sim-0"].add_node("gpu-0009")
+        clusters["sim-0"].remove_pod("gpu-0009")
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert text == "2 of 4 GPU nodes without a ready GPU pod: gpu-0000, gpu-0001"
+        assert "node_selector" in hint
+
+    async def test_pods_of_another_kind_under_the_same_label_are_not_read(self, clusters: Clusters):
+        for node in ("gpu-0000", "gpu-0001"):
+            clusters["sim-0"].rename_container(node, "gpu-feature-discovery")
+        details = await clusters.details("sim-0")
+        assert (details.node, details.gpus) == ("gpu-0002", 4)

@@ -78,6 +78,12 @@ class TestAPod:
             containers=(Container(name="nvidia-device-plugin", id="containerd://ab", ready=True, restarts=2),),
         )
 
+    def test_has_the_containers_that_it_declares_before_they_are_reported(self) -> None:
+        pod = POD | {"status": {"phase": "Pending"}}
+        assert decode_pod(raw(pod)).containers == (Container(name="nvidia-device-plugin"),)
+        two = POD | {"spec": {"containers": [{"name": "nvidia-device-plugin"}, {"name": "late"}, {}]}}
+        assert [container.name for container in decode_pod(raw(two)).containers] == ["nvidia-device-plugin", "late", ""]
+
     def test_has_namespace_and_name_as_its_key(self) -> None:
         assert decode_pod(raw(POD)).key == "gpu-operator/plugin-x7k2p"
 
@@ -118,8 +124,34 @@ class TestANode:
                 allocatable=7,
                 advertised=(8, 7),
                 labels=(("pool", "h100"), ("zone", "a")),
+                gpu_sign="nvidia.com/gpu",
             ),
         )
+
+    @pytest.mark.parametrize(
+        ("created", "expected"),
+        [
+            ("2026-11-24T10:00:00Z", 1795514400.0),
+            (None, 0.0),
+            ("", 0.0),
+            ("yesterday", 0.0),
+            ("2026-11-24T10:00:00.123456789123Z", 1795514400.123456),
+        ],
+    )
+    def test_keeps_when_it_was_created(self, created: str | None, expected: float) -> None:
+        assert node_decoder()(raw({"metadata": {"name": "n", "creationTimestamp": created}})).created == expected
+
+    @pytest.mark.parametrize(
+        "label",
+        [
+            "karpenter.k8s.aws/instance-gpu-count",
+            "eks.amazonaws.com/instance-gpu-count",
+            "karpenter.azure.com/sku-gpu-count",
+        ],
+    )
+    def test_counts_the_gpus_of_its_type_of_machine_where_they_are_shared(self, label: str) -> None:
+        facts = node_decoder()(raw(advertising({label: "8"}, "32", "28"))).facts
+        assert (facts.capacity, facts.allocatable) == (8, 7)
 
     def test_keeps_no_labels_by_default(self) -> None:
         assert node_decoder()(raw(NODE)).facts.labels == ()

@@ -22,9 +22,10 @@ from collector.collect.schedule import (
     ready,
     resumed,
     succeeded,
+    why_uncovered,
 )
 from collector.config import PodSource
-from collector.model import Fingerprint, Known, NodeInfo, ReadFailure
+from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Uncovered, UnreadReason
 
 HOUR = 3600.0
 RETRY = Backoff(initial=1.0, maximum=300.0, jitter=0.2)
@@ -87,6 +88,36 @@ class TestChoose:
     def test_the_choice_does_not_depend_on_the_input_order(self) -> None:
         twins = [candidate("a"), candidate("b"), candidate("c")]
         assert {choose(random.Random(seed).sample(twins, 3)).pod.name for seed in range(20)} == {"c"}  # type: ignore[union-attr]
+
+    def test_pods_without_the_source_s_container_are_no_candidates(self) -> None:
+        plugin, discovery = candidate("plugin"), candidate("gfd", containers=(Container(name="gfd", ready=True),))
+        newer = candidate("gfd", created="2026-02-01T00:00:00Z", containers=(Container(name="gfd", ready=True),))
+        assert choose([plugin, newer]) == plugin
+        assert choose([discovery]) is None
+
+
+class TestWhyUncovered:
+    OTHER = (Container(name="other", ready=True),)
+
+    @pytest.mark.parametrize(
+        ("candidates", "expected"),
+        [
+            ([], Uncovered.NO_POD),
+            ([candidate()], None),
+            ([candidate("a", running=False), candidate("b", order=1)], None),
+            ([candidate(running=False)], Uncovered.POD_NOT_READY),
+            ([candidate(containers=())], Uncovered.POD_NOT_READY),
+            ([candidate(terminating=True)], Uncovered.POD_NOT_READY),
+            ([candidate(containers=OTHER)], ReadFailure.NO_CONTAINER),
+            ([candidate(containers=OTHER, running=False)], ReadFailure.NO_CONTAINER),
+            ([candidate("a", containers=OTHER), candidate("b", running=False)], Uncovered.POD_NOT_READY),
+            ([candidate("a", containers=OTHER), candidate("b")], None),
+        ],
+    )
+    def test_a_node_says_why_none_of_its_pods_can_be_read(
+        self, candidates: list[Candidate], expected: UnreadReason | None
+    ) -> None:
+        assert why_uncovered(candidates) == expected
 
 
 class TestFingerprint:

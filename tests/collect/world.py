@@ -12,7 +12,17 @@ from collector.collect.schedule import RetryPolicy
 from collector.collect.watcher import ClusterWatcher, Intervals
 from collector.config import ClusterSettings
 from collector.kube.reflector import WatchIntervals
-from collector.model import ClusterState, ClusterStatus, Known, NodeInfo, ReadFailure, Reading, WatchRestart
+from collector.model import (
+    ClusterState,
+    ClusterStatus,
+    Known,
+    NodeInfo,
+    ReadFailure,
+    Reading,
+    Survey,
+    UnreadReason,
+    WatchRestart,
+)
 from collector.simulator import SimulatedCluster, Simulator
 from tests.support.waiting import eventually
 
@@ -32,7 +42,10 @@ class Observed:
         self.readings: list[Reading] = []
         self.failures: list[tuple[str, ReadFailure]] = []
         self.nodes: dict[str, NodeInfo] = {}
+        self.with_pod: dict[str, bool] = {}
         self.gone: list[str] = []
+        self.uncovered: dict[str, UnreadReason] = {}
+        self.surveys: list[Survey] = []
         self.statuses: list[ClusterStatus] = []
         self.synced: list[float] = []
         self.restarts: list[tuple[str, WatchRestart]] = []
@@ -46,13 +59,25 @@ class Observed:
     def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
         self.failures.append((node, reason))
 
-    def on_node(self, cluster: str, node: NodeInfo) -> None:
+    def on_node(self, cluster: str, node: NodeInfo, *, has_pod: bool = True) -> None:
         self.nodes[node.name] = node
+        self.with_pod[node.name] = has_pod
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
         self.gone.append(node)
         self.nodes.pop(node, None)
+        self.uncovered.pop(node, None)
         self.published.pop(node, None)
+
+    def on_uncovered(self, cluster: str, node: str, reason: UnreadReason | None) -> None:
+        assert node in self.nodes
+        if reason is None:
+            self.uncovered.pop(node, None)
+        else:
+            self.uncovered[node] = reason
+
+    def on_survey(self, cluster: str, survey: Survey) -> None:
+        self.surveys.append(survey)
 
     def on_status(self, status: ClusterStatus) -> None:
         self.statuses.append(status)
@@ -76,7 +101,8 @@ class Observed:
         return {(node, gpu.uuid) for node, reading in self.published.items() for gpu in reading.gpus}
 
     def known(self) -> dict[str, Known]:
-        return {node: Known(reading.fingerprint, reading.time) for node, reading in self.published.items()}
+        readings = self.published.items()
+        return {node: Known(reading.fingerprint, reading.time, reading.sharing) for node, reading in readings}
 
 
 class World:

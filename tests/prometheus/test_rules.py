@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from collector.exposition.families import FAMILIES
-from collector.model import ClusterState, ReadFailure
+from collector.model import ClusterState, ReadFailure, Uncovered
 from collector.sinks import Reason
 from tests.support.prometheus import RULES
 from tests.support.troubled import Troubled
@@ -119,6 +119,9 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
 
     for failure in ReadFailure:
         assert f"`{failure}`" in rows("GpuidReadsFailing")
+    for uncovered in (*Uncovered, ReadFailure.NO_CONTAINER):
+        assert f"`{uncovered}`" in rows("GpuidNodesUnread")
+        assert uncovered in ALERTS["GpuidNodesUnread"]["expr"]
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
     down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))
@@ -163,6 +166,7 @@ class TestInTrouble:
             "GpuidCredentialFailing",
             "GpuidClusterDuplicate",
             "GpuidReadsFailing",
+            "GpuidNodesUnread",
             "GpuidGpuMissing",
             "GpuidGpuConflict",
             "GpuidExportsFailing",

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -69,6 +69,8 @@ class Troubled(NamedTuple):
 def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
 
+    One node has GPUs by its label and no GPU pod.
+
     One cluster claims the very GPUs of another one, so that they are in conflict; one is configured twice. One sink is
     away, one refuses all.
     """
@@ -110,6 +112,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
     moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
     fleet.do("sim-1", "lose_gpu", node="gpu-0001")
     fleet.do("sim-1", "delete_node", node="gpu-0002")
+    fleet.do("sim-1", "label_node", node="cpu-0000", labels={"nvidia.com/gpu.present": "true"})
     fleet.do("sim-2", "fail_exec", node="gpu-0001", how="exit_status")
     fleet.do("sim-3", "stop")
     fleet.do("sim-4", "refuse_tokens")
@@ -120,6 +123,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
     for query, series in (
         (f"count_over_time({place}[1m]) >= 20", 2),  # longer than the steps of every dashboard
         ('gpuid_node_gpus{cluster="sim-1",node="gpu-0001",state="found"} == 3', 2),
+        ('gpuid_unread_nodes{cluster="sim-1",reason="no_pod"} == 1', 2),
         ('gpuid_cluster_state{cluster="sim-3",state="unreachable"} == 1', 2),
         ('gpuid_cluster_state{cluster="sim-4",state="unauthorized"} == 1', 2),
         ('gpuid_export_backlog_records{sink="gone"} > 0', 2),
@@ -157,7 +161,7 @@ class _Fleet:
         until(lambda: "Control" in self.process.tail())
         (self._control,) = re.findall(r"^Control +(\S+)$", self.process.tail(), re.MULTILINE)
 
-    def do(self, cluster: str, action: str, **arguments: str) -> dict[str, list[str]]:
+    def do(self, cluster: str, action: str, **arguments: Any) -> dict[str, list[str]]:
         """Make something happen."""
         answer = httpx.post(f"{self._control}/clusters/{cluster}/{action}", json=arguments, timeout=30)
         assert answer.status_code == 200, answer.text

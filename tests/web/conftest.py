@@ -1,6 +1,6 @@
 """A collector's HTTP side over a small inventory, served for real on a free port."""
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +10,22 @@ import anyio
 import httpx
 import pytest
 
-from collector.config import Listen, ServerSettings
+from collector.config import PRESETS, Listen, PodSource, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import ClusterState, ClusterStatus, Fingerprint, Gpu, NodeInfo, Place, ReadFailure, Reading, Step
+from collector.model import (
+    ClusterState,
+    ClusterStatus,
+    Fingerprint,
+    Gpu,
+    NodeInfo,
+    Place,
+    ReadFailure,
+    Reading,
+    Step,
+    Survey,
+    UnreadReason,
+)
 from collector.store import History, Store, StoreSettings, StoreStatus
 from collector.views.collector_view import CollectorView
 from collector.views.recent_changes import RecentChanges
@@ -35,6 +47,10 @@ class FakeCollector:
     configured: Collection[str] | None = None
     synced_at: float | None = None  # of the clusters that are up
     refresh_seconds: float = 3600.0
+    pods: Sequence[int] = (1,)  # of each source
+    listed_nodes: int | None = 10  # in each cluster; None before it has been listed
+    pod_sources: Sequence[PodSource] = (PRESETS["gpu-operator"],)
+    selector: str = ""  # of nodes
     time: float = 1764000600.0
     cluster_label: str = "cluster"
     recent_changes: RecentChanges = field(default_factory=RecentChanges)
@@ -51,6 +67,17 @@ class FakeCollector:
 
     def synced(self, cluster: str) -> float | None:
         return self.synced_at if cluster in self.statuses and self.statuses[cluster].up else None
+
+    def survey(self, cluster: str) -> Survey | None:
+        if self.listed_nodes is None or cluster not in self.statuses:
+            return None
+        return Survey(self.listed_nodes, tuple(self.pods))
+
+    def sources(self, _cluster: str) -> Sequence[PodSource]:
+        return self.pod_sources
+
+    def node_selector(self, _cluster: str) -> str:
+        return self.selector
 
     def refresh(self, _cluster: str) -> float:
         return self.refresh_seconds
@@ -113,6 +140,15 @@ class Site:
 
     def fail(self, cluster: str, node: str, reason: ReadFailure, time: float = 1764000540.0) -> None:
         self.publish(self.inventory.read_failed(Place(cluster, node), reason, time))
+
+    def add(self, cluster: str, node: str, *, capacity: int | None = 8, sign: str = "nvidia.com/gpu") -> None:
+        """Let Kubernetes say that a cluster has a GPU node."""
+        info = NodeInfo(name=node, provider_id=f"aws:///us-east-1a/i-{node}", capacity=capacity, gpu_sign=sign)
+        self.publish(self.inventory.set_node(cluster, info))
+
+    def uncover(self, cluster: str, node: str, reason: UnreadReason | None, time: float = 1764000300.0) -> None:
+        """Let no ready pod cover a node, for a reason, or let one cover it again."""
+        self.publish(self.inventory.set_uncovered(Place(cluster, node), reason, time))
 
     def remove(self, cluster: str, node: str, time: float) -> None:
         self.publish(self.inventory.remove_node(Place(cluster, node), time))

@@ -5,10 +5,16 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import Gpu, ReadFailure
+from collector.model import Gpu, ReadFailure, Uncovered
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.anyio
+
+SOURCE = {
+    "source": "gpu-operator/app=nvidia-device-plugin-daemonset",
+    "container": "nvidia-device-plugin",
+    "pods": 1,
+}
 
 
 async def uuids(client: httpx.AsyncClient, query: str) -> list[str]:
@@ -98,8 +104,12 @@ class TestClustersAndNodes:
                 "synced": "2025-11-24T16:00:00.000Z",
                 "nodes": 2,
                 "nodes_read": 2,
+                "nodes_unread": 0,
+                "unread": {},
                 "nodes_failing": 0,
                 "nodes_overdue": 0,
+                "nodes_listed": 10,
+                "sources": [SOURCE],
                 "gpus": 3,
                 "conflicts": 0,
                 "claims": 0,
@@ -113,8 +123,12 @@ class TestClustersAndNodes:
                 "synced": None,
                 "nodes": 1,
                 "nodes_read": 1,
+                "nodes_unread": 0,
+                "unread": {},
                 "nodes_failing": 0,
                 "nodes_overdue": 0,
+                "nodes_listed": 10,
+                "sources": [SOURCE],
                 "gpus": 2,
                 "conflicts": 0,
                 "claims": 0,
@@ -138,6 +152,9 @@ class TestClustersAndNodes:
                 "source": "gpu-operator/p",
                 "read": "2025-11-24T16:00:00.000Z",
                 "overdue": False,
+                "gpu_sign": None,
+                "unread": None,
+                "unread_since": None,
                 "failing": None,
                 "failing_since": None,
             }
@@ -157,6 +174,36 @@ class TestClustersAndNodes:
         said = [(node["node"], node["overdue"], node["failing"], node["failing_since"]) for node in nodes]
         assert said == [("n1", True, None, None), ("n2", False, "timeout", "2025-11-24T16:09:00.000Z")]
         assert (cluster["nodes_failing"], cluster["nodes_overdue"]) == (1, 1)
+
+    async def test_nodes_that_no_ready_pod_covers_say_why(self, site: Any, serving: Any) -> None:
+        site.add("prod-a", "bare", sign="nvidia.com/gpu.present")
+        site.uncover("prod-a", "bare", Uncovered.NO_POD)
+        site.add("prod-a", "new")
+        site.uncover("prod-a", "n1", Uncovered.POD_NOT_READY)
+        site.fail("prod-a", "n1", ReadFailure.TIMEOUT)
+        async with serving(site) as client:
+            nodes = (await client.get("/api/v1/nodes?cluster=prod-a")).json()["nodes"]
+            (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
+        since = "2025-11-24T16:05:00.000Z"
+        assert [(node["node"], node["gpu_sign"], node["unread"], node["unread_since"]) for node in nodes] == [
+            ("bare", "nvidia.com/gpu.present", "no_pod", since),
+            ("n1", None, "pod_not_ready", since),
+            ("n2", None, None, None),
+            ("new", "nvidia.com/gpu", "pending", None),
+        ]
+        counts = [cluster[name] for name in ("nodes", "nodes_read", "nodes_unread")]
+        assert (counts, cluster["unread"]) == ([4, 1, 3], {"pending": 1, "no_pod": 1, "pod_not_ready": 1})
+
+    async def test_a_source_that_matches_nothing_and_a_cluster_that_was_not_listed_say_so(
+        self, site: Any, serving: Any
+    ) -> None:
+        site.collector.pods = (0,)
+        async with serving(site) as client:
+            (cluster,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
+            site.collector.listed_nodes = None
+            (unlisted,) = (await client.get("/api/v1/clusters?cluster=prod-a")).json()["clusters"]
+        assert (cluster["nodes_listed"], cluster["sources"]) == (10, [SOURCE | {"pods": 0}])
+        assert (unlisted["nodes_listed"], unlisted["sources"]) == (None, [SOURCE | {"pods": None}])
 
     async def test_a_gpu_in_conflict_counts_once(self, site: Any, serving: Any) -> None:
         site.conflict("prod-a", ("n1", "n2"), Gpu(uuid="GPU-a1"))

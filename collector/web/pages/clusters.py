@@ -34,7 +34,7 @@ NODE_CHOICES = {
     ANY_CONDITION: "nodes with problems",
     NodeCondition.FAILING: "nodes that cannot be read",
     NodeCondition.MISSING: "nodes with missing GPUs",
-    NodeCondition.UNREAD: "nodes that have never been read",
+    NodeCondition.UNREAD: "nodes that are unread",
     NodeCondition.OVERDUE: "nodes with an overdue reading",
     NodeCondition.CONFLICT: "nodes with a conflict",
     NodeCondition.CLAIM: "nodes with an unsettled claim",
@@ -86,7 +86,7 @@ def _node_filter(
     conditions: dict[str, Callable[[NodeState], bool]] = {
         NodeCondition.FAILING: lambda entry: entry.failing is not None,
         NodeCondition.MISSING: lambda entry: missing_gpus(entry) > 0,
-        NodeCondition.UNREAD: lambda entry: entry.time is None,
+        NodeCondition.UNREAD: lambda entry: entry.unread is not None,
         NodeCondition.OVERDUE: functools.partial(is_overdue, collector),
         NodeCondition.CONFLICT: lambda entry: entry.place.node in contested,
         NodeCondition.CLAIM: lambda entry: entry.place.node in claimed,

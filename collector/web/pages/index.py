@@ -4,7 +4,7 @@ import itertools
 
 from aiohttp import web
 
-from collector.views.cluster_summary import fleet_models
+from collector.views.cluster_summary import fleet_coverage, fleet_models
 from collector.views.problems import find_problems
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
@@ -23,6 +23,7 @@ async def index(request: web.Request) -> web.Response:
     summaries = await request.app[SUMMARIES].all()
     problems = find_problems(collector.store_status, collector.sink_statuses.by_name(), summaries, now=collector.now())
     models = fleet_models(summaries)
+    read, unread = fleet_coverage(summaries)
     part = window(request, len(summaries))
     return await page(
         request,
@@ -34,5 +35,7 @@ async def index(request: web.Request) -> web.Response:
         more_problems=max(0, len(problems) - MAX_PROBLEMS),
         models=models.most_common(MAX_MODELS),
         gpus=models.total(),
+        read=read,
+        unread=unread,
         latest=list(itertools.islice(collector.recent_changes.newest(), MAX_CHANGES)),
     )

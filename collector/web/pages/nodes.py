@@ -55,7 +55,7 @@ async def node(request: web.Request) -> web.Response:
 
 
 def _unknown(place: Place, history: HistoryAnswer[PastPlacement]) -> web.HTTPException:
-    absent = f"No GPU pod is running on a node “{place.node}” in the cluster “{place.cluster}”"
+    absent = f"No node “{place.node}” with GPUs or a GPU pod is known in the cluster “{place.cluster}”"
     if history.error:
         return web.HTTPServiceUnavailable(text=f"{absent}, and the history is currently unavailable. {history.error}")
     nor = ", and the history has no GPU there" if history.configured else ""

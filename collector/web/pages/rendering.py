@@ -83,12 +83,14 @@ _templates.filters |= {
     "counted": counted,
     "describe_status": humanize.describe_status,
     "describe_failure": humanize.describe_failure,
+    "describe_unread": humanize.describe_unread,
     "search_url": links.search_url,
 }
 _templates.globals |= {
     "version": __version__,
     # A new release must not meet an old script in the browser's cache, so the address changes with the content.
     "static": {name: f"/static/{name}?v={_content_hash(name)}" for name in ("page.css", "page.js", "icon.svg")},
+    "coverage": humanize.describe_coverage,
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
     "gpu_url": links.gpu_url,

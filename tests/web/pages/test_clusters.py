@@ -30,7 +30,7 @@ def troubled(site: Any) -> Any:
         ("", ["failing", "one", "overdue", "short", "two", "unread", "whole"]),
         ("?show=wrong", ["failing", "one", "overdue", "short", "two", "unread"]),
         ("?show=missing", ["short"]),
-        ("?show=unread", ["unread"]),
+        ("?show=unread", ["failing", "unread"]),
         ("?show=failing", ["failing"]),
         ("?show=overdue", ["overdue"]),
         ("?show=conflict", ["one", "two"]),
@@ -54,7 +54,7 @@ async def test_the_problem_of_a_node_is_in_its_row(troubled: Any, serving: Any, 
     async with serving(troubled) as client:
         text = (await visit(client, "/clusters/z")).text
     assert "short 3 missing 1 of 4 i-short" in text
-    assert "unread never read ? of 8" in text
+    assert "unread pending ? of 8" in text
     assert "two conflict 1 of 1" in text
     assert "failing cannot be read 1 of 1" in text
     assert "overdue overdue 1 of 1" in text
@@ -79,7 +79,8 @@ async def test_problems_are_above_the_nodes(troubled: Any, serving: Any, visit: 
     assert "z has 1 node that cannot be read" in page.text
     assert "the command was not found in the container (1 node)" in page.text
     assert "z has 1 node whose reading is overdue" in page.text
-    assert "Nothing is wrong here" not in page.text
+    assert "z has 5 of 7 GPU nodes read; 2 unread: 1 pending, 1 no binary" in page.text
+    assert "No problems" not in page.text
 
 
 async def test_an_unreachable_cluster_has_a_reason_and_a_time(client: httpx.AsyncClient, visit: Any) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import ClusterState, Gpu, NodeInfo, ReadFailure
+from collector.config import PRESETS
+from collector.model import ClusterState, Gpu, NodeInfo, ReadFailure, Uncovered
 from collector.store import SinkBacklog, StoreStatus
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +38,7 @@ async def test_without_problems_it_says_so(whole: Any, serving: Any, visit: Any)
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
-        "Nothing is wrong: every cluster is up, every node was read in time, no GPU is missing or "
+        "No problems: every cluster is up and synced, all 3 GPU nodes were read in time, no GPU is missing or "
         "in conflict, and every sink accepts its records." in text
     )
 
@@ -47,15 +48,17 @@ async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving
     whole.fail("prod-a", "n1", ReadFailure.EXIT_STATUS, 1764000540.0)
     whole.fail("prod-a", "n2", ReadFailure.EXIT_STATUS, 1764000540.0)
     whole.fail("prod-b", "n3", ReadFailure.FORBIDDEN)
+    whole.read("prod-a", "n4", Gpu(uuid="GPU-4"), capacity=1)
     async with serving(whole) as client:
         page = await visit(client, "/")
-    assert "Nothing is wrong" not in page.text
+    assert "No problems" not in page.text
+    assert "1 of 4 GPU nodes read; 3 unread: 2 exit status, 1 forbidden." in page.text
     assert (
         "prod-a has 2 nodes that cannot be read since 2025-11-24T16:08:00Z ( 2 minutes ago ) "
         "the command exited with an error (2 nodes)" in page.text
     )
     assert (
-        "prod-b has 1 node that cannot be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) "
+        "prod-b has no GPU node that can be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) "
         "permission to create or get pods/exec is missing (1 node)" in page.text
     )
     assert "/clusters/prod-a?show=failing" in page.links
@@ -65,7 +68,119 @@ async def test_a_node_that_is_read_again_fails_no_more(whole: Any, serving: Any,
     whole.fail("prod-a", "n1", ReadFailure.TIMEOUT)
     whole.read("prod-a", "n1", Gpu(uuid="GPU-n1"), capacity=1, time=1764000590.0)
     async with serving(whole) as client:
-        assert "Nothing is wrong" in (await visit(client, "/")).text
+        assert "No problems" in (await visit(client, "/")).text
+
+
+class TestWhatHasNotBeenSeen:
+    """Absence is not health: "No problems" needs every GPU node that the clusters report to have been read."""
+
+    async def seen(self, site: Any, serving: Any, visit: Any) -> str:
+        async with serving(site) as client:
+            text: str = (await visit(client, "/")).text
+        return text
+
+    async def test_a_gpu_node_without_a_pod(self, whole: Any, serving: Any, visit: Any) -> None:
+        for node in ("bare-1", "bare-2"):
+            whole.add("prod-a", node)
+            whole.uncover("prod-a", node, Uncovered.NO_POD)
+        text = await self.seen(whole, serving, visit)
+        assert "No problems" not in text
+        assert "3 of 5 GPU nodes read; 2 unread: no pod." in text
+        assert (
+            "prod-a has 2 GPU nodes without a ready GPU pod since 2025-11-24T16:05:00Z ( 5 minutes ago ) "
+            "no pod of a configured source runs on it (2 nodes)" in text
+        )
+        assert "prod-a up 2 of 4" in text
+
+    async def test_a_pod_that_is_not_ready(self, whole: Any, serving: Any, visit: Any) -> None:
+        whole.uncover("prod-a", "n1", Uncovered.POD_NOT_READY)
+        text = await self.seen(whole, serving, visit)
+        assert "No problems" not in text
+        assert "2 of 3 GPU nodes read; 1 unread: pod not ready." in text
+        whole.uncover("prod-a", "n1", None)
+        assert "No problems" in await self.seen(whole, serving, visit)
+
+    async def test_pods_without_the_container(self, whole: Any, serving: Any, visit: Any) -> None:
+        whole.add("prod-a", "gfd")
+        whole.uncover("prod-a", "gfd", ReadFailure.NO_CONTAINER)
+        assert "3 of 4 GPU nodes read; 1 unread: no container." in await self.seen(whole, serving, visit)
+
+    async def test_nodes_that_wait_for_their_first_reading(self, whole: Any, serving: Any, visit: Any) -> None:
+        whole.add("prod-a", "new")
+        text = await self.seen(whole, serving, visit)
+        assert "No problems" not in text
+        assert "prod-a has 2 of 3 GPU nodes read; 1 unread: pending" in text
+
+    async def test_a_source_that_matches_nothing(self, site: Any, serving: Any, visit: Any) -> None:
+        site.cluster("prod-c")
+        site.add("prod-c", "n1")
+        site.uncover("prod-c", "n1", Uncovered.NO_POD)
+        site.collector.pods = (0,)
+        text = await self.seen(site, serving, visit)
+        assert (
+            'prod-c has no GPU pods: nothing matches "app=nvidia-device-plugin-daemonset" in namespace gpu-operator '
+            "since 2025-11-24T16:05:00Z ( 5 minutes ago ) 0 of 1 GPU node read; 1 unread: no pod. `gpuid check` "
+            "shows which preset would fit." in text
+        )
+        assert "prod-c up 0 of 1 node read" in text
+
+    async def test_one_of_two_sources_that_matches_nothing_where_nodes_lack_pods(
+        self, whole: Any, serving: Any, visit: Any
+    ) -> None:
+        whole.collector.pod_sources = (PRESETS["gpu-operator"], PRESETS["gke"])
+        whole.collector.pods = (5, 0)
+        assert "No problems" in await self.seen(whole, serving, visit)
+        whole.add("prod-a", "bare")
+        whole.uncover("prod-a", "bare", Uncovered.NO_POD)
+        expected = 'prod-a has no pod of the source "kube-system/k8s-app=nvidia-gpu-device-plugin"'
+        assert expected in await self.seen(whole, serving, visit)
+
+    async def test_a_cluster_whose_nodes_all_fail(self, whole: Any, serving: Any, visit: Any) -> None:
+        whole.fail("prod-b", "n3", ReadFailure.FORBIDDEN)
+        text = await self.seen(whole, serving, visit)
+        assert "prod-b has no GPU node that can be read" in text
+        assert "prod-b up 0 of 1 node read 0 of 1" in text
+
+    async def test_a_cluster_that_was_not_listed_yet(self, whole: Any, serving: Any, visit: Any) -> None:
+        whole.collector.listed_nodes = None
+        text = await self.seen(whole, serving, visit)
+        assert "prod-a has not been listed completely yet" in text
+        assert "No problems" not in text
+
+    async def test_a_view_that_is_stale(self, whole: Any, serving: Any, visit: Any) -> None:
+        whole.collector.synced_at = whole.collector.time - 1000
+        text = await self.seen(whole, serving, visit)
+        assert "prod-a has not been confirmed as current for 15 minutes since" in text
+        assert "No problems" not in text
+
+    async def test_a_selector_that_no_node_matches(self, whole: Any, serving: Any, visit: Any) -> None:
+        whole.collector.listed_nodes, whole.collector.selector = 0, "gpu=yes"
+        assert 'has no node that matches node_selector "gpu=yes"' in await self.seen(whole, serving, visit)
+
+    async def test_a_cluster_without_gpu_nodes_is_healthy_and_says_so(
+        self, whole: Any, serving: Any, visit: Any
+    ) -> None:
+        whole.cluster("prod-c")
+        text = await self.seen(whole, serving, visit)
+        assert "every sink accepts its records. No GPU nodes in prod-c." in text
+        assert "prod-c up no GPU nodes 0" in text
+
+    async def test_a_fleet_without_gpu_nodes_is_not_called_healthy(self, site: Any, serving: Any, visit: Any) -> None:
+        site.publish(site.inventory.remove_cluster("prod-a", 1764000001.0))
+        site.publish(site.inventory.remove_cluster("prod-b", 1764000001.0))
+        site.cluster("prod-b")
+        text = await self.seen(site, serving, visit)
+        assert "No problems" not in text
+        assert "No GPU nodes: every cluster is up and was listed completely" in text
+
+    async def test_gpus_of_an_unknown_capacity_are_not_set_against_the_capacity_of_others(
+        self, whole: Any, serving: Any, visit: Any
+    ) -> None:
+        whole.read("prod-a", "mig", *(Gpu(uuid=f"GPU-m{n}") for n in range(7)), capacity=None)
+        async with serving(whole) as client:
+            fleet, cluster = [(await visit(client, path)).text for path in ("/", "/clusters/prod-a")]
+        assert "prod-a up 3 of 3 9 2 + 1 node unknown 0" in fleet
+        assert "9 GPUs in 3 nodes, capacity 2 without the 1 node of unknown capacity" in cluster
 
 
 async def test_overdue_nodes_are_shown_if_the_cluster_is_up(whole: Any, serving: Any, visit: Any) -> None:
@@ -120,8 +235,8 @@ async def test_unread_nodes_and_conflicts_are_shown(site: Any, serving: Any, vis
     async with serving(site) as client:
         page = await visit(client, "/")
     assert "prod-a has 1 GPU confirmed in two places at once" in page.text
-    assert "prod-a has 1 node that has never been read" in page.text
-    assert page.text.index("confirmed in two places") < page.text.index("never been read")
+    assert "prod-a has 2 of 3 GPU nodes read; 1 unread: pending" in page.text
+    assert page.text.index("confirmed in two places") < page.text.index("unread: pending", page.text.index("prod-a"))
 
 
 async def test_a_claim_counts_once_and_is_no_severe_problem(site: Any, serving: Any, visit: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import Gpu, NodeInfo, ReadFailure
+from collector.model import Gpu, NodeInfo, ReadFailure, Uncovered
 from collector.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +21,7 @@ async def test_it_shows_every_gpu_and_its_slot(site: Any, serving: Any, visit: A
     assert "5 GPU-t – 00:01 – 10 minutes ago 2025-11-24T16:00:00Z" in page.text
     assert (
         "Cluster prod-a Machine i-n9 Provider ID aws:///us-east-1a/i-n9 Chassis C7 Driver 570.148.08 CUDA 12.8 "
-        "Read from pod gpu-operator/p" in page.text
+        "Read from pod gpu-operator/p GPU node by its GPU pod Boot ID" in page.text
     )
 
 
@@ -45,7 +45,7 @@ async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit
     site.publish(site.inventory.set_node("prod-a", NodeInfo(name="new", capacity=8)))
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/new")).text
-    assert "new never read It has not been read yet" in text
+    assert "new pending It has not been read yet; capacity 8." in text
 
 
 async def test_an_unreadable_node_has_a_reason_and_a_time(site: Any, serving: Any, visit: Any) -> None:
@@ -63,12 +63,46 @@ async def test_an_unreadable_node_has_a_reason_and_a_time(site: Any, serving: An
         "exited with an error. The last successful reading is shown. See the collector's log for details."
     )
     assert said in known
-    assert "new cannot be read It has never been read." in new
+    assert "new cannot be read It has never been read; capacity 8." in new
     assert "permission to create or get pods/exec is missing. See the collector's log for details." in new
     assert (
         "n9 of prod-a has been unreadable since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command exited "
         "with an error. This is what was last known there." in gpu
     )
+
+
+async def test_a_node_without_a_ready_pod_says_why_and_since_when(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=1)
+    site.uncover("prod-a", "n9", Uncovered.POD_NOT_READY)
+    site.add("prod-a", "bare", sign="nvidia.com/gpu.present")
+    site.uncover("prod-a", "bare", Uncovered.NO_POD)
+    async with serving(site) as client:
+        known, bare = [(await visit(client, f"/clusters/prod-a/nodes/{name}")).text for name in ("n9", "bare")]
+        gpu = (await visit(client, "/gpus/GPU-9")).text
+    assert "n9 unread: pod not ready 1 GPU found" in known
+    assert "complete" not in known
+    assert (
+        "It cannot be read now, because its pod is not ready, since 2025-11-24T16:05:00Z ( 5 minutes ago ) . "
+        "The last successful reading is shown." in known
+    )
+    assert "bare unread: no pod It has never been read; capacity 8." in bare
+    assert "because no pod of a configured source runs on it, since 2025-11-24T16:05:00Z" in bare
+    assert "That it has GPUs is known from nvidia.com/gpu.present ." in bare
+    assert "n9 of prod-a cannot be read now: its pod is not ready. This is what was last known there." in gpu
+
+
+async def test_what_is_last_known_of_a_cluster_that_is_down_is_not_called_complete(
+    client: httpx.AsyncClient, site: Any, visit: Any
+) -> None:
+    site.read("prod-b", "n3", Gpu(uuid="GPU-b1"), capacity=1)
+    assert "n3 last known 1 GPU found" in (await visit(client, "/clusters/prod-b/nodes/n3")).text
+
+
+async def test_a_node_whose_capacity_is_unknown_is_read_and_not_complete(
+    client: httpx.AsyncClient, site: Any, visit: Any
+) -> None:
+    site.read("prod-a", "mig", Gpu(uuid="GPU-m"), capacity=None)
+    assert "mig read 1 GPU found. Last read" in (await visit(client, "/clusters/prod-a/nodes/mig")).text
 
 
 async def test_a_node_whose_reading_is_overdue_says_so(site: Any, serving: Any, visit: Any) -> None:
@@ -135,7 +169,7 @@ async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, se
     site.remove("prod-a", "n1", 1764000300.0)
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
-    assert "n1 gone No GPU pod is running on a node of this name in prod-a." in text
+    assert "n1 gone No node of this name in prod-a has GPUs or a GPU pod." in text
     assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z not present" in text
 
 
@@ -153,4 +187,4 @@ async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, se
 async def test_a_node_that_nobody_knows_is_not_found(client: httpx.AsyncClient, visit: Any) -> None:
     page = await visit(client, "/clusters/prod-a/nodes/none")
     assert page.status == 404
-    assert "No GPU pod is running on a node “none” in the cluster “prod-a”." in page.text
+    assert "No node “none” with GPUs or a GPU pod is known in the cluster “prod-a”." in page.text
