@@ -56,6 +56,7 @@ class ClusterSummary:
     uncovered_since: float | None = None  # Unix seconds, of the node that has not been covered for longest
     overdue: int = 0  # nodes whose next reading is overdue
     capacity: int = 0  # of the nodes whose capacity counts GPUs
+    unseen: int = 0  # of that, what is on nodes that were never read
     uncounted: int = 0  # nodes whose capacity does not count GPUs, or that have none
     short: int = 0  # nodes with fewer GPUs than their capacity
     missing: int = 0  # GPUs that those nodes lack
@@ -136,6 +137,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         summary.overdue += is_overdue(view, entry)
         _count_reading(summary, entry)
         summary.capacity += entry.node.capacity or 0
+        summary.unseen += entry.node.capacity or 0 if entry.time is None else 0
         summary.uncounted += entry.node.capacity is None
         if missing := missing_gpus(entry):
             summary.short += 1

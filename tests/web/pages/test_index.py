@@ -90,7 +90,7 @@ class TestWhatHasNotBeenSeen:
             "prod-a has 2 GPU nodes without a ready GPU pod since 2025-11-24T16:05:00Z ( 5 minutes ago ) "
             "no pod of a configured source runs on it (2 nodes)" in text
         )
-        assert "prod-a up 2 of 4" in text
+        assert "prod-a up 2 of 4 2 18 16 never read 0" in text
 
     async def test_a_pod_that_is_not_ready(self, whole: Any, serving: Any, visit: Any) -> None:
         whole.uncover("prod-a", "n1", Uncovered.POD_NOT_READY)

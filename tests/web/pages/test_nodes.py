@@ -87,7 +87,7 @@ async def test_a_node_without_a_ready_pod_says_why_and_since_when(site: Any, ser
     )
     assert "bare unread: no pod It has never been read; capacity 8." in bare
     assert "because no pod of a configured source runs on it, since 2025-11-24T16:05:00Z" in bare
-    assert "That it has GPUs is known from nvidia.com/gpu.present ." in bare
+    assert "Kubernetes says that it has GPUs: nvidia.com/gpu.present ." in bare
     assert "n9 of prod-a cannot be read now: its pod is not ready. This is what was last known there." in gpu
 
 
