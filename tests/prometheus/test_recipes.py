@@ -52,6 +52,7 @@ def test_the_join_on_the_uuid_gives_every_temperature_its_serial(prometheus: Pro
     (query,) = [
         one for one in _queries() if "DCGM_FI_DEV_GPU_TEMP" in one and "group_left (cluster, node, serial)" in one
     ]
+    until(lambda: len(prometheus.query(query)) > 0)  # both sides have been scraped
     joined = prometheus.query(query)
     assert {float(one["value"][1]) for one in joined} == {41.0}
     assert all(one["metric"].keys() == {"uuid", "cluster", "node", "serial"} for one in joined)
