@@ -1,5 +1,6 @@
 """Encodes nodes and records as compact bytes that later versions of gpuid can still read."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +68,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         cuda_version=_interned(stored.cuda_version),
         source=stored.source,
         fingerprint=fingerprint,
-        sharing=stored.sharing,
+        sharing=None if stored.sharing is None else _one_for_all(stored.sharing),
         gpus=tuple(map(_gpu, *columns)),
         since=since,
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
@@ -126,6 +127,12 @@ _FEW = frozenset(_FIELDS) - {"uuid", "serial", "minor_number", "mig"}  # texts t
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _decode_records = msgspec.msgpack.Decoder(list[SinkRecord]).decode
+
+
+@functools.lru_cache(maxsize=4096)
+def _one_for_all(sharing: Sharing) -> Sharing:
+    """Return one object for all equal ones: a fleet has few kinds of nodes."""
+    return sharing
 
 
 def _interned(text: str | None) -> str | None:

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from collector.inventory import Inventory
 from collector.model import (
+    UNREAD_REASONS,
     Change,
     Event,
     Failing,
@@ -23,7 +24,10 @@ from collector.model import (
     Placement,
     ReadFailure,
     Reading,
+    Sharing,
     Step,
+    Uncovered,
+    Unread,
 )
 
 A, B, C = Place("east", "a"), Place("east", "b"), Place("west", "c")
@@ -296,6 +300,12 @@ class TestSilence:
         fleet.read(B, 20.0, ONE)
         assert short(fleet.inventory.cannot_verify(A).changes) == [(Event.MOVED, "GPU-1", B, A)]
 
+    def test_a_node_that_no_ready_pod_covers_any_more_loses_it(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 20.0, ONE)
+        step = fleet.inventory.set_uncovered(A, Uncovered.POD_NOT_READY, 21.0)
+        assert short(step.changes) == [(Event.MOVED, "GPU-1", B, A)]
+
     def test_in_another_cluster_a_claim_stays_a_claim(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)
         fleet.read(C, 20.0, ONE)
@@ -509,6 +519,45 @@ class TestNodes:
             entry = fleet.inventory.node(A)
             assert entry is not None
             assert entry.chassis == expected
+
+    def test_why_a_node_cannot_be_read_is_kept_and_counted(self, fleet: Fleet) -> None:
+        inventory = fleet.inventory
+
+        def unread() -> tuple[Unread | None, dict[str, int]]:
+            counts = {reason.value: inventory.unread("east", reason) for reason in UNREAD_REASONS}
+            entry = inventory.node(A)
+            assert entry is not None
+            return entry.unread, {reason: count for reason, count in counts.items() if count}
+
+        fleet.inventory.set_node("east", NodeInfo(name="a", capacity=8))
+        assert unread() == (Unread(Uncovered.PENDING), {"pending": 1})
+        inventory.set_uncovered(A, Uncovered.NO_POD, 5.0)
+        assert unread() == (Unread(Uncovered.NO_POD, 5.0), {"no_pod": 1})
+        inventory.set_uncovered(A, Uncovered.POD_NOT_READY, 6.0)
+        assert unread() == (Unread(Uncovered.POD_NOT_READY, 5.0), {"pod_not_ready": 1})
+        inventory.set_uncovered(A, None, 7.0)
+        inventory.read_failed(A, ReadFailure.TIMEOUT, 8.0)
+        assert unread() == (Unread(ReadFailure.TIMEOUT, 8.0), {"timeout": 1})
+        inventory.set_uncovered(A, ReadFailure.NO_CONTAINER, 9.0)
+        assert unread() == (Unread(ReadFailure.NO_CONTAINER, 9.0), {"no_container": 1})
+        inventory.set_uncovered(A, None, 10.0)
+        fleet.read(A, 11.0, ONE)
+        assert unread() == (None, {})
+        inventory.set_uncovered(A, Uncovered.NO_POD, 12.0)
+        inventory.remove_node(A, 13.0)
+        assert inventory.unread("east", Uncovered.NO_POD) == 0
+
+    def test_nothing_is_kept_of_an_unknown_node_and_nothing_touched_without_a_difference(self, fleet: Fleet) -> None:
+        assert fleet.inventory.set_uncovered(A, Uncovered.NO_POD, 5.0) == Step()
+        fleet.read(A, 10.0, ONE)
+        assert fleet.inventory.set_uncovered(A, None, 11.0) == Step()
+        fleet.inventory.set_uncovered(A, Uncovered.NO_POD, 12.0)
+        assert fleet.inventory.set_uncovered(A, Uncovered.NO_POD, 13.0) == Step()
+
+    def test_what_readings_told_of_the_capacity_is_known_with_the_last_one(self, fleet: Fleet) -> None:
+        sharing = Sharing(units=32, labelled=1, most=8, shares=4, complete=True)
+        fleet.inventory.apply(msgspec.structs.replace(reading(A, 10.0, ONE), sharing=sharing))
+        assert fleet.inventory.known("east") == {"a": Known(fingerprint(A), 10.0, sharing)}
 
     def test_known_has_the_last_reading_of_each_node(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, ONE)

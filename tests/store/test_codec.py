@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, SinkRecord
+from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, Sharing, SinkRecord
 from collector.store.codec import decode_node, decode_records, encode_node, encode_records
 
 texts = st.none() | st.text(max_size=5)
@@ -32,6 +32,14 @@ fingerprints = st.builds(
     boot_id=st.text(max_size=5),
     capacity=st.none() | st.integers(0, 16),
 )
+sharings = st.builds(
+    Sharing,
+    units=st.integers(0, 99),
+    labelled=st.integers(0, 9),
+    most=st.integers(0, 16),
+    shares=st.integers(0, 9),
+    complete=st.booleans(),
+)
 times = st.floats(0, 4e9)
 
 
@@ -46,6 +54,7 @@ def snapshots(draw: st.DrawFn) -> NodeState:
         cuda_version=draw(texts),
         source=draw(st.text(max_size=5)),
         fingerprint=draw(st.none() | fingerprints),
+        sharing=draw(st.none() | sharings),
         gpus=present,
         since=tuple(draw(times) for _ in present),
         claims=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
