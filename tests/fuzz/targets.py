@@ -9,12 +9,13 @@ import contextlib
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import asyncpg
+import bcrypt
 import httpx
 import msgspec
 import yaml
@@ -58,6 +59,7 @@ from collector.sinks.webhook import WebhookSink
 from collector.store import OpenMode, Position, Store, StoreSettings
 from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json
 from collector.web.application import application
+from collector.web.auth import _Authenticator
 from collector.web.metrics import accepts_gzip, accepts_openmetrics
 from tests.fuzz.documents import any_text, damaged, http_dates, json_documents, texts
 from tests.web.conftest import FakeCollector
@@ -358,6 +360,10 @@ class _Site:
             app.freeze()
             yield app
 
+    def call(self, function: Callable[[str], Awaitable[T]], argument: str) -> T:
+        """Await a function in the loop of the site."""
+        return self._portal.call(function, argument)
+
     def ask(self, path: str, headers: dict[str, str]) -> int:
         async def ask() -> int:
             return (await self._app._handle(make_mocked_request("GET", path, headers, app=self._app))).status
@@ -366,6 +372,26 @@ class _Site:
 
 
 _site = functools.cache(_Site)
+_token_file = _FOLDER / "token"
+_token_file.write_text("hunter2")
+_hash = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
+_authenticators = (
+    _Authenticator(ServerSettings(basic_auth={"jane": _hash})),
+    _Authenticator(ServerSettings(bearer_token_file=_token_file)),
+)
+
+
+def _authorization(header: str) -> None:
+    for authenticator in _authenticators:
+        assert not _site().call(authenticator.admits, header)
+
+
+authorizations = st.builds(
+    lambda scheme, value: f"{scheme} {value}",
+    st.sampled_from(["Basic", "basic", "Bearer", ""]),
+    st.binary().map(lambda data: data.decode(errors="surrogateescape"))  # as aiohttp decodes a header
+    | st.binary().map(lambda data: base64.b64encode(b"jane:" + data).decode()),
+)
 PATHS = (
     *("/", "/api/v1/clusters", "/api/v1/nodes", "/api/v1/gpus", "/api/v1/changes", "/api/v1/gpus/x/history", "/search"),
     *(
@@ -563,6 +589,7 @@ TARGETS: dict[str, Target[Any]] = {
     "listen": _text(Listen.parse, any_text | texts, ValueError),
     "position": _text(Position.parse, any_text | st.sampled_from(VALUES), ValueError),
     "request": Target(_request, requests, from_bytes=_request_from_bytes),
+    "authorization": _text(_authorization, authorizations),
     "webhook": Target(_webhook, st.tuples(st.integers(300, 599), bodies, st.none() | texts | http_dates)),
     "s3": Target(
         _s3, st.tuples(st.integers(300, 599), xml | bodies, st.none() | texts | http_dates), (ResponseParserError,)
