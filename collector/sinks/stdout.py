@@ -49,7 +49,8 @@ class StdoutSink:
         """Do nothing: the descriptor belongs to the process."""
 
     def _write(self, lines: bytes) -> None:
-        # A write of PIPE_BUF bytes after POLLOUT never blocks, so a cancellation is noticed between two of them.
+        # A write of PIPE_BUF bytes after POLLOUT never blocks, so a cancellation is noticed between two of them. Up to
+        # that size it is atomic: neither a log line on the same pipe nor the end of the process tears a line.
         data, written = memoryview(self._rest_of_line + lines), 0
         poll = select.poll()
         try:
@@ -57,7 +58,7 @@ class StdoutSink:
             while written < len(data):
                 anyio.from_thread.check_cancelled()
                 if poll.poll(_POLL_MILLISECONDS):
-                    written += os.write(self._descriptor, data[written : written + select.PIPE_BUF])
+                    written += os.write(self._descriptor, _next_write(data[written:]))
         except OSError as error:
             raise self._map_error(error) from None
         finally:
@@ -68,3 +69,9 @@ class StdoutSink:
     def _map_error(self, error: OSError) -> UnavailableError:
         text = describe_os_error(error, "write failed")
         return UnavailableError(f"sinks.{self._name}: standard output: {text}", Reason.CONNECTION)
+
+
+def _next_write(data: memoryview) -> memoryview:
+    """Return the lines at the start that one atomic write can hold, or the start of a line that none can."""
+    start = bytes(data[: select.PIPE_BUF])
+    return data[: start.rfind(b"\n") + 1 or select.PIPE_BUF]

@@ -1,5 +1,7 @@
 import json
 import os
+import select
+import socket
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -56,6 +58,26 @@ async def test_a_full_pipe_blocks_nothing_and_tears_no_line(pipe: tuple[FileIO, 
     lines = [json.loads(line)["gpu"] for line in received.splitlines()]
     assert lines[-2000:] == [one.gpu for one in batch]  # whole, after what the first try got through
     assert lines[: len(lines) - 2000] == [one.gpu for one in batch][: len(lines) - 2000]
+
+
+async def test_every_write_holds_whole_lines(record: MakeRecord) -> None:
+    long = record(100, model="x" * 2 * select.PIPE_BUF)  # which no single write can hold
+    batch = [*map(record, range(100)), long, *map(record, range(100))]
+    writes: list[bytes] = []
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # keeps the writes apart
+
+    def drain() -> None:
+        writes.extend(iter(lambda: reader.recv(1 << 20), b""))
+
+    with reader, writer:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, drain)
+            await StdoutSink("out", writer.fileno()).send(batch, key="k")
+            writer.shutdown(socket.SHUT_WR)
+    assert len([write for write in writes if not write.endswith(b"\n")]) == 2  # of the long line
+    assert max(map(len, writes)) <= select.PIPE_BUF
+    assert len(writes) < 30
+    assert [json.loads(line)["gpu"] for line in b"".join(writes).splitlines()] == [one.gpu for one in batch]
 
 
 async def test_a_closed_pipe_is_unavailable(pipe: tuple[FileIO, FileIO], record: MakeRecord) -> None:
