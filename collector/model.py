@@ -16,6 +16,7 @@ __all__ = [
     "Failing",
     "Fingerprint",
     "Gpu",
+    "GpuRef",
     "GpuidError",
     "Known",
     "NodeInfo",
@@ -32,8 +33,11 @@ __all__ = [
     "UnidentifiedGpu",
     "Unread",
     "UnreadReason",
+    "Unseen",
     "WatchRestart",
+    "canonical_bus_id",
     "canonical_uuid",
+    "on_one_board",
 ]
 
 
@@ -42,7 +46,10 @@ class GpuidError(Exception):
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One physical GPU as `nvidia-smi -q -x` describes it; what the tool does not know is None."""
+    """One GPU as `nvidia-smi -q -x` describes it; what the tool does not know is None.
+
+    A virtual one is a share of a board that its host gave to this machine: it has no serial and no place of its own.
+    """
 
     uuid: str  # as `canonical_uuid` writes it
     serial: str | None = None
@@ -59,6 +66,9 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     minor_number: int | None = None
     vbios: str | None = None
     mig: bool | None = None
+    virtual: bool = False  # a vGPU of this machine's host; the tool says so
+    multi_gpu_board: bool = False  # the tool says that other GPUs are on its board, and so have its serial
+    last_known: str | None = None  # fields, joined by commas, that only earlier readings had
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -68,6 +78,40 @@ class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     model: str | None = None
     chassis: str | None = None
     pci_bus_id: str | None = None
+
+
+class GpuRef(NamedTuple):
+    """Which GPU of a node is meant, as far as it is known; both are None where the tool does not say."""
+
+    uuid: str | None = None
+    pci_bus_id: str | None = None  # as `canonical_bus_id` writes it
+
+    def means(self, gpu: Gpu) -> bool:
+        """Return whether this GPU of the node is meant."""
+        if self.uuid is not None:
+            return gpu.uuid == self.uuid
+        return self.pci_bus_id is not None and canonical_bus_id(gpu.pci_bus_id or "") == self.pci_bus_id
+
+
+def canonical_bus_id(text: str) -> str:
+    """Return a PCI bus address with a domain of eight digits, in capitals, as newer drivers write it."""
+    domain, colon, rest = text.strip().partition(":")
+    return f"{domain.zfill(8)}:{rest}".upper() if colon else text
+
+
+def on_one_board(gpu: Gpu, *, sharing: bool, other: Gpu, other_sharing: bool) -> bool:
+    """Return whether two GPUs on two nodes, with one serial, are on one board of several GPUs.
+
+    `sharing` tells for each whether its own node shows that its board has several: the tool says so, or another GPU
+    there has the serial too. Where both say in which tray of which chassis they are, and as which module, that decides:
+    the two GPUs of a Grace superchip have a module each, and nothing else tells that they are on one board.
+    """
+    if gpu.chassis and other.chassis:
+        if (gpu.chassis, gpu.tray, gpu.slot) != (other.chassis, other.tray, other.slot):
+            return False
+        if (gpu.tray or gpu.slot) and gpu.module and other.module:
+            return gpu.module != other.module
+    return sharing and other_sharing
 
 
 def canonical_uuid(text: str) -> str:
@@ -142,6 +186,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     started: float | None = None
     ended: float | None = None
     sharing: Sharing | None = None  # what it and the readings before it told of the node's capacity
+    lost: tuple[GpuRef, ...] = ()  # that did not answer
+    unread: tuple[GpuRef, ...] = ()  # of which this reading says nothing, good or bad
+    partial: bool = False  # a GPU of the node that it does not name did not answer, and is not known to be gone
 
 
 class Known(NamedTuple):
@@ -160,6 +207,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     confirmed: float
     claim: bool = False  # another node had it first and has not let go of it yet
+    lost: bool = False  # it did not answer when its node was read last
 
 
 class Event(StrEnum):
@@ -261,6 +309,15 @@ class Failing(NamedTuple):
 
     reason: ReadFailure
     since: float
+    message: str = ""  # one line: the command's own words, where it said any
+
+
+class Unseen(NamedTuple):
+    """A GPU of a node that its last reading did not find, and that is not known to be elsewhere."""
+
+    uuid: str
+    confirmed: float  # Unix seconds of the last reading that found it
+    lost: bool  # it did not answer; else it could not be asked
 
 
 class Uncovered(StrEnum):
@@ -319,11 +376,24 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     gpus: tuple[Gpu, ...] = ()  # those that are here
     since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
     claims: frozenset[str] = NO_UUIDS  # UUIDs of `gpus` that another node had first and has not let go of yet
+    unseen: tuple[Unseen, ...] = ()  # those of `gpus` that the last reading did not find
 
     @property
     def found(self) -> int | None:
-        """How many GPUs are here; None before the first reading."""
-        return None if self.time is None else len(self.gpus)
+        """How many GPUs are here and not lost; None before the first reading."""
+        return None if self.time is None else len(self.gpus) - self.lost
+
+    @property
+    def lost(self) -> int:
+        """How many GPUs are here and did not answer when they were read last."""
+        return len(self.lost_uuids) if self.unseen else 0
+
+    @property
+    def lost_uuids(self) -> frozenset[str]:
+        """The UUIDs of the GPUs that are here and did not answer when they were read last."""
+        if not self.unseen:
+            return NO_UUIDS
+        return frozenset(one.uuid for one in self.unseen if one.lost) & {gpu.uuid for gpu in self.gpus}
 
     @property
     def unread(self) -> Unread | None:
@@ -345,16 +415,25 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def placements(self) -> list[Placement]:
         """Return the GPUs that are here, each with since when and when it was last confirmed."""
-        return [
-            Placement(
-                gpu=gpu,
-                place=self.place,
-                since=since,
-                confirmed=self.time or since,
-                claim=gpu.uuid in self.claims,
-            )
-            for gpu, since in zip(self.gpus, self.since, strict=True)
-        ]
+        return [self.placement(gpu, since) for gpu, since in zip(self.gpus, self.since, strict=True)]
+
+    def placement(self, gpu: Gpu, since: float) -> Placement:
+        """Return one of the GPUs that are here as a placement."""
+        unseen = next((one for one in self.unseen if one.uuid == gpu.uuid), None)
+        return Placement(
+            gpu=gpu,
+            place=self.place,
+            since=since,
+            confirmed=(self.time or since) if unseen is None else unseen.confirmed,
+            claim=gpu.uuid in self.claims,
+            lost=unseen is not None and unseen.lost,
+        )
+
+    def shares_board(self, gpu: Gpu) -> bool:
+        """Return whether a GPU that is here is on a board of several: the tool says so, or another has its serial."""
+        if gpu.multi_gpu_board or gpu.serial is None:
+            return gpu.multi_gpu_board
+        return any(other.serial == gpu.serial and other.uuid != gpu.uuid for other in self.gpus)
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from collector.app.collected import CollectedClusters
 from collector.app.coverage_log import CoverageLog
@@ -11,9 +11,13 @@ from collector.collect.duplicates import Duplicate
 from collector.exposition import Metrics
 from collector.inventory import Inventory
 from collector.model import (
+    NO_UUIDS,
     ClusterState,
     ClusterStatus,
+    Gpu,
+    GpuRef,
     NodeInfo,
+    NodeState,
     Place,
     ReadFailure,
     Reading,
@@ -21,6 +25,7 @@ from collector.model import (
     UnreadReason,
     WatchRestart,
 )
+from collector.timestamps import rfc3339
 
 __all__ = ["CollectObserver"]
 
@@ -51,15 +56,28 @@ class CollectObserver:
         if self._clusters.is_duplicate(reading.cluster):  # it was on its way
             return
         self._metrics.read_succeeded(reading.cluster, seconds)
+        before = self._inventory.node(Place(reading.cluster, reading.node.name))
         self._publisher.publish(self._inventory.apply(reading))
+        self._log_lost(before, Place(reading.cluster, reading.node.name))
         self._coverage.check(reading.cluster)
 
-    def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
+    def on_read_failure(
+        self, cluster: str, node: str, reason: ReadFailure, message: str, lost: Sequence[GpuRef]
+    ) -> None:
         """Count a reading that failed, and keep that it did until the node's next one."""
         self._metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
-        step = self._inventory.read_failed(Place(cluster, node), reason, self._clock())
-        self._publisher.publish(step, record=bool(step.changes))  # that a node cannot be read is not kept
+        place = Place(cluster, node)
+        before = self._inventory.node(place)
+        step = self._inventory.read_failed(place, reason, self._clock(), message, lost)
+        # That a node cannot be read is not kept.
+        self._publisher.publish(step, record=bool(step.changes or lost))
+        self._log_lost(before, place)
         self._coverage.check(cluster)
+
+    def known_gpus(self, cluster: str, node: str) -> Sequence[Gpu]:
+        """Return the GPUs that the inventory has in a node."""
+        state = self._inventory.node(Place(cluster, node))
+        return () if state is None else state.gpus
 
     def on_node(self, cluster: str, node: NodeInfo, *, has_pod: bool = True) -> None:
         """Keep what Kubernetes says of a node, unless it shows that its cluster is configured twice.
@@ -119,6 +137,31 @@ class CollectObserver:
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a reflector that had to start over."""
         self._metrics.watch_restarted(cluster, resource, reason)
+
+    def _log_lost(self, before: NodeState | None, place: Place) -> None:
+        """Log which GPUs of a node no longer answer since its last reading, and which answer again."""
+        after = self._inventory.node(place)
+        was = before.lost_uuids if before is not None else NO_UUIDS
+        if after is None or after.lost_uuids == was:
+            return
+        for placement in after.placements():
+            gpu = placement.gpu
+            fields = {"cluster": place.cluster, "node": place.node, "uuid": gpu.uuid, "bus": gpu.pci_bus_id or ""}
+            if gpu.serial:
+                fields["serial"] = gpu.serial
+            if placement.lost and gpu.uuid not in was:
+                fields["last_seen"] = rfc3339(placement.confirmed) or ""
+                text = "GPU lost: the GPU at %s does not answer: serial %s, UUID %s, last seen %s"
+                log.warning(
+                    text,
+                    gpu.pci_bus_id or "an unknown address",
+                    gpu.serial or "unknown",
+                    gpu.uuid,
+                    fields["last_seen"],
+                    extra=fields,
+                )
+            elif gpu.uuid in was and not placement.lost:
+                log.info("GPU answers again", extra=fields)
 
     def _skip(self, duplicate: Duplicate) -> None:
         """Stop collecting a cluster that is the same as another one, which publishes what is in it."""

@@ -10,12 +10,12 @@ import msgspec
 from collector.checks.access import Right, is_granted, server_version, user_name
 from collector.checks.check import Check, run_checks
 from collector.checks.finding import ClusterDetails, Finding, PodCount, Subject
-from collector.collect import nvidia_smi, watcher
+from collector.collect import watcher
 from collector.collect.duplicates import DuplicateDetector
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
+from collector.collect.smi_command import SmiCommand
 from collector.config import PRESETS, ClusterSettings, PodSource
-from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
 from collector.kube.errors import (
     BadContextError,
@@ -25,6 +25,7 @@ from collector.kube.errors import (
     UnreachableError,
     UntrustedCertificateError,
 )
+from collector.kube.exec import ExecError
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
@@ -249,23 +250,21 @@ class ClusterCheck(Check):
         self.details.read = name
         self.details.node = pod.node
         try:
-            output = await pod_exec.run(
-                client,
-                source.namespace,
-                pod.name,
-                source.container,
-                self._cluster.command,
-                timeout=self._cluster.exec_timeout,
-                limit=nvidia_smi.MAX_OUTPUT_BYTES,
+            reading = await SmiCommand(client, source, pod.name, self._cluster).read(
+                lambda: (), self._capacity(pod.node)
             )
-            log = nvidia_smi.parse(output.stdout)
-        except pod_exec.ExecError as error:
+        except ExecError as error:
             self.finding.add_problem(f"{name}: {error}", _EXEC_HINTS.get(error.reason, ""))
-        except nvidia_smi.BadOutputError as error:
-            self.finding.add_problem(f"{name}: {error}", _EXEC_HINTS[ReadFailure.BAD_OUTPUT])
         else:
-            self.details.gpus = len(log.gpus) + len(log.unidentified)
-            self.details.driver_version = log.driver_version
+            report = reading.report
+            self.details.gpus = len(report.gpus) + len(report.unidentified)
+            self.details.driver_version = report.driver_version
+            for ref in report.lost:
+                which = ref.uuid or f"at {ref.pci_bus_id}"
+                self.finding.add_problem(f"{name}: the GPU {which} does not answer", "reset it, or replace the card")
+
+    def _capacity(self, name: str) -> int | None:
+        return next((node.capacity for node in self.nodes if node.name == name), None)
 
 
 async def _list(client: ApiClient, source: PodSource) -> list[PodObject]:

@@ -108,7 +108,7 @@ def _node_rows(node: NodeState) -> Iterator[_Row]:
             model=gpu.model or "",
             event=Event.CONFIRMED.value,
             since=rfc3339(since),
-            confirmed=rfc3339(node.time),
+            confirmed=rfc3339(node.placement(gpu, since).confirmed),
         )
 
 

@@ -10,7 +10,7 @@ import click
 
 from collector.cli.client import Client, connection_options
 from collector.cli.console import encode_json
-from collector.cli.table import print_table
+from collector.cli.table import Style, print_table
 from collector.text import csv_text
 from collector.views.columns import GPU_COLUMNS
 
@@ -19,9 +19,10 @@ __all__ = ["ls"]
 _FILTERS = ("cluster", "node", "serial", "uuid", "model", "chassis", "machine")
 _TERM_FILTERS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may be
 
-_TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis")
+_TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "state")
 _PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
 _WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, "since", "confirmed", "claim")
+_STATE_STYLES: Mapping[str, Style] = {"state": lambda state: "red" if "lost" in state else ""}
 
 _Filters = Mapping[str, Sequence[str]]
 
@@ -87,7 +88,14 @@ def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[
 
 
 def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE_COLUMNS) -> int:
-    return print_table(columns, ([gpu.get(column) for column in columns] for gpu in gpus))
+    rows = ([_state(gpu) if column == "state" else gpu.get(column) for column in columns] for gpu in gpus)
+    return print_table(columns, rows, styles=_STATE_STYLES)
+
+
+def _state(gpu: Mapping[str, Any]) -> str:
+    """Return in a word or two whether a GPU answers, and that it is none of its node's own."""
+    state = str(gpu.get("state") or "found")
+    return state if not gpu.get("virtual") else "virtual" if state == "found" else f"virtual, {state}"
 
 
 def _print_wide(gpus: Iterator[dict[str, Any]]) -> int:

@@ -1,14 +1,17 @@
 """`gpuid parse`: the output of nvidia-smi as JSON."""
 
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from collector.cli.console import encode_json, print_json
 from collector.cli.options import CommandError
-from collector.collect.nvidia_smi import MAX_OUTPUT_BYTES, BadOutputError
+from collector.collect.nvidia_smi import MAX_OUTPUT_BYTES, BadOutputError, Report
 from collector.collect.nvidia_smi import parse as parse_output
 from collector.text import describe_os_error
 
@@ -22,7 +25,8 @@ def parse(file: Path, compact: bool) -> None:
     r"""Convert the output of `nvidia-smi -q -x` in FILE (default: standard input) to JSON.
 
     Shows exactly what gpuid reads from a node. Unknown values ("N/A", "Unknown Error", all zeros) are null.
-    Exit code 1 if the input is not such output.
+    GPUs that do not answer are listed as `lost`, and vGPUs are marked `virtual`. What had to be repaired is said
+    on standard error. Exit code 1, with the tool's own words, if the input is not such output.
 
     \b
     Examples:
@@ -36,12 +40,41 @@ def parse(file: Path, compact: bool) -> None:
             output = stream.read(MAX_OUTPUT_BYTES + 1)
         if len(output) > MAX_OUTPUT_BYTES:
             raise BadOutputError(f"more than {MAX_OUTPUT_BYTES >> 20} MiB, which nvidia-smi never prints")
-        log = parse_output(output)
+        warnings: list[str] = []
+        report = _with_boards(parse_output(output, warnings))
     except OSError as error:
         raise CommandError(f"{name}: {describe_os_error(error, 'cannot be read')}") from error
     except BadOutputError as error:
         raise CommandError(f"{name}: {error}") from error
+    for warning in dict.fromkeys(warnings):
+        click.echo(f"gpuid: warning: {name}: {warning}", err=True)
+    for lost in report.lost:
+        which = " ".join(filter(None, (lost.uuid, f"at {lost.pci_bus_id}" if lost.pci_bus_id else "")))
+        click.echo(f"gpuid: warning: {name}: the GPU {which} does not answer", err=True)
     if compact:
-        click.echo(encode_json(log))
+        click.echo(encode_json(_columns(report)))
     else:
-        print_json(log)
+        print_json(_columns(report))
+
+
+def _with_boards(report: Report) -> Report:
+    """Return a report in which GPUs with one serial are marked as being on one board, as the inventory takes them."""
+    serials = Counter(gpu.serial for gpu in report.gpus)
+    gpus = (
+        msgspec.structs.replace(gpu, multi_gpu_board=gpu.multi_gpu_board or (gpu.serial is not None and shared > 1))
+        for gpu in report.gpus
+        for shared in (serials[gpu.serial],)
+    )
+    return msgspec.structs.replace(report, gpus=tuple(gpus))
+
+
+def _columns(report: Report) -> dict[str, Any]:
+    """Return what to print: the fields that one output can have."""
+    columns: dict[str, Any] = msgspec.to_builtins(report)
+    columns["gpus"] = [
+        {key: value for key, value in msgspec.to_builtins(gpu).items() if key != "last_known"} for gpu in report.gpus
+    ]
+    for key in ("lost", "unread"):
+        if key in columns:
+            columns[key] = [ref._asdict() for ref in getattr(report, key)]
+    return columns

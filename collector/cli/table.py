@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
-__all__ = ["cut_table", "event_style", "print_rows", "print_table", "result_style"]
+__all__ = ["Style", "cut_table", "event_style", "print_rows", "print_table", "result_style"]
 
 _COLUMN_GAP = 2  # blanks between two columns
 _PAGE_ROWS = 10_000  # rows that are aligned together, so that the first lines of a large fleet appear immediately

@@ -47,7 +47,7 @@ class TrackedNode:
     grace_until: float | None = None  # the end of the time for which a node may lack a ready pod; None while it has one
     warned: bool = False  # it was logged that it lacks one, after its grace
     last_failure: ReadFailure | None = None  # how the last attempt failed; None after a success
-    last_stderr: str = ""  # of the last command that succeeded
+    last_warnings: tuple[str, ...] = ()  # of the last reading that succeeded
 
     @property
     def has_candidates(self) -> bool:
@@ -202,13 +202,16 @@ class NodeQueue:
             return None
         return self._info(target.node)
 
-    def succeeded(self, target: Target, *, found: int = 0, mig: bool = False) -> NodeInfo:
+    def succeeded(self, target: Target, *, found: int = 0, mig: bool = False, like_a_failure: bool = False) -> NodeInfo:
         """Note that a node was read, and how many GPUs were found, any of them with MIG on; returns its info now.
 
-        Raises KeyError for a node that is gone.
+        With `like_a_failure` it is due again as soon as after a failure. Raises KeyError for a node that is gone.
         """
         node, now = target.node, self._clock()
-        node.attempt = schedule.succeeded(node.attempt, target.fingerprint, now, self._cluster.refresh, self._rng)
+        if like_a_failure:
+            self.failed(target, ReadFailure.EXIT_STATUS)
+        else:
+            node.attempt = schedule.succeeded(node.attempt, target.fingerprint, now, self._cluster.refresh, self._rng)
         known = self._objects[node.name]
         capacity, allocatable = known.facts.advertised
         node.sharing = learn(

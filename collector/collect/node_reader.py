@@ -1,32 +1,25 @@
 """Reads the GPUs of nodes: runs the command in a pod of each, and reports the reading or why it failed."""
 
+import functools
 import logging
 import time
 
 import anyio
-import anyio.to_thread
 
-from collector.collect import nvidia_smi, schedule
+from collector.collect import schedule
 from collector.collect.context_logger import ContextLogger
 from collector.collect.node_queue import NodeQueue, Target, TrackedNode
 from collector.collect.observer import Observer
-from collector.collect.printable import printable_report
-from collector.collect.schedule import Candidate
+from collector.collect.smi_command import GpusLostError, SmiCommand, SmiReading
 from collector.config import ClusterSettings
-from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
 from collector.kube.exec import ExecError
 from collector.model import ReadFailure, Reading
 from collector.redaction import redacting
-from collector.text import one_line
 
 __all__ = ["NodeReader"]
 
 log = logging.getLogger(__name__)
-
-_PARSE_INLINE_BYTES = 1 << 20  # a larger output is parsed in a thread, for it would hold up the event loop noticeably
-_MAX_STDERR_BYTES = 2000
-_MAX_STDERR_CHARACTERS = 300
 
 
 class NodeReader:
@@ -38,6 +31,7 @@ class NodeReader:
         self._queue = queue
         self._log = ContextLogger(log, cluster=cluster.name)
         self._forbidden = False  # it was logged that exec is not allowed
+        self._parsing = anyio.CapacityLimiter(1)  # large outputs that are parsed at once: each takes memory
 
     async def run(self, client: ApiClient) -> None:
         """Read every node when it is due, until cancelled."""
@@ -70,47 +64,33 @@ class NodeReader:
         started = anyio.current_time()
         try:
             with redacting(client.session.secrets):
-                output, report = await self._run_command(client, target.candidate)
+                read = await self._run_command(client, target)
         except ExecError as error:
             self._failed(target, error, log)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
             log.exception("unexpected error while reading node")
             self._failed(target, ExecError(ReadFailure.BAD_OUTPUT, "unexpected error, see the log"), log)
         else:
-            self._log_stderr(target.node, client.session.secrets.redact(_as_text(output.stderr)), log)
-            self._succeeded(target, report, started, log)
+            self._log_warnings(target.node, read.warnings, log)
+            self._succeeded(target, read, started, log)
 
-    async def _run_command(self, client: ApiClient, candidate: Candidate) -> tuple[pod_exec.Output, nvidia_smi.Report]:
+    async def _run_command(self, client: ApiClient, target: Target) -> SmiReading:
         """Run the command in a pod and parse what it prints; raises ExecError."""
-        source = candidate.source
-        if schedule.find_container(candidate) is None:
+        source, pod = target.candidate.source, target.candidate.pod
+        if schedule.find_container(target.candidate) is None:
             raise ExecError(ReadFailure.NO_CONTAINER, f'the pod has no container named "{source.container}"')
-        output = await pod_exec.run(
-            client,
-            candidate.pod.namespace,
-            candidate.pod.name,
-            source.container,
-            self._cluster.command,
-            timeout=self._cluster.exec_timeout,
-            limit=nvidia_smi.MAX_OUTPUT_BYTES,
-        )
-        try:
-            if len(output.stdout) <= _PARSE_INLINE_BYTES:
-                report = nvidia_smi.parse(output.stdout)
-            else:
-                report = await anyio.to_thread.run_sync(nvidia_smi.parse, output.stdout)
-            return output, printable_report(report)
-        except nvidia_smi.BadOutputError as error:
-            stderr = _as_text(output.stderr)
-            raise ExecError(ReadFailure.BAD_OUTPUT, f"{error}; stderr: {stderr}" if stderr else str(error)) from error
+        command = SmiCommand(client, source, pod.name, self._cluster, parsing=self._parsing)
+        known = functools.partial(self._observer.known_gpus, self._cluster.name, target.node.name)
+        return await command.read(known, target.fingerprint.capacity)
 
-    def _succeeded(self, target: Target, report: nvidia_smi.Report, started: float, log: ContextLogger) -> None:
-        node = target.node
+    def _succeeded(self, target: Target, read: SmiReading, started: float, log: ContextLogger) -> None:
+        node, report = target.node, read.report
         if self._queue.current_info(target) is None:
             return
         ended = anyio.current_time()
-        found, mig = len(report.gpus) + len(report.unidentified), any(gpu.mig for gpu in report.gpus)
-        info = self._queue.succeeded(target, found=found, mig=mig)
+        mig = any(gpu.mig for gpu in report.gpus)
+        # Many commands at once are not for every refresh, and for no more than failures are worth.
+        info = self._queue.succeeded(target, found=report.named, mig=mig, like_a_failure=read.one_by_one)
         if node.last_failure is not None:
             node.last_failure, self._forbidden = None, False
             log.info("node readable again")
@@ -124,6 +104,9 @@ class NodeReader:
             cuda_version=report.cuda_version,
             gpus=report.gpus,
             unidentified=report.unidentified,
+            lost=report.lost,
+            unread=report.unread,
+            partial=report.partial,
             started=started,
             ended=ended,
             sharing=node.sharing,
@@ -140,15 +123,11 @@ class NodeReader:
         self._forbidden = self._forbidden or reason is ReadFailure.FORBIDDEN
         level = logging.DEBUG if repeated else logging.WARNING
         log.log(level, "reading failed: %s", error, extra={"reason": reason.value})
-        self._observer.on_read_failure(self._cluster.name, node.name, reason)
+        lost = error.lost if isinstance(error, GpusLostError) else ()
+        self._observer.on_read_failure(self._cluster.name, node.name, reason, str(error), lost)
 
-    def _log_stderr(self, node: TrackedNode, text: str, log: ContextLogger) -> None:
-        """Log what a successful command prints to stderr, as a warning when it is new."""
-        if text:
-            level = logging.DEBUG if text == node.last_stderr else logging.WARNING
-            log.log(level, "command succeeded with output on stderr: %s", text)
-        node.last_stderr = text
-
-
-def _as_text(stderr: bytes) -> str:
-    return one_line(stderr[:_MAX_STDERR_BYTES].decode(errors="replace"), _MAX_STDERR_CHARACTERS)
+    def _log_warnings(self, node: TrackedNode, warnings: tuple[str, ...], log: ContextLogger) -> None:
+        """Log what is odd about a reading that succeeded, as warnings when they are new."""
+        for text in warnings:
+            log.log(logging.DEBUG if text in node.last_warnings else logging.WARNING, "%s", text)
+        node.last_warnings = warnings

@@ -1,30 +1,46 @@
 """Parse the XML that `nvidia-smi -q -x` prints.
 
 The format is the tool's own (`nvsmi_device_v*.dtd`, which the output names but NVIDIA does not ship); the fields of
-the platform block are named as in nvmlPlatformInfo_t of NVIDIA's NVML reference, versions 1 and 2.
+the platform block are named as in nvmlPlatformInfo_t of NVIDIA's NVML reference, versions 1 and 2, and the modes of
+virtualization as in its nvmlGpuVirtualizationMode_t.
 
-expat's handlers limit what is read while it is read, which a parser that returns a tree cannot: the document comes from
-a node and is not trusted.
+The document comes from a node and is not trusted. `collector.collect.smi_output` cuts from it what is not read, and its
+prolog; lxml parses the rest, with limits on its size. What is not well-formed even so is repaired, and then only what
+is beyond doubt is read.
 """
 
+import functools
 import re
 import sys
-from xml.parsers import expat
+from xml.sax.saxutils import escape
 
 import msgspec
+from lxml import etree
 
-from collector.model import Gpu, GpuidError, UnidentifiedGpu, canonical_uuid
+from collector.collect.smi_output import (
+    ROOT,
+    BadOutputError,
+    Document,
+    entity_error,
+    find_document,
+    lost_gpus,
+    split_gpus,
+)
+from collector.model import Gpu, GpuRef, UnidentifiedGpu, canonical_bus_id, canonical_uuid
+from collector.text import counted, one_line
 
 __all__ = ["MAX_OUTPUT_BYTES", "BadOutputError", "Report", "parse"]
 
-MAX_OUTPUT_BYTES = 64 << 20
+# A GPU takes 12 to 45 kB, most of it supported clocks, so a node of 16 prints up to 700 kB: ten times that.
+MAX_OUTPUT_BYTES = 8 << 20
 
 _MAX_DEPTH = 32  # levels of nested elements; the tool uses 6
 _MAX_GPUS = 256  # in one node; the largest machines have 16
+_MAX_TAGS = 250_000  # in what is parsed; 16 GPUs have 15,000, and each takes 200 bytes of memory
+_UNCOUNTED_BYTES = 1 << 20  # of a document that cannot have more: neither an element nor an attribute is shorter than 4
+_MAX_REPAIRED_BYTES = 1 << 20  # of a document without what is not read; 16 GPUs have 300 kB, and repairing is slow
 _MAX_VALUE_LENGTH = 128  # characters
 _MAX_REASON_LENGTH = 120  # characters of the XML parser's own message
-
-_ROOT = "nvidia_smi_log"
 
 # The path of each element that is read, below the root, and the field that it fills.
 _FIELDS = {
@@ -33,18 +49,22 @@ _FIELDS = {
     "cuda_version": "cuda_version",
     "cuda_umd_version": "cuda_version",
     "attached_gpus": "attached_gpus",
-    "gpu/uuid": "uuid",
-    "gpu/serial": "serial",
-    "gpu/product_name": "model",
-    "gpu/product_architecture": "architecture",
-    "gpu/pci/pci_bus_id": "pci_bus_id",
-    "gpu/board_part_number": "board_part_number",
-    "gpu/gpu_part_number": "gpu_part_number",
-    "gpu/minor_number": "minor_number",
-    "gpu/vbios_version": "vbios",
-    "gpu/mig_mode/current_mig": "mig",
+}
+_GPU_FIELDS = {
+    "uuid": "uuid",
+    "serial": "serial",
+    "product_name": "model",
+    "product_architecture": "architecture",
+    "pci/pci_bus_id": "pci_bus_id",
+    "board_part_number": "board_part_number",
+    "gpu_part_number": "gpu_part_number",
+    "minor_number": "minor_number",
+    "multigpu_board": "multi_gpu_board",
+    "vbios_version": "vbios",
+    "mig_mode/current_mig": "mig",
+    "gpu_virtualization_mode/virtualization_mode": "virtualization",
 } | {
-    f"gpu/{block}/{element}": field
+    f"{block}/{element}": field
     for block in ("platformInfo", "platform_info")
     for element, field in {
         "chassis_serial_number": "chassis",
@@ -62,6 +82,10 @@ _FIELDS = {
 _IDENTIFIERS = frozenset({"uuid", "serial", "chassis", "board_part_number", "gpu_part_number"})
 _UNIQUE_FIELDS = frozenset({"uuid", "serial"})
 
+# Of what a guest says of its vGPU, what may be its host's board's; never to be taken for a board of the guest's own.
+_BOARD_FIELDS = frozenset({"serial", "chassis", "slot", "tray", "host", "module", "board_part_number"})
+_VIRTUAL = "vgpu"  # the mode inside a guest; "Host VGPU" and "Host VSGA" are boards whose host divides them
+
 # What the tool prints in place of a value.
 _ABSENT = re.compile(
     r"\[?(?:|-|n/a|none|null|unknown|unknown error(?: \(\d+\))?|err!|error|no access|no data|timeout|uninitialized"
@@ -71,14 +95,15 @@ _ABSENT = re.compile(
     re.IGNORECASE,
 )
 _ALL_ZEROS = re.compile(r"(?:GPU-|0x)?[0-]+", re.IGNORECASE)
-_MINOR_NUMBER = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _MIG_MODES = {"Enabled": True, "Disabled": False}
+_LOST = "GPU is lost"  # in place of each value that the driver can no longer ask for
 
-_MARKUP_LINE = re.compile(rb"^(?:\xef\xbb\xbf)?[ \t]*<", re.MULTILINE)  # the start of a line that is markup, not text
-
-
-class BadOutputError(GpuidError):
-    """The text is not the output of `nvidia-smi -q -x`, or is incomplete."""
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML does not allow
+_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z_][\w.-]*;")
+_BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9A-Fa-f]{1,6});)")
+_TOO_DEEP = etree.XPath(f"boolean(/{'/'.join('*' * (_MAX_DEPTH + 1))})")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,162 +111,336 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     driver_version: str | None
     cuda_version: str | None
-    gpus: tuple[Gpu, ...]  # no UUID twice
+    gpus: tuple[Gpu, ...]  # no UUID twice; none of those in `lost`
     unidentified: tuple[UnidentifiedGpu, ...] = ()  # GPUs without a UUID, such as those that the driver has lost
+    lost: tuple[GpuRef, ...] = ()  # GPUs that do not answer, as far as the tool says which
+    unread: tuple[GpuRef, ...] = ()  # GPUs whose part of the output is damaged
+    partial: bool = False  # it lists fewer GPUs than are attached
+
+    @property
+    def named(self) -> int:
+        """How many GPUs it names, those that do not answer included."""
+        listed = [GpuRef(None, canonical_bus_id(gpu.pci_bus_id or "")) for gpu in self.unidentified]
+        silent = [ref for ref in self.lost if ref not in listed and not any(ref.means(gpu) for gpu in self.gpus)]
+        return len(self.gpus) + len(listed) + len(silent) + len(self.unread)
 
 
-def parse(output: bytes) -> Report:
-    """Return what one complete document reports; raises BadOutputError.
+def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b"") -> Report:
+    """Return what the first document of an output reports; raises BadOutputError.
 
-    Lines of text around the document are skipped: the tool prints warnings, such as that of a corrupted infoROM, to
-    standard output. The document comes from a node and is not trusted: entities are refused, the DTD is never loaded,
-    and depth, number and length of what is read are limited. A GPU that the driver has lost has few values or none
-    and does not spoil the others.
+    What is not read changes nothing, whatever it is: text around the document and between its parts, processes,
+    accounted processes, supported clocks, other elements. Of what is read, a value with unreadable characters is
+    absent, and a GPU whose part is damaged beyond that is in `unread`. What was repaired is added to `warnings`. `said`
+    is what the tool printed elsewhere, in which it may name a GPU that does not answer.
+
+    Refused are documents without an end, with entities, with too many parts, with more GPUs than they say are
+    attached, and those in which no GPU is whole. A GPU that the driver has lost does not spoil the others.
     """
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.EntityDeclHandler = _refuse_entity
-    parser.SkippedEntityHandler = _refuse_entity
-    reader = _Reader(parser)
-    begin = _MARKUP_LINE.search(output)
-    document = output[begin.end() - 1 :] if begin else output.lstrip(b" \t\r\n")
+    document = find_document(output)
+    document = document._replace(around=document.around + b"\n" + said)
+    content = document.content
+    if len(content) > _UNCOUNTED_BYTES and max(content.count(b"<"), content.count(b"=")) > _MAX_TAGS:
+        raise BadOutputError(f"more than {_MAX_TAGS} elements or attributes")
     try:
-        parser.Parse(document, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:  # an unknown encoding is a ValueError or LookupError
-        # Text after the document is an error to expat, reported at its first word: `rest` is all that follows the
-        # last element. A document that ended before may be followed by text, but by no more markup.
-        rest = document[document.rfind(b">", 0, parser.ErrorByteIndex) + 1 :]
-        if not reader.complete or _MARKUP_LINE.search(rest):
-            raise BadOutputError(f"not the XML of nvidia-smi: {str(error)[:_MAX_REASON_LENGTH]}") from error
-    return _build_report(reader.root_values, reader.gpu_values)
+        root = _parse(content)
+    except etree.XMLSyntaxError as error:
+        report = _repair(document, error)
+    else:
+        values = _read_document(root, document.around, some_lost=_LOST.encode() in content)
+        report = _build_report(values, document.warnings)
+    if warnings is not None:
+        warnings += document.warnings
+    return report
 
 
-def _refuse_entity(*_declaration: object) -> None:
-    raise BadOutputError("the XML declares or uses an entity, which nvidia-smi never does")
+def _parse(content: bytes, *, recover: bool = False) -> etree._Element:
+    """Return the root of a document without a prolog; raises XMLSyntaxError, and BadOutputError for one too deep."""
+    parser = etree.XMLParser(
+        encoding="utf-8",
+        recover=recover,
+        resolve_entities=False,
+        load_dtd=False,
+        no_network=True,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+        remove_blank_text=True,
+        collect_ids=False,
+    )
+    try:
+        root = etree.fromstring(content, parser)
+    except etree.XMLSyntaxError as error:
+        if "depth" in str(error):
+            raise _depth_error() from error
+        raise
+    if root is None:
+        raise BadOutputError("not the XML of nvidia-smi: no element in it")
+    if _TOO_DEEP(root) or any("depth" in entry.message for entry in parser.error_log):
+        raise _depth_error()
+    return root
 
 
-class _Element(dict[str, "_Element"]):
+def _depth_error() -> BadOutputError:
+    return BadOutputError(f"elements nested deeper than {_MAX_DEPTH}")
+
+
+class _Wanted(dict[str, "_Wanted"]):
     """The elements to read inside an element, by name; `field` is the field that its own text fills, if any."""
 
     field = ""
 
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the elements to read."""
+        return tuple(self)
 
-def _element_tree() -> _Element:
-    root = _Element(gpu=_Element())
-    for path, field in _FIELDS.items():
+
+def _wanted(fields: dict[str, str]) -> _Wanted:
+    root = _Wanted()
+    for path, field in fields.items():
         element = root
         for name in path.split("/"):
-            element = element.setdefault(name, _Element())
+            element = element.setdefault(name, _Wanted())
         element.field = field
     return root
 
 
-_ROOT_ELEMENT = _element_tree()
-_GPU_ELEMENT = _ROOT_ELEMENT["gpu"]
-_DOCUMENT = _Element({_ROOT: _ROOT_ELEMENT})
-_UNREAD = _Element()  # stands for every element that is not read
+_WANTED = _wanted(_FIELDS)
+_WANTED_OF_GPU = _wanted(_GPU_FIELDS)
 
 
-class _Reader:
-    """Collects the elements to read while expat walks the document.
+class _GpuValues:
+    """The values of one <gpu>."""
 
-    A node prints 2,000 elements, of which 150 are read: parsing costs what `_start_element` and `_end_element` do for
-    the others. The handler for text is set only while text is wanted.
+    __slots__ = ("bus_id", "fields", "lost", "whole")
+
+    def __init__(self, fields: dict[str, str], *, id: str, lost: bool, whole: bool = True) -> None:  # noqa: A002
+        id = id.strip()  # noqa: A001  the attribute is all that is known of some lost GPUs
+        if len(id) <= _MAX_VALUE_LENGTH and not _is_absent(id):
+            fields.setdefault("pci_bus_id", id)
+        self.fields = fields
+        self.lost = lost  # the driver says so of some value
+        self.whole = whole
+
+
+class _Values:
+    """The values of a document."""
+
+    __slots__ = ("fields", "gpus", "said")
+
+    def __init__(self, said: bytes) -> None:
+        self.fields: dict[str, str] = {}
+        self.gpus: list[_GpuValues] = []
+        self.said = said  # text around the document and between its parts
+
+    def add_gpu(self, gpu: _GpuValues) -> None:
+        if len(self.gpus) == _MAX_GPUS:
+            raise BadOutputError(f"more than {_MAX_GPUS} GPUs in one node")
+        self.gpus.append(gpu)
+
+    def add_text(self, text: str | None) -> None:
+        if text and not text.isspace():
+            self.said += b"\n" + text.encode("utf-8", "replace")
+
+
+def _read_document(root: etree._Element, around: bytes, *, some_lost: bool) -> _Values:
+    """Return the values of a document that was parsed; raises BadOutputError where the root is not the tool's."""
+    values = _Values(around)
+    _read(root, _WANTED, values.fields)
+    values.add_text(root.text)
+    for child in root:
+        if child.tag == "gpu":
+            values.add_gpu(_read_gpu(child, some_lost=some_lost))
+        values.add_text(child.tail)
+    return values
+
+
+def _read_gpu(gpu: etree._Element, *, some_lost: bool) -> _GpuValues:
+    fields: dict[str, str] = {}
+    _read(gpu, _WANTED_OF_GPU, fields)
+    return _GpuValues(fields, id=gpu.get("id", ""), lost=some_lost and _says_lost(gpu))
+
+
+def _read(element: etree._Element, wanted: _Wanted, values: dict[str, str]) -> None:
+    """Add the values inside an element; of several for one field, the first counts that the tool knows."""
+    for child in element.iterchildren(*wanted.names):
+        inside = wanted[child.tag]
+        if not inside.field:
+            _read(child, inside, values)
+        elif inside.field not in values and (text := child.text) is not None and not len(child):
+            text = text.strip()
+            if len(text) <= _MAX_VALUE_LENGTH and not _is_absent(text):
+                values[inside.field] = text
+
+
+@functools.lru_cache(maxsize=4096)  # the same few values come from all nodes
+def _is_absent(text: str) -> bool:
+    return _ABSENT.fullmatch(text) is not None
+
+
+def _says_lost(gpu: etree._Element) -> bool:
+    """Return whether the driver has lost a GPU: it says so in place of some value, if not of all."""
+    return any((text := element.text) is not None and text.strip() == _LOST for element in gpu.iter())
+
+
+# What is not well-formed
+
+
+def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
+    """Return what a document reports that is not well-formed; raises BadOutputError where no GPU in it is whole.
+
+    Characters that XML does not allow are replaced first, which makes most of them well-formed. Where that is not
+    enough, each GPU is parsed on its own, and a value counts only if it stands in the text once, and as it was parsed.
     """
-
-    __slots__ = ("_field", "_open", "_parser", "_text", "_values", "complete", "gpu_values", "root_values")
-
-    def __init__(self, parser: expat.XMLParserType) -> None:
-        self.complete = False  # whether the root element has ended
-        self.root_values: dict[str, str] = {}  # by field
-        self.gpu_values: list[dict[str, str]] = []  # one for each <gpu>, with its attribute `id`
-        self._parser = parser
-        self._open = [_DOCUMENT]  # the elements around the current position, the innermost last
-        self._field = ""  # the field that the current text fills
-        self._text = ""
-        self._values = self.root_values  # the values that the current element belongs to
-        parser.StartElementHandler = self._start_element
-        parser.EndElementHandler = self._end_element
-
-    def _start_element(self, name: str, attributes: dict[str, str]) -> None:
-        opened = self._open
-        element = opened[-1].get(name, _UNREAD)
-        opened.append(element)
-        if self._field:  # text with elements inside is not a value
-            self._stop_reading()
-        if element is _UNREAD:
-            if len(opened) == 2:
-                raise BadOutputError(f"not the XML of nvidia-smi: the root element is {name[:40]}, expected {_ROOT}")
-            if len(opened) > _MAX_DEPTH:
-                raise BadOutputError(f"elements nested deeper than {_MAX_DEPTH}")
-        elif element.field:
-            self._field, self._text = element.field, ""
-            self._parser.CharacterDataHandler = self._character_data
-        elif element is _GPU_ELEMENT:
-            if len(self.gpu_values) == _MAX_GPUS:
-                raise BadOutputError(f"more than {_MAX_GPUS} GPUs in one node")
-            self._values = {"id": attributes.get("id", "")[: _MAX_VALUE_LENGTH + 1]}
-            self.gpu_values.append(self._values)
-
-    def _character_data(self, text: str) -> None:
-        if len(self._text) <= _MAX_VALUE_LENGTH:
-            self._text += text
-
-    def _end_element(self, _name: str) -> None:
-        element = self._open.pop()
-        if element is _UNREAD:
-            return
-        if self._field:
-            text = self._text.strip()
-            if len(text) <= _MAX_VALUE_LENGTH and not _ABSENT.fullmatch(text):
-                self._values.setdefault(self._field, text)
-            self._stop_reading()
-        elif element is _GPU_ELEMENT:
-            self._values = self.root_values
-        elif element is _ROOT_ELEMENT:
-            self.complete = True
-
-    def _stop_reading(self) -> None:
-        self._field, self._parser.CharacterDataHandler = "", None
+    reason = one_line(error.msg, _MAX_REASON_LENGTH)
+    if len(document.content) > _MAX_REPAIRED_BYTES:
+        raise BadOutputError(f"not the XML of nvidia-smi, and too large to be repaired: {reason}") from error
+    text = _FORBIDDEN.sub(_REPLACEMENT, document.content.decode("utf-8", "replace"))
+    if _ENTITY.search(text):
+        raise entity_error() from error
+    content = _BARE_AMPERSAND.sub("&amp;", text).encode()
+    some_lost = _LOST.encode() in content
+    try:
+        values = _read_document(_parse(content), document.around, some_lost=some_lost)
+    except etree.XMLSyntaxError as second:
+        error = second
+        values = _read_parts(content, document.around, some_lost=some_lost)
+    for gpu in values.gpus:
+        for field in [field for field, value in gpu.fields.items() if _REPLACEMENT in value]:
+            del gpu.fields[field]
+            document.warnings.append(f"unreadable characters in the {field} of a GPU")
+            gpu.whole = gpu.whole and field != "uuid"
+    values.fields = {field: value for field, value in values.fields.items() if _REPLACEMENT not in value}
+    if values.gpus and not any(gpu.whole for gpu in values.gpus):
+        raise BadOutputError(f"not the XML of nvidia-smi: {reason}") from error
+    document.warnings.append(f"the XML was repaired: {reason}")
+    return _build_report(values, document.warnings)
 
 
-def _build_report(root_values: dict[str, str], gpu_values: list[dict[str, str]]) -> Report:
-    if not gpu_values and root_values.get("attached_gpus") != "0":
+def _read_parts(content: bytes, around: bytes, *, some_lost: bool) -> _Values:
+    """Return what is beyond doubt in a document that is broken somewhere."""
+    head, parts = split_gpus(content)
+    values = _Values(around)
+    root = _parse(head, recover=True)
+    if root.tag == ROOT:
+        _read(root, _WANTED, values.fields)
+        _keep_certain(values.fields, _FIELDS, head)
+    for part in parts:
+        end = part.rfind(b"</gpu>")
+        values.add_text(part[end + len(b"</gpu>") :].decode("utf-8", "replace") if end >= 0 else None)
+        values.add_gpu(_read_part(part[: end + len(b"</gpu>")] if end >= 0 else part, end >= 0, some_lost=some_lost))
+    return values
+
+
+def _read_part(part: bytes, complete: bool, *, some_lost: bool) -> _GpuValues:
+    """Return the values of one GPU; not whole without an end, or without a UUID that is beyond doubt."""
+    try:
+        return _read_gpu(_parse(part), some_lost=some_lost)
+    except etree.XMLSyntaxError:
+        values = _read_gpu(_parse(part, recover=True), some_lost=some_lost)
+    _keep_certain(values.fields, _GPU_FIELDS, part)
+    values.whole = complete and "uuid" in values.fields
+    return values
+
+
+def _keep_certain(values: dict[str, str], fields: dict[str, str], text: bytes) -> None:
+    """Drop the values that do not stand in a text exactly once, between their tags."""
+    for path, field in fields.items():
+        name = path.rpartition("/")[2].encode()
+        if field in values and (count := text.count(b"<" + name + b">")):
+            value = re.escape(escape(values[field]).encode())
+            if count > 1 or not re.search(b"<" + name + rb">\s*" + value + rb"\s*</" + name + b">", text):
+                del values[field]
+
+
+# From values to GPUs
+
+
+def _build_report(values: _Values, warnings: list[str]) -> Report:
+    attached = values.fields.get("attached_gpus")
+    if not values.gpus and attached != "0":
         raise BadOutputError("no GPU in the output, which does not report that none is attached")
     gpus: dict[str, Gpu] = {}
     unidentified: list[UnidentifiedGpu] = []
-    for values in gpu_values:
-        gpu = _build_gpu(values)
-        if isinstance(gpu, Gpu):
+    lost: dict[GpuRef, None] = {}
+    unread: list[GpuRef] = []
+    for found in values.gpus:
+        if not found.whole:
+            unread.append(_reference(found))
+        elif isinstance(gpu := _build_gpu(found.fields), Gpu):
             gpus.setdefault(gpu.uuid, gpu)
+            if found.lost:
+                lost[GpuRef(gpu.uuid, canonical_bus_id(gpu.pci_bus_id) if gpu.pci_bus_id else None)] = None
         else:
             unidentified.append(gpu)
-    driver_version, cuda_version = root_values.get("driver_version"), root_values.get("cuda_version")
+            if found.lost and gpu.pci_bus_id:
+                lost[GpuRef(pci_bus_id=canonical_bus_id(gpu.pci_bus_id))] = None
+    listed = len(gpus) + len(unidentified) + len(unread)
+    named = _named_lost(values.said, [*gpus.values(), *unidentified])
+    lost |= dict.fromkeys(ref for ref in named if ref.pci_bus_id)
     return Report(
-        driver_version=sys.intern(driver_version) if driver_version is not None else None,
-        cuda_version=sys.intern(cuda_version) if cuda_version is not None else None,
+        driver_version=_interned(values.fields.get("driver_version")),
+        cuda_version=_interned(values.fields.get("cuda_version")),
         gpus=tuple(gpus.values()),
         unidentified=tuple(unidentified),
+        lost=tuple(lost),
+        unread=tuple(unread),
+        partial=_is_partial(attached, listed, named, warnings),
     )
 
 
+def _reference(values: _GpuValues) -> GpuRef:
+    bus = values.fields.get("pci_bus_id")
+    uuid = values.fields.get("uuid")
+    return GpuRef(canonical_uuid(uuid) if uuid else None, canonical_bus_id(bus) if bus else None)
+
+
+def _named_lost(said: bytes, listed: list[Gpu | UnidentifiedGpu]) -> tuple[GpuRef, ...]:
+    """Return the GPUs that the tool could not reach, but for those that it lists all the same."""
+    if not (named := lost_gpus(said)):
+        return ()
+    buses = {canonical_bus_id(gpu.pci_bus_id) for gpu in listed if gpu.pci_bus_id}
+    return tuple(ref for ref in named if ref.pci_bus_id not in buses)
+
+
+def _is_partial(attached: str | None, listed: int, named: tuple[GpuRef, ...], warnings: list[str]) -> bool:
+    """Return whether GPUs are missing in a document that names none of them; raises BadOutputError for too many.
+
+    A document with more GPUs than are attached may have them from the name of a process that imitates one.
+    """
+    if attached is None or not _NUMBER.fullmatch(attached):
+        return bool(named) and named[0].pci_bus_id is None
+    if listed > int(attached):
+        raise BadOutputError(f"{counted(listed, 'GPU')} in the output, which reports {attached} as attached")
+    if listed + sum(ref.pci_bus_id is not None for ref in named) >= int(attached):
+        return False
+    warnings.append(f"{counted(listed, 'GPU')} in the output, which reports {attached} as attached")
+    return True
+
+
+def _interned(text: str | None) -> str | None:
+    return None if text is None else sys.intern(text)
+
+
 def _build_gpu(values: dict[str, str]) -> Gpu | UnidentifiedGpu:
-    # The attribute is all that is known of a lost GPU.
-    bus = values.pop("id").strip()
-    if len(bus) <= _MAX_VALUE_LENGTH and not _ABSENT.fullmatch(bus):
-        values.setdefault("pci_bus_id", bus)
     # Apart from uuid and serial, the same values occur all over a fleet: keep one copy of each in memory.
     texts = {
         field: text if field in _UNIQUE_FIELDS else sys.intern(text)
         for field, text in values.items()
         if not (field in _IDENTIFIERS and _ALL_ZEROS.fullmatch(text))
     }
+    virtual = texts.pop("virtualization", "").lower() == _VIRTUAL
+    if virtual:
+        texts = {field: text for field, text in texts.items() if field not in _BOARD_FIELDS}
     uuid, minor, mig = texts.pop("uuid", None), texts.pop("minor_number", None), texts.pop("mig", None)
+    several = texts.pop("multi_gpu_board", "") == "Yes"
     if uuid is None:
         return UnidentifiedGpu(**{field: texts.get(field) for field in UnidentifiedGpu.__struct_fields__})
     return Gpu(
         uuid=canonical_uuid(uuid),
-        minor_number=int(minor) if minor is not None and _MINOR_NUMBER.fullmatch(minor) else None,
+        minor_number=int(minor) if minor is not None and _NUMBER.fullmatch(minor) else None,
         mig=_MIG_MODES.get(mig or ""),
+        virtual=virtual,
+        multi_gpu_board=several and not virtual,
         **texts,
     )

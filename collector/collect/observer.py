@@ -1,8 +1,19 @@
 """What the task of one cluster reports to the rest of the program."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from collector.model import ClusterStatus, NodeInfo, ReadFailure, Reading, Survey, UnreadReason, WatchRestart
+from collector.model import (
+    ClusterStatus,
+    Gpu,
+    GpuRef,
+    NodeInfo,
+    ReadFailure,
+    Reading,
+    Survey,
+    UnreadReason,
+    WatchRestart,
+)
 
 __all__ = ["Observer"]
 
@@ -13,8 +24,16 @@ class Observer(Protocol):
     def on_reading(self, reading: Reading, seconds: float) -> None:
         """Handle a reading, which took `seconds` from the start of the exec to the parsed output."""
 
-    def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
-        """Handle a failed reading; the node's previous reading remains valid."""
+    def on_read_failure(
+        self, cluster: str, node: str, reason: ReadFailure, message: str, lost: Sequence[GpuRef]
+    ) -> None:
+        """Handle a failed reading, with why in one line; the node's previous reading remains valid.
+
+        `lost` are GPUs that did not answer, which is what the reading failed for.
+        """
+
+    def known_gpus(self, cluster: str, node: str) -> Sequence[Gpu]:
+        """Return the GPUs that are known to be in a node, as its readings found them."""
 
     def on_node(self, cluster: str, node: NodeInfo, *, has_pod: bool = True) -> None:
         """Handle a node with GPUs or a GPU pod that is new, or of which info or `has_pod` has changed."""

@@ -37,7 +37,9 @@ def _printable(value: Any) -> Any:
         return printable(value)
     if isinstance(value, tuple):
         items = tuple(map(_printable, value))
-        return value if all(map(_same, items, value)) else items
+        if all(map(_same, items, value)):
+            return value
+        return value._make(items) if hasattr(value, "_make") else items
     if isinstance(value, msgspec.Struct):
         changed = {}
         for field in value.__struct_fields__:

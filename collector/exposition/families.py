@@ -43,13 +43,20 @@ NODE_FAMILIES = (
         "gpuid_node_gpus",
         "gauge",
         ("cluster", "node", "state"),
-        "GPUs of a node by state: found by the last reading, capacity, allocatable (the last two are absent with MIG).",
+        "GPUs of a node by state: found by the last reading, lost (only where any do not answer), capacity, "
+        "allocatable (the last two are absent with MIG).",
     ),
     Family(
         "gpuid_node_read_timestamp_seconds",
         "gauge",
         ("cluster", "node"),
         "When the node was last read successfully.",
+    ),
+    Family(
+        "gpuid_vgpu_info",
+        "gauge",
+        ("cluster", "node", "uuid", "model"),
+        "A virtual GPU that is present in a node, a share of a board of its host's; always 1.",
     ),
 )
 
@@ -161,10 +168,21 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
         f'gpuid_gpu_info{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
         f'model="{escape(gpu.model)}",chassis="{escape(gpu.chassis)}"}} 1\n'
         for gpu in state.gpus
+        if not gpu.virtual
+    )
+    virtual = "".join(
+        f'gpuid_vgpu_info{where},uuid="{escape(gpu.uuid)}",model="{escape(gpu.model)}"}} 1\n'
+        for gpu in state.gpus
+        if gpu.virtual
     )
     counts = "".join(
         f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
-        for state, count in (("found", state.found), ("capacity", node.capacity), ("allocatable", node.allocatable))
+        for state, count in (
+            ("found", state.found),
+            ("lost", state.lost or None),
+            ("capacity", node.capacity),
+            ("allocatable", node.allocatable),
+        )
         if count is not None
     )
     info = read = ""
@@ -177,7 +195,7 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
             f'cuda_version="{escape(state.cuda_version)}"{labels}}} 1\n'
         )
         read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
-    return tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read))
+    return tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual))
 
 
 def escape(value: str | None) -> str:

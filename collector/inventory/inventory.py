@@ -11,12 +11,14 @@ import msgspec
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
+from collector.inventory.unseen import also_lost, unseen_gpus, with_last_known
 from collector.model import (
     NO_UUIDS,
     Change,
     Event,
     Failing,
     Gpu,
+    GpuRef,
     Known,
     NodeInfo,
     NodeState,
@@ -27,6 +29,7 @@ from collector.model import (
     Step,
     Unread,
     UnreadReason,
+    Unseen,
     canonical_uuid,
 )
 
@@ -47,9 +50,11 @@ class Inventory:
 
     A GPU that a second node reports is a claim (`collector.inventory.claims`): both nodes publish it until a reading
     has settled whether it has moved. A GPU that two nodes confirm is a conflict, published in both places until one of
-    them stops. One serial under two UUIDs on two nodes is a conflict as well, except on boards whose GPUs share a
-    serial. So no reading takes a GPU from another node: only a node's own answer does, or its silence within one
-    cluster.
+    them stops. One serial under two UUIDs on two nodes is a conflict as well, except where what the two nodes say shows
+    one board that carries several GPUs. So no reading takes a GPU from another node: only a node's own answer does, or
+    its silence within one cluster.
+
+    A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`).
     """
 
     def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
@@ -60,7 +65,7 @@ class Inventory:
         self._chassis = PlaceIndex()
         self._claims = Claims()
         self._absent: dict[str, _Absent] = {}  # by UUID
-        self._conflicts = Conflicts(self._locations, self._serials, self._claims, self._at)
+        self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
         self._unread: Counter[tuple[str, str]] = Counter()  # likewise, by the reason's value
 
@@ -76,16 +81,15 @@ class Inventory:
             node=reading.node,
             time=reading.time,
             failing=None,
-            driver_version=reading.driver_version,
-            cuda_version=reading.cuda_version,
+            driver_version=reading.driver_version or (before.driver_version if reading.partial else None),
+            cuda_version=reading.cuda_version or (before.cuda_version if reading.partial else None),
             source=reading.source,
             fingerprint=reading.fingerprint,
             sharing=reading.sharing,
         )
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
-        found = {gpu.uuid: gpu for gpu in reading.gpus}
-        self._conflicts.note_shared_serials(found.values())
+        found = {gpu.uuid: self._with_last_known(gpu, left.get(gpu.uuid)) for gpu in reading.gpus}
 
         gpus: list[Gpu] = []
         since: list[float] = []
@@ -109,8 +113,17 @@ class Inventory:
                 claims.add(uuid)
             gpus.append(gpu)
             since.append(at)
+        unseen = unseen_gpus(before, reading)
+        for gpu, at in self._staying(unseen, left, place):
+            claims |= before.claims & {gpu.uuid}
+            gpus.append(gpu)
+            since.append(at)
         node = msgspec.structs.replace(
-            node, gpus=tuple(gpus), since=tuple(since), claims=frozenset(claims) if claims else NO_UUIDS
+            node,
+            gpus=tuple(gpus),
+            since=tuple(since),
+            claims=frozenset(claims) if claims else NO_UUIDS,
+            unseen=unseen,
         )
         self._put(node, step)
         self._depart(left.values(), before, reading.time, step)
@@ -134,13 +147,19 @@ class Inventory:
             self._nodes[cluster][node.name] = msgspec.structs.replace(before, node=node)
         return step.done()
 
-    def read_failed(self, place: Place, reason: ReadFailure, time: float) -> Step:
-        """Keep until its next reading that a node cannot be read; of an unknown node nothing is kept."""
+    def read_failed(
+        self, place: Place, reason: ReadFailure, time: float, message: str = "", lost: Collection[GpuRef] = ()
+    ) -> Step:
+        """Keep until its next reading that a node cannot be read; of an unknown node nothing is kept.
+
+        `lost` are GPUs that did not answer: those of them that are known are in the node all the same.
+        """
         step = _Draft()
         if (node := self.node(place)) is not None:
-            failing = Failing(reason, time if node.failing is None else node.failing.since)
-            if node.failing != failing:
-                self._put(msgspec.structs.replace(node, failing=failing), step)
+            failing = Failing(reason, time if node.failing is None else node.failing.since, message)
+            unseen = also_lost(node, lost)
+            if node.failing != failing or node.unseen != unseen:
+                self._put(msgspec.structs.replace(node, failing=failing, unseen=unseen), step)
             self._lose_claimed(place, step)
         return step.done()
 
@@ -198,7 +217,6 @@ class Inventory:
         serials: set[str] = set()
         for node in nodes:
             self._put(node, step)
-            self._conflicts.note_shared_serials(node.gpus)
             uuids |= self._locations.add_all({gpu.uuid for gpu in node.gpus}, node.place)
             serials |= self._serials.add_all({gpu.serial for gpu in node.gpus}, node.place)
             self._chassis.add_all({gpu.chassis for gpu in node.gpus}, node.place)
@@ -245,9 +263,10 @@ class Inventory:
                     steps.append(Step(verify=(place,)))
             known = {gpu.uuid: since for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
             since = tuple(known.get(gpu.uuid, own) for gpu, own in zip(node.gpus, node.since, strict=True))
-            if since != node.since:
+            unseen = recorded.unseen if node.time == recorded.time else node.unseen
+            if since != node.since or unseen != node.unseen:
                 draft = _Draft()
-                self._put(msgspec.structs.replace(node, since=since), draft)
+                self._put(msgspec.structs.replace(node, since=since, unseen=unseen), draft)
                 steps.append(draft.done())
         return Step(
             changes=tuple(change for step in steps for change in step.changes),
@@ -377,6 +396,19 @@ class Inventory:
                 if one is not None:
                     self._unread[cluster, one.reason.value] += sign
 
+    def _staying(
+        self, unseen: Iterable[Unseen], left: dict[str, tuple[Gpu, float]], place: Place
+    ) -> list[tuple[Gpu, float]]:
+        """Take from the GPUs that a reading did not find those that stay in its node all the same.
+
+        A lost one that answers in another node of the cluster does not: then it has moved.
+        """
+        return [
+            left.pop(one.uuid)
+            for one in unseen
+            if one.uuid in left and not (one.lost and self._is_claimed_within(one.uuid, place))
+        ]
+
     # Where a GPU is
 
     def _homes(self, uuid: str) -> list[Place]:
@@ -407,7 +439,8 @@ class Inventory:
         """Have the homes of a claimed GPU read again; one of the same cluster that cannot be read loses it."""
         for home in self._homes(uuid):
             state = self._at(home)
-            if home.cluster == claimant.cluster and (state.failing is not None or not state.node.ready):
+            silent = state.failing is not None or not state.node.ready or uuid in state.lost_uuids
+            if home.cluster == claimant.cluster and silent:
                 self._lose(uuid, home, step)
             else:
                 step.verify.append(home)
@@ -470,6 +503,7 @@ class Inventory:
             gpus=node.gpus[:at] + node.gpus[at + 1 :],
             since=node.since[:at] + node.since[at + 1 :],
             claims=node.claims - {uuid} or NO_UUIDS,
+            unseen=tuple(one for one in node.unseen if one.uuid != uuid),
         )
 
     def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: "_Draft") -> None:
@@ -505,13 +539,15 @@ class Inventory:
             step.verify.append(claimant)
         self._conflicts.update(uuid)
 
+    def _is_claimed_within(self, uuid: str, place: Place) -> bool:
+        """Return whether another node of a node's cluster claims a GPU."""
+        return any(claimant.cluster == place.cluster for claimant in self._claims.claimants(uuid))
+
     def _lose_claimed(self, place: Place, step: "_Draft") -> None:
         """Take from a node that does not answer the GPUs that other nodes of its cluster claim."""
         if len(self._claims) and (node := self.node(place)) is not None:
             for gpu in node.gpus:
-                if gpu.uuid not in node.claims and any(
-                    claimant.cluster == place.cluster for claimant in self._claims.claimants(gpu.uuid)
-                ):
+                if gpu.uuid not in node.claims and self._is_claimed_within(gpu.uuid, place):
                     self._lose(gpu.uuid, place, step)
 
     def _lose(self, uuid: str, place: Place, step: "_Draft") -> None:
@@ -532,6 +568,15 @@ class Inventory:
             self._conflicts.update(uuid)
         for serial in serials:
             self._conflicts.serial_changed(serial, place)
+
+    def _with_last_known(self, gpu: Gpu, here: tuple[Gpu, float] | None) -> Gpu:
+        """Return a GPU with what only earlier readings say of it, in its node or else where it was until now."""
+        if here is not None:
+            return with_last_known(gpu, here[0], same_node=True)
+        for place in self._locations.places(gpu.uuid):
+            known = next(other for other in self._at(place).gpus if other.uuid == gpu.uuid)
+            return with_last_known(gpu, known, same_node=False)
+        return gpu
 
     def _at(self, place: Place) -> NodeState:
         return self._nodes[place.cluster][place.node]

@@ -45,18 +45,25 @@ _PHRASES: tuple[tuple[ReadFailure, tuple[str, ...]], ...] = (
 
 
 class Output(msgspec.Struct, frozen=True):
-    """Everything that a successful command printed."""
+    """Everything that a command printed."""
 
     stdout: bytes
     stderr: bytes
 
 
 class ExecError(GpuidError):
-    """A command could not be run, or its output could not be read; `reason` is the label for it."""
+    """A command could not be run, or its output could not be read; `reason` is the label for it.
 
-    def __init__(self, reason: ReadFailure, text: str) -> None:
+    `output` is what a command printed that ended with an `exit_status` other than 0.
+    """
+
+    def __init__(
+        self, reason: ReadFailure, text: str, *, exit_status: int | None = None, output: Output | None = None
+    ) -> None:
         super().__init__(text)
         self.reason = reason
+        self.exit_status = exit_status
+        self.output = output
 
 
 @redacts_errors
@@ -188,7 +195,8 @@ def _unsuccessful(code: int, output: Output) -> ExecError:
     """Return the error for an exit status other than 0; shells use 126 and 127 for a program that they cannot run."""
     reason = ReadFailure.NO_BINARY if code in (126, 127) else ReadFailure.EXIT_STATUS
     printed = redact((output.stderr.strip() or output.stdout)[:2000].decode(errors="replace"), 300)
-    return ExecError(reason, f"the command ended with exit status {code}" + (f": {printed}" if printed else ""))
+    text = f"the command ended with exit status {code}" + (f": {printed}" if printed else "")
+    return ExecError(reason, text, exit_status=code, output=output)
 
 
 def _refused(error: ClusterError) -> ExecError:

@@ -4,7 +4,7 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from collector.simulator import errors, smi
@@ -52,7 +52,7 @@ class SimulatedCluster:
         self.server = ApiServer(
             self._storage,
             token=_new_token(name),
-            print_xml=self._print_xml,
+            run_smi=self._run_smi,
             latency=latency,
             bookmark_interval=bookmark_interval,
             context=context,
@@ -161,10 +161,15 @@ class SimulatedCluster:
         return self._done(f"added {node} with {len(gpus)} GPUs", (node,), gpus)
 
     @action
-    def lose_gpu(self, node: str | None = None, uuid: str | None = None, listed: bool = False) -> Done:
-        """Make a GPU fall off the bus: fewer are allocatable, the capacity stays; listed shows "GPU is lost"."""
+    def lose_gpu(
+        self, node: str | None = None, uuid: str | None = None, listed: bool = False, silent: bool = False
+    ) -> Done:
+        """Make a GPU fall off the bus: fewer are allocatable, the capacity stays; listed shows "GPU is lost".
+
+        With silent, nvidia-smi prints nothing but that it cannot reach this GPU, unless another one is asked for (-i).
+        """
         node = self._node(node)
-        gpus = self._fleet.lose(self.name, node, uuid, listed=listed)
+        gpus = self._fleet.lose(self.name, node, uuid, listed=listed, silent=silent)
         self.objects.set_allocatable(node)
         return self._done(f"{gpus[0]} fell off the bus of {node}", (node,), gpus)
 
@@ -200,6 +205,31 @@ class SimulatedCluster:
         gpus = self._fleet.hide_serials(self.name, node)
         self.restart_container(node)
         return self._done(f"the GPUs of {node} report no serial", (node,), gpus)
+
+    @action
+    def make_virtual(self, node: str | None = None) -> Done:
+        """Turn a node into a virtual machine with vGPUs: shares of its host's boards; the pod's container restarts."""
+        node = self._node(node)
+        gpus = self._fleet.make_virtual(self.name, node)
+        self.restart_container(node)
+        return self._done(f"the GPUs of {node} are virtual", (node,), gpus)
+
+    @action
+    def pair_gpus(self, node: str | None = None) -> Done:
+        """Put a node's GPUs on boards of two, which share a serial and say so; the pod's container restarts."""
+        node = self._node(node)
+        gpus = self._fleet.pair_gpus(self.name, node)
+        self.restart_container(node)
+        return self._done(f"the GPUs of {node} share boards", (node,), gpus)
+
+    @action
+    def run_process(
+        self, name: str, node: str | None = None, encoding: Literal["utf-8", "latin-1", "gbk"] = "utf-8"
+    ) -> Done:
+        """Run a process of some name, in some encoding, on a node's GPUs; nvidia-smi prints it as it is."""
+        node = self._node(node)
+        gpus = self._fleet.run_process(self.name, node, name.encode(encoding, "replace"))
+        return self._done(f"a process runs on the GPUs of {node}", (node,), gpus)
 
     # Pods
 
@@ -441,8 +471,8 @@ class SimulatedCluster:
             raise SimulationError(f"no cluster {name}; there are {', '.join(self._siblings)}")
         return self._siblings[name]
 
-    def _print_xml(self, node: str) -> bytes:
-        return smi.render(self._fleet.kind(self.name), self._fleet.cards(self.name, node), time.time())
+    def _run_smi(self, node: str, argv: Sequence[str]) -> smi.Printed:
+        return smi.run(self._fleet.kind(self.name), self._fleet.cards(self.name, node), argv, time.time())
 
     def _done(self, message: str, nodes: tuple[str, ...] = (), gpus: list[str] | None = None) -> Done:
         return Done(f"{self.name}: {message}", self.name, nodes, tuple(gpus or ()))

@@ -19,6 +19,8 @@ _SHUTDOWN_SECONDS = 0.1  # for open requests
 _EXAMPLE_BODIES = {
     "move_gpu": '{"node": "gpu-0000", "to_node": "gpu-0001"}',
     "swap_tray": '{"node": "gpu-0000"}',
+    "lose_gpu": '{"node": "gpu-0000", "silent": true}',
+    "run_process": '{"node": "gpu-0000", "name": "\\u00ff", "encoding": "latin-1"}',
     "set_mig": '{"node": "gpu-0000", "enabled": true}',
     "share_gpus": '{"node": "gpu-0000", "replicas": 4}',
     "restore_pod": '{"node": "gpu-0000"}',

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import WSMsgType, web
 
@@ -11,6 +11,7 @@ from collector.simulator.execution import ERROR, STDERR, STDOUT, Command, Outcom
 from collector.simulator.faults import ExecFault, ExecFaultKind
 from collector.simulator.objects import PODS
 from collector.simulator.requests import RequestInfo
+from collector.simulator.smi import Printed
 from collector.simulator.spdy import SpdySession
 from collector.simulator.state import State
 
@@ -28,12 +29,12 @@ class ExecSessions:
     def __init__(
         self,
         state: State,
-        print_xml: Callable[[str], bytes],
+        run_smi: Callable[[str, Sequence[str]], Printed],
         latency: float,
     ) -> None:
         self.latency = latency  # seconds that a command takes
         self._storage, self._faults, self._counters, self._connections = state
-        self._print_xml = print_xml
+        self._run_smi = run_smi
         self._killed: dict[str, set[asyncio.Event]] = {}  # of the running commands, by pod
 
     async def serve(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
@@ -148,7 +149,7 @@ class ExecSessions:
 
     def _outcome(self, command: Command, fault: ExecFault | None) -> Outcome:
         has_program = command.pod.startswith("gpu-operator/nvidia-")
-        printed = (lambda: self._print_xml(command.node)) if has_program else None
+        printed = (lambda: self._run_smi(command.node, command.argv)) if has_program else None
         return execution.outcome(command, fault, printed)
 
 

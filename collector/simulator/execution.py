@@ -10,6 +10,7 @@ from collector.simulator import errors
 from collector.simulator.faults import ExecFault, ExecFaultKind
 from collector.simulator.objects import Document
 from collector.simulator.requests import flag
+from collector.simulator.smi import Printed
 from collector.simulator.storage import Entry
 
 __all__ = ["ERROR", "STDERR", "STDOUT", "Command", "Outcome", "command", "killed", "outcome"]
@@ -70,8 +71,8 @@ def command(entry: Entry, query: Mapping[str, str], argv: Sequence[str]) -> Comm
     return Command(entry.key, entry.node, container, tuple(argv), wanted["stdout"], wanted["stderr"])
 
 
-def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], bytes] | None) -> Outcome:
-    """Return the outcome of a command; `nvidia_smi` returns its XML, None if the container lacks the program."""
+def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], Printed] | None) -> Outcome:
+    """Return the outcome of a command; `nvidia_smi` runs the program, None if the container lacks it."""
     shell, program = _program(wanted.argv)
     if fault is not None and fault.how is ExecFaultKind.INTERNAL_ERROR:
         text = fault.stderr or "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
@@ -85,7 +86,8 @@ def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], b
             f'"{wanted.argv[0]}": executable file not found in $PATH: unknown'
         )
     if fault is None:
-        return _ended(wanted, 0, nvidia_smi(), b"")
+        printed = nvidia_smi()
+        return _ended(wanted, printed.exit_status, printed.stdout, b"")
     stderr = fault.stderr.encode()
     match fault.how:
         case ExecFaultKind.EXIT_STATUS:
@@ -95,8 +97,10 @@ def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], b
         case ExecFaultKind.GARBAGE:
             return _ended(wanted, 0, bytes(range(256)) * 8, stderr)
         case ExecFaultKind.TRUNCATED:
-            whole = nvidia_smi()
+            whole = nvidia_smi().stdout
             return _ended(wanted, 0, whole[: len(whole) // 2], stderr)
+        case ExecFaultKind.WHOLE_OUTPUT:
+            return _ended(wanted, fault.exit_status, nvidia_smi().stdout, stderr)
         case _:
             return _ended(wanted, 0, b"", stderr)
 

@@ -16,6 +16,7 @@ class ExecFaultKind(StrEnum):
     ERROR_TEXT = "error_text"  # exit status 0, and an error message where the XML should be
     GARBAGE = "garbage"  # bytes that are not XML
     TRUNCATED = "truncated"  # half of the XML
+    WHOLE_OUTPUT = "whole_output"  # all of the XML, and a non-zero exit status
     EMPTY = "empty"  # nothing at all
     NO_BINARY = "no_binary"  # the program is not in the container
     INTERNAL_ERROR = "internal_error"  # the kubelet reports an error of its own

@@ -9,6 +9,7 @@ from collector.model import GpuidError
 __all__ = ["Card", "Fleet", "Host", "Placed", "SimulationError"]
 
 MODELS = {"h100": "NVIDIA H100 80GB HBM3", "gb200": "NVIDIA GB200"}
+VIRTUAL_MODEL = "GRID H100-40C"
 
 _SERIAL_PREFIX = {"h100": "165", "gb200": "176"}
 _GPUS_PER_BOARD = {"h100": 1, "gb200": 2}
@@ -48,6 +49,10 @@ class Card(NamedTuple):
     fabric_guid: str
     mig: bool
     lost: bool  # still listed, but the driver cannot talk to it any more
+    silent: bool = False  # the driver gives no handle for it, which ends nvidia-smi
+    virtual: bool = False  # a share of a board of the host's
+    shares_board: bool = False  # its board carries several GPUs, and says so
+    process: bytes = b""  # the name of a process that runs on it
 
 
 class Host:
@@ -80,6 +85,10 @@ class Fleet:
         self._spare: dict[str, list[Host]] = {}
         self._dropped: set[int] = set()  # fallen off the bus
         self._lost: set[int] = set()  # listed as "GPU is lost"
+        self._silent: set[int] = set()  # the driver gives no handle for them
+        self._virtual: set[int] = set()
+        self._paired: set[int] = set()  # two GPUs on each board
+        self._processes: dict[int, bytes] = {}  # name of a process that runs on it
         self._mig: set[int] = set()
         self._without_serial: set[int] = set()
         for index in range(clusters):
@@ -106,7 +115,7 @@ class Fleet:
     def capacity(self, cluster: str, node: str) -> int:
         """Return how many GPUs the driver finds on a node."""
         host = self._host(cluster, node)
-        return sum(number not in self._dropped and number not in self._lost for number in host.gpus)
+        return sum(number not in self._dropped | self._lost | self._silent for number in host.gpus)
 
     def cards(self, cluster: str, node: str) -> list[Card]:
         """Return the GPUs that the driver lists on a node, in the order of the bus."""
@@ -167,11 +176,17 @@ class Fleet:
         numbers = self._host(cluster, node).gpus
         self._dropped.difference_update(numbers)
         self._lost.difference_update(numbers)
+        self._silent.difference_update(numbers)
 
-    def lose(self, cluster: str, node: str, uuid: str | None = None, *, listed: bool = False) -> list[str]:
-        """Make a GPU fall off the bus; `listed` keeps its entry, with "GPU is lost" for every value."""
+    def lose(
+        self, cluster: str, node: str, uuid: str | None = None, *, listed: bool = False, silent: bool = False
+    ) -> list[str]:
+        """Make a GPU fall off the bus.
+
+        `listed` keeps its entry, with "GPU is lost" for every value; with `silent` the driver gives no handle for it.
+        """
         number = self._number(cluster, node, uuid)
-        (self._lost if listed else self._dropped).add(number)
+        (self._silent if silent else self._lost if listed else self._dropped).add(number)
         return [self._uuid(number)]
 
     def set_mig(self, cluster: str, node: str, enabled: bool) -> list[str]:
@@ -186,30 +201,53 @@ class Fleet:
         self._without_serial.update(numbers)
         return [self._uuid(number) for number in numbers]
 
+    def make_virtual(self, cluster: str, node: str) -> list[str]:
+        """Turn a node into a virtual machine whose GPUs are shares of its host's boards."""
+        numbers = self._host(cluster, node).gpus
+        self._virtual.update(numbers)
+        return [self._uuid(number) for number in numbers]
+
+    def pair_gpus(self, cluster: str, node: str) -> list[str]:
+        """Put the GPUs of a node on boards of two, which share a serial and say so."""
+        numbers = self._host(cluster, node).gpus
+        self._paired.update(numbers)
+        return [self._uuid(number) for number in numbers]
+
+    def run_process(self, cluster: str, node: str, name: bytes) -> list[str]:
+        """Let a process of this name run on every GPU of a node."""
+        numbers = self._host(cluster, node).gpus
+        self._processes.update(dict.fromkeys(numbers, name))
+        return [self._uuid(number) for number in numbers]
+
     # Numbers to serials and UUIDs
 
     def _placed(self, cluster: str) -> Iterator[Placed]:
         for node in self._machines[cluster]:
             for card in self.cards(cluster, node):
                 if not card.lost:
-                    yield Placed(cluster, node, card.uuid, card.serial, card.chassis, MODELS[card.kind])
+                    model = VIRTUAL_MODEL if card.virtual else MODELS[card.kind]
+                    yield Placed(cluster, node, card.uuid, card.serial, card.chassis, model)
 
     def _card(self, number: int, index: int, host: Host, chassis: str) -> Card:
         kind = _kind(number)
         return Card(
             kind=kind,
             uuid=self._uuid(number),
-            serial="" if number in self._without_serial else self._serial(number),
+            serial="" if number in self._without_serial | self._virtual else self._serial(number),
             minor=index,
             bus_id=_bus_id(kind, index),
             module=index + 1,
-            chassis=chassis,
+            chassis=chassis if number not in self._virtual else "",
             slot=str(host.tray + 1) if chassis else "",
             tray=str(host.tray) if chassis else "",
             host="1" if chassis else "",
             fabric_guid="0x" + self._digest(b"fabric", number).hex()[:16] if kind == "gb200" else "",
             mig=number in self._mig,
             lost=number in self._lost,
+            silent=number in self._silent,
+            virtual=number in self._virtual,
+            shares_board=number in self._paired,
+            process=self._processes.get(number, b""),
         )
 
     def _uuid(self, number: int) -> str:
@@ -219,6 +257,8 @@ class Fleet:
     def _serial(self, number: int) -> str:
         kind = _kind(number)
         board = (number - _FIRST_GPU[kind]) // _GPUS_PER_BOARD[kind]
+        if number in self._paired:
+            board -= board % 2
         return _SERIAL_PREFIX[kind] + self._scrambled(board)
 
     def _chassis(self, cluster: str, host: Host) -> str:

@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +14,7 @@ from collector.simulator.exec_sessions import ExecSessions
 from collector.simulator.faults import Counters, Faults
 from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
 from collector.simulator.requests import RequestInfo, flag, parse
+from collector.simulator.smi import Printed
 from collector.simulator.state import State
 from collector.simulator.storage import Storage
 from collector.text import describe_os_error
@@ -35,7 +36,7 @@ class ApiServer:
         storage: Storage,
         *,
         token: str,
-        print_xml: Callable[[str], bytes],
+        run_smi: Callable[[str, Sequence[str]], Printed],
         latency: float,
         bookmark_interval: float,
         context: ssl.SSLContext,
@@ -47,7 +48,7 @@ class ApiServer:
         self.counters = Counters()
         self.connections = Connections()
         self._state = State(storage, self.faults, self.counters, self.connections)
-        self.execs = ExecSessions(self._state, print_xml, latency)
+        self.execs = ExecSessions(self._state, run_smi, latency)
         self.bookmark_interval = bookmark_interval
         self.host = host
         self.port = 0

@@ -4,10 +4,11 @@ import functools
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from collector.simulator.fleet import MODELS, Card
+from collector.simulator.fleet import MODELS, VIRTUAL_MODEL, Card
 
-__all__ = ["DRIVER_VERSION", "render"]
+__all__ = ["DRIVER_VERSION", "Printed", "render", "run"]
 
 DRIVER_VERSION = {"h100": "570.124.06", "gb200": "570.158.01"}
 
@@ -45,18 +46,19 @@ _KINDS: dict[str, dict[str, str]] = {
         "recovery": "False", "atomics": "N/A",
     },
 }  # fmt: skip
-for _kind, _model in MODELS.items():
-    _KINDS[_kind] |= {"model": _model, "driver": DRIVER_VERSION[_kind]}
+for _kind in MODELS:
+    _KINDS[_kind] |= {"driver": DRIVER_VERSION[_kind]}
 
 # One line per block, in the order of the tool.
 _OUTLINE = """
-: product_name={model}; product_brand=NVIDIA; product_architecture={architecture}; display_mode=Enabled
+: product_name={product}; product_brand=NVIDIA; product_architecture={architecture}; display_mode=Enabled
 : display_active=Disabled; persistence_mode=Enabled; addressing_mode={addressing}
 mig_mode: current_mig={mig}; pending_mig={mig}
 mig_devices: {mig_devices}
 : accounting_mode=Disabled; accounting_mode_buffer_size=4000
 driver_model: current_dm=N/A; pending_dm=N/A
-: serial={serial}; uuid={uuid}; minor_number={index}; vbios_version={vbios}; multigpu_board=No; board_id={board_id}
+: serial={serial}; uuid={uuid}; minor_number={index}; vbios_version={vbios}
+: multigpu_board={several}; board_id={board_id}
 : board_part_number={part}; gpu_part_number={gpu_part}; gpu_fru_part_number=N/A
 platformInfo: chassis_serial_number={chassis}; slot_number={slot}; tray_index={tray}; host_id={host}; peer_type={peer}
 platformInfo: module_id={module}; {guid_element}
@@ -64,7 +66,7 @@ inforom_version: img_version={image}; oem_object=2.1; ecc_object=7.16; pwr_objec
 inforom_bbx_flush: latest_timestamp=2026/01/15 08:21:33.507; latest_duration=41230 us
 gpu_operation_mode: current_gom=N/A; pending_gom=N/A
 : c2c_mode={c2c}
-gpu_virtualization_mode: virtualization_mode=Pass-Through; host_vgpu_mode=N/A; vgpu_heterogeneous_mode=N/A
+gpu_virtualization_mode: virtualization_mode={virtualization}; host_vgpu_mode=N/A; vgpu_heterogeneous_mode=N/A
 gpu_reset_status: reset_required=Requested functionality has been deprecated
 gpu_reset_status: drain_and_reset_recommended=Requested functionality has been deprecated
 : gpu_recovery_action=None; gsp_firmware_version={driver}
@@ -134,21 +136,48 @@ voltage: graphics_volt=N/A
 fabric: state=Completed; status=Success; cliqueId={clique}; clusterUuid={fabric}
 fabric/health: bandwidth={bandwidth}; route_recovery_in_progress={recovery}; route_unhealthy={recovery}
 fabric/health: access_timeout_recovery={recovery}
-processes:
+processes: {processes}
 accounted_processes:
 capabilities: egm=disabled
 """
 
 
-def render(kind: str, cards: Sequence[Card], now: float) -> bytes:
+class Printed(NamedTuple):
+    """What one run of nvidia-smi prints, and its exit status."""
+
+    stdout: bytes
+    exit_status: int = 0
+
+
+def run(kind: str, cards: Sequence[Card], options: Sequence[str], now: float) -> Printed:
+    """Return what `nvidia-smi -q -x` prints on a host, with the `-i` of its options.
+
+    A GPU for which the driver gives no handle ends it, unless another one is asked for.
+    """
+    wanted = next((options[at + 1] for at, option in enumerate(options[:-1]) if option in ("-i", "--id")), None)
+    chosen = [card for index, card in enumerate(cards) if wanted is None or _is_meant(wanted, card, index)]
+    if not chosen:
+        return Printed(b"No devices were found\n", 6)
+    for index, card in enumerate(cards):
+        if card.silent and card in chosen:
+            text = f"Unable to determine the device handle for GPU{index}: {card.bus_id[4:]}: Unknown Error\n"
+            return Printed(text.encode(), 255)
+    return Printed(render(kind, chosen, now, attached=len(cards)))
+
+
+def _is_meant(wanted: str, card: Card, index: int) -> bool:
+    return wanted.upper() in (str(index), card.uuid.upper(), card.bus_id, card.bus_id[4:], card.serial)
+
+
+def render(kind: str, cards: Sequence[Card], now: float, *, attached: int | None = None) -> bytes:
     """Return the document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC."""
     head = (
         '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>\n'
         f"\t<timestamp>{time.strftime('%a %b %e %H:%M:%S %Y', time.gmtime(now))}</timestamp>\n"
         f"\t<driver_version>{DRIVER_VERSION[kind]}</driver_version>\n\t<cuda_version>12.8</cuda_version>\n"
-        f"\t<attached_gpus>{len(cards)}</attached_gpus>\n"
+        f"\t<attached_gpus>{len(cards) if attached is None else attached}</attached_gpus>\n"
     )
-    return "".join([head, *map(_gpu, cards), "</nvidia_smi_log>\n"]).encode()
+    return "".join([head, *map(_gpu, cards), "</nvidia_smi_log>\n"]).encode("utf-8", "surrogateescape")
 
 
 def _gpu(card: Card) -> str:
@@ -172,6 +201,10 @@ def _gpu(card: Card) -> str:
         "mig": "Enabled" if card.mig else "Disabled",
         "mig_devices": _MIG_DEVICES if card.mig else "None",
         "temperature": str(29 + card.minor % 5),
+        "product": VIRTUAL_MODEL if card.virtual else MODELS[card.kind],
+        "virtualization": "VGPU" if card.virtual else "Pass-Through",
+        "several": "Yes" if card.shares_board else "No",
+        "processes": _process(card.process) if card.process else "",
     }
     # The template is split at its placeholders once, so that a GPU costs one join.
     texts, names = _pieces(card.kind)
@@ -179,6 +212,16 @@ def _gpu(card: Card) -> str:
     parts[::2] = texts
     parts[1::2] = [values[name] for name in names]
     return "".join(parts)
+
+
+def _process(name: bytes) -> str:
+    """Return a process; its name is printed as it is, as nvidia-smi does."""
+    return (
+        "<process_info>\n\t\t\t\t<gpu_instance_id>N/A</gpu_instance_id>\n"
+        "\t\t\t\t<compute_instance_id>N/A</compute_instance_id>\n\t\t\t\t<pid>4711</pid>\n\t\t\t\t<type>C</type>\n"
+        f"\t\t\t\t<process_name>{name.decode('utf-8', 'surrogateescape')}</process_name>\n"
+        "\t\t\t\t<used_memory>512 MiB</used_memory>\n\t\t\t</process_info>"
+    )
 
 
 @functools.cache
@@ -189,7 +232,11 @@ def _pieces(kind: str) -> tuple[list[str], list[str]]:
 
 @functools.cache
 def _lost_gpu(kind: str) -> str:
-    return re.sub(r">[^<>\n]+</", ">GPU is lost</", _template(kind).replace("\n\t\t\t{mig_devices}", ""))
+    return re.sub(
+        r">[^<>\n]+</",
+        ">GPU is lost</",
+        _template(kind).replace("\n\t\t\t{mig_devices}", "").replace("\n\t\t\t{processes}", ""),
+    )
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from collector.model import (
     Sharing,
     SinkRecord,
     UnidentifiedGpu,
+    Unseen,
 )
 from collector.timestamps import rfc3339
 
@@ -32,7 +33,7 @@ def encode_node(state: NodeState) -> bytes:
     for field in _FIELDS:
         values = [getattr(gpu, field) for gpu in state.gpus]
         if values and values.count(values[0]) == len(values) and field not in _UNIQUE:
-            if values[0] is not None:
+            if values[0] is not None and values[0] is not _DEFAULTS.get(field):
                 columns[field] = values[0]
         elif values:
             columns[field] = values
@@ -47,6 +48,7 @@ def encode_node(state: NodeState) -> bytes:
             gpus=columns,
             since=state.since,
             claims=tuple(sorted(state.claims)),
+            unseen=state.unseen,
         )
     )
 
@@ -72,6 +74,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         gpus=tuple(map(_gpu, *columns)),
         since=since,
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
+        unseen=stored.unseen,
     )
 
 
@@ -119,11 +122,20 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gpus: dict[str, Any] = {}
     since: tuple[float, ...] = ()
     claims: tuple[str, ...] = ()
+    unseen: tuple[Unseen, ...] = ()
 
 
 _FIELDS: tuple[str, ...] = Gpu.__struct_fields__
+_DEFAULTS = {"virtual": False, "multi_gpu_board": False}  # what a column that is not written stands for, if not None
 _UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
-_FEW = frozenset(_FIELDS) - {"uuid", "serial", "minor_number", "mig"}  # texts that repeat all over a fleet
+_FEW = frozenset(_FIELDS) - {
+    "uuid",
+    "serial",
+    "minor_number",
+    "mig",
+    "virtual",
+    "multi_gpu_board",
+}  # texts that repeat all over a fleet
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
 _decode_records = msgspec.msgpack.Decoder(list[SinkRecord]).decode
@@ -163,6 +175,9 @@ def _gpu(  # in the order of the fields; spelled out, because this is four times
     minor_number: int | None,
     vbios: str | None,
     mig: bool | None,
+    virtual: bool | None,
+    multi_gpu_board: bool | None,
+    last_known: str | None,
 ) -> Gpu:
     return Gpu(
         uuid=uuid,
@@ -180,4 +195,7 @@ def _gpu(  # in the order of the fields; spelled out, because this is four times
         minor_number=minor_number,
         vbios=vbios,
         mig=mig,
+        virtual=bool(virtual),
+        multi_gpu_board=bool(multi_gpu_board),
+        last_known=last_known,
     )

@@ -28,6 +28,7 @@ OVERDUE_SLACK_SECONDS = 60.0  # for which a reading that is due may be under way
 MAX_SYNCED_AGE_SECONDS = 900.0  # of the last proof that a cluster's view is current; as the alert GpuidViewStale has it
 REST_FACTOR = 9  # times as long as counting took, for which the summaries are reused
 MAX_REST_SECONDS = 10.0
+MAX_LOST_NAMES = 5  # of GPUs that do not answer, in a cluster's problem
 
 
 @dataclass
@@ -60,12 +61,15 @@ class ClusterSummary:
     uncounted: int = 0  # nodes whose capacity does not count GPUs, or that have none
     short: int = 0  # nodes with fewer GPUs than their capacity
     missing: int = 0  # GPUs that those nodes lack
+    lost: int = 0  # GPUs that did not answer
+    lost_names: list[str] = field(default_factory=list)  # of the first of them: serial or UUID, and node
+    virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
 
     @property
     def gpus(self) -> int:
-        """The number of GPUs; one that several nodes report counts once."""
+        """The number of GPUs, without virtual ones; one that several nodes report counts once."""
         return self.models.total()
 
     @property
@@ -142,8 +146,12 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         if missing := missing_gpus(entry):
             summary.short += 1
             summary.missing += missing
+        if entry.unseen:
+            _count_lost(summary, entry)
         for gpu in entry.gpus:
-            if gpu.uuid in contested or gpu.uuid in claimed:
+            if gpu.virtual:
+                summary.virtual += 1
+            elif gpu.uuid in contested or gpu.uuid in claimed:
                 summary.repeated.setdefault(gpu.uuid, gpu.model or "")
             else:
                 summary.models[gpu.model or ""] += 1
@@ -182,6 +190,13 @@ def fleet_coverage(summaries: Iterable[ClusterSummary]) -> tuple[int, Counter[Un
     return read, unread
 
 
+def _count_lost(summary: ClusterSummary, entry: NodeState) -> None:
+    lost = [gpu for gpu in entry.gpus if gpu.uuid in entry.lost_uuids]
+    summary.lost += len(lost)
+    room = max(0, MAX_LOST_NAMES - len(summary.lost_names))
+    summary.lost_names += [f"{gpu.serial or gpu.uuid} in {entry.place.node}" for gpu in lost[:room]]
+
+
 def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
     """Return the number of GPUs of each model in all clusters; one that several clusters report counts once."""
     models: Counter[str] = Counter()
@@ -195,7 +210,7 @@ def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
 
 def missing_gpus(entry: NodeState) -> int:
     """Return how many GPUs of its capacity the last reading of a node did not find; 0 before the first reading."""
-    return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - len(entry.gpus))
+    return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - (entry.found or 0))
 
 
 def is_overdue(view: CollectorView, entry: NodeState) -> bool:

@@ -4,4 +4,4 @@ from collector.model import Gpu
 
 __all__ = ["GPU_COLUMNS"]
 
-GPU_COLUMNS = ("cluster", "node", "machine", "source", *Gpu.__struct_fields__, "since", "confirmed", "claim")
+GPU_COLUMNS = ("cluster", "node", "machine", "source", *Gpu.__struct_fields__, "since", "confirmed", "claim", "state")

@@ -47,9 +47,8 @@ async def filter_gpus(
     total = 0
     async for entry in _admitted_nodes(inventory, filters):
         matching = [index for index, gpu in enumerate(entry.gpus) if admits(filters, "model", gpu.model or "")]
-        for index in matching[max(0, offset - total) : max(0, offset + limit - total)]:
-            gpu, since = entry.gpus[index], entry.since[index]
-            window.append(Placement(gpu=gpu, place=entry.place, since=since, confirmed=entry.time or 0.0))
+        shown = matching[max(0, offset - total) : max(0, offset + limit - total)]
+        window += [entry.placement(entry.gpus[index], entry.since[index]) for index in shown]
         total += len(matching)
     return window, total
 

@@ -28,6 +28,7 @@ class NodeCondition(StrEnum):
     """What can be wrong with a node."""
 
     FAILING = "failing"
+    LOST = "lost"
     MISSING = "missing"
     UNREAD = "unread"
     OVERDUE = "overdue"
@@ -107,6 +108,16 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
         text = f"has {counted(summary.conflicts, 'GPU')} confirmed in two places at once"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.CONFLICT, text=text)
     yield from _unread_problems(summary)
+    if summary.lost:
+        do = "does" if summary.lost == 1 else "do"
+        more = ["…"] if summary.lost > len(summary.lost_names) else []
+        yield Problem(
+            kind="cluster",
+            name=name,
+            nodes=NodeCondition.LOST,
+            text=f"has {counted(summary.lost, 'GPU')} that {do} not answer",
+            detail=", ".join(summary.lost_names + more),
+        )
     if summary.missing:
         text = f"is missing {counted(summary.missing, 'GPU')} on {counted(summary.short, 'node')}"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.MISSING, text=text)

@@ -41,6 +41,8 @@ def cluster_row(view: CollectorView, name: str) -> Row:
             for source, pods in itertools.zip_longest(view.sources(name), survey.pods if survey else ())
         ],
         "gpus": view.inventory.count(name),
+        "gpus_lost": sum(entry.lost for entry in entries),
+        "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
         "conflicts": view.inventory.conflicts(name),
         "claims": view.inventory.claims(name),
     }
@@ -58,6 +60,7 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "driver_version": entry.driver_version,
         "cuda_version": entry.cuda_version,
         "found": entry.found,
+        "lost": entry.lost,
         "capacity": entry.node.capacity,
         "allocatable": entry.node.allocatable,
         "source": entry.source,
@@ -68,6 +71,7 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "unread_since": rfc3339(unread.since) if unread else None,
         "failing": entry.failing.reason if entry.failing else None,
         "failing_since": rfc3339(entry.failing.since) if entry.failing else None,
+        "failing_message": entry.failing.message if entry.failing else None,
     }
 
 
@@ -80,9 +84,11 @@ def gpu_row(view: CollectorView, placement: Placement) -> Row:
         "machine": entry.node.machine if entry else "",
         "source": entry.source if entry else "",
         **msgspec.structs.asdict(placement.gpu),
+        "multi_gpu_board": entry.shares_board(placement.gpu) if entry else placement.gpu.multi_gpu_board,
         "since": rfc3339(placement.since),
         "confirmed": rfc3339(placement.confirmed),
         "claim": placement.claim,
+        "state": "lost" if placement.lost else "found",
     }
 
 

@@ -119,7 +119,7 @@ async def _search_present(inventory: Inventory, term: str, *, exact: bool) -> Se
             continue
         for gpu, since in zip(entry.gpus, entry.since, strict=True):
             if _matches_gpu(gpu, matches):
-                result.gpus.add(Placement(gpu=gpu, place=entry.place, since=since, confirmed=entry.time or since))
+                result.gpus.add(entry.placement(gpu, since))
     return result
 
 

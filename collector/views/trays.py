@@ -31,7 +31,7 @@ class Seat(NamedTuple):
 def seats_by_tray(entry: NodeState) -> list[tuple[Tray, list[Seat]]]:
     """Return the trays of a node with their seats; with several trays it is unknown in which one a GPU is missing."""
     found = trays(entry.gpus)
-    missing = missing_gpus(entry) if len(found) == 1 else 0
+    missing = max(0, missing_gpus(entry) - entry.lost) if len(found) == 1 else 0
     return [(tray, seats(tray.gpus, missing)) for tray in found]
 
 

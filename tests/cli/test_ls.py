@@ -42,19 +42,19 @@ class TestTable:
         result = ls("--url", url)
         assert result.exit_code == 0
         assert result.stdout == (
-            "CLUSTER  NODE  SERIAL  UUID    MODEL         CHASSIS\n"
-            "prod-a   n1    100     GPU-a1  NVIDIA H100   -\n"
-            "prod-a   n2    102     GPU-a2  NVIDIA H100   -\n"
-            "prod-a   n2    103     GPU-a3  NVIDIA H100   -\n"
-            "prod-b   n3    900     GPU-b1  NVIDIA GB200  C1\n"
-            "prod-b   n3    900     GPU-b2  NVIDIA GB200  C1\n"
+            "CLUSTER  NODE  SERIAL  UUID    MODEL         CHASSIS  STATE\n"
+            "prod-a   n1    100     GPU-a1  NVIDIA H100   -        found\n"
+            "prod-a   n2    102     GPU-a2  NVIDIA H100   -        found\n"
+            "prod-a   n2    103     GPU-a3  NVIDIA H100   -        found\n"
+            "prod-b   n3    900     GPU-b1  NVIDIA GB200  C1       found\n"
+            "prod-b   n3    900     GPU-b2  NVIDIA GB200  C1       found\n"
         )
 
     def test_wide_has_more_columns(self, url: str):
         lines = ls("--url", url, "--node", "n1", "-o", "wide").stdout.splitlines()
         assert lines[0].split() == [
-            *("CLUSTER", "NODE", "SERIAL", "UUID", "MODEL", "CHASSIS", "SLOT", "TRAY", "HOST", "MODULE", "MACHINE"),
-            *("PCI_BUS_ID", "SINCE", "CONFIRMED", "CLAIM"),
+            *("CLUSTER", "NODE", "SERIAL", "UUID", "MODEL", "CHASSIS", "STATE", "SLOT", "TRAY", "HOST", "MODULE"),
+            *("MACHINE", "PCI_BUS_ID", "SINCE", "CONFIRMED", "CLAIM"),
         ]
         assert "i-n1" in lines[1]
         assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z  False")
@@ -68,16 +68,34 @@ class TestTable:
         with Terminal("ls", "--url", url, env={"NO_COLOR": "1"}) as terminal:
             assert terminal.end() == 0
             assert "\x1b" not in terminal.text
-            assert terminal.text.splitlines()[1].split() == ["prod-a", "n1", "100", "GPU-a1", "NVIDIA", "H100", "-"]
+            assert terminal.text.splitlines()[1].split() == [
+                "prod-a",
+                "n1",
+                "100",
+                "GPU-a1",
+                "NVIDIA",
+                "H100",
+                "-",
+                "found",
+            ]
 
     def test_a_narrow_terminal_gets_each_row_whole(self, url: str):
         with Terminal("ls", "--url", url, columns=30, env={"NO_COLOR": "1"}) as terminal:
             assert terminal.end() == 0
-            assert terminal.text.splitlines()[1].split() == ["prod-a", "n1", "100", "GPU-a1", "NVIDIA", "H100", "-"]
+            assert terminal.text.splitlines()[1].split() == [
+                "prod-a",
+                "n1",
+                "100",
+                "GPU-a1",
+                "NVIDIA",
+                "H100",
+                "-",
+                "found",
+            ]
 
     def test_nothing_found_is_an_empty_table_and_a_note(self, url: str):
         result = ls("--url", url, "--cluster", "nowhere")
-        assert (result.exit_code, result.stdout) == (0, "CLUSTER  NODE  SERIAL  UUID  MODEL  CHASSIS\n")
+        assert (result.exit_code, result.stdout) == (0, "CLUSTER  NODE  SERIAL  UUID  MODEL  CHASSIS  STATE\n")
         assert result.stderr == "No GPUs found.\n"
 
 

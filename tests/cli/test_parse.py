@@ -46,6 +46,8 @@ EXPECTED = {
             "minor_number": 0,
             "vbios": None,
             "mig": True,
+            "virtual": False,
+            "multi_gpu_board": False,
         }
     ],
 }
@@ -93,7 +95,7 @@ def test_endless_input_is_not_read_to_its_end():
     result = CliRunner().invoke(gpuid, ["parse", "/dev/zero"])
     assert (result.exit_code, result.stderr) == (
         1,
-        "gpuid: /dev/zero: more than 64 MiB, which nvidia-smi never prints\n",
+        "gpuid: /dev/zero: more than 8 MiB, which nvidia-smi never prints\n",
     )
 
 

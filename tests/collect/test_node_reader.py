@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import Counter
+from typing import Any
 
 import anyio
 import msgspec
@@ -14,6 +15,7 @@ from collector.config import PRESETS, Duration
 from collector.model import ClusterState, ReadFailure
 from collector.simulator import ExecFaultKind
 from collector.simulator.objects import NODES
+from collector.simulator.smi import Printed
 from tests.collect.world import FAST, World
 from tests.support.waiting import eventually
 
@@ -132,11 +134,11 @@ class TestFailedReadings:
     ) -> None:
         parse, broken = nvidia_smi.parse, [True]
 
-        def parse_badly(output: bytes) -> nvidia_smi.Report:
+        def parse_badly(*arguments: Any, **options: Any) -> nvidia_smi.Report:
             if broken:
                 broken.pop()
                 raise ZeroDivisionError
-            return parse(output)
+            return parse(*arguments, **options)
 
         monkeypatch.setattr(nvidia_smi, "parse", parse_badly)
         async with world.watched() as seen:
@@ -146,8 +148,9 @@ class TestFailedReadings:
 
 class TestCommandOutput:
     async def test_a_large_output_is_parsed(self, world: World) -> None:
-        print_xml = world.cluster.server.execs._print_xml
-        world.cluster.server.execs._print_xml = lambda node: print_xml(node) + b" " * 2_000_000
+        execs = world.cluster.server.execs
+        run_smi = execs._run_smi
+        execs._run_smi = lambda node, argv: Printed(run_smi(node, argv).stdout + b" " * 2_000_000)
         async with world.watched():
             await world.settled()
 

@@ -1,7 +1,7 @@
 """A simulated cluster with a watcher, and an observer that keeps everything it is given."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ from collector.kube.reflector import WatchIntervals
 from collector.model import (
     ClusterState,
     ClusterStatus,
+    Gpu,
+    GpuRef,
     Known,
     NodeInfo,
     ReadFailure,
@@ -41,6 +43,8 @@ class Observed:
     def __init__(self) -> None:
         self.readings: list[Reading] = []
         self.failures: list[tuple[str, ReadFailure]] = []
+        self.messages: list[str] = []  # of the failures
+        self.lost: list[tuple[GpuRef, ...]] = []  # of the failures
         self.nodes: dict[str, NodeInfo] = {}
         self.with_pod: dict[str, bool] = {}
         self.gone: list[str] = []
@@ -56,8 +60,17 @@ class Observed:
         self.readings.append(reading)
         self.published[reading.node.name] = reading
 
-    def on_read_failure(self, cluster: str, node: str, reason: ReadFailure) -> None:
+    def on_read_failure(
+        self, cluster: str, node: str, reason: ReadFailure, message: str, lost: Sequence[GpuRef]
+    ) -> None:
         self.failures.append((node, reason))
+        self.messages.append(message)
+        self.lost.append(tuple(lost))
+
+    def known_gpus(self, cluster: str, node: str) -> Sequence[Gpu]:
+        """Return every GPU that any reading of the node found, as it was found last."""
+        gpus = {gpu.uuid: gpu for reading in self.readings if reading.node.name == node for gpu in reading.gpus}
+        return tuple(gpus.values())
 
     def on_node(self, cluster: str, node: NodeInfo, *, has_pod: bool = True) -> None:
         self.nodes[node.name] = node

@@ -1,8 +1,7 @@
 """The inventory's rules: where a GPU is, when it moved, when two places claim it."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from collector.inventory import Inventory
+from collector.inventory.unseen import with_last_known
 from collector.model import (
     UNREAD_REASONS,
     Change,
@@ -18,6 +18,7 @@ from collector.model import (
     Failing,
     Fingerprint,
     Gpu,
+    GpuRef,
     Known,
     NodeInfo,
     Place,
@@ -27,14 +28,16 @@ from collector.model import (
     Sharing,
     Step,
     Uncovered,
+    UnidentifiedGpu,
     Unread,
+    on_one_board,
 )
 
 A, B, C = Place("east", "a"), Place("east", "b"), Place("west", "c")
 
 
-def gpu(name: str, serial: str | None = None, *, model: str = "NVIDIA H100", chassis: str | None = None) -> Gpu:
-    return Gpu(uuid=f"GPU-{name}", serial=serial, model=model, chassis=chassis)
+def gpu(name: str, serial: str | None = None, *, model: str = "NVIDIA H100", **facts: Any) -> Gpu:
+    return Gpu(uuid=f"GPU-{name}", serial=serial, model=model, **facts)
 
 
 ONE, TWO, THREE = gpu("1", "s1"), gpu("2", "s2"), gpu("3", "s3")
@@ -460,24 +463,206 @@ class TestSerials:
         assert fleet.inventory.conflicts("east") == 0
         assert [placement.gpu.uuid for placement in fleet.inventory.find(serial="board")] == ["GPU-1", "GPU-2"]
 
-    def test_a_serial_once_shared_in_a_reading_never_conflicts(self, fleet: Fleet) -> None:
+    def test_a_serial_shared_only_once_conflicts_again(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, gpu("1", "board"), gpu("2", "board"))
         fleet.read(A, 20.0, gpu("1", "board"))
         fleet.read(B, 30.0, gpu("2", "board"))
-        assert fleet.inventory.conflicts("east") == 0
-
-    def test_a_serial_found_to_be_shared_ends_its_conflict(self, fleet: Fleet) -> None:
-        fleet.read(A, 10.0, gpu("1", "board"))
-        fleet.read(B, 20.0, gpu("2", "board"))
         assert fleet.inventory.conflicts("east") == 2
-        fleet.read(C, 30.0, gpu("3", "board"), gpu("4", "board"))
-        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (0, 0)
 
-    @pytest.mark.parametrize("model", ["NVIDIA GB200", "NVIDIA GB300", "GB200 NVL"])
-    def test_the_gpus_of_a_superchip_may_be_in_two_nodes(self, fleet: Fleet, model: str) -> None:
-        fleet.read(A, 10.0, gpu("1", "chip", model=model))
-        fleet.read(B, 20.0, gpu("2", "chip", model=model))
+    def test_a_node_that_repeats_a_serial_mutes_no_conflict(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "same"))
+        fleet.read(B, 20.0, gpu("2", "same"))
+        fleet.read(C, 30.0, gpu("3", "same"), gpu("4", "same"))
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (2, 2)
+        fleet.read(C, 40.0)
+        assert (fleet.inventory.conflicts("east"), fleet.inventory.conflicts("west")) == (2, 0)
+
+    def test_two_halves_that_say_so_are_no_conflict(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "board", multi_gpu_board=True))
+        fleet.read(B, 20.0, gpu("2", "board", multi_gpu_board=True))
         assert fleet.inventory.conflicts("east") == 0
+        fleet.read(B, 30.0, gpu("2", "board"))  # the evidence is gone
+        assert fleet.inventory.conflicts("east") == 2
+
+    def test_a_board_of_four_may_be_split_in_halves(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "board"), gpu("2", "board"))
+        fleet.read(B, 20.0, gpu("3", "board"), gpu("4", "board"))
+        assert fleet.inventory.conflicts("east") == 0
+        fleet.read(B, 30.0, gpu("3", "board"))  # it alone does not look like a board of several
+        assert fleet.inventory.conflicts("east") == 3
+
+    SEAT: ClassVar[dict[str, str]] = {"chassis": "182", "tray": "5", "slot": "15"}
+
+    def test_two_modules_of_one_tray_may_share_a_serial(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, gpu("1", "chip", module="1", **self.SEAT))
+        fleet.read(B, 20.0, gpu("2", "chip", module="2", **self.SEAT))
+        assert fleet.inventory.conflicts("east") == 0
+
+    @pytest.mark.parametrize("elsewhere", [{"tray": "6"}, {"slot": "16"}, {"chassis": "183"}, {"module": "1"}])
+    def test_two_trays_or_one_module_are_no_board(self, fleet: Fleet, elsewhere: dict[str, str]) -> None:
+        both: Any = {"module": "2", "multi_gpu_board": True, **self.SEAT}
+        fleet.read(A, 10.0, gpu("1", "chip", **both | {"module": "1"}))
+        fleet.read(B, 20.0, gpu("2", "chip", **both | elsewhere))
+        assert fleet.inventory.conflicts("east") == 2
+
+    def test_a_serial_on_five_nodes_is_a_conflict(self, fleet: Fleet) -> None:
+        for index in range(12):
+            fleet.read(Place("east", f"n{index}"), 10.0 + index, gpu(str(index), "board", multi_gpu_board=True))
+            assert fleet.inventory.conflicts("east") == (0 if index < 4 else index + 1)
+        for index in range(12):
+            fleet.read(Place("east", f"n{index}"), 30.0 + index)
+            assert fleet.inventory.conflicts("east") == (0 if index >= 7 else 11 - index)
+
+
+class TestLastKnown:
+    """What a GPU once said and no longer says stays known, and is marked."""
+
+    FULL: ClassVar[Gpu] = Gpu(uuid="GPU-1", serial="s1", model="H100", chassis="c", board_part_number="b")
+
+    def test_an_unreadable_serial_is_kept_and_marked(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, self.FULL)
+        kept = msgspec.structs.replace(self.FULL, last_known="serial")
+        assert fleet.read(A, 20.0, msgspec.structs.replace(self.FULL, serial=None)) == [
+            (Event.ALTERED, "GPU-1", A, None)
+        ]
+        assert [placement.gpu for placement in fleet.inventory.find(serial="s1")] == [kept]
+        assert fleet.read(A, 30.0, msgspec.structs.replace(self.FULL, serial=None)) == []
+        assert fleet.read(A, 40.0, self.FULL) == [(Event.ALTERED, "GPU-1", A, None)]
+        assert fleet.inventory.find(serial="s1")[0].gpu == self.FULL
+
+    def test_a_gpu_takes_only_its_own_facts_along(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, self.FULL)
+        fleet.read(B, 20.0, Gpu(uuid="GPU-1"))
+        (placement,) = fleet.inventory.placements(B)
+        assert (placement.gpu.serial, placement.gpu.chassis) == ("s1", None)
+        assert placement.gpu.last_known == "serial,model,board_part_number"
+
+    def test_a_vgpu_keeps_nothing_of_a_board(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, self.FULL)
+        fleet.read(A, 20.0, Gpu(uuid="GPU-1", virtual=True))
+        assert fleet.inventory.find(uuid="GPU-1")[0].gpu == Gpu(uuid="GPU-1", virtual=True)
+
+
+def at(name: str, bus: str, **facts: Any) -> Gpu:
+    return Gpu(uuid=f"GPU-{name}", serial=f"s{name}", pci_bus_id=f"00000000:{bus}:00.0", **facts)
+
+
+class TestLostGpus:
+    """A GPU that does not answer stays where it was, named, and is not counted as found."""
+
+    ONE, TWO = at("1", "18"), at("2", "3B")
+    BUS_OF_TWO = GpuRef(None, "00000000:3B:00.0")
+
+    def state(self, fleet: Fleet) -> tuple[int | None, int, set[str]]:
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        return entry.found, entry.lost, {gpu.uuid for gpu in entry.gpus}
+
+    def read(self, fleet: Fleet, time: float, *gpus: Gpu, boot: str = "boot", **options: Any) -> list[Any]:
+        one = reading(A, time, *gpus)
+        one = msgspec.structs.replace(
+            one, fingerprint=msgspec.structs.replace(one.fingerprint, boot_id=boot), **options
+        )
+        return short(fleet.note(fleet.inventory.apply(one)).changes)
+
+    def test_it_is_named_by_its_bus_address(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        assert self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,)) == []
+        assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
+        (placement,) = fleet.inventory.find(serial="s2")
+        assert (placement.lost, placement.since, placement.confirmed) == (True, 10.0, 10.0)
+        (healthy,) = fleet.inventory.find(serial="s1")
+        assert (healthy.lost, healthy.confirmed) == (False, 20.0)
+
+    def test_it_stays_lost_until_it_answers(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        for time in (20.0, 30.0):
+            self.read(fleet, time, self.ONE, lost=(self.BUS_OF_TWO,))
+        assert fleet.inventory.find(serial="s2")[0].confirmed == 10.0
+        assert self.read(fleet, 40.0, self.ONE, self.TWO) == []
+        assert self.state(fleet) == (2, 0, {"GPU-1", "GPU-2"})
+        assert fleet.inventory.find(serial="s2")[0].since == 10.0
+
+    def test_it_vanishes_from_a_reading_that_does_not_name_it(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        assert self.read(fleet, 30.0, self.ONE) == [(Event.VANISHED, "GPU-2", A, None)]
+        assert self.state(fleet) == (1, 0, {"GPU-1"})
+
+    def test_a_listed_gpu_without_a_uuid_is_lost(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        self.read(fleet, 20.0, self.ONE, unidentified=(UnidentifiedGpu(pci_bus_id="0000:3b:00.0"),))
+        assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
+
+    def test_a_gpu_lost_at_first_sight_is_placed(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO, lost=(GpuRef("GPU-2", "00000000:3B:00.0"),))
+        assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
+
+    def test_a_partial_reading_loses_only_what_it_asked_for(self, fleet: Fleet) -> None:
+        three = at("3", "4C")
+        self.read(fleet, 10.0, self.ONE, self.TWO, three)
+        assert self.read(fleet, 20.0, self.ONE, partial=True, unread=(GpuRef("GPU-3", "00000000:4C:00.0"),)) == []
+        assert self.state(fleet) == (2, 1, {"GPU-1", "GPU-2", "GPU-3"})
+        (unread,) = fleet.inventory.find(serial="s3")
+        assert (unread.lost, unread.confirmed) == (False, 10.0)
+
+    def test_an_address_survives_a_reboot_of_the_same_machine(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        assert self.read(fleet, 20.0, self.ONE, boot="2", lost=(self.BUS_OF_TWO,)) == []
+        assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
+
+    def test_another_machine_accuses_no_gpu_of_the_old(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        other = at("9", "18")
+        changes = self.read(fleet, 20.0, other, boot="2", partial=True, lost=(self.BUS_OF_TWO,))
+        assert sorted(changes, key=repr) == [
+            (Event.APPEARED, "GPU-9", A, None),
+            (Event.VANISHED, "GPU-1", A, None),
+            (Event.VANISHED, "GPU-2", A, None),
+        ]
+        assert self.state(fleet) == (1, 0, {"GPU-9"})
+
+    def test_nobody_is_accused_on_an_unknown_machine(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.TWO)
+        assert self.read(fleet, 20.0, boot="2", partial=True, lost=(self.BUS_OF_TWO,)) == []
+        assert self.state(fleet) == (1, 0, {"GPU-2"})
+
+    def test_a_lost_gpu_that_answers_elsewhere_has_moved(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        assert fleet.read(B, 30.0, self.TWO) == [(Event.MOVED, "GPU-2", B, A)]
+        assert self.state(fleet) == (1, 0, {"GPU-1"})
+
+    def test_another_cluster_only_claims_a_lost_gpu(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        assert fleet.read(C, 30.0, self.TWO) == []
+        assert self.read(fleet, 40.0, self.ONE, lost=(self.BUS_OF_TWO,)) == []
+        assert (self.state(fleet), fleet.inventory.claims("west")) == ((1, 1, {"GPU-1", "GPU-2"}), 1)
+        assert self.read(fleet, 50.0, self.ONE) == [(Event.MOVED, "GPU-2", C, A)]
+
+    def test_a_gpu_that_is_lost_when_it_is_claimed_has_moved(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        assert fleet.read(B, 20.0, self.TWO) == []
+        assert self.read(fleet, 30.0, self.ONE, lost=(self.BUS_OF_TWO,)) == [(Event.MOVED, "GPU-2", B, A)]
+        assert self.state(fleet) == (1, 0, {"GPU-1"})
+
+    def test_a_failed_reading_names_it_too(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.TWO, boot="")
+        fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 20.0, "no handle", (self.BUS_OF_TWO,))
+        assert self.state(fleet) == (0, 1, {"GPU-2"})
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert entry.failing == Failing(ReadFailure.EXIT_STATUS, 20.0, "no handle")
+        self.read(fleet, 30.0, self.TWO, boot="")
+        assert self.state(fleet) == (1, 0, {"GPU-2"})
+
+    def test_a_partial_reading_keeps_the_versions(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, driver_version="570")
+        self.read(fleet, 20.0, self.ONE, driver_version=None, partial=True)
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        assert entry.driver_version == "570"
 
 
 class TestNodes:
@@ -659,7 +844,6 @@ class Naive:
         self.gpus: dict[Place, dict[str, Gpu]] = {}  # all that is published
         self.claims: dict[tuple[str, Place], bool] = {}  # in the order of their opening; whether the home has confirmed
         self.absent: dict[str, Place] = {}
-        self.shared: set[str] = set()
         self.unreadable: set[Place] = set()
         self.unready: set[Place] = set()
 
@@ -678,11 +862,12 @@ class Naive:
         self.unreadable.discard(place)
         self.unready.discard(place)
         found = {gpu.uuid: gpu for gpu in gpus}
-        for serial, count in Counter(gpu.serial for gpu in gpus if gpu.serial).items():
-            if count > 1:
-                self.shared.add(serial)
         opened = []
         for uuid, gpu in found.items():
+            places = [where for where, there in self.gpus.items() if uuid in there]
+            known = here.get(uuid) or next((self.gpus[where][uuid] for where in places), None)
+            if known is not None:
+                gpu = found[uuid] = with_last_known(gpu, known, same_node=uuid in here)
             if (uuid, place) in self.claims:
                 if self.claims[uuid, place]:  # both have confirmed it
                     del self.claims[uuid, place]
@@ -750,12 +935,23 @@ class Naive:
         ]
         published = [(place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values()]
 
+        def shares(place: Place, gpu: Gpu) -> bool:
+            others = [other for other in self.gpus[place].values() if other.uuid != gpu.uuid]
+            return gpu.multi_gpu_board or any(other.serial == gpu.serial for other in others)
+
+        def others(place: Place, gpu: Gpu) -> set[Place]:
+            return {at for at, one in published if one.serial == gpu.serial and one.uuid != gpu.uuid} - {place}
+
         def contested(place: Place, gpu: Gpu) -> bool:
             return any(other.uuid == gpu.uuid for other_place, other in everything if other_place != place) or any(
                 other.uuid != gpu.uuid
                 and other.serial == gpu.serial is not None
-                and gpu.serial not in self.shared
-                and not re.search(r"\bGB\d{3}\b", f"{gpu.model} {other.model}")
+                and (
+                    len(others(place, gpu)) >= 4
+                    or not on_one_board(
+                        gpu, sharing=shares(place, gpu), other=other, other_sharing=shares(other_place, other)
+                    )
+                )
                 for other_place, other in published
                 if other_place != place
             )
@@ -764,12 +960,23 @@ class Naive:
 
 
 PLACES = [Place(cluster, node) for cluster in ("east", "west") for node in ("a", "b", "c")]
-# Few enough that they meet all the time: GPUs 0 to 3 have serials that clash, 4 and 5 are a superchip's.
+# Few enough that they meet all the time, with serials that clash or are those of boards; some become unreadable.
 FLEET = [
     [
-        Gpu(uuid=f"GPU-{index}", serial=serial, model=model, chassis=chassis, vbios=vbios)
-        for vbios in ("1", "2")
-        for chassis in ("x", "y")
+        Gpu(
+            uuid=f"GPU-{index}",
+            serial=serial,
+            model=model,
+            chassis=chassis,
+            tray=tray,
+            module=module,
+            multi_gpu_board=multi,
+        )
+        for serial, chassis, tray, module, multi in (
+            *((serial, "x", "1", "1", False), (serial, "x", "1", "2", False), (serial, "y", "1", "2", True)),
+            *((serial, "x", None, None, True), (serial, None, None, None, True), (serial, None, None, None, False)),
+            (None, "x", None, None, False),
+        )
     ]
     for index, (serial, model) in enumerate(
         [

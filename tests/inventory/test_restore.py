@@ -1,5 +1,7 @@
 """An inventory that is restored from recorded nodes knows what the one before it knew."""
 
+from typing import Any
+
 import pytest
 
 from collector.inventory import Inventory
@@ -123,8 +125,9 @@ class TestRestore:
 
     def test_a_serial_shared_by_a_board_is_no_conflict(self):
         before = Inventory()
-        before.apply(reading(A, 1.0, Gpu(uuid="GPU-1", serial="s", model="NVIDIA GB200")))
-        before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", serial="s", model="NVIDIA GB200")))
+        seat: Any = {"serial": "s", "chassis": "c", "tray": "1", "slot": "2"}
+        before.apply(reading(A, 1.0, Gpu(uuid="GPU-1", module="1", **seat)))
+        before.apply(reading(B, 1.0, Gpu(uuid="GPU-2", module="2", **seat)))
         assert restored(before, A, B).conflicts("prod") == 0
 
     def test_a_claimed_gpu_that_both_nodes_confirm_is_a_conflict(self):

@@ -4,14 +4,19 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, Sharing, SinkRecord
+from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, Sharing, SinkRecord, Unseen
 from collector.store.codec import decode_node, decode_records, encode_node, encode_records
 
 texts = st.none() | st.text(max_size=5)
 gpus = st.builds(
     Gpu,
     **{
-        field: {"minor_number": st.none() | st.integers(0, 99), "mig": st.none() | st.booleans()}.get(field, texts)
+        field: {
+            "minor_number": st.none() | st.integers(0, 99),
+            "mig": st.none() | st.booleans(),
+            "virtual": st.booleans(),
+            "multi_gpu_board": st.booleans(),
+        }.get(field, texts)
         for field in Gpu.__struct_fields__
     },
 )
@@ -58,6 +63,7 @@ def snapshots(draw: st.DrawFn) -> NodeState:
         gpus=present,
         since=tuple(draw(times) for _ in present),
         claims=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
+        unseen=tuple(draw(st.lists(st.builds(Unseen, st.text(max_size=5), times, st.booleans()), max_size=3))),
     )
 
 

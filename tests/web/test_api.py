@@ -49,9 +49,13 @@ class TestGpus:
                     "minor_number": None,
                     "vbios": None,
                     "mig": None,
+                    "virtual": False,
+                    "multi_gpu_board": False,
+                    "last_known": None,
                     "since": "2025-11-24T16:00:00.000Z",
                     "confirmed": "2025-11-24T16:00:00.000Z",
                     "claim": False,
+                    "state": "found",
                 }
             ],
             "total": 1,
@@ -111,6 +115,8 @@ class TestClustersAndNodes:
                 "nodes_listed": 10,
                 "sources": [SOURCE],
                 "gpus": 3,
+                "gpus_lost": 0,
+                "gpus_virtual": 0,
                 "conflicts": 0,
                 "claims": 0,
             },
@@ -130,6 +136,8 @@ class TestClustersAndNodes:
                 "nodes_listed": 10,
                 "sources": [SOURCE],
                 "gpus": 2,
+                "gpus_lost": 0,
+                "gpus_virtual": 0,
                 "conflicts": 0,
                 "claims": 0,
             },
@@ -147,6 +155,7 @@ class TestClustersAndNodes:
                 "driver_version": "570.148.08",
                 "cuda_version": "12.8",
                 "found": 2,
+                "lost": 0,
                 "capacity": 8,
                 "allocatable": None,
                 "source": "gpu-operator/p",
@@ -157,6 +166,7 @@ class TestClustersAndNodes:
                 "unread_since": None,
                 "failing": None,
                 "failing_since": None,
+                "failing_message": None,
             }
         ]
 

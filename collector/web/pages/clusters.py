@@ -23,7 +23,7 @@ SORT_KEYS: dict[str, Callable[[NodeState], Any]] = {
     "node": lambda entry: entry.place.node,
     "machine": lambda entry: (entry.node.machine, entry.place.node),
     "chassis": lambda entry: (entry.chassis, entry.place.node),
-    "gpus": lambda entry: (len(entry.gpus), entry.place.node),
+    "gpus": lambda entry: (entry.found or 0, entry.place.node),
     "missing": lambda entry: (missing_gpus(entry), entry.place.node),
     "driver": lambda entry: (entry.driver_version or "", entry.place.node),
     "read": lambda entry: (entry.time or 0.0, entry.place.node),
@@ -33,6 +33,7 @@ NODE_CHOICES = {
     "": "all nodes",
     ANY_CONDITION: "nodes with problems",
     NodeCondition.FAILING: "nodes that cannot be read",
+    NodeCondition.LOST: "nodes with GPUs that do not answer",
     NodeCondition.MISSING: "nodes with missing GPUs",
     NodeCondition.UNREAD: "nodes that are unread",
     NodeCondition.OVERDUE: "nodes with an overdue reading",
@@ -85,6 +86,7 @@ def _node_filter(
 ) -> Callable[[NodeState], bool]:
     conditions: dict[str, Callable[[NodeState], bool]] = {
         NodeCondition.FAILING: lambda entry: entry.failing is not None,
+        NodeCondition.LOST: lambda entry: entry.lost > 0,
         NodeCondition.MISSING: lambda entry: missing_gpus(entry) > 0,
         NodeCondition.UNREAD: lambda entry: entry.unread is not None,
         NodeCondition.OVERDUE: functools.partial(is_overdue, collector),

@@ -33,6 +33,9 @@ FACT_LABELS = {
     "gpu_part_number": "GPU part",
     "vbios": "VBIOS",
     "mig": "MIG",
+    "virtual": "Virtual",
+    "multi_gpu_board": "Several GPUs on the board",
+    "last_known": "Known from earlier readings",
 }
 
 
@@ -81,4 +84,8 @@ def _unknown(uuid: str, history: HistoryAnswer[PastPlacement]) -> web.HTTPExcept
 def _facts(gpu: Gpu) -> dict[str, str]:
     values = msgspec.structs.asdict(gpu)
     values["mig"] = None if gpu.mig is None else "on" if gpu.mig else "off"
+    values["virtual"] = "yes, a share of a board of its host's" if gpu.virtual else None
+    values["multi_gpu_board"] = "yes" if gpu.multi_gpu_board else None
+    if gpu.last_known:
+        values["last_known"] = ", ".join(FACT_LABELS[field] for field in gpu.last_known.split(","))
     return {label: str(values[key]) for key, label in FACT_LABELS.items() if values[key] is not None}

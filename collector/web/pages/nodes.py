@@ -38,6 +38,7 @@ async def node(request: web.Request) -> web.Response:
         entry=entry,
         status=collector.statuses.get(place.cluster),
         missing=missing_gpus(entry) if entry else 0,
+        lost={one.gpu.uuid: one for one in entry.placements() if one.lost} if entry else {},
         overdue=is_overdue(collector, entry) if entry else False,
         refresh=collector.refresh(place.cluster),
         trays=seats_by_tray(entry) if entry else [],

@@ -1,0 +1,243 @@
+"""Run nvidia-smi in a pod, and make one report of what it prints, whatever its exit status.
+
+A complete document counts also when the command says that something is wrong. Where one GPU that does not answer keeps
+the command from printing any, the others are read one by one.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from collector.collect import nvidia_smi
+from collector.collect.nvidia_smi import BadOutputError, Report
+from collector.collect.printable import printable_report
+from collector.collect.smi_output import lost_gpus, own_words, text_before_document
+from collector.config import ClusterSettings, PodSource
+from collector.kube import exec as pod_exec
+from collector.kube.client import ApiClient
+from collector.kube.exec import ExecError, Output
+from collector.model import Gpu, GpuRef, ReadFailure, canonical_bus_id
+from collector.redaction import redact
+from collector.text import counted
+
+__all__ = ["MAX_SINGLE_READS", "GpusLostError", "SmiCommand", "SmiReading", "command_for_one"]
+
+MAX_SINGLE_READS = 16  # GPUs that are read one by one; the largest machines have 16
+
+_PROGRAM = "nvidia-smi"
+_PARSE_INLINE_BYTES = 1 << 19  # a larger output is parsed in a thread, for it would hold up the event loop noticeably
+_CORRUPTED_INFOROM = 14  # the exit status that is only a warning: all GPUs were read
+_MAX_STDERR_BYTES = 2000
+_MAX_STDERR_CHARACTERS = 300
+_MAX_WARNINGS = 10  # of one reading
+
+# Reasons after which no further GPU is asked for: it would end the same way, or a second command would run beside one
+# that hangs.
+_HOPELESS = frozenset(
+    {
+        ReadFailure.TIMEOUT,
+        ReadFailure.CONNECTION,
+        ReadFailure.FORBIDDEN,
+        ReadFailure.NOT_FOUND,
+        ReadFailure.NO_CONTAINER,
+        ReadFailure.NO_BINARY,
+    }
+)
+
+
+class GpusLostError(ExecError):
+    """No GPU could be read; `lost` are those of which the tool says that they do not answer."""
+
+    def __init__(self, failure: ExecError, lost: Sequence[GpuRef]) -> None:
+        super().__init__(failure.reason, str(failure))
+        self.lost = tuple(lost)
+
+
+class SmiReading(NamedTuple):
+    """What was read of a node."""
+
+    report: Report
+    warnings: tuple[str, ...]  # each in one line
+    one_by_one: bool = False  # the command printed no document, and its GPUs were read singly
+
+
+class SmiCommand:
+    """The configured command in the container of one pod."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        source: PodSource,
+        pod: str,
+        cluster: ClusterSettings,
+        *,
+        parsing: anyio.CapacityLimiter | None = None,
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._pod = pod
+        self._cluster = cluster
+        self._parsing = parsing  # limits how many large outputs are parsed at once
+
+    async def read(self, known: Callable[[], Sequence[Gpu]], capacity: int | None) -> SmiReading:
+        """Return what the command reports; raises ExecError, with the command's own words.
+
+        `known` returns the GPUs of the node's earlier readings, which are asked for one by one if need be; without any
+        the first `capacity` are.
+        """
+        output, exit_status = await self._run(self._cluster.command, self._cluster.exec_timeout)
+        warnings: list[str] = []
+        try:
+            report = await self._parse(output, warnings)
+        except BadOutputError as error:
+            failure = _failure(exit_status, output, error)
+            lost = _said_lost(output)
+            if not lost:
+                raise failure from error
+            return await self._read_one_by_one(failure, lost, known(), capacity)
+        if stderr := redact(output.stderr[:_MAX_STDERR_BYTES].decode(errors="replace"), _MAX_STDERR_CHARACTERS):
+            warnings.append(f"command succeeded with output on stderr: {stderr}")
+        if exit_status:
+            warnings.append(f"the command ended with exit status {exit_status}, after a complete document")
+        return SmiReading(_with_exit_status(report, exit_status), _distinct(warnings))
+
+    async def _read_one_by_one(
+        self, failure: ExecError, lost: tuple[GpuRef, ...], known: Sequence[Gpu], capacity: int | None
+    ) -> SmiReading:
+        """Return what the GPUs report that answer; raises GpusLostError where none does."""
+        found = _Singles([ref for ref in lost if ref.pci_bus_id])
+        targets = _targets(known, found.lost, capacity)
+        warnings = [str(failure)]
+        deadline = anyio.current_time() + self._cluster.exec_timeout
+        for at, (ref, argument) in enumerate(targets):
+            command = command_for_one(self._cluster.command, argument)
+            left = deadline - anyio.current_time()
+            if command is None or left <= 0 or at == MAX_SINGLE_READS:
+                found.unread += [one for one, _ in targets[at:]]
+                break
+            try:
+                output, exit_status = await self._run(command, left)
+                found.add(_with_exit_status(await self._parse(output, []), exit_status))
+            except BadOutputError:
+                if said := _said_lost(output):
+                    found.add_silent(ref, said)
+                elif not known:  # there are no more
+                    break
+            except ExecError as error:
+                warnings.append(f"GPU {argument}: {error}")
+                found.unread += [one for one, _ in targets[at:]]
+                break
+        if not found.gpus:
+            raise GpusLostError(failure, found.report().lost)
+        warnings.append(f"{counted(len(found.gpus), 'GPU')} read one by one")
+        return SmiReading(found.report(), _distinct(warnings), one_by_one=True)
+
+    async def _run(self, command: Sequence[str], timeout: float) -> tuple[Output, int]:
+        """Return what a command printed, and its exit status; raises ExecError where it did not run to its end."""
+        try:
+            output = await pod_exec.run(
+                self._client,
+                self._source.namespace,
+                self._pod,
+                self._source.container,
+                command,
+                timeout=timeout,
+                limit=nvidia_smi.MAX_OUTPUT_BYTES,
+            )
+        except ExecError as error:
+            if error.output is None or error.exit_status is None or error.reason in _HOPELESS:
+                raise
+            return error.output, error.exit_status
+        return output, 0
+
+    async def _parse(self, output: Output, warnings: list[str]) -> Report:
+        if len(output.stdout) <= _PARSE_INLINE_BYTES:
+            return printable_report(nvidia_smi.parse(output.stdout, warnings, said=output.stderr))
+        parse = functools.partial(nvidia_smi.parse, output.stdout, warnings, said=output.stderr)
+        return printable_report(await anyio.to_thread.run_sync(parse, limiter=self._parsing))
+
+
+class _Singles:
+    """What GPUs report that are read one by one."""
+
+    def __init__(self, lost: list[GpuRef]) -> None:
+        self.reports: list[Report] = []
+        self.gpus: dict[str, Gpu] = {}
+        self.lost = lost
+        self.unread: list[GpuRef] = []
+
+    def add(self, report: Report) -> None:
+        self.reports.append(report)
+        for gpu in report.gpus:
+            self.gpus.setdefault(gpu.uuid, gpu)
+        self.lost += report.lost
+
+    def add_silent(self, ref: GpuRef, said: Sequence[GpuRef]) -> None:
+        """Add a GPU that printed nothing but that some GPU does not answer: this one, or the one that is named."""
+        named = [other for other in said if other.pci_bus_id]
+        self.lost += named or [ref]
+        if named and ref.pci_bus_id not in {other.pci_bus_id for other in named}:
+            self.unread.append(ref)
+
+    def report(self) -> Report:
+        first = self.reports[0] if self.reports else Report(driver_version=None, cuda_version=None, gpus=())
+        return msgspec.structs.replace(
+            first,
+            gpus=tuple(self.gpus.values()),
+            unidentified=tuple(gpu for report in self.reports for gpu in report.unidentified),
+            lost=tuple(dict.fromkeys(ref for ref in self.lost if ref != GpuRef())),
+            unread=tuple(ref for ref in self.unread if ref != GpuRef()),
+            partial=True,
+        )
+
+
+def command_for_one(command: Sequence[str], target: str) -> list[str] | None:
+    """Return the command that reads one GPU, by its bus address, UUID or index.
+
+    None where the command is not nvidia-smi's own, as in a shell, or reads one GPU already.
+    """
+    names = [word.rpartition("/")[2] for word in command]
+    if _PROGRAM not in names:
+        return None
+    options = list(command[names.index(_PROGRAM) + 1 :])
+    if any(not option.startswith("-") or option.startswith(("-i", "--id")) for option in options):
+        return None
+    return [*command, "-i", target]
+
+
+def _targets(known: Sequence[Gpu], lost: Sequence[GpuRef], capacity: int | None) -> list[tuple[GpuRef, str]]:
+    """Return the GPUs to read one by one, and what names each to nvidia-smi."""
+    if not known:
+        return [(GpuRef(), str(index)) for index in range(min(capacity or MAX_SINGLE_READS, MAX_SINGLE_READS))]
+    return [
+        (GpuRef(gpu.uuid, canonical_bus_id(gpu.pci_bus_id) if gpu.pci_bus_id else None), gpu.pci_bus_id or gpu.uuid)
+        for gpu in known
+        if not any(ref.means(gpu) for ref in lost)
+    ]
+
+
+def _distinct(warnings: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(warnings))[:_MAX_WARNINGS]
+
+
+def _said_lost(output: Output) -> tuple[GpuRef, ...]:
+    return lost_gpus(text_before_document(output.stdout) + b"\n" + output.stderr)
+
+
+def _with_exit_status(report: Report, exit_status: int) -> Report:
+    """Return a report with what the exit status says besides it."""
+    partial = report.partial or exit_status not in (0, _CORRUPTED_INFOROM)
+    return msgspec.structs.replace(report, partial=partial)
+
+
+def _failure(exit_status: int, output: Output, error: BadOutputError) -> ExecError:
+    """Return the error for an output without a document, in the command's own words where it said any."""
+    if exit_status:
+        words = redact(own_words(output.stderr, text_before_document(output.stdout)) or str(error))
+        return ExecError(ReadFailure.EXIT_STATUS, f"the command ended with exit status {exit_status}: {words}")
+    words, stderr = redact(str(error)), redact(own_words(output.stderr))
+    return ExecError(ReadFailure.BAD_OUTPUT, f"{words}; stderr: {stderr}" if stderr else words)

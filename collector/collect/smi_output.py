@@ -1,0 +1,281 @@
+"""Find the document in what `nvidia-smi -q -x` printed, cut what is not read from it, and find the tool's own words.
+
+Everything here works on bytes, before any XML parser sees them: the elements that are never read hold what tenants of
+the node choose (the names of their processes), and must not be able to spoil the rest or to pass for it.
+"""
+
+import bisect
+import codecs
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from collector.model import GpuidError, GpuRef, canonical_bus_id
+from collector.text import one_line
+
+__all__ = [
+    "ROOT",
+    "BadOutputError",
+    "Document",
+    "entity_error",
+    "find_document",
+    "lost_gpus",
+    "own_words",
+    "split_gpus",
+    "text_before_document",
+]
+
+ROOT = "nvidia_smi_log"
+
+_MAX_WORDS_LENGTH = 120  # characters of the tool's own words in an error
+_MAX_WORDS_BYTES = 16_384  # at either end of the output, in which they are looked for
+_MAX_STARTS = 1024  # tags that may begin a GPU, in all documents of an output
+_MAX_INDENT = 64  # bytes before a tag that begins a line
+_MAX_LOST_GPUS = 256  # that are named in one output
+
+_ROOT_START = re.compile(rb"<nvidia_smi_log(?=[\s/>])")
+_ROOT_END = b"</nvidia_smi_log>"
+_GPU_START = re.compile(rb"<gpu[\s>]")
+_DECLARED_ENCODING = re.compile(rb"""<\?xml\b[^<>]*?\bencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
+_OTHER_ROOT = re.compile(rb"<(?:\w+:)?(\w+)")
+
+# The elements that are not read and may hold anything. The first comes from the driver; the other two name processes.
+_CLOCKS_START = re.compile(rb"<supported_clocks\s*>")
+_PROCESSES_START = re.compile(rb"<processes\s*>")
+_ACCOUNTED_START = re.compile(rb"<accounted_processes\s*>")
+_CLOCKS_END, _PROCESSES_END, _ACCOUNTED_END = b"</supported_clocks>", b"</processes>", b"</accounted_processes>"
+
+# Encodings that a document may declare besides UTF-8 and UTF-16; what it says otherwise is read as UTF-8.
+_ENCODINGS = re.compile(r"iso8859-\d+|cp\d+|gb2312|gbk|gb18030|big5|shift_jis|euc_\w+|koi8-\w")
+
+# "Unable to determine the device handle for GPU0: 0000:18:00.0: Unknown Error", in all its forms: with and without
+# the index, with "GPU is lost.  Reboot the system to recover this GPU" or "Not Found" in place of the last words.
+_NO_HANDLE = re.compile(
+    rb"device handle for\b[^\n<]{0,200}|GPU is lost\b[^\n<]{0,200}|fallen off the bus", re.IGNORECASE
+)
+_BUS_ID = re.compile(r"(?<![0-9A-Fa-f:])[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7](?![0-9A-Fa-f])")
+
+
+class BadOutputError(GpuidError):
+    """The text is not the output of `nvidia-smi -q -x`, or is incomplete."""
+
+
+class Document(NamedTuple):
+    """One document, without what is not read."""
+
+    content: bytes  # from the start tag of the root to its end tag; meant as UTF-8, which it need not be
+    around: bytes  # what was printed before and after it
+    warnings: list[str]
+
+
+def find_document(output: bytes) -> Document:
+    """Return the first document of an output; raises BadOutputError where none begins, or that one does not end.
+
+    What is before its root element and after it is skipped: warnings of the tool, the prolog, prefixes of a log, more
+    documents. Only the first document counts, because a text inside it could imitate a later one.
+    """
+    warnings: list[str] = []
+    output, start = _to_utf8(output, warnings)
+    if start < 0:
+        raise BadOutputError(f"not the XML of nvidia-smi: {_why_no_document(output)}")
+    head = output[:start]
+    if b"<!ENTITY" in head:
+        raise entity_error()
+    several = _ROOT_START.search(output, start + 1) is not None  # documents, or a name of a process says so
+    content = _cut(output, start, warnings, several=several)
+    end = content.find(_ROOT_END)
+    if end < 0 or (several and _ROOT_START.search(content, 1, end)):
+        raise BadOutputError("not the XML of nvidia-smi: the document is cut off before its end")
+    end += len(_ROOT_END)
+    tail = content[end:]
+    if several and _ROOT_START.search(tail):
+        warnings.append("more than one document, of which only the first is read")
+    return Document(content[:end], head + b"\n" + tail, warnings)
+
+
+def entity_error() -> BadOutputError:
+    """Return the error about a document that declares or uses an entity."""
+    return BadOutputError("the XML declares or uses an entity, which nvidia-smi never does")
+
+
+def split_gpus(content: bytes) -> tuple[bytes, list[bytes]]:
+    """Return a document without what is not read as its head and its GPUs, each with what follows it."""
+    starts = _gpu_starts(content, 0)
+    if not starts:
+        return content, []
+    return content[: starts[0]], [content[at:end] for at, end in zip(starts, [*starts[1:], len(content)], strict=True)]
+
+
+def lost_gpus(text: bytes) -> tuple[GpuRef, ...]:
+    """Return the GPUs that the tool says it could not reach; one whose bus address it does not say has none.
+
+    `text` are its own words, not the values of a document.
+    """
+    if not (found := [match[0].decode("ascii", "replace") for match in _NO_HANDLE.finditer(text)]):
+        return ()
+    buses = dict.fromkeys(canonical_bus_id(bus) for words in found for bus in _BUS_ID.findall(words)[:1])
+    return tuple(GpuRef(pci_bus_id=bus) for bus in list(buses)[:_MAX_LOST_GPUS]) or (GpuRef(),)
+
+
+def own_words(*outputs: bytes) -> str:
+    """Return what a command says in its own words, in one short line: its first and its last line that are no markup.
+
+    Empty where it says nothing.
+    """
+    lines: list[str] = []
+    for output in outputs:
+        ends = output if len(output) <= 2 * _MAX_WORDS_BYTES else output[:_MAX_WORDS_BYTES] + output[-_MAX_WORDS_BYTES:]
+        for line in ends.decode(errors="replace").splitlines():
+            text = one_line(line)
+            if text and not text.startswith("<") and any(letter.isalnum() for letter in text):
+                lines.append(text)
+    if len(lines) > 2:
+        lines = [lines[0], "…", lines[-1]]
+    text = lines[0] if lines else ""
+    for line in lines[1:]:
+        text += f" {line}" if line == "…" or text.endswith("…") else f"; {line}"
+    return one_line(text, _MAX_WORDS_LENGTH)
+
+
+def text_before_document(output: bytes) -> bytes:
+    """Return what a command printed before its first document began; all, if none did."""
+    root = _ROOT_START.search(output)
+    return output if root is None else output[: root.start()]
+
+
+def _why_no_document(output: bytes) -> str:
+    markup = _OTHER_ROOT.search(output)
+    if markup is not None:
+        name = one_line(markup[1].decode("ascii", "replace"), 40)
+        return own_words(output) or f"the root element is {name}, expected {ROOT}"
+    return own_words(output) or ("no text in the output" if output.strip() else "the output is empty")
+
+
+def _to_utf8(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
+    """Return an output in UTF-8, and where its first root element begins (-1: nowhere)."""
+    if (root := _ROOT_START.search(output)) is not None:
+        declared = _DECLARED_ENCODING.search(output, 0, root.start())
+        if declared is not None and (codec := _known_codec(declared[1].decode("ascii"), warnings)):
+            output = output.decode(codec, "replace").encode("utf-8", "replace")
+            root = _ROOT_START.search(output)
+        elif not output.isascii():
+            try:
+                output.decode()
+            except UnicodeDecodeError:
+                warnings.append("bytes that are not UTF-8 in the output")
+        return output, -1 if root is None else root.start()
+    for codec in ("utf-16-le", "utf-16-be"):
+        at = output.find(f"<{ROOT}".encode(codec))
+        if at >= 0:
+            output = output[at % 2 :].decode(codec, "replace").encode("utf-8", "replace")
+            root = _ROOT_START.search(output)
+            return output, -1 if root is None else root.start()
+    return output, -1
+
+
+def _known_codec(name: str, warnings: list[str]) -> str | None:
+    """Return the codec of a declared encoding; None for UTF-8, and with a warning for one that is not known."""
+    try:
+        codec = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        codec = ""
+    if _ENCODINGS.fullmatch(codec):
+        return codec
+    if codec not in ("utf-8", "utf-8-sig", "ascii", "utf-16", "utf-16-le", "utf-16-be"):
+        warnings.append(f"encoding {one_line(name, 40)} declared, UTF-8 assumed")
+    return None
+
+
+def _gpu_starts(output: bytes, start: int) -> list[int]:
+    """Return where the GPUs of an output begin, from `start` on; raises BadOutputError for very many.
+
+    The tool begins a line with each, so one in the middle of a line may be in the name of a process. Only where no line
+    begins with one, which is not how the tool prints, all of them count.
+    """
+    starts: list[int] = []
+    others: list[int] = []  # in the middle of a line
+    for match in _GPU_START.finditer(output, start):
+        at = match.start()
+        if _begins_line(output, at):
+            starts.append(at)
+        elif output[max(0, at - _MAX_INDENT) : at].rstrip(b" \t\r").endswith(b">"):
+            others.append(at)
+        if len(starts) + len(others) > _MAX_STARTS:
+            raise BadOutputError(f"more than {_MAX_STARTS} GPUs in the output")
+    if not others:
+        return starts
+    if not starts:
+        return others
+    return starts if starts[0] < others[0] else [others[0], *starts]
+
+
+def _ends(output: bytes, starts: list[int], *, several: bool) -> list[int]:
+    """Return where the part of each GPU ends: where the next one begins, or the next document, or the output ends."""
+    ends = [*starts[1:], len(output)]
+    for match in _ROOT_START.finditer(output, starts[0]) if several else ():
+        if _begins_line(output, match.start()):
+            index = bisect.bisect_right(starts, match.start()) - 1
+            ends[index] = min(ends[index], match.start())
+    return ends
+
+
+def _begins_line(output: bytes, at: int) -> bool:
+    before = output[max(0, at - _MAX_INDENT) : at].rstrip(b" \t\r")
+    return before.endswith(b"\n") or not before
+
+
+def _cut(output: bytes, start: int, warnings: list[str], *, several: bool) -> bytes:
+    """Return an output from its root element on, without the elements that are not read."""
+    starts = _gpu_starts(output, start)
+    if not starts:
+        return output[start:]
+    kept = [output[start : starts[0]]]
+    at = starts[0]
+    for begin, end in zip(starts, _ends(output, starts, several=several), strict=True):
+        for unread, after in _unread_parts(output, begin, end, warnings):
+            kept.append(output[at:unread])
+            at = after
+    kept.append(output[at:])
+    return b"".join(kept)
+
+
+def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> Iterator[tuple[int, int]]:
+    """Yield from where to where there are elements that are not read, within one GPU.
+
+    Names of processes may contain any tag. The first start tag comes before every name, and the last end tag before the
+    next GPU is the true one, since what the tool prints after it holds no names.
+    """
+    clocks = _CLOCKS_START.search(output, start, end)
+    processes = _PROCESSES_START.search(output, start, end)
+    if clocks is not None and (processes is None or clocks.start() < processes.start()):
+        limit = end if processes is None else processes.start()
+        start = _after(output.find(_CLOCKS_END, clocks.end(), limit), _CLOCKS_END)
+        if start < 0:  # some drivers nest its parts wrongly
+            warnings.append("<supported_clocks> without an end")
+            start = limit if processes is not None else _end_of_gpu(output, clocks.end(), end)
+        yield clocks.start(), start
+    if processes is not None:
+        start = _after(output.rfind(_PROCESSES_END, processes.end(), end), _PROCESSES_END)
+        if start < 0:
+            warnings.append("<processes> without an end")
+            start = _end_of_gpu(output, processes.end(), end)
+        # A name may contain the end tag of the other element that names processes, too.
+        other = output.rfind(_ACCOUNTED_END, start, end)
+        if other >= 0 and _ACCOUNTED_START.search(output, start, other) is None:
+            start = _after(other, _ACCOUNTED_END)
+        yield processes.start(), start
+    if (accounted := _ACCOUNTED_START.search(output, start, end)) is not None:
+        start = _after(output.rfind(_ACCOUNTED_END, accounted.end(), end), _ACCOUNTED_END)
+        if start < 0:
+            warnings.append("<accounted_processes> without an end")
+            start = _end_of_gpu(output, accounted.end(), end)
+        yield accounted.start(), start
+
+
+def _after(at: int, tag: bytes) -> int:
+    return at if at < 0 else at + len(tag)
+
+
+def _end_of_gpu(output: bytes, start: int, end: int) -> int:
+    at = output.rfind(b"</gpu>", start, end)
+    return at if at >= 0 else end

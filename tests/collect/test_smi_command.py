@@ -1,0 +1,120 @@
+"""Reading a node whose nvidia-smi prints no document, because one of its GPUs does not answer."""
+
+import pytest
+
+from collector.collect.smi_command import MAX_SINGLE_READS, command_for_one
+from collector.config import Duration
+from collector.model import GpuRef, ReadFailure, canonical_bus_id
+from collector.simulator import ExecFaultKind, Simulator
+from tests.collect.world import World
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+class TestTheCommandForOneGpu:
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["nvidia-smi", "-q", "-x"],
+            ["/usr/local/nvidia/bin/nvidia-smi", "-q", "-x"],
+            ["chroot", "/driver-root", "nvidia-smi", "--query", "--xml-format"],
+            ["timeout", "-s", "KILL", "20", "nvidia-smi", "-x", "-q"],
+        ],
+    )
+    async def test_is_the_configured_one_with_an_option(self, command: list[str]) -> None:
+        assert command_for_one(command, "00000000:18:00.0") == [*command, "-i", "00000000:18:00.0"]
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["sh", "-c", "nvidia-smi -q -x"],
+            ["cat", "/host/nvidia-smi.xml"],
+            ["nvidia-smi", "-q", "-x", "-i", "0"],
+            ["nvidia-smi", "-q", "-x", "--id=0"],
+            ["nvidia-smi", "-q", "-x", "&&", "true"],
+        ],
+    )
+    async def test_is_none_where_the_command_is_not_nvidia_smis_own(self, command: list[str]) -> None:
+        assert command_for_one(command, "0") is None
+
+
+class TestOneByOne:
+    async def test_known_gpus_are_read_by_their_addresses(self, world: World) -> None:
+        async with world.watched() as seen:
+            await world.settled()
+            uuid, *_ = (card.uuid for card in world.simulator.fleet.cards("sim-0", world.first))
+            world.cluster.lose_gpu(world.first, uuid, silent=True)
+            await eventually(lambda: seen.published[world.first].lost)
+            reading = seen.published[world.first]
+            assert uuid not in {gpu.uuid for gpu in reading.gpus}
+            assert (len(reading.gpus), reading.partial, reading.unread) == (1, True, ())
+            assert reading.lost == (GpuRef(None, "00000000:19:00.0"),)
+            assert world.cluster.counters.peak_execs_per_node == 1
+            assert seen.failures == []
+
+    async def test_unknown_gpus_are_read_by_index(self, world: World) -> None:
+        uuid, *_ = (card.uuid for card in world.simulator.fleet.cards("sim-0", world.first))
+        world.cluster.lose_gpu(world.first, uuid, silent=True)
+        async with world.watched() as seen:
+            await eventually(lambda: world.first in seen.published)
+            assert len(seen.published[world.first].gpus) == 1
+            assert world.execs[world.first] == 3  # the whole, and each of the two
+
+    async def test_it_is_repeated_until_the_gpu_answers(self, world: World) -> None:
+        async with world.watched() as seen:
+            await world.settled()
+            world.cluster.lose_gpu(world.first, silent=True)
+            await eventually(lambda: len([one for one in seen.readings if one.lost]) >= 3)
+            world.simulator.fleet.reboot("sim-0", world.first)
+            await eventually(lambda: not seen.published[world.first].lost)
+            await eventually(lambda: len(seen.published[world.first].gpus) == 2)
+            read = len(seen.readings)
+            await world.stays(lambda: len(seen.readings) == read)
+
+    async def test_a_second_silent_gpu_is_named_too(self, world: World) -> None:
+        async with world.watched() as seen:
+            await world.settled()
+            cards = world.simulator.fleet.cards("sim-0", world.first)
+            for card in cards:
+                world.cluster.lose_gpu(world.first, card.uuid, silent=True)
+            await eventually(lambda: any(len(lost) == 2 for lost in seen.lost))
+            assert {ref.pci_bus_id for ref in max(seen.lost, key=len)} == {
+                canonical_bus_id(one.bus_id) for one in cards
+            }
+            assert (world.first, ReadFailure.EXIT_STATUS) in seen.failures
+            assert "Unable to determine the device handle for GPU0: 0000:19:00.0: Unknown Error" in seen.messages[-1]
+
+    async def test_it_stops_at_the_first_command_that_hangs(self, world: World) -> None:
+        async with world.watched(exec_timeout=Duration(0.5)) as seen:
+            await world.settled()
+            execs = world.cluster.server.execs
+            run_smi = execs._run_smi
+            uuid, *_ = (card.uuid for card in world.simulator.fleet.cards("sim-0", world.first))
+
+            def hang_on_single_ones(node: str, argv: tuple[str, ...]) -> object:
+                if "-i" not in argv:
+                    world.cluster.hang_exec(world.first, times=1)
+                return run_smi(node, argv)
+
+            execs._run_smi = hang_on_single_ones  # type: ignore[assignment]
+            world.cluster.lose_gpu(world.first, uuid, silent=True)
+            await eventually(lambda: any(seen.lost))
+            assert seen.lost[-1] == (GpuRef(None, "00000000:19:00.0"),)
+            assert world.cluster.counters.peak_execs_per_node == 1
+
+    async def test_other_failures_lead_to_no_single_readings(self, world: World) -> None:
+        world.cluster.fail_exec(ExecFaultKind.EXIT_STATUS, world.first, stderr="No devices were found", times=3)
+        async with world.watched() as seen:
+            await world.settled()
+            assert len(seen.failures) == 3
+            assert world.execs[world.first] == 4
+
+    async def test_not_more_than_so_many_gpus_are_read_singly(self) -> None:
+        async with Simulator(clusters=1, nodes=2, gpus=20, latency=0.0, bookmark_interval=0.2) as simulator:
+            world = World(simulator)
+            async with world.watched() as seen:
+                await world.settled()
+                world.cluster.lose_gpu(world.first, silent=True)
+                await eventually(lambda: seen.published[world.first].lost)
+                assert len(seen.published[world.first].unread) == 20 - 1 - MAX_SINGLE_READS
