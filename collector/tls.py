@@ -1,13 +1,35 @@
-"""TLS contexts made of PEM files; nothing here ever asks the terminal for a key's password."""
+"""TLS contexts made of PEM files; nothing here ever asks the terminal for a key's password.
 
+Bundles of CA certificates are taken as Go takes them: text around the certificates does not matter, and a certificate
+that is broken is skipped with a warning.
+"""
+
+import base64
+import binascii
+import codecs
+import logging
+import re
 import ssl
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from collector.model import GpuidError
 from collector.text import describe_os_error
 
-__all__ = ["TlsFileError", "client_context", "load_certificate", "reason", "server_context"]
+__all__ = [
+    "Authorities",
+    "TlsFileError",
+    "client_context",
+    "load_certificate",
+    "read_authorities",
+    "reason",
+    "server_context",
+]
+
+log = logging.getLogger(__name__)
+
+_BEGIN = re.compile(rb"^[ \t]*-----BEGIN ([A-Z0-9 ]+)-----", re.MULTILINE)
+_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
 
 
 class TlsFileError(GpuidError):
@@ -19,17 +41,52 @@ class TlsFileError(GpuidError):
         self.file = file
 
 
+class Authorities(NamedTuple):
+    """The certificates of a bundle."""
+
+    certificates: tuple[bytes, ...]  # those that can be used, each as DER
+    skipped: tuple[str, ...]  # the others, such as `certificate 2 of 3 (line 21)`
+
+
+def read_authorities(content: bytes, file: Path | str | None = None) -> Authorities:
+    """Return the certificates of a bundle; raises TlsFileError if there are none."""
+    content = content.removeprefix(codecs.BOM_UTF8)
+    blocks = [
+        (label[1], content[label.end() :].partition(b"-----END " + label[1] + b"-----"), label.start())
+        for label in _BEGIN.finditer(content)
+    ]
+    found = [(body, end, start) for label, (body, end, _), start in blocks if label in _LABELS]
+    good, skipped = [], []
+    for number, (body, end, start) in enumerate(found, 1):
+        certificate = _certificate(body) if end else None
+        if certificate is not None:
+            good.append(certificate)
+        else:
+            line = content.count(b"\n", 0, start) + 1
+            skipped.append(f"certificate {number} of {len(found)} (line {line})")
+    if good:
+        return Authorities(tuple(good), tuple(skipped))
+    text = "expected PEM certificates"
+    if found:
+        text += "; the one in it is broken" if len(found) == 1 else f"; all {len(found)} in it are broken"
+    elif blocks:
+        text += f", found {blocks[0][0].decode()}"
+    elif _certificate_der(content):
+        text += ", found DER; `openssl x509 -inform der -in FILE -out FILE.pem` converts it"
+    raise TlsFileError(text, kind="ca", file=file)
+
+
 def client_context(
-    *, ca: Path | None = None, cert: Path | None = None, key: Path | None = None, ca_data: str | None = None
+    *, ca: Path | None = None, cert: Path | None = None, key: Path | None = None, ca_data: bytes | None = None
 ) -> ssl.SSLContext:
-    """Return a context that trusts `ca` or `ca_data` (neither: the system's CAs) and presents `cert`.
+    """Return a context that trusts `ca` or `ca_data`, which is DER (neither: the system's CAs), and presents `cert`.
 
     Raises TlsFileError.
     """
     try:
-        context = ssl.create_default_context(cafile=ca, cadata=ca_data)
+        context = ssl.create_default_context(cadata=ca_data if ca is None else _authorities(ca))
     except (OSError, ValueError) as error:
-        raise TlsFileError(reason(error, "expected PEM certificates"), kind="ca", file=ca) from error
+        raise TlsFileError(reason(error, "expected certificates"), kind="ca", file=ca) from error
     if cert is not None:
         load_certificate(context, cert, key)
     return context
@@ -41,9 +98,9 @@ def server_context(cert: Path, key: Path, *, client_ca: Path | None = None) -> s
     load_certificate(context, cert, key)
     if client_ca is not None:
         try:
-            context.load_verify_locations(client_ca)
+            context.load_verify_locations(cadata=_authorities(client_ca))
         except (OSError, ValueError) as error:
-            raise TlsFileError(reason(error, "expected PEM certificates"), kind="ca", file=client_ca) from error
+            raise TlsFileError(reason(error, "expected certificates"), kind="ca", file=client_ca) from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -63,3 +120,28 @@ def reason(error: BaseException, default: str) -> str:
     if isinstance(error, ssl.SSLError):
         return "the certificate and the key do not match" if error.reason == "KEY_VALUES_MISMATCH" else default
     return describe_os_error(error, default)
+
+
+def _authorities(file: Path) -> bytes:
+    """Return the certificates of a file as DER, and log those that are skipped; raises TlsFileError and OSError."""
+    found = read_authorities(file.read_bytes(), file)
+    for skipped in found.skipped:
+        log.warning("%s: %s is broken; skipped", file, skipped)
+    return b"".join(found.certificates)
+
+
+def _certificate(body: bytes) -> bytes | None:
+    """Return the DER of a PEM block's body; None if it is no certificate."""
+    try:
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        return None
+    return der if _certificate_der(der) else None
+
+
+def _certificate_der(der: bytes) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MODULES = {"pyyaml": "yaml"}  # of packages that are called otherwise
 OF_AIOBOTO3 = {"aiobotocore", "botocore"}  # which it pins to the one version that it works with
 
 
@@ -28,7 +29,8 @@ def imported() -> set[str]:
 def test_every_import_is_a_declared_dependency() -> None:
     project = PYPROJECT["project"]
     requirements = project["dependencies"] + project["optional-dependencies"]["parquet"]
-    declared = {Requirement(text).name.replace("-", "_") for text in requirements}
+    names = {Requirement(text).name for text in requirements}
+    declared = {MODULES.get(name, name.replace("-", "_")) for name in names}
     assert imported() - declared == OF_AIOBOTO3
 
 

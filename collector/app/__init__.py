@@ -1,6 +1,6 @@
 """The composition root: builds a collector from a configuration and runs it in one task group."""
 
-from collector.app.configuration import load
 from collector.app.service import Service
+from collector.config import load
 
 __all__ = ["Service", "load"]

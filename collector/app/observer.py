@@ -134,6 +134,10 @@ class CollectObserver:
         self._metrics.source_pods(cluster, dict(zip(names, survey.pods, strict=True)))
         self._coverage.check(cluster)
 
+    def on_credential_expiry(self, cluster: str, time: float | None) -> None:
+        """Publish when a cluster's credentials end."""
+        self._metrics.credential_expiry(cluster, time)
+
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a reflector that had to start over."""
         self._metrics.watch_restarted(cluster, resource, reason)

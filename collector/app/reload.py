@@ -7,8 +7,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from collector.app.configuration import load
-from collector.config import Config, ConfigError
+from collector.config import Config, ConfigError, load
 from collector.config.file_watch import config_changes
 
 __all__ = ["Reloader"]

@@ -55,7 +55,16 @@ async def _run_check(check: Check, timeout: float) -> None:
     except GpuidError as error:
         check.finding.add_problem(error, check.hint(error))
     except Exception as error:  # one failure never stops the other checks
-        check.finding.add_problem(f"{type(error).__name__}{_while(check)}: {redact(error, MAX_ERROR_LENGTH)}")
+        check.finding.add_problem(
+            f"unexpected error{_while(check)}: {redact(_first(error), MAX_ERROR_LENGTH)}", "please report this"
+        )
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first error that is not a group; a task group raises its errors in groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _while(check: Check) -> str:

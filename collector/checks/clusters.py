@@ -18,9 +18,10 @@ from collector.collect.smi_command import SmiCommand
 from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube.client import ApiClient
 from collector.kube.errors import (
-    BadContextError,
     ClusterError,
     CredentialPluginFailedError,
+    ForbiddenError,
+    ServerError,
     UnauthorizedError,
     UnreachableError,
     UntrustedCertificateError,
@@ -30,6 +31,7 @@ from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
 from collector.text import counted
+from collector.timestamps import rfc3339
 
 __all__ = ["check_clusters"]
 
@@ -78,11 +80,14 @@ class ClusterCheck(Check):
         self.nodes: Sequence[NodeInfo] = ()  # those with a GPU pod, which the collector would read
         self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
         self._cluster = cluster
+        self._anonymous = False  # the kubeconfig names no credentials
 
     async def run(self) -> None:
         """Go through the steps; raises ClusterError for what ends the check."""
-        async with ApiClient(Session(self._cluster)) as client:
+        session = Session(self._cluster, on_credential_expiry=self._note_expiry)
+        async with ApiClient(session) as client:
             self.details.server = client.session.host
+            self._anonymous = session.anonymous
             await self._authenticate(client)
             await self._reach_server(client)
             await self._check_rights(client)
@@ -105,8 +110,10 @@ class ClusterCheck(Check):
         """Return how to fix an error of this cluster, or an empty string."""
         kubectl = self._kubectl()
         match error:
-            case BadContextError():
-                return "`kubectl config view` shows the kubeconfig" if kubectl else ""
+            case ServerError() if error.status == 200:
+                return "a sign-in page or a proxy may answer instead of the API server; check the address"
+            case UnauthorizedError() | ForbiddenError() if self._anonymous:
+                return "give the user a token, a certificate or an exec plugin (kubectl config set-credentials)"
             case UnauthorizedError():
                 return f"log in again; `{kubectl}` fails the same way" if kubectl else "check the pod's service account"
             case CredentialPluginFailedError():
@@ -117,6 +124,9 @@ class ClusterCheck(Check):
                 return "check the address; is a VPN or a proxy-url needed?"
             case _:
                 return ""
+
+    def _note_expiry(self, expiry: float | None) -> None:
+        self.details.credential_expiry = rfc3339(expiry, "seconds")
 
     def _kubectl(self) -> str:
         """Return the kubectl command that uses the same credentials; empty with a service account's."""

@@ -48,6 +48,7 @@ class ClusterDetails(msgspec.Struct, kw_only=True):
     node: str | None = None
     gpus: int | None = None
     driver_version: str | None = None
+    credential_expiry: str | None = None  # RFC 3339; when credentials end that gpuid cannot renew by itself
 
 
 class Finding(msgspec.Struct, kw_only=True):

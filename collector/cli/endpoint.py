@@ -1,6 +1,5 @@
 """Where a running collector answers and how to connect to it, from its configuration or from options."""
 
-import re
 import ssl
 from pathlib import Path
 from typing import NamedTuple
@@ -8,11 +7,9 @@ from urllib.parse import urlsplit
 
 from collector.config import ConfigError, Listen, ServerSettings
 from collector.text import describe_os_error
-from collector.tls import TlsFileError, client_context
+from collector.tls import TlsFileError, client_context, read_authorities
 
 __all__ = ["Endpoint", "client_tls", "connection_problem", "server_endpoint", "url_endpoint"]
-
-_PEM_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 
 class Endpoint(NamedTuple):
@@ -85,15 +82,11 @@ def connection_problem(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _first_certificate(file: Path) -> str:
+def _first_certificate(file: Path) -> bytes:
     try:
-        found = _PEM_CERTIFICATE.search(file.read_text(encoding="ascii"))
-    except (OSError, ValueError) as error:
-        reason = describe_os_error(error, "expected PEM certificates")
-        raise TlsFileError(reason, kind="ca", file=file) from error
-    if found is None:
-        raise TlsFileError("expected PEM certificates", kind="ca", file=file)
-    return found[0]
+        return read_authorities(file.read_bytes(), file).certificates[0]
+    except OSError as error:
+        raise TlsFileError(describe_os_error(error, "cannot be read"), kind="ca", file=file) from error
 
 
 def _local_address(listen: Listen) -> str:

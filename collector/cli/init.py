@@ -15,7 +15,7 @@ from collector import config as configuration
 from collector.cli.suggestions import unknown_name
 from collector.config import PRESETS, ConfigError, DefaultSettings, ServerSettings
 from collector.kube.kubeconfig import contexts
-from collector.text import counted, describe_os_error
+from collector.text import counted, describe_os_error, one_line
 
 __all__ = ["init", "render"]
 
@@ -57,7 +57,13 @@ def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force:
       gpuid init --kubeconfig ~/clusters/eu:~/clusters/us -o /etc/gpuid/gpuid.toml
     """
     found = contexts(kubeconfig)
-    names = _select([name for name in found if name], patterns)
+    usable = [name for name, context in found.items() if name and not context.problem]
+    left_out = {name: context.problem for name, context in found.items() if context.problem}
+    if not usable:
+        raise ConfigError(next(iter(left_out.values()), "the kubeconfig's only context has no name"))
+    if named := next((name for name in patterns if name in left_out), None):
+        raise ConfigError(f"--context: {left_out[named]}")
+    names = _select(usable, patterns)
     same_server = _same_servers({name: found[name].server for name in names})
     text = render(names, kubeconfig=_absolute(kubeconfig or os.environ.get("KUBECONFIG")), same_server=same_server)
     configuration.parse(text, output)  # never write what `gpuid run` would reject
@@ -65,7 +71,7 @@ def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force:
         click.echo(text, nl=False)
     else:
         _write(output, text, force)
-    for line in _summary(names, same_server):
+    for line in _summary(names, same_server) + [f"Left out: {one_line(problem)}" for problem in left_out.values()]:
         click.echo(line, err=str(output) == "-")
     if str(output) != "-":
         named = "" if output == Path("gpuid.toml") else f" -c {shlex.quote(str(output))}"
@@ -168,8 +174,6 @@ def _cluster_names(contexts: Collection[str]) -> dict[str, str]:
 
 def _select(names: Collection[str], patterns: Sequence[str]) -> list[str]:
     """Return the contexts that match a pattern, in the kubeconfig's order; raises ConfigError if one matches none."""
-    if not names:
-        raise ConfigError("the kubeconfig has no contexts; `kubectl config get-contexts` lists them")
     matches = {
         pattern: {name for name in names if name == pattern or fnmatchcase(name, pattern)} for pattern in patterns
     }
@@ -194,7 +198,7 @@ def _summary(names: Sequence[str], same_server: Mapping[str, str]) -> list[str]:
 
 def _absolute(paths: str | None) -> str | None:
     """Return paths resolved against the current folder; those in a configuration are relative to its own folder."""
-    parts = [Path(part).expanduser() for part in (paths or "").split(os.pathsep) if part]
+    parts = [Path(part).expanduser() for part in (paths or "").split(os.pathsep) if part]  # contexts() has tried them
     return os.pathsep.join(str(Path.cwd() / part) for part in parts) or None
 
 

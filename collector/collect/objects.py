@@ -49,7 +49,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A pod, as far as choosing and reading one needs it."""
 
-    key: str  # `namespace/name`
+    key: str  # `namespace/name`; empty for one without a name, which cannot be asked for
     uid: str
     version: str  # the resource version
     node: str = ""  # empty until it is scheduled
@@ -94,7 +94,7 @@ def decode_pod(raw: msgspec.Raw) -> PodObject:
         reported = {container.name for container in containers}
         containers += [Container(name=sys.intern(one.name)) for one in declared if one.name not in reported]
     return PodObject(
-        key=printable(f"{pod.metadata.namespace}/{pod.metadata.name}"),
+        key=printable(f"{pod.metadata.namespace}/{pod.metadata.name}") if pod.metadata.name else "",
         uid=pod.metadata.uid,
         version=pod.metadata.version,
         node=sys.intern(printable(pod.spec.node)),

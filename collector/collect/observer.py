@@ -56,5 +56,8 @@ class Observer(Protocol):
     def on_synced(self, cluster: str, time: float) -> None:
         """Handle new proof that the whole view of the cluster is current up to `time`."""
 
+    def on_credential_expiry(self, cluster: str, time: float | None) -> None:
+        """Handle when (Unix seconds) credentials end that gpuid cannot renew by itself; None if they do not."""
+
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Handle a watch of `pods` or `nodes` that had to be restarted."""

@@ -38,7 +38,9 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 
     watch: WatchIntervals = WatchIntervals()
     retry: RetryPolicy = RetryPolicy()
-    connect: Backoff = Backoff(initial=1.0, maximum=30.0)  # between attempts to open an API client
+    connect: Backoff = Backoff(
+        initial=1.0, maximum=5.0
+    )  # between attempts to open an API client, which reads files only
 
 
 class ClusterWatcher:
@@ -77,7 +79,8 @@ class ClusterWatcher:
         self._report(ClusterState.STARTING)
         for attempt in itertools.count():
             try:
-                async with ApiClient(Session(self._cluster)) as client:
+                on_expiry = functools.partial(self._observer.on_credential_expiry, self._cluster.name)
+                async with ApiClient(Session(self._cluster, on_credential_expiry=on_expiry)) as client:
                     await self._watch(client)
             except ClusterError as error:
                 self._report(error.state, str(error))

@@ -76,6 +76,14 @@ FAMILIES = (
         ("cluster",),
         "When an event or a bookmark last confirmed that the view of the cluster is current.",
     ),
+    Family(
+        "gpuid_credential_expiry_timestamp_seconds",
+        "gauge",
+        ("cluster",),
+        "When the first of a cluster's credentials ends that gpuid cannot renew by itself: the client certificate of"
+        " the kubeconfig or of its exec plugin, or a token with an end in it. Absent if none ends; token files, and"
+        " tokens of exec plugins and OIDC, are renewed.",
+    ),
     Family("gpuid_gpu_conflicts", "gauge", ("cluster",), "GPUs confirmed in two places."),
     Family(
         "gpuid_gpu_claims",

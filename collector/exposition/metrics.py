@@ -92,6 +92,7 @@ class Metrics:
             if state is ClusterState.DUPLICATE:  # it is not watched, so its view will not be confirmed again
                 metrics.synced.clear()
                 metrics.source_pods.clear()
+                metrics.credential_expiry.clear()
 
     def synced(self, cluster: str, time: float) -> None:
         """Set when (Unix seconds) the view of a cluster was last confirmed as current."""
@@ -104,6 +105,14 @@ class Metrics:
             metrics.source_pods.clear()
             for source, count in pods.items():
                 metrics.source_pods.labels(cluster, source).set(count)
+
+    def credential_expiry(self, cluster: str, time: float | None) -> None:
+        """Set when (Unix seconds) a cluster's credentials end; None if they do not."""
+        if metrics := self._clusters.get(cluster):
+            if time is None:
+                metrics.credential_expiry.clear()
+            else:
+                metrics.credential_expiry.labels(cluster).set(time)
 
     def moved(self, cluster: str) -> None:
         """Count a GPU that arrived in a cluster from another node."""
@@ -195,6 +204,7 @@ class _ClusterMetrics:
         self.state = _gauge("gpuid_cluster_state", own, label)
         self.last_state: ClusterState | None = None
         self.synced = _gauge("gpuid_cluster_synced_timestamp_seconds", own, label)
+        self.credential_expiry = _gauge("gpuid_credential_expiry_timestamp_seconds", own, label)
         self.moves = _counter("gpuid_gpu_moves_total", own, label)
         self.read_success = _counter("gpuid_read_success_total", own, label)
         self.read_failure = _counter("gpuid_read_failure_total", own, label)

@@ -13,6 +13,7 @@ from collector.kube.credentials import (
     StaticCredentials,
     basic,
     bearer,
+    jwt_expiry,
 )
 from collector.kube.errors import BadContextError
 from collector.kube.oidc import Oidc
@@ -33,22 +34,31 @@ def choose(info: ConnectionInfo, clock: Callable[[], float], secrets: Secrets) -
     """
     user, where = info.user, info.where
     if user.token_file:
-        return FileCredentials(Path(user.token_file), where=where, fallback=user.token, clock=clock)
+        return FileCredentials(
+            Path(user.token_file), where=where, fallback=user.token, fallback_where=_key(info, "token"), clock=clock
+        )
     if user.token:
-        return StaticCredentials(bearer(user.token, where))
+        return StaticCredentials(bearer(user.token, _key(info, "token"), lapses=jwt_expiry(user.token)))
     if user.username or user.password:
         try:
             return StaticCredentials(basic(user.username, user.password))
         except UnicodeEncodeError:
             raise BadContextError(f"{where}: username and password: expected text") from None
     if user.exec is not None:
-        return RefreshingCredentials(redacted(CredentialPlugin(info).run, secrets), where=where, clock=clock)
+        plugin = CredentialPlugin(info, clock=clock)
+        obtain = redacted(plugin.run, secrets)
+        return RefreshingCredentials(obtain, where=where, clock=clock, on_reset=plugin.reset)
     if user.auth_provider is not None:
         if user.auth_provider.name == "oidc":
             login = Oidc(info, clock=clock, secrets=secrets)
-            return RefreshingCredentials(redacted(login.run, secrets), where=where, clock=clock)
+            obtain = redacted(login.run, secrets)
+            return RefreshingCredentials(obtain, where=where, clock=clock, on_reset=login.reset)
         name = one_line(user.auth_provider.name, 40)
         successor = _SUCCESSORS.get(name)
         hint = f"; use the exec plugin {successor} instead" if successor else ""
         raise BadContextError(f'{where}: auth-provider "{name}" is not supported{hint}')
     return StaticCredentials(Credential())
+
+
+def _key(info: ConnectionInfo, key: str) -> str:
+    return f'{info.where}: user "{one_line(info.user_name, 100)}": {key}'

@@ -103,6 +103,7 @@ class ConnectionInfo(Redacted, frozen=True):
     cluster: ClusterEntry
     folder: str = ""  # what the user's exec command is relative to
     user: User = User()
+    user_name: str = ""  # as the kubeconfig calls it
     files: tuple[str, ...] = ()  # the kubeconfig files that this was read from
 
     @property

@@ -1,30 +1,39 @@
-"""Exec credential plugins: the commands, such as `aws`, that a kubeconfig names as its source of credentials."""
+"""Exec credential plugins: the commands, such as `aws`, that a kubeconfig names as its source of credentials.
+
+A plugin is run as kubectl runs it. One that fails is run again ever later, and that is shared: of all clusters whose
+kubeconfigs name the same command with the same arguments and variables, one finds out, and the others hear from it.
+"""
 
 import base64
-import contextlib
+import codecs
+import hashlib
 import os
+import re
 import shutil
-import signal
-import subprocess
+import time
+import weakref
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.abc
+import anyio.to_thread
 import msgspec
 
-from collector.kube.connection import ConnectionInfo, Redacted
-from collector.kube.credentials import Credential, bearer
+from collector.kube import tls
+from collector.kube.connection import ConnectionInfo, Exec, Redacted
+from collector.kube.credentials import Credential, bearer, unfit
 from collector.kube.errors import (
     UNDECODABLE,
     BadContextError,
     CredentialPluginFailedError,
     CredentialPluginMissingError,
 )
+from collector.kube.go_values import BadYamlError, WrongTypeError, convert, load_yaml
 from collector.kube.limits import SharedLimiter
-from collector.kube.tls import Certificate, trusted_certificates
+from collector.kube.pace import FailurePace, LastFailure
+from collector.kube.processes import run_command
 from collector.redaction import redact
 from collector.text import describe_os_error, one_line
 
@@ -33,20 +42,37 @@ __all__ = ["CredentialPlugin"]
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 PLUGIN_TIMEOUT_SECONDS = 60.0
 MAX_STDOUT_BYTES = 1 << 20
-MAX_STDERR_BYTES = 1 << 16  # the rest is read and dropped
+MAX_STDERR_BYTES = 1 << 16  # the end of it is kept, the rest is read and dropped
 _ALL_PLUGINS = SharedLimiter("exec credential plugins", 8)  # each may well be a Python interpreter of its own
+
+# A line of a complaint that says why, by how much it looks like it; the last of the best is told.
+_REASONS = (
+    re.compile(r"(?:\W*(?:error|fatal|panic)\b|[EF]\d{4} |[\w.]*(?:Error|Exception)\b:)", re.IGNORECASE),
+    re.compile(
+        r".*(?:error|failed|failure|denied|expired|invalid|unauthori[sz]ed|not found|cannot|unable)", re.IGNORECASE
+    ),
+)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[.,](\d+))?(Z|[+-]\d\d:\d\d)")
+_GO_ZERO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class CredentialPlugin:
     """One context's exec credential plugin: made once, which checks its settings, and run when credentials are due."""
 
-    def __init__(self, info: ConnectionInfo, *, timeout: float = PLUGIN_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        *,
+        timeout: float = PLUGIN_TIMEOUT_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         plugin = info.user.exec
         assert plugin is not None  # noqa: S101
         self._plugin = plugin
         self._info = info
         self._timeout = timeout
-        self._name = f'{info.where}: exec plugin "{plugin.command}"'
+        self._clock = clock
+        self._name = f'{info.where}: exec plugin "{one_line(plugin.command, 200)}"'
         if not plugin.command:
             raise BadContextError(f"{info.where}: exec: expected a command")
         if plugin.api_version not in API_VERSIONS:
@@ -55,12 +81,43 @@ class CredentialPlugin:
             raise BadContextError(
                 f"{self._name}: interactiveMode Always needs a terminal, which a collector does not have"
             )
+        self._shared = _share(plugin, info.folder)
 
     async def run(self) -> Credential:
-        """Run the command and return what it prints.
+        """Run the command and return what it prints, unless it has failed too recently.
 
         Raises CredentialPluginMissingError and CredentialPluginFailedError.
         """
+        self._check_pace()
+        if not self._shared.proven:
+            async with self._shared.turn:  # one finds out for all
+                self._check_pace()
+                if not self._shared.proven:
+                    return await self._run()
+        return await self._run()
+
+    def reset(self, version: object) -> None:
+        """Let it be run at once: the kubeconfig has changed to `version`."""
+        self._shared.pace.reset(version)
+
+    def _check_pace(self) -> None:
+        if (failure := self._shared.pace.recent(self._clock())) is not None:
+            raise failure.kind(f"{self._name}{failure.text}")
+
+    async def _run(self) -> Credential:
+        started = self._clock()
+        try:
+            credential = await self._obtain()
+        except CredentialPluginFailedError as error:
+            failure = LastFailure(type(error), str(error).removeprefix(self._name))
+            self._shared.proven = False
+            self._shared.pace.failed(failure, started=started, now=self._clock())
+            raise
+        self._shared.proven = True
+        self._shared.pace.succeeded()
+        return credential
+
+    async def _obtain(self) -> Credential:
         information = await anyio.to_thread.run_sync(self._information)
         environment = {
             **os.environ,
@@ -73,29 +130,31 @@ class CredentialPlugin:
                 with anyio.fail_after(self._timeout):
                     output = await self._communicate([command, *(self._plugin.args or ())], environment)
         except TimeoutError:
-            raise CredentialPluginFailedError(
-                f"{self._name} gave no answer within {self._timeout:g} s and was killed"
-            ) from None
-        return self._credential(output)
+            raise self._failed(f" gave no answer within {self._timeout:g} s and was killed") from None
+        return await anyio.to_thread.run_sync(self._credential, output)
+
+    def _failed(self, said: str) -> CredentialPluginFailedError:
+        return CredentialPluginFailedError(f"{self._name}{said}")
 
     def _find(self) -> str:
         command = self._plugin.command
         is_path = os.sep in command  # a bare name is looked for in PATH
         if is_path:
             command = str(Path(self._info.folder) / command)
-        found = shutil.which(command)
+        found = shutil.which(command) if "\0" not in command else None
         if found is None:
             if is_path and Path(command).is_file():
-                raise CredentialPluginFailedError(f"{self._name}: {command} is not executable")
-            hint = one_line(self._plugin.install_hint, 300)
-            raise CredentialPluginMissingError(f"{self._name} is not installed" + (f": {hint}" if hint else ""))
+                raise self._failed(f": {one_line(command, 200)} is not executable")
+            place = f"there is no {one_line(command, 200)}" if is_path else "it is not in gpuid's PATH"
+            hint = one_line(self._plugin.install_hint, 300) or place
+            raise CredentialPluginMissingError(f"{self._name} is not installed: {hint}")
         return found
 
     def _information(self) -> dict[str, Any]:
         spec: dict[str, Any] = {"interactive": False}
         if self._plugin.provide_cluster_info:
             cluster = self._info.cluster
-            trusted = trusted_certificates(cluster, self._info.where)
+            trusted = tls.trusted_certificates(cluster, self._info.where)
             about = {
                 "server": cluster.server,
                 "tls-server-name": cluster.tls_server_name,
@@ -116,87 +175,125 @@ class CredentialPlugin:
         return {"kind": "ExecCredential", "apiVersion": self._plugin.api_version, "spec": spec}
 
     async def _communicate(self, command: list[str], environment: Mapping[str, str]) -> bytes:
-        """Return the command's standard output; whatever happens, neither it nor its children are left running."""
+        """Return the command's standard output."""
         try:
-            process = await anyio.open_process(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                start_new_session=True,
-            )
+            ended = await run_command(command, environment, max_stdout=MAX_STDOUT_BYTES, max_stderr=MAX_STDERR_BYTES)
         except (OSError, ValueError) as error:  # such as a script whose interpreter is absent
             why = describe_os_error(error, "its arguments hold a null byte")
-            raise CredentialPluginFailedError(f"{self._name} cannot be started: {why}") from None
-        stdout, stderr = bytearray(), bytearray()
-        try:
-            async with anyio.create_task_group() as reading:
-                reading.start_soon(_collect, process.stdout, stdout, MAX_STDOUT_BYTES, reading.cancel_scope.cancel)
-                reading.start_soon(_collect, process.stderr, stderr, MAX_STDERR_BYTES, None)
-            if reading.cancel_scope.cancel_called:
-                raise CredentialPluginFailedError(f"{self._name} printed more than {MAX_STDOUT_BYTES} bytes")
-            code = await process.wait()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            with anyio.CancelScope(shield=True):
-                await process.wait()
-                await process.aclose()
-        if code != 0:
-            said = next((line for line in stderr.decode(errors="replace").splitlines() if line.strip()), "")
-            ending = f"exited with code {code}" if code > 0 else f"was killed by signal {-code}"
-            raise CredentialPluginFailedError(f"{self._name} {ending}" + (f": {redact(said, 200)}" if said else ""))
-        return bytes(stdout)
+            raise self._failed(f" cannot be started: {why}") from None
+        if ended.overflowed:
+            raise self._failed(f" printed more than {MAX_STDOUT_BYTES} bytes")
+        if ended.code != 0:
+            ending = f" exited with code {ended.code}" if ended.code > 0 else f" was killed by signal {-ended.code}"
+            words = self._last_words(ended.stderr)
+            raise self._failed(ending + (f": {words}" if words else ""))
+        return ended.stdout
+
+    def _last_words(self, stderr: bytes) -> str:
+        """Return the line of a complaint that says why, without what looks like a secret."""
+        lines = [line for text in stderr.decode(errors="replace").splitlines() if (line := one_line(text))]
+        said = lines[-1] if lines else ""
+        for pattern in _REASONS:
+            if found := [line for line in lines if pattern.match(line)]:
+                said = found[-1]
+                break
+        return redact(said, 200)
 
     def _credential(self, output: bytes) -> Credential:
         # What the plugin printed is secret, so no error repeats any of it.
         try:
-            answer = msgspec.json.decode(output, type=_ExecCredential)
-        except UNDECODABLE:
-            raise CredentialPluginFailedError(f"{self._name} did not print an ExecCredential") from None
-        if answer.kind != "ExecCredential" or answer.api_version != self._plugin.api_version:
-            expected = f"ExecCredential of {self._plugin.api_version}"
-            raise CredentialPluginFailedError(f"{self._name} did not print an {expected}")
-        status = answer.status or _Status()
+            answer = convert(self._document(output), _ExecCredential)
+        except WrongTypeError as error:
+            raise self._failed(f" printed a wrong answer: {error}") from None
+        status = answer.status
+        if status is None:
+            raise self._failed(" printed an ExecCredential without a status")
+        expires = self._expiry(status.expiration_timestamp)
         if bool(status.client_certificate_data) != bool(status.client_key_data):
-            raise CredentialPluginFailedError(
-                f"{self._name} printed only one of clientCertificateData and clientKeyData"
-            )
+            raise self._failed(" printed only one of clientCertificateData and clientKeyData")
         if not status.token and not status.client_certificate_data:
-            raise CredentialPluginFailedError(f"{self._name} printed neither a token nor a certificate")
+            raise self._failed(" printed neither a token nor a certificate")
+        if wrong := unfit(status.token):
+            raise self._failed(f" printed a wrong answer: status.token: holds {wrong}")
+        header = bearer(status.token, self._name).authorization if status.token else ""
+        if not status.client_certificate_data:
+            return Credential(authorization=header, expires=expires)
+        certificate = tls.Certificate(
+            chain=status.client_certificate_data.encode(), key=status.client_key_data.encode()
+        )
+        # A certificate ends whatever the plugin says, so another one is due before that.
+        ends = found.ends if (found := tls.validity(certificate)) else None
+        if ends is not None and ends > self._clock():
+            expires = min(expires or ends, ends)
+        return Credential(authorization=header, certificate=certificate, expires=expires, lapses=ends)
+
+    def _document(self, output: bytes) -> Any:
+        """Return what was printed, checked to be an ExecCredential of the right version."""
+        text = output.removeprefix(codecs.BOM_UTF8)
         try:
-            header = bearer(status.token, self._name).authorization if status.token else ""
-        except BadContextError as error:
-            raise CredentialPluginFailedError(str(error)) from None
-        certificate = None
-        if status.client_certificate_data:
-            certificate = Certificate(
-                chain=status.client_certificate_data.encode(), key=status.client_key_data.encode()
-            )
-        expires = status.expiration_timestamp.timestamp() if status.expiration_timestamp else None
-        return Credential(authorization=header, certificate=certificate, expires=expires)
+            document = msgspec.json.decode(text)
+        except UNDECODABLE:
+            try:
+                if text.lstrip()[:1] == b"{":  # YAML would take what is before a mistake for the whole
+                    raise BadYamlError
+                document = load_yaml(output)
+            except BadYamlError:
+                raise self._failed(" printed neither JSON nor YAML") from None
+        if document is None:
+            raise self._failed(" printed nothing")
+        if not isinstance(document, dict) or document.get("kind") not in (None, "", "ExecCredential"):
+            raise self._failed(" did not print an ExecCredential")
+        version = document.get("apiVersion")
+        if version != self._plugin.api_version:
+            # A version is repeated only if it is one.
+            known = isinstance(version, str) and re.fullmatch(r"client\.authentication\.k8s\.io/\w{1,20}", version)
+            said = version if known else "no apiVersion" if version in (None, "") else "another apiVersion"
+            raise self._failed(f" printed {said}, the kubeconfig says {self._plugin.api_version}")
+        return document
+
+    def _expiry(self, text: str | None) -> float | None:
+        if text is None:
+            return None
+        found = _RFC3339.fullmatch(text)
+        try:
+            if found is None:
+                raise ValueError
+            fraction = f".{found[2][:6]}" if found[2] else ""
+            moment = datetime.fromisoformat(f"{found[1]}{fraction}{found[3]}")
+            return None if moment == _GO_ZERO_TIME else moment.timestamp()
+        except (ValueError, OverflowError):
+            example = "2030-01-01T00:00:00Z"
+            said = f" printed a wrong answer: status.expirationTimestamp: expected RFC 3339, such as {example}"
+            raise self._failed(said) from None
 
 
 class _Status(Redacted, frozen=True, rename="camel"):
     token: str = ""
     client_certificate_data: str = ""
     client_key_data: str = ""
-    expiration_timestamp: datetime | None = None
+    expiration_timestamp: str | None = None
 
 
 class _ExecCredential(Redacted, frozen=True, rename="camel"):
-    kind: str = ""
-    api_version: str = ""
     status: _Status | None = None
 
 
-async def _collect(
-    stream: anyio.abc.ByteReceiveStream | None, into: bytearray, limit: int, on_more: Callable[[], None] | None
-) -> None:
-    """Keep at most `limit` bytes; call `on_more` at more, or read and drop them, so that no writer is blocked."""
-    assert stream is not None  # noqa: S101
-    async for chunk in stream:
-        if on_more is not None and len(into) + len(chunk) > limit:
-            on_more()
-        into += chunk[: limit - len(into)]
+class _Shared:
+    """What all have in common that name one command with the same arguments and variables."""
+
+    def __init__(self) -> None:
+        self.turn = anyio.Lock()
+        self.proven = False  # its last run succeeded: all may run it at the same time
+        self.pace = FailurePace()
+
+
+_SHARED: "weakref.WeakValueDictionary[bytes, _Shared]" = weakref.WeakValueDictionary()
+
+
+def _share(plugin: Exec, folder: str) -> _Shared:
+    variables = [(variable.name, variable.value) for variable in plugin.env or ()]
+    what = (folder if os.sep in plugin.command else "", plugin.command, plugin.args or (), variables)
+    key = hashlib.sha256(msgspec.json.encode(what)).digest()  # the variables may be secret
+    if (shared := _SHARED.get(key)) is None:
+        shared = _SHARED[key] = _Shared()
+    return shared

@@ -10,7 +10,9 @@ from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
+import msgspec
 
+from collector.backoff import Backoff
 from collector.files import UnreadableFileError, read_secret
 from collector.kube.connection import Redacted, User
 from collector.kube.errors import BadContextError, ClusterError
@@ -25,13 +27,19 @@ __all__ = [
     "basic",
     "bearer",
     "impersonation",
+    "jwt_expiry",
+    "unfit",
 ]
 
 log = logging.getLogger(__name__)
 
 TOKEN_FILE_MAX_AGE_SECONDS = 60.0  # after which a token file is read again
 MIN_RENEWAL_INTERVAL_SECONDS = 5.0  # between two attempts to renew a credential
+REFUSAL_BACKOFF = Backoff(initial=5.0, maximum=180.0, jitter=0.0)
+FRESH_SECONDS = 60.0  # after it was made, in which a refusal shows that another one would be refused as well
 RENEWAL_MARGIN_SECONDS = 300.0  # before its expiry, when a long-lived credential is renewed
+_YEAR_10000 = 253402300800.0  # Unix seconds, past what a date can say
+_BLANKS = " \t"  # which HTTP drops around a header's value
 RENEWAL_MARGIN_RATIO = 0.2  # of a shorter lifetime: what is left of it when the credential is renewed
 
 
@@ -40,7 +48,8 @@ class Credential(Redacted, frozen=True):
 
     authorization: str = ""  # the header's value
     certificate: Certificate | None = None
-    expires: float | None = None  # Unix seconds
+    expires: float | None = None  # Unix seconds; another one is due before that
+    lapses: float | None = None  # Unix seconds; it ends then, and gpuid cannot make another one by itself
 
 
 class Credentials(Protocol):
@@ -51,6 +60,9 @@ class Credentials(Protocol):
 
     def refused(self, credential: Credential) -> None:
         """Note that the server answered 401 to this credential."""
+
+    def reset(self, version: object) -> None:
+        """Forget failures, because the kubeconfig has changed to `version`."""
 
 
 class StaticCredentials:
@@ -66,15 +78,26 @@ class StaticCredentials:
     def refused(self, credential: Credential) -> None:
         """Change nothing: there is no other."""
 
+    def reset(self, version: object) -> None:
+        """Change nothing: nothing fails."""
+
 
 class FileCredentials:
     """A token that someone else keeps fresh in a file; `fallback` is used while the file cannot be read."""
 
-    def __init__(self, path: Path, *, where: str, fallback: str = "", clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        where: str,
+        fallback: str = "",
+        fallback_where: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
         self._where = where
         self._clock = clock
-        self._current = bearer(fallback, where) if fallback else None
+        self._current = bearer(fallback, fallback_where or where) if fallback else None
         self._read_at = -TOKEN_FILE_MAX_AGE_SECONDS
 
     async def get(self) -> Credential:
@@ -89,6 +112,10 @@ class FileCredentials:
         """Read the file again before the next request."""
         if credential is self._current:
             self._read_at = -TOKEN_FILE_MAX_AGE_SECONDS
+
+    def reset(self, version: object) -> None:  # noqa: ARG002
+        """Read the file again before the next request."""
+        self._read_at = -TOKEN_FILE_MAX_AGE_SECONDS
 
     async def _read(self) -> None:
         try:
@@ -120,14 +147,21 @@ class RefreshingCredentials:
     """
 
     def __init__(
-        self, obtain: Callable[[], Awaitable[Credential]], *, where: str, clock: Callable[[], float] = time.time
+        self,
+        obtain: Callable[[], Awaitable[Credential]],
+        *,
+        where: str,
+        clock: Callable[[], float] = time.time,
+        on_reset: Callable[[object], None] = lambda _version: None,
     ) -> None:
         self._obtain = obtain
+        self._on_reset = on_reset
         self._where = where
         self._clock = clock
         self._renewing = anyio.Lock()
         self._current: Credential | None = None
         self._refused = False
+        self._refusals = 0  # in a row, of credentials that had just been made
         self._tried = float("-inf")  # when `obtain` last ended
         self._renew_at = float("inf")
         self._failure: ClusterError | None = None
@@ -145,12 +179,21 @@ class RefreshingCredentials:
 
     def refused(self, credential: Credential) -> None:
         """Renew it before the next request, unless that has already happened."""
-        if credential is self._current:
+        if credential is self._current and not self._refused:
             self._refused = True
+            fresh = 0 <= self._clock() - self._tried < FRESH_SECONDS
+            self._refusals = self._refusals + 1 if fresh else 1
+
+    def reset(self, version: object) -> None:
+        """Let `obtain` be called at once if a credential is due."""
+        self._tried, self._refusals = float("-inf"), min(self._refusals, 1)
+        self._on_reset(version)
 
     def _due(self) -> bool:
         now = self._clock()
-        if 0 <= now - self._tried < MIN_RENEWAL_INTERVAL_SECONDS:
+        # To make one that the server refuses again and again costs as much as one that cannot be made.
+        pause = REFUSAL_BACKOFF.delay(self._refusals - 1) if self._refusals else MIN_RENEWAL_INTERVAL_SECONDS
+        if 0 <= now - self._tried < (pause if self._refused else MIN_RENEWAL_INTERVAL_SECONDS):
             return False
         return self._current is None or self._refused or now >= self._renew_at
 
@@ -164,8 +207,9 @@ class RefreshingCredentials:
         try:
             fresh = await self._obtain()
         except ClusterError as error:
+            known = self._failure is not None and str(self._failure) == str(error)
             self._tried, self._failure = self._clock(), error
-            if self._usable():
+            if self._usable() and not known:
                 log.warning("%s: credentials not renewed; using the old ones until they expire: %s", self._where, error)
             return
         now = self._clock()
@@ -175,16 +219,43 @@ class RefreshingCredentials:
             self._renew_at = fresh.expires - min(RENEWAL_MARGIN_SECONDS, RENEWAL_MARGIN_RATIO * (fresh.expires - now))
 
 
-def bearer(token: str, where: str, *, expires: float | None = None) -> Credential:
+def bearer(token: str, where: str, *, expires: float | None = None, lapses: float | None = None) -> Credential:
     """Return the credential of a token; raises BadContextError for one that no header can hold."""
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise BadContextError(f"{where}: the token holds characters that no token has")
-    return Credential(authorization=f"Bearer {token}", expires=expires)
+    if wrong := unfit(token):
+        raise BadContextError(f"{where}: the token holds {wrong}; copy it again, as one line")
+    return Credential(authorization=f"Bearer {token.strip(_BLANKS)}", expires=expires, lapses=lapses)
+
+
+def unfit(token: str) -> str:
+    """Return what a token holds that no token does, such as `a line break`; empty if it is one."""
+    token = token.strip(_BLANKS)
+    if "\n" in token or "\r" in token:
+        return "a line break"
+    if " " in token or "\t" in token:
+        return "a space"
+    if not token.isascii():
+        return "a character that is not ASCII"
+    return "" if token.isprintable() else "a control character"
+
+
+def jwt_expiry(token: str) -> float | None:
+    """Return the Unix time at which a token expires; None for one that does not, or that is no JWT."""
+    parts = token.split(".")
+    try:
+        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+        expiry = msgspec.json.decode(payload, type=_Claims).exp
+    except (IndexError, ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+    return expiry if expiry is not None and 0 <= expiry < _YEAR_10000 else None
 
 
 def basic(username: str, password: str) -> Credential:
     """Return the credential of a user name and a password."""
     return Credential(authorization="Basic " + base64.b64encode(f"{username}:{password}".encode()).decode())
+
+
+class _Claims(Redacted, frozen=True, rename=None):
+    exp: float | None = None
 
 
 def impersonation(user: User, where: str) -> list[tuple[str, str]]:

@@ -1,9 +1,12 @@
 """The error tree of everything that talks to Kubernetes, and the one table that maps foreign errors to it."""
 
+import logging
 import os
 import ssl
 import time
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import aiohttp
@@ -25,13 +28,17 @@ __all__ = [
     "NotFoundError",
     "ServerError",
     "SilentWatchError",
+    "SocksProxyError",
     "ThrottledError",
+    "TlsFailureError",
     "UnauthorizedError",
     "UnreachableError",
     "UntrustedCertificateError",
     "from_answer",
     "from_transport",
     "reason",
+    "unexpected",
+    "without_upgrade",
 ]
 
 MAX_MESSAGE_LENGTH = 300  # characters of a server's own words
@@ -39,6 +46,13 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 # All that msgspec and the standard library raise for foreign bytes: not UTF-8, too deep, too large, not the type.
 UNDECODABLE = (ValueError, RecursionError, OverflowError)
+
+
+log = logging.getLogger(__name__)
+
+
+class SocksProxyError(aiohttp.ClientConnectionError):
+    """A SOCKS proxy made no connection; the text is the reason, without secrets."""
 
 
 class ClusterError(GpuidError):
@@ -83,7 +97,11 @@ class UnreachableError(ClusterError):
     state = ClusterState.UNREACHABLE
 
 
-class UntrustedCertificateError(UnreachableError):
+class TlsFailureError(UnreachableError):
+    """The TLS handshake failed."""
+
+
+class UntrustedCertificateError(TlsFailureError):
     """The kubeconfig does not trust the server's certificate."""
 
 
@@ -98,6 +116,7 @@ class ServerError(ClusterError):
         super().__init__(text)
         self.status = status
         self.retry_after = retry_after
+        self.from_kubernetes = False  # the API server itself said so, and not a proxy in between
 
 
 class GoneError(ServerError):
@@ -136,7 +155,10 @@ def from_answer(
         decoded = msgspec.json.decode(body, type=_Status)
         message = decoded.message
     except UNDECODABLE:
-        message = "" if body.lstrip()[:1] == b"<" else body.decode(errors="replace")  # a proxy's HTML helps nobody
+        html = body.lstrip()[:1] == b"<"  # its text helps nobody
+        message = (
+            "a web page, which no API server sends; is a proxy in between?" if html else body.decode(errors="replace")
+        )
     text = f"{host}: {_MEANINGS.get(status, f'HTTP status {status}')}"
     if message := redact(message, MAX_MESSAGE_LENGTH):
         text += f": {message}"
@@ -150,14 +172,32 @@ def from_answer(
     seconds = parse_retry_after(retry_after, time.time())
     if seconds is None and decoded.details and decoded.details.retryAfterSeconds:
         seconds = min(max(decoded.details.retryAfterSeconds, 0.0), MAX_RETRY_AFTER_SECONDS)
-    return kind(text, status=status, retry_after=seconds or None)
+    error = kind(text, status=status, retry_after=seconds or None)
+    error.from_kubernetes = bool(decoded.message)
+    return error
+
+
+def without_upgrade(error: ServerError) -> ServerError:
+    """Return the error for a WebSocket that was refused: with a remedy, if that may be due to what is in between."""
+    from_between = error.status in _GATEWAY_STATUSES and not error.from_kubernetes
+    if "upgrade" not in str(error).lower() and not from_between:
+        return error
+    return type(error)(f"{error}; {_NO_UPGRADE}", status=error.status, retry_after=error.retry_after)
 
 
 def from_transport(host: str, error: BaseException) -> ClusterError:
     """Return the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
     certificate = isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError))
-    kind = UntrustedCertificateError if certificate else UnreachableError
+    kind = UntrustedCertificateError if certificate else TlsFailureError if _tls_cause(error) else UnreachableError
     return kind(f"{host}: {reason(error)}")
+
+
+def unexpected(what: str, error: Exception) -> BadContextError:
+    """Return the error for one that nobody foresaw; its text is left out, as it may hold a secret."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f"{Path(last[0].filename).name}, line {last[0].lineno}" if last else "an unknown place"
+    log.error("unexpected %s in %s: %s", type(error).__name__, place, what)
+    return BadContextError(f"{what} fails in a way that gpuid does not expect ({place}); please report this")
 
 
 def reason(error: BaseException) -> str:
@@ -188,10 +228,26 @@ _MEANINGS = {
 _KINDS: dict[int, type[ServerError]] = {404: NotFoundError, 410: GoneError, 429: ThrottledError}
 
 
-def _system(error: OSError) -> str:
+_GATEWAY_STATUSES = (400, 426, 501, 502, 504)
+_NO_UPGRADE = "a proxy or load balancer in between may not pass WebSockets"
+
+
+def _tls_cause(error: BaseException) -> ssl.SSLError | None:
     # An alert that comes after the handshake is wrapped into a ClientOSError, whose number then means nothing.
-    tls = error if isinstance(error, ssl.SSLError) else error.__cause__
-    if isinstance(tls, ssl.SSLError):
+    for one in (error, getattr(error, "os_error", None), error.__cause__):
+        if isinstance(one, ssl.SSLError):
+            return one
+    return None
+
+
+def _not_http(error: aiohttp.ClientResponseError) -> str:
+    if error.message.startswith(("Got more than", "Too many headers")):  # aiohttp has no type for it
+        return "the headers of the answer are too long or too many; a proxy in between may add them"
+    return "the answer is not HTTP as expected"
+
+
+def _system(error: OSError) -> str:
+    if (tls := _tls_cause(error)) is not None:
         text = getattr(tls, "reason", None) or "connection closed"
         return f"TLS failure: {one_line(text.replace('_', ' ').lower(), 200)}"
     if error.errno is not None and error.errno > 0:
@@ -201,6 +257,7 @@ def _system(error: OSError) -> str:
 
 # The first match counts. Never str(error) of an error that holds a URL or headers: both may carry credentials.
 _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
+    (SocksProxyError, str),
     (aiohttp.ClientConnectorCertificateError, lambda error: reason(error.certificate_error)),
     (ssl.SSLCertVerificationError, lambda error: f"certificate verify failed: {one_line(error.verify_message, 200)}"),
     (aiohttp.ClientConnectorDNSError, lambda error: f"cannot resolve {error.host}"),
@@ -211,6 +268,6 @@ _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
     (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
     (OSError, _system),
-    (aiohttp.WSServerHandshakeError, lambda _: "the server did not upgrade to a WebSocket"),
-    (aiohttp.ClientResponseError, lambda _: "the answer is not HTTP as expected"),
+    (aiohttp.WSServerHandshakeError, lambda _: f"the server did not upgrade to a WebSocket; {_NO_UPGRADE}"),
+    (aiohttp.ClientResponseError, lambda error: _not_http(error)),
 )

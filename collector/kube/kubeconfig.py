@@ -1,24 +1,27 @@
-"""Kubeconfig files: the contexts that they hold, and what one of them says."""
+"""Kubeconfig files: the contexts that they hold, and what one of them says.
+
+Read as kubectl reads them, except that what is wrong costs only itself: an entry with a mistake its own contexts, a
+file that cannot be read the contexts that it may hold.
+"""
 
 import difflib
 import functools
 import os
 import re
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from collector import config
-from collector.config import ConfigError
 from collector.files import file_stamp
 from collector.kube.connection import ClusterEntry, ConnectionInfo, Redacted, User
-from collector.kube.errors import UNDECODABLE, BadContextError
+from collector.kube.errors import BadContextError
+from collector.kube.go_values import BadYamlError, WrongTypeError, convert, load_yaml
 from collector.text import describe_os_error, one_line
 
-__all__ = ["SERVICE_ACCOUNT_FOLDER", "Context", "check", "contexts", "find", "in_cluster"]
+__all__ = ["SERVICE_ACCOUNT_FOLDER", "Context", "contexts", "find", "in_cluster"]
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PARSE_LOCK = threading.Lock()  # a hundred clusters of one file start together, and it is parsed once
@@ -33,67 +36,39 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     user: str  # how it authenticates, such as `exec: aws`
     current: bool
+    problem: str = ""  # why it cannot be used, with the file
 
 
 def contexts(paths: str | None) -> dict[str, Context]:
     """Return every context of the merged kubeconfigs, by name.
 
-    `paths` is one path or several joined by `:`; None is $KUBECONFIG, then ~/.kube/config. Raises BadContextError.
+    `paths` is one path or several joined by `:`; None is $KUBECONFIG, then ~/.kube/config. Raises BadContextError if
+    there is none, with the reason.
     """
-    merged = _merge(_paths(paths))
+    files = _paths(paths)
+    merged = _merge(files)
+    if not merged.contexts:
+        raise BadContextError(f"{_named(files)}: {_emptiness(files, merged)}")
     found = {}
-    for name, (entry, _) in merged.contexts.items():
+    for name, context in merged.contexts.items():
+        entry = _ContextEntry() if isinstance(context.entry, _Wrong) else context.entry
         cluster, user = merged.clusters.get(entry.cluster), merged.users.get(entry.user)
         found[name] = Context(
             name=name,
             cluster=entry.cluster,
-            server=cluster.entry.server if cluster else "",
+            server=cluster.entry.server if cluster and isinstance(cluster.entry, ClusterEntry) else "",
             namespace=entry.namespace or "default",
-            user=user.entry.kind if user else "none",
+            user=user.entry.kind if user and isinstance(user.entry, User) else "none",
             current=name == merged.current,
+            problem=_problem(name, files, merged),
         )
     return found
-
-
-def check(clusters: Iterable[config.ClusterSettings]) -> None:
-    """Check that each cluster's context exists; raises ConfigError, which names the key and the nearest contexts."""
-    for index, cluster in enumerate(clusters):
-        if cluster.context is None:
-            continue
-        try:
-            known = contexts(cluster.kubeconfig)
-        except BadContextError as error:
-            raise ConfigError(f"clusters[{index}].kubeconfig: {error}") from error
-        if cluster.context not in known:
-            absent = _absent(cluster.context, _paths(cluster.kubeconfig), known)
-            raise ConfigError(f"clusters[{index}].context: {absent}")
 
 
 def find(context: str, paths: str | None) -> ConnectionInfo:
     """Return what `context` says, with absolute paths; `paths` as for contexts(). Raises BadContextError."""
     files = _paths(paths)
-    merged = _merge(files)
-    if context not in merged.contexts:
-        raise BadContextError(_absent(context, files, merged.contexts))
-    chosen, file = merged.contexts[context]
-    where = f'context "{context}" in {file}'
-    cluster = merged.clusters.get(chosen.cluster)
-    if cluster is None:
-        raise BadContextError(f'{where}: there is no cluster "{chosen.cluster}"')
-    if not cluster.entry.server:
-        raise BadContextError(f'{where}: cluster "{chosen.cluster}" names no server')
-    user = merged.users.get(chosen.user)
-    if user is None:
-        if chosen.user:
-            raise BadContextError(f'{where}: there is no user "{chosen.user}"')
-        user = _Found(User(), file)
-    return ConnectionInfo(
-        where=where,
-        folder=str(user.folder),
-        cluster=_absolute(cluster, "certificate_authority"),
-        user=_absolute(user, "client_certificate", "client_key", "token_file"),
-        files=files,
-    )
+    return _find(context, files, _merge(files))
 
 
 def in_cluster(service_account: Path = SERVICE_ACCOUNT_FOLDER) -> ConnectionInfo:
@@ -117,35 +92,29 @@ class _ContextEntry(Redacted, frozen=True):
     namespace: str = ""
 
 
-class _NamedCluster(Redacted, frozen=True):
-    name: str
-    cluster: ClusterEntry | None = None
+class _Wrong(NamedTuple):
+    """What is wrong with an entry."""
 
-
-class _NamedUser(Redacted, frozen=True):
-    name: str
-    user: User | None = None
-
-
-class _NamedContext(Redacted, frozen=True):
-    name: str
-    context: _ContextEntry | None = None
-
-
-class _File(Redacted, frozen=True):
-    current_context: str | None = None
-    clusters: tuple[_NamedCluster, ...] | None = None
-    users: tuple[_NamedUser, ...] | None = None
-    contexts: tuple[_NamedContext, ...] | None = None
+    text: str
 
 
 _T = TypeVar("_T", bound=Redacted)
 
 
+class _File(NamedTuple):
+    """One file; of two entries with one name the first counts."""
+
+    current: str
+    clusters: Mapping[str, ClusterEntry | _Wrong]
+    users: Mapping[str, User | _Wrong]
+    contexts: Mapping[str, _ContextEntry | _Wrong]
+    faults: tuple[str, ...]  # what is wrong with entries that have no name, and with whole lists
+
+
 class _Found(NamedTuple, Generic[_T]):
     """An entry and the file that it was found in: its relative paths are relative to that."""
 
-    entry: _T
+    entry: _T | _Wrong
     file: str
 
     @property
@@ -158,36 +127,124 @@ class _Merged(NamedTuple):
     clusters: dict[str, _Found[ClusterEntry]]
     users: dict[str, _Found[User]]
     contexts: dict[str, _Found[_ContextEntry]]
+    faults: list[str]  # each with its file
+    unreadable: dict[str, BadContextError]  # by file
 
 
 def _paths(paths: str | None) -> tuple[str, ...]:
     given = paths or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    return tuple(dict.fromkeys(str(Path(part).expanduser().absolute()) for part in given.split(os.pathsep) if part))
+    try:
+        files = (str(Path(part).expanduser().absolute()) for part in given.split(os.pathsep) if part)
+        found = tuple(dict.fromkeys(files))
+    except RuntimeError:
+        raise BadContextError(f"kubeconfig {one_line(given, 200)}: there is no such home directory") from None
+    if not found:
+        raise BadContextError(f'{"kubeconfig" if paths else "KUBECONFIG"} "{one_line(given, 200)}" names no file')
+    return found
 
 
 def _merge(files: Collection[str]) -> _Merged:
-    """Merge the files as kubectl does: of two entries with one name the first counts."""
-    merged = _Merged("", {}, {}, {})
+    """Merge the files as kubectl does: of two entries with one name the first counts.
+
+    Raises BadContextError where no file can be read.
+    """
+    merged = _Merged("", {}, {}, {}, [], {})
     present = [file for file in files if _present(file)]
     # One missing file among several is normal; if all are missing, opening one of them says so.
     for file in present or files:
-        parsed = _read(file)
-        merged = merged._replace(current=merged.current or parsed.current_context or "")
-        for cluster in parsed.clusters or ():
-            merged.clusters.setdefault(cluster.name, _Found(cluster.cluster or ClusterEntry(), file))
-        for user in parsed.users or ():
-            merged.users.setdefault(user.name, _Found(user.user or User(), file))
-        for context in parsed.contexts or ():
-            merged.contexts.setdefault(context.name, _Found(context.context or _ContextEntry(), file))
+        try:
+            parsed = _read(file)
+        except BadContextError as error:
+            merged.unreadable[file] = error
+            continue
+        merged = merged._replace(current=merged.current or parsed.current)
+        merged.faults.extend(f"{file}: {fault}" for fault in parsed.faults)
+        for name, cluster in parsed.clusters.items():
+            merged.clusters.setdefault(name, _Found(cluster, file))
+        for name, user in parsed.users.items():
+            merged.users.setdefault(name, _Found(user, file))
+        for name, context in parsed.contexts.items():
+            merged.contexts.setdefault(name, _Found(context, file))
+    if len(merged.unreadable) == len(present or files):
+        raise next(iter(merged.unreadable.values()))
     return merged
+
+
+def _find(context: str, files: tuple[str, ...], merged: _Merged) -> ConnectionInfo:
+    found = merged.contexts.get(context)
+    _check_shadows(context, found, files, merged)
+    if found is None:
+        raise BadContextError(_absent(context, files, merged))
+    where = f'context "{one_line(context, 200)}" in {found.file}'
+    chosen = _entry(found, where)
+    cluster = merged.clusters.get(chosen.cluster)
+    _check_shadows(chosen.cluster, cluster, files, merged)
+    if cluster is None:
+        raise BadContextError(_lost(f'{where}: there is no cluster "{chosen.cluster}"', merged))
+    entry = _entry(cluster, where)
+    if not entry.server:
+        raise BadContextError(f'{where}: cluster "{chosen.cluster}" names no server')
+    user = merged.users.get(chosen.user)
+    _check_shadows(chosen.user, user, files, merged)
+    if user is None:
+        if chosen.user:
+            raise BadContextError(_lost(f'{where}: there is no user "{chosen.user}"', merged))
+        user = _Found(User(), found.file)
+    return ConnectionInfo(
+        where=where,
+        folder=str(user.folder),
+        cluster=_absolute(entry, cluster.folder, "certificate_authority"),
+        user=_absolute(_entry(user, where), user.folder, "client_certificate", "client_key", "token_file"),
+        user_name=chosen.user,
+        files=files,
+    )
+
+
+def _entry(found: _Found[_T], where: str) -> _T:
+    if isinstance(found.entry, _Wrong):
+        elsewhere = "" if where.endswith(f" in {found.file}") else f"{found.file}: "
+        raise BadContextError(f"{where}: {elsewhere}{found.entry.text}")
+    return found.entry
+
+
+def _problem(context: str, files: tuple[str, ...], merged: _Merged) -> str:
+    try:
+        _find(context, files, merged)
+    except BadContextError as error:
+        return str(error)
+    return ""
+
+
+def _check_shadows(name: str, found: _Found[Any] | None, files: Collection[str], merged: _Merged) -> None:
+    """Raise BadContextError if a file that cannot be read may hold the entry that counts: never another one instead."""
+    if not name:
+        return
+    for file in files:
+        if found is not None and file == found.file:
+            return
+        if (error := merged.unreadable.get(file)) is not None and _may_name(file, name):
+            raise BadContextError(f'{error}; "{one_line(name, 100)}" may be in it')
+
+
+def _may_name(file: str, name: str) -> bool:
+    """Return whether a file that cannot be parsed has an entry of that name, as far as its text shows it."""
+    try:
+        content = Path(file).read_bytes()
+    except IsADirectoryError:
+        return False
+    except (OSError, ValueError):
+        return True
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    entry = rf"""name["']?\s*:\s*["']?{re.escape(name)}["']?\s*(?:[,}}#\r\n]|$)"""
+    return re.search(entry, content.decode(encoding, "ignore")) is not None
 
 
 def _present(file: str) -> bool:
     try:
         Path(file).stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:
+    except (OSError, ValueError):
         return True
     return True
 
@@ -196,39 +253,101 @@ def _read(file: str) -> _File:
     try:
         stamp = file_stamp(file)
         with _PARSE_LOCK:
-            return _parse(file, stamp) if stamp else _parse.__wrapped__(file, stamp)  # which raises why, as a rule
-    except OSError as error:
-        raise BadContextError(f"{file}: {describe_os_error(error, 'cannot be read')}") from error
+            # Without a file to stamp, opening it says why, as a rule.
+            parsed = _parse(file, stamp) if stamp else _parse.__wrapped__(file, stamp)
+    except (OSError, ValueError) as error:
+        raise BadContextError(f"{one_line(file)}: {describe_os_error(error, 'cannot be read')}") from None
+    if isinstance(parsed, _Wrong):
+        raise BadContextError(f"{file}: {parsed.text}")
+    return parsed
 
 
 @functools.lru_cache(maxsize=16)
-def _parse(file: str, version: object) -> _File:
+def _parse(file: str, version: object) -> _File | _Wrong:
+    """Return what a file holds; a mistake is returned, not raised, so that it is kept as well."""
     del version  # a cache key: the file is parsed again when it has changed
     content = Path(file).read_bytes()
+    if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
+        return _Wrong("not a kubeconfig: it is an HTML or XML page")
     try:
-        return msgspec.yaml.decode(content, type=_File | None) or _File()
-    except msgspec.ValidationError as error:
-        if " - at " not in str(error):
-            raise BadContextError(f"{file}: not a kubeconfig: expected clusters, contexts and users") from error
-        raise BadContextError(f"{file}: not a kubeconfig: {one_line(str(error), 200)}") from error
-    except msgspec.DecodeError as error:
-        # Only the line's number: a parser may quote the text around the mistake, and that may be a token.
-        lines = re.findall(r", line (\d+), column", str(error))
-        line = f" (line {lines[-1]})" if lines else ""
-        raise BadContextError(f"{file}: not valid YAML{line}") from None
-    except UNDECODABLE:  # such as a number of thousands of digits; the text may quote it
-        raise BadContextError(f"{file}: not a kubeconfig: a value that cannot be read") from None
+        document = load_yaml(content)
+    except BadYamlError as error:
+        return _Wrong(f"not valid YAML ({error})" if str(error) else "not valid YAML")
+    if document is None:
+        return _File("", {}, {}, {}, ("it is empty",))
+    if not isinstance(document, dict):
+        return _Wrong("not a kubeconfig: expected clusters, contexts and users")
+    kind = document.get("kind")
+    if kind is not None and kind not in ("", "Config"):
+        article = f"a {one_line(kind, 40)}" if isinstance(kind, str) else "something else"
+        return _Wrong(f"not a kubeconfig: it is {article}; expected kind: Config")
+    faults: list[str] = []
+    current = document.get("current-context")
+    return _File(
+        current=current if isinstance(current, str) else "",
+        clusters=_entries(document, "cluster", ClusterEntry, faults),
+        users=_entries(document, "user", User, faults),
+        contexts=_entries(document, "context", _ContextEntry, faults),
+        faults=tuple(faults),
+    )
 
 
-def _absolute(found: _Found[_T], *fields: str) -> _T:
-    """Return the entry with paths resolved against the file that they are in."""
-    paths: dict[str, Any] = {
-        field: str(found.folder / path) for field in fields if (path := getattr(found.entry, field))
-    }
-    return msgspec.structs.replace(found.entry, **paths)
+def _entries(document: dict[str, Any], noun: str, kind: type[_T], faults: list[str]) -> dict[str, _T | _Wrong]:
+    """Return the entries of a list by name; what is wrong with an entry without a name is added to `faults`."""
+    listed = document.get(f"{noun}s")
+    if listed is not None and not isinstance(listed, list):
+        faults.append(f"{noun}s: expected a list")
+        listed = None
+    found: dict[str, _T | _Wrong] = {}
+    for index, item in enumerate(listed or ()):
+        item = {} if item is None else item
+        if not isinstance(item, dict):
+            faults.append(f"{noun}s[{index}]: expected a name and a {noun}")
+            continue
+        name = item.get("name")
+        if name is None or isinstance(name, str):
+            found.setdefault(name or "", _converted(item.get(noun), kind, f'{noun} "{one_line(name, 100)}"'))
+        else:
+            # Under the name that was meant, so that who asks for it learns why it is not there.
+            text = f"{noun}s[{index}].name: expected text; put it in quotes"
+            faults.append(text)
+            if isinstance(name, (int, float)):
+                found.setdefault(str(name), _Wrong(text))
+    return found
 
 
-def _absent(context: str, files: Collection[str], known: Collection[str]) -> str:
+def _converted(value: Any, kind: type[_T], what: str) -> _T | _Wrong:
+    try:
+        return convert(value, kind)
+    except WrongTypeError as error:
+        return _Wrong(f"{what}: {one_line(error, 200)}")
+
+
+def _absolute(entry: _T, folder: Path, *fields: str) -> _T:
+    """Return the entry with paths resolved against the folder of the file that they are in."""
+    paths: dict[str, Any] = {field: str(folder / path) for field in fields if (path := getattr(entry, field))}
+    return msgspec.structs.replace(entry, **paths)
+
+
+def _named(files: Collection[str]) -> str:
+    return os.pathsep.join(files)
+
+
+def _emptiness(files: Collection[str], merged: _Merged) -> str:
+    reasons = [*map(str, merged.unreadable.values()), *merged.faults]
+    if len(files) == 1:
+        reasons = [reason.removeprefix(f"{next(iter(files))}: ") for reason in reasons]
+    return "no contexts" + (f" ({'; '.join(one_line(reason, 300) for reason in reasons[:3])})" if reasons else "")
+
+
+def _lost(text: str, merged: _Merged) -> str:
+    """Return the text with what else is wrong, which may be why something is not there."""
+    reasons = [*map(str, merged.unreadable.values()), *merged.faults]
+    return "; ".join([text, *(one_line(reason, 300) for reason in reasons[:3])])
+
+
+def _absent(context: str, files: Collection[str], merged: _Merged) -> str:
+    known = merged.contexts
     nearest = sorted(known, key=lambda name: -difflib.SequenceMatcher(None, context, name).ratio())[:10]
     there = f"there are: {', '.join(nearest)}" if nearest else "there are none"
-    return f'no context "{context}" in {os.pathsep.join(files)}; {there}'
+    return _lost(f'no context "{context}" in {_named(files)}; {there}', merged)

@@ -10,6 +10,7 @@ import aiohttp
 import anyio
 import msgspec
 
+from collector.backoff import Backoff
 from collector.kube import tls
 from collector.kube.connection import ConnectionInfo, Redacted
 from collector.kube.credentials import Credential, basic, bearer
@@ -17,18 +18,24 @@ from collector.kube.errors import (
     REDIRECTS,
     UNDECODABLE,
     BadContextError,
+    ClusterError,
     CredentialPluginFailedError,
     UnauthorizedError,
     reason,
 )
-from collector.kube.proxy import choose
+from collector.kube.go_values import WrongTypeError, convert_json
+from collector.kube.pace import FailurePace, LastFailure
+from collector.kube.proxy import choose, is_socks
+from collector.kube.socks import connector
 from collector.kube.urls import parse_url
 from collector.redaction import Secrets, redact
 from collector.text import describe_redirect
+from collector.timestamps import rfc3339
 
 __all__ = ["Oidc"]
 
 RENEWAL_TIMEOUT_SECONDS = 15.0
+ISSUER_BACKOFF = Backoff(initial=5.0, maximum=60.0, jitter=0.0)  # between two attempts to renew a login
 GRANT_TIMEOUT_SECONDS = 5.0  # for the one request of a renewal that cannot be cancelled
 CLOCK_SKEW_SECONDS = 10.0  # before its expiry, when an id-token counts as expired
 MAX_ANSWER_BYTES = 1 << 20  # of an issuer
@@ -67,9 +74,29 @@ class Oidc:
         self._refresh_token = config.get("refresh-token", "")
         self._id_token = config.get("id-token", "")
         self._secrets = secrets if secrets is not None else Secrets()
+        self._pace = FailurePace(ISSUER_BACKOFF)
 
     async def run(self) -> Credential:
-        """Return the kubeconfig's id-token while it is valid, and renewed ones from then on; raises ClusterError."""
+        """Return the kubeconfig's id-token while it is valid, and renewed ones from then on.
+
+        Raises ClusterError, also where the issuer has failed too recently to be asked again.
+        """
+        started = self._clock()
+        if (failure := self._pace.recent(started)) is not None:
+            raise failure.kind(failure.text)
+        try:
+            credential = await self._run()
+        except ClusterError as error:
+            self._pace.failed(LastFailure(type(error), str(error)), started=started, now=self._clock())
+            raise
+        self._pace.succeeded()
+        return credential
+
+    def reset(self, version: object) -> None:
+        """Let the issuer be asked at once: the kubeconfig has changed to `version`."""
+        self._pace.reset(version)
+
+    async def _run(self) -> Credential:
         token = self._id_token
         expires = _expiry(token) if token else 0.0
         if self._refresh_token:
@@ -81,22 +108,26 @@ class Oidc:
             raise UnauthorizedError(f"{self._where}: no id-token and no refresh-token; log in again")
         elif expires is not None and self._clock() >= expires:
             raise UnauthorizedError(
-                f"{self._where}: the id-token has expired and there is no refresh-token; log in again"
+                f"{self._where}: the id-token expired on {rfc3339(expires, 'seconds')} and there is no refresh-token;"
+                " log in again"
             )
-        return bearer(token, self._where, expires=expires)
+        return bearer(token, self._where, expires=expires, lapses=None if self._refresh_token else expires)
 
     async def _refresh(self) -> str:
         try:
             issuer = parse_url(self._issuer)
         except ValueError:
             raise BadContextError(f"{self._where}: idp-issuer-url: not a URL") from None
-        trusted = tls.data_or_file(*self._ca, "idp-certificate-authority", self._where)
+        bundle = tls.data_or_file(*self._ca, "idp-certificate-authority", self._where)
+        trusted = tls.authorities(bundle, "idp-certificate-authority", self._where)
         context = tls.context(trusted, None, insecure=False, where=self._where)
         proxy = choose(issuer, "", os.environ, self._where)
         try:
             with anyio.fail_after(RENEWAL_TIMEOUT_SECONDS):
                 async with aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(ssl=context), cookie_jar=aiohttp.DummyCookieJar(), proxy=proxy
+                    connector=connector(proxy, context),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    proxy=None if is_socks(proxy) else proxy,
                 ) as http:
                     answer = await self._ask(http, "GET", f"{self._issuer}/.well-known/openid-configuration")
                     discovery = self._decode(answer, _Discovery)
@@ -107,7 +138,7 @@ class Oidc:
                     with anyio.fail_after(self._grant_timeout, shield=True):
                         answer = await self._ask(http, "POST", discovery.token_endpoint, **self._grant(discovery))
                         return self._accept(answer)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, IndexError) as error:  # some of them for an odd URL
             # The cause is left out: it may hold the request, and so a secret.
             raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: {reason(error)}") from None
 
@@ -151,8 +182,8 @@ class Oidc:
         if answer.status != 200:
             raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: HTTP status {answer.status}")
         try:
-            return msgspec.json.decode(answer.body, type=kind)
-        except UNDECODABLE:
+            return convert_json(answer.body, kind)
+        except (WrongTypeError, *UNDECODABLE):
             raise CredentialPluginFailedError(
                 f"{self._where}: issuer {self._issuer}: not an answer of OpenID Connect"
             ) from None
@@ -187,7 +218,8 @@ def _expiry(token: str) -> float | None:
     parts = token.split(".")
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        return msgspec.json.decode(payload, type=_Claims).exp
+        expiry = msgspec.json.decode(payload, type=_Claims).exp
+        return None if expiry is None else max(expiry, 0.0)
     except (IndexError, *UNDECODABLE):
         return 0.0
 

@@ -1,4 +1,8 @@
-"""Which proxy leads to an API server: the kubeconfig's proxy-url, else the environment's as Go honours it."""
+"""Which proxy leads to an API server: the kubeconfig's proxy-url, else the environment's as Go honours it.
+
+An HTTP proxy may speak TLS; a SOCKS5 proxy may be named socks5:// or socks5h://, which are the same to Go: the proxy
+looks up the server's name.
+"""
 
 import ipaddress
 from collections.abc import Mapping
@@ -7,8 +11,11 @@ from yarl import URL
 
 from collector.kube.errors import BadContextError
 from collector.kube.urls import parse_url
+from collector.text import one_line
 
-__all__ = ["choose"]
+__all__ = ["choose", "is_socks"]
+
+_SOCKS = ("socks5", "socks5h")
 
 
 def choose(server: URL, proxy_url: str, environment: Mapping[str, str], where: str) -> URL | None:
@@ -23,17 +30,23 @@ def choose(server: URL, proxy_url: str, environment: Mapping[str, str], where: s
     return _checked(found if "://" in found else f"http://{found}", name.upper())
 
 
+def is_socks(proxy: URL | None) -> bool:
+    """Return whether a proxy speaks SOCKS5, not HTTP."""
+    return proxy is not None and proxy.scheme in _SOCKS
+
+
 def _checked(text: str, source: str) -> URL:
     # The text itself is not repeated in errors: it may hold a password.
     try:
-        url = parse_url(text)
+        url = parse_url(text.strip())
     except ValueError:
-        raise BadContextError(f"{source}: not a URL") from None
-    if url.scheme in {"http", "https"} and url.host:
+        raise BadContextError(f"{source}: not a URL such as http://proxy:3128 or socks5://proxy:1080") from None
+    if url.scheme in {"http", "https", *_SOCKS} and url.host:
         return url
-    if url.scheme.startswith("socks"):
-        raise BadContextError(f"{source}: {url.scheme} proxies are not supported; expected http:// or https://")
-    raise BadContextError(f"{source}: expected a URL such as http://proxy:3128")
+    if url.host:
+        scheme = one_line(url.scheme, 20)
+        raise BadContextError(f"{source}: {scheme} proxies are not supported; expected http, https or socks5")
+    raise BadContextError(f"{source}: expected a URL such as http://proxy:3128 or socks5://proxy:1080")
 
 
 def _applies(host: str, port: int, excluded: str) -> bool:

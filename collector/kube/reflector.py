@@ -214,6 +214,8 @@ class Reflector(Generic[T]):
         self._on_proof()
 
     def _put(self, after: T) -> None:
+        if not after.key:  # without a name it can be neither read nor told from others
+            return
         before = self.objects.get(after.key)
         if before is None or before.version != after.version:
             self.objects[after.key] = after
@@ -244,7 +246,8 @@ async def _pages(
             if count % OBJECTS_PER_TURN == 0:
                 await anyio.lowlevel.checkpoint()
             one = resource.decode(raw)
-            found[one.key] = one
+            if one.key:
+                found[one.key] = one
         if not page.next:
             return found, page.version
         arguments = arguments | {"_continue": page.next}

@@ -26,6 +26,7 @@ class _Settings(Protocol):
     """What of a connection's settings is secret; collector.kube.transport.ConnectionSettings has it."""
 
     client_certificate: Any  # a tls.Certificate, or None
+    authorization: str  # of the login in the server's URL
     proxy: URL | None
 
 
@@ -33,6 +34,7 @@ def add_connection(secrets: Secrets, info: ConnectionInfo, settings: _Settings) 
     """Add the secrets of a kubeconfig's user and of the proxy on the way."""
     user, certificate, proxy = info.user, settings.client_certificate, settings.proxy
     secrets.add(certificate.key if certificate is not None else None, user.token, user.password)
+    secrets.add(settings.authorization)
     if user.auth_provider is not None:
         config = user.auth_provider.config or {}
         secrets.add(*(value for name, value in config.items() if _is_secret(name)))

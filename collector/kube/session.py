@@ -4,6 +4,7 @@ What to send is made elsewhere: by the generated API classes, through `collector
 """
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +22,17 @@ from collector.files import file_stamp
 from collector.kube import authentication, kubeconfig
 from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import Credential, Credentials, RefreshingCredentials
-from collector.kube.errors import BadContextError, ThrottledError, UnauthorizedError, from_transport
+from collector.kube.errors import (
+    ClusterError,
+    ForbiddenError,
+    ThrottledError,
+    TlsFailureError,
+    UnauthorizedError,
+    UnreachableError,
+    UntrustedCertificateError,
+    from_transport,
+    unexpected,
+)
 from collector.kube.limits import RateLimiter, SharedLimiter
 from collector.kube.secrets import add_connection, add_credential
 from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
@@ -70,7 +81,8 @@ class Session:
     expire, the next request uses the new ones, and those under way are not interrupted.
 
     `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
-    are open in all sessions together.
+    are open in all sessions together. `on_credential_expiry` gets the Unix seconds at which what is presented ends and
+    nobody here can renew it, None if it does not end, first and whenever that changes.
     """
 
     def __init__(
@@ -81,6 +93,7 @@ class Session:
         service_account: Path = kubeconfig.SERVICE_ACCOUNT_FOLDER,
         websockets: SharedLimiter = _ALL_WEBSOCKETS,
         websocket_close_timeout: float = WEBSOCKET_CLOSE_TIMEOUT_SECONDS,
+        on_credential_expiry: Callable[[float | None], None] = lambda _expiry: None,
     ) -> None:
         self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
         self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
@@ -90,6 +103,8 @@ class Session:
         self._service_account = service_account
         self._websockets = websockets
         self._websocket_close_timeout = websocket_close_timeout
+        self._on_credential_expiry = on_credential_expiry
+        self._expiry: float | None = math.nan  # as last reported
         self._info: ConnectionInfo | None = None
         self._settings: ConnectionSettings
         self._credentials: Credentials
@@ -103,7 +118,7 @@ class Session:
     async def __aenter__(self) -> Self:
         """Read the kubeconfig; nothing is sent yet. Raises BadContextError."""
         with redacting(self.secrets):
-            await self._adopt(await anyio.to_thread.run_sync(self._find))
+            await self._connect()
         return self
 
     async def __aexit__(
@@ -123,10 +138,16 @@ class Session:
         plugin = self._settings.info.user.exec
         return plugin.command if plugin is not None and isinstance(self._credentials, RefreshingCredentials) else ""
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether the kubeconfig names nothing to authenticate by."""
+        user = self._settings.info.user
+        return user.kind == "none" and not user.password and not self._settings.authorization
+
     async def authenticate(self) -> None:
         """Obtain the credentials now; requests do so by themselves where they must."""
         with redacting(self.secrets):
-            await self._credentials.get()
+            await self._credential()
 
     async def fetch(self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS) -> Answer:
         """Send a request and read the whole answer, both within `timeout`."""
@@ -224,22 +245,19 @@ class Session:
         while True:
             await self.limiter.acquire()
             transport, credential = await self._lease()
-            headers = [("Authorization", credential.authorization)] if credential.authorization else []
+            authorization = credential.authorization or transport.settings.authorization
+            headers = [("Authorization", authorization)] if authorization else []
             try:
                 answer = await send(transport, headers)
             except BaseException as error:
                 await transport.release()
-                if isinstance(error, (aiohttp.ClientError, OSError)):
-                    # The cause is left out: aiohttp's errors hold the request's headers and the proxy's password.
-                    raise from_transport(self.host, error) from None
                 if isinstance(error, ThrottledError):
                     self.limiter.throttled(error.retry_after)
-                if (
-                    repeated
-                    or not isinstance(error, UnauthorizedError)
-                    or not await self._renewed(transport, credential)
-                ):
-                    raise
+                # The cause is left out: aiohttp's errors hold the request's headers and the proxy's password.
+                foreign = isinstance(error, (aiohttp.ClientError, OSError))
+                failure = from_transport(self.host, error) if foreign else error
+                if repeated or not await self._cured(failure, transport, credential):
+                    raise self._explained(failure, transport, credential) from None
                 repeated = True
             else:
                 self.limiter.succeeded()
@@ -249,12 +267,13 @@ class Session:
         """Return the current transport, in use, and the credential that goes with it."""
         await self._reload_if_changed()
         while True:
-            credential = await self._credentials.get()
+            credential = await self._credential()
             if credential is not self._presented:
                 add_credential(self.secrets, credential)
                 self._presented = credential
             transport = self._transport
             if transport is not None and self._fits(transport, credential):
+                self._report_expiry(transport, credential)
                 transport.acquire()
                 return transport, credential
             async with self._changing:
@@ -275,11 +294,48 @@ class Session:
         if old is not None:
             await old.retire()
 
+    async def _credential(self) -> Credential:
+        """Return the credential to use now; raises ClusterError."""
+        try:
+            return await self._credentials.get()
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise unexpected(f"{self._settings.info.where}: obtaining credentials", error) from None
+
+    def _report_expiry(self, transport: Transport, credential: Credential) -> None:
+        """Report when what is presented ends, whichever part of it ends first, if that has changed."""
+        own = transport.settings.validity if credential.certificate is None else None
+        ends = [when for when in (own and own.ends, credential.lapses) if when is not None]
+        expiry = min(ends) if ends else None
+        if expiry != self._expiry:
+            self._expiry = expiry
+            self._on_credential_expiry(expiry)
+
+    async def _cured(self, error: BaseException, transport: Transport, credential: Credential) -> bool:
+        """Return whether the request may succeed now: with other credentials, or with a new CA of the kubeconfig."""
+        if isinstance(error, UnauthorizedError):
+            return await self._renewed(transport, credential)
+        # A server that refuses a certificate in the handshake often just hangs up.
+        if isinstance(error, TlsFailureError) or self._explained(error, transport, credential) is not error:
+            await self._reload_if_changed(now=True)
+            return transport.settings is not self._settings
+        return False
+
+    def _explained(self, error: BaseException, transport: Transport, credential: Credential) -> BaseException:
+        """Return the error with what is known of our credentials, where they may be the reason for it."""
+        settings, why = transport.settings, ""
+        if isinstance(error, (UnauthorizedError, ForbiddenError)):
+            why = settings.credential_problem(credential, self._clock())
+        elif isinstance(error, UnreachableError) and not isinstance(error, UntrustedCertificateError):
+            why = settings.certificate_problem(credential, self._clock())
+        return type(error)(f"{error}; {why}") if why else error
+
     async def _renewed(self, transport: Transport, credential: Credential) -> bool:
         """Return whether there is now something else to present than what the server has just refused."""
         self._credentials.refused(credential)
         await self._reload_if_changed(now=True)
-        fresh = await self._credentials.get()
+        fresh = await self._credential()
         return transport.settings is not self._settings or (
             (fresh.authorization, fresh.certificate) != (credential.authorization, credential.certificate)
         )
@@ -299,9 +355,10 @@ class Session:
                 return
             self._stamps = stamps
             try:
-                await self._adopt(await anyio.to_thread.run_sync(self._find))
-            except BadContextError as error:
+                await self._connect()
+            except ClusterError as error:
                 log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self._cluster.name})
+            self._credentials.reset([(file, stamps[file]) for file in self._settings.info.files if file in stamps])
 
     def _check_due(self) -> bool:
         return not 0 <= self._clock() - self._checked_at < FILE_CHECK_INTERVAL_SECONDS
@@ -311,13 +368,23 @@ class Session:
             return kubeconfig.in_cluster(self._service_account)
         return kubeconfig.find(self._cluster.context, self._cluster.kubeconfig)
 
+    async def _connect(self) -> None:
+        """Read the kubeconfig and connect as it says from the next request on; raises BadContextError."""
+        try:
+            await self._adopt(await anyio.to_thread.run_sync(self._find))
+        except ClusterError:
+            raise
+        except Exception as error:
+            raise unexpected(f"{self.host}: reading its kubeconfig", error) from None
+
     async def _adopt(self, info: ConnectionInfo) -> None:
         """Connect as `info` says from the next request on; credentials that it leaves as they were are kept."""
         stamps = await anyio.to_thread.run_sync(_stamps, info)
         settings = await anyio.to_thread.run_sync(ConnectionSettings, info)
         before = self._info
         add_connection(self.secrets, info, settings)
-        if before is None or msgspec.structs.replace(before, where=info.where, files=info.files) != info:
+        same = {"where": info.where, "files": info.files, "user_name": info.user_name}
+        if before is None or msgspec.structs.replace(before, **same) != info:
             self._credentials = authentication.choose(info, self._clock, self.secrets)
         self._info, self._settings = info, settings
         # A stamp from before the files were read counts: what changed in between is then seen the next time.

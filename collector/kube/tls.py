@@ -2,16 +2,32 @@
 
 import base64
 import binascii
+import logging
 import ssl
 import tempfile
+import warnings
 from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
 
 from collector.kube.connection import ClusterEntry, Redacted, User
 from collector.kube.errors import BadContextError
 from collector.text import describe_os_error
-from collector.tls import TlsFileError, client_context, load_certificate
+from collector.tls import TlsFileError, client_context, load_certificate, read_authorities
 
-__all__ = ["Certificate", "client_certificate", "context", "data_or_file", "trusted_certificates"]
+__all__ = [
+    "Certificate",
+    "Validity",
+    "authorities",
+    "client_certificate",
+    "context",
+    "data_or_file",
+    "trusted_certificates",
+    "validity",
+]
+
+log = logging.getLogger(__name__)
 
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108
 
@@ -23,8 +39,15 @@ class Certificate(Redacted, frozen=True):
     key: bytes
 
 
+class Validity(NamedTuple):
+    """From when until when (Unix seconds) a certificate is good."""
+
+    begins: float
+    ends: float
+
+
 def trusted_certificates(cluster: ClusterEntry, where: str) -> bytes | None:
-    """Return the PEM certificates to trust, None for the system's; raises BadContextError."""
+    """Return the bundle of certificates to trust as it is, None for the system's; raises BadContextError."""
     return data_or_file(
         cluster.certificate_authority_data, cluster.certificate_authority, "certificate-authority", where
     )
@@ -41,13 +64,39 @@ def client_certificate(user: User, where: str) -> Certificate | None:
     return Certificate(chain=chain, key=key)
 
 
+def authorities(bundle: bytes | None, key: str, where: str) -> bytes | None:
+    """Return the certificates of a bundle that can be used, as DER; None (and for an empty one) for the system's.
+
+    Those that cannot be used are logged, as long as there are others; else raises BadContextError.
+    """
+    if not bundle:
+        return None
+    try:
+        found = read_authorities(bundle)
+    except TlsFileError as error:
+        raise BadContextError(f"{where}: {key}: {error}") from None
+    for skipped in found.skipped:
+        log.warning("%s: %s: %s is broken; skipped", where, key, skipped)
+    return b"".join(found.certificates)
+
+
+def validity(certificate: Certificate) -> Validity | None:
+    """Return when the first certificate of a chain is good; None if it does not say so in a way that we understand."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about what others put into their certificates
+            first = x509.load_pem_x509_certificate(certificate.chain)
+            return Validity(first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp())
+    except Exception:  # the library knows many, and none is a reason not to connect
+        return None
+
+
 def context(trusted: bytes | None, certificate: Certificate | None, *, insecure: bool, where: str) -> ssl.SSLContext:
-    """Return a context that trusts `trusted` (None: the system's CAs) and presents `certificate`.
+    """Return a context that trusts `trusted`, as DER (None: the system's CAs), and presents `certificate`.
 
     Raises BadContextError.
     """
     try:
-        made = client_context(ca_data=trusted.decode("ascii", "replace") if trusted else None)
+        made = client_context(ca_data=trusted)
     except TlsFileError as error:
         raise BadContextError(f"{where}: certificate-authority: {error}") from error
     # Go asks less of a CA than OpenSSL's strict mode, and takes any trusted certificate for an anchor, not only a root.
@@ -71,17 +120,21 @@ def data_or_file(encoded: str, path: str, key: str, where: str) -> bytes | None:
     if path:
         try:
             return Path(path).read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no path at all
             raise BadContextError(f"{where}: {key} {path}: {describe_os_error(error, 'cannot be read')}") from error
     return None
 
 
 def _present(made: ssl.SSLContext, certificate: Certificate, where: str) -> None:
+    try:
+        chain = "".join(map(ssl.DER_cert_to_PEM_cert, read_authorities(certificate.chain).certificates)).encode()
+    except TlsFileError as error:
+        raise BadContextError(f"{where}: client-certificate: {error}") from None
     # OpenSSL reads keys from files only. This one has mode 0600, is in memory where there is such a folder, and is
     # deleted once the context has read it.
     try:
         with tempfile.NamedTemporaryFile(dir=_MEMORY_FOLDER if _MEMORY_FOLDER.is_dir() else None) as file:
-            file.write(certificate.chain + b"\n" + certificate.key)
+            file.write(chain + b"\n" + certificate.key)
             file.flush()
             load_certificate(made, file.name)
     except TlsFileError as error:

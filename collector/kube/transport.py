@@ -17,16 +17,27 @@ from yarl import URL
 from collector import __version__
 from collector.kube import proxy, tls
 from collector.kube.connection import ConnectionInfo
-from collector.kube.credentials import impersonation
-from collector.kube.errors import BadContextError, CredentialPluginFailedError, from_answer
-from collector.kube.urls import parse_url
+from collector.kube.credentials import Credential, impersonation, jwt_expiry
+from collector.kube.errors import (
+    BadContextError,
+    CredentialPluginFailedError,
+    ServerError,
+    from_answer,
+    without_upgrade,
+)
+from collector.kube.server_url import parse_server
+from collector.kube.socks import connector
 from collector.redaction import Secrets
+from collector.text import one_line
+from collector.timestamps import rfc3339
 
 __all__ = ["ConnectionSettings", "Transport", "WebSocket", "request_timeout"]
 
 CONNECT_TIMEOUT_SECONDS = 30.0  # proxy and TLS included
 MAX_ERROR_BODY_BYTES = 1 << 16  # what is read of an error's body
 READ_BUFFER_BYTES = 1 << 18
+MAX_HEADER_BYTES = 1 << 17  # of one header of an answer; proxies add some that are far longer than aiohttp's 8 kB
+MAX_HEADERS = 256  # of one answer
 MAX_WEBSOCKET_MESSAGE_BYTES = 1 << 26
 # After 30 seconds without a packet three probes, 10 seconds apart; and at most 60,000 ms until sent data is confirmed.
 _KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
@@ -38,11 +49,16 @@ class ConnectionSettings:
     def __init__(self, info: ConnectionInfo) -> None:
         self.info = info
         cluster = info.cluster
-        self.server = _server(info)
+        self.server, self.authorization = parse_server(info)
         self.host = str(self.server.origin())
         self.server_name = cluster.tls_server_name or None
         self.client_certificate = tls.client_certificate(info.user, info.where)
-        self._trusted = tls.trusted_certificates(cluster, info.where)
+        self.validity = tls.validity(self.client_certificate) if self.client_certificate else None
+        bundle = tls.trusted_certificates(cluster, info.where)
+        if cluster.insecure_skip_tls_verify and (bundle or cluster.certificate_authority):
+            keys = "insecure-skip-tls-verify and certificate-authority"
+            raise BadContextError(f"{info.where}: {keys} exclude each other; remove one of them")
+        self._trusted = tls.authorities(bundle, "certificate-authority", info.where)
         self._context = self._make_context(self.client_certificate)
         self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, info.where)
         self.encoding = "identity" if cluster.disable_compression else "gzip"
@@ -51,6 +67,26 @@ class ConnectionSettings:
             ("Accept", "application/json"),
             *impersonation(info.user, info.where),
         ]
+
+    def credential_problem(self, credential: Credential, now: float) -> str:
+        """Return why a server may refuse us, as far as what we present shows it; empty if it looks good."""
+        certificate = credential.certificate or self.client_certificate
+        if not credential.authorization and not self.authorization and certificate is None:
+            name = one_line(self.info.user_name, 100)
+            return f'user "{name}" of the kubeconfig has no credentials' if name else "its context names no user"
+        ends = jwt_expiry(credential.authorization.removeprefix("Bearer "))
+        if ends is not None and now >= ends:
+            return f"the token expired on {rfc3339(ends, 'seconds')}; renew it"
+        return self.certificate_problem(credential, now)
+
+    def certificate_problem(self, credential: Credential, now: float) -> str:
+        """Return what is wrong with the time of the client certificate that we present; empty if nothing is."""
+        own = tls.validity(credential.certificate) if credential.certificate else self.validity
+        if own is not None and now >= own.ends:
+            return f"the client certificate expired on {rfc3339(own.ends, 'seconds')}; renew it"
+        if own is not None and now < own.begins:
+            return f"the client certificate is valid from {rfc3339(own.begins, 'seconds')} on; is the clock right?"
+        return ""
 
     def context(self, client_certificate: tls.Certificate | None) -> ssl.SSLContext:
         """Return the TLS context that presents `client_certificate`.
@@ -109,9 +145,12 @@ class Transport:
         redirects.on_request_redirect.append(refuse_redirect)
         http = aiohttp.ClientSession(
             # No limit: callers limit their own concurrency, and a full pool would keep out the watches.
-            connector=aiohttp.TCPConnector(ssl=context, limit=0, socket_factory=_socket),
+            connector=connector(settings.proxy, context, prepare=_keep_alive, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=settings.headers,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
             raise_for_status=refuse,
             read_bufsize=READ_BUFFER_BYTES,
             timeout=request_timeout(),
@@ -124,7 +163,8 @@ class Transport:
     @property
     def route(self) -> dict[str, Any]:
         """Arguments that every request needs."""
-        return {"proxy": self.settings.proxy, "server_hostname": self.settings.server_name}
+        http_proxy = None if proxy.is_socks(self.settings.proxy) else self.settings.proxy
+        return {"proxy": http_proxy, "server_hostname": self.settings.server_name}
 
     def url(self, path: str, query: Sequence[tuple[str, str]]) -> URL:
         """Return the URL of `path` on this server."""
@@ -141,14 +181,17 @@ class Transport:
         close_timeout: float,
     ) -> WebSocket:
         """Return an open WebSocket, whose closing handshake may take `close_timeout` seconds."""
-        socket = await self.http.ws_connect(
-            self.url(path, query),
-            protocols=protocols,
-            headers=headers,
-            max_msg_size=MAX_WEBSOCKET_MESSAGE_BYTES,
-            timeout=aiohttp.ClientWSTimeout(ws_close=close_timeout),
-            **self.route,
-        )
+        try:
+            socket = await self.http.ws_connect(
+                self.url(path, query),
+                protocols=protocols,
+                headers=headers,
+                max_msg_size=MAX_WEBSOCKET_MESSAGE_BYTES,
+                timeout=aiohttp.ClientWSTimeout(ws_close=close_timeout),
+                **self.route,
+            )
+        except ServerError as error:
+            raise without_upgrade(error) from None
         assert isinstance(socket, WebSocket)  # noqa: S101
         return socket
 
@@ -181,29 +224,12 @@ def request_timeout(total: float | None = None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=total, connect=CONNECT_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
 
 
-def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Return a socket that notices when its peer vanishes: a watch may be silent for long."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
+def _keep_alive(made: socket.socket) -> None:
+    """Let a socket notice when its peer vanishes: a watch may be silent for long."""
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE_OPTIONS.items():
         if hasattr(socket, option):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    return made
-
-
-def _server(info: ConnectionInfo) -> URL:
-    text = info.cluster.server
-    if "://" not in text:
-        secure = info.cluster.certificate_authority or info.cluster.certificate_authority_data
-        text = f"{'https' if secure or info.cluster.insecure_skip_tls_verify else 'http'}://{text}"
-    try:
-        url = parse_url(text)
-    except ValueError:
-        raise BadContextError(f"{info.where}: server: not a URL") from None
-    if url.scheme not in {"http", "https"} or not url.host or url.user or url.password:
-        raise BadContextError(f"{info.where}: server: expected a URL such as https://10.0.0.1:6443")
-    return url.with_query(None).with_fragment(None)
 
 
 async def _raise_for_status(answer: aiohttp.ClientResponse, host: str, secrets: Secrets) -> None:

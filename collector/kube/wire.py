@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from collector.kube.errors import UNDECODABLE
+from collector.kube.go_values import WrongTypeError, convert_json
 from collector.model import GpuidError
 
 __all__ = [
@@ -57,14 +58,17 @@ class Status(msgspec.Struct, frozen=True, gc=False):
 
 
 def decode_page(body: bytes) -> Page:
-    """Return a page of a list, its items not decoded; raises MalformedError."""
-    page = decode(_LIST_DECODER, body)
+    """Return a page of a list, its items not decoded; raises MalformedError.
+
+    A list whose metadata is null is refused, though Go takes it as an empty one: whatever answers so is no API server.
+    """
+    page = _decode_exactly(_LIST_DECODER, body)
     return Page(page.metadata.version, page.metadata.next or "", page.items or ())
 
 
 def decode_event(line: bytes) -> WatchEvent:
     """Return the event of a watch's line, its object not decoded; raises MalformedError."""
-    return decode(_EVENT_DECODER, line)
+    return _decode_exactly(_EVENT_DECODER, line)
 
 
 def decode_version(raw: msgspec.Raw) -> str:
@@ -78,7 +82,20 @@ def decode_status(raw: msgspec.Raw) -> Status:
 
 
 def decode(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T:
-    """Return what `decoder` reads; raises MalformedError where it cannot."""
+    """Return what `decoder` reads, with nulls as zero values; raises MalformedError where it cannot."""
+    try:
+        return _decode_exactly(decoder, text)
+    except MalformedError as malformed:
+        if not isinstance(malformed.__cause__, msgspec.ValidationError):
+            raise
+        # There may be a null that is a zero value to a Go program; seldom, so that this may cost more.
+        try:
+            return convert_json(text, decoder.type)
+        except (WrongTypeError, RecursionError, ValueError) as error:
+            raise MalformedError(str(error)) from error
+
+
+def _decode_exactly(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T:
     try:
         return decoder.decode(text)
     except UNDECODABLE as error:

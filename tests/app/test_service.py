@@ -227,7 +227,7 @@ async def test_a_removed_cluster_leaves_no_series_and_no_counters(complete: Coll
 
 
 async def test_an_invalid_new_configuration_is_refused(complete: Collector, simulator: Simulator) -> None:
-    bad = ("[[clusters]\n", '[defaults]\nrefresh = "soon"\n', '[[clusters]]\ncontext = "nowhere"\n')
+    bad = ("[[clusters]\n", '[defaults]\nrefresh = "soon"\n', '[[clusters]]\nname = ""\n')
     for number, text in enumerate(bad, start=1):
         complete.config.with_suffix(".bad").write_text(text)
         complete.config.with_suffix(".bad").replace(complete.config)

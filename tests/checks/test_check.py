@@ -55,7 +55,11 @@ async def test_no_checks_have_no_findings():
     [
         (GpuidError("10.0.0.1: unauthorized"), Problem("10.0.0.1: unauthorized", "log in")),
         (GpuidError("10.0.0.1: unreachable"), Problem("10.0.0.1: unreachable")),
-        (KeyError("x"), Problem("KeyError while listing its nodes: 'x'")),
+        (KeyError("x"), Problem("unexpected error while listing its nodes: 'x'", "please report this")),
+        (
+            ExceptionGroup("tasks", [ValueError("odd\nvalue")]),
+            Problem("unexpected error while listing its nodes: odd value", "please report this"),
+        ),
     ],
 )
 async def test_an_error_is_a_problem_and_stops_no_other_check(error: Exception, problem: Problem):

@@ -55,6 +55,13 @@ class Clusters:
             entry["user"] = {"exec": plugin | {"command": command, "args": args}}
         self._write_kubeconfig(document)
 
+    def without_credentials(self) -> None:
+        """Let no user have any."""
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["users"]:
+            entry["user"] = {}
+        self._write_kubeconfig(document)
+
     def _write_kubeconfig(self, document: Any) -> None:
         self._kubeconfig = self._folder / "kubeconfig"
         self._kubeconfig.write_text(json.dumps(document))
@@ -192,6 +199,57 @@ class TestConnection:
                 "`kubectl --context sim-0 get nodes` runs the same plugin and shows its output",
             )
         ]
+
+
+class TestKubeconfig:
+    """What is wrong with a kubeconfig is a problem of its cluster alone."""
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("clusters: [", "not valid YAML (line 2)"),
+            ("<html>", "not a kubeconfig: it is an HTML or XML page"),
+            ("kind: Deployment", "not a kubeconfig: it is a Deployment; expected kind: Config"),
+        ],
+    )
+    async def test_a_file_is_named_with_what_is_wrong(
+        self, clusters: Clusters, tmp_path: Path, text: str, problem: str
+    ):
+        path = tmp_path / "bad"
+        path.write_text(text)
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "c"\nkubeconfig = "{path}"')
+        findings = await clusters.check()
+        assert [finding.ok for finding in findings.values()] == [True, True, False]
+        assert findings["x"].problems[0].text == f"{path}: {problem}"
+
+    async def test_a_user_without_credentials_is_told_to_get_some(self, clusters: Clusters):
+        clusters.without_credentials()
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert text.endswith('; user "sim-0" of the kubeconfig has no credentials')
+        assert hint == "give the user a token, a certificate or an exec plugin (kubectl config set-credentials)"
+
+
+class TestOtherServers:
+    @pytest.mark.parametrize("body", ["<html>Sign in</html>", '{"kind": "PodList", "metadata": null}'])
+    async def test_what_is_no_api_server_is_named_with_its_address(self, clusters: Clusters, tmp_path: Path, body: str):
+        async def answer(_request: web.Request) -> web.Response:
+            return web.Response(text=body)
+
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        path = tmp_path / "portal"
+        path.write_text(
+            f"clusters: [{{name: c, cluster: {{server: '{url}'}}}}]\ncontexts: [{{name: c, context: {{cluster: c}}}}]"
+        )
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "c"\nkubeconfig = "{path}"')
+        ((text, hint),) = await clusters.problems("x")
+        await runner.cleanup()
+        assert text.startswith(f"{url}: not an answer of the Kubernetes API: ")
+        assert hint == "a sign-in page or a proxy may answer instead of the API server; check the address"
 
 
 class TestRights:

@@ -179,6 +179,19 @@ class TestRefusals:
         assert ARN in result.stderr
         assert list(here.iterdir()) == []
 
+    def test_contexts_with_mistakes_are_left_out_with_the_reason(self, here: Path):
+        (here / "mixed").write_text(
+            "clusters: [{name: c, cluster: {server: https://c}}]\n"
+            "contexts: [{name: good, context: {cluster: c}}, {name: bad, context: {cluster: 5}}]\n"
+        )
+        result = init("--kubeconfig", "mixed")
+        assert result.exit_code == 0
+        assert [cluster.context for cluster in config.load(here / "gpuid.toml").clusters] == ["good"]
+        reason = f'context "bad" in {here}/mixed: context "bad": cluster: expected text, got a number; put it in quotes'
+        assert f"Left out: {reason}\n" in result.stdout
+        result = init("--kubeconfig", "mixed", "--context", "bad", "--force")
+        assert (result.exit_code, result.stderr) == (2, f"gpuid: --context: {reason}\n")
+
     def test_an_unusable_kubeconfig_is_one_line_and_exit_2(self, here: Path):
         (here / "broken").write_text("contexts: [")
         kubeconfig(here / "empty", [])

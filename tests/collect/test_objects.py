@@ -105,6 +105,23 @@ class TestAPod:
     def test_may_lack_everything_but_its_name(self, pod: Any) -> None:
         assert decode_pod(raw(pod)) == PodObject(key="n/p", uid="", version="")
 
+    def test_has_zero_values_where_there_are_nulls(self) -> None:
+        metadata = {"name": "p", "namespace": "n", "uid": None, "resourceVersion": None}
+        statuses = [{"name": "c", "containerID": None, "ready": None, "restartCount": None}, None]
+        pod = {
+            "metadata": metadata,
+            "spec": {"nodeName": None},
+            "status": {"phase": None, "containerStatuses": statuses},
+        }
+        expected = PodObject(key="n/p", uid="", version="", containers=(Container(name="c"), Container(name="")))
+        assert decode_pod(raw(pod)) == expected
+        assert decode_pod(raw({"metadata": metadata, "spec": None, "status": None})) == PodObject(
+            key="n/p", uid="", version=""
+        )
+
+    def test_has_no_key_without_a_name(self) -> None:
+        assert decode_pod(raw({"metadata": None})).key == ""
+
     @pytest.mark.parametrize("text", [b"", b"{", b'{"metadata": 3}', b"<html>", b'{"metadata": {"name": "\xff"}}'])
     def test_of_another_form_is_malformed(self, text: bytes) -> None:
         with pytest.raises(MalformedError):
@@ -152,6 +169,15 @@ class TestANode:
     def test_counts_the_gpus_of_its_type_of_machine_where_they_are_shared(self, label: str) -> None:
         facts = node_decoder()(raw(advertising({label: "8"}, "32", "28"))).facts
         assert (facts.capacity, facts.allocatable) == (8, 7)
+
+    def test_has_zero_values_where_there_are_nulls(self) -> None:
+        node = {
+            "metadata": {"name": "n", "labels": {"l": None}},
+            "spec": {"providerID": None},
+            "status": {"nodeInfo": {"bootID": None}, "capacity": {"nvidia.com/gpu": None}, "allocatable": None},
+        }
+        facts = node_decoder(["l"])(raw(node)).facts
+        assert (facts.name, facts.boot_id, facts.capacity, facts.labels) == ("n", "", None, (("l", ""),))
 
     def test_keeps_no_labels_by_default(self) -> None:
         assert node_decoder()(raw(NODE)).facts.labels == ()

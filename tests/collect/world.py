@@ -52,6 +52,7 @@ class Observed:
         self.surveys: list[Survey] = []
         self.statuses: list[ClusterStatus] = []
         self.synced: list[float] = []
+        self.expiries: list[float | None] = []
         self.restarts: list[tuple[str, WatchRestart]] = []
         self.published: dict[str, Reading] = {}
 
@@ -94,6 +95,9 @@ class Observed:
 
     def on_status(self, status: ClusterStatus) -> None:
         self.statuses.append(status)
+
+    def on_credential_expiry(self, cluster: str, time: float | None) -> None:
+        self.expiries.append(time)
 
     def on_synced(self, cluster: str, time: float) -> None:
         self.synced.append(time)

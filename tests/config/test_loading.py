@@ -159,6 +159,10 @@ class TestPaths:
         text = f'[defaults]\nkubeconfig = "a:/b::~/c"\n{CLUSTER}'
         assert first(text).kubeconfig == "/etc/gpuid/a:/b:/home/bob/c"
 
+    def test_a_store_in_an_unknown_home_is_refused_by_its_key(self) -> None:
+        expected = "url: expected a path of a user with a home directory"
+        assert refusal(f'{CLUSTER}[store]\nurl = "sqlite:///~nobody-at-all/x.db"\n') == f"store.{expected}"
+
     def test_an_unknown_home_directory_is_refused_by_its_key(self) -> None:
         expected = 'expected a path of a user with a home directory, got "~nobody-at-all/x"'
         assert refusal(f'{CLUSTER}kubeconfig = "~nobody-at-all/x"\n') == f"clusters[0].kubeconfig: {expected}"

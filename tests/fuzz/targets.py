@@ -48,6 +48,7 @@ from collector.kube.credential_plugin import CredentialPlugin
 from collector.kube.credentials import bearer, impersonation
 from collector.kube.errors import BadContextError, ClusterError, CredentialPluginFailedError, from_answer
 from collector.kube.exec import ExecError, Output
+from collector.kube.server_url import parse_server
 from collector.kube.wire import MalformedError
 from collector.model import Gpu, canonical_uuid
 from collector.redaction import Secrets, redact
@@ -323,7 +324,7 @@ def _proxy(text: str) -> None:
         proxy.choose(URL("https://10.0.0.1:6443"), text, {}, "x")
     with contextlib.suppress(BadContextError):
         proxy.choose(URL("https://10.0.0.1:6443"), "", {"HTTPS_PROXY": text, "NO_PROXY": text}, "x")
-    transport._server(ConnectionInfo(where="x", cluster=ClusterEntry(server=text)))
+    parse_server(ConnectionInfo(where="x", cluster=ClusterEntry(server=text)))
 
 
 def _store_url(text: str) -> None:

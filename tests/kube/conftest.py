@@ -21,6 +21,7 @@ from tests.support.kubernetes import (
     plugin,
     proxy,
     server,
+    socks_proxy,
     tls_proxy,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "plugin",
     "proxy",
     "server",
+    "socks_proxy",
     "tls_proxy",
 ]
 

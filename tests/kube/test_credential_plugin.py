@@ -2,6 +2,7 @@
 
 import base64
 import os
+import time
 from pathlib import Path
 
 import anyio
@@ -21,15 +22,15 @@ V1 = "client.authentication.k8s.io/v1"
 def make(plugin):
     """Give what makes an ExecPlugin of the script, with other settings where wanted."""
 
-    def made(cluster=None, timeout=60.0, **settings):
+    def made(cluster=None, timeout=60.0, clock=time.time, where="x", **settings):
         command = {"command": str(plugin.path), "api_version": V1, "interactive_mode": "Never"} | settings
         info = ConnectionInfo(
-            where="x",
+            where=where,
             cluster=cluster or ClusterEntry(server="https://c"),
             folder=str(plugin.folder),
             user=User(exec=Exec(**command)),
         )
-        return CredentialPlugin(info, timeout=timeout)
+        return CredentialPlugin(info, timeout=timeout, clock=clock)
 
     return made
 
@@ -114,6 +115,14 @@ async def test_a_bare_command_is_looked_for_in_the_path_alone(plugin, make, monk
     assert (await make(command="plugin").run()).authorization == "Bearer s3cr3t"
 
 
+async def test_an_absent_command_without_hint_names_the_path(plugin, make, failure):
+    error = await failure(make(command="aws-that-is-not").run())
+    assert str(error) == 'x: exec plugin "aws-that-is-not" is not installed: it is not in gpuid\'s PATH'
+    plugin.path.unlink()
+    error = await failure(make().run())
+    assert str(error) == f'x: exec plugin "{plugin.path}" is not installed: there is no {plugin.path}'
+
+
 async def test_an_absent_command_is_named_with_its_hint(make, failure):
     error = await failure(make(command="aws-that-is-not", install_hint="Install it:\n\n  brew install aws").run())
     assert type(error) is CredentialPluginMissingError
@@ -140,13 +149,6 @@ async def test_a_script_without_its_interpreter_says_so(plugin, make, failure):
     plugin.path.write_text("#!/no/such/interpreter\n")
     error = await failure(make().run())
     assert str(error) == f'x: exec plugin "{plugin.path}" cannot be started: no such file or directory'
-
-
-async def test_a_failure_has_the_exit_code_and_the_first_line(plugin, make, failure):
-    plugin.script('echo s3cr3t; printf "\\n  Session   expired\\t(log in)\\nTraceback s3cr3t\\n" >&2; exit 255')
-    error = await failure(make().run())
-    assert type(error) is CredentialPluginFailedError
-    assert str(error) == f'x: exec plugin "{plugin.path}" exited with code 255: Session expired (log in)'
 
 
 async def test_a_long_complaint_is_cut(plugin, make, failure):
@@ -186,17 +188,19 @@ async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make):
 
 async def test_waiting_for_one_of_eight_slots_is_no_timeout(plugin, make):
     plugin.answer(token="s3cr3t")
+    proven = make()
+    await proven.run()  # one whose last run succeeded may be run by all at the same time
     plugin.script('while [ ! -e "$here/go" ]; do sleep 0.05; done; cat "$here/answer"')
     async with anyio.create_task_group() as tasks:
         for _ in range(8):
             tasks.start_soon(make().run)
-        await eventually(lambda: len(plugin.runs) == 8)
+        await eventually(lambda: len(plugin.runs) == 1 + 8)
         for _ in range(4):
             tasks.start_soon(make(timeout=1.0).run)
         await anyio.sleep(1.2)  # longer than their timeout
-        assert len(plugin.runs) == 8
+        assert len(plugin.runs) == 1 + 8
         (plugin.folder / "go").touch()
-    assert len(plugin.runs) == 12
+    assert len(plugin.runs) == 1 + 12
 
 
 async def test_endless_output_is_refused(plugin, make, failure):
@@ -210,38 +214,258 @@ async def test_one_that_floods_its_output_is_ended_at_once(plugin, make, failure
         assert str(await failure(make(timeout=600).run())).endswith("printed more than 1048576 bytes")
 
 
+HEAD = f'"kind": "ExecCredential", "apiVersion": "{V1}"'
+WRONG = "printed a wrong answer: "
+EXPIRY = f"{WRONG}status.expirationTimestamp: expected RFC 3339, such as 2030-01-01T00:00:00Z"
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("", "did not print an ExecCredential"),
+        ("", "printed nothing"),
+        (" \n\t ", "printed neither JSON nor YAML"),
+        ("# a comment\n", "printed nothing"),
         ("s3cr3t", "did not print an ExecCredential"),
-        ('{"token": "s3cr3t"', "did not print an ExecCredential"),
+        ('{"token": "s3cr3t"', "printed neither JSON nor YAML"),
         ('["s3cr3t"]', "did not print an ExecCredential"),
-        ('{"kind": "ExecCredential", "apiVersion": "s3cr3t"}', f"did not print an ExecCredential of {V1}"),
+        ("[" * 100_000, "printed neither JSON nor YAML"),
+        ('{HEAD, "status": {"token": "s3cr3t"}} s3cr3t', "printed neither JSON nor YAML"),
+        ('{"kind": "ExecCredential"}', f"printed no apiVersion, the kubeconfig says {V1}"),
         (
-            '{"kind": "Secret", "apiVersion": "%s", "status": {"token": "s3cr3t"}}',
-            f"did not print an ExecCredential of {V1}",
-        ),
-        ('{"kind": "ExecCredential", "apiVersion": "%s"}', "printed neither a token nor a certificate"),
-        (
-            '{"kind": "ExecCredential", "apiVersion": "%s", "status": {"expirationTimestamp": "s3cr3t"}}',
-            "did not print an ExecCredential",
+            '{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1beta1"}',
+            f"printed client.authentication.k8s.io/v1beta1, the kubeconfig says {V1}",
         ),
         (
-            '{"kind": "ExecCredential", "apiVersion": "%s", "status": {"clientKeyData": "s3cr3t"}}',
+            '{"kind": "ExecCredential", "apiVersion": "s3cr3t"}',
+            f"printed another apiVersion, the kubeconfig says {V1}",
+        ),
+        ('{"kind": "Secret", "apiVersion": "VERSION"}', "did not print an ExecCredential"),
+        ("{HEAD}", "printed an ExecCredential without a status"),
+        ('{HEAD, "status": null}', "printed an ExecCredential without a status"),
+        ('{HEAD, "status": {}}', "printed neither a token nor a certificate"),
+        ('{HEAD, "status": {"Token": "s3cr3t"}}', "printed neither a token nor a certificate"),
+        ('{HEAD, "status": []}', f"{WRONG}status: expected a mapping, got a list"),
+        ('{HEAD, "status": {"token": 12}}', f"{WRONG}status.token: expected text, got a number; put it in quotes"),
+        *(
+            ('{HEAD, "status": {"token": "s3cr3t", "expirationTimestamp": "WHEN"}}'.replace("WHEN", when), EXPIRY)
+            for when in (
+                "",
+                "s3cr3t",
+                "2030-01-01",
+                "2030-01-01T00:00:00",
+                "2030-01-01 00:00:00Z",
+                "2030-01-01t00:00:00z",
+                "2030-13-01T00:00:00Z",
+                "2030-01-01T00:00:00+0000",
+            )
+        ),
+        (
+            '{HEAD, "status": {"token": "s3cr3t", "expirationTimestamp": 1700000000}}',
+            f"{WRONG}status.expirationTimestamp: expected text, got a number; put it in quotes",
+        ),
+        (
+            '{HEAD, "status": {"clientKeyData": "s3cr3t"}}',
             "printed only one of clientCertificateData and clientKeyData",
         ),
-        (
-            '{"kind": "ExecCredential", "apiVersion": "%s", "status": {"token": "s3cr3t\\nX: y"}}',
-            ": the token holds characters that no token has",
-        ),
+        ('{HEAD, "status": {"token": "s3cr3t\\nX: y"}}', f"{WRONG}status.token: holds a line break"),
+        ('{HEAD, "status": {"token": "s3cr3t\\n"}}', f"{WRONG}status.token: holds a line break"),
     ],
 )
-async def test_garbage_is_refused_and_never_repeated(plugin, make, failure, output, message):
-    (plugin.folder / "answer").write_text(output.replace("%s", V1))
+async def test_a_wrong_answer_is_named_by_field_and_never_quoted(plugin, make, failure, output, message):
+    (plugin.folder / "answer").write_text(output.replace("HEAD", HEAD).replace("VERSION", V1))
     error = await failure(make().run())
     assert type(error) is CredentialPluginFailedError
-    assert str(error).endswith(message)
+    assert str(error) == f'x: exec plugin "{plugin.path}" {message}'
+
+
+@pytest.mark.parametrize(
+    ("output", "expires"),
+    [
+        ('{HEAD, "status": {"token": "s3cr3t", "clientCertificateData": null, "clientKeyData": null}}', None),
+        ('{HEAD, "status": {"token": "s3cr3t", "expirationTimestamp": null}}', None),
+        ('{HEAD, "status": {"token": "s3cr3t", "expirationTimestamp": "0001-01-01T00:00:00Z"}}', None),
+        (
+            '{HEAD, "status": {"token": "s3cr3t", "expirationTimestamp": "2027-01-15T09:00:00.123456789+01:00"}}',
+            1_800_000_000.123456,
+        ),
+        ('{"apiVersion": "VERSION", "status": {"token": "s3cr3t"}}', None),
+        ('{"kind": null, "apiVersion": "VERSION", "spec": null, "status": {"token": "s3cr3t"}}', None),
+        ('\ufeff{HEAD, "status": {"token": "s3cr3t"}}', None),
+        (
+            f"apiVersion: {V1}\nkind: ExecCredential\nstatus:\n  token: s3cr3t\n"
+            "  expirationTimestamp: 2027-01-15T08:00:00Z\n---\nfoo: [",
+            1_800_000_000,
+        ),
+        ('\n\n{HEAD, "status": {"token": " s3cr3t\\t"}}\n\n', None),
+    ],
+)
+async def test_an_answer_is_taken_as_kubectl_takes_it(plugin, make, output, expires):
+    (plugin.folder / "answer").write_text(output.replace("HEAD", HEAD).replace("VERSION", V1))
+    found = await make().run()
+    assert (found.authorization, found.expires) == ("Bearer s3cr3t", expires)
+
+
+class TestLastWords:
+    """Of what a failing plugin says, the line that gives the reason."""
+
+    @pytest.mark.parametrize(
+        ("complaint", "told"),
+        [
+            (
+                "Traceback (most recent call last):\n  File x, line 27, in <module>\n    sys.exit(main())\n"
+                "botocore.exceptions.TokenRetrievalError: Error when retrieving token from sso: Token has expired\n",
+                "botocore.exceptions.TokenRetrievalError: Error when retrieving token from sso: Token has expired",
+            ),
+            (
+                "urllib3/__init__.py:35: NotOpenSSLWarning: urllib3 v2 only supports OpenSSL 1.1.1+\n  warnings.warn(\n"
+                "ERROR: (gcloud.config.config-helper) You do not have an active account.\nPlease run:\n\n"
+                "  $ gcloud auth login\n\nto obtain new credentials.\n",
+                "ERROR: (gcloud.config.config-helper) You do not have an active account.",
+            ),
+            ("\n  Session   expired\t(log in)\nUsage: aws\n", "Session expired (log in)"),
+            ("one\ntwo\n\n", "two"),
+            ("E1125 19:00:00.1 1 get.go:20] no session\nsee the manual\n", "E1125 19:00:00.1 1 get.go:20] no session"),
+            ("Unable to locate credentials. You can configure\n", "Unable to locate credentials. You can configure"),
+            ("\x1b[31mError:\x1b[0m no", "[31mError:[0m no"),
+            ("error: token eyJhbGciOi.eyJzM2NyM3Q.c2ln is old", "error: token *** is old"),
+            ("", ""),
+        ],
+    )
+    async def test_the_reason_is_the_last_line_that_looks_like_one(self, plugin, make, failure, complaint, told):
+        (plugin.folder / "complaint").write_text(complaint)
+        plugin.script('echo s3cr3t; cat "$here/complaint" >&2; exit 3')
+        error = await failure(make().run())
+        ending = f": {told}" if told else ""
+        assert str(error) == f'x: exec plugin "{plugin.path}" exited with code 3{ending}'
+
+    async def test_the_end_of_a_flood_is_kept(self, plugin, make, failure):
+        plugin.script("head -c 3000000 /dev/zero | tr '\\0' 'x' >&2; echo >&2; echo 'error: at last' >&2; exit 1")
+        assert str(await failure(make(timeout=20).run())).endswith("exited with code 1: error: at last")
+
+
+class TestPace:
+    """A plugin that fails is run ever less often, by one for all."""
+
+    async def test_the_pauses_between_runs_grow_to_three_minutes(self, plugin, make, failure, clock):
+        plugin.script("echo no session >&2; exit 1")
+        one = make(clock=clock)
+        runs = []
+        for second in range(1200):
+            before = len(plugin.runs)
+            if second in (0, *range(5, 1200, 5)):
+                await failure(one.run())
+            if len(plugin.runs) > before:
+                runs.append(second)
+            clock.advance(1)
+        assert runs == [0, 5, 15, 35, 75, 155, 315, 495, 675, 855, 1035]
+
+    async def test_the_same_command_fails_for_all_that_name_it(self, plugin, make, failure, clock):
+        plugin.script("echo no session >&2; exit 1")
+        many = [make(clock=clock, where=f"context {number}") for number in range(100)]
+        texts = []
+
+        async def run(one):
+            texts.append(str(await failure(one.run())))
+
+        for expected in (1, 1, 2):
+            async with anyio.create_task_group() as tasks:
+                for one in many:
+                    tasks.start_soon(run, one)
+            assert len(plugin.runs) == expected
+            clock.advance(3)
+        assert f'context 7: exec plugin "{plugin.path}" exited with code 1: no session' in texts
+
+    async def test_other_arguments_or_variables_are_another_plugin(self, plugin, make, failure, clock):
+        plugin.script("exit 1")
+        one, two = make(clock=clock), make(clock=clock, args=("x",))
+        three = make(clock=clock, env=(Variable(name="A", value="b"),))
+        for plugin_ in (one, two, three):
+            await failure(plugin_.run())
+        assert len(plugin.runs) == 3
+
+    async def test_a_success_of_one_lets_all_run_at_once(self, plugin, make, failure, clock):
+        plugin.script("exit 1")
+        one, two = make(clock=clock), make(clock=clock)
+        for pause in (5, 10, 20, 40):
+            await failure(one.run())
+            clock.advance(pause)
+        plugin.answer(token="s3cr3t")
+        plugin.script('cat "$here/answer"')
+        await one.run()
+        await two.run()
+        assert len(plugin.runs) == 6
+
+    async def test_each_change_of_the_kubeconfig_lets_one_run_at_once(self, plugin, make, failure, clock):
+        plugin.script("exit 1")
+        one, two = make(clock=clock), make(clock=clock)
+        await failure(one.run())
+        for expected in (2, 2):
+            for each in (one, two):
+                each.reset("changed")
+                await failure(each.run())
+            assert len(plugin.runs) == expected
+
+    async def test_a_clock_that_is_set_back_stops_nothing(self, plugin, make, failure, clock):
+        plugin.script("exit 1")
+        one = make(clock=clock)
+        await failure(one.run())
+        clock.advance(-3600)
+        await failure(one.run())
+        assert len(plugin.runs) == 2
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"])
+class TestChildren:
+    """A plugin's end counts, not that of its output."""
+
+    async def test_an_agent_that_keeps_its_complaints_open_delays_nothing(self, plugin, make):
+        plugin.answer(token="s3cr3t")
+        plugin.script('sleep 600 >/dev/null </dev/null & cat "$here/answer"')
+        with anyio.fail_after(10):
+            assert (await make().run()).authorization == "Bearer s3cr3t"
+
+    async def test_an_agent_that_keeps_its_output_open_delays_little(self, plugin, make):
+        plugin.answer(token="s3cr3t")
+        plugin.script('sleep 600 </dev/null & cat "$here/answer"')
+        with anyio.fail_after(10):
+            assert (await make().run()).authorization == "Bearer s3cr3t"
+
+    async def test_a_child_that_prints_the_answer_later_is_waited_for(self, plugin, make):
+        plugin.answer(token="s3cr3t")
+        plugin.script('(sleep 0.3; cat "$here/answer") & exit 0')
+        assert (await make().run()).authorization == "Bearer s3cr3t"
+
+    async def test_what_fails_while_an_agent_lives_has_its_words(self, plugin, make, failure):
+        plugin.script('sleep 600 </dev/null >/dev/null & echo "error: no" >&2; exit 4')
+        with anyio.fail_after(10):
+            assert str(await failure(make().run())).endswith("exited with code 4: error: no")
+
+    async def test_no_file_descriptor_is_left(self, plugin, make, failure):
+        plugin.answer(token="s3cr3t")
+        await make().run()
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        await make().run()
+        (plugin.folder / "answer").unlink()
+        await failure(make(timeout=5).run())
+        plugin.path.write_text("#!/no/such/interpreter\n")
+        await failure(make(args=("other",)).run())
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+class TestCertificate:
+    async def test_another_one_is_due_before_it_ends(self, plugin, make, authority):
+        pair = authority.issue("short").pem
+        plugin.answer(clientCertificateData=pair["chain"], clientKeyData=pair["key"])
+        found = await make().run()
+        assert found.expires is not None
+        assert found.expires == found.lapses
+        plugin.answer(
+            clientCertificateData=pair["chain"], clientKeyData=pair["key"], expirationTimestamp="2020-01-01T00:00:00Z"
+        )
+        again = await make().run()
+        assert again.expires is not None
+        assert again.expires < found.expires
+        assert again.lapses == found.lapses
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Tokens, passwords and certificates over time."""
 
+import base64
+
 import anyio
 import pytest
 
 from collector.kube import credentials
 from collector.kube.connection import User
-from collector.kube.credentials import Credential, FileCredentials, RefreshingCredentials, basic, bearer
+from collector.kube.credentials import Credential, FileCredentials, RefreshingCredentials, basic, bearer, jwt_expiry
 from collector.kube.errors import BadContextError, CredentialPluginFailedError
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +81,21 @@ class TestRenewed:
         assert (await source.get()).authorization == "token 1"
         clock.advance(1)
         assert (await source.get()).authorization == "token 2"
+
+    async def test_repeated_refusals_are_answered_ever_more_slowly(self, clock):
+        mint = Mint(clock)
+        source = RefreshingCredentials(mint, where="x", clock=clock)
+        for _ in range(600):
+            source.refused(await source.get())
+            clock.advance(1)
+        assert mint.made == 8  # after 0, 5, 15, 35, 75, 155, 315 and 495 seconds
+        source.reset("changed")
+        await source.get()
+        assert mint.made == 9
+        clock.advance(3600)
+        source.refused(await source.get())
+        await source.get()
+        assert mint.made == 10, "one that was good for long is made again at once"
 
     async def test_concurrent_callers_share_one_run(self, clock):
         mint = Mint(clock)
@@ -220,8 +237,10 @@ class TestTokenFile:
             (None, "no such file or directory"),
             (b"", "empty"),
             (b"\xff\xfe", "expected UTF-8 text"),
-            (b"s3cr3t s3cr3t", "the token holds characters that no token has"),
-            (b"s3cr3t\r\nX-Injected: 1", "the token holds characters that no token has"),
+            (b"s3cr3t s3cr3t", "the token holds a space; copy it again, as one line"),
+            (b"s3cr3t\r\nX-Injected: 1", "the token holds a line break; copy it again, as one line"),
+            (b"s3cr3t\xc3\xa4", "the token holds a character that is not ASCII; copy it again, as one line"),
+            (b"s3cr3t\x07", "the token holds a control character; copy it again, as one line"),
         ],
     )
     async def test_a_file_without_a_token_is_named(self, tmp_path, clock, failure, content, message):
@@ -231,6 +250,30 @@ class TestTokenFile:
         error = await failure(FileCredentials(path, where="x", clock=clock).get())
         assert type(error) is BadContextError
         assert str(error) == f"x: token file {path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("claims", "expiry"),
+    [
+        (b'{"exp": 1800000000}', 1_800_000_000),
+        (b'{"exp": 1.5e9, "sub": "x"}', 1.5e9),
+        (b'{"exp": null}', None),
+        (b"{}", None),
+        (b'{"exp": "1800000000"}', None),
+        (b'{"exp": 1e300}', None),
+        (b'{"exp": -1}', None),
+        (b"[" * 100_000, None),
+        (b"\xff", None),
+    ],
+)
+def test_the_end_that_a_token_says_is_read(claims, expiry):
+    payload = base64.urlsafe_b64encode(claims).rstrip(b"=").decode()
+    assert jwt_expiry(f"e30.{payload}.c2ln") == expiry
+
+
+@pytest.mark.parametrize("token", ["", "s3cr3t", "a.b", "a.!.c", "..", "a.ä.c"])
+def test_a_token_that_is_no_jwt_says_no_end(token):
+    assert jwt_expiry(token) is None
 
 
 def test_a_password_may_hold_any_character():

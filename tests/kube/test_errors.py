@@ -81,7 +81,8 @@ def test_a_long_message_is_cut_and_on_one_line():
 
 def test_a_body_other_than_html_is_quoted():
     assert str(from_answer(HOST, 502, b"bad \xff gateway")) == f"{HOST}: HTTP status 502: bad \ufffd gateway"
-    assert str(from_answer(HOST, 502, b" <html>nginx</html>")) == f"{HOST}: HTTP status 502"
+    page = f"{HOST}: HTTP status 502: a web page, which no API server sends; is a proxy in between?"
+    assert str(from_answer(HOST, 502, b" <html>nginx</html>")) == page
     assert str(from_answer(HOST, 502, b"")) == f"{HOST}: HTTP status 502"
 
 
@@ -99,5 +100,5 @@ def test_a_body_other_than_html_is_quoted():
 )
 def test_a_failure_on_the_way_is_unreachable_in_few_words(error, text):
     mapped = from_transport(HOST, error)
-    assert type(mapped) is errors.UnreachableError
+    assert isinstance(mapped, errors.UnreachableError)
     assert str(mapped) == f"{HOST}: {text}"

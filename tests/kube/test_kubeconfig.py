@@ -5,8 +5,6 @@ import os
 import pytest
 import yaml
 
-from collector import config
-from collector.config import ConfigError
 from collector.kube import kubeconfig
 from collector.kube.errors import BadContextError
 
@@ -126,8 +124,8 @@ def test_a_changed_file_is_read_again(tmp_path):
 
 def test_null_lists_and_unknown_keys_are_ignored(tmp_path):
     path = tmp_path / "config"
-    path.write_text("clusters: null\nusers:\ncontexts: []\npreferences: {colors: true}\n")
-    assert kubeconfig.contexts(str(path)) == {}
+    path.write_text("clusters: null\nusers:\ncontexts: [{name: x}]\npreferences: {colors: true}\n")
+    assert kubeconfig.contexts(str(path))["x"].problem == f'context "x" in {path}: there is no cluster ""'
 
 
 @pytest.mark.parametrize(
@@ -137,10 +135,14 @@ def test_null_lists_and_unknown_keys_are_ignored(tmp_path):
         ("users:\n- name: u\n  user: {token: s3cr3t", "not valid YAML (line 4)"),
         ("\ttoken: s3cr3t", "not valid YAML (line 1)"),
         ("just a text", "not a kubeconfig: expected clusters, contexts and users"),
-        (
-            "users: [{name: u, user: {token: 12345678}}]",
-            "not a kubeconfig: Expected `str`, got `int` - at `$.users[0].user.token`",
-        ),
+        ("[s3cr3t]", "not a kubeconfig: expected clusters, contexts and users"),
+        ("\n<!DOCTYPE html><html>s3cr3t</html>", "not a kubeconfig: it is an HTML or XML page"),
+        ("kind: Deployment", "not a kubeconfig: it is a Deployment; expected kind: Config"),
+        ("kind: [Config]", "not a kubeconfig: it is something else; expected kind: Config"),
+        ("", "no contexts (it is empty)"),
+        ("# nothing\n", "no contexts (it is empty)"),
+        ("kind: Config", "no contexts"),
+        ("contexts: {x: {}}", "no contexts (contexts: expected a list)"),
     ],
 )
 def test_an_invalid_kubeconfig_is_refused_without_quoting_it(tmp_path, text, message):
@@ -149,6 +151,199 @@ def test_an_invalid_kubeconfig_is_refused_without_quoting_it(tmp_path, text, mes
     with pytest.raises(BadContextError) as caught:
         kubeconfig.contexts(str(path))
     assert str(caught.value) == f"{path}: {message}"
+
+
+GOOD = """
+clusters: [{name: c, cluster: {server: "https://c"}}]
+users: [{name: u, user: {token: s3cr3t}}]
+contexts: [{name: good, context: {cluster: c, user: u}}]
+"""
+
+
+def with_good(**lists):
+    """Return a kubeconfig with the good context, and with more entries, each as YAML, before those that it needs."""
+    text = GOOD
+    for noun, entries in lists.items():
+        text = text.replace(f"{noun}: [", f"{noun}: [{entries}, ")
+    return text
+
+
+class TestOneBadEntry:
+    """What is wrong with one entry costs the contexts that need it, and no other."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            with_good(users="{name: odd, user: {token: 12345678}}"),
+            with_good(
+                users="{name: odd, user: {auth-provider: {name: gcp, config: {expiry: 2016-12-27T22:18:24.9Z}}}}"
+            ),
+            with_good(users="{name: odd, user: [s3cr3t]}"),
+            with_good(users="{name: 12, user: {}}"),
+            with_good(users="{user: {token: s3cr3t}}"),
+            with_good(users="null"),
+            with_good(users="s3cr3t"),
+            with_good(clusters="{name: odd, cluster: {server: {{ .Values.server }}}}"),
+            with_good(clusters="{name: odd, cluster: {insecure-skip-tls-verify: 'yes'}}"),
+            with_good(clusters="{cluster: {server: x}}"),
+            with_good(contexts="{name: odd, context: {cluster: 5}}"),
+            with_good(contexts="{name: 2024, context: {cluster: c}}"),
+            with_good(contexts="{context: {cluster: c}}"),
+            with_good(contexts="[]"),
+            f"{GOOD}current-context: 5\n",
+            f"{GOOD}preferences: [s3cr3t]\n",
+            f"{GOOD}---\nclusters: [",
+        ],
+    )
+    def test_the_good_context_works(self, tmp_path, text):
+        path = tmp_path / "config"
+        path.write_text(text)
+        assert kubeconfig.find("good", str(path)).user.token == "s3cr3t"
+        assert kubeconfig.contexts(str(path))["good"].problem == ""
+
+    @pytest.mark.parametrize(
+        ("text", "context", "message"),
+        [
+            (
+                with_good(contexts="{name: odd, context: {cluster: 5}}"),
+                "odd",
+                'context "odd": cluster: expected text, got a number; put it in quotes',
+            ),
+            (
+                with_good(
+                    contexts="{name: x, context: {cluster: odd}}", clusters="{name: odd, cluster: {server: [s3cr3t]}}"
+                ),
+                "x",
+                'cluster "odd": server: expected text, got a list',
+            ),
+            (
+                with_good(
+                    contexts="{name: x, context: {cluster: c, user: odd}}",
+                    users="{name: odd, user: {exec: {command: aws, args: [--id, 12]}}}",
+                ),
+                "x",
+                'user "odd": exec.args[1]: expected text, got a number; put it in quotes',
+            ),
+            (
+                with_good(contexts="{name: 2024, context: {cluster: c}}"),
+                "2024",
+                "contexts[0].name: expected text; put it in quotes",
+            ),
+        ],
+    )
+    def test_the_bad_one_is_named_with_its_file(self, tmp_path, text, context, message):
+        path = tmp_path / "config"
+        path.write_text(text)
+        with pytest.raises(BadContextError) as caught:
+            kubeconfig.find(context, str(path))
+        assert str(caught.value) == f'context "{context}" in {path}: {message}'
+        assert kubeconfig.contexts(str(path))[context].problem == str(caught.value)
+
+    def test_an_entry_of_another_file_is_named_with_that(self, tmp_path):
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.write_text("contexts: [{name: x, context: {cluster: c, user: u}}]")
+        two.write_text("clusters: [{name: c, cluster: {server: 5}}]")
+        with pytest.raises(BadContextError) as caught:
+            kubeconfig.find("x", f"{one}:{two}")
+        assert str(caught.value) == (
+            f'context "x" in {one}: {two}: cluster "c": server: expected text, got a number; put it in quotes'
+        )
+
+    def test_an_unusable_name_is_told_when_a_name_is_missed(self, tmp_path):
+        path = tmp_path / "config"
+        path.write_text(with_good(contexts="{name: [s3cr3t]}"))
+        with pytest.raises(BadContextError) as caught:
+            kubeconfig.find("x", str(path))
+        assert str(caught.value) == (
+            f'no context "x" in {path}; there are: good; {path}: contexts[0].name: expected text; put it in quotes'
+        )
+
+    @pytest.mark.parametrize("name", ["2024-06-01", "12:30", "1.20.3", "prod/eu:東京 (1)", "="])
+    def test_names_that_python_takes_for_something_else_are_text(self, tmp_path, name):
+        path = tmp_path / "config"
+        path.write_text(GOOD.replace("good", name), encoding="utf-8")
+        assert kubeconfig.find(name, str(path)).user.token == "s3cr3t"
+
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            "namespace: ",
+            "namespace: null",
+            "extensions: ~",
+        ],
+    )
+    def test_nulls_are_empty(self, tmp_path, entry):
+        path = tmp_path / "config"
+        path.write_text(GOOD.replace("user: u}", f"user: u, {entry}}}"))
+        assert kubeconfig.find("good", str(path)).user.token == "s3cr3t"
+        assert kubeconfig.contexts(str(path))["good"].namespace == "default"
+
+    def test_the_first_of_two_equal_names_in_a_file_counts(self, tmp_path):
+        path = tmp_path / "config"
+        path.write_text(with_good(users="{name: u, user: {token: s3cr3t-first}}"))
+        assert kubeconfig.find("good", str(path)).user.token == "s3cr3t-first"
+
+
+class TestOneBadFile:
+    """A file that cannot be read costs the contexts that it may hold, and no other."""
+
+    @pytest.fixture
+    def good(self, tmp_path):
+        (tmp_path / "good").write_text(GOOD)
+        return str(tmp_path / "good")
+
+    @pytest.mark.parametrize("content", ["clusters: [s3cr3t", "<html>", "just a text", "kind: Pod", "\x00", None])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_the_others_work(self, tmp_path, good, content, first):
+        bad = tmp_path / "bad"
+        bad.mkdir() if content is None else bad.write_text(content)
+        paths = os.pathsep.join((str(bad), good) if first else (good, str(bad)))
+        assert kubeconfig.find("good", paths).user.token == "s3cr3t"
+        assert [one.problem for one in kubeconfig.contexts(paths).values()] == [""]
+
+    def test_a_context_that_is_not_there_may_be_in_it(self, tmp_path, good):
+        (tmp_path / "bad").write_text("clusters: [")
+        with pytest.raises(BadContextError) as caught:
+            kubeconfig.find("x", f"{good}:{tmp_path}/bad")
+        assert str(caught.value) == (
+            f'no context "x" in {good}:{tmp_path}/bad; there are: good; {tmp_path}/bad: not valid YAML (line 2)'
+        )
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+    def test_an_entry_that_a_broken_file_may_hold_is_not_replaced(self, tmp_path, good, encoding):
+        (tmp_path / "bad").write_text("contexts: [{name: good, ", encoding=encoding)
+        paths = f"{tmp_path}/bad:{good}"
+        with pytest.raises(BadContextError) as caught:
+            kubeconfig.find("good", paths)
+        assert str(caught.value) == f'{tmp_path}/bad: not valid YAML (line 2); "good" may be in it'
+        assert kubeconfig.find("good", f"{good}:{tmp_path}/bad")
+
+    def test_if_all_are_bad_the_first_says_why(self, tmp_path):
+        for name in ("one", "two"):
+            (tmp_path / name).write_text("clusters: [")
+        with pytest.raises(BadContextError) as caught:
+            kubeconfig.contexts(f"{tmp_path}/one:{tmp_path}/two")
+        assert str(caught.value) == f"{tmp_path}/one: not valid YAML (line 2)"
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        (":", 'KUBECONFIG ":" names no file'),
+        ("::", 'KUBECONFIG "::" names no file'),
+        ("~nobody-at-all/x", "kubeconfig ~nobody-at-all/x: there is no such home directory"),
+    ],
+)
+def test_a_variable_that_names_no_file_is_told(monkeypatch, variable, message):
+    monkeypatch.setenv("KUBECONFIG", variable)
+    with pytest.raises(BadContextError) as caught:
+        kubeconfig.contexts(None)
+    assert str(caught.value) == message
+
+
+def test_a_path_that_is_none_is_told():
+    with pytest.raises(BadContextError, match="cannot be read"):
+        kubeconfig.contexts("/a\0b")
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
@@ -189,39 +384,6 @@ def test_a_context_that_leads_nowhere_is_named_with_its_file(tmp_path, context, 
 
 def test_nothing_of_a_user_shows_in_a_repr(two):
     assert "s3cr3t" not in repr(kubeconfig.find("prod-west", two))
-
-
-class TestCheck:
-    def test_contexts_that_exist_pass(self, two):
-        kubeconfig.check(
-            [
-                config.ClusterSettings(context="prod-east", kubeconfig=two),
-                config.ClusterSettings(name="here", in_cluster=True),
-                config.ClusterSettings(context="lone", kubeconfig=two),
-            ]
-        )
-
-    def test_an_unknown_context_suggests_the_nearest_names(self, two):
-        clusters = [
-            config.ClusterSettings(name="here", in_cluster=True),
-            config.ClusterSettings(context="prod-wst", kubeconfig=two),
-        ]
-        with pytest.raises(ConfigError) as caught:
-            kubeconfig.check(clusters)
-        assert str(caught.value) == (
-            f'clusters[1].context: no context "prod-wst" in {two}; there are: prod-west, prod-east, lone'
-        )
-
-    def test_at_most_ten_contexts_are_listed(self, tmp_path):
-        path = write(tmp_path / "config", contexts={f"c{number:02}": {"cluster": "c"} for number in range(30)})
-        with pytest.raises(ConfigError) as caught:
-            kubeconfig.check([config.ClusterSettings(context="c0", kubeconfig=path)])
-        assert str(caught.value).endswith("there are: c00, c01, c02, c03, c04, c05, c06, c07, c08, c09")
-
-    def test_an_unreadable_kubeconfig_is_refused_by_its_key(self, tmp_path):
-        with pytest.raises(ConfigError) as caught:
-            kubeconfig.check([config.ClusterSettings(context="x", kubeconfig=str(tmp_path / "absent"))])
-        assert str(caught.value) == f"clusters[0].kubeconfig: {tmp_path}/absent: no such file or directory"
 
 
 class TestInCluster:

@@ -36,6 +36,46 @@ async def test_without_a_good_one_the_issuer_gives_another(make, issuer, clock, 
     assert issuer.authorizations == ["Basic a3ViZXJuZXRlczpzM2NyM3QtY2xpZW50"]
 
 
+async def test_the_issuer_s_ca_may_have_any_text_around_it(make, issuer, other_authority, tmp_path):
+    (tmp_path / "ca.crt").write_bytes("# Főtanúsítvány\n".encode() + other_authority.path.read_bytes())
+    settings = {"idp_certificate_authority_data": None, "idp_certificate_authority": str(tmp_path / "ca.crt")}
+    await make(**settings).run()
+    assert len(issuer.grants) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no CA", "x: oidc: idp-certificate-authority: expected PEM certificates"),
+        (None, "x: oidc: idp-certificate-authority {path}: no such file or directory"),
+    ],
+)
+async def test_a_ca_that_is_none_is_named_by_its_key(make, failure, tmp_path, content, message):
+    path = tmp_path / "ca.crt"
+    if content is not None:
+        path.write_text(content)
+    error = await failure(make(idp_certificate_authority_data=None, idp_certificate_authority=str(path)).run())
+    assert str(error) == message.format(path=path)
+
+
+async def test_an_issuer_that_fails_is_asked_ever_less_often(make, issuer, clock, failure):
+    issuer.answer = web.Response(status=503)
+    login = make()
+    for _ in range(300):
+        await failure(login.run())
+        clock.advance(1)
+    assert len(issuer.grants) == 8  # after 0, 5, 15, 35, 75, 135, 195 and 255 seconds
+    login.reset("changed")
+    await failure(login.run())
+    assert len(issuer.grants) == 9
+
+
+@pytest.mark.parametrize("url", ["https://[::1", "https://" + "[" * 4700])
+async def test_an_issuer_without_a_valid_url_is_named_by_key(make, failure, url):
+    error = await failure(make(idp_issuer_url=url).run())
+    assert str(error).startswith("x: oidc: idp-issuer-url: not a URL")
+
+
 async def test_rotating_refresh_tokens_are_followed(make, issuer, clock):
     source = RefreshingCredentials(make().run, where="x", clock=clock)
     shown = []
@@ -136,7 +176,7 @@ async def test_an_expired_id_token_alone_requires_a_login(make, issuer, clock, f
     clock.advance(100)
     error = await failure(login.run())
     assert type(error) is UnauthorizedError
-    assert "the id-token has expired" in str(error)
+    assert "the id-token expired on 2027-01-15T08:01:40Z" in str(error)
 
 
 async def test_a_login_without_any_token_is_unauthorized(make, failure):

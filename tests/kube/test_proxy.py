@@ -4,7 +4,7 @@ import pytest
 from yarl import URL
 
 from collector.kube.errors import BadContextError
-from collector.kube.proxy import choose
+from collector.kube.proxy import choose, is_socks
 
 SERVER = URL("https://api.prod.example.com:6443")
 PROXY = "http://proxy:3128"
@@ -75,11 +75,15 @@ def test_no_proxy_reads_as_go_reads_it(server, rule, direct):
     ("url", "message"),
     [
         (
-            "socks5://me:s3cr3t@proxy:1080",
-            "x: proxy-url: socks5 proxies are not supported; expected http:// or https://",
+            "socks4://me:s3cr3t@proxy:1080",
+            "x: proxy-url: socks4 proxies are not supported; expected http, https or socks5",
         ),
-        ("proxy:3128", "x: proxy-url: expected a URL such as http://proxy:3128"),
-        ("http://me:s3cr3t@proxy:port", "x: proxy-url: not a URL"),
+        ("proxy:3128", "x: proxy-url: expected a URL such as http://proxy:3128 or socks5://proxy:1080"),
+        (
+            "http://me:s3cr3t@proxy:port",
+            "x: proxy-url: not a URL such as http://proxy:3128 or socks5://proxy:1080",
+        ),
+        ("http://" + "[" * 4700, "x: proxy-url: not a URL such as http://proxy:3128 or socks5://proxy:1080"),
     ],
 )
 def test_an_unusable_proxy_is_refused_without_its_password(url, message):
@@ -88,6 +92,13 @@ def test_an_unusable_proxy_is_refused_without_its_password(url, message):
     assert str(caught.value) == message
 
 
-def test_a_socks_proxy_is_refused_by_its_variable():
-    with pytest.raises(BadContextError, match="HTTPS_PROXY: socks5h proxies"):
-        chosen(SERVER, https_proxy="socks5h://proxy")
+def test_a_proxy_of_the_environment_is_refused_by_its_variable():
+    with pytest.raises(BadContextError, match="HTTPS_PROXY: ftp proxies"):
+        chosen(SERVER, https_proxy="ftp://proxy")
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy_is_one_of_either_name(scheme):
+    assert is_socks(choose(SERVER, f"{scheme}://proxy:1080", {}, "x"))
+    assert chosen(SERVER, HTTPS_PROXY=f"{scheme}://proxy:1080") == f"{scheme}://proxy:1080"
+    assert not is_socks(choose(SERVER, PROXY, {}, "x"))

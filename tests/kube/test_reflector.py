@@ -205,6 +205,16 @@ class TestListing:
             ]
             assert (play.proofs, play.restarts, play.health) == (1, [], [None])
 
+    async def test_passes_over_objects_without_a_name(self, tmp_path: Path) -> None:
+        nameless: dict[str, Any] = {"metadata": None}
+        steps = (
+            page(7, nameless, pod("a", 1)),
+            watch(event("ADDED", nameless), event("ADDED", pod("b", 8)), bookmark(9)),
+        )
+        async with playing(tmp_path, *steps) as play:
+            await play.watching(2)
+            assert play.names == {"ns/a", "ns/b"}
+
     async def test_of_nothing_is_a_proof_too(self, tmp_path: Path) -> None:
         async with playing(tmp_path, page(7), watch()) as play:
             await play.watching(2)

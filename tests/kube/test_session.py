@@ -49,6 +49,47 @@ async def test_a_get_has_a_user_agent_gzip_and_the_token(session, server):
     assert session.host == server.url
 
 
+@pytest.mark.parametrize("headers", [{"X": "x" * 100_000}, {f"X-{number}": "x" * 200 for number in range(200)}])
+async def test_long_and_many_headers_are_taken(session, server, headers):
+    async def answer(_request):
+        return web.json_response({}, headers=headers)
+
+    server.paths[PODS] = answer
+    async with session:
+        assert await get(session, PODS) == b"{}"
+
+
+@pytest.mark.parametrize("headers", [{"X": "x" * 200_000}, {f"X-{number}": "x" for number in range(400)}])
+async def test_headers_past_every_measure_are_called_so(session, server, failure, headers):
+    async def answer(_request):
+        return web.json_response({}, headers=headers)
+
+    server.paths[PODS] = answer
+    async with session:
+        error = await failure(get(session, PODS))
+    words = "the headers of the answer are too long or too many; a proxy in between may add them"
+    assert str(error) == f"{server.url}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [
+        ("https://me:s3cr3t@login.example.com/s3cr3t?token=s3cr3t", " to login.example.com"),
+        ("/s3cr3t", ""),
+        ("https://[s3cr3t", ""),
+        (None, ""),
+    ],
+)
+async def test_a_redirect_is_told_by_its_host_alone(session, server, failure, location, where):
+    async def redirect(_request):
+        return web.Response(status=302, headers={"Location": location} if location else {})
+
+    server.paths[PODS] = redirect
+    async with session:
+        error = await failure(get(session, PODS))
+    assert str(error) == f"{server.url}: redirects (302){where}; set server in the kubeconfig to the final address"
+
+
 async def test_a_query_arrives_as_it_was_meant(session, server):
     arrived = []
 
@@ -329,6 +370,29 @@ class TestWebSocket:
         assert type(error) is errors.ForbiddenError
         assert str(error).endswith('forbidden: pods "p" is forbidden: cannot create resource "pods/exec"')
 
+    @pytest.mark.parametrize(
+        ("code", "body", "told"),
+        [
+            (400, '{"kind": "Status", "message": "Upgrade request required", "code": 400}', True),
+            (400, "<html>Bad Request</html>", True),
+            (426, "", True),
+            (502, "<html>nginx</html>", True),
+            (502, "Bad Gateway", True),
+            (200, "", True),
+            (400, '{"kind": "Status", "message": "container x is not valid for pod p", "code": 400}', False),
+            (500, '{"kind": "Status", "message": "error dialing backend", "code": 500}', False),
+            (503, "", False),
+        ],
+    )
+    async def test_a_refusal_of_what_is_in_between_says_so(self, session, server, failure, code, body, told):
+        async def refuse(_request):
+            return web.Response(status=code, text=body)
+
+        server.paths["/exec"] = refuse
+        async with session:
+            error = await failure(session.websocket(Request(path="/exec")).__aenter__())
+        assert str(error).endswith("; a proxy or load balancer in between may not pass WebSockets") is told
+
     async def test_an_absent_pod_is_not_found(self, session, server, failure):
         server.paths["/exec"] = status(404, 'pods "p" not found')
         async with session:
@@ -337,7 +401,10 @@ class TestWebSocket:
     async def test_an_answer_without_an_upgrade_says_so(self, session, server, failure):
         async with session:
             error = await failure(session.websocket(Request(path="/plain")).__aenter__())
-        assert str(error) == f"{server.url}: the server did not upgrade to a WebSocket"
+        assert str(error) == (
+            f"{server.url}: the server did not upgrade to a WebSocket; a proxy or load balancer in between may not pass"
+            " WebSockets"
+        )
 
     async def test_a_hanging_handshake_times_out(self, session, server, failure):
         async def hang(request):

@@ -13,8 +13,13 @@ from cryptography.hazmat.primitives import serialization
 
 from collector import config
 from collector.kube import errors
+from collector.kube.connection import ClusterEntry, ConnectionInfo, User
+from collector.kube.credentials import Credential
+from collector.kube.server_url import parse_server
 from collector.kube.session import Request, Session
-from tests.support.kubernetes import get
+from collector.kube.transport import ConnectionSettings
+from collector.timestamps import rfc3339
+from tests.support.kubernetes import get, status
 
 pytestmark = pytest.mark.anyio
 
@@ -366,6 +371,42 @@ class TestTls:
             clock.advance(60)
             await get(session, PODS)
 
+    async def test_a_new_ca_is_used_as_soon_as_verification_fails(self, kubeconfig, server, authority, other_authority):
+        kubeconfig.write({"server": server.url, "certificate-authority-data": other_authority.data})
+        async with kubeconfig.session() as session:
+            with pytest.raises(errors.UntrustedCertificateError):
+                await get(session, PODS)
+            kubeconfig.write({"server": server.url, "certificate-authority-data": authority.data})
+            await get(session, PODS)
+            async with session.stream(Request(path=PODS)) as chunks:
+                assert [chunk async for chunk in chunks]
+
+    @pytest.mark.parametrize("key", ["certificate-authority", "certificate-authority-data"])
+    async def test_a_ca_beside_skipped_verification_is_refused_as_by_kubectl(
+        self, kubeconfig, server, authority, failure, key
+    ):
+        ca = authority.data if key.endswith("data") else str(authority.path)
+        kubeconfig.write({"server": server.url, "insecure-skip-tls-verify": True, key: ca})
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.BadContextError
+        assert str(error).endswith(
+            ": insecure-skip-tls-verify and certificate-authority exclude each other; remove one of them"
+        )
+
+    async def test_a_bundle_is_taken_as_go_takes_it(self, kubeconfig, server, authority, other_authority, caplog):
+        good, other = authority.path.read_text(), other_authority.path.read_text()
+        broken = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+        bundle = f"# NetLock Arany (Class Gold) Főtanúsítvány\n{other}text\n{broken}{good}\nmore text"
+        kubeconfig.write(
+            {"server": server.url, "certificate-authority-data": base64.b64encode(bundle.encode()).decode()}
+        )
+        await _get(kubeconfig.session())
+        where = f'context "prod" in {kubeconfig.path}'
+        line = bundle[: bundle.index(broken)].count("\n") + 1
+        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+            f"{where}: certificate-authority: certificate 2 of 3 (line {line}) is broken; skipped"
+        ]
+
     async def test_a_server_s_own_certificate_may_be_the_anchor(self, kubeconfig, server, authority):
         kubeconfig.write({"server": server.url, "certificate-authority": str(authority.path.parent / "server.crt")})
         await _get(kubeconfig.session())
@@ -390,7 +431,7 @@ class TestTls:
         error = await failure(_get(kubeconfig.session()))
         assert str(error).endswith("certificate-authority: expected PEM certificates")
 
-    @pytest.mark.parametrize("url", ["https://", "ftp://c", "https://me:s3cr3t@c", "https://c:port"])
+    @pytest.mark.parametrize("url", ["https://", "ftp://c", "https://c:port", "https://fd00::1", "https://[::1"])
     async def test_a_server_that_is_no_url_is_a_bad_context(self, kubeconfig, failure, url):
         kubeconfig.write({"server": url})
         assert type(await failure(_get(kubeconfig.session()))) is errors.BadContextError
@@ -446,11 +487,11 @@ class TestProxy:
         error = await failure(_get(kubeconfig.session()))
         assert str(error) == f"{server.url}: proxy 127.0.0.1:1: connection refused"
 
-    async def test_a_socks_proxy_is_a_bad_context(self, kubeconfig, cluster, failure):
-        kubeconfig.write(cluster | {"proxy-url": "socks5://user:s3cr3t@127.0.0.1:1"})
+    async def test_a_proxy_of_another_kind_is_a_bad_context(self, kubeconfig, cluster, failure):
+        kubeconfig.write(cluster | {"proxy-url": "socks4://user:s3cr3t@127.0.0.1:1"})
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.BadContextError
-        assert "socks5 proxies are not supported" in str(error)
+        assert "socks4 proxies are not supported" in str(error)
 
     async def test_the_environment_s_proxy_is_used(self, kubeconfig, proxy, failure, monkeypatch):
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -459,6 +500,281 @@ class TestProxy:
         error = await failure(_get(kubeconfig.session()))
         assert str(error) == "https://api.gpuid.invalid:6443: the proxy answered HTTP status 502"
         assert proxy.targets == ["api.gpuid.invalid:6443"]
+
+
+class TestSocksProxy:
+    @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+    async def test_requests_and_websockets_go_through_it(
+        self, kubeconfig, cluster, server, socks_proxy, failure, scheme
+    ):
+        url = socks_proxy.url.replace("socks5", scheme)
+        kubeconfig.write(cluster | {"proxy-url": url}, {"token": "s3cr3t"})
+        async with kubeconfig.session() as session:
+            await get(session, PODS)
+            error = await failure(session.websocket(Request(path="/exec")).__aenter__())
+        assert "did not upgrade" in str(error)
+        assert set(socks_proxy.targets) == {f"127.0.0.1:{server.port}"}
+
+    async def test_it_looks_up_names_and_tls_has_them(self, kubeconfig, named_server, authority, socks_proxy):
+        server = f"https://kubernetes.test:{named_server.port}"
+        kubeconfig.write({"server": server, "certificate-authority-data": authority.data, "proxy-url": socks_proxy.url})
+        await _get(kubeconfig.session())
+        assert socks_proxy.targets == [f"kubernetes.test:{named_server.port}"]
+
+    async def test_a_name_for_tls_is_kept_through_it(self, kubeconfig, named_server, authority, socks_proxy, failure):
+        cluster = {
+            "server": named_server.url,
+            "certificate-authority-data": authority.data,
+            "proxy-url": socks_proxy.url,
+        }
+        kubeconfig.write(cluster)
+        assert type(await failure(_get(kubeconfig.session()))) is errors.UntrustedCertificateError
+        kubeconfig.write(cluster | {"tls-server-name": "kubernetes.test"})
+        await _get(kubeconfig.session())
+
+    async def test_it_is_logged_in_to(self, kubeconfig, cluster, server, socks_proxy, failure):
+        socks_proxy.password = "s3cr3t/@"
+        url = socks_proxy.url.replace("://", "://user:s3cr3t%2F%40@")
+        kubeconfig.write(cluster | {"proxy-url": url})
+        await _get(kubeconfig.session())
+        kubeconfig.write(cluster | {"proxy-url": url.replace("%40", "")})
+        error = await failure(_get(kubeconfig.session()))
+        place = socks_proxy.url.removeprefix("socks5://")
+        assert str(error) == f"{server.url}: proxy {place}: username and password authentication failure"
+        kubeconfig.write(cluster | {"proxy-url": socks_proxy.url})
+        error = await failure(_get(kubeconfig.session()))
+        assert str(error) == f"{server.url}: proxy {place}: no acceptable authentication methods were offered"
+
+    @pytest.mark.parametrize(
+        ("reply", "words"), [(5, "connection refused by destination host"), (4, "host unreachable")]
+    )
+    async def test_its_refusal_says_that_it_was_the_proxy(
+        self, kubeconfig, cluster, server, socks_proxy, failure, reply, words
+    ):
+        socks_proxy.reply = reply
+        kubeconfig.write(cluster | {"proxy-url": socks_proxy.url})
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.UnreachableError
+        place = socks_proxy.url.removeprefix("socks5://")
+        assert str(error) == f"{server.url}: proxy {place}: {words}"
+
+    @pytest.mark.parametrize(
+        ("url", "words"),
+        [
+            ("socks5://user:s3cr3t@127.0.0.1:1", "proxy 127.0.0.1:1: connection refused"),
+            ("socks5://gpuid.invalid", "proxy gpuid.invalid:1080: cannot be resolved"),
+        ],
+    )
+    async def test_an_absent_one_says_that_it_was_the_proxy(self, kubeconfig, cluster, server, failure, url, words):
+        kubeconfig.write(cluster | {"proxy-url": url})
+        error = await failure(_get(kubeconfig.session()))
+        assert str(error) == f"{server.url}: {words}"
+
+    async def test_one_that_speaks_something_else_is_told(self, kubeconfig, cluster, server, plain_server, failure):
+        url = plain_server.url.replace("http", "socks5")
+        kubeconfig.write(cluster | {"proxy-url": url})
+        error = await failure(_get(kubeconfig.session()))
+        assert str(error).startswith(f"{server.url}: proxy {plain_server.url.removeprefix('http://')}: ")
+
+    async def test_the_environment_s_is_used(self, kubeconfig, named_server, authority, socks_proxy, monkeypatch):
+        monkeypatch.setenv("HTTPS_PROXY", socks_proxy.url)
+        server = f"https://kubernetes.test:{named_server.port}"
+        kubeconfig.write({"server": server, "certificate-authority-data": authority.data})
+        await _get(kubeconfig.session())
+        assert len(socks_proxy.targets) == 1
+
+
+class TestServerUrl:
+    async def test_its_login_is_used_where_the_user_has_none(self, kubeconfig, server, authority):
+        url = server.url.replace("https://", "https://me:s3cr3t@")
+        cluster = {"server": url, "certificate-authority-data": authority.data}
+        kubeconfig.write(cluster)
+        async with kubeconfig.session() as session:
+            assert session.host == server.url
+            await get(session, PODS)
+        kubeconfig.write(cluster, {"token": "s3cr3t"})
+        await _get(kubeconfig.session())
+        assert server.tokens == ["Basic bWU6czNjcjN0", "Bearer s3cr3t"]
+
+    @pytest.mark.parametrize(
+        ("given", "taken"),
+        [
+            ("https://::1:6443", "https://[::1]:6443"),
+            ("https://fd00::1:2:6443/k8s/clusters/c-1", "https://[fd00::1:2]:6443/k8s/clusters/c-1"),
+            ("https://[fd00::1]:6443", "https://[fd00::1]:6443"),
+            ("https://me:s3cr3t@::1:6443", "https://[::1]:6443"),
+            (" https://c/a%2Fb/ ", "https://c/a%2Fb/"),
+            ("HTTPS://C:6443?x=1#y", "https://c:6443"),
+        ],
+    )
+    def test_it_is_taken_as_kubectl_takes_it(self, given, taken):
+        info = ConnectionInfo(where="x", cluster=ClusterEntry(server=given))
+        assert str(parse_server(info).url) == taken
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ("tcp://c", 'x: server: expected https:// or http://, got "tcp://"'),
+            ("https://", "x: server: expected a host, as in https://10.0.0.1:6443"),
+            ("https://me:s3cr3t@c:port", "x: server: not a URL; expected one such as https://10.0.0.1:6443"),
+            ("https://c:99999", "x: server: not a URL; expected one such as https://10.0.0.1:6443"),
+            ("https://fd00::1", "x: server: an IPv6 address needs brackets, as in https://[fd00::1]:6443"),
+            ("https://" + "[" * 4700, "x: server: not a URL; expected one such as https://10.0.0.1:6443"),
+        ],
+    )
+    def test_one_that_is_none_is_told_what_is_wrong(self, given, message):
+        info = ConnectionInfo(where="x", cluster=ClusterEntry(server=given))
+        with pytest.raises(errors.BadContextError) as caught:
+            parse_server(info)
+        assert str(caught.value) == message
+
+
+class TestWhyTheServerRefuses:
+    """What is known of our own credentials is told with the server's refusal."""
+
+    @pytest.fixture(params=[401, 403])
+    def refusing(self, request, server):
+        async def refuse(_request):
+            return status(request.param, "no")
+
+        server.paths[PODS] = refuse
+
+    async def test_a_user_without_credentials(self, kubeconfig, cluster, refusing, failure):
+        kubeconfig.write(cluster, {})
+        assert str(await failure(_get(kubeconfig.session()))).endswith(
+            ': no; user "u" of the kubeconfig has no credentials'
+        )
+        kubeconfig.write(cluster, contexts=[{"name": "prod", "context": {"cluster": "c"}}])
+        assert str(await failure(_get(kubeconfig.session()))).endswith(": no; its context names no user")
+
+    @pytest.mark.parametrize(
+        ("days", "words"),
+        [
+            ((-9, -2), "the client certificate expired on {last}; renew it"),
+            ((2, 9), "the client certificate is valid from {first} on; is the clock right?"),
+            ((-1, 1), ""),
+        ],
+    )
+    async def test_a_certificate_out_of_its_time(self, server, authority, days, words):
+        user = User(
+            **{
+                key.replace("-", "_"): value
+                for key, value in certificate_data(authority.issue("jane", days=days)).items()
+            }
+        )
+        settings = ConnectionSettings(ConnectionInfo(where="x", cluster=ClusterEntry(server=server.url), user=user))
+        assert settings.validity is not None
+        first, last = (rfc3339(when, "seconds") for when in settings.validity)
+        now = datetime.now(UTC).timestamp()
+        assert settings.credential_problem(Credential(), now) == words.format(first=first, last=last)
+
+    async def test_a_certificate_that_the_handshake_refuses(self, kubeconfig, server, authority, failure):
+        pair = authority.issue("jane", days=(-9, -2))
+        kubeconfig.write({"server": server.url, "certificate-authority-data": authority.data}, certificate_data(pair))
+        error = await failure(_get(kubeconfig.session()))
+        assert "; the client certificate expired on 20" in str(error)
+        assert str(error).endswith("Z; renew it")
+
+    async def test_a_token_that_has_expired(self, kubeconfig, cluster, issuer, clock, refusing, failure):
+        kubeconfig.write(cluster, {"token": issuer.token(0, clock() - 100)})
+        error = await failure(_get(kubeconfig.session(clock=clock)))
+        assert str(error).endswith("; the token expired on 2027-01-15T07:58:20Z; renew it")
+
+    async def test_a_token_with_a_line_break_names_its_user(self, kubeconfig, cluster, failure):
+        kubeconfig.write(cluster, {"token": "s3cr3t-1\ns3cr3t-2"})
+        error = await failure(_get(kubeconfig.session()))
+        where = f'context "prod" in {kubeconfig.path}: user "u": token'
+        assert str(error) == f"{where}: the token holds a line break; copy it again, as one line"
+
+
+class TestExpiry:
+    """When credentials end that nobody here can renew."""
+
+    @pytest.fixture
+    def expiries(self):
+        return []
+
+    async def test_of_a_client_certificate_and_of_its_successor(self, kubeconfig, cluster, authority, expiries, clock):
+        first, second = authority.issue("a", days=(-1, 3)), authority.issue("b", days=(-1, 5))
+        kubeconfig.write(cluster, certificate_data(first))
+        async with kubeconfig.session(clock=clock, on_credential_expiry=expiries.append) as session:
+            await get(session, PODS)
+            await get(session, PODS)
+            kubeconfig.write(cluster, certificate_data(second))
+            clock.advance(60)
+            await get(session, PODS)
+            kubeconfig.write(cluster, {"token": "s3cr3t"})
+            clock.advance(60)
+            await get(session, PODS)
+        now = datetime.now(UTC).timestamp()
+        assert [expiry and round((expiry - now) / 86400) for expiry in expiries] == [3, 5, None]
+
+    async def test_of_a_token_or_a_certificate_whichever_ends_first(
+        self, kubeconfig, cluster, authority, issuer, expiries
+    ):
+        pair = authority.issue("a", days=(-1, 3))
+        for end in (2e9, 1.9e9, 1e9):
+            kubeconfig.write(cluster, {"token": issuer.token(0, end)})
+            async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+                await get(session, PODS)
+        kubeconfig.write(cluster, {"token": issuer.token(0, 2e9)} | certificate_data(pair))
+        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+            await get(session, PODS)
+        assert expiries[:3] == [2e9, 1.9e9, 1e9]
+        assert expiries[3] < 2e9
+
+    async def test_of_a_plugin_s_certificate_and_none_of_its_tokens(
+        self, kubeconfig, cluster, authority, plugin, expiries, clock
+    ):
+        pair = authority.issue("a", days=(-1, 3)).pem
+        plugin.answer(clientCertificateData=pair["chain"], clientKeyData=pair["key"])
+        kubeconfig.write(cluster, plugin.user())
+        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+            await get(session, PODS)
+        plugin.answer(token="s3cr3t", expirationTimestamp="2030-01-01T00:00:00Z")
+        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+            await get(session, PODS)
+        assert round((expiries[0] - datetime.now(UTC).timestamp()) / 86400) == 3
+        assert expiries[1:] == [None]
+
+    async def test_token_files_have_none(self, kubeconfig, cluster, tmp_path, issuer, expiries):
+        (tmp_path / "token").write_text(issuer.token(0, 2e9))
+        kubeconfig.write(cluster, {"tokenFile": "token"})
+        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+            await get(session, PODS)
+        assert expiries == [None]
+
+
+async def test_an_unforeseen_error_is_one_of_ours_without_a_secret(kubeconfig, cluster, failure, monkeypatch):
+    def fail(_info, _clock, _secrets):
+        raise KeyError("s3cr3t")
+
+    monkeypatch.setattr("collector.kube.authentication.choose", fail)
+    kubeconfig.write(cluster)
+    error = await failure(_get(kubeconfig.session()))
+    assert type(error) is errors.BadContextError
+    assert "fails in a way that gpuid does not expect (test_session_credentials.py, line " in str(error)
+    assert "KeyError" not in str(error)
+
+
+async def test_a_failing_plugin_runs_again_once_the_kubeconfig_changes(
+    kubeconfig, cluster, plugin, clock, failure, server
+):
+    plugin.script("exit 1")
+    kubeconfig.write(cluster, plugin.user())
+    async with kubeconfig.session(clock=clock) as session:
+        for _ in range(30):
+            await failure(get(session, PODS))
+            clock.advance(5)
+        runs = len(plugin.runs)
+        assert runs < 7
+        await failure(get(session, PODS))
+        clock.advance(60)
+        plugin.answer(token="s3cr3t")
+        plugin.script('cat "$here/answer"')
+        kubeconfig.write(cluster, plugin.user(), preferences={"changed": True})
+        await get(session, PODS)
+    assert server.tokens == ["Bearer s3cr3t"]
 
 
 class TestInCluster:

@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,9 @@ class TestAWatchEvent:
         )
         status = decode_status(event.object)
         assert (status.code, status.reason, status.message) == (410, "Expired", "too old")
+
+    def test_may_have_a_status_with_nulls(self) -> None:
+        assert decode_status(msgspec.Raw(b'{"code": 410, "reason": null, "message": null}')).code == 410
 
     @pytest.mark.parametrize("line", [b"", b"null", b'{"type":"ADDED"}', b'{"type":"ADDED","object":{', b"\xff"])
     def test_of_another_form_is_malformed(self, line: bytes) -> None:

@@ -62,13 +62,14 @@ class Authority:
     def data(self) -> str:
         return base64.b64encode(self.path.read_bytes()).decode()
 
-    def issue(self, name: str, *hosts: str) -> Pair:
+    def issue(self, name: str, *hosts: str, days: tuple[float, float] = (-1, 1)) -> Pair:
+        """Issue a certificate that is valid from one until another number of days from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         extensions: list[x509.ExtensionType] = [x509.BasicConstraints(ca=False, path_length=None)]
         if hosts:
             extensions.append(x509.SubjectAlternativeName([_general(host) for host in hosts]))
-        certificate = self._sign(subject, key.public_key(), *extensions)
+        certificate = self._sign(subject, key.public_key(), *extensions, days=days)
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pair.chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         pair.key.write_bytes(
@@ -79,12 +80,16 @@ class Authority:
         return pair
 
     def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        *extensions: x509.ExtensionType,
+        days: tuple[float, float] = (-1, 1),
     ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        day = datetime.timedelta(days=1)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        first, last = (now + datetime.timedelta(days=day) for day in days)
         builder = x509.CertificateBuilder(self._name, subject, key, x509.random_serial_number())
-        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+        builder = builder.not_valid_before(first).not_valid_after(last)
         for extension in extensions:
             builder = builder.add_extension(extension, critical=True)
         return builder.sign(self._key, hashes.SHA256())
@@ -282,6 +287,61 @@ async def tls_proxy(authority: Authority) -> AsyncIterator[Proxy]:
     context = _context(authority.issue("proxy", "127.0.0.1"), None)
     listener = await asyncio.start_server(made.handle, "127.0.0.1", 0, ssl=context)
     made.url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    yield made
+    listener.close()
+
+
+@dataclass
+class SocksProxy:
+    """A SOCKS5 proxy (RFC 1928, RFC 1929); with a password it asks for it, and `reply` is its answer to a request."""
+
+    url: str = ""
+    password: str | None = None
+    reply: int = 0
+    targets: list[str] = field(default_factory=list)
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            version, count = await reader.readexactly(2)
+            methods = await reader.readexactly(count)
+            assert version == 5
+            method = 0 if self.password is None else 2
+            writer.write(bytes([5, method if method in methods else 0xFF]))
+            if method not in methods:
+                return
+            if self.password is not None:
+                user, password = [await self._text(reader, skip) for skip in (1, 0)]
+                right = (user, password) == ("user", self.password)
+                writer.write(bytes([1, 0 if right else 1]))
+                if not right:
+                    return
+            _version, _command, _reserved, kind = await reader.readexactly(4)
+            host = (
+                await self._text(reader, 0)
+                if kind == 3
+                else str(ipaddress.ip_address(await reader.readexactly(4 if kind == 1 else 16)))
+            )
+            port = int.from_bytes(await reader.readexactly(2), "big")
+            self.targets.append(f"{host}:{port}")
+            writer.write(bytes([5, self.reply, 0, 1, 0, 0, 0, 0, 0, 0]))
+            if self.reply == 0:
+                onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.gather(_pipe(reader, onward_writer), _pipe(onward_reader, writer))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    async def _text(self, reader: asyncio.StreamReader, skip: int) -> str:
+        length = (await reader.readexactly(skip + 1))[-1]
+        return (await reader.readexactly(length)).decode()
+
+
+@pytest.fixture
+async def socks_proxy() -> AsyncIterator[SocksProxy]:
+    made = SocksProxy()
+    listener = await asyncio.start_server(made.handle, "127.0.0.1", 0)
+    made.url = f"socks5://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     yield made
     listener.close()
 

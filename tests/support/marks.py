@@ -24,6 +24,7 @@ PARAMETERS: Mapping[object, tuple[str, ...]] = {"postgres": ("postgres", "slow")
 
 # By the beginning of the test's name, as pytest prints it.
 MEASURED = (
+    "tests/app/test_bad_contexts.py",
     "tests/app/test_duplicate_clusters.py",
     "tests/app/test_echoes.py",
     "tests/app/test_page_problems.py",
@@ -45,6 +46,7 @@ MEASURED = (
     "tests/delivery/test_delivery.py::TestAnOutboxThatCannotBeRead",
     "tests/inventory/test_inventory.py::TestAgainstTheNaiveModel",
     "tests/fuzz/test_targets.py::test_any_input_is_decoded_or_refused_as_documented",
+    "tests/kube/test_credential_plugin.py::TestChildren",
     "tests/kube/test_reflector.py::TestStartingOver",
     "tests/prometheus/test_rules.py::test_the_rules_do_what_their_tests_say",
     "tests/simulator/test_simulator.py",

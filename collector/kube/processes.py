@@ -1,0 +1,133 @@
+"""Runs a command as kubectl runs its credential plugins: its end counts, and not that of its output.
+
+An agent that the command starts may hold its output open for long. The event loop's own processes wait for that, and
+uvloop's let the command inherit copies of its pipes; so the pipes are ours here.
+"""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Self
+
+import anyio
+import anyio.to_thread
+
+__all__ = ["Ended", "run_command"]
+
+STDOUT_GRACE_SECONDS = 2.0  # after the end of a command that printed something, for children that hold its output open
+MAX_POLL_SECONDS = 0.05  # between two looks whether a command has ended
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int  # negative: the number of the signal that killed it
+    stdout: bytes
+    stderr: bytes  # the end of it
+    overflowed: bool  # it printed more than it may, and was killed
+
+
+async def run_command(
+    command: Sequence[str], environment: Mapping[str, str], *, max_stdout: int, max_stderr: int
+) -> Ended:
+    """Run a command without input to its end; raises OSError and ValueError where it cannot be started.
+
+    Whatever happens, neither it nor its children are left running.
+    """
+    with _Pipe(max_stdout) as stdout, _Pipe(max_stderr) as stderr:
+        start = functools.partial(
+            subprocess.Popen,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout.writer,
+            stderr=stderr.writer,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            process = await anyio.to_thread.run_sync(start)
+        finally:
+            stdout.close_writer()
+            stderr.close_writer()
+        try:
+            async with anyio.create_task_group() as reading:
+                reading.start_soon(stdout.collect, reading.cancel_scope.cancel)
+                reading.start_soon(stderr.collect_end)
+                await _end(process.pid)
+                with anyio.move_on_after(STDOUT_GRACE_SECONDS if stdout.content else None):
+                    await stdout.ended.wait()
+                reading.cancel_scope.cancel()
+            stderr.drain()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with anyio.CancelScope(shield=True):
+                await _end(process.pid)
+            code = process.wait()
+        return Ended(code, bytes(stdout.content), bytes(stderr.content), stdout.overflowed)
+
+
+async def _end(pid: int) -> None:
+    """Wait until a process has ended; it stays a zombie, so that its group's number is not another's."""
+    pause = 0.005
+    with contextlib.suppress(ChildProcessError):  # where we were started with SIGCHLD ignored, none stays
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # noqa: ASYNC222  it returns at once
+            await anyio.sleep(pause)
+            pause = min(pause * 1.5, MAX_POLL_SECONDS)
+
+
+class _Pipe:
+    """What a command prints to one of its outputs, at most `limit` bytes of it."""
+
+    def __init__(self, limit: int) -> None:
+        self.content = bytearray()
+        self.ended = anyio.Event()
+        self.overflowed = False
+        self._limit = limit
+        self._reader, self.writer = os.pipe()
+        os.set_blocking(self._reader, False)
+
+    async def collect(self, on_overflow: Callable[[], None]) -> None:
+        """Read to the end; call `on_overflow` at more than the limit."""
+        while chunk := await self._read():
+            self.content += chunk
+            if len(self.content) > self._limit:
+                self.overflowed = True
+                on_overflow()
+                return
+        self.ended.set()
+
+    async def collect_end(self) -> None:
+        """Read to the end, and keep the end of it."""
+        while chunk := await self._read():
+            self._keep(chunk)
+
+    def drain(self) -> None:
+        """Take what has been printed and not been read yet."""
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(16):  # a child that goes on printing must not hold us
+                self._keep(os.read(self._reader, 1 << 16))
+
+    def close_writer(self) -> None:
+        """Leave printing to the command."""
+        if self.writer >= 0:
+            os.close(self.writer)
+        self.writer = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close_writer()
+        os.close(self._reader)
+
+    async def _read(self) -> bytes:
+        await anyio.wait_readable(self._reader)
+        return os.read(self._reader, 1 << 16)
+
+    def _keep(self, chunk: bytes) -> None:
+        self.content += chunk
+        del self.content[: -self._limit]

@@ -1,0 +1,106 @@
+"""Connections through a SOCKS5 proxy, which looks up the names of servers itself, as Go lets it."""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, ProxyType
+from python_socks.async_.asyncio import Proxy
+from yarl import URL
+
+from collector.kube.errors import SocksProxyError
+from collector.kube.proxy import is_socks
+from collector.text import one_line
+
+__all__ = ["connector"]
+
+SOCKS_PORT = 1080
+
+
+def connector(
+    proxy: URL | None,
+    context: ssl.SSLContext,
+    *,
+    prepare: Callable[[socket.socket], None] = lambda _socket: None,
+    **options: Any,
+) -> aiohttp.TCPConnector:
+    """Return what makes connections, through `proxy` if that speaks SOCKS5; `prepare` gets each socket first."""
+    if proxy is not None and is_socks(proxy):
+        return _SocksConnector(proxy, prepare=prepare, ssl=context, **options)
+
+    def new_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        prepare(made)
+        return made
+
+    return aiohttp.TCPConnector(ssl=context, socket_factory=new_socket, **options)
+
+
+class _SocksConnector(aiohttp.TCPConnector):
+    """Makes every connection through one proxy; `prepare` gets each socket.
+
+    aiohttp has no public way to bring a connected socket: the method that is overridden here is its own. TLS and the
+    name for it stay aiohttp's.
+    """
+
+    def __init__(self, proxy: URL, *, prepare: Callable[[socket.socket], None], **options: Any) -> None:
+        super().__init__(resolver=_NoResolver(), **options)
+        self._proxy = proxy
+        self._prepare = prepare
+
+    async def _wrap_create_connection(
+        self, *args: Any, req: Any, timeout: aiohttp.ClientTimeout, **options: Any
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        for unused in ("addr_infos", "client_error"):
+            options.pop(unused, None)
+        connected = await self._connect(req.url.raw_host, req.port, timeout.sock_connect)
+        try:
+            self._prepare(connected)
+            return await self._wrap_existing_connection(*args, req=req, timeout=timeout, sock=connected, **options)
+        except BaseException:
+            connected.close()
+            raise
+
+    async def _connect(self, host: str, port: int, timeout: float | None) -> socket.socket:
+        address, place = self._proxy, f"proxy {self._proxy.host}:{self._proxy.port or SOCKS_PORT}"
+        proxy = Proxy(
+            ProxyType.SOCKS5,
+            address.host or "",
+            address.port or SOCKS_PORT,
+            username=address.user,
+            password=address.password,
+            rdns=True,
+        )
+        try:
+            return await proxy.connect(host, port, timeout=timeout)
+        except ProxyTimeoutError:
+            raise SocksProxyError(f"{place}: timed out") from None
+        except ProxyConnectionError as error:
+            number = error.errno or 0  # a negative one is the resolver's
+            why = os.strerror(number).lower() if number > 0 else "cannot be resolved"
+            raise SocksProxyError(f"{place}: {why}") from None
+        except ProxyError as error:
+            raise SocksProxyError(f"{place}: {one_line(str(error).lower(), 200)}") from None
+        except OSError as error:
+            why = os.strerror(error.errno).lower() if error.errno else "the connection broke"
+            raise SocksProxyError(f"{place}: {why}") from None
+        except Exception:  # what is not SOCKS has many forms
+            raise SocksProxyError(f"{place}: its answer is not SOCKS5") from None
+
+
+class _NoResolver(AbstractResolver):
+    """Leaves names as they are."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [ResolveResult(hostname=host, host=host, port=port, family=family, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        """Do nothing."""

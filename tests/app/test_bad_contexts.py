@@ -1,0 +1,110 @@
+"""A kubeconfig or context that cannot be used costs its own cluster, at the start and at a reload, and no other."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from collector.app import Service, load
+from collector.model import ClusterState
+from collector.simulator import Simulator
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+class World:
+    """Two simulated clusters, and a configuration of them, each by a kubeconfig of its own."""
+
+    def __init__(self, folder: Path, simulator: Simulator) -> None:
+        self.folder = folder
+        self.good = simulator.kubeconfig
+        self.config = folder / "gpuid.toml"
+        self.urls: list[str] = []
+
+    def write(self, *clusters: tuple[str, str, Path]) -> None:
+        text = f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{self.folder}/gpuid.db"\n'
+        for name, context, kubeconfig in clusters:
+            text += f'[[clusters]]\nname = "{name}"\ncontext = "{context}"\nkubeconfig = "{kubeconfig}"\n'
+        partial = self.config.with_suffix(".new")
+        partial.write_text(text)
+        partial.replace(self.config)
+
+    def bad(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    @asynccontextmanager
+    async def running(self, service: Service) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: service.run(ready=self.urls.append, reload_from=self.config))
+            yield
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with Simulator(clusters=2, nodes=1, gpus=1, directory=tmp_path / "simulator") as simulator:
+        yield World(tmp_path, simulator)
+
+
+def states(service: Service) -> dict[str, ClusterState]:
+    return {name: status.state for name, status in service.clusters.statuses.items()}
+
+
+async def test_bad_contexts_leave_the_others_alone_until_they_are_repaired(world: World) -> None:
+    broken = world.bad("broken", "clusters: [")
+    entry = world.bad("entry", "contexts: [{name: x, context: {namespace: 5}}]")
+    world.write(
+        ("absent", "x", world.folder / "absent-file"),
+        ("unknown", "sim-9", world.good),
+        ("broken", "sim-1", broken),
+        ("entry", "x", entry),
+        ("good", "sim-0", world.good),
+    )
+    service = Service(load(world.config))
+    async with world.running(service):
+        bad = dict.fromkeys(("absent", "unknown", "broken", "entry"), ClusterState.BAD_CONTEXT)
+        await eventually(lambda: states(service) == {**bad, "good": ClusterState.UP})
+        messages = {name: status.message for name, status in service.clusters.statuses.items()}
+        assert messages["absent"] == f"{world.folder}/absent-file: no such file or directory"
+        assert messages["unknown"].startswith(f'no context "sim-9" in {world.good}; there are: sim-')
+        assert messages["broken"] == f"{broken}: not valid YAML (line 2)"
+        assert messages["entry"] == (
+            f'context "x" in {entry}: context "x": namespace: expected text, got a number; put it in quotes'
+        )
+        await eventually(lambda: world.urls)
+        async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
+            metrics = (await client.get("/metrics")).text
+        assert 'gpuid_cluster_state{cluster="broken",state="bad_context"} 1' in metrics
+        broken.write_text(world.good.read_text())
+        await eventually(lambda: states(service)["broken"] is ClusterState.UP)
+
+
+async def test_a_reload_with_a_bad_context_is_put_in_force(world: World) -> None:
+    world.write(("good", "sim-0", world.good))
+    service = Service(load(world.config))
+    async with world.running(service):
+        await eventually(lambda: states(service) == {"good": ClusterState.UP})
+        world.write(("good", "sim-0", world.good), ("bad", "x", world.bad("html", "<html>")))
+        await eventually(lambda: states(service).get("bad") is ClusterState.BAD_CONTEXT)
+        assert states(service)["good"] is ClusterState.UP
+
+
+async def test_when_credentials_end_is_published(world: World) -> None:
+    world.write(("good", "sim-0", world.good))
+    service = Service(load(world.config))
+    series = 'gpuid_credential_expiry_timestamp_seconds{cluster="good"}'
+    async with world.running(service):
+        await eventually(lambda: states(service) == {"good": ClusterState.UP})
+        await eventually(lambda: world.urls)
+        async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
+            assert series not in (await client.get("/metrics")).text  # the simulator's tokens do not end
+            service.observer.on_credential_expiry("good", 2e9)
+            assert f"{series} 2e+09" in (await client.get("/metrics")).text
+            service.observer.on_credential_expiry("good", None)
+            assert series not in (await client.get("/metrics")).text

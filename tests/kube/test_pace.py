@@ -1,0 +1,45 @@
+"""How soon a source of credentials that fails is asked again."""
+
+from collector.kube.errors import CredentialPluginFailedError
+from collector.kube.pace import FailurePace, LastFailure
+
+FAILURE = LastFailure(CredentialPluginFailedError, " failed")
+
+
+def test_it_may_be_tried_at_first_and_after_a_success():
+    pace = FailurePace()
+    assert pace.recent(0) is None
+    pace.failed(FAILURE, started=0, now=1)
+    pace.succeeded()
+    assert pace.recent(1) is None
+
+
+def test_each_failure_doubles_the_pause_up_to_three_minutes():
+    pace, now, pauses = FailurePace(), 0, []
+    for _ in range(8):
+        pace.failed(FAILURE, started=now, now=now)
+        started = now
+        while pace.recent(now) is FAILURE:
+            now += 1
+        pauses.append(now - started)
+    assert pauses == [5, 10, 20, 40, 80, 160, 180, 180]
+
+
+def test_failures_at_the_same_time_count_as_one():
+    pace = FailurePace()
+    for _ in range(8):
+        pace.failed(FAILURE, started=0, now=1)
+    assert pace.recent(5.9) is FAILURE
+    assert pace.recent(6) is None
+
+
+def test_a_version_of_the_kubeconfig_forgets_them_once():
+    pace = FailurePace()
+    pace.failed(FAILURE, started=0, now=0)
+    pace.reset("one")
+    assert pace.recent(0) is None
+    pace.failed(FAILURE, started=0, now=0)
+    pace.reset("one")
+    assert pace.recent(0) is FAILURE
+    pace.reset("two")
+    assert pace.recent(0) is None

@@ -1,0 +1,122 @@
+"""Bundles of CA certificates, taken as Go takes them."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from collector.tls import TlsFileError, client_context, read_authorities, server_context
+from tests.support.kubernetes import Authority
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("authorities")
+    return Authority(folder, "one").path.read_text(), Authority(folder, "two").path.read_text()
+
+
+BROKEN = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+BODY = "not base64!"
+
+
+class TestWhatIsTaken:
+    @pytest.mark.parametrize(
+        "bundle",
+        [
+            "{one}{two}",
+            "# NetLock Arany (Class Gold) Főtanúsítvány\n{one}{two}",
+            "\ufeff{one}{two}",
+            "text before\n{one}\ntext between\n{two}text after",
+            "{one_crlf}{two_crlf}",
+            "{one_cut}\n{two}",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n{one}{two}",
+            "  {one_indented}\n{two}",
+            "# -----BEGIN CERTIFICATE-----\n# MIIB\n# -----END CERTIFICATE-----\n{one}{two}",
+        ],
+    )
+    def test_certificates_are_found_in_any_text(self, pems: tuple[str, str], bundle: str):
+        one, two = pems
+        text = bundle.format(
+            one=one,
+            two=two,
+            one_crlf=one.replace("\n", "\r\n"),
+            two_crlf=two.replace("\n", "\r\n"),
+            one_cut=one.rstrip("\n"),
+            one_indented=one.replace("\n", "\n  "),
+        )
+        found = read_authorities(text.encode())
+        assert [ssl.DER_cert_to_PEM_cert(der) for der in found.certificates] == [one, two]
+        assert found.skipped == ()
+
+    def test_bytes_that_are_no_text_do_not_matter(self, pems: tuple[str, str]):
+        found = read_authorities(b"\xff\xfe\x00 Latin-1: \xe4\n" + pems[0].encode())
+        assert len(found.certificates) == 1
+
+    @pytest.mark.parametrize(
+        ("bundle", "skipped"),
+        [
+            ("{broken}{one}{two}", "certificate 1 of 3 (line 1)"),
+            ("{one}{two}{broken}", "certificate 3 of 3 (line {line})"),
+            ("-----BEGIN CERTIFICATE-----\nMIIB\n{one}{two}", "certificate 1 of 3 (line 1)"),
+            ("{broken_base64}{one}{two}", "certificate 1 of 3 (line 1)"),
+        ],
+    )
+    def test_a_broken_one_is_skipped_by_its_position(self, pems: tuple[str, str], bundle: str, skipped: str):
+        one, two = pems
+        line = (one + two).count("\n") + 1
+        text = bundle.format(one=one, two=two, broken=BROKEN, broken_base64=BROKEN.replace("MIIB", BODY))
+        found = read_authorities(text.encode())
+        assert len(found.certificates) == 2
+        assert found.skipped == (skipped.format(line=line),)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected PEM certificates"),
+        (b"no CA", "expected PEM certificates"),
+        (BROKEN.encode(), "expected PEM certificates; the one in it is broken"),
+        (BROKEN.encode() * 3, "expected PEM certificates; all 3 in it are broken"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n", "expected PEM certificates, found PRIVATE KEY"),
+    ],
+)
+def test_a_bundle_without_any_is_one_clear_line(content: bytes, message: str):
+    with pytest.raises(TlsFileError) as caught:
+        read_authorities(content)
+    assert str(caught.value) == message
+
+
+def test_der_is_told_how_to_convert(pems: tuple[str, str]):
+    with pytest.raises(TlsFileError) as caught:
+        read_authorities(ssl.PEM_cert_to_DER_cert(pems[0]))
+    assert str(caught.value) == (
+        "expected PEM certificates, found DER; `openssl x509 -inform der -in FILE -out FILE.pem` converts it"
+    )
+
+
+class TestContexts:
+    @pytest.fixture
+    def bundle(self, tmp_path: Path, pems: tuple[str, str]) -> Path:
+        path = tmp_path / "ca.crt"
+        path.write_text(f"# Főtanúsítvány\n{BROKEN}{pems[0]}", encoding="utf-8")
+        return path
+
+    def test_a_file_s_broken_certificates_are_logged(self, bundle: Path, caplog: pytest.LogCaptureFixture):
+        context = client_context(ca=bundle)
+        assert len(context.get_ca_certs()) == 1
+        assert caplog.messages == [f"{bundle}: certificate 1 of 2 (line 2) is broken; skipped"]
+
+    def test_a_server_s_client_ca_is_taken_alike(self, bundle: Path, tmp_path: Path):
+        pair = Authority(tmp_path, "server-ca").issue("server", "127.0.0.1")
+        context = server_context(pair.chain, pair.key, client_ca=bundle)
+        assert len(context.get_ca_certs()) == 1
+        assert context.verify_mode is ssl.CERT_REQUIRED
+
+    @pytest.mark.parametrize(("content", "message"), [(None, "no such file or directory"), ("x", "expected PEM cert")])
+    def test_an_unusable_file_is_an_error_of_ours(self, tmp_path: Path, content: str | None, message: str):
+        path = tmp_path / "ca.crt"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(TlsFileError, match=message) as caught:
+            client_context(ca=path)
+        assert (caught.value.kind, caught.value.file) == ("ca", path)
