@@ -102,7 +102,8 @@ _LOST = "GPU is lost"  # in place of each value that the driver can no longer as
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML does not allow
 _ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z_][\w.-]*;")
-_BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9A-Fa-f]{1,6});)")
+_BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)")
+_CHARACTER_REFERENCE = re.compile(r"&#(?:([0-9]+)|x([0-9A-Fa-f]+));")
 _TOO_DEEP = etree.XPath(f"boolean(/{'/'.join('*' * (_MAX_DEPTH + 1))})")
 
 
@@ -298,7 +299,7 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
     text = _FORBIDDEN.sub(_REPLACEMENT, document.content.decode("utf-8", "replace"))
     if _ENTITY.search(text):
         raise entity_error() from error
-    content = _BARE_AMPERSAND.sub("&amp;", text).encode()
+    content = _CHARACTER_REFERENCE.sub(_referenced, _BARE_AMPERSAND.sub("&amp;", text)).encode()
     some_lost = _LOST.encode() in content
     try:
         values = _read_document(_parse(content), document.around, some_lost=some_lost)
@@ -315,6 +316,17 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
         raise BadOutputError(f"not the XML of nvidia-smi: {reason}") from error
     document.warnings.append(f"the XML was repaired: {reason}")
     return _build_report(values, document.warnings)
+
+
+def _referenced(reference: re.Match[str]) -> str:
+    """Return a character reference as it is, or the replacement character for one that XML does not allow."""
+    decimal, hexadecimal = reference.groups()
+    digits = (decimal or hexadecimal).lstrip("0")
+    if len(digits) > len("1114111"):
+        return _REPLACEMENT
+    code = int(digits or "0", 10 if decimal else 16)
+    allowed = code <= sys.maxunicode and not 0xD800 <= code <= 0xDFFF and not _FORBIDDEN.match(chr(code))
+    return reference[0] if allowed else _REPLACEMENT
 
 
 def _read_parts(content: bytes, around: bytes, *, some_lost: bool) -> _Values:

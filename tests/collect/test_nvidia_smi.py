@@ -591,6 +591,16 @@ class TestHostileInput:
     def test_predefined_entities_and_character_references_are_text(self) -> None:
         assert one("<uuid>GPU-1</uuid><serial>&lt;&gt;&amp;&apos;&quot;&#65;&#x42;</serial>").serial == "<>&'\"AB"
 
+    @pytest.mark.parametrize(
+        "reference", ["&#xD800;", "&#xdfff;", "&#55296;", "&#x1;", "&#0;", "&#x110000;", "&#9999999999;"]
+    )
+    @pytest.mark.parametrize("element", ["serial", "ecc_mode"])
+    def test_a_reference_to_no_character_costs_its_own_value(self, element: str, reference: str) -> None:
+        blocks = (f"<uuid>GPU-1</uuid><{element}>1{reference}</{element}>", "<uuid>GPU-2</uuid><serial>2</serial>")
+        broken, other = parse(document(*blocks)).gpus
+        assert broken == Gpu(uuid="GPU-1")
+        assert other.serial == "2"
+
     def test_elements_nested_too_deep_are_refused(self) -> None:
         with pytest.raises(BadOutputError, match=r"^elements nested deeper than 32$"):
             parse(document("<a>" * 100_000 + "</a>" * 100_000))
