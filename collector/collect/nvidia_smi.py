@@ -20,8 +20,10 @@ from lxml import etree
 from collector.collect.smi_output import (
     ROOT,
     BadOutputError,
+    ContestedOutputError,
     Document,
     entity_error,
+    find_certain_part,
     find_document,
     lost_gpus,
     split_gpus,
@@ -96,6 +98,7 @@ _ABSENT = re.compile(
 )
 _ALL_ZEROS = re.compile(r"(?:GPU-|0x)?[0-]+", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_ATTACHED = re.compile(rb"<attached_gpus>\s*([0-9]{1,9})\s*</attached_gpus>")
 _MIG_MODES = {"Enabled": True, "Disabled": False}
 _LOST = "GPU is lost"  # in place of each value that the driver can no longer ask for
 
@@ -117,6 +120,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lost: tuple[GpuRef, ...] = ()  # GPUs that do not answer, as far as the tool says which
     unread: tuple[GpuRef, ...] = ()  # GPUs whose part of the output is damaged
     partial: bool = False  # it lists fewer GPUs than are attached
+    contested: bool = False  # names of processes may imitate GPUs, and only what is before them was read
+    attached: int | None = None  # GPUs of a contested output, as far as it says
 
     @property
     def named(self) -> int:
@@ -126,7 +131,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return len(self.gpus) + len(listed) + len(silent) + len(self.unread)
 
 
-def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b"") -> Report:
+def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b"", first_only: bool = False) -> Report:
     """Return what the first document of an output reports; raises BadOutputError.
 
     What is not read changes nothing, whatever it is: text around the document and between its parts, processes,
@@ -134,10 +139,34 @@ def parse(output: bytes, warnings: list[str] | None = None, *, said: bytes = b""
     absent, and a GPU whose part is damaged beyond that is in `unread`. What was repaired is added to `warnings`. `said`
     is what the tool printed elsewhere, in which it may name a GPU that does not answer.
 
+    Where names of processes may imitate GPUs, only the first GPU is read, which is printed before them; so it is with
+    `first_only`, for the output of a command that reads one GPU.
+
     Refused are documents without an end, with entities, with too many parts, with more GPUs than they say are
     attached, and those in which no GPU is whole. A GPU that the driver has lost does not spoil the others.
     """
-    document = find_document(output)
+    contest: ContestedOutputError | None = None
+    if not first_only:
+        try:
+            return _read_report(find_document(output), said, warnings)
+        except ContestedOutputError as error:
+            contest = error
+    try:
+        document = find_certain_part(output)
+    except BadOutputError:
+        if contest is not None:
+            raise contest from None
+        return _read_report(find_document(output), said, warnings)
+    report = _read_report(document, said, warnings)
+    if contest is None:
+        return report
+    if warnings is not None:
+        warnings.append(f"only the first GPU of the output is read: {contest}")
+    attached = _ATTACHED.search(document.content)
+    return msgspec.structs.replace(report, contested=True, attached=int(attached[1]) if attached else None)
+
+
+def _read_report(document: Document, said: bytes, warnings: list[str] | None) -> Report:
     document = document._replace(around=document.around + b"\n" + said)
     content = document.content
     if len(content) > _UNCOUNTED_BYTES and max(content.count(b"<"), content.count(b"=")) > _MAX_TAGS:
@@ -236,7 +265,7 @@ class _Values:
 
     def add_gpu(self, gpu: _GpuValues) -> None:
         if len(self.gpus) == _MAX_GPUS:
-            raise BadOutputError(f"more than {_MAX_GPUS} GPUs in one node")
+            raise ContestedOutputError(f"more than {_MAX_GPUS} GPUs in one node")
         self.gpus.append(gpu)
 
     def add_text(self, text: str | None) -> None:
@@ -423,7 +452,7 @@ def _is_partial(attached: str | None, listed: int, named: tuple[GpuRef, ...], wa
     if attached is None or not _NUMBER.fullmatch(attached):
         return bool(named) and named[0].pci_bus_id is None
     if listed > int(attached):
-        raise BadOutputError(f"{counted(listed, 'GPU')} in the output, which reports {attached} as attached")
+        raise ContestedOutputError(f"{counted(listed, 'GPU')} in the output, which reports {attached} as attached")
     if listed + sum(ref.pci_bus_id is not None for ref in named) >= int(attached):
         return False
     warnings.append(f"{counted(listed, 'GPU')} in the output, which reports {attached} as attached")

@@ -103,15 +103,37 @@ class SmiCommand:
             warnings.append(f"command succeeded with output on stderr: {stderr}")
         if exit_status:
             warnings.append(f"the command ended with exit status {exit_status}, after a complete document")
-        return SmiReading(_with_exit_status(report, exit_status), _distinct(warnings))
+        report = _with_exit_status(report, exit_status)
+        if report.contested and report.partial:
+            return await self._read_contested(report, warnings, capacity)
+        return SmiReading(report, _distinct(warnings))
 
     async def _read_one_by_one(
         self, failure: ExecError, lost: tuple[GpuRef, ...], known: Sequence[Gpu], capacity: int | None
     ) -> SmiReading:
         """Return what the GPUs report that answer; raises GpusLostError where none does."""
         found = _Singles([ref for ref in lost if ref.pci_bus_id])
-        targets = _targets(known, found.lost, capacity)
         warnings = [str(failure)]
+        await self._read_singles(found, _targets(known, found.lost, capacity), warnings, known=bool(known))
+        if not found.gpus:
+            raise GpusLostError(failure, found.report().lost)
+        warnings.append(f"{counted(len(found.gpus), 'GPU')} read one by one")
+        return SmiReading(found.report(), _distinct(warnings), one_by_one=True)
+
+    async def _read_contested(self, report: Report, warnings: list[str], capacity: int | None) -> SmiReading:
+        """Return what each GPU reports of itself, where only the first of all is certain."""
+        found = _Singles(list(report.lost))
+        found.add(report)
+        await self._read_singles(found, _targets((), (), report.attached or capacity), warnings, known=False)
+        whole = report.attached is not None and len(found.gpus) == report.attached
+        return SmiReading(
+            msgspec.structs.replace(found.report(), partial=not whole), _distinct(warnings), one_by_one=True
+        )
+
+    async def _read_singles(
+        self, found: "_Singles", targets: Sequence[tuple[GpuRef, str]], warnings: list[str], *, known: bool
+    ) -> None:
+        """Read GPUs one by one, within the time of one command; unless they are `known`, a silent one is the end."""
         deadline = anyio.current_time() + self._cluster.exec_timeout
         for at, (ref, argument) in enumerate(targets):
             command = command_for_one(self._cluster.command, argument)
@@ -121,7 +143,7 @@ class SmiCommand:
                 break
             try:
                 output, exit_status = await self._run(command, left)
-                found.add(_with_exit_status(await self._parse(output, []), exit_status))
+                found.add(_with_exit_status(await self._parse(output, [], first_only=True), exit_status))
             except BadOutputError:
                 if said := _said_lost(output):
                     found.add_silent(ref, said)
@@ -131,10 +153,6 @@ class SmiCommand:
                 warnings.append(f"GPU {argument}: {error}")
                 found.unread += [one for one, _ in targets[at:]]
                 break
-        if not found.gpus:
-            raise GpusLostError(failure, found.report().lost)
-        warnings.append(f"{counted(len(found.gpus), 'GPU')} read one by one")
-        return SmiReading(found.report(), _distinct(warnings), one_by_one=True)
 
     async def _run(self, command: Sequence[str], timeout: float) -> tuple[Output, int]:
         """Return what a command printed, and its exit status; raises ExecError where it did not run to its end."""
@@ -154,10 +172,10 @@ class SmiCommand:
             return error.output, error.exit_status
         return output, 0
 
-    async def _parse(self, output: Output, warnings: list[str]) -> Report:
+    async def _parse(self, output: Output, warnings: list[str], *, first_only: bool = False) -> Report:
+        parse = functools.partial(nvidia_smi.parse, output.stdout, warnings, said=output.stderr, first_only=first_only)
         if len(output.stdout) <= _PARSE_INLINE_BYTES:
-            return printable_report(nvidia_smi.parse(output.stdout, warnings, said=output.stderr))
-        parse = functools.partial(nvidia_smi.parse, output.stdout, warnings, said=output.stderr)
+            return printable_report(parse())
         return printable_report(await anyio.to_thread.run_sync(parse, limiter=self._parsing))
 
 

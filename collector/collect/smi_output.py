@@ -16,8 +16,10 @@ from collector.text import one_line
 __all__ = [
     "ROOT",
     "BadOutputError",
+    "ContestedOutputError",
     "Document",
     "entity_error",
+    "find_certain_part",
     "find_document",
     "lost_gpus",
     "own_words",
@@ -43,6 +45,8 @@ _OTHER_ROOT = re.compile(rb"<(?:\w+:)?(\w+)")
 _CLOCKS_START = re.compile(rb"<supported_clocks\s*>")
 _PROCESSES_START = re.compile(rb"<processes\s*>")
 _ACCOUNTED_START = re.compile(rb"<accounted_processes\s*>")
+_NAMES_START = re.compile(rb"<(?:accounted_)?processes\s*>")
+_NAME_TAG = b"process_name>"
 _CLOCKS_END, _PROCESSES_END, _ACCOUNTED_END = b"</supported_clocks>", b"</processes>", b"</accounted_processes>"
 
 # Encodings that a document may declare besides UTF-8 and UTF-16; what it says otherwise is read as UTF-8.
@@ -60,6 +64,10 @@ class BadOutputError(GpuidError):
     """The text is not the output of `nvidia-smi -q -x`, or is incomplete."""
 
 
+class ContestedOutputError(BadOutputError):
+    """Names of processes may imitate GPUs, or ends: only what is printed before the first of them is certain."""
+
+
 class Document(NamedTuple):
     """One document, without what is not read."""
 
@@ -75,22 +83,40 @@ def find_document(output: bytes) -> Document:
     documents. Only the first document counts, because a text inside it could imitate a later one.
     """
     warnings: list[str] = []
-    output, start = _to_utf8(output, warnings)
-    if start < 0:
-        raise BadOutputError(f"not the XML of nvidia-smi: {_why_no_document(output)}")
+    output, start = _find_root(output, warnings)
     head = output[:start]
-    if b"<!ENTITY" in head:
-        raise entity_error()
     several = _ROOT_START.search(output, start + 1) is not None  # documents, or a name of a process says so
+    if _has_name_with_line_break(output, start):
+        raise ContestedOutputError("a line break in the name of a process, which may imitate GPUs")
     content = _cut(output, start, warnings, several=several)
     end = content.find(_ROOT_END)
-    if end < 0 or (several and _ROOT_START.search(content, 1, end)):
-        raise BadOutputError("not the XML of nvidia-smi: the document is cut off before its end")
+    if end < 0:
+        raise _cut_off_error()
+    if several and _ROOT_START.search(content, 1, end):
+        raise ContestedOutputError(str(_cut_off_error()))  # or one that the name of a process imitates
     end += len(_ROOT_END)
     tail = content[end:]
     if several and _ROOT_START.search(tail):
         warnings.append("more than one document, of which only the first is read")
     return Document(content[:end], head + b"\n" + tail, warnings)
+
+
+def find_certain_part(output: bytes) -> Document:
+    """Return the first document of an output up to its first names of processes, as a document of its own.
+
+    No name can change what is printed before it: the number of attached GPUs, and the first GPU. Raises BadOutputError
+    as `find_document`, and where no process is named.
+    """
+    warnings: list[str] = []
+    output, start = _find_root(output, warnings)
+    if output.rfind(_ROOT_END) < start:
+        raise _cut_off_error()
+    gpu = _GPU_START.search(output, start)
+    names = _NAMES_START.search(output, gpu.end()) if gpu is not None else None
+    if names is None or output.find(_NAME_TAG, names.end()) < 0:
+        raise BadOutputError("not the XML of nvidia-smi: no process is named")
+    certain = output[: names.start()] + b"</gpu>\n" + _ROOT_END
+    return Document(_cut(certain, start, warnings, several=False), output[:start], warnings)
 
 
 def entity_error() -> BadOutputError:
@@ -151,6 +177,33 @@ def _why_no_document(output: bytes) -> str:
     return own_words(output) or ("no text in the output" if output.strip() else "the output is empty")
 
 
+def _cut_off_error() -> BadOutputError:
+    return BadOutputError("not the XML of nvidia-smi: the document is cut off before its end")
+
+
+def _find_root(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
+    """Return an output in UTF-8 and where its first root element begins; raises BadOutputError where none does."""
+    output, start = _to_utf8(output, warnings)
+    if start < 0:
+        raise BadOutputError(f"not the XML of nvidia-smi: {_why_no_document(output)}")
+    if b"<!ENTITY" in output[:start]:
+        raise entity_error()
+    return output, start
+
+
+def _has_name_with_line_break(output: bytes, start: int) -> bool:
+    """Return whether the name of a process is not on one line, as the tool prints it."""
+    at = output.find(_NAME_TAG, start)
+    while at >= 0:
+        end = output.find(b"\n", at)
+        line = output[output.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(output)]
+        opened = line.find(b"<" + _NAME_TAG)
+        if opened < 0 or line.rfind(b"</" + _NAME_TAG) < opened:
+            return True
+        at = output.find(_NAME_TAG, end) if end >= 0 else -1
+    return False
+
+
 def _to_utf8(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
     """Return an output in UTF-8, and where its first root element begins (-1: nowhere)."""
     if (root := _ROOT_START.search(output)) is not None:
@@ -187,7 +240,7 @@ def _known_codec(name: str, warnings: list[str]) -> str | None:
 
 
 def _gpu_starts(output: bytes, start: int) -> list[int]:
-    """Return where the GPUs of an output begin, from `start` on; raises BadOutputError for very many.
+    """Return where the GPUs of an output begin, from `start` on; raises ContestedOutputError for very many.
 
     The tool begins a line with each, so one in the middle of a line may be in the name of a process. Only where no line
     begins with one, which is not how the tool prints, all of them count.
@@ -201,7 +254,7 @@ def _gpu_starts(output: bytes, start: int) -> list[int]:
         elif output[max(0, at - _MAX_INDENT) : at].rstrip(b" \t\r").endswith(b">"):
             others.append(at)
         if len(starts) + len(others) > _MAX_STARTS:
-            raise BadOutputError(f"more than {_MAX_STARTS} GPUs in the output")
+            raise ContestedOutputError(f"more than {_MAX_STARTS} GPUs in the output")
     if not others:
         return starts
     if not starts:

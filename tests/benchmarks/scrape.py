@@ -149,9 +149,8 @@ class _Families(Collector):
 
 def same_series(published: Published) -> CollectorRegistry:
     """Give prometheus-client the same samples, ready made: only writing and compressing them is measured."""
-    gpus, info, counts, read = (
-        GaugeMetricFamily(family.name, family.help, labels=family.labels) for family in NODE_FAMILIES
-    )
+    families = [GaugeMetricFamily(family.name, family.help, labels=family.labels) for family in NODE_FAMILIES]
+    gpus, info, counts, read, _virtual = families  # the fleet has no virtual GPUs
     for cluster in published.inventory.clusters():
         for name, entry in published.inventory.nodes(cluster).items():
             node = entry.node
@@ -169,7 +168,7 @@ def same_series(published: Published) -> CollectorRegistry:
                 counts.add_metric([cluster, name, state], count or 0)
             read.add_metric([cluster, name], entry.time or 0.0)
     registry = CollectorRegistry()
-    registry.register(_Families([gpus, info, counts, read]))
+    registry.register(_Families(families))
     return registry
 
 

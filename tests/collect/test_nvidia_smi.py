@@ -695,14 +695,53 @@ def test_what_supported_clocks_hold_changes_nothing(inside: bytes) -> None:
         assert parse(document(H100).replace(b"<processes>", clocks)) == parse(document(H100))
 
 
+def running(name: str, gpu: str = H100) -> str:
+    """Return a GPU with one process."""
+    named = f"<processes>\n<process_info>\n<process_name>{name}</process_name>\n</process_info>\n</processes>"
+    return gpu.replace("<processes></processes>", named)
+
+
+IMITATED_GPU = f"""</process_name>
+</process_info>
+</processes>
+\t</gpu>
+\t<gpu>{GB200.format(index=1)}<processes>
+<process_info>
+<process_name>"""
+
+
 def test_a_process_that_imitates_a_gpu_makes_none() -> None:
-    fake = GB200.format(index=1)
-    imitation = (
-        f"</process_name></process_info></processes>\n\t</gpu>\n\t<gpu>{fake}<processes><process_info><process_name>"
-    )
-    processes = f"<processes><process_info><process_name>{imitation}</process_name></process_info></processes>"
-    with pytest.raises(BadOutputError, match="2 GPUs in the output, which reports 1 as attached"):
-        parse(document(H100.replace("<processes></processes>", processes), attached=1))
+    warnings: list[str] = []
+    report = parse(document(running(IMITATED_GPU), attached=1), warnings)
+    assert [gpu.uuid for gpu in report.gpus] == ["GPU-11111111-aaaa-bbbb-cccc-000000000011"]
+    assert not report.partial
+    assert any("2 GPUs in the output, which reports 1 as attached" in text for text in warnings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\n<nvidia_smi_log>",
+        "x\n</nvidia_smi_log>\n<nvidia_smi_log>\n",
+        "</process_name>\n<nvidia_smi_log>\n<process_name>",
+        "\n\t<gpu " * 1100,
+        '\n\t<gpu id="00000000:99:00.0">',
+        "x\n\t<gpu>\n<uuid>GPU-deadbeef</uuid><serial>1652923034028</serial>\n<processes>",
+        "</process_name>\n\t</gpu>\n\t<gpu>\n<uuid>GPU-deadbeef</uuid>\n<processes>\n",
+        IMITATED_GPU * 300,
+        f"{IMITATED_GPU}\n</nvidia_smi_log>",
+    ],
+)
+@pytest.mark.parametrize("listed", [1, 2, 4])
+def test_a_name_with_line_breaks_leaves_the_first_gpu(name: str, listed: int) -> None:
+    others = [H100.replace("GPU-1111", f"GPU-{number}") for number in range(3333, 3333 + listed - 1)]
+    output = document(running(name), *others, attached=4 if listed > 1 else 1)
+    report = parse(output)
+    assert [gpu.uuid for gpu in report.gpus] == ["GPU-11111111-aaaa-bbbb-cccc-000000000011"]
+    assert report.contested
+    assert report.attached == (4 if listed > 1 else 1)
+    assert report.partial == (listed > 1)  # and so takes no GPU from its node
+    assert parse(output, first_only=True).gpus == report.gpus
 
 
 def test_a_process_that_imitates_a_document_makes_none() -> None:
