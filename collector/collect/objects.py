@@ -3,7 +3,7 @@
 import functools
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -56,6 +56,7 @@ class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created: str = ""  # RFC 3339 in UTC, which sorts as it is
     running: bool = False
     terminating: bool = False
+    ready: bool = True  # by its own condition, which also turns when the kubelet of its node is gone
     containers: tuple[Container, ...] = ()
 
     @property
@@ -101,6 +102,7 @@ def decode_pod(raw: msgspec.Raw) -> PodObject:
         created=pod.metadata.created or "",
         running=pod.status.phase == "Running",
         terminating=pod.metadata.deleted is not None,
+        ready=_is_ready(pod.status.conditions),
         containers=tuple(containers),
     )
 
@@ -125,7 +127,7 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
                 capacity=count_gpus(capacity, units),
                 allocatable=count_gpus(allocatable, units),
                 advertised=(capacity, allocatable),
-                ready=not any(one.type == "Ready" and one.status != "True" for one in node.status.conditions or ()),
+                ready=_is_ready(node.status.conditions),
                 labels=tuple((name, sys.intern(printable(has[name]))) for name in wanted if name in has),
                 gpu_sign=find_sign(node.status.capacity or (), has),
             ),
@@ -168,8 +170,14 @@ class _ContainerStatus(msgspec.Struct, frozen=True, gc=False):
     restarts: int = msgspec.field(name="restartCount", default=0)
 
 
+class _Condition(msgspec.Struct, frozen=True, gc=False):
+    type: str = ""
+    status: str = ""
+
+
 class _PodStatus(msgspec.Struct, frozen=True, gc=False):
     phase: str = ""
+    conditions: list[_Condition] | None = None
     containers: list[_ContainerStatus] | None = msgspec.field(name="containerStatuses", default=None)
 
 
@@ -191,11 +199,6 @@ class _NodeInfo(msgspec.Struct, frozen=True, gc=False):
 _Amounts = dict[str, msgspec.Raw]
 
 
-class _Condition(msgspec.Struct, frozen=True, gc=False):
-    type: str = ""
-    status: str = ""
-
-
 class _NodeStatus(msgspec.Struct, frozen=True, gc=False):
     conditions: list[_Condition] | None = None
     info: _NodeInfo = msgspec.field(name="nodeInfo", default=_NodeInfo())
@@ -211,6 +214,11 @@ class _Node(msgspec.Struct, frozen=True, gc=False):
 
 _POD_DECODER = msgspec.json.Decoder(_Pod)
 _NODE_DECODER = msgspec.json.Decoder(_Node)
+
+
+def _is_ready(conditions: Iterable[_Condition] | None) -> bool:
+    """Return whether the condition `Ready` holds; one that is not there yet says nothing."""
+    return not any(one.type == "Ready" and one.status != "True" for one in conditions or ())
 
 
 def _amount(amounts: _Amounts | None) -> int | None:

@@ -62,8 +62,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def ready(pod: PodObject) -> bool:
-    """Return whether a pod can run a command: it is running, not terminating, and all of its containers are ready."""
-    if not pod.running or pod.terminating:
+    """Return whether a pod can run a command: it is running and ready, with all of its containers, and not terminating.
+
+    When a kubelet is gone, its pods stay, and the statuses of their containers too; only their condition says it.
+    """
+    if not pod.running or pod.terminating or not pod.ready:
         return False
     return bool(pod.containers) and all(container.ready for container in pod.containers)
 

@@ -263,6 +263,13 @@ class SimulatedCluster:
         return self._done(f"the pod of {node} is {'ready' if ready else 'not ready'}", (node,))
 
     @action
+    def set_kubelet(self, node: str | None = None, reports: bool = False) -> Done:
+        """Stop the kubelet of a node or start it again; while it does not report, node and pod are not ready."""
+        node = self._node(node)
+        self.objects.set_kubelet(node, reports=reports)
+        return self._done(f"the kubelet of {node} {'reports' if reports else 'does not report'}", (node,))
+
+    @action
     def remove_pod(self, node: str | None = None) -> Done:
         """Delete a node's pod; no other takes its place until restore_pod."""
         node = self._node(node)

@@ -110,6 +110,15 @@ class ClusterObjects:
         """Set whether the pod is ready."""
         self.edit(PODS, self.pod(node), lambda document: _set_ready(document, ready=ready))
 
+    def set_kubelet(self, node: str, *, reports: bool) -> None:
+        """Set whether the kubelet of a node reports, as the node lifecycle controller writes it.
+
+        Nobody is there to write the statuses of containers, so they stay as they are.
+        """
+        status = "True" if reports else "Unknown"
+        self.edit(NODES, node, lambda document: _write_condition(document, "Ready", status))
+        self.edit(PODS, self.pod(node), lambda document: _set_condition(document, "Ready", ready=reports))
+
     def node_down(self, node: str) -> None:
         """Make a node not ready, as when its kubelet stops reporting."""
         self.edit(NODES, node, lambda document: _set_condition(document, "Ready", ready=False))
@@ -246,6 +255,10 @@ def _set_labels(document: Document, labels: Mapping[str, str | None]) -> None:
 
 
 def _set_condition(document: Document, kind: str, *, ready: bool) -> None:
+    _write_condition(document, kind, "True" if ready else "False")
+
+
+def _write_condition(document: Document, kind: str, status: str) -> None:
     for condition in document["status"]["conditions"]:
         if condition["type"] == kind:
-            condition |= {"status": "True" if ready else "False", "lastTransitionTime": rfc3339(time.time(), "seconds")}
+            condition |= {"status": status, "lastTransitionTime": rfc3339(time.time(), "seconds")}

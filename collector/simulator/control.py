@@ -27,6 +27,7 @@ _EXAMPLE_BODIES = {
     "relabel_pods": '{"app": "another"}',
     "label_node": '{"node": "gpu-0000", "labels": {"nvidia.com/gpu.present": null}}',
     "set_ready": '{"node": "gpu-0000", "ready": false}',
+    "set_kubelet": '{"node": "gpu-0000", "reports": false}',
     "expire_versions": '{"form": "status"}',
     "throttle": '{"requests": 20, "retry_after": 2}',
     "deny": '{"verb": "create", "resource": "pods/exec"}',

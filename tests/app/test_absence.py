@@ -190,16 +190,26 @@ async def test_pods_without_the_container_are_no_candidates(world: World) -> Non
     assert world.collector.total("gpuid_read_failure_total", cluster="sim-0") == 0.0
 
 
-async def test_a_pod_that_is_no_longer_ready_says_that_its_node_cannot_be_read_now(world: World) -> None:
+@pytest.mark.parametrize(
+    ("stop", "start"),
+    [
+        (lambda sim: sim.set_ready("gpu-0000", ready=False), lambda sim: sim.set_ready("gpu-0000", ready=True)),
+        (lambda sim: sim.set_kubelet("gpu-0000", reports=False), lambda sim: sim.set_kubelet("gpu-0000", reports=True)),
+    ],
+    ids=["container", "kubelet"],
+)
+async def test_a_pod_that_is_no_longer_ready_says_that_its_node_cannot_be_read_now(
+    world: World, stop: Callable[[SimulatedCluster], object], start: Callable[[SimulatedCluster], object]
+) -> None:
     await world.start()
     await world.eventually(world.collector.gpus, world.simulator.fleet.expected())
-    world.sim.set_ready("gpu-0000", ready=False)
+    stop(world.sim)
     await world.eventually(world.unread, {"pod_not_ready": 1.0})
     await world.says(
         "/clusters/sim-0/nodes/gpu-0000", "unread: pod not ready", "its pod is not ready", unwanted="pill good"
     )
     assert world.collector.gpus() == world.simulator.fleet.expected()
-    world.sim.set_ready("gpu-0000", ready=True)
+    start(world.sim)
     await world.eventually(world.unread, {})
 
 
