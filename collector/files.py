@@ -1,15 +1,78 @@
-"""What is asked of files: whether one has changed, and the secret that is in it."""
+"""What is asked of files: their content, whether one has changed, and the secret that is in it; none may hang."""
 
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from collector.model import GpuidError
 from collector.text import describe_os_error
 
-__all__ = ["UnreadableFileError", "file_stamp", "read_secret"]
+__all__ = ["MAX_FILE_BYTES", "UnreadableFileError", "file_stamp", "in_time", "read_file", "read_secret"]
+
+MAX_FILE_BYTES = 16 << 20  # of what people write by hand, or tools for them: kubeconfigs, certificates, tokens
+FILE_TIMEOUT_SECONDS = 10.0  # after which a file system counts as hanging
+
+_T = TypeVar("_T")
+_hanging: dict[str, threading.Thread] = {}  # by file: what still waits for its file system
 
 
 class UnreadableFileError(GpuidError):
     """A file gives no secret; the text is the reason alone, without the path and without anything of the content."""
+
+
+def read_file(file: Path | str) -> bytes:
+    """Return the content of a file, which is no pipe and not endless; raises OSError, and ValueError for no path."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for somebody to write
+    with os.fdopen(descriptor, "rb", buffering=0) as opened:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):  # /dev/null is an empty file to many
+            raise OSError(errno.EINVAL, "not a regular file")
+        content = bytearray()
+        while chunk := opened.read(1 << 20):
+            content += chunk
+            if len(content) > MAX_FILE_BYTES:
+                raise OSError(errno.EFBIG, f"more than {MAX_FILE_BYTES >> 20} MiB")
+    return bytes(content)
+
+
+def in_time(file: Path | str, work: Callable[[], _T], *, timeout: float = FILE_TIMEOUT_SECONDS) -> _T:
+    """Return what `work` returns, which asks something of a file; raises what it raises.
+
+    Raises OSError if that takes more than `timeout` seconds, as on a network file system whose server is gone, and at
+    once while an earlier one still waits for the same file. Nothing can end such a thread; it does not keep the process
+    from ending.
+    """
+    key = str(file)
+    hangs = OSError(errno.ETIMEDOUT, "its file system does not answer")
+    if (earlier := _hanging.get(key)) is not None:
+        if earlier.is_alive():
+            raise hangs
+        _hanging.pop(key, None)
+    outcome: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((work(), None))
+        except BaseException as error:  # for the one who waits
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run, name="gpuid file", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not outcome:
+        _hanging[key] = thread
+        raise hangs
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    returned: _T = value
+    return returned
 
 
 def file_stamp(file: Path | str) -> tuple[int, int, int] | None:
@@ -24,6 +87,6 @@ def file_stamp(file: Path | str) -> tuple[int, int, int] | None:
 def read_secret(file: Path | str) -> str:
     """Return the text of a file without the white space around it, which may be empty; raises UnreadableFileError."""
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
+        return read_file(file).decode("utf-8").strip()
     except (OSError, ValueError) as error:
         raise UnreadableFileError(describe_os_error(error, "expected UTF-8 text")) from None

@@ -13,6 +13,7 @@ import ssl
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from collector.files import read_file
 from collector.model import GpuidError
 from collector.text import describe_os_error
 
@@ -29,6 +30,12 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _BEGIN = re.compile(rb"^[ \t]*-----BEGIN ([A-Z0-9 ]+)-----", re.MULTILINE)
+_SSL_REASONS = {
+    "KEY_VALUES_MISMATCH": "the certificate and the key do not match",
+    "EE_KEY_TOO_SMALL": "its key is too small",
+    "CA_KEY_TOO_SMALL": "the key of its issuer is too small",
+    "CA_MD_TOO_WEAK": "its signature uses a digest that is too weak",
+}
 _LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
 
 
@@ -118,13 +125,13 @@ def load_certificate(context: ssl.SSLContext, cert: Path | str, key: Path | str 
 def reason(error: BaseException, default: str) -> str:
     """Return why a file could not be loaded: the system's words, or `default` where it is the content that is wrong."""
     if isinstance(error, ssl.SSLError):
-        return "the certificate and the key do not match" if error.reason == "KEY_VALUES_MISMATCH" else default
+        return _SSL_REASONS.get(error.reason or "", default)
     return describe_os_error(error, default)
 
 
 def _authorities(file: Path) -> bytes:
     """Return the certificates of a file as DER, and log those that are skipped; raises TlsFileError and OSError."""
-    found = read_authorities(file.read_bytes(), file)
+    found = read_authorities(read_file(file), file)
     for skipped in found.skipped:
         log.warning("%s: %s is broken; skipped", file, skipped)
     return b"".join(found.certificates)

@@ -1,9 +1,12 @@
-"""Whether files are still what they were."""
+"""Files are read in bounded time and space, and it is known whether they are still what they were."""
 
 import os
+import threading
 from pathlib import Path
 
-from collector.files import file_stamp
+import pytest
+
+from collector.files import MAX_FILE_BYTES, file_stamp, in_time, read_file
 
 
 def test_a_file_that_nobody_touched_has_the_same_stamp(tmp_path: Path) -> None:
@@ -31,3 +34,52 @@ def test_it_changes_with_time_size_and_inode(tmp_path: Path) -> None:
 
 def test_a_missing_file_has_none(tmp_path: Path) -> None:
     assert file_stamp(tmp_path / "file") is None
+
+
+def test_a_file_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(range(256)) * 10_000)
+    assert read_file(file) == file.read_bytes()
+    assert read_file("/dev/null") == b""
+
+
+def test_what_is_no_file_or_has_no_end_is_an_error_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(MAX_FILE_BYTES + 1)
+    for file, why in {
+        tmp_path / "pipe": "not a regular file",
+        tmp_path: "Is a directory",
+        tmp_path / "large": "more than 16 MiB",
+        Path("/dev/zero"): "more than 16 MiB",
+        tmp_path / "none": "No such file",
+    }.items():
+        with pytest.raises(OSError, match=why):
+            read_file(file)
+    with pytest.raises(ValueError, match="null byte"):
+        read_file("a\0b")
+
+
+def test_a_file_system_that_does_not_answer_costs_its_time_once() -> None:
+    answers = threading.Event()
+
+    def work() -> bool:
+        return answers.wait(60)
+
+    with pytest.raises(OSError, match="its file system does not answer"):
+        in_time("/mnt/hangs", work, timeout=0.05)
+    threads = threading.active_count()
+    for _ in range(10):
+        with pytest.raises(OSError, match="its file system does not answer"):
+            in_time("/mnt/hangs", work, timeout=60)
+    assert threading.active_count() == threads
+    assert in_time("/mnt/other", lambda: 1) == 1
+    answers.set()
+    while threading.active_count() == threads:
+        answers.wait(0.01)
+    assert in_time("/mnt/hangs", work)
+
+
+def test_the_error_of_the_work_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_time("/file", lambda: 1 // 0)

@@ -17,6 +17,7 @@ from collector.collect.schedule import Candidate, choose, lacks_container, ready
 from collector.collect.smi_command import SmiCommand
 from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube.client import ApiClient
+from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.kube.errors import (
     ClusterError,
     CredentialPluginFailedError,
@@ -46,6 +47,7 @@ _EXEC_HINTS = {
     ReadFailure.EXIT_STATUS: "the node's driver may be broken; kubectl exec shows the full output",
     ReadFailure.BAD_OUTPUT: "`command` must print what `nvidia-smi -q -x` prints",
 }
+_PLUGIN_TIME = 0.9  # of a check's, for a credential plugin
 _SAME_PLUGIN = "runs the same plugin and shows its output"
 
 
@@ -54,7 +56,7 @@ async def check_clusters(clusters: Sequence[ClusterSettings], timeout: float) ->
 
     A cluster that the collector would skip, because one before it is the same cluster, has that as a problem.
     """
-    checks = [ClusterCheck(cluster) for cluster in clusters]
+    checks = [ClusterCheck(cluster, timeout) for cluster in clusters]
     findings = await run_checks(checks, timeout, concurrency=_CONCURRENT_CLUSTERS)
     _report_duplicates(checks)
     return findings
@@ -73,18 +75,20 @@ def _report_duplicates(checks: Sequence["ClusterCheck"]) -> None:
 class ClusterCheck(Check):
     """The steps on one cluster, in the order in which the collector needs them."""
 
-    def __init__(self, cluster: ClusterSettings) -> None:
+    def __init__(self, cluster: ClusterSettings, timeout: float) -> None:
         self.details = ClusterDetails(context=cluster.context)
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name, details=self.details))
         self.step = "loading its context"
         self.nodes: Sequence[NodeInfo] = ()  # those with a GPU pod, which the collector would read
         self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
         self._cluster = cluster
+        # Less than what the check may take: a plugin that hangs has often said why.
+        self._plugin_timeout = min(_PLUGIN_TIME * timeout, PLUGIN_TIMEOUT_SECONDS)
         self._anonymous = False  # the kubeconfig names no credentials
 
     async def run(self) -> None:
         """Go through the steps; raises ClusterError for what ends the check."""
-        session = Session(self._cluster, on_credential_expiry=self._note_expiry)
+        session = Session(self._cluster, on_credential_expiry=self._note_expiry, plugin_timeout=self._plugin_timeout)
         async with ApiClient(session) as client:
             self.details.server = client.session.host
             self._anonymous = session.anonymous

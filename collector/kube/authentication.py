@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from collector.kube.connection import ConnectionInfo
-from collector.kube.credential_plugin import CredentialPlugin
+from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS, CredentialPlugin
 from collector.kube.credentials import (
     Credential,
     Credentials,
@@ -27,12 +27,19 @@ __all__ = ["choose"]
 _SUCCESSORS = {"gcp": "gke-gcloud-auth-plugin", "azure": "kubelogin"}
 
 
-def choose(info: ConnectionInfo, clock: Callable[[], float], secrets: Secrets) -> Credentials:
+def choose(
+    info: ConnectionInfo, clock: Callable[[], float], secrets: Secrets, plugin_timeout: float = PLUGIN_TIMEOUT_SECONDS
+) -> Credentials:
     """Return the credentials of the user, in kubectl's order of preference; raises BadContextError.
 
-    What they obtain is added to `secrets`, and no error of theirs repeats any of those.
+    What they obtain is added to `secrets`, and no error of theirs repeats any of those. A credential plugin may take
+    `plugin_timeout` seconds.
     """
     user, where = info.user, info.where
+    if user.token and (user.username or user.password):
+        raise BadContextError(f"{_key(info, 'token')}: expected either a token or username and password")
+    if user.exec is not None and user.auth_provider is not None:
+        raise BadContextError(f"{_key(info, 'exec')}: expected either exec or auth-provider")
     if user.token_file:
         return FileCredentials(
             Path(user.token_file), where=where, fallback=user.token, fallback_where=_key(info, "token"), clock=clock
@@ -45,7 +52,7 @@ def choose(info: ConnectionInfo, clock: Callable[[], float], secrets: Secrets) -
         except UnicodeEncodeError:
             raise BadContextError(f"{where}: username and password: expected text") from None
     if user.exec is not None:
-        plugin = CredentialPlugin(info, clock=clock)
+        plugin = CredentialPlugin(info, clock=clock, timeout=plugin_timeout)
         obtain = redacted(plugin.run, secrets)
         return RefreshingCredentials(obtain, where=where, clock=clock, on_reset=plugin.reset)
     if user.auth_provider is not None:

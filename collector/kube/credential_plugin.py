@@ -37,7 +37,7 @@ from collector.kube.processes import run_command
 from collector.redaction import redact
 from collector.text import describe_os_error, one_line
 
-__all__ = ["CredentialPlugin"]
+__all__ = ["PLUGIN_TIMEOUT_SECONDS", "CredentialPlugin"]
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 PLUGIN_TIMEOUT_SECONDS = 60.0
@@ -125,12 +125,8 @@ class CredentialPlugin:
             "KUBERNETES_EXEC_INFO": msgspec.json.encode(information).decode(),
         }
         command = self._find()
-        try:
-            async with _ALL_PLUGINS.limiter:  # waiting for it is not the plugin's fault, so its time starts after
-                with anyio.fail_after(self._timeout):
-                    output = await self._communicate([command, *(self._plugin.args or ())], environment)
-        except TimeoutError:
-            raise self._failed(f" gave no answer within {self._timeout:g} s and was killed") from None
+        async with _ALL_PLUGINS.limiter:  # waiting for it is not the plugin's fault, so its time starts after
+            output = await self._communicate([command, *(self._plugin.args or ())], environment)
         return await anyio.to_thread.run_sync(self._credential, output)
 
     def _failed(self, said: str) -> CredentialPluginFailedError:
@@ -177,17 +173,28 @@ class CredentialPlugin:
     async def _communicate(self, command: list[str], environment: Mapping[str, str]) -> bytes:
         """Return the command's standard output."""
         try:
-            ended = await run_command(command, environment, max_stdout=MAX_STDOUT_BYTES, max_stderr=MAX_STDERR_BYTES)
+            ended = await run_command(
+                command,
+                environment,
+                timeout=self._timeout,
+                max_stdout=MAX_STDOUT_BYTES,
+                max_stderr=MAX_STDERR_BYTES,
+            )
         except (OSError, ValueError) as error:  # such as a script whose interpreter is absent
             why = describe_os_error(error, "its arguments hold a null byte")
             raise self._failed(f" cannot be started: {why}") from None
         if ended.overflowed:
             raise self._failed(f" printed more than {MAX_STDOUT_BYTES} bytes")
-        if ended.code != 0:
+        if ended.timed_out:
+            ending = f" gave no answer within {self._timeout:g} s and was killed"
+        elif ended.code != 0:
             ending = f" exited with code {ended.code}" if ended.code > 0 else f" was killed by signal {-ended.code}"
-            words = self._last_words(ended.stderr)
-            raise self._failed(ending + (f": {words}" if words else ""))
-        return ended.stdout
+        elif not ended.stdout:
+            ending = " printed nothing"
+        else:
+            return ended.stdout
+        words = self._last_words(ended.stderr)
+        raise self._failed(ending + (f": {words}" if words else ""))
 
     def _last_words(self, stderr: bytes) -> str:
         """Return the line of a complaint that says why, without what looks like a secret."""

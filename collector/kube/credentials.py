@@ -1,6 +1,7 @@
 """What a session authenticates by: tokens, passwords and certificates, and when each of them is renewed."""
 
 import base64
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -13,10 +14,11 @@ import anyio.to_thread
 import msgspec
 
 from collector.backoff import Backoff
-from collector.files import UnreadableFileError, read_secret
+from collector.files import UnreadableFileError, in_time, read_secret
 from collector.kube.connection import Redacted, User
 from collector.kube.errors import BadContextError, ClusterError
 from collector.kube.tls import Certificate
+from collector.text import describe_os_error
 
 __all__ = [
     "Credential",
@@ -132,9 +134,9 @@ class FileCredentials:
     def _load(self) -> Credential:
         where = f"{self._where}: token file {self._path}"
         try:
-            token = read_secret(self._path)
-        except UnreadableFileError as error:
-            raise BadContextError(f"{where}: {error}") from None
+            token = in_time(self._path, functools.partial(read_secret, self._path))
+        except (UnreadableFileError, OSError) as error:
+            raise BadContextError(f"{where}: {describe_os_error(error, str(error))}") from None
         if not token:
             raise BadContextError(f"{where}: empty")
         return bearer(token, where)

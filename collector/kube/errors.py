@@ -246,6 +246,11 @@ def _not_http(error: aiohttp.ClientResponseError) -> str:
     return "the answer is not HTTP as expected"
 
 
+def _proxy_answer(status: int) -> str:
+    said = f"the proxy answered HTTP status {status}"
+    return f"{said}: it needs a login, in the URL of the proxy" if status == 407 else said
+
+
 def _system(error: OSError) -> str:
     if (tls := _tls_cause(error)) is not None:
         text = getattr(tls, "reason", None) or "connection closed"
@@ -262,9 +267,10 @@ _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (ssl.SSLCertVerificationError, lambda error: f"certificate verify failed: {one_line(error.verify_message, 200)}"),
     (aiohttp.ClientConnectorDNSError, lambda error: f"cannot resolve {error.host}"),
     (aiohttp.ClientProxyConnectionError, lambda error: f"proxy {error.host}:{error.port}: {_system(error.os_error)}"),
-    (aiohttp.ClientHttpProxyError, lambda error: f"the proxy answered HTTP status {error.status}"),
+    (aiohttp.ClientHttpProxyError, lambda error: _proxy_answer(error.status)),
     (aiohttp.ClientConnectorError, lambda error: reason(error.os_error)),
     (TimeoutError, lambda _: "timed out"),
+    (aiohttp.InvalidURL, lambda _: "the address is not valid"),
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
     (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
     (OSError, _system),

@@ -9,13 +9,14 @@ import functools
 import os
 import re
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from collector.files import file_stamp
+from collector.files import file_stamp, in_time, read_file
 from collector.kube.connection import ClusterEntry, ConnectionInfo, Redacted, User
 from collector.kube.errors import BadContextError
 from collector.kube.go_values import BadYamlError, WrongTypeError, convert, load_yaml
@@ -24,7 +25,8 @@ from collector.text import describe_os_error, one_line
 __all__ = ["SERVICE_ACCOUNT_FOLDER", "Context", "contexts", "find", "in_cluster"]
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_PARSE_LOCK = threading.Lock()  # a hundred clusters of one file start together, and it is parsed once
+# A hundred clusters of one file start together, and it is parsed once.
+_parse_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,7 +231,7 @@ def _check_shadows(name: str, found: _Found[Any] | None, files: Collection[str],
 def _may_name(file: str, name: str) -> bool:
     """Return whether a file that cannot be parsed has an entry of that name, as far as its text shows it."""
     try:
-        content = Path(file).read_bytes()
+        content = in_time(file, functools.partial(read_file, file))
     except IsADirectoryError:
         return False
     except (OSError, ValueError):
@@ -241,7 +243,7 @@ def _may_name(file: str, name: str) -> bool:
 
 def _present(file: str) -> bool:
     try:
-        Path(file).stat()
+        in_time(file, Path(file).stat)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
@@ -251,8 +253,8 @@ def _present(file: str) -> bool:
 
 def _read(file: str) -> _File:
     try:
-        stamp = file_stamp(file)
-        with _PARSE_LOCK:
+        stamp = in_time(file, functools.partial(file_stamp, file))
+        with _parse_locks[file]:
             # Without a file to stamp, opening it says why, as a rule.
             parsed = _parse(file, stamp) if stamp else _parse.__wrapped__(file, stamp)
     except (OSError, ValueError) as error:
@@ -266,7 +268,7 @@ def _read(file: str) -> _File:
 def _parse(file: str, version: object) -> _File | _Wrong:
     """Return what a file holds; a mistake is returned, not raised, so that it is kept as well."""
     del version  # a cache key: the file is parsed again when it has changed
-    content = Path(file).read_bytes()
+    content = in_time(file, functools.partial(read_file, file))
     if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<":
         return _Wrong("not a kubeconfig: it is an HTML or XML page")
     try:

@@ -28,14 +28,16 @@ class Ended(NamedTuple):
     stdout: bytes
     stderr: bytes  # the end of it
     overflowed: bool  # it printed more than it may, and was killed
+    timed_out: bool  # it took longer than it may, and was killed
 
 
 async def run_command(
-    command: Sequence[str], environment: Mapping[str, str], *, max_stdout: int, max_stderr: int
+    command: Sequence[str], environment: Mapping[str, str], *, timeout: float, max_stdout: int, max_stderr: int
 ) -> Ended:
-    """Run a command without input to its end; raises OSError and ValueError where it cannot be started.
+    """Run a command without input to its end, for at most `timeout` seconds.
 
-    Whatever happens, neither it nor its children are left running.
+    Raises OSError and ValueError where it cannot be started. Whatever happens, neither it nor its children are left
+    running.
     """
     with _Pipe(max_stdout) as stdout, _Pipe(max_stderr) as stderr:
         start = functools.partial(
@@ -53,13 +55,15 @@ async def run_command(
             stdout.close_writer()
             stderr.close_writer()
         try:
-            async with anyio.create_task_group() as reading:
-                reading.start_soon(stdout.collect, reading.cancel_scope.cancel)
-                reading.start_soon(stderr.collect_end)
-                await _end(process.pid)
-                with anyio.move_on_after(STDOUT_GRACE_SECONDS if stdout.content else None):
-                    await stdout.ended.wait()
-                reading.cancel_scope.cancel()
+            with anyio.move_on_after(timeout) as scope:
+                async with anyio.create_task_group() as reading:
+                    reading.start_soon(stdout.collect, reading.cancel_scope.cancel)
+                    reading.start_soon(stderr.collect_end)
+                    # A failure is one whatever it printed; a success may still be printed by a child.
+                    if await _end(process.pid):
+                        with anyio.move_on_after(STDOUT_GRACE_SECONDS if stdout.content else None):
+                            await stdout.ended.wait()
+                    reading.cancel_scope.cancel()
             stderr.drain()
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -67,16 +71,21 @@ async def run_command(
             with anyio.CancelScope(shield=True):
                 await _end(process.pid)
             code = process.wait()
-        return Ended(code, bytes(stdout.content), bytes(stderr.content), stdout.overflowed)
+        return Ended(code, bytes(stdout.content), bytes(stderr.content), stdout.overflowed, scope.cancelled_caught)
 
 
-async def _end(pid: int) -> None:
-    """Wait until a process has ended; it stays a zombie, so that its group's number is not another's."""
+async def _end(pid: int) -> bool:
+    """Wait until a process has ended, and return whether it succeeded, as far as that is known.
+
+    It stays a zombie, so that its group's number is not another's.
+    """
     pause = 0.005
     with contextlib.suppress(ChildProcessError):  # where we were started with SIGCHLD ignored, none stays
-        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # noqa: ASYNC222  it returns at once
+        while (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:  # noqa: ASYNC222  it returns at once
             await anyio.sleep(pause)
             pause = min(pause * 1.5, MAX_POLL_SECONDS)
+        return ended.si_code == os.CLD_EXITED and ended.si_status == 0
+    return True
 
 
 class _Pipe:

@@ -13,8 +13,9 @@ from collector.kube.errors import BadContextError
 from collector.kube.urls import parse_url
 from collector.text import one_line
 
-__all__ = ["choose", "is_socks"]
+__all__ = ["SOCKS_PORT", "choose", "is_socks"]
 
+SOCKS_PORT = 1080  # where a URL names none
 _SOCKS = ("socks5", "socks5h")
 
 

@@ -3,13 +3,14 @@
 What to send is made elsewhere: by the generated API classes, through `collector.kube.client`.
 """
 
+import functools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 import aiohttp
@@ -18,9 +19,10 @@ import anyio.to_thread
 import msgspec
 
 from collector.config import ClusterSettings
-from collector.files import file_stamp
+from collector.files import file_stamp, in_time
 from collector.kube import authentication, kubeconfig
 from collector.kube.connection import ConnectionInfo
+from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.kube.credentials import Credential, Credentials, RefreshingCredentials
 from collector.kube.errors import (
     ClusterError,
@@ -34,6 +36,7 @@ from collector.kube.errors import (
     unexpected,
 )
 from collector.kube.limits import RateLimiter, SharedLimiter
+from collector.kube.proxy import SOCKS_PORT
 from collector.kube.secrets import add_connection, add_credential
 from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
 from collector.redaction import Secrets, redacting
@@ -81,8 +84,9 @@ class Session:
     expire, the next request uses the new ones, and those under way are not interrupted.
 
     `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
-    are open in all sessions together. `on_credential_expiry` gets the Unix seconds at which what is presented ends and
-    nobody here can renew it, None if it does not end, first and whenever that changes.
+    are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `on_credential_expiry`
+    gets the Unix seconds at which what is presented ends and nobody here can renew it, None if it does not end, first
+    and whenever that changes.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class Session:
         service_account: Path = kubeconfig.SERVICE_ACCOUNT_FOLDER,
         websockets: SharedLimiter = _ALL_WEBSOCKETS,
         websocket_close_timeout: float = WEBSOCKET_CLOSE_TIMEOUT_SECONDS,
+        plugin_timeout: float = PLUGIN_TIMEOUT_SECONDS,
         on_credential_expiry: Callable[[float | None], None] = lambda _expiry: None,
     ) -> None:
         self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
@@ -103,6 +108,7 @@ class Session:
         self._service_account = service_account
         self._websockets = websockets
         self._websocket_close_timeout = websocket_close_timeout
+        self._plugin_timeout = plugin_timeout
         self._on_credential_expiry = on_credential_expiry
         self._expiry: float | None = math.nan  # as last reported
         self._info: ConnectionInfo | None = None
@@ -257,7 +263,7 @@ class Session:
                 foreign = isinstance(error, (aiohttp.ClientError, OSError))
                 failure = from_transport(self.host, error) if foreign else error
                 if repeated or not await self._cured(failure, transport, credential):
-                    raise self._explained(failure, transport, credential) from None
+                    raise _with_proxy(self._explained(failure, transport, credential), transport) from None
                 repeated = True
             else:
                 self.limiter.succeeded()
@@ -350,7 +356,7 @@ class Session:
             if not now and not self._check_due():
                 return
             self._checked_at = self._clock()
-            stamps = await anyio.to_thread.run_sync(_stamps, self._settings.info)
+            stamps = await anyio.to_thread.run_sync(_stamps, self._settings.info, self._stamps)
             if stamps == self._stamps:
                 return
             self._stamps = stamps
@@ -385,7 +391,7 @@ class Session:
         add_connection(self.secrets, info, settings)
         same = {"where": info.where, "files": info.files, "user_name": info.user_name}
         if before is None or msgspec.structs.replace(before, **same) != info:
-            self._credentials = authentication.choose(info, self._clock, self.secrets)
+            self._credentials = authentication.choose(info, self._clock, self.secrets, self._plugin_timeout)
         self._info, self._settings = info, settings
         # A stamp from before the files were read counts: what changed in between is then seen the next time.
         self._stamps = {path: self._stamps.get(path, stamp) for path, stamp in stamps.items()}
@@ -412,5 +418,22 @@ class _Chunks:
         return chunk
 
 
-def _stamps(info: ConnectionInfo) -> dict[str, object]:
-    return {path: file_stamp(path) for path in info.source_files}
+def _with_proxy(error: BaseException, transport: Transport) -> BaseException:
+    """Return the error with the proxy that is on the way, which may be the one that it is about."""
+    proxy = transport.settings.proxy
+    if proxy is None or not isinstance(error, UnreachableError):
+        return error
+    name = f"proxy {proxy.host}:{proxy.port or SOCKS_PORT}"
+    text = str(error).replace("the proxy answered", f"{name} answered")
+    return type(error)(text if name in text else f"{text}; through {name}")
+
+
+def _stamps(info: ConnectionInfo, before: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
+    """Return the stamp of each source file, that from before where a file system does not answer."""
+    stamps: dict[str, object] = {}
+    for path in info.source_files:
+        try:
+            stamps[path] = in_time(path, functools.partial(file_stamp, path))
+        except OSError:
+            stamps[path] = before.get(path)
+    return stamps

@@ -15,12 +15,10 @@ from python_socks.async_.asyncio import Proxy
 from yarl import URL
 
 from collector.kube.errors import SocksProxyError
-from collector.kube.proxy import is_socks
+from collector.kube.proxy import SOCKS_PORT, is_socks
 from collector.text import one_line
 
 __all__ = ["connector"]
-
-SOCKS_PORT = 1080
 
 
 def connector(
@@ -74,7 +72,7 @@ class _SocksConnector(aiohttp.TCPConnector):
             address.host or "",
             address.port or SOCKS_PORT,
             username=address.user,
-            password=address.password,
+            password=address.password if address.user is None else address.password or "",
             rdns=True,
         )
         try:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 import logging
 import ssl
 import tempfile
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+from collector.files import in_time, read_file
 from collector.kube.connection import ClusterEntry, Redacted, User
 from collector.kube.errors import BadContextError
 from collector.text import describe_os_error
@@ -29,6 +31,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+# Python's own, but for the level: at 1, keys may have 1024 bits, as Go lets them.
+_CIPHERS = "@SECLEVEL=1:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108
 
 
@@ -102,6 +106,7 @@ def context(trusted: bytes | None, certificate: Certificate | None, *, insecure:
     # Go asks less of a CA than OpenSSL's strict mode, and takes any trusted certificate for an anchor, not only a root.
     made.verify_flags &= ~ssl.VERIFY_X509_STRICT
     made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    made.set_ciphers(_CIPHERS)
     if insecure:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
@@ -119,9 +124,9 @@ def data_or_file(encoded: str, path: str, key: str, where: str) -> bytes | None:
             raise BadContextError(f"{where}: {key}-data: expected base64") from None
     if path:
         try:
-            return Path(path).read_bytes()
+            return in_time(path, functools.partial(read_file, path))
         except (OSError, ValueError) as error:  # ValueError: no path at all
-            raise BadContextError(f"{where}: {key} {path}: {describe_os_error(error, 'cannot be read')}") from error
+            raise BadContextError(f"{where}: {key} {path}: {describe_os_error(error, 'not a path')}") from error
     return None
 
 

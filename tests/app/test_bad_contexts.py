@@ -1,5 +1,6 @@
 """A kubeconfig or context that cannot be used costs its own cluster, at the start and at a reload, and no other."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,6 +84,28 @@ async def test_bad_contexts_leave_the_others_alone_until_they_are_repaired(world
         assert 'gpuid_cluster_state{cluster="broken",state="bad_context"} 1' in metrics
         broken.write_text(world.good.read_text())
         await eventually(lambda: states(service)["broken"] is ClusterState.UP)
+
+
+async def test_pipes_in_place_of_files_leave_the_others_alone(world: World) -> None:
+    pipe = world.folder / "pipe"
+    os.mkfifo(pipe)
+    server = "cluster: {server: 'https://127.0.0.1:1', certificate-authority: pipe}"
+    entries = (
+        "clusters: [{name: c, %s}], users: [{name: u, user: {%s}}],"
+        " contexts: [{name: x, context: {cluster: c, user: u}}]"
+    )
+    world.write(
+        ("kubeconfig", "x", pipe),
+        ("authority", "x", world.bad("authority", f"{{{entries % (server, 'token: t')}}}")),
+        ("token", "x", world.bad("token", f"{{{entries % ('cluster: {server: x}', 'tokenFile: pipe')}}}")),
+        ("good", "sim-0", world.good),
+    )
+    service = Service(load(world.config))
+    async with world.running(service):
+        bad = dict.fromkeys(("kubeconfig", "authority", "token"), ClusterState.BAD_CONTEXT)
+        await eventually(lambda: states(service) == {**bad, "good": ClusterState.UP})
+        for name in bad:
+            assert service.clusters.statuses[name].message.endswith(f"{pipe}: not a regular file")
 
 
 async def test_a_reload_with_a_bad_context_is_put_in_force(world: World) -> None:

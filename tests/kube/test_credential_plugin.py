@@ -177,6 +177,23 @@ async def test_one_that_hangs_is_killed_with_its_children(plugin, make, failure)
     await eventually(lambda: gone(child) or _is_zombie(child))
 
 
+async def test_one_that_hangs_after_saying_why_is_quoted(plugin, make, failure):
+    words = "Opening https://login.example.com/device, enter code ABCD to sign in"
+    plugin.script(f'echo "{words}" >&2; sleep 600')
+    error = str(await failure(make(timeout=0.5).run()))
+    assert error.endswith(f"gave no answer within 0.5 s and was killed: {words}")
+
+
+async def test_a_failure_waits_for_no_child_that_holds_the_output(plugin, make, failure):
+    plugin.script('sleep 600 & echo "ERROR: you are not logged in" >&2; exit 1')
+    assert str(await failure(make().run())).endswith("exited with code 1: ERROR: you are not logged in")
+
+
+async def test_one_that_prints_only_a_complaint_is_quoted(plugin, make, failure):
+    plugin.script('echo "error: not logged in" >&2')
+    assert str(await failure(make().run())).endswith("printed nothing: error: not logged in")
+
+
 async def test_one_that_is_cancelled_is_killed_and_reaped(plugin, make):
     plugin.script("exec sleep 600")
     async with anyio.create_task_group() as tasks:

@@ -105,6 +105,29 @@ async def test_basic_authentication(kubeconfig, cluster, server):
     assert server.tokens == ["Basic bWU6czNjcjN0"]
 
 
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        (
+            {"token": "s3cr3t", "username": "me", "password": "s3cr3t"},
+            'user "u": token: expected either a token or username and password',
+        ),
+        (
+            {
+                "exec": {"command": "x", "apiVersion": "client.authentication.k8s.io/v1"},
+                "auth-provider": {"name": "oidc"},
+            },
+            'user "u": exec: expected either exec or auth-provider',
+        ),
+    ],
+)
+async def test_two_ways_to_authenticate_are_refused_as_by_kubectl(kubeconfig, cluster, failure, user, message):
+    kubeconfig.write(cluster, user)
+    error = await failure(_get(kubeconfig.session()))
+    assert type(error) is errors.BadContextError
+    assert str(error).endswith(message)
+
+
 async def test_impersonation(kubeconfig, cluster, server):
     kubeconfig.write(cluster, {"token": "s3cr3t", "as": "jane", "as-groups": ["a", "b"], "as-user-extra": {"k": ["v"]}})
     async with kubeconfig.session() as session:
@@ -206,6 +229,11 @@ class TestClientCertificate:
         assert type(error) is errors.BadContextError
         assert str(error).endswith(message)
         assert str(error).startswith(f'context "prod" in {kubeconfig.path}: ')
+
+    async def test_a_key_that_is_short_but_good_enough_for_go_is_presented(self, kubeconfig, cluster, authority):
+        kubeconfig.write(cluster, certificate_data(authority.issue("jane", rsa_bits=1024)))
+        async with kubeconfig.session() as session:
+            assert not session.anonymous
 
     async def test_an_encrypted_key_is_refused_without_asking_for_its_password(
         self, kubeconfig, cluster, authority, failure
@@ -480,7 +508,8 @@ class TestProxy:
         kubeconfig.write(cluster | {"proxy-url": proxy.url.replace("http://", "http://user:wrong-s3cr3t@")})
         error = await failure(_get(kubeconfig.session()))
         assert type(error) is errors.UnreachableError
-        assert str(error) == f"{server.url}: the proxy answered HTTP status 407"
+        name = f"proxy {proxy.url.removeprefix('http://')}"
+        assert str(error) == f"{server.url}: {name} answered HTTP status 407: it needs a login, in the URL of the proxy"
 
     async def test_an_absent_one_says_that_it_was_the_proxy(self, kubeconfig, cluster, server, failure):
         kubeconfig.write(cluster | {"proxy-url": "http://user:s3cr3t@127.0.0.1:1"})
@@ -498,7 +527,8 @@ class TestProxy:
         monkeypatch.setenv("NO_PROXY", "example.com")
         kubeconfig.write({"server": "https://api.gpuid.invalid:6443"})
         error = await failure(_get(kubeconfig.session()))
-        assert str(error) == "https://api.gpuid.invalid:6443: the proxy answered HTTP status 502"
+        name = f"proxy {proxy.url.removeprefix('http://')}"
+        assert str(error) == f"https://api.gpuid.invalid:6443: {name} answered HTTP status 502"
         assert proxy.targets == ["api.gpuid.invalid:6443"]
 
 
@@ -746,7 +776,7 @@ class TestExpiry:
 
 
 async def test_an_unforeseen_error_is_one_of_ours_without_a_secret(kubeconfig, cluster, failure, monkeypatch):
-    def fail(_info, _clock, _secrets):
+    def fail(*_arguments):
         raise KeyError("s3cr3t")
 
     monkeypatch.setattr("collector.kube.authentication.choose", fail)

@@ -21,7 +21,7 @@ import yaml
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from collector import config
@@ -62,9 +62,9 @@ class Authority:
     def data(self) -> str:
         return base64.b64encode(self.path.read_bytes()).decode()
 
-    def issue(self, name: str, *hosts: str, days: tuple[float, float] = (-1, 1)) -> Pair:
+    def issue(self, name: str, *hosts: str, days: tuple[float, float] = (-1, 1), rsa_bits: int = 0) -> Pair:
         """Issue a certificate that is valid from one until another number of days from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         extensions: list[x509.ExtensionType] = [x509.BasicConstraints(ca=False, path_length=None)]
         if hosts:
@@ -82,7 +82,7 @@ class Authority:
     def _sign(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePublicKey,
+        key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
         *extensions: x509.ExtensionType,
         days: tuple[float, float] = (-1, 1),
     ) -> x509.Certificate:
