@@ -63,6 +63,7 @@ class Clusters:
                     failing=functools.partial(self._inventory.failing, name),
                     unread=functools.partial(self._inventory.unread, name),
                     nodes=functools.partial(self._count_nodes, name),
+                    resemblances=functools.partial(self._count_resemblances, name),
                 )
                 status = ClusterStatus(cluster=name, state=ClusterState.STARTING, since=self._clock())
             else:
@@ -89,7 +90,6 @@ class Clusters:
             if cluster in self._collected and not self._collected.is_duplicate(cluster):
                 if self._inventory.node(recorded.place) is None:
                     unseen.add(cluster)
-                    self._collected.recall(cluster, recorded.node)
                 step = self._inventory.adopt(recorded)
                 # The history has what was only confirmed; what moved meanwhile is new to it.
                 self._publisher.publish(step, record=bool(step.changes))
@@ -98,6 +98,9 @@ class Clusters:
 
     def _count_nodes(self, cluster: str) -> int:
         return len(self._inventory.nodes(cluster))
+
+    def _count_resemblances(self, cluster: str) -> int:
+        return len(self._collected.resemblances(cluster))
 
     async def _remove(self, name: str) -> None:
         await self._collected[name].supervisor.stop()

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from collector.collect.duplicates import Duplicate, DuplicateDetector
+from collector.collect.duplicates import DuplicateDetector, Verdict
 from collector.collect.supervisor import ClusterSupervisor
 from collector.config import ClusterSettings
+from collector.kube.identity import Proof
 from collector.model import ClusterStatus, NodeInfo, Survey
 
 __all__ = ["CollectedCluster", "CollectedClusters"]
@@ -48,8 +49,9 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
 
     def add(self, cluster: CollectedCluster) -> None:
         """Add a cluster, or replace the one of its name, of which it is not known whether it is a duplicate."""
-        self._duplicates.unmark(cluster.settings.name)
-        self._clusters[cluster.settings.name] = cluster
+        settings = cluster.settings
+        self._duplicates.add(settings.name, (settings.node_selector, settings.active_sources))
+        self._clusters[settings.name] = cluster
 
     def pop(self, name: str) -> CollectedCluster:
         """Remove a cluster; raises KeyError."""
@@ -68,13 +70,25 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
         for name in names:
             self._clusters[name].supervisor.resume()
 
-    def recall(self, cluster: str, node: NodeInfo) -> None:
-        """Note that a cluster had a node when it was last read."""
-        self._duplicates.recall(cluster, node)
+    def resemblances(self, name: str) -> list[str]:
+        """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""
+        return self._duplicates.resemblances(name)
 
-    def claim(self, cluster: str, node: NodeInfo) -> Duplicate | None:
-        """Note that a cluster has a node; returns the duplicate that this reveals, this cluster or another one."""
+    def new_session(self, cluster: str) -> None:
+        """Note that a cluster is connected to anew, maybe to another server."""
+        self._duplicates.new_session(cluster)
+
+    def prove(self, cluster: str, proofs: frozenset[Proof]) -> Verdict:
+        """Note all that is proven of the server of a cluster; returns what that reveals."""
+        return self._duplicates.prove(cluster, proofs)
+
+    def claim(self, cluster: str, node: NodeInfo) -> Verdict:
+        """Note that a cluster has a node; returns what that reveals."""
         return self._duplicates.claim(cluster, node)
+
+    def complete(self, cluster: str) -> Verdict:
+        """Note that a cluster has been listed completely; returns what that reveals."""
+        return self._duplicates.complete(cluster)
 
     def release(self, cluster: str, node: NodeInfo) -> None:
         """Note that a cluster no longer has a node; a cluster that is no duplicate any more is collected again."""

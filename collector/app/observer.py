@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from collector.app.collected import CollectedClusters
 from collector.app.coverage_log import CoverageLog
 from collector.app.publisher import Publisher
-from collector.collect.duplicates import Duplicate
+from collector.collect.duplicates import REMEDY, Duplicate, Verdict
 from collector.exposition import Metrics
 from collector.inventory import Inventory
+from collector.kube.identity import Proof
 from collector.model import (
     NO_UUIDS,
     ClusterState,
@@ -89,10 +90,9 @@ class CollectObserver:
         before = self._inventory.node(Place(cluster, node.name))
         if before is not None and before.node.uid != node.uid:
             self._clusters.release(cluster, before.node)
-        duplicate = self._clusters.claim(cluster, node) if has_pod else None
-        if duplicate is not None:
-            self._skip(duplicate)
-        if duplicate is None or duplicate.cluster != cluster:
+        if has_pod:
+            self._act_on(self._clusters.claim(cluster, node))
+        if not self._clusters.is_duplicate(cluster):
             self._publisher.publish(self._inventory.set_node(cluster, node))
             self._coverage.check(cluster)
 
@@ -129,6 +129,9 @@ class CollectObserver:
         """Publish how much there is in a cluster."""
         if (collected := self._clusters.get(cluster)) is None or self._clusters.is_duplicate(cluster):
             return
+        self._act_on(self._clusters.complete(cluster))
+        if self._clusters.is_duplicate(cluster):
+            return
         collected.survey = survey
         names = [source.name for source in collected.settings.active_sources]
         self._metrics.source_pods(cluster, dict(zip(names, survey.pods, strict=True)))
@@ -137,6 +140,16 @@ class CollectObserver:
     def on_credential_expiry(self, cluster: str, time: float | None) -> None:
         """Publish when a cluster's credentials end."""
         self._metrics.credential_expiry(cluster, time)
+
+    def on_session(self, cluster: str) -> None:
+        """Forget what a cluster has shown of which one it is."""
+        if cluster in self._clusters:
+            self._clusters.new_session(cluster)
+
+    def on_proof(self, cluster: str, proofs: frozenset[Proof]) -> None:
+        """Take what is proven of a cluster's server."""
+        if cluster in self._clusters:
+            self._act_on(self._clusters.prove(cluster, proofs))
 
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a reflector that had to start over."""
@@ -166,6 +179,15 @@ class CollectObserver:
                 )
             elif gpu.uuid in was and not placement.lost:
                 log.info("GPU answers again", extra=fields)
+
+    def _act_on(self, verdict: Verdict) -> None:
+        """Skip the clusters that are duplicates, read those again that no longer are, and warn of look-alikes."""
+        for duplicate in verdict.duplicates:
+            self._skip(duplicate)
+        self._clusters.resume(verdict.freed)
+        for one in verdict.resemblances:
+            fields = {"cluster": one.cluster, "other": one.node.cluster, "node": one.node.node}
+            log.warning("cluster resembles another one: %s; %s", one, REMEDY, extra=fields)
 
     def _skip(self, duplicate: Duplicate) -> None:
         """Stop collecting a cluster that is the same as another one, which publishes what is in it."""

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 
 from collector import gc_freeze
-from collector.app.collected import CollectedClusters
 from collector.app.publisher import Publisher
 from collector.exposition import Exposition
 from collector.inventory import Inventory
@@ -23,7 +22,6 @@ async def restore(
     exposition: Exposition,
     publisher: Publisher,
     recent: RecentChanges,
-    clusters: CollectedClusters,
     now: float,
 ) -> None:
     """Fill an empty collector with what the store knows; raises StoreError.
@@ -41,7 +39,3 @@ async def restore(
     publisher.record_to(store.history_writer)
     for cluster in set(inventory.clusters()) - set(configured):
         publisher.publish(inventory.remove_cluster(cluster, now))
-    for cluster in inventory.clusters():
-        for node in inventory.nodes(cluster).values():
-            if node.time is not None:
-                clusters.recall(cluster, node.node)

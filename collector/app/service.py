@@ -102,7 +102,6 @@ class Service:
             exposition=self.exposition,
             publisher=self._publisher,
             recent=self._recent,
-            clusters=self.clusters,
             now=time.time(),
         )
         self._store = store

@@ -69,6 +69,10 @@ class LiveCollector:
         collected = self._clusters.get(cluster)
         return None if collected is None else collected.survey
 
+    def resembles(self, cluster: str) -> Collection[str]:
+        """Return the clusters that show the same nodes as a cluster, without proof that they are the same."""
+        return self._clusters.resemblances(cluster)
+
     def sources(self, cluster: str) -> Sequence[PodSource]:
         """Return where GPU pods are looked for in a cluster, in the order of the configuration."""
         collected = self._clusters.get(cluster)

@@ -11,7 +11,7 @@ from collector.checks.access import Right, is_granted, server_version, user_name
 from collector.checks.check import Check, run_checks
 from collector.checks.finding import ClusterDetails, Finding, PodCount, Subject
 from collector.collect import watcher
-from collector.collect.duplicates import DuplicateDetector
+from collector.collect.duplicates import REMEDY, DuplicateDetector
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
 from collector.collect.smi_command import SmiCommand
@@ -28,6 +28,7 @@ from collector.kube.errors import (
     UntrustedCertificateError,
 )
 from collector.kube.exec import ExecError
+from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
@@ -63,13 +64,22 @@ async def check_clusters(clusters: Sequence[ClusterSettings], timeout: float) ->
 
 
 def _report_duplicates(checks: Sequence["ClusterCheck"]) -> None:
-    detector = DuplicateDetector()
-    detector.set_order([check.finding.name for check in checks])
+    detector, findings = DuplicateDetector(), {check.finding.name: check.finding for check in checks}
+    detector.set_order(list(findings))
     for check in checks:
+        name = check.finding.name
+        detector.add(name, check.scope)
+        detector.prove(name, check.proofs)
         for node in check.nodes:
-            if (duplicate := detector.claim(check.finding.name, node)) is not None:
-                check.finding.add_problem(duplicate)
-                break
+            detector.claim(name, node)
+    # One that is compared later may show that a proof is shared, which ends a duplicate.
+    found = [detector.complete(name) for name in findings]
+    for verdict in found:
+        for duplicate in verdict.duplicates:
+            if duplicate.cluster in detector.duplicates:
+                findings[duplicate.cluster].add_problem(duplicate)
+        for one in verdict.resemblances:
+            findings[one.cluster].add_problem(one, REMEDY)
 
 
 class ClusterCheck(Check):
@@ -80,6 +90,8 @@ class ClusterCheck(Check):
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name, details=self.details))
         self.step = "loading its context"
         self.nodes: Sequence[NodeInfo] = ()  # those with a GPU pod, which the collector would read
+        self.scope = (cluster.node_selector, cluster.active_sources)
+        self.proofs: frozenset[Proof] = frozenset()  # of which server it is
         self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
         self._cluster = cluster
         # Less than what the check may take: a plugin that hangs has often said why.
@@ -88,7 +100,12 @@ class ClusterCheck(Check):
 
     async def run(self) -> None:
         """Go through the steps; raises ClusterError for what ends the check."""
-        session = Session(self._cluster, on_credential_expiry=self._note_expiry, plugin_timeout=self._plugin_timeout)
+        session = Session(
+            self._cluster,
+            on_credential_expiry=self._note_expiry,
+            on_proof=self._note_proofs,
+            plugin_timeout=self._plugin_timeout,
+        )
         async with ApiClient(session) as client:
             self.details.server = client.session.host
             self._anonymous = session.anonymous
@@ -131,6 +148,9 @@ class ClusterCheck(Check):
 
     def _note_expiry(self, expiry: float | None) -> None:
         self.details.credential_expiry = rfc3339(expiry, "seconds")
+
+    def _note_proofs(self, proofs: frozenset[Proof]) -> None:
+        self.proofs = proofs
 
     def _kubectl(self) -> str:
         """Return the kubectl command that uses the same credentials; empty with a service account's."""

@@ -1,12 +1,28 @@
-"""Finds out which configured clusters are the same cluster, such as two contexts of one API server."""
+"""Finds out which configured clusters are the same cluster, such as two contexts of one API server.
 
+A server chooses the uids of its nodes, so a hostile one can show those of another cluster. Two contexts are one cluster
+only if TLS proves that they reach the same server (`collector.kube.identity`), and both show the same nodes: then the
+later one is a duplicate, and is not read. Without proof they resemble each other: that is reported, and both are read.
+
+What this cannot see through: a hostile cluster that shows all nodes of another one, and nothing else, behind the same
+proxy that ends TLS, or below the same authority of a company, while no third cluster shows that these are shared.
+"""
+
+import dataclasses
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
+from collector.kube.identity import Proof
 from collector.model import NodeInfo, Place
 
-__all__ = ["Duplicate", "DuplicateDetector"]
+__all__ = ["REMEDY", "Duplicate", "DuplicateDetector", "Resemblance", "Verdict"]
+
+REMEDY = (
+    "if they are one cluster, remove one of them from the configuration, or let both verify the API server by the same"
+    " certificate-authority; if not, one of them copies the other"
+)
 
 
 class Duplicate(msgspec.Struct, frozen=True):
@@ -24,79 +40,235 @@ class Duplicate(msgspec.Struct, frozen=True):
         )
 
 
-class DuplicateDetector:
-    """Keeps track of which cluster each node belongs to.
+class Resemblance(msgspec.Struct, frozen=True):
+    """A cluster that shows a node of one before it in the configuration, without proof that they are one cluster."""
 
-    Every API server gives a node a uid that no other server gives, and listing nodes is a right that gpuid needs
-    anyway. Of two clusters that have the same node, the later one in the configuration is a duplicate for as long as
-    both have that node.
+    cluster: str
+    node: Place  # in the other cluster
+    uid: str
+
+    def __str__(self) -> str:
+        """Return what is seen, without the remedy."""
+        return (
+            f'it resembles "{self.node.cluster}" (node {self.node.node} has the same uid in both), but nothing proves'
+            " that they are the same cluster; both are published"
+        )
+
+
+class Verdict(msgspec.Struct):
+    """What has become known."""
+
+    duplicates: list[Duplicate] = []  # to be skipped from now on
+    resemblances: list[Resemblance] = []  # seen for the first time
+    freed: list[str] = []  # clusters that are no longer duplicates
+
+
+@dataclasses.dataclass(slots=True)
+class _Seen:
+    """What one cluster has shown in its present session."""
+
+    scope: object = None  # which nodes it selects
+    proofs: frozenset[Proof] = frozenset()
+    complete: bool = False  # all that there is in it has been listed
+    nodes: dict[str, str] = dataclasses.field(default_factory=dict)  # the names of those with a GPU pod, by uid
+
+
+class DuplicateDetector:
+    """Keeps track of which cluster shows which nodes, and of what proves that two of them are the same.
+
+    Two clusters are compared once both have been listed completely, which is before any node is read.
     """
 
     def __init__(self) -> None:
         self.duplicates: dict[str, Duplicate] = {}  # by the cluster that is skipped
+        self._grounds: dict[str, frozenset[Proof]] = {}  # what proved it, by the cluster that is skipped
+        self._resemblances: dict[frozenset[str], Resemblance] = {}  # by the pair of clusters
+        self._reported: set[frozenset[str]] = set()  # pairs that resemble each other, or once did
         self._order: dict[str, int] = {}  # of the clusters in the configuration
-        self._owners: dict[str, Place] = {}  # by uid
+        self._clusters: dict[str, _Seen] = {}
+        self._owners: dict[str, tuple[str, ...]] = {}  # the clusters that show a node, by its uid
+        self._common: dict[frozenset[str], set[str]] = {}  # the uids that both of a pair of clusters show
 
     def set_order(self, clusters: Sequence[str]) -> Collection[str]:
         """Set the clusters of the configuration, in their order; return those that are no longer duplicates."""
         self._order = {name: order for order, name in enumerate(clusters)}
-        for name in {place.cluster for place in self._owners.values()} | self.duplicates.keys():
-            if name not in self._order:
-                self.forget(name)
-        return self._remove(
+        for name in {*self._clusters, *self.duplicates} - self._order.keys():
+            self.add(name)
+            self._end_resemblances(name)
+            self._reported = {pair for pair in self._reported if name not in pair}
+            self._clusters.pop(name, None)
+        return self._free(
             duplicate
             for duplicate in self.duplicates.values()
             if not self._precedes(duplicate.node.cluster, duplicate.cluster)
         )
 
-    def recall(self, cluster: str, node: NodeInfo) -> None:
-        """Note that a cluster had a node in an earlier run."""
-        if node.uid:
-            self._owners.setdefault(node.uid, Place(cluster, node.name))
+    def add(self, cluster: str, scope: object = None) -> None:
+        """Note that a cluster is new, or has other settings: nothing is known of it.
 
-    def claim(self, cluster: str, node: NodeInfo) -> Duplicate | None:
-        """Note that a cluster has a node; return the duplicate that this reveals: this cluster or the other one.
+        Those with an equal `scope` select the same nodes, if they are the same cluster.
+        """
+        self.duplicates.pop(cluster, None)
+        self._grounds.pop(cluster, None)
+        self.new_session(cluster)
+        self._clusters[cluster].scope = scope
+
+    def new_session(self, cluster: str) -> None:
+        """Note that a cluster is connected to anew, maybe to another server: what it has shown no longer counts."""
+        seen = self._clusters.setdefault(cluster, _Seen())
+        for uid in list(seen.nodes):
+            self._remove(cluster, uid)
+        seen.complete, seen.proofs = False, frozenset()
+
+    def prove(self, cluster: str, proofs: frozenset[Proof]) -> Verdict:
+        """Note all that is proven of the server that a cluster connects to."""
+        verdict = Verdict()
+        if cluster not in self._order or cluster in self.duplicates:
+            return verdict
+        seen = self._clusters.setdefault(cluster, _Seen())
+        seen.proofs = proofs
+        if seen.complete:
+            verdict.freed += self._free_unproven(cluster)
+            self._compare(cluster, verdict)
+        return verdict
+
+    def claim(self, cluster: str, node: NodeInfo) -> Verdict:
+        """Note that a cluster has a node.
 
         A cluster that has left the configuration, and is about to stop, claims nothing.
         """
-        if not node.uid or cluster not in self._order:
-            return None
-        place = Place(cluster, node.name)
-        owner = self._owners.get(node.uid)
-        if owner is None or owner.cluster == cluster:
-            self._owners[node.uid] = place
-            return None
-        if self._precedes(owner.cluster, cluster):
-            duplicate = Duplicate(cluster, owner, node.uid)
-        else:
-            duplicate = Duplicate(owner.cluster, place, node.uid)
-            self.forget(owner.cluster)
-            self._owners[node.uid] = place
-        self.duplicates[duplicate.cluster] = duplicate
-        return duplicate
+        verdict = Verdict()
+        if not node.uid or cluster not in self._order or cluster in self.duplicates:
+            return verdict
+        seen = self._clusters.setdefault(cluster, _Seen())
+        seen.nodes[node.uid] = node.name
+        owners = self._owners.get(node.uid, ())
+        if cluster in owners:
+            return verdict
+        self._owners[node.uid] = (*owners, cluster)
+        for other in owners:
+            pair = frozenset((cluster, other))
+            self._common.setdefault(pair, set()).add(node.uid)
+            # Each new node of a pair that resembles each other must not cost more than it can change.
+            if self._listed(pair) and (pair not in self._resemblances or self._agrees_since_last_node(pair)):
+                self._compare(cluster, verdict)
+        return verdict
+
+    def complete(self, cluster: str) -> Verdict:
+        """Note that a cluster has claimed all nodes that it has at present."""
+        verdict = Verdict()
+        if cluster not in self._order or cluster in self.duplicates:
+            return verdict
+        seen = self._clusters.setdefault(cluster, _Seen())
+        if not seen.complete:
+            seen.complete = True
+            verdict.freed += self._free_unproven(cluster)
+            self._compare(cluster, verdict)
+            self._end_resemblances(cluster, only_past=True)
+        return verdict
 
     def release(self, cluster: str, node: NodeInfo) -> Collection[str]:
         """Note that a cluster no longer has a node; return the clusters that are no longer duplicates."""
-        owner = self._owners.get(node.uid)
-        if owner is None or owner.cluster != cluster:
+        if cluster in self.duplicates:
             return ()
-        del self._owners[node.uid]
-        return self._remove(duplicate for duplicate in self.duplicates.values() if duplicate.uid == node.uid)
+        self._remove(cluster, node.uid)
+        self._end_resemblances(cluster, only_past=True)
+        return self._free(
+            duplicate
+            for duplicate in self.duplicates.values()
+            if (duplicate.node.cluster, duplicate.uid) == (cluster, node.uid)
+        )
 
-    def unmark(self, cluster: str) -> None:
-        """Note that it is not known any more whether a cluster is a duplicate."""
-        self.duplicates.pop(cluster, None)
+    def resemblances(self, cluster: str) -> list[str]:
+        """Return the clusters that a cluster resembles, without proof that they are the same, sorted."""
+        return sorted(name for pair in self._resemblances if cluster in pair for name in pair if name != cluster)
 
-    def forget(self, cluster: str) -> None:
-        """Forget all that was noted of a cluster."""
-        self.duplicates.pop(cluster, None)
-        self._owners = {uid: place for uid, place in self._owners.items() if place.cluster != cluster}
+    def _compare(self, cluster: str, verdict: Verdict) -> None:
+        """Judge all pairs of a cluster and another one that show a common node."""
+        for pair in [pair for pair, uids in self._common.items() if cluster in pair and uids]:
+            earlier, later = sorted(pair, key=lambda name: self._order[name])
+            if not self._common.get(pair) or not self._listed(pair):
+                continue  # a pair before this one may have ended the cluster
+            uid = next(iter(self._common[pair]))
+            node = Place(earlier, self._clusters[earlier].nodes[uid])
+            if grounds := self._common_proofs(pair):
+                duplicate = Duplicate(later, node, uid)
+                self.new_session(later)
+                self._end_resemblances(later)
+                self.duplicates[later], self._grounds[later] = duplicate, grounds
+                verdict.duplicates.append(duplicate)
+            elif pair not in self._resemblances:
+                resemblance = self._resemblances[pair] = Resemblance(later, node, uid)
+                if pair not in self._reported:
+                    self._reported.add(pair)
+                    verdict.resemblances.append(resemblance)
+
+    def _common_proofs(self, pair: frozenset[str]) -> frozenset[Proof]:
+        """Return what proves that two clusters are the same; empty if nothing does, or their nodes contradict it."""
+        one, other = (self._clusters[name] for name in pair)
+        if one.scope == other.scope and 2 * len(self._common[pair]) <= self._most(pair):
+            return frozenset()  # one server would show both the same
+        return frozenset(proof for proof in one.proofs & other.proofs if not self._is_shared(proof))
+
+    def _agrees_since_last_node(self, pair: frozenset[str]) -> bool:
+        return 2 * (len(self._common[pair]) - 1) <= self._most(pair) < 2 * len(self._common[pair])
+
+    def _most(self, pair: frozenset[str]) -> int:
+        return max(len(self._clusters[name].nodes) for name in pair)
+
+    def _listed(self, pair: frozenset[str]) -> bool:
+        return all(self._clusters[name].complete for name in pair)
+
+    def _is_shared(self, proof: Proof) -> bool:
+        """Return whether clusters that are different have this proof in common, and so it proves nothing.
+
+        So do the clusters behind one proxy that ends TLS, and those whose certificates the same authority signed.
+        """
+        having = [
+            (name, seen)
+            for name, seen in self._clusters.items()
+            if proof in seen.proofs and seen.complete and seen.nodes
+        ]
+        return any(
+            one.scope == other.scope and not self._common.get(frozenset((name, other_name)))
+            for (name, one), (other_name, other) in itertools.combinations(having, 2)
+        )
+
+    def _remove(self, cluster: str, uid: str) -> None:
+        seen = self._clusters.get(cluster)
+        if seen is None or seen.nodes.pop(uid, None) is None:
+            return
+        owners = tuple(name for name in self._owners[uid] if name != cluster)
+        for other in owners:
+            pair = frozenset((cluster, other))
+            self._common[pair].discard(uid)
+            if not self._common[pair]:
+                del self._common[pair]
+        if owners:
+            self._owners[uid] = owners
+        else:
+            del self._owners[uid]
+
+    def _end_resemblances(self, cluster: str, *, only_past: bool = False) -> None:
+        for pair in [pair for pair in self._resemblances if cluster in pair]:
+            if not only_past or (self._listed(pair) and not self._common.get(pair)):
+                del self._resemblances[pair]
 
     def _precedes(self, cluster: str, other: str) -> bool:
         return cluster in self._order and self._order[cluster] < self._order[other]
 
-    def _remove(self, duplicates: Iterable[Duplicate]) -> Collection[str]:
+    def _free_unproven(self, cluster: str) -> list[str]:
+        """End the duplicates of a cluster that proves something else now, and those whose proof is shared."""
+        proofs = self._clusters[cluster].proofs
+        return self._free(
+            duplicate
+            for duplicate in self.duplicates.values()
+            if (duplicate.node.cluster == cluster and not self._grounds[duplicate.cluster] & proofs)
+            or all(map(self._is_shared, self._grounds[duplicate.cluster]))
+        )
+
+    def _free(self, duplicates: Iterable[Duplicate]) -> list[str]:
         names = [duplicate.cluster for duplicate in duplicates]
         for name in names:
-            del self.duplicates[name]
+            del self.duplicates[name], self._grounds[name]
         return names

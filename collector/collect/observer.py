@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from collector.kube.identity import Proof
 from collector.model import (
     ClusterStatus,
     Gpu,
@@ -58,6 +59,12 @@ class Observer(Protocol):
 
     def on_credential_expiry(self, cluster: str, time: float | None) -> None:
         """Handle when (Unix seconds) credentials end that gpuid cannot renew by itself; None if they do not."""
+
+    def on_session(self, cluster: str) -> None:
+        """Handle that the cluster is connected to anew: it is not known yet to which server."""
+
+    def on_proof(self, cluster: str, proofs: frozenset[Proof]) -> None:
+        """Handle all that is proven of which server the cluster is read from, whenever that changes."""
 
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Handle a watch of `pods` or `nodes` that had to be restarted."""

@@ -79,8 +79,14 @@ class ClusterWatcher:
         self._report(ClusterState.STARTING)
         for attempt in itertools.count():
             try:
-                on_expiry = functools.partial(self._observer.on_credential_expiry, self._cluster.name)
-                async with ApiClient(Session(self._cluster, on_credential_expiry=on_expiry)) as client:
+                name = self._cluster.name
+                self._observer.on_session(name)
+                session = Session(
+                    self._cluster,
+                    on_credential_expiry=functools.partial(self._observer.on_credential_expiry, name),
+                    on_proof=functools.partial(self._observer.on_proof, name),
+                )
+                async with ApiClient(session) as client:
                     await self._watch(client)
             except ClusterError as error:
                 self._report(error.state, str(error))

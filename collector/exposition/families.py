@@ -84,6 +84,12 @@ FAMILIES = (
         " the kubeconfig or of its exec plugin, or a token with an end in it. Absent if none ends; token files, and"
         " tokens of exec plugins and OIDC, are renewed.",
     ),
+    Family(
+        "gpuid_cluster_resemblances",
+        "gauge",
+        ("cluster",),
+        "Other clusters that show nodes with the same uids, without proof that they are the same cluster.",
+    ),
     Family("gpuid_gpu_conflicts", "gauge", ("cluster",), "GPUs confirmed in two places."),
     Family(
         "gpuid_gpu_claims",

@@ -66,15 +66,16 @@ class Metrics:
         failing: Callable[[ReadFailure], int] = lambda _reason: 0,
         unread: Callable[[UnreadReason], int] = lambda _reason: 0,
         nodes: Callable[[], int] = lambda: 0,
+        resemblances: Callable[[], int] = lambda: 0,
     ) -> None:
         """Create the series of a cluster, so that rates see the first increase.
 
         At each scrape `conflicts` returns how many of its GPUs are confirmed in two places, `claims` how many are in an
         open claim, `failing` on how many of its nodes the last reading failed for a reason, `unread` how many are
-        unread for a reason, and `nodes` how many there are.
+        unread for a reason, `nodes` how many there are, and `resemblances` how many other clusters show the same nodes.
         """
         self._clusters[cluster] = _ClusterMetrics(
-            cluster, self._cluster_label, conflicts, claims, failing, unread, nodes
+            cluster, self._cluster_label, conflicts, claims, failing, unread, nodes, resemblances
         )
 
     def remove_cluster(self, cluster: str) -> None:
@@ -198,6 +199,7 @@ class _ClusterMetrics:
         failing: Callable[[ReadFailure], int],
         unread: Callable[[UnreadReason], int],
         nodes: Callable[[], int],
+        resemblances: Callable[[], int],
     ) -> None:
         self.registry = own = CollectorRegistry()
         self.up = _gauge("gpuid_cluster_up", own, label)
@@ -216,6 +218,7 @@ class _ClusterMetrics:
         self.watch_restarts = _counter("gpuid_watch_restarts_total", own, label)
         self.export_success = _counter("gpuid_export_success_total", own, label)
         self.export_failure = _counter("gpuid_export_failure_total", own, label)
+        _gauge("gpuid_cluster_resemblances", own, label).labels(cluster).set_function(resemblances)
         _gauge("gpuid_gpu_conflicts", own, label).labels(cluster).set_function(conflicts)
         _gauge("gpuid_gpu_claims", own, label).labels(cluster).set_function(claims)
         for metric in (self.up, self.moves, self.read_success, self.read_duration):

@@ -35,6 +35,7 @@ from collector.kube.errors import (
     from_transport,
     unexpected,
 )
+from collector.kube.identity import Evidence, Proof
 from collector.kube.limits import RateLimiter, SharedLimiter
 from collector.kube.proxy import SOCKS_PORT
 from collector.kube.secrets import add_connection, add_credential
@@ -86,7 +87,7 @@ class Session:
     `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
     are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `on_credential_expiry`
     gets the Unix seconds at which what is presented ends and nobody here can renew it, None if it does not end, first
-    and whenever that changes.
+    and whenever that changes. `on_proof` gets what proves which server this is, whenever that changes.
     """
 
     def __init__(
@@ -99,9 +100,11 @@ class Session:
         websocket_close_timeout: float = WEBSOCKET_CLOSE_TIMEOUT_SECONDS,
         plugin_timeout: float = PLUGIN_TIMEOUT_SECONDS,
         on_credential_expiry: Callable[[float | None], None] = lambda _expiry: None,
+        on_proof: Callable[[frozenset[Proof]], None] = lambda _proofs: None,
     ) -> None:
         self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
         self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
+        self.evidence = Evidence(on_proof)  # of which server this is
         self.secrets = Secrets()  # what the server may repeat, and nobody else may read
         self._cluster = cluster
         self._clock = clock
@@ -386,13 +389,14 @@ class Session:
     async def _adopt(self, info: ConnectionInfo) -> None:
         """Connect as `info` says from the next request on; credentials that it leaves as they were are kept."""
         stamps = await anyio.to_thread.run_sync(_stamps, info)
-        settings = await anyio.to_thread.run_sync(ConnectionSettings, info)
+        settings = await anyio.to_thread.run_sync(ConnectionSettings, info, self.evidence)
         before = self._info
         add_connection(self.secrets, info, settings)
         same = {"where": info.where, "files": info.files, "user_name": info.user_name}
         if before is None or msgspec.structs.replace(before, **same) != info:
             self._credentials = authentication.choose(info, self._clock, self.secrets, self._plugin_timeout)
         self._info, self._settings = info, settings
+        self.evidence.add_server(settings.server, settings.server_name, settings.proxy, settings.trust)
         # A stamp from before the files were read counts: what changed in between is then seen the next time.
         self._stamps = {path: self._stamps.get(path, stamp) for path, stamp in stamps.items()}
         self.host = settings.host

@@ -25,6 +25,7 @@ from collector.kube.errors import (
     from_answer,
     without_upgrade,
 )
+from collector.kube.identity import Evidence, trust
 from collector.kube.server_url import parse_server
 from collector.kube.socks import connector
 from collector.redaction import Secrets
@@ -46,8 +47,9 @@ _KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3,
 class ConnectionSettings:
     """How to connect, with all files read; made in a thread, never changed. Raises BadContextError."""
 
-    def __init__(self, info: ConnectionInfo) -> None:
+    def __init__(self, info: ConnectionInfo, evidence: Evidence | None = None) -> None:
         self.info = info
+        self._evidence = evidence
         cluster = info.cluster
         self.server, self.authorization = parse_server(info)
         self.host = str(self.server.origin())
@@ -61,6 +63,7 @@ class ConnectionSettings:
         self._trusted = tls.authorities(bundle, "certificate-authority", info.where)
         self._context = self._make_context(self.client_certificate)
         self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, info.where)
+        self.trust = None if cluster.insecure_skip_tls_verify else trust(self._trusted)
         self.encoding = "identity" if cluster.disable_compression else "gzip"
         self.headers = [
             ("User-Agent", f"gpuid/{__version__}"),
@@ -102,7 +105,10 @@ class ConnectionSettings:
 
     def _make_context(self, client_certificate: tls.Certificate | None) -> ssl.SSLContext:
         insecure = self.info.cluster.insecure_skip_tls_verify
-        return tls.context(self._trusted, client_certificate, insecure=insecure, where=self.info.where)
+        made = tls.context(self._trusted, client_certificate, insecure=insecure, where=self.info.where)
+        if self._evidence is not None:
+            self._evidence.observe(made)
+        return made
 
 
 class WebSocket(aiohttp.ClientWebSocketResponse):

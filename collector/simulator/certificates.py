@@ -1,4 +1,4 @@
-"""Creates the certificate authority of a simulation, and the certificate that all its servers present."""
+"""Creates the certificate authority of a simulated cluster, and the certificate that its server presents."""
 
 import datetime
 import ipaddress
@@ -15,13 +15,13 @@ __all__ = ["Certificates", "make"]
 
 
 class Certificates(NamedTuple):
-    """What the servers and their clients need."""
+    """What a server and its clients need."""
 
     authority: bytes  # PEM
     server: ssl.SSLContext
 
 
-def make(directory: Path, host: str) -> Certificates:
+def make(directory: Path, host: str, cluster: str) -> Certificates:
     """Create an authority and a certificate for `host` and the loopback; the key is written to `directory`."""
     now = datetime.datetime.now(datetime.UTC)
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -44,7 +44,7 @@ def make(directory: Path, host: str) -> Certificates:
         .add_extension(x509.SubjectAlternativeName(_names(host)), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    path = directory / "apiserver.pem"
+    path = directory / f"{cluster}.pem"
     path.touch(mode=0o600)
     path.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -48,7 +48,7 @@ class Simulator:
         self._directory = directory
         self._control = ControlServer(self.clusters, self.fleet)
         self._open = contextlib.AsyncExitStack()
-        self._authority = b""
+        self._authorities: dict[str, bytes] = {}  # PEM, by cluster
 
     @property
     def kubeconfig(self) -> Path:
@@ -70,8 +70,8 @@ class Simulator:
                 opening.callback(setattr, self, "_directory", None)
                 self._directory = Path(folder)
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._authority, context = certificates.make(self._directory, self._host)
             for index, name in enumerate(self.fleet.clusters):
+                self._authorities[name], context = certificates.make(self._directory, self._host, name)
                 cluster = self.clusters[name] = SimulatedCluster(
                     name,
                     self.fleet,
@@ -99,14 +99,14 @@ class Simulator:
         await self._open.aclose()
 
     def _write_kubeconfig(self) -> None:
-        authority = base64.b64encode(self._authority).decode()
+        authorities = {name: base64.b64encode(pem).decode() for name, pem in self._authorities.items()}
         document = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": next(iter(self.clusters), ""),
             "preferences": {},
             "clusters": [
-                {"name": name, "cluster": {"server": cluster.url, "certificate-authority-data": authority}}
+                {"name": name, "cluster": {"server": cluster.url, "certificate-authority-data": authorities[name]}}
                 for name, cluster in self.clusters.items()
             ],
             "users": [{"name": name, "user": {"token": cluster.token}} for name, cluster in self.clusters.items()],

@@ -44,6 +44,7 @@ class ClusterSummary:
     survey: Survey | None  # how much there is in it; None before it has been listed completely
     sources: Sequence[PodSource]
     node_selector: str
+    resembles: Sequence[str]  # the clusters that show the same nodes, without proof that they are the same
     stale: bool  # its view has not been proved current for long
     nodes: int = 0  # GPU nodes
     read: int = 0  # of which the last reading stands
@@ -133,6 +134,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         survey=view.survey(cluster),
         sources=view.sources(cluster),
         node_selector=view.node_selector(cluster),
+        resembles=sorted(view.resembles(cluster)),
         stale=_is_stale(view, cluster),
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)

@@ -58,6 +58,9 @@ class CollectorView(Protocol):
     def survey(self, cluster: str) -> Survey | None:
         """Return how much there is in a cluster, GPUs or not; None before it has been listed completely."""
 
+    def resembles(self, cluster: str) -> Collection[str]:
+        """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""
+
     def sources(self, cluster: str) -> Sequence[PodSource]:
         """Return where GPU pods are looked for in a cluster, in the order of the configuration."""
 

@@ -130,6 +130,14 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             detail=f"refresh interval: {duration(summary.refresh)}",
             severe=False,
         )
+    if summary.resembles:
+        names = ", ".join(f'"{other}"' for other in summary.resembles)
+        text = f"shows nodes with the same uids as {names}, without proof that they are one cluster"
+        detail = (
+            "all of them are published. If they are one cluster, remove one from the configuration, or let both verify"
+            " the API server by the same certificate-authority; if not, one of them copies the other."
+        )
+        yield Problem(kind="cluster", name=name, text=text, detail=detail, severe=False)
     if summary.claims:
         text = f"has {counted(summary.claims, 'GPU')} reported by two nodes, being verified"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.CLAIM, text=text, severe=False)

@@ -45,6 +45,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
         "conflicts": view.inventory.conflicts(name),
         "claims": view.inventory.claims(name),
+        "resembles": list(view.resembles(name)),
     }
 
 

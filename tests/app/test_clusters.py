@@ -14,7 +14,8 @@ from collector.app.publisher import Publisher
 from collector.config import ClusterSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
-from collector.model import NodeInfo
+from collector.kube.identity import Proof, ProofKind
+from collector.model import NodeInfo, Survey
 from collector.views.recent_changes import RecentChanges
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +50,12 @@ class Running:
         self.observer = CollectObserver(self.collected, self.inventory, publisher, metrics)
         self.clusters = Clusters(self.collected, self.inventory, publisher, metrics, self.observer)
 
+    def list(self, cluster: str) -> None:
+        """Report the one node of a cluster, and that there is no other."""
+        self.observer.on_proof(cluster, frozenset({Proof(ProofKind.KEY, "1")}))
+        self.observer.on_node(cluster, NODE)
+        self.observer.on_survey(cluster, Survey(nodes=1, pods=(1,)))
+
 
 async def test_a_node_may_go_while_its_duplicate_and_another_cluster_are_removed(
     monkeypatch: pytest.MonkeyPatch,
@@ -58,8 +65,8 @@ async def test_a_node_may_go_while_its_duplicate_and_another_cluster_are_removed
     async with anyio.create_task_group() as tasks:
         await running.clusters.reconcile(settings, tasks)
         await anyio.wait_all_tasks_blocked()
-        running.observer.on_node("a", NODE)
-        running.observer.on_node("b", NODE)
+        for cluster in ("a", "b"):
+            running.list(cluster)
         assert running.collected.is_duplicate("b")
         running.at_the_end["c"] = lambda: running.observer.on_node_gone("a", "n", 1.0)
         await running.clusters.reconcile(settings[:1], tasks)
@@ -74,8 +81,8 @@ async def test_a_cluster_that_is_leaving_skips_no_other(monkeypatch: pytest.Monk
     async with anyio.create_task_group() as tasks:
         await running.clusters.reconcile(settings, tasks)
         await anyio.wait_all_tasks_blocked()
-        running.observer.on_node("b", NODE)
-        running.at_the_end["a"] = lambda: running.observer.on_node("a", NODE)
+        running.list("b")
+        running.at_the_end["a"] = lambda: running.list("a")
         await running.clusters.reconcile(settings[1:], tasks)
         assert not running.collected.is_duplicate("b")
         assert list(running.inventory.nodes("b")) == ["n"]

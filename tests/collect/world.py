@@ -11,6 +11,7 @@ from collector.backoff import Backoff
 from collector.collect.schedule import RetryPolicy
 from collector.collect.watcher import ClusterWatcher, Intervals
 from collector.config import ClusterSettings
+from collector.kube.identity import Proof
 from collector.kube.reflector import WatchIntervals
 from collector.model import (
     ClusterState,
@@ -98,6 +99,12 @@ class Observed:
 
     def on_credential_expiry(self, cluster: str, time: float | None) -> None:
         self.expiries.append(time)
+
+    def on_session(self, cluster: str) -> None:
+        self.proofs: frozenset[Proof] = frozenset()
+
+    def on_proof(self, cluster: str, proofs: frozenset[Proof]) -> None:
+        self.proofs = proofs
 
     def on_synced(self, cluster: str, time: float) -> None:
         self.synced.append(time)

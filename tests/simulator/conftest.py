@@ -113,7 +113,7 @@ def connect(simulator: Simulator) -> Callable[[str], contextlib.AbstractAsyncCon
 async def connected(simulator: Simulator, name: str) -> AsyncIterator[Api]:
     """A client of one cluster, on new connections."""
     cluster = simulator.clusters[name]
-    context = ssl.create_default_context(cadata=authority(simulator))
+    context = ssl.create_default_context(cadata=authority(simulator, name))
     async with aiohttp.ClientSession(
         cluster.url,
         connector=aiohttp.TCPConnector(ssl=context),
@@ -122,7 +122,8 @@ async def connected(simulator: Simulator, name: str) -> AsyncIterator[Api]:
         yield Api(cluster, session, context)
 
 
-def authority(simulator: Simulator) -> str:
-    """The certificate authority in the kubeconfig, as PEM."""
+def authority(simulator: Simulator, name: str) -> str:
+    """The certificate authority of a cluster in the kubeconfig, as PEM."""
     document = json.loads(simulator.kubeconfig.read_text())
-    return base64.b64decode(document["clusters"][0]["cluster"]["certificate-authority-data"]).decode()
+    (entry,) = [entry for entry in document["clusters"] if entry["name"] == name]
+    return base64.b64decode(entry["cluster"]["certificate-authority-data"]).decode()

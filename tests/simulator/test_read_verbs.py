@@ -7,6 +7,7 @@ import pytest
 
 from collector.simulator import Simulator
 from collector.simulator.objects import NODES
+from tests.simulator.conftest import authority
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -260,6 +261,10 @@ async def test_other_clusters_are_other_servers(simulator: Simulator, connect: A
         assert one["metadata"]["uid"] != other["metadata"]["uid"]
         status, _ = await first.ask("GET", "/api/v1/pods", headers={"Authorization": f"Bearer {second.cluster.token}"})
         assert status == 401
+
+
+async def test_each_cluster_has_an_authority_of_its_own(simulator: Simulator) -> None:
+    assert len({authority(simulator, name) for name in simulator.clusters}) == len(simulator.clusters) == 3
 
 
 async def test_certificates_are_checked(simulator: Simulator) -> None:

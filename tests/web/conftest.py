@@ -51,6 +51,7 @@ class FakeCollector:
     listed_nodes: int | None = 10  # in each cluster; None before it has been listed
     pod_sources: Sequence[PodSource] = (PRESETS["gpu-operator"],)
     selector: str = ""  # of nodes
+    similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
     time: float = 1764000600.0
     cluster_label: str = "cluster"
     recent_changes: RecentChanges = field(default_factory=RecentChanges)
@@ -75,6 +76,9 @@ class FakeCollector:
 
     def sources(self, _cluster: str) -> Sequence[PodSource]:
         return self.pod_sources
+
+    def resembles(self, cluster: str) -> Collection[str]:
+        return self.similar.get(cluster, [])
 
     def node_selector(self, _cluster: str) -> str:
         return self.selector

@@ -119,6 +119,7 @@ class TestClustersAndNodes:
                 "gpus_virtual": 0,
                 "conflicts": 0,
                 "claims": 0,
+                "resembles": [],
             },
             {
                 "cluster": "prod-b",
@@ -140,6 +141,7 @@ class TestClustersAndNodes:
                 "gpus_virtual": 0,
                 "conflicts": 0,
                 "claims": 0,
+                "resembles": [],
             },
         ]
 
