@@ -13,6 +13,7 @@ import aioboto3  # type: ignore[import-untyped]
 import anyio
 import anyio.to_thread
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from aiohttp import ClientError as TransportError
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
@@ -33,6 +34,7 @@ from collector.model import SinkRecord
 from collector.redaction import Secrets
 from collector.sinks import formats
 from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, UnavailableError, from_status
+from collector.text import describe_redirect
 
 __all__ = ["S3Sink", "object_key"]
 
@@ -178,7 +180,13 @@ class S3Sink:
             raise self._unavailable(error, Reason.TIMEOUT) from None
         except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
             raise self._unavailable(error, Reason.UNAUTHORIZED) from None
-        except (ConnectionError, HTTPClientError, TransportError, ResponseParserError) as error:
+        except HTTPClientError as error:
+            cause = error.kwargs.get("error")
+            if isinstance(cause, _RedirectedError):
+                text = f"{operation.title().replace('_', '')} {cause}"
+                raise UnavailableError(self._text(text), Reason.MISCONFIGURED) from None
+            raise self._unavailable(error, Reason.CONNECTION) from None
+        except (ConnectionError, TransportError, ResponseParserError) as error:
             raise self._unavailable(error, Reason.CONNECTION) from None
         except (BotoCoreError, OSError, ValueError) as error:
             raise self._unavailable(error, Reason.MISCONFIGURED) from None
@@ -206,6 +214,7 @@ class S3Sink:
             "connect_timeout": settings.connect_timeout,
             "read_timeout": settings.read_timeout,
             "retries": {"mode": "standard", "total_max_attempts": 1},
+            "http_session_cls": _HttpSession,
             "s3": {"addressing_style": "path" if settings.path_style else "auto"},
         }
         if settings.endpoint_url is not None:
@@ -247,3 +256,31 @@ class S3Sink:
     def _unavailable(self, error: BaseException, reason: Reason) -> UnavailableError:
         text = self._foreign(str(error)) or f"no answer within {self._settings.timeout:g} s"
         return UnavailableError(self._text(text), reason)
+
+
+class _RedirectedError(Exception):
+    """An answer redirects; the text says where to, without anything secret."""
+
+
+class _HttpSession(AIOHTTPSession):  # type: ignore[misc]
+    """botocore's way to HTTP, which follows no redirect: one would take the records and a session token anywhere."""
+
+    async def _get_session(self, proxy_url: str | None) -> "_Requests":
+        return _Requests(await super()._get_session(proxy_url))
+
+
+class _Requests:
+    """The requests of a session of aiohttp; raises _RedirectedError.
+
+    An answer of AWS that names another region has no Location, and botocore asks there.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, *arguments: Any, **options: Any) -> Any:
+        response = await self._session.request(*arguments, allow_redirects=False, **options)
+        if response.status // 100 == 3 and (location := response.headers.get("Location")):
+            response.close()
+            raise _RedirectedError(describe_redirect(response.status, location, "endpoint_url and region"))
+        return response

@@ -279,6 +279,26 @@ async def test_answers_are_classified_and_not_retried(
         assert caught.value.retry_after == (9.0 if headers else None)
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_and_delivers_nothing(aws: Any, record: MakeRecord, status: int) -> None:
+    async with (
+        answering(200, "") as (elsewhere, there),
+        answering(status, "TemporaryRedirect", Location=f"{elsewhere}/s3?token=hunter2") as (url, seen),
+        lake(url) as sink,
+    ):
+        with pytest.raises(UnavailableError) as caught:
+            await sink.send([record()], key="k")
+        with pytest.raises(UnavailableError):
+            await sink.check()
+    assert (seen[0], there) == ("PUT", [])
+    assert caught.value.reason is Reason.MISCONFIGURED
+    host = elsewhere.removeprefix("http://")
+    assert str(caught.value) == (
+        f"sinks.lake: s3://gpu-serials: PutObject redirects ({status}) to {host};"
+        " set endpoint_url and region to the final address"
+    )
+
+
 @pytest.mark.parametrize("setting", ["read_timeout", "timeout"])
 async def test_a_service_that_never_answers_runs_into_the_timeout(setting: str, aws: Any, record: MakeRecord) -> None:
     async with answering(0, "") as (url, _), lake(url, **{setting: Duration(0.5)}) as sink:
