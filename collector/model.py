@@ -95,8 +95,8 @@ class GpuRef(NamedTuple):
 
 def canonical_bus_id(text: str) -> str:
     """Return a PCI bus address with a domain of eight digits, in capitals, as newer drivers write it."""
-    domain, colon, rest = text.strip().partition(":")
-    return f"{domain.zfill(8)}:{rest}".upper() if colon else text
+    *domain, bus, device = text.strip().rsplit(":", 2) if ":" in text else ("", "", "")
+    return f"{''.join(domain).zfill(8)}:{bus}:{device}".upper() if device else text
 
 
 def on_one_board(gpu: Gpu, *, sharing: bool, other: Gpu, other_sharing: bool) -> bool:

@@ -86,6 +86,9 @@ _UNIQUE_FIELDS = frozenset({"uuid", "serial"})
 
 # Of what a guest says of its vGPU, what may be its host's board's; never to be taken for a board of the guest's own.
 _BOARD_FIELDS = frozenset({"serial", "chassis", "slot", "tray", "host", "module", "board_part_number"})
+_TELLING_FIELDS = frozenset({"uuid", "virtualization"})  # without which a damaged GPU could be taken for another one
+_MODE_TAG = b"<virtualization_mode>"
+_MODE = re.compile(rb"<virtualization_mode>[^<]*</virtualization_mode>")
 _VIRTUAL = "vgpu"  # the mode inside a guest; "Host VGPU" and "Host VSGA" are boards whose host divides them
 
 # What the tool prints in place of a value.
@@ -339,7 +342,7 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
         for field in [field for field, value in gpu.fields.items() if _REPLACEMENT in value]:
             del gpu.fields[field]
             document.warnings.append(f"unreadable characters in the {field} of a GPU")
-            gpu.whole = gpu.whole and field != "uuid"
+            gpu.whole = gpu.whole and field not in _TELLING_FIELDS
     values.fields = {field: value for field, value in values.fields.items() if _REPLACEMENT not in value}
     if values.gpus and not any(gpu.whole for gpu in values.gpus):
         raise BadOutputError(f"not the XML of nvidia-smi: {reason}") from error
@@ -380,7 +383,9 @@ def _read_part(part: bytes, complete: bool, *, some_lost: bool) -> _GpuValues:
     except etree.XMLSyntaxError:
         values = _read_gpu(_parse(part, recover=True), some_lost=some_lost)
     _keep_certain(values.fields, _GPU_FIELDS, part)
-    values.whole = complete and "uuid" in values.fields
+    # One that may be virtual must not pass for a board.
+    told = part.count(_MODE_TAG) == len(_MODE.findall(part)) <= 1
+    values.whole = complete and "uuid" in values.fields and told
     return values
 
 

@@ -134,9 +134,11 @@ def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float
 def resumed(known: Known, age: float, now: float, refresh: float, rng: random.Random) -> Attempt:
     """Return the attempt of an earlier run that read the node `age` seconds ago.
 
-    The refresh falls into the second half of what is left of the interval.
+    The refresh falls into the second half of what is left of the interval. A negative age is that of a clock that was
+    set back; nothing waits for it to be made up.
     """
-    left = max(0.0, refresh - max(0.0, age))
+    age = max(0.0, age)
+    left = max(0.0, refresh - age)
     return Attempt(fingerprint=known.fingerprint, ended=now - age, next=now + _second_half(left, rng))
 
 

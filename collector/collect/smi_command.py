@@ -15,7 +15,7 @@ import msgspec
 from collector.collect import nvidia_smi
 from collector.collect.nvidia_smi import BadOutputError, Report
 from collector.collect.printable import printable_report
-from collector.collect.smi_output import lost_gpus, own_words, text_before_document
+from collector.collect.smi_output import lost_gpus, own_text, own_words
 from collector.config import ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
@@ -243,7 +243,7 @@ def _distinct(warnings: Sequence[str]) -> tuple[str, ...]:
 
 
 def _said_lost(output: Output) -> tuple[GpuRef, ...]:
-    return lost_gpus(text_before_document(output.stdout) + b"\n" + output.stderr)
+    return lost_gpus(own_text(output.stdout) + b"\n" + output.stderr)
 
 
 def _with_exit_status(report: Report, exit_status: int) -> Report:
@@ -255,7 +255,7 @@ def _with_exit_status(report: Report, exit_status: int) -> Report:
 def _failure(exit_status: int, output: Output, error: BadOutputError) -> ExecError:
     """Return the error for an output without a document, in the command's own words where it said any."""
     if exit_status:
-        words = redact(own_words(output.stderr, text_before_document(output.stdout)) or str(error))
+        words = redact(own_words(output.stderr, own_text(output.stdout)) or str(error))
         return ExecError(ReadFailure.EXIT_STATUS, f"the command ended with exit status {exit_status}: {words}")
     words, stderr = redact(str(error)), redact(own_words(output.stderr))
     return ExecError(ReadFailure.BAD_OUTPUT, f"{words}; stderr: {stderr}" if stderr else words)

@@ -6,6 +6,7 @@ the node choose (the names of their processes), and must not be able to spoil th
 
 import bisect
 import codecs
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,9 +23,9 @@ __all__ = [
     "find_certain_part",
     "find_document",
     "lost_gpus",
+    "own_text",
     "own_words",
     "split_gpus",
-    "text_before_document",
 ]
 
 ROOT = "nvidia_smi_log"
@@ -54,10 +55,11 @@ _ENCODINGS = re.compile(r"iso8859-\d+|cp\d+|gb2312|gbk|gb18030|big5|shift_jis|eu
 
 # "Unable to determine the device handle for GPU0: 0000:18:00.0: Unknown Error", in all its forms: with and without
 # the index, with "GPU is lost.  Reboot the system to recover this GPU" or "Not Found" in place of the last words.
-_NO_HANDLE = re.compile(
-    rb"device handle for\b[^\n<]{0,200}|GPU is lost\b[^\n<]{0,200}|fallen off the bus", re.IGNORECASE
-)
-_BUS_ID = re.compile(r"(?<![0-9A-Fa-f:])[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7](?![0-9A-Fa-f])")
+_NO_HANDLE = re.compile(rb"device handle for\b|GPU is lost\b|fallen off the bus", re.IGNORECASE)
+_WORDS_AROUND = 200  # bytes before and after these words, on their line, in which the bus address is
+_LINE_ENDS = re.compile(rb"[\n<]")
+# The domain is not always there; the index "GPU0:" before it is no part of it.
+_BUS_ID = re.compile(r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7](?![0-9A-Fa-f.])")
 
 
 class BadOutputError(GpuidError):
@@ -137,9 +139,18 @@ def lost_gpus(text: bytes) -> tuple[GpuRef, ...]:
 
     `text` are its own words, not the values of a document.
     """
-    if not (found := [match[0].decode("ascii", "replace") for match in _NO_HANDLE.finditer(text)]):
+    found = list(itertools.islice(_NO_HANDLE.finditer(text), _MAX_LOST_GPUS))
+    if not found:
         return ()
-    buses = dict.fromkeys(canonical_bus_id(bus) for words in found for bus in _BUS_ID.findall(words)[:1])
+    buses: dict[str, None] = {}
+    for match, following in itertools.zip_longest(found, found[1:]):
+        end = match.end() + _WORDS_AROUND
+        after = text[match.end() : end if following is None else min(end, following.start())]
+        words = _LINE_ENDS.split(after, 1)[0]
+        if match[0][:1] not in b"dD":  # the address may come before these words
+            words = _LINE_ENDS.split(text[max(0, match.start() - _WORDS_AROUND) : match.start()])[-1] + words
+        for bus in _BUS_ID.findall(words.decode("ascii", "replace"))[:1]:
+            buses[canonical_bus_id(bus)] = None
     return tuple(GpuRef(pci_bus_id=bus) for bus in list(buses)[:_MAX_LOST_GPUS]) or (GpuRef(),)
 
 
@@ -163,10 +174,16 @@ def own_words(*outputs: bytes) -> str:
     return one_line(text, _MAX_WORDS_LENGTH)
 
 
-def text_before_document(output: bytes) -> bytes:
-    """Return what a command printed before its first document began; all, if none did."""
+def own_text(output: bytes) -> bytes:
+    """Return what a command printed before its first document, and after one that is cut off.
+
+    All of it, where no document begins.
+    """
     root = _ROOT_START.search(output)
-    return output if root is None else output[: root.start()]
+    if root is None:
+        return output
+    after = output[output.rfind(b">") + 1 :]
+    return output[: root.start()] + after[after.find(b"\n") + 1 :]
 
 
 def _why_no_document(output: bytes) -> str:
@@ -217,13 +234,28 @@ def _to_utf8(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
             except UnicodeDecodeError:
                 warnings.append("bytes that are not UTF-8 in the output")
         return output, -1 if root is None else root.start()
-    for codec in ("utf-16-le", "utf-16-be"):
-        at = output.find(f"<{ROOT}".encode(codec))
-        if at >= 0:
-            output = output[at % 2 :].decode(codec, "replace").encode("utf-8", "replace")
-            root = _ROOT_START.search(output)
-            return output, -1 if root is None else root.start()
+    at = output.find("\0".join(f"<{ROOT}").encode())
+    if at >= 0:
+        codec, start = _utf_16(output, at)
+        output = output[start % 2 :].decode(codec, "replace").encode("utf-8", "replace")
+        root = _ROOT_START.search(output)
+        return output, -1 if root is None else root.start()
     return output, -1
+
+
+def _utf_16(output: bytes, at: int) -> tuple[str, int]:
+    """Return in which UTF-16 the ASCII text around `at` is, and where one of its characters begins.
+
+    In either, each letter has a null on both sides, but for the ends of the text: a byte-order mark decides, or else
+    what is before the first letter.
+    """
+    big, little = output.rfind(codecs.BOM_UTF16_BE, 0, at), output.rfind(codecs.BOM_UTF16_LE, 0, at)
+    if big != little:
+        return ("utf-16-be", at - 1) if big > little else ("utf-16-le", at)
+    first = at
+    while first >= 2 and output[first - 1] == 0 and 0 < output[first - 2] < 128:
+        first -= 2
+    return ("utf-16-be", at - 1) if first and output[first - 1] == 0 else ("utf-16-le", at)
 
 
 def _known_codec(name: str, warnings: list[str]) -> str | None:

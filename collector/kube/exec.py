@@ -175,6 +175,13 @@ class _Ended(msgspec.Struct):
 _ENDED_DECODER = msgspec.json.Decoder(_Ended)
 
 
+def _number(text: str) -> int:
+    """Return a decimal number of a few ASCII digits; raises ValueError."""
+    if not (text.isascii() and text.removeprefix("-").isdigit() and len(text) < 12):
+        raise ValueError(text)
+    return int(text)
+
+
 def _exit_code(status: bytes) -> int:
     """Return the exit status; raises ExecError where the command never ran, or its status is not known."""
     try:
@@ -182,7 +189,7 @@ def _exit_code(status: bytes) -> int:
         if ended.status == "Success":
             return 0
         causes = (ended.details.causes if ended.details else None) or ()
-        code = next((int(cause.message) for cause in causes if cause.reason == "ExitCode"), None)
+        code = next((_number(cause.message) for cause in causes if cause.reason == "ExitCode"), None)
     except UNDECODABLE as error:
         raise ExecError(ReadFailure.CONNECTION, "cannot read the exit status") from error
     if code is None:

@@ -16,7 +16,9 @@ __all__ = ["add_connection", "add_credential", "redacted", "redacts_errors"]
 
 # What names a secret, among the environment variables and arguments of a credential plugin.
 _SECRET_NAME = re.compile(
-    r"token|secret|password|passwd|passphrase|credential|private|api[-_]?key|access[-_]?key", re.IGNORECASE
+    r"token|secret|password|passwd|passphrase|credential|private|api[-_]?key|access[-_]?key|auth|bearer|cookie|session"
+    r"|(?:^|[-_])(?:pass|pw|pwd|pin|pat|key|otp|jwt|sig|signature)(?:$|[-_])",
+    re.IGNORECASE,
 )
 _PUBLIC_NAME = re.compile(r"(?:file|path|dir|name|id|url|uri|type|ttl|region)$", re.IGNORECASE)  # of what is not secret
 _SECRET_OPTION = re.compile(r"(--?[\w-]+)(?:=(.+))?", re.DOTALL)

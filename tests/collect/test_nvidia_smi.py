@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from collector.collect.nvidia_smi import BadOutputError, Report, parse
+from collector.collect.smi_output import lost_gpus
 from collector.model import Gpu, GpuRef, UnidentifiedGpu
 
 PROLOG = '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n'
@@ -391,6 +392,34 @@ class TestBrokenGpus:
         (gpu,) = parse(document(inside).replace(b"<gpu>", f'<gpu id="{id}">'.encode())).unidentified
         assert gpu.pci_bus_id == bus
 
+    @pytest.mark.parametrize(
+        ("words", "buses"),
+        [
+            ("Unable to determine the device handle for GPU0: 0000:18:00.0: Unknown Error", ["00000000:18:00.0"]),
+            ("Unable to determine the device handle for GPU0: 18:00.0: Unknown Error", ["00000000:18:00.0"]),
+            ("GPU 0000:18:00.0: GPU is lost.  Reboot the system to recover this GPU", ["00000000:18:00.0"]),
+            ("GPU at 0000:18:00.0 has fallen off the bus.", ["00000000:18:00.0"]),
+            (
+                "Unable to determine the device handle for GPU0: 0000:18:00.0: Not Found"
+                " Unable to determine the device handle for GPU1: 0000:3B:00.0: Not Found",
+                ["00000000:18:00.0", "00000000:3B:00.0"],
+            ),
+            ("Unable to determine the device handle for GPU 3: Unknown Error", [None]),
+        ],
+    )
+    def test_the_tools_words_name_the_gpus_that_do_not_answer(self, words: str, buses: list[str | None]) -> None:
+        assert [ref.pci_bus_id for ref in lost_gpus(words.encode())] == buses
+
+    @pytest.mark.parametrize("mode", ["VG\xffPU", "VGPU<x<", "\x00"])
+    def test_a_gpu_whose_mode_cannot_be_read_is_no_board(self, mode: str) -> None:
+        virtual = (
+            f"<gpu_virtualization_mode><virtualization_mode>{mode}</virtualization_mode></gpu_virtualization_mode>"
+        )
+        output = document(f"<uuid>GPU-1</uuid><serial>1234567</serial>{virtual}", "<uuid>GPU-2</uuid>")
+        report = parse(output.decode().encode("latin-1"))
+        assert [gpu.uuid for gpu in report.gpus] == ["GPU-2"]
+        assert report.unread == (GpuRef("GPU-1"),)
+
     def test_two_lost_gpus_are_two(self) -> None:
         lost = parse(document("<uuid>N/A</uuid>", "<uuid>N/A</uuid>"))
         assert (lost.gpus, lost.unidentified) == ((), (UnidentifiedGpu(), UnidentifiedGpu()))
@@ -488,6 +517,15 @@ class TestEmptyOutput:
         whole = document(H100).decode()
         warning = "WARNING: infoROM is corrupted at gpu 0000:B3:00.0\n"
         assert parse(whole.replace(place, warning + place).encode()) == parse(whole.encode())
+
+    @pytest.mark.parametrize("end", ["", "\n"])
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+    def test_utf_16_is_read_in_both_orders(self, codec: str, mark: str, end: str) -> None:
+        model = "<product_name>NVIDIA H100 \u4e2d\u6587</product_name>"
+        text = document(f"<uuid>GPU-1</uuid>{model}", prolog="").decode().rstrip() + end
+        (gpu,) = parse((mark + text).encode(codec)).gpus
+        assert gpu.model == "NVIDIA H100 \u4e2d\u6587"
 
     def test_a_utf_16_document_may_follow_other_text(self) -> None:
         whole = document(H100).decode()

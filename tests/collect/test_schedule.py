@@ -203,7 +203,9 @@ class TestRefreshing:
         assert resumed(Known(PRINT, 0.0), 3601.0, 50.0, HOUR, rng()).next == 50.0
 
     def test_a_reading_from_the_future_counts_as_new(self) -> None:
-        assert 50 + 1800 <= resumed(Known(PRINT, 0.0), -1e6, 50.0, HOUR, rng()).next <= 50 + 3600
+        attempt = resumed(Known(PRINT, 0.0), -1e6, 50.0, HOUR, rng())
+        assert 50 + 1800 <= attempt.next <= 50 + 3600
+        assert attempt.ended == 50  # so a change of the capacity is read as soon as ever
 
     def test_a_capacity_change_during_a_restart_is_due_now(self) -> None:
         attempt = resumed(Known(PRINT, 0.0), 600.0, 50.0, HOUR, rng())

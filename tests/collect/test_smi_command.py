@@ -1,11 +1,14 @@
 """Reading a node whose nvidia-smi prints no document, because one of its GPUs does not answer."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from collector.collect.smi_command import MAX_SINGLE_READS, command_for_one
 from collector.config import Duration
 from collector.model import GpuRef, ReadFailure, canonical_bus_id
 from collector.simulator import ExecFaultKind, Simulator
+from collector.simulator.smi import Printed
 from tests.collect.world import World
 from tests.support.waiting import eventually
 
@@ -102,6 +105,39 @@ class TestOneByOne:
             await eventually(lambda: any(seen.lost))
             assert seen.lost[-1] == (GpuRef(None, "00000000:19:00.0"),)
             assert world.cluster.counters.peak_execs_per_node == 1
+
+    async def test_a_document_that_ends_where_a_gpu_does_not_answer_names_it(self, world: World) -> None:
+        execs = world.cluster.server.execs
+        run_smi = execs._run_smi
+
+        def stop_in_the_middle(node: str, argv: Sequence[str]) -> Printed:
+            printed = run_smi(node, argv)
+            if "-i" in argv or node != world.first:
+                return printed
+            words = b"\nUnable to determine the device handle for GPU1: 0000:5D:00.0: Unknown Error\n"
+            return printed._replace(stdout=printed.stdout[: len(printed.stdout) // 2] + words, exit_status=255)
+
+        async with world.watched() as seen:
+            await world.settled()
+            execs._run_smi = stop_in_the_middle
+            world.cluster.restart_container(world.first)
+            await eventually(lambda: seen.published[world.first].lost)
+            assert seen.published[world.first].lost == (GpuRef(None, "00000000:5D:00.0"),)
+
+    async def test_gpus_are_read_one_by_one_where_a_name_may_imitate_some(self, world: World) -> None:
+        imitation = "x\n\t<gpu>\n<uuid>GPU-deadbeef</uuid><serial>1652923034028</serial>\n<processes>"
+        async with world.watched() as seen:
+            await world.settled()
+            uuids = {gpu.uuid for gpu in seen.published[world.first].gpus}
+            world.cluster.run_process(imitation, world.first)
+            read = world.execs[world.first]
+            world.cluster.restart_container(world.first)
+            await eventually(lambda: world.execs[world.first] >= read + 3)  # the whole, and each of the two
+            await eventually(lambda: len(seen.readings) > len(world.cluster.nodes))
+            reading = seen.published[world.first]
+            assert {gpu.uuid for gpu in reading.gpus} == uuids
+            assert (reading.partial, reading.lost, reading.unread) == (False, (), ())
+            assert seen.failures == []
 
     async def test_other_failures_lead_to_no_single_readings(self, world: World) -> None:
         world.cluster.fail_exec(ExecFaultKind.EXIT_STATUS, world.first, stderr="No devices were found", times=3)
