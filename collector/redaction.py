@@ -1,58 +1,68 @@
 """Takes secrets out of what others say: the one way in which foreign text gets into an error, a log or an answer.
 
 A server, a proxy or a program may repeat what it was given: a header, a URL, a body, whole or in part, and in an
-encoding of its own. What is known to be secret is found in each of them; what only looks like a secret, by its form.
+encoding of its own. What is known to be secret is found by its letters and digits, in either case and whatever stands
+between them, in the text and in all that the text may encode; what only looks like a secret, by its form.
+
+What somebody has disguised on purpose is not found: reversed, shifted, compressed or encrypted text, encodings of
+pieces that are too short to be secrets by themselves, or rare ones (base85, uuencode, words of bytes that are swapped).
 """
 
 import base64
-import binascii
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from collector.encodings import Span
+from collector.secret_search import SHORT, TERMINAL_SEQUENCE, SecretIndex
 from collector.text import one_line
 
 __all__ = ["MASK", "Secrets", "redact", "redact_lines", "redacting"]
 
-MASK = "***"  # stands for a secret
+MASK = "***"  # stands for a secret, or for what may hold one and is too much to look at
 
 MAX_TEXT = 4096  # characters of a text that are looked at; the rest is dropped
 MAX_FOREIGN_TEXT = 1024  # likewise of one that is all foreign: whoever sends many must not keep us busy
 MAX_SECRETS = 64  # that one owner keeps: of credentials that are renewed, the newest
-BLOCK = 8  # characters: any piece of a secret with twice as many, less one, contains one that is aligned
-MIN_PIECE = 12  # characters of a secret that are secret by themselves
-SHORT = 6  # a secret with fewer characters is found only as a word: it may well be part of an ordinary one
+PIECE = 16  # characters of a secret in a row, in what is published as it is
 LEAST_MASKED = 4  # characters of a secret that is found in texts of ours, too
-MIN_BEGINNING = 4  # characters of a secret that are one at the end of a text, which may have been cut off there
-MIN_ENCODED = 8  # characters of a run that may be base64
-MAX_DEPTH = 3  # encodings around each other that are undone
+MAX_ROUNDS = 4  # in which what a text without secrets shows is looked at again
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 class Secrets:
-    """What one session or sink must never repeat; it forgets the oldest beyond MAX_SECRETS.
+    """What one session or sink must never repeat; of those that are renewed, it forgets the oldest beyond MAX_SECRETS.
 
-    Pieces of a secret count too, as do percent-encoding, base64, hexadecimal digits and the escapes of JSON and HTML,
-    also around each other.
+    Pieces of at least 8 letters and digits count too, as do the encodings that `encodings.decodings` knows, also around
+    each other. A secret with fewer letters and digits is found only whole.
     """
 
     def __init__(self, *secrets: str | bytes | None) -> None:
-        self._known: deque[str] = deque(maxlen=MAX_SECRETS)
-        self._wanted: _Wanted | None = None  # of `_known`, once it is needed
+        self._lasting: deque[str] = deque(maxlen=MAX_SECRETS)
+        self._renewed: deque[str] = deque(maxlen=MAX_SECRETS)
+        self._index: SecretIndex | None = None  # of all of them, once it is needed
+        self._text: str | None = None  # all of them in lower case, once it is needed
         self.add(*secrets)
 
     def add(self, *secrets: str | bytes | None) -> None:
         """Add secrets: tokens, passwords, PEM keys, or values of an Authorization header, whose scheme is none."""
+        self._add(self._lasting, secrets)
+
+    def add_renewed(self, *secrets: str | bytes | None) -> None:
+        """Add secrets that others will take the place of, again and again."""
+        self._add(self._renewed, secrets)
+
+    def _add(self, known: deque[str], secrets: Iterable[str | bytes | None]) -> None:
         for secret in secrets:
             text = (secret.decode(errors="replace") if isinstance(secret, bytes) else secret or "").strip()
-            if text in self._known:
-                self._known.remove(text)
+            if text in known:
+                known.remove(text)
+            elif text:
+                self._index = self._text = None
             if text:
-                self._known.append(text)
-                self._wanted = None
+                known.append(text)
 
     def add_url(self, url: str) -> None:
         """Add what may be secret in a URL: the password, the path and the query, and what looks random in them."""
@@ -76,6 +86,21 @@ class Secrets:
                 if url:
                     self.add_url(url if "://" in url else f"http://{url}")
 
+    def repeated_in(self, value: str) -> bool:
+        """Return whether a value, which is published as it is, has PIECE letters of a secret in a row, in either case.
+
+        Of every value of every reading this is asked, so it is fast; a shorter secret may be a word that a name holds.
+        """
+        if len(value) < PIECE:
+            return False
+        if self._text is None:
+            self._text = "\n".join({*self._lasting, *self._renewed}).lower()
+        secrets, lower = self._text, value.lower()
+        half = PIECE // 2  # any piece has a whole half that begins at a multiple of it
+        return any(lower[at : at + half] in secrets for at in range(0, len(lower) - half + 1, half)) and any(
+            lower[at : at + PIECE] in secrets for at in range(len(lower) - PIECE + 1)
+        )
+
     def redact(self, text: object, limit: int | None = None) -> str:
         """Return a foreign text as `redact` does, also without these secrets."""
         return _without_forms(self._without_known(str(text)[:MAX_FOREIGN_TEXT], least=1), limit)
@@ -89,12 +114,22 @@ class Secrets:
         return self._without_known(text, least=LEAST_MASKED)
 
     def _without_known(self, text: object, least: int) -> str:
-        line = one_line(str(text)[:MAX_TEXT])
-        if not line or not self._known:
-            return line
-        if self._wanted is None:
-            self._wanted = _Wanted.of(self._known)
-        return _masked(line, _found(line, self._wanted, least, MAX_DEPTH))
+        text = str(text)[:MAX_TEXT]
+        known = dict.fromkeys([*self._lasting, *self._renewed])
+        if not text or not known:
+            return _line(text)
+        if self._index is None:
+            self._index = SecretIndex.of(part for secret in known for part in _parts(secret))
+        if TERMINAL_SEQUENCE.search(text):  # whose end may be the beginning of a secret
+            text = _masked(text, self._index.find(text, least) or ())
+        line = _line(text)
+        for _ in range(MAX_ROUNDS):
+            spans = self._index.find(line, least)
+            masked = line[: len(line) // 4] + MASK if spans is None else _masked(line, spans)
+            if masked == line:
+                return line
+            line = masked
+        return MASK
 
     def __repr__(self) -> str:
         """Return the kind alone."""
@@ -126,7 +161,7 @@ def _mask_argument(secrets: Secrets, argument: object) -> object:
         return argument
     text = argument if isinstance(argument, str) else argument.decode(errors="replace")
     masked = secrets.mask(text)
-    return argument if masked == one_line(text[:MAX_TEXT]) else masked
+    return argument if masked == _line(text[:MAX_TEXT]) else masked
 
 
 def redact(text: object, limit: int | None = None) -> str:
@@ -135,7 +170,11 @@ def redact(text: object, limit: int | None = None) -> str:
     What looks like one is replaced: the value of a header or key that names a secret, private keys, tokens of known
     forms. For what is known to be secret there is `Secrets`.
     """
-    return _without_forms(one_line(str(text)[:MAX_FOREIGN_TEXT]), limit)
+    return _without_forms(_line(str(text)[:MAX_FOREIGN_TEXT]), limit)
+
+
+def _line(text: str) -> str:
+    return one_line(TERMINAL_SEQUENCE.sub("", text))
 
 
 def redact_lines(text: str) -> list[str]:
@@ -149,105 +188,17 @@ def redact_lines(text: str) -> list[str]:
 
 # What is known
 
-
-class _Wanted(NamedTuple):
-    """Secrets, prepared to be found."""
-
-    words: tuple[str, ...]
-    blocks: dict[
-        str, list[tuple[str, int]]
-    ]  # aligned pieces of BLOCK characters -> the words that have them, and where
-
-    @classmethod
-    def of(cls, secrets: Iterable[str]) -> "_Wanted":
-        parts = {one_line(part) for secret in secrets for part in _parts(secret)}
-        words = tuple(sorted(parts - {""}, key=len, reverse=True))
-        blocks: dict[str, list[tuple[str, int]]] = {}
-        for word in words:
-            if len(word) >= MIN_PIECE:
-                for at in range(0, len(word) - BLOCK + 1, BLOCK):
-                    blocks.setdefault(word[at : at + BLOCK], []).append((word, at))
-        return cls(words, blocks)
+_PADDING = re.compile(r"={0,6}(?![^\W_])")  # of base64 and base32
 
 
-_Span = tuple[int, int]
-
-
-def _found(text: str, wanted: _Wanted, least: int, depth: int) -> Iterator[_Span]:
-    """Yield where secrets of at least so many characters are in a text, whole or in pieces, as they are or encoded."""
-    readable = text.isprintable()
-    yield from _plain(text, wanted, least if readable else SHORT)  # a short one is in any bytes by chance
-    if readable:
-        yield from _cut_off(text, wanted, least)
-    if depth == 0:
-        return
-    for escape in _ESCAPES:  # one at a time: a secret may itself hold what looks like another
-        if escape.search(text):
-            decoded, spans = _unescaped(text, escape)
-            for start, end in _found(decoded, wanted, least, depth - 1):
-                yield spans[start][0], spans[end - 1][1]
-    for runs, decode in ((_BASE64_RUN, _from_base64), (_HEX_RUN, _from_hex)):
-        for run in runs.finditer(text):
-            if any(next(_found(inner, wanted, least, depth - 1), None) for inner in decode(run[0])):
-                yield run.span()
-
-
-def _plain(text: str, wanted: _Wanted, least: int) -> Iterator[_Span]:
-    for word in wanted.words:
-        if least <= len(word) <= len(text):
-            yield from _whole(text, word)
-    if wanted.blocks:
-        yield from _pieces(text, wanted)
-
-
-def _whole(text: str, word: str) -> Iterator[_Span]:
-    at = text.find(word)
-    while at >= 0:
-        end = at + len(word)
-        if len(word) >= SHORT or not (text[at - 1 : at].isalnum() or text[end : end + 1].isalnum()):
-            yield at, end
-        at = text.find(word, end)
-
-
-def _cut_off(text: str, wanted: _Wanted, least: int) -> Iterator[_Span]:
-    """Yield the beginnings of secrets at the end of a text: they may be what somebody's limit has left of them."""
-    end = len(text.rstrip("….\"'"))
-    for word in wanted.words:
-        start = max(0, end - len(word))
-        at = text.find(word[:MIN_BEGINNING], start, end) if len(word) >= least else -1
-        while at >= 0:
-            if word.startswith(text[at:end]):
-                yield at, end
-                break
-            at = text.find(word[:MIN_BEGINNING], at + 1, end)
-
-
-def _pieces(text: str, wanted: _Wanted) -> Iterator[_Span]:
-    for at in range(len(text) - BLOCK + 1):
-        for word, offset in wanted.blocks.get(text[at : at + BLOCK], ()):
-            start, end = _extended(text, at, word, offset)
-            if end - start >= MIN_PIECE:
-                yield start, end
-
-
-def _extended(text: str, at: int, word: str, offset: int) -> _Span:
-    """Return how far a text agrees with a word around a block that both have."""
-    before = 0
-    while before < min(at, offset) and text[at - before - 1] == word[offset - before - 1]:
-        before += 1
-    after = BLOCK
-    while at + after < len(text) and offset + after < len(word) and text[at + after] == word[offset + after]:
-        after += 1
-    return at - before, at + after
-
-
-def _masked(text: str, spans: Iterable[_Span]) -> str:
+def _masked(text: str, spans: Iterable[Span]) -> str:
     pieces: list[str] = []
     end = 0
     for start, stop in sorted(spans):
         if start > end or not pieces:
             pieces += [text[end:start], MASK]
-        end = max(end, stop)
+        padding = _PADDING.match(text, stop)
+        end = max(end, padding.end() if padding else stop)
     return "".join([*pieces, text[end:]])
 
 
@@ -276,69 +227,6 @@ def _looks_random(text: str) -> bool:
     kinds = (str.isdigit, str.isupper, str.islower)
     mixed = sum(any(kind(letter) for letter in text) for kind in kinds) > 1
     return len(text) >= 16 or (len(text) >= 8 and mixed)
-
-
-# What is encoded
-
-_HEX_RUN = re.compile(rf"[0-9A-Fa-f]{{{MIN_ENCODED},}}")
-_BASE64_RUN = re.compile(rf"[A-Za-z0-9+/_-]{{{MIN_ENCODED},}}={{0,2}}")
-_URLSAFE = str.maketrans("-_", "+/")
-_ESCAPES = tuple(
-    re.compile(escape)
-    for escape in (
-        r"(?:%[0-9A-Fa-f]{2})+",
-        r"""(?:\\x[0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\["'\\/]""",
-        r"&#[0-9]{1,6};|&#[xX][0-9A-Fa-f]{1,5};|&(?:amp|lt|gt|quot|apos);",
-    )
-)
-_ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'"}
-
-
-def _unescaped(text: str, escape: re.Pattern[str]) -> tuple[str, list[_Span]]:
-    """Return a text with escapes undone once, and for each of its characters where it comes from."""
-    letters: list[str] = []
-    spans: list[_Span] = []
-    end = 0
-    for found in escape.finditer(text):
-        letters += text[end : found.start()]
-        spans += ((at, at + 1) for at in range(end, found.start()))
-        unescaped = _unescape(found[0])
-        letters += unescaped
-        spans += [found.span()] * len(unescaped)
-        end = found.end()
-    letters += text[end:]
-    spans += ((at, at + 1) for at in range(end, len(text)))
-    return "".join(letters), spans
-
-
-def _unescape(escape: str) -> str:
-    if escape[0] == "&":
-        if escape in _ENTITIES:
-            return _ENTITIES[escape]
-        code = int(escape[3:-1], 16) if escape[2] in "xX" else int(escape[2:-1])
-        return chr(code)
-    if escape[0] == "%" or escape[1] == "x":
-        return bytes.fromhex(escape.replace("%", "").replace("\\x", "")).decode(errors="replace")
-    return chr(int(escape[2:6], 16)) if escape[1] == "u" else escape[1]
-
-
-def _from_hex(run: str) -> Iterator[str]:
-    """Yield the texts whose hexadecimal digits a run may be, wherever it was cut."""
-    for start in (0, 1):
-        yield bytes.fromhex(run[start : start + (len(run) - start) // 2 * 2]).decode("latin-1")
-
-
-def _from_base64(run: str) -> Iterator[str]:
-    """Yield the texts whose base64 a run may be, wherever it was cut."""
-    letters = run.rstrip("=").translate(_URLSAFE)
-    for start in range(4):
-        piece = letters[start:]
-        piece = piece[: len(piece) - (len(piece) % 4 == 1)]
-        try:
-            decoded = base64.b64decode(piece + "=" * (-len(piece) % 4))
-        except binascii.Error:  # too short for a single byte
-            continue
-        yield decoded.decode("utf-8", "replace") if start == 0 else decoded.decode("latin-1")
 
 
 # What looks like a secret

@@ -69,7 +69,7 @@ def test_a_secret_that_a_limit_cut_off_is_found(cut: int, ending: str) -> None:
 
 
 def test_the_pieces_of_a_broken_secret_are_found() -> None:
-    assert Secrets(TOKEN).mask(f"sent {TOKEN[:18]}\n{TOKEN[18:]}") == "sent *** ***"
+    assert Secrets(TOKEN).mask(f"sent {TOKEN[:18]}\n{TOKEN[18:]}") == "sent ***"
     assert Secrets(JWT).mask(f"sent {JWT[10:]} and {JWT[:40]}") == "sent *** and ***"
 
 
@@ -137,7 +137,7 @@ def test_the_passwords_of_the_environments_proxies_are_secret() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("two\nlines\x1b[31m\x00", "two lines[31m"),
+        ("two\nlines\x1b[31m\x00", "two lines"),
         ("https://me:pw@host/path", "https://***@host/path"),
         ("é" * 300, "é" * 199 + "…"),
         ("sent Bearer abc.def", "sent Bearer ***"),
@@ -234,3 +234,35 @@ def test_any_text_and_any_secrets_make_one_line(text: str, known: list[str]) -> 
     for shown in (secrets.mask(text), secrets.redact(text, 50), redact(text, 50)):
         assert shown.isprintable()
     assert len(secrets.redact(text, 50)) <= 50
+
+
+class TestValuesThatArePublished:
+    SECRETS = Secrets(f"Bearer {TOKEN}", PASSWORD)
+
+    @given(st.integers(0, len(TOKEN) - 16), st.integers(16, 40), st.text(max_size=20), st.booleans())
+    def test_a_piece_of_a_secret_is_found_wherever_it_is(self, at: int, size: int, before: str, upper: bool) -> None:
+        piece = TOKEN[at : at + size]
+        assert self.SECRETS.repeated_in(f"{before}{piece.upper() if upper else piece}-x")
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "",
+            "NVIDIA H100 80GB HBM3",
+            "1653123045678",
+            "GPU-5f2b8c1e-aaaa-bbbb-cccc-000000000011",
+            TOKEN[:15],
+            "Bearer",
+        ],
+    )
+    def test_other_values_are_no_secrets(self, value: str) -> None:
+        assert not self.SECRETS.repeated_in(value)
+
+    def test_a_renewed_secret_is_known_at_once_and_a_lasting_one_for_ever(self) -> None:
+        secrets = Secrets("password-of-the-proxy")
+        for number in range(200):
+            secrets.add_renewed(f"token-number-{number:04}-of-many")
+            assert secrets.repeated_in(f"x token-number-{number:04}-of-many")
+        assert not secrets.repeated_in("-number-0001-of-many")
+        assert secrets.repeated_in("password-of-the-proxy")
+        assert "password" not in secrets.redact("login with password-of-the-proxy")

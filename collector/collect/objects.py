@@ -5,16 +5,18 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
 from collector.collect.gpu_signs import find_sign
 from collector.collect.sharing import GpuLabels, count_gpus, units_per_gpu
-from collector.kube.wire import decode
+from collector.kube.wire import MalformedError, decode
 from collector.model import NodeInfo
+from collector.redaction import Secrets
 from collector.text import printable
 
-__all__ = ["Container", "NodeObject", "PodObject", "decode_pod", "node_decoder"]
+__all__ = ["Container", "NodeObject", "PodObject", "decode_pod", "node_decoder", "without_echoes"]
 
 # Two names of one resource: `.shared` is what `renameByDefault` of the device plugin's sharing makes of it.
 _GPU_RESOURCES = ("nvidia.com/gpu", "nvidia.com/gpu.shared")
@@ -32,6 +34,8 @@ _MACHINE_LABELS = (
     "eks.amazonaws.com/instance-gpu-count",
     "karpenter.azure.com/sku-gpu-count",
 )
+
+T = TypeVar("T", "PodObject", "NodeObject")
 
 _QUANTITY = re.compile(r"([0-9]{1,18})(k|M|Ki|Mi)?")
 _MULTIPLIERS = {None: 1, "k": 1000, "M": 1000_000, "Ki": 1 << 10, "Mi": 1 << 20}
@@ -59,6 +63,10 @@ class PodObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ready: bool = True  # by its own condition, which also turns when the kubelet of its node is gone
     containers: tuple[Container, ...] = ()
 
+    def published(self) -> Iterable[str]:
+        """Return the texts that others get to see."""
+        return (self.key, self.node)
+
     @property
     def namespace(self) -> str:
         """The namespace that it is in."""
@@ -82,6 +90,23 @@ class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def key(self) -> str:
         """Its name."""
         return self.facts.name
+
+    def published(self) -> Iterable[str]:
+        """Return the texts that others get to see."""
+        facts = self.facts
+        return (facts.name, facts.provider_id, facts.uid, facts.boot_id, *(value for _, value in facts.labels))
+
+
+def without_echoes(decode: Callable[[msgspec.Raw], T], secrets: Secrets) -> Callable[[msgspec.Raw], T]:
+    """Return a decoder that raises MalformedError for an object that repeats a secret in what is published of it."""
+
+    def decode_unless_echo(raw: msgspec.Raw) -> T:
+        found = decode(raw)
+        if any(map(secrets.repeated_in, found.published())):
+            raise MalformedError("it repeats a credential of ours")
+        return found
+
+    return decode_unless_echo
 
 
 def decode_pod(raw: msgspec.Raw) -> PodObject:

@@ -1,22 +1,27 @@
 """Takes what does not print out of a report: a node's output may hold any character, and everybody reads its values."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from collector.collect.nvidia_smi import Report
 from collector.model import Gpu, UnidentifiedGpu
+from collector.redaction import Secrets
 from collector.text import printable
 
 __all__ = ["printable_report"]
 
 
-def printable_report(report: Report) -> Report:
+def printable_report(report: Report, secrets: Secrets | None = None) -> Report:
     """Return a report whose values all print; one whose values do is returned as it is.
 
-    A GPU whose UUID is nothing else counts as one without a UUID, and of two with the same the first remains.
+    A value that repeats one of the `secrets` is dropped: who prints it may have been given it. A GPU whose UUID is
+    nothing else counts as one without a UUID, and of two with the same the first remains.
     """
-    cleaned: Report = _printable(report)
+    clean = printable if secrets is None else functools.partial(_published, secrets)
+    cleaned: Report = _cleaned(report, clean)
     if cleaned is report:
         return report
     gpus: dict[str, Gpu] = {}
@@ -31,12 +36,16 @@ def printable_report(report: Report) -> Report:
     return msgspec.structs.replace(cleaned, gpus=tuple(gpus.values()), unidentified=tuple(unidentified))
 
 
-def _printable(value: Any) -> Any:
+def _published(secrets: Secrets, text: str) -> str:
+    return "" if secrets.repeated_in(text) else printable(text)
+
+
+def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
     """Return a value, a struct or a tuple with every text in it cleaned; the same object where nothing was to be."""
     if isinstance(value, str):
-        return printable(value)
+        return clean(value)
     if isinstance(value, tuple):
-        items = tuple(map(_printable, value))
+        items = tuple(_cleaned(item, clean) for item in value)
         if all(map(_same, items, value)):
             return value
         return value._make(items) if hasattr(value, "_make") else items
@@ -44,7 +53,7 @@ def _printable(value: Any) -> Any:
         changed = {}
         for field in value.__struct_fields__:
             before = getattr(value, field)
-            if (after := _printable(before)) is not before:
+            if (after := _cleaned(before, clean)) is not before:
                 changed[field] = after or (None if field != "uuid" else "")
         return msgspec.structs.replace(value, **changed) if changed else value
     return value

@@ -175,8 +175,9 @@ class SmiCommand:
     async def _parse(self, output: Output, warnings: list[str], *, first_only: bool = False) -> Report:
         parse = functools.partial(nvidia_smi.parse, output.stdout, warnings, said=output.stderr, first_only=first_only)
         if len(output.stdout) <= _PARSE_INLINE_BYTES:
-            return printable_report(parse())
-        return printable_report(await anyio.to_thread.run_sync(parse, limiter=self._parsing))
+            return printable_report(parse(), self._client.session.secrets)
+        report = await anyio.to_thread.run_sync(parse, limiter=self._parsing)
+        return printable_report(report, self._client.session.secrets)
 
 
 class _Singles:

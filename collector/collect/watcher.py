@@ -16,7 +16,7 @@ from collector.backoff import Backoff
 from collector.collect.context_logger import ContextLogger
 from collector.collect.node_queue import NodeQueue
 from collector.collect.node_reader import NodeReader
-from collector.collect.objects import NodeObject, PodObject, decode_pod, node_decoder
+from collector.collect.objects import NodeObject, PodObject, decode_pod, node_decoder, without_echoes
 from collector.collect.observer import Observer
 from collector.collect.schedule import RetryPolicy
 from collector.config import ClusterSettings, PodSource
@@ -164,13 +164,15 @@ class ClusterWatcher:
 def pods(client: ApiClient, source: PodSource) -> Resource[PodObject]:
     """Return the pods that a source selects."""
     method = functools.partial(CoreV1Api(client).list_namespaced_pod, source.namespace)
-    return Resource(name="pods", method=_selecting(method, source.selector), decode=decode_pod)
+    decode = without_echoes(decode_pod, client.session.secrets)
+    return Resource(name="pods", method=_selecting(method, source.selector), decode=decode)
 
 
 def nodes(client: ApiClient, cluster: ClusterSettings, labels: Sequence[str] = ()) -> Resource[NodeObject]:
     """Return the nodes that a cluster's settings select, with the labels that their facts are to carry."""
     method = _selecting(CoreV1Api(client).list_node, cluster.node_selector)
-    return Resource(name="nodes", method=method, decode=node_decoder(labels))
+    decode = without_echoes(node_decoder(labels), client.session.secrets)
+    return Resource(name="nodes", method=method, decode=decode)
 
 
 def _selecting(method: ApiMethod, selector: str) -> ApiMethod:

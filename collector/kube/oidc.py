@@ -158,7 +158,7 @@ class Oidc:
         if answer.status in {400, 401}:
             raise UnauthorizedError(f"{self._where}: the issuer does not renew the login{_code(answer)}; log in again")
         tokens = self._decode(answer, _Tokens)
-        self._secrets.add(tokens.refresh_token, tokens.id_token)
+        self._secrets.add_renewed(tokens.refresh_token, tokens.id_token)
         self._refresh_token = tokens.refresh_token or self._refresh_token
         if not tokens.id_token:
             raise CredentialPluginFailedError(f"{self._where}: the issuer renewed the login without an id_token")

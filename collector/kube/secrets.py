@@ -16,8 +16,8 @@ __all__ = ["add_connection", "add_credential", "redacted", "redacts_errors"]
 
 # What names a secret, among the environment variables and arguments of a credential plugin.
 _SECRET_NAME = re.compile(
-    r"token|secret|password|passwd|passphrase|credential|private|api[-_]?key|access[-_]?key|auth|bearer|cookie|session"
-    r"|(?:^|[-_])(?:pass|pw|pwd|pin|pat|key|otp|jwt|sig|signature)(?:$|[-_])",
+    r"token|secret|passw|passphrase|passcode|pwd|jwt|credential|private|api[-_]?key|access[-_]?key|auth|bearer|cookie"
+    r"|(?:^|[-_.])(?:pass|pw|pin|otp|psk|pat|key|sig|signature)(?:$|[-_.])",
     re.IGNORECASE,
 )
 _PUBLIC_NAME = re.compile(r"(?:file|path|dir|name|id|url|uri|type|ttl|region)$", re.IGNORECASE)  # of what is not secret
@@ -48,7 +48,7 @@ def add_connection(secrets: Secrets, info: ConnectionInfo, settings: _Settings) 
 
 def add_credential(secrets: Secrets, credential: Credential) -> None:
     """Add what a request presents."""
-    secrets.add(credential.certificate.key if credential.certificate else None, credential.authorization)
+    secrets.add_renewed(credential.certificate.key if credential.certificate else None, credential.authorization)
 
 
 def redacted(obtain: Callable[[], Awaitable[Credential]], secrets: Secrets) -> Callable[[], Awaitable[Credential]]:

@@ -31,7 +31,7 @@ def read_secret(sink: str, key: str, file: Path | None, variable: str | None, se
         return None
     if not secret:
         raise UnavailableError(f"{where}: expected a secret, found nothing", Reason.MISCONFIGURED)
-    secrets.add(secret)
+    secrets.add_renewed(secret)
     return secret
 
 

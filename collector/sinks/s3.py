@@ -247,7 +247,7 @@ class S3Sink:
     def _foreign(self, text: str) -> str:
         # Credentials that expire are renewed behind the client, and their token goes out with each request.
         values = vars(self._credentials) if self._credentials is not None else {}
-        self.secrets.add(*(values.get(name) for name in ("secret_key", "_secret_key", "token", "_token")))
+        self.secrets.add_renewed(*(values.get(name) for name in ("secret_key", "_secret_key", "token", "_token")))
         return self.secrets.redact(text, TEXT_LIMIT)
 
     def _text(self, text: str) -> str:

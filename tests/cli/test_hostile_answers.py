@@ -125,7 +125,7 @@ def test_a_token_that_is_echoed_is_not_printed(tmp_path: Path) -> None:
 
     with served(echo) as address:
         result = run("ls", "--url", f"http://{address}", "--token-file", str(tmp_path / "token"))
-    assert result.stderr == f"gpuid: http://{address}: [31myou sent Bearer ***\n"
+    assert result.stderr == f"gpuid: http://{address}: you sent Bearer ***\n"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -6,9 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from collector.collect.objects import Container, NodeObject, PodObject, decode_pod, node_decoder
+from collector.collect.objects import Container, NodeObject, PodObject, decode_pod, node_decoder, without_echoes
 from collector.kube.wire import MalformedError
 from collector.model import NodeInfo
+from collector.redaction import Secrets
+
+ECHO = "hunter2-zx9-opaque.token-with.parts"
 
 
 def raw(value: Any) -> msgspec.Raw:
@@ -276,3 +279,23 @@ def test_what_is_no_object_is_malformed(body: bytes) -> None:
     for decode in (decode_pod, node_decoder()):
         with pytest.raises(MalformedError):
             decode(msgspec.Raw(body))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"metadata": {"name": ECHO}},
+        {"metadata": {"name": "a"}, "spec": {"providerID": f"aws:///{ECHO}"}},
+        {"metadata": {"name": "a", "labels": {"zone": ECHO}}},
+    ],
+)
+def test_a_node_that_repeats_a_secret_is_malformed(node: dict[str, Any]) -> None:
+    secrets = Secrets(f"Bearer {ECHO}")
+    with pytest.raises(MalformedError, match="it repeats a credential of ours"):
+        without_echoes(node_decoder(["zone"]), secrets)(raw(node))
+    assert without_echoes(node_decoder(["zone"]), secrets)(raw({"metadata": {"name": "a"}})).key == "a"
+
+
+def test_a_pod_that_repeats_a_secret_is_malformed() -> None:
+    with pytest.raises(MalformedError, match="it repeats a credential of ours"):
+        without_echoes(decode_pod, Secrets(ECHO))(raw({"metadata": {"namespace": "x", "name": ECHO}}))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from collector.collect.nvidia_smi import Report
 from collector.collect.printable import printable_report
 from collector.model import Gpu, UnidentifiedGpu
+from collector.redaction import Secrets
 
 PLAIN = Report(
     driver_version="570.148.08",
@@ -62,3 +63,19 @@ def test_every_text_of_any_report_prints(gpus: list[Gpu]) -> None:
     texts = [text for gpu in clean.gpus for text in msgspec.structs.astuple(gpu) if isinstance(text, str)]
     assert all(text.isprintable() for text in texts)
     assert len({gpu.uuid for gpu in clean.gpus}) == len(clean.gpus)
+
+
+def test_a_value_that_repeats_a_secret_is_dropped() -> None:
+    token = "hunter2-Zx9_opaque.token-with.parts"
+    gpus = (
+        Gpu(uuid="GPU-1", serial=f"x{token}", model="H100"),
+        Gpu(uuid=f"GPU-{token}", serial="2", pci_bus_id="00000000:18:00.0"),
+    )
+    report = Report(driver_version=f"Bearer {token}", cuda_version="12.8", gpus=gpus)
+    assert printable_report(report, Secrets(f"Bearer {token}")) == Report(
+        driver_version=None,
+        cuda_version="12.8",
+        gpus=(Gpu(uuid="GPU-1", model="H100"),),
+        unidentified=(UnidentifiedGpu(serial="2", pci_bus_id="00000000:18:00.0"),),
+    )
+    assert printable_report(report, Secrets("another secret of ours")) is report

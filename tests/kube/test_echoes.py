@@ -196,6 +196,20 @@ async def test_what_a_plugin_repeats_of_its_secrets_is_lost(
     assert str(error).endswith("exited with code 1: cannot use *** nor *** at eu-central-1: [31mred")
 
 
+@pytest.mark.parametrize(
+    "name", ["MY_PASS", "PASS", "PIN", "LOGIN_PIN", "MYPWD", "DB_PW", "OTP", "SSO_JWT", "passcode"]
+)
+async def test_what_names_a_secret_in_a_plugins_environment(
+    kubeconfig: Any, plain_server: Any, plugin: Plugin, failure: Failure, name: str
+) -> None:
+    plugin.script(f'echo "cannot use ${name} with $COMPASS_MODE" >&2; exit 1')
+    variables = [{"name": name, "value": "hunter2-one"}, {"name": "COMPASS_MODE", "value": "opinions"}]
+    kubeconfig.write({"server": plain_server.url}, plugin.user(env=variables))
+    async with kubeconfig.session() as session:
+        error = await failure(get(session, PODS))
+    assert str(error).endswith("cannot use *** with opinions")
+
+
 async def test_a_plugin_that_traces_itself_discloses_no_token(
     kubeconfig: Any, plain_server: Any, plugin: Plugin, failure: Failure
 ) -> None:
