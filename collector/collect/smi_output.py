@@ -38,6 +38,8 @@ _ROOT_END = b"</nvidia_smi_log>"
 _GPU_START = re.compile(rb"<gpu[\s>]")
 _DECLARED_ENCODING = re.compile(rb"""<\?xml\b[^<>]*?\bencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _OTHER_ROOT = re.compile(rb"<(?:\w+:)?(\w+)")
+_GPU_END = re.compile(rb"</(gpu)\s*>")
+_END_TAG = re.compile(rb"</([\w:.-]+)\s*>")
 
 # The elements that are not read and may hold anything. The first comes from the driver; the other two name processes.
 _CLOCKS_START = re.compile(rb"<supported_clocks\s*>")
@@ -139,11 +141,22 @@ def own_words(*outputs: bytes) -> str:
 
 def text_before_document(output: bytes) -> bytes:
     """Return what a command printed before its first document began; all, if none did."""
-    root = _ROOT_START.search(output)
-    return output if root is None else output[: root.start()]
+    if (root := _ROOT_START.search(output)) is not None:
+        return output[: root.start()]
+    return b"" if _lacks_beginning(output) else output
+
+
+def _lacks_beginning(output: bytes) -> bool:
+    """Return whether an output without a root element is the rest of a document, whose front is missing."""
+    if _ROOT_END in output or ((first := _OTHER_ROOT.search(output)) is not None and first[1] == b"gpu"):
+        return True
+    ends = [end for end in (_END_TAG.search(output), _GPU_END.search(output)) if end is not None]
+    return any(not re.search(rb"<" + re.escape(end[1]) + rb"[\s>]", output[: end.start()]) for end in ends)
 
 
 def _why_no_document(output: bytes) -> str:
+    if _lacks_beginning(output):
+        return "the document has no beginning"
     markup = _OTHER_ROOT.search(output)
     if markup is not None:
         name = one_line(markup[1].decode("ascii", "replace"), 40)
