@@ -24,6 +24,7 @@ from collector.model import (
     Survey,
     UnreadReason,
     WatchRestart,
+    canonical_bus_id,
 )
 from collector.timestamps import rfc3339
 
@@ -146,7 +147,10 @@ class CollectObserver:
         """Log which GPUs of a node no longer answer since its last reading, and which answer again."""
         after = self._inventory.node(place)
         was = before.lost_uuids if before is not None else NO_UUIDS
-        if after is None or after.lost_uuids == was:
+        if after is None:
+            return
+        self._log_silent(before, after)
+        if after.lost_uuids == was:
             return
         for placement in after.placements():
             gpu = placement.gpu
@@ -165,6 +169,23 @@ class CollectObserver:
                     extra=fields,
                 )
             elif gpu.uuid in was and not placement.lost:
+                log.info("GPU answers again", extra=fields)
+
+    @staticmethod
+    def _log_silent(before: NodeState | None, after: NodeState) -> None:
+        """Log the GPUs that no longer answer, or do again, of which only the bus addresses were known."""
+        was = {one.pci_bus_id for one in before.silent} if before is not None else set()
+        now = {one.pci_bus_id for one in after.silent}
+        where = {"cluster": after.place.cluster, "node": after.place.node}
+        for bus in sorted(now - was):
+            log.warning("GPU lost: the GPU at %s does not answer, and was never read", bus, extra={**where, "bus": bus})
+        if not (ended := was - now):
+            return
+        for placement in after.placements():
+            gpu = placement.gpu
+            bus = canonical_bus_id(gpu.pci_bus_id or "")
+            if bus in ended and not placement.lost:
+                fields = {**where, "bus": bus, "uuid": gpu.uuid} | ({"serial": gpu.serial} if gpu.serial else {})
                 log.info("GPU answers again", extra=fields)
 
     def _skip(self, duplicate: Duplicate) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
-from collector.inventory.unseen import also_lost, unseen_gpus, with_last_known
+from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus, with_last_known
 from collector.model import (
     NO_UUIDS,
     Change,
@@ -54,7 +54,8 @@ class Inventory:
     one board that carries several GPUs. So no reading takes a GPU from another node: only a node's own answer does, or
     its silence within one cluster.
 
-    A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`).
+    A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
+    is known by its bus address alone.
     """
 
     def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
@@ -65,6 +66,7 @@ class Inventory:
         self._chassis = PlaceIndex()
         self._claims = Claims()
         self._absent: dict[str, _Absent] = {}  # by UUID
+        self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not answer
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
         self._unread: Counter[tuple[str, str]] = Counter()  # likewise, by the reason's value
@@ -124,6 +126,7 @@ class Inventory:
             since=tuple(since),
             claims=frozenset(claims) if claims else NO_UUIDS,
             unseen=unseen,
+            silent=silent_gpus(before, reading, gpus, unseen),
         )
         self._put(node, step)
         self._depart(left.values(), before, reading.time, step)
@@ -138,7 +141,9 @@ class Inventory:
         step = _Draft()
         place = Place(cluster, node.name)
         if (before := self.node(place)) is None:
-            self._put(NodeState(place=place, node=node), step)
+            known = self._unlisted.pop(place, None)
+            silent = known.silent if known is not None and known.node.uid == node.uid else ()
+            self._put(NodeState(place=place, node=node, silent=silent), step)
         elif before.node != node:
             self._put(msgspec.structs.replace(before, node=node), step)
             if not node.ready:
@@ -152,14 +157,16 @@ class Inventory:
     ) -> Step:
         """Keep until its next reading that a node cannot be read; of an unknown node nothing is kept.
 
-        `lost` are GPUs that did not answer: those of them that are known are in the node all the same.
+        `lost` are GPUs that did not answer: those of them that are known are in the node all the same, and the others
+        are kept by their addresses.
         """
         step = _Draft()
         if (node := self.node(place)) is not None:
             failing = Failing(reason, time if node.failing is None else node.failing.since, message)
             unseen = also_lost(node, lost)
-            if node.failing != failing or node.unseen != unseen:
-                self._put(msgspec.structs.replace(node, failing=failing, unseen=unseen), step)
+            silent = also_silent(node, lost, unseen, time)
+            if (node.failing, node.unseen, node.silent) != (failing, unseen, silent):
+                self._put(msgspec.structs.replace(node, failing=failing, unseen=unseen, silent=silent), step)
             self._lose_claimed(place, step)
         return step.done()
 
@@ -187,6 +194,12 @@ class Inventory:
         self._remove(place, time, step)
         return step.done()
 
+    def unlist_node(self, place: Place, time: float) -> Step:
+        """Remove a node that is to be found again; then it has the GPUs that did not answer, if it is the same one."""
+        if (node := self.node(place)) is not None and node.silent:
+            self._unlisted[place] = node
+        return self.remove_node(place, time)
+
     def remove_cluster(self, cluster: str, time: float) -> Step:
         """Forget a cluster and all that was ever seen in it."""
         step = _Draft()
@@ -202,6 +215,7 @@ class Inventory:
         for name in list(self.nodes(cluster)):
             self._remove(Place(cluster, name), time, step)
         self._absent = {uuid: absent for uuid, absent in self._absent.items() if absent.place.cluster != cluster}
+        self._unlisted = {place: node for place, node in self._unlisted.items() if place.cluster != cluster}
         return step.done(removed_cluster=cluster)
 
     def restore(self, nodes: Iterable[NodeState], absent: Mapping[str, Place]) -> Step:
@@ -263,11 +277,17 @@ class Inventory:
                     steps.append(Step(verify=(place,)))
             known = {gpu.uuid: since for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
             since = tuple(known.get(gpu.uuid, own) for gpu, own in zip(node.gpus, node.since, strict=True))
-            unseen = recorded.unseen if node.time == recorded.time else node.unseen
-            if since != node.since or unseen != node.unseen:
+            same = node.time == recorded.time
+            unseen = recorded.unseen if same else node.unseen
+            silent = recorded.silent if same else node.silent
+            if (since, unseen, silent) != (node.since, node.unseen, node.silent):
                 draft = _Draft()
-                self._put(msgspec.structs.replace(node, since=since, unseen=unseen), draft)
+                self._put(msgspec.structs.replace(node, since=since, unseen=unseen, silent=silent), draft)
                 steps.append(draft.done())
+        elif recorded.silent and node.time is None and not node.silent:
+            draft = _Draft()
+            self._put(msgspec.structs.replace(node, silent=recorded.silent), draft)
+            steps.append(draft.done())
         return Step(
             changes=tuple(change for step in steps for change in step.changes),
             nodes={place: state for step in steps for place, state in step.nodes.items()},
