@@ -38,6 +38,7 @@ __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
 MAX_ABSENT_GPUS = 100_000  # whose last place is remembered; the longest absent are forgotten first
 
 _LONG_AGO = float("-inf")  # on the monotonic clock
+_NO_TIMES: Mapping[str, float] = MappingProxyType({})
 _NO_NODES: Mapping[str, NodeState] = MappingProxyType({})
 
 
@@ -218,10 +219,13 @@ class Inventory:
         self._unlisted = {place: node for place, node in self._unlisted.items() if place.cluster != cluster}
         return step.done(removed_cluster=cluster)
 
-    def restore(self, nodes: Iterable[NodeState], absent: Mapping[str, Place]) -> Step:
+    def restore(
+        self, nodes: Iterable[NodeState], absent: Mapping[str, Place], left: Mapping[str, float] = _NO_TIMES
+    ) -> Step:
         """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
 
-        `absent` says where GPUs that are in no node were last, by UUID. Nodes with open claims are to be read before
+        `absent` says where GPUs that are in no node were last, by UUID, and `left` until when (Unix seconds): none of
+        them comes back before that, whatever the clock says. Nodes with open claims are to be read before
         long: `to_verify` names them.
         """
         if self._nodes:
@@ -241,7 +245,7 @@ class Inventory:
         for serial in serials:
             self._conflicts.update_serial(serial)
         for uuid, place in itertools.islice(absent.items(), self._max_absent):
-            self._absent[uuid] = _Absent(place, 0.0)
+            self._absent[uuid] = _Absent(place, left.get(uuid, 0.0))
         return step.done()
 
     def adopt(self, recorded: NodeState) -> Step:
@@ -529,7 +533,9 @@ class Inventory:
     def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: "_Draft") -> None:
         """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
-        if not self._homes(uuid):
+        if homes := self._homes(uuid):  # it was in conflict
+            time = max(time, *(self._at(home).since_of(uuid) for home in homes))
+        else:
             if claimants := list(self._claims.claimants(uuid)):
                 self._move(uuid, node.place, since, claimants[0], step)
                 return

@@ -110,7 +110,7 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
             known = left.pop((gpu.uuid, state.place), None)
             if known is None:
                 arrivals.append((gpu, state, since))
-            elif known.since != since:  # it was away meanwhile
+            elif known.since < since:  # it was away meanwhile
                 changes.append(Change.of(state, Event.VANISHED, since, gpu))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
             elif any(value not in (None, getattr(known, field)) for field, value in _facts(gpu).items()):
@@ -121,7 +121,8 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
             changes.append(Change.of(state, Event.APPEARED, since, gpu))
         else:
             del left[previous.uuid, previous.place]
-            changes.append(Change.of(state, Event.MOVED, since, gpu, previous=previous.place))
+            at = max(since, previous.since)  # the clock may have been set back
+            changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous.place))
     changes += [_vanished(placement, nodes[placement.place], now) for placement in left.values()]
     return sorted(changes, key=lambda change: change.time)
 
@@ -129,7 +130,7 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
 def _vanished(placement: OpenPlacement, node: NodeState | None, now: float) -> Change:
     return Change(
         event=Event.VANISHED,
-        time=now if node is None or node.time is None else node.time,
+        time=max(now if node is None or node.time is None else node.time, placement.since),
         gpu=Gpu(uuid=placement.uuid, serial=placement.serial, chassis=placement.chassis, model=placement.model),
         place=placement.place,
         machine="" if node is None else node.node.machine,

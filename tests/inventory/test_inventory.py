@@ -360,6 +360,14 @@ class TestTimes:
         step = fleet.inventory.apply(reading(A, 400.0)) if how == "read" else fleet.inventory.remove_node(A, 400.0)
         assert [(change.event, change.time) for change in step.changes] == [(Event.VANISHED, 4000.0)]
 
+    def test_a_conflict_does_not_end_before_it_began(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        for time, place in enumerate((C, A, C)):
+            fleet.read(place, 4000.0 + time, ONE)
+        assert fleet.inventory.conflicts("west") == 1
+        (change,) = fleet.note(fleet.inventory.apply(reading(A, 400.0))).changes  # the clock was set back
+        assert (change.event, change.time) == (Event.VANISHED, 4000.0)
+
     def test_no_gpu_comes_back_before_it_left(self, fleet: Fleet) -> None:
         fleet.read(A, 1000.0, ONE)
         fleet.read(A, 4000.0)

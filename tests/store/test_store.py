@@ -37,6 +37,38 @@ class TestAfterARestart:
             assert [(p.node, p.since, p.until) for p in placements] == [("b", 30.0, None), ("a", 10.0, 20.0)]
             assert (await three.store.load()).absent == {}
 
+    @pytest.mark.parametrize("node", ["a", "b"])
+    async def test_no_gpu_comes_back_before_it_left_although_the_clock_was_set_back(self, settings, collecting, node):
+        async with collecting(settings) as one:
+            one.read("a", 4000.0, "1", "2")
+            one.read("b", 4000.0, "3")
+            one.read("a", 5000.0, "2")
+        async with collecting(settings) as two:  # an hour earlier
+            two.read(node, 1400.0, *("12" if node == "a" else "13"))
+            two.read("a", 1500.0, *("12" if node == "a" else "2"))
+        async with collecting(settings) as three:
+            ends = [(p.node, p.since, p.until) for p in await three.store.history.where("GPU-1")]
+            assert ends == [(node, 5000.0, None), ("a", 4000.0, 5000.0)]
+            times = [one.time for one in await three.store.history.changes(after=0) if one.uuid == "GPU-1"]
+            assert times == [4000.0, 5000.0, 5000.0]
+
+    @pytest.mark.parametrize("leave", ["reading", "node", "move"])
+    async def test_no_gpu_leaves_before_it_came_although_the_clock_was_set_back(self, settings, collecting, leave):
+        async with collecting(settings) as one:
+            one.read("a", 5000.0, "1")
+            one.read("b", 5000.0)
+        async with collecting(settings) as two:  # an hour earlier
+            if leave == "reading":
+                two.read("a", 1400.0)
+            elif leave == "node":
+                two.remove("a", 1400.0)
+            else:
+                two.read("b", 1400.0, "1")
+            two.read("b", 1500.0, "1")
+        async with collecting(settings) as three:
+            placements = [(p.node, p.since, p.until) for p in await three.store.history.where("GPU-1")]
+            assert placements == [("b", 5000.0, None), ("a", 5000.0, 5000.0)]
+
     async def test_a_removed_cluster_takes_its_absent_gpus_along(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1", "2")
