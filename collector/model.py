@@ -231,9 +231,19 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     source: str
     previous: Place | None = None  # where it came from, for MOVED
+    last_seen: float | None = None  # Unix seconds; when it was found last where it no longer is, if it was lost there
 
     @classmethod
-    def of(cls, node: "NodeState", event: Event, time: float, gpu: Gpu, *, previous: Place | None = None) -> "Change":
+    def of(
+        cls,
+        node: "NodeState",
+        event: Event,
+        time: float,
+        gpu: Gpu,
+        *,
+        previous: Place | None = None,
+        last_seen: float | None = None,
+    ) -> "Change":
         """Return what happened at `time` (Unix seconds) to a GPU of a node."""
         return cls(
             event=event,
@@ -243,6 +253,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
             machine=node.node.machine,
             source=node.source,
             previous=previous,
+            last_seen=last_seen,
         )
 
 

@@ -533,18 +533,21 @@ class Inventory:
     def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: "_Draft") -> None:
         """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
+        last_seen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
         if homes := self._homes(uuid):  # it was in conflict
             time = max(time, *(self._at(home).since_of(uuid) for home in homes))
         else:
             if claimants := list(self._claims.claimants(uuid)):
-                self._move(uuid, node.place, since, claimants[0], step)
+                self._move(uuid, node.place, since, last_seen, claimants[0], step)
                 return
             self._absent[uuid] = _Absent(node.place, time)
             if len(self._absent) > self._max_absent:
                 del self._absent[next(iter(self._absent))]
-        step.changes.append(Change.of(node, Event.VANISHED, time, gpu))
+        step.changes.append(Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen))
 
-    def _move(self, uuid: str, previous: Place, since: float, claimant: Place, step: "_Draft") -> None:
+    def _move(
+        self, uuid: str, previous: Place, since: float, last_seen: float | None, claimant: Place, step: "_Draft"
+    ) -> None:
         """Settle a claim: the GPU has moved. Others who claim it now claim it from its new home.
 
         It has moved when its claimant reported it, but not before `since`, when it came to where it was.
@@ -559,7 +562,7 @@ class Inventory:
             claims=state.claims - {uuid} or NO_UUIDS,
         )
         self._put(state, step)
-        step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous))
+        step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
         for claim in self._claims.claimants(uuid).values():
             claim.confirmed = None
             step.verify.append(claimant)
@@ -583,7 +586,7 @@ class Inventory:
         without = self._without(uuid, node)
         self._put(without, step)
         self._locations.discard(uuid, place)
-        self._left(gpu, without, since, since, step)
+        self._left(gpu, node, since, since, step)
         self._reindex(place, node.gpus, without.gpus)
 
     def _reindex(self, place: Place, before: Collection[Gpu], after: Collection[Gpu]) -> None:

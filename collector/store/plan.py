@@ -4,7 +4,7 @@ Changes say enough to write the history without reading it first. Only where cha
 as differences.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from collector.model import Change, Event, Gpu, NodeState, Place
@@ -21,6 +21,7 @@ class Plan(NamedTuple):
     end: list[Row]  # open placements to end, by GPU and node
     end_all: list[Row]  # GPUs all of whose open placements end
     begin: list[Row]  # new placements, some of which have ended by now
+    confirm: list[Row]  # ended placements of GPUs that were lost, with when they were found last
     changes: list[Row]
     arrived: list[Row]  # GPUs that are in a node again or for the first time, and so are not absent
     vanished: list[Row]  # GPUs that are absent now unless an open placement is left
@@ -37,7 +38,7 @@ class OpenPlacement(NamedTuple):
     since: float
 
 
-def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
+def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
     """Turn changes, in their order, into what to do; the history agrees with the inventory that emitted them.
 
     A GPU that the inventory calls moved is nowhere else any more. Of changes that `differences` found only its
@@ -63,6 +64,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
             case Event.VANISHED:
                 if (row := here.pop(place, None)) is not None:
                     row["until"] = change.time
+                    row["confirmed"] = change.last_seen or row["confirmed"]
                 else:
                     end.append({**_found_by(uuid, place), "b_until": change.time})
             case Event.MOVED | Event.APPEARED:
@@ -84,6 +86,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
         end=end,
         end_all=end_all,
         begin=begin,
+        confirm=[_confirmed(change) for change in changes if change.last_seen is not None],
         changes=rows,
         arrived=[{"b_uuid": uuid} for uuid in arrived],
         vanished=[
@@ -144,6 +147,11 @@ def _facts(gpu: Gpu) -> Row:
 
 def _found_by(uuid: str, place: Place) -> Row:
     return {"b_uuid": uuid, "b_cluster": place.cluster, "b_node": place.node}
+
+
+def _confirmed(change: Change) -> Row:
+    place = change.place if change.previous is None else change.previous
+    return {**_found_by(change.gpu.uuid, place), "b_until": change.time, "b_confirmed": change.last_seen}
 
 
 def _placement_row(change: Change) -> Row:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.model import Place
+from collector.model import Gpu, Place, UnidentifiedGpu
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +113,29 @@ class TestAfterARestart:
             assert await two.store.history_writer.flushed(10)
             placements = [(p.node, p.since, p.until) for p in await two.store.history.where("GPU-1")]
             assert sorted(placements) == [("a", 10.0, 11.0), ("b", 11.0, None)]
+
+    @pytest.mark.parametrize("committed", [True, False])
+    @pytest.mark.parametrize("leave", ["reading", "node", "move"])
+    async def test_a_lost_gpu_was_last_seen_when_it_answered_last(self, settings, collecting, leave, committed):
+        card = Gpu(uuid="GPU-1", pci_bus_id="00000000:5D:00.0")
+        async with collecting(settings) as one:
+            one.read("a", 10.0, card, "2")
+            one.read("a", 20.0, card, "2")
+            if committed:
+                assert await one.store.history_writer.flushed(10)
+            for time in (30.0, 40.0):
+                one.read("a", time, "2", UnidentifiedGpu(pci_bus_id="00000000:5D:00.0"))
+            if committed:
+                assert await one.store.history_writer.flushed(10)
+            if leave == "reading":
+                one.read("a", 50.0, "2")
+            elif leave == "node":
+                one.remove("a", 50.0)
+            else:
+                one.read("b", 50.0, card)
+            assert await one.store.history_writer.flushed(10)
+            ended = [p for p in await one.store.history.where("GPU-1") if p.until is not None]
+            assert [(p.node, p.since, p.until, p.confirmed) for p in ended] == [("a", 10.0, 50.0, 20.0)]
 
     async def test_a_reading_that_only_confirms_changes_nothing_but_its_node(self, settings, collecting):
         async with collecting(settings) as one:
