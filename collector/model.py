@@ -26,6 +26,7 @@ __all__ = [
     "ReadFailure",
     "Reading",
     "Sharing",
+    "SilentGpu",
     "SinkRecord",
     "Step",
     "Survey",
@@ -230,9 +231,19 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     source: str
     previous: Place | None = None  # where it came from, for MOVED
+    last_seen: float | None = None  # Unix seconds; when it was found last where it no longer is, if it was lost there
 
     @classmethod
-    def of(cls, node: "NodeState", event: Event, time: float, gpu: Gpu, *, previous: Place | None = None) -> "Change":
+    def of(
+        cls,
+        node: "NodeState",
+        event: Event,
+        time: float,
+        gpu: Gpu,
+        *,
+        previous: Place | None = None,
+        last_seen: float | None = None,
+    ) -> "Change":
         """Return what happened at `time` (Unix seconds) to a GPU of a node."""
         return cls(
             event=event,
@@ -242,6 +253,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
             machine=node.node.machine,
             source=node.source,
             previous=previous,
+            last_seen=last_seen,
         )
 
 
@@ -320,6 +332,14 @@ class Unseen(NamedTuple):
     lost: bool  # it did not answer; else it could not be asked
 
 
+class SilentGpu(NamedTuple):
+    """A GPU of a node that does not answer, and of which nvidia-smi has never said more than its address."""
+
+    pci_bus_id: str  # as `canonical_bus_id` writes it
+    since: float  # Unix seconds of the first reading that named it
+    boot_id: str  # of the node, when nvidia-smi named it last
+
+
 class Uncovered(StrEnum):
     """Why no reading of a GPU node is even tried."""
 
@@ -377,16 +397,19 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     since: tuple[float, ...] = ()  # beside `gpus`: Unix seconds since when each is here
     claims: frozenset[str] = NO_UUIDS  # UUIDs of `gpus` that another node had first and has not let go of yet
     unseen: tuple[Unseen, ...] = ()  # those of `gpus` that the last reading did not find
+    silent: tuple[SilentGpu, ...] = ()  # GPUs that do not answer and are not known, and so not among `gpus`
 
     @property
     def found(self) -> int | None:
         """How many GPUs are here and not lost; None before the first reading."""
-        return None if self.time is None else len(self.gpus) - self.lost
+        if self.time is None:
+            return None
+        return len(self.gpus) - len(self.lost_uuids) - (self._doubtful if self.silent else 0)
 
     @property
     def lost(self) -> int:
-        """How many GPUs are here and did not answer when they were read last."""
-        return len(self.lost_uuids) if self.unseen else 0
+        """How many GPUs did not answer when they were read last, whether or not it is known which ones they are."""
+        return len(self.lost_uuids) + len(self.silent)
 
     @property
     def lost_uuids(self) -> frozenset[str]:
@@ -394,6 +417,13 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if not self.unseen:
             return NO_UUIDS
         return frozenset(one.uuid for one in self.unseen if one.lost) & {gpu.uuid for gpu in self.gpus}
+
+    @property
+    def _doubtful(self) -> int:
+        """How many GPUs are here that may be the ones at the addresses that do not answer."""
+        silent = {one.pci_bus_id for one in self.silent}
+        lost = self.lost_uuids
+        return sum(gpu.uuid not in lost and canonical_bus_id(gpu.pci_bus_id or "") in silent for gpu in self.gpus)
 
     @property
     def unread(self) -> Unread | None:

@@ -117,7 +117,7 @@ class Clusters:
         name = settings.name
         for node, state in list(self._inventory.nodes(name).items()):
             if state.time is None:
-                self._publisher.publish(self._inventory.remove_node(Place(name, node), self._clock()))
+                self._publisher.publish(self._inventory.unlist_node(Place(name, node), self._clock()))
         to_verify = self._inventory.to_verify(name)
         known = {node: one for node, one in self._inventory.known(name).items() if node not in to_verify}
         return ClusterWatcher(settings, self._observer, known=known, node_labels=self._node_labels)

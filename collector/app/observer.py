@@ -25,6 +25,7 @@ from collector.model import (
     Survey,
     UnreadReason,
     WatchRestart,
+    canonical_bus_id,
 )
 from collector.timestamps import rfc3339
 
@@ -159,7 +160,10 @@ class CollectObserver:
         """Log which GPUs of a node no longer answer since its last reading, and which answer again."""
         after = self._inventory.node(place)
         was = before.lost_uuids if before is not None else NO_UUIDS
-        if after is None or after.lost_uuids == was:
+        if after is None:
+            return
+        self._log_silent(before, after)
+        if after.lost_uuids == was:
             return
         for placement in after.placements():
             gpu = placement.gpu
@@ -188,6 +192,23 @@ class CollectObserver:
         for one in verdict.resemblances:
             fields = {"cluster": one.cluster, "other": one.node.cluster, "node": one.node.node}
             log.warning("cluster resembles another one: %s; %s", one, REMEDY, extra=fields)
+
+    @staticmethod
+    def _log_silent(before: NodeState | None, after: NodeState) -> None:
+        """Log the GPUs that no longer answer, or do again, of which only the bus addresses were known."""
+        was = {one.pci_bus_id for one in before.silent} if before is not None else set()
+        now = {one.pci_bus_id for one in after.silent}
+        where = {"cluster": after.place.cluster, "node": after.place.node}
+        for bus in sorted(now - was):
+            log.warning("GPU lost: the GPU at %s does not answer, and was never read", bus, extra={**where, "bus": bus})
+        if not (ended := was - now):
+            return
+        for placement in after.placements():
+            gpu = placement.gpu
+            bus = canonical_bus_id(gpu.pci_bus_id or "")
+            if bus in ended and not placement.lost:
+                fields = {**where, "bus": bus, "uuid": gpu.uuid} | ({"serial": gpu.serial} if gpu.serial else {})
+                log.info("GPU answers again", extra=fields)
 
     def _skip(self, duplicate: Duplicate) -> None:
         """Stop collecting a cluster that is the same as another one, which publishes what is in it."""

@@ -14,7 +14,7 @@ from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
-from collector.collect.smi_command import SmiCommand
+from collector.collect.smi_command import GpusLostError, SmiCommand
 from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube.client import ApiClient
 from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
@@ -31,7 +31,7 @@ from collector.kube.exec import ExecError
 from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
-from collector.model import GpuidError, NodeInfo, ReadFailure
+from collector.model import GpuidError, GpuRef, NodeInfo, ReadFailure, canonical_bus_id
 from collector.text import counted
 from collector.timestamps import rfc3339
 
@@ -289,13 +289,20 @@ class ClusterCheck(Check):
             )
         except ExecError as error:
             self.finding.add_problem(f"{name}: {error}", _EXEC_HINTS.get(error.reason, ""))
+            self._add_lost(name, error.lost if isinstance(error, GpusLostError) else ())
         else:
             report = reading.report
             self.details.gpus = len(report.gpus) + len(report.unidentified)
             self.details.driver_version = report.driver_version
-            for ref in report.lost:
-                which = ref.uuid or f"at {ref.pci_bus_id}"
-                self.finding.add_problem(f"{name}: the GPU {which} does not answer", "reset it, or replace the card")
+            listed = [
+                GpuRef(pci_bus_id=canonical_bus_id(gpu.pci_bus_id)) for gpu in report.unidentified if gpu.pci_bus_id
+            ]
+            self._add_lost(name, [*report.lost, *listed])
+
+    def _add_lost(self, name: str, lost: Sequence[GpuRef]) -> None:
+        for ref in dict.fromkeys(lost):
+            which = " ".join(filter(None, (ref.uuid, f"at {ref.pci_bus_id}" if ref.pci_bus_id else "")))
+            self.finding.add_problem(f"{name}: the GPU {which} does not answer", "reset it, or replace the card")
 
     def _capacity(self, name: str) -> int | None:
         return next((node.capacity for node in self.nodes if node.name == name), None)

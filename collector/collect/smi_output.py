@@ -41,6 +41,8 @@ _ROOT_END = b"</nvidia_smi_log>"
 _GPU_START = re.compile(rb"<gpu[\s>]")
 _DECLARED_ENCODING = re.compile(rb"""<\?xml\b[^<>]*?\bencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _OTHER_ROOT = re.compile(rb"<(?:\w+:)?(\w+)")
+_GPU_END = re.compile(rb"</(gpu)\s*>")
+_END_TAG = re.compile(rb"</([\w:.-]+)\s*>")
 
 # The elements that are not read and may hold anything. The first comes from the driver; the other two name processes.
 _CLOCKS_START = re.compile(rb"<supported_clocks\s*>")
@@ -177,16 +179,26 @@ def own_words(*outputs: bytes) -> str:
 def own_text(output: bytes) -> bytes:
     """Return what a command printed before its first document, and after one that is cut off.
 
-    All of it, where no document begins.
+    All of it where there is none, and nothing of the rest of one whose front is missing.
     """
     root = _ROOT_START.search(output)
     if root is None:
-        return output
+        return b"" if _lacks_beginning(output) else output
     after = output[output.rfind(b">") + 1 :]
     return output[: root.start()] + after[after.find(b"\n") + 1 :]
 
 
+def _lacks_beginning(output: bytes) -> bool:
+    """Return whether an output without a root element is the rest of a document, whose front is missing."""
+    if _ROOT_END in output or ((first := _OTHER_ROOT.search(output)) is not None and first[1] == b"gpu"):
+        return True
+    ends = [end for end in (_END_TAG.search(output), _GPU_END.search(output)) if end is not None]
+    return any(not re.search(rb"<" + re.escape(end[1]) + rb"[\s>]", output[: end.start()]) for end in ends)
+
+
 def _why_no_document(output: bytes) -> str:
+    if _lacks_beginning(output):
+        return "the document has no beginning"
     markup = _OTHER_ROOT.search(output)
     if markup is not None:
         name = one_line(markup[1].decode("ascii", "replace"), 40)

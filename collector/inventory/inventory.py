@@ -11,7 +11,7 @@ import msgspec
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
-from collector.inventory.unseen import also_lost, unseen_gpus, with_last_known
+from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus, with_last_known
 from collector.model import (
     NO_UUIDS,
     Change,
@@ -38,6 +38,7 @@ __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
 MAX_ABSENT_GPUS = 100_000  # whose last place is remembered; the longest absent are forgotten first
 
 _LONG_AGO = float("-inf")  # on the monotonic clock
+_NO_TIMES: Mapping[str, float] = MappingProxyType({})
 _NO_NODES: Mapping[str, NodeState] = MappingProxyType({})
 
 
@@ -54,7 +55,8 @@ class Inventory:
     one board that carries several GPUs. So no reading takes a GPU from another node: only a node's own answer does, or
     its silence within one cluster.
 
-    A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`).
+    A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
+    is known by its bus address alone.
     """
 
     def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
@@ -65,6 +67,7 @@ class Inventory:
         self._chassis = PlaceIndex()
         self._claims = Claims()
         self._absent: dict[str, _Absent] = {}  # by UUID
+        self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not answer
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
         self._unread: Counter[tuple[str, str]] = Counter()  # likewise, by the reason's value
@@ -124,6 +127,7 @@ class Inventory:
             since=tuple(since),
             claims=frozenset(claims) if claims else NO_UUIDS,
             unseen=unseen,
+            silent=silent_gpus(before, reading, gpus, unseen),
         )
         self._put(node, step)
         self._depart(left.values(), before, reading.time, step)
@@ -138,7 +142,9 @@ class Inventory:
         step = _Draft()
         place = Place(cluster, node.name)
         if (before := self.node(place)) is None:
-            self._put(NodeState(place=place, node=node), step)
+            known = self._unlisted.pop(place, None)
+            silent = known.silent if known is not None and known.node.uid == node.uid else ()
+            self._put(NodeState(place=place, node=node, silent=silent), step)
         elif before.node != node:
             self._put(msgspec.structs.replace(before, node=node), step)
             if not node.ready:
@@ -152,14 +158,16 @@ class Inventory:
     ) -> Step:
         """Keep until its next reading that a node cannot be read; of an unknown node nothing is kept.
 
-        `lost` are GPUs that did not answer: those of them that are known are in the node all the same.
+        `lost` are GPUs that did not answer: those of them that are known are in the node all the same, and the others
+        are kept by their addresses.
         """
         step = _Draft()
         if (node := self.node(place)) is not None:
             failing = Failing(reason, time if node.failing is None else node.failing.since, message)
             unseen = also_lost(node, lost)
-            if node.failing != failing or node.unseen != unseen:
-                self._put(msgspec.structs.replace(node, failing=failing, unseen=unseen), step)
+            silent = also_silent(node, lost, unseen, time)
+            if (node.failing, node.unseen, node.silent) != (failing, unseen, silent):
+                self._put(msgspec.structs.replace(node, failing=failing, unseen=unseen, silent=silent), step)
             self._lose_claimed(place, step)
         return step.done()
 
@@ -187,6 +195,12 @@ class Inventory:
         self._remove(place, time, step)
         return step.done()
 
+    def unlist_node(self, place: Place, time: float) -> Step:
+        """Remove a node that is to be found again; then it has the GPUs that did not answer, if it is the same one."""
+        if (node := self.node(place)) is not None and node.silent:
+            self._unlisted[place] = node
+        return self.remove_node(place, time)
+
     def remove_cluster(self, cluster: str, time: float) -> Step:
         """Forget a cluster and all that was ever seen in it."""
         step = _Draft()
@@ -202,12 +216,16 @@ class Inventory:
         for name in list(self.nodes(cluster)):
             self._remove(Place(cluster, name), time, step)
         self._absent = {uuid: absent for uuid, absent in self._absent.items() if absent.place.cluster != cluster}
+        self._unlisted = {place: node for place, node in self._unlisted.items() if place.cluster != cluster}
         return step.done(removed_cluster=cluster)
 
-    def restore(self, nodes: Iterable[NodeState], absent: Mapping[str, Place]) -> Step:
+    def restore(
+        self, nodes: Iterable[NodeState], absent: Mapping[str, Place], left: Mapping[str, float] = _NO_TIMES
+    ) -> Step:
         """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
 
-        `absent` says where GPUs that are in no node were last, by UUID. Nodes with open claims are to be read before
+        `absent` says where GPUs that are in no node were last, by UUID, and `left` until when (Unix seconds): none of
+        them comes back before that, whatever the clock says. Nodes with open claims are to be read before
         long: `to_verify` names them.
         """
         if self._nodes:
@@ -227,7 +245,7 @@ class Inventory:
         for serial in serials:
             self._conflicts.update_serial(serial)
         for uuid, place in itertools.islice(absent.items(), self._max_absent):
-            self._absent[uuid] = _Absent(place, 0.0)
+            self._absent[uuid] = _Absent(place, left.get(uuid, 0.0))
         return step.done()
 
     def adopt(self, recorded: NodeState) -> Step:
@@ -263,11 +281,17 @@ class Inventory:
                     steps.append(Step(verify=(place,)))
             known = {gpu.uuid: since for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
             since = tuple(known.get(gpu.uuid, own) for gpu, own in zip(node.gpus, node.since, strict=True))
-            unseen = recorded.unseen if node.time == recorded.time else node.unseen
-            if since != node.since or unseen != node.unseen:
+            same = node.time == recorded.time
+            unseen = recorded.unseen if same else node.unseen
+            silent = recorded.silent if same else node.silent
+            if (since, unseen, silent) != (node.since, node.unseen, node.silent):
                 draft = _Draft()
-                self._put(msgspec.structs.replace(node, since=since, unseen=unseen), draft)
+                self._put(msgspec.structs.replace(node, since=since, unseen=unseen, silent=silent), draft)
                 steps.append(draft.done())
+        elif recorded.silent and node.time is None and not node.silent:
+            draft = _Draft()
+            self._put(msgspec.structs.replace(node, silent=recorded.silent), draft)
+            steps.append(draft.done())
         return Step(
             changes=tuple(change for step in steps for change in step.changes),
             nodes={place: state for step in steps for place, state in step.nodes.items()},
@@ -509,16 +533,21 @@ class Inventory:
     def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: "_Draft") -> None:
         """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
-        if not self._homes(uuid):
+        last_seen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
+        if homes := self._homes(uuid):  # it was in conflict
+            time = max(time, *(self._at(home).since_of(uuid) for home in homes))
+        else:
             if claimants := list(self._claims.claimants(uuid)):
-                self._move(uuid, node.place, since, claimants[0], step)
+                self._move(uuid, node.place, since, last_seen, claimants[0], step)
                 return
             self._absent[uuid] = _Absent(node.place, time)
             if len(self._absent) > self._max_absent:
                 del self._absent[next(iter(self._absent))]
-        step.changes.append(Change.of(node, Event.VANISHED, time, gpu))
+        step.changes.append(Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen))
 
-    def _move(self, uuid: str, previous: Place, since: float, claimant: Place, step: "_Draft") -> None:
+    def _move(
+        self, uuid: str, previous: Place, since: float, last_seen: float | None, claimant: Place, step: "_Draft"
+    ) -> None:
         """Settle a claim: the GPU has moved. Others who claim it now claim it from its new home.
 
         It has moved when its claimant reported it, but not before `since`, when it came to where it was.
@@ -533,7 +562,7 @@ class Inventory:
             claims=state.claims - {uuid} or NO_UUIDS,
         )
         self._put(state, step)
-        step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous))
+        step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
         for claim in self._claims.claimants(uuid).values():
             claim.confirmed = None
             step.verify.append(claimant)
@@ -557,7 +586,7 @@ class Inventory:
         without = self._without(uuid, node)
         self._put(without, step)
         self._locations.discard(uuid, place)
-        self._left(gpu, without, since, since, step)
+        self._left(gpu, node, since, since, step)
         self._reindex(place, node.gpus, without.gpus)
 
     def _reindex(self, place: Place, before: Collection[Gpu], after: Collection[Gpu]) -> None:

@@ -1,12 +1,12 @@
 """Decide what stays known of a GPU that a reading does not find, or of which it says less than the ones before."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from collector.model import Gpu, GpuRef, NodeState, Reading, Unseen, canonical_bus_id
+from collector.model import Gpu, GpuRef, NodeState, Reading, SilentGpu, Unseen, canonical_bus_id
 
-__all__ = ["also_lost", "unseen_gpus", "with_last_known"]
+__all__ = ["also_lost", "also_silent", "silent_gpus", "unseen_gpus", "with_last_known"]
 
 # What a GPU keeps when a reading no longer says it. Where the GPU was read in another node, only what is its own.
 _OWN_FIELDS = ("serial", "model", "architecture", "board_part_number", "gpu_part_number")
@@ -58,6 +58,36 @@ def also_lost(node: NodeState, lost: Collection[GpuRef]) -> tuple[Unseen, ...]:
     return tuple(seen.values())
 
 
+def silent_gpus(
+    before: NodeState, reading: Reading, gpus: Sequence[Gpu], unseen: Collection[Unseen]
+) -> tuple[SilentGpu, ...]:
+    """Return the GPUs of a node that do not answer and that nothing but their bus addresses tells.
+
+    `gpus` and `unseen` are those of the node after the reading. Such a GPU stays until its address answers, or until a
+    reading after a reboot no longer names it; without a reboot, as long as the capacity has room for it.
+    """
+    named = [ref.pci_bus_id for ref in reading.lost]
+    named += [_bus(one.pci_bus_id) for one in reading.unidentified]
+    if not before.silent and not any(named):
+        return ()
+    told = {_bus(gpu.pci_bus_id) for gpu in reading.gpus} | _lost_buses(gpus, unseen)
+    kept, new = _silent(before.silent, named, told, reading.fingerprint.boot_id, reading.time)
+    if (capacity := reading.node.capacity) is not None:
+        kept = kept[: max(0, capacity - len(gpus) - len(new))]
+    return (*kept, *new)
+
+
+def also_silent(
+    node: NodeState, lost: Collection[GpuRef], unseen: Collection[Unseen], time: float
+) -> tuple[SilentGpu, ...]:
+    """Return what `silent_gpus` does, for a node that cannot be read; `unseen` are those that `also_lost` returned."""
+    if not lost:
+        return node.silent
+    named = [ref.pci_bus_id for ref in lost]
+    kept, new = _silent(node.silent, named, _lost_buses(node.gpus, unseen), node.node.boot_id, time)
+    return (*kept, *new)
+
+
 def with_last_known(gpu: Gpu, known: Gpu, *, same_node: bool) -> Gpu:
     """Return a GPU with the values that only an earlier reading of it has, marked as such."""
     if gpu.virtual:
@@ -71,6 +101,25 @@ def with_last_known(gpu: Gpu, known: Gpu, *, same_node: bool) -> Gpu:
 
 def _bus(text: str | None) -> str | None:
     return canonical_bus_id(text) if text else None
+
+
+def _lost_buses(gpus: Collection[Gpu], unseen: Collection[Unseen]) -> set[str | None]:
+    """Return the addresses of the GPUs that are known to be lost."""
+    lost = {one.uuid for one in unseen if one.lost}
+    return {_bus(gpu.pci_bus_id) for gpu in gpus if gpu.uuid in lost} if lost else set()
+
+
+def _silent(
+    before: Collection[SilentGpu], named: Collection[str | None], told: Collection[str | None], boot: str, time: float
+) -> tuple[list[SilentGpu], list[SilentGpu]]:
+    """Return the GPUs that stay silent without being named, since no reboot has ended that, and those named now.
+
+    `told` are the addresses of which more is known.
+    """
+    since = {one.pci_bus_id: one.since for one in before}
+    now = dict.fromkeys(bus for bus in named if bus is not None and bus not in told)
+    kept = [one for one in before if one.boot_id and one.boot_id == boot and one.pci_bus_id not in {*now, *told}]
+    return kept, [SilentGpu(bus, since.get(bus, time), boot) for bus in now]
 
 
 def _same_machine(before: NodeState, reading: Reading, found: Mapping[str, Gpu]) -> bool | None:

@@ -18,6 +18,7 @@ from collector.model import (
     Place,
     Reading,
     Sharing,
+    SilentGpu,
     SinkRecord,
     UnidentifiedGpu,
     Unseen,
@@ -49,6 +50,7 @@ def encode_node(state: NodeState) -> bytes:
             since=state.since,
             claims=tuple(sorted(state.claims)),
             unseen=state.unseen,
+            silent=state.silent,
         )
     )
 
@@ -75,6 +77,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         since=since,
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
         unseen=stored.unseen,
+        silent=stored.silent,
     )
 
 
@@ -123,6 +126,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     since: tuple[float, ...] = ()
     claims: tuple[str, ...] = ()
     unseen: tuple[Unseen, ...] = ()
+    silent: tuple[SilentGpu, ...] = ()
 
 
 _FIELDS: tuple[str, ...] = Gpu.__struct_fields__

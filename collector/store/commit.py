@@ -127,6 +127,11 @@ _ENDED = {
         _placements.confirmed,
     ),
 }
+_CONFIRM = (
+    update(schema.placements)
+    .where(*_OPEN_HERE[:3], _placements.until == bindparam("b_until"))
+    .values({"confirmed": bindparam("b_confirmed")})
+)
 _END = update(schema.placements).where(*_OPEN_HERE).values(_ENDED)
 _END_ALL = (
     update(schema.placements).where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)).values(_ENDED)
@@ -143,6 +148,7 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, _END, planned.end)
     await _execute_many(connection, _END_ALL, planned.end_all)
     await _execute_many(connection, insert(schema.placements), planned.begin)
+    await _execute_many(connection, _CONFIRM, planned.confirm)
     await _execute_many(connection, insert(schema.changes), planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node"], _ABSENT)

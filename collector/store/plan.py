@@ -4,7 +4,7 @@ Changes say enough to write the history without reading it first. Only where cha
 as differences.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from collector.model import Change, Event, Gpu, NodeState, Place
@@ -21,6 +21,7 @@ class Plan(NamedTuple):
     end: list[Row]  # open placements to end, by GPU and node
     end_all: list[Row]  # GPUs all of whose open placements end
     begin: list[Row]  # new placements, some of which have ended by now
+    confirm: list[Row]  # ended placements of GPUs that were lost, with when they were found last
     changes: list[Row]
     arrived: list[Row]  # GPUs that are in a node again or for the first time, and so are not absent
     vanished: list[Row]  # GPUs that are absent now unless an open placement is left
@@ -37,7 +38,7 @@ class OpenPlacement(NamedTuple):
     since: float
 
 
-def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
+def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
     """Turn changes, in their order, into what to do; the history agrees with the inventory that emitted them.
 
     A GPU that the inventory calls moved is nowhere else any more. Of changes that `differences` found only its
@@ -63,6 +64,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
             case Event.VANISHED:
                 if (row := here.pop(place, None)) is not None:
                     row["until"] = change.time
+                    row["confirmed"] = change.last_seen or row["confirmed"]
                 else:
                     end.append({**_found_by(uuid, place), "b_until": change.time})
             case Event.MOVED | Event.APPEARED:
@@ -84,6 +86,7 @@ def plan(changes: Iterable[Change], *, everywhere: bool = True) -> Plan:
         end=end,
         end_all=end_all,
         begin=begin,
+        confirm=[_confirmed(change) for change in changes if change.last_seen is not None],
         changes=rows,
         arrived=[{"b_uuid": uuid} for uuid in arrived],
         vanished=[
@@ -110,7 +113,7 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
             known = left.pop((gpu.uuid, state.place), None)
             if known is None:
                 arrivals.append((gpu, state, since))
-            elif known.since != since:  # it was away meanwhile
+            elif known.since < since:  # it was away meanwhile
                 changes.append(Change.of(state, Event.VANISHED, since, gpu))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
             elif any(value not in (None, getattr(known, field)) for field, value in _facts(gpu).items()):
@@ -121,7 +124,8 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
             changes.append(Change.of(state, Event.APPEARED, since, gpu))
         else:
             del left[previous.uuid, previous.place]
-            changes.append(Change.of(state, Event.MOVED, since, gpu, previous=previous.place))
+            at = max(since, previous.since)  # the clock may have been set back
+            changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous.place))
     changes += [_vanished(placement, nodes[placement.place], now) for placement in left.values()]
     return sorted(changes, key=lambda change: change.time)
 
@@ -129,7 +133,7 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
 def _vanished(placement: OpenPlacement, node: NodeState | None, now: float) -> Change:
     return Change(
         event=Event.VANISHED,
-        time=now if node is None or node.time is None else node.time,
+        time=max(now if node is None or node.time is None else node.time, placement.since),
         gpu=Gpu(uuid=placement.uuid, serial=placement.serial, chassis=placement.chassis, model=placement.model),
         place=placement.place,
         machine="" if node is None else node.node.machine,
@@ -143,6 +147,11 @@ def _facts(gpu: Gpu) -> Row:
 
 def _found_by(uuid: str, place: Place) -> Row:
     return {"b_uuid": uuid, "b_cluster": place.cluster, "b_node": place.node}
+
+
+def _confirmed(change: Change) -> Row:
+    place = change.place if change.previous is None else change.previous
+    return {**_found_by(change.gpu.uuid, place), "b_until": change.time, "b_confirmed": change.last_seen}
 
 
 def _placement_row(change: Change) -> Row:

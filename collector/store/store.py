@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import anyio
 import msgspec
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector import gc_freeze
@@ -41,6 +41,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
 
     nodes: list[NodeState]
     absent: dict[str, Place]
+    left: dict[str, float]  # Unix seconds until when those were there, by UUID
 
 
 class Store:
@@ -100,8 +101,10 @@ class Store:
             async with self.database.read() as connection:
                 async for part in self._decoded(connection, _NODES):
                     found += part
-                absent = {row[0]: Place(row[1], row[2]) for row in await connection.execute(_ABSENT)}
-        return Remembered(nodes=found, absent=absent)
+                rows = (await connection.execute(_ABSENT)).all()
+        absent = {row[0]: Place(row[1], row[2]) for row in rows}
+        left = {row[0]: row[3] for row in rows if row[3] is not None}
+        return Remembered(nodes=found, absent=absent, left=left)
 
     async def nodes(self) -> AsyncGenerator[list[NodeState], None]:
         """Yield the present inventory by cluster and node, some hundred nodes at a time; raises StoreError."""
@@ -165,4 +168,9 @@ class Store:
 
 _nodes = schema.nodes.c
 _NODES = select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot)
-_ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node)
+_UNTIL = (
+    select(func.max(schema.placements.c.until))
+    .where(schema.placements.c.uuid == schema.absent.c.uuid)
+    .scalar_subquery()  # by the index of the absent GPUs alone, which are few beside all placements
+)
+_ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node, _UNTIL)

@@ -60,10 +60,10 @@ class ClusterSummary:
     capacity: int = 0  # of the nodes whose capacity counts GPUs
     unseen: int = 0  # of that, what is on nodes that were never read
     uncounted: int = 0  # nodes whose capacity does not count GPUs, or that have none
-    short: int = 0  # nodes with fewer GPUs than their capacity
-    missing: int = 0  # GPUs that those nodes lack
+    short: int = 0  # nodes with GPUs that are missing
+    missing: int = 0  # GPUs that those nodes lack and that nvidia-smi does not name
     lost: int = 0  # GPUs that did not answer
-    lost_names: list[str] = field(default_factory=list)  # of the first of them: serial or UUID, and node
+    lost_names: list[str] = field(default_factory=list)  # of the first of them: serial, UUID or address, and node
     virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
@@ -148,7 +148,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         if missing := missing_gpus(entry):
             summary.short += 1
             summary.missing += missing
-        if entry.unseen:
+        if entry.unseen or entry.silent:
             _count_lost(summary, entry)
         for gpu in entry.gpus:
             if gpu.virtual:
@@ -193,10 +193,12 @@ def fleet_coverage(summaries: Iterable[ClusterSummary]) -> tuple[int, Counter[Un
 
 
 def _count_lost(summary: ClusterSummary, entry: NodeState) -> None:
-    lost = [gpu for gpu in entry.gpus if gpu.uuid in entry.lost_uuids]
-    summary.lost += len(lost)
+    lost_uuids = entry.lost_uuids
+    names = [gpu.serial or gpu.uuid for gpu in entry.gpus if gpu.uuid in lost_uuids]
+    names += [f"{one.pci_bus_id} (never read)" for one in entry.silent]
+    summary.lost += len(names)
     room = max(0, MAX_LOST_NAMES - len(summary.lost_names))
-    summary.lost_names += [f"{gpu.serial or gpu.uuid} in {entry.place.node}" for gpu in lost[:room]]
+    summary.lost_names += [f"{name} in {entry.place.node}" for name in names[:room]]
 
 
 def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
@@ -211,8 +213,8 @@ def fleet_models(summaries: Iterable[ClusterSummary]) -> Counter[str]:
 
 
 def missing_gpus(entry: NodeState) -> int:
-    """Return how many GPUs of its capacity the last reading of a node did not find; 0 before the first reading."""
-    return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - (entry.found or 0))
+    """Return how many GPUs of a node's capacity are neither found nor lost; 0 before the first reading."""
+    return 0 if entry.time is None else max(0, (entry.node.capacity or 0) - (entry.found or 0) - entry.lost)
 
 
 def is_overdue(view: CollectorView, entry: NodeState) -> bool:

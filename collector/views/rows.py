@@ -1,6 +1,7 @@
 """The rows of the API, of CSV files and of the command line: one name for each thing, in one order."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +12,9 @@ from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
 
-__all__ = ["Row", "change_row", "cluster_row", "gpu_row", "node_row", "placement_row"]
+__all__ = ["MAX_LOST_GPUS", "Row", "change_row", "cluster_row", "gpu_row", "node_row", "placement_row"]
+
+MAX_LOST_GPUS = 100  # that a cluster's row names
 
 Row = dict[str, Any]  # by column; times are RFC 3339 in UTC, what is unknown is None
 
@@ -42,6 +45,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         ],
         "gpus": view.inventory.count(name),
         "gpus_lost": sum(entry.lost for entry in entries),
+        "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),
         "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
         "conflicts": view.inventory.conflicts(name),
         "claims": view.inventory.claims(name),
@@ -62,6 +66,7 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "cuda_version": entry.cuda_version,
         "found": entry.found,
         "lost": entry.lost,
+        "lost_gpus": list(_lost_gpus(entry)),
         "capacity": entry.node.capacity,
         "allocatable": entry.node.allocatable,
         "source": entry.source,
@@ -74,6 +79,17 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "failing_since": rfc3339(entry.failing.since) if entry.failing else None,
         "failing_message": entry.failing.message if entry.failing else None,
     }
+
+
+def _lost_gpus(entry: NodeState) -> Iterator[Row]:
+    """Yield the GPUs of a node that do not answer; of one that was never read only the address is known."""
+    node = entry.place.node
+    for one in entry.placements() if entry.unseen else ():
+        if one.lost:
+            gpu, seen = one.gpu, rfc3339(one.confirmed)
+            yield {"node": node, "pci_bus_id": gpu.pci_bus_id, "serial": gpu.serial, "uuid": gpu.uuid, "seen": seen}
+    for silent in entry.silent:
+        yield {"node": node, "pci_bus_id": silent.pci_bus_id, "serial": None, "uuid": None, "seen": None}
 
 
 def gpu_row(view: CollectorView, placement: Placement) -> Row:

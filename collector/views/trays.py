@@ -24,15 +24,19 @@ class Seat(NamedTuple):
     """One position in a tray, or several whose numbers are unknown."""
 
     name: str
-    gpu: Gpu | None  # None where the capacity includes one that the reading did not find
+    gpu: Gpu | None  # None where the capacity includes one that the reading did not find, or one does not answer
     positions: int = 1
+    silent: bool = False  # the GPU does not answer and was never read; the name is its bus address
 
 
 def seats_by_tray(entry: NodeState) -> list[tuple[Tray, list[Seat]]]:
     """Return the trays of a node with their seats; with several trays it is unknown in which one a GPU is missing."""
     found = trays(entry.gpus)
-    missing = max(0, missing_gpus(entry) - entry.lost) if len(found) == 1 else 0
-    return [(tray, seats(tray.gpus, missing)) for tray in found]
+    if len(found) != 1:
+        return [(tray, seats(tray.gpus, 0)) for tray in found]
+    (tray,) = found
+    silent = [Seat(one.pci_bus_id, None, silent=True) for one in entry.silent]
+    return [(tray, [*seats(tray.gpus, missing_gpus(entry)), *silent])]
 
 
 def trays(gpus: Sequence[Gpu]) -> list[Tray]:

@@ -1,5 +1,6 @@
 """What nvidia-smi prints on odd nodes, from the exec to metrics, API, page and log of a running collector."""
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.app import Service, load
+from collector.model import canonical_bus_id
 from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
 from tests.support.waiting import eventually
 
@@ -48,6 +50,9 @@ class World:
             if sample.name == name and wanted.items() <= sample.labels.items()
         ]
 
+    async def get(self, path: str) -> httpx.Response:
+        return await self._client.get(path)
+
     async def page(self, path: str) -> str:
         return (await self._client.get(path, headers={"Accept": "text/html"}, follow_redirects=True)).text
 
@@ -59,14 +64,17 @@ class World:
         await eventually(found, expected, seconds=60)
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with Simulator(clusters=1, nodes=2, gpus=4, latency=0.0, directory=tmp_path / "simulator") as simulator:
-        config = tmp_path / "gpuid.toml"
-        config.write_text(
-            f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{tmp_path}/gpuid.db"\n'
-            f'[[clusters]]\ncontext = "sim-0"\nkubeconfig = "{simulator.kubeconfig}"\n'
-        )
+class Blank:
+    """A simulated cluster that no collector has read yet."""
+
+    def __init__(self, simulator: Simulator, config: Path) -> None:
+        self.simulator = simulator
+        self.cluster: SimulatedCluster = simulator.clusters["sim-0"]
+        self._config = config
+
+    @contextlib.asynccontextmanager
+    async def collecting(self) -> AsyncIterator[World]:
+        """Run a collector; the next one goes on with its store."""
         bound = anyio.Event()
         url: list[str] = []
 
@@ -75,14 +83,30 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             bound.set()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: Service(load(config)).run(ready=ready))
+            tasks.start_soon(lambda: Service(load(self._config)).run(ready=ready))
             with anyio.fail_after(60):
                 await bound.wait()
             async with httpx.AsyncClient(base_url=url[0], timeout=30) as client:
-                world = World(simulator, client)
-                await world.settled()
-                yield world
+                yield World(self.simulator, client)
             tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def blank(tmp_path: Path) -> AsyncIterator[Blank]:
+    async with Simulator(clusters=1, nodes=2, gpus=4, latency=0.0, directory=tmp_path / "simulator") as simulator:
+        config = tmp_path / "gpuid.toml"
+        config.write_text(
+            f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{tmp_path}/gpuid.db"\n'
+            f'[[clusters]]\ncontext = "sim-0"\nkubeconfig = "{simulator.kubeconfig}"\n'
+        )
+        yield Blank(simulator, config)
+
+
+@pytest.fixture
+async def world(blank: Blank) -> AsyncIterator[World]:
+    async with blank.collecting() as world:
+        await world.settled()
+        yield world
 
 
 class TestAGpuThatDoesNotAnswer:
@@ -129,6 +153,66 @@ class TestAGpuThatDoesNotAnswer:
         world.cluster.lose_gpu(NODE, lost["uuid"], silent=True)
         await eventually(world.counts, {"found": 3, "lost": 1, "capacity": 4, "allocatable": 3}, seconds=60)
         assert (await world.node())["failing"] == "exit_status"
+
+
+class TestAGpuThatWasNeverRead:
+    """Lost before the first reading of its node, it is known by its bus address alone, and no less reported."""
+
+    async def lost_addresses(self, world: World, path: str) -> set[str]:
+        rows: list[dict[str, Any]] = (await world.get(path)).json()[path.rpartition("/")[2].partition("?")[0]]
+        return {lost["pci_bus_id"] for row in rows for lost in row["lost_gpus"]}
+
+    @pytest.mark.parametrize("how", [{"silent": True}, {"listed": True}])
+    @pytest.mark.parametrize("mig", [False, True])
+    async def test_is_lost_by_its_address_also_after_a_restart(
+        self, blank: Blank, caplog: pytest.LogCaptureFixture, how: dict[str, bool], mig: bool
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        card = blank.simulator.fleet.cards("sim-0", NODE)[1]
+        bus = canonical_bus_id(card.bus_id)
+        if mig:
+            blank.cluster.set_mig(NODE)
+        blank.cluster.lose_gpu(NODE, card.uuid, **how)
+        for _start in range(2):
+            async with blank.collecting() as world:
+                counts = {"found": 3, "lost": 1} | ({} if mig else {"capacity": 4, "allocatable": 3})
+                await eventually(world.counts, counts, seconds=60)
+                assert await self.lost_addresses(world, f"/api/v1/nodes?node={NODE}") == {bus}
+                assert await self.lost_addresses(world, "/api/v1/clusters") == {bus}
+                page = await world.page(f"/clusters/sim-0/nodes/{NODE}")
+                assert "does not answer (never read)" in page
+                assert bus in page
+                assert "The last reading did not find" not in page  # it is not counted twice
+                for path in ("/", "/clusters/sim-0"):
+                    page = await world.page(path)
+                    assert "has 1 GPU that does not answer" in page
+                    assert f"{bus} (never read) in {NODE}" in page
+        warnings = [record.getMessage() for record in caplog.records if record.getMessage().startswith("GPU lost: ")]
+        assert warnings == [f"GPU lost: the GPU at {bus} does not answer, and was never read"]
+        async with blank.collecting() as world:
+            blank.cluster.reboot_node(NODE)
+            counts = {"found": 4} | ({} if mig else {"capacity": 4, "allocatable": 4})
+            await eventually(world.counts, counts, seconds=60)
+            assert await self.lost_addresses(world, "/api/v1/clusters") == set()
+        assert any(record.getMessage() == "GPU answers again" for record in caplog.records)
+
+    async def test_all_of_a_node_are_lost_by_their_addresses(
+        self, blank: Blank, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cards = blank.simulator.fleet.cards("sim-0", NODE)
+        for card in cards:
+            blank.cluster.lose_gpu(NODE, card.uuid, silent=True)
+        async with blank.collecting() as world:
+            await eventually(world.counts, {"lost": 4, "capacity": 4, "allocatable": 0}, seconds=60)
+            expected = {canonical_bus_id(card.bus_id) for card in cards}
+            assert await self.lost_addresses(world, f"/api/v1/nodes?node={NODE}") == expected
+            assert "has 4 GPUs that do not answer" in await world.page("/")
+            page = await world.page(f"/clusters/sim-0/nodes/{NODE}")
+            assert page.count("does not answer (never read)") == 4
+        async with blank.collecting() as world:
+            await eventually(world.counts, {"lost": 4, "capacity": 4, "allocatable": 0}, seconds=60)
+        warnings = [record for record in caplog.records if record.getMessage().startswith("GPU lost: ")]
+        assert len(warnings) == 4  # it is kept
 
 
 class TestOddDocuments:

@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from collector import config
 from collector.checks.clusters import check_clusters
 from collector.checks.finding import ClusterDetails, Finding
 from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
+from collector.simulator.fleet import Card
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +31,9 @@ class Clusters:
 
     def __getitem__(self, name: str) -> SimulatedCluster:
         return self._simulator.clusters[name]
+
+    def cards(self, name: str, node: str) -> Sequence[Card]:
+        return self._simulator.fleet.cards(name, node)
 
     def configure(self, *more: str) -> None:
         self._more = more
@@ -120,6 +125,25 @@ class TestReading:
         assert finding.details is not None
         assert problem.text.startswith(f"{clusters['sim-0'].pod(str(finding.details.node))}: ")
         assert (problem.hint, finding.details.gpus) == (hint, None)
+
+    @pytest.mark.parametrize("how", [{"silent": True}, {"listed": True}])
+    async def test_a_gpu_that_does_not_answer_is_a_problem(self, clusters: Clusters, how: dict[str, bool]):
+        cluster = clusters["sim-0"]
+        for node in cluster.nodes:
+            cluster.lose_gpu(node, None, **how)
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert re.fullmatch(r".*: the GPU at 0{8}:[0-9A-F]{2}:00\.0 does not answer", text)
+        assert hint == "reset it, or replace the card"
+
+    async def test_the_gpus_of_a_node_of_which_none_answers_are_problems(self, clusters: Clusters):
+        cluster = clusters["sim-0"]
+        for node, cards in [(node, clusters.cards("sim-0", node)) for node in cluster.nodes]:
+            for card in cards:
+                cluster.lose_gpu(node, card.uuid, silent=True)
+        texts = [text.partition(": ")[2] for text, _hint in await clusters.problems("sim-0")]
+        assert texts[0].startswith("the command ended with exit status 255: Unable to determine the device handle")
+        assert len(texts) > 2
+        assert all(re.fullmatch(r"the GPU at [0-9A-F:.]{16} does not answer", text) for text in texts[1:])
 
     async def test_a_container_that_the_pod_lacks_is_a_problem(self, clusters: Clusters):
         source = '{namespace = "gpu-operator", selector = "app=nvidia-device-plugin-daemonset", container = "x"}'

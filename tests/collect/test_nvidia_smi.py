@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from collector.collect.nvidia_smi import BadOutputError, Report, parse
-from collector.collect.smi_output import lost_gpus
+from collector.collect.smi_output import lost_gpus, own_text
 from collector.model import Gpu, GpuRef, UnidentifiedGpu
 
 PROLOG = '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n'
@@ -462,6 +462,18 @@ class TestEmptyOutput:
     def test_what_is_not_xml_is_refused(self, output: bytes) -> None:
         with pytest.raises(BadOutputError, match=r"^not the XML of nvidia-smi: "):
             parse(output)
+
+    def test_the_rest_of_a_document_has_no_beginning(self) -> None:
+        whole = document(H100, GB200.format(index=0))
+        root, end = whole.index(b"<nvidia_smi_log>"), whole.index(b"</nvidia_smi_log>")
+        no_beginning = "^not the XML of nvidia-smi: the document has no beginning$"
+        for at in range(root + 1, end, 7):
+            with pytest.raises(BadOutputError, match=no_beginning):
+                parse(whole[at:])
+            assert own_text(whole[at:]) == b""
+        for piece in (whole[root + 20 : whole.index(b"</gpu>") + 6], whole[whole.index(b"<gpu") : end - 20]):
+            with pytest.raises(BadOutputError, match=no_beginning):
+                parse(piece)
 
     def test_another_document_is_refused_by_its_root(self) -> None:
         with pytest.raises(BadOutputError) as error:

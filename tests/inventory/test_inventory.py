@@ -360,6 +360,14 @@ class TestTimes:
         step = fleet.inventory.apply(reading(A, 400.0)) if how == "read" else fleet.inventory.remove_node(A, 400.0)
         assert [(change.event, change.time) for change in step.changes] == [(Event.VANISHED, 4000.0)]
 
+    def test_a_conflict_does_not_end_before_it_began(self, fleet: Fleet) -> None:
+        fleet.read(A, 10.0, ONE)
+        for time, place in enumerate((C, A, C)):
+            fleet.read(place, 4000.0 + time, ONE)
+        assert fleet.inventory.conflicts("west") == 1
+        (change,) = fleet.note(fleet.inventory.apply(reading(A, 400.0))).changes  # the clock was set back
+        assert (change.event, change.time) == (Event.VANISHED, 4000.0)
+
     def test_no_gpu_comes_back_before_it_left(self, fleet: Fleet) -> None:
         fleet.read(A, 1000.0, ONE)
         fleet.read(A, 4000.0)
@@ -558,8 +566,21 @@ class TestLostGpus:
         assert entry is not None
         return entry.found, entry.lost, {gpu.uuid for gpu in entry.gpus}
 
-    def read(self, fleet: Fleet, time: float, *gpus: Gpu, boot: str = "boot", **options: Any) -> list[Any]:
-        one = reading(A, time, *gpus)
+    def silent(self, fleet: Fleet) -> dict[str, float]:
+        entry = fleet.inventory.node(A)
+        assert entry is not None
+        return {one.pci_bus_id: one.since for one in entry.silent}
+
+    def read(
+        self,
+        fleet: Fleet,
+        time: float,
+        *gpus: Gpu,
+        boot: str = "boot",
+        capacity: int | None = None,
+        **options: Any,
+    ) -> list[Any]:
+        one = reading(A, time, *gpus, node=NodeInfo(name="a", boot_id=boot, capacity=capacity))
         one = msgspec.structs.replace(
             one, fingerprint=msgspec.structs.replace(one.fingerprint, boot_id=boot), **options
         )
@@ -620,12 +641,15 @@ class TestLostGpus:
             (Event.VANISHED, "GPU-1", A, None),
             (Event.VANISHED, "GPU-2", A, None),
         ]
-        assert self.state(fleet) == (1, 0, {"GPU-9"})
+        assert self.state(fleet) == (1, 1, {"GPU-9"})
+        assert self.silent(fleet) == {"00000000:3B:00.0": 20.0}
 
     def test_nobody_is_accused_on_an_unknown_machine(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.TWO)
         assert self.read(fleet, 20.0, boot="2", partial=True, lost=(self.BUS_OF_TWO,)) == []
-        assert self.state(fleet) == (1, 0, {"GPU-2"})
+        assert self.state(fleet) == (0, 1, {"GPU-2"})  # it may be another one
+        assert not fleet.inventory.find(uuid="GPU-2")[0].lost
+        assert self.silent(fleet) == {"00000000:3B:00.0": 20.0}
 
     def test_a_lost_gpu_that_answers_elsewhere_has_moved(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
@@ -645,7 +669,7 @@ class TestLostGpus:
         self.read(fleet, 10.0, self.ONE, self.TWO)
         assert fleet.read(B, 20.0, self.TWO) == []
         assert self.read(fleet, 30.0, self.ONE, lost=(self.BUS_OF_TWO,)) == [(Event.MOVED, "GPU-2", B, A)]
-        assert self.state(fleet) == (1, 0, {"GPU-1"})
+        assert self.state(fleet) == (1, 1, {"GPU-1"})  # what is at its address now is not known
 
     def test_a_failed_reading_names_it_too(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.TWO, boot="")
@@ -656,6 +680,93 @@ class TestLostGpus:
         assert entry.failing == Failing(ReadFailure.EXIT_STATUS, 20.0, "no handle")
         self.read(fleet, 30.0, self.TWO, boot="")
         assert self.state(fleet) == (1, 0, {"GPU-2"})
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"lost": (BUS_OF_TWO,)},
+            {"lost": (BUS_OF_TWO,), "unidentified": (UnidentifiedGpu(pci_bus_id="00000000:3B:00.0"),)},
+            {"unidentified": (UnidentifiedGpu(pci_bus_id="0000:3b:00.0"),)},
+            {"lost": (BUS_OF_TWO,), "partial": True},
+        ],
+    )
+    @pytest.mark.parametrize("capacity", [None, 2])
+    def test_one_that_was_never_read_is_known_by_its_address(
+        self, fleet: Fleet, how: dict[str, Any], capacity: int | None
+    ) -> None:
+        assert self.read(fleet, 10.0, self.ONE, capacity=capacity, **how) == [(Event.APPEARED, "GPU-1", A, None)]
+        assert self.state(fleet) == (1, 1, {"GPU-1"})
+        self.read(fleet, 20.0, self.ONE, capacity=capacity, **how)
+        assert self.silent(fleet) == {"00000000:3B:00.0": 10.0}
+
+    def test_one_that_was_never_read_ends_when_its_address_answers(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        assert self.read(fleet, 20.0, self.ONE, self.TWO) == [(Event.APPEARED, "GPU-2", A, None)]
+        assert self.state(fleet) == (2, 0, {"GPU-1", "GPU-2"})
+        self.read(fleet, 30.0, self.ONE, lost=(self.BUS_OF_TWO,))  # known by now
+        assert (self.state(fleet), self.silent(fleet)) == ((1, 1, {"GPU-1", "GPU-2"}), {})
+
+    def test_one_that_was_never_read_ends_with_a_reboot_that_no_longer_names_it(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        self.read(fleet, 20.0, self.ONE)
+        assert self.silent(fleet) == {"00000000:3B:00.0": 10.0}
+        self.read(fleet, 30.0, self.ONE, boot="2", lost=(self.BUS_OF_TWO,))
+        assert self.silent(fleet) == {"00000000:3B:00.0": 10.0}
+        self.read(fleet, 40.0, self.ONE, boot="3")
+        assert (self.state(fleet), self.silent(fleet)) == ((1, 0, {"GPU-1"}), {})
+
+    def test_one_that_is_no_longer_named_is_kept_only_within_the_capacity(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,), capacity=2)
+        self.read(fleet, 20.0, self.ONE, lost=(GpuRef(None, "00000000:4C:00.0"),), capacity=2)
+        assert self.silent(fleet) == {"00000000:4C:00.0": 20.0}
+        self.read(fleet, 30.0, self.ONE, at("5", "5D"), capacity=2)
+        assert self.state(fleet) == (2, 0, {"GPU-1", "GPU-5"})
+
+    def test_a_node_of_which_no_gpu_ever_answered_has_their_addresses(self, fleet: Fleet) -> None:
+        fleet.inventory.set_node("east", NodeInfo(name="a", boot_id="boot", capacity=2))
+        both = (GpuRef(None, "00000000:18:00.0"), self.BUS_OF_TWO)
+        fleet.note(fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 10.0, "no handle", both))
+        assert fleet.touched == [A]
+        assert self.state(fleet) == (None, 2, set())
+        fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 20.0, "hangs")
+        assert self.silent(fleet) == {"00000000:18:00.0": 10.0, "00000000:3B:00.0": 10.0}
+        self.read(fleet, 30.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        assert (self.state(fleet), self.silent(fleet)) == ((1, 1, {"GPU-1"}), {"00000000:3B:00.0": 10.0})
+
+    @pytest.mark.parametrize(("uid", "stays"), [("u", True), ("other", False)])
+    def test_a_node_that_is_found_again_has_them_again(self, fleet: Fleet, uid: str, stays: bool) -> None:
+        fleet.inventory.set_node("east", NodeInfo(name="a", uid="u"))
+        fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 10.0, "no handle", (self.BUS_OF_TWO,))
+        fleet.inventory.unlist_node(A, 20.0)
+        assert fleet.inventory.node(A) is None
+        fleet.inventory.set_node("east", NodeInfo(name="a", uid=uid))
+        assert self.silent(fleet) == ({"00000000:3B:00.0": 10.0} if stays else {})
+
+    def test_a_failed_reading_after_a_reboot_shows_no_health(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, self.TWO)
+        fleet.inventory.set_node("east", NodeInfo(name="a", boot_id="2", capacity=2))
+        fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 20.0, "no handle", (self.BUS_OF_TWO,))
+        assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
+        assert not fleet.inventory.find(uuid="GPU-2")[0].lost
+
+    def test_another_inventory_takes_it_over(self, fleet: Fleet) -> None:
+        self.read(fleet, 10.0, self.ONE, lost=(self.BUS_OF_TWO,))
+        recorded = fleet.inventory.node(A)
+        assert recorded is not None
+        other = Inventory()
+        other.adopt(recorded)
+        assert other.node(A) == recorded
+
+    def test_another_inventory_takes_it_over_from_a_node_that_was_never_read(self, fleet: Fleet) -> None:
+        fleet.inventory.set_node("east", NodeInfo(name="a"))
+        fleet.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 10.0, "no handle", (self.BUS_OF_TWO,))
+        recorded = fleet.inventory.node(A)
+        assert recorded is not None
+        other = Inventory()
+        other.adopt(recorded)
+        found = other.node(A)
+        assert found is not None
+        assert found.silent == recorded.silent
 
     def test_a_partial_reading_keeps_the_versions(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, driver_version="570")

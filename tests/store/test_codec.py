@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, Sharing, SinkRecord, Unseen
+from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, Sharing, SilentGpu, SinkRecord, Unseen
 from collector.store.codec import decode_node, decode_records, encode_node, encode_records
 
 texts = st.none() | st.text(max_size=5)
@@ -64,6 +64,7 @@ def snapshots(draw: st.DrawFn) -> NodeState:
         since=tuple(draw(times) for _ in present),
         claims=frozenset(draw(st.sets(st.text(max_size=5), max_size=3))),
         unseen=tuple(draw(st.lists(st.builds(Unseen, st.text(max_size=5), times, st.booleans()), max_size=3))),
+        silent=tuple(draw(st.lists(st.builds(SilentGpu, st.text(max_size=5), times, st.text(max_size=5)), max_size=3))),
     )
 
 

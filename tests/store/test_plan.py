@@ -133,6 +133,13 @@ class TestTheDifferenceWhenTheStepsAreLost:
             ("appeared", "GPU-1", "a", 7.0, None),
         ]
 
+    def test_nothing_ends_before_it_begins_although_the_clock_was_set_back(self):
+        nodes = {A: snapshot(A, 0.5), B: snapshot(B, 0.5, GPU_1=0.5), C: snapshot(C, 0.5, GPU_3=0.5)}
+        assert self.found([("GPU-1", A), ("GPU-2", A), ("GPU-3", C)], nodes) == [
+            ("moved", "GPU-1", "b", 1.0, A),
+            ("vanished", "GPU-2", "a", 1.0, None),
+        ]
+
     def test_what_a_node_merely_claims_is_not_placed_there(self):
         claimant = msgspec.structs.replace(snapshot(B, 8.0, GPU_1=7.0, GPU_2=1.0), claims=frozenset({"GPU-1"}))
         nodes = {A: snapshot(A, 9.0, GPU_1=1.0), B: claimant}

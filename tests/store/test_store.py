@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.model import Place
+from collector.model import Gpu, Place, UnidentifiedGpu
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +36,38 @@ class TestAfterARestart:
             placements = await three.store.history.where("GPU-1")
             assert [(p.node, p.since, p.until) for p in placements] == [("b", 30.0, None), ("a", 10.0, 20.0)]
             assert (await three.store.load()).absent == {}
+
+    @pytest.mark.parametrize("node", ["a", "b"])
+    async def test_no_gpu_comes_back_before_it_left_although_the_clock_was_set_back(self, settings, collecting, node):
+        async with collecting(settings) as one:
+            one.read("a", 4000.0, "1", "2")
+            one.read("b", 4000.0, "3")
+            one.read("a", 5000.0, "2")
+        async with collecting(settings) as two:  # an hour earlier
+            two.read(node, 1400.0, *("12" if node == "a" else "13"))
+            two.read("a", 1500.0, *("12" if node == "a" else "2"))
+        async with collecting(settings) as three:
+            ends = [(p.node, p.since, p.until) for p in await three.store.history.where("GPU-1")]
+            assert ends == [(node, 5000.0, None), ("a", 4000.0, 5000.0)]
+            times = [one.time for one in await three.store.history.changes(after=0) if one.uuid == "GPU-1"]
+            assert times == [4000.0, 5000.0, 5000.0]
+
+    @pytest.mark.parametrize("leave", ["reading", "node", "move"])
+    async def test_no_gpu_leaves_before_it_came_although_the_clock_was_set_back(self, settings, collecting, leave):
+        async with collecting(settings) as one:
+            one.read("a", 5000.0, "1")
+            one.read("b", 5000.0)
+        async with collecting(settings) as two:  # an hour earlier
+            if leave == "reading":
+                two.read("a", 1400.0)
+            elif leave == "node":
+                two.remove("a", 1400.0)
+            else:
+                two.read("b", 1400.0, "1")
+            two.read("b", 1500.0, "1")
+        async with collecting(settings) as three:
+            placements = [(p.node, p.since, p.until) for p in await three.store.history.where("GPU-1")]
+            assert placements == [("b", 5000.0, None), ("a", 5000.0, 5000.0)]
 
     async def test_a_removed_cluster_takes_its_absent_gpus_along(self, settings, collecting):
         async with collecting(settings) as one:
@@ -81,6 +113,29 @@ class TestAfterARestart:
             assert await two.store.history_writer.flushed(10)
             placements = [(p.node, p.since, p.until) for p in await two.store.history.where("GPU-1")]
             assert sorted(placements) == [("a", 10.0, 11.0), ("b", 11.0, None)]
+
+    @pytest.mark.parametrize("committed", [True, False])
+    @pytest.mark.parametrize("leave", ["reading", "node", "move"])
+    async def test_a_lost_gpu_was_last_seen_when_it_answered_last(self, settings, collecting, leave, committed):
+        card = Gpu(uuid="GPU-1", pci_bus_id="00000000:5D:00.0")
+        async with collecting(settings) as one:
+            one.read("a", 10.0, card, "2")
+            one.read("a", 20.0, card, "2")
+            if committed:
+                assert await one.store.history_writer.flushed(10)
+            for time in (30.0, 40.0):
+                one.read("a", time, "2", UnidentifiedGpu(pci_bus_id="00000000:5D:00.0"))
+            if committed:
+                assert await one.store.history_writer.flushed(10)
+            if leave == "reading":
+                one.read("a", 50.0, "2")
+            elif leave == "node":
+                one.remove("a", 50.0)
+            else:
+                one.read("b", 50.0, card)
+            assert await one.store.history_writer.flushed(10)
+            ended = [p for p in await one.store.history.where("GPU-1") if p.until is not None]
+            assert [(p.node, p.since, p.until, p.confirmed) for p in ended] == [("a", 10.0, 50.0, 20.0)]
 
     async def test_a_reading_that_only_confirms_changes_nothing_but_its_node(self, settings, collecting):
         async with collecting(settings) as one:

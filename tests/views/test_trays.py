@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.model import Gpu
-from collector.views.trays import Seat, Tray, seats, trays
+from collector.model import Gpu, NodeInfo, NodeState, Place, SilentGpu
+from collector.views.trays import Seat, Tray, seats, seats_by_tray, trays
 
 
 class TestTrays:
@@ -28,6 +28,23 @@ class TestTrays:
 
 
 class TestSeats:
+    def test_a_gpu_that_was_never_read_has_one_by_its_address(self) -> None:
+        entry = NodeState(
+            place=Place("prod", "a"),
+            node=NodeInfo(name="a", capacity=4),
+            time=10.0,
+            gpus=tuple(Gpu(uuid=f"GPU-{module}", module=module) for module in "12"),
+            since=(1.0, 1.0),
+            silent=(SilentGpu("00000000:5D:00.0", 10.0, "boot"),),
+        )
+        ((_tray, found),) = seats_by_tray(entry)
+        assert [(seat.name, seat.positions, seat.silent) for seat in found] == [
+            ("module 1", 1, False),
+            ("module 2", 1, False),
+            ("position unknown", 1, False),
+            ("00000000:5D:00.0", 1, True),
+        ]
+
     @given(modules=st.sets(st.integers(0, 16)), missing=st.integers(0, 8), told=st.booleans())
     def test_every_gpu_and_every_missing_gpu_has_one(self, modules: set[int], missing: int, told: bool) -> None:
         gpus = [Gpu(uuid=f"GPU-{module}", module=str(module) if told else None) for module in sorted(modules)]

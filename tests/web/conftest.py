@@ -18,6 +18,7 @@ from collector.model import (
     ClusterStatus,
     Fingerprint,
     Gpu,
+    GpuRef,
     NodeInfo,
     Place,
     ReadFailure,
@@ -119,6 +120,7 @@ class Site:
         capacity: int | None = 8,
         machine: str = "",
         both: bool = False,
+        lost: tuple[GpuRef, ...] = (),
     ) -> None:
         """Read a node; the nodes that had its GPUs no longer have them, unless `both` leaves that unsettled."""
         reading = Reading(
@@ -130,6 +132,7 @@ class Site:
             driver_version="570.148.08",
             cuda_version="12.8",
             gpus=gpus,
+            lost=lost,
         )
         step = self.inventory.apply(reading)
         self.publish(step)

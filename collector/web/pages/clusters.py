@@ -24,7 +24,7 @@ SORT_KEYS: dict[str, Callable[[NodeState], Any]] = {
     "machine": lambda entry: (entry.node.machine, entry.place.node),
     "chassis": lambda entry: (entry.chassis, entry.place.node),
     "gpus": lambda entry: (entry.found or 0, entry.place.node),
-    "missing": lambda entry: (missing_gpus(entry), entry.place.node),
+    "missing": lambda entry: (missing_gpus(entry) + entry.lost, entry.place.node),
     "driver": lambda entry: (entry.driver_version or "", entry.place.node),
     "read": lambda entry: (entry.time or 0.0, entry.place.node),
 }

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import Gpu, NodeInfo, ReadFailure, Uncovered
+from collector.model import Gpu, GpuRef, NodeInfo, ReadFailure, Uncovered
 from collector.store import Store
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +39,21 @@ async def test_missing_gpus_are_shown(client: httpx.AsyncClient, visit: Any) -> 
     text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     assert "n2 6 missing 2 GPUs found, capacity 8." in text
     assert "The last reading did not find 6 GPUs of its capacity" in text
+
+
+async def test_what_is_lost_is_not_missing_as_well(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "n9", Gpu(uuid="GPU-9"), capacity=4, lost=(GpuRef(None, "00000000:5D:00.0"),))
+    async with serving(site) as client:
+        node, cluster, fleet = [
+            (await visit(client, path)).text for path in ("/clusters/prod-a/nodes/n9", "/clusters/prod-a?name=n9", "/")
+        ]
+    assert "n9 1 lost 2 missing 1 GPU found, 1 lost, capacity 4." in node
+    assert "The GPU at 00000000:5D:00.0 does not answer (never read), since 2025-11-24T16:00:00Z" in node
+    assert "The last reading did not find 2 GPUs of its capacity" in node
+    assert "n9 1 lost 2 missing 1 of 4" in cluster
+    assert "has 1 GPU that does not answer" in fleet
+    assert "00000000:5D:00.0 (never read) in n9" in fleet
+    assert "is missing 15 GPUs on 3 nodes" in fleet
 
 
 async def test_a_node_that_was_never_read_says_so(site: Any, serving: Any, visit: Any) -> None:
