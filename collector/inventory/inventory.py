@@ -599,13 +599,17 @@ class Inventory:
             self._conflicts.serial_changed(serial, place)
 
     def _with_last_known(self, gpu: Gpu, here: tuple[Gpu, float] | None) -> Gpu:
-        """Return a GPU with what only earlier readings say of it, in its node or else where it was until now."""
+        """Return a GPU with what only earlier readings say of it, in its node or else in its home.
+
+        What merely claims a GPU adds nothing to it.
+        """
         if here is not None:
             return with_last_known(gpu, here[0], same_node=True)
-        for place in self._locations.places(gpu.uuid):
-            known = next(other for other in self._at(place).gpus if other.uuid == gpu.uuid)
-            return with_last_known(gpu, known, same_node=False)
-        return gpu
+        home = min(self._homes(gpu.uuid), default=None)
+        if home is None:
+            return gpu
+        known = next(other for other in self._at(home).gpus if other.uuid == gpu.uuid)
+        return with_last_known(gpu, known, same_node=False)
 
     def _at(self, place: Place) -> NodeState:
         return self._nodes[place.cluster][place.node]

@@ -975,8 +975,7 @@ class Naive:
         found = {gpu.uuid: gpu for gpu in gpus}
         opened = []
         for uuid, gpu in found.items():
-            places = [where for where, there in self.gpus.items() if uuid in there]
-            known = here.get(uuid) or next((self.gpus[where][uuid] for where in places), None)
+            known = here.get(uuid) or next((self.gpus[where][uuid] for where in sorted(self.homes(uuid))), None)
             if known is not None:
                 gpu = found[uuid] = with_last_known(gpu, known, same_node=uuid in here)
             if (uuid, place) in self.claims:
