@@ -252,7 +252,8 @@ class Inventory:
         """Take over what another inventory recorded of a node, where its reading is the newer one.
 
         A GPU that is there by both is there since when the other one says. A GPU that was last read elsewhere before
-        that has moved; what the other one had not settled is left to a new reading.
+        that has moved. Which reading is the newer one, two machines' clocks say; so where the two disagree, and for
+        what the other one had not settled, a new reading decides.
         """
         place = recorded.place
         steps = []
@@ -260,6 +261,8 @@ class Inventory:
             steps.append(self.set_node(place.cluster, recorded.node))
         node = self._at(place)
         if recorded.time is not None and recorded.fingerprint is not None:
+            if recorded.claims or (node.time is not None and _differ(node, recorded)):
+                steps.append(Step(verify=(place,)))
             if node.time is None or node.time < recorded.time:
                 reading = Reading(
                     cluster=place.cluster,
@@ -277,8 +280,6 @@ class Inventory:
                 steps.append(self._give_way(reading))
                 steps.append(self.apply(reading))
                 node = self._at(place)
-                if recorded.claims:
-                    steps.append(Step(verify=(place,)))
             known = {gpu.uuid: since for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
             since = tuple(known.get(gpu.uuid, own) for gpu, own in zip(node.gpus, node.since, strict=True))
             same = node.time == recorded.time
@@ -517,6 +518,7 @@ class Inventory:
                     self._locations.discard(gpu.uuid, home)
                     self._absent[gpu.uuid] = _Absent(home, at)
                     self._reindex(home, node.gpus, without.gpus)
+                    step.verify.append(home)
         return step.done()
 
     @staticmethod
@@ -623,6 +625,11 @@ class _Absent(NamedTuple):
 
     place: Place
     time: float
+
+
+def _differ(one: NodeState, other: NodeState) -> bool:
+    """Return whether two states of a node have different GPUs."""
+    return {gpu.uuid for gpu in one.gpus} != {gpu.uuid for gpu in other.gpus}
 
 
 class _Draft:

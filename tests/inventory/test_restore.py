@@ -178,6 +178,21 @@ class TestAdopting:
         assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
         assert [gpu.uuid for gpu in state(inventory, A).gpus] == ["GPU-2"]
 
+    def test_where_a_clock_was_ahead_new_readings_decide(self):
+        inventory = self.other(reading(A, 80.0, "GPU-1"), reading(A, 190.0), reading(B, 200.0, "GPU-1"))
+        recorded = self.other(reading(A, 3690.0, "GPU-1"), reading(B, 3690.0))
+        assert set(inventory.adopt(state(recorded, A)).verify) == {A, B}
+        inventory.adopt(state(recorded, B))
+        inventory.apply(reading(A, 210.0))
+        (change,) = inventory.apply(reading(B, 220.0, "GPU-1")).changes
+        assert (change.event, change.place, change.previous) == (Event.MOVED, B, A)
+        assert change.time >= 3690.0
+
+    def test_what_both_agree_on_is_not_read_again(self):
+        inventory = self.other(reading(A, 80.0, "GPU-1"))
+        recorded = self.other(reading(A, 3690.0, "GPU-1"))
+        assert inventory.adopt(state(recorded, A)).verify == ()
+
     def test_an_unsettled_claim_is_left_to_a_new_reading(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(B, 2.0))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(B, 5.0, "GPU-1", "GPU-2"))
