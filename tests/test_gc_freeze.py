@@ -48,3 +48,21 @@ async def test_later_garbage_is_still_freed() -> None:
         del kept
         await eventually(lambda: gone() is None)
         tasks.cancel_scope.cancel()
+
+
+async def test_garbage_that_was_left_out_is_freed_when_memory_has_grown() -> None:
+    """A hostile server can make it grow within minutes, long before a day is over."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: gc_freeze.run(check=0.05, growth=32 << 20))
+        await anyio.wait_all_tasks_blocked()
+        kept = Cycle()
+        gone = weakref.ref(kept)
+        gc.collect()
+        del kept
+        await anyio.sleep(0.3)
+        gc.collect()
+        assert gone() is not None
+        grown = b"x" * (gc_freeze._memory() // 4 + (64 << 20))
+        await eventually(lambda: gone() is None)
+        del grown
+        tasks.cancel_scope.cancel()
