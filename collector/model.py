@@ -375,6 +375,7 @@ class WatchRestart(StrEnum):
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     SERVER_ERROR = "server_error"
+    LIMIT_EXCEEDED = "limit_exceeded"
 
 
 NO_UUIDS: frozenset[str] = frozenset()  # one for all nodes: an empty set of its own would cost each of them 200 bytes
@@ -488,6 +489,7 @@ class ClusterState(StrEnum):
     FORBIDDEN = "forbidden"
     UNREACHABLE = "unreachable"
     SERVER_ERROR = "server_error"
+    LIMIT_EXCEEDED = "limit_exceeded"  # its API server sends more than the configuration allows
     DUPLICATE = "duplicate"  # the same cluster as one before it in the configuration, and so not read
 
 

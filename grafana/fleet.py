@@ -19,6 +19,7 @@ STATES = mapped(
         "forbidden": ("forbidden", "red"),
         "unreachable": ("unreachable", "red"),
         "server_error": ("server error", "red"),
+        "limit_exceeded": ("limit exceeded", "red"),
         "duplicate": ("configured twice", "orange"),
     }
 )

@@ -41,6 +41,7 @@ class TrackedNode:
     reading: bool = False  # handed out, and not done yet
     verify: bool = False  # to be read again soon, whatever the last attempt said
     was_read: bool = False  # the observer has a reading of it
+    found: int = 0  # GPUs in that, as far as this queue was told
     sharing: Sharing | None = None  # what that told of its capacity
     read_boot_id: str = ""  # of the boot in which it was made
     podless_since: float | None = None  # since when it has had no pod that has the container
@@ -93,6 +94,7 @@ class NodeQueue:
         self._objects: dict[str, NodeObject] = {}  # every node that exists
         self._nodes: dict[str, TrackedNode] = {}  # every node that has GPUs or a GPU pod, or that the observer knows
         self._pods = [0] * len(cluster.active_sources)  # how many there are of each source
+        self._found = 0  # GPUs on all nodes
         self._survey: Survey | None = None  # as the observer knows it
         self._due = DelayQueue()
         self._started = False
@@ -202,6 +204,10 @@ class NodeQueue:
             return None
         return self._info(target.node)
 
+    def has_room(self, target: Target, found: int) -> bool:
+        """Return whether so many GPUs on a node are no more than the cluster may have."""
+        return self._found - target.node.found + found <= self._cluster.max_gpus
+
     def succeeded(self, target: Target, *, found: int = 0, mig: bool = False, like_a_failure: bool = False) -> NodeInfo:
         """Note that a node was read, and how many GPUs were found, any of them with MIG on; returns its info now.
 
@@ -224,6 +230,8 @@ class NodeQueue:
             rebooted=target.fingerprint.boot_id != node.read_boot_id,
         )
         node.was_read, node.read_boot_id = True, target.fingerprint.boot_id
+        self._found += found - node.found
+        node.found = found
         return self._counted(known, node.sharing)
 
     def failed(self, target: Target, reason: ReadFailure) -> None:
@@ -336,6 +344,8 @@ class NodeQueue:
         node.observed, node.observed_info, node.observed_pod = False, None, False
         node.observed_uncovered, node.attempt = None, None
         node.was_read, node.sharing, node.read_boot_id = False, None, ""
+        self._found -= node.found
+        node.found = 0
         node.podless_since, node.grace_until, node.warned, node.last_failure = None, None, False, None
         self._due.schedule(node.name, None)
         if not node.pods and not node.reading:

@@ -21,6 +21,9 @@ __all__ = ["NodeReader"]
 
 log = logging.getLogger(__name__)
 
+_FREE_SECONDS = 0.005  # that applying a reading may take before it counts towards the cluster's share of the loop
+_GPU_SECONDS = 2e-4  # that recording and publishing a GPU may take after that; for ordinary nodes it is free as well
+
 
 class NodeReader:
     """Reads the nodes of one cluster when its queue hands them out, `exec_concurrency` at a time."""
@@ -31,7 +34,8 @@ class NodeReader:
         self._queue = queue
         self._log = ContextLogger(log, cluster=cluster.name)
         self._forbidden = False  # it was logged that exec is not allowed
-        self._parsing = anyio.CapacityLimiter(1)  # large outputs that are parsed at once: each takes memory
+        # Large outputs that are parsed at once: each takes memory, and the interpreter from the event loop.
+        self._parsing = anyio.CapacityLimiter(1)
 
     async def run(self, client: ApiClient) -> None:
         """Read every node when it is due, until cancelled."""
@@ -44,9 +48,11 @@ class NodeReader:
 
     async def _work(self, client: ApiClient, node: TrackedNode | None, slots: anyio.Semaphore) -> None:
         """Read a node, and go on with the next one for as long as any is due: a task for each would cost more."""
+        share = client.session.share
         try:
             while node is not None:
                 await self._read(client, node)
+                await share.pause(share.clock())
                 node = self._queue.pop_due()
         finally:
             slots.release()
@@ -72,7 +78,11 @@ class NodeReader:
             self._failed(target, ExecError(ReadFailure.BAD_OUTPUT, "unexpected error, see the log"), log)
         else:
             self._log_warnings(target.node, read.warnings, log)
+            share = client.session.share
+            applied = share.clock()
             self._succeeded(target, read, started, log)
+            share.charge(applied + _FREE_SECONDS)
+            share.spend(max(0.0, read.report.named * _GPU_SECONDS - _FREE_SECONDS))
 
     async def _run_command(self, client: ApiClient, target: Target) -> SmiReading:
         """Run the command in a pod and parse what it prints; raises ExecError."""
@@ -88,6 +98,10 @@ class NodeReader:
         if self._queue.current_info(target) is None:
             return
         ended = anyio.current_time()
+        if not self._queue.has_room(target, report.named):
+            text = f"with its GPUs the cluster would have more than {self._cluster.max_gpus:,} (max_gpus)"
+            self._failed(target, ExecError(ReadFailure.BAD_OUTPUT, text), log)
+            return
         mig = any(gpu.mig for gpu in report.gpus)
         # Many commands at once are not for every refresh, and for no more than failures are worth.
         info = self._queue.succeeded(target, found=report.named, mig=mig, like_a_failure=read.one_by_one)

@@ -4,7 +4,7 @@ A complete document counts also when the command says that something is wrong. W
 the command from printing any, the others are read one by one.
 """
 
-import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -29,7 +29,8 @@ __all__ = ["MAX_SINGLE_READS", "GpusLostError", "SmiCommand", "SmiReading", "com
 MAX_SINGLE_READS = 16  # GPUs that are read one by one; the largest machines have 16
 
 _PROGRAM = "nvidia-smi"
-_PARSE_INLINE_BYTES = 1 << 19  # a larger output is parsed in a thread, for it would hold up the event loop noticeably
+_PARSE_INLINE_BYTES = 1 << 18  # a larger output is parsed in a thread, for it would hold up the event loop noticeably
+_FREE_SECONDS = 0.005  # that parsing may take before it counts towards the cluster's share of the loop
 _CORRUPTED_INFOROM = 14  # the exit status that is only a warning: all GPUs were read
 _MAX_STDERR_BYTES = 2000
 _MAX_STDERR_CHARACTERS = 300
@@ -173,11 +174,25 @@ class SmiCommand:
         return output, 0
 
     async def _parse(self, output: Output, warnings: list[str], *, first_only: bool = False) -> Report:
-        parse = functools.partial(nvidia_smi.parse, output.stdout, warnings, said=output.stderr, first_only=first_only)
-        if len(output.stdout) <= _PARSE_INLINE_BYTES:
-            return printable_report(parse(), self._client.session.secrets)
-        report = await anyio.to_thread.run_sync(parse, limiter=self._parsing)
-        return printable_report(report, self._client.session.secrets)
+        """Parse what a command printed; the time that it takes is charged to the cluster, in a thread, too."""
+        share, secrets = self._client.session.share, self._client.session.secrets
+        spent = 0.0
+
+        def parse() -> Report:
+            nonlocal spent
+            began = time.thread_time()
+            try:
+                report = nvidia_smi.parse(output.stdout, warnings, said=output.stderr, first_only=first_only)
+                return printable_report(report, secrets)
+            finally:
+                spent = time.thread_time() - began
+
+        try:
+            if len(output.stdout) <= _PARSE_INLINE_BYTES:
+                return parse()
+            return await anyio.to_thread.run_sync(parse, limiter=self._parsing)
+        finally:
+            share.spend(max(0.0, spent - _FREE_SECONDS))
 
 
 class _Singles:

@@ -21,7 +21,7 @@ from collector.collect.observer import Observer
 from collector.collect.schedule import RetryPolicy
 from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient, ApiMethod
-from collector.kube.errors import ClusterError
+from collector.kube.errors import ClusterError, FailedWatchError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
 from collector.kube.session import Session
 from collector.model import ClusterState, ClusterStatus, Known
@@ -70,6 +70,7 @@ class ClusterWatcher:
         self._reader = NodeReader(cluster, observer, self._queue)
         self._status: ClusterStatus | None = None
         # By the index of each reflector:
+        self._unproven: set[int] = set()  # not proven current since the start, or since its server failed
         self._starting: set[int] = set()  # not healthy yet
         self._errors: dict[int, ClusterError] = {}  # not healthy now
         self._synced: list[float] = []  # Unix seconds up to which each is proven current
@@ -103,7 +104,8 @@ class ClusterWatcher:
         for order, source in enumerate(self._cluster.active_sources):
             set_pod = functools.partial(self._queue.set_pod, order, source)
             reflectors.append(self._reflector(client, order + 1, pods(client, source), set_pod))
-        self._starting = set(range(len(reflectors)))
+        self._unproven = set(range(len(reflectors)))
+        self._starting = set(self._unproven)
         self._synced = [0.0] * len(reflectors)
         async with anyio.create_task_group() as tasks:
             for reflector in reflectors:
@@ -126,6 +128,7 @@ class ClusterWatcher:
 
     def _note_proof(self, index: int) -> None:
         """Note that a reflector is current now; the cluster is as current as the reflector that is furthest behind."""
+        self._note_current(index)
         before = min(self._synced)
         self._synced[index] = time.time()
         if (synced := min(self._synced)) > before:
@@ -133,18 +136,28 @@ class ClusterWatcher:
 
     def _note_health(self, index: int, error: ClusterError | None) -> None:
         """Note that a reflector is healthy, or why not; the cluster is up while all of them are healthy."""
-        if error is not None:
-            self._errors[index] = error
-        else:
+        if error is None:
             self._starting.discard(index)
             self._errors.pop(index, None)
+            self._note_current(index)
+        else:
+            self._errors[index] = error
+            # Nodes are read on while lists work: where watches alone do not, lists keep the view current.
+            if not isinstance(error, FailedWatchError):
+                self._unproven.add(index)
+                self._queue.pause()
         if self._errors:
-            self._queue.pause()
             first = self._errors[min(self._errors)]
             self._report(first.state, str(first))
         elif not self._starting:
             self._report(ClusterState.UP)
-            self._queue.resume()
+
+    def _note_current(self, index: int) -> None:
+        """Note that what is known from a reflector is current; nodes are read while that holds for all of them."""
+        if index in self._unproven:
+            self._unproven.discard(index)
+            if not self._unproven:
+                self._queue.resume()
 
     def _report(self, state: ClusterState, message: str = "") -> None:
         before = self._status

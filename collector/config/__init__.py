@@ -11,7 +11,7 @@ from collector.config.settings import (
     PodSource,
     ServerSettings,
 )
-from collector.config.values import Duration, Listen
+from collector.config.values import Duration, Listen, Size
 
 __all__ = [
     "PRESETS",
@@ -25,6 +25,7 @@ __all__ = [
     "PodSource",
     "Requirement",
     "ServerSettings",
+    "Size",
     "load",
     "parse",
     "parse_selector",

@@ -14,7 +14,7 @@ import msgspec
 
 from collector.config.settings import ClusterSettings, Config, DefaultSettings
 from collector.config.sinks import SinkSettings
-from collector.config.values import Duration, Listen, quote
+from collector.config.values import Duration, Listen, Size, quote
 from collector.model import GpuidError
 from collector.text import describe_os_error, one_line
 
@@ -215,7 +215,7 @@ def _convert(value: object, kind: Any, at: str, base: Path) -> Any:
 
 def _decode(base: Path, kind: Any, value: object) -> object:
     """Return a value of a type that TOML does not have."""
-    if kind is Duration or kind is Listen:
+    if kind is Duration or kind is Listen or kind is Size:
         return kind.parse(value)
     if kind is Path:
         if not isinstance(value, str):

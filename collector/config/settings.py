@@ -10,7 +10,7 @@ import msgspec
 from collector.config.selector import is_label_key, parse_selector
 from collector.config.sinks import SinkSettings
 from collector.config.store import StoreSettings
-from collector.config.values import Duration, Listen, quote
+from collector.config.values import Duration, Listen, Size, quote
 
 __all__ = ["PRESETS", "ClusterSettings", "Config", "DefaultSettings", "MetricsSettings", "PodSource", "ServerSettings"]
 
@@ -18,6 +18,24 @@ _OWN_LABELS = frozenset(
     {"node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version"}
     | {"state", "reason", "resource", "sink", "source", "le", "encoding", "version"}
     | {"generation", "implementation", "major", "minor", "patchlevel"}  # of Python's own metrics
+)
+
+_POSITIVE_KEYS = (  # of a cluster
+    "exec_concurrency",
+    "request_burst",
+    "request_rate",
+    "refresh",
+    "exec_timeout",
+    "max_answer_size",
+    "max_error_size",
+    "max_list_pages",
+    "max_objects",
+    "max_object_size",
+    "max_kept_size",
+    "max_gpus",
+    "max_exec_size",
+    "max_exec_frames",
+    "loop_share",
 )
 
 
@@ -75,12 +93,26 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     request_rate: float = 100.0  # API requests per second to one server; reduced on 429
     request_burst: int = 200  # API requests that may be sent in one burst
     node_selector: str = ""  # which nodes to watch; empty watches all
+    # What one API server may send and make us keep. Past a limit of a list or a watch the cluster is down
+    # (limit_exceeded); past one of an exec that reading has failed. The defaults fit 10,000 nodes.
+    max_answer_size: Size = Size(32 << 20)  # an answer, decompressed; lists come in pages of 100 objects
+    max_error_size: Size = Size(64 << 10)  # what is read of the body of an error
+    max_list_pages: int = 1000
+    max_objects: int = 30_000  # nodes, and pods of each source
+    max_object_size: Size = Size(4 << 20)  # a node or pod as it is sent
+    max_kept_size: Size = Size(32 << 20)  # what is kept of all nodes, and of the pods of each source
+    max_gpus: int = 200_000
+    max_exec_size: Size = Size(8 << 20)  # what an exec sends, on all channels
+    max_exec_frames: int = 100_000  # that an exec sends, empty ones and pings included
+    loop_share: float = 0.25  # of the event loop's time on average, for what the API server sends
 
     def __post_init__(self) -> None:
         """Reject values that no cluster can run with."""
-        for key in ("exec_concurrency", "request_burst", "request_rate", "refresh", "exec_timeout"):
+        for key in _POSITIVE_KEYS:
             if not 0 < getattr(self, key) < math.inf:  # false for NaN too
                 raise ValueError(f"{key}: expected a finite value above zero, got {getattr(self, key):g}")
+        if self.loop_share > 1:
+            raise ValueError(f"loop_share: expected at most 1, got {self.loop_share:g}")
         if self.preset not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quote(self.preset)}")
         _check_selector("node_selector", self.node_selector)

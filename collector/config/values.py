@@ -4,7 +4,7 @@ import json
 import re
 from typing import ClassVar, Self
 
-__all__ = ["Duration", "Listen", "quote"]
+__all__ = ["Duration", "Listen", "Size", "quote"]
 
 _QUOTE_LENGTH = 60  # characters
 
@@ -22,6 +22,26 @@ class Duration(float):
         if not isinstance(text, str) or not cls._FORM.fullmatch(text):
             raise ValueError(f'expected a duration such as "30s", "5m" or "1h", got {quote(text)}')
         return cls(sum(float(number) * cls._UNITS[unit] for number, unit in cls._PART.findall(text)))
+
+
+class Size(int):
+    """A number of bytes, written `64KiB`, `4MiB` or `1GiB`."""
+
+    _UNITS: ClassVar = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    _FORM = re.compile(r"(\d{1,9})(B|KiB|MiB|GiB)", re.ASCII)
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Parse a size; ValueError says what was expected."""
+        form = cls._FORM.fullmatch(text) if isinstance(text, str) else None
+        if form is None:
+            raise ValueError(f'expected a size such as "64KiB" or "4MiB", got {quote(text)}')
+        return cls(int(form[1]) * cls._UNITS[form[2]])
+
+    def __str__(self) -> str:
+        """Return the size as it is written in a configuration, in its largest whole unit."""
+        unit, scale = next((unit, scale) for unit, scale in reversed(self._UNITS.items()) if self % scale == 0)
+        return f"{self // scale}{unit}" if self else "0B"
 
 
 class Listen(str):

@@ -28,7 +28,7 @@ import msgspec
 from kubernetes_asyncio.client import ApiClient as GeneratedApiClient
 from kubernetes_asyncio.client import Configuration
 
-from collector.kube.session import REQUEST_TIMEOUT_SECONDS, Answer, Request, Session
+from collector.kube.session import MAX_MESSAGE_BYTES, REQUEST_TIMEOUT_SECONDS, Answer, Request, Session
 from collector.kube.transport import WebSocket
 from collector.kube.wire import MalformedError
 
@@ -93,6 +93,7 @@ class ApiClient(GeneratedApiClient):
         *args: Any,
         protocols: Sequence[str] = (),
         timeout: float = REQUEST_TIMEOUT_SECONDS,
+        max_message_size: int = MAX_MESSAGE_BYTES,
         **kwargs: Any,
     ) -> AsyncIterator[WebSocket]:
         """Yield the WebSocket of a `connect_…` method; `timeout` is for the handshake.
@@ -100,7 +101,9 @@ class ApiClient(GeneratedApiClient):
         Left by an error or cancelled, it closes immediately.
         """
         request = await _prepare(method, args, kwargs)
-        async with self.session.websocket(request, protocols, timeout=timeout) as socket:
+        async with self.session.websocket(
+            request, protocols, timeout=timeout, max_message_size=max_message_size
+        ) as socket:
             yield socket
 
     def deserialize(self, response: Any, response_type: Any) -> Any:

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import aiohttp
 import msgspec
@@ -23,8 +23,10 @@ __all__ = [
     "ClusterError",
     "CredentialPluginFailedError",
     "CredentialPluginMissingError",
+    "FailedWatchError",
     "ForbiddenError",
     "GoneError",
+    "LimitExceededError",
     "NotFoundError",
     "ServerError",
     "SilentWatchError",
@@ -105,8 +107,23 @@ class UntrustedCertificateError(TlsFailureError):
     """The kubeconfig does not trust the server's certificate."""
 
 
-class SilentWatchError(UnreachableError):
-    """A watch did not end when it should have."""
+class FailedWatchError(UnreachableError):
+    """A watch that was open ended too soon or said nothing; lists may work all the same."""
+
+
+class SilentWatchError(FailedWatchError):
+    """Nothing has proven for too long that the view of the cluster is current."""
+
+
+class LimitExceededError(ClusterError):
+    """The server sent more than the configuration allows."""
+
+    state = ClusterState.LIMIT_EXCEEDED
+
+    @classmethod
+    def of(cls, host: str, what: str, key: str) -> Self:
+        """Return the error that says what there is too much of, and which key of the configuration limits it."""
+        return cls(f"{host}: {what} ({key}); raise {key} if the cluster needs it")
 
 
 class ServerError(ClusterError):
@@ -120,7 +137,7 @@ class ServerError(ClusterError):
 
 
 class GoneError(ServerError):
-    """The resource version or the continue token is too old: list again."""
+    """The resource version or the continue token is too old, or newer than what the server has: list again."""
 
 
 class NotFoundError(ServerError):
@@ -168,6 +185,8 @@ def from_answer(
         return ForbiddenError(text)
     if decoded.reason in {"Expired", "Gone"}:
         return GoneError(text, status=410)
+    if _too_large(decoded):
+        return GoneError(text, status=status)
     kind = _KINDS.get(status, ServerError)
     seconds = parse_retry_after(retry_after, time.time())
     if seconds is None and decoded.details and decoded.details.retryAfterSeconds:
@@ -208,14 +227,35 @@ def reason(error: BaseException) -> str:
     return f"the request failed ({type(error).__name__})"
 
 
+class _Cause(msgspec.Struct):
+    reason: str = ""
+    message: str = ""
+
+
 class _Details(msgspec.Struct):
     retryAfterSeconds: float | None = None  # noqa: N815
+    causes: list[_Cause] | None = None
 
 
 class _Status(msgspec.Struct):
     message: str = ""
     reason: str = ""
     details: _Details | None = None
+
+
+_TOO_LARGE = "Too large resource version"
+
+
+def _too_large(status: _Status) -> bool:
+    """Return whether the server has not got as far as the resource version, such as after it was restored.
+
+    It names the cause since Kubernetes 1.18.6; older servers say so in a message (client-go looks for the same).
+    """
+    causes = (status.details.causes if status.details else None) or ()
+    if any(cause.reason == "ResourceVersionTooLarge" for cause in causes):
+        return True
+    texts = (status.message, *(cause.message for cause in causes))
+    return status.reason == "Timeout" and any(_TOO_LARGE in text for text in texts)
 
 
 _MEANINGS = {

@@ -11,8 +11,10 @@ import anyio
 import msgspec
 from kubernetes_asyncio.client import CoreV1Api
 
+from collector.config import ClusterSettings
 from collector.kube.client import ApiClient
 from collector.kube.errors import UNDECODABLE, ClusterError, ForbiddenError, NotFoundError, ServerError
+from collector.kube.limits import LoopShare
 from collector.kube.secrets import redacts_errors
 from collector.model import GpuidError, ReadFailure
 from collector.redaction import redact
@@ -23,6 +25,8 @@ __all__ = ["ExecError", "Output", "run"]
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDOUT_CHANNEL, _STDERR_CHANNEL, _STATUS_CHANNEL = 1, 2, 3
 CLOSE_TIMEOUT_SECONDS = 1.0  # for the server to close once it has sent the exit status
+MAX_STATUS_BYTES = 64 << 10  # of the exit status, a short JSON object
+MESSAGE_SECONDS = 2e-6  # that it costs the event loop to hand out a message
 
 # API servers, kubelets and container runtimes report the cause as text only. The first match counts.
 _PHRASES: tuple[tuple[ReadFailure, tuple[str, ...]], ...] = (
@@ -79,10 +83,11 @@ async def run(
 ) -> Output:
     """Run a command and wait until it ends, for at most `timeout` seconds; the handshake before it may take as long.
 
-    `limit` is for stdout and stderr together, in bytes. Raises ExecError, also when the exit status is not 0.
+    `limit` is for all that the server sends, in bytes; the cluster's settings may set a lower one, and have one for the
+    number of frames. Raises ExecError, also when the exit status is not 0.
     """
-    channels = _Channels(limit)
-    # Unread output must not delay the end: a cancelled scope makes the WebSocket drop its connection.
+    cluster, share = client.session.cluster, client.session.share
+    channels = _Channels(limit, cluster)
     with anyio.CancelScope() as scope:
         try:
             async with client.websocket(
@@ -95,15 +100,16 @@ async def run(
                 stderr=True,
                 protocols=_PROTOCOLS,
                 timeout=timeout,
+                max_message_size=channels.max_size + 2,  # the channel's number, and the least that is too much
             ) as socket:
                 scope.deadline = anyio.current_time() + timeout  # waiting for our own limiters does not count
-                await _receive(socket, channels)
-                if not socket.closed:
-                    scope.cancel()
+                await _receive(socket, channels, share)
+                if not socket.closed:  # unread output must not delay the end
+                    socket.abort()
         except ClusterError as error:
             raise _refused(error) from error
-    if channels.overflowed:
-        raise ExecError(ReadFailure.BAD_OUTPUT, f"the command printed more than {limit} bytes")
+    if channels.excess:
+        raise ExecError(ReadFailure.BAD_OUTPUT, channels.excess)
     if channels.status is not None:
         output = Output(b"".join(channels.stdout), b"".join(channels.stderr))
         if (code := _exit_code(channels.status)) != 0:
@@ -115,43 +121,81 @@ async def run(
 
 
 class _Channels:
-    """Sorts the messages of one exec by their first byte, which is the channel."""
+    """Sorts the messages of one exec by their first byte, which is the channel, and counts them."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, cluster: ClusterSettings) -> None:
+        self.max_size = min(limit, cluster.max_exec_size)
         self.stdout: list[bytes] = []
         self.stderr: list[bytes] = []
-        self.status: bytes | None = None
-        self.overflowed = False
-        self._left = limit
+        self.excess = ""  # what there is too much of
+        self._status: list[bytes] = []
+        self._status_size = 0
+        self._cluster = cluster
+        self._size = self._messages = 0
+
+    @property
+    def status(self) -> bytes | None:
+        """The exit status as it was sent; None before it begins."""
+        return b"".join(self._status) if self._status else None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the exit status has begun."""
+        return bool(self._status)
+
+    def count(self) -> None:
+        """Count a message of any kind, a ping or an empty one too."""
+        self._messages += 1
+        if self._messages > self._cluster.max_exec_frames:
+            self.excess = f"the server sent more than {self._cluster.max_exec_frames:,} frames (max_exec_frames)"
 
     def take(self, message: bytes) -> None:
+        """Keep the data of a message of a known channel; that of any other counts all the same."""
         if len(message) < 2:  # servers open every channel with an empty message
             return
         channel, data = message[0], message[1:]
         if channel == _STATUS_CHANNEL:
-            self.status = data if self.status is None else self.status + data
+            self._status_size += len(data)
+            if self._status_size > MAX_STATUS_BYTES:
+                self.excess = f"the server sent an exit status of more than {MAX_STATUS_BYTES} bytes"
+            self._status.append(data)
             return
-        if channel not in (_STDOUT_CHANNEL, _STDERR_CHANNEL):
-            return
-        self._left -= len(data)
-        self.overflowed = self._left < 0
-        (self.stdout if channel == _STDOUT_CHANNEL else self.stderr).append(data)
+        self._size += len(data)
+        if self._size > self.max_size:
+            self.note_too_large()
+        elif channel in (_STDOUT_CHANNEL, _STDERR_CHANNEL):
+            (self.stdout if channel == _STDOUT_CHANNEL else self.stderr).append(data)
+
+    def note_too_large(self) -> None:
+        """Note that there are more bytes than allowed."""
+        configured = self._cluster.max_exec_size
+        limit = f"{configured} (max_exec_size)" if self.max_size == configured else f"{self.max_size} bytes"
+        self.excess = f"the command printed more than {limit}"
 
 
-async def _receive(socket: aiohttp.ClientWebSocketResponse, channels: _Channels) -> None:
+async def _receive(socket: aiohttp.ClientWebSocketResponse, channels: _Channels, share: LoopShare) -> None:
     """Sort messages until the server closes, which it should do soon after the status."""
-    while not channels.overflowed:
+    while not channels.excess:
         try:
-            message = await socket.receive(timeout=None if channels.status is None else CLOSE_TIMEOUT_SECONDS)
+            message = await socket.receive(timeout=CLOSE_TIMEOUT_SECONDS if channels.ending else None)
         except TimeoutError:
             return
+        started = share.clock() - MESSAGE_SECONDS
+        channels.count()
         if message.type is aiohttp.WSMsgType.BINARY:
             channels.take(message.data)
+        elif message.type is aiohttp.WSMsgType.PING:
+            try:
+                await socket.pong(message.data)
+            except (aiohttp.ClientError, OSError):  # the connection has just ended
+                return
         elif message.type is aiohttp.WSMsgType.ERROR:
-            channels.overflowed = getattr(message.data, "code", None) == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+            if getattr(message.data, "code", None) == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
+                channels.note_too_large()
             return
-        elif message.type is not aiohttp.WSMsgType.TEXT:  # none of the offered protocols has text messages
+        elif message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.PONG):  # which mean nothing here
             return
+        await share.pause(started)
 
 
 class _Cause(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""How fast requests go to one API server, and how much may run at the same time for all of them."""
+"""How fast requests go to one API server, how much of the event loop it may use, and how much runs at the same time."""
 
 import time
 from collections.abc import Callable
@@ -6,11 +6,14 @@ from collections.abc import Callable
 import anyio
 import anyio.lowlevel
 
-__all__ = ["RateLimiter", "SharedLimiter", "TokenBucket"]
+__all__ = ["LoopShare", "RateLimiter", "SharedLimiter", "TokenBucket"]
 
 MIN_REQUESTS_PER_SECOND = 1.0  # however often the server throttles
 RECOVERY_REQUESTS = 50  # successes that bring the rate from nothing back to the configured one
 THROTTLE_INTERVAL_SECONDS = 1.0  # in which several 429s count as one: their requests were sent at the same rate
+TURN_SECONDS = 0.005  # that a cluster may process what its server sends before it yields to the event loop
+SAVED_SECONDS = 8.0  # whose share a cluster may save up: at the default, the time that a list of 10,000 nodes takes
+MAX_CHARGE_SECONDS = 0.25  # for one turn: whatever took longer, such as a machine that stood still, was not processing
 _ROUNDING = 1e-9  # of a token
 
 
@@ -84,6 +87,76 @@ class RateLimiter:
     def succeeded(self) -> None:
         """Speed up again: the server accepted a request."""
         self._bucket.succeeded()
+
+
+class LoopShare:
+    """How much of the event loop's time one cluster may use: a share on average, and a saved-up burst at once.
+
+    Whoever processes what a server sends measures the time and calls `pause` at the end, and in between when a turn is
+    `over`. So no server keeps the loop from the other clusters, however much it sends and however fast::
+
+        started = share.clock()
+        for item in items:
+            process(item)
+            if share.over(started):
+                started = await share.pause(started)
+        await share.pause(started)
+    """
+
+    def __init__(
+        self,
+        share: float,
+        *,
+        burst: float | None = None,
+        turn: float = TURN_SECONDS,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
+        self._share = share
+        self._burst = share * SAVED_SECONDS if burst is None else burst
+        self._turn = turn
+        self._left = self._burst  # seconds that may be used now; below zero while it is over its share
+        self._filled = clock()
+        self._used = 0.0  # seconds since the last yield
+        self._turnstile = anyio.Lock()  # one task of the cluster at a time has a turn, however many have work
+
+    def over(self, started: float) -> bool:
+        """Return whether the turn that began at `started` has lasted long enough."""
+        return self.clock() - started >= self._turn
+
+    def charge(self, started: float, *, turn: float | None = None) -> float:
+        """Charge the time since `started`; return for how many seconds whoever cannot `pause` should stop.
+
+        It should do so after a long turn in any case; `turn` is another length for one, in seconds.
+        """
+        used = max(0.0, min(self.clock() - started, MAX_CHARGE_SECONDS))
+        self.spend(used)
+        return max(self._debt, used * (1 / self._share - 1) if used >= (turn or self._turn) else 0.0)
+
+    def spend(self, seconds: float) -> None:
+        """Charge seconds that were measured elsewhere, such as in a thread, which takes the interpreter as well."""
+        now = self.clock()
+        self._left = min(self._burst, self._left + (now - self._filled) * self._share) - seconds
+        self._filled = now
+        self._used += seconds
+
+    async def pause(self, started: float) -> float:
+        """Charge the time since `started`, and yield if a turn is over; return when the next one begins.
+
+        Over its share, a cluster waits until it is within it again.
+        """
+        self.charge(started)
+        if self._left < 0 or self._used >= self._turn:
+            async with self._turnstile:
+                self._used = 0.0
+                await anyio.sleep(self._debt)
+        return self.clock()
+
+    @property
+    def _debt(self) -> float:
+        """Seconds until the cluster is within its share again."""
+        left = self._left + (self.clock() - self._filled) * self._share
+        return max(0.0, -left / self._share)
 
 
 class SharedLimiter:

@@ -27,8 +27,8 @@ from collector.kube.credentials import Credential, Credentials, RefreshingCreden
 from collector.kube.errors import (
     ClusterError,
     ForbiddenError,
+    LimitExceededError,
     ThrottledError,
-    TlsFailureError,
     UnauthorizedError,
     UnreachableError,
     UntrustedCertificateError,
@@ -36,7 +36,7 @@ from collector.kube.errors import (
     unexpected,
 )
 from collector.kube.identity import Evidence, Proof
-from collector.kube.limits import RateLimiter, SharedLimiter
+from collector.kube.limits import LoopShare, RateLimiter, SharedLimiter
 from collector.kube.proxy import SOCKS_PORT
 from collector.kube.secrets import add_connection, add_credential
 from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_SECONDS = 30.0
 FILE_CHECK_INTERVAL_SECONDS = 60.0  # how often the kubeconfig and its certificates are checked for changes
 WEBSOCKET_CLOSE_TIMEOUT_SECONDS = 1.0  # for the closing handshake
+PIECE_BYTES = 64 << 10  # of a body that are taken at once, and so processed in one turn at least
+MAX_MESSAGE_BYTES = 16 << 20  # of a WebSocket, for those who set no limit of their own
 # Each WebSocket holds its TLS buffers and what was printed, 0.5 MB: a hundred clusters that start together must not
 # add up.
 _ALL_WEBSOCKETS = SharedLimiter("WebSockets", 256)
@@ -81,8 +83,9 @@ class Session:
     Every method raises a ClusterError, whatever goes wrong with the server, the way to it, or the credentials; neither
     its text nor that of any other error of ours that leaves a stream or a WebSocket repeats one of the `secrets`. A
     `timeout` is the server's, in seconds: waiting for our own limiter or credentials does not count. A request is
-    repeated once if it was answered 401 and there are other credentials to try. When files change or credentials
-    expire, the next request uses the new ones, and those under way are not interrupted.
+    repeated once if it was answered 401 and there are other credentials to try, or if it got no answer, such as for a
+    certificate that one side does not trust, and the kubeconfig or its certificates have changed. When files change or
+    credentials expire, the next request uses the new ones, and those under way are not interrupted.
 
     `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
     are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `on_credential_expiry`
@@ -103,10 +106,11 @@ class Session:
         on_proof: Callable[[frozenset[Proof]], None] = lambda _proofs: None,
     ) -> None:
         self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
+        self.cluster = cluster
         self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
         self.evidence = Evidence(on_proof)  # of which server this is
         self.secrets = Secrets()  # what the server may repeat, and nobody else may read
-        self._cluster = cluster
+        self.share = LoopShare(cluster.loop_share)  # for whoever processes what the server sends
         self._clock = clock
         self._service_account = service_account
         self._websockets = websockets
@@ -159,7 +163,7 @@ class Session:
             await self._credential()
 
     async def fetch(self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS) -> Answer:
-        """Send a request and read the whole answer, both within `timeout`."""
+        """Send a request and read the whole answer, both within `timeout`; LimitExceededError for a large one."""
 
         async def send(transport: Transport, headers: _Headers) -> Answer:
             async with transport.http.request(
@@ -171,7 +175,7 @@ class Session:
                 timeout=request_timeout(timeout),
                 **transport.route,
             ) as response:
-                return Answer(response.status, await response.read())
+                return Answer(response.status, await self._body(response))
 
         async with self._sent(send) as answer:
             return answer
@@ -196,13 +200,18 @@ class Session:
 
         async with self._sent(send) as response:
             try:
-                yield _Chunks(response.content, self.host)
+                yield _Chunks(response.content, self.host, self.share)
             finally:
                 response.close()
 
     @asynccontextmanager
     async def websocket(
-        self, request: Request, protocols: Sequence[str] = (), *, timeout: float = REQUEST_TIMEOUT_SECONDS
+        self,
+        request: Request,
+        protocols: Sequence[str] = (),
+        *,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,
+        max_message_size: int = MAX_MESSAGE_BYTES,
     ) -> AsyncIterator[WebSocket]:
         """Yield an open WebSocket; `timeout` is for the handshake.
 
@@ -221,6 +230,7 @@ class Session:
                         protocols=protocols,
                         headers=[*request.headers, *headers],
                         close_timeout=self._websocket_close_timeout,
+                        max_message_size=max_message_size,
                     )
             except BaseException:
                 places.release_on_behalf_of(borrower)
@@ -238,6 +248,21 @@ class Session:
 
     # Sending
 
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return the body, which is decompressed in small pieces and never past the limit."""
+        body, limit = bytearray(), self.cluster.max_answer_size
+        while True:
+            chunk = await _read(response.content, self.share)
+            if not chunk:
+                return bytes(body)
+            started = self.share.clock()
+            body += chunk
+            if len(body) > limit:
+                response.close()
+                what = f"an answer is larger than {limit}, decompressed"
+                raise LimitExceededError.of(self.host, what, "max_answer_size")
+            await self.share.pause(started)
+
     @asynccontextmanager
     async def _sent(self, send: _Send[_T]) -> AsyncIterator[_T]:
         """Send one request and keep its connections for the body of the `with`, whose errors lose our secrets, too."""
@@ -249,7 +274,7 @@ class Session:
                 await transport.release()
 
     async def _send(self, send: _Send[_T]) -> tuple[Transport, _T]:
-        """Send one request, twice if other credentials may help against a 401; the transport returned is in use."""
+        """Send one request, twice if other credentials or certificates may help; the transport returned is in use."""
         repeated = False
         while True:
             await self.limiter.acquire()
@@ -297,7 +322,11 @@ class Session:
     async def _replace_transport(self, credential: Credential) -> None:
         settings, old = self._settings, self._transport
         self._transport = await Transport.open(
-            settings, credential.certificate or settings.client_certificate, self.secrets
+            settings,
+            credential.certificate or settings.client_certificate,
+            self.secrets,
+            share=self.share,
+            max_error_size=self.cluster.max_error_size,
         )
         self._open = {one for one in self._open if not one.http.closed} | {self._transport}
         if old is not None:
@@ -322,14 +351,10 @@ class Session:
             self._on_credential_expiry(expiry)
 
     async def _cured(self, error: BaseException, transport: Transport, credential: Credential) -> bool:
-        """Return whether the request may succeed now: with other credentials, or with a new CA of the kubeconfig."""
+        """Return whether the request may succeed now: with other credentials, or as the kubeconfig says by now."""
         if isinstance(error, UnauthorizedError):
             return await self._renewed(transport, credential)
-        # A server that refuses a certificate in the handshake often just hangs up.
-        if isinstance(error, TlsFailureError) or self._explained(error, transport, credential) is not error:
-            await self._reload_if_changed(now=True)
-            return transport.settings is not self._settings
-        return False
+        return isinstance(error, UnreachableError) and await self._changed(transport)
 
     def _explained(self, error: BaseException, transport: Transport, credential: Credential) -> BaseException:
         """Return the error with what is known of our credentials, where they may be the reason for it."""
@@ -343,11 +368,16 @@ class Session:
     async def _renewed(self, transport: Transport, credential: Credential) -> bool:
         """Return whether there is now something else to present than what the server has just refused."""
         self._credentials.refused(credential)
-        await self._reload_if_changed(now=True)
+        changed = await self._changed(transport)
         fresh = await self._credential()
-        return transport.settings is not self._settings or (
+        return changed or (
             (fresh.authorization, fresh.certificate) != (credential.authorization, credential.certificate)
         )
+
+    async def _changed(self, transport: Transport) -> bool:
+        """Return whether the files say something else by now than what a transport was made from."""
+        await self._reload_if_changed(now=True)
+        return transport.settings is not self._settings
 
     # The files that describe the connection
 
@@ -366,16 +396,16 @@ class Session:
             try:
                 await self._connect()
             except ClusterError as error:
-                log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self._cluster.name})
+                log.warning("ignoring changed kubeconfig files: %s", error, extra={"cluster": self.cluster.name})
             self._credentials.reset([(file, stamps[file]) for file in self._settings.info.files if file in stamps])
 
     def _check_due(self) -> bool:
         return not 0 <= self._clock() - self._checked_at < FILE_CHECK_INTERVAL_SECONDS
 
     def _find(self) -> ConnectionInfo:
-        if self._cluster.context is None:
+        if self.cluster.context is None:
             return kubeconfig.in_cluster(self._service_account)
-        return kubeconfig.find(self._cluster.context, self._cluster.kubeconfig)
+        return kubeconfig.find(self.cluster.context, self.cluster.kubeconfig)
 
     async def _connect(self) -> None:
         """Read the kubeconfig and connect as it says from the next request on; raises BadContextError."""
@@ -405,16 +435,17 @@ class Session:
 class _Chunks:
     """A body as it comes, with our errors."""
 
-    def __init__(self, content: aiohttp.StreamReader, host: str) -> None:
+    def __init__(self, content: aiohttp.StreamReader, host: str, share: LoopShare) -> None:
         self._content = content
         self._host = host
+        self._share = share
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         try:
-            chunk = await self._content.readany()
+            chunk = await _read(self._content, self._share)
         except (aiohttp.ClientError, OSError) as error:
             raise from_transport(self._host, error) from None
         if not chunk:
@@ -441,3 +472,17 @@ def _stamps(info: ConnectionInfo, before: Mapping[str, object] = MappingProxyTyp
         except OSError:
             stamps[path] = before.get(path)
     return stamps
+
+
+async def _read(content: aiohttp.StreamReader, share: LoopShare) -> bytes:
+    """Return what has come of a body, at least a byte, or nothing at its end; charge for taking it.
+
+    It may be in thousands of pieces, and to take it lets the next ones be parsed and decompressed.
+    """
+    first = await content.read(1)
+    if not first:
+        return b""
+    started = share.clock()
+    chunk = first + content.read_nowait(PIECE_BYTES)
+    share.charge(started)
+    return chunk

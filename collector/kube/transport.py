@@ -4,6 +4,8 @@ A pool never changes: new settings or a new client certificate make a new one, a
 under way on it have ended.
 """
 
+import asyncio
+import functools
 import os
 import socket
 import ssl
@@ -12,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import anyio
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from collector import __version__
@@ -26,20 +29,23 @@ from collector.kube.errors import (
     without_upgrade,
 )
 from collector.kube.identity import Evidence, trust
+from collector.kube.limits import LoopShare
 from collector.kube.server_url import parse_server
 from collector.kube.socks import connector
 from collector.redaction import Secrets
 from collector.text import one_line
 from collector.timestamps import rfc3339
 
-__all__ = ["ConnectionSettings", "Transport", "WebSocket", "request_timeout"]
+__all__ = ["ConnectionSettings", "PacedReceiver", "Transport", "WebSocket", "request_timeout"]
 
 CONNECT_TIMEOUT_SECONDS = 30.0  # proxy and TLS included
-MAX_ERROR_BODY_BYTES = 1 << 16  # what is read of an error's body
 READ_BUFFER_BYTES = 1 << 18
 MAX_HEADER_BYTES = 1 << 17  # of one header of an answer; proxies add some that are far longer than aiohttp's 8 kB
 MAX_HEADERS = 256  # of one answer
-MAX_WEBSOCKET_MESSAGE_BYTES = 1 << 26
+RECEIVE_BYTES = 1 << 16  # that are parsed at once on asyncio's own event loop; on uvloop it is four times as much
+# Of parsing, several times what ordinary bytes take. Without a pause uvloop would take 32 times as much in one turn.
+RECEIVE_TURN_SECONDS = 0.001
+WAKE_SECONDS, BYTE_SECONDS = 5e-5, 1e-9  # that it costs the event loop to learn of what has come, and to take a byte
 # After 30 seconds without a packet three probes, 10 seconds apart; and at most 60,000 ms until sent data is confirmed.
 _KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
@@ -111,6 +117,46 @@ class ConnectionSettings:
         return made
 
 
+class PacedReceiver(ResponseHandler):
+    """Receives and parses what a server sends, and stops reading for a while when that used too much of the loop.
+
+    Parsing costs time before anybody asks for the result, and what is no message yet is asked for by nobody: fragments
+    of a frame, chunks of a byte, interim answers.
+    """
+
+    def __init__(self, share: LoopShare, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._share = share
+        self._receiving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let the connection hand over no more at once than is parsed in a short turn."""
+        source = getattr(transport, "_ssl_protocol", transport)
+        if hasattr(source, "max_size"):  # as asyncio's own have
+            source.max_size = RECEIVE_BYTES
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come, or go on with what came before."""
+        if self._receiving or not data:  # it passes on what is left; or who takes what came before has it continue
+            super().data_received(data)
+            return
+        started = self._share.clock() - WAKE_SECONDS - len(data) * BYTE_SECONDS
+        self._receiving = True
+        try:
+            super().data_received(data)
+        finally:
+            self._receiving = False
+        seconds = self._share.charge(started, turn=RECEIVE_TURN_SECONDS)
+        if seconds and self.transport is not None:
+            self._pause_transport_reading()
+            self._loop.call_later(seconds, self._continue)
+
+    def _continue(self) -> None:
+        if not self._reading_paused and not self._buffer_paused:  # by aiohttp, whose buffer is full
+            self._resume_transport_reading()
+
+
 class WebSocket(aiohttp.ClientWebSocketResponse):
     """A WebSocket that can be dropped without the closing handshake."""
 
@@ -133,25 +179,35 @@ class Transport:
 
     @classmethod
     async def open(
-        cls, settings: ConnectionSettings, client_certificate: tls.Certificate | None, secrets: Secrets
+        cls,
+        settings: ConnectionSettings,
+        client_certificate: tls.Certificate | None,
+        secrets: Secrets,
+        *,
+        share: LoopShare,
+        max_error_size: int,
     ) -> "Transport":
         """Return a pool without connections yet; no error that it raises later repeats any of the secrets.
+
+        What it receives is charged to `share`; of the body of an error, `max_error_size` bytes are read.
 
         Raises CredentialPluginFailedError for a credential plugin's certificate that cannot be used.
         """
         context = await anyio.to_thread.run_sync(settings.context, client_certificate)
 
         async def refuse(answer: aiohttp.ClientResponse) -> None:
-            await _raise_for_status(answer, settings.host, secrets)
+            await _raise_for_status(answer, settings.host, secrets, max_error_size)
 
         async def refuse_redirect(_http: object, _context: object, seen: aiohttp.TraceRequestRedirectParams) -> None:
-            await _raise_for_status(seen.response, settings.host, secrets)
+            await _raise_for_status(seen.response, settings.host, secrets, max_error_size)
 
         redirects = aiohttp.TraceConfig()  # ws_connect follows them, and has no argument against it
         redirects.on_request_redirect.append(refuse_redirect)
+        # No limit: callers limit their own concurrency, and a full pool would keep out the watches.
+        pool = connector(settings.proxy, context, prepare=_keep_alive, limit=0)
+        pool._factory = functools.partial(PacedReceiver, share, asyncio.get_running_loop())  # type: ignore[assignment]  # noqa: SLF001
         http = aiohttp.ClientSession(
-            # No limit: callers limit their own concurrency, and a full pool would keep out the watches.
-            connector=connector(settings.proxy, context, prepare=_keep_alive, limit=0),
+            connector=pool,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=settings.headers,
             max_line_size=MAX_HEADER_BYTES,
@@ -185,14 +241,19 @@ class Transport:
         protocols: Sequence[str],
         headers: Sequence[tuple[str, str]],
         close_timeout: float,
+        max_message_size: int,
     ) -> WebSocket:
-        """Return an open WebSocket, whose closing handshake may take `close_timeout` seconds."""
+        """Return an open WebSocket, whose closing handshake may take `close_timeout` seconds.
+
+        Pings are messages like any other, to be counted and answered by whoever receives them.
+        """
         try:
             socket = await self.http.ws_connect(
                 self.url(path, query),
                 protocols=protocols,
                 headers=headers,
-                max_msg_size=MAX_WEBSOCKET_MESSAGE_BYTES,
+                autoping=False,
+                max_msg_size=max_message_size,
                 timeout=aiohttp.ClientWSTimeout(ws_close=close_timeout),
                 **self.route,
             )
@@ -238,13 +299,13 @@ def _keep_alive(made: socket.socket) -> None:
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-async def _raise_for_status(answer: aiohttp.ClientResponse, host: str, secrets: Secrets) -> None:
+async def _raise_for_status(answer: aiohttp.ClientResponse, host: str, secrets: Secrets, max_error_size: int) -> None:
     """Raise our error for an answer that is not a success, its body read first; so for WebSocket handshakes."""
     if answer.status == 101 or 200 <= answer.status < 300:
         return
     body = bytearray()
     try:
-        while len(body) < MAX_ERROR_BODY_BYTES and (chunk := await answer.content.readany()):
+        while len(body) < max_error_size and (chunk := await answer.content.readany()):
             body += chunk
     except (aiohttp.ClientError, OSError):
         pass  # the part that arrived will do
@@ -254,7 +315,7 @@ async def _raise_for_status(answer: aiohttp.ClientResponse, host: str, secrets: 
     raise from_answer(
         host,
         answer.status,
-        bytes(body[:MAX_ERROR_BODY_BYTES]),
+        bytes(body[:max_error_size]),
         answer.headers.get("Retry-After"),
         location=answer.headers.get("Location"),
         redact=secrets.redact,

@@ -3,8 +3,8 @@
 The objects themselves stay raw: who lists or watches them decodes only the fields that it uses.
 """
 
-from collections.abc import Collection
-from typing import TypeVar
+import functools
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from collector.model import GpuidError
 
 __all__ = [
     "LineSplitter",
+    "LongLineError",
     "MalformedError",
     "Page",
     "Status",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 MAX_LINE_BYTES = 64 << 20
+MAX_PAGE_ITEMS = 10_000  # objects; a hundred are asked for, which a server may ignore
+MAX_TOKEN_LENGTH = 16_384  # characters of what goes back into a URL: continue tokens and resource versions
 
 _T = TypeVar("_T")
 
@@ -35,11 +38,15 @@ class MalformedError(GpuidError):
 
 
 class Page(msgspec.Struct, frozen=True, gc=False):
-    """One page of a list; `next` is the token of the following one, empty on the last."""
+    """One page of a list; `next` is the token of the following one, empty on the last.
+
+    `overfull`: the page has more than MAX_PAGE_ITEMS objects, and the rest is not in `items`.
+    """
 
     version: str
     next: str
-    items: Collection[msgspec.Raw]
+    items: list[msgspec.Raw]
+    overfull: bool = False
 
 
 class WatchEvent(msgspec.Struct, frozen=True, gc=False):
@@ -62,8 +69,14 @@ def decode_page(body: bytes) -> Page:
 
     A list whose metadata is null is refused, though Go takes it as an empty one: whatever answers so is no API server.
     """
-    page = _decode_exactly(_LIST_DECODER, body)
-    return Page(page.metadata.version, page.metadata.next or "", page.items or ())
+    page = _decode_exactly(_list_decoder(), body)
+    items: list[msgspec.Raw] = []
+    for item in msgspec.structs.astuple(page.items) if page.items is not None else ():
+        if item is _NO_ITEM:
+            break
+        items.append(item)
+    version, token = _token(page.metadata.version), _token(page.metadata.next or "")
+    return Page(version, token, items[:MAX_PAGE_ITEMS], len(items) > MAX_PAGE_ITEMS)
 
 
 def decode_event(line: bytes) -> WatchEvent:
@@ -73,7 +86,7 @@ def decode_event(line: bytes) -> WatchEvent:
 
 def decode_version(raw: msgspec.Raw) -> str:
     """Return the resource version of any object, which is all that a bookmark has; raises MalformedError."""
-    return decode(_VERSION_DECODER, raw).metadata.version
+    return _token(decode(_VERSION_DECODER, raw).metadata.version)
 
 
 def decode_status(raw: msgspec.Raw) -> Status:
@@ -102,29 +115,36 @@ def _decode_exactly(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.R
         raise MalformedError(str(error)) from error
 
 
+def _token(text: str) -> str:
+    if len(text) > MAX_TOKEN_LENGTH:
+        raise MalformedError(f"a resource version or continue token is longer than {MAX_TOKEN_LENGTH} characters")
+    return text
+
+
+class LongLineError(MalformedError):
+    """A line of a watch is longer than allowed."""
+
+
 class LineSplitter:
     """Cuts a stream of chunks into lines; a line may span any number of chunks, up to `limit` bytes."""
 
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
-        self._pieces: list[bytes] = []  # of the line that is not complete yet; joined once, when it is
-        self._length = 0
+        self._partial = bytearray()  # the line that is not complete yet
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the lines that `chunk` completes, without their ends, none empty.
 
-        Raises MalformedError past the limit.
+        Raises LongLineError past the limit.
         """
         *lines, rest = chunk.split(b"\n")
-        if lines:
-            self._pieces.append(lines[0])
-            lines[0] = b"".join(self._pieces)
-            self._pieces, self._length = [], 0
-        if rest:
-            self._pieces.append(rest)
-            self._length += len(rest)
-            if self._length > self._limit:
-                raise MalformedError(f"a line is longer than {self._limit} bytes")
+        if lines and self._partial:
+            self._partial += lines[0]
+            lines[0] = bytes(self._partial)
+            self._partial = bytearray()
+        self._partial += rest
+        if len(self._partial) > self._limit or any(len(line) > self._limit for line in lines):
+            raise LongLineError(f"a line is longer than {self._limit} bytes")
         return [line for line in lines if line]
 
 
@@ -136,9 +156,17 @@ class _ListMeta(msgspec.Struct, frozen=True, gc=False):
     next: str | None = msgspec.field(name="continue", default=None)
 
 
-class _List(msgspec.Struct, frozen=True, gc=False):
-    metadata: _ListMeta
-    items: list[msgspec.Raw] | None = None
+@functools.cache
+def _list_decoder() -> "msgspec.json.Decoder[Any]":
+    """Return the decoder of a page, made when the first one comes.
+
+    A list of any length would be built before its length is known: of two bytes each, `1,1,1,…` makes thirty times as
+    much. So the items are decoded as a struct of MAX_PAGE_ITEMS fields and one more; what follows is passed over.
+    """
+    fields = [(f"item{number}", msgspec.Raw, _NO_ITEM) for number in range(MAX_PAGE_ITEMS + 1)]
+    items = msgspec.defstruct("_Items", fields, array_like=True, frozen=True, gc=False)
+    page = msgspec.defstruct("_List", [("metadata", _ListMeta), ("items", items | None, None)], frozen=True, gc=False)
+    return msgspec.json.Decoder(page)
 
 
 class _VersionMeta(msgspec.Struct, frozen=True, gc=False):
@@ -149,7 +177,7 @@ class _Versioned(msgspec.Struct, frozen=True, gc=False):
     metadata: _VersionMeta = _VersionMeta()
 
 
-_LIST_DECODER = msgspec.json.Decoder(_List)
+_NO_ITEM = msgspec.Raw(b"")
 _EVENT_DECODER = msgspec.json.Decoder(WatchEvent)
 _VERSION_DECODER = msgspec.json.Decoder(_Versioned)
 _STATUS_DECODER = msgspec.json.Decoder(Status)

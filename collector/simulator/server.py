@@ -98,6 +98,8 @@ class ApiServer:
             response = web.Response(
                 status=error.code, body=error.body, content_type="application/json", headers=error.headers
             )
+        except ConnectionError:  # the client left before the answer began
+            response = web.Response()
         self.counters.responses[response.status] += 1
         await self.connections.wait_until_thawed(request)
         return response

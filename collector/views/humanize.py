@@ -21,6 +21,7 @@ STATES = {
     ClusterState.FORBIDDEN: "denies a required permission",
     ClusterState.UNREACHABLE: "is unreachable",
     ClusterState.SERVER_ERROR: "responds with errors",
+    ClusterState.LIMIT_EXCEEDED: "exceeds a limit of the configuration",
     ClusterState.DUPLICATE: "is skipped: it is configured twice",
 }
 FAILURES = {

@@ -61,9 +61,10 @@ async def collector(tmp_path: Path, simulator: Simulator) -> AsyncIterator[Colle
 
 @pytest.fixture
 async def complete(collector: Collector, simulator: Simulator) -> Collector:
-    """A collector that has read every node."""
+    """A collector that has read every node, and knows that its watches work."""
     collector.start()
     await eventually(collector.gpus, simulator.fleet.expected())
+    await eventually(collector.up, dict.fromkeys(simulator.clusters, 1))
     return collector
 
 

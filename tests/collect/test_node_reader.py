@@ -72,6 +72,18 @@ class TestFailedReadings:
         assert len(warnings) == 1
         assert "get and create" in warnings[0]
 
+    async def test_a_node_with_more_gpus_than_the_cluster_may_have_is_a_failed_reading(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with world.watched(max_gpus=5) as seen:
+            await eventually(lambda: len(seen.published) == 2 and len(seen.failures) >= 2)
+            assert {reason for _, reason in seen.failures} == {ReadFailure.BAD_OUTPUT}
+            assert seen.published.keys().isdisjoint(node for node, _ in seen.failures)
+            gone, *_ = seen.published
+            world.cluster.delete_node(gone)
+            await eventually(lambda: len(seen.published) == 2 and gone not in seen.published)
+        assert "with its GPUs the cluster would have more than 5 (max_gpus)" in caplog.text
+
     async def test_a_pod_without_the_container_gets_no_exec(self, world: World) -> None:
         source = msgspec.structs.replace(PRESETS["gpu-operator"], container="absent")
         async with world.watched(sources=(source,)) as seen:

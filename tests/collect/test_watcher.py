@@ -13,6 +13,7 @@ import pytest
 
 from collector.config import PRESETS, Duration, PodSource
 from collector.model import ClusterState, ReadFailure, WatchRestart
+from collector.simulator import read_verbs
 from collector.simulator.objects import NODES
 from tests.collect.world import FAST, World
 from tests.support.waiting import eventually
@@ -273,6 +274,19 @@ class TestMisbehavingApiServer:
             await eventually(lambda: len(seen.restarts) == 2)
             await world.settled()
             assert set(seen.restarts) == {("nodes", WatchRestart.SILENT), ("pods", WatchRestart.SILENT)}
+
+    async def test_watches_that_say_nothing_make_it_unreachable_and_nodes_are_read_on(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such as behind a proxy that holds back what is streamed: lists keep the view current."""
+        intervals = msgspec.structs.replace(FAST, watch=msgspec.structs.replace(FAST.watch, silence=1.0, slack=5.0))
+        monkeypatch.setattr(read_verbs, "_send_events", lambda *_: anyio.sleep(60))
+        async with world.watched(intervals=intervals) as seen:
+            await eventually(lambda: seen.state is ClusterState.UNREACHABLE)
+            assert "no event, bookmark or other proof that the watch of" in seen.statuses[-1].message
+            world.cluster.add_node("gpu-new")
+            await eventually(lambda: "gpu-new" in seen.published)
+            assert seen.states == [ClusterState.STARTING, ClusterState.UP, ClusterState.UNREACHABLE]
 
     async def test_a_server_that_never_answers_is_unreachable(self, world: World) -> None:
         world.cluster.freeze_connections(new=True)

@@ -32,7 +32,7 @@ from tests.support.waiting import eventually
 __all__ = ["FAST", "Observed", "World"]
 
 FAST = Intervals(
-    watch=WatchIntervals(backoff=Backoff(initial=0.02, maximum=0.05, jitter=0.2)),
+    watch=WatchIntervals(trust=0.02, healthy=0.2, pause=0.02, backoff=Backoff(initial=0.02, maximum=0.05, jitter=0.2)),
     retry=RetryPolicy(backoff=Backoff(initial=0.05, maximum=0.1, jitter=0.2), timeout_delay=0.1, settle=0.2),
     connect=Backoff(initial=0.02, maximum=0.05),
 )

@@ -15,6 +15,7 @@ from collector.config import (
     Duration,
     Listen,
     PodSource,
+    Size,
     load,
     parse,
 )
@@ -225,6 +226,31 @@ class TestDurations:
             Duration.parse(text)
 
 
+class TestSizes:
+    """Numbers of bytes."""
+
+    @pytest.mark.parametrize(
+        ("text", "size"),
+        [("0B", 0), ("1B", 1), ("64KiB", 65536), ("4MiB", 4 << 20), ("1GiB", 1 << 30), ("1500KiB", 1536000)],
+    )
+    def test_a_size_is_a_number_of_bytes_and_written_the_same_way(self, text: str, size: int) -> None:
+        assert (Size.parse(text), str(Size(size))) == (size, text)
+
+    @given(st.text() | st.integers() | st.booleans() | st.none())
+    def test_anything_is_a_size_or_refused_by_its_form(self, value: object) -> None:
+        try:
+            assert Size.parse(value) >= 0
+        except ValueError as error:
+            assert str(error).startswith('expected a size such as "64KiB" or "4MiB", got ')  # noqa: PT017
+
+    @pytest.mark.parametrize(
+        "text", ["", "1", "MiB", "1 MiB", "-1MiB", "1MB", "1mib", "1.5MiB", "٣MiB", "9" * 99 + "B"]
+    )
+    def test_other_forms_are_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match='expected a size such as "64KiB" or "4MiB", got '):
+            Size.parse(text)
+
+
 class TestListen:
     """Addresses to serve on."""
 
@@ -283,6 +309,8 @@ BAD = [
     (f'{CLUSTER}command = "smi"', "clusters[0].command: expected an array, got a string"),
     (f"{CLUSTER}command = [1]", "clusters[0].command[0]: expected a string, got a whole number"),
     (f"{CLUSTER}exec_concurrency = 1.5", "clusters[0].exec_concurrency: expected a whole number, got a number"),
+    (f"{CLUSTER}loop_share = 1.5", "clusters[0].loop_share: expected at most 1, got 1.5"),
+    (f"{CLUSTER}max_object_size = 5", 'clusters[0].max_object_size: expected a size such as "64KiB" or "4MiB", got 5'),
     (f'{CLUSTER}request_rate = "x"', "clusters[0].request_rate: expected a number, got a string"),
     (f"{CLUSTER}sources = [1]", "clusters[0].sources[0]: expected a table, got a whole number"),
     (f"[server]\ntls_cert = 1\n{CLUSTER}", "server.cert_file: expected a path, got 1"),
@@ -322,6 +350,7 @@ BAD = [
             *(("refresh", '"0s"', "0"), ("exec_timeout", '"0ms"', "0"), ("exec_concurrency", 0, "0")),
             *(("request_burst", -1, "-1"), ("request_rate", -1.5, "-1.5"), ("request_rate", 0.0, "0")),
             *(("request_rate", "nan", "nan"), ("request_rate", "inf", "inf")),
+            *(("max_objects", 0, "0"), ("max_answer_size", '"0B"', "0"), ("loop_share", 0.0, "0")),
         ]
     ),
     (f"[defaults]\nrequest_burst = 0\n{CLUSTER}", "defaults.request_burst: expected a finite value above zero, got 0"),

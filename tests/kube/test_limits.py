@@ -1,9 +1,10 @@
 """The pace of requests to one API server."""
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from collector.kube.limits import RateLimiter, TokenBucket
+from collector.kube.limits import LoopShare, RateLimiter, TokenBucket
 
 
 def drain(bucket, now):
@@ -129,3 +130,123 @@ def test_a_limiter_s_rate_recovers_with_successes():
     assert limiter.rate == 50
     limiter.succeeded()
     assert limiter.rate == 52
+
+
+class Work:
+    """Work whose time is told and not measured; waiting is real."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def clock(self):
+        return self.now
+
+    def last(self, seconds):
+        """Let some work take so long; returns when it started."""
+        self.now += seconds
+        return self.now - seconds
+
+
+class TestTheShareOfTheLoop:
+    def test_lets_a_turn_last_for_a_few_milliseconds(self):
+        work = Work()
+        share = LoopShare(0.1, turn=0.005, clock=work.clock)
+        assert not share.over(work.last(0.004))
+        assert share.over(work.last(0.006))
+
+    def test_is_not_felt_within_the_burst(self):
+        work = Work()
+        share = LoopShare(0.1, burst=1.0, turn=0.005, clock=work.clock)
+        assert [share.charge(work.last(0.004)) for _ in range(200)] == [0.0] * 200
+
+    def test_asks_to_stop_until_the_debt_is_paid(self):
+        work = Work()
+        share = LoopShare(0.1, burst=0.01, turn=1.0, clock=work.clock)
+        assert share.charge(work.last(0.1)) == pytest.approx(0.9)
+
+    def test_is_kept_on_average(self):
+        work = Work()
+        share = LoopShare(0.1, burst=0.0, clock=work.clock)
+        for _ in range(100):
+            work.now += share.charge(work.last(0.004))
+        assert work.now == pytest.approx(0.4 / 0.1, rel=0.02)
+
+    def test_asks_to_stop_after_a_long_turn_even_within_the_burst(self):
+        work = Work()
+        share = LoopShare(0.25, burst=10.0, turn=0.005, clock=work.clock)
+        assert share.charge(work.last(0.02)) == pytest.approx(0.06)
+
+    def test_asks_to_stop_after_a_turn_of_another_length(self):
+        work = Work()
+        share = LoopShare(0.25, burst=10.0, turn=0.005, clock=work.clock)
+        assert share.charge(work.last(0.002)) == 0.0
+        assert share.charge(work.last(0.002), turn=0.001) == pytest.approx(0.006)
+
+    def test_does_not_charge_for_a_machine_that_stood_still(self):
+        work = Work()
+        share = LoopShare(0.1, burst=1.0, clock=work.clock)
+        share.charge(work.last(3600.0))
+        assert share.charge(work.last(0.001)) == 0.0
+
+    def test_charges_what_a_thread_took_in_full(self):
+        """Threads take the interpreter from the event loop, for however long."""
+        work = Work()
+        share = LoopShare(0.25, burst=1.0, turn=1.0, clock=work.clock)
+        share.spend(3.0)
+        assert share.charge(work.last(0.0)) == pytest.approx(8.0)
+
+    def test_saves_a_burst_of_its_share(self):
+        work = Work()
+        share = LoopShare(0.25, turn=1.0, clock=work.clock)
+        share.spend(2.0)
+        assert share.charge(work.last(0.0)) == 0.0
+        share.spend(0.1)
+        assert share.charge(work.last(0.0)) == pytest.approx(0.4)
+
+    def test_saves_no_more_than_the_burst(self):
+        work = Work()
+        share = LoopShare(0.1, burst=0.5, turn=1.0, clock=work.clock)
+        work.now += 3600
+        assert share.charge(work.last(0.2)) == share.charge(work.last(0.2)) == 0.0
+        assert share.charge(work.last(0.2)) > 0
+
+    @pytest.mark.anyio
+    async def test_yields_after_each_turn(self):
+        work = Work()
+        share = LoopShare(0.5, burst=100.0, turn=0.005, clock=work.clock)
+        steps: list[str] = []
+
+        async def others():
+            while True:
+                steps.append("other")
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(others)
+            for _ in range(10):
+                steps.append("work")
+                await share.pause(work.last(0.006))
+            tasks.cancel_scope.cancel()
+        assert "work work" not in " ".join(steps)
+
+    @pytest.mark.anyio
+    async def test_gives_one_task_a_turn_at_a_time(self):
+        """However many tasks of a cluster have work: others wait for one turn of it, not for one of each task."""
+        work = Work()
+        share = LoopShare(0.5, burst=100.0, turn=0.005, clock=work.clock)
+        longest = 0.0
+
+        async def busy():
+            for _ in range(20):
+                await share.pause(work.last(0.006))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(16):
+                tasks.start_soon(busy)
+            for _ in range(16):  # until they have come to the turnstile
+                await anyio.lowlevel.checkpoint()
+            for _ in range(100):
+                before = work.now
+                await anyio.lowlevel.checkpoint()
+                longest = max(longest, work.now - before)
+        assert longest <= 0.013

@@ -1,9 +1,6 @@
 """List and watch, against a server that plays a script."""
 
-import functools
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,177 +9,14 @@ import anyio.lowlevel
 import msgspec
 import pytest
 from aiohttp import web
-from kubernetes_asyncio.client import CoreV1Api
 
 from collector.backoff import Backoff
-from collector.collect.objects import PodObject, decode_pod
-from collector.config import ClusterSettings
-from collector.kube.client import ApiClient
-from collector.kube.errors import ClusterError
-from collector.kube.reflector import OBJECTS_PER_TURN, Reflector, Resource, WatchIntervals
-from collector.kube.session import Session
+from collector.kube.limits import LoopShare
 from collector.model import ClusterState, WatchRestart
+from tests.kube.play import FAST, SECOND, Play, Step, bookmark, error, event, page, playing, pod, refusal, text, watch
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
-
-FAST = WatchIntervals(
-    watch=(40.0, 40.0), slack=20.0, healthy=30.0, backoff=Backoff(initial=0.01, maximum=0.02, jitter=0.0)
-)
-
-Step = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def pod(name: str, version: int, **metadata: Any) -> dict[str, Any]:
-    return {
-        "metadata": {"name": name, "namespace": "ns", "uid": f"uid-{name}", "resourceVersion": str(version)} | metadata
-    }
-
-
-def page(version: int, *pods: dict[str, Any], more: str = "") -> Step:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        assert "watch" not in request.query
-        return web.json_response({"metadata": {"resourceVersion": str(version), "continue": more}, "items": pods})
-
-    return answer
-
-
-def refusal(code: int, reason: str = "", **headers: str) -> Step:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.json_response({"kind": "Status", "code": code, "reason": reason}, status=code, headers=headers)
-
-    return answer
-
-
-def text(body: str) -> Step:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(text=body)
-
-    return answer
-
-
-def event(kind: str, thing: dict[str, Any]) -> bytes:
-    return json.dumps({"type": kind, "object": thing}).encode() + b"\n"
-
-
-def bookmark(version: int) -> bytes:
-    return event("BOOKMARK", {"kind": "Pod", "metadata": {"resourceVersion": str(version), "creationTimestamp": None}})
-
-
-def error(code: int, reason: str) -> bytes:
-    return event("ERROR", {"kind": "Status", "code": code, "reason": reason, "message": "told so"})
-
-
-def watch(*chunks: bytes, then: str = "hang") -> Step:
-    """Send `chunks`, then stay open without a word (`hang`), end in order (`end`) or break the connection (`drop`)."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        assert request.query["watch"] == "true"
-        response = web.StreamResponse()
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        for chunk in chunks:
-            await response.write(chunk)
-        if then == "hang":
-            await anyio.sleep(60)
-        if then == "drop":
-            assert request.transport is not None
-            request.transport.abort()
-        return response
-
-    return answer
-
-
-def versioned(pod: PodObject | None) -> str | None:
-    return None if pod is None else f"{pod.name}@{pod.version}"
-
-
-class Play:
-    """A reflector that mirrors what the script says, and all that it told its owner."""
-
-    def __init__(self) -> None:
-        self.queries: list[dict[str, str]] = []
-        self.changes: list[tuple[str | None, str | None]] = []
-        self.restarts: list[WatchRestart] = []
-        self.health: list[ClusterError | None] = []
-        self.proofs = 0
-        self.decoded = 0  # objects
-        self.reflector: Reflector[PodObject]
-        self.client: ApiClient
-
-    def changed(self, before: PodObject | None, after: PodObject | None) -> None:
-        self.changes.append((versioned(before), versioned(after)))
-
-    def decode(self, thing: msgspec.Raw) -> PodObject:
-        self.decoded += 1
-        return decode_pod(thing)
-
-    def proven(self) -> None:
-        self.proofs += 1
-
-    @property
-    def names(self) -> set[str]:
-        return set(self.reflector.objects)
-
-    async def watching(self, count: int) -> None:
-        """Wait until `count` requests were made and the last one is an open watch."""
-        await eventually(lambda: len(self.queries) >= count and self.health and self.health[-1] is None)
-        await anyio.sleep(0.05)
-        assert len(self.queries) == count
-
-
-@asynccontextmanager
-async def playing(folder: Path, *steps: Step, timing: WatchIntervals = FAST) -> AsyncIterator[Play]:
-    play, script = Play(), iter(steps)
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        assert request.path == "/api/v1/namespaces/ns/pods"
-        play.queries.append(dict(request.query))
-        step = next(script, None)
-        assert step is not None, "the script is over"
-        return await step(request)
-
-    application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-                "users": [{"name": "u", "user": {}}],
-                "contexts": [{"name": "play", "context": {"cluster": "c", "user": "u"}}],
-            }
-        )
-    )
-    try:
-        async with (
-            ApiClient(Session(ClusterSettings(context="play", kubeconfig=str(kubeconfig)))) as client,
-            anyio.create_task_group() as tasks,
-        ):
-            play.client = client
-            play.reflector = Reflector(
-                client,
-                Resource(
-                    name="pods",
-                    method=functools.partial(CoreV1Api(client).list_namespaced_pod, "ns", label_selector="a=b"),
-                    decode=play.decode,
-                ),
-                on_change=play.changed,
-                on_proof=play.proven,
-                on_restart=play.restarts.append,
-                on_health=play.health.append,
-                timing=timing,
-            )
-            tasks.start_soon(play.reflector.run)
-            yield play
-            tasks.cancel_scope.cancel()
-    finally:
-        await runner.cleanup()
 
 
 class TestListing:
@@ -234,13 +68,16 @@ class TestListing:
             assert play.restarts == []
 
     async def test_of_thousands_lets_others_have_their_turn(self, tmp_path: Path) -> None:
-        async with playing(tmp_path, page(7, *(pod(f"p{n}", n) for n in range(5000))), watch()) as play:
+        ticks = itertools.count()
+        share = LoopShare(1.0, turn=0.01, clock=lambda: next(ticks) / 1000)  # a millisecond for each object
+        pods = (pod(f"p{n}", n) for n in range(1000))
+        async with playing(tmp_path, page(7, *pods), watch(), share=share) as play:
             most = 0
-            while (before := play.decoded + len(play.changes)) < 2 * 5000:
+            while (before := play.decoded + len(play.changes)) < 2 * 1000:
                 await anyio.lowlevel.checkpoint()
                 most = max(most, play.decoded + len(play.changes) - before)
-            assert len(play.names) == 5000
-            assert most <= OBJECTS_PER_TURN
+            assert len(play.names) == 1000
+            assert 5 <= most <= 25
 
 
 class TestWatching:
@@ -263,7 +100,8 @@ class TestWatching:
             assert play.changes == [(None, "a@1")]
 
     async def test_resumes_from_the_last_bookmark(self, tmp_path: Path) -> None:
-        async with playing(tmp_path, page(7), watch(bookmark(42), then="end"), watch()) as play:
+        ended = watch(bookmark(42), then="end", after=1.0)
+        async with playing(tmp_path, page(7), ended, watch(), timing=SECOND) as play:
             await play.watching(3)
             assert play.queries[2]["resourceVersion"] == "42"
             assert (play.restarts, play.health) == ([], [None, None])
@@ -359,7 +197,8 @@ class TestStartingOver:
 
     async def test_resets_the_backoff_after_a_watch_that_ended_well(self, tmp_path: Path) -> None:
         steep = msgspec.structs.replace(FAST, backoff=Backoff(initial=0.01, maximum=1e6, factor=1e6, jitter=0.0))
-        end = watch(bookmark(8), then="end")
+        steep = msgspec.structs.replace(steep, watch=(1.0, 1.0))
+        end = watch(bookmark(8), then="end", after=1.0)
         async with playing(tmp_path, page(7), refusal(500), end, refusal(500), end, watch(), timing=steep) as play:
             await play.watching(6)
             assert play.restarts == [WatchRestart.SERVER_ERROR] * 2
@@ -405,7 +244,7 @@ class TestStartingOver:
             assert str(play.health[0]).endswith(": timed out")
 
     async def test_waits_as_long_as_the_server_asks(self, tmp_path: Path) -> None:
-        async with playing(tmp_path, refusal(503, **{"Retry-After": "1"}), page(7), watch()) as play:
+        async with playing(tmp_path, refusal(503, wait=1), page(7), watch()) as play:
             started = anyio.current_time()
             await play.watching(3)
             assert anyio.current_time() - started > 0.9

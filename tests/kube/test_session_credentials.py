@@ -20,6 +20,7 @@ from collector.kube.session import Request, Session
 from collector.kube.transport import ConnectionSettings
 from collector.timestamps import rfc3339
 from tests.support.kubernetes import get, status
+from tests.support.processes import free_ports
 
 pytestmark = pytest.mark.anyio
 
@@ -396,7 +397,26 @@ class TestTls:
             with pytest.raises(errors.UnreachableError):
                 await get(session, PODS)
             (tmp_path / "ca").write_bytes(authority.path.read_bytes() + b"\n")
-            clock.advance(60)
+            await get(session, PODS)  # without waiting for the next look at the files
+
+    async def test_a_replaced_certificate_is_taken_up_when_the_server_refuses_the_old_one(
+        self, kubeconfig, cluster, authority, other_authority, server
+    ):
+        kubeconfig.write(cluster, certificate_data(other_authority.issue("jane")))
+        async with kubeconfig.session() as session:
+            with pytest.raises(errors.UnreachableError):
+                await get(session, PODS)
+            kubeconfig.write(cluster, certificate_data(authority.issue("jane")))
+            await get(session, PODS)
+        assert server.seen[-1].subject == "jane"
+
+    async def test_a_new_address_is_taken_up_when_the_old_one_does_not_answer(self, kubeconfig, plain_server):
+        (port,) = free_ports(1)
+        kubeconfig.write({"server": f"http://127.0.0.1:{port}"})
+        async with kubeconfig.session() as session:
+            with pytest.raises(errors.UnreachableError):
+                await get(session, PODS)
+            kubeconfig.write({"server": plain_server.url})
             await get(session, PODS)
 
     async def test_a_new_ca_is_used_as_soon_as_verification_fails(self, kubeconfig, server, authority, other_authority):

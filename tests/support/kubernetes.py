@@ -423,7 +423,10 @@ class Kubeconfig:
         self.path.write_text(yaml.safe_dump(document | more))
 
     def session(self, **options: Any) -> Session:
-        return Session(config.ClusterSettings(context="prod", kubeconfig=str(self.path)), **options)
+        """Return a session; options that are settings of a cluster are its settings."""
+        keys = options.keys() & set(config.ClusterSettings.__struct_fields__)
+        settings = {key: options.pop(key) for key in keys}
+        return Session(config.ClusterSettings(context="prod", kubeconfig=str(self.path), **settings), **options)
 
     def client(self, **options: Any) -> ApiClient:
         return ApiClient(self.session(**options))

@@ -1,0 +1,167 @@
+"""Lists one kind of object of one API server, page by page, within the limits of the cluster's settings."""
+
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from collector.kube.client import ApiClient, ApiMethod
+from collector.kube.errors import GoneError, LimitExceededError, ServerError
+from collector.kube.wire import MAX_PAGE_ITEMS, MalformedError, decode_page
+from collector.text import one_line
+
+__all__ = ["HasKey", "Kept", "Resource", "check_size", "collect", "list_all", "not_kubernetes"]
+
+LIST_PAGE_SIZE = 100  # objects: a node may have 20 kB, and a hundred clusters list at the same time when all start
+MAX_EMPTY_PAGES = 100  # in a row; an API server fills each page but the last
+
+_ENCODER = msgspec.msgpack.Encoder()  # only measures
+
+
+class HasKey(Protocol):
+    """What a reflector needs to know about the objects that it keeps."""
+
+    @property
+    def key(self) -> str:
+        """What identifies an object among those of its resource."""
+
+    @property
+    def version(self) -> str:
+        """The resource version."""
+
+
+T = TypeVar("T", bound=HasKey)
+
+
+class Resource(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What to mirror."""
+
+    name: str  # such as `pods`
+    method: ApiMethod  # of a generated API class, `CoreV1Api(client).list_…`, with what selects the objects bound
+    decode: Callable[[msgspec.Raw], T]  # one object; raises MalformedError
+
+
+class Kept(Generic[T]):
+    """Objects of one resource by key, no more and no larger than the cluster's settings allow.
+
+    Whatever would exceed that raises LimitExceededError and is not kept. The size of an object is that of its fields
+    that we use; in memory it takes two to five times as much.
+    """
+
+    def __init__(self, client: ApiClient, name: str) -> None:
+        self.objects: dict[str, T] = {}
+        self._client = client
+        self._name = name
+        self._size = 0
+
+    def put(self, one: T) -> T | None:
+        """Keep an object; return what was kept before under its key, if anything, which stays if it is equal.
+
+        So whoever shares the objects has no others than these. The version alone would not tell: a server may lie.
+        """
+        if not one.key:  # without a name it can be neither read nor told from others
+            return one
+        before = self.objects.get(one.key)
+        if before == one:
+            return before
+        size = self._size + _size(one) - (_size(before) if before is not None else 0)
+        cluster, host = self._client.session.cluster, self._client.session.host
+        if before is None and len(self.objects) >= cluster.max_objects:
+            raise LimitExceededError.of(
+                host, f"there are more than {cluster.max_objects:,} {self._name}", "max_objects"
+            )
+        if size > cluster.max_kept_size:
+            what = f"what is kept of {len(self.objects) + 1:,} {self._name} is larger than {cluster.max_kept_size}"
+            raise LimitExceededError.of(host, what, "max_kept_size")
+        self.objects[one.key] = one
+        self._size = size
+        return before
+
+    def pop(self, key: str) -> T | None:
+        """Remove an object and return it; None where there is none of this key."""
+        one = self.objects.pop(key, None)
+        if one is not None:
+            self._size -= _size(one)
+        return one
+
+
+async def list_all(client: ApiClient, resource: Resource[T], *, timeout: float = 30.0) -> tuple[dict[str, T], str]:
+    """Return every object by its key, and the resource version of the list; raises ClusterError.
+
+    `timeout` is for each page, in seconds.
+    """
+    try:
+        kept, version = await collect(client, resource, timeout=timeout)
+    except MalformedError as error:
+        raise not_kubernetes(client, error) from error
+    return kept.objects, version
+
+
+async def collect(client: ApiClient, resource: Resource[T], *, timeout: float) -> tuple[Kept[T], str]:
+    """Return what `list_all` returns, in a form to which changes can be applied.
+
+    Raises ClusterError and MalformedError.
+    """
+    pages = {"limit": LIST_PAGE_SIZE}
+    try:
+        return await _collect(client, resource, pages, timeout)
+    except GoneError:  # the continue token has expired, which a list in one piece has not
+        try:
+            return await _collect(client, resource, {}, timeout)
+        except LimitExceededError:  # as one piece it is too large an answer
+            return await _collect(client, resource, pages, timeout)
+
+
+async def _collect(
+    client: ApiClient, resource: Resource[T], arguments: dict[str, Any], timeout: float
+) -> tuple[Kept[T], str]:
+    session, kept = client.session, Kept[T](client, resource.name)
+    share, max_pages, tokens = session.share, session.cluster.max_list_pages, set[str]()
+    empty = 0  # pages in a row
+    while True:
+        body = await client.read(resource.method, **arguments, timeout=timeout)
+        started = share.clock()
+        page = decode_page(body)
+        if page.overfull:
+            what = f"a page of {resource.name} has more than {MAX_PAGE_ITEMS:,} objects"
+            raise LimitExceededError(f"{session.host}: {what}, though {LIST_PAGE_SIZE} were asked for")
+        for raw in page.items:
+            check_size(client, resource.name, memoryview(raw).nbytes)
+            kept.put(resource.decode(raw))
+            if share.over(started):
+                started = await share.pause(started)
+        await share.pause(started)
+        if not page.next:
+            return kept, page.version
+        if page.next in tokens:
+            what = (
+                f"the list of {resource.name} does not end: page {len(tokens) + 1:,} continues where an earlier one did"
+            )
+            raise LimitExceededError(f"{session.host}: {what}")
+        tokens.add(page.next)
+        empty = 0 if page.items else empty + 1
+        if empty >= MAX_EMPTY_PAGES:
+            what = f"the list of {resource.name} does not end: {empty} pages in a row are empty"
+            raise LimitExceededError(f"{session.host}: {what}")
+        if len(tokens) >= max_pages:
+            what = f"the list of {resource.name} has more than {max_pages:,} pages"
+            raise LimitExceededError.of(session.host, what, "max_list_pages")
+        arguments = arguments | {"_continue": page.next}
+
+
+def not_kubernetes(client: ApiClient, error: MalformedError) -> ServerError:
+    """Return the failure of a server that answers with something else, such as the page of a proxy."""
+    text = f"{client.session.host}: not an answer of the Kubernetes API: {one_line(str(error), 200)}"
+    return ServerError(text, status=200)
+
+
+def check_size(client: ApiClient, name: str, size: int) -> None:
+    """Raise LimitExceededError for an object of this resource that is larger than allowed, as it is sent."""
+    limit = client.session.cluster.max_object_size
+    if size > limit:
+        what = f"an object of the {name} is larger than {limit}"
+        raise LimitExceededError.of(client.session.host, what, "max_object_size")
+
+
+def _size(one: object) -> int:
+    return len(_ENCODER.encode(one))
