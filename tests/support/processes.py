@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -86,6 +87,18 @@ class Process:
     def running(self) -> bool:
         """False once it has ended."""
         return self._popen is not None and self._popen.poll() is None
+
+    def memory(self) -> float:
+        """The memory that it has at the moment, in bytes."""
+        assert self._popen is not None
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self._popen.pid}/status").read_text())
+        return float(found[1]) * 1024 if found else 0.0
+
+    def cpu_seconds(self) -> float:
+        """The time that it has spent on processors so far."""
+        assert self._popen is not None
+        stat = Path(f"/proc/{self._popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
     def tail(self) -> str:
         """The end of what it printed."""
