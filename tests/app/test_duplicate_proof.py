@@ -188,7 +188,7 @@ async def test_two_insecure_contexts_of_one_cluster_only_resemble_each_other(wor
     async with world.collecting() as (service, _):
         await eventually(lambda: service.clusters.resemblances("admin") == ["dev"])
         await eventually(lambda: counts(service) == {"admin": GPUS, "dev": GPUS})
-        assert states(service) == {"admin": UP, "dev": UP}
+        await eventually(lambda: states(service) == {"admin": UP, "dev": UP})
 
 
 async def test_a_proxy_that_ends_tls_proves_nothing_of_the_server_behind_it(world: World, authority: Authority) -> None:
@@ -240,7 +240,7 @@ async def test_after_a_restart_the_second_stands_in_for_the_first_until_that_is_
             is_open = False
             async with world.collecting() as (service, _):
                 await eventually(lambda: counts(service) == {"admin": GPUS, "dev": GPUS})
-                assert states(service)["dev"] is UP
+                await eventually(lambda: states(service)["dev"] is UP)
                 is_open = True
                 await eventually(lambda: states(service) == {"admin": UP, "dev": DUPLICATE})
                 await eventually(lambda: counts(service) == {"admin": GPUS, "dev": 0})
