@@ -60,15 +60,21 @@ class Status(msgspec.Struct, frozen=True, gc=False):
 def decode_page(body: bytes) -> Page:
     """Return a page of a list, its items not decoded; raises MalformedError.
 
-    A list whose metadata is null is refused, though Go takes it as an empty one: whatever answers so is no API server.
+    A list that has neither a resource version nor items is refused, though Go takes it as an empty one: whatever
+    answers so is no API server, and must not make every object disappear.
     """
-    page = _decode_exactly(_LIST_DECODER, body)
+    page = decode(_LIST_DECODER, body)
+    if not page.metadata.version and not page.items:
+        raise MalformedError("a list without metadata.resourceVersion and without items")
     return Page(page.metadata.version, page.metadata.next or "", page.items or ())
 
 
 def decode_event(line: bytes) -> WatchEvent:
     """Return the event of a watch's line, its object not decoded; raises MalformedError."""
-    return _decode_exactly(_EVENT_DECODER, line)
+    event = decode(_EVENT_DECODER, line)
+    if not event.type:
+        raise MalformedError("an event without a type")
+    return event
 
 
 def decode_version(raw: msgspec.Raw) -> str:
@@ -91,15 +97,28 @@ def decode(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T
         # There may be a null that is a zero value to a Go program; seldom, so that this may cost more.
         try:
             return convert_json(text, decoder.type)
-        except (WrongTypeError, RecursionError, ValueError) as error:
+        except WrongTypeError as error:
             raise MalformedError(str(error)) from error
+        except UNDECODABLE as error:
+            raise MalformedError(_why(error)) from error
 
 
 def _decode_exactly(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T:
     try:
         return decoder.decode(text)
     except UNDECODABLE as error:
-        raise MalformedError(str(error)) from error
+        raise MalformedError(_why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    """Return why a text could not be decoded, in words of ours where the libraries' say little."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    if str(error) == "Input data was truncated":
+        return "JSON that is empty or cut off"
+    return str(error)
 
 
 class LineSplitter:
@@ -137,7 +156,7 @@ class _ListMeta(msgspec.Struct, frozen=True, gc=False):
 
 
 class _List(msgspec.Struct, frozen=True, gc=False):
-    metadata: _ListMeta
+    metadata: _ListMeta = _ListMeta()
     items: list[msgspec.Raw] | None = None
 
 

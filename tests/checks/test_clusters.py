@@ -227,7 +227,15 @@ class TestKubeconfig:
 
 
 class TestOtherServers:
-    @pytest.mark.parametrize("body", ["<html>Sign in</html>", '{"kind": "PodList", "metadata": null}'])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "<html>Sign in</html>",
+            '{"kind": "PodList", "metadata": null}',
+            "null",
+            '{"kind":null,"metadata":null,"items":null}',
+        ],
+    )
     async def test_what_is_no_api_server_is_named_with_its_address(self, clusters: Clusters, tmp_path: Path, body: str):
         async def answer(_request: web.Request) -> web.Response:
             return web.Response(text=body)
