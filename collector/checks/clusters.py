@@ -19,6 +19,7 @@ from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube.client import ApiClient
 from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.kube.errors import (
+    CertificateTimeError,
     ClusterError,
     CredentialPluginFailedError,
     ForbiddenError,
@@ -139,6 +140,8 @@ class ClusterCheck(Check):
                 return f"log in again; `{kubectl}` fails the same way" if kubectl else "check the pod's service account"
             case CredentialPluginFailedError():
                 return f"`{kubectl}` {_SAME_PLUGIN}"
+            case CertificateTimeError():
+                return ""  # it says what to do
             case UntrustedCertificateError():
                 return "check certificate-authority and tls-server-name in the kubeconfig"
             case UnreachableError():
