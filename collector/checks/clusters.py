@@ -1,5 +1,6 @@
 """Checks on each cluster, step by step, what the collector will do there."""
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
-from collector.text import counted
+from collector.text import counted, escaped
 from collector.timestamps import rfc3339
 
 __all__ = ["check_clusters"]
@@ -51,6 +52,9 @@ _EXEC_HINTS = {
 }
 _PLUGIN_TIME = 0.9  # of a check's, for a credential plugin
 _SAME_PLUGIN = "runs the same plugin and shows its output"
+_ISSUER_HINT = (
+    "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
+)
 
 
 async def check_clusters(clusters: Sequence[ClusterSettings], timeout: float) -> list[Finding]:
@@ -97,6 +101,7 @@ class ClusterCheck(Check):
         self._cluster = cluster
         # Less than what the check may take: a plugin that hangs has often said why.
         self._plugin_timeout = min(_PLUGIN_TIME * timeout, PLUGIN_TIMEOUT_SECONDS)
+        self._plugin = ""  # the kubeconfig's credential plugin
         self._anonymous = False  # the kubeconfig names no credentials
 
     async def run(self) -> None:
@@ -139,7 +144,7 @@ class ClusterCheck(Check):
             case UnauthorizedError():
                 return f"log in again; `{kubectl}` fails the same way" if kubectl else "check the pod's service account"
             case CredentialPluginFailedError():
-                return f"`{kubectl}` {_SAME_PLUGIN}"
+                return f"`{kubectl}` {_SAME_PLUGIN}" if self._plugin else _ISSUER_HINT
             case CertificateTimeError():
                 return ""  # it says what to do
             case UntrustedCertificateError():
@@ -157,15 +162,24 @@ class ClusterCheck(Check):
 
     def _kubectl(self) -> str:
         """Return the kubectl command that uses the same credentials; empty with a service account's."""
-        context = self._cluster.context
-        return "" if context is None else f"kubectl --context {shlex.quote(context)} get nodes"
+        context, files = self._cluster.context, self._cluster.kubeconfig
+        if context is None:
+            return ""
+        command = f"kubectl --context {_shell_word(context)} get nodes"
+        if files is None:
+            return command
+        if os.pathsep in files:  # of which the option takes one alone
+            return f"KUBECONFIG={_shell_word(files)} {command}"
+        return command.replace("kubectl", f"kubectl --kubeconfig {_shell_word(files)}", 1)
 
     async def _authenticate(self, client: ApiClient) -> None:
         if plugin := client.session.credential_plugin:
+            self._plugin = plugin
             self.step = f'running the credential plugin "{plugin}"'
             self.timeout_hint = f"`{self._kubectl()}` {_SAME_PLUGIN}"
         else:
             self.step = "obtaining credentials"
+            self.timeout_hint = _ISSUER_HINT
         await client.session.authenticate()
         self.timeout_hint = "raise --timeout or check the network"
 
@@ -302,6 +316,13 @@ class ClusterCheck(Check):
 
     def _capacity(self, name: str) -> int | None:
         return next((node.capacity for node in self.nodes if node.name == name), None)
+
+
+def _shell_word(text: str) -> str:
+    """Return a text as a word for a shell; what does not print as bash and zsh write it."""
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + escaped(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 async def _list(client: ApiClient, source: PodSource) -> list[PodObject]:
