@@ -200,6 +200,8 @@ def from_transport(host: str, error: BaseException) -> ClusterError:
         kind = CertificateTimeError if certificate.verify_code in OUT_OF_TIME else UntrustedCertificateError
     elif isinstance(error, aiohttp.ClientConnectorCertificateError):
         kind = UntrustedCertificateError
+    elif isinstance(error, aiohttp.InvalidURL):
+        kind = BadContextError
     return kind(f"{host}: {reason(error)}")
 
 
@@ -281,7 +283,7 @@ _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (aiohttp.ClientHttpProxyError, lambda error: _proxy_answer(error.status)),
     (aiohttp.ClientConnectorError, lambda error: reason(error.os_error)),
     (TimeoutError, lambda _: "timed out"),
-    (aiohttp.InvalidURL, lambda _: "the address is not valid"),
+    (aiohttp.InvalidURL, lambda _: "not a valid address"),
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
     (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
     (OSError, _system),
