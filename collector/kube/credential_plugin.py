@@ -41,6 +41,7 @@ from collector.text import describe_os_error, one_line
 __all__ = ["PLUGIN_TIMEOUT_SECONDS", "CredentialPlugin"]
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
+INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
 PLUGIN_TIMEOUT_SECONDS = 60.0
 MAX_STDOUT_BYTES = 1 << 20
 MAX_STDERR_BYTES = 1 << 16  # the end of it is kept, the rest is read and dropped
@@ -78,6 +79,14 @@ class CredentialPlugin:
             raise BadContextError(f"{info.where}: exec: expected a command")
         if plugin.api_version not in API_VERSIONS:
             raise BadContextError(f"{self._name}: apiVersion: expected {' or '.join(API_VERSIONS)}")
+        if any(not variable.name or variable.name.startswith("=") for variable in plugin.env or ()):
+            raise BadContextError(f"{self._name}: env: expected a name for each variable")
+        if not plugin.interactive_mode and plugin.api_version == API_VERSIONS[0]:
+            raise BadContextError(
+                f"{self._name}: expected interactiveMode, such as Never; {plugin.api_version} requires it"
+            )
+        if plugin.interactive_mode not in ("", *INTERACTIVE_MODES):
+            raise BadContextError(f"{self._name}: interactiveMode: expected {' or '.join(INTERACTIVE_MODES)}")
         if plugin.interactive_mode == "Always":
             raise BadContextError(
                 f"{self._name}: interactiveMode Always needs a terminal, which a collector does not have"
@@ -125,7 +134,7 @@ class CredentialPlugin:
         information = await anyio.to_thread.run_sync(self._information)
         environment = {
             **os.environ,
-            **{variable.name: variable.value for variable in self._plugin.env or ()},
+            **_variables(self._plugin),
             "KUBERNETES_EXEC_INFO": msgspec.json.encode(information).decode(),
         }
         command = self._find()
@@ -170,7 +179,7 @@ class CredentialPlugin:
                 max_stderr=MAX_STDERR_BYTES,
             )
         except (OSError, ValueError) as error:  # such as a script whose interpreter is absent
-            why = describe_os_error(error, "its arguments hold a null byte")
+            why = describe_os_error(error, "its arguments or variables hold a null byte")
             raise self._failed(f" cannot be started: {why}") from None
         if ended.overflowed:
             raise self._failed(f" printed more than {MAX_STDOUT_BYTES} bytes")
@@ -288,6 +297,12 @@ class _Shared:
 
 
 _SHARED: "weakref.WeakValueDictionary[bytes, _Shared]" = weakref.WeakValueDictionary()
+
+
+def _variables(plugin: Exec) -> dict[str, str]:
+    """Return the variables that it is given; of a name with `=` in it, a process sees what is before that."""
+    entries = (f"{variable.name}={variable.value}".partition("=") for variable in plugin.env or ())
+    return {name: value for name, _, value in entries}
 
 
 def _share(plugin: Exec, info: ConnectionInfo) -> _Shared:

@@ -73,6 +73,23 @@ async def test_arguments_and_variables_reach_it_and_its_input_is_closed(plugin, 
     assert (plugin.folder / "said").read_text() == "2 get token -x s3cr3t yes\n"
 
 
+async def test_a_name_with_an_equals_sign_ends_there_as_in_go(plugin, make):
+    plugin.answer(token="s3cr3t")
+    plugin.script('echo "$A" > "$here/said"; cat "$here/answer"')
+    await make(env=(Variable(name="A=B", value="c"),)).run()
+    assert (plugin.folder / "said").read_text() == "B=c\n"
+
+
+async def test_the_beta_version_needs_no_interactive_mode(plugin, make):
+    plugin.answer("v1beta1", token="s3cr3t")
+    await make(api_version="client.authentication.k8s.io/v1beta1", interactive_mode="").run()
+
+
+async def test_a_variable_that_cannot_be_given_is_named_as_such(make, failure):
+    error = await failure(make(env=(Variable(name="A", value="b\0c"),)).run())
+    assert str(error).endswith("cannot be started: its arguments or variables hold a null byte")
+
+
 async def test_it_gets_no_cluster_information_by_default(plugin, make):
     plugin.answer(token="s3cr3t")
     await make().run()
@@ -546,6 +563,10 @@ class TestCertificate:
         ({"command": ""}, "x: exec: expected a command"),
         ({"api_version": "client.authentication.k8s.io/v1alpha1"}, "apiVersion: expected client.authentication"),
         ({"interactive_mode": "Always"}, "interactiveMode Always needs a terminal"),
+        ({"interactive_mode": ""}, f"expected interactiveMode, such as Never; {V1} requires it"),
+        ({"interactive_mode": "never"}, "interactiveMode: expected Never or IfAvailable or Always"),
+        ({"env": (Variable(name="A", value="b"), Variable(value="c"))}, "env: expected a name for each variable"),
+        ({"env": (Variable(name="=A", value="b"),)}, "env: expected a name for each variable"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_any_run(make, settings, message):
