@@ -1,7 +1,6 @@
 """Checks on each cluster, step by step, what the collector will do there."""
 
 import os
-import shlex
 import time
 from collections.abc import Sequence
 
@@ -34,7 +33,7 @@ from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, NodeInfo, ReadFailure
-from collector.text import counted, escaped
+from collector.text import counted, shell_word
 from collector.timestamps import rfc3339
 
 __all__ = ["check_clusters"]
@@ -165,12 +164,12 @@ class ClusterCheck(Check):
         context, files = self._cluster.context, self._cluster.kubeconfig
         if context is None:
             return ""
-        command = f"kubectl --context {_shell_word(context)} get nodes"
+        command = f"kubectl --context {shell_word(context)} get nodes"
         if files is None:
             return command
         if os.pathsep in files:  # of which the option takes one alone
-            return f"KUBECONFIG={_shell_word(files)} {command}"
-        return command.replace("kubectl", f"kubectl --kubeconfig {_shell_word(files)}", 1)
+            return f"KUBECONFIG={shell_word(files)} {command}"
+        return command.replace("kubectl", f"kubectl --kubeconfig {shell_word(files)}", 1)
 
     async def _authenticate(self, client: ApiClient) -> None:
         if plugin := client.session.credential_plugin:
@@ -316,13 +315,6 @@ class ClusterCheck(Check):
 
     def _capacity(self, name: str) -> int | None:
         return next((node.capacity for node in self.nodes if node.name == name), None)
-
-
-def _shell_word(text: str) -> str:
-    """Return a text as a word for a shell; what does not print as bash and zsh write it."""
-    if text.isprintable():
-        return shlex.quote(text)
-    return "$'" + escaped(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 async def _list(client: ApiClient, source: PodSource) -> list[PodObject]:

@@ -173,7 +173,7 @@ class TestConnection:
             (None, "prod", "kubectl --context prod get nodes"),
             ("/a b/c", "a'b", """kubectl --kubeconfig '/a b/c' --context 'a'"'"'b' get nodes"""),
             ("/a:/b", "prod", "KUBECONFIG=/a:/b kubectl --context prod get nodes"),
-            (None, "a\n\x1b'\\b", r"kubectl --context $'a\n\x1b\'\\b' get nodes"),
+            (None, "a\n\x1b'\\b", r"kubectl --context $'a\x0a\x1b\'\\b' get nodes"),
         ],
     )
     def test_the_command_to_try_works_as_printed(self, kubeconfig: str | None, context: str, command: str):
