@@ -1,5 +1,6 @@
 """Short texts: foreign text that is safe in a line, a log or a file, counts with their nouns, and why things failed."""
 
+import shlex
 from urllib.parse import urlsplit
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "one_line",
     "printable",
     "printable_json",
+    "shell_word",
 ]
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  a spreadsheet takes the wide ones, too
@@ -35,6 +37,13 @@ def printable(text: str) -> str:
 def escaped(text: str) -> str:
     """Return a text in one line: an escape as Python writes it stands for each character that does not print."""
     return text if text.isprintable() else text.translate(_ESCAPES)
+
+
+def shell_word(text: str) -> str:
+    """Return a text as one word for a shell; with escapes, as bash and zsh read them, for what does not print."""
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(map(_shell_escape, text)) + "'"
 
 
 def printable_json(encoded: bytes) -> bytes:
@@ -78,6 +87,13 @@ def describe_redirect(status: int, location: str | None, remedy: str) -> str:
         host = ""
     target = one_line(host, _MAX_HOST_LENGTH)
     return f"redirects ({status}){f' to {target}' if target else ''}; set {remedy} to the final address"
+
+
+def _shell_escape(letter: str) -> str:
+    code = ord(letter)
+    if letter.isprintable():
+        return f"\\{letter}" if letter in "\\'" else letter
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 class _Escapes(dict[int, str]):

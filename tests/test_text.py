@@ -1,11 +1,14 @@
 """Text from elsewhere on one line of an error, a log or a terminal."""
 
+import shutil
+import subprocess
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json
+from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json, shell_word
 
 
 @pytest.mark.parametrize(
@@ -106,3 +109,14 @@ def test_json_with_escapes_means_the_same(value: object) -> None:
 )
 def test_a_redirect_names_the_host_alone(location: str | None, target: str) -> None:
     assert describe_redirect(302, location, "url") == f"redirects (302){target}; set url to the final address"
+
+
+@pytest.mark.parametrize("text", ["prod", "a b", "a'b", "a\nb'\\c\x1b[31m", "\u202e\x85\U000e0001", ""])
+def test_a_shell_reads_a_word_as_the_text_that_it_was(text):
+    word = shell_word(text)
+    assert word.isprintable()
+    bash = shutil.which("bash")
+    assert bash is not None
+    environment = {"LC_ALL": "C.UTF-8"}
+    done = subprocess.run([bash, "-c", f"printf %s {word}"], capture_output=True, check=True, env=environment)
+    assert done.stdout.decode() == text

@@ -1,6 +1,6 @@
 """Checks on each cluster, step by step, what the collector will do there."""
 
-import shlex
+import os
 import time
 from collections.abc import Sequence
 
@@ -19,6 +19,7 @@ from collector.config import PRESETS, ClusterSettings, PodSource
 from collector.kube.client import ApiClient
 from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.kube.errors import (
+    CertificateTimeError,
     ClusterError,
     CredentialPluginFailedError,
     ForbiddenError,
@@ -32,7 +33,7 @@ from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, GpuRef, NodeInfo, ReadFailure, canonical_bus_id
-from collector.text import counted
+from collector.text import counted, shell_word
 from collector.timestamps import rfc3339
 
 __all__ = ["check_clusters"]
@@ -50,6 +51,9 @@ _EXEC_HINTS = {
 }
 _PLUGIN_TIME = 0.9  # of a check's, for a credential plugin
 _SAME_PLUGIN = "runs the same plugin and shows its output"
+_ISSUER_HINT = (
+    "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
+)
 
 
 async def check_clusters(clusters: Sequence[ClusterSettings], timeout: float) -> list[Finding]:
@@ -96,6 +100,7 @@ class ClusterCheck(Check):
         self._cluster = cluster
         # Less than what the check may take: a plugin that hangs has often said why.
         self._plugin_timeout = min(_PLUGIN_TIME * timeout, PLUGIN_TIMEOUT_SECONDS)
+        self._plugin = ""  # the kubeconfig's credential plugin
         self._anonymous = False  # the kubeconfig names no credentials
 
     async def run(self) -> None:
@@ -138,7 +143,9 @@ class ClusterCheck(Check):
             case UnauthorizedError():
                 return f"log in again; `{kubectl}` fails the same way" if kubectl else "check the pod's service account"
             case CredentialPluginFailedError():
-                return f"`{kubectl}` {_SAME_PLUGIN}"
+                return f"`{kubectl}` {_SAME_PLUGIN}" if self._plugin else _ISSUER_HINT
+            case CertificateTimeError():
+                return ""  # it says what to do
             case UntrustedCertificateError():
                 return "check certificate-authority and tls-server-name in the kubeconfig"
             case UnreachableError():
@@ -154,15 +161,24 @@ class ClusterCheck(Check):
 
     def _kubectl(self) -> str:
         """Return the kubectl command that uses the same credentials; empty with a service account's."""
-        context = self._cluster.context
-        return "" if context is None else f"kubectl --context {shlex.quote(context)} get nodes"
+        context, files = self._cluster.context, self._cluster.kubeconfig
+        if context is None:
+            return ""
+        command = f"kubectl --context {shell_word(context)} get nodes"
+        if files is None:
+            return command
+        if os.pathsep in files:  # of which the option takes one alone
+            return f"KUBECONFIG={shell_word(files)} {command}"
+        return command.replace("kubectl", f"kubectl --kubeconfig {shell_word(files)}", 1)
 
     async def _authenticate(self, client: ApiClient) -> None:
         if plugin := client.session.credential_plugin:
+            self._plugin = plugin
             self.step = f'running the credential plugin "{plugin}"'
             self.timeout_hint = f"`{self._kubectl()}` {_SAME_PLUGIN}"
         else:
             self.step = "obtaining credentials"
+            self.timeout_hint = _ISSUER_HINT
         await client.session.authenticate()
         self.timeout_hint = "raise --timeout or check the network"
 

@@ -1,7 +1,6 @@
 """`gpuid init`: writes a commented configuration from the contexts of a kubeconfig."""
 
 import os
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,11 +14,24 @@ from collector import config as configuration
 from collector.cli.suggestions import unknown_name
 from collector.config import PRESETS, ConfigError, DefaultSettings, ServerSettings
 from collector.kube.kubeconfig import contexts
-from collector.text import counted, describe_os_error, one_line
+from collector.text import counted, describe_os_error, escaped, one_line, shell_word
 
 __all__ = ["init", "render"]
 
 _LISTED_CONTEXTS = 10
+
+
+class _TomlEscapes(dict[int, str]):
+    """The escapes of what does not print, for str.translate: a terminal shows it, and does not obey it."""
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        if letter.isprintable() or letter == "\n":
+            return letter
+        return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+
+
+_TOML_ESCAPES = _TomlEscapes()
 
 
 @click.command()
@@ -74,8 +86,8 @@ def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force:
     for line in _summary(names, same_server) + [f"Left out: {one_line(problem)}" for problem in left_out.values()]:
         click.echo(line, err=str(output) == "-")
     if str(output) != "-":
-        named = "" if output == Path("gpuid.toml") else f" -c {shlex.quote(str(output))}"
-        click.echo(f"Wrote {output}. Next:\n  gpuid check{named}    checks every cluster")
+        named = "" if output == Path("gpuid.toml") else f" -c {shell_word(str(output))}"
+        click.echo(f"Wrote {escaped(str(output))}. Next:\n  gpuid check{named}    checks every cluster")
         click.echo(f"  gpuid run{named}      collects and serves")
 
 
@@ -154,7 +166,8 @@ def _warning(same_server: Mapping[str, str], name: str) -> str:
 
 
 def _values(**table: Any) -> str:
-    return tomli_w.dumps(table).rstrip("\n")
+    """Return a table as TOML, with an escape for whatever does not print."""
+    return tomli_w.dumps(table).rstrip("\n").translate(_TOML_ESCAPES)
 
 
 def _string(text: str) -> str:
@@ -185,7 +198,7 @@ def _select(names: Collection[str], patterns: Sequence[str]) -> list[str]:
 
 def _summary(names: Sequence[str], same_server: Mapping[str, str]) -> list[str]:
     lines = [f"Found {counted(len(names), 'context')}:"]
-    lines += [f"  {name}" for name in names[:_LISTED_CONTEXTS]]
+    lines += [f"  {escaped(name)}" for name in names[:_LISTED_CONTEXTS]]
     if len(names) > _LISTED_CONTEXTS:
         lines.append(f"  … and {len(names) - _LISTED_CONTEXTS} more")
     if same_server:

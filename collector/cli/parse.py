@@ -13,7 +13,7 @@ from collector.cli.console import encode_json, print_json
 from collector.cli.options import CommandError
 from collector.collect.nvidia_smi import MAX_OUTPUT_BYTES, BadOutputError, Report
 from collector.collect.nvidia_smi import parse as parse_output
-from collector.text import describe_os_error
+from collector.text import describe_os_error, escaped
 
 __all__ = ["parse"]
 
@@ -47,10 +47,10 @@ def parse(file: Path, compact: bool) -> None:
     except BadOutputError as error:
         raise CommandError(f"{name}: {error}") from error
     for warning in dict.fromkeys(warnings):
-        click.echo(f"gpuid: warning: {name}: {warning}", err=True)
+        click.echo(f"gpuid: warning: {escaped(name)}: {escaped(warning)}", err=True)
     for lost in report.lost:
         which = " ".join(filter(None, (lost.uuid, f"at {lost.pci_bus_id}" if lost.pci_bus_id else "")))
-        click.echo(f"gpuid: warning: {name}: the GPU {which} does not answer", err=True)
+        click.echo(f"gpuid: warning: {escaped(name)}: the GPU {escaped(which)} does not answer", err=True)
     if compact:
         click.echo(encode_json(_columns(report)))
     else:

@@ -109,9 +109,12 @@ class ApiClient(GeneratedApiClient):
     def deserialize(self, response: Any, response_type: Any) -> Any:
         """Return the library's model of an answer; raises MalformedError for one that it cannot be made of."""
         try:
-            return super().deserialize(response, response_type)
-        except Exception as error:  # the generated code raises whatever a wrong type leads to
-            raise MalformedError(f"not a {response_type} of the Kubernetes API ({type(error).__name__})") from None
+            made = super().deserialize(response, response_type)
+        except Exception:  # the generated code raises whatever a wrong type leads to
+            made = None
+        if made is None:  # which it makes of null
+            raise MalformedError(f"not a {response_type} of the Kubernetes API")
+        return made
 
     async def request(
         self,

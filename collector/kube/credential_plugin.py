@@ -1,7 +1,8 @@
 """Exec credential plugins: the commands, such as `aws`, that a kubeconfig names as its source of credentials.
 
 A plugin is run as kubectl runs it. One that fails is run again ever later, and that is shared: of all clusters whose
-kubeconfigs name the same command with the same arguments and variables, one finds out, and the others hear from it.
+kubeconfigs name the same command with the same arguments and variables, one finds out, and the others hear from it. A
+plugin that is told which cluster it is for is another one for each cluster.
 """
 
 import base64
@@ -22,7 +23,7 @@ import anyio.to_thread
 import msgspec
 
 from collector.kube import tls
-from collector.kube.connection import ConnectionInfo, Exec, Redacted
+from collector.kube.connection import ClusterEntry, ConnectionInfo, Exec, Redacted
 from collector.kube.credentials import Credential, bearer, unfit
 from collector.kube.errors import (
     UNDECODABLE,
@@ -31,8 +32,8 @@ from collector.kube.errors import (
     CredentialPluginMissingError,
 )
 from collector.kube.go_values import BadYamlError, WrongTypeError, convert, load_yaml
-from collector.kube.limits import SharedLimiter
 from collector.kube.pace import FailurePace, LastFailure
+from collector.kube.plugin_slots import Rank, SharedPluginSlots
 from collector.kube.processes import run_command
 from collector.redaction import redact
 from collector.text import describe_os_error, one_line
@@ -40,10 +41,11 @@ from collector.text import describe_os_error, one_line
 __all__ = ["PLUGIN_TIMEOUT_SECONDS", "CredentialPlugin"]
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
+INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
 PLUGIN_TIMEOUT_SECONDS = 60.0
 MAX_STDOUT_BYTES = 1 << 20
 MAX_STDERR_BYTES = 1 << 16  # the end of it is kept, the rest is read and dropped
-_ALL_PLUGINS = SharedLimiter("exec credential plugins", 8)  # each may well be a Python interpreter of its own
+_ALL_PLUGINS = SharedPluginSlots()
 
 # A line of a complaint that says why, by how much it looks like it; the last of the best is told.
 _REASONS = (
@@ -77,11 +79,22 @@ class CredentialPlugin:
             raise BadContextError(f"{info.where}: exec: expected a command")
         if plugin.api_version not in API_VERSIONS:
             raise BadContextError(f"{self._name}: apiVersion: expected {' or '.join(API_VERSIONS)}")
+        if any(not variable.name or variable.name.startswith("=") for variable in plugin.env or ()):
+            raise BadContextError(f"{self._name}: env: expected a name for each variable")
+        if not plugin.interactive_mode and plugin.api_version == API_VERSIONS[0]:
+            raise BadContextError(
+                f"{self._name}: expected interactiveMode, such as Never; {plugin.api_version} requires it"
+            )
+        if plugin.interactive_mode not in ("", *INTERACTIVE_MODES):
+            raise BadContextError(f"{self._name}: interactiveMode: expected {' or '.join(INTERACTIVE_MODES)}")
         if plugin.interactive_mode == "Always":
             raise BadContextError(
                 f"{self._name}: interactiveMode Always needs a terminal, which a collector does not have"
             )
-        self._shared = _share(plugin, info.folder)
+        try:
+            self._shared = _share(plugin, info)
+        except UNDECODABLE:  # an anchor that contains itself
+            raise BadContextError(f"{self._name}: the cluster's extension for it is nested too deep") from None
 
     async def run(self) -> Credential:
         """Run the command and return what it prints, unless it has failed too recently.
@@ -121,11 +134,12 @@ class CredentialPlugin:
         information = await anyio.to_thread.run_sync(self._information)
         environment = {
             **os.environ,
-            **{variable.name: variable.value for variable in self._plugin.env or ()},
+            **_variables(self._plugin),
             "KUBERNETES_EXEC_INFO": msgspec.json.encode(information).decode(),
         }
         command = self._find()
-        async with _ALL_PLUGINS.limiter:  # waiting for it is not the plugin's fault, so its time starts after
+        # Waiting for it is not the plugin's fault, so its time starts after.
+        async with _ALL_PLUGINS.slots.hold(self._shared.rank):
             output = await self._communicate([command, *(self._plugin.args or ())], environment)
         return await anyio.to_thread.run_sync(self._credential, output)
 
@@ -149,25 +163,9 @@ class CredentialPlugin:
     def _information(self) -> dict[str, Any]:
         spec: dict[str, Any] = {"interactive": False}
         if self._plugin.provide_cluster_info:
-            cluster = self._info.cluster
-            trusted = tls.trusted_certificates(cluster, self._info.where)
-            about = {
-                "server": cluster.server,
-                "tls-server-name": cluster.tls_server_name,
-                "insecure-skip-tls-verify": cluster.insecure_skip_tls_verify,
-                "certificate-authority-data": base64.b64encode(trusted or b"").decode(),
-                "proxy-url": cluster.proxy_url,
-                "disable-compression": cluster.disable_compression,
-                "config": next(
-                    (
-                        one.extension
-                        for one in cluster.extensions or ()
-                        if one.name == "client.authentication.k8s.io/exec"
-                    ),
-                    None,
-                ),
-            }
-            spec["cluster"] = {key: value for key, value in about.items() if value}
+            trusted = tls.trusted_certificates(self._info.cluster, self._info.where)
+            authority = {"certificate-authority-data": base64.b64encode(trusted).decode()} if trusted else {}
+            spec["cluster"] = _about(self._info.cluster) | authority
         return {"kind": "ExecCredential", "apiVersion": self._plugin.api_version, "spec": spec}
 
     async def _communicate(self, command: list[str], environment: Mapping[str, str]) -> bytes:
@@ -181,7 +179,7 @@ class CredentialPlugin:
                 max_stderr=MAX_STDERR_BYTES,
             )
         except (OSError, ValueError) as error:  # such as a script whose interpreter is absent
-            why = describe_os_error(error, "its arguments hold a null byte")
+            why = describe_os_error(error, "its arguments or variables hold a null byte")
             raise self._failed(f" cannot be started: {why}") from None
         if ended.overflowed:
             raise self._failed(f" printed more than {MAX_STDOUT_BYTES} bytes")
@@ -293,14 +291,46 @@ class _Shared:
         self.proven = False  # its last run succeeded: all may run it at the same time
         self.pace = FailurePace()
 
+    @property
+    def rank(self) -> Rank:
+        return Rank.PROVEN if self.proven else Rank.FAILING if self.pace.failing else Rank.NEW
+
 
 _SHARED: "weakref.WeakValueDictionary[bytes, _Shared]" = weakref.WeakValueDictionary()
 
 
-def _share(plugin: Exec, folder: str) -> _Shared:
+def _variables(plugin: Exec) -> dict[str, str]:
+    """Return the variables that it is given; of a name with `=` in it, a process sees what is before that."""
+    entries = (f"{variable.name}={variable.value}".partition("=") for variable in plugin.env or ())
+    return {name: value for name, _, value in entries}
+
+
+def _share(plugin: Exec, info: ConnectionInfo) -> _Shared:
+    cluster = info.cluster
     variables = [(variable.name, variable.value) for variable in plugin.env or ()]
-    what = (folder if os.sep in plugin.command else "", plugin.command, plugin.args or (), variables)
+    told = (
+        (_about(cluster), cluster.certificate_authority_data or cluster.certificate_authority)
+        if plugin.provide_cluster_info
+        else None
+    )
+    what = (info.folder if os.sep in plugin.command else "", plugin.command, plugin.args or (), variables, told)
     key = hashlib.sha256(msgspec.json.encode(what)).digest()  # the variables may be secret
     if (shared := _SHARED.get(key)) is None:
         shared = _SHARED[key] = _Shared()
     return shared
+
+
+def _about(cluster: ClusterEntry) -> dict[str, Any]:
+    """Return what a plugin is told of its cluster, but for the certificates."""
+    about = {
+        "server": cluster.server,
+        "tls-server-name": cluster.tls_server_name,
+        "insecure-skip-tls-verify": cluster.insecure_skip_tls_verify,
+        "proxy-url": cluster.proxy_url,
+        "disable-compression": cluster.disable_compression,
+        "config": next(
+            (one.extension for one in cluster.extensions or () if one.name == "client.authentication.k8s.io/exec"),
+            None,
+        ),
+    }
+    return {key: value for key, value in about.items() if value}

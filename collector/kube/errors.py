@@ -18,8 +18,10 @@ from collector.redaction import redact
 from collector.text import describe_redirect, one_line
 
 __all__ = [
+    "OUT_OF_TIME",
     "UNDECODABLE",
     "BadContextError",
+    "CertificateTimeError",
     "ClusterError",
     "CredentialPluginFailedError",
     "CredentialPluginMissingError",
@@ -49,6 +51,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # All that msgspec and the standard library raise for foreign bytes: not UTF-8, too deep, too large, not the type.
 UNDECODABLE = (ValueError, RecursionError, OverflowError)
 
+OUT_OF_TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,10 @@ class TlsFailureError(UnreachableError):
 
 class UntrustedCertificateError(TlsFailureError):
     """The kubeconfig does not trust the server's certificate."""
+
+
+class CertificateTimeError(UntrustedCertificateError):
+    """A certificate of the server or of who vouches for it has expired or is not valid yet."""
 
 
 class FailedWatchError(UnreachableError):
@@ -206,8 +213,14 @@ def without_upgrade(error: ServerError) -> ServerError:
 
 def from_transport(host: str, error: BaseException) -> ClusterError:
     """Return the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
-    certificate = isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError))
-    kind = UntrustedCertificateError if certificate else TlsFailureError if _tls_cause(error) else UnreachableError
+    kind: type[ClusterError] = TlsFailureError if _tls_cause(error) else UnreachableError
+    certificate = getattr(error, "certificate_error", error)
+    if isinstance(certificate, ssl.SSLCertVerificationError):
+        kind = CertificateTimeError if certificate.verify_code in OUT_OF_TIME else UntrustedCertificateError
+    elif isinstance(error, aiohttp.ClientConnectorCertificateError):
+        kind = UntrustedCertificateError
+    elif isinstance(error, aiohttp.InvalidURL):
+        kind = BadContextError
     return kind(f"{host}: {reason(error)}")
 
 
@@ -310,7 +323,7 @@ _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (aiohttp.ClientHttpProxyError, lambda error: _proxy_answer(error.status)),
     (aiohttp.ClientConnectorError, lambda error: reason(error.os_error)),
     (TimeoutError, lambda _: "timed out"),
-    (aiohttp.InvalidURL, lambda _: "the address is not valid"),
+    (aiohttp.InvalidURL, lambda _: "not a valid address"),
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
     (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
     (OSError, _system),

@@ -25,6 +25,7 @@ _T = TypeVar("_T")
 _MAP, _TEXT, _BINARY, _TIMESTAMP = (f"tag:yaml.org,2002:{name}" for name in ("map", "str", "binary", "timestamp"))
 _BOOL, _INT, _FLOAT, _NULL, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "null", "merge"))
 _TRUE = {"y", "yes", "true", "on"}
+_QUOTES = "; put it in quotes"
 
 
 class BadYamlError(GpuidError):
@@ -66,7 +67,10 @@ def convert(value: Any, kind: type[_T]) -> _T:
 
 def convert_json(text: bytes | msgspec.Raw, kind: type[_T]) -> _T:
     """Return JSON as `kind`, a struct; slower than msgspec's own decoder. Raises WrongTypeError and DecodeError."""
-    return convert(msgspec.json.decode(text), kind)
+    try:
+        return convert(msgspec.json.decode(text), kind)
+    except WrongTypeError as error:  # quotes are for who writes YAML
+        raise WrongTypeError(str(error).removesuffix(_QUOTES)) from None
 
 
 # YAML
@@ -220,7 +224,7 @@ _SCALARS: tuple[tuple[type[inspect.Type], type, str], ...] = (
 def _expect(value: Any, kinds: tuple[type, ...], words: str, at: str) -> None:
     if type(value) in kinds or (float in kinds and type(value) is int):
         return
-    quote = "; put it in quotes" if words == "text" and isinstance(value, (bool, int, float)) else ""
+    quote = _QUOTES if words == "text" and isinstance(value, (bool, int, float)) else ""
     raise WrongTypeError(f"{at}{': ' if at else ''}expected {words}, got {_describe(value)}{quote}")
 
 

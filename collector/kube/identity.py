@@ -85,9 +85,9 @@ class Evidence:
 
     def observe(self, context: ssl.SSLContext) -> None:
         """Note the key of every server that completes a handshake in this context, which must verify it."""
-        observer = self
+        observer, base = self, context.sslobject_class
 
-        class Observed(ssl.SSLObject):
+        class Observed(base):  # type: ignore[misc, valid-type]  # what the context has been made with goes on working
             def do_handshake(self) -> None:
                 super().do_handshake()  # raises until it is complete, and for a server that is not verified
                 observer._add_certificate(self.getpeercert(binary_form=True) or b"")

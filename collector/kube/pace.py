@@ -27,6 +27,11 @@ class FailurePace:
         self._last: LastFailure | None = None
         self._version: object = None
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt has failed."""
+        return self._failures > 0
+
     def recent(self, now: float) -> LastFailure | None:
         """Return the last failure while it is too early to try again."""
         early = self._failures and 0 <= now - self._failed_at < self._backoff.delay(self._failures - 1)

@@ -19,6 +19,7 @@ class Server(NamedTuple):
     """Where an API server is."""
 
     url: URL  # without a login, query and fragment
+    host: str  # as it is written, in upper or lower case
     authorization: str  # the header's value for the login in the URL, for a user without other credentials
 
 
@@ -44,7 +45,11 @@ def parse_server(info: ConnectionInfo) -> Server:
             authorization = basic(url.user or "", url.password or "").authorization
         except UnicodeEncodeError:
             raise BadContextError(f"{where}: user and password: expected text") from None
-    return Server(url.with_user(None).with_query(None).with_fragment(None), authorization)
+    host = url.raw_host or ""
+    place = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    if place.lower().startswith(host):
+        host = place[: len(host)]
+    return Server(url.with_user(None).with_query(None).with_fragment(None), host, authorization)
 
 
 def _bracketed(rest: str, where: str) -> str:

@@ -2,20 +2,24 @@
 
 import base64
 import binascii
+import contextlib
 import functools
 import logging
 import ssl
 import tempfile
+import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cryptography import x509
 
 from collector.files import in_time, read_file
 from collector.kube.connection import ClusterEntry, Redacted, User
-from collector.kube.errors import BadContextError
+from collector.kube.errors import OUT_OF_TIME, BadContextError
 from collector.text import describe_os_error
+from collector.timestamps import rfc3339
 from collector.tls import TlsFileError, client_context, load_certificate, read_authorities
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "client_certificate",
     "context",
     "data_or_file",
+    "out_of_time",
     "trusted_certificates",
     "validity",
 ]
@@ -33,6 +38,7 @@ log = logging.getLogger(__name__)
 
 # Python's own, but for the level: at 1, keys may have 1024 bits, as Go lets them.
 _CIPHERS = "@SECLEVEL=1:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
+MAX_CHAIN_LENGTH = 16  # certificates of a server that an error looks at
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108
 
 
@@ -88,10 +94,33 @@ def validity(certificate: Certificate) -> Validity | None:
     """Return when the first certificate of a chain is good; None if it does not say so in a way that we understand."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about what others put into their certificates
-            first = x509.load_pem_x509_certificate(certificate.chain)
-            return Validity(first.not_valid_before_utc.timestamp(), first.not_valid_after_utc.timestamp())
+            return _validity(x509.load_pem_x509_certificate(certificate.chain))
     except Exception:  # the library knows many, and none is a reason not to connect
         return None
+
+
+def out_of_time(chain: Sequence[bytes], authorities: Sequence[bytes], now: float) -> str:
+    """Return which certificate, of a server's chain or of the authorities that it names, is not good at `now`.
+
+    All are DER; the text is empty if none is found.
+    """
+    served, trusted = _load(chain[:MAX_CHAIN_LENGTH]), _load(authorities)
+    issuers = {one.issuer for one in served}
+    for place, one in [*enumerate(served), *((-1, one) for one in trusted if one.subject in issuers)]:
+        begins, ends = _validity(one)
+        if begins <= now <= ends:
+            continue
+        whose = (
+            "the server's certificate"
+            if place == 0
+            else "an intermediate certificate of the server"
+            if place > 0
+            else "the certificate authority's certificate"
+        )
+        if now > ends:
+            return f"{whose} expired on {rfc3339(ends, 'seconds')}; renew it"
+        return f"{whose} is valid from {rfc3339(begins, 'seconds')} on; is the clock right?"
+    return ""
 
 
 def context(trusted: bytes | None, certificate: Certificate | None, *, insecure: bool, where: str) -> ssl.SSLContext:
@@ -107,6 +136,7 @@ def context(trusted: bytes | None, certificate: Certificate | None, *, insecure:
     made.verify_flags &= ~ssl.VERIFY_X509_STRICT
     made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     made.set_ciphers(_CIPHERS)
+    made.sslobject_class = _Explained
     if insecure:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
@@ -128,6 +158,41 @@ def data_or_file(encoded: str, path: str, key: str, where: str) -> bytes | None:
         except (OSError, ValueError) as error:  # ValueError: no path at all
             raise BadContextError(f"{where}: {key} {path}: {describe_os_error(error, 'not a path')}") from error
     return None
+
+
+class _Explained(ssl.SSLObject):
+    """Tells of a certificate that is out of its time which one it is, and its date."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            if error.verify_code in OUT_OF_TIME:
+                found = out_of_time(_served(self), self.context.get_ca_certs(binary_form=True), time.time())
+                error.verify_message = found or f"{error.verify_message}; renew it, or set the clock"
+            raise
+
+
+def _served(connection: ssl.SSLObject) -> list[bytes]:
+    """Return the chain that a server has shown, as DER; empty if it is not known."""
+    try:
+        # Public in Python 3.13, of the same name.
+        inner: Any = connection._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
+        return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in inner.get_unverified_chain() or ()]
+    except Exception:  # it only explains an error
+        return []
+
+
+def _load(certificates: Sequence[bytes]) -> list[x509.Certificate]:
+    found = []
+    for one in certificates:
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+            found.append(x509.load_der_x509_certificate(one))
+    return found
+
+
+def _validity(certificate: x509.Certificate) -> Validity:
+    return Validity(certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
 
 
 def _present(made: ssl.SSLContext, certificate: Certificate, where: str) -> None:

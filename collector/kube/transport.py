@@ -57,7 +57,7 @@ class ConnectionSettings:
         self.info = info
         self._evidence = evidence
         cluster = info.cluster
-        self.server, self.authorization = parse_server(info)
+        self.server, written_host, self.authorization = parse_server(info)
         self.host = str(self.server.origin())
         self.server_name = cluster.tls_server_name or None
         self.client_certificate = tls.client_certificate(info.user, info.where)
@@ -68,7 +68,7 @@ class ConnectionSettings:
             raise BadContextError(f"{info.where}: {keys} exclude each other; remove one of them")
         self._trusted = tls.authorities(bundle, "certificate-authority", info.where)
         self._context = self._make_context(self.client_certificate)
-        self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, info.where)
+        self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, info.where, host=written_host)
         self.trust = None if cluster.insecure_skip_tls_verify else trust(self._trusted)
         self.encoding = "identity" if cluster.disable_compression else "gzip"
         self.headers = [

@@ -67,7 +67,8 @@ class Status(msgspec.Struct, frozen=True, gc=False):
 def decode_page(body: bytes) -> Page:
     """Return a page of a list, its items not decoded; raises MalformedError.
 
-    A list whose metadata is null is refused, though Go takes it as an empty one: whatever answers so is no API server.
+    A list that has neither a resource version nor items is refused, though Go takes it as an empty one: whatever
+    answers so is no API server, and must not make every object disappear.
     """
     page = _decode_exactly(_list_decoder(), body)
     items: list[msgspec.Raw] = []
@@ -75,13 +76,19 @@ def decode_page(body: bytes) -> Page:
         if item is _NO_ITEM:
             break
         items.append(item)
-    version, token = _token(page.metadata.version), _token(page.metadata.next or "")
+    metadata = page.metadata or _ListMeta()
+    version, token = _token(metadata.version or ""), _token(metadata.next or "")
+    if not version and not items:
+        raise MalformedError("a list without metadata.resourceVersion and without items")
     return Page(version, token, items[:MAX_PAGE_ITEMS], len(items) > MAX_PAGE_ITEMS)
 
 
 def decode_event(line: bytes) -> WatchEvent:
     """Return the event of a watch's line, its object not decoded; raises MalformedError."""
-    return _decode_exactly(_EVENT_DECODER, line)
+    event = decode(_EVENT_DECODER, line)
+    if not event.type:
+        raise MalformedError("an event without a type")
+    return event
 
 
 def decode_version(raw: msgspec.Raw) -> str:
@@ -104,15 +111,28 @@ def decode(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T
         # There may be a null that is a zero value to a Go program; seldom, so that this may cost more.
         try:
             return convert_json(text, decoder.type)
-        except (WrongTypeError, RecursionError, ValueError) as error:
+        except WrongTypeError as error:
             raise MalformedError(str(error)) from error
+        except UNDECODABLE as error:
+            raise MalformedError(_why(error)) from error
 
 
 def _decode_exactly(decoder: "msgspec.json.Decoder[_T]", text: bytes | msgspec.Raw) -> _T:
     try:
         return decoder.decode(text)
     except UNDECODABLE as error:
-        raise MalformedError(str(error)) from error
+        raise MalformedError(_why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    """Return why a text could not be decoded, in words of ours where the libraries' say little."""
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8"
+    if str(error) == "Input data was truncated":
+        return "JSON that is empty or cut off"
+    return str(error)
 
 
 def _token(text: str) -> str:
@@ -152,7 +172,7 @@ class LineSplitter:
 
 
 class _ListMeta(msgspec.Struct, frozen=True, gc=False):
-    version: str = msgspec.field(name="resourceVersion", default="")
+    version: str | None = msgspec.field(name="resourceVersion", default=None)
     next: str | None = msgspec.field(name="continue", default=None)
 
 
@@ -165,8 +185,8 @@ def _list_decoder() -> "msgspec.json.Decoder[Any]":
     """
     fields = [(f"item{number}", msgspec.Raw, _NO_ITEM) for number in range(MAX_PAGE_ITEMS + 1)]
     items = msgspec.defstruct("_Items", fields, array_like=True, frozen=True, gc=False)
-    page = msgspec.defstruct("_List", [("metadata", _ListMeta), ("items", items | None, None)], frozen=True, gc=False)
-    return msgspec.json.Decoder(page)
+    parts = [("metadata", _ListMeta | None, None), ("items", items | None, None)]
+    return msgspec.json.Decoder(msgspec.defstruct("_List", parts, frozen=True, gc=False))
 
 
 class _VersionMeta(msgspec.Struct, frozen=True, gc=False):

@@ -12,8 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from collector import config
-from collector.checks.clusters import check_clusters
+from collector.checks.clusters import ClusterCheck, check_clusters
 from collector.checks.finding import ClusterDetails, Finding
+from collector.config import ClusterSettings
+from collector.kube.errors import UnauthorizedError
 from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
 from collector.simulator.fleet import Card
 
@@ -34,6 +36,10 @@ class Clusters:
 
     def cards(self, name: str, node: str) -> Sequence[Card]:
         return self._simulator.fleet.cards(name, node)
+
+    @property
+    def path(self) -> Path:
+        return self._kubeconfig
 
     def configure(self, *more: str) -> None:
         self._more = more
@@ -58,6 +64,14 @@ class Clusters:
         document = json.loads(self._simulator.kubeconfig.read_text())
         for entry in document["users"]:
             entry["user"] = {"exec": plugin | {"command": command, "args": args}}
+        self._write_kubeconfig(document)
+
+    def log_in_at(self, issuer: str) -> None:
+        """Let all users have an OpenID issuer."""
+        login = {"idp-issuer-url": issuer, "client-id": "kubernetes", "refresh-token": "s3cr3t"}
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["users"]:
+            entry["user"] = {"auth-provider": {"name": "oidc", "config": login}}
         self._write_kubeconfig(document)
 
     def without_credentials(self) -> None:
@@ -173,7 +187,30 @@ class TestConnection:
         clusters["sim-0"].refuse_tokens()
         ((text, hint),) = await clusters.problems("sim-0")
         assert text.startswith(f"{clusters['sim-0'].url}: unauthorized")
-        assert hint == "log in again; `kubectl --context sim-0 get nodes` fails the same way"
+        assert (
+            hint == f"log in again; `kubectl --kubeconfig {clusters.path} --context sim-0 get nodes` fails the same way"
+        )
+
+    @pytest.mark.parametrize(
+        ("kubeconfig", "context", "command"),
+        [
+            (None, "prod", "kubectl --context prod get nodes"),
+            ("/a b/c", "a'b", """kubectl --kubeconfig '/a b/c' --context 'a'"'"'b' get nodes"""),
+            ("/a:/b", "prod", "KUBECONFIG=/a:/b kubectl --context prod get nodes"),
+            (None, "a\n\x1b'\\b", r"kubectl --context $'a\x0a\x1b\'\\b' get nodes"),
+        ],
+    )
+    def test_the_command_to_try_works_as_printed(self, kubeconfig: str | None, context: str, command: str):
+        settings = ClusterSettings(name="x", context=context, kubeconfig=kubeconfig)
+        assert ClusterCheck(settings, 1).hint(UnauthorizedError("")) == f"log in again; `{command}` fails the same way"
+
+    async def test_an_issuer_that_cannot_be_reached_is_no_plugin(self, clusters: Clusters):
+        clusters.log_in_at("https://127.0.0.1:1")
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert "oidc: issuer https://127.0.0.1:1: " in text
+        assert hint == (
+            "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
+        )
 
     async def test_outside_of_a_pod_no_kubeconfig_is_blamed(self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch):
         for variable in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
@@ -219,7 +256,8 @@ class TestConnection:
         clusters.authenticate_by("sleep", "60")
         ((text, hint),) = await clusters.problems("sim-0", timeout=3)
         assert text.endswith('exec plugin "sleep" gave no answer within 2.7 s and was killed')
-        assert hint == "`kubectl --context sim-0 get nodes` runs the same plugin and shows its output"
+        command = f"kubectl --kubeconfig {clusters.path} --context sim-0 get nodes"
+        assert hint == f"`{command}` runs the same plugin and shows its output"
 
 
 class TestKubeconfig:
@@ -251,7 +289,15 @@ class TestKubeconfig:
 
 
 class TestOtherServers:
-    @pytest.mark.parametrize("body", ["<html>Sign in</html>", '{"kind": "PodList", "metadata": null}'])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "<html>Sign in</html>",
+            '{"kind": "PodList", "metadata": null}',
+            "null",
+            '{"kind":null,"metadata":null,"items":null}',
+        ],
+    )
     async def test_what_is_no_api_server_is_named_with_its_address(self, clusters: Clusters, tmp_path: Path, body: str):
         async def answer(_request: web.Request) -> web.Response:
             return web.Response(text=body)

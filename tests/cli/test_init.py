@@ -153,6 +153,16 @@ class TestOutput:
         assert result.stderr.startswith("Found 5 contexts:\n")
         assert list(here.iterdir()) == []
 
+    def test_names_that_would_steer_a_terminal_are_escaped(self, here: Path):
+        names = ["\x1b[31mred", "a\nb", "\u202eevil", "\x9b2J", "\U000e0001tag"]
+        kubeconfig(here / "hostile", names)
+        for output in ("-", "x.toml", "\x1b[31m.toml"):
+            result = init("--kubeconfig", "hostile", "-o", output)
+            assert (result.stdout + result.stderr).replace("\n", "").isprintable()
+            written = result.stdout if output == "-" else (here / output).read_text()
+            assert [cluster.context for cluster in config.parse(written, Path("x")).clusters] == names
+        assert r"  a\nb" in init("--kubeconfig", "hostile", "-o", "y.toml").stdout.splitlines()
+
     def test_many_contexts_are_counted(self, here: Path):
         kubeconfig(here / "many", [f"c{n:02}" for n in range(12)])
         lines = init("--kubeconfig", "many").stdout.splitlines()

@@ -153,7 +153,7 @@ _PLUGIN = CredentialPlugin(
     ConnectionInfo(
         where="x",
         cluster=ClusterEntry(),
-        user=User(exec=Exec(command="x", api_version="client.authentication.k8s.io/v1")),
+        user=User(exec=Exec(command="x", api_version="client.authentication.k8s.io/v1", interactive_mode="Never")),
     )
 )
 _LOGIN = oidc.Oidc(

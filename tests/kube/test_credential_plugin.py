@@ -73,6 +73,23 @@ async def test_arguments_and_variables_reach_it_and_its_input_is_closed(plugin, 
     assert (plugin.folder / "said").read_text() == "2 get token -x s3cr3t yes\n"
 
 
+async def test_a_name_with_an_equals_sign_ends_there_as_in_go(plugin, make):
+    plugin.answer(token="s3cr3t")
+    plugin.script('echo "$A" > "$here/said"; cat "$here/answer"')
+    await make(env=(Variable(name="A=B", value="c"),)).run()
+    assert (plugin.folder / "said").read_text() == "B=c\n"
+
+
+async def test_the_beta_version_needs_no_interactive_mode(plugin, make):
+    plugin.answer("v1beta1", token="s3cr3t")
+    await make(api_version="client.authentication.k8s.io/v1beta1", interactive_mode="").run()
+
+
+async def test_a_variable_that_cannot_be_given_is_named_as_such(make, failure):
+    error = await failure(make(env=(Variable(name="A", value="b\0c"),)).run())
+    assert str(error).endswith("cannot be started: its arguments or variables hold a null byte")
+
+
 async def test_it_gets_no_cluster_information_by_default(plugin, make):
     plugin.answer(token="s3cr3t")
     await make().run()
@@ -218,6 +235,30 @@ async def test_waiting_for_one_of_eight_slots_is_no_timeout(plugin, make):
         assert len(plugin.runs) == 1 + 8
         (plugin.folder / "go").touch()
     assert len(plugin.runs) == 1 + 12
+
+
+async def test_those_that_hang_keep_nobody_waiting_who_succeeded_last_time(plugin, make):
+    plugin.answer(token="s3cr3t")
+    proven = make()
+    await proven.run()
+    async with anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(make(command="/bin/sleep", args=(f"{600 + number}",)).run)
+        await anyio.sleep(0.5)
+        with anyio.fail_after(4):  # less than a slot may be held
+            assert (await proven.run()).authorization == "Bearer s3cr3t"
+        tasks.cancel_scope.cancel()
+
+
+async def test_those_that_hang_keep_no_new_one_waiting_for_long(plugin, make):
+    plugin.answer(token="s3cr3t")
+    async with anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(make(command="/bin/sleep", args=(f"{600 + number}",)).run)
+        await anyio.sleep(0.2)
+        with anyio.fail_after(20):
+            assert (await make().run()).authorization == "Bearer s3cr3t"
+        tasks.cancel_scope.cancel()
 
 
 async def test_endless_output_is_refused(plugin, make, failure):
@@ -400,6 +441,37 @@ class TestPace:
             await failure(plugin_.run())
         assert len(plugin.runs) == 3
 
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"server": "https://other"},
+            {"server": "https://c", "tls_server_name": "other"},
+            {"server": "https://c", "certificate_authority_data": "b3RoZXI="},
+            {"server": "https://c", "proxy_url": "http://other"},
+            {
+                "server": "https://c",
+                "extensions": (Extension(name="client.authentication.k8s.io/exec", extension={"audience": "other"}),),
+            },
+        ],
+    )
+    async def test_one_that_is_told_of_its_cluster_fails_for_that_alone(self, plugin, make, failure, clock, other):
+        plugin.answer(token="s3cr3t")
+        plugin.script('case "$KUBERNETES_EXEC_INFO" in *other*|*b3RoZXI*) cat "$here/answer" ;; *) exit 1 ;; esac')
+        bad = make(clock=clock, provide_cluster_info=True)
+        good = make(ClusterEntry(**other), clock=clock, provide_cluster_info=True)
+        await failure(bad.run())
+        assert (await good.run()).authorization == "Bearer s3cr3t"
+        assert len(plugin.runs) == 2
+        await failure(make(clock=clock, provide_cluster_info=True, where="y").run())  # the same cluster: not run again
+        assert len(plugin.runs) == 2
+
+    async def test_one_that_is_not_told_fails_for_all_clusters(self, plugin, make, failure, clock):
+        plugin.script("exit 1")
+        await failure(make(clock=clock).run())
+        error = await failure(make(ClusterEntry(server="https://other"), clock=clock, where="y").run())
+        assert str(error).startswith("y: exec plugin")
+        assert len(plugin.runs) == 1
+
     async def test_a_success_of_one_lets_all_run_at_once(self, plugin, make, failure, clock):
         plugin.script("exit 1")
         one, two = make(clock=clock), make(clock=clock)
@@ -491,6 +563,10 @@ class TestCertificate:
         ({"command": ""}, "x: exec: expected a command"),
         ({"api_version": "client.authentication.k8s.io/v1alpha1"}, "apiVersion: expected client.authentication"),
         ({"interactive_mode": "Always"}, "interactiveMode Always needs a terminal"),
+        ({"interactive_mode": ""}, f"expected interactiveMode, such as Never; {V1} requires it"),
+        ({"interactive_mode": "never"}, "interactiveMode: expected Never or IfAvailable or Always"),
+        ({"env": (Variable(name="A", value="b"), Variable(value="c"))}, "env: expected a name for each variable"),
+        ({"env": (Variable(name="=A", value="b"),)}, "env: expected a name for each variable"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_any_run(make, settings, message):

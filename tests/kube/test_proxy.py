@@ -3,8 +3,10 @@
 import pytest
 from yarl import URL
 
+from collector.kube.connection import ClusterEntry, ConnectionInfo
 from collector.kube.errors import BadContextError
 from collector.kube.proxy import choose, is_socks
+from collector.kube.server_url import parse_server
 
 SERVER = URL("https://api.prod.example.com:6443")
 PROXY = "http://proxy:3128"
@@ -34,9 +36,22 @@ def test_each_scheme_has_its_own_variable():
     assert chosen("http://api.example.com", HTTP_PROXY=PROXY) == PROXY
 
 
-@pytest.mark.parametrize("server", ["https://localhost:6443", "https://127.0.0.1:6443", "https://[::1]:6443"])
+@pytest.mark.parametrize(
+    "server", ["https://localhost:6443", "https://127.0.0.1:6443", "https://[::1]:6443", "https://[::ffff:127.0.0.1]:1"]
+)
 def test_loopback_never_uses_a_proxy_of_the_environment(server):
     assert chosen(server, HTTPS_PROXY=PROXY) is None
+
+
+@pytest.mark.parametrize("server", ["https://LOCALHOST:1", "https://u:localhost@Localhost", "https://localhost.:1"])
+def test_localhost_is_written_in_lower_case(server):
+    found = parse_server(ConnectionInfo(where="x", cluster=ClusterEntry(server=server)))
+    assert choose(found.url, "", {"HTTPS_PROXY": PROXY}, "x", host=found.host) == URL(PROXY)
+
+
+@pytest.mark.parametrize("url", [f" {PROXY}", f"\t{PROXY} ", " proxy:3128"])
+def test_one_that_begins_with_a_blank_is_none(url):
+    assert chosen(SERVER, HTTPS_PROXY=url) is None
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,36 @@ def test_loopback_never_uses_a_proxy_of_the_environment(server):
         ("https://anything", "", False),
         ("https://anything", " , ", False),
         ("https://anything", "not/a/network", False),
+        # What golang.org/x/net/http/httpproxy says of them.
+        ("https://sim.test", "*test", False),
+        ("https://sim.test", "sim.*", False),
+        ("https://sim.test", "[sim.test]", False),
+        ("https://sim.test", "[sim.test]:443", True),
+        ("https://sim.test", "sim.test:", True),
+        ("https://sim.test", "sim.test:443:1", False),
+        ("https://sim.test", "sim.test.", False),
+        ("https://sim.test.", "sim.test", False),
+        ("https://sim.test.", "sim.test.", True),
+        ("https://sim.test", " * ", True),
+        ("https://sim.test", "x,*", True),
+        ("https://sim.test", ".", False),
+        ("https://sim.test", "*.", False),
+        ("https://sim.test", ":443", False),
+        ("https://xn--bcher-kva.example", "bücher.example", True),
+        ("https://bücher.example", "*.bücher.example", False),
+        ("https://x.bücher.example", "*.bücher.example", True),
+        ("https://10.9.8.7", "10.9.8.7/255.0.0.0", False),
+        ("https://10.9.8.7", "10.0.0.0/33", False),
+        ("https://10.9.8.7", "0.0.0.0/0", True),
+        ("https://10.9.8.7", "::/0", False),
+        ("https://10.9.8.7", "::ffff:10.9.8.7", True),
+        ("https://10.9.8.7", "::ffff:10.0.0.0/104", True),
+        ("https://[::ffff:10.9.8.7]", "10.0.0.0/8", True),
+        ("https://10.9.8.7", "010.0.0.0/8", True),
+        ("https://10.9.8.7", "010.9.8.7", False),
+        ("https://10.9.8.7", ".7", False),
+        ("https://[fd00::1]", "[fd00::1]", False),
+        ("https://[fe80::1%25eth0]", "fe80::1", True),
     ],
 )
 def test_no_proxy_reads_as_go_reads_it(server, rule, direct):

@@ -484,6 +484,13 @@ class TestTls:
         kubeconfig.write({"server": url})
         assert type(await failure(_get(kubeconfig.session()))) is errors.BadContextError
 
+    @pytest.mark.parametrize("url", ["https://127.0.0.1.:6443", "https://1.2.3.4.5:6443"])
+    async def test_an_address_that_is_none_is_a_bad_context(self, kubeconfig, failure, url):
+        kubeconfig.write({"server": url})
+        error = await failure(_get(kubeconfig.session()))
+        assert type(error) is errors.BadContextError
+        assert str(error) == f"{url}: not a valid address"
+
     async def test_a_server_without_a_scheme_is_asked_as_kubectl_would(
         self, kubeconfig, plain_server, server, authority
     ):

@@ -21,6 +21,35 @@ class TestAList:
         page = decode_page(b'{"metadata": {"resourceVersion": "5"}, ' + items + b"}")
         assert (page.version, page.next, list(page.items)) == ("5", "", [])
 
+    def test_may_lack_a_version_while_it_has_items(self) -> None:
+        page = decode_page(b'{"kind": null, "metadata": null, "items": [{}]}')
+        assert (page.version, page.next, [bytes(item) for item in page.items]) == ("", "", [b"{}"])
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (b"null", "a list without metadata.resourceVersion and without items"),
+            (b"{}", "a list without metadata.resourceVersion and without items"),
+            (
+                b'{"kind": null, "metadata": null, "items": null}',
+                "a list without metadata.resourceVersion and without items",
+            ),
+            (b"[]", "expected a mapping, got a list"),
+            (b'{"metadata": []}', "metadata: expected a mapping, got a list"),
+            (b'{"metadata": {"resourceVersion": 5}}', "metadata.resourceVersion: expected text, got a number"),
+            (b'{"metadata": {"resourceVersion": "5"}, "items": {}}', "items: expected a list, got a mapping"),
+            (b'{"metadata": {"resourceVersion": "\xff"}}', "not UTF-8"),
+            (b'{"metadata": ' + b"[" * 100_000, "nested too deep"),
+            (b"", "JSON that is empty or cut off"),
+            (b'{"metadata": {', "JSON that is empty or cut off"),
+            (b"<html>", "JSON is malformed: invalid character (byte 0)"),
+        ],
+    )
+    def test_of_another_form_is_malformed_in_our_words(self, body: bytes, words: str) -> None:
+        with pytest.raises(MalformedError) as caught:
+            decode_page(body)
+        assert str(caught.value) == words
+
 
 class TestAWatchEvent:
     def test_of_an_object_is_decoded_in_two_steps(self) -> None:
@@ -43,7 +72,18 @@ class TestAWatchEvent:
     def test_may_have_a_status_with_nulls(self) -> None:
         assert decode_status(msgspec.Raw(b'{"code": 410, "reason": null, "message": null}')).code == 410
 
-    @pytest.mark.parametrize("line", [b"", b"null", b'{"type":"ADDED"}', b'{"type":"ADDED","object":{', b"\xff"])
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"",
+            b"null",
+            b"{}",
+            b'{"type":null,"object":{}}',
+            b'{"type":"ADDED"}',
+            b'{"type":"ADDED","object":{',
+            b"\xff",
+        ],
+    )
     def test_of_another_form_is_malformed(self, line: bytes) -> None:
         with pytest.raises(MalformedError):
             decode_event(line)

@@ -49,13 +49,14 @@ class Pair:
 class Authority:
     """Signs what the tests need."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, days: tuple[float, float] = (-1, 1), rsa_bits: int = 0) -> None:
         self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key = _new_key(rsa_bits)
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.path = folder / f"{name}.crt"
         # As plain as many clusters' own: no key identifiers, which strict verification would ask for.
-        certificate = self._sign(self._name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=None))
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        certificate = self._sign(self._name, self._key.public_key(), constraints, days=days)
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     @property
@@ -64,7 +65,7 @@ class Authority:
 
     def issue(self, name: str, *hosts: str, days: tuple[float, float] = (-1, 1), rsa_bits: int = 0) -> Pair:
         """Issue a certificate that is valid from one until another number of days from now."""
-        key = rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
+        key = _new_key(rsa_bits)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         extensions: list[x509.ExtensionType] = [x509.BasicConstraints(ca=False, path_length=None)]
         if hosts:
@@ -93,6 +94,10 @@ class Authority:
         for extension in extensions:
             builder = builder.add_extension(extension, critical=True)
         return builder.sign(self._key, hashes.SHA256())
+
+
+def _new_key(rsa_bits: int) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, rsa_bits) if rsa_bits else ec.generate_private_key(ec.SECP256R1())
 
 
 def _general(host: str) -> x509.GeneralName:
@@ -189,6 +194,7 @@ async def serving(handle: Handler, context: ssl.SSLContext | None, host: str = "
 
 def _context(pair: Pair, client_authority: Authority | None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # keys of any length
     context.load_cert_chain(pair.chain, pair.key)
     if client_authority:
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -218,6 +224,14 @@ async def named_server(authority: Authority) -> AsyncIterator[ApiServer]:
     """Yield a server whose certificate holds a name alone, not the address that it is reached at."""
     api = ApiServer()
     async with serving(api.handle, _context(authority.issue("named", "kubernetes.test"), authority)) as api.url:
+        yield api
+
+
+@asynccontextmanager
+async def serving_with(pair: Pair) -> AsyncIterator[ApiServer]:
+    """Yield a server with this certificate."""
+    api = ApiServer()
+    async with serving(api.handle, _context(pair, None)) as api.url:
         yield api
 
 
