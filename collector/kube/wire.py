@@ -4,6 +4,7 @@ The objects themselves stay raw: who lists or watches them decodes only the fiel
 """
 
 import functools
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,6 +32,10 @@ MAX_PAGE_ITEMS = 10_000  # objects; a hundred are asked for, which a server may 
 MAX_TOKEN_LENGTH = 16_384  # characters of what goes back into a URL: continue tokens and resource versions
 
 _T = TypeVar("_T")
+
+# What msgspec says of a value of the wrong type, and its types in the words of `go_values`.
+_MISMATCH = re.compile(r"Expected `(\w+)(?: \| null)?`, got `(\w+)`(?: - at `\$\.?([^`]*)`)?")
+_TYPES = {"object": "a mapping", "array": "a list", "str": "text", "int": "a number", "float": "a number"}
 
 
 class MalformedError(GpuidError):
@@ -72,11 +77,11 @@ def decode_page(body: bytes) -> Page:
     """
     page = _decode_exactly(_list_decoder(), body)
     items: list[msgspec.Raw] = []
-    for item in msgspec.structs.astuple(page.items) if page.items is not None else ():
+    for item in msgspec.structs.astuple(page.items) if page is not None and page.items is not None else ():
         if item is _NO_ITEM:
             break
         items.append(item)
-    metadata = page.metadata or _ListMeta()
+    metadata = (page.metadata if page is not None else None) or _ListMeta()
     version, token = _token(metadata.version or ""), _token(metadata.next or "")
     if not version and not items:
         raise MalformedError("a list without metadata.resourceVersion and without items")
@@ -132,6 +137,10 @@ def _why(error: Exception) -> str:
         return "not UTF-8"
     if str(error) == "Input data was truncated":
         return "JSON that is empty or cut off"
+    if (mismatch := _MISMATCH.fullmatch(str(error))) is not None:
+        expected, found, place = mismatch.groups()
+        text = f"expected {_TYPES.get(expected, expected)}, got {_TYPES.get(found, found)}"
+        return f"{place}: {text}" if place else text
     return str(error)
 
 
@@ -186,7 +195,7 @@ def _list_decoder() -> "msgspec.json.Decoder[Any]":
     fields = [(f"item{number}", msgspec.Raw, _NO_ITEM) for number in range(MAX_PAGE_ITEMS + 1)]
     items = msgspec.defstruct("_Items", fields, array_like=True, frozen=True, gc=False)
     parts = [("metadata", _ListMeta | None, None), ("items", items | None, None)]
-    return msgspec.json.Decoder(msgspec.defstruct("_List", parts, frozen=True, gc=False))
+    return msgspec.json.Decoder(msgspec.defstruct("_List", parts, frozen=True, gc=False) | None)
 
 
 class _VersionMeta(msgspec.Struct, frozen=True, gc=False):
