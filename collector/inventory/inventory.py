@@ -11,6 +11,7 @@ import msgspec
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
+from collector.inventory.pace import Pace
 from collector.inventory.unseen import also_lost, unseen_gpus, with_last_known
 from collector.model import (
     NO_UUIDS,
@@ -64,6 +65,7 @@ class Inventory:
         self._serials = PlaceIndex()
         self._chassis = PlaceIndex()
         self._claims = Claims()
+        self._pace = Pace()
         self._absent: dict[str, _Absent] = {}  # by UUID
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
@@ -73,7 +75,7 @@ class Inventory:
 
     def apply(self, reading: Reading) -> Step:
         """Replace all that a node had by what a reading of it found."""
-        step = _Draft()
+        step = _Draft(reading.ended)
         place = Place(reading.cluster, reading.node.name)
         before = self.node(place) or NodeState(place=place, node=reading.node)
         node = msgspec.structs.replace(
@@ -272,6 +274,7 @@ class Inventory:
             changes=tuple(change for step in steps for change in step.changes),
             nodes={place: state for step in steps for place, state in step.nodes.items()},
             verify=tuple(place for step in steps for place in step.verify),
+            verify_later={place: delay for step in steps for place, delay in step.verify_later.items()},
         )
 
     # Questions
@@ -378,6 +381,7 @@ class Inventory:
             return
         if not nodes:
             del self._nodes[place.cluster]
+        self._pace.forget(place)
         self._count_failing(place.cluster, node.failing, None)
         self._count_unread(place.cluster, node.unread, None)
         step.nodes[place] = None
@@ -443,7 +447,11 @@ class Inventory:
             if home.cluster == claimant.cluster and silent:
                 self._lose(uuid, home, step)
             else:
-                step.verify.append(home)
+                self._ask(home, claimant, step)
+
+    def _ask(self, home: Place, claimant: Place, step: "_Draft") -> None:
+        """Have a home read again because of a claim, the later the more such claims have come to nothing."""
+        step.read(home, self._pace.delay(claimant, home, step.now))
 
     def _confirm(self, uuid: str, home: Place, reading: Reading, step: "_Draft") -> None:
         """Note that a home still has a GPU: then those who claim it are asked whether they still do."""
@@ -453,7 +461,7 @@ class Inventory:
                     claim.confirmed = _LONG_AGO if reading.ended is None else reading.ended
                     step.verify.append(claimant)
                 else:
-                    step.verify.append(home)
+                    self._ask(home, claimant, step)
 
     def _claim_again(
         self, gpu: Gpu, node: NodeState, since: float, reading: Reading, step: "_Draft"
@@ -468,7 +476,11 @@ class Inventory:
             self._claims.close(uuid, place)
             step.changes.append(Change.of(node, Event.APPEARED, since, gpu))
             return since, False
-        step.verify += homes if claim.confirmed is None else [place]
+        if claim.confirmed is not None:
+            step.verify.append(place)
+        else:
+            for home in homes:
+                self._ask(home, place, step)
         return since, True
 
     def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: "_Draft") -> None:
@@ -534,9 +546,10 @@ class Inventory:
         )
         self._put(state, step)
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous))
-        for claim in self._claims.claimants(uuid).values():
+        self._pace.trust(claimant, previous)
+        for other, claim in self._claims.claimants(uuid).items():
             claim.confirmed = None
-            step.verify.append(claimant)
+            self._ask(claimant, other, step)
         self._conflicts.update(uuid)
 
     def _is_claimed_within(self, uuid: str, place: Place) -> bool:
@@ -595,10 +608,19 @@ class _Absent(NamedTuple):
 class _Draft:
     """A step while it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float | None = None) -> None:
+        self.now = now  # on the monotonic clock, if a reading causes it
         self.changes: list[Change] = []
         self.nodes: dict[Place, NodeState | None] = {}
         self.verify: list[Place] = []
+        self.verify_later: dict[Place, float] = {}
+
+    def read(self, place: Place, delay: float) -> None:
+        """Have a node read again in `delay` seconds."""
+        if delay <= 0.0:
+            self.verify.append(place)
+        else:
+            self.verify_later[place] = min(delay, self.verify_later.get(place, delay))
 
     def done(self, reading: Reading | None = None, *, removed_cluster: str | None = None) -> Step:
         return Step(
@@ -607,4 +629,5 @@ class _Draft:
             reading=reading,
             removed_cluster=removed_cluster,
             verify=tuple(dict.fromkeys(self.verify)),
+            verify_later=self.verify_later,
         )
