@@ -6,7 +6,8 @@ A claim is settled by readings, never by the order of clocks:
 2. If the home still has it, the claimant is read again: it may have been read before the GPU moved on.
 3. If both still have it, both report it: that is a conflict.
 
-Only a reading that was started after the question was asked is an answer.
+Only a reading that was started after the question was asked is an answer. Where several claim what their home has let
+go of, one becomes the new home, and the others claim it from that one.
 """
 
 import dataclasses
@@ -25,6 +26,12 @@ class Claim:
 
     opened: float  # when the claimant's reading was complete
     confirmed: float | None = None  # when the home's answer was complete: it still has the GPU
+    repeated: bool = False  # a reading of the claimant that was started after the claim found the GPU, too
+
+    def note_repeated(self, reading: Reading) -> None:
+        """Note that the claimant still has the GPU by a reading of it, if that was started after the claim."""
+        if reading.started is None or reading.started >= self.opened:
+            self.repeated = True
 
     def answered_by_home(self, reading: Reading) -> bool:
         """Return whether a reading of the home was started after the claim."""
@@ -66,6 +73,18 @@ class Claims:
     def claimants(self, uuid: str) -> dict[Place, Claim]:
         """Return the claims to a GPU by claimant, the oldest first; the view is live."""
         return self._claims.get(uuid, {})
+
+    def heir(self, uuid: str, home: Place) -> Place | None:
+        """Return which claimant most likely has a GPU that is no longer in its home; None if nobody claims it.
+
+        One of the home's cluster comes first, whatever a foreign one says, and of these one that has said so twice.
+        """
+        claimants = self._claims.get(uuid, {})
+
+        def rank(claimant: Place) -> tuple[bool, bool]:
+            return claimant.cluster != home.cluster, not claimants[claimant].repeated
+
+        return min(claimants, key=rank, default=None)
 
     def homes(self, uuid: str, places: Iterable[Place]) -> list[Place]:
         """Return which of the places that have a GPU had it before anybody claimed it."""

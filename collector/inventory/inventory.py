@@ -449,9 +449,9 @@ class Inventory:
             else:
                 self._ask(home, claimant, step)
 
-    def _ask(self, home: Place, claimant: Place, step: "_Draft") -> None:
-        """Have a home read again because of a claim, the later the more such claims have come to nothing."""
-        step.read(home, self._pace.delay(claimant, home, step.now))
+    def _ask(self, place: Place, rival: Place, step: "_Draft") -> None:
+        """Have a node read again because of what another one says, the later the more often that came to nothing."""
+        step.read(place, self._pace.delay(rival, place, step.now))
 
     def _confirm(self, uuid: str, home: Place, reading: Reading, step: "_Draft") -> None:
         """Note that a home still has a GPU: then those who claim it are asked whether they still do."""
@@ -459,7 +459,7 @@ class Inventory:
             if claim.confirmed is None:
                 if claim.answered_by_home(reading):
                     claim.confirmed = _LONG_AGO if reading.ended is None else reading.ended
-                    step.verify.append(claimant)
+                    self._ask(claimant, home, step)
                 else:
                     self._ask(home, claimant, step)
 
@@ -469,6 +469,8 @@ class Inventory:
         """Note that a claimant still has a GPU; returns since when, and whether that is a claim still."""
         uuid, place = gpu.uuid, node.place
         claim, homes = self._claims.get(uuid, place), self._homes(uuid)
+        if claim is not None:
+            claim.note_repeated(reading)
         if not homes:  # its home was lost without an answer, as by what another inventory recorded
             self._claims.close(uuid, place)
             return self._come(gpu, node, since, step), False
@@ -476,11 +478,9 @@ class Inventory:
             self._claims.close(uuid, place)
             step.changes.append(Change.of(node, Event.APPEARED, since, gpu))
             return since, False
-        if claim.confirmed is not None:
-            step.verify.append(place)
-        else:
-            for home in homes:
-                self._ask(home, place, step)
+        for home in homes:
+            asked, rival = (home, place) if claim.confirmed is None else (place, home)
+            self._ask(asked, rival, step)
         return since, True
 
     def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: "_Draft") -> None:
@@ -489,6 +489,8 @@ class Inventory:
             self._locations.discard(gpu.uuid, node.place)
             if gpu.uuid in node.claims:
                 self._claims.close(gpu.uuid, node.place)
+                for home in self._homes(gpu.uuid):
+                    self._pace.trust(home, node.place)
             else:
                 self._left(gpu, node, since, max(time, since), step)
 
@@ -522,8 +524,8 @@ class Inventory:
         """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
         if not self._homes(uuid):
-            if claimants := list(self._claims.claimants(uuid)):
-                self._move(uuid, node.place, since, claimants[0], step)
+            if (heir := self._claims.heir(uuid, node.place)) is not None:
+                self._move(uuid, node.place, since, heir, step)
                 return
             self._absent[uuid] = _Absent(node.place, time)
             if len(self._absent) > self._max_absent:

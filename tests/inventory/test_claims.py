@@ -5,7 +5,7 @@ import pytest
 
 from collector.inventory import Inventory
 from collector.inventory.pace import MAX_DELAY_SECONDS
-from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading, Step
+from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading, Step
 
 HOUR = 3600.0
 
@@ -86,6 +86,40 @@ class TestPace:
             fleet.inventory.remove_node(Place("west", f"c{second}"), second + 0.2)
         assert len(fleet.reads[A]) <= 8
 
+    def test_a_home_that_goes_round_in_a_cluster_costs_its_claimants_no_more(self) -> None:
+        fleet = Fleet()
+        fleet.read(C, 10.0, ONE)
+        fleet.read(A, 11.0, ONE)  # which is where it is
+        for second in range(12, 12 + 3600, 2):
+            fleet.until(float(second))
+            had, has = (C, D) if second % 4 else (D, C)
+            fleet.read(has, second + 0.1, ONE)
+            fleet.read(had, second + 0.9)
+            fleet.read(has, second + 1.7, ONE)
+        assert len(fleet.reads[A]) <= 8
+        assert A in {one.place for one in fleet.inventory.find(uuid="GPU-1")}
+
+    def test_moves_between_its_own_nodes_win_it_no_trust(self) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        for second in range(12, 12 + 1800, 2):
+            fleet.until(float(second))
+            has, had = (B, OTHER) if second % 4 else (OTHER, B)
+            fleet.read(has, second + 0.1, ONE, TWO)
+            fleet.read(had, second + 0.9)
+        assert len(fleet.reads[A]) <= 16  # eight for each of the two
+
+    def test_a_node_that_claims_from_many_is_no_better(self) -> None:
+        fleet = Fleet()
+        homes = {Place("east", f"home-{number}"): Gpu(uuid=f"GPU-{number}") for number in range(100)}
+        for home, gpu in homes.items():
+            fleet.read(home, 10.0, gpu)
+        for second in range(20, 20 + 1200):
+            fleet.until(float(second))
+            fleet.read(A, second + 0.1, *(homes.values() if second % 2 else ()))
+        assert max(map(len, fleet.reads.values())) <= 8
+        assert fleet.reads.keys() >= homes.keys()
+
     def test_the_readings_stay_an_hour_apart_at_most(self) -> None:
         fleet = Fleet()
         fleet.read(A, 10.0, ONE)
@@ -155,3 +189,65 @@ class TestPace:
             inventory.apply(msgspec.structs.replace(reading(A, 10.0 + number, ONE), started=None, ended=None))
             step = inventory.apply(msgspec.structs.replace(reading(C, 10.5 + number, *gpus), started=None, ended=None))
         assert step.verify_later == {}
+
+
+class TestHeirs:
+    """A GPU that its node has let go of goes to the claimant that most likely has it."""
+
+    def heirs(self, inventory: Inventory, time: float) -> list[tuple[Event, Place]]:
+        """Have the first node let go; returns what changed."""
+        return [(change.event, change.place) for change in inventory.apply(reading(A, time)).changes]
+
+    def test_one_of_its_own_cluster_comes_before_a_foreign_one(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(B, 21.0, ONE))
+        inventory.apply(reading(C, 22.0, ONE))  # which proves nothing
+        assert self.heirs(inventory, 23.0) == [(Event.MOVED, B)]
+        assert [one.place for one in inventory.find(uuid="GPU-1") if one.claim] == [C]
+
+    def test_a_foreign_claimant_left_is_a_claim_until_both_are_asked(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(B, 21.0, ONE))
+        assert asked(inventory.apply(reading(A, 22.0)), B) == 0.0
+        assert inventory.conflicts("east") == 0
+        assert asked(inventory.apply(reading(B, 23.0, ONE)), C) == 0.0
+        assert (inventory.claims("east"), inventory.conflicts("east")) == (1, 0)
+        inventory.apply(reading(C, 24.0, ONE))
+        assert (inventory.claims("east"), inventory.conflicts("east")) == (0, 1)
+
+    @pytest.mark.parametrize(("first", "second"), [(B, OTHER), (C, N)], ids=["in its cluster", "in others"])
+    def test_one_that_has_reported_it_again_comes_first(self, first: Place, second: Place) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(first, 20.0, ONE))
+        inventory.apply(reading(second, 21.0, ONE))
+        inventory.apply(reading(second, 30.0, ONE))
+        assert self.heirs(inventory, 31.0) == [(Event.MOVED, second)]
+
+    def test_a_reading_begun_before_the_claim_is_no_second_report(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(B, 20.0, ONE))
+        inventory.apply(reading(OTHER, 21.0, ONE))
+        inventory.apply(msgspec.structs.replace(reading(OTHER, 21.4, ONE), started=20.9))
+        assert self.heirs(inventory, 31.0) == [(Event.MOVED, B)]
+
+    def test_of_equals_the_first_comes_first(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(N, 21.0, ONE))
+        assert self.heirs(inventory, 22.0) == [(Event.MOVED, C)]
+        assert [one.place for one in inventory.find(uuid="GPU-1")] == [C, N]
+
+    def test_a_node_that_is_removed_leaves_it_to_its_own_cluster(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(B, 21.0, ONE))
+        (change,) = inventory.remove_node(A, 22.0).changes
+        assert (change.event, change.place) == (Event.MOVED, B)

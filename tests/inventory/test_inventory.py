@@ -843,12 +843,15 @@ class Naive:
     def __init__(self) -> None:
         self.gpus: dict[Place, dict[str, Gpu]] = {}  # all that is published
         self.claims: dict[tuple[str, Place], bool] = {}  # in the order of their opening; whether the home has confirmed
+        self.repeated: set[tuple[str, Place]] = set()  # claims
+        self.arrivals: dict[tuple[str, Place], int] = {}  # which of them came first
         self.absent: dict[str, Place] = {}
         self.unreadable: set[Place] = set()
         self.unready: set[Place] = set()
 
     def places(self, uuid: str) -> list[Place]:
-        return [place for place, gpus in self.gpus.items() if uuid in gpus]
+        places = [place for place, gpus in self.gpus.items() if uuid in gpus]
+        return sorted(places, key=lambda place: self.arrivals[uuid, place])
 
     def homes(self, uuid: str) -> list[Place]:
         return [place for place in self.places(uuid) if (uuid, place) not in self.claims]
@@ -864,11 +867,14 @@ class Naive:
         found = {gpu.uuid: gpu for gpu in gpus}
         opened = []
         for uuid, gpu in found.items():
-            places = [where for where, there in self.gpus.items() if uuid in there]
+            places = self.places(uuid)
+            if uuid not in here:
+                self.arrivals[uuid, place] = max(self.arrivals.values(), default=0) + 1
             known = here.get(uuid) or next((self.gpus[where][uuid] for where in places), None)
             if known is not None:
                 gpu = found[uuid] = with_last_known(gpu, known, same_node=uuid in here)
             if (uuid, place) in self.claims:
+                self.repeated.add((uuid, place))
                 if self.claims[uuid, place]:  # both have confirmed it
                     del self.claims[uuid, place]
                     events.add((Event.APPEARED, uuid, place, None))
@@ -880,6 +886,7 @@ class Naive:
             elif self.homes(uuid):
                 opened.append(uuid)
                 self.claims[uuid, place] = False
+                self.repeated.discard((uuid, place))
             else:
                 absent = self.absent.pop(uuid, None)
                 moved = absent is not None and absent != place
@@ -900,10 +907,12 @@ class Naive:
                 continue
             claimants = self.claimants(uuid)
             if not self.homes(uuid) and claimants:
-                del self.claims[uuid, claimants[0]]
-                for other in claimants[1:]:
+                foreign = {claimant: claimant.cluster != place.cluster for claimant in claimants}
+                heir = min(claimants, key=lambda one: (foreign[one], (uuid, one) not in self.repeated))
+                del self.claims[uuid, heir]
+                for other in self.claimants(uuid):
                     self.claims[uuid, other] = False
-                events.add((Event.MOVED, uuid, claimants[0], place))
+                events.add((Event.MOVED, uuid, heir, place))
                 continue
             if not self.homes(uuid):
                 self.absent[uuid] = place
