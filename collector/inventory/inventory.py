@@ -4,10 +4,10 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 import msgspec
 
+from collector.inventory.absent import AbsentGpus
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
@@ -36,7 +36,7 @@ from collector.model import (
 
 __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
 
-MAX_ABSENT_GPUS = 100_000  # whose last place is remembered; the longest absent are forgotten first
+MAX_ABSENT_GPUS = 100_000  # whose last place is remembered, of all clusters
 
 _LONG_AGO = float("-inf")  # on the monotonic clock
 _NO_NODES: Mapping[str, NodeState] = MappingProxyType({})
@@ -59,14 +59,13 @@ class Inventory:
     """
 
     def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
-        self._max_absent = max_absent
         self._nodes: dict[str, dict[str, NodeState]] = {}
         self._locations = PlaceIndex()  # by UUID; several while it is claimed or in conflict
         self._serials = PlaceIndex()
         self._chassis = PlaceIndex()
         self._claims = Claims()
         self._pace = Pace()
-        self._absent: dict[str, _Absent] = {}  # by UUID
+        self._absent = AbsentGpus(max_absent)
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
         self._unread: Counter[tuple[str, str]] = Counter()  # likewise, by the reason's value
@@ -203,7 +202,7 @@ class Inventory:
                 self._reindex(node.place, before.gpus, node.gpus)
         for name in list(self.nodes(cluster)):
             self._remove(Place(cluster, name), time, step)
-        self._absent = {uuid: absent for uuid, absent in self._absent.items() if absent.place.cluster != cluster}
+        self._absent.forget_cluster(cluster)
         return step.done(removed_cluster=cluster)
 
     def restore(self, nodes: Iterable[NodeState], absent: Mapping[str, Place]) -> Step:
@@ -228,8 +227,8 @@ class Inventory:
             self._conflicts.update(uuid)
         for serial in serials:
             self._conflicts.update_serial(serial)
-        for uuid, place in itertools.islice(absent.items(), self._max_absent):
-            self._absent[uuid] = _Absent(place, 0.0)
+        for uuid, place in absent.items():
+            self._absent.add(uuid, place, 0.0)
         return step.done()
 
     def adopt(self, recorded: NodeState) -> Step:
@@ -325,7 +324,7 @@ class Inventory:
 
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
-        return {uuid: absent.place for uuid, absent in self._absent.items()}
+        return self._absent.places()
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of the cluster's GPUs that are confirmed in two places; the view is live."""
@@ -431,7 +430,7 @@ class Inventory:
 
     def _come(self, gpu: Gpu, node: NodeState, time: float, step: "_Draft") -> float:
         """Say from where a GPU came that is in no other node; returns since when it is in this one."""
-        absent = self._absent.pop(gpu.uuid, None)
+        absent = self._absent.pop(gpu.uuid)
         at = time if absent is None else max(time, absent.time)
         if absent is None or absent.place == node.place:
             step.changes.append(Change.of(node, Event.APPEARED, at, gpu))
@@ -505,7 +504,7 @@ class Inventory:
                     without = self._without(gpu.uuid, node)
                     self._put(without, step)
                     self._locations.discard(gpu.uuid, home)
-                    self._absent[gpu.uuid] = _Absent(home, at)
+                    self._absent.add(gpu.uuid, home, at)
                     self._reindex(home, node.gpus, without.gpus)
         return step.done()
 
@@ -527,9 +526,7 @@ class Inventory:
             if (heir := self._claims.heir(uuid, node.place)) is not None:
                 self._move(uuid, node.place, since, heir, step)
                 return
-            self._absent[uuid] = _Absent(node.place, time)
-            if len(self._absent) > self._max_absent:
-                del self._absent[next(iter(self._absent))]
+            self._absent.add(uuid, node.place, time)
         step.changes.append(Change.of(node, Event.VANISHED, time, gpu))
 
     def _move(self, uuid: str, previous: Place, since: float, claimant: Place, step: "_Draft") -> None:
@@ -598,13 +595,6 @@ class Inventory:
 
     def _found(self, places: Iterable[Place], wanted: Callable[[Gpu], bool]) -> list[Placement]:
         return [one for place in places for one in self._at(place).placements() if wanted(one.gpu)]
-
-
-class _Absent(NamedTuple):
-    """Where a GPU that is in no node was last, and until when (Unix seconds; 0 where that is not known)."""
-
-    place: Place
-    time: float
 
 
 class _Draft:

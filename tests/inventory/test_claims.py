@@ -191,6 +191,16 @@ class TestPace:
         assert step.verify_later == {}
 
 
+def test_made_up_gpus_do_not_make_a_move_an_appearance() -> None:
+    inventory = Inventory(max_absent=100)
+    inventory.apply(reading(A, 10.0, ONE))
+    inventory.apply(reading(A, 11.0))
+    for number in range(300):
+        inventory.apply(reading(C, 20.0 + number, Gpu(uuid=f"GPU-made-up-{number}")))
+    (change,) = inventory.apply(reading(B, 500.0, ONE)).changes
+    assert (change.event, change.previous) == (Event.MOVED, A)
+
+
 class TestHeirs:
     """A GPU that its node has let go of goes to the claimant that most likely has it."""
 
