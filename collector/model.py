@@ -99,18 +99,22 @@ def canonical_bus_id(text: str) -> str:
     return f"{domain.zfill(8)}:{rest}".upper() if colon else text
 
 
-def on_one_board(gpu: Gpu, *, sharing: bool, other: Gpu, other_sharing: bool) -> bool:
+def on_one_board(gpu: Gpu, *, sharing: bool, other: Gpu, other_sharing: bool, one_cluster: bool) -> bool:
     """Return whether two GPUs on two nodes, with one serial, are on one board of several GPUs.
 
     `sharing` tells for each whether its own node shows that its board has several: the tool says so, or another GPU
     there has the serial too. Where both say in which tray of which chassis they are, and as which module, that decides:
-    the two GPUs of a Grace superchip have a module each, and nothing else tells that they are on one board.
+    the two GPUs of a Grace superchip have a module each, and nothing else tells that they are on one board. A foreign
+    cluster may have copied that, so across clusters (`one_cluster` is False) it only tells that they are not.
     """
     if gpu.chassis and other.chassis:
         if (gpu.chassis, gpu.tray, gpu.slot) != (other.chassis, other.tray, other.slot):
             return False
         if (gpu.tray or gpu.slot) and gpu.module and other.module:
-            return gpu.module != other.module
+            if gpu.module == other.module:
+                return False
+            if one_cluster:
+                return True
     return sharing and other_sharing
 
 

@@ -73,7 +73,13 @@ class Conflicts:
         home = self._node(place)
         sharing = home is not None and home.shares_board(gpu)
         return any(
-            not on_one_board(gpu, sharing=sharing, other=other, other_sharing=node.shares_board(other))
+            not on_one_board(
+                gpu,
+                sharing=sharing,
+                other=other,
+                other_sharing=node.shares_board(other),
+                one_cluster=node.place.cluster == place.cluster,
+            )
             for other, node in others
         )
 

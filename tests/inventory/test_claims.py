@@ -1,5 +1,7 @@
 """What a claim makes others do and lose: how often nodes are read because of it, and who gets a GPU that is let go."""
 
+from typing import Any, ClassVar
+
 import msgspec
 import pytest
 
@@ -261,3 +263,35 @@ class TestHeirs:
         inventory.apply(reading(B, 21.0, ONE))
         (change,) = inventory.remove_node(A, 22.0).changes
         assert (change.event, change.place) == (Event.MOVED, B)
+
+
+class TestBoards:
+    """What a foreign cluster alone says of a board explains no serial that both have."""
+
+    SEAT: ClassVar[dict[str, Any]] = {"serial": "s", "chassis": "x", "tray": "1", "slot": "2"}
+
+    def conflicts(self, here: Place, mine: Gpu, there: Place, *theirs: Gpu) -> tuple[int, int]:
+        inventory = Inventory()
+        inventory.apply(reading(here, 10.0, mine))
+        inventory.apply(reading(there, 10.0, *theirs))
+        return inventory.conflicts(here.cluster), inventory.conflicts(there.cluster)
+
+    def test_a_copied_tray_mutes_no_conflict_across_clusters(self) -> None:
+        mine, copy = Gpu(uuid="GPU-1", module="1", **self.SEAT), Gpu(uuid="GPU-2", module="2", **self.SEAT)
+        assert self.conflicts(A, mine, C, copy) == (1, 1)
+        assert self.conflicts(A, mine, B, copy) == (0, 0)
+
+    def test_nor_does_a_copy_that_calls_itself_one_of_several(self) -> None:
+        mine = Gpu(uuid="GPU-1", module="1", **self.SEAT)
+        copies = [Gpu(uuid=f"GPU-{number}", module=str(number), multi_gpu_board=True, **self.SEAT) for number in (2, 3)]
+        assert self.conflicts(A, mine, C, *copies) == (1, 2)
+
+    def test_a_board_that_both_clusters_show_may_be_split(self) -> None:
+        one, other = (Gpu(uuid=f"GPU-{number}", serial="s", multi_gpu_board=True) for number in (1, 2))
+        assert self.conflicts(A, one, C, other) == (0, 0)
+
+    def test_another_tray_or_the_same_module_is_a_conflict(self) -> None:
+        one = Gpu(uuid="GPU-1", module="1", multi_gpu_board=True, **self.SEAT)
+        for change in ({"tray": "2"}, {"module": "1"}):
+            other = msgspec.structs.replace(one, uuid="GPU-2", **({"module": "2"} | change))
+            assert self.conflicts(A, one, C, other) == (1, 1)

@@ -958,7 +958,11 @@ class Naive:
                 and (
                     len(others(place, gpu)) >= 4
                     or not on_one_board(
-                        gpu, sharing=shares(place, gpu), other=other, other_sharing=shares(other_place, other)
+                        gpu,
+                        sharing=shares(place, gpu),
+                        other=other,
+                        other_sharing=shares(other_place, other),
+                        one_cluster=other_place.cluster == place.cluster,
                     )
                 )
                 for other_place, other in published
