@@ -38,8 +38,7 @@ class AbsentGpus:
 
     def pop(self, uuid: str) -> Absent | None:
         """Forget a GPU; returns where it was last, if that is known."""
-        cluster = self._clusters.pop(uuid, None)
-        if cluster is None:
+        if (cluster := self._clusters.pop(uuid, None)) is None:
             return None
         gpus = self._gpus[cluster]
         absent = gpus.pop(uuid)

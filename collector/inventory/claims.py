@@ -11,8 +11,8 @@ go of, one becomes the new home, and the others claim it from that one.
 """
 
 import dataclasses
-from collections.abc import Iterable
 
+from collector.inventory.index import PlaceIndex
 from collector.model import Place, Reading
 
 __all__ = ["Claim", "Claims"]
@@ -45,7 +45,8 @@ class Claim:
 class Claims:
     """The open claims, by UUID and claimant."""
 
-    def __init__(self) -> None:
+    def __init__(self, locations: PlaceIndex) -> None:
+        self._locations = locations  # by UUID, those of claimants too
         self._claims: dict[str, dict[Place, Claim]] = {}
         self._count = 0
 
@@ -86,11 +87,22 @@ class Claims:
 
         return min(claimants, key=rank, default=None)
 
-    def homes(self, uuid: str, places: Iterable[Place]) -> list[Place]:
-        """Return which of the places that have a GPU had it before anybody claimed it."""
+    def homes(self, uuid: str) -> list[Place]:
+        """Return the nodes that have a GPU and do not merely claim it; more than one is a conflict."""
         claimants = self._claims.get(uuid, {})
-        return [place for place in places if place not in claimants]
+        return [place for place in self._locations.places(uuid) if place not in claimants]
 
-    def uuids(self) -> Iterable[str]:
-        """Return the UUIDs that are claimed."""
-        return self._claims.keys()
+    def uuids_in(self, cluster: str) -> set[str]:
+        """Return the claimed GPUs that a node of a cluster has, as home or as claimant."""
+        return {
+            uuid for uuid in self._claims if any(place.cluster == cluster for place in self._locations.places(uuid))
+        }
+
+    def nodes_in(self, cluster: str) -> set[str]:
+        """Return the nodes of a cluster that have a claimed GPU."""
+        places = (place for uuid in self._claims for place in self._locations.places(uuid))
+        return {place.node for place in places if place.cluster == cluster}
+
+    def is_claimed_within(self, uuid: str, cluster: str) -> bool:
+        """Return whether a node of a cluster claims a GPU."""
+        return any(claimant.cluster == cluster for claimant in self._claims.get(uuid, ()))

@@ -45,7 +45,7 @@ class Conflicts:
 
     def update(self, uuid: str) -> None:
         """Decide in which clusters a GPU is in conflict."""
-        homes = self._claims.homes(uuid, self._locations.places(uuid))
+        homes = self._claims.homes(uuid)
         contested = len(homes) > 1 or any(
             self._serial_is_contested(gpu, home) for home in homes for gpu in self._gpus(home) if gpu.uuid == uuid
         )

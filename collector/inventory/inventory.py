@@ -63,7 +63,7 @@ class Inventory:
         self._locations = PlaceIndex()  # by UUID; several while it is claimed or in conflict
         self._serials = PlaceIndex()
         self._chassis = PlaceIndex()
-        self._claims = Claims()
+        self._claims = Claims(self._locations)
         self._pace = Pace()
         self._absent = AbsentGpus(max_absent)
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
@@ -336,11 +336,7 @@ class Inventory:
 
     def claimed(self, cluster: str) -> set[str]:
         """Return the UUIDs of the cluster's GPUs that are in an open claim, as home or as claimant."""
-        return {
-            uuid
-            for uuid in self._claims.uuids()
-            if any(place.cluster == cluster for place in self._locations.places(uuid))
-        }
+        return self._claims.uuids_in(cluster)
 
     def claims(self, cluster: str) -> int:
         """Return how many of the cluster's GPUs are in an open claim."""
@@ -348,12 +344,7 @@ class Inventory:
 
     def to_verify(self, cluster: str) -> set[str]:
         """Return the nodes of a cluster whose next reading can settle a claim."""
-        return {
-            place.node
-            for uuid in self._claims.uuids()
-            for place in self._locations.places(uuid)
-            if place.cluster == cluster
-        }
+        return self._claims.nodes_in(cluster)
 
     def failing(self, cluster: str, reason: ReadFailure) -> int:
         """Return how many of the cluster's nodes could not be read last, for this reason."""
@@ -409,14 +400,14 @@ class Inventory:
         return [
             left.pop(one.uuid)
             for one in unseen
-            if one.uuid in left and not (one.lost and self._is_claimed_within(one.uuid, place))
+            if one.uuid in left and not (one.lost and self._claims.is_claimed_within(one.uuid, place.cluster))
         ]
 
     # Where a GPU is
 
     def _homes(self, uuid: str) -> list[Place]:
-        """Return the nodes that have a GPU and do not merely claim it; more than one is a conflict."""
-        return self._claims.homes(uuid, self._locations.places(uuid))
+        """Return the nodes that have a GPU and do not merely claim it."""
+        return self._claims.homes(uuid)
 
     def _arrive(self, gpu: Gpu, node: NodeState, reading: Reading, step: "_Draft") -> tuple[float, bool]:
         """Locate a GPU in a node that did not have it; returns since when, and whether it is a claim."""
@@ -450,7 +441,8 @@ class Inventory:
 
     def _ask(self, place: Place, rival: Place, step: "_Draft") -> None:
         """Have a node read again because of what another one says, the later the more often that came to nothing."""
-        step.read(place, self._pace.delay(rival, place, step.now))
+        delay = self._pace.delay(rival, place, step.now)
+        step.verify[place] = min(delay, step.verify.get(place, delay))
 
     def _confirm(self, uuid: str, home: Place, reading: Reading, step: "_Draft") -> None:
         """Note that a home still has a GPU: then those who claim it are asked whether they still do."""
@@ -551,15 +543,11 @@ class Inventory:
             self._ask(claimant, other, step)
         self._conflicts.update(uuid)
 
-    def _is_claimed_within(self, uuid: str, place: Place) -> bool:
-        """Return whether another node of a node's cluster claims a GPU."""
-        return any(claimant.cluster == place.cluster for claimant in self._claims.claimants(uuid))
-
     def _lose_claimed(self, place: Place, step: "_Draft") -> None:
         """Take from a node that does not answer the GPUs that other nodes of its cluster claim."""
         if len(self._claims) and (node := self.node(place)) is not None:
             for gpu in node.gpus:
-                if gpu.uuid not in node.claims and self._is_claimed_within(gpu.uuid, place):
+                if gpu.uuid not in node.claims and self._claims.is_claimed_within(gpu.uuid, place.cluster):
                     self._lose(gpu.uuid, place, step)
 
     def _lose(self, uuid: str, place: Place, step: "_Draft") -> None:
@@ -604,15 +592,7 @@ class _Draft:
         self.now = now  # on the monotonic clock, if a reading causes it
         self.changes: list[Change] = []
         self.nodes: dict[Place, NodeState | None] = {}
-        self.verify: list[Place] = []
-        self.verify_later: dict[Place, float] = {}
-
-    def read(self, place: Place, delay: float) -> None:
-        """Have a node read again in `delay` seconds."""
-        if delay <= 0.0:
-            self.verify.append(place)
-        else:
-            self.verify_later[place] = min(delay, self.verify_later.get(place, delay))
+        self.verify: dict[Place, float] = {}  # in how many seconds
 
     def done(self, reading: Reading | None = None, *, removed_cluster: str | None = None) -> Step:
         return Step(
@@ -620,6 +600,6 @@ class _Draft:
             nodes=self.nodes,
             reading=reading,
             removed_cluster=removed_cluster,
-            verify=tuple(dict.fromkeys(self.verify)),
-            verify_later=self.verify_later,
+            verify=tuple(place for place, delay in self.verify.items() if delay <= 0.0) if self.verify else (),
+            verify_later={place: delay for place, delay in self.verify.items() if delay > 0.0} if self.verify else {},
         )
