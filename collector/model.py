@@ -100,18 +100,22 @@ def canonical_bus_id(text: str) -> str:
     return f"{''.join(domain).zfill(8)}:{bus}:{device}".upper() if device else text
 
 
-def on_one_board(gpu: Gpu, *, sharing: bool, other: Gpu, other_sharing: bool) -> bool:
+def on_one_board(gpu: Gpu, *, sharing: bool, other: Gpu, other_sharing: bool, one_cluster: bool) -> bool:
     """Return whether two GPUs on two nodes, with one serial, are on one board of several GPUs.
 
     `sharing` tells for each whether its own node shows that its board has several: the tool says so, or another GPU
     there has the serial too. Where both say in which tray of which chassis they are, and as which module, that decides:
-    the two GPUs of a Grace superchip have a module each, and nothing else tells that they are on one board.
+    the two GPUs of a Grace superchip have a module each, and nothing else tells that they are on one board. A foreign
+    cluster may have copied that, so across clusters (`one_cluster` is False) it only tells that they are not.
     """
     if gpu.chassis and other.chassis:
         if (gpu.chassis, gpu.tray, gpu.slot) != (other.chassis, other.tray, other.slot):
             return False
         if (gpu.tray or gpu.slot) and gpu.module and other.module:
-            return gpu.module != other.module
+            if gpu.module == other.module:
+                return False
+            if one_cluster:
+                return True
     return sharing and other_sharing
 
 
@@ -475,6 +479,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     reading: Reading | None = None  # what caused it, if that was a reading
     removed_cluster: str | None = None  # a cluster that is forgotten as a whole, its absent GPUs too
     verify: tuple[Place, ...] = ()  # nodes to be read again now, because another node claims a GPU of theirs
+    verify_later: Mapping[Place, float] = {}  # likewise, but only in so many seconds: such claims came to nothing
 
 
 class ClusterState(StrEnum):

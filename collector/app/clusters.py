@@ -76,10 +76,10 @@ class Clusters:
                 self._observer.on_status(status)
             tasks.start_soon(supervisor.run, name=f"cluster {name}")
 
-    def verify(self, place: Place) -> None:
-        """Have a node read again now; where that cannot be, the inventory decides without its answer."""
+    def verify(self, place: Place, delay: float) -> None:
+        """Have a node read again in `delay` seconds; where that cannot be, the inventory decides without its answer."""
         collected = self._collected.get(place.cluster)
-        if collected is None or not collected.supervisor.verify(place.node):
+        if collected is None or not collected.supervisor.verify(place.node, delay):
             self._publisher.publish(self._inventory.cannot_verify(place))
 
     def adopt(self, nodes: Sequence[NodeState]) -> None:

@@ -31,14 +31,14 @@ class Publisher:
         self._recent = recent
         self._listeners = tuple(listeners)
         self._history: HistoryWriter | None = None
-        self._verify: Callable[[Place], None] = lambda _place: None
+        self._verify: Callable[[Place, float], None] = lambda _place, _delay: None
 
     def record_to(self, history: HistoryWriter) -> None:
         """Record what is published from now on."""
         self._history = history
 
-    def verify_with(self, verify: Callable[[Place], None]) -> None:
-        """Call `verify` for each node that a step wants to be read again now."""
+    def verify_with(self, verify: Callable[[Place, float], None]) -> None:
+        """Call `verify` for each node that a step wants to be read again, with in how many seconds."""
         self._verify = verify
 
     def publish(self, step: Step, *, record: bool = True) -> None:
@@ -56,7 +56,9 @@ class Publisher:
             for listener in self._listeners:
                 listener(change)
         for place in step.verify:
-            self._verify(place)
+            self._verify(place, 0.0)
+        for place, delay in step.verify_later.items():
+            self._verify(place, delay)
 
 
 def _log_change(change: Change, *, removed: bool) -> None:

@@ -39,7 +39,7 @@ class TrackedNode:
     observed_before: bool = False  # the observer knows the node from an earlier queue, whatever that said last
     attempt: Attempt | None = None
     reading: bool = False  # handed out, and not done yet
-    verify: bool = False  # to be read again soon, whatever the last attempt said
+    verify_at: float | None = None  # to be read again then, whatever the last attempt said
     was_read: bool = False  # the observer has a reading of it
     found: int = 0  # GPUs in that, as far as this queue was told
     sharing: Sharing | None = None  # what that told of its capacity
@@ -151,15 +151,17 @@ class NodeQueue:
         """Hand out nothing until `resume`: the view is not current."""
         self._paused = True
 
-    def verify(self, name: str) -> bool:
-        """Have a node read again soon; returns False where that cannot be: it is gone, or has no ready pod.
+    def verify(self, name: str, delay: float = 0.0) -> bool:
+        """Have a node read again in `delay` seconds; returns False where it is gone, or has no ready pod.
 
-        A node is read at most every few seconds, however often that is asked for.
+        A node is read at most every few seconds, however often that is asked for. Whatever has it read before that
+        does as well.
         """
         node = self._nodes.get(name)
         if node is None or not (node.reading or self.select(node)):
             return False
-        node.verify = True
+        at = self._clock() + delay
+        node.verify_at = at if node.verify_at is None else min(node.verify_at, at)
         self._reschedule(node)
         return True
 
@@ -181,7 +183,7 @@ class NodeQueue:
         while (name := self._due.pop_due(now)) is not None:
             node = self._nodes[name]
             if not node.reading and self.select(node) is not None:
-                node.reading, node.verify = True, False
+                node.reading, node.verify_at = True, None
                 return node
             self._end_grace(node, now)
         return None
@@ -311,8 +313,9 @@ class NodeQueue:
         if node.reading or (target := self.select(node)) is None:
             return None
         due = schedule.due(node.attempt, target.fingerprint, now, settle=self._retry.settle)
-        if node.verify:
-            due = min(due, now if node.attempt is None else max(now, node.attempt.ended + self._retry.settle))
+        if node.verify_at is not None:
+            soonest = now if node.attempt is None else max(now, node.attempt.ended + self._retry.settle)
+            due = min(due, max(soonest, node.verify_at))
         return due
 
     def _first_grace(self, node: TrackedNode) -> float:

@@ -14,7 +14,7 @@ from collector.collect.sharing import GpuLabels, count_gpus, units_per_gpu
 from collector.kube.wire import MalformedError, decode
 from collector.model import NodeInfo
 from collector.redaction import Secrets
-from collector.text import printable
+from collector.text import one_line, printable
 
 __all__ = ["Container", "NodeObject", "PodObject", "decode_pod", "node_decoder", "without_echoes"]
 
@@ -34,6 +34,13 @@ _MACHINE_LABELS = (
     "eks.amazonaws.com/instance-gpu-count",
     "karpenter.azure.com/sku-gpu-count",
 )
+
+# As the API server accepts them (pkg/util/validation/validation.go of apimachinery): DNS1123SubdomainMaxLength,
+# DNS1123LabelMaxLength and LabelValueMaxLength. The limit of provider IDs is our own, so that they can be read.
+_MAX_NAME_LENGTH = 253
+_MAX_NAMESPACE_LENGTH = 63
+_MAX_LABEL_LENGTH = 63
+_MAX_PROVIDER_ID_LENGTH = 1000
 
 T = TypeVar("T", "PodObject", "NodeObject")
 
@@ -112,6 +119,8 @@ def without_echoes(decode: Callable[[msgspec.Raw], T], secrets: Secrets) -> Call
 def decode_pod(raw: msgspec.Raw) -> PodObject:
     """Return one pod; raises MalformedError."""
     pod = decode(_POD_DECODER, raw)
+    name = _name(pod.metadata.name, "metadata.name", _MAX_NAME_LENGTH)
+    namespace = _name(pod.metadata.namespace, "metadata.namespace", _MAX_NAMESPACE_LENGTH)
     statuses = pod.status.containers or ()
     containers = [
         Container(name=sys.intern(one.name), id=one.id, ready=one.ready, restarts=one.restarts) for one in statuses
@@ -120,10 +129,10 @@ def decode_pod(raw: msgspec.Raw) -> PodObject:
         reported = {container.name for container in containers}
         containers += [Container(name=sys.intern(one.name)) for one in declared if one.name not in reported]
     return PodObject(
-        key=printable(f"{pod.metadata.namespace}/{pod.metadata.name}") if pod.metadata.name else "",
+        key=f"{namespace}/{name}" if pod.metadata.name else "",
         uid=pod.metadata.uid,
         version=pod.metadata.version,
-        node=sys.intern(printable(pod.spec.node)),
+        node=sys.intern(_name(pod.spec.node, "spec.nodeName", _MAX_NAME_LENGTH)),
         created=pod.metadata.created or "",
         running=pod.status.phase == "Running",
         terminating=pod.metadata.deleted is not None,
@@ -145,15 +154,19 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
         return NodeObject(
             version=node.metadata.version,
             facts=NodeInfo(
-                name=sys.intern(printable(node.metadata.name)),
+                name=sys.intern(_name(node.metadata.name, "metadata.name", _MAX_NAME_LENGTH)),
                 uid=node.metadata.uid,
-                provider_id=printable(node.spec.provider_id),
+                provider_id=_provider_id(node.spec.provider_id),
                 boot_id=node.status.info.boot_id,
                 capacity=count_gpus(capacity, units),
                 allocatable=count_gpus(allocatable, units),
                 advertised=(capacity, allocatable),
                 ready=_is_ready(node.status.conditions),
-                labels=tuple((name, sys.intern(printable(has[name]))) for name in wanted if name in has),
+                labels=tuple(
+                    (name, sys.intern(_name(has[name], f"the label {name}", _MAX_LABEL_LENGTH)))
+                    for name in wanted
+                    if name in has
+                ),
                 gpu_sign=find_sign(node.status.capacity or (), has),
             ),
             created=_unix_seconds(node.metadata.created),
@@ -239,6 +252,17 @@ class _Node(msgspec.Struct, frozen=True, gc=False):
 
 _POD_DECODER = msgspec.json.Decoder(_Pod)
 _NODE_DECODER = msgspec.json.Decoder(_Node)
+
+
+def _name(text: str, what: str, longest: int) -> str:
+    """Return a name without what does not print; raises MalformedError for one that no API server accepts."""
+    if len(text) > longest:
+        raise MalformedError(f"{what} is longer than {longest} characters")
+    return printable(text)
+
+
+def _provider_id(text: str) -> str:
+    return printable(text) if len(text) <= _MAX_PROVIDER_ID_LENGTH else one_line(text, _MAX_PROVIDER_ID_LENGTH)
 
 
 def _is_ready(conditions: Iterable[_Condition] | None) -> bool:

@@ -77,9 +77,9 @@ class ClusterSupervisor:
         """Start a watcher again after `pause`."""
         self._unpaused.set()
 
-    def verify(self, node: str) -> bool:
-        """Have a node read again soon; returns False where its watcher says that cannot be."""
-        return self._watcher is None or self._watcher.verify(node)
+    def verify(self, node: str, delay: float = 0.0) -> bool:
+        """Have a node read again in `delay` seconds; returns False where its watcher says that cannot be."""
+        return self._watcher is None or self._watcher.verify(node, delay)
 
     def renew(self) -> None:
         """Replace the watcher by a new one, unless paused."""

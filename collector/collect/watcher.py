@@ -93,9 +93,9 @@ class ClusterWatcher:
                 self._report(error.state, str(error))
             await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
 
-    def verify(self, node: str) -> bool:
-        """Have a node read again soon; returns False where that cannot be: it is gone, or has no ready pod."""
-        return self._queue.verify(node)
+    def verify(self, node: str, delay: float = 0.0) -> bool:
+        """Have a node read again in `delay` seconds; returns False where it is gone, or has no ready pod."""
+        return self._queue.verify(node, delay)
 
     async def _watch(self, client: ApiClient) -> None:
         reflectors: list[Reflector[Any]] = [

@@ -6,12 +6,13 @@ A claim is settled by readings, never by the order of clocks:
 2. If the home still has it, the claimant is read again: it may have been read before the GPU moved on.
 3. If both still have it, both report it: that is a conflict.
 
-Only a reading that was started after the question was asked is an answer.
+Only a reading that was started after the question was asked is an answer. Where several claim what their home has let
+go of, one becomes the new home, and the others claim it from that one.
 """
 
 import dataclasses
-from collections.abc import Iterable
 
+from collector.inventory.index import PlaceIndex
 from collector.model import Place, Reading
 
 __all__ = ["Claim", "Claims"]
@@ -25,6 +26,12 @@ class Claim:
 
     opened: float  # when the claimant's reading was complete
     confirmed: float | None = None  # when the home's answer was complete: it still has the GPU
+    repeated: bool = False  # a reading of the claimant that was started after the claim found the GPU, too
+
+    def note_repeated(self, reading: Reading) -> None:
+        """Note that the claimant still has the GPU by a reading of it, if that was started after the claim."""
+        if reading.started is None or reading.started >= self.opened:
+            self.repeated = True
 
     def answered_by_home(self, reading: Reading) -> bool:
         """Return whether a reading of the home was started after the claim."""
@@ -38,7 +45,8 @@ class Claim:
 class Claims:
     """The open claims, by UUID and claimant."""
 
-    def __init__(self) -> None:
+    def __init__(self, locations: PlaceIndex) -> None:
+        self._locations = locations  # by UUID, those of claimants too
         self._claims: dict[str, dict[Place, Claim]] = {}
         self._count = 0
 
@@ -67,11 +75,34 @@ class Claims:
         """Return the claims to a GPU by claimant, the oldest first; the view is live."""
         return self._claims.get(uuid, {})
 
-    def homes(self, uuid: str, places: Iterable[Place]) -> list[Place]:
-        """Return which of the places that have a GPU had it before anybody claimed it."""
-        claimants = self._claims.get(uuid, {})
-        return [place for place in places if place not in claimants]
+    def heir(self, uuid: str, home: Place) -> Place | None:
+        """Return which claimant most likely has a GPU that is no longer in its home; None if nobody claims it.
 
-    def uuids(self) -> Iterable[str]:
-        """Return the UUIDs that are claimed."""
-        return self._claims.keys()
+        One of the home's cluster comes first, whatever a foreign one says, and of these one that has said so twice.
+        """
+        claimants = self._claims.get(uuid, {})
+
+        def rank(claimant: Place) -> tuple[bool, bool]:
+            return claimant.cluster != home.cluster, not claimants[claimant].repeated
+
+        return min(claimants, key=rank, default=None)
+
+    def homes(self, uuid: str) -> list[Place]:
+        """Return the nodes that have a GPU and do not merely claim it; more than one is a conflict."""
+        claimants = self._claims.get(uuid, {})
+        return [place for place in self._locations.places(uuid) if place not in claimants]
+
+    def uuids_in(self, cluster: str) -> set[str]:
+        """Return the claimed GPUs that a node of a cluster has, as home or as claimant."""
+        return {
+            uuid for uuid in self._claims if any(place.cluster == cluster for place in self._locations.places(uuid))
+        }
+
+    def nodes_in(self, cluster: str) -> set[str]:
+        """Return the nodes of a cluster that have a claimed GPU."""
+        places = (place for uuid in self._claims for place in self._locations.places(uuid))
+        return {place.node for place in places if place.cluster == cluster}
+
+    def is_claimed_within(self, uuid: str, cluster: str) -> bool:
+        """Return whether a node of a cluster claims a GPU."""
+        return any(claimant.cluster == cluster for claimant in self._claims.get(uuid, ()))

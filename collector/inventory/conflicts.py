@@ -45,7 +45,7 @@ class Conflicts:
 
     def update(self, uuid: str) -> None:
         """Decide in which clusters a GPU is in conflict."""
-        homes = self._claims.homes(uuid, self._locations.places(uuid))
+        homes = self._claims.homes(uuid)
         contested = len(homes) > 1 or any(
             self._serial_is_contested(gpu, home) for home in homes for gpu in self._gpus(home) if gpu.uuid == uuid
         )
@@ -73,7 +73,13 @@ class Conflicts:
         home = self._node(place)
         sharing = home is not None and home.shares_board(gpu)
         return any(
-            not on_one_board(gpu, sharing=sharing, other=other, other_sharing=node.shares_board(other))
+            not on_one_board(
+                gpu,
+                sharing=sharing,
+                other=other,
+                other_sharing=node.shares_board(other),
+                one_cluster=node.place.cluster == place.cluster,
+            )
             for other, node in others
         )
 

@@ -4,13 +4,14 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 import msgspec
 
+from collector.inventory.absent import AbsentGpus
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
+from collector.inventory.pace import Pace
 from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus, with_last_known
 from collector.model import (
     NO_UUIDS,
@@ -35,7 +36,7 @@ from collector.model import (
 
 __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
 
-MAX_ABSENT_GPUS = 100_000  # whose last place is remembered; the longest absent are forgotten first
+MAX_ABSENT_GPUS = 100_000  # whose last place is remembered, of all clusters
 
 _LONG_AGO = float("-inf")  # on the monotonic clock
 _NO_TIMES: Mapping[str, float] = MappingProxyType({})
@@ -60,13 +61,13 @@ class Inventory:
     """
 
     def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
-        self._max_absent = max_absent
         self._nodes: dict[str, dict[str, NodeState]] = {}
         self._locations = PlaceIndex()  # by UUID; several while it is claimed or in conflict
         self._serials = PlaceIndex()
         self._chassis = PlaceIndex()
-        self._claims = Claims()
-        self._absent: dict[str, _Absent] = {}  # by UUID
+        self._claims = Claims(self._locations)
+        self._pace = Pace()
+        self._absent = AbsentGpus(max_absent)
         self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not answer
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
         self._failing: Counter[tuple[str, ReadFailure]] = Counter()  # by cluster and reason: nodes
@@ -76,7 +77,7 @@ class Inventory:
 
     def apply(self, reading: Reading) -> Step:
         """Replace all that a node had by what a reading of it found."""
-        step = _Draft()
+        step = _Draft(reading.ended)
         place = Place(reading.cluster, reading.node.name)
         before = self.node(place) or NodeState(place=place, node=reading.node)
         node = msgspec.structs.replace(
@@ -215,7 +216,7 @@ class Inventory:
                 self._reindex(node.place, before.gpus, node.gpus)
         for name in list(self.nodes(cluster)):
             self._remove(Place(cluster, name), time, step)
-        self._absent = {uuid: absent for uuid, absent in self._absent.items() if absent.place.cluster != cluster}
+        self._absent.forget_cluster(cluster)
         self._unlisted = {place: node for place, node in self._unlisted.items() if place.cluster != cluster}
         return step.done(removed_cluster=cluster)
 
@@ -244,8 +245,8 @@ class Inventory:
             self._conflicts.update(uuid)
         for serial in serials:
             self._conflicts.update_serial(serial)
-        for uuid, place in itertools.islice(absent.items(), self._max_absent):
-            self._absent[uuid] = _Absent(place, left.get(uuid, 0.0))
+        for uuid, place in absent.items():
+            self._absent.add(uuid, place, left.get(uuid, 0.0))
         return step.done()
 
     def adopt(self, recorded: NodeState) -> Step:
@@ -297,6 +298,7 @@ class Inventory:
             changes=tuple(change for step in steps for change in step.changes),
             nodes={place: state for step in steps for place, state in step.nodes.items()},
             verify=tuple(place for step in steps for place in step.verify),
+            verify_later={place: delay for step in steps for place, delay in step.verify_later.items()},
         )
 
     # Questions
@@ -347,7 +349,7 @@ class Inventory:
 
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
-        return {uuid: absent.place for uuid, absent in self._absent.items()}
+        return self._absent.places()
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of the cluster's GPUs that are confirmed in two places; the view is live."""
@@ -359,11 +361,7 @@ class Inventory:
 
     def claimed(self, cluster: str) -> set[str]:
         """Return the UUIDs of the cluster's GPUs that are in an open claim, as home or as claimant."""
-        return {
-            uuid
-            for uuid in self._claims.uuids()
-            if any(place.cluster == cluster for place in self._locations.places(uuid))
-        }
+        return self._claims.uuids_in(cluster)
 
     def claims(self, cluster: str) -> int:
         """Return how many of the cluster's GPUs are in an open claim."""
@@ -371,12 +369,7 @@ class Inventory:
 
     def to_verify(self, cluster: str) -> set[str]:
         """Return the nodes of a cluster whose next reading can settle a claim."""
-        return {
-            place.node
-            for uuid in self._claims.uuids()
-            for place in self._locations.places(uuid)
-            if place.cluster == cluster
-        }
+        return self._claims.nodes_in(cluster)
 
     def failing(self, cluster: str, reason: ReadFailure) -> int:
         """Return how many of the cluster's nodes could not be read last, for this reason."""
@@ -403,6 +396,7 @@ class Inventory:
             return
         if not nodes:
             del self._nodes[place.cluster]
+        self._pace.forget(place)
         self._count_failing(place.cluster, node.failing, None)
         self._count_unread(place.cluster, node.unread, None)
         step.nodes[place] = None
@@ -431,14 +425,14 @@ class Inventory:
         return [
             left.pop(one.uuid)
             for one in unseen
-            if one.uuid in left and not (one.lost and self._is_claimed_within(one.uuid, place))
+            if one.uuid in left and not (one.lost and self._claims.is_claimed_within(one.uuid, place.cluster))
         ]
 
     # Where a GPU is
 
     def _homes(self, uuid: str) -> list[Place]:
-        """Return the nodes that have a GPU and do not merely claim it; more than one is a conflict."""
-        return self._claims.homes(uuid, self._locations.places(uuid))
+        """Return the nodes that have a GPU and do not merely claim it."""
+        return self._claims.homes(uuid)
 
     def _arrive(self, gpu: Gpu, node: NodeState, reading: Reading, step: "_Draft") -> tuple[float, bool]:
         """Locate a GPU in a node that did not have it; returns since when, and whether it is a claim."""
@@ -452,7 +446,7 @@ class Inventory:
 
     def _come(self, gpu: Gpu, node: NodeState, time: float, step: "_Draft") -> float:
         """Say from where a GPU came that is in no other node; returns since when it is in this one."""
-        absent = self._absent.pop(gpu.uuid, None)
+        absent = self._absent.pop(gpu.uuid)
         at = time if absent is None else max(time, absent.time)
         if absent is None or absent.place == node.place:
             step.changes.append(Change.of(node, Event.APPEARED, at, gpu))
@@ -468,7 +462,12 @@ class Inventory:
             if home.cluster == claimant.cluster and silent:
                 self._lose(uuid, home, step)
             else:
-                step.verify.append(home)
+                self._ask(home, claimant, step)
+
+    def _ask(self, place: Place, rival: Place, step: "_Draft") -> None:
+        """Have a node read again because of what another one says, the later the more often that came to nothing."""
+        delay = self._pace.delay(rival, place, step.now)
+        step.verify[place] = min(delay, step.verify.get(place, delay))
 
     def _confirm(self, uuid: str, home: Place, reading: Reading, step: "_Draft") -> None:
         """Note that a home still has a GPU: then those who claim it are asked whether they still do."""
@@ -476,9 +475,9 @@ class Inventory:
             if claim.confirmed is None:
                 if claim.answered_by_home(reading):
                     claim.confirmed = _LONG_AGO if reading.ended is None else reading.ended
-                    step.verify.append(claimant)
+                    self._ask(claimant, home, step)
                 else:
-                    step.verify.append(home)
+                    self._ask(home, claimant, step)
 
     def _claim_again(
         self, gpu: Gpu, node: NodeState, since: float, reading: Reading, step: "_Draft"
@@ -486,6 +485,8 @@ class Inventory:
         """Note that a claimant still has a GPU; returns since when, and whether that is a claim still."""
         uuid, place = gpu.uuid, node.place
         claim, homes = self._claims.get(uuid, place), self._homes(uuid)
+        if claim is not None:
+            claim.note_repeated(reading)
         if not homes:  # its home was lost without an answer, as by what another inventory recorded
             self._claims.close(uuid, place)
             return self._come(gpu, node, since, step), False
@@ -493,7 +494,9 @@ class Inventory:
             self._claims.close(uuid, place)
             step.changes.append(Change.of(node, Event.APPEARED, since, gpu))
             return since, False
-        step.verify += homes if claim.confirmed is None else [place]
+        for home in homes:
+            asked, rival = (home, place) if claim.confirmed is None else (place, home)
+            self._ask(asked, rival, step)
         return since, True
 
     def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: "_Draft") -> None:
@@ -502,6 +505,8 @@ class Inventory:
             self._locations.discard(gpu.uuid, node.place)
             if gpu.uuid in node.claims:
                 self._claims.close(gpu.uuid, node.place)
+                for home in self._homes(gpu.uuid):
+                    self._pace.trust(home, node.place)
             else:
                 self._left(gpu, node, since, max(time, since), step)
 
@@ -516,9 +521,9 @@ class Inventory:
                     without = self._without(gpu.uuid, node)
                     self._put(without, step)
                     self._locations.discard(gpu.uuid, home)
-                    self._absent[gpu.uuid] = _Absent(home, at)
+                    self._absent.add(gpu.uuid, home, at)
                     self._reindex(home, node.gpus, without.gpus)
-                    step.verify.append(home)
+                    step.verify[home] = 0.0
         return step.done()
 
     @staticmethod
@@ -539,12 +544,10 @@ class Inventory:
         if homes := self._homes(uuid):  # it was in conflict
             time = max(time, *(self._at(home).since_of(uuid) for home in homes))
         else:
-            if claimants := list(self._claims.claimants(uuid)):
-                self._move(uuid, node.place, since, last_seen, claimants[0], step)
+            if (heir := self._claims.heir(uuid, node.place)) is not None:
+                self._move(uuid, node.place, since, last_seen, heir, step)
                 return
-            self._absent[uuid] = _Absent(node.place, time)
-            if len(self._absent) > self._max_absent:
-                del self._absent[next(iter(self._absent))]
+            self._absent.add(uuid, node.place, time)
         step.changes.append(Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen))
 
     def _move(
@@ -565,20 +568,17 @@ class Inventory:
         )
         self._put(state, step)
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
-        for claim in self._claims.claimants(uuid).values():
+        self._pace.trust(claimant, previous)
+        for other, claim in self._claims.claimants(uuid).items():
             claim.confirmed = None
-            step.verify.append(claimant)
+            self._ask(claimant, other, step)
         self._conflicts.update(uuid)
-
-    def _is_claimed_within(self, uuid: str, place: Place) -> bool:
-        """Return whether another node of a node's cluster claims a GPU."""
-        return any(claimant.cluster == place.cluster for claimant in self._claims.claimants(uuid))
 
     def _lose_claimed(self, place: Place, step: "_Draft") -> None:
         """Take from a node that does not answer the GPUs that other nodes of its cluster claim."""
         if len(self._claims) and (node := self.node(place)) is not None:
             for gpu in node.gpus:
-                if gpu.uuid not in node.claims and self._is_claimed_within(gpu.uuid, place):
+                if gpu.uuid not in node.claims and self._claims.is_claimed_within(gpu.uuid, place.cluster):
                     self._lose(gpu.uuid, place, step)
 
     def _lose(self, uuid: str, place: Place, step: "_Draft") -> None:
@@ -620,13 +620,6 @@ class Inventory:
         return [one for place in places for one in self._at(place).placements() if wanted(one.gpu)]
 
 
-class _Absent(NamedTuple):
-    """Where a GPU that is in no node was last, and until when (Unix seconds; 0 where that is not known)."""
-
-    place: Place
-    time: float
-
-
 def _differ(one: NodeState, other: NodeState) -> bool:
     """Return whether two states of a node have different GPUs."""
     return {gpu.uuid for gpu in one.gpus} != {gpu.uuid for gpu in other.gpus}
@@ -635,10 +628,11 @@ def _differ(one: NodeState, other: NodeState) -> bool:
 class _Draft:
     """A step while it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float | None = None) -> None:
+        self.now = now  # on the monotonic clock, if a reading causes it
         self.changes: list[Change] = []
         self.nodes: dict[Place, NodeState | None] = {}
-        self.verify: list[Place] = []
+        self.verify: dict[Place, float] = {}  # in how many seconds
 
     def done(self, reading: Reading | None = None, *, removed_cluster: str | None = None) -> Step:
         return Step(
@@ -646,5 +640,6 @@ class _Draft:
             nodes=self.nodes,
             reading=reading,
             removed_cluster=removed_cluster,
-            verify=tuple(dict.fromkeys(self.verify)),
+            verify=tuple(place for place, delay in self.verify.items() if delay <= 0.0) if self.verify else (),
+            verify_later={place: delay for place, delay in self.verify.items() if delay > 0.0} if self.verify else {},
         )

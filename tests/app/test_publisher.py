@@ -26,9 +26,9 @@ class Published:
         self.exposition = Exposition(self.metrics)
         self.recent = RecentChanges()
         self.heard: list[Change] = []
-        self.verified: list[Place] = []
+        self.verified: list[tuple[Place, float]] = []
         self.publisher = Publisher(self.exposition, self.metrics, self.recent, [self.heard.append])
-        self.publisher.verify_with(self.verified.append)
+        self.publisher.verify_with(lambda place, delay: self.verified.append((place, delay)))
 
     async def samples(self, name: str) -> dict[str, float]:
         text = b"".join((await self.exposition.scrape()).chunks).decode()
@@ -64,5 +64,5 @@ async def test_only_moves_are_counted_as_such(published: Published) -> None:
 
 
 async def test_nodes_to_verify_are_handed_on(published: Published) -> None:
-    published.publisher.publish(Step(verify=(BEFORE,)))
-    assert published.verified == [BEFORE]
+    published.publisher.publish(Step(verify=(BEFORE,), verify_later={HERE: 30.0}))
+    assert published.verified == [(BEFORE, 0.0), (HERE, 30.0)]

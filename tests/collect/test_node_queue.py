@@ -134,6 +134,51 @@ class TestHandingOut:
         world.now = 1.2
         assert world.queue.pop_due() is node
 
+    def read(self, world: World, at: float) -> None:
+        """Read the node, which is due."""
+        world.now = at
+        node = world.queue.pop_due()
+        assert node is not None
+        target = world.queue.select(node)
+        assert target is not None
+        world.queue.succeeded(target)
+        world.queue.done(node)
+
+    def test_a_node_to_verify_is_due_a_few_seconds_after_its_last_reading(self, world: World) -> None:
+        world.set_pod(POD, READY)
+        self.read(world, 0.0)
+        world.now = 1.0
+        assert world.queue.verify("n")
+        assert world.queue.pop_due() is None
+        self.read(world, 5.0)
+
+    def test_a_node_to_verify_later_waits_so_long(self, world: World) -> None:
+        world.set_pod(POD, READY)
+        self.read(world, 0.0)
+        assert world.queue.verify("n", 300.0)
+        assert world.queue.verify("n", 400.0)
+        world.now = 299.0
+        assert world.queue.pop_due() is None
+        self.read(world, 300.0)
+        world.now = 500.0
+        assert world.queue.pop_due() is None
+
+    def test_a_reading_for_another_reason_verifies_as_well(self, world: World) -> None:
+        world.set_pod(POD, READY)
+        self.read(world, 0.0)
+        assert world.queue.verify("n", 300.0)
+        world.set_pod(READY, msgspec.structs.replace(READY, uid="v"))
+        self.read(world, 100.0)
+        world.now = 500.0
+        assert world.queue.pop_due() is None
+
+    def test_what_is_to_be_verified_soon_does_not_wait_for_a_later_time(self, world: World) -> None:
+        world.set_pod(POD, READY)
+        self.read(world, 0.0)
+        assert world.queue.verify("n", 300.0)
+        assert world.queue.verify("n")
+        self.read(world, 5.0)
+
 
 class TestTargets:
     def test_a_node_whose_pod_is_not_ready_has_no_target(self, world: World) -> None:

@@ -1,7 +1,7 @@
 """Pods and nodes, decoded from the API's JSON."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -279,6 +279,46 @@ def test_what_is_no_object_is_malformed(body: bytes) -> None:
     for decode in (decode_pod, node_decoder()):
         with pytest.raises(MalformedError):
             decode(msgspec.Raw(body))
+
+
+@pytest.mark.parametrize(
+    ("where", "longest"), [(("metadata", "name"), 253), (("metadata", "namespace"), 63), (("spec", "nodeName"), 253)]
+)
+def test_a_pod_with_a_name_that_is_too_long_is_malformed(where: tuple[str, str], longest: int) -> None:
+    part, field = where
+    for length, ok in ((longest, True), (longest + 1, False), (5000, False)):
+        pod: dict[str, Any] = {**POD, part: {**cast("dict[str, Any]", POD[part]), field: "a" * length}}
+        if ok:
+            assert "a" * length in (
+                decode_pod(raw(pod)).name,
+                decode_pod(raw(pod)).namespace,
+                decode_pod(raw(pod)).node,
+            )
+        else:
+            with pytest.raises(MalformedError, match=rf"^{part}.{field} is longer than {longest} characters$"):
+                decode_pod(raw(pod))
+
+
+def test_a_node_with_a_name_that_is_too_long_is_malformed() -> None:
+    decode = node_decoder()
+    assert decode(raw({"metadata": {"name": "a" * 253}})).key == "a" * 253
+    with pytest.raises(MalformedError, match=r"^metadata.name is longer than 253 characters$"):
+        decode(raw({"metadata": {"name": "a" * 254}}))
+
+
+def test_a_node_with_a_label_that_is_too_long_is_malformed_where_it_is_kept() -> None:
+    node = raw({"metadata": {"name": "n", "labels": {"zone": "a" * 63, "pool": "a" * 64}}})
+    assert node_decoder(["zone"])(node).facts.labels == (("zone", "a" * 63),)
+    with pytest.raises(MalformedError, match=r"^the label pool is longer than 63 characters$"):
+        node_decoder(["pool"])(node)
+
+
+def test_a_long_provider_id_is_cut() -> None:
+    (length,) = {
+        len(node_decoder()(raw({"metadata": {"name": "n"}, "spec": {"providerID": text}})).facts.provider_id)
+        for text in ("a" * 1000, "a" * 1001, "a" * 100_000)
+    }
+    assert length == 1000
 
 
 @pytest.mark.parametrize(

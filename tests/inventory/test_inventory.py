@@ -954,12 +954,15 @@ class Naive:
     def __init__(self) -> None:
         self.gpus: dict[Place, dict[str, Gpu]] = {}  # all that is published
         self.claims: dict[tuple[str, Place], bool] = {}  # in the order of their opening; whether the home has confirmed
+        self.repeated: set[tuple[str, Place]] = set()  # claims
+        self.arrivals: dict[tuple[str, Place], int] = {}  # which of them came first
         self.absent: dict[str, Place] = {}
         self.unreadable: set[Place] = set()
         self.unready: set[Place] = set()
 
     def places(self, uuid: str) -> list[Place]:
-        return [place for place, gpus in self.gpus.items() if uuid in gpus]
+        places = [place for place, gpus in self.gpus.items() if uuid in gpus]
+        return sorted(places, key=lambda place: self.arrivals[uuid, place])
 
     def homes(self, uuid: str) -> list[Place]:
         return [place for place in self.places(uuid) if (uuid, place) not in self.claims]
@@ -975,10 +978,13 @@ class Naive:
         found = {gpu.uuid: gpu for gpu in gpus}
         opened = []
         for uuid, gpu in found.items():
+            if uuid not in here:
+                self.arrivals[uuid, place] = max(self.arrivals.values(), default=0) + 1
             known = here.get(uuid) or next((self.gpus[where][uuid] for where in sorted(self.homes(uuid))), None)
             if known is not None:
                 gpu = found[uuid] = with_last_known(gpu, known, same_node=uuid in here)
             if (uuid, place) in self.claims:
+                self.repeated.add((uuid, place))
                 if self.claims[uuid, place]:  # both have confirmed it
                     del self.claims[uuid, place]
                     events.add((Event.APPEARED, uuid, place, None))
@@ -990,6 +996,7 @@ class Naive:
             elif self.homes(uuid):
                 opened.append(uuid)
                 self.claims[uuid, place] = False
+                self.repeated.discard((uuid, place))
             else:
                 absent = self.absent.pop(uuid, None)
                 moved = absent is not None and absent != place
@@ -1010,10 +1017,12 @@ class Naive:
                 continue
             claimants = self.claimants(uuid)
             if not self.homes(uuid) and claimants:
-                del self.claims[uuid, claimants[0]]
-                for other in claimants[1:]:
+                foreign = {claimant: claimant.cluster != place.cluster for claimant in claimants}
+                heir = min(claimants, key=lambda one: (foreign[one], (uuid, one) not in self.repeated))
+                del self.claims[uuid, heir]
+                for other in self.claimants(uuid):
                     self.claims[uuid, other] = False
-                events.add((Event.MOVED, uuid, claimants[0], place))
+                events.add((Event.MOVED, uuid, heir, place))
                 continue
             if not self.homes(uuid):
                 self.absent[uuid] = place
@@ -1059,7 +1068,11 @@ class Naive:
                 and (
                     len(others(place, gpu)) >= 4
                     or not on_one_board(
-                        gpu, sharing=shares(place, gpu), other=other, other_sharing=shares(other_place, other)
+                        gpu,
+                        sharing=shares(place, gpu),
+                        other=other,
+                        other_sharing=shares(other_place, other),
+                        one_cluster=other_place.cluster == place.cluster,
                     )
                 )
                 for other_place, other in published

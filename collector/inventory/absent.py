@@ -1,0 +1,56 @@
+"""Where GPUs that are in no node were last: what tells a move from a first appearance."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from collector.model import Place
+
+__all__ = ["Absent", "AbsentGpus"]
+
+
+class Absent(NamedTuple):
+    """Where a GPU that is in no node was last, and until when (Unix seconds; 0 where that is not known)."""
+
+    place: Place
+    time: float
+
+
+class AbsentGpus:
+    """The GPUs that are in no node, by UUID, at most `limit` of them.
+
+    The longest absent are forgotten first, those of the cluster that has the most: so one that makes up GPUs makes room
+    among its own.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._clusters: dict[str, str] = {}  # by UUID
+        self._gpus: dict[str, dict[str, Absent]] = {}  # by cluster and UUID, in the order in which they left
+
+    def add(self, uuid: str, place: Place, time: float) -> None:
+        """Remember where a GPU was last."""
+        self.pop(uuid)
+        self._clusters[uuid] = place.cluster
+        self._gpus.setdefault(place.cluster, {})[uuid] = Absent(place, time)
+        if len(self._clusters) > self._limit:
+            most = max(self._gpus.values(), key=len)
+            self.pop(next(iter(most)))
+
+    def pop(self, uuid: str) -> Absent | None:
+        """Forget a GPU; returns where it was last, if that is known."""
+        if (cluster := self._clusters.pop(uuid, None)) is None:
+            return None
+        gpus = self._gpus[cluster]
+        absent = gpus.pop(uuid)
+        if not gpus:
+            del self._gpus[cluster]
+        return absent
+
+    def forget_cluster(self, cluster: str) -> None:
+        """Forget the GPUs that were in a cluster last."""
+        for uuid in self._gpus.pop(cluster, ()):
+            del self._clusters[uuid]
+
+    def places(self) -> Mapping[str, Place]:
+        """Return where each GPU was last, by UUID."""
+        return {uuid: absent.place for gpus in self._gpus.values() for uuid, absent in gpus.items()}

@@ -1,0 +1,297 @@
+"""What a claim makes others do and lose: how often nodes are read because of it, and who gets a GPU that is let go."""
+
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from collector.inventory import Inventory
+from collector.inventory.pace import MAX_DELAY_SECONDS
+from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading, Step
+
+HOUR = 3600.0
+
+A, B, OTHER = Place("east", "a"), Place("east", "b"), Place("east", "other")
+C, D = Place("west", "c"), Place("west", "d")
+N = Place("north", "n")
+ONE, TWO = Gpu(uuid="GPU-1", serial="s1"), Gpu(uuid="GPU-2", serial="s2")
+
+
+def reading(place: Place, time: float, *gpus: Gpu) -> Reading:
+    """Return a reading that took half a second up to `time`, which is that of both clocks."""
+    return Reading(
+        cluster=place.cluster,
+        node=NodeInfo(name=place.node),
+        source="gpu-operator/pod",
+        fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+        time=time,
+        driver_version="570",
+        cuda_version="12.8",
+        gpus=gpus,
+        started=time - 0.5,
+        ended=time,
+    )
+
+
+def asked(step: Step, place: Place) -> float | None:
+    """Return in how many seconds a step wants a node to be read; None if it does not."""
+    return 0.0 if place in step.verify else step.verify_later.get(place)
+
+
+class Fleet:
+    """An inventory in which nodes are read when a step wants it, as the collector reads them."""
+
+    def __init__(self) -> None:
+        self.inventory = Inventory()
+        self.gpus: dict[Place, tuple[Gpu, ...]] = {}
+        self.due: dict[Place, float] = {}
+        self.reads: dict[Place, list[float]] = {}  # that were wanted, by place
+
+    def read(self, place: Place, time: float, *gpus: Gpu) -> Step:
+        self.gpus[place] = gpus
+        step = self.inventory.apply(reading(place, time, *gpus))
+        for node in {*step.verify, *step.verify_later}:
+            due = time + max(asked(step, node) or 0.0, 5.0)
+            self.due[node] = min(self.due.get(node, due), due)
+        return step
+
+    def until(self, time: float) -> None:
+        """Read the nodes that are due by then."""
+        while self.due and min(self.due.values()) <= time:
+            place = min(self.due, key=self.due.__getitem__)
+            at = self.due.pop(place)
+            self.reads.setdefault(place, []).append(at)
+            self.read(place, at + 0.5, *self.gpus[place])
+
+
+class TestPace:
+    """A place whose claims come to nothing has others read ever more rarely."""
+
+    @pytest.mark.parametrize("claimants", [[C], [C, D], [B]], ids=["a foreign node", "two of them", "its own cluster"])
+    def test_claims_that_come_and_go_cost_a_handful_of_readings(self, claimants: list[Place]) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        for second in range(20, 20 + 3600):
+            fleet.until(float(second))
+            claimant = claimants[second // 2 % len(claimants)]
+            fleet.read(claimant, second + 0.1, *((ONE,) if second % 2 else ()))
+        assert 2 <= len(fleet.reads[A]) <= 8
+        assert fleet.reads[A][0] < 27.0  # the first claim was verified at once
+        assert A in {one.place for one in fleet.inventory.find(uuid="GPU-1")}
+
+    def test_a_new_node_for_each_claim_is_no_better(self) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        for second in range(20, 20 + 1800):
+            fleet.until(float(second))
+            fleet.read(Place("west", f"c{second}"), second + 0.1, ONE)
+            fleet.inventory.remove_node(Place("west", f"c{second}"), second + 0.2)
+        assert len(fleet.reads[A]) <= 8
+
+    def test_a_home_that_goes_round_in_a_cluster_costs_its_claimants_no_more(self) -> None:
+        fleet = Fleet()
+        fleet.read(C, 10.0, ONE)
+        fleet.read(A, 11.0, ONE)  # which is where it is
+        for second in range(12, 12 + 3600, 2):
+            fleet.until(float(second))
+            had, has = (C, D) if second % 4 else (D, C)
+            fleet.read(has, second + 0.1, ONE)
+            fleet.read(had, second + 0.9)
+            fleet.read(has, second + 1.7, ONE)
+        assert len(fleet.reads[A]) <= 8
+        assert A in {one.place for one in fleet.inventory.find(uuid="GPU-1")}
+
+    def test_moves_between_its_own_nodes_win_it_no_trust(self) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        for second in range(12, 12 + 1800, 2):
+            fleet.until(float(second))
+            has, had = (B, OTHER) if second % 4 else (OTHER, B)
+            fleet.read(has, second + 0.1, ONE, TWO)
+            fleet.read(had, second + 0.9)
+        assert len(fleet.reads[A]) <= 16  # eight for each of the two
+
+    def test_a_node_that_claims_from_many_is_no_better(self) -> None:
+        fleet = Fleet()
+        homes = {Place("east", f"home-{number}"): Gpu(uuid=f"GPU-{number}") for number in range(100)}
+        for home, gpu in homes.items():
+            fleet.read(home, 10.0, gpu)
+        for second in range(20, 20 + 1200):
+            fleet.until(float(second))
+            fleet.read(A, second + 0.1, *(homes.values() if second % 2 else ()))
+        assert max(map(len, fleet.reads.values())) <= 8
+        assert fleet.reads.keys() >= homes.keys()
+
+    def test_the_readings_stay_an_hour_apart_at_most(self) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        for minute in range(1, 8 * 60):
+            fleet.until(minute * 60.0)
+            fleet.read(C, minute * 60.0 + 1, *((ONE,) if minute % 2 else ()))
+        gaps = [after - before for before, after in zip(fleet.reads[A], fleet.reads[A][1:], strict=False)]
+        assert MAX_DELAY_SECONDS <= max(gaps) <= MAX_DELAY_SECONDS + 120.0
+
+    def test_a_claim_is_settled_when_its_turn_comes(self) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        for second in range(20, 60):
+            fleet.until(float(second))
+            fleet.read(C, second + 0.1, *((ONE,) if second % 2 else ()))
+        fleet.gpus[A] = ()
+        fleet.read(C, 61.0, ONE)
+        fleet.until(61.0 + 120.0)
+        assert [one.place for one in fleet.inventory.find(uuid="GPU-1")] == [C]
+
+    def test_several_gpus_of_one_reading_are_one_claim(self) -> None:
+        inventory = Inventory()
+        many = [Gpu(uuid=f"GPU-{number}") for number in range(8)]
+        inventory.apply(reading(A, 10.0, *many))
+        step = inventory.apply(reading(C, 20.0, *many))
+        assert (step.verify, step.verify_later) == ((A,), {})
+
+    def test_other_nodes_and_other_clusters_are_verified_at_once(self) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        fleet.read(B, 10.0, TWO)
+        for second in range(20, 60):
+            fleet.until(float(second))
+            fleet.read(C, second + 0.1, *((ONE,) if second % 2 else ()))
+        assert asked(fleet.read(D, 61.0, TWO), B) == 0.0
+        assert asked(fleet.read(N, 61.0, ONE), A) == 0.0
+        assert asked(fleet.read(OTHER, 61.0, ONE), A) == 0.0
+
+    def test_gpus_that_did_move_never_wait(self) -> None:
+        fleet = Fleet()
+        many = [Gpu(uuid=f"GPU-{number}") for number in range(20)]
+        fleet.read(A, 10.0, *many)
+        for number in range(1, 20):
+            time = 20.0 + 10 * number
+            assert asked(fleet.read(C, time, *many[:number]), A) == 0.0
+            fleet.read(A, time + 1.0, *many[number:])
+
+    def test_a_claim_that_nobody_can_answer_is_asked_about_ever_more_rarely(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        delays = [asked(inventory.apply(reading(C, time, ONE)), A) for time in (20.0, 21.0, 22.0, 23.0, 60.0)]
+        assert delays == [0.0, 0.0, 19.0, 18.0, 61.0]
+
+    def test_a_day_without_a_claim_is_a_new_start(self) -> None:
+        fleet = Fleet()
+        fleet.read(A, 10.0, ONE)
+        for second in range(20, 60):
+            fleet.until(float(second))
+            fleet.read(C, second + 0.1, *((ONE,) if second % 2 else ()))
+        fleet.read(C, 100.0)
+        assert asked(fleet.read(C, 100.0 + 26 * HOUR, ONE), A) == 0.0
+
+    def test_a_reading_without_times_is_verified_at_once(self) -> None:
+        inventory = Inventory()
+        for number in range(20):
+            gpus = () if number % 2 else (ONE,)
+            inventory.apply(msgspec.structs.replace(reading(A, 10.0 + number, ONE), started=None, ended=None))
+            step = inventory.apply(msgspec.structs.replace(reading(C, 10.5 + number, *gpus), started=None, ended=None))
+        assert step.verify_later == {}
+
+
+def test_made_up_gpus_do_not_make_a_move_an_appearance() -> None:
+    inventory = Inventory(max_absent=100)
+    inventory.apply(reading(A, 10.0, ONE))
+    inventory.apply(reading(A, 11.0))
+    for number in range(300):
+        inventory.apply(reading(C, 20.0 + number, Gpu(uuid=f"GPU-made-up-{number}")))
+    (change,) = inventory.apply(reading(B, 500.0, ONE)).changes
+    assert (change.event, change.previous) == (Event.MOVED, A)
+
+
+class TestHeirs:
+    """A GPU that its node has let go of goes to the claimant that most likely has it."""
+
+    def heirs(self, inventory: Inventory, time: float) -> list[tuple[Event, Place]]:
+        """Have the first node let go; returns what changed."""
+        return [(change.event, change.place) for change in inventory.apply(reading(A, time)).changes]
+
+    def test_one_of_its_own_cluster_comes_before_a_foreign_one(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(B, 21.0, ONE))
+        inventory.apply(reading(C, 22.0, ONE))  # which proves nothing
+        assert self.heirs(inventory, 23.0) == [(Event.MOVED, B)]
+        assert [one.place for one in inventory.find(uuid="GPU-1") if one.claim] == [C]
+
+    def test_a_foreign_claimant_left_is_a_claim_until_both_are_asked(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(B, 21.0, ONE))
+        assert asked(inventory.apply(reading(A, 22.0)), B) == 0.0
+        assert inventory.conflicts("east") == 0
+        assert asked(inventory.apply(reading(B, 23.0, ONE)), C) == 0.0
+        assert (inventory.claims("east"), inventory.conflicts("east")) == (1, 0)
+        inventory.apply(reading(C, 24.0, ONE))
+        assert (inventory.claims("east"), inventory.conflicts("east")) == (0, 1)
+
+    @pytest.mark.parametrize(("first", "second"), [(B, OTHER), (C, N)], ids=["in its cluster", "in others"])
+    def test_one_that_has_reported_it_again_comes_first(self, first: Place, second: Place) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(first, 20.0, ONE))
+        inventory.apply(reading(second, 21.0, ONE))
+        inventory.apply(reading(second, 30.0, ONE))
+        assert self.heirs(inventory, 31.0) == [(Event.MOVED, second)]
+
+    def test_a_reading_begun_before_the_claim_is_no_second_report(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(B, 20.0, ONE))
+        inventory.apply(reading(OTHER, 21.0, ONE))
+        inventory.apply(msgspec.structs.replace(reading(OTHER, 21.4, ONE), started=20.9))
+        assert self.heirs(inventory, 31.0) == [(Event.MOVED, B)]
+
+    def test_of_equals_the_first_comes_first(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(N, 21.0, ONE))
+        assert self.heirs(inventory, 22.0) == [(Event.MOVED, C)]
+        assert [one.place for one in inventory.find(uuid="GPU-1")] == [C, N]
+
+    def test_a_node_that_is_removed_leaves_it_to_its_own_cluster(self) -> None:
+        inventory = Inventory()
+        inventory.apply(reading(A, 10.0, ONE))
+        inventory.apply(reading(C, 20.0, ONE))
+        inventory.apply(reading(B, 21.0, ONE))
+        (change,) = inventory.remove_node(A, 22.0).changes
+        assert (change.event, change.place) == (Event.MOVED, B)
+
+
+class TestBoards:
+    """What a foreign cluster alone says of a board explains no serial that both have."""
+
+    SEAT: ClassVar[dict[str, Any]] = {"serial": "s", "chassis": "x", "tray": "1", "slot": "2"}
+
+    def conflicts(self, here: Place, mine: Gpu, there: Place, *theirs: Gpu) -> tuple[int, int]:
+        inventory = Inventory()
+        inventory.apply(reading(here, 10.0, mine))
+        inventory.apply(reading(there, 10.0, *theirs))
+        return inventory.conflicts(here.cluster), inventory.conflicts(there.cluster)
+
+    def test_a_copied_tray_mutes_no_conflict_across_clusters(self) -> None:
+        mine, copy = Gpu(uuid="GPU-1", module="1", **self.SEAT), Gpu(uuid="GPU-2", module="2", **self.SEAT)
+        assert self.conflicts(A, mine, C, copy) == (1, 1)
+        assert self.conflicts(A, mine, B, copy) == (0, 0)
+
+    def test_nor_does_a_copy_that_calls_itself_one_of_several(self) -> None:
+        mine = Gpu(uuid="GPU-1", module="1", **self.SEAT)
+        copies = [Gpu(uuid=f"GPU-{number}", module=str(number), multi_gpu_board=True, **self.SEAT) for number in (2, 3)]
+        assert self.conflicts(A, mine, C, *copies) == (1, 2)
+
+    def test_a_board_that_both_clusters_show_may_be_split(self) -> None:
+        one, other = (Gpu(uuid=f"GPU-{number}", serial="s", multi_gpu_board=True) for number in (1, 2))
+        assert self.conflicts(A, one, C, other) == (0, 0)
+
+    def test_another_tray_or_the_same_module_is_a_conflict(self) -> None:
+        one = Gpu(uuid="GPU-1", module="1", multi_gpu_board=True, **self.SEAT)
+        for change in ({"tray": "2"}, {"module": "1"}):
+            other = msgspec.structs.replace(one, uuid="GPU-2", **({"module": "2"} | change))
+            assert self.conflicts(A, one, C, other) == (1, 1)
