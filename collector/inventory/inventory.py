@@ -252,9 +252,9 @@ class Inventory:
     def adopt(self, recorded: NodeState) -> Step:
         """Take over what another inventory recorded of a node, where its reading is the newer one.
 
-        A GPU that is there by both is there since when the other one says. A GPU that was last read elsewhere before
-        that has moved. Which reading is the newer one, two machines' clocks say; so where the two disagree, and for
-        what the other one had not settled, a new reading decides.
+        A GPU that is there by both is there since when the other one says. One that is known elsewhere is claimed,
+        which the other one's record of that node may settle. Which reading of a node is the newer one, two machines'
+        clocks say; so where the two disagree, and for what the other one had not settled, a new reading decides.
         """
         place = recorded.place
         steps = []
@@ -278,7 +278,6 @@ class Inventory:
                     started=_LONG_AGO,
                     ended=_LONG_AGO,
                 )
-                steps.append(self._give_way(reading))
                 steps.append(self.apply(reading))
                 node = self._at(place)
             known = {gpu.uuid: since for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
@@ -509,22 +508,6 @@ class Inventory:
                     self._pace.trust(home, node.place)
             else:
                 self._left(gpu, node, since, max(time, since), step)
-
-    def _give_way(self, reading: Reading) -> Step:
-        """Take the GPUs of another inventory's reading from the nodes that were last read before it."""
-        step = _Draft()
-        for gpu in reading.gpus:
-            for home in self._homes(gpu.uuid):
-                node = self._at(home)
-                if home != Place(reading.cluster, reading.node.name) and (node.time or 0.0) < reading.time:
-                    at = node.since_of(gpu.uuid)
-                    without = self._without(gpu.uuid, node)
-                    self._put(without, step)
-                    self._locations.discard(gpu.uuid, home)
-                    self._absent.add(gpu.uuid, home, at)
-                    self._reindex(home, node.gpus, without.gpus)
-                    step.verify[home] = 0.0
-        return step.done()
 
     @staticmethod
     def _without(uuid: str, node: NodeState) -> NodeState:

@@ -8,6 +8,7 @@ from collector.inventory import Inventory
 from collector.model import Event, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading
 
 A, B, C = (Place("prod", name) for name in "abc")
+FAR = Place("far", "a")
 
 
 def reading(place: Place, time: float, *gpus: Gpu | str) -> Reading:
@@ -176,9 +177,27 @@ class TestAdopting:
         recorded = self.other(reading(A, 1.0, "GPU-1", "GPU-2"), reading(B, 5.0, "GPU-1"))
         assert inventory.adopt(state(recorded, A)).changes == ()
         recorded.apply(reading(A, 6.0, "GPU-2"))  # which settles that it has moved
-        (change,) = inventory.adopt(state(recorded, B)).changes
+        assert inventory.adopt(state(recorded, B)).changes == ()  # as long as A is not known to have lost it
+        (change,) = inventory.adopt(state(recorded, A)).changes
         assert (change.event, change.gpu.uuid, change.previous) == (Event.MOVED, "GPU-1", A)
         assert [gpu.uuid for gpu in state(inventory, A).gpus] == ["GPU-2"]
+
+    @pytest.mark.parametrize("order", [(A, FAR), (FAR, A), (A, B), (B, A)])
+    def test_a_conflict_stays_one_in_both_places(self, order: tuple[Place, Place]):
+        """In one cluster and across two, whoever of the two was read last."""
+        one, other = order
+        readings = [
+            reading(one, 1.0, "GPU-1"),
+            reading(other, 2.0, "GPU-1"),
+            reading(one, 3.0, "GPU-1"),
+            reading(other, 4.0, "GPU-1"),
+        ]
+        inventory = self.other(*readings)
+        recorded = self.other(*readings, reading(one, 13.0, "GPU-1"), reading(other, 18.0, "GPU-1"))
+        for place in order:
+            assert inventory.adopt(state(recorded, place)).changes == ()
+        assert {found.place for found in inventory.find(uuid="GPU-1")} == {one, other}
+        assert inventory.conflicts(one.cluster) == recorded.conflicts(one.cluster) >= 1
 
     def test_where_a_clock_was_ahead_new_readings_decide(self):
         inventory = self.other(reading(A, 80.0, "GPU-1"), reading(A, 190.0), reading(B, 200.0, "GPU-1"))
@@ -206,7 +225,8 @@ class TestAdopting:
     def test_a_claim_that_the_other_one_settled_is_settled(self):
         inventory = self.other(reading(A, 2.0, "GPU-1"), reading(B, 3.0, "GPU-1"))
         recorded = self.other(reading(A, 1.0, "GPU-1"), reading(B, 5.0, "GPU-1"), reading(A, 6.0))
-        (change,) = inventory.adopt(state(recorded, B)).changes
+        assert inventory.adopt(state(recorded, B)).changes == ()
+        (change,) = inventory.adopt(state(recorded, A)).changes
         assert (change.event, change.place, change.previous) == (Event.MOVED, B, A)
         assert (inventory.claimed("prod"), inventory.conflicts("prod")) == (set(), 0)
         (change,) = inventory.apply(reading(B, 7.0)).changes
