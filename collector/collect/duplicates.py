@@ -83,6 +83,7 @@ class DuplicateDetector:
         self.duplicates: dict[str, Duplicate] = {}  # by the cluster that is skipped
         self._grounds: dict[str, frozenset[Proof]] = {}  # what proved it, by the cluster that is skipped
         self._resemblances: dict[frozenset[str], Resemblance] = {}  # by the pair of clusters
+        self._resembling: dict[str, tuple[str, ...]] = {}  # by cluster; replaced as a whole, for scrapes in a thread
         self._reported: set[frozenset[str]] = set()  # pairs that resemble each other, or once did
         self._order: dict[str, int] = {}  # of the clusters in the configuration
         self._clusters: dict[str, _Seen] = {}
@@ -181,7 +182,7 @@ class DuplicateDetector:
 
     def resemblances(self, cluster: str) -> list[str]:
         """Return the clusters that a cluster resembles, without proof that they are the same, sorted."""
-        return sorted(name for pair in self._resemblances if cluster in pair for name in pair if name != cluster)
+        return list(self._resembling.get(cluster, ()))
 
     def _compare(self, cluster: str, verdict: Verdict) -> None:
         """Judge all pairs of a cluster and another one that show a common node."""
@@ -199,6 +200,7 @@ class DuplicateDetector:
                 verdict.duplicates.append(duplicate)
             elif pair not in self._resemblances:
                 resemblance = self._resemblances[pair] = Resemblance(later, node, uid)
+                self._note_resembling(pair)
                 if pair not in self._reported:
                     self._reported.add(pair)
                     verdict.resemblances.append(resemblance)
@@ -253,6 +255,12 @@ class DuplicateDetector:
         for pair in [pair for pair in self._resemblances if cluster in pair]:
             if not only_past or (self._listed(pair) and not self._common.get(pair)):
                 del self._resemblances[pair]
+                self._note_resembling(pair)
+
+    def _note_resembling(self, pair: frozenset[str]) -> None:
+        for cluster in pair:
+            others = {name for each in self._resemblances if cluster in each for name in each} - {cluster}
+            self._resembling[cluster] = tuple(sorted(others))
 
     def _precedes(self, cluster: str, other: str) -> bool:
         return cluster in self._order and self._order[cluster] < self._order[other]

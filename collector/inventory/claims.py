@@ -11,6 +11,7 @@ go of, one becomes the new home, and the others claim it from that one.
 """
 
 import dataclasses
+from collections.abc import Collection
 
 from collector.inventory.index import PlaceIndex
 from collector.model import Place, Reading
@@ -18,6 +19,7 @@ from collector.model import Place, Reading
 __all__ = ["Claim", "Claims"]
 
 _LONG_AGO = float("-inf")
+_NO_CLUSTERS: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(slots=True)
@@ -49,6 +51,8 @@ class Claims:
         self._locations = locations  # by UUID, those of claimants too
         self._claims: dict[str, dict[Place, Claim]] = {}
         self._count = 0
+        self._clusters: dict[str, frozenset[str]] = {}  # that have a claimed GPU, by its UUID
+        self._uuids: dict[str, set[str]] = {}  # the other way round
 
     def __len__(self) -> int:
         """Return how many claims are open."""
@@ -92,15 +96,29 @@ class Claims:
         claimants = self._claims.get(uuid, {})
         return [place for place in self._locations.places(uuid) if place not in claimants]
 
-    def uuids_in(self, cluster: str) -> set[str]:
-        """Return the claimed GPUs that a node of a cluster has, as home or as claimant."""
-        return {
-            uuid for uuid in self._claims if any(place.cluster == cluster for place in self._locations.places(uuid))
-        }
+    def update(self, uuid: str) -> None:
+        """Note in which clusters a GPU is, whenever that or its claims have changed."""
+        before = self._clusters.get(uuid, _NO_CLUSTERS)
+        claimed = uuid in self._claims
+        after = frozenset(place.cluster for place in self._locations.places(uuid)) if claimed else _NO_CLUSTERS
+        if before == after:
+            return
+        for cluster in before - after:
+            self._uuids[cluster].discard(uuid)
+        for cluster in after - before:
+            self._uuids.setdefault(cluster, set()).add(uuid)
+        if after:
+            self._clusters[uuid] = after
+        else:
+            del self._clusters[uuid]
+
+    def uuids_in(self, cluster: str) -> Collection[str]:
+        """Return the claimed GPUs that a node of a cluster has, as home or as claimant; the view is live."""
+        return self._uuids.get(cluster, ())
 
     def nodes_in(self, cluster: str) -> set[str]:
         """Return the nodes of a cluster that have a claimed GPU."""
-        places = (place for uuid in self._claims for place in self._locations.places(uuid))
+        places = (place for uuid in self.uuids_in(cluster) for place in self._locations.places(uuid))
         return {place.node for place in places if place.cluster == cluster}
 
     def is_claimed_within(self, uuid: str, cluster: str) -> bool:

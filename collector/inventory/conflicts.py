@@ -44,7 +44,8 @@ class Conflicts:
                     self.update(gpu.uuid)
 
     def update(self, uuid: str) -> None:
-        """Decide in which clusters a GPU is in conflict."""
+        """Decide in which clusters a GPU is in conflict, and in which it is claimed."""
+        self._claims.update(uuid)
         homes = self._claims.homes(uuid)
         contested = len(homes) > 1 or any(
             self._serial_is_contested(gpu, home) for home in homes for gpu in self._gpus(home) if gpu.uuid == uuid

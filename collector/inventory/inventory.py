@@ -93,7 +93,7 @@ class Inventory:
         )
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
-        found = {gpu.uuid: self._with_last_known(gpu, left.get(gpu.uuid)) for gpu in reading.gpus}
+        found = {gpu.uuid: self._with_last_known(gpu, place.cluster, left.get(gpu.uuid)) for gpu in reading.gpus}
 
         gpus: list[Gpu] = []
         since: list[float] = []
@@ -358,8 +358,8 @@ class Inventory:
         """Return how many of the cluster's GPUs are confirmed in two places."""
         return len(self._conflicts.contested(cluster))
 
-    def claimed(self, cluster: str) -> set[str]:
-        """Return the UUIDs of the cluster's GPUs that are in an open claim, as home or as claimant."""
+    def claimed(self, cluster: str) -> Collection[str]:
+        """Return the UUIDs of the cluster's GPUs in an open claim, as home or as claimant; the view is live."""
         return self._claims.uuids_in(cluster)
 
     def claims(self, cluster: str) -> int:
@@ -583,14 +583,14 @@ class Inventory:
         for serial in serials:
             self._conflicts.serial_changed(serial, place)
 
-    def _with_last_known(self, gpu: Gpu, here: tuple[Gpu, float] | None) -> Gpu:
+    def _with_last_known(self, gpu: Gpu, cluster: str, here: tuple[Gpu, float] | None) -> Gpu:
         """Return a GPU with what only earlier readings say of it, in its node or else in its home.
 
-        What merely claims a GPU adds nothing to it.
+        What merely claims a GPU adds nothing to it, and no cluster adds anything to the GPUs of another one.
         """
         if here is not None:
             return with_last_known(gpu, here[0], same_node=True)
-        home = min(self._homes(gpu.uuid), default=None)
+        home = min((home for home in self._homes(gpu.uuid) if home.cluster == cluster), default=None)
         if home is None:
             return gpu
         known = next(other for other in self._at(home).gpus if other.uuid == gpu.uuid)

@@ -545,6 +545,12 @@ class TestLastKnown:
         assert (placement.gpu.serial, placement.gpu.chassis) == ("s1", None)
         assert placement.gpu.last_known == "serial,model,board_part_number"
 
+    def test_another_cluster_adds_nothing_to_a_gpu(self, fleet: Fleet) -> None:
+        fleet.read(Place("hostile", "h"), 10.0, msgspec.structs.replace(self.FULL, serial="FAKE", model="Fake"))
+        fleet.read(A, 20.0, Gpu(uuid="GPU-1"))
+        (placement,) = fleet.inventory.placements(A)
+        assert placement.gpu == Gpu(uuid="GPU-1")
+
     def test_a_vgpu_keeps_nothing_of_a_board(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, self.FULL)
         fleet.read(A, 20.0, Gpu(uuid="GPU-1", virtual=True))
@@ -967,6 +973,10 @@ class Naive:
     def homes(self, uuid: str) -> list[Place]:
         return [place for place in self.places(uuid) if (uuid, place) not in self.claims]
 
+    def claimed(self, cluster: str) -> set[str]:
+        uuids = {uuid for uuid, _ in self.claims}
+        return {uuid for uuid in uuids if any(place.cluster == cluster for place in self.places(uuid))}
+
     def claimants(self, uuid: str) -> list[Place]:
         return [place for claimed, place in self.claims if claimed == uuid]
 
@@ -980,7 +990,8 @@ class Naive:
         for uuid, gpu in found.items():
             if uuid not in here:
                 self.arrivals[uuid, place] = max(self.arrivals.values(), default=0) + 1
-            known = here.get(uuid) or next((self.gpus[where][uuid] for where in sorted(self.homes(uuid))), None)
+            near = sorted(home for home in self.homes(uuid) if home.cluster == place.cluster)
+            known = here.get(uuid) or next((self.gpus[home][uuid] for home in near), None)
             if known is not None:
                 gpu = found[uuid] = with_last_known(gpu, known, same_node=uuid in here)
             if (uuid, place) in self.claims:
@@ -1245,6 +1256,8 @@ class InventoryMachine(RuleBasedStateMachine):
     def conflicts_are_counted_in_each_cluster(self) -> None:
         for cluster in ("east", "west", "north"):
             assert self.inventory.conflicts(cluster) == self.naive.conflicts(cluster)
+            assert set(self.inventory.claimed(cluster)) == self.naive.claimed(cluster)
+            assert self.inventory.claims(cluster) == len(self.naive.claimed(cluster))
 
     @invariant()
     def exactly_the_nodes_that_differ_are_in_the_step(self) -> None:
