@@ -43,7 +43,7 @@ class Secrets:
         self._lasting: deque[str] = deque(maxlen=MAX_SECRETS)
         self._renewed: deque[str] = deque(maxlen=MAX_SECRETS)
         self._index: SecretIndex | None = None  # of all of them, once it is needed
-        self._text: str | None = None  # all of them in lower case, once it is needed
+        self._published: tuple[str, frozenset[str]] | None = None  # what `repeated_in` needs, once it is needed
         self.add(*secrets)
 
     def add(self, *secrets: str | bytes | None) -> None:
@@ -60,7 +60,7 @@ class Secrets:
             if text in known:
                 known.remove(text)
             elif text:
-                self._index = self._text = None
+                self._index = self._published = None
             if text:
                 known.append(text)
 
@@ -89,16 +89,20 @@ class Secrets:
     def repeated_in(self, value: str) -> bool:
         """Return whether a value, which is published as it is, has PIECE letters of a secret in a row, in either case.
 
-        Of every value of every reading this is asked, so it is fast; a shorter secret may be a word that a name holds.
+        This is asked of every value of every reading, so its time depends on the value alone. A shorter secret may be a
+        word that a name holds.
         """
         if len(value) < PIECE:
             return False
-        if self._text is None:
-            self._text = "\n".join({*self._lasting, *self._renewed}).lower()
-        secrets, lower = self._text, value.lower()
-        half = PIECE // 2  # any piece has a whole half that begins at a multiple of it
-        return any(lower[at : at + half] in secrets for at in range(0, len(lower) - half + 1, half)) and any(
-            lower[at : at + PIECE] in secrets for at in range(len(lower) - PIECE + 1)
+        half = PIECE // 2
+        if self._published is None:
+            text = "\n".join({*self._lasting, *self._renewed}).lower()
+            self._published = text, frozenset(text[at : at + half] for at in range(0, len(text), half))
+        text, halves = self._published
+        lower = value.lower()
+        # A piece has, somewhere, half a piece that begins at a multiple of it in the secrets.
+        return any(lower[at : at + half] in halves for at in range(len(lower) - half + 1)) and any(
+            lower[at : at + PIECE] in text for at in range(len(lower) - PIECE + 1)
         )
 
     def redact(self, text: object, limit: int | None = None) -> str:
