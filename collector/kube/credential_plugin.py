@@ -22,6 +22,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from collector.files import in_time
 from collector.kube import tls
 from collector.kube.connection import ClusterEntry, ConnectionInfo, Exec, Redacted
 from collector.kube.credentials import Credential, bearer, unfit
@@ -137,7 +138,7 @@ class CredentialPlugin:
             **_variables(self._plugin),
             "KUBERNETES_EXEC_INFO": msgspec.json.encode(information).decode(),
         }
-        command = self._find()
+        command = await anyio.to_thread.run_sync(self._find)
         # Waiting for it is not the plugin's fault, so its time starts after.
         async with _ALL_PLUGINS.slots.hold(self._shared.rank):
             output = await self._communicate([command, *(self._plugin.args or ())], environment)
@@ -151,9 +152,15 @@ class CredentialPlugin:
         is_path = os.sep in command  # a bare name is looked for in PATH
         if is_path:
             command = str(Path(self._info.folder) / command)
-        found = shutil.which(command) if "\0" not in command else None
+        try:
+            found, is_file = in_time(command, lambda: (shutil.which(command), Path(command).is_file()))
+        except OSError as error:
+            why = describe_os_error(error, "it cannot be looked for")
+            raise self._failed(f": {one_line(command, 200)}: {why}") from None
+        except ValueError:  # no path at all, such as one with a null byte
+            found, is_file = None, False
         if found is None:
-            if is_path and Path(command).is_file():
+            if is_path and is_file:
                 raise self._failed(f": {one_line(command, 200)} is not executable")
             place = f"there is no {one_line(command, 200)}" if is_path else "it is not in gpuid's PATH"
             hint = one_line(self._plugin.install_hint, 300) or place

@@ -2,12 +2,14 @@
 
 import base64
 import os
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import anyio
+import anyio.to_thread
 import msgspec
 
 from collector.backoff import Backoff
@@ -113,14 +115,18 @@ class Oidc:
             )
         return bearer(token, self._where, expires=expires, lapses=None if self._refresh_token else expires)
 
+    def _context(self) -> ssl.SSLContext:
+        """Return the TLS context for the issuer, whose certificate authorities may be in a file."""
+        bundle = tls.data_or_file(*self._ca, "idp-certificate-authority", self._where)
+        trusted = tls.authorities(bundle, "idp-certificate-authority", self._where)
+        return tls.context(trusted, None, insecure=False, where=self._where)
+
     async def _refresh(self) -> str:
         try:
             issuer = parse_url(self._issuer)
         except ValueError:
             raise BadContextError(f"{self._where}: idp-issuer-url: not a URL") from None
-        bundle = tls.data_or_file(*self._ca, "idp-certificate-authority", self._where)
-        trusted = tls.authorities(bundle, "idp-certificate-authority", self._where)
-        context = tls.context(trusted, None, insecure=False, where=self._where)
+        context = await anyio.to_thread.run_sync(self._context)
         proxy = choose(issuer, "", os.environ, self._where)
         try:
             with anyio.fail_after(RENEWAL_TIMEOUT_SECONDS):

@@ -1,10 +1,15 @@
 """Real servers on the loopback interface, and the rule that no log ever says a secret."""
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from collector.files import in_time
+from collector.kube import credential_plugin, credentials, session, tls
+from collector.kube import kubeconfig as kubeconfig_module
 from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, User
 from collector.kube.oidc import GRANT_TIMEOUT_SECONDS, Oidc
 from collector.redaction import Secrets
@@ -63,3 +68,16 @@ def make_oidc(issuer: Any, other_authority: Any, clock: Any) -> Callable[..., Oi
         return Oidc(info, clock=clock, grant_timeout=grant_timeout, secrets=secrets)
 
     return made
+
+
+@pytest.fixture(autouse=True)
+def files_are_not_waited_for_by_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail what looks at a file on the event loop: one that hangs would stop the whole process."""
+
+    def in_a_thread(file: Path | str, work: Callable[[], Any]) -> Any:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return in_time(file, work)
+
+    for module in (credential_plugin, credentials, kubeconfig_module, session, tls):
+        monkeypatch.setattr(module, "in_time", in_a_thread)
