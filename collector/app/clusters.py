@@ -118,6 +118,6 @@ class Clusters:
         for node, state in list(self._inventory.nodes(name).items()):
             if state.time is None:
                 self._publisher.publish(self._inventory.unlist_node(Place(name, node), self._clock()))
-        to_verify = self._inventory.to_verify(name)
-        known = {node: one for node, one in self._inventory.known(name).items() if node not in to_verify}
+        claimed = self._inventory.nodes_in_claim(name)
+        known = {node: one for node, one in self._inventory.known(name).items() if node not in claimed}
         return ClusterWatcher(settings, self._observer, known=known, node_labels=self._node_labels)

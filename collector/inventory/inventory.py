@@ -227,7 +227,7 @@ class Inventory:
 
         `absent` says where GPUs that are in no node were last, by UUID, and `left` until when (Unix seconds): none of
         them comes back before that, whatever the clock says. Nodes with open claims are to be read before
-        long: `to_verify` names them.
+        long: `nodes_in_claim` names them.
         """
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
@@ -366,9 +366,14 @@ class Inventory:
         """Return how many of the cluster's GPUs are in an open claim."""
         return len(self.claimed(cluster))
 
-    def to_verify(self, cluster: str) -> set[str]:
-        """Return the nodes of a cluster whose next reading can settle a claim."""
+    def nodes_in_claim(self, cluster: str) -> set[str]:
+        """Return the nodes of a cluster that report a GPU in an open claim: their next reading can settle it."""
         return self._claims.nodes_in(cluster)
+
+    def nodes_in_conflict(self, cluster: str) -> set[str]:
+        """Return the nodes of a cluster that confirm a GPU in conflict."""
+        homes = (home for uuid in self.contested(cluster) for home in self._homes(uuid))
+        return {home.node for home in homes if home.cluster == cluster}
 
     def failing(self, cluster: str, reason: ReadFailure) -> int:
         """Return how many of the cluster's nodes could not be read last, for this reason."""

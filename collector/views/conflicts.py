@@ -11,8 +11,6 @@ __all__ = [
     "Conflict",
     "claim_of",
     "conflict_of",
-    "nodes_in_claim",
-    "nodes_in_conflict",
     "other_placements",
     "same_board",
 ]
@@ -52,26 +50,6 @@ def other_placements(inventory: Inventory, gpu: Gpu, place: Place) -> list[Place
     """Return the other places of a GPU in conflict: of the same UUID, or else of the same serial."""
     homes = [placement for placement in inventory.find(uuid=gpu.uuid) if not placement.claim]
     return [other for other in homes if other.place != place] or _with_same_serial(inventory, gpu, place)
-
-
-def nodes_in_conflict(inventory: Inventory, cluster: str) -> set[str]:
-    """Return the nodes of a cluster that confirm a GPU in conflict."""
-    return {
-        placement.place.node
-        for uuid in inventory.contested(cluster)
-        for placement in inventory.find(uuid=uuid)
-        if placement.place.cluster == cluster and not placement.claim
-    }
-
-
-def nodes_in_claim(inventory: Inventory, cluster: str) -> set[str]:
-    """Return the nodes of a cluster that report a GPU in an open claim."""
-    return {
-        placement.place.node
-        for uuid in inventory.claimed(cluster)
-        for placement in inventory.find(uuid=uuid)
-        if placement.place.cluster == cluster
-    }
 
 
 def same_board(inventory: Inventory, gpu: Gpu, present: Sequence[Placement]) -> list[Gpu]:

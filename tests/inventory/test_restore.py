@@ -94,10 +94,10 @@ class TestRestore:
         before.apply(reading(A, 1.0, "GPU-1"))
         before.apply(reading(B, 2.0, "GPU-1", "GPU-2"))
         after = restored(before, A, B)
-        assert (after.claimed("prod"), after.to_verify("prod")) == ({"GPU-1"}, {"a", "b"})
+        assert (after.claimed("prod"), after.nodes_in_claim("prod")) == ({"GPU-1"}, {"a", "b"})
         (change,) = after.apply(reading(A, 3.0)).changes
         assert (change.event, change.place, change.previous) == (Event.MOVED, B, A)
-        assert after.to_verify("prod") == set()
+        assert after.nodes_in_claim("prod") == set()
 
     def test_the_limit_of_absent_gpus_holds(self):
         after = Inventory(max_absent=2)

@@ -9,7 +9,6 @@ from aiohttp import web
 from collector.model import NodeState
 from collector.views.cluster_summary import is_overdue, missing_gpus, summarize
 from collector.views.collector_view import CollectorView
-from collector.views.conflicts import nodes_in_claim, nodes_in_conflict
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.problems import NodeCondition, cluster_problems
 from collector.web.keys import COLLECTOR
@@ -52,8 +51,8 @@ async def cluster(request: web.Request) -> web.Response:
     sort = choice(request, "sort", [*SORT_KEYS, *(f"-{key}" for key in SORT_KEYS)])
     part_of_name = request.query.get("name", "").strip()
     summary = await summarize(collector, name)
-    contested = nodes_in_conflict(collector.inventory, name)
-    claimed = nodes_in_claim(collector.inventory, name)
+    contested = collector.inventory.nodes_in_conflict(name)
+    claimed = collector.inventory.nodes_in_claim(name)
     admits = _node_filter(collector, show, contested, claimed)
     entries = [
         entry
