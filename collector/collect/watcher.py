@@ -72,6 +72,7 @@ class ClusterWatcher:
         # By the index of each reflector:
         self._unproven: set[int] = set()  # not proven current since the start, or since its server failed
         self._starting: set[int] = set()  # not healthy yet
+        self._reading = False  # the queue hands out nodes
         self._errors: dict[int, ClusterError] = {}  # not healthy now
         self._synced: list[float] = []  # Unix seconds up to which each is proven current
 
@@ -105,7 +106,7 @@ class ClusterWatcher:
             set_pod = functools.partial(self._queue.set_pod, order, source)
             reflectors.append(self._reflector(client, order + 1, pods(client, source), set_pod))
         self._unproven = set(range(len(reflectors)))
-        self._starting = set(self._unproven)
+        self._starting, self._reading = set(self._unproven), False
         self._synced = [0.0] * len(reflectors)
         async with anyio.create_task_group() as tasks:
             for reflector in reflectors:
@@ -145,7 +146,9 @@ class ClusterWatcher:
             # Nodes are read on while lists work: where watches alone do not, lists keep the view current.
             if not isinstance(error, FailedWatchError):
                 self._unproven.add(index)
+                self._reading = False
                 self._queue.pause()
+            self._resume_if_current()
         if self._errors:
             first = self._errors[min(self._errors)]
             self._report(first.state, str(first))
@@ -154,10 +157,14 @@ class ClusterWatcher:
 
     def _note_current(self, index: int) -> None:
         """Note that what is known from a reflector is current; nodes are read while that holds for all of them."""
-        if index in self._unproven:
-            self._unproven.discard(index)
-            if not self._unproven:
-                self._queue.resume()
+        self._unproven.discard(index)
+        self._resume_if_current()
+
+    def _resume_if_current(self) -> None:
+        # At the start not before each watch works or has failed: a cluster whose nodes are read is up, as a rule.
+        if not self._reading and not self._unproven and not self._starting - self._errors.keys():
+            self._reading = True
+            self._queue.resume()
 
     def _report(self, state: ClusterState, message: str = "") -> None:
         before = self._status
