@@ -130,7 +130,7 @@ def _reads() -> tuple[Panel, ...]:
         ),
         curves(
             "Age of the views",
-            "How long ago an event or a bookmark last confirmed the view of each cluster as current.",
+            "How long ago the view of each cluster was last proved current.",
             Query(
                 f"time() - max by (cluster) (gpuid_cluster_synced_timestamp_seconds{_IN})",
                 "{{cluster}}",

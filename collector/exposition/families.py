@@ -74,7 +74,7 @@ FAMILIES = (
         "gpuid_cluster_synced_timestamp_seconds",
         "gauge",
         ("cluster",),
-        "When an event or a bookmark last confirmed that the view of the cluster is current.",
+        "When an event, a bookmark, a list or the end of a watch last proved that the view of the cluster is current.",
     ),
     Family(
         "gpuid_credential_expiry_timestamp_seconds",

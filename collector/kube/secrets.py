@@ -16,11 +16,12 @@ __all__ = ["add_connection", "add_credential", "redacted", "redacts_errors"]
 
 # What names a secret, among the environment variables and arguments of a credential plugin.
 _SECRET_NAME = re.compile(
-    r"token|secret|passw|passphrase|passcode|pwd|jwt|credential|private|api[-_]?key|access[-_]?key|auth|bearer|cookie"
+    r"token|secret|passw|passphrase|passcode|pwd|jwt|credential|private|api[-_]?key|access[-_]?key|auth(?!ority|entic)|bearer|cookie"
     r"|(?:^|[-_.])(?:pass|pw|pin|otp|psk|pat|key|sig|signature)(?:$|[-_.])",
     re.IGNORECASE,
 )
 _PUBLIC_NAME = re.compile(r"(?:file|path|dir|name|id|url|uri|type|ttl|region)$", re.IGNORECASE)  # of what is not secret
+_PUBLIC_VALUE = re.compile(r"(?:/|~/|\./)[^\s:]*|https?://[^\s@?#]*")
 _SECRET_OPTION = re.compile(r"(--?[\w-]+)(?:=(.+))?", re.DOTALL)
 
 
@@ -91,7 +92,14 @@ def redacts_errors(
 
 
 def _plugin_secrets(plugin: Exec | None) -> Iterator[str]:
-    """Yield what is secret in the environment and the arguments of a credential plugin, by the names."""
+    """Yield what is secret in the environment and the arguments of a credential plugin, by the names.
+
+    A path or the address of a server is none, whatever its name: an error about it must say which one it is.
+    """
+    return (value for value in _named_secrets(plugin) if not _PUBLIC_VALUE.fullmatch(value))
+
+
+def _named_secrets(plugin: Exec | None) -> Iterator[str]:
     if plugin is None:
         return
     for variable in plugin.env or ():

@@ -239,14 +239,9 @@ class TestSilence:
             assert set(play.health) == {None}
 
     async def test_of_a_list_that_does_not_end_is_told(self, tmp_path: Path) -> None:
-        async def slow(request: web.Request) -> web.StreamResponse:
-            await anyio.sleep(60)
-            raise AssertionError
-
-        timing = msgspec.structs.replace(FAST, silence=0.2, slack=0.2, listing=30.0)
-        timing_of_pages = msgspec.structs.replace(timing, slack=0.3)
-        steps = [slow_page(number, 0.2) for number in range(50)]
-        async with playing(tmp_path, *steps, timing=timing_of_pages) as play:
+        timing = msgspec.structs.replace(FAST, silence=1.0, slack=5.0, listing=60.0)
+        steps = [slow_page(number, 0.2) for number in range(200)]
+        async with playing(tmp_path, *steps, timing=timing) as play:
             await eventually(lambda: play.health)
             assert states(play) == [ClusterState.UNREACHABLE]
             assert "the view of the pods is current" in texts(play)[0]
