@@ -39,12 +39,19 @@ class Conflicts:
     def serial_changed(self, serial: str, place: Place) -> None:
         """Decide again on the GPUs of a serial after a node got or lost it, unless that changes nothing for them.
 
-        Those of the node itself have been decided on already.
+        Those of the node itself have been decided on already, or stay as they are (`gpu_lost`).
         """
         places = self._serials.places(serial)
         # Among many nodes, such as those of a made-up serial, one more or less changes nothing for the others.
         if len(places) <= MAX_PLACES_OF_A_SERIAL and places != (place,) and not self._is_no_board(serial, place):
             self.update_serial(serial)
+
+    def gpu_lost(self, gpu: Gpu, place: Place) -> None:
+        """Decide again after a node has lost one GPU, and nothing else has changed in it."""
+        self.update(gpu.uuid)
+        # More of the serial than a board can have are left there: all others of it stay as they are.
+        if gpu.serial is not None and len(self._board(gpu.serial, place)) <= MAX_BOARD_GPUS:
+            self.serial_changed(gpu.serial, place)
 
     def update_serial(self, serial: str) -> None:
         """Decide again on all GPUs of a serial."""

@@ -73,6 +73,26 @@ def test_one_serial_everywhere_costs_no_comparison_of_all_with_all(
         assert inventory.conflicts("east") == (64 * (node + 1) if node else 0)
 
 
+@pytest.mark.parametrize("serial", ["same", None])
+def test_a_node_that_loses_all_to_another_one_costs_a_few_decisions_each(
+    inventory: Inventory, monkeypatch: pytest.MonkeyPatch, serial: str | None
+) -> None:
+    decided = 0
+
+    def decide(self: Claims, uuid: str, update: Any = Claims.update) -> None:
+        nonlocal decided
+        decided += 1
+        update(self, uuid)
+
+    gpus = [Gpu(uuid=f"GPU-{index}", serial=serial or f"{index}") for index in range(64)]
+    for node in ("a", "b"):
+        read(inventory, "east", node, 10.0, gpus)
+    monkeypatch.setattr(Claims, "update", decide)
+    inventory.cannot_verify(Place("east", "a"))
+    assert (inventory.claims("east"), inventory.conflicts("east")) == (0, 0)
+    assert decided <= 16 * 64
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_they_do_not_depend_on_the_way_there(inventory: Inventory, seed: int) -> None:
     """Among nodes that come, change and go, they are what a new inventory finds in the same nodes."""
@@ -81,7 +101,7 @@ def test_they_do_not_depend_on_the_way_there(inventory: Inventory, seed: int) ->
         cluster, node = chance.choice(["east", "west"]), f"n{chance.randrange(6)}"
         gpus = [
             Gpu(
-                uuid=f"GPU-{cluster}-{node}-{index}",
+                uuid=f"GPU-{index}" if index % 2 else f"GPU-{cluster}-{node}-{index}",
                 serial=chance.choice("pq"),
                 module=chance.choice("12"),
                 multi_gpu_board=chance.random() < 0.7,
@@ -89,8 +109,11 @@ def test_they_do_not_depend_on_the_way_there(inventory: Inventory, seed: int) ->
             )
             for index in range(chance.choice([0, 0, 1, 1, 2, 3, 20]))
         ]
-        if chance.random() < 0.1:
+        what = chance.random()
+        if what < 0.1:
             inventory.remove_node(Place(cluster, node), 10.0 + turn)
+        elif what < 0.3:
+            inventory.cannot_verify(Place(cluster, node))
         else:
             read(inventory, cluster, node, 10.0 + turn, gpus)
         new = Inventory()
