@@ -4,13 +4,15 @@ A server chooses the uids of its nodes, so a hostile one can show those of anoth
 only if TLS proves that they reach the same server (`collector.kube.identity`), and both show the same nodes: then the
 later one is a duplicate, and is not read. Without proof they resemble each other: that is reported, and both are read.
 
-What this cannot see through: a hostile cluster that shows all nodes of another one, and nothing else, behind the same
-proxy that ends TLS, or below the same authority of a company, while no third cluster shows that these are shared.
+What this cannot see through: a hostile cluster behind the same proxy that ends TLS, on the same path, most of whose
+nodes are copies of another one's, while no third cluster shows that the proxy is shared. With the same settings, it
+must copy more than half of the other's nodes; with others, which may select a part of them, a single node is enough.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -20,8 +22,8 @@ from collector.model import NodeInfo, Place
 __all__ = ["REMEDY", "Duplicate", "DuplicateDetector", "Resemblance", "Verdict"]
 
 REMEDY = (
-    "if they are one cluster, remove one of them from the configuration, or let both verify the API server by the same"
-    " certificate-authority; if not, one of them copies the other"
+    "if they are one cluster, remove one of them from the configuration, or let both verify the API server at the same"
+    " address (server, tls-server-name, certificate-authority and proxy-url); if not, one of them copies the other"
 )
 
 
@@ -63,6 +65,13 @@ class Verdict(msgspec.Struct):
     freed: list[str] = []  # clusters that are no longer duplicates
 
 
+class _Grounds(msgspec.Struct, frozen=True):
+    """Why a cluster is skipped."""
+
+    proofs: frozenset[Proof]  # that it has in common with the one that is read
+    uids: frozenset[str]  # of the nodes that it had shown
+
+
 @dataclasses.dataclass(slots=True)
 class _Seen:
     """What one cluster has shown in its present session."""
@@ -81,7 +90,7 @@ class DuplicateDetector:
 
     def __init__(self) -> None:
         self.duplicates: dict[str, Duplicate] = {}  # by the cluster that is skipped
-        self._grounds: dict[str, frozenset[Proof]] = {}  # what proved it, by the cluster that is skipped
+        self._grounds: dict[str, _Grounds] = {}  # by the cluster that is skipped
         self._resemblances: dict[frozenset[str], Resemblance] = {}  # by the pair of clusters
         self._resembling: dict[str, tuple[str, ...]] = {}  # by cluster; replaced as a whole, for scrapes in a thread
         self._reported: set[frozenset[str]] = set()  # pairs that resemble each other, or once did
@@ -147,9 +156,12 @@ class DuplicateDetector:
         if cluster in owners:
             return verdict
         self._owners[node.uid] = (*owners, cluster)
-        for other in owners:
-            pair = frozenset((cluster, other))
+        pairs = [frozenset((cluster, other)) for other in owners]
+        for pair in pairs:
             self._common.setdefault(pair, set()).add(node.uid)
+        if seen.complete and len(seen.nodes) == 1:  # nothing could be told of an empty cluster
+            verdict.freed += self._free_unproven(cluster)
+        for pair in pairs:
             # Each new node of a pair that resembles each other must not cost more than it can change.
             if self._listed(pair) and (pair not in self._resemblances or self._agrees_since_last_node(pair)):
                 self._compare(cluster, verdict)
@@ -192,8 +204,9 @@ class DuplicateDetector:
                 continue  # a pair before this one may have ended the cluster
             uid = next(iter(self._common[pair]))
             node = Place(earlier, self._clusters[earlier].nodes[uid])
-            if grounds := self._common_proofs(pair):
+            if proofs := self._common_proofs(pair):
                 duplicate = Duplicate(later, node, uid)
+                grounds = _Grounds(proofs, frozenset(self._clusters[later].nodes))
                 self.new_session(later)
                 self._end_resemblances(later)
                 self.duplicates[later], self._grounds[later] = duplicate, grounds
@@ -208,15 +221,18 @@ class DuplicateDetector:
     def _common_proofs(self, pair: frozenset[str]) -> frozenset[Proof]:
         """Return what proves that two clusters are the same; empty if nothing does, or their nodes contradict it."""
         one, other = (self._clusters[name] for name in pair)
-        if one.scope == other.scope and 2 * len(self._common[pair]) <= self._most(pair):
-            return frozenset()  # one server would show both the same
+        if 2 * len(self._common[pair]) <= self._expected(pair):
+            return frozenset()
         return frozenset(proof for proof in one.proofs & other.proofs if not self._is_shared(proof))
 
     def _agrees_since_last_node(self, pair: frozenset[str]) -> bool:
-        return 2 * (len(self._common[pair]) - 1) <= self._most(pair) < 2 * len(self._common[pair])
+        return 2 * (len(self._common[pair]) - 1) <= self._expected(pair) < 2 * len(self._common[pair])
 
-    def _most(self, pair: frozenset[str]) -> int:
-        return max(len(self._clusters[name].nodes) for name in pair)
+    def _expected(self, pair: frozenset[str]) -> int:
+        """Return how many nodes one server would show to both: all, or those of the part that one of them selects."""
+        one, other = (self._clusters[name] for name in pair)
+        sizes = (len(one.nodes), len(other.nodes))
+        return max(sizes) if one.scope == other.scope else min(sizes)
 
     def _listed(self, pair: frozenset[str]) -> bool:
         return all(self._clusters[name].complete for name in pair)
@@ -224,16 +240,27 @@ class DuplicateDetector:
     def _is_shared(self, proof: Proof) -> bool:
         """Return whether clusters that are different have this proof in common, and so it proves nothing.
 
-        So do the clusters behind one proxy that ends TLS, and those whose certificates the same authority signed.
+        So do the clusters behind one proxy that ends TLS. Two that have no node in common count as different, whatever
+        they select: parts of one cluster then only resemble a third part. What a duplicate had shown is compared, too,
+        but not with the cluster that it duplicates, which may have changed since.
         """
-        having = [
-            (name, seen)
+        having: list[tuple[str, AbstractSet[str]]] = [
+            (name, seen.nodes.keys())
             for name, seen in self._clusters.items()
             if proof in seen.proofs and seen.complete and seen.nodes
         ]
+        if any(
+            not self._common.get(frozenset((one, other))) for (one, _), (other, _) in itertools.combinations(having, 2)
+        ):
+            return True
+        skipped: list[tuple[str, AbstractSet[str]]] = [
+            (duplicate.node.cluster, self._grounds[name].uids)
+            for name, duplicate in self.duplicates.items()
+            if proof in self._grounds[name].proofs
+        ]
         return any(
-            one.scope == other.scope and not self._common.get(frozenset((name, other_name)))
-            for (name, one), (other_name, other) in itertools.combinations(having, 2)
+            name != first and uids.isdisjoint(nodes)
+            for (first, uids), (name, nodes) in itertools.product(skipped, having + skipped)
         )
 
     def _remove(self, cluster: str, uid: str) -> None:
@@ -271,8 +298,8 @@ class DuplicateDetector:
         return self._free(
             duplicate
             for duplicate in self.duplicates.values()
-            if (duplicate.node.cluster == cluster and not self._grounds[duplicate.cluster] & proofs)
-            or all(map(self._is_shared, self._grounds[duplicate.cluster]))
+            if (duplicate.node.cluster == cluster and not self._grounds[duplicate.cluster].proofs & proofs)
+            or all(map(self._is_shared, self._grounds[duplicate.cluster].proofs))
         )
 
     def _free(self, duplicates: Iterable[Duplicate]) -> list[str]:

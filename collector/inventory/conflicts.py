@@ -11,6 +11,12 @@ __all__ = ["MAX_PLACES_OF_A_SERIAL", "Conflicts"]
 MAX_PLACES_OF_A_SERIAL = 64  # whose conflicts are decided again when one of them changes
 
 MAX_BOARD_NODES = 4  # to which one board's GPUs can be given; a serial on more nodes is no board's
+MAX_BOARD_GPUS = 8  # of one board, such as an A16 with four; a serial that a node gives to more of them is no board's
+
+_MAX_SORTED_NODES = 1024  # whose GPUs are kept sorted by serial
+
+# A node's GPUs of one serial, each with whether the node shows that its board has several.
+_Board = tuple[tuple[Gpu, bool], ...]
 
 
 class Conflicts:
@@ -24,32 +30,51 @@ class Conflicts:
         self._claims = claims
         self._node = node
         self._uuids: dict[str, set[str]] = {}  # by cluster
+        self._sorted: dict[Place, tuple[tuple[Gpu, ...], dict[str, _Board]]] = {}  # by serial, valid for these GPUs
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of a cluster's GPUs in conflict; the view is live."""
         return self._uuids.get(cluster, ())
 
     def serial_changed(self, serial: str, place: Place) -> None:
-        """Decide again on the GPUs of a serial after a node got or lost it, unless that changes nothing for them."""
+        """Decide again on the GPUs of a serial after a node got or lost it, unless that changes nothing for them.
+
+        Those of the node itself have been decided on already, or stay as they are (`gpu_lost`).
+        """
         places = self._serials.places(serial)
         # Among many nodes, such as those of a made-up serial, one more or less changes nothing for the others.
-        if len(places) <= MAX_PLACES_OF_A_SERIAL and places != (place,):
+        if len(places) <= MAX_PLACES_OF_A_SERIAL and places != (place,) and not self._is_no_board(serial, place):
             self.update_serial(serial)
+
+    def gpu_lost(self, gpu: Gpu, place: Place) -> None:
+        """Decide again after a node has lost one GPU, and nothing else has changed in it."""
+        self.update(gpu.uuid)
+        # More of the serial than a board can have are left there: all others of it stay as they are.
+        if gpu.serial is not None and len(self._board(gpu.serial, place)) <= MAX_BOARD_GPUS:
+            self.serial_changed(gpu.serial, place)
 
     def update_serial(self, serial: str) -> None:
         """Decide again on all GPUs of a serial."""
-        for place in self._serials.places(serial):
-            for gpu in self._gpus(place):
-                if gpu.serial == serial:
-                    self.update(gpu.uuid)
+        gpus = {
+            gpu.uuid: (gpu, place) for place in self._serials.places(serial) for gpu, _ in self._board(serial, place)
+        }
+        for uuid, (gpu, place) in gpus.items():
+            self._decide(uuid, gpu, place)
 
     def update(self, uuid: str) -> None:
         """Decide in which clusters a GPU is in conflict, and in which it is claimed."""
+        self._decide(uuid)
+
+    def _decide(self, uuid: str, gpu: Gpu | None = None, place: Place | None = None) -> None:
+        """Decide on a GPU, which is known to be this one in one place."""
         self._claims.update(uuid)
         homes = self._claims.homes(uuid)
-        contested = len(homes) > 1 or any(
-            self._serial_is_contested(gpu, home) for home in homes for gpu in self._gpus(home) if gpu.uuid == uuid
-        )
+        contested = len(homes) > 1
+        if len(homes) == 1:
+            (home,) = homes
+            if gpu is None or home != place:
+                gpu = next((one for one in self._gpus(home) if one.uuid == uuid), None)
+            contested = gpu is not None and self._serial_is_contested(gpu, home)
         clusters = {home.cluster for home in homes} if contested else set()
         for cluster in clusters:
             self._uuids.setdefault(cluster, set()).add(uuid)
@@ -62,28 +87,67 @@ class Conflicts:
             return False
         if len(places) > max(MAX_PLACES_OF_A_SERIAL, len(self._locations.places(gpu.uuid))):
             return True
-        others = [
-            (other, node)
-            for node in map(self._node, places)
-            if node is not None and node.place != place  # one that is being removed decides nothing
-            for other in node.gpus
-            if other.serial == gpu.serial and other.uuid != gpu.uuid
-        ]
-        if len({node.place for _, node in others}) >= MAX_BOARD_NODES:
-            return True
-        home = self._node(place)
-        sharing = home is not None and home.shares_board(gpu)
+        own = self._board(gpu.serial, place)
+        nodes = 0
+        others: list[tuple[Gpu, bool, Place]] = []
+        for there in places:
+            if there == place:
+                continue
+            board = self._board(gpu.serial, there)
+            if len(board) > MAX_BOARD_GPUS:
+                return True
+            found = [(other, sharing, there) for other, sharing in board if other.uuid != gpu.uuid]
+            if found:
+                nodes += 1
+                if nodes >= MAX_BOARD_NODES or len(own) > MAX_BOARD_GPUS:
+                    return True
+                others += found
+        sharing = any(shows for one, shows in own if one.uuid == gpu.uuid)
         return any(
             not on_one_board(
                 gpu,
                 sharing=sharing,
                 other=other,
-                other_sharing=node.shares_board(other),
-                one_cluster=node.place.cluster == place.cluster,
+                other_sharing=other_sharing,
+                one_cluster=there.cluster == place.cluster,
             )
-            for other, node in others
+            for other, other_sharing, there in others
         )
+
+    def _is_no_board(self, serial: str, apart: Place) -> bool:
+        """Return whether all GPUs of a serial are contested, whatever one node has: that one is set apart."""
+        crowded = nodes = 0
+        for place in self._serials.places(serial):
+            if place != apart:
+                count = len(self._board(serial, place))
+                crowded += count > MAX_BOARD_GPUS
+                nodes += count > 1  # so that each GPU, wherever it is, finds another one there
+                if crowded > 1 or nodes > MAX_BOARD_NODES:
+                    return True
+        return False
+
+    def _board(self, serial: str, place: Place) -> _Board:
+        """Return a node's GPUs of a serial; none of a node that is being removed, which decides nothing."""
+        if not (gpus := self._gpus(place)):
+            self._sorted.pop(place, None)
+            return ()
+        known = self._sorted.get(place)
+        if known is None or known[0] is not gpus:
+            if len(self._sorted) >= _MAX_SORTED_NODES:
+                self._sorted.clear()
+            known = self._sorted[place] = (gpus, _by_serial(gpus))
+        return known[1].get(serial, ())
 
     def _gpus(self, place: Place) -> tuple[Gpu, ...]:
         node = self._node(place)
         return () if node is None else node.gpus
+
+
+def _by_serial(gpus: Collection[Gpu]) -> dict[str, _Board]:
+    found: dict[str, list[Gpu]] = {}
+    for gpu in gpus:
+        if gpu.serial is not None:
+            found.setdefault(gpu.serial, []).append(gpu)
+    return {
+        serial: tuple((gpu, gpu.multi_gpu_board or len(board) > 1) for gpu in board) for serial, board in found.items()
+    }

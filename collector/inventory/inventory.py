@@ -577,7 +577,9 @@ class Inventory:
         self._put(without, step)
         self._locations.discard(uuid, place)
         self._left(gpu, node, since, since, step)
-        self._reindex(place, node.gpus, without.gpus)
+        self._serials.replace(place, {gpu.serial}, {gpu.serial} & {one.serial for one in without.gpus})
+        self._chassis.replace(place, {gpu.chassis}, {gpu.chassis} & {one.chassis for one in without.gpus})
+        self._conflicts.gpu_lost(gpu, place)
 
     def _reindex(self, place: Place, before: Collection[Gpu], after: Collection[Gpu]) -> None:
         """Bring the indexes and conflicts in line with a node's GPUs, given those that it had before."""

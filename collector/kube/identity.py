@@ -2,18 +2,15 @@
 
 Whatever a server says about itself may be copied from another one. What it cannot copy is the private key that belongs
 to a certificate that we verify: it signs each handshake with it.
+
+That the same authorities vouch for two servers proves nothing by itself: a company's does so for all of its clusters.
 """
 
-import contextlib
-import functools
 import hashlib
 import ssl
-import threading
 import warnings
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -22,7 +19,6 @@ from yarl import URL
 
 __all__ = ["Evidence", "Proof", "ProofKind"]
 
-_LOCK = threading.Lock()
 MAX_KEYS = 64  # that one session may see; a server with more of them proves nothing
 
 
@@ -30,8 +26,7 @@ class ProofKind(StrEnum):
     """What two sessions can have in common, if they talk to the same server."""
 
     ADDRESS = "address"  # under which a server is verified by the same authorities
-    KEY = "key"  # of the server's certificate
-    AUTHORITY = "authority"  # that the kubeconfig gives, and nobody else trusts
+    KEY = "key"  # of the server's certificate, and the path
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -51,9 +46,7 @@ class Evidence:
     def __init__(self, on_change: Callable[[frozenset[Proof]], None] = lambda _proofs: None) -> None:
         self._on_change = on_change
         self._verified = True
-        self._private = True  # every bundle of authorities is the cluster's own, as far as we can tell
         self._addresses: set[str] = set()
-        self._authorities: set[str] = set()
         self._paths: set[str] = set()  # behind one server, such as Rancher, each path is another cluster
         self._keys: set[str] = set()
         self._reported: frozenset[Proof] = frozenset()
@@ -63,24 +56,18 @@ class Evidence:
         """What is proven so far."""
         if not self._verified or not self._keys:
             return frozenset()
-        found = {
-            ProofKind.ADDRESS: self._addresses,
-            ProofKind.KEY: self._keys | self._paths,
-            ProofKind.AUTHORITY: self._authorities | self._paths if self._private else set(),
-        }
+        found = {ProofKind.ADDRESS: self._addresses, ProofKind.KEY: self._keys | self._paths}
         return frozenset(Proof(kind, _digest(seen)) for kind, seen in found.items() if seen)
 
-    def add_server(self, server: URL, server_name: str | None, proxy: URL | None, trust: "Trust | None") -> None:
-        """Note where the session connects from now on, and whom it trusts there; None: it verifies nothing."""
+    def add_server(self, server: URL, server_name: str | None, proxy: URL | None, trust: str | None) -> None:
+        """Note where the session connects from now on, and the `trust` it has there; None: it verifies nothing."""
         if server.scheme != "https" or trust is None:
             self._verified = False
         else:
             path = server.raw_path.rstrip("/")
             route = f"{proxy.scheme}://{proxy.host}:{proxy.port}" if proxy else ""
-            self._private = self._private and trust.private
             self._paths.add(f"path {path}")
-            self._authorities.add(trust.digest)
-            self._addresses.add(f"{server.host}:{server.port}{path} {server_name} {route} {trust.digest}")
+            self._addresses.add(f"{server.host}:{server.port}{path} {server_name} {route} {trust}")
         self._report()
 
     def observe(self, context: ssl.SSLContext) -> None:
@@ -109,25 +96,9 @@ class Evidence:
             self._on_change(proofs)
 
 
-class Trust(msgspec.Struct, frozen=True):
-    """Whom a session trusts to vouch for its server."""
-
-    digest: str
-    private: bool  # the authorities are the kubeconfig's own, and not the system's or below one of those
-
-
-SYSTEM_TRUST = Trust("system", private=False)
-
-
-def trust(authorities: bytes | None) -> Trust:
-    """Return the trust in a bundle, as DER; None for the system's authorities. It reads files."""
-    if authorities is None:
-        return SYSTEM_TRUST
-    certificates = list(_split(authorities))
-    with _LOCK:  # many clusters start at once, each in a thread
-        public, names = _public_authorities()
-    private = not any(one in public or _issuer(one) in names for one in map(bytes, certificates))
-    return Trust(_digest(map(_key, certificates)), private)
+def trust(authorities: bytes | None) -> str:
+    """Return a digest of a bundle of authorities, as DER; None for the system's."""
+    return "system" if authorities is None else _digest(map(_key, _split(authorities)))
 
 
 def _key(certificate: bytes) -> str:
@@ -139,38 +110,6 @@ def _key(certificate: bytes) -> str:
     except Exception:  # the library knows many, and a certificate is as good for comparing
         content = certificate
     return hashlib.sha256(content).hexdigest()
-
-
-def _issuer(certificate: bytes) -> bytes:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return x509.load_der_x509_certificate(certificate).issuer.public_bytes()
-    except Exception:
-        return b""
-
-
-@functools.cache
-def _public_authorities() -> tuple[frozenset[bytes], frozenset[bytes]]:
-    """Return the system's authorities, as DER, and their names: they vouch for the servers of many."""
-    paths = ssl.get_default_verify_paths()
-    files = [Path(paths.cafile)] if paths.cafile else []
-    if paths.capath:
-        with contextlib.suppress(OSError):
-            files += sorted(Path(paths.capath).iterdir())
-    certificates, names = set(), set()
-    for file in files:
-        for one in _load(file):
-            certificates.add(one.public_bytes(Encoding.DER))
-            names.add(one.subject.public_bytes())
-    return frozenset(certificates), frozenset(names)
-
-
-def _load(file: Path) -> list[Any]:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return list(x509.load_pem_x509_certificates(file.read_bytes())) if file.is_file() else []
-    except Exception:  # other files may be there, too
-        return []
 
 
 def _split(certificates: bytes) -> Iterable[bytes]:

@@ -135,7 +135,7 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
         text = f"shows nodes with the same uids as {names}, without proof that they are one cluster"
         detail = (
             "all of them are published. If they are one cluster, remove one from the configuration, or let both verify"
-            " the API server by the same certificate-authority; if not, one of them copies the other."
+            " the API server at the same address; if not, one of them copies the other."
         )
         yield Problem(kind="cluster", name=name, text=text, detail=detail, severe=False)
     if summary.claims:

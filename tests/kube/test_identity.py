@@ -2,7 +2,7 @@
 
 import itertools
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.support.kubernetes import ApiServer, Authority, Kubeconfig, Pair, get
 
 pytestmark = pytest.mark.anyio
 
-ADDRESS, KEY, AUTHORITY = ProofKind.ADDRESS, ProofKind.KEY, ProofKind.AUTHORITY
+ADDRESS, KEY = ProofKind.ADDRESS, ProofKind.KEY
 
 
 def server_context(*pairs: Pair) -> ssl.SSLContext:
@@ -77,21 +77,19 @@ def kinds(one: frozenset[Proof], other: frozenset[Proof]) -> set[ProofKind]:
 
 async def test_one_server_has_everything_in_common_with_itself(seen: Any, url: str, authority: Authority) -> None:
     trust = {"certificate-authority-data": authority.data}
-    assert kinds(await seen(url, **trust), await seen(f"{url}/", **trust)) == {ADDRESS, KEY, AUTHORITY}
+    assert kinds(await seen(url, **trust), await seen(f"{url}/", **trust)) == {ADDRESS, KEY}
 
 
-async def test_two_names_of_one_server_have_key_and_authority_in_common(
-    seen: Any, url: str, authority: Authority
-) -> None:
+async def test_two_names_of_one_server_have_its_key_in_common(seen: Any, url: str, authority: Authority) -> None:
     trust = {"certificate-authority-data": authority.data}
     by_name = await seen(url.replace("127.0.0.1", "localhost"), **trust)
-    assert kinds(await seen(url, **trust), by_name) == {KEY, AUTHORITY}
+    assert kinds(await seen(url, **trust), by_name) == {KEY}
 
 
-async def test_servers_below_one_authority_have_that_in_common(seen: Any, url: str, authority: Authority) -> None:
+async def test_servers_below_one_authority_have_nothing_in_common(seen: Any, url: str, authority: Authority) -> None:
     trust = {"certificate-authority-data": authority.data}
     async with api_server(authority.issue("second", "127.0.0.1")) as second:
-        assert kinds(await seen(url, **trust), await seen(second, **trust)) == {AUTHORITY}
+        assert kinds(await seen(url, **trust), await seen(second, **trust)) == set()
 
 
 async def test_a_bundle_with_more_authorities_is_another_one(
@@ -117,7 +115,7 @@ async def test_a_server_that_also_shows_another_key_is_another_server(
 async def test_each_path_behind_one_server_is_another_cluster(seen: Any, url: str, authority: Authority) -> None:
     trust = {"certificate-authority-data": authority.data}
     one, other = await seen(f"{url}/k8s/clusters/a", **trust), await seen(f"{url}/k8s/clusters/b", **trust)
-    assert (len(one), len(other), kinds(one, other)) == (3, 3, set())
+    assert (len(one), len(other), kinds(one, other)) == (2, 2, set())
 
 
 async def test_a_server_that_is_not_verified_proves_nothing(
@@ -144,7 +142,7 @@ async def test_one_connection_that_is_not_verified_ends_all_proof(
     kubeconfig.write({"server": url, "certificate-authority-data": authority.data}, {"token": "t"})
     async with kubeconfig.session(clock=clock) as session:
         await get(session, "/api")
-        assert len(session.evidence.proofs) == 3
+        assert len(session.evidence.proofs) == 2
         kubeconfig.write({"server": url, "insecure-skip-tls-verify": True}, {"token": "t"})
         clock.now += 3600
         await get(session, "/api")
@@ -156,25 +154,16 @@ async def test_endless_keys_prove_nothing(seen: Any, authority: Authority, monke
     pairs = [authority.issue(f"key-{number}", "127.0.0.1") for number in range(3)]
     async with api_server(*pairs) as endless:
         trust = {"certificate-authority-data": authority.data}
-        assert len(await seen(endless, requests=2, **trust)) == 3
+        assert len(await seen(endless, requests=2, **trust)) == 2
         assert await seen(endless, requests=6, **trust) == frozenset()
 
 
-class TestAuthoritiesOfTheSystem:
-    @pytest.fixture(autouse=True)
-    def trusted(self, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-        monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
-        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-        identity._public_authorities.cache_clear()
-        yield
-        identity._public_authorities.cache_clear()
-
-    async def test_they_vouch_for_many_and_prove_no_sameness(self, seen: Any, url: str, authority: Authority) -> None:
-        async with api_server(authority.issue("second", "127.0.0.1")) as second:
-            assert kinds(await seen(url), await seen(second)) == set()
-            assert kinds(await seen(url), await seen(url)) == {ADDRESS, KEY}
-
-    async def test_nor_if_a_kubeconfig_names_one_of_them(self, seen: Any, url: str, authority: Authority) -> None:
-        trust = {"certificate-authority-data": authority.data}
-        async with api_server(authority.issue("second", "127.0.0.1")) as second:
-            assert kinds(await seen(url, **trust), await seen(second, **trust)) == set()
+async def test_the_authorities_of_the_system_verify_a_server_as_well(
+    seen: Any, url: str, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    assert kinds(await seen(url), await seen(url)) == {ADDRESS, KEY}
+    assert kinds(await seen(url), await seen(url, **{"certificate-authority-data": authority.data})) == {KEY}
+    async with api_server(authority.issue("second", "127.0.0.1")) as second:
+        assert kinds(await seen(url), await seen(second)) == set()

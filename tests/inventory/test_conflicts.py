@@ -1,0 +1,122 @@
+"""Conflicts by serial where one node gives a serial to many GPUs: what they cost, and that they come out the same."""
+
+import random
+from typing import Any
+
+import pytest
+
+from collector.inventory import Inventory
+from collector.inventory.claims import Claims
+from collector.model import Gpu, NodeInfo, Place, Reading, on_one_board
+from tests.inventory.test_inventory import fingerprint
+
+SEAT: dict[str, Any] = {"chassis": "182", "tray": "5", "slot": "15"}
+
+
+@pytest.fixture
+def inventory() -> Inventory:
+    return Inventory()
+
+
+def read(inventory: Inventory, cluster: str, node: str, time: float, gpus: list[Gpu]) -> None:
+    place = Place(cluster, node)
+    inventory.apply(
+        Reading(
+            cluster=cluster,
+            node=NodeInfo(name=node),
+            source="gpus/pod",
+            fingerprint=fingerprint(place),
+            time=time,
+            driver_version="570",
+            cuda_version="12.8",
+            gpus=tuple(gpus),
+        )
+    )
+
+
+@pytest.mark.parametrize("count", [8, 9])
+def test_a_serial_of_nine_gpus_in_one_node_is_no_board_s(inventory: Inventory, count: int) -> None:
+    read(inventory, "east", "a", 10.0, [Gpu(uuid=f"GPU-{index}", serial="board") for index in range(count)])
+    assert inventory.conflicts("east") == 0
+    read(inventory, "west", "a", 20.0, [Gpu(uuid="GPU-x", serial="board", multi_gpu_board=True)])
+    many = count > 8
+    assert (inventory.conflicts("east"), inventory.conflicts("west")) == (count * many, int(many))
+    read(inventory, "west", "a", 30.0, [])
+    assert inventory.conflicts("east") == 0
+
+
+@pytest.mark.parametrize(("nodes", "modules"), [(4, False), (4, True), (20, False), (20, True)])
+def test_one_serial_everywhere_costs_no_comparison_of_all_with_all(
+    inventory: Inventory, monkeypatch: pytest.MonkeyPatch, nodes: int, modules: bool
+) -> None:
+    """Also of GPUs that say that they are the modules of one board."""
+    compared = decided = 0
+
+    def compare(*args: Any, **kwargs: Any) -> bool:
+        nonlocal compared
+        compared += 1
+        return on_one_board(*args, **kwargs)
+
+    def decide(self: Claims, uuid: str, update: Any = Claims.update) -> None:
+        nonlocal decided
+        decided += 1
+        update(self, uuid)
+
+    monkeypatch.setattr("collector.inventory.conflicts.on_one_board", compare)
+    monkeypatch.setattr(Claims, "update", decide)
+    for node in range(nodes):
+        compared = decided = 0
+        names = [f"{node}-{index}" for index in range(64)]
+        gpus = [Gpu(uuid=f"GPU-{name}", serial="same", module=name if modules else None, **SEAT) for name in names]
+        read(inventory, "east", f"n{node}", 10.0 + node, gpus)
+        assert (compared <= 8 * 64, decided <= 4 * 64) == (True, True)
+        assert inventory.conflicts("east") == (64 * (node + 1) if node else 0)
+
+
+@pytest.mark.parametrize("serial", ["same", None])
+def test_a_node_that_loses_all_to_another_one_costs_a_few_decisions_each(
+    inventory: Inventory, monkeypatch: pytest.MonkeyPatch, serial: str | None
+) -> None:
+    decided = 0
+
+    def decide(self: Claims, uuid: str, update: Any = Claims.update) -> None:
+        nonlocal decided
+        decided += 1
+        update(self, uuid)
+
+    gpus = [Gpu(uuid=f"GPU-{index}", serial=serial or f"{index}") for index in range(64)]
+    for node in ("a", "b"):
+        read(inventory, "east", node, 10.0, gpus)
+    monkeypatch.setattr(Claims, "update", decide)
+    inventory.cannot_verify(Place("east", "a"))
+    assert (inventory.claims("east"), inventory.conflicts("east")) == (0, 0)
+    assert decided <= 16 * 64
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_they_do_not_depend_on_the_way_there(inventory: Inventory, seed: int) -> None:
+    """Among nodes that come, change and go, they are what a new inventory finds in the same nodes."""
+    chance = random.Random(seed)
+    for turn in range(60):
+        cluster, node = chance.choice(["east", "west"]), f"n{chance.randrange(6)}"
+        gpus = [
+            Gpu(
+                uuid=f"GPU-{index}" if index % 2 else f"GPU-{cluster}-{node}-{index}",
+                serial=chance.choice("pq"),
+                module=chance.choice("12"),
+                multi_gpu_board=chance.random() < 0.7,
+                **SEAT,
+            )
+            for index in range(chance.choice([0, 0, 1, 1, 2, 3, 20]))
+        ]
+        what = chance.random()
+        if what < 0.1:
+            inventory.remove_node(Place(cluster, node), 10.0 + turn)
+        elif what < 0.3:
+            inventory.cannot_verify(Place(cluster, node))
+        else:
+            read(inventory, cluster, node, 10.0 + turn, gpus)
+        new = Inventory()
+        new.restore([state for cluster in ("east", "west") for state in inventory.nodes(cluster).values()], {})
+        for cluster in ("east", "west"):
+            assert set(inventory.contested(cluster)) == set(new.contested(cluster))
