@@ -479,7 +479,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     reading: Reading | None = None  # what caused it, if that was a reading
     removed_cluster: str | None = None  # a cluster that is forgotten as a whole, its absent GPUs too
     verify: tuple[Place, ...] = ()  # nodes to be read again now, because another node claims a GPU of theirs
-    verify_later: Mapping[Place, float] = {}  # likewise, but only in so many seconds: such claims came to nothing
+    verify_later: Mapping[Place, float] = {}  # likewise, in how many seconds: such claims came to nothing before
 
 
 class ClusterState(StrEnum):

@@ -84,7 +84,7 @@ class SecretIndex(NamedTuple):
         return cls(tuple(longest_first), short, joined, _lower(joined), places)
 
     def find(self, line: str, least: int) -> list[Span] | None:
-        """Return where secrets of at least so many characters are, whole or in pieces, as they are or encoded.
+        """Return where secrets of at least `least` characters are, whole or in pieces, as they are or encoded.
 
         None: the line may encode more than there is time to look at.
         """

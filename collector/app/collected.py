@@ -75,7 +75,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
         return self._duplicates.resemblances(name)
 
     def new_session(self, cluster: str) -> None:
-        """Note that a cluster is connected to anew, maybe to another server."""
+        """Forget what a cluster has shown: it has a new session, maybe with another server."""
         self._duplicates.new_session(cluster)
 
     def prove(self, cluster: str, proofs: frozenset[Proof]) -> Verdict:

@@ -124,7 +124,7 @@ class DuplicateDetector:
         self._clusters[cluster].scope = scope
 
     def new_session(self, cluster: str) -> None:
-        """Note that a cluster is connected to anew, maybe to another server: what it has shown no longer counts."""
+        """Forget what a cluster has shown: it has a new session, maybe with another server."""
         seen = self._clusters.setdefault(cluster, _Seen())
         for uid in list(seen.nodes):
             self._remove(cluster, uid)
@@ -159,7 +159,7 @@ class DuplicateDetector:
         pairs = [frozenset((cluster, other)) for other in owners]
         for pair in pairs:
             self._common.setdefault(pair, set()).add(node.uid)
-        if seen.complete and len(seen.nodes) == 1:  # nothing could be told of an empty cluster
+        if seen.complete and len(seen.nodes) == 1:  # an empty cluster had nothing to compare
             verdict.freed += self._free_unproven(cluster)
         for pair in pairs:
             # Each new node of a pair that resembles each other must not cost more than it can change.

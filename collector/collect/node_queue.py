@@ -41,7 +41,7 @@ class TrackedNode:
     reading: bool = False  # handed out, and not done yet
     verify_at: float | None = None  # to be read again then, whatever the last attempt said
     was_read: bool = False  # the observer has a reading of it
-    found: int = 0  # GPUs in that, as far as this queue was told
+    found: int = 0  # GPUs in that, as far as this queue knows
     sharing: Sharing | None = None  # what that told of its capacity
     read_boot_id: str = ""  # of the boot in which it was made
     podless_since: float | None = None  # since when it has had no pod that has the container
@@ -207,7 +207,7 @@ class NodeQueue:
         return self._info(target.node)
 
     def has_room(self, target: Target, found: int) -> bool:
-        """Return whether so many GPUs on a node are no more than the cluster may have."""
+        """Return whether a cluster may have `found` GPUs on a node."""
         return self._found - target.node.found + found <= self._cluster.max_gpus
 
     def succeeded(self, target: Target, *, found: int = 0, mig: bool = False, like_a_failure: bool = False) -> NodeInfo:

@@ -61,7 +61,7 @@ class Observer(Protocol):
         """Handle when (Unix seconds) credentials end that gpuid cannot renew by itself; None if they do not."""
 
     def on_session(self, cluster: str) -> None:
-        """Handle that the cluster is connected to anew: it is not known yet to which server."""
+        """Handle that the cluster has a new session: nothing proves yet with which server."""
 
     def on_proof(self, cluster: str, proofs: frozenset[Proof]) -> None:
         """Handle all that is proven of which server the cluster is read from, whenever that changes."""

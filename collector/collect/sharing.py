@@ -39,7 +39,7 @@ class GpuLabels(msgspec.Struct, frozen=True, gc=False):
 
 
 def count_gpus(amount: int | None, units: int) -> int | None:
-    """Return how many GPUs an amount is, with so many units to each; None where the units are not known (0)."""
+    """Return how many GPUs an amount of units is; None where the units are not known (0)."""
     return amount // units if amount is not None and units else None
 
 
@@ -83,7 +83,7 @@ def learn(
     told = [units for units in told if units > 1 and _fits(units, capacity)]  # 1 is what an absent label means, too
 
     def can_be(units: int) -> bool:
-        """Return whether so many units can be one GPU: the GPUs not found must be among the unhealthy."""
+        """Return whether a GPU can be `units` units: the GPUs not found must be among the unhealthy."""
         gpus = capacity // units
         return gpus >= most and (gpus - found) * units <= unhealthy
 

@@ -79,7 +79,7 @@ class Claims:
         """Return the claims to a GPU by claimant, the oldest first; the view is live."""
         return self._claims.get(uuid, {})
 
-    def heir(self, uuid: str, home: Place) -> Place | None:
+    def successor(self, uuid: str, home: Place) -> Place | None:
         """Return which claimant most likely has a GPU that is no longer in its home; None if nobody claims it.
 
         One of the home's cluster comes first, whatever a foreign one says, and of these one that has said so twice.

@@ -11,8 +11,8 @@ from collector.inventory.absent import AbsentGpus
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
-from collector.inventory.pace import Pace
 from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus, with_last_known
+from collector.inventory.verify_backoff import VerifyBackoff
 from collector.model import (
     NO_UUIDS,
     Change,
@@ -66,7 +66,7 @@ class Inventory:
         self._serials = PlaceIndex()
         self._chassis = PlaceIndex()
         self._claims = Claims(self._locations)
-        self._pace = Pace()
+        self._verify_backoff = VerifyBackoff()
         self._absent = AbsentGpus(max_absent)
         self._unlisted: dict[Place, NodeState] = {}  # with GPUs that do not answer
         self._conflicts = Conflicts(self._locations, self._serials, self._claims, self.node)
@@ -400,7 +400,7 @@ class Inventory:
             return
         if not nodes:
             del self._nodes[place.cluster]
-        self._pace.forget(place)
+        self._verify_backoff.forget(place)
         self._count_failing(place.cluster, node.failing, None)
         self._count_unread(place.cluster, node.unread, None)
         step.nodes[place] = None
@@ -468,9 +468,9 @@ class Inventory:
             else:
                 self._ask(home, claimant, step)
 
-    def _ask(self, place: Place, rival: Place, step: "_Draft") -> None:
+    def _ask(self, place: Place, other: Place, step: "_Draft") -> None:
         """Have a node read again because of what another one says, the later the more often that came to nothing."""
-        delay = self._pace.delay(rival, place, step.now)
+        delay = self._verify_backoff.delay(other, place, step.now)
         step.verify[place] = min(delay, step.verify.get(place, delay))
 
     def _confirm(self, uuid: str, home: Place, reading: Reading, step: "_Draft") -> None:
@@ -499,8 +499,8 @@ class Inventory:
             step.changes.append(Change.of(node, Event.APPEARED, since, gpu))
             return since, False
         for home in homes:
-            asked, rival = (home, place) if claim.confirmed is None else (place, home)
-            self._ask(asked, rival, step)
+            asked, other = (home, place) if claim.confirmed is None else (place, home)
+            self._ask(asked, other, step)
         return since, True
 
     def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: "_Draft") -> None:
@@ -510,7 +510,7 @@ class Inventory:
             if gpu.uuid in node.claims:
                 self._claims.close(gpu.uuid, node.place)
                 for home in self._homes(gpu.uuid):
-                    self._pace.trust(home, node.place)
+                    self._verify_backoff.reset(home, node.place)
             else:
                 self._left(gpu, node, since, max(time, since), step)
 
@@ -532,8 +532,8 @@ class Inventory:
         if homes := self._homes(uuid):  # it was in conflict
             time = max(time, *(self._at(home).since_of(uuid) for home in homes))
         else:
-            if (heir := self._claims.heir(uuid, node.place)) is not None:
-                self._move(uuid, node.place, since, last_seen, heir, step)
+            if (successor := self._claims.successor(uuid, node.place)) is not None:
+                self._move(uuid, node.place, since, last_seen, successor, step)
                 return
             self._absent.add(uuid, node.place, time)
         step.changes.append(Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen))
@@ -556,7 +556,7 @@ class Inventory:
         )
         self._put(state, step)
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
-        self._pace.trust(claimant, previous)
+        self._verify_backoff.reset(claimant, previous)
         for other, claim in self._claims.claimants(uuid).items():
             claim.confirmed = None
             self._ask(claimant, other, step)

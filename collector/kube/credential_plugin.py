@@ -1,8 +1,8 @@
 """Exec credential plugins: the commands, such as `aws`, that a kubeconfig names as its source of credentials.
 
-A plugin is run as kubectl runs it. One that fails is run again ever later, and that is shared: of all clusters whose
-kubeconfigs name the same command with the same arguments and variables, one finds out, and the others hear from it. A
-plugin that is told which cluster it is for is another one for each cluster.
+A plugin is run as kubectl runs it. One that fails is run again with growing delays, which clusters share whose
+kubeconfigs name the same command with the same arguments and variables: one finds out for all. A plugin that gets the
+cluster's data (provideClusterInfo) counts as another one for each cluster.
 """
 
 import base64
@@ -32,8 +32,8 @@ from collector.kube.errors import (
     CredentialPluginFailedError,
     CredentialPluginMissingError,
 )
+from collector.kube.failure_backoff import FailureBackoff, LastFailure
 from collector.kube.go_values import BadYamlError, WrongTypeError, convert, load_yaml
-from collector.kube.pace import FailurePace, LastFailure
 from collector.kube.plugin_slots import Rank, SharedPluginSlots
 from collector.kube.processes import run_command
 from collector.redaction import redact
@@ -48,7 +48,7 @@ MAX_STDOUT_BYTES = 1 << 20
 MAX_STDERR_BYTES = 1 << 16  # the end of it is kept, the rest is read and dropped
 _ALL_PLUGINS = SharedPluginSlots()
 
-# A line of a complaint that says why, by how much it looks like it; the last of the best is told.
+# A line of a complaint that says why, the likeliest pattern first; the last line that matches is quoted.
 _REASONS = (
     re.compile(r"(?:\W*(?:error|fatal|panic)\b|[EF]\d{4} |[\w.]*(?:Error|Exception)\b:)", re.IGNORECASE),
     re.compile(
@@ -102,20 +102,20 @@ class CredentialPlugin:
 
         Raises CredentialPluginMissingError and CredentialPluginFailedError.
         """
-        self._check_pace()
+        self._check_backoff()
         if not self._shared.proven:
             async with self._shared.turn:  # one finds out for all
-                self._check_pace()
+                self._check_backoff()
                 if not self._shared.proven:
                     return await self._run()
         return await self._run()
 
     def reset(self, version: object) -> None:
         """Let it be run at once: the kubeconfig has changed to `version`."""
-        self._shared.pace.reset(version)
+        self._shared.failure_backoff.reset(version)
 
-    def _check_pace(self) -> None:
-        if (failure := self._shared.pace.recent(self._clock())) is not None:
+    def _check_backoff(self) -> None:
+        if (failure := self._shared.failure_backoff.recent(self._clock())) is not None:
             raise failure.kind(f"{self._name}{failure.text}")
 
     async def _run(self) -> Credential:
@@ -125,10 +125,10 @@ class CredentialPlugin:
         except CredentialPluginFailedError as error:
             failure = LastFailure(type(error), str(error).removeprefix(self._name))
             self._shared.proven = False
-            self._shared.pace.failed(failure, started=started, now=self._clock())
+            self._shared.failure_backoff.failed(failure, started=started, now=self._clock())
             raise
         self._shared.proven = True
-        self._shared.pace.succeeded()
+        self._shared.failure_backoff.succeeded()
         return credential
 
     async def _obtain(self) -> Credential:
@@ -296,11 +296,11 @@ class _Shared:
     def __init__(self) -> None:
         self.turn = anyio.Lock()
         self.proven = False  # its last run succeeded: all may run it at the same time
-        self.pace = FailurePace()
+        self.failure_backoff = FailureBackoff()
 
     @property
     def rank(self) -> Rank:
-        return Rank.PROVEN if self.proven else Rank.FAILING if self.pace.failing else Rank.NEW
+        return Rank.PROVEN if self.proven else Rank.FAILING if self.failure_backoff.failing else Rank.NEW
 
 
 _SHARED: "weakref.WeakValueDictionary[bytes, _Shared]" = weakref.WeakValueDictionary()
@@ -328,7 +328,7 @@ def _share(plugin: Exec, info: ConnectionInfo) -> _Shared:
 
 
 def _about(cluster: ClusterEntry) -> dict[str, Any]:
-    """Return what a plugin is told of its cluster, but for the certificates."""
+    """Return the data of a cluster that a plugin gets, without the certificates."""
     about = {
         "server": cluster.server,
         "tls-server-name": cluster.tls_server_name,

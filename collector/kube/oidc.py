@@ -25,8 +25,8 @@ from collector.kube.errors import (
     UnauthorizedError,
     reason,
 )
+from collector.kube.failure_backoff import FailureBackoff, LastFailure
 from collector.kube.go_values import WrongTypeError, convert_json
-from collector.kube.pace import FailurePace, LastFailure
 from collector.kube.proxy import choose, is_socks
 from collector.kube.socks import connector
 from collector.kube.urls import parse_url
@@ -76,7 +76,7 @@ class Oidc:
         self._refresh_token = config.get("refresh-token", "")
         self._id_token = config.get("id-token", "")
         self._secrets = secrets if secrets is not None else Secrets()
-        self._pace = FailurePace(ISSUER_BACKOFF)
+        self._failure_backoff = FailureBackoff(ISSUER_BACKOFF)
 
     async def run(self) -> Credential:
         """Return the kubeconfig's id-token while it is valid, and renewed ones from then on.
@@ -84,19 +84,19 @@ class Oidc:
         Raises ClusterError, also where the issuer has failed too recently to be asked again.
         """
         started = self._clock()
-        if (failure := self._pace.recent(started)) is not None:
+        if (failure := self._failure_backoff.recent(started)) is not None:
             raise failure.kind(failure.text)
         try:
             credential = await self._run()
         except ClusterError as error:
-            self._pace.failed(LastFailure(type(error), str(error)), started=started, now=self._clock())
+            self._failure_backoff.failed(LastFailure(type(error), str(error)), started=started, now=self._clock())
             raise
-        self._pace.succeeded()
+        self._failure_backoff.succeeded()
         return credential
 
     def reset(self, version: object) -> None:
         """Let the issuer be asked at once: the kubeconfig has changed to `version`."""
-        self._pace.reset(version)
+        self._failure_backoff.reset(version)
 
     async def _run(self) -> Credential:
         token = self._id_token

@@ -95,7 +95,7 @@ class _Watch:
         self.opened = anyio.current_time()
         self.asked = asked
         self.heard = False  # an event or a bookmark
-        self.works = False  # the owner was told that it does
+        self.works = False  # the owner knows that it does
 
     @property
     def lasted(self) -> float:
@@ -207,7 +207,7 @@ class Reflector(Generic[T]):
         return max(delay, getattr(error, "retry_after", None) or 0.0)
 
     def _take_failure(self, error: ClusterError) -> None:
-        """Decide, after an error, whether a list is due and whether the owner is told that the watch does not work."""
+        """Decide, after an error, whether a list is due and whether to report that the watch does not work."""
         watch, listing = self._open, not self._version
         if isinstance(error, SilentWatchError):
             list_due, told = self._take_silence()
@@ -230,14 +230,14 @@ class Reflector(Generic[T]):
             self._version = ""
 
     def _take_silence(self) -> tuple[bool, bool]:
-        """Return whether a list is due and the owner is told, after a watch that was left for its silence."""
+        """Report a watch that was left for its silence; returns whether a list is due."""
         if self._age < self._timing.silence:  # it only did not end when it should have
             return False, False
         self._trust = math.inf
         return True, True
 
     def _take_end(self, watch: _Watch) -> tuple[bool, bool]:
-        """Return whether a list is due and the owner is told, after a watch that ended before its time."""
+        """Report a watch that ended before its time, if need be; returns whether a list is due."""
         fruitful = watch.heard and watch.lasted >= self._timing.pause
         self._fruitless = 0 if fruitful else self._fruitless + 1
         if not fruitful:
@@ -389,7 +389,7 @@ def _is_refusal(error: ClusterError) -> bool:
 
 
 def _list_may_help(fruitless: int) -> bool:
-    """Return whether a list is due after so many fruitless watches: after 3, 6, 12, 24, and so on."""
+    """Return whether a list is due after a number of fruitless watches: after 3, 6, 12, 24, and so on."""
     series, rest = divmod(fruitless, FRUITLESS_WATCHES_BEFORE_LIST)
     return rest == 0 and series.bit_count() == 1
 

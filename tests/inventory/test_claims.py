@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from collector.inventory import Inventory
-from collector.inventory.pace import MAX_DELAY_SECONDS
+from collector.inventory.verify_backoff import MAX_DELAY_SECONDS
 from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading, Step
 
 HOUR = 3600.0

@@ -1029,11 +1029,11 @@ class Naive:
             claimants = self.claimants(uuid)
             if not self.homes(uuid) and claimants:
                 foreign = {claimant: claimant.cluster != place.cluster for claimant in claimants}
-                heir = min(claimants, key=lambda one: (foreign[one], (uuid, one) not in self.repeated))
-                del self.claims[uuid, heir]
+                successor = min(claimants, key=lambda one: (foreign[one], (uuid, one) not in self.repeated))
+                del self.claims[uuid, successor]
                 for other in self.claimants(uuid):
                     self.claims[uuid, other] = False
-                events.add((Event.MOVED, uuid, heir, place))
+                events.add((Event.MOVED, uuid, successor, place))
                 continue
             if not self.homes(uuid):
                 self.absent[uuid] = place

@@ -1,13 +1,13 @@
 """How soon a source of credentials that fails is asked again."""
 
 from collector.kube.errors import CredentialPluginFailedError
-from collector.kube.pace import FailurePace, LastFailure
+from collector.kube.failure_backoff import FailureBackoff, LastFailure
 
 FAILURE = LastFailure(CredentialPluginFailedError, " failed")
 
 
 def test_it_may_be_tried_at_first_and_after_a_success():
-    pace = FailurePace()
+    pace = FailureBackoff()
     assert pace.recent(0) is None
     pace.failed(FAILURE, started=0, now=1)
     pace.succeeded()
@@ -15,7 +15,7 @@ def test_it_may_be_tried_at_first_and_after_a_success():
 
 
 def test_each_failure_doubles_the_pause_up_to_three_minutes():
-    pace, now, pauses = FailurePace(), 0, []
+    pace, now, pauses = FailureBackoff(), 0, []
     for _ in range(8):
         pace.failed(FAILURE, started=now, now=now)
         started = now
@@ -26,7 +26,7 @@ def test_each_failure_doubles_the_pause_up_to_three_minutes():
 
 
 def test_failures_at_the_same_time_count_as_one():
-    pace = FailurePace()
+    pace = FailureBackoff()
     for _ in range(8):
         pace.failed(FAILURE, started=0, now=1)
     assert pace.recent(5.9) is FAILURE
@@ -34,7 +34,7 @@ def test_failures_at_the_same_time_count_as_one():
 
 
 def test_a_version_of_the_kubeconfig_forgets_them_once():
-    pace = FailurePace()
+    pace = FailureBackoff()
     pace.failed(FAILURE, started=0, now=0)
     pace.reset("one")
     assert pace.recent(0) is None

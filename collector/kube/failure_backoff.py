@@ -1,11 +1,11 @@
-"""How soon a source of credentials that fails is asked again: a person has to mend it, so ever later, up to minutes."""
+"""Backoff of credential sources that fail: as a rule, only a person can fix them."""
 
 from typing import NamedTuple
 
 from collector.backoff import Backoff
 from collector.kube.errors import ClusterError
 
-__all__ = ["FailurePace", "LastFailure"]
+__all__ = ["FailureBackoff", "LastFailure"]
 
 BACKOFF = Backoff(initial=5.0, maximum=180.0, jitter=0.0)
 
@@ -17,7 +17,7 @@ class LastFailure(NamedTuple):
     text: str
 
 
-class FailurePace:
+class FailureBackoff:
     """The decisions, without a clock of its own: `now` is in Unix seconds."""
 
     def __init__(self, backoff: Backoff = BACKOFF) -> None:
