@@ -75,7 +75,10 @@ async def _pods(count: int) -> list[bytes]:
 
 @asynccontextmanager
 async def _client(kubeconfig: Path) -> AsyncIterator[ApiClient]:
-    async with ApiClient(Session(ClusterSettings(context="sim-0", kubeconfig=str(kubeconfig)))) as ours:
+    cluster = ClusterSettings(
+        context="sim-0", kubeconfig=str(kubeconfig), loop_share=1.0
+    )  # what it costs, not what it may
+    async with ApiClient(Session(cluster)) as ours:
         yield ours
 
 
@@ -134,16 +137,15 @@ def _with_version(one: bytes, version: bytes) -> bytes:
 
 
 async def _mirrored(url: str, wanted: int, *, listed: bool) -> float:
-    """Seconds until our reflector has told of `wanted` changes; those of its first list count only with `listed`."""
+    """Return the seconds until our reflector has reported `wanted` changes: new objects if `listed`, else later."""
     done, told, started = anyio.Event(), 0, time.perf_counter()
 
-    def opened(_error: object) -> None:
+    def on_change(before: object, _after: object) -> None:
         nonlocal told, started
-        if not listed:
-            told, started = 0, time.perf_counter()
-
-    def on_change(_before: object, _after: object) -> None:
-        nonlocal told
+        if listed != (before is None):
+            return
+        if told == 0 and not listed:
+            started = time.perf_counter()
         told += 1
         if told == wanted:
             done.set()
@@ -158,7 +160,7 @@ async def _mirrored(url: str, wanted: int, *, listed: bool) -> float:
                 on_change=on_change,
                 on_proof=lambda: None,
                 on_restart=lambda _reason: None,
-                on_health=opened,
+                on_health=lambda _error: None,
             )
             tasks.start_soon(reflector.run)
             await done.wait()
