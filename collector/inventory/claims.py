@@ -11,7 +11,7 @@ go of, one becomes the new home, and the others claim it from that one.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 
 from collector.inventory.index import PlaceIndex
 from collector.model import Place, Reading
@@ -19,7 +19,7 @@ from collector.model import Place, Reading
 __all__ = ["Claim", "Claims"]
 
 _LONG_AGO = float("-inf")
-_NO_CLUSTERS: frozenset[str] = frozenset()
+_NOTHING: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,9 +98,9 @@ class Claims:
 
     def update(self, uuid: str) -> None:
         """Note in which clusters a GPU is, whenever that or its claims have changed."""
-        before = self._clusters.get(uuid, _NO_CLUSTERS)
+        before = self._clusters.get(uuid, _NOTHING)
         claimed = uuid in self._claims
-        after = frozenset(place.cluster for place in self._locations.places(uuid)) if claimed else _NO_CLUSTERS
+        after = frozenset(place.cluster for place in self._locations.places(uuid)) if claimed else _NOTHING
         if before == after:
             return
         for cluster in before - after:
@@ -112,9 +112,9 @@ class Claims:
         else:
             del self._clusters[uuid]
 
-    def uuids_in(self, cluster: str) -> Collection[str]:
+    def uuids_in(self, cluster: str) -> AbstractSet[str]:
         """Return the claimed GPUs that a node of a cluster has, as home or as claimant; the view is live."""
-        return self._uuids.get(cluster, ())
+        return self._uuids.get(cluster, _NOTHING)
 
     def nodes_in(self, cluster: str) -> set[str]:
         """Return the nodes of a cluster that have a claimed GPU."""

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 import msgspec
@@ -358,7 +359,7 @@ class Inventory:
         """Return how many of the cluster's GPUs are confirmed in two places."""
         return len(self._conflicts.contested(cluster))
 
-    def claimed(self, cluster: str) -> Collection[str]:
+    def claimed(self, cluster: str) -> AbstractSet[str]:
         """Return the UUIDs of the cluster's GPUs in an open claim, as home or as claimant; the view is live."""
         return self._claims.uuids_in(cluster)
 

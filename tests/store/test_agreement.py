@@ -51,7 +51,7 @@ def known(inventory: Inventory) -> dict:
         },
         "conflicts": [inventory.conflicts(cluster) for cluster in CLUSTERS],
         "absent": dict(inventory.absent()),
-        "claims": [inventory.claimed(cluster) for cluster in CLUSTERS],
+        "claims": [set(inventory.claimed(cluster)) for cluster in CLUSTERS],
         "found": [
             sorted((p.place, p.since) for p in inventory.find(serial=f"serial-{gpu}", uuid=None)) for gpu in GPUS
         ],
@@ -74,15 +74,17 @@ def replayed(changes) -> set[tuple[str, str, str, float]]:
     return {(*key, since) for key, since in held.items()}
 
 
+CLAIM = [("read", "prod", "a", ["1"], 0, False), ("read", "prod", "b", ["1"], 0, False)]
+MOVE = [*CLAIM, ("read", "prod", "a", [], 0, False)]
+SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
+
+
 @settings(max_examples=60, deadline=None)
+@example(steps=SETTLED)
 @given(steps=steps)
 def test_after_any_sequence(steps, collecting):
     with tempfile.TemporaryDirectory() as folder:
         anyio.run(check, steps, StoreSettings(url=f"sqlite://{Path(folder) / 'gpuid.db'}"), collecting)
-
-
-CLAIM = [("read", "prod", "a", ["1"], 0, False), ("read", "prod", "b", ["1"], 0, False)]
-MOVE = [*CLAIM, ("read", "prod", "a", [], 0, False)]
 
 
 @settings(max_examples=30, deadline=None)
