@@ -222,7 +222,8 @@ def _find_root(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
 
 def _has_name_with_line_break(output: bytes, start: int) -> bool:
     """Return whether the name of a process is not on one line, as the tool prints it."""
-    at = output.find(_NAME_TAG, start)
+    names = _NAMES_START.search(output, start)
+    at = output.find(_NAME_TAG, names.end()) if names is not None else -1
     while at >= 0:
         end = output.find(b"\n", at)
         line = output[output.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(output)]

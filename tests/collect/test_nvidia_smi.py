@@ -737,6 +737,7 @@ def test_what_processes_are_called_changes_nothing(first: bytes, second: bytes) 
 
 
 @given(st.binary(max_size=300))
+@example(b"process_name>")
 def test_what_supported_clocks_hold_changes_nothing(inside: bytes) -> None:
     if b"processes" not in inside and b"<gpu" not in inside:
         clocks = (
