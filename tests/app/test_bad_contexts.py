@@ -2,49 +2,38 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
 import httpx
 import pytest
 
 from collector.app import Service, load
 from collector.model import ClusterState
 from collector.simulator import Simulator
+from tests.app.world import ConfiguredService
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 
-class World:
+class World(ConfiguredService):
     """Two simulated clusters, and a configuration of them, each by a kubeconfig of its own."""
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
+        super().__init__(folder)
         self.folder = folder
         self.good = simulator.kubeconfig
-        self.config = folder / "gpuid.toml"
-        self.urls: list[str] = []
 
     def write(self, *clusters: tuple[str, str, Path]) -> None:
         text = f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{self.folder}/gpuid.db"\n'
         for name, context, kubeconfig in clusters:
             text += f'[[clusters]]\nname = "{name}"\ncontext = "{context}"\nkubeconfig = "{kubeconfig}"\n'
-        partial = self.config.with_suffix(".new")
-        partial.write_text(text)
-        partial.replace(self.config)
+        self.replace_config(text)
 
     def bad(self, name: str, text: str) -> Path:
         path = self.folder / name
         path.write_text(text)
         return path
-
-    @asynccontextmanager
-    async def running(self, service: Service) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: service.run(ready=self.urls.append, reload_from=self.config))
-            yield
-            tasks.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -3,42 +3,32 @@
 import logging
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 
-import anyio
 import httpx
 import pytest
 
 from collector.app import Service, load
 from collector.simulator import Simulator
+from tests.app.world import ConfiguredService
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
 
-class World:
+class World(ConfiguredService):
     """Two simulated clusters, and a configuration of some of them."""
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
+        super().__init__(folder)
         self._simulator = simulator
         self.store = folder / "gpuid.db"
-        self.config = folder / "gpuid.toml"
-        self.urls: list[str] = []
 
     def write(self, *clusters: str, more: str = "") -> None:
         text = f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{self.store}"\n{more}'
         text += f'[defaults]\nkubeconfig = "{self._simulator.kubeconfig}"\n'
-        partial = self.config.with_suffix(".new")
-        partial.write_text(text + "".join(f'[[clusters]]\ncontext = "{name}"\n' for name in clusters))
-        partial.replace(self.config)
-
-    @asynccontextmanager
-    async def running(self, service: Service) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: service.run(ready=self.urls.append, reload_from=self.config))
-            yield
-            tasks.cancel_scope.cancel()
+        self.replace_config(text + "".join(f'[[clusters]]\ncontext = "{name}"\n' for name in clusters))
 
 
 @pytest.fixture
