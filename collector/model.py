@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -87,11 +87,17 @@ class GpuRef(NamedTuple):
     uuid: str | None = None
     pci_bus_id: str | None = None  # as `canonical_bus_id` writes it
 
+    @classmethod
+    def of(cls, gpu: "Gpu | UnidentifiedGpu") -> Self:
+        """Return what names a GPU, as far as it says that itself."""
+        uuid = gpu.uuid if isinstance(gpu, Gpu) else None
+        return cls(uuid, canonical_bus_id(gpu.pci_bus_id) if gpu.pci_bus_id else None)
+
     def means(self, gpu: Gpu) -> bool:
         """Return whether this GPU of the node is meant."""
         if self.uuid is not None:
             return gpu.uuid == self.uuid
-        return self.pci_bus_id is not None and canonical_bus_id(gpu.pci_bus_id or "") == self.pci_bus_id
+        return self.pci_bus_id is not None and GpuRef.of(gpu).pci_bus_id == self.pci_bus_id
 
 
 def canonical_bus_id(text: str) -> str:
@@ -428,7 +434,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """How many GPUs are here that may be the ones at the addresses that do not answer."""
         silent = {one.pci_bus_id for one in self.silent}
         lost = self.lost_uuids
-        return sum(gpu.uuid not in lost and canonical_bus_id(gpu.pci_bus_id or "") in silent for gpu in self.gpus)
+        return sum(gpu.uuid not in lost and GpuRef.of(gpu).pci_bus_id in silent for gpu in self.gpus)
 
     @property
     def unread(self) -> Unread | None:

@@ -24,7 +24,7 @@ __all__ = ["MASK", "Secrets", "redact", "redact_lines", "redacting"]
 MASK = "***"  # stands for a secret, or for what may hold one and is too much to look at
 
 MAX_TEXT = 4096  # characters of a text that are looked at; the rest is dropped
-MAX_FOREIGN_TEXT = 1024  # likewise of one that is all foreign: whoever sends many must not keep us busy
+MAX_FOREIGN_TEXT = 1024  # likewise of one that is all foreign: a flood of them must not keep us busy
 MAX_SECRETS = 64  # that one owner keeps: of credentials that are renewed, the newest
 PIECE = 16  # characters of a secret in a row, in what is published as it is
 LEAST_MASKED = 4  # characters of a secret that is found in texts of ours, too
@@ -119,10 +119,10 @@ class Secrets:
 
     def _without_known(self, text: object, least: int) -> str:
         text = str(text)[:MAX_TEXT]
-        known = dict.fromkeys([*self._lasting, *self._renewed])
-        if not text or not known:
+        if not text or not (self._lasting or self._renewed):
             return _line(text)
         if self._index is None:
+            known = dict.fromkeys([*self._lasting, *self._renewed])
             self._index = SecretIndex.of(part for secret in known for part in _parts(secret))
         if TERMINAL_SEQUENCE.search(text):  # whose end may be the beginning of a secret
             text = _masked(text, self._index.find(text, least) or ())

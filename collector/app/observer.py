@@ -25,7 +25,6 @@ from collector.model import (
     Survey,
     UnreadReason,
     WatchRestart,
-    canonical_bus_id,
 )
 from collector.timestamps import rfc3339
 
@@ -205,9 +204,9 @@ class CollectObserver:
             return
         for placement in after.placements():
             gpu = placement.gpu
-            bus = canonical_bus_id(gpu.pci_bus_id or "")
-            if bus in ended and not placement.lost:
-                fields = {**where, "bus": bus, "uuid": gpu.uuid} | ({"serial": gpu.serial} if gpu.serial else {})
+            address = GpuRef.of(gpu).pci_bus_id
+            if address in ended and not placement.lost:
+                fields = {**where, "bus": address, "uuid": gpu.uuid} | ({"serial": gpu.serial} if gpu.serial else {})
                 log.info("GPU answers again", extra=fields)
 
     def _skip(self, duplicate: Duplicate) -> None:

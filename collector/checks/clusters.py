@@ -32,7 +32,7 @@ from collector.kube.exec import ExecError
 from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
-from collector.model import GpuidError, GpuRef, NodeInfo, ReadFailure, canonical_bus_id
+from collector.model import GpuidError, GpuRef, NodeInfo, ReadFailure
 from collector.text import counted, shell_word
 from collector.timestamps import rfc3339
 
@@ -310,10 +310,8 @@ class ClusterCheck(Check):
             report = reading.report
             self.details.gpus = len(report.gpus) + len(report.unidentified)
             self.details.driver_version = report.driver_version
-            listed = [
-                GpuRef(pci_bus_id=canonical_bus_id(gpu.pci_bus_id)) for gpu in report.unidentified if gpu.pci_bus_id
-            ]
-            self._add_lost(name, [*report.lost, *listed])
+            listed = map(GpuRef.of, report.unidentified)
+            self._add_lost(name, [*report.lost, *(ref for ref in listed if ref.pci_bus_id)])
 
     def _add_lost(self, name: str, lost: Sequence[GpuRef]) -> None:
         for ref in dict.fromkeys(lost):

@@ -129,7 +129,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def named(self) -> int:
         """How many GPUs it names, those that do not answer included."""
-        listed = [GpuRef(None, canonical_bus_id(gpu.pci_bus_id or "")) for gpu in self.unidentified]
+        listed = [GpuRef.of(gpu) for gpu in self.unidentified]
         silent = [ref for ref in self.lost if ref not in listed and not any(ref.means(gpu) for gpu in self.gpus)]
         return len(self.gpus) + len(listed) + len(silent) + len(self.unread)
 
@@ -413,14 +413,14 @@ def _build_report(values: _Values, warnings: list[str]) -> Report:
     for found in values.gpus:
         if not found.whole:
             unread.append(_reference(found))
-        elif isinstance(gpu := _build_gpu(found.fields), Gpu):
+            continue
+        gpu = _build_gpu(found.fields)
+        if isinstance(gpu, Gpu):
             gpus.setdefault(gpu.uuid, gpu)
-            if found.lost:
-                lost[GpuRef(gpu.uuid, canonical_bus_id(gpu.pci_bus_id) if gpu.pci_bus_id else None)] = None
         else:
             unidentified.append(gpu)
-            if found.lost and gpu.pci_bus_id:
-                lost[GpuRef(pci_bus_id=canonical_bus_id(gpu.pci_bus_id))] = None
+        if found.lost and (ref := GpuRef.of(gpu)) != GpuRef():
+            lost[ref] = None
     listed = len(gpus) + len(unidentified) + len(unread)
     named = _named_lost(values.said, [*gpus.values(), *unidentified])
     lost |= dict.fromkeys(ref for ref in named if ref.pci_bus_id)

@@ -20,7 +20,7 @@ from collector.config import ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
 from collector.kube.exec import ExecError, Output
-from collector.model import Gpu, GpuRef, ReadFailure, canonical_bus_id
+from collector.model import Gpu, GpuRef, ReadFailure
 from collector.redaction import redact
 from collector.text import counted
 
@@ -247,11 +247,7 @@ def _targets(known: Sequence[Gpu], lost: Sequence[GpuRef], capacity: int | None)
     """Return the GPUs to read one by one, and what names each to nvidia-smi."""
     if not known:
         return [(GpuRef(), str(index)) for index in range(min(capacity or MAX_SINGLE_READS, MAX_SINGLE_READS))]
-    return [
-        (GpuRef(gpu.uuid, canonical_bus_id(gpu.pci_bus_id) if gpu.pci_bus_id else None), gpu.pci_bus_id or gpu.uuid)
-        for gpu in known
-        if not any(ref.means(gpu) for ref in lost)
-    ]
+    return [(GpuRef.of(gpu), gpu.pci_bus_id or gpu.uuid) for gpu in known if not any(ref.means(gpu) for ref in lost)]
 
 
 def _distinct(warnings: Sequence[str]) -> tuple[str, ...]:

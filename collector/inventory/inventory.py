@@ -106,14 +106,14 @@ class Inventory:
                 if claimed:
                     opened.append(uuid)
             else:
-                at, claimed = known[1], uuid in before.claims
+                at, claimed, altered = known[1], uuid in before.claims, known[0] != gpu
                 if claimed:
                     at, claimed = self._claim_again(gpu, node, at, reading, step)
                 else:
                     self._confirm(uuid, node.place, reading, step)
-                    if known[0] != gpu:
+                    if altered:
                         step.changes.append(Change.of(node, Event.ALTERED, max(reading.time, at), gpu))
-                gpu = gpu if known[0] != gpu else known[0]  # the old one: one copy of its strings is enough
+                gpu = gpu if altered else known[0]  # the old one: one copy of its strings is enough
             if claimed:
                 claims.add(uuid)
             gpus.append(gpu)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from collector.model import Gpu, GpuRef, NodeState, Reading, SilentGpu, Unseen, canonical_bus_id
+from collector.model import Gpu, GpuRef, NodeState, Reading, SilentGpu, UnidentifiedGpu, Unseen
 
 __all__ = ["also_lost", "also_silent", "silent_gpus", "unseen_gpus", "with_last_known"]
 
@@ -33,7 +33,7 @@ def unseen_gpus(before: NodeState, reading: Reading) -> tuple[Unseen, ...]:
     left = [gpu for gpu in before.gpus if gpu.uuid not in found]
     if not left or before.time is None:
         return tuple(unseen)
-    missing = [*reading.lost, *(GpuRef(pci_bus_id=_bus(one.pci_bus_id)) for one in reading.unidentified)]
+    missing = [*reading.lost, *map(GpuRef.of, reading.unidentified)]
     same = _same_machine(before, reading, found)
     seen = {one.uuid: one for one in before.unseen}
     for gpu in left:
@@ -67,11 +67,11 @@ def silent_gpus(
     reading after a reboot no longer names it; without a reboot, as long as the capacity has room for it.
     """
     named = [ref.pci_bus_id for ref in reading.lost]
-    named += [_bus(one.pci_bus_id) for one in reading.unidentified]
+    named += map(_bus, reading.unidentified)
     if not before.silent and not any(named):
         return ()
-    told = {_bus(gpu.pci_bus_id) for gpu in reading.gpus} | _lost_buses(gpus, unseen)
-    kept, new = _silent(before.silent, named, told, reading.fingerprint.boot_id, reading.time)
+    explained = {*map(_bus, reading.gpus), *_lost_buses(gpus, unseen)}
+    kept, new = _silent(before.silent, named, explained, reading.fingerprint.boot_id, reading.time)
     if (capacity := reading.node.capacity) is not None:
         kept = kept[: max(0, capacity - len(gpus) - len(new))]
     return (*kept, *new)
@@ -99,26 +99,30 @@ def with_last_known(gpu: Gpu, known: Gpu, *, same_node: bool) -> Gpu:
     return msgspec.structs.replace(gpu, **kept, last_known=",".join(kept)) if kept else gpu
 
 
-def _bus(text: str | None) -> str | None:
-    return canonical_bus_id(text) if text else None
+def _bus(gpu: Gpu | UnidentifiedGpu) -> str | None:
+    return GpuRef.of(gpu).pci_bus_id
 
 
 def _lost_buses(gpus: Collection[Gpu], unseen: Collection[Unseen]) -> set[str | None]:
     """Return the addresses of the GPUs that are known to be lost."""
     lost = {one.uuid for one in unseen if one.lost}
-    return {_bus(gpu.pci_bus_id) for gpu in gpus if gpu.uuid in lost} if lost else set()
+    return {_bus(gpu) for gpu in gpus if gpu.uuid in lost} if lost else set()
 
 
 def _silent(
-    before: Collection[SilentGpu], named: Collection[str | None], told: Collection[str | None], boot: str, time: float
+    before: Collection[SilentGpu],
+    named: Collection[str | None],
+    explained: Collection[str | None],
+    boot: str,
+    time: float,
 ) -> tuple[list[SilentGpu], list[SilentGpu]]:
     """Return the GPUs that stay silent without being named, since no reboot has ended that, and those named now.
 
-    `told` are the addresses of which more is known.
+    `explained` are the addresses of GPUs of which more is known.
     """
     since = {one.pci_bus_id: one.since for one in before}
-    now = dict.fromkeys(bus for bus in named if bus is not None and bus not in told)
-    kept = [one for one in before if one.boot_id and one.boot_id == boot and one.pci_bus_id not in {*now, *told}]
+    now = dict.fromkeys(bus for bus in named if bus is not None and bus not in explained)
+    kept = [one for one in before if one.boot_id and one.boot_id == boot and one.pci_bus_id not in {*now, *explained}]
     return kept, [SilentGpu(bus, since.get(bus, time), boot) for bus in now]
 
 
@@ -126,6 +130,6 @@ def _same_machine(before: NodeState, reading: Reading, found: Mapping[str, Gpu])
     """Return whether a node's bus addresses mean what they meant in its last reading; None if that is not known."""
     if before.fingerprint is not None and before.fingerprint.boot_id == reading.fingerprint.boot_id:
         return True
-    by_bus = {_bus(gpu.pci_bus_id): gpu.uuid for gpu in before.gpus if gpu.pci_bus_id}
-    agree = [by_bus[bus] == gpu.uuid for gpu in found.values() if (bus := _bus(gpu.pci_bus_id)) in by_bus]
+    by_bus = {_bus(gpu): gpu.uuid for gpu in before.gpus if gpu.pci_bus_id}
+    agree = [by_bus[bus] == gpu.uuid for gpu in found.values() if (bus := _bus(gpu)) in by_bus]
     return all(agree) if agree else None

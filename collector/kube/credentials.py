@@ -16,7 +16,7 @@ import msgspec
 from collector.backoff import Backoff
 from collector.files import UnreadableFileError, in_time, read_secret
 from collector.kube.connection import Redacted, User
-from collector.kube.errors import BadContextError, ClusterError
+from collector.kube.errors import UNDECODABLE, BadContextError, ClusterError
 from collector.kube.tls import Certificate
 from collector.text import describe_os_error
 
@@ -29,6 +29,7 @@ __all__ = [
     "basic",
     "bearer",
     "impersonation",
+    "jwt_claims",
     "jwt_expiry",
     "unfit",
 ]
@@ -242,13 +243,18 @@ def unfit(token: str) -> str:
 
 def jwt_expiry(token: str) -> float | None:
     """Return the Unix time at which a token expires; None for one that does not, or that is no JWT."""
+    claims = jwt_claims(token)
+    return claims.exp if claims and claims.exp is not None and 0 <= claims.exp < _YEAR_10000 else None
+
+
+def jwt_claims(token: str) -> "JwtClaims | None":
+    """Return what a JSON web token claims, unverified; None for what is no such token."""
     parts = token.split(".")
     try:
         payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        expiry = msgspec.json.decode(payload, type=_Claims).exp
-    except (IndexError, ValueError, msgspec.MsgspecError, RecursionError):
+        return msgspec.json.decode(payload, type=JwtClaims)
+    except (IndexError, *UNDECODABLE):
         return None
-    return expiry if expiry is not None and 0 <= expiry < _YEAR_10000 else None
 
 
 def basic(username: str, password: str) -> Credential:
@@ -256,8 +262,10 @@ def basic(username: str, password: str) -> Credential:
     return Credential(authorization="Basic " + base64.b64encode(f"{username}:{password}".encode()).decode())
 
 
-class _Claims(Redacted, frozen=True, rename=None):
-    exp: float | None = None
+class JwtClaims(Redacted, frozen=True, rename=None):
+    """The claims of a JSON web token that are read."""
+
+    exp: float | None = None  # Unix seconds
 
 
 def impersonation(user: User, where: str) -> list[tuple[str, str]]:

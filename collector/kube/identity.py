@@ -96,9 +96,9 @@ class Evidence:
             self._on_change(proofs)
 
 
-def trust(authorities: bytes | None) -> str:
-    """Return a digest of a bundle of authorities, as DER; None for the system's."""
-    return "system" if authorities is None else _digest(map(_key, _split(authorities)))
+def trust(authorities: Iterable[bytes] | None) -> str:
+    """Return a digest of some authorities, each as DER; None for the system's."""
+    return "system" if authorities is None else _digest(map(_key, authorities))
 
 
 def _key(certificate: bytes) -> str:
@@ -110,17 +110,6 @@ def _key(certificate: bytes) -> str:
     except Exception:  # the library knows many, and a certificate is as good for comparing
         content = certificate
     return hashlib.sha256(content).hexdigest()
-
-
-def _split(certificates: bytes) -> Iterable[bytes]:
-    """Yield the certificates of a bundle, as DER, one by one."""
-    while certificates:
-        size = 2 + certificates[1]
-        if certificates[1] & 0x80:
-            digits = certificates[1] & 0x7F
-            size = 2 + digits + int.from_bytes(certificates[2 : 2 + digits])
-        yield certificates[:size]
-        certificates = certificates[size:]
 
 
 def _digest(parts: Iterable[str]) -> str:

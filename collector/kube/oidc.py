@@ -1,6 +1,5 @@
 """The `oidc` auth-provider: an id-token that an OpenID Connect issuer renews."""
 
-import base64
 import os
 import ssl
 import time
@@ -15,7 +14,7 @@ import msgspec
 from collector.backoff import Backoff
 from collector.kube import tls
 from collector.kube.connection import ConnectionInfo, Redacted
-from collector.kube.credentials import Credential, basic, bearer
+from collector.kube.credentials import Credential, basic, bearer, jwt_claims
 from collector.kube.errors import (
     REDIRECTS,
     UNDECODABLE,
@@ -215,19 +214,12 @@ class _Refusal(Redacted, frozen=True, rename=None):
     error: str
 
 
-class _Claims(Redacted, frozen=True, rename=None):
-    exp: float | None = None
-
-
 def _expiry(token: str) -> float | None:
     """Return the Unix time at which a JWT expires, None if never; 0 for what is not a JWT."""
-    parts = token.split(".")
-    try:
-        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        expiry = msgspec.json.decode(payload, type=_Claims).exp
-        return None if expiry is None else max(expiry, 0.0)
-    except (IndexError, *UNDECODABLE):
+    claims = jwt_claims(token)
+    if claims is None:
         return 0.0
+    return None if claims.exp is None else max(claims.exp, 0.0)
 
 
 def _code(answer: "_Answer") -> str:

@@ -74,8 +74,8 @@ def client_certificate(user: User, where: str) -> Certificate | None:
     return Certificate(chain=chain, key=key)
 
 
-def authorities(bundle: bytes | None, key: str, where: str) -> bytes | None:
-    """Return the certificates of a bundle that can be used, as DER; None (and for an empty one) for the system's.
+def authorities(bundle: bytes | None, key: str, where: str) -> tuple[bytes, ...] | None:
+    """Return the certificates of a bundle that can be used, each as DER; None (and for an empty one) for the system's.
 
     Those that cannot be used are logged, as long as there are others; else raises BadContextError.
     """
@@ -87,7 +87,7 @@ def authorities(bundle: bytes | None, key: str, where: str) -> bytes | None:
         raise BadContextError(f"{where}: {key}: {error}") from None
     for skipped in found.skipped:
         log.warning("%s: %s: %s is broken; skipped", where, key, skipped)
-    return b"".join(found.certificates)
+    return found.certificates
 
 
 def validity(certificate: Certificate) -> Validity | None:
@@ -123,13 +123,15 @@ def out_of_time(chain: Sequence[bytes], authorities: Sequence[bytes], now: float
     return ""
 
 
-def context(trusted: bytes | None, certificate: Certificate | None, *, insecure: bool, where: str) -> ssl.SSLContext:
-    """Return a context that trusts `trusted`, as DER (None: the system's CAs), and presents `certificate`.
+def context(
+    trusted: Sequence[bytes] | None, certificate: Certificate | None, *, insecure: bool, where: str
+) -> ssl.SSLContext:
+    """Return a context that trusts `trusted`, each as DER (None: the system's CAs), and presents `certificate`.
 
     Raises BadContextError.
     """
     try:
-        made = client_context(ca_data=trusted)
+        made = client_context(ca_data=None if trusted is None else b"".join(trusted))
     except TlsFileError as error:
         raise BadContextError(f"{where}: certificate-authority: {error}") from error
     # Go asks less of a CA than OpenSSL's strict mode, and takes any trusted certificate for an anchor, not only a root.
