@@ -92,8 +92,8 @@ class RateLimiter:
 class LoopShare:
     """How much of the event loop's time one cluster may use: a share on average, and a saved-up burst at once.
 
-    Whoever processes what a server sends measures the time and calls `pause` at the end, and in between when a turn is
-    `over`. So no server keeps the loop from the other clusters, however much it sends and however fast::
+    Code that processes what a server sends measures the time and calls `pause` at the end, and in between when a turn
+    is `over`. So no server keeps the loop from the other clusters, however much it sends and however fast::
 
         started = share.clock()
         for item in items:
@@ -125,7 +125,7 @@ class LoopShare:
         return self.clock() - started >= self._turn
 
     def charge(self, started: float, *, turn: float | None = None) -> float:
-        """Charge the time since `started`; return for how many seconds whoever cannot `pause` should stop.
+        """Charge the time since `started`; return for how many seconds a caller that cannot `pause` should stop.
 
         It should do so after a long turn in any case; `turn` is another length for one, in seconds.
         """

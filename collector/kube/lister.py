@@ -57,7 +57,7 @@ class Kept(Generic[T]):
     def put(self, one: T) -> T | None:
         """Keep an object; return what was kept before under its key, if anything, which stays if it is equal.
 
-        So whoever shares the objects has no others than these. The version alone would not tell: a server may lie.
+        Equal means in every field, not in the version alone: a server may send different objects under one version.
         """
         if not one.key:  # without a name it can be neither read nor told from others
             return one

@@ -210,42 +210,42 @@ class Reflector(Generic[T]):
         """Decide, after an error, whether a list is due and whether to report that the watch does not work."""
         watch, listing = self._open, not self._version
         if isinstance(error, SilentWatchError):
-            list_due, told = self._take_silence()
+            list_due, report = self._take_silence()
         elif isinstance(error, LimitExceededError):
-            list_due = told = True
+            list_due = report = True
         elif watch is not None:
-            list_due, told = self._take_end(watch)
+            list_due, report = self._take_end(watch)
             list_due = list_due or _is_refusal(error)  # a watch from here might fail the same way
         elif listing:
-            list_due = told = True
+            list_due = report = True
         elif _is_refusal(error):
             self._fruitless += 1
             hopeless = self._fruitless >= FRUITLESS_WATCHES_BEFORE_LIST
-            list_due, told = _list_may_help(self._fruitless), hopeless or not isinstance(error, GoneError)
+            list_due, report = _list_may_help(self._fruitless), hopeless or not isinstance(error, GoneError)
         else:
-            list_due, told = False, True
-        if told or getattr(error, "retry_after", None) is not None:
+            list_due, report = False, True
+        if report or getattr(error, "retry_after", None) is not None:
             self._tell(error)
         if list_due or isinstance(error, GoneError):
             self._version = ""
 
     def _take_silence(self) -> tuple[bool, bool]:
-        """Report a watch that was left for its silence; returns whether a list is due."""
+        """Return whether a list is due, and whether to report it, after a watch that was left for its silence."""
         if self._age < self._timing.silence:  # it only did not end when it should have
             return False, False
         self._trust = math.inf
         return True, True
 
     def _take_end(self, watch: _Watch) -> tuple[bool, bool]:
-        """Report a watch that ended before its time, if need be; returns whether a list is due."""
+        """Return whether a list is due, and whether to report it, after a watch that ended before its time."""
         fruitful = watch.heard and watch.lasted >= self._timing.pause
         self._fruitless = 0 if fruitful else self._fruitless + 1
         if not fruitful:
             self._trust = max(self._trust, self._timing.healthy)
         hopeless = self._fruitless >= FRUITLESS_WATCHES_BEFORE_LIST
         # Where something ends whatever is idle for a while, lists keep the view current: no reason to be down.
-        told = hopeless and not watch.heard and watch.lasted < self._timing.healthy
-        return _list_may_help(self._fruitless), told
+        report = hopeless and not watch.heard and watch.lasted < self._timing.healthy
+        return _list_may_help(self._fruitless), report
 
     async def _list(self) -> None:
         """Replace everything by a new list."""

@@ -110,7 +110,7 @@ class Session:
         self.limiter = RateLimiter(cluster.request_rate, cluster.request_burst)
         self.evidence = Evidence(on_proof)  # of which server this is
         self.secrets = Secrets()  # what the server may repeat, and nobody else may read
-        self.share = LoopShare(cluster.loop_share)  # for whoever processes what the server sends
+        self.share = LoopShare(cluster.loop_share)  # of the event loop, for processing what the server sends
         self._clock = clock
         self._service_account = service_account
         self._websockets = websockets

@@ -245,7 +245,7 @@ class Transport:
     ) -> WebSocket:
         """Return an open WebSocket, whose closing handshake may take `close_timeout` seconds.
 
-        Pings are messages like any other, to be counted and answered by whoever receives them.
+        Pings are messages like any other: the receiver counts and answers them.
         """
         try:
             socket = await self.http.ws_connect(

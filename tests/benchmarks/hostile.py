@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 
 
 def noticed(seen: Seen, alone: Seen) -> list[str]:
-    """Return what the healthy clusters, or whoever runs the collector, noticed of the hostile ones.
+    """Return what the healthy clusters, or the operator of the collector, noticed of the hostile ones.
 
     `alone` is what was seen without these.
     """

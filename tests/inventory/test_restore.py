@@ -184,7 +184,7 @@ class TestAdopting:
 
     @pytest.mark.parametrize("order", [(A, FAR), (FAR, A), (A, B), (B, A)])
     def test_a_conflict_stays_one_in_both_places(self, order: tuple[Place, Place]):
-        """In one cluster and across two, whoever of the two was read last."""
+        """In one cluster and across two, whichever node was read last."""
         one, other = order
         readings = [
             reading(one, 1.0, "GPU-1"),

@@ -120,7 +120,7 @@ def versioned(pod: PodObject | None) -> str | None:
 
 
 class Play:
-    """A reflector that mirrors what the script says, and all that it told its owner."""
+    """A reflector that mirrors what the script says, and all that it reported to its owner."""
 
     def __init__(self) -> None:
         self.queries: list[dict[str, str]] = []

@@ -133,7 +133,7 @@ def test_a_limiter_s_rate_recovers_with_successes():
 
 
 class Work:
-    """Work whose time is told and not measured; waiting is real."""
+    """Work that takes a given time, which is not measured; waiting is real."""
 
     def __init__(self):
         self.now = 0.0

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Runs:
-    """Plugins that hold a slot until they are told to end."""
+    """Plugins that hold a slot until they are released."""
 
     def __init__(self, slots, tasks):
         self.started = []

@@ -687,7 +687,7 @@ class TestServerUrl:
 
 
 class TestWhyTheServerRefuses:
-    """What is known of our own credentials is told with the server's refusal."""
+    """The error of a refusal says what is known of our own credentials."""
 
     @pytest.fixture(params=[401, 403])
     def refusing(self, request, server):

@@ -31,7 +31,7 @@ def versions(play: Play) -> list[str | None]:
 
 
 def states(play: Play) -> list[ClusterState | None]:
-    """Return what the owner was told, without repetitions; None is that the watch works."""
+    """Return what was reported to the owner, without repetitions; None means that the watch works."""
     told = [None if error is None else error.state for error in play.health]
     return [state for state, _ in itertools.groupby(told)]
 
