@@ -1,12 +1,15 @@
 """The nouns that every other module shares; no I/O and no decisions live here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
 
 import msgspec
 
+from collector.timestamps import rfc3339
+
 __all__ = [
+    "KEPT_FIELDS",
     "NO_UUIDS",
     "UNREAD_REASONS",
     "Change",
@@ -14,11 +17,13 @@ __all__ = [
     "ClusterStatus",
     "Event",
     "Failing",
+    "FieldChange",
     "Fingerprint",
     "Gpu",
     "GpuRef",
     "GpuidError",
     "Known",
+    "LastReport",
     "NodeInfo",
     "NodeState",
     "Place",
@@ -38,12 +43,22 @@ __all__ = [
     "WatchRestart",
     "canonical_bus_id",
     "canonical_uuid",
+    "changes_object",
+    "field_changes",
+    "last_known_object",
     "on_one_board",
 ]
 
 
 class GpuidError(Exception):
     """The root of the errors that gpuid raises itself; its text is one line fit for a user."""
+
+
+class LastReport(NamedTuple):
+    """A field of a GPU whose value is the last known one, and the reading that reported it last (Unix seconds)."""
+
+    field: str
+    time: float
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -69,7 +84,43 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mig: bool | None = None
     virtual: bool = False  # a vGPU of this machine's host; the tool says so
     multi_gpu_board: bool = False  # the tool says that other GPUs are on its board, and so have its serial
-    last_known: str | None = None  # fields, joined by commas, that only earlier readings had
+    last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
+
+    def reports(self, field: str) -> bool:
+        """Return whether a field's value is what the last reading said, and not merely the last known one."""
+        return not self.last_known or all(one.field != field for one in self.last_known)
+
+
+# What identifies a GPU, its board and its chassis, and never changes by itself: kept as last known.
+KEPT_FIELDS = ("serial", "model", "architecture", "board_part_number", "gpu_part_number", "chassis")
+
+
+class FieldChange(NamedTuple):
+    """One field of a GPU that its reading altered, named and typed as in `Gpu`; None: not reported."""
+
+    field: str
+    before: str | int | bool | None
+    after: str | int | bool | None
+
+
+_ALTERABLE = tuple(name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known"))
+
+
+def field_changes(before: Gpu, after: Gpu) -> tuple[FieldChange, ...]:
+    """Return what is different between two states of one GPU.
+
+    A value that is merely the last known one is not reported: its loss is a change to None, its return one from None.
+    """
+    found = []
+    for field in _ALTERABLE:
+        old, new = getattr(before, field), getattr(after, field)
+        if old == new and not before.last_known and not after.last_known:
+            continue
+        was = old if old != new or before.reports(field) else None
+        now = new if after.reports(field) else None
+        if was != now:
+            found.append(FieldChange(field, was, now))
+    return tuple(found)
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -242,6 +293,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     previous: Place | None = None  # where it came from, for MOVED
     last_seen: float | None = None  # Unix seconds; when it was found last where it no longer is, if it was lost there
+    changes: tuple[FieldChange, ...] = ()  # what was altered, for ALTERED
+    confirmed: float | None = None  # Unix seconds; when it was last read where it was, for VANISHED
 
     @classmethod
     def of(
@@ -253,6 +306,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         *,
         previous: Place | None = None,
         last_seen: float | None = None,
+        changes: tuple[FieldChange, ...] = (),
+        confirmed: float | None = None,
     ) -> "Change":
         """Return what happened at `time` (Unix seconds) to a GPU of a node."""
         return cls(
@@ -264,11 +319,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
             source=node.source,
             previous=previous,
             last_seen=last_seen,
+            changes=changes,
+            confirmed=confirmed,
         )
 
 
 class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One GPU on one node as the sinks write it; what is absent is the empty string.
+    """One GPU on one node as the sinks write it; text that is absent is the empty string.
 
     The first seven fields, their names and their order are those of the Go program's records.
     """
@@ -283,6 +340,8 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uuid: str
     model: str
     event: str  # an Event's value
+    changes: Mapping[str, Mapping[str, str | int | bool | None]] | None = None  # see `changes_object`
+    last_known: Mapping[str, str] | None = None  # see `last_known_object`
 
     @classmethod
     def of(
@@ -297,6 +356,8 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         serial: str | None,
         model: str | None,
         chassis: str | None,
+        changes: Iterable[FieldChange] = (),
+        last_known: Iterable[LastReport] = (),
     ) -> "SinkRecord":
         """Return the record of what happened to a GPU at `time` (RFC 3339); absent text is None."""
         return cls(
@@ -310,7 +371,19 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             uuid=uuid,
             model=model or "",
             event=str(event),
+            changes=changes_object(changes),
+            last_known=last_known_object(last_known),
         )
+
+
+def changes_object(changes: Iterable[FieldChange]) -> dict[str, dict[str, str | int | bool | None]] | None:
+    """Return what was altered as JSON has it everywhere: by field, with `before` and `after`; None for nothing."""
+    return {one.field: {"before": one.before, "after": one.after} for one in changes} or None
+
+
+def last_known_object(last_known: Iterable[LastReport]) -> dict[str, str] | None:
+    """Return the fields that are merely last known as JSON has it everywhere: by field, the time; None for none."""
+    return {one.field: rfc3339(one.time) for one in last_known} or None
 
 
 class ReadFailure(StrEnum):

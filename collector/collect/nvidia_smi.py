@@ -12,6 +12,7 @@ is beyond doubt is read.
 import functools
 import re
 import sys
+from typing import Any
 from xml.sax.saxutils import escape
 
 import msgspec
@@ -470,7 +471,7 @@ def _interned(text: str | None) -> str | None:
 
 def _build_gpu(values: dict[str, str]) -> Gpu | UnidentifiedGpu:
     # Apart from uuid and serial, the same values occur all over a fleet: keep one copy of each in memory.
-    texts = {
+    texts: dict[str, Any] = {
         field: text if field in _UNIQUE_FIELDS else sys.intern(text)
         for field, text in values.items()
         if not (field in _IDENTIFIERS and _ALL_ZEROS.fullmatch(text))

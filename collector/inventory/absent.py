@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from collector.model import Place
+from collector.model import Gpu, Place
 
 __all__ = ["Absent", "AbsentGpus"]
 
@@ -13,6 +13,7 @@ class Absent(NamedTuple):
 
     place: Place
     time: float
+    facts: Gpu | None = None  # what is last known of it, as `collector.inventory.last_known.facts_of` returns it
 
 
 class AbsentGpus:
@@ -27,14 +28,19 @@ class AbsentGpus:
         self._clusters: dict[str, str] = {}  # by UUID
         self._gpus: dict[str, dict[str, Absent]] = {}  # by cluster and UUID, in the order in which they left
 
-    def add(self, uuid: str, place: Place, time: float) -> None:
-        """Remember where a GPU was last."""
+    def add(self, uuid: str, place: Place, time: float, facts: Gpu | None = None) -> None:
+        """Remember where a GPU was last, and what is last known of it."""
         self.pop(uuid)
         self._clusters[uuid] = place.cluster
-        self._gpus.setdefault(place.cluster, {})[uuid] = Absent(place, time)
+        self._gpus.setdefault(place.cluster, {})[uuid] = Absent(place, time, facts)
         if len(self._clusters) > self._limit:
             most = max(self._gpus.values(), key=len)
             self.pop(next(iter(most)))
+
+    def get(self, uuid: str) -> Absent | None:
+        """Return where a GPU was last, if that is known."""
+        cluster = self._clusters.get(uuid)
+        return None if cluster is None else self._gpus[cluster][uuid]
 
     def pop(self, uuid: str) -> Absent | None:
         """Forget a GPU; returns where it was last, if that is known."""

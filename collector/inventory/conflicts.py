@@ -1,4 +1,7 @@
-"""Conflicts: GPUs that two nodes confirm, and serials that two GPUs on two nodes have."""
+"""Conflicts: GPUs that two nodes confirm, and serials that two GPUs on two nodes have.
+
+A serial that a GPU no longer reports, and that is merely its last known one, contradicts no other GPU that has it.
+"""
 
 from collections.abc import Callable, Collection
 
@@ -15,7 +18,7 @@ MAX_BOARD_GPUS = 8  # of one board, such as an A16 with four; a serial that a no
 
 _MAX_SORTED_NODES = 1024  # whose GPUs are kept sorted by serial
 
-# A node's GPUs of one serial, each with whether the node shows that its board has several.
+# A node's GPUs that report one serial, each with whether the node shows that its board has several.
 _Board = tuple[tuple[Gpu, bool], ...]
 
 
@@ -54,7 +57,7 @@ class Conflicts:
             self.serial_changed(gpu.serial, place)
 
     def update_serial(self, serial: str) -> None:
-        """Decide again on all GPUs of a serial."""
+        """Decide again on all GPUs that report a serial."""
         gpus = {
             gpu.uuid: (gpu, place) for place in self._serials.places(serial) for gpu, _ in self._board(serial, place)
         }
@@ -83,7 +86,7 @@ class Conflicts:
 
     def _serial_is_contested(self, gpu: Gpu, place: Place) -> bool:
         """Return whether another GPU on another node has the serial of this one, and no board explains it."""
-        if gpu.serial is None or len(places := self._serials.places(gpu.serial)) < 2:
+        if gpu.serial is None or not gpu.reports("serial") or len(places := self._serials.places(gpu.serial)) < 2:
             return False
         if len(places) > max(MAX_PLACES_OF_A_SERIAL, len(self._locations.places(gpu.uuid))):
             return True
@@ -127,7 +130,7 @@ class Conflicts:
         return False
 
     def _board(self, serial: str, place: Place) -> _Board:
-        """Return a node's GPUs of a serial; none of a node that is being removed, which decides nothing."""
+        """Return a node's GPUs that report a serial; none of a node that is being removed, which decides nothing."""
         if not (gpus := self._gpus(place)):
             self._sorted.pop(place, None)
             return ()
@@ -149,5 +152,6 @@ def _by_serial(gpus: Collection[Gpu]) -> dict[str, _Board]:
         if gpu.serial is not None:
             found.setdefault(gpu.serial, []).append(gpu)
     return {
-        serial: tuple((gpu, gpu.multi_gpu_board or len(board) > 1) for gpu in board) for serial, board in found.items()
+        serial: tuple((gpu, gpu.multi_gpu_board or len(board) > 1) for gpu in board if gpu.reports("serial"))
+        for serial, board in found.items()
     }

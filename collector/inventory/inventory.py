@@ -12,7 +12,8 @@ from collector.inventory.absent import AbsentGpus
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
-from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus, with_last_known
+from collector.inventory.last_known import facts_of, newest_marks, with_last_known
+from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus
 from collector.inventory.verify_backoff import VerifyBackoff
 from collector.model import (
     NO_UUIDS,
@@ -33,6 +34,7 @@ from collector.model import (
     UnreadReason,
     Unseen,
     canonical_uuid,
+    field_changes,
 )
 
 __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
@@ -41,6 +43,7 @@ MAX_ABSENT_GPUS = 100_000  # whose last place is remembered, of all clusters
 
 _LONG_AGO = float("-inf")  # on the monotonic clock
 _NO_TIMES: Mapping[str, float] = MappingProxyType({})
+_NO_FACTS: Mapping[str, Gpu] = MappingProxyType({})
 _NO_NODES: Mapping[str, NodeState] = MappingProxyType({})
 
 
@@ -56,6 +59,8 @@ class Inventory:
     them stops. One serial under two UUIDs on two nodes is a conflict as well, except where what the two nodes say shows
     one board that carries several GPUs. So no reading takes a GPU from another node: only a node's own answer does, or
     its silence within one cluster.
+
+    What a GPU no longer says of itself, such as its serial, stays as last known (`collector.inventory.last_known`).
 
     A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
     is known by its bus address alone.
@@ -94,7 +99,7 @@ class Inventory:
         )
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
-        found = {gpu.uuid: self._with_last_known(gpu, place.cluster, left.get(gpu.uuid)) for gpu in reading.gpus}
+        found = {gpu.uuid: self._with_last_known(gpu, before, left.get(gpu.uuid)) for gpu in reading.gpus}
 
         gpus: list[Gpu] = []
         since: list[float] = []
@@ -106,14 +111,16 @@ class Inventory:
                 if claimed:
                     opened.append(uuid)
             else:
-                at, claimed, altered = known[1], uuid in before.claims, known[0] != gpu
+                at, claimed = known[1], uuid in before.claims
+                changes = field_changes(known[0], gpu) if known[0] != gpu else ()
                 if claimed:
                     at, claimed = self._claim_again(gpu, node, at, reading, step)
                 else:
                     self._confirm(uuid, node.place, reading, step)
-                    if altered:
-                        step.changes.append(Change.of(node, Event.ALTERED, max(reading.time, at), gpu))
-                gpu = gpu if altered else known[0]  # the old one: one copy of its strings is enough
+                    if changes:
+                        altered = Change.of(node, Event.ALTERED, max(reading.time, at), gpu, changes=changes)
+                        step.changes.append(altered)
+                gpu = gpu if changes else known[0]  # the old one: one copy of its strings is enough
             if claimed:
                 claims.add(uuid)
             gpus.append(gpu)
@@ -222,13 +229,17 @@ class Inventory:
         return step.done(removed_cluster=cluster)
 
     def restore(
-        self, nodes: Iterable[NodeState], absent: Mapping[str, Place], left: Mapping[str, float] = _NO_TIMES
+        self,
+        nodes: Iterable[NodeState],
+        absent: Mapping[str, Place],
+        left: Mapping[str, float] = _NO_TIMES,
+        facts: Mapping[str, Gpu] = _NO_FACTS,
     ) -> Step:
         """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
 
         `absent` says where GPUs that are in no node were last, by UUID, and `left` until when (Unix seconds): none of
-        them comes back before that, whatever the clock says. Nodes with open claims are to be read before
-        long: `nodes_in_claim` names them.
+        them comes back before that, whatever the clock says. `facts` are what is last known of them. Nodes with open
+        claims are to be read before long: `nodes_in_claim` names them.
         """
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
@@ -247,7 +258,7 @@ class Inventory:
         for serial in serials:
             self._conflicts.update_serial(serial)
         for uuid, place in absent.items():
-            self._absent.add(uuid, place, left.get(uuid, 0.0))
+            self._absent.add(uuid, place, left.get(uuid, 0.0), facts.get(uuid))
         return step.done()
 
     def adopt(self, recorded: NodeState) -> Step:
@@ -286,9 +297,13 @@ class Inventory:
             same = node.time == recorded.time
             unseen = recorded.unseen if same else node.unseen
             silent = recorded.silent if same else node.silent
-            if (since, unseen, silent) != (node.since, node.unseen, node.silent):
+            gpus = _with_facts(node.gpus, recorded)
+            if (since, unseen, silent, gpus) != (node.since, node.unseen, node.silent, node.gpus):
                 draft = _Draft()
-                self._put(msgspec.structs.replace(node, since=since, unseen=unseen, silent=silent), draft)
+                adopted = msgspec.structs.replace(node, since=since, unseen=unseen, silent=silent, gpus=gpus)
+                self._put(adopted, draft)
+                if gpus != node.gpus:
+                    self._reindex(place, node.gpus, gpus)
                 steps.append(draft.done())
         elif recorded.silent and node.time is None and not node.silent:
             draft = _Draft()
@@ -346,6 +361,11 @@ class Inventory:
             for name, node in self.nodes(cluster).items()
             if node.fingerprint is not None and node.time is not None
         }
+
+    def facts(self, uuid: str) -> Gpu | None:
+        """Return what is last known of a GPU that is in no node; None if that is nothing."""
+        absent = self._absent.get(canonical_uuid(uuid))
+        return None if absent is None else absent.facts
 
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
@@ -530,14 +550,16 @@ class Inventory:
         """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
         last_seen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
+        confirmed = _confirmed(node, uuid, since)
         if homes := self._homes(uuid):  # it was in conflict
             time = max(time, *(self._at(home).since_of(uuid) for home in homes))
         else:
             if (successor := self._claims.successor(uuid, node.place)) is not None:
                 self._move(uuid, node.place, since, last_seen, successor, step)
                 return
-            self._absent.add(uuid, node.place, time)
-        step.changes.append(Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen))
+            self._absent.add(uuid, node.place, time, facts_of(gpu, confirmed))
+        vanished = Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen, confirmed=confirmed)
+        step.changes.append(vanished)
 
     def _move(
         self, uuid: str, previous: Place, since: float, last_seen: float | None, claimant: Place, step: "_Draft"
@@ -591,24 +613,51 @@ class Inventory:
         for serial in serials:
             self._conflicts.serial_changed(serial, place)
 
-    def _with_last_known(self, gpu: Gpu, cluster: str, here: tuple[Gpu, float] | None) -> Gpu:
-        """Return a GPU with what only earlier readings say of it, in its node or else in its home.
+    def _with_last_known(self, gpu: Gpu, node: NodeState, here: tuple[Gpu, float] | None) -> Gpu:
+        """Return a GPU with what only earlier readings say of it: in its node, or else in its home or where it was.
 
         What merely claims a GPU adds nothing to it, and no cluster adds anything to the GPUs of another one.
         """
         if here is not None:
-            return with_last_known(gpu, here[0], same_node=True)
-        home = min((home for home in self._homes(gpu.uuid) if home.cluster == cluster), default=None)
+            known, since = here
+            if known == gpu:  # nearly always
+                return gpu
+            return with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
+        if (absent := self._absent.get(gpu.uuid)) is not None:
+            if absent.facts is None or absent.place.cluster != node.place.cluster:
+                return gpu
+            return with_last_known(gpu, absent.facts, absent.time, same_node=absent.place == node.place)
+        home = min((home for home in self._homes(gpu.uuid) if home.cluster == node.place.cluster), default=None)
         if home is None:
             return gpu
-        known = next(other for other in self._at(home).gpus if other.uuid == gpu.uuid)
-        return with_last_known(gpu, known, same_node=False)
+        state = self._at(home)
+        known, since = next(one for one in zip(state.gpus, state.since, strict=True) if one[0].uuid == gpu.uuid)
+        return with_last_known(gpu, known, _confirmed(state, gpu.uuid, since), same_node=False)
 
     def _at(self, place: Place) -> NodeState:
         return self._nodes[place.cluster][place.node]
 
     def _found(self, places: Iterable[Place], wanted: Callable[[Gpu], bool]) -> list[Placement]:
         return [one for place in places for one in self._at(place).placements() if wanted(one.gpu)]
+
+
+def _confirmed(node: NodeState, uuid: str, since: float) -> float:
+    """Return when (Unix seconds) a GPU of a node, which has it since `since`, was last read there."""
+    unseen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
+    return unseen if unseen is not None else since if node.time is None else node.time
+
+
+def _with_facts(gpus: tuple[Gpu, ...], recorded: NodeState) -> tuple[Gpu, ...]:
+    """Return a node's GPUs with what another inventory recorded of them there, as far as it is merely last known."""
+    known = {gpu.uuid: (gpu, since) for gpu, since in zip(recorded.gpus, recorded.since, strict=True)}
+    found = []
+    for gpu in gpus:
+        if gpu.uuid in known and gpu.uuid not in recorded.claims:
+            other, since = known[gpu.uuid]
+            time = _confirmed(recorded, gpu.uuid, since)
+            gpu = newest_marks(with_last_known(gpu, other, time, same_node=True), other)
+        found.append(gpu)
+    return tuple(found)
 
 
 def _differ(one: NodeState, other: NodeState) -> bool:

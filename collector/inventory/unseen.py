@@ -1,16 +1,10 @@
-"""Decide what stays known of a GPU that a reading does not find, or of which it says less than the ones before."""
+"""Decide what stays known of a GPU that a reading does not find."""
 
 from collections.abc import Collection, Mapping, Sequence
 
-import msgspec
-
 from collector.model import Gpu, GpuRef, NodeState, Reading, SilentGpu, UnidentifiedGpu, Unseen
 
-__all__ = ["also_lost", "also_silent", "silent_gpus", "unseen_gpus", "with_last_known"]
-
-# What a GPU keeps when a reading no longer says it. Where the GPU was read in another node, only what is its own.
-_OWN_FIELDS = ("serial", "model", "architecture", "board_part_number", "gpu_part_number")
-_FIELDS = (*_OWN_FIELDS, "chassis")
+__all__ = ["also_lost", "also_silent", "silent_gpus", "unseen_gpus"]
 
 
 def unseen_gpus(before: NodeState, reading: Reading) -> tuple[Unseen, ...]:
@@ -86,17 +80,6 @@ def also_silent(
     named = [ref.pci_bus_id for ref in lost]
     kept, new = _silent(node.silent, named, _lost_buses(node.gpus, unseen), node.node.boot_id, time)
     return (*kept, *new)
-
-
-def with_last_known(gpu: Gpu, known: Gpu, *, same_node: bool) -> Gpu:
-    """Return a GPU with the values that only an earlier reading of it has, marked as such."""
-    if gpu.virtual:
-        return gpu
-    fields = _FIELDS if same_node else _OWN_FIELDS
-    kept = {
-        name: value for name in fields if getattr(gpu, name) is None and (value := getattr(known, name)) is not None
-    }
-    return msgspec.structs.replace(gpu, **kept, last_known=",".join(kept)) if kept else gpu
 
 
 def _bus(gpu: Gpu | UnidentifiedGpu) -> str | None:

@@ -60,6 +60,8 @@ def same_board(inventory: Inventory, gpu: Gpu, present: Sequence[Placement]) -> 
 
 
 def _with_same_serial(inventory: Inventory, gpu: Gpu, place: Place) -> list[Placement]:
-    """Return the other GPUs with a GPU's serial, on other nodes than `place`."""
+    """Return the other GPUs that report a GPU's serial, on other nodes than `place`."""
     found = inventory.find(serial=gpu.serial)
-    return [other for other in found if other.place != place and other.gpu.uuid != gpu.uuid]
+    return [
+        other for other in found if other.place != place and other.gpu.uuid != gpu.uuid and other.gpu.reports("serial")
+    ]

@@ -1,6 +1,6 @@
 """Which absent GPUs are remembered when there are too many."""
 
-from collector.inventory.absent import AbsentGpus
+from collector.inventory.absent import Absent, AbsentGpus
 from collector.model import Place
 
 A, B = Place("east", "a"), Place("west", "b")
@@ -22,7 +22,7 @@ def test_one_cluster_cannot_have_the_gpus_of_another_forgotten() -> None:
     places = absent.places()
     assert len(places) == 10
     assert {f"GPU-{number}" for number in range(5)} <= places.keys()
-    assert absent.pop("GPU-3") == (A, 1.0)
+    assert absent.pop("GPU-3") == Absent(A, 1.0)
 
 
 def test_a_cluster_that_fills_all_makes_room_for_another() -> None:
@@ -40,7 +40,7 @@ def test_a_gpu_that_leaves_again_counts_once_where_it_was_last() -> None:
     absent.add("GPU-1", B, 2.0)
     assert absent.places() == {"GPU-1": B}
     absent.forget_cluster("east")
-    assert absent.pop("GPU-1") == (B, 2.0)
+    assert absent.pop("GPU-1") == Absent(B, 2.0)
     assert absent.pop("GPU-1") is None
 
 

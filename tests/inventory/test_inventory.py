@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from collector.inventory import Inventory
-from collector.inventory.unseen import with_last_known
+from collector.inventory.last_known import with_last_known
 from collector.model import (
     UNREAD_REASONS,
     Change,
@@ -20,6 +20,7 @@ from collector.model import (
     Gpu,
     GpuRef,
     Known,
+    LastReport,
     NodeInfo,
     Place,
     Placement,
@@ -529,7 +530,7 @@ class TestLastKnown:
 
     def test_an_unreadable_serial_is_kept_and_marked(self, fleet: Fleet) -> None:
         fleet.read(A, 10.0, self.FULL)
-        kept = msgspec.structs.replace(self.FULL, last_known="serial")
+        kept = msgspec.structs.replace(self.FULL, last_known=(LastReport("serial", 10.0),))
         assert fleet.read(A, 20.0, msgspec.structs.replace(self.FULL, serial=None)) == [
             (Event.ALTERED, "GPU-1", A, None)
         ]
@@ -543,7 +544,9 @@ class TestLastKnown:
         fleet.read(B, 20.0, Gpu(uuid="GPU-1"))
         (placement,) = fleet.inventory.placements(B)
         assert (placement.gpu.serial, placement.gpu.chassis) == ("s1", None)
-        assert placement.gpu.last_known == "serial,model,board_part_number"
+        assert placement.gpu.last_known == tuple(
+            LastReport(field, 10.0) for field in ("serial", "model", "board_part_number")
+        )
 
     def test_another_cluster_adds_nothing_to_a_gpu(self, fleet: Fleet) -> None:
         fleet.read(Place("hostile", "h"), 10.0, msgspec.structs.replace(self.FULL, serial="FAKE", model="Fake"))
@@ -876,7 +879,15 @@ class TestRemoval:
         fleet.read(A, 10.0, ONE)
         assert fleet.inventory.remove_node(A, 20.0) == Step(
             changes=(
-                Change(event=Event.VANISHED, time=20.0, gpu=ONE, place=A, machine="i-a", source="gpu-operator/pod-a"),
+                Change(
+                    event=Event.VANISHED,
+                    time=20.0,
+                    gpu=ONE,
+                    place=A,
+                    machine="i-a",
+                    source="gpu-operator/pod-a",
+                    confirmed=10.0,
+                ),
             ),
             nodes={A: None},
         )
@@ -963,6 +974,7 @@ class Naive:
         self.repeated: set[tuple[str, Place]] = set()  # claims
         self.arrivals: dict[tuple[str, Place], int] = {}  # which of them came first
         self.absent: dict[str, Place] = {}
+        self.facts: dict[str, tuple[Gpu, float]] = {}  # of absent GPUs, with when they were read last
         self.unreadable: set[Place] = set()
         self.unready: set[Place] = set()
 
@@ -991,9 +1003,14 @@ class Naive:
             if uuid not in here:
                 self.arrivals[uuid, place] = max(self.arrivals.values(), default=0) + 1
             near = sorted(home for home in self.homes(uuid) if home.cluster == place.cluster)
-            known = here.get(uuid) or next((self.gpus[home][uuid] for home in near), None)
-            if known is not None:
-                gpu = found[uuid] = with_last_known(gpu, known, same_node=uuid in here)
+            was = self.absent.get(uuid)
+            if uuid in here:
+                gpu = with_last_known(gpu, here[uuid], self.times[place], same_node=True)
+            elif near:
+                gpu = with_last_known(gpu, self.gpus[near[0]][uuid], self.times[near[0]], same_node=False)
+            elif was is not None and was.cluster == place.cluster:
+                gpu = with_last_known(gpu, *self.facts[uuid], same_node=was == place)
+            found[uuid] = gpu
             if (uuid, place) in self.claims:
                 self.repeated.add((uuid, place))
                 if self.claims[uuid, place]:  # both have confirmed it
@@ -1023,7 +1040,7 @@ class Naive:
     def leave(self, place: Place, uuids: set[str]) -> set[tuple[Event, str, Place, Place | None]]:
         events: set[tuple[Event, str, Place, Place | None]] = set()
         for uuid in uuids:
-            del self.gpus[place][uuid]
+            gpu = self.gpus[place].pop(uuid)
             if self.claims.pop((uuid, place), None) is not None:
                 continue
             claimants = self.claimants(uuid)
@@ -1036,7 +1053,7 @@ class Naive:
                 events.add((Event.MOVED, uuid, successor, place))
                 continue
             if not self.homes(uuid):
-                self.absent[uuid] = place
+                self.absent[uuid], self.facts[uuid] = place, (gpu, self.times[place])
             events.add((Event.VANISHED, uuid, place, None))
         return events
 
@@ -1065,17 +1082,21 @@ class Naive:
         ]
         published = [(place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values()]
 
+        reporting = [(place, gpu) for place, gpu in published if gpu.reports("serial")]
+
         def shares(place: Place, gpu: Gpu) -> bool:
             others = [other for other in self.gpus[place].values() if other.uuid != gpu.uuid]
             return gpu.multi_gpu_board or any(other.serial == gpu.serial for other in others)
 
         def others(place: Place, gpu: Gpu) -> set[Place]:
-            return {at for at, one in published if one.serial == gpu.serial and one.uuid != gpu.uuid} - {place}
+            same = (at for at, one in reporting if one.serial == gpu.serial and one.uuid != gpu.uuid)
+            return {*same} - {place}
 
         def contested(place: Place, gpu: Gpu) -> bool:
             return any(other.uuid == gpu.uuid for other_place, other in everything if other_place != place) or any(
                 other.uuid != gpu.uuid
                 and other.serial == gpu.serial is not None
+                and gpu.reports("serial")
                 and (
                     len(others(place, gpu)) >= 4
                     or not on_one_board(
@@ -1086,7 +1107,7 @@ class Naive:
                         one_cluster=other_place.cluster == place.cluster,
                     )
                 )
-                for other_place, other in published
+                for other_place, other in reporting
                 if other_place != place
             )
 
@@ -1124,6 +1145,12 @@ sightings = st.lists(st.sampled_from(FLEET), unique_by=lambda forms: forms[0].uu
 )
 
 
+def said(gpu: Gpu) -> dict[str, object]:
+    """What the last reading of a GPU said, without what is merely last known."""
+    names = [name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known")]
+    return {name: getattr(gpu, name) if gpu.reports(name) else None for name in names}
+
+
 class InventoryMachine(RuleBasedStateMachine):
     """Random lives of a small fleet, each step compared with the naive model."""
 
@@ -1137,7 +1164,7 @@ class InventoryMachine(RuleBasedStateMachine):
         self.clock = 100.0
         self.published = self.view()
 
-    def view(self) -> dict[Place, tuple[object, ...]]:
+    def view(self) -> dict[Place, tuple[Any, ...]]:
         return {
             entry.place: (
                 entry.node,
@@ -1172,6 +1199,15 @@ class InventoryMachine(RuleBasedStateMachine):
         self.naive.times[place] = time
         self.nodes[place] = reading(place, time).node
         assert sorted(short(changes), key=repr) == sorted(expected, key=repr)
+        for change in changes:
+            assert bool(change.changes) == (change.event is Event.ALTERED)
+            if change.event is Event.ALTERED:  # what was altered leads from the state before to the one after
+                before = next(one for one in self.published[place][4] if one.uuid == change.gpu.uuid)
+                after = {one.field: one.after for one in change.changes}
+                assert said(before) | after == said(change.gpu)
+                assert all(
+                    one.before in (said(before)[one.field], getattr(before, one.field)) for one in change.changes
+                )
         at_once = {Event.ALTERED, Event.VANISHED}  # the others count from when a claim was opened
         assert all(change.time == time or change.event not in at_once or change.place != place for change in changes)
 

@@ -1,0 +1,246 @@
+"""What a GPU no longer says of itself stays known where it is its own cluster's, with when it was reported last."""
+
+import msgspec
+import pytest
+
+from collector.inventory import Inventory
+from collector.model import (
+    Change,
+    Event,
+    FieldChange,
+    Fingerprint,
+    Gpu,
+    GpuRef,
+    NodeInfo,
+    NodeState,
+    Place,
+    Placement,
+    Reading,
+)
+
+A, B, WEST = Place("east", "a"), Place("east", "b"), Place("west", "c")
+FULL = Gpu(
+    uuid="GPU-1",
+    serial="s1",
+    model="H100",
+    architecture="Hopper",
+    chassis="c1",
+    board_part_number="699",
+    gpu_part_number="2330",
+    pci_bus_id="00000000:18:00.0",
+    vbios="96",
+    mig=False,
+)
+NO_SERIAL = msgspec.structs.replace(FULL, serial=None)
+BARE = Gpu(uuid="GPU-1")
+
+
+class World:
+    """An inventory whose readings are one second apart, unless they say when they were."""
+
+    def __init__(self) -> None:
+        self.inventory = Inventory()
+
+    def read(self, place: Place, time: float, *gpus: Gpu, lost: tuple[GpuRef, ...] = ()) -> list[Change]:
+        return list(
+            self.inventory.apply(
+                Reading(
+                    cluster=place.cluster,
+                    node=NodeInfo(name=place.node),
+                    source="x/y",
+                    fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+                    time=time,
+                    driver_version=None,
+                    cuda_version=None,
+                    gpus=gpus,
+                    lost=lost,
+                )
+            ).changes
+        )
+
+    def remove(self, place: Place, time: float) -> None:
+        self.inventory.remove_node(place, time)
+
+    def state(self, place: Place) -> NodeState:
+        found = self.inventory.node(place)
+        assert found is not None
+        return found
+
+    def only(self, place: Place) -> Placement:
+        (placement,) = self.inventory.placements(place)
+        return placement
+
+    def facts(self, place: Place) -> dict[str, tuple[object, float]]:
+        """What is last known of the only GPU of a node, and when it was reported last."""
+        gpu = self.only(place).gpu
+        return {field: (getattr(gpu, field), time) for field, time in gpu.last_known}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class TestInItsNode:
+    def test_the_time_is_that_of_the_last_reading_that_said_it(self, world: World) -> None:
+        for time, gpu in ((10.0, FULL), (20.0, FULL), (30.0, NO_SERIAL), (40.0, NO_SERIAL)):
+            world.read(A, time, gpu)
+        assert world.facts(A) == {"serial": ("s1", 20.0)}
+
+    def test_each_field_has_its_own_time(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.read(A, 20.0, NO_SERIAL)
+        world.read(A, 30.0, msgspec.structs.replace(NO_SERIAL, chassis=None))
+        assert world.facts(A) == {"serial": ("s1", 10.0), "chassis": ("c1", 20.0)}
+
+    def test_the_time_of_a_gpu_that_was_lost_is_when_it_was_found(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.read(A, 20.0, lost=(GpuRef("GPU-1"),))
+        world.read(A, 30.0, NO_SERIAL)
+        assert world.facts(A) == {"serial": ("s1", 10.0)}
+
+    def test_its_loss_and_its_return_are_changes(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        (lost,) = world.read(A, 20.0, NO_SERIAL)
+        assert (lost.event, lost.changes) == (Event.ALTERED, (FieldChange("serial", "s1", None),))
+        assert lost.gpu.serial == "s1"
+        (back,) = world.read(A, 30.0, FULL)
+        assert (back.event, back.changes) == (Event.ALTERED, (FieldChange("serial", None, "s1"),))
+        assert world.only(A).gpu == FULL
+
+    def test_another_value_replaces_the_last_known_one(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.read(A, 20.0, NO_SERIAL)
+        (other,) = world.read(A, 30.0, msgspec.structs.replace(FULL, serial="s2"))
+        assert other.changes == (FieldChange("serial", "s1", "s2"),)
+        assert world.facts(A) == {}
+        assert world.inventory.find(serial="s1") == []
+
+    def test_what_changes_by_itself_is_not_kept(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        (change,) = world.read(A, 20.0, msgspec.structs.replace(FULL, vbios=None, mig=True, pci_bus_id=None))
+        assert change.changes == (
+            FieldChange("pci_bus_id", "00000000:18:00.0", None),
+            FieldChange("vbios", "96", None),
+            FieldChange("mig", False, True),
+        )
+        assert world.facts(A) == {}
+
+    def test_a_confirmed_reading_changes_nothing(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.read(A, 20.0, NO_SERIAL)
+        before = world.only(A).gpu
+        assert world.read(A, 30.0, NO_SERIAL) == []
+        assert world.only(A).gpu is before
+
+    def test_a_gpu_that_never_said_it_has_nothing(self, world: World) -> None:
+        world.read(A, 10.0, BARE)
+        assert world.read(A, 20.0, BARE) == []
+        assert world.facts(A) == {}
+
+    def test_a_serial_is_found_although_it_is_only_last_known(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.read(A, 20.0, NO_SERIAL)
+        assert [one.gpu.uuid for one in world.inventory.find(serial="s1")] == ["GPU-1"]
+        assert [one.gpu.uuid for one in world.inventory.find(chassis="c1")] == ["GPU-1"]
+
+
+class TestAlongItsWay:
+    def test_its_node_is_deleted_and_comes_back(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.remove(A, 50.0)
+        world.read(A, 60.0, BARE)
+        fields = ("serial", "model", "architecture", "board_part_number", "gpu_part_number", "chassis")
+        assert world.facts(A) == {field: (getattr(FULL, field), 10.0) for field in fields}
+
+    def test_a_mark_keeps_its_time_while_the_gpu_is_away(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.read(A, 20.0, NO_SERIAL)
+        world.remove(A, 50.0)
+        world.read(A, 60.0, NO_SERIAL)
+        assert world.facts(A) == {"serial": ("s1", 10.0)}
+
+    @pytest.mark.parametrize("first", ["leaves", "arrives"])
+    def test_it_moves_within_its_cluster(self, world: World, first: str) -> None:
+        world.read(A, 10.0, FULL)
+        if first == "leaves":
+            world.read(A, 20.0)
+        world.read(B, 30.0, BARE)
+        world.read(A, 40.0)
+        assert world.only(B).gpu.chassis is None  # it may be in another one
+        assert world.facts(B)["serial"] == ("s1", 10.0)
+
+    def test_what_is_known_where_it_is_nowhere(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.remove(A, 20.0)
+        facts = world.inventory.facts("gpu-1")
+        assert facts is not None
+        assert (facts.serial, dict(facts.last_known)["serial"]) == ("s1", 10.0)
+        assert world.inventory.facts("GPU-2") is None
+
+    @pytest.mark.parametrize("gone", [True, False])
+    def test_no_cluster_obtains_anything_from_another_one(self, world: World, gone: bool) -> None:
+        world.read(A, 10.0, FULL)
+        if gone:
+            world.remove(A, 20.0)
+        world.read(WEST, 30.0, BARE)
+        assert world.only(WEST).gpu == BARE
+        if not gone:
+            world.read(A, 40.0)  # it has really moved
+            world.read(WEST, 50.0, BARE)
+            assert world.only(WEST).gpu == BARE
+
+    def test_after_a_restart(self, world: World) -> None:
+        world.read(A, 10.0, FULL)
+        world.remove(A, 20.0)
+        facts = world.inventory.facts("GPU-1")
+        assert facts is not None
+        world.inventory = Inventory()
+        world.inventory.restore([], {"GPU-1": A}, {"GPU-1": 20.0}, {"GPU-1": facts})
+        world.read(A, 30.0, NO_SERIAL)
+        assert world.facts(A) == {"serial": ("s1", 10.0)}
+
+    def test_a_virtual_gpu_leaves_nothing_behind(self, world: World) -> None:
+        world.read(A, 10.0, Gpu(uuid="GPU-1", model="GRID", virtual=True))
+        world.remove(A, 20.0)
+        assert world.inventory.facts("GPU-1") is None
+
+
+class TestOfAnotherCollector:
+    def test_what_it_knew_is_taken_over(self) -> None:
+        leader, standby = World(), World()
+        leader.read(A, 10.0, FULL)
+        leader.read(A, 20.0, NO_SERIAL)
+        standby.read(A, 30.0, NO_SERIAL)  # it began too late to see the serial
+        step = standby.inventory.adopt(leader.state(A))
+        assert step.changes == ()
+        assert standby.facts(A) == {"serial": ("s1", 10.0)}
+        assert [one.place for one in standby.inventory.find(serial="s1")] == [A]
+
+    def test_its_times_are_those_of_the_history(self) -> None:
+        leader, standby = World(), World()
+        for number, world in enumerate((leader, standby)):
+            world.read(A, 10.0 + number, FULL)
+            world.read(A, 20.0 + number, NO_SERIAL)
+        assert standby.facts(A) == {"serial": ("s1", 11.0)}
+        standby.inventory.adopt(leader.state(A))
+        assert standby.facts(A) == {"serial": ("s1", 10.0)}
+
+
+class TestConflicts:
+    def test_a_serial_that_is_only_last_known_contradicts_no_other(self, world: World) -> None:
+        world.read(A, 10.0, Gpu(uuid="GPU-1", serial="s"))
+        world.read(B, 20.0, Gpu(uuid="GPU-2", serial="s"))
+        assert world.inventory.conflicts("east") == 2
+        world.read(A, 30.0, Gpu(uuid="GPU-1"))
+        assert world.inventory.conflicts("east") == 0
+        assert len(world.inventory.find(serial="s")) == 2
+        world.read(A, 40.0, Gpu(uuid="GPU-1", serial="s"))
+        assert world.inventory.conflicts("east") == 2
+
+    def test_a_board_stays_one_when_one_of_its_gpus_no_longer_says_so(self, world: World) -> None:
+        one, two, three, four = (Gpu(uuid=f"GPU-{number}", serial="board") for number in range(4))
+        world.read(A, 10.0, one, two)
+        world.read(B, 20.0, three, four)
+        world.read(A, 30.0, one, Gpu(uuid=two.uuid))
+        assert world.inventory.conflicts("east") == 0
