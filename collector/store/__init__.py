@@ -5,12 +5,13 @@ from collector.store.check import check
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth, StoreStatus
-from collector.store.history import HistoricChange, History, PastPlacement, Position
+from collector.store.history import Alteration, HistoricChange, History, PastPlacement, Position
 from collector.store.history_writer import HistoryWriter
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
 from collector.store.store import Remembered, Store
 
 __all__ = [
+    "Alteration",
     "Batch",
     "BatchState",
     "DeadLetter",

@@ -1,18 +1,21 @@
-"""Encodes nodes and records as compact bytes that later versions of gpuid can still read."""
+"""Encodes nodes, GPUs' facts and records so that later versions of gpuid can still read them."""
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from collector.model import (
+    KEPT_FIELDS,
     NO_UUIDS,
     Change,
     Event,
+    FieldChange,
     Fingerprint,
     Gpu,
+    LastReport,
     NodeInfo,
     NodeState,
     Place,
@@ -22,16 +25,29 @@ from collector.model import (
     SinkRecord,
     UnidentifiedGpu,
     Unseen,
+    changes_object,
 )
 from collector.timestamps import rfc3339
 
-__all__ = ["decode_node", "decode_records", "encode_node", "encode_records", "readings_records"]
+__all__ = [
+    "decode_changes",
+    "decode_facts",
+    "decode_last_known",
+    "decode_node",
+    "decode_records",
+    "encode_changes",
+    "encode_facts",
+    "encode_last_known",
+    "encode_node",
+    "encode_records",
+    "readings_records",
+]
 
 
 def encode_node(state: NodeState) -> bytes:
     """Return a node as bytes; a column whose GPUs all agree is written once."""
     columns: dict[str, Any] = {}
-    for field in _FIELDS:
+    for field in _COLUMNS:
         values = [getattr(gpu, field) for gpu in state.gpus]
         if values and values.count(values[0]) == len(values) and field not in _UNIQUE:
             if values[0] is not None and values[0] is not _DEFAULTS.get(field):
@@ -51,6 +67,7 @@ def encode_node(state: NodeState) -> bytes:
             claims=tuple(sorted(state.claims)),
             unseen=state.unseen,
             silent=state.silent,
+            last_known={index: gpu.last_known for index, gpu in enumerate(state.gpus) if gpu.last_known},
         )
     )
 
@@ -63,7 +80,11 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         since = since[:1] * count  # one number instead of equal ones
     if fingerprint is not None and fingerprint.boot_id == stored.node.boot_id:
         fingerprint = msgspec.structs.replace(fingerprint, boot_id=stored.node.boot_id)
-    columns = [_column(field, stored.gpus.get(field), count) for field in _FIELDS]
+    columns = [_column(field, stored.gpus.get(field), count) for field in _COLUMNS]
+    if stored.last_known:
+        marks = [stored.last_known.get(index, ()) for index in range(count)]
+    else:
+        marks = _marks_without_times(stored.gpus.get("last_known"), count, time)
     return NodeState(
         place=Place(*map(sys.intern, place)),
         node=stored.node,
@@ -73,7 +94,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         source=stored.source,
         fingerprint=fingerprint,
         sharing=None if stored.sharing is None else _one_for_all(stored.sharing),
-        gpus=tuple(map(_gpu, *columns)),
+        gpus=tuple(map(_gpu, *columns, marks)),
         since=since,
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
         unseen=stored.unseen,
@@ -91,26 +112,78 @@ def decode_records(written: bytes) -> list[SinkRecord]:
     return _decode_records(written)
 
 
-def readings_records(reading: Reading, changes: Sequence[Change]) -> list[SinkRecord]:
-    """Return a record of each GPU of a reading: what happened to it, else that it was confirmed."""
+def encode_changes(changes: Sequence[FieldChange]) -> str | None:
+    """Return what was altered of a GPU as JSON text; None for nothing."""
+    return _to_json(changes_object(changes)).decode() if changes else None
+
+
+def decode_changes(written: str | None) -> tuple[FieldChange, ...]:
+    """Return what `encode_changes` wrote."""
+    if written is None:
+        return ()
+    return tuple(FieldChange(field, one.before, one.after) for field, one in _decode_changes(written).items())
+
+
+def encode_last_known(last_known: Sequence[LastReport]) -> str | None:
+    """Return the fields that are merely last known, with their times, as JSON text; None for none."""
+    return _to_json(dict(last_known)).decode() if last_known else None
+
+
+def decode_last_known(written: str | None) -> tuple[LastReport, ...]:
+    """Return what `encode_last_known` wrote."""
+    return () if written is None else tuple(LastReport(*item) for item in _decode_times(written).items())
+
+
+def encode_facts(gpu: Gpu, time: float) -> str | None:
+    """Return what stays known of a GPU that has left, read last at `time` (Unix seconds), as JSON; None for nothing."""
+    times = dict(gpu.last_known)
+    facts = {
+        field: (value, times.get(field, time))
+        for field in KEPT_FIELDS
+        if (value := getattr(gpu, field)) is not None and not gpu.virtual
+    }
+    return _to_json(facts).decode() if facts else None
+
+
+def decode_facts(uuid: str, written: str | None) -> Gpu | None:
+    """Return what `encode_facts` wrote."""
+    if written is None:
+        return None
+    found = {field: fact for field, fact in _decode_facts(written).items() if field in KEPT_FIELDS}
+    values: dict[str, Any] = {
+        field: value if field == "serial" else sys.intern(value) for field, (value, _) in found.items()
+    }
+    marks = tuple(LastReport(field, time) for field, (_, time) in found.items())
+    return Gpu(uuid=uuid, **values, last_known=marks)
+
+
+def readings_records(reading: Reading, changes: Sequence[Change], node: NodeState | None) -> list[SinkRecord]:
+    """Return a record of each GPU of a reading: what happened to it, else that it was confirmed.
+
+    `node` is as the reading left it: what it adds to the reading is what is last known of the GPUs.
+    """
     place = Place(reading.cluster, reading.node.name)
     time = rfc3339(reading.time, "seconds")
-    events = {change.gpu.uuid: change.event for change in changes if change.place == place}
+    happened = {change.gpu.uuid: change for change in changes if change.place == place}
+    known: Mapping[str, Gpu] = {} if node is None else {gpu.uuid: gpu for gpu in node.gpus}
 
     def record(gpu: Gpu | UnidentifiedGpu, uuid: str) -> SinkRecord:
+        change = happened.get(uuid)
         return SinkRecord.of(
             place=place,
             machine=reading.node.machine,
             source=reading.source,
             time=time,
-            event=events.get(uuid, Event.CONFIRMED),
+            event=Event.CONFIRMED if change is None else change.event,
             uuid=uuid,
             serial=gpu.serial,
             model=gpu.model,
             chassis=gpu.chassis,
+            changes=() if change is None else change.changes,
+            last_known=gpu.last_known if isinstance(gpu, Gpu) else (),
         )
 
-    return [record(gpu, gpu.uuid) for gpu in reading.gpus] + [
+    return [record(known.get(gpu.uuid, gpu), gpu.uuid) for gpu in reading.gpus] + [
         record(gpu, "") for gpu in reading.unidentified if gpu.serial
     ]
 
@@ -127,12 +200,18 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     claims: tuple[str, ...] = ()
     unseen: tuple[Unseen, ...] = ()
     silent: tuple[SilentGpu, ...] = ()
+    last_known: dict[int, tuple[LastReport, ...]] = {}  # by the position of the GPU
 
 
-_FIELDS: tuple[str, ...] = Gpu.__struct_fields__
+class _StoredChange(msgspec.Struct, frozen=True):
+    before: str | int | bool | None = None
+    after: str | int | bool | None = None
+
+
+_COLUMNS = tuple(field for field in Gpu.__struct_fields__ if field != "last_known")
 _DEFAULTS = {"virtual": False, "multi_gpu_board": False}  # what a column that is not written stands for, if not None
 _UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
-_FEW = frozenset(_FIELDS) - {
+_FEW = frozenset(_COLUMNS) - {
     "uuid",
     "serial",
     "minor_number",
@@ -142,6 +221,10 @@ _FEW = frozenset(_FIELDS) - {
 }  # texts that repeat all over a fleet
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Stored).decode
+_to_json = msgspec.json.Encoder().encode
+_decode_changes = msgspec.json.Decoder(dict[str, _StoredChange]).decode
+_decode_times = msgspec.json.Decoder(dict[str, float]).decode
+_decode_facts = msgspec.json.Decoder(dict[str, tuple[str, float]]).decode
 _decode_records = msgspec.msgpack.Decoder(list[SinkRecord]).decode
 
 
@@ -153,6 +236,12 @@ def _one_for_all(sharing: Sharing) -> Sharing:
 
 def _interned(text: str | None) -> str | None:
     return None if text is None else sys.intern(text)
+
+
+def _marks_without_times(written: Any, count: int, time: float | None) -> list[tuple[LastReport, ...]]:
+    """Return what an earlier version wrote as names alone: what is marked was not reported at `time`."""
+    texts = _column("last_known", written, count)
+    return [tuple(LastReport(field, time or 0.0) for field in text.split(",")) if text else () for text in texts]
 
 
 def _column(field: str, value: Any, count: int) -> list[Any]:
@@ -181,7 +270,7 @@ def _gpu(  # in the order of the fields; spelled out, because this is four times
     mig: bool | None,
     virtual: bool | None,
     multi_gpu_board: bool | None,
-    last_known: str | None,
+    last_known: tuple[LastReport, ...],
 ) -> Gpu:
     return Gpu(
         uuid=uuid,

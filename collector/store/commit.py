@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio.to_thread
+import msgspec
 from sqlalchemy import Executable, Text, bindparam, delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import Change, NodeState, Place, SinkRecord
+from collector.model import Change, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
-from collector.store.codec import encode_node, encode_records
+from collector.store.codec import decode_last_known, decode_node, encode_node, encode_records
 from collector.store.database import Database
 from collector.store.plan import OpenPlacement, Plan, differences, plan
 
@@ -63,6 +64,8 @@ class Commit:
             return
         if self.gap:
             before = await _open_placements(connection, self.nodes)
+            recorded = await _recorded_gpus(connection, self.nodes)
+            before = [one._replace(gpu=recorded.get((one.uuid, one.place))) for one in before]
             planned = plan(differences(before, self.nodes, now), everywhere=False)
         else:
             planned = await anyio.to_thread.run_sync(plan, self.changes)
@@ -116,6 +119,7 @@ _ALTER = (
             name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name])
             for name in ("serial", "chassis", "model")
         }
+        | {"last_known": bindparam("b_last_known", type_=Text)}
     )
 )
 _ENDED = {
@@ -137,9 +141,9 @@ _END_ALL = (
     update(schema.placements).where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)).values(_ENDED)
 )
 _NO_LONGER_ABSENT = delete(schema.absent).where(schema.absent.c.uuid == bindparam("b_uuid"))
-_ABSENT = select(
-    bindparam("b_uuid", type_=Text), bindparam("b_cluster", type_=Text), bindparam("b_node", type_=Text)
-).where(~exists().where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)))
+_ABSENT = select(*(bindparam(f"b_{name}", type_=Text) for name in ("uuid", "cluster", "node", "facts"))).where(
+    ~exists().where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None))
+)
 _REMOVE_NODE = delete(schema.nodes).where(_nodes.cluster == bindparam("b_cluster"), _nodes.node == bindparam("b_node"))
 
 
@@ -151,9 +155,9 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, _CONFIRM, planned.confirm)
     await _execute_many(connection, insert(schema.changes), planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
-    absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node"], _ABSENT)
+    absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node", "facts"], _ABSENT)
     absent = absent.on_conflict_do_update(
-        index_elements=["uuid"], set_={"cluster": absent.excluded.cluster, "node": absent.excluded.node}
+        index_elements=["uuid"], set_={name: absent.excluded[name] for name in ("cluster", "node", "facts")}
     )
     await _execute_many(connection, absent, planned.vanished)
 
@@ -172,15 +176,52 @@ def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any
 
 
 async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:
-    columns = (_placements.uuid, _placements.serial, _placements.chassis, _placements.model, _placements.since)
+    facts = (_placements.uuid, _placements.serial, _placements.chassis, _placements.model, _placements.last_known)
+    read_at = func.coalesce(_nodes.read_at, _placements.confirmed, _placements.since)
+    columns = (*facts, _placements.cluster, _placements.node, _placements.since, read_at)
+    here = (_nodes.cluster == _placements.cluster) & (_nodes.node == _placements.node)
     keys = [(place.node, place.cluster) for place in places]
     found = []
     for start in range(0, len(keys), ROWS_PER_STATEMENT):
         rows = await connection.execute(
-            select(*columns, _placements.cluster, _placements.node).where(
+            select(*columns)
+            .outerjoin_from(schema.placements, schema.nodes, here)
+            .where(
                 tuple_(_placements.node, _placements.cluster).in_(keys[start : start + ROWS_PER_STATEMENT]),
                 _placements.until.is_(None),
             )
         )
-        found += [OpenPlacement(*row[:4], place=Place(row[5], row[6]), since=row[4]) for row in rows]
+        found += [
+            OpenPlacement(*row[:4], decode_last_known(row[4]), Place(row[5], row[6]), row[7], row[8]) for row in rows
+        ]
+    return found
+
+
+async def _recorded_gpus(
+    connection: AsyncConnection, nodes: Mapping[Place, NodeState | None]
+) -> dict[tuple[str, Place], Gpu]:
+    """Return the GPUs that the recorded nodes have otherwise than these nodes, or these have no longer."""
+    found: dict[tuple[str, Place], Gpu] = {}
+    keys = [(place.cluster, place.node) for place in nodes]
+    for start in range(0, len(keys), ROWS_PER_STATEMENT):
+        rows = await connection.execute(
+            select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot).where(
+                tuple_(_nodes.cluster, _nodes.node).in_(keys[start : start + ROWS_PER_STATEMENT])
+            )
+        )
+        found |= await anyio.to_thread.run_sync(_different_gpus, rows.all(), nodes)
+    return found
+
+
+def _different_gpus(rows: Iterable[Any], nodes: Mapping[Place, NodeState | None]) -> dict[tuple[str, Place], Gpu]:
+    found: dict[tuple[str, Place], Gpu] = {}
+    for cluster, name, read_at, snapshot in rows:
+        place = Place(cluster, name)
+        node = nodes[place]
+        now = {gpu.uuid: gpu for gpu in node.gpus} if node is not None else {}
+        try:
+            recorded = decode_node(place, read_at, snapshot)
+        except (msgspec.MsgspecError, TypeError, ValueError):
+            continue  # its placements say enough
+        found |= {(gpu.uuid, place): gpu for gpu in recorded.gpus if now.get(gpu.uuid) != gpu}
     return found

@@ -6,12 +6,16 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, tuple_, union
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import Place, canonical_uuid
+from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
+from collector.store.codec import decode_changes, decode_last_known
 from collector.store.database import Database
 
-__all__ = ["HistoricChange", "History", "PastPlacement", "Position"]
+__all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
+
+MAX_ALTERATIONS = 20  # of one placement, the newest
 
 
 class Position(NamedTuple):
@@ -33,6 +37,13 @@ class Position(NamedTuple):
         return cls(found[1] == "present", float(found[2]), int(found[3]))
 
 
+class Alteration(NamedTuple):
+    """What a reading altered of a GPU, and when (Unix seconds)."""
+
+    time: float
+    changes: tuple[FieldChange, ...]
+
+
 class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
     """One GPU on one node from when to when; times are Unix seconds."""
 
@@ -47,6 +58,8 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     until: float | None  # None while it is there
     confirmed: float  # when it was last read there
+    last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
+    altered: tuple[Alteration, ...] = ()  # while it was there, the newest first; at most MAX_ALTERATIONS
 
     @property
     def position(self) -> Position:
@@ -69,6 +82,8 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     machine: str
     source: str
     previous: Place | None
+    changes: tuple[FieldChange, ...] = ()  # what was altered
+    last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
 
 
 class History:
@@ -199,7 +214,7 @@ class History:
         order: Sequence[ColumnElement[Any]] = (),
     ) -> list[PastPlacement]:
         """Return placements, in the order of `where` unless another is given; `after` needs that order."""
-        columns = [_placements[name] for name in PastPlacement.__struct_fields__]
+        columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name != "altered"]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (
             select(*columns, _nodes.read_at)
@@ -214,9 +229,11 @@ class History:
             query = query.where(past | later if after.present else past & later)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [_placement(row) for row in rows]
+            altered = await _alterations(connection, rows)
+        return [_placement(row, altered.get(row["id"], ())) for row in rows]
 
 
+_IDS_PER_QUERY = 1000
 _POSITION = re.compile(r"(present|past)-(\d{1,15}(?:\.\d{1,20})?)-(\d{1,18})", re.ASCII)
 _placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
 
@@ -225,13 +242,48 @@ def _contains(part: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
     return or_(*(column.icontains(part, autoescape=True) for column in columns))
 
 
-def _placement(row: RowMapping) -> PastPlacement:
+async def _alterations(
+    connection: AsyncConnection, placements: Sequence[RowMapping]
+) -> dict[int, tuple[Alteration, ...]]:
+    """Return what was altered during some placements, by the placement's id."""
+    if not placements:
+        return {}
+    during = and_(
+        _changes.uuid == _placements.uuid,
+        _changes.cluster == _placements.cluster,
+        _changes.node == _placements.node,
+        _changes.time >= _placements.since,
+        or_(_placements.until.is_(None), _changes.time <= _placements.until),
+        schema.ALTERED,
+        _changes.changes.is_not(None),
+    )
+    newest = func.row_number().over(partition_by=_placements.id, order_by=(_changes.time.desc(), _changes.id.desc()))
+    found: dict[int, tuple[Alteration, ...]] = {}
+    ids = [row["id"] for row in placements]
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        ranked = (
+            select(_placements.id, _changes.time, _changes.changes, newest.label("rank"))
+            .join_from(schema.placements, schema.changes, during)
+            .where(_placements.id.in_(ids[start : start + _IDS_PER_QUERY]))
+            .subquery()
+            .c
+        )
+        query = select(ranked.id, ranked.time, ranked.changes).where(ranked.rank <= MAX_ALTERATIONS)
+        for id_, time, changes in await connection.execute(query.order_by(ranked.rank)):
+            found[id_] = (*found.get(id_, ()), Alteration(time, decode_changes(changes)))
+    return found
+
+
+def _placement(row: RowMapping, altered: tuple[Alteration, ...]) -> PastPlacement:
     fields = dict(row)
+    fields["last_known"] = decode_last_known(fields["last_known"])
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))
-    return PastPlacement(**fields, confirmed=max(time for time in times if time is not None))
+    return PastPlacement(**fields, altered=altered, confirmed=max(time for time in times if time is not None))
 
 
 def _change(row: RowMapping) -> HistoricChange:
     fields = dict(row)
     cluster, node = fields.pop("previous_cluster"), fields.pop("previous_node")
+    fields["changes"] = decode_changes(fields["changes"])
+    fields["last_known"] = decode_last_known(fields["last_known"])
     return HistoricChange(**fields, previous=None if cluster is None else Place(cluster, node))

@@ -78,7 +78,9 @@ class HistoryWriter:
         commit = self._pending
         commit.nodes.update(step.nodes)
         reading, changes = step.reading, step.changes
-        records = readings_records(reading, changes) if reading is not None and self.wants_readings else []
+        records = []
+        if reading is not None and self.wants_readings:
+            records = readings_records(reading, changes, step.nodes.get(Place(reading.cluster, reading.node.name)))
         size = len(changes) + len(records)
         if commit.gap or self.pending + size > self._max_pending:
             if not commit.gap:

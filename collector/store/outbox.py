@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import Place, SinkRecord
 from collector.store import schema
-from collector.store.codec import decode_records, encode_records
+from collector.store.codec import decode_changes, decode_last_known, decode_records, encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
 from collector.timestamps import rfc3339
@@ -325,6 +325,8 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
             event=row["event"],
             time=rfc3339(row["time"], "seconds"),
             **{key: row[key] for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
+            changes=decode_changes(row["changes"]),
+            last_known=decode_last_known(row["last_known"]),
         )
         for row in rows
     ]

@@ -7,7 +7,10 @@ as differences.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from collector.model import Change, Event, Gpu, NodeState, Place
+import msgspec
+
+from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeState, Place, field_changes
+from collector.store.codec import encode_changes, encode_facts, encode_last_known
 
 __all__ = ["OpenPlacement", "Plan", "differences", "plan"]
 
@@ -34,8 +37,11 @@ class OpenPlacement(NamedTuple):
     serial: str | None
     chassis: str | None
     model: str | None
+    last_known: tuple[LastReport, ...]
     place: Place
     since: float
+    confirmed: float  # Unix seconds
+    gpu: Gpu | None = None  # as the history's nodes have it; None: it is the same now, or not in them
 
 
 def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
@@ -45,20 +51,20 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
     `previous` place is known to be over; for those `everywhere` is False.
     """
     alter, end, end_all, begin = [], [], [], []
-    rows = []
     present: dict[str, dict[Place, Row]] = {}  # what these changes began, by UUID
     arrived: dict[str, None] = {}  # a set in order
     last: dict[str, Change] = {}
     for change in changes:
         uuid, place = change.gpu.uuid, change.place
-        rows.append(_change_row(change))
         here = present.setdefault(uuid, {})
         match change.event:
             case Event.ALTERED:
                 if place in here:
                     here[place].update({key: value for key, value in _facts(change.gpu).items() if value is not None})
+                    here[place]["last_known"] = encode_last_known(change.gpu.last_known)
                 else:
                     facts = {f"b_{key}": value for key, value in _facts(change.gpu).items()}
+                    facts["b_last_known"] = encode_last_known(change.gpu.last_known)
                     alter.append({**_found_by(uuid, place), **facts})
                 continue
             case Event.VANISHED:
@@ -87,10 +93,13 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
         end_all=end_all,
         begin=begin,
         confirm=[_confirmed(change) for change in changes if change.last_seen is not None],
-        changes=rows,
+        changes=[_change_row(change) for change in changes if change.event is not Event.ALTERED or change.changes],
         arrived=[{"b_uuid": uuid} for uuid in arrived],
         vanished=[
-            {"b_uuid": uuid, "b_cluster": change.place.cluster, "b_node": change.place.node}
+            {
+                **_found_by(uuid, change.place),
+                "b_facts": encode_facts(change.gpu, change.time if change.confirmed is None else change.confirmed),
+            }
             for uuid, change in last.items()
             if change.event is Event.VANISHED
         ],
@@ -100,6 +109,7 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
 def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None], now: float) -> list[Change]:
     """Find the changes that lead from the open placements of some nodes to what those nodes have now.
 
+    An alteration without changes of fields tells since when a field is not reported, which is nothing that happened.
     For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed. A GPU
     that a node merely claims is not placed there yet.
     """
@@ -116,8 +126,10 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
             elif known.since < since:  # it was away meanwhile
                 changes.append(Change.of(state, Event.VANISHED, since, gpu))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
-            elif any(value not in (None, getattr(known, field)) for field, value in _facts(gpu).items()):
-                changes.append(Change.of(state, Event.ALTERED, state.time or now, gpu))
+            else:
+                found = _altered(known, gpu)
+                if found or known.last_known != gpu.last_known:
+                    changes.append(Change.of(state, Event.ALTERED, state.time or now, gpu, changes=found))
     homes = {placement.uuid: placement for placement in left.values()}  # where those that arrived elsewhere were
     for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
         if (previous := homes.pop(gpu.uuid, None)) is None:
@@ -134,11 +146,25 @@ def _vanished(placement: OpenPlacement, node: NodeState | None, now: float) -> C
     return Change(
         event=Event.VANISHED,
         time=max(now if node is None or node.time is None else node.time, placement.since),
-        gpu=Gpu(uuid=placement.uuid, serial=placement.serial, chassis=placement.chassis, model=placement.model),
+        gpu=_as_recorded(placement.gpu or Gpu(uuid=placement.uuid), placement),
         place=placement.place,
         machine="" if node is None else node.node.machine,
         source="" if node is None else node.source,
+        confirmed=placement.confirmed,
     )
+
+
+def _altered(known: OpenPlacement, gpu: Gpu) -> tuple[FieldChange, ...]:
+    """Return what is different from what the history has of a GPU; that a fact is merely lacking is no difference."""
+    before = _as_recorded(known.gpu or gpu, known)
+    lacking = {field for field, value in _facts(gpu).items() if value is None}
+    return tuple(change for change in field_changes(before, gpu) if change.field not in lacking)
+
+
+def _as_recorded(gpu: Gpu, known: OpenPlacement) -> Gpu:
+    """Return a GPU with what its placement says of it."""
+    facts = {"serial": known.serial, "chassis": known.chassis, "model": known.model}
+    return msgspec.structs.replace(gpu, **facts, last_known=known.last_known)
 
 
 def _facts(gpu: Gpu) -> Row:
@@ -164,6 +190,7 @@ def _placement_row(change: Change) -> Row:
         "since": change.time,
         "until": None,
         "confirmed": change.time,
+        "last_known": encode_last_known(change.gpu.last_known),
     }
 
 
@@ -180,4 +207,6 @@ def _change_row(change: Change) -> Row:
         "source": change.source,
         "previous_cluster": None if previous is None else previous.cluster,
         "previous_node": None if previous is None else previous.node,
+        "changes": encode_changes(change.changes),
+        "last_known": encode_last_known(change.gpu.last_known),
     }

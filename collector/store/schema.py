@@ -12,9 +12,11 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    text,
 )
 
 __all__ = [
+    "ALTERED",
     "APPLICATION_ID",
     "HEAD",
     "METADATA",
@@ -29,11 +31,13 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0001"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0003"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
 METADATA = MetaData()
+
+ALTERED = text("event = 'altered'")  # written out in queries, too: by a parameter no engine finds the partial index
 
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
 
@@ -69,6 +73,7 @@ placements = Table(
     Column("since", Double, nullable=False),
     Column("until", Double),  # NULL while the GPU is there
     Column("confirmed", Double),  # when its node was last read with it; while it is there, its node's read_at says so
+    Column("last_known", Text),  # JSON: the fields that are merely last known, each with when it was reported last
     Index("gpuid_placements_uuid", "uuid"),
     Index("gpuid_placements_serial", "serial"),
     Index("gpuid_placements_chassis", "chassis"),
@@ -91,7 +96,10 @@ changes = Table(
     Column("source", Text, nullable=False),
     Column("previous_cluster", Text),
     Column("previous_node", Text),
+    Column("changes", Text),  # JSON: each field that was altered, with before and after
+    Column("last_known", Text),  # as in gpuid_placements
     Index("gpuid_changes_time", "time", "id"),
+    Index("gpuid_changes_altered", "uuid", sqlite_where=ALTERED, postgresql_where=ALTERED),
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
 )
 
@@ -101,6 +109,7 @@ absent = Table(
     Column("uuid", Text, primary_key=True),
     Column("cluster", Text, nullable=False),
     Column("node", Text, nullable=False),
+    Column("facts", Text),  # JSON: what is last known of it, each with when it was reported last
 )
 
 sinks = Table(

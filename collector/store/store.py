@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector import gc_freeze
 from collector.config.store import StoreSettings
-from collector.model import NodeState, Place
+from collector.model import Gpu, NodeState, Place
 from collector.store import schema
-from collector.store.codec import decode_node
+from collector.store.codec import decode_facts, decode_node
 from collector.store.database import Database, OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth
@@ -42,6 +42,7 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[NodeState]
     absent: dict[str, Place]
     left: dict[str, float]  # Unix seconds until when those were there, by UUID
+    facts: dict[str, Gpu]  # what is last known of them, by UUID
 
 
 class Store:
@@ -104,7 +105,8 @@ class Store:
                 rows = (await connection.execute(_ABSENT)).all()
         absent = {row[0]: Place(row[1], row[2]) for row in rows}
         left = {row[0]: row[3] for row in rows if row[3] is not None}
-        return Remembered(nodes=found, absent=absent, left=left)
+        facts = {row[0]: gpu for row in rows if (gpu := decode_facts(row[0], row[4])) is not None}
+        return Remembered(nodes=found, absent=absent, left=left, facts=facts)
 
     async def nodes(self) -> AsyncGenerator[list[NodeState], None]:
         """Yield the present inventory by cluster and node, some hundred nodes at a time; raises StoreError."""
@@ -173,4 +175,4 @@ _UNTIL = (
     .where(schema.placements.c.uuid == schema.absent.c.uuid)
     .scalar_subquery()  # by the index of the absent GPUs alone, which are few beside all placements
 )
-_ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node, _UNTIL)
+_ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node, _UNTIL, schema.absent.c.facts)

@@ -13,6 +13,7 @@ from collector.store import StoreSettings
 
 # A fleet small enough that GPUs meet: nodes of two clusters, GPUs that wander, and one whose facts alter.
 CLUSTERS, NODES, GPUS = ("prod", "lab"), ("a", "b"), ("1", "2", "3")
+FORMS = ("plain", "vbios", "silent", "silent")  # what the GPUs of a reading say of themselves
 
 gpus = st.lists(st.sampled_from(GPUS), unique=True, max_size=3)
 steps = st.lists(
@@ -23,7 +24,7 @@ steps = st.lists(
             st.sampled_from(NODES),
             gpus,
             st.sampled_from([0, 0, 0, -15, 5]),  # a reading may be late
-            st.booleans(),
+            st.sampled_from(FORMS),
         ),
         st.tuples(st.just("remove"), st.sampled_from(CLUSTERS), st.sampled_from(NODES)),
         st.tuples(st.just("restart")),
@@ -51,10 +52,28 @@ def known(inventory: Inventory) -> dict:
         },
         "conflicts": [inventory.conflicts(cluster) for cluster in CLUSTERS],
         "absent": dict(inventory.absent()),
+        "facts": {uuid: dict(facts.last_known) for uuid in inventory.absent() if (facts := inventory.facts(uuid))},
         "claims": [set(inventory.claimed(cluster)) for cluster in CLUSTERS],
         "found": [
             sorted((p.place, p.since) for p in inventory.find(serial=f"serial-{gpu}", uuid=None)) for gpu in GPUS
         ],
+    }
+
+
+def last_known(inventory: Inventory) -> dict[tuple[str, str, str], tuple]:
+    """What is known of each GPU that is settled, and what of it is merely last known."""
+    return {
+        (gpu.uuid, *entry.place): (gpu.serial, gpu.chassis, gpu.model, gpu.last_known)
+        for cluster in CLUSTERS
+        for entry in inventory.nodes(cluster).values()
+        for gpu in entry.gpus
+        if gpu.uuid not in entry.claims
+    }
+
+
+def recorded(placements) -> dict[tuple[str, str, str], tuple]:
+    return {
+        (p.uuid, p.cluster, p.node): (p.serial, p.chassis, p.model, p.last_known) for p in placements if p.until is None
     }
 
 
@@ -74,13 +93,18 @@ def replayed(changes) -> set[tuple[str, str, str, float]]:
     return {(*key, since) for key, since in held.items()}
 
 
-CLAIM = [("read", "prod", "a", ["1"], 0, False), ("read", "prod", "b", ["1"], 0, False)]
-MOVE = [*CLAIM, ("read", "prod", "a", [], 0, False)]
+CLAIM = [("read", "prod", "a", ["1"], 0, "plain"), ("read", "prod", "b", ["1"], 0, "plain")]
+MOVE = [*CLAIM, ("read", "prod", "a", [], 0, "plain")]
+SILENT = [("read", "prod", "a", ["1"], 0, "plain"), ("read", "prod", "a", ["1"], 0, "silent")]
+BACK = [*SILENT, ("remove", "prod", "a"), ("restart",), ("read", "prod", "a", ["1"], 0, "silent"), ("restart",)]
+ELSEWHERE = [*SILENT[:1], ("remove", "prod", "a"), ("restart",), ("read", "prod", "b", ["1"], 0, "silent")]
 SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
 
 
 @settings(max_examples=60, deadline=None)
 @example(steps=SETTLED)
+@example(steps=BACK)
+@example(steps=ELSEWHERE)
 @given(steps=steps)
 def test_after_any_sequence(steps, collecting):
     with tempfile.TemporaryDirectory() as folder:
@@ -91,6 +115,8 @@ def test_after_any_sequence(steps, collecting):
 @example(steps=CLAIM, often=True)
 @example(steps=MOVE, often=True)
 @example(steps=MOVE, often=False)
+@example(steps=[*SILENT, SILENT[0], SILENT[1]], often=False)
+@example(steps=BACK, often=True)
 @given(steps=steps, often=st.booleans())
 def test_after_any_sequence_whose_steps_are_all_lost(steps, often, collecting):
     """Past the limit of what may wait in memory, the outcome alone is recorded: of all steps, or `often` of each."""
@@ -113,6 +139,7 @@ async def outcome(steps, often, store_settings, collecting):
         placements = [p for node in NODES for p in await one.store.history.node(node, limit=10_000)]
         found = [(p.uuid, p.cluster, p.node, p.since) for p in placements if p.until is None]
         assert sorted(found) == sorted(homes(one.inventory))
+        assert recorded(placements) == last_known(one.inventory)
 
 
 async def check(steps, store_settings, collecting):
@@ -125,8 +152,8 @@ async def check(steps, store_settings, collecting):
                 step = remaining.pop(0)
                 time += 10
                 if step[0] == "read":
-                    _, cluster, node, found, late, altered = step
-                    reported = (gpu(name, altered) for name in found)
+                    _, cluster, node, found, late, form = step
+                    reported = (gpu(name, form) for name in found)
                     one.read(node, time + late, *reported, cluster=cluster, both=True)
                 elif step[0] == "remove":
                     one.remove(step[2], time, cluster=step[1])
@@ -147,10 +174,22 @@ async def check(steps, store_settings, collecting):
             assert sum(p.until is None for p in placements) == len(homes(one.inventory))
             assert all(p.until >= p.since for p in placements if p.until is not None)
             assert replayed(by_id) == homes(one.inventory)
+            assert recorded(placements) == last_known(one.inventory)
+            assert [bool(change.changes) for change in changes] == [change.event == "altered" for change in changes]
+            seen = {(gpu, p.place) for gpu in GPUS for p in one.inventory.find(serial=f"serial-{gpu}") if not p.claim}
+            found = {
+                (gpu, Place(p.cluster, p.node))
+                for gpu in GPUS
+                for p in await history.where(f"serial-{gpu}", limit=10_000)
+                if p.until is None
+            }
+            assert found == seen  # searched in the inventory and in the history, one serial is in the same places
             assert len(changes) == emitted
         if step is None:
             return
 
 
-def gpu(name: str, altered: bool) -> Gpu:
-    return Gpu(uuid=f"GPU-{name}", serial=f"serial-{name}", vbios="2" if altered else "1")
+def gpu(name: str, form: str) -> Gpu:
+    serial, chassis = (None, None) if form == "silent" else (f"serial-{name}", "chassis")
+    vbios = "2" if form == "vbios" else "1"
+    return Gpu(uuid=f"GPU-{name}", serial=serial, chassis=chassis, gpu_part_number=serial, vbios=vbios)

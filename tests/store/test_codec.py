@@ -1,13 +1,46 @@
 """How nodes and records are written down."""
 
+from typing import Any
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.model import Fingerprint, Gpu, NodeInfo, NodeState, Place, Sharing, SilentGpu, SinkRecord, Unseen
-from collector.store.codec import decode_node, decode_records, encode_node, encode_records
+from collector.inventory.last_known import facts_of
+from collector.model import (
+    KEPT_FIELDS,
+    FieldChange,
+    Fingerprint,
+    Gpu,
+    LastReport,
+    NodeInfo,
+    NodeState,
+    Place,
+    Sharing,
+    SilentGpu,
+    SinkRecord,
+    Unseen,
+    changes_object,
+    field_changes,
+)
+from collector.store.codec import (
+    decode_changes,
+    decode_facts,
+    decode_last_known,
+    decode_node,
+    decode_records,
+    encode_changes,
+    encode_facts,
+    encode_last_known,
+    encode_node,
+    encode_records,
+)
 
 texts = st.none() | st.text(max_size=5)
+times = st.floats(0, 4e9)
+marks = st.lists(
+    st.builds(LastReport, st.sampled_from(KEPT_FIELDS), times), max_size=3, unique_by=lambda one: one.field
+)
 gpus = st.builds(
     Gpu,
     **{
@@ -16,6 +49,7 @@ gpus = st.builds(
             "mig": st.none() | st.booleans(),
             "virtual": st.booleans(),
             "multi_gpu_board": st.booleans(),
+            "last_known": marks.map(tuple),
         }.get(field, texts)
         for field in Gpu.__struct_fields__
     },
@@ -45,7 +79,6 @@ sharings = st.builds(
     shares=st.integers(0, 9),
     complete=st.booleans(),
 )
-times = st.floats(0, 4e9)
 
 
 @st.composite
@@ -83,6 +116,55 @@ def test_fields_of_a_later_version_are_ignored():
     assert decode_node(Place("prod", "a"), None, written).gpus == ()
 
 
-def test_records_read_as_they_were_written():
-    record = SinkRecord(**dict.fromkeys(SinkRecord.__struct_fields__, "ü"))
+def test_marks_of_an_earlier_version_have_the_time_of_the_reading():
+    gpus = {"uuid": ["GPU-1", "GPU-2"], "serial": ["1", "2"], "model": "H100", "last_known": ["serial,model", None]}
+    written = msgspec.msgpack.encode({"node": {"name": "a"}, "gpus": gpus, "since": [1.0, 1.0]})
+    one, two = decode_node(Place("prod", "a"), 9.0, written).gpus
+    assert one.last_known == (LastReport("serial", 9.0), LastReport("model", 9.0))
+    assert two.last_known == ()
+
+
+names = ("cluster", "node", "machine", "source", "chassis", "gpu", "time", "uuid", "model", "event")
+values = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=5)
+field_changes_ = st.lists(
+    st.builds(FieldChange, st.sampled_from(Gpu.__struct_fields__), values, values), unique_by=lambda one: one.field
+).map(tuple)
+
+
+@given(field_changes_, st.dictionaries(st.sampled_from(KEPT_FIELDS), st.text(max_size=5)))
+def test_records_read_as_they_were_written(changes, last_known):
+    record = SinkRecord(**dict.fromkeys(names, "ü"), changes=changes_object(changes), last_known=last_known or None)
     assert decode_records(encode_records([record, record])) == [record, record]
+
+
+def test_records_of_an_earlier_version_say_nothing_of_what_changed():
+    fields: dict[str, Any] = dict.fromkeys(names, "ü")
+    assert decode_records(msgspec.msgpack.encode([fields])) == [SinkRecord(**fields)]
+
+
+@given(field_changes_, marks.map(tuple))
+def test_what_changed_reads_as_it_was_written(changes, last_known):
+    assert decode_changes(encode_changes(changes)) == changes
+    assert decode_last_known(encode_last_known(last_known)) == last_known
+
+
+@given(gpus, times)
+def test_what_stays_known_of_a_gpu_reads_as_the_inventory_keeps_it(gpu, time):
+    kept = facts_of(gpu, time)
+    found = decode_facts(gpu.uuid, encode_facts(gpu, time))
+    assert found == kept if found is None or kept is None else (said(found) == said(kept))
+
+
+def said(gpu):
+    return {field: (getattr(gpu, field), time) for field, time in gpu.last_known}
+
+
+@given(gpus, gpus)
+def test_the_changes_lead_from_one_state_to_the_other(before, after):
+    """Whoever applies them to what was reported before has what is reported after."""
+    names = [name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known")]
+    reported = {name: getattr(before, name) if before.reports(name) else None for name in names}
+    changes = field_changes(before, after)
+    reported |= {one.field: one.after for one in changes}
+    assert reported == {name: getattr(after, name) if after.reports(name) else None for name in names}
+    assert all(one.before != one.after for one in changes)

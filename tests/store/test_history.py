@@ -2,8 +2,9 @@
 
 import pytest
 
-from collector.model import Gpu, Place
-from collector.store import Position
+from collector.model import FieldChange, Gpu, LastReport, Place
+from collector.store import Alteration, Position
+from collector.store.history import MAX_ALTERATIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -256,3 +257,57 @@ class TestLatestChanges:
 
     async def test_before_what_is_forgotten_there_is_nothing(self, collector):
         assert await collector.store.history.latest_changes(before=10**9) == []
+
+
+class TestAlterations:
+    """What was altered is with the placement during which it was."""
+
+    async def test_each_placement_has_its_own_the_newest_first(self, settings, collecting):
+        gpu = Gpu(uuid="GPU-1", serial="S", vbios="1")
+        async with collecting(settings) as one:
+            one.read("a", 10.0, gpu)
+            one.read("a", 20.0, Gpu(uuid="GPU-1", vbios="1"))
+            one.read("a", 30.0, Gpu(uuid="GPU-1", vbios="2"))
+            one.read("b", 40.0, Gpu(uuid="GPU-1", vbios="2"))
+            one.read("b", 50.0, Gpu(uuid="GPU-1", serial="S", vbios="2"))
+            assert await one.store.history_writer.flushed(10)
+            after, before = await one.store.history.where("S")
+            assert (after.node, after.last_known) == ("b", ())
+            assert after.altered == (Alteration(50.0, (FieldChange("serial", None, "S"),)),)
+            assert (before.node, before.last_known) == ("a", (LastReport("serial", 10.0),))
+            assert before.altered == (
+                Alteration(30.0, (FieldChange("vbios", "1", "2"),)),
+                Alteration(20.0, (FieldChange("serial", "S", None),)),
+            )
+
+    async def test_only_the_newest_of_a_gpu_that_alters_all_the_time(self, settings, collecting):
+        async with collecting(settings) as one:
+            for number in range(MAX_ALTERATIONS + 5):
+                one.read("a", 10.0 + number, Gpu(uuid="GPU-1", vbios=str(number)))
+            assert await one.store.history_writer.flushed(10)
+            (placement,) = await one.store.history.where("GPU-1")
+            assert [one.time for one in placement.altered] == [34.0 - number for number in range(MAX_ALTERATIONS)]
+
+
+class TestAfterALoss:
+    """Past the limit of what waits, the recorded nodes and those of now say what was altered."""
+
+    async def test_every_field_is_found(self, settings, collecting):
+        before = Gpu(uuid="GPU-1", serial="S", gpu_part_number="P", vbios="1", mig=False)
+        async with collecting(settings, max_pending=-1) as one:
+            one.read("a", 10.0, before)
+            assert await one.store.history_writer.flushed(10)
+            one.read("a", 20.0, Gpu(uuid="GPU-1", vbios="2", mig=True))
+            assert await one.store.history_writer.flushed(10)
+            one.remove("a", 30.0)
+            assert await one.store.history_writer.flushed(10)
+            _, altered, _ = await one.store.history.changes()
+            assert set(altered.changes) == {
+                FieldChange("serial", "S", None),
+                FieldChange("gpu_part_number", "P", None),
+                FieldChange("vbios", "1", "2"),
+                FieldChange("mig", False, True),
+            }
+            facts = (await one.store.load()).facts["GPU-1"]
+            assert (facts.serial, facts.gpu_part_number) == ("S", "P")
+            assert dict(facts.last_known) == {"serial": 10.0, "gpu_part_number": 10.0}

@@ -13,10 +13,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from collector.config.store import PostgresLocation, locate
+from collector.model import Gpu, NodeInfo, NodeState, Place
 from collector.store import OpenMode, Store, StoreError, StoreSettings, schema
+from collector.store.codec import encode_node
 from collector.store.database import prepare_folder
 
 pytestmark = pytest.mark.anyio
@@ -73,8 +75,43 @@ class TestTheSchema:
             message = await refusal(settings, access)
             assert message.startswith("store ")
             assert message.endswith(
-                ": created by a newer gpuid (schema 9999, this one knows 0001); "
+                f": created by a newer gpuid (schema 9999, this one knows {schema.HEAD}); "
                 "run that version, or choose another store.url to start afresh"
+            )
+
+    async def test_what_an_older_version_recorded_is_read(self, settings):
+        gpu = Gpu(uuid="GPU-1", serial="S")
+        node = NodeState(place=Place("prod", "a"), node=NodeInfo(name="a"), time=5.0, gpus=(gpu,), since=(1.0,))
+        async with Store.open(settings) as store, store.database.write() as connection:
+            await connection.execute(
+                insert(schema.nodes).values(
+                    {"cluster": "prod", "node": "a", "read_at": 5.0, "snapshot": encode_node(node)}
+                )
+            )
+            for statement in (
+                "DROP INDEX gpuid_changes_altered",
+                "ALTER TABLE gpuid_changes DROP COLUMN changes",
+                "ALTER TABLE gpuid_changes DROP COLUMN last_known",
+                "ALTER TABLE gpuid_placements DROP COLUMN last_known",
+                "ALTER TABLE gpuid_ghosts DROP COLUMN facts",
+                "UPDATE gpuid_schema SET version_num = '0001'",
+                "INSERT INTO gpuid_changes (time, event, uuid, serial, cluster, node, machine, source) "
+                "VALUES (5.0, 'altered', 'GPU-1', 'S', 'prod', 'a', '', 'x/y')",
+                "INSERT INTO gpuid_placements (uuid, serial, cluster, node, machine, since) "
+                "VALUES ('GPU-1', 'S', 'prod', 'a', '', 1.0)",
+                "INSERT INTO gpuid_ghosts (uuid, cluster, node) VALUES ('GPU-2', 'prod', 'a')",
+            ):
+                await connection.execute(text(statement))
+        async with Store.open(settings) as store:
+            (change,) = await store.history.changes()
+            assert (change.event, change.changes, change.last_known) == ("altered", (), ())
+            (placement,) = await store.history.where("S")
+            assert (placement.last_known, placement.altered) == ((), ())
+            remembered = await store.load()
+            assert (remembered.nodes, remembered.absent, remembered.facts) == (
+                [node],
+                {"GPU-2": Place("prod", "a")},
+                {},
             )
 
     async def test_collectors_that_start_together_on_postgres_find_the_tables(self, postgres_server):

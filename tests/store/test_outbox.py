@@ -6,7 +6,7 @@ import anyio
 import pytest
 from sqlalchemy import text
 
-from collector.model import UnidentifiedGpu
+from collector.model import Gpu, UnidentifiedGpu
 from collector.store import Batch, OpenMode, SinkBacklog, SinkState, Store, Subscription
 from tests.support.waiting import eventually
 
@@ -118,7 +118,38 @@ class TestRecords:
             "uuid": "GPU-1",
             "model": "NVIDIA H100",
             "event": "appeared",
+            "changes": None,
+            "last_known": None,
         }
+
+    @pytest.mark.parametrize("subscription", [CHANGES, READINGS])
+    async def test_an_alteration_says_what_it_was(self, collector, subscription):
+        await collector.store.reconcile({"lake": subscription})
+        await read(collector, "a", 10.0, Gpu(uuid="GPU-1", serial="S-1", mig=False))
+        await read(collector, "a", 20.0, Gpu(uuid="GPU-1", mig=True))
+        batch = await collector.store.outbox.next_batch("lake", 10)
+        appeared, altered = batch.records
+        assert (appeared.changes, appeared.last_known) == (None, None)
+        assert (altered.event, altered.gpu) == ("altered", "S-1")
+        assert altered.changes == {
+            "serial": {"before": "S-1", "after": None},
+            "mig": {"before": False, "after": True},
+        }
+        assert altered.last_known == {"serial": "1970-01-01T00:00:10.000Z"}
+        await collector.store.outbox.dead_letter(batch, "no")
+        (letter,) = await collector.store.outbox.dead_letters()
+        assert (await collector.store.outbox.show(letter.id)).records == batch.records
+
+    async def test_a_confirmation_has_what_is_last_known(self, collector):
+        await collector.store.reconcile({"lake": READINGS})
+        for at, serial in ((10.0, "S-1"), (20.0, None), (30.0, None)):
+            await read(collector, "a", at, Gpu(uuid="GPU-1", serial=serial))
+        batch = await collector.store.outbox.next_batch("lake", 10)
+        assert [(one.event, one.gpu, one.last_known and [*one.last_known]) for one in batch.records] == [
+            ("appeared", "S-1", None),
+            ("altered", "S-1", ["serial"]),
+            ("confirmed", "S-1", ["serial"]),
+        ]
 
     async def test_a_reading_is_a_record_of_every_gpu(self, collector):
         await collector.store.reconcile({"lake": READINGS})

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from collector.model import Change, Event, Gpu, NodeInfo, NodeState, Place
+from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeInfo, NodeState, Place
 from collector.store.plan import OpenPlacement, differences, plan
 
 A, B, C = (Place("prod", name) for name in "abc")
@@ -42,7 +42,8 @@ class TestWhatChangesDo:
         steps = plan([change(Event.VANISHED, 2.0, A)])
         assert steps.end == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_until": 2.0}]
         assert steps.end_all == []
-        assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a"}]
+        facts = '{"serial":["s",2.0],"model":["m",2.0],"chassis":["c",2.0]}'
+        assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_facts": facts}]
 
     def test_moving_ends_all_placements(self):
         steps = plan([change(Event.MOVED, 3.0, B, previous=A)])
@@ -71,7 +72,7 @@ class TestWhatChangesDo:
             ]
         )
         assert steps.arrived == [{"b_uuid": "GPU-1"}]  # the ghost goes first; it comes again only if it is nowhere
-        assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "b"}]
+        assert [(row["b_uuid"], row["b_node"]) for row in steps.vanished] == [("GPU-1", "b")]
 
     def test_a_fact_that_altered_is_kept_with_the_placement(self):
         steps = plan([change(Event.ALTERED, 5.0, A)])
@@ -83,6 +84,7 @@ class TestWhatChangesDo:
                 "b_serial": "s",
                 "b_chassis": "c",
                 "b_model": "m",
+                "b_last_known": None,
             }
         ]
         assert steps.begin == []
@@ -99,7 +101,7 @@ class TestWhatChangesDo:
 
 class TestTheDifferenceWhenTheStepsAreLost:
     def found(self, before: list[tuple[str, Place]], nodes: dict) -> list[tuple[str, str, str, float, Place | None]]:
-        placements = [OpenPlacement(uuid, "s", "c", "m", place, 1.0) for uuid, place in before]
+        placements = [OpenPlacement(uuid, "s", "c", "m", (), place, 1.0, 1.0) for uuid, place in before]
         return [
             (one.event.value, str(one.gpu.uuid), one.place.node, one.time, one.previous)
             for one in differences(placements, nodes, 100.0)
@@ -146,9 +148,22 @@ class TestTheDifferenceWhenTheStepsAreLost:
         assert self.found([("GPU-1", A), ("GPU-2", B)], nodes) == []
 
     def test_a_fact_that_is_another_one_has_altered(self):
-        before = [OpenPlacement("GPU-1", "old", "c", "m", A, 1.0)]
+        before = [OpenPlacement("GPU-1", "old", "c", "m", (), A, 1.0, 1.0)]
         (found,) = differences(before, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.gpu.serial, found.time) == ("altered", "s", 9.0)
+        assert found.changes == (FieldChange("serial", "old", "s"),)
+
+    def test_a_fact_that_is_no_longer_reported_has_altered(self):
+        before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
+        node = snapshot(A, 9.0, GPU_1=1.0)
+        silent = tuple(msgspec.structs.replace(gpu, last_known=(LastReport("serial", 5.0),)) for gpu in node.gpus)
+        node = msgspec.structs.replace(node, gpus=silent)
+        (found,) = differences(before, {A: node}, 100.0)
+        assert (found.event, found.changes) == ("altered", (FieldChange("serial", "s", None),))
+        marked = [before[0]._replace(last_known=(LastReport("serial", 5.0),))]
+        assert differences(marked, {A: node}, 100.0) == []
+        (found,) = differences(marked, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
+        assert (found.event, found.changes) == ("altered", (FieldChange("serial", None, "s"),))
 
     def test_what_is_found_is_in_the_order_of_time(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0), C: snapshot(C, 5.0)}

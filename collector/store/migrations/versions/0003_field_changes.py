@@ -1,0 +1,19 @@
+"""What was altered, and what is merely last known."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns, which are empty for what was recorded before."""
+    op.add_column("gpuid_placements", sa.Column("last_known", sa.Text))
+    op.add_column("gpuid_changes", sa.Column("changes", sa.Text))
+    op.add_column("gpuid_changes", sa.Column("last_known", sa.Text))
+    op.add_column("gpuid_ghosts", sa.Column("facts", sa.Text))
+    altered = sa.text("event = 'altered'")
+    op.create_index("gpuid_changes_altered", "gpuid_changes", ["uuid"], sqlite_where=altered, postgresql_where=altered)
