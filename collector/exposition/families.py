@@ -58,6 +58,12 @@ NODE_FAMILIES = (
         ("cluster", "node", "uuid", "model"),
         "A virtual GPU that is present in a node, a share of a board of its host's; always 1.",
     ),
+    Family(
+        "gpuid_gpu_last_reported_timestamp_seconds",
+        "gauge",
+        ("cluster", "node", "serial", "uuid", "field"),
+        "When a GPU last reported a field, such as its serial, that it no longer reports; the last known value stays.",
+    ),
 )
 
 # All but those of nodes are kept by prometheus-client, which `metrics` sets up from these rows.
@@ -189,6 +195,13 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
         for gpu in state.gpus
         if gpu.virtual
     )
+    reported = "".join(
+        f'gpuid_gpu_last_reported_timestamp_seconds{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
+        f'field="{field}"}} {time:.3f}\n'
+        for gpu in state.gpus
+        if gpu.last_known
+        for field, time in gpu.last_known
+    )
     counts = "".join(
         f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
         for state, count in (
@@ -209,7 +222,7 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
             f'cuda_version="{escape(state.cuda_version)}"{labels}}} 1\n'
         )
         read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
-    return tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual))
+    return tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual, reported))
 
 
 def escape(value: str | None) -> str:

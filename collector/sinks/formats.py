@@ -15,6 +15,7 @@ from collector.text import csv_text, printable_json
 
 __all__ = [
     "COLUMNS",
+    "FIELDS",
     "GO_GPUID_COLUMNS",
     "ParquetFile",
     "csv",
@@ -25,7 +26,9 @@ __all__ = [
     "parse_time",
 ]
 
-COLUMNS: tuple[str, ...] = SinkRecord.__struct_fields__
+FIELDS: tuple[str, ...] = SinkRecord.__struct_fields__
+# Without what was altered and what is last known, which are objects: files of older versions have no such columns.
+COLUMNS: tuple[str, ...] = tuple(field for field in FIELDS if field not in ("changes", "last_known"))
 GO_GPUID_COLUMNS: tuple[str, ...] = COLUMNS[:7]  # the Go program's, in its order
 
 _encode = msgspec.json.Encoder().encode
@@ -38,12 +41,12 @@ def json_array(records: Sequence[SinkRecord]) -> bytes:
     return printable_json(_encode(records))
 
 
-def json_lines(records: Sequence[SinkRecord]) -> bytes:
+def json_lines(records: Sequence[msgspec.Struct]) -> bytes:
     """Return one JSON object per line, with escapes for what does not print."""
     return printable_json(b"".join(_encode(record) + b"\n" for record in records))
 
 
-def csv(records: Sequence[SinkRecord], *, columns: Sequence[str] = COLUMNS, header: bool = False) -> bytes:
+def csv(records: Sequence[msgspec.Struct], *, columns: Sequence[str] = COLUMNS, header: bool = False) -> bytes:
     """Return RFC 4180 in UTF-8 with bare line feeds, which consumers of the Go program's files expect.
 
     Characters that do not print are left out, and what a spreadsheet would take for a formula begins with an
@@ -55,7 +58,10 @@ def csv(records: Sequence[SinkRecord], *, columns: Sequence[str] = COLUMNS, head
 
 
 def parquet(records: Sequence[SinkRecord]) -> bytes:
-    """Return a Parquet file, `time` as UTC timestamp and all else as text; raises UnavailableError without pyarrow."""
+    """Return a Parquet file; raises UnavailableError without pyarrow.
+
+    `time` is a UTC timestamp, all else text: what is an object in JSON is JSON text or null.
+    """
     body = io.BytesIO()
     with ParquetFile(body) as file:
         file.write(records)
@@ -68,9 +74,7 @@ class ParquetFile:
     `columns` are attributes of the rows; `times` become UTC timestamps, all others text.
     """
 
-    def __init__(
-        self, body: IO[bytes], *, columns: Sequence[str] = COLUMNS, times: Collection[str] = ("time",)
-    ) -> None:
+    def __init__(self, body: IO[bytes], *, columns: Sequence[str] = FIELDS, times: Collection[str] = ("time",)) -> None:
         try:
             import pyarrow as arrow  # type: ignore[import-untyped]
             import pyarrow.parquet as arrow_parquet  # type: ignore[import-untyped]
@@ -91,9 +95,11 @@ class ParquetFile:
         """Write the footer."""
         self._writer.close()
 
-    def write(self, rows: Sequence[SinkRecord]) -> None:
+    def write(self, rows: Sequence[msgspec.Struct]) -> None:
         """Add rows."""
-        values: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in self._schema.names}
+        values: dict[str, list[object]] = {
+            name: [_text(getattr(row, name)) for row in rows] for name in self._schema.names
+        }
         for name in self._times:
             values[name] = [parse_time(getattr(row, name)) for row in rows]
         self._writer.write_table(self._table(values, schema=self._schema))
@@ -114,6 +120,11 @@ def parse_time(time: str) -> datetime:
     raise RejectedError(f"time: expected an RFC 3339 time, got {time[:40]!r}")
 
 
-def _cell(value: str) -> str:
-    text = csv_text(value)
+def _text(value: object) -> str | None:
+    """Return the value of a cell: an object as JSON."""
+    return value if value is None or isinstance(value, str) else printable_json(_encode(value)).decode()
+
+
+def _cell(value: object) -> str:
+    text = csv_text(_text(value) or "")
     return '"' + text.replace('"', '""') + '"' if _NEEDS_QUOTES.search(text) else text

@@ -162,7 +162,9 @@ class S3Sink:
 
     @property
     def _columns(self) -> Sequence[str]:
-        return formats.GO_GPUID_COLUMNS if self._settings.columns == "go-gpuid" else formats.COLUMNS
+        if self._settings.columns == "go-gpuid":
+            return formats.GO_GPUID_COLUMNS
+        return formats.COLUMNS if self._settings.format == "csv" else formats.FIELDS
 
     def _encryption(self) -> dict[str, str]:
         settings = self._settings

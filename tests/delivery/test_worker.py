@@ -20,8 +20,10 @@ NOW = 1_780_000_000.0
 
 
 def batch(number: int) -> Batch:
-    fields = dict.fromkeys(SinkRecord.__struct_fields__, "")
-    return Batch(sink="lake", key=f"key-{number}", records=[SinkRecord(**fields | {"cluster": "prod"})])
+    names = ("node", "machine", "source", "chassis", "gpu", "time", "uuid", "model", "event")
+    fields: dict[str, Any] = dict.fromkeys(names, "")
+    record = SinkRecord(cluster="prod", **fields)
+    return Batch(sink="lake", key=f"key-{number}", records=[record])
 
 
 class World:

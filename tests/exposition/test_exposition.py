@@ -64,6 +64,18 @@ class TestOneNode:
             'gpuid_node_read_timestamp_seconds{cluster="prod",node="n1"} 1764000000.500\n'
         )
 
+    async def test_a_last_known_serial_stays_a_label_and_has_a_time(self, bench: Any) -> None:
+        bench.read("prod", "n1", H100, GB200[0])
+        before = families(await bench.text())["gpuid_gpu_info"]
+        assert "gpuid_gpu_last_reported_timestamp_seconds" not in families(await bench.text())
+        bench.read("prod", "n1", msgspec.structs.replace(H100, serial=None), GB200[0])
+        text = families(await bench.text())
+        assert text["gpuid_gpu_info"] == before
+        assert text["gpuid_gpu_last_reported_timestamp_seconds"] == [
+            'gpuid_gpu_last_reported_timestamp_seconds{cluster="prod",node="n1",serial="1652923034028",'
+            'uuid="GPU-aaaa",field="serial"} 1764000000.500'
+        ]
+
     async def test_before_its_first_reading_it_has_only_its_capacity(self, bench: Any) -> None:
         bench.publish(bench.inventory.set_node("prod", NodeInfo(name="n1", capacity=8)))
         text = families(await bench.text())

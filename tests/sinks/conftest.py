@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from cryptography import x509
@@ -23,8 +23,8 @@ from collector.model import SinkRecord
 
 @pytest.fixture
 def record() -> Callable[..., SinkRecord]:
-    def make(number: int = 0, **changed: str) -> SinkRecord:
-        fields = {
+    def make(number: int = 0, **changed: Any) -> SinkRecord:
+        fields: dict[str, Any] = {
             "cluster": "prod",
             "node": "gpu-node-01",
             "machine": "i-0abc",

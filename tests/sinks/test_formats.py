@@ -4,8 +4,10 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
+import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 from hypothesis import given
@@ -78,11 +80,29 @@ def test_json_lines_are_read_back_unchanged(batch: list[SinkRecord]) -> None:
 
 
 def test_parquet_has_text_columns_and_a_time(record: MakeRecord) -> None:
-    table = pyarrow.parquet.read_table(io.BytesIO(formats.parquet([record(), record(1, model="é\n")])))
-    assert table.column_names == list(formats.COLUMNS)
+    changes = {"mig": {"before": False, "after": True}}
+    table = pyarrow.parquet.read_table(io.BytesIO(formats.parquet([record(), record(1, model="é\n", changes=changes)])))
+    assert table.column_names == [*formats.COLUMNS, "changes", "last_known"]
+    assert table.column("changes").to_pylist() == [None, '{"mig":{"before":false,"after":true}}']
     assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]"
     assert table.column("model").to_pylist() == ["NVIDIA GB200", "é\n"]
     assert table.column("time").to_pylist()[0].isoformat() == "2026-06-07T10:30:45+00:00"
+
+
+def test_parquet_files_of_earlier_versions_are_read_together_with_new_ones(record: MakeRecord, tmp_path: Path) -> None:
+    with (tmp_path / "a.parquet").open("wb") as body, formats.ParquetFile(body, columns=formats.COLUMNS) as file:
+        file.write([record()])
+    (tmp_path / "b.parquet").write_bytes(formats.parquet([record(1, last_known={"serial": "2026-06-07T10:30:45Z"})]))
+    for first in ("a", "b"):
+        schema = pyarrow.parquet.read_schema(tmp_path / f"{first}.parquet")
+        table = pyarrow.dataset.dataset(tmp_path, schema=schema).to_table()
+        assert table.column("gpu").to_pylist() == ["1761025346025", "1761025346026"]
+    assert table.column("last_known").to_pylist() == [None, '{"serial":"2026-06-07T10:30:45Z"}']
+
+
+def test_csv_has_the_columns_of_earlier_versions_whatever_has_changed(record: MakeRecord) -> None:
+    altered = record(changes={"serial": {"before": "1", "after": None}}, last_known={"serial": "2026-06-07T10:30:45Z"})
+    assert formats.csv([altered], header=True) == formats.csv([record()], header=True)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:

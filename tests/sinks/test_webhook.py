@@ -78,6 +78,8 @@ async def test_a_batch_is_one_post_with_the_documented_headers(tmp_path: Path, r
         "uuid": "GPU-00000001",
         "model": "NVIDIA GB200",
         "event": "appeared",
+        "changes": None,
+        "last_known": None,
     }
     assert first.headers["Content-Type"] == "application/json"
     assert first.headers["Authorization"] == "Bearer t0ken"
