@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from collector.exposition import Exposition, Metrics
 from collector.model import Change, Event, Place, Step
 from collector.store import HistoryWriter
+from collector.views.alterations import describe_changes
 from collector.views.recent_changes import RecentChanges
 
 __all__ = ["Publisher"]
@@ -67,6 +68,8 @@ def _log_change(change: Change, *, removed: bool) -> None:
         fields["serial"] = change.gpu.serial
     if change.previous is not None:
         fields |= {"from_cluster": change.previous.cluster, "from_node": change.previous.node}
+    if change.changes:
+        fields["changes"] = describe_changes(change.changes)
     # A first inventory makes thousands of GPUs appear; what a person wants to read is what happens to them later.
     quiet = removed or change.event is Event.APPEARED
     log.log(logging.DEBUG if quiet else logging.INFO, "GPU %s", change.event, extra=fields)

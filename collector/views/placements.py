@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from collector.model import Event, Gpu, Place, Placement
-from collector.store import PastPlacement
+from collector.model import Event, Gpu, LastReport, Place, Placement
+from collector.store import Alteration, PastPlacement
 from collector.views.collector_view import CollectorView
 from collector.views.history_query import HistoryAnswer
 from collector.views.recent_changes import ChangeGroup
@@ -13,6 +13,7 @@ from collector.views.recent_changes import ChangeGroup
 __all__ = [
     "FormerGpu",
     "PlacementPeriod",
+    "alterations",
     "former_gpus",
     "known_gpu",
     "periods_from_history",
@@ -38,6 +39,7 @@ class FormerGpu(NamedTuple):
     uuid: str
     serial: str | None
     model: str | None
+    last_known: tuple[LastReport, ...]
     since: float | None  # Unix seconds; None: before anything that is remembered
     until: float
     now: list[Placement]
@@ -93,8 +95,24 @@ def known_gpu(
             if seen.uuid.lower() == uuid.lower():
                 return seen
     for row in history.rows:
-        return Gpu(uuid=row.uuid, serial=row.serial, model=row.model, chassis=row.chassis)
-    return None
+        return Gpu(uuid=row.uuid, serial=row.serial, model=row.model, chassis=row.chassis, last_known=row.last_known)
+    return view.inventory.facts(uuid)
+
+
+def alterations(
+    view: CollectorView, uuid: str, history: HistoryAnswer[PastPlacement], *, limit: int
+) -> list[Alteration]:
+    """Return what was altered of a GPU, the newest first."""
+    if history.available:
+        found = {(one.time, one.changes): one for row in history.rows for one in row.altered}
+        return sorted(found.values(), key=lambda one: one.time, reverse=True)[:limit]
+    remembered = (
+        Alteration(group.time, changes)
+        for group in view.recent_changes.newest(Event.ALTERED)
+        for gpu, changes in zip(group.gpus, group.altered, strict=False)
+        if gpu.uuid == uuid
+    )
+    return list(itertools.islice(remembered, limit))
 
 
 def former_gpus(
@@ -104,11 +122,19 @@ def former_gpus(
     find = view.inventory.find
     if history.available:
         return [
-            FormerGpu(row.uuid, row.serial, row.model, row.since, row.until or row.confirmed, find(uuid=row.uuid))
+            FormerGpu(
+                row.uuid,
+                row.serial,
+                row.model,
+                row.last_known,
+                row.since,
+                row.until or row.confirmed,
+                find(uuid=row.uuid),
+            )
             for row in history.rows
         ]
     left = (
-        FormerGpu(gpu.uuid, gpu.serial, gpu.model, None, group.time, find(uuid=gpu.uuid))
+        FormerGpu(gpu.uuid, gpu.serial, gpu.model, gpu.last_known, None, group.time, find(uuid=gpu.uuid))
         for group in view.recent_changes.newest()
         if (group.event is Event.VANISHED and group.place == place) or group.previous == place
         for gpu in group.gpus

@@ -10,8 +10,9 @@ import msgspec
 
 from collector.events import ResettableEvent
 from collector.inventory import Inventory
-from collector.model import Change, Event, Gpu, Place
+from collector.model import Change, Event, FieldChange, Gpu, Place
 from collector.store import HistoricChange
+from collector.views.alterations import describe_common_changes, fields_of
 
 __all__ = ["ChangeGroup", "RecentChanges", "as_change", "current_place", "grouped"]
 
@@ -19,7 +20,7 @@ GROUPS_KEPT = 500  # of each event
 
 
 class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes of one kind to GPUs of one node at one instant: what one reading found."""
+    """Changes of one kind, and of the same fields, to GPUs of one node at one instant: what one reading found."""
 
     id: int  # grows in the order in which they happened, also over restarts
     event: Event
@@ -27,6 +28,12 @@ class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     previous: Place | None
     gpus: tuple[Gpu, ...]
+    altered: tuple[tuple[FieldChange, ...], ...] = ()  # beside `gpus`: what was altered of each
+
+    @property
+    def summary(self) -> str:
+        """What was altered of all the GPUs, as text; empty for other events."""
+        return describe_common_changes(self.altered)
 
 
 class RecentChanges:
@@ -64,12 +71,19 @@ class RecentChanges:
 
 
 def grouped(changes: Sequence[Change], ids: Iterator[int]) -> Iterator[ChangeGroup]:
-    """Yield neighbouring changes of one kind, node and instant as one group each."""
+    """Yield neighbouring changes of one kind, node and instant, and of the same fields, as one group each."""
     for (event, moment, place, previous), group in itertools.groupby(
         changes, key=lambda change: (change.event, change.time, change.place, change.previous)
     ):
-        gpus = tuple(change.gpu for change in group)
-        yield ChangeGroup(id=next(ids), event=event, time=moment, place=place, previous=previous, gpus=gpus)
+        by_fields: dict[tuple[str, ...], list[Change]] = {}
+        for change in group:
+            by_fields.setdefault(fields_of(change.changes), []).append(change)
+        for fields, ones in by_fields.items():
+            gpus = tuple(change.gpu for change in ones)
+            altered = tuple(change.changes for change in ones) if fields else ()
+            yield ChangeGroup(
+                id=next(ids), event=event, time=moment, place=place, previous=previous, gpus=gpus, altered=altered
+            )
 
 
 def current_place(group: ChangeGroup, inventory: Inventory) -> Place | None:
@@ -81,7 +95,13 @@ def current_place(group: ChangeGroup, inventory: Inventory) -> Place | None:
 
 def as_change(recorded: HistoricChange) -> Change:
     """Return a change of the history as the change that it was, with those of the GPU's facts that are recorded."""
-    gpu = Gpu(uuid=recorded.uuid, serial=recorded.serial, model=recorded.model, chassis=recorded.chassis)
+    gpu = Gpu(
+        uuid=recorded.uuid,
+        serial=recorded.serial,
+        model=recorded.model,
+        chassis=recorded.chassis,
+        last_known=recorded.last_known,
+    )
     return Change(
         event=Event(recorded.event),
         time=recorded.time,
@@ -90,4 +110,5 @@ def as_change(recorded: HistoricChange) -> Change:
         machine=recorded.machine,
         source=recorded.source,
         previous=recorded.previous,
+        changes=recorded.changes,
     )

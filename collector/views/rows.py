@@ -6,7 +6,14 @@ from typing import Any
 
 import msgspec
 
-from collector.model import UNREAD_REASONS, ClusterState, NodeState, Placement
+from collector.model import (
+    UNREAD_REASONS,
+    ClusterState,
+    NodeState,
+    Placement,
+    changes_object,
+    last_known_object,
+)
 from collector.store import HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
@@ -101,6 +108,7 @@ def gpu_row(view: CollectorView, placement: Placement) -> Row:
         "machine": entry.node.machine if entry else "",
         "source": entry.source if entry else "",
         **msgspec.structs.asdict(placement.gpu),
+        "last_known": last_known_object(placement.gpu.last_known),
         "multi_gpu_board": entry.shares_board(placement.gpu) if entry else placement.gpu.multi_gpu_board,
         "since": rfc3339(placement.since),
         "confirmed": rfc3339(placement.confirmed),
@@ -112,7 +120,9 @@ def gpu_row(view: CollectorView, placement: Placement) -> Row:
 def placement_row(placement: PastPlacement) -> Row:
     """Return one GPU's time on one node, past or present."""
     times = {name: rfc3339(getattr(placement, name)) for name in ("since", "until", "confirmed")}
-    return msgspec.structs.asdict(placement) | times
+    altered = [{"time": rfc3339(time), "changes": changes_object(changes)} for time, changes in placement.altered]
+    facts = {"last_known": last_known_object(placement.last_known), "altered": altered}
+    return msgspec.structs.asdict(placement) | times | facts
 
 
 def change_row(change: HistoricChange) -> Row:
@@ -122,4 +132,6 @@ def change_row(change: HistoricChange) -> Row:
     return row | {
         "previous_cluster": previous.cluster if previous else None,
         "previous_node": previous.node if previous else None,
+        "changes": changes_object(change.changes),
+        "last_known": last_known_object(change.last_known),
     }

@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collector.app.publisher import Publisher
 from collector.exposition import Exposition, Metrics
-from collector.model import Change, Event, Gpu, NodeInfo, NodeState, Place, Step
+from collector.model import Change, Event, FieldChange, Gpu, NodeInfo, NodeState, Place, Step
 from collector.views.recent_changes import RecentChanges
 
 pytestmark = pytest.mark.anyio
@@ -66,3 +66,13 @@ async def test_only_moves_are_counted_as_such(published: Published) -> None:
 async def test_nodes_to_verify_are_handed_on(published: Published) -> None:
     published.publisher.publish(Step(verify=(BEFORE,), verify_later={HERE: 30.0}))
     assert published.verified == [(BEFORE, 0.0), (HERE, 30.0)]
+
+
+async def test_an_alteration_is_logged_with_what_it_was(published: Published, caplog: pytest.LogCaptureFixture) -> None:
+    changes = (FieldChange("serial", "1", None), FieldChange("mig", False, True))
+    altered = Change.of(STATE, Event.ALTERED, 2.0, GPU, changes=changes)
+    with caplog.at_level("INFO"):
+        published.publisher.publish(Step(changes=(altered,), nodes={HERE: STATE}))
+    (record,) = caplog.records
+    assert record.getMessage() == "GPU altered"
+    assert vars(record)["changes"] == "serial 1 → not reported, MIG off → on"

@@ -1,9 +1,10 @@
 """What is remembered of the changes that happened last."""
 
 import anyio
+import msgspec
 import pytest
 
-from collector.model import Change, Event, Gpu, Place
+from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place
 from collector.store import HistoricChange
 from collector.views.recent_changes import RecentChanges, as_change
 
@@ -96,3 +97,45 @@ def test_a_change_of_the_history_is_what_it_was() -> None:
         source="s/p",
         previous=Place("a", "n1"),
     )
+
+
+def altered(uuid: str, *changes: FieldChange) -> Change:
+    return msgspec.structs.replace(change(Event.ALTERED, uuid), changes=changes)
+
+
+def test_gpus_that_are_altered_alike_are_one_group() -> None:
+    latest = RecentChanges()
+    mig = FieldChange("mig", False, True)
+    latest.add(
+        [
+            altered(str(number), mig, *([FieldChange("serial", str(number), None)] if number % 2 else []))
+            for number in range(8)
+        ]
+    )
+    assert [(len(group.gpus), group.summary) for group in latest.newest()] == [
+        (4, "MIG off → on, serial … → not reported"),
+        (4, "MIG off → on"),
+    ]
+    (first, _) = latest.newest()
+    assert [one[1] for one in first.altered] == [FieldChange("serial", str(n), None) for n in (1, 3, 5, 7)]
+
+
+def test_an_alteration_of_the_history_says_what_it_was() -> None:
+    recorded = HistoricChange(
+        id=7,
+        time=2.0,
+        event="altered",
+        uuid="GPU-1",
+        serial="100",
+        model=None,
+        chassis=None,
+        cluster="a",
+        node="n2",
+        machine="i-2",
+        source="s/p",
+        previous=None,
+        changes=(FieldChange("serial", "100", None),),
+        last_known=(LastReport("serial", 1.0),),
+    )
+    found = as_change(recorded)
+    assert (found.changes, found.gpu.last_known) == (recorded.changes, recorded.last_known)

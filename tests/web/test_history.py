@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import httpx
+import msgspec
 import pytest
 
 from collector.inventory import Inventory
@@ -75,6 +76,8 @@ async def test_a_placement_has_its_place_and_times(client: httpx.AsyncClient) ->
         "since": "2025-11-24T17:00:00.000Z",
         "until": "2025-11-24T18:00:00.000Z",
         "confirmed": "2025-11-24T17:00:00.000Z",
+        "last_known": None,
+        "altered": [],
     }
 
 
@@ -108,3 +111,44 @@ async def test_what_no_page_gave_as_next_is_refused(client: httpx.AsyncClient, p
 )
 async def test_a_null_character_is_refused(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 400
+
+
+class TestWhatWasAltered:
+    """Each field with before and after, and what is merely last known, in every answer that speaks of the GPU."""
+
+    @pytest.fixture
+    async def altered(self, site: Any, serving: Any, kept: Store) -> AsyncIterator[httpx.AsyncClient]:
+        """Serve a GPU that lost its serial while MIG was switched on, and one of which nothing was altered."""
+        before = Gpu(uuid="GPU-s1", serial="S-1", model="NVIDIA H100", chassis="C9", mig=False)
+        after = msgspec.structs.replace(before, serial=None, mig=True)
+        site.read("prod-a", "n7", before, Gpu(uuid="GPU-s2", serial="S-2"), time=1764000100.0)
+        site.read("prod-a", "n7", after, Gpu(uuid="GPU-s2", serial="S-2"), time=1764000200.0)
+        assert await kept.history_writer.flushed(10)
+        async with serving(site) as client:
+            yield client
+
+    CHANGES: ClassVar[Any] = {
+        "serial": {"before": "S-1", "after": None},
+        "mig": {"before": False, "after": True},
+    }
+    KNOWN: ClassVar[Any] = {"serial": "2025-11-24T16:01:40.000Z"}
+
+    async def test_the_changes(self, altered: httpx.AsyncClient) -> None:
+        rows = (await altered.get("/api/v1/changes", params={"since": "2025-11-24T16:00:30Z"})).json()["changes"]
+        (row,) = (row for row in rows if row["event"] == "altered")
+        assert (row["uuid"], row["serial"]) == ("GPU-s1", "S-1")
+        assert (row["changes"], row["last_known"]) == (self.CHANGES, self.KNOWN)
+        assert {row["changes"] is None for row in rows if row["event"] != "altered"} == {True}
+
+    @pytest.mark.parametrize("path", ["gpus/S-1", "gpus/GPU-s1", "gpus/C9", "nodes/n7"])
+    async def test_the_history_of_a_gpu_and_of_a_node(self, altered: httpx.AsyncClient, path: str) -> None:
+        rows = (await altered.get(f"/api/v1/{path}/history")).json()["placements"]
+        (row,) = (row for row in rows if row["uuid"] == "GPU-s1")
+        assert (row["serial"], row["last_known"]) == ("S-1", self.KNOWN)
+        assert row["altered"] == [{"time": "2025-11-24T16:03:20.000Z", "changes": self.CHANGES}]
+        assert all((row["last_known"], row["altered"]) == (None, []) for row in rows if row["uuid"] == "GPU-s2")
+
+    @pytest.mark.parametrize("query", ["serial=S-1", "uuid=GPU-s1", "chassis=C9"])
+    async def test_the_present(self, altered: httpx.AsyncClient, query: str) -> None:
+        (row,) = (await altered.get(f"/api/v1/gpus?{query}")).json()["gpus"]
+        assert (row["uuid"], row["serial"], row["last_known"]) == ("GPU-s1", "S-1", self.KNOWN)

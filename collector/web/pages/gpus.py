@@ -7,9 +7,10 @@ from aiohttp import web
 
 from collector.model import Gpu
 from collector.store import History, PastPlacement
+from collector.views.alterations import FACT_LABELS
 from collector.views.conflicts import claim_of, conflict_of, same_board
 from collector.views.history_query import HistoryAnswer, query_history
-from collector.views.placements import known_gpu, placement_periods
+from collector.views.placements import alterations, known_gpu, placement_periods
 from collector.web.keys import COLLECTOR
 from collector.web.pages.rendering import page
 from collector.web.pages.timeline import draw
@@ -17,26 +18,7 @@ from collector.web.pages.timeline import draw
 __all__ = ["gpu"]
 
 MAX_PERIODS = 200  # that are shown, the newest
-FACT_LABELS = {
-    "serial": "Serial",
-    "uuid": "UUID",
-    "model": "Model",
-    "architecture": "Architecture",
-    "chassis": "Chassis",
-    "tray": "Tray",
-    "slot": "Slot",
-    "host": "Host",
-    "module": "Module",
-    "pci_bus_id": "PCI bus",
-    "minor_number": "Minor number",
-    "board_part_number": "Board part",
-    "gpu_part_number": "GPU part",
-    "vbios": "VBIOS",
-    "mig": "MIG",
-    "virtual": "Virtual",
-    "multi_gpu_board": "Several GPUs on the board",
-    "last_known": "Known from earlier readings",
-}
+MAX_ALTERATIONS = 50  # that are shown, the newest
 
 
 async def gpu(request: web.Request) -> web.Response:
@@ -55,6 +37,8 @@ async def gpu(request: web.Request) -> web.Response:
         "gpu.html",
         gpu=known,
         facts=_facts(known),
+        reported=_last_reports(known),
+        alterations=alterations(collector, known.uuid, history, limit=MAX_ALTERATIONS),
         present=[(placement, collector.inventory.node(placement.place)) for placement in present],
         statuses=collector.statuses,
         conflict=conflict_of(collector.inventory, present),
@@ -86,6 +70,9 @@ def _facts(gpu: Gpu) -> dict[str, str]:
     values["mig"] = None if gpu.mig is None else "on" if gpu.mig else "off"
     values["virtual"] = "yes, a share of a board of its host's" if gpu.virtual else None
     values["multi_gpu_board"] = "yes" if gpu.multi_gpu_board else None
-    if gpu.last_known:
-        values["last_known"] = ", ".join(FACT_LABELS[field] for field in gpu.last_known.split(","))
     return {label: str(values[key]) for key, label in FACT_LABELS.items() if values[key] is not None}
+
+
+def _last_reports(gpu: Gpu) -> dict[str, float]:
+    """Return when (Unix seconds) the facts that are merely last known were reported last, by their labels."""
+    return {FACT_LABELS[field]: time for field, time in gpu.last_known}

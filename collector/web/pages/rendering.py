@@ -11,6 +11,7 @@ from aiohttp import web
 from collector import __version__
 from collector.text import counted, printable
 from collector.views import humanize
+from collector.views.alterations import describe_changes
 from collector.views.cooperative import yielding
 from collector.views.recent_changes import current_place
 from collector.web.keys import COLLECTOR
@@ -81,6 +82,7 @@ _templates.filters |= {
     "ago": humanize.ago,
     "duration": humanize.duration,
     "counted": counted,
+    "describe_changes": describe_changes,
     "describe_status": humanize.describe_status,
     "describe_failure": humanize.describe_failure,
     "describe_unread": humanize.describe_unread,

@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from collector.model import ClusterState, Gpu
@@ -154,3 +155,32 @@ async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, cli
     assert page.status == 404
     assert "GPU GPU-none is not present on any node." in page.text
     assert site.collector.statuses["prod-b"].state is ClusterState.UNREACHABLE  # and that does not matter
+
+
+async def test_what_was_altered_is_shown_and_a_last_known_serial_is_marked(
+    site: Any, serving: Any, visit: Any, perhaps_kept: bool
+) -> None:
+    before = Gpu(uuid="GPU-s1", serial="S-1", model="NVIDIA H100", mig=False)
+    site.read("prod-a", "n7", before, time=1764000100.0)
+    site.read("prod-a", "n7", msgspec.structs.replace(before, serial=None, mig=True), time=1764000200.0)
+    async with serving(site) as client:
+        found = await visit(client, "/search?q=S-1")
+        assert found.answer.headers["Location"] == "/gpus/GPU-s1"
+        text = (await visit(client, "/gpus/GPU-s1")).text
+        for path in ("/", "/changes", "/changes?event=altered"):
+            page = (await visit(client, path)).text
+            assert "altered GPU S-1 in n7 of prod-a serial S-1 → not reported, MIG off → on" in page
+        assert "S-1 (last known) GPU-s1" in (await visit(client, "/clusters/prod-a/nodes/n7")).text
+    assert "The serial S-1 is the last known one: the GPU has not reported it since 2025-11-24T16:01:40Z" in text
+    assert "Serial S-1 (last known; not reported since 2025-11-24T16:01:40Z" in text
+    assert "What 7 minutes ago 2025-11-24T16:03:20Z serial S-1 → not reported, MIG off → on" in text
+
+
+async def test_gpus_altered_alike_are_folded(site: Any, serving: Any, visit: Any) -> None:
+    gpus = [Gpu(uuid=f"GPU-s{number}", serial=f"S-{number}", mig=False) for number in range(8)]
+    site.read("prod-a", "n7", *gpus, time=1764000100.0)
+    site.read("prod-a", "n7", *(msgspec.structs.replace(gpu, serial=None) for gpu in gpus), time=1764000200.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/changes")).text
+    assert "altered 8 GPUs in n7 of prod-a serial … → not reported" in text
+    assert "S-3 serial S-3 → not reported" in text

@@ -1,0 +1,77 @@
+"""What was altered of GPUs as text for people, with one table of the fields' names on the page."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from collector.model import FieldChange
+
+__all__ = ["FACT_LABELS", "as_field_changes", "describe_changes", "describe_common_changes", "fields_of"]
+
+# By the names that the API and records have.
+FACT_LABELS = {
+    "serial": "Serial",
+    "uuid": "UUID",
+    "model": "Model",
+    "architecture": "Architecture",
+    "chassis": "Chassis",
+    "tray": "Tray",
+    "slot": "Slot",
+    "host": "Host",
+    "module": "Module",
+    "pci_bus_id": "PCI bus",
+    "minor_number": "Minor number",
+    "board_part_number": "Board part",
+    "gpu_part_number": "GPU part",
+    "vbios": "VBIOS",
+    "mig": "MIG",
+    "virtual": "Virtual",
+    "multi_gpu_board": "Several GPUs on the board",
+}
+
+_SEVERAL = "…"  # stands for values that differ
+
+
+def describe_changes(changes: Iterable[FieldChange]) -> str:
+    """Return what was altered of one GPU: "serial 1653922001234 → not reported, MIG off → on"."""
+    return ", ".join(f"{_label(field)} {_value(field, old)} → {_value(field, new)}" for field, old, new in changes)
+
+
+def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
+    """Return what was altered of GPUs with the same fields; where their values differ, that is an ellipsis."""
+    return ", ".join(
+        f"{_label(field[0].field)} {_common([_value(one.field, one.before) for one in field])} → "
+        f"{_common([_value(one.field, one.after) for one in field])}"
+        for field in zip(*gpus, strict=True)
+    )
+
+
+def fields_of(changes: Iterable[FieldChange]) -> tuple[str, ...]:
+    """Return the names of the fields that were altered."""
+    return tuple(change.field for change in changes)
+
+
+def as_field_changes(changes: object) -> tuple[FieldChange, ...]:
+    """Return what the `changes` of a row of the API say; what answers may be anything."""
+    if not isinstance(changes, Mapping):
+        return ()
+    return tuple(
+        FieldChange(field, one.get("before"), one.get("after"))
+        for field, one in changes.items()
+        if isinstance(one, Mapping)
+    )
+
+
+def _label(field: str) -> str:
+    label = FACT_LABELS.get(field, field)
+    return label if label[1:2].isupper() else label[:1].lower() + label[1:]
+
+
+def _value(field: str, value: object) -> str:
+    if value is None:
+        return "not reported"
+    if isinstance(value, bool):
+        return {False: "off", True: "on"}[value] if field == "mig" else {False: "no", True: "yes"}[value]
+    return str(value)
+
+
+def _common(values: Sequence[str]) -> str:
+    return values[0] if all(value == values[0] for value in values) else _SEVERAL
