@@ -10,10 +10,11 @@ from collector.cli.history_queries import HistoryQueries, history_options
 from collector.cli.options import DURATION
 from collector.cli.table import print_rows
 from collector.config import Duration
+from collector.views.alterations import as_field_changes, describe_changes
 
 __all__ = ["diff"]
 
-_COLUMNS = ("time", "event", "cluster", "node", "serial", "uuid", "previous_cluster", "previous_node")
+_COLUMNS = ("time", "event", "cluster", "node", "serial", "uuid", "previous_cluster", "previous_node", "changes")
 _EVENTS = ("appeared", "moved", "vanished", "altered")
 
 
@@ -29,7 +30,10 @@ def diff(since: Duration, cluster: str | None, as_json: bool, **options: Any) ->
       gpuid diff --since 7d --cluster prod
     """
     rows = HistoryQueries(options).changes(time.time() - since, cluster)
-    print_rows(rows, _COLUMNS, as_json=as_json, nothing="No changes found.")
+    shown = (
+        rows if as_json else [row | {"changes": describe_changes(as_field_changes(row.get("changes")))} for row in rows]
+    )
+    print_rows(shown, _COLUMNS, as_json=as_json, nothing="No changes found.")
     if rows and not as_json:
         counts = Counter(row["event"] for row in rows)
         click.echo(", ".join(f"{counts[event]} {event}" for event in _EVENTS))

@@ -8,12 +8,13 @@ from typing import IO, Any
 
 import anyio
 import click
+import msgspec
 
 from collector.cli.client import Client, connection_options
 from collector.cli.console import error_console
 from collector.cli.history_queries import configured_store
 from collector.cli.options import CommandError
-from collector.model import Event, NodeState, SinkRecord
+from collector.model import Event, NodeState, last_known_object
 from collector.sinks import formats
 from collector.store import OpenMode, Store, StoreSettings
 from collector.text import counted, describe_os_error
@@ -22,11 +23,22 @@ from collector.timestamps import rfc3339
 __all__ = ["collector_rows", "export"]
 
 
-class _Row(SinkRecord, frozen=True, kw_only=True, gc=False):
+class _Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A GPU as the sinks write it, and since when it is there and when it was confirmed, to the millisecond."""
 
+    cluster: str
+    node: str
+    machine: str
+    source: str
+    chassis: str
+    gpu: str
+    time: str
+    uuid: str
+    model: str
+    event: str
     since: str
     confirmed: str
+    last_known: Mapping[str, str] | None
 
 
 _COLUMNS = _Row.__struct_fields__
@@ -107,6 +119,7 @@ def _node_rows(node: NodeState) -> Iterator[_Row]:
             uuid=gpu.uuid,
             model=gpu.model or "",
             event=Event.CONFIRMED.value,
+            last_known=last_known_object(gpu.last_known),
             since=rfc3339(since),
             confirmed=rfc3339(node.placement(gpu, since).confirmed),
         )
@@ -114,9 +127,14 @@ def _node_rows(node: NodeState) -> Iterator[_Row]:
 
 def _api_row(gpu: Mapping[str, Any]) -> _Row:
     texts = {name: str(value) for name, value in gpu.items() if value is not None}
-    same = {name: texts.get(name, "") for name in _COLUMNS}
+    same: dict[str, Any] = {name: texts.get(name, "") for name in _COLUMNS}
     own = {"gpu": texts.get("serial", ""), "time": _to_the_second(same["confirmed"]), "event": Event.CONFIRMED.value}
-    return _Row(**same | own)
+    return _Row(**same | own | {"last_known": _last_known(gpu.get("last_known"))})
+
+
+def _last_known(value: object) -> dict[str, str] | None:
+    """Return the last known fields with their times; an older collector has the names alone."""
+    return {str(field): str(time) for field, time in value.items()} if isinstance(value, Mapping) else None
 
 
 def _to_the_second(time: str) -> str:

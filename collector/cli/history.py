@@ -4,13 +4,12 @@ from typing import Any
 
 import click
 
-from collector.cli.history_queries import HistoryQueries, history_options
+from collector.cli.history_queries import HistoryQueries, history_options, print_placements
 from collector.cli.options import TERM
-from collector.cli.table import print_rows
 
 __all__ = ["history"]
 
-_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "since", "until")
+_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "since", "until", "altered")
 
 
 @click.command()
@@ -24,4 +23,4 @@ def history(node: str, cluster: str | None, as_json: bool, **options: Any) -> No
     Examples:
       gpuid history gpu-node-7 --cluster prod
     """
-    print_rows(HistoryQueries(options).node(node, cluster), _COLUMNS, as_json=as_json, nothing="No GPUs found.")
+    print_placements(HistoryQueries(options).node(node, cluster), _COLUMNS, as_json=as_json)

@@ -1,6 +1,6 @@
 """Queries of the history that several commands share: from the configured store, or from a running collector."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -12,11 +12,14 @@ import msgspec
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
 from collector.cli.options import found_config
+from collector.cli.table import print_rows
 from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
+from collector.text import counted
 from collector.timestamps import rfc3339
+from collector.views.alterations import as_field_changes, describe_changes
 from collector.views.rows import change_row, placement_row
 
-__all__ = ["HistoryQueries", "configured_store", "history_options"]
+__all__ = ["HistoryQueries", "configured_store", "history_options", "print_placements"]
 
 Row = dict[str, Any]
 _T = TypeVar("_T")
@@ -101,6 +104,27 @@ def history_options(function: Any) -> Any:
         function
     )
     return connection_options(function)
+
+
+def print_placements(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print placements as a table or as JSON; in the table, a serial that is merely the last known one is marked."""
+    shown = rows if as_json else [row | _described(row) for row in rows]
+    print_rows(shown, columns, as_json=as_json, nothing="No GPUs found.")
+
+
+def _described(row: Row) -> Row:
+    """Return the cells of a placement that a table has in other words: of what was altered, the newest."""
+    altered = [one for one in _list(row.get("altered")) if isinstance(one, Mapping)]
+    text = describe_changes(as_field_changes(altered[0].get("changes"))) if altered else ""
+    more = f" (and {counted(len(altered) - 1, 'earlier change')})" if len(altered) > 1 else ""
+    marks = row.get("last_known")
+    marked = [name for name in ("serial", "chassis") if name in marks] if isinstance(marks, Mapping) else []
+    known = {name: f"{row.get(name)} (last known)" for name in marked}
+    return {"altered": text + more, **known}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def configured_store(options: Mapping[str, Any]) -> StoreSettings | None:

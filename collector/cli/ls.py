@@ -21,7 +21,7 @@ _TERM_FILTERS = ("serial", "uuid", "chassis", "node")  # what the positional TER
 
 _TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "state")
 _PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
-_WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, "since", "confirmed", "claim")
+_WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, "since", "confirmed", "claim", "last_known")
 _STATE_STYLES: Mapping[str, Style] = {"state": lambda state: "red" if "lost" in state else ""}
 
 _Filters = Mapping[str, Sequence[str]]
@@ -87,15 +87,30 @@ def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[
                 yield gpu
 
 
+def _cells(gpu: Mapping[str, Any], columns: Sequence[str]) -> Iterator[object]:
+    known = gpu.get("last_known")
+    for column in columns:
+        if column == "state":
+            yield _state(gpu)
+        elif column == "last_known" and isinstance(known, Mapping):
+            yield ", ".join(f"{field} {time}" for field, time in known.items())
+        else:
+            yield gpu.get(column)
+
+
 def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE_COLUMNS) -> int:
-    rows = ([_state(gpu) if column == "state" else gpu.get(column) for column in columns] for gpu in gpus)
-    return print_table(columns, rows, styles=_STATE_STYLES)
+    return print_table(columns, (list(_cells(gpu, columns)) for gpu in gpus), styles=_STATE_STYLES)
 
 
 def _state(gpu: Mapping[str, Any]) -> str:
-    """Return in a word or two whether a GPU answers, and that it is none of its node's own."""
+    """Return in a few words whether a GPU answers, that it is none of its node's own, and what is merely last known."""
     state = str(gpu.get("state") or "found")
-    return state if not gpu.get("virtual") else "virtual" if state == "found" else f"virtual, {state}"
+    words = ["virtual"] if gpu.get("virtual") else []
+    words += [state] if state != "found" or not words else []
+    known = gpu.get("last_known")
+    if isinstance(known, Mapping):
+        words += [f"{field} last known" for field in ("serial", "chassis") if field in known]
+    return ", ".join(words)
 
 
 def _print_wide(gpus: Iterator[dict[str, Any]]) -> int:
@@ -112,6 +127,8 @@ def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
 
 
 def _csv_cell(value: object) -> object:
+    if isinstance(value, Mapping):
+        return csv_text(encode_json(value))
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
     return csv_text(str(value).lower() if isinstance(value, bool) else str(value))

@@ -23,6 +23,7 @@ from collector.cli.table import cut_table, event_style, print_table
 from collector.config import Duration
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
+from collector.views.alterations import as_field_changes, describe_common_changes, fields_of
 
 __all__ = ["top"]
 
@@ -38,7 +39,7 @@ _CLUSTER_COLUMNS = (
     "synced",
     "message",
 )
-_CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "from", "uuid")
+_CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "from", "changes", "uuid")
 _STYLES = {"state": lambda text: "green" if text == "up" else "red", "event": event_style}
 _MAX_CHANGES = 500  # that are kept; those of one node at one time share a row
 _MAX_CHANGE_ROWS = 50  # that are laid out; a terminal shows the first ones
@@ -139,19 +140,27 @@ def _first_rows(changes: Sequence[Row]) -> Iterator[list[object]]:
 
 
 def _grouped(changes: Sequence[Row]) -> Iterator[list[object]]:
-    """Yield rows of changes, newest first; those of one node at one time share a row."""
+    """Yield rows of changes, newest first; those of one node at one time, and of the same fields, share a row."""
     for (time_, event, cluster, node), group in itertools.groupby(
         reversed(changes), key=operator.itemgetter("time", "event", "cluster", "node")
     ):
-        ones = list(group)
-        what = ones[0]["serial"] if len(ones) == 1 else counted(len(ones), "GPU")
-        origin = {f"{one['previous_node']} of {one['previous_cluster']}" for one in ones if one["previous_node"]}
-        yield [
-            time_.partition("T")[2].partition(".")[0] + "Z",
-            event,
-            what,
-            cluster,
-            node,
-            next(iter(origin)) if len(origin) == 1 else "",
-            ones[0]["uuid"] if len(ones) == 1 else "",
-        ]
+        by_fields: dict[tuple[str, ...], list[Row]] = {}
+        for change in group:
+            by_fields.setdefault(fields_of(as_field_changes(change.get("changes"))), []).append(change)
+        for ones in by_fields.values():
+            yield _row(time_, event, cluster, node, ones)
+
+
+def _row(time_: str, event: str, cluster: str, node: str, ones: Sequence[Row]) -> list[object]:
+    what = ones[0]["serial"] if len(ones) == 1 else counted(len(ones), "GPU")
+    origin = {f"{one['previous_node']} of {one['previous_cluster']}" for one in ones if one["previous_node"]}
+    return [
+        time_.partition("T")[2].partition(".")[0] + "Z",
+        event,
+        what,
+        cluster,
+        node,
+        next(iter(origin)) if len(origin) == 1 else "",
+        describe_common_changes([as_field_changes(one.get("changes")) for one in ones]),
+        ones[0]["uuid"] if len(ones) == 1 else "",
+    ]

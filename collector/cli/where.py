@@ -4,13 +4,12 @@ from typing import Any
 
 import click
 
-from collector.cli.history_queries import HistoryQueries, history_options
+from collector.cli.history_queries import HistoryQueries, history_options, print_placements
 from collector.cli.options import TERM
-from collector.cli.table import print_rows
 
 __all__ = ["where"]
 
-_COLUMNS = ("cluster", "node", "since", "until", "confirmed", "serial", "uuid", "chassis")
+_COLUMNS = ("cluster", "node", "since", "until", "confirmed", "serial", "uuid", "chassis", "altered")
 
 
 @click.command()
@@ -24,4 +23,4 @@ def where(term: str, as_json: bool, **options: Any) -> None:
       gpuid where 1652922001234
       gpuid where --json GPU-5c1fe5e8-3b1f-4a9b-9d3e-0d7c2f7f3a11
     """
-    print_rows(HistoryQueries(options).gpu(term), _COLUMNS, as_json=as_json, nothing="No GPUs found.")
+    print_placements(HistoryQueries(options).gpu(term), _COLUMNS, as_json=as_json)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
 from cryptography import x509
@@ -150,13 +151,26 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
 @pytest.fixture
 def history_config(tmp_path: Path) -> Path:
     """A configuration whose store has a GPU that appeared on n1 of prod an hour ago and moved to n2 just now."""
-    settings = StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
+    gpu = Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis="C1")
+    return _recorded(tmp_path, ("n1", 3600.0, gpu), ("n2", 60.0, gpu))
+
+
+@pytest.fixture
+def altered_config(tmp_path: Path) -> Path:
+    """A configuration whose store has a GPU that no longer reports its serial since MIG was switched on."""
+    gpu = Gpu(uuid="GPU-a1", serial="S-1", mig=False)
+    return _recorded(tmp_path, ("n1", 3600.0, gpu), ("n1", 60.0, msgspec.structs.replace(gpu, serial=None, mig=True)))
+
+
+def _recorded(folder: Path, *readings: tuple[str, float, Gpu]) -> Path:
+    """Record readings of nodes, some seconds ago, each with one GPU; returns a configuration with that store."""
+    settings = StoreSettings(url=f"sqlite://{folder}/gpuid.db")
 
     async def fill() -> None:
         inventory = Inventory()
         async with Store.open(settings) as store, anyio.create_task_group() as tasks:
             tasks.start_soon(store.run)
-            for node, ago in (("n1", 3600.0), ("n2", 60.0)):
+            for node, ago, gpu in readings:
                 reading = Reading(
                     cluster="prod",
                     node=NodeInfo(name=node),
@@ -165,7 +179,7 @@ def history_config(tmp_path: Path) -> Path:
                     time=time.time() - ago,
                     driver_version="580.1",
                     cuda_version="13.0",
-                    gpus=(Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100", chassis="C1"),),
+                    gpus=(gpu,),
                 )
                 step = inventory.apply(reading)
                 for one in (step, *let_go(inventory, step)):
@@ -174,6 +188,6 @@ def history_config(tmp_path: Path) -> Path:
             tasks.cancel_scope.cancel()
 
     anyio.run(fill)
-    config = tmp_path / "gpuid.toml"
+    config = folder / "gpuid.toml"
     config.write_text(f'[[clusters]]\ncontext = "prod"\n[store]\nurl = "{settings.url}"\n', encoding="utf-8")
     return config

@@ -30,3 +30,15 @@ def test_since_leaves_older_changes_out(history_config: Path):
 def test_nothing_found_is_a_note(history_config: Path, args: tuple[str, ...]):
     result = diff(*args, "--config", history_config)
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No changes found.\n")
+
+
+def test_an_alteration_says_what_it_was(altered_config: Path):
+    *_, line, summary = diff("--config", altered_config).stdout.splitlines()
+    assert line.endswith("serial S-1 → not reported, MIG off → on")
+    assert summary == "1 appeared, 0 moved, 0 vanished, 1 altered"
+    appeared, altered = json.loads(diff("--config", altered_config, "--json").stdout)
+    assert appeared["changes"] is None
+    assert altered["changes"] == {
+        "serial": {"before": "S-1", "after": None},
+        "mig": {"before": False, "after": True},
+    }

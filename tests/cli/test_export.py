@@ -15,19 +15,19 @@ from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
 
-COLUMNS = "cluster,node,machine,source,chassis,gpu,time,uuid,model,event,since,confirmed"
-FROM_STORE = "prod,n2,,gpu-operator/p,C1,100,{time},GPU-a1,NVIDIA H100,confirmed,{since},{since}"
+COLUMNS = "cluster,node,machine,source,chassis,gpu,time,uuid,model,event,since,confirmed,last_known"
+FROM_STORE = "prod,n2,,gpu-operator/p,C1,100,{time},GPU-a1,NVIDIA H100,confirmed,{since},{since},"
 FROM_COLLECTOR = [
     "prod-a,n1,i-n1,gpu-operator/p,,100,2025-11-24T16:00:00Z,GPU-a1,NVIDIA H100,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
     "prod-a,n2,i-n2,gpu-operator/p,,102,2025-11-24T16:00:00Z,GPU-a2,NVIDIA H100,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
     "prod-a,n2,i-n2,gpu-operator/p,,103,2025-11-24T16:00:00Z,GPU-a3,NVIDIA H100,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
     "prod-b,n3,i-n3,gpu-operator/p,C1,900,2025-11-24T16:00:00Z,GPU-b1,NVIDIA GB200,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
     "prod-b,n3,i-n3,gpu-operator/p,C1,900,2025-11-24T16:00:00Z,GPU-b2,NVIDIA GB200,confirmed,"
-    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z",
+    "2025-11-24T16:00:00.000Z,2025-11-24T16:00:00.000Z,",
 ]
 
 Serving = Callable[..., AbstractContextManager[str]]
@@ -41,7 +41,7 @@ def test_csv_from_the_store_has_a_row_per_gpu(history_config: Path):
     result = export("--format", "csv", "--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
     heading, row = result.stdout.splitlines()
-    since = row.split(",")[-1]
+    since = row.split(",")[-2]
     assert since.endswith("Z")
     assert (heading, row) == (COLUMNS, FROM_STORE.format(time=since[:19] + "Z", since=since))
 
@@ -60,7 +60,9 @@ def test_every_format_has_the_same_content(serving: Serving, tmp_path: Path):
             assert (result.exit_code, result.stdout) == (0, "")
             assert result.stderr == f"5 GPUs written to {path}\n"
     rows = list(csv.DictReader(io.StringIO(found["csv"].read_text())))
-    assert [json.loads(line) for line in found["jsonl"].read_text().splitlines()] == rows
+    lines = [json.loads(line) for line in found["jsonl"].read_text().splitlines()]
+    assert [line | {"last_known": ""} for line in lines] == rows
+    assert {line["last_known"] for line in lines} == {None}
     table = pyarrow.parquet.read_table(found["parquet"])
     assert table.column_names == COLUMNS.split(",")
     assert table.column("uuid").to_pylist() == [row["uuid"] for row in rows]

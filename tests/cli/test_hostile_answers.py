@@ -29,9 +29,15 @@ ROW = {
     "mig": True,
     "since": "2026-01-01T00:00:00.000Z",
     "confirmed": "2026-01-01T00:00:00.000Z",
+    "last_known": {"serial": ODD, ODD: ODD},
 }
 CLUSTER = {"cluster": ODD, "state": ODD, "up": False, "message": ODD, "nodes": 1, "nodes_read": 1, "gpus": 1}
-CHANGE = {"time": ODD, "event": ODD, "cluster": ODD, "node": ODD, "serial": ODD, "uuid": ODD, "id": 1}
+CHANGES = {"serial": {"before": ODD, "after": [ODD]}, ODD: {"before": ODD}}
+CHANGE = {"time": ODD, "event": ODD, "cluster": ODD, "node": ODD, "serial": ODD, "uuid": ODD, "id": 1} | {
+    "changes": CHANGES,
+    "last_known": {"serial": ODD},
+    "altered": [{"time": ODD, "changes": CHANGES}],
+}
 
 
 def run(*args: str, **options: Any) -> Result:
@@ -66,6 +72,17 @@ def test_every_command_prints_what_prints(url: str, command: tuple[str, ...]) ->
     result = run(*command, "--url", url)
     assert result.exit_code == 0, result.stderr
     assert printable(result.stdout)
+
+
+@pytest.mark.parametrize("value", [7, "x", [], [7], {"serial": 7}, [{"changes": 7}], True])
+@pytest.mark.parametrize("command", [("ls",), ("ls", "-o", "csv"), ("where", "x"), ("history", "n"), ("diff",)])
+def test_what_changed_may_be_anything(command: tuple[str, ...], value: object) -> None:
+    odd = {"changes": value, "last_known": value, "altered": value}
+    rows = {"gpus": [ROW | odd], "changes": [CHANGE | odd], "placements": [CHANGE | odd]}
+    body = json.dumps(rows | {"total": 1, "next": None}).encode()
+    with served(lambda _headers, _body: (200, body), "application/json") as address:
+        result = run(*command, "--url", f"http://{address}")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_json_keeps_every_character(url: str) -> None:

@@ -226,3 +226,18 @@ class TestWhichCollector:
 def test_values_cannot_inject_control_sequences(url: str, alter: Callable[..., None]):
     alter("prod-a", lambda gpu: msgspec.structs.replace(gpu, model="a\x1b[31m\nb\u202e"))
     assert "GPU-a1  a[31m b " in ls("--url", url).stdout
+
+
+def test_a_last_known_serial_is_found_and_marked(serving: Serving, alter: Callable[..., None]) -> None:
+    alter("prod-b", lambda gpu: msgspec.structs.replace(gpu, serial=None, chassis=None))
+    with serving() as url:
+        table = ls("900", "--url", url).stdout.splitlines()
+        assert len(table) == 3
+        assert all("found, serial last known, chassis last known" in line for line in table[1:])
+        for gpu in json.loads(ls("900", "--url", url, "-o", "json").stdout):
+            times = dict.fromkeys(("serial", "chassis"), "2025-11-24T16:00:00.000Z")
+            assert (gpu["serial"], gpu["last_known"]) == ("900", times)
+        rows = [*csv.DictReader(io.StringIO(ls("900", "--url", url, "-o", "csv").stdout))]
+        assert [json.loads(row["last_known"]) for row in rows] == [times, times]
+        wide = ls("900", "--url", url, "-o", "wide").stdout
+        assert "serial 2025-11-24T16:00:00.000Z, chassis 2025-11-24T16:00:00.000Z" in wide

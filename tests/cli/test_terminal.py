@@ -11,6 +11,7 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
 
 from collector.cli import gpuid
+from collector.config import load
 from collector.simulator import Simulator
 from tests.support.processes import free_ports
 from tests.support.terminal import Terminal
@@ -74,6 +75,16 @@ def test_top_cuts_rows_on_a_narrow_terminal(tmp_path: Path, move: Callable[[], s
 def test_top_without_a_store_shows_only_clusters(serving: Callable[..., AbstractContextManager[str]]):
     with serving() as url, Terminal("top", "--url", url, env=PLAIN) as top:
         top.until("prod-b")
+        os.kill(top.process.pid, signal.SIGINT)
+        assert top.end() == 0
+
+
+def test_top_says_what_was_altered(serving: Callable[..., AbstractContextManager[str]], altered_config: Path):
+    with (
+        serving(store=load(altered_config).store) as url,
+        Terminal("top", "--url", url, env=PLAIN) as top,
+    ):
+        top.until("serial S-1 → not reported, MIG off → on")
         os.kill(top.process.pid, signal.SIGINT)
         assert top.end() == 0
 

@@ -48,3 +48,10 @@ def test_an_absent_store_is_one_line_and_exit_2(tmp_path: Path):
 def test_no_collector_at_the_url_is_exit_1():
     result = where("100", "--url", "http://127.0.0.1:1")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+
+
+@pytest.mark.parametrize("command", ["where S-1", "where GPU-a1", "history n1"])
+def test_a_last_known_serial_is_marked_and_found(altered_config: Path, command: str):
+    _, line = CliRunner().invoke(gpuid, [*command.split(), "--config", str(altered_config)]).stdout.splitlines()
+    assert "S-1 (last known)" in line
+    assert line.endswith("serial S-1 → not reported, MIG off → on")
