@@ -36,6 +36,11 @@ class AbsentGpus:
             most = max(self._gpus.values(), key=len)
             self.pop(next(iter(most)))
 
+    def get(self, uuid: str) -> Absent | None:
+        """Return where a GPU was last, if that is known."""
+        cluster = self._clusters.get(uuid)
+        return None if cluster is None else self._gpus[cluster][uuid]
+
     def pop(self, uuid: str) -> Absent | None:
         """Forget a GPU; returns where it was last, if that is known."""
         if (cluster := self._clusters.pop(uuid, None)) is None:

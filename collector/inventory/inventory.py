@@ -250,6 +250,13 @@ class Inventory:
             self._absent.add(uuid, place, left.get(uuid, 0.0))
         return step.done()
 
+    def recall(self, absent: Mapping[str, Place], left: Mapping[str, float]) -> None:
+        """Take over where another inventory recorded GPUs last that are in no node, and until when (Unix seconds)."""
+        for uuid, place in absent.items():
+            known = self._absent.get(uuid)
+            if not self._locations.places(uuid) and (known is None or known.time < left.get(uuid, 0.0)):
+                self._absent.add(uuid, place, left.get(uuid, 0.0))
+
     def adopt(self, recorded: NodeState) -> Step:
         """Take over what another inventory recorded of a node, where its reading is the newer one.
 

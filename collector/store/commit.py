@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import anyio.to_thread
-from sqlalchemy import Executable, Text, bindparam, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import Double, Executable, Text, bindparam, case, delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import Change, NodeState, Place, SinkRecord
 from collector.store import schema
 from collector.store.codec import encode_node, encode_records
 from collector.store.database import Database
-from collector.store.plan import OpenPlacement, Plan, differences, plan
+from collector.store.plan import OpenPlacement, Plan, arriving, differences, plan
 
-__all__ = ["Commit"]
+__all__ = ["Commit", "recorded"]
 
 ROWS_PER_STATEMENT = 500  # the driver prepares them on the event loop, in a few milliseconds
 
@@ -40,6 +40,7 @@ class Commit:
         self.goal = goal  # how many steps are in it or before it
         self.number = number  # of this process's commits
         self._node_rows: list[dict[str, Any]] | None = None
+        self._planned: Plan | None = None
 
     def drop_changes(self) -> int:
         """Keep only where the GPUs are, and not how they came there; returns how much was dropped."""
@@ -48,24 +49,30 @@ class Commit:
         self.readings.clear()
         return dropped
 
-    async def prepare(self) -> None:
-        """Encode the nodes, in a thread and before the transaction; nothing is to be added from then on."""
+    async def prepare(self, database: Database, now: float) -> None:
+        """Encode and plan, in threads and before the transaction; nothing is to be added from then on.
+
+        `now` (Unix seconds) is when a difference counts as noticed. Raises StoreError.
+        """
         if self._node_rows is None:
             self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes)
+        if self._planned is None and self.gap:
+            # What is read here stays true until the write, which proves that nobody else has written.
+            before, ended = await recorded(database, self.nodes)
+            self._planned = await anyio.to_thread.run_sync(_plan_gap, before, self.nodes, now, ended)
+        elif self._planned is None:
+            self._planned = await anyio.to_thread.run_sync(plan, self.changes)
 
-    async def write(self, connection: AsyncConnection, database: Database, now: float) -> None:
+    async def write(self, connection: AsyncConnection, database: Database) -> None:
         """Write everything, in the transaction that the connection is in; a second time nothing.
 
-        To be prepared first. `now` (Unix seconds) is when a difference counts as noticed.
+        To be prepared first.
         """
         assert self._node_rows is not None  # noqa: S101
+        assert self._planned is not None  # noqa: S101
         if not await self._first_time(connection, database):
             return
-        if self.gap:
-            before = await _open_placements(connection, self.nodes)
-            planned = plan(differences(before, self.nodes, now), everywhere=False)
-        else:
-            planned = await anyio.to_thread.run_sync(plan, self.changes)
+        planned = self._planned
         await _write_history(connection, database, planned)
         if self.removed_clusters:
             await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))
@@ -118,8 +125,9 @@ _ALTER = (
         }
     )
 )
+_UNTIL = bindparam("b_until", type_=Double)
 _ENDED = {
-    "until": bindparam("b_until"),
+    "until": case((_placements.since > _UNTIL, _placements.since), else_=_UNTIL),  # two collectors set both
     "confirmed": func.coalesce(
         select(_nodes.read_at)
         .where(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node)
@@ -163,12 +171,39 @@ async def _execute_many(connection: AsyncConnection, statement: Executable, rows
         await connection.execute(statement, rows[start : start + ROWS_PER_STATEMENT])
 
 
+def _plan_gap(
+    before: list[OpenPlacement], nodes: Mapping[Place, NodeState | None], now: float, ended: Mapping[str, float]
+) -> Plan:
+    return plan(differences(before, nodes, now, ended), everywhere=False)
+
+
 def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any]]:
     return [
         {"cluster": place.cluster, "node": place.node, "read_at": node.time, "snapshot": encode_node(node)}
         for place, node in nodes.items()
         if node is not None
     ]
+
+
+async def recorded(
+    database: Database, nodes: Mapping[Place, NodeState | None]
+) -> tuple[list[OpenPlacement], dict[str, float]]:
+    """Return what is recorded as present in some nodes, and the times before which no GPU can have come there.
+
+    These are of the GPUs that are recorded elsewhere, by UUID: the latest recorded time (Unix seconds) of each. Raises
+    StoreError.
+    """
+    async with database.read() as connection:
+        before = await _open_placements(connection, nodes)
+        uuids = list(arriving(before, nodes))
+        since = {placement.uuid: placement.since for placement in sorted(before, key=lambda one: one.since)}
+        ended = {uuid: since[uuid] for uuid in uuids if uuid in since}
+        for start in range(0, len(uuids), ROWS_PER_STATEMENT):
+            part = _placements.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT])
+            latest = select(_placements.uuid, func.max(_placements.until)).where(part, _placements.until.is_not(None))
+            for uuid, until in await connection.execute(latest.group_by(_placements.uuid)):
+                ended[uuid] = max(until, ended.get(uuid, until))
+    return before, ended
 
 
 async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:

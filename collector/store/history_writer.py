@@ -135,9 +135,9 @@ class HistoryWriter:
             commit = self._under_way
             for attempt in itertools.count():
                 try:
-                    await commit.prepare()
+                    await commit.prepare(self._database, self._clock())
                     async with self._leadership.write(commit.token) as connection:
-                        await commit.write(connection, self._database, self._clock())
+                        await commit.write(connection, self._database)
                     break
                 except LostLeadershipError:
                     if self._under_way is commit:  # or it was dropped already, when this collector took over again
@@ -165,6 +165,8 @@ class HistoryWriter:
     def _drop_all(self) -> None:
         """Drop what waits: another collector of the same clusters has recorded it."""
         self._leadership.stand_by()
+        for commit in filter(None, (self._under_way, self._pending)):
+            self._leadership.standby.note(commit.nodes)
         self._pending, self._under_way = Commit(self._leadership.token), None
         self._done = self._appended
         self._health.succeeded("commit")

@@ -4,12 +4,12 @@ Changes say enough to write the history without reading it first. Only where cha
 as differences.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from collector.model import Change, Event, Gpu, NodeState, Place
 
-__all__ = ["OpenPlacement", "Plan", "differences", "plan"]
+__all__ = ["OpenPlacement", "Plan", "arriving", "differences", "plan"]
 
 Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
 
@@ -97,11 +97,25 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
     )
 
 
-def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None], now: float) -> list[Change]:
+def arriving(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None]) -> set[str]:
+    """Return the UUIDs of the GPUs that some nodes have or claim and that are in no open placement there."""
+    known = {(placement.uuid, placement.place) for placement in before}
+    return {
+        gpu.uuid for state in filter(None, nodes.values()) for gpu in state.gpus if (gpu.uuid, state.place) not in known
+    }
+
+
+def differences(
+    before: Iterable[OpenPlacement],
+    nodes: Mapping[Place, NodeState | None],
+    now: float,
+    ended: Mapping[str, float] = {},
+) -> list[Change]:
     """Find the changes that lead from the open placements of some nodes to what those nodes have now.
 
     For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed. A GPU
-    that a node merely claims is not placed there yet.
+    that a node merely claims is not placed there yet. None arrives before its latest recorded end, which `ended` has by
+    UUID: another collector may have noticed that later than this one.
     """
     left = {(placement.uuid, placement.place): placement for placement in before}
     changes: list[Change] = []
@@ -112,28 +126,45 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
                 continue
             known = left.pop((gpu.uuid, state.place), None)
             if known is None:
-                arrivals.append((gpu, state, since))
+                arrivals.append((gpu, state, max(since, ended.get(gpu.uuid, since))))
             elif known.since < since:  # it was away meanwhile
                 changes.append(Change.of(state, Event.VANISHED, since, gpu))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
             elif any(value not in (None, getattr(known, field)) for field, value in _facts(gpu).items()):
                 changes.append(Change.of(state, Event.ALTERED, state.time or now, gpu))
-    homes = {placement.uuid: placement for placement in left.values()}  # where those that arrived elsewhere were
-    for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
-        if (previous := homes.pop(gpu.uuid, None)) is None:
-            changes.append(Change.of(state, Event.APPEARED, since, gpu))
-        else:
-            del left[previous.uuid, previous.place]
-            at = max(since, previous.since)  # the clock may have been set back
-            changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous.place))
+    changes += _arrived(arrivals, left, nodes, now)
     changes += [_vanished(placement, nodes[placement.place], now) for placement in left.values()]
     return sorted(changes, key=lambda change: change.time)
 
 
-def _vanished(placement: OpenPlacement, node: NodeState | None, now: float) -> Change:
+def _arrived(
+    arrivals: Iterable[tuple[Gpu, NodeState, float]],
+    left: dict[tuple[str, Place], OpenPlacement],
+    nodes: Mapping[Place, NodeState | None],
+    now: float,
+) -> Iterator[Change]:
+    """Yield how GPUs came to nodes; takes the placements that they came from out of those that are `left`."""
+    homes: dict[str, list[OpenPlacement]] = {}
+    for placement in left.values():
+        homes.setdefault(placement.uuid, []).append(placement)
+    for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
+        previous = homes.pop(gpu.uuid, [])
+        if not previous:
+            yield Change.of(state, Event.APPEARED, since, gpu)
+            continue
+        for placement in previous:
+            del left[placement.uuid, placement.place]
+        at = max(since, *(placement.since for placement in previous))  # the clock may have been set back
+        for placement in previous[:-1]:  # by the time that it arrived it had left all of them
+            yield _vanished(placement, nodes[placement.place], now, latest=at)
+        yield Change.of(state, Event.MOVED, at, gpu, previous=previous[-1].place)
+
+
+def _vanished(placement: OpenPlacement, node: NodeState | None, now: float, *, latest: float = float("inf")) -> Change:
+    noticed = min(now if node is None or node.time is None else node.time, latest)
     return Change(
         event=Event.VANISHED,
-        time=max(now if node is None or node.time is None else node.time, placement.since),
+        time=max(noticed, placement.since),
         gpu=Gpu(uuid=placement.uuid, serial=placement.serial, chassis=placement.chassis, model=placement.model),
         place=placement.place,
         machine="" if node is None else node.node.machine,

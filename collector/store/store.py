@@ -16,6 +16,7 @@ from collector.config.store import StoreSettings
 from collector.model import NodeState, Place
 from collector.store import schema
 from collector.store.codec import decode_node
+from collector.store.commit import recorded
 from collector.store.database import Database, OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth
@@ -101,10 +102,20 @@ class Store:
             async with self.database.read() as connection:
                 async for part in self._decoded(connection, _NODES):
                     found += part
-                rows = (await connection.execute(_ABSENT)).all()
-        absent = {row[0]: Place(row[1], row[2]) for row in rows}
-        left = {row[0]: row[3] for row in rows if row[3] is not None}
+                absent, left = await _absent(connection)
         return Remembered(nodes=found, absent=absent, left=left)
+
+    async def absent(self) -> tuple[dict[str, Place], dict[str, float]]:
+        """Return where GPUs that are in no node were last, and until when (Unix seconds); raises StoreError."""
+        async with self.database.read() as connection:
+            return await _absent(connection)
+
+    async def earliest_arrivals(self, nodes: Mapping[Place, NodeState | None]) -> dict[str, float]:
+        """Return, for GPUs that have come to some nodes since these were recorded, before when they cannot have come.
+
+        It is the latest recorded time (Unix seconds) of each, by UUID; raises StoreError.
+        """
+        return (await recorded(self.database, nodes))[1]
 
     async def nodes(self) -> AsyncGenerator[list[NodeState], None]:
         """Yield the present inventory by cluster and node, some hundred nodes at a time; raises StoreError."""
@@ -164,6 +175,11 @@ class Store:
             except StoreError as error:
                 self.health.failed("retention", str(error))
             await anyio.sleep(PRUNE_SECONDS)
+
+
+async def _absent(connection: AsyncConnection) -> tuple[dict[str, Place], dict[str, float]]:
+    rows = (await connection.execute(_ABSENT)).all()
+    return {row[0]: Place(row[1], row[2]) for row in rows}, {row[0]: row[3] for row in rows if row[3] is not None}
 
 
 _nodes = schema.nodes.c

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from collector.store import Store, StoreError, StoreSettings, Subscription, check
+from collector.store.schema import HEAD
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ async def test_one_beside_a_running_collector_is_good(settings, collecting):
 async def test_one_of_a_newer_version_is_refused(settings, collecting):
     async with collecting(settings) as one, one.store.database.write() as connection:
         await connection.exec_driver_sql("UPDATE gpuid_schema SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"created by a newer gpuid \(schema 9999, this one knows 0001\)"):
+    with pytest.raises(StoreError, match=rf"created by a newer gpuid \(schema 9999, this one knows {HEAD}\)"):
         await check(settings)
 
 

@@ -59,9 +59,12 @@ def size(path: Path) -> int:
 
 
 async def last_commit_over(settings) -> None:
-    """Wait for what a killed process had under way: PostgreSQL ends it by itself, and there is one writer at a time."""
-    async with Store.open(settings, OpenMode.OPERATOR) as store, store.database.write():
-        pass
+    """Wait for what a killed process had under way, and let its lease expire.
+
+    PostgreSQL ends it by itself, and there is one writer at a time.
+    """
+    async with Store.open(settings, OpenMode.OPERATOR) as store, store.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = 0")
 
 
 async def recorded(settings):

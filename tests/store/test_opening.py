@@ -73,7 +73,7 @@ class TestTheSchema:
             message = await refusal(settings, access)
             assert message.startswith("store ")
             assert message.endswith(
-                ": created by a newer gpuid (schema 9999, this one knows 0001); "
+                f": created by a newer gpuid (schema 9999, this one knows {schema.HEAD}); "
                 "run that version, or choose another store.url to start afresh"
             )
 

@@ -123,8 +123,8 @@ class TestTheDifferenceWhenTheStepsAreLost:
     def test_what_left_two_nodes_ends_in_both(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 9.0), C: snapshot(C, 8.0, GPU_1=7.0)}
         assert self.found([("GPU-1", A), ("GPU-1", B)], nodes) == [
+            ("vanished", "GPU-1", "a", 7.0, None),
             ("moved", "GPU-1", "c", 7.0, B),
-            ("vanished", "GPU-1", "a", 9.0, None),
         ]
 
     def test_a_gpu_absent_in_between_vanished_and_appeared(self):
