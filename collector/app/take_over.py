@@ -108,7 +108,8 @@ class TakeOver:
         }
         await self._settle_times(different | standby.touched)
         if leadership.held and leadership.token == token:  # or another collector has recorded meanwhile
-            self._store.history_writer.begin({place: inventory.node(place) for place in different | standby.touched})
+            nodes = {place: inventory.node(place) for place in different | standby.touched}
+            self._store.history_writer.begin(nodes, inventory.left())
 
     async def _settle_times(self, places: Collection[Place]) -> None:
         """Let no GPU be anywhere since before the collector that led recorded that it left.
@@ -116,12 +117,15 @@ class TakeOver:
         Two collectors read a node at different times, and so notice the same move at different times.
         """
         inventory = self._inventory
-        inventory.recall(*await self._store.absent())
-        earliest = await self._store.earliest_arrivals({place: inventory.node(place) for place in places})
+        recorded = await self._store.recorded({place: inventory.node(place) for place in places})
+        absent, left = await self._store.absent()
+        inventory.recall(absent, {**recorded.latest, **left})
+        here = {(placement.uuid, placement.place) for placement in recorded.here}
         for place in places:
             if (node := inventory.node(place)) is not None:
                 since = tuple(
-                    max(at, earliest.get(gpu.uuid, at)) for gpu, at in zip(node.gpus, node.since, strict=True)
+                    at if (gpu.uuid, place) in here else max(at, recorded.latest.get(gpu.uuid, at))
+                    for gpu, at in zip(node.gpus, node.since, strict=True)
                 )
                 if since != node.since:
                     self._adopt([msgspec.structs.replace(node, since=since)])

@@ -11,7 +11,7 @@ from collector.model import Change, NodeState, Place, SinkRecord
 from collector.store import schema
 from collector.store.codec import encode_node, encode_records
 from collector.store.database import Database
-from collector.store.plan import OpenPlacement, Plan, arriving, differences, plan
+from collector.store.plan import OpenPlacement, Plan, Recorded, arriving, differences, plan
 
 __all__ = ["Commit", "recorded"]
 
@@ -27,6 +27,7 @@ class Commit:
         nodes: Mapping[Place, NodeState | None] = {},
         *,
         gap: bool = False,
+        left: Mapping[str, float] = {},
         goal: int = 0,
         number: int = 0,
     ) -> None:
@@ -37,6 +38,7 @@ class Commit:
         self.removed_clusters: set[str] = set()  # whose absent GPUs are forgotten
         self.size = 0  # changes and records
         self.gap = gap  # changes are missing, and have to be found from the nodes
+        self.left = left  # since when (Unix seconds) GPUs are in no node, by UUID, as far as that is known
         self.goal = goal  # how many steps are in it or before it
         self.number = number  # of this process's commits
         self._node_rows: list[dict[str, Any]] | None = None
@@ -58,8 +60,9 @@ class Commit:
             self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes)
         if self._planned is None and self.gap:
             # What is read here stays true until the write, which proves that nobody else has written.
-            before, ended = await recorded(database, self.nodes)
-            self._planned = await anyio.to_thread.run_sync(_plan_gap, before, self.nodes, now, ended)
+            found = await recorded(database, self.nodes)
+            changes = await anyio.to_thread.run_sync(differences, found, self.nodes, now, self.left)
+            self._planned = plan(changes, everywhere=False)
         elif self._planned is None:
             self._planned = await anyio.to_thread.run_sync(plan, self.changes)
 
@@ -171,12 +174,6 @@ async def _execute_many(connection: AsyncConnection, statement: Executable, rows
         await connection.execute(statement, rows[start : start + ROWS_PER_STATEMENT])
 
 
-def _plan_gap(
-    before: list[OpenPlacement], nodes: Mapping[Place, NodeState | None], now: float, ended: Mapping[str, float]
-) -> Plan:
-    return plan(differences(before, nodes, now, ended), everywhere=False)
-
-
 def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any]]:
     return [
         {"cluster": place.cluster, "node": place.node, "read_at": node.time, "snapshot": encode_node(node)}
@@ -185,25 +182,24 @@ def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any
     ]
 
 
-async def recorded(
-    database: Database, nodes: Mapping[Place, NodeState | None]
-) -> tuple[list[OpenPlacement], dict[str, float]]:
-    """Return what is recorded as present in some nodes, and the times before which no GPU can have come there.
-
-    These are of the GPUs that are recorded elsewhere, by UUID: the latest recorded time (Unix seconds) of each. Raises
-    StoreError.
-    """
+async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) -> Recorded:
+    """Return what is recorded of some nodes, and of the GPUs that have come to them since; raises StoreError."""
     async with database.read() as connection:
-        before = await _open_placements(connection, nodes)
-        uuids = list(arriving(before, nodes))
-        since = {placement.uuid: placement.since for placement in sorted(before, key=lambda one: one.since)}
-        ended = {uuid: since[uuid] for uuid in uuids if uuid in since}
+        here = await _open_placements(connection, nodes)
+        elsewhere: set[str] = set()
+        latest: dict[str, float] = {}
+        for placement in here:
+            latest[placement.uuid] = max(placement.since, latest.get(placement.uuid, placement.since))
+        uuids = list(arriving(here, nodes))
         for start in range(0, len(uuids), ROWS_PER_STATEMENT):
             part = _placements.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT])
-            latest = select(_placements.uuid, func.max(_placements.until)).where(part, _placements.until.is_not(None))
-            for uuid, until in await connection.execute(latest.group_by(_placements.uuid)):
-                ended[uuid] = max(until, ended.get(uuid, until))
-    return before, ended
+            columns = (_placements.uuid, _placements.cluster, _placements.node, _placements.since, _placements.until)
+            for uuid, cluster, node, since, until in await connection.execute(select(*columns).where(part)):
+                time = since if until is None else until
+                latest[uuid] = max(time, latest.get(uuid, time))
+                if until is None and Place(cluster, node) not in nodes:
+                    elsewhere.add(uuid)
+    return Recorded(here, elsewhere, latest)
 
 
 async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:

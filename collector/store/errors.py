@@ -66,13 +66,15 @@ def _postgres_text(error: BaseException, password: str) -> str:
             return _redact(text, password) + advice
         if isinstance(cause, OSError):
             return f"the server cannot be reached ({_redact(cause.strerror or str(cause), password)})"
-    return _redact(str(error), password) or type(error).__name__
+    foreign = getattr(error, "orig", None) or error  # without the statement that SQLAlchemy quotes
+    return _redact(str(foreign).rpartition(">: ")[2], password) or type(error).__name__
 
 
 GRANT_CREATE = "grant the user CREATE on the schema"
 GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
 _POSTGRES = (
     ("28", "check the user, and PGPASSWORD, the passfile or store.password_file"),
+    ("25006", "use the primary"),
     ("3D", "create the database"),
     ("42501 schema", GRANT_CREATE),
     ("42501", GRANT_WRITE),

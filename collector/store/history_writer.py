@@ -94,17 +94,18 @@ class HistoryWriter:
         self._appended += 1
         self._work.set()
 
-    def begin(self, nodes: Mapping[Place, NodeState | None]) -> None:
+    def begin(self, nodes: Mapping[Place, NodeState | None], left: Mapping[str, float] = {}) -> None:
         """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds.
 
-        What was pending is dropped: the difference contains it.
+        `left` says since when (Unix seconds) GPUs are in no node, by UUID, as far as that is known. What was pending is
+        dropped: the difference contains it.
         """
         self._leadership.begin()
         self._pending, self._under_way = Commit(self._leadership.token), None
         self._done = self._appended
         if nodes:
             self._appended += 1
-            self._under_way = self._numbered(Commit(self._leadership.token, nodes, gap=True))
+            self._under_way = self._numbered(Commit(self._leadership.token, nodes, gap=True, left=left))
             self._work.set()
 
     async def flushed(self, timeout: float) -> bool:

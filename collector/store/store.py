@@ -24,6 +24,7 @@ from collector.store.history import History
 from collector.store.history_writer import MAX_PENDING, HistoryWriter
 from collector.store.leadership import Leadership
 from collector.store.outbox import Outbox, Subscription
+from collector.store.plan import Recorded
 from collector.store.retention import prune
 
 __all__ = ["Remembered", "Store"]
@@ -110,12 +111,9 @@ class Store:
         async with self.database.read() as connection:
             return await _absent(connection)
 
-    async def earliest_arrivals(self, nodes: Mapping[Place, NodeState | None]) -> dict[str, float]:
-        """Return, for GPUs that have come to some nodes since these were recorded, before when they cannot have come.
-
-        It is the latest recorded time (Unix seconds) of each, by UUID; raises StoreError.
-        """
-        return (await recorded(self.database, nodes))[1]
+    async def recorded(self, nodes: Mapping[Place, NodeState | None]) -> Recorded:
+        """Return what the history holds of some nodes, and of the GPUs that have come to them since."""
+        return await recorded(self.database, nodes)
 
     async def nodes(self) -> AsyncGenerator[list[NodeState], None]:
         """Yield the present inventory by cluster and node, some hundred nodes at a time; raises StoreError."""

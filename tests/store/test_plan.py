@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from collector.model import Change, Event, Gpu, NodeInfo, NodeState, Place
-from collector.store.plan import OpenPlacement, differences, plan
+from collector.store.plan import OpenPlacement, Recorded, differences, plan
 
 A, B, C = (Place("prod", name) for name in "abc")
 
@@ -102,7 +102,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
         placements = [OpenPlacement(uuid, "s", "c", "m", place, 1.0) for uuid, place in before]
         return [
             (one.event.value, str(one.gpu.uuid), one.place.node, one.time, one.previous)
-            for one in differences(placements, nodes, 100.0)
+            for one in differences(Recorded(placements, set(), {}), nodes, 100.0)
         ]
 
     def test_nothing_is_found_where_nothing_changed(self):
@@ -147,7 +147,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
 
     def test_a_fact_that_is_another_one_has_altered(self):
         before = [OpenPlacement("GPU-1", "old", "c", "m", A, 1.0)]
-        (found,) = differences(before, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
+        (found,) = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.gpu.serial, found.time) == ("altered", "s", 9.0)
 
     def test_what_is_found_is_in_the_order_of_time(self):

@@ -73,6 +73,7 @@ class Observer:
                 self.take(step)
 
     async def lead(self, store: Store) -> None:
+        store.leadership.recording = False  # as if the other one had led on this very store
         store.leadership.standby.note(self.touched)
         self.store = store
         await TakeOver(store, self.inventory, self.adopt)._take_over()
@@ -86,34 +87,37 @@ async def run(steps, path: Path) -> None:
     settings = StoreSettings(url=f"sqlite://{path}")
     remaining, leader, over = list(steps), 0, False
     while not over:
-        async with Store.open(settings) as store, anyio.create_task_group() as tasks:
+        async with Store.open(settings, clock=lambda: fleet.time) as store, anyio.create_task_group() as tasks:
             tasks.start_soon(store.history_writer.run)
             await observers[leader].lead(store)
-            while True:
-                if not remaining:
-                    over = True
-                    break
-                kind, *what = remaining.pop(0)
-                if kind == "move":
-                    fleet.time += 1
-                    fleet.homes[what[0]] = what[1]
-                elif kind == "read":
-                    observers[what[0]].read(fleet, what[1])
-                elif kind == "gone":
-                    fleet.time += 0.1
-                    one = observers[what[0]]
-                    one.take(one.inventory.remove_node(what[1], fleet.time))
-                elif kind == "verify":
-                    for place in list(observers[what[0]].verify):
-                        observers[what[0]].read(fleet, place)
-                else:
-                    break
+            over = not happen(remaining, fleet, observers)
             assert await store.history_writer.flushed(30)
             observers[leader].store = None
             observers[leader].touched.clear()
             await check(store)
             tasks.cancel_scope.cancel()
         leader = 1 - leader
+
+
+def happen(steps, fleet: Fleet, observers) -> bool:
+    """Take steps until one is the other's turn to lead, which is True, or there are no more."""
+    while steps:
+        kind, *what = steps.pop(0)
+        if kind == "move":
+            fleet.time += 1
+            fleet.homes[what[0]] = what[1]
+        elif kind == "read":
+            observers[what[0]].read(fleet, what[1])
+        elif kind == "gone":
+            fleet.time += 0.1
+            one = observers[what[0]]
+            one.take(one.inventory.remove_node(what[1], fleet.time))
+        elif kind == "verify":
+            for place in list(observers[what[0]].verify):
+                observers[what[0]].read(fleet, place)
+        else:
+            return True
+    return False
 
 
 async def check(store: Store) -> None:
