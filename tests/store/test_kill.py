@@ -1,4 +1,4 @@
-"""kill -9 at any instant: nothing that was committed is lost, nothing is recorded twice, sinks get everything."""
+"""SIGSTOP and kill -9 at any instant: no commit is lost, nothing is recorded twice, sinks get everything."""
 
 import logging
 import os
@@ -37,6 +37,11 @@ async def test_committed_changes_survive_once_and_in_order(settings, tmp_path):
         child.start()
         await eventually(lambda: size(acknowledged) > written or not child.running)  # noqa: B023  awaited at once
         await anyio.sleep(rng.random() * 0.4)
+        if number % 2:
+            child.send(signal.SIGSTOP)
+            await anyio.sleep(rng.random() * 0.2)
+            child.send(signal.SIGCONT)
+            await anyio.sleep(rng.random() * 0.1)
         assert child.running, child.tail()
         child.stop(signal.SIGKILL)
         assert size(acknowledged) > written, child.tail()

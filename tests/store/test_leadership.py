@@ -252,8 +252,7 @@ async def test_each_schema_of_a_database_has_its_own_leader(postgres_server):
         assert other.leadership.leads
 
 
-async def test_a_collector_that_knows_only_the_lock_from_before_records_no_more(postgres_server):
-    settings = StoreSettings(url=postgres_server.new_database())
+async def test_a_collector_that_knows_only_the_lock_from_before_records_no_more(settings):
     async with Store.open(settings) as store, store.database.write() as connection:
         await connection.exec_driver_sql("DROP TABLE gpuid_leases")
         await connection.exec_driver_sql("UPDATE gpuid_schema SET version_num = '0001'")

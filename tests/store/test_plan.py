@@ -150,6 +150,23 @@ class TestTheDifferenceWhenTheStepsAreLost:
         (found,) = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.gpu.serial, found.time) == ("altered", "s", 9.0)
 
+    def test_nothing_arrives_before_it_was_recorded_to_leave(self):
+        recorded = Recorded([], set(), {"GPU-1": 8.5})
+        nodes = {B: snapshot(B, 9.0, GPU_1=7.0, GPU_2=7.0)}
+        found = [(one.event.value, one.gpu.uuid, one.time) for one in differences(recorded, nodes, 100.0)]
+        assert found == [("appeared", "GPU-2", 7.0), ("appeared", "GPU-1", 8.5)]
+
+    def test_what_is_elsewhere_as_well_has_not_moved(self):
+        before = [OpenPlacement("GPU-1", "s", "c", "m", A, 1.0)]
+        nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0)}
+        found = differences(Recorded(before, {"GPU-1"}, {}), nodes, 100.0)
+        assert [(one.event.value, one.place, one.time) for one in found] == [("vanished", A, 7.0), ("appeared", B, 7.0)]
+
+    def test_what_is_in_no_node_left_when_that_was_noticed(self):
+        before = [OpenPlacement(uuid, "s", "c", "m", A, 1.0) for uuid in ("GPU-1", "GPU-2", "GPU-3")]
+        found = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0)}, 100.0, {"GPU-1": 5.0, "GPU-2": 0.5})
+        assert [(one.gpu.uuid, one.time) for one in found] == [("GPU-2", 1.0), ("GPU-1", 5.0), ("GPU-3", 9.0)]
+
     def test_what_is_found_is_in_the_order_of_time(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0), C: snapshot(C, 5.0)}
         assert self.found([("GPU-1", A), ("GPU-2", C)], nodes) == [
