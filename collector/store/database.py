@@ -135,11 +135,14 @@ class Database:
                     raise explain(error, self.location) from error
 
     @asynccontextmanager
-    async def lease(self, seconds: float) -> AsyncIterator[AsyncConnection]:
-        """Lend the lead's own connection in a transaction, for at most `seconds`; raises StoreError."""
+    async def lease(self, seconds: float, *, last: bool = False) -> AsyncIterator[AsyncConnection]:
+        """Lend the lead's own connection in a transaction, for at most `seconds`; raises StoreError.
+
+        The `last` time, to give the lead back, may be after the time for all else is over.
+        """
         if self._lease is None:
             raise StoreError(f"store {self.location}: not opened by a collector")
-        with self.shielded(seconds):
+        with self.shielded(seconds, last=last):
             try:
                 async with self._lease.begin() as connection:
                     await connection.execute(_LIMIT_IDLENESS)
@@ -148,9 +151,11 @@ class Database:
                 raise explain(error, self.location) from error
 
     @contextmanager
-    def shielded(self, seconds: float = float("inf")) -> Iterator[None]:
+    def shielded(self, seconds: float = float("inf"), *, last: bool = False) -> Iterator[None]:
         """Let no cancellation from outside into the block, which may take `seconds`; raises StoreError after that."""
-        deadline = min(self._deadline, anyio.current_time() + seconds)
+        deadline = anyio.current_time() + seconds
+        if not last:
+            deadline = min(self._deadline, deadline)
         with anyio.CancelScope(shield=True, deadline=deadline) as scope:
             self._scopes.add(scope)
             try:

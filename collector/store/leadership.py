@@ -28,7 +28,7 @@ __all__ = ["LEASE_SECONDS", "LeadStatus", "Leadership", "Standby", "boot_clock"]
 LEASE_SECONDS = 15.0  # that a leader may be silent before another collector takes over
 MARGIN_SECONDS = 1.0  # by which a leader stops before its lease expires
 ANSWER_SECONDS = 5.0  # that the server has for an answer: two tries within a lease
-RELEASE_TIMEOUT_SECONDS = 3.0
+RELEASE_TIMEOUT_SECONDS = 1.0
 MAX_HOLDER_LENGTH = 100  # characters
 
 
@@ -156,7 +156,7 @@ class Leadership:
                 held, self._held_until = self.held, float("-inf")
                 if held:
                     with suppress(StoreError):  # then it expires
-                        async with self._database.lease(RELEASE_TIMEOUT_SECONDS) as connection:
+                        async with self._database.lease(RELEASE_TIMEOUT_SECONDS, last=True) as connection:
                             await connection.execute(_RELEASE, {"b_own": self.token})
 
     async def _renewed(self, connection: AsyncConnection) -> RowMapping | None:
