@@ -42,7 +42,9 @@ class TakeOver:
             while True:
                 renewed = False
                 try:
-                    if await leadership.ask() and not leadership.recording:
+                    if not await leadership.ask():
+                        health.succeeded("take-over")  # it is another collector's task now
+                    elif not leadership.recording:
                         self._taken.set()
                     renewed = leadership.leads
                     health.succeeded("lead")

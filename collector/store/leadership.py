@@ -202,8 +202,8 @@ _NAME = "leader"
 _leases = schema.leases.c
 _NOW = literal_column("CAST(extract(epoch FROM clock_timestamp()) AS double precision)", Double)
 _EXPIRY = _NOW + LEASE_SECONDS
-# One that expires later than any lease that is taken now was written before the server's clock was set back.
-_VALID = _leases.expires.between(_NOW, _EXPIRY)
+# One that expires much later than a lease that is taken now was written before the server's clock was set back.
+_VALID = _leases.expires.between(_NOW, _EXPIRY + LEASE_SECONDS)
 _COLUMNS = (_leases.holder, _leases.token, _leases.recording)
 _HERE = _leases.name == _NAME
 _SEEN = select(*_COLUMNS, _VALID.label("valid")).where(_HERE)

@@ -126,7 +126,7 @@ class Store:
 
         A standby does so when it takes the lead.
         """
-        if self.leadership.leads:
+        if self.leadership.recording:  # also of a leader that is late in renewing its lease
             with suppress(LostLeadershipError):
                 await self.outbox.reconcile(sinks)
         self._subscriptions = dict(sinks)

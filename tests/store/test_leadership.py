@@ -8,7 +8,7 @@ import anyio
 import pytest
 from sqlalchemy import text
 
-from collector.store import LostLeadershipError, OpenMode, Store, StoreError, StoreSettings
+from collector.store import LostLeadershipError, OpenMode, Store, StoreError, StoreSettings, Subscription
 from collector.store.database import IDLE_TRANSACTION_SECONDS, Database
 from collector.store.leadership import LEASE_SECONDS, Leadership
 
@@ -134,6 +134,15 @@ async def test_a_leader_that_cannot_renew_stops_before_its_lease_expires(timed):
     assert not one.leads
     assert await one.ask()
     assert one.leads
+
+
+async def test_a_leader_that_is_late_in_renewing_configures_its_sinks(two):
+    one, _other = two
+    clock = one.leadership._clock
+    one.leadership._clock = lambda: clock() + LEASE_SECONDS
+    assert not one.leadership.leads  # as after a start that took long
+    await one.reconcile({"lake": Subscription("changes", False)})
+    assert [state.sink for state in await one.outbox.sinks()] == ["lake"]
 
 
 async def test_a_lease_of_a_server_whose_clock_was_set_back_expires_too(two):
