@@ -1,6 +1,7 @@
 """One commit of the history: what it holds, and what it does to the tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -62,7 +63,7 @@ class Commit:
             # What is read here stays true until the write, which proves that nobody else has written.
             found = await recorded(database, self.nodes)
             changes = await anyio.to_thread.run_sync(differences, found, self.nodes, now, self.left)
-            self._planned = plan(changes, everywhere=False)
+            self._planned = await anyio.to_thread.run_sync(partial(plan, changes, everywhere=False))
         elif self._planned is None:
             self._planned = await anyio.to_thread.run_sync(plan, self.changes)
 
@@ -193,11 +194,12 @@ async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) 
         uuids = list(arriving(here, nodes))
         for start in range(0, len(uuids), ROWS_PER_STATEMENT):
             part = _placements.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT])
-            columns = (_placements.uuid, _placements.cluster, _placements.node, _placements.since, _placements.until)
-            for uuid, cluster, node, since, until in await connection.execute(select(*columns).where(part)):
-                time = since if until is None else until
+            times = select(_placements.uuid, func.max(func.coalesce(_placements.until, _placements.since))).where(part)
+            for uuid, time in await connection.execute(times.group_by(_placements.uuid)):
                 latest[uuid] = max(time, latest.get(uuid, time))
-                if until is None and Place(cluster, node) not in nodes:
+            places = select(_placements.uuid, _placements.cluster, _placements.node)
+            for uuid, *place in await connection.execute(places.where(part, _placements.until.is_(None))):
+                if Place(*place) not in nodes:
                     elsewhere.add(uuid)
     return Recorded(here, elsewhere, latest)
 
