@@ -110,6 +110,7 @@ class Service:
             pending=lambda: store.history_writer.pending,
             lost=lambda: store.health.status.lost,
             leader=lambda: store.leadership.leads,
+            has_leader=lambda: store.leadership.status.has_leader,
         )
         sink_observer = SinkObserver(self.metrics, self._sink_statuses)
         delivery = Delivery(store, sink_observer)

@@ -1,11 +1,12 @@
 """Keeps the lead among the collectors that share a store, or takes it over when it is free."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import anyio
 import msgspec
 
+from collector.events import ResettableEvent
 from collector.inventory import Inventory
 from collector.model import NodeState, Place
 from collector.store import LostLeadershipError, Store, StoreError
@@ -15,6 +16,7 @@ __all__ = ["TakeOver"]
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 1.0  # between two questions of who leads
+RENEW_SECONDS = 3.0  # between two renewals of a leader's lease
 
 
 class TakeOver:
@@ -28,34 +30,71 @@ class TakeOver:
         self._store = store
         self._inventory = inventory
         self._adopt = adopt
+        self._taken = ResettableEvent()
+        self._logged: object = ("leads",) if store.database.single_process else None
 
     async def run(self) -> None:
         """Keep the lead, or take it when it is free, until cancelled."""
         leadership, health = self._store.leadership, self._store.health
-        logged: bool | None = self._store.database.single_process or None
+        async with anyio.create_task_group() as tasks:
+            # Apart, because a large fleet takes longer than a lease lasts, which is renewed meanwhile.
+            tasks.start_soon(self._catch_up, name="store: take-over")
+            while True:
+                renewed = False
+                try:
+                    if not await leadership.ask():
+                        health.succeeded("take-over")  # it is another collector's task now
+                    elif not leadership.recording:
+                        self._taken.set()
+                    renewed = leadership.leads
+                    health.succeeded("lead")
+                except StoreError as error:
+                    health.failed("lead", str(error))
+                self._log()
+                await anyio.sleep(RENEW_SECONDS if renewed else ASK_SECONDS)
+
+    def _log(self) -> None:
+        """Log who leads, when that has changed."""
+        status = self._store.leadership.status
+        state: tuple[str, ...]
+        if status.leads:
+            state = ("leads",)
+        elif not status.has_leader:
+            state = ("nobody",)
+        elif status.holder:
+            state = ("stands by", status.holder)
+        else:
+            return  # it will be known soon
+        if state == self._logged:
+            return
+        self._logged = state
+        if status.leads:
+            log.info("leading: recording into the store and delivering to the sinks")
+        elif status.has_leader:
+            log.info("standing by: another collector leads", extra={"leader": status.holder})
+        else:
+            log.error("no collector leads: nothing is recorded or delivered", extra={"lease": status.holder or "free"})
+
+    async def _catch_up(self) -> None:
+        health = self._store.health
         while True:
+            await self._taken.wait()
+            self._taken.clear()
             try:
-                if await leadership.ask() and not leadership.recording:
+                if self._store.leadership.held and not self._store.leadership.recording:
                     await self._take_over()
-                health.succeeded("lead")
+                health.succeeded("take-over")
             except LostLeadershipError:
-                log.debug("lost the election to another collector")
+                log.debug("lost the lead to another collector")
             except StoreError as error:
-                health.failed("lead", str(error))
-            else:
-                if leadership.leads is not logged:
-                    logged = leadership.leads
-                    log.info(
-                        "leading: recording into the store and delivering to the sinks"
-                        if logged
-                        else "standing by: another collector leads"
-                    )
-            await anyio.sleep(ASK_SECONDS)
+                health.failed("take-over", str(error))
 
     async def _take_over(self) -> None:
         """Begin to record, first what the leader before has missed; nobody else writes meanwhile."""
+        leadership = self._store.leadership
+        token = leadership.token
         await self._store.reconcile_again()
-        inventory, standby = self._inventory, self._store.leadership.standby
+        inventory, standby = self._inventory, leadership.standby
         standby.forget_touched()
         recorded: set[Place] = set()
         different: set[Place] = set()
@@ -69,7 +108,29 @@ class TakeOver:
             for node in inventory.nodes(cluster)
             if (place := Place(cluster, node)) not in recorded
         }
-        self._store.history_writer.begin({place: inventory.node(place) for place in different | standby.touched})
+        await self._settle_times(different | standby.touched)
+        if leadership.held and leadership.token == token:  # or another collector has recorded meanwhile
+            nodes = {place: inventory.node(place) for place in different | standby.touched}
+            self._store.history_writer.begin(nodes, inventory.left())
+
+    async def _settle_times(self, places: Collection[Place]) -> None:
+        """Let no GPU be anywhere since before the collector that led recorded that it left.
+
+        Two collectors read a node at different times, and so notice the same move at different times.
+        """
+        inventory = self._inventory
+        recorded = await self._store.recorded({place: inventory.node(place) for place in places})
+        absent, left, _ = await self._store.absent()
+        inventory.recall(absent, {**recorded.latest, **left})
+        here = {(placement.uuid, placement.place) for placement in recorded.here}
+        for place in places:
+            if (node := inventory.node(place)) is not None:
+                since = tuple(
+                    at if (gpu.uuid, place) in here else max(at, recorded.latest.get(gpu.uuid, at))
+                    for gpu, at in zip(node.gpus, node.since, strict=True)
+                )
+                if since != node.since:
+                    self._adopt([msgspec.structs.replace(node, since=since)])
 
 
 def _agrees(node: NodeState | None, recorded: NodeState) -> bool:

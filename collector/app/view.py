@@ -9,7 +9,7 @@ from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.model import ClusterStatus, Survey
-from collector.store import History, Store, StoreStatus
+from collector.store import History, LeadStatus, Store, StoreStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 
@@ -54,6 +54,11 @@ class LiveCollector:
     def store_status(self) -> StoreStatus:
         """Whether the store accepts writes; without a store it is up."""
         return StoreStatus() if self._store is None else self._store.health.status
+
+    @property
+    def lead_status(self) -> LeadStatus | None:
+        """Who records and delivers; None without a store."""
+        return None if self._store is None else self._store.leadership.status
 
     def clusters(self) -> Collection[str]:
         """Return the names of the configured clusters."""

@@ -168,6 +168,8 @@ class SinkWorker:
         """Send a batch until the sink takes or rejects it, the lead is lost or the delivery ends."""
         records = Counter(record.cluster for record in batch.records)
         for attempt in itertools.count():
+            if not self._store.leads:  # the lease may have expired while this process was stopped
+                return
             error = await self._send(batch)
             if error is None:
                 await self._acknowledge(functools.partial(self._outbox.confirm, batch))
@@ -181,7 +183,7 @@ class SinkWorker:
                 return
             asked = error.retry_after if isinstance(error, UnavailableError) else None
             await self._wait(max(SINK_BACKOFF.delay(attempt, self._rng), asked or 0.0), self._ending)
-            if self._ending.is_set() or not self._store.leads:
+            if self._ending.is_set():
                 return
 
     async def _send(self, batch: Batch) -> Exception | None:

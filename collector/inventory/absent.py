@@ -57,6 +57,10 @@ class AbsentGpus:
         for uuid in self._gpus.pop(cluster, ()):
             del self._clusters[uuid]
 
+    def times(self) -> Mapping[str, float]:
+        """Return until when each GPU was somewhere (Unix seconds; 0 where that is not known), by UUID."""
+        return {uuid: absent.time for gpus in self._gpus.values() for uuid, absent in gpus.items()}
+
     def places(self) -> Mapping[str, Place]:
         """Return where each GPU was last, by UUID."""
         return {uuid: absent.place for gpus in self._gpus.values() for uuid, absent in gpus.items()}

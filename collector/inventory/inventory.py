@@ -261,6 +261,19 @@ class Inventory:
             self._absent.add(uuid, place, left.get(uuid, 0.0), facts.get(uuid))
         return step.done()
 
+    def recall(self, absent: Mapping[str, Place], left: Mapping[str, float]) -> None:
+        """Take over where another inventory recorded GPUs last that are in no node.
+
+        `left` says since when (Unix seconds) they can be somewhere else, by UUID, also of other GPUs: none that is in
+        no node comes back before that.
+        """
+        for uuid, place in absent.items():
+            if not self._locations.places(uuid) and self._absent.get(uuid) is None:
+                self._absent.add(uuid, place, left.get(uuid, 0.0))
+        for uuid, time in left.items():
+            if (known := self._absent.get(uuid)) is not None and known.time < time:
+                self._absent.add(uuid, absent.get(uuid, known.place), time)
+
     def adopt(self, recorded: NodeState) -> Step:
         """Take over what another inventory recorded of a node, where its reading is the newer one.
 
@@ -370,6 +383,10 @@ class Inventory:
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
+
+    def left(self) -> Mapping[str, float]:
+        """Return until when each GPU that is in no node was somewhere (Unix seconds), by UUID, where that is known."""
+        return {uuid: time for uuid, time in self._absent.times().items() if time}
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of the cluster's GPUs that are confirmed in two places; the view is live."""

@@ -7,6 +7,7 @@ from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth, StoreStatus
 from collector.store.history import Alteration, HistoricChange, History, PastPlacement, Position
 from collector.store.history_writer import HistoryWriter
+from collector.store.leadership import LeadStatus
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
 from collector.store.store import Remembered, Store
 
@@ -18,6 +19,7 @@ __all__ = [
     "HistoricChange",
     "History",
     "HistoryWriter",
+    "LeadStatus",
     "LostLeadershipError",
     "OpenMode",
     "Outbox",

@@ -1,16 +1,17 @@
-"""Checks whether a collector could use a store, without writing to it."""
+"""Checks whether a collector could use a store, without leaving anything in it."""
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.store.database import Database, OpenMode, check_folder
 from collector.store.errors import GRANT_CREATE, GRANT_WRITE, StoreError
-from collector.store.migrate import UP_TO_DATE, is_current, stage
-from collector.store.schema import APPLICATION_ID, METADATA
+from collector.store.migrate import UP_TO_DATE, is_current, migrate, stage
+from collector.store.schema import APPLICATION_ID, METADATA, leases
 from collector.store.store import Store
 
 __all__ = ["check"]
@@ -47,18 +48,42 @@ async def _check_sqlite(settings: StoreSettings, location: SqliteLocation) -> st
 
 
 async def _check_postgres(settings: StoreSettings, location: PostgresLocation) -> str:
-    async with Database.open(settings, OpenMode.TRIAL) as database, database.read() as connection:
-        found = await connection.run_sync(stage, location)
-        if await connection.scalar(text("SELECT pg_is_in_recovery()")):
-            raise StoreError(f"store {location}: it is a read-only replica; use the primary")
-        if not await connection.run_sync(is_current):
-            if not await connection.scalar(_MAY_CREATE):
-                raise StoreError(f"store {location}: no privilege to create or alter tables; {GRANT_CREATE}")
-        elif not (await connection.scalar(_MAY_WRITE) and await connection.scalar(_MAY_COUNT)):
-            raise StoreError(f"store {location}: no privilege to write to its tables; {GRANT_WRITE}")
+    async with Database.open(settings, OpenMode.TRIAL) as database:
+        async with database.read() as connection:
+            found = await connection.run_sync(stage, location)
+            if not await connection.run_sync(is_current):
+                if not await connection.scalar(_MAY_CREATE):
+                    raise StoreError(f"store {location}: no privilege to create or alter tables; {GRANT_CREATE}")
+            elif not (await connection.scalar(_MAY_WRITE) and await connection.scalar(_MAY_COUNT)):
+                raise StoreError(f"store {location}: no privilege to write to its tables; {GRANT_WRITE}")
+        # Two transactions at once, and another one after both: behind a pooler each may have another connection.
+        async with database.read() as connection:
+            await connection.scalar(_BACKEND)
+            await _try_out(database)
+        async with database.read() as connection:
+            await connection.scalar(_BACKEND)
         return found
 
 
+async def _try_out(database: Database) -> None:
+    """Do what a collector does, up to the commit: make the tables, and take and renew the lead; raises StoreError."""
+    async with database.write() as connection:
+        backend = await connection.scalar(_BACKEND)
+        await connection.run_sync(migrate, database.location)
+        lease = {"name": f"check {secrets.token_hex(8)}", "holder": "gpuid check", "token": "", "expires": 0.0}
+        here = leases.c.name == lease["name"]
+        await connection.execute(database.insert(leases).values(**lease, recording=False))
+        renewed = await connection.execute(update(leases).where(here).values(expires=1.0))
+        held = await connection.scalar(select(leases.c.expires).where(here))
+        if (renewed.rowcount, held) != (1, 1.0) or await connection.scalar(_BACKEND) != backend:
+            raise StoreError(
+                f"store {database.location}: the statements of one transaction do not see each other's rows; "
+                "connect to the primary, or through a pooler in session or transaction mode"
+            )
+        await connection.rollback()
+
+
+_BACKEND = text("SELECT pg_backend_pid()")
 # Without a schema on the search path there is nothing to create in.
 _MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
 _MAY_WRITE = text(

@@ -1,20 +1,21 @@
 """One commit of the history: what it holds, and what it does to the tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
 import msgspec
-from sqlalchemy import Executable, Text, bindparam, delete, exists, func, insert, select, tuple_, update
+from sqlalchemy import Double, Executable, Text, bindparam, case, delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import Change, Gpu, NodeState, Place, SinkRecord
+from collector.model import Change, Event, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
 from collector.store.codec import decode_last_known, decode_node, encode_node, encode_records
 from collector.store.database import Database
-from collector.store.plan import OpenPlacement, Plan, differences, plan
+from collector.store.plan import OpenPlacement, Plan, Recorded, arriving, differences, plan
 
-__all__ = ["Commit"]
+__all__ = ["Commit", "recorded"]
 
 ROWS_PER_STATEMENT = 500  # the driver prepares them on the event loop, in a few milliseconds
 
@@ -28,6 +29,7 @@ class Commit:
         nodes: Mapping[Place, NodeState | None] = {},
         *,
         gap: bool = False,
+        left: Mapping[str, float] = {},
         goal: int = 0,
         number: int = 0,
     ) -> None:
@@ -38,37 +40,53 @@ class Commit:
         self.removed_clusters: set[str] = set()  # whose absent GPUs are forgotten
         self.size = 0  # changes and records
         self.gap = gap  # changes are missing, and have to be found from the nodes
+        self.left = dict(left)  # since when (Unix seconds) GPUs are in no node, by UUID, as far as that is known
         self.goal = goal  # how many steps are in it or before it
         self.number = number  # of this process's commits
         self._node_rows: list[dict[str, Any]] | None = None
+        self._planned: Plan | None = None
 
     def drop_changes(self) -> int:
         """Keep only where the GPUs are, and not how they came there; returns how much was dropped."""
         dropped, self.gap, self.size = self.size, True, 0
+        self.note_left(self.changes)
         self.changes.clear()
         self.readings.clear()
         return dropped
 
-    async def prepare(self) -> None:
-        """Encode the nodes, in a thread and before the transaction; nothing is to be added from then on."""
+    def note_left(self, changes: Iterable[Change]) -> None:
+        """Keep of changes that are dropped when GPUs left, so that none comes back before that."""
+        for change in changes:
+            if change.event is Event.VANISHED:
+                self.left[change.gpu.uuid] = change.time
+            elif change.event is not Event.ALTERED:
+                self.left.pop(change.gpu.uuid, None)
+
+    async def prepare(self, database: Database, now: float) -> None:
+        """Encode and plan, in threads and before the transaction; nothing is to be added from then on.
+
+        `now` (Unix seconds) is when a difference counts as noticed. Raises StoreError.
+        """
         if self._node_rows is None:
             self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes)
+        if self._planned is None and self.gap:
+            # What is read here stays true until the write, which proves that nobody else has written.
+            found = await recorded(database, self.nodes)
+            changes = await anyio.to_thread.run_sync(differences, found, self.nodes, now, self.left)
+            self._planned = await anyio.to_thread.run_sync(partial(plan, changes, everywhere=False))
+        elif self._planned is None:
+            self._planned = await anyio.to_thread.run_sync(plan, self.changes)
 
-    async def write(self, connection: AsyncConnection, database: Database, now: float) -> None:
+    async def write(self, connection: AsyncConnection, database: Database) -> None:
         """Write everything, in the transaction that the connection is in; a second time nothing.
 
-        To be prepared first. `now` (Unix seconds) is when a difference counts as noticed.
+        To be prepared first.
         """
         assert self._node_rows is not None  # noqa: S101
+        assert self._planned is not None  # noqa: S101
         if not await self._first_time(connection, database):
             return
-        if self.gap:
-            before = await _open_placements(connection, self.nodes)
-            recorded = await _recorded_gpus(connection, self.nodes)
-            before = [one._replace(gpu=recorded.get((one.uuid, one.place))) for one in before]
-            planned = plan(differences(before, self.nodes, now), everywhere=False)
-        else:
-            planned = await anyio.to_thread.run_sync(plan, self.changes)
+        planned = self._planned
         await _write_history(connection, database, planned)
         if self.removed_clusters:
             await connection.execute(delete(schema.absent).where(schema.absent.c.cluster.in_(self.removed_clusters)))
@@ -122,8 +140,9 @@ _ALTER = (
         | {"last_known": bindparam("b_last_known", type_=Text)}
     )
 )
+_UNTIL = bindparam("b_until", type_=Double)
 _ENDED = {
-    "until": bindparam("b_until"),
+    "until": case((_placements.since > _UNTIL, _placements.since), else_=_UNTIL),  # two collectors set both
     "confirmed": func.coalesce(
         select(_nodes.read_at)
         .where(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node)
@@ -175,6 +194,29 @@ def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any
     ]
 
 
+async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) -> Recorded:
+    """Return what is recorded of some nodes, and of the GPUs that have come to them since; raises StoreError."""
+    async with database.read() as connection:
+        gpus = await _recorded_gpus(connection, nodes)
+        placements = await _open_placements(connection, nodes)
+        here = [one._replace(gpu=gpus.get((one.uuid, one.place))) for one in placements]
+        elsewhere: set[str] = set()
+        latest: dict[str, float] = {}
+        for placement in here:
+            latest[placement.uuid] = max(placement.since, latest.get(placement.uuid, placement.since))
+        uuids = list(arriving(here, nodes))
+        for start in range(0, len(uuids), ROWS_PER_STATEMENT):
+            part = _placements.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT])
+            times = select(_placements.uuid, func.max(func.coalesce(_placements.until, _placements.since))).where(part)
+            for uuid, time in await connection.execute(times.group_by(_placements.uuid)):
+                latest[uuid] = max(time, latest.get(uuid, time))
+            places = select(_placements.uuid, _placements.cluster, _placements.node)
+            for uuid, *place in await connection.execute(places.where(part, _placements.until.is_(None))):
+                if Place(*place) not in nodes:
+                    elsewhere.add(uuid)
+    return Recorded(here, elsewhere, latest)
+
+
 async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:
     facts = (_placements.uuid, _placements.serial, _placements.chassis, _placements.model, _placements.last_known)
     read_at = func.coalesce(_nodes.read_at, _placements.confirmed, _placements.since)
@@ -220,8 +262,8 @@ def _different_gpus(rows: Iterable[Any], nodes: Mapping[Place, NodeState | None]
         node = nodes[place]
         now = {gpu.uuid: gpu for gpu in node.gpus} if node is not None else {}
         try:
-            recorded = decode_node(place, read_at, snapshot)
+            before = decode_node(place, read_at, snapshot)
         except (msgspec.MsgspecError, TypeError, ValueError):
             continue  # its placements say enough
-        found |= {(gpu.uuid, place): gpu for gpu in recorded.gpus if now.get(gpu.uuid) != gpu}
+        found |= {(gpu.uuid, place): gpu for gpu in before.gpus if now.get(gpu.uuid) != gpu}
     return found

@@ -29,6 +29,9 @@ __all__ = ["Database", "OpenMode", "check_folder", "prepare_folder"]
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
 BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
+CONNECT_TIMEOUT_SECONDS = 10
+STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
+IDLE_TRANSACTION_SECONDS = 10  # that a writing client may say nothing; less than a lease lasts
 
 
 class OpenMode(Enum):
@@ -37,7 +40,7 @@ class OpenMode(Enum):
     COLLECTOR = "collector"  # everything; the one process that records into an SQLite file
     OPERATOR = "operator"  # reading, and repairing the outbox while a collector runs
     READER = "reader"  # reading only
-    TRIAL = "trial"  # reading only, even before a collector has created its tables
+    TRIAL = "trial"  # what a collector does, undone: nothing is committed, and the tables need not be there yet
 
 
 class Database:
@@ -49,12 +52,17 @@ class Database:
     """
 
     def __init__(
-        self, location: SqliteLocation | PostgresLocation, reader: AsyncEngine, writer: AsyncEngine | None
+        self,
+        location: SqliteLocation | PostgresLocation,
+        reader: AsyncEngine,
+        writer: AsyncEngine | None,
+        lease: AsyncEngine | None = None,
     ) -> None:
         self.location = location
         self.id = ""  # random, and the store's for ever
         self._reader = reader
         self._writer = writer
+        self._lease = lease  # one connection for the lead alone, which must not wait for readers
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
         self._deadline = float("inf")
@@ -69,10 +77,13 @@ class Database:
             with suppress(UnreadableFileError):  # which connecting reports
                 location = location._replace(password=read_secret(settings.password_file))  # errors must not repeat it
         async with AsyncExitStack() as stack:
+            lease = None
             try:
                 if isinstance(location, PostgresLocation):
-                    reader = _postgres(location, settings.password_file)
-                    writer = None if mode in _READING else reader
+                    reader = _postgres(location, settings.password_file, connections=5)
+                    writer = None if mode is OpenMode.READER else reader
+                    if mode is OpenMode.COLLECTOR:
+                        lease = _postgres(location, settings.password_file, connections=1)
                 else:
                     if mode is OpenMode.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
@@ -85,9 +96,9 @@ class Database:
                         writer = _sqlite(
                             location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
                         )
-                for engine in filter(None, {reader, writer}):
+                for engine in filter(None, {reader, writer, lease}):
                     stack.push_async_callback(_dispose, engine)
-                database = cls(location, reader, writer)
+                database = cls(location, reader, writer, lease)
                 await database._prepare(mode)
                 if mode is OpenMode.COLLECTOR:
                     database._file = database._identity()
@@ -118,25 +129,33 @@ class Database:
                         if not self.single_process:
                             # One writer at a time among replicas too: ids must be committed in their order, or a
                             # cursor passes over one that was taken early and committed late.
-                            await connection.execute(_ADVISORY_LOCK)
+                            await connection.execute(_TAKE_TURN)
                         yield connection
                 except FOREIGN as error:
                     raise explain(error, self.location) from error
 
-    async def lend(self) -> AsyncConnection:
-        """Hand out a connection that the caller keeps for long, without a transaction; raises StoreError."""
-        with self.shielded():
+    @asynccontextmanager
+    async def lease(self, seconds: float, *, last: bool = False) -> AsyncIterator[AsyncConnection]:
+        """Lend the lead's own connection in a transaction, for at most `seconds`; raises StoreError.
+
+        The `last` time, to give the lead back, may be after the time for all else is over.
+        """
+        if self._lease is None:
+            raise StoreError(f"store {self.location}: not opened by a collector")
+        with self.shielded(seconds, last=last):
             try:
-                connection = await self._reader.connect()
-                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                async with self._lease.begin() as connection:
+                    await connection.execute(_LIMIT_IDLENESS)
+                    yield connection
             except FOREIGN as error:
                 raise explain(error, self.location) from error
-        return connection
 
     @contextmanager
-    def shielded(self, seconds: float = float("inf")) -> Iterator[None]:
+    def shielded(self, seconds: float = float("inf"), *, last: bool = False) -> Iterator[None]:
         """Let no cancellation from outside into the block, which may take `seconds`; raises StoreError after that."""
-        deadline = min(self._deadline, anyio.current_time() + seconds)
+        deadline = anyio.current_time() + seconds
+        if not last:
+            deadline = min(self._deadline, deadline)
         with anyio.CancelScope(shield=True, deadline=deadline) as scope:
             self._scopes.add(scope)
             try:
@@ -181,6 +200,8 @@ class Database:
     async def _prepare(self, mode: OpenMode) -> None:
         """Make sure that the tables are there; one that is up to date is not written to, for its disk may be full."""
         async with self.read() as connection:
+            if mode in _RECORDING and not self.single_process and await connection.scalar(_IS_READ_ONLY):
+                raise StoreError(f"store {self.location}: the server is read-only or a replica; use the primary")
             if mode is OpenMode.TRIAL:
                 await connection.run_sync(stage, self.location)
                 return
@@ -196,8 +217,17 @@ class Database:
 
 
 _READING = (OpenMode.READER, OpenMode.TRIAL)
+_RECORDING = (OpenMode.COLLECTOR, OpenMode.TRIAL)
 _OWN_ID = select(schema.meta.c.value).where(schema.meta.c.name == "id")
-_ADVISORY_LOCK = text(f"SELECT pg_advisory_xact_lock({schema.APPLICATION_ID})")
+_IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::bool OR pg_is_in_recovery()")
+# A collector that stops in the middle of a transaction keeps its locks from all others: the server ends it. Nothing is
+# set for longer than the transaction, because behind a pooler the next one may have another connection.
+_LIMITS = (
+    f"set_config('idle_in_transaction_session_timeout', '{IDLE_TRANSACTION_SECONDS}s', true),"
+    f" set_config('statement_timeout', '{STATEMENT_TIMEOUT_SECONDS}s', true)"
+)
+_LIMIT_IDLENESS = text(f"SELECT {_LIMITS}")
+_TAKE_TURN = text(f"SELECT {_LIMITS}, pg_advisory_xact_lock({schema.APPLICATION_ID})")
 
 
 def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
@@ -286,18 +316,29 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
     return engine
 
 
-def _postgres(location: PostgresLocation, password_file: Path | None) -> AsyncEngine:
+def _postgres(location: PostgresLocation, password_file: Path | None, *, connections: int) -> AsyncEngine:
     async def connect(*_args: object, **_kwargs: object) -> Any:
         return await asyncpg.connect(
             location.url,
-            timeout=10,
-            command_timeout=60,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS,
             server_settings={"application_name": "gpuid"},
             password=None if password_file is None else _password(password_file),
+            statement_cache_size=0,
         )
 
     return create_async_engine(
-        "postgresql+asyncpg://", async_creator=connect, pool_size=5, max_overflow=0, pool_pre_ping=True
+        "postgresql+asyncpg://",
+        # No statement outlives its transaction, so that a pooler may give the next one another connection.
+        connect_args={
+            "async_creator_fn": connect,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": str,  # the unnamed one
+        },
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=True,
     )
 
 

@@ -61,18 +61,21 @@ def _postgres_text(error: BaseException, password: str) -> str:
         state = getattr(cause, "sqlstate", None)
         if isinstance(state, str):
             text = str(cause).partition(": ")[2] if str(cause).startswith("<class") else str(cause)
-            denied = "42501 schema" if state == "42501" and "schema" in text else state
+            denied = "42501 schema" if state == "42501" and "schema" in text else f"{state} {text}"
             advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
             return _redact(text, password) + advice
         if isinstance(cause, OSError):
             return f"the server cannot be reached ({_redact(cause.strerror or str(cause), password)})"
-    return _redact(str(error), password) or type(error).__name__
+    foreign = getattr(error, "orig", None) or error  # without the statement that SQLAlchemy quotes
+    return _redact(str(foreign).rpartition(">: ")[2], password) or type(error).__name__
 
 
 GRANT_CREATE = "grant the user CREATE on the schema"
 GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
 _POSTGRES = (
+    ("08P01 transaction blocks", "the pooler is in statement mode; use session or transaction mode"),
     ("28", "check the user, and PGPASSWORD, the passfile or store.password_file"),
+    ("25006", "use the primary"),
     ("3D", "create the database"),
     ("42501 schema", GRANT_CREATE),
     ("42501", GRANT_WRITE),

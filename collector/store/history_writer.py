@@ -86,6 +86,7 @@ class HistoryWriter:
             if not commit.gap:
                 log.error("store backlog is full; dropping intermediate changes until the store recovers")
             self._health.lost(commit.drop_changes() + size)
+            commit.note_left(changes)
         else:
             commit.changes.extend(changes)
             if reading is not None and records:
@@ -96,17 +97,18 @@ class HistoryWriter:
         self._appended += 1
         self._work.set()
 
-    def begin(self, nodes: Mapping[Place, NodeState | None]) -> None:
+    def begin(self, nodes: Mapping[Place, NodeState | None], left: Mapping[str, float] = {}) -> None:
         """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds.
 
-        What was pending is dropped: the difference contains it.
+        `left` says since when (Unix seconds) GPUs are in no node, by UUID, as far as that is known. What was pending is
+        dropped: the difference contains it.
         """
         self._leadership.begin()
         self._pending, self._under_way = Commit(self._leadership.token), None
         self._done = self._appended
         if nodes:
             self._appended += 1
-            self._under_way = self._numbered(Commit(self._leadership.token, nodes, gap=True))
+            self._under_way = self._numbered(Commit(self._leadership.token, nodes, gap=True, left=left))
             self._work.set()
 
     async def flushed(self, timeout: float) -> bool:
@@ -137,9 +139,9 @@ class HistoryWriter:
             commit = self._under_way
             for attempt in itertools.count():
                 try:
-                    await commit.prepare()
+                    await commit.prepare(self._database, self._clock())
                     async with self._leadership.write(commit.token) as connection:
-                        await commit.write(connection, self._database, self._clock())
+                        await commit.write(connection, self._database)
                     break
                 except LostLeadershipError:
                     if self._under_way is commit:  # or it was dropped already, when this collector took over again
@@ -167,6 +169,8 @@ class HistoryWriter:
     def _drop_all(self) -> None:
         """Drop what waits: another collector of the same clusters has recorded it."""
         self._leadership.stand_by()
+        for commit in filter(None, (self._under_way, self._pending)):
+            self._leadership.standby.note(commit.nodes)
         self._pending, self._under_way = Commit(self._leadership.token), None
         self._done = self._appended
         self._health.succeeded("commit")

@@ -1,39 +1,48 @@
 """Which of the collectors that share a PostgreSQL store leads, that is records and delivers: one at a time.
 
-All of leadership is here: who has the lock, the fencing token that a leader's every transaction proves, when recording
-begins and ends, and what a standby remembers until it takes over. The take-over itself needs the inventory, so its loop
-is the app's.
+All of leadership is here: the lease, the fencing token that a leader's every transaction proves, when recording begins
+and ends, and what a standby remembers until it takes over. The take-over itself needs the inventory, so its loop is the
+app's.
 """
 
-import logging
+import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 
 import anyio
-from sqlalchemy import select, text
+import msgspec
+from sqlalchemy import Double, RowMapping, bindparam, false, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import NodeState, Place
 from collector.store import schema
 from collector.store.database import Database
-from collector.store.errors import FOREIGN, LostLeadershipError, StoreError, explain
+from collector.store.errors import LostLeadershipError, StoreError
+from collector.text import one_line
 
-__all__ = ["Leadership", "Standby"]
+__all__ = ["LEASE_SECONDS", "LeadStatus", "Leadership", "Standby", "boot_clock"]
 
-log = logging.getLogger(__name__)
+LEASE_SECONDS = 15.0  # that a leader may be silent before another collector takes over
+MARGIN_SECONDS = 1.0  # by which a leader stops before its lease expires
+ANSWER_SECONDS = 5.0  # that the server has for an answer: two tries within a lease
+RELEASE_TIMEOUT_SECONDS = 1.0
+MAX_HOLDER_LENGTH = 100  # characters
 
-ANSWER_SECONDS = 10.0  # that the server has for an answer before the lock's connection counts as gone
-CLOSE_TIMEOUT_SECONDS = 3.0
 
-_TRY_LOCK = text(f"SELECT pg_try_advisory_lock({schema.APPLICATION_ID}, hashtext(:store))")
-_PING = text("SELECT 1")
-_LEADER = select(schema.meta.c.value).where(schema.meta.c.name == "leader")
-# A collector whose machine is gone closes nothing: after half a minute the server drops its connection.
-_KEEPALIVE = [
-    text(f"SET {name} = {value}")
-    for name, value in (("tcp_keepalives_idle", 15), ("tcp_keepalives_interval", 5), ("tcp_keepalives_count", 3))
-]
+def boot_clock() -> float:
+    """Return seconds on a clock that is never set, and that also counts while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class LeadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Who records and delivers, as one collector sees it."""
+
+    leads: bool = True  # this collector
+    has_leader: bool = True  # it or another one
+    holder: str = ""  # of the lease, for people: host name and process; empty while nobody has it
 
 
 class Standby:
@@ -60,26 +69,44 @@ class Standby:
 
 
 class Leadership:
-    """The lock of one connection to the server, which gives it to another collector once that connection is gone.
+    """A lease: a row that its holder renews, and that another collector may take once it has expired.
 
-    A collector may learn only later that its connection is gone. So a collector that gets the lock after another one
-    writes down a new token, and `write` refuses a leader's transaction under any other. An SQLite file has one
-    collector, which always leads.
+    The server's clock says when. A leader that could not renew it stops by itself a little earlier, by a clock of its
+    own. But it may learn late that its time was over, so a collector that takes the lease after another one writes down
+    a new token, and `write` refuses a leader's transaction under any other. Nothing is kept in a session of the server:
+    each question may reach it through another connection. An SQLite file has one collector, which always leads.
     """
 
-    def __init__(self, database: Database) -> None:
-        self.held = database.single_process  # when it was last asked for
+    def __init__(
+        self, database: Database, *, holder: str | None = None, clock: Callable[[], float] = boot_clock
+    ) -> None:
         self.recording = database.single_process  # what happens is recorded; else `standby` notes it
         self.token = secrets.token_hex(8)  # random, and this process's for as long as no other one leads
         self.standby = Standby()
         self._database = database
-        self._connection: AsyncConnection | None = None
+        self._clock = clock
+        self._me = one_line(holder or f"{socket.gethostname()} (pid {os.getpid()})", MAX_HOLDER_LENGTH)
+        self._holder = self._me if database.single_process else ""  # when it was last asked for
+        self._held_until = float("inf") if database.single_process else float("-inf")  # on `clock`
+        self._led_at = clock()  # when somebody was last known to lead
         self._asking = anyio.Lock()
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease is this collector's."""
+        return self._clock() < self._held_until
 
     @property
     def leads(self) -> bool:
         """Whether this collector records and delivers."""
-        return self.held and self.recording
+        return self.recording and self.held
+
+    @property
+    def status(self) -> LeadStatus:
+        """Who leads; nobody does when for the length of a lease no collector was seen to."""
+        leads = self.leads
+        has_leader = leads or self._clock() - self._led_at <= LEASE_SECONDS
+        return LeadStatus(leads=leads, has_leader=has_leader, holder=self._me if leads else self._holder)
 
     def begin(self) -> None:
         """Record from now on: the history has been brought in line with the inventory, or is about to be."""
@@ -99,79 +126,95 @@ class Leadership:
         """
         token = token or self.token
         async with self._database.write() as connection:
-            if not self._database.single_process and await connection.scalar(_LEADER) != token:
+            if not self._database.single_process and await connection.scalar(_TOKEN) != token:
                 raise LostLeadershipError(f"store {self._database.location}: another collector leads now")
             yield connection
 
     async def ask(self) -> bool:
-        """Take the lock, or make sure that it is still ours; False while another has it. Raises StoreError."""
+        """Renew the lease, or take it if it is free; False while another collector has it. Raises StoreError."""
         if self._database.single_process:
             self._database.check_file()
             return True
         async with self._asking:
-            try:
-                with self._database.shielded(ANSWER_SECONDS):
-                    self.held = await self._still_held() or await self._taken()
-            except StoreError:
-                self.held = False
-                await self._close()
-                raise
+            asked = self._clock()
+            async with self._database.lease(ANSWER_SECONDS) as connection:
+                row, ours = await self._renewed(connection), True
+                if row is None:
+                    row = (await connection.execute(_SEEN)).mappings().first()
+                    ours = row is None or not row["valid"]
+                    if ours:
+                        row = await self._taken(connection)
+            self._note(row, asked if ours else None)
             return self.held
 
     async def release(self) -> None:
-        """Let another collector lead."""
-        if not self._database.single_process:
-            with anyio.CancelScope(shield=True):
-                async with self._asking:
-                    self.held = False
-                    await self._close()
+        """Let another collector lead at once."""
+        if self._database.single_process:
+            return
+        with anyio.CancelScope(shield=True):
+            async with self._asking:
+                held, self._held_until = self.held, float("-inf")
+                if held:
+                    with suppress(StoreError):  # then it expires
+                        async with self._database.lease(RELEASE_TIMEOUT_SECONDS, last=True) as connection:
+                            await connection.execute(_RELEASE, {"b_own": self.token})
 
-    async def _still_held(self) -> bool:
-        """Return whether the connection that has the lock still lives."""
-        if self._connection is None:
-            return False
-        try:
-            await self._connection.execute(_PING)
-        except FOREIGN:
-            self.held = False
-            await self._close()
-            return False
-        return True
+    async def _renewed(self, connection: AsyncConnection) -> RowMapping | None:
+        """Renew the lease if nobody else has had it since; None if somebody has."""
+        values = {"b_holder": self._me, "b_own": self.token, "b_recording": self.recording}
+        return (await connection.execute(_RENEW, values)).mappings().first()
 
-    async def _taken(self) -> bool:
-        connection = await self._database.lend()
-        try:
-            if not await connection.scalar(_TRY_LOCK, {"store": self._database.id}):
-                await connection.close()
-                return False
-            self._connection = connection
-            for setting in _KEEPALIVE:
-                await connection.execute(setting)
-        except FOREIGN as error:
-            self._connection = connection
-            raise explain(error, self._database.location) from error
-        await self._claim()
-        return True
+    async def _taken(self, connection: AsyncConnection) -> RowMapping | None:
+        """Take a lease that is free, in one statement; None if another collector was faster.
 
-    async def _claim(self) -> None:
-        """Write down who leads: after another collector under a new token, so that nothing from before is written."""
-        async with self._database.write() as connection:
-            if await connection.scalar(_LEADER) == self.token:
-                return
-            self.token = secrets.token_hex(8)
-            self.stand_by()  # until what that collector recorded has been taken over
-            row = self._database.insert(schema.meta).values(name="leader", value=self.token)
-            await connection.execute(
-                row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value})
-            )
+        Not in the middle of a transaction of the leader before: whatever that one writes, it writes before.
+        """
+        if not await connection.scalar(_TRY_TURN):
+            return None
+        values = {"name": _NAME, "holder": self._me, "token": secrets.token_hex(8), "expires": _EXPIRY}
+        row = self._database.insert(schema.leases).values(**values, recording=False)
+        taking = row.on_conflict_do_update(
+            index_elements=["name"],
+            set_={key: row.excluded[key] for key in ("holder", "token", "expires", "recording")},
+            where=~_VALID,
+        )
+        return (await connection.execute(taking.returning(*_COLUMNS))).mappings().first()
 
-    async def _close(self) -> None:
-        """End the connection rather than give it back, for the lock is its session's."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):
-                try:
-                    await connection.invalidate()
-                    await connection.close()
-                except FOREIGN:
-                    log.debug("leader lock connection already closed")
+    def _note(self, row: RowMapping | None, asked: float | None) -> None:
+        """Note who has the lease; `asked` is when it was asked for, if this collector may have it now."""
+        if row is None:
+            self._holder, self._held_until = "", float("-inf")
+            return
+        self._holder = self._me if asked is not None else one_line(row["holder"], MAX_HOLDER_LENGTH)
+        if asked is None:
+            self._held_until = float("-inf")
+            self.stand_by()  # what this collector did not write yet, the other one has recorded
+        else:
+            if row["token"] != self.token:
+                self.token = row["token"]
+                self.stand_by()  # until what the leader before recorded has been taken over
+            self._held_until = asked + LEASE_SECONDS - MARGIN_SECONDS
+        if row["recording"]:
+            self._led_at = self._clock()
+
+
+_NAME = "leader"
+_leases = schema.leases.c
+_NOW = literal_column("CAST(extract(epoch FROM clock_timestamp()) AS double precision)", Double)
+_EXPIRY = _NOW + LEASE_SECONDS
+# One that expires much later than a lease that is taken now was written before the server's clock was set back.
+_VALID = _leases.expires.between(_NOW, _EXPIRY + LEASE_SECONDS)
+_COLUMNS = (_leases.holder, _leases.token, _leases.recording)
+_HERE = _leases.name == _NAME
+_SEEN = select(*_COLUMNS, _VALID.label("valid")).where(_HERE)
+_TOKEN = select(_leases.token).where(_HERE)
+_RENEW = (
+    update(schema.leases)
+    .where(_HERE, _leases.token == bindparam("b_own"))
+    .values(holder=bindparam("b_holder"), expires=_EXPIRY, recording=bindparam("b_recording"))
+    .returning(*_COLUMNS)
+)
+_RELEASE = (
+    update(schema.leases).where(_HERE, _leases.token == bindparam("b_own")).values(expires=0.0, recording=false())
+)
+_TRY_TURN = text(f"SELECT pg_try_advisory_xact_lock({schema.APPLICATION_ID})")

@@ -4,7 +4,8 @@ Changes say enough to write the history without reading it first. Only where cha
 as differences.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeState, Place, field_changes
 from collector.store.codec import encode_changes, encode_facts, encode_last_known
 
-__all__ = ["OpenPlacement", "Plan", "differences", "plan"]
+__all__ = ["OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
 
 Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
 
@@ -42,6 +43,14 @@ class OpenPlacement(NamedTuple):
     since: float
     confirmed: float  # Unix seconds
     gpu: Gpu | None = None  # as the history's nodes have it; None: it is the same now, or not in them
+
+
+class Recorded(NamedTuple):
+    """What the history holds of some nodes, and of the GPUs that have come to them since."""
+
+    here: list[OpenPlacement]  # in those nodes
+    elsewhere: set[str]  # UUIDs of those that came and are recorded as present in other nodes as well
+    latest: dict[str, float]  # the latest recorded time (Unix seconds) of each GPU in `here` or that came, by UUID
 
 
 def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
@@ -106,14 +115,26 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
     )
 
 
-def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None], now: float) -> list[Change]:
-    """Find the changes that lead from the open placements of some nodes to what those nodes have now.
+def arriving(here: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None]) -> set[str]:
+    """Return the UUIDs of the GPUs that some nodes have or claim and that are in no open placement there."""
+    known = {(placement.uuid, placement.place) for placement in here}
+    return {
+        gpu.uuid for state in filter(None, nodes.values()) for gpu in state.gpus if (gpu.uuid, state.place) not in known
+    }
 
-    An alteration without changes of fields tells since when a field is not reported, which is nothing that happened.
-    For when the changes themselves are lost. A node that is None is gone; `now` is when that counts as noticed. A GPU
-    that a node merely claims is not placed there yet.
+
+def differences(
+    recorded: Recorded, nodes: Mapping[Place, NodeState | None], now: float, gone: Mapping[str, float] = {}
+) -> list[Change]:
+    """Find the changes that lead from what is recorded of some nodes to what those nodes have now.
+
+    For when the changes themselves are lost. A node that is None is gone. A GPU that is in no node any more left at the
+    time in `gone`, by UUID, or else when its node was last read, or at `now`. A GPU that a node merely claims is not
+    placed there yet. No GPU arrives before its latest recorded time: another collector may have noticed something of it
+    later than this one. An alteration without changes of fields tells since when a field is not reported, which is
+    nothing that happened.
     """
-    left = {(placement.uuid, placement.place): placement for placement in before}
+    left = {(placement.uuid, placement.place): placement for placement in recorded.here}
     changes: list[Change] = []
     arrivals: list[tuple[Gpu, NodeState, float]] = []
     for state in filter(None, nodes.values()):
@@ -122,7 +143,7 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
                 continue
             known = left.pop((gpu.uuid, state.place), None)
             if known is None:
-                arrivals.append((gpu, state, since))
+                arrivals.append((gpu, state, max(since, recorded.latest.get(gpu.uuid, since))))
             elif known.since < since:  # it was away meanwhile
                 changes.append(Change.of(state, Event.VANISHED, since, gpu))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
@@ -130,22 +151,46 @@ def differences(before: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState
                 found = _altered(known, gpu)
                 if found or known.last_known != gpu.last_known:
                     changes.append(Change.of(state, Event.ALTERED, state.time or now, gpu, changes=found))
-    homes = {placement.uuid: placement for placement in left.values()}  # where those that arrived elsewhere were
-    for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
-        if (previous := homes.pop(gpu.uuid, None)) is None:
-            changes.append(Change.of(state, Event.APPEARED, since, gpu))
-        else:
-            del left[previous.uuid, previous.place]
-            at = max(since, previous.since)  # the clock may have been set back
-            changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous.place))
-    changes += [_vanished(placement, nodes[placement.place], now) for placement in left.values()]
+    staying = recorded.elsewhere | {one.uuid for one in recorded.here if (one.uuid, one.place) not in left}
+    changes += _arrived(arrivals, left, staying, nodes)
+    for placement in left.values():
+        node = nodes[placement.place]
+        noticed = now if node is None or node.time is None else node.time
+        changes.append(_vanished(placement, node, gone.get(placement.uuid, noticed)))
     return sorted(changes, key=lambda change: change.time)
 
 
-def _vanished(placement: OpenPlacement, node: NodeState | None, now: float) -> Change:
+def _arrived(
+    arrivals: Iterable[tuple[Gpu, NodeState, float]],
+    left: dict[tuple[str, Place], OpenPlacement],
+    staying: AbstractSet[str],
+    nodes: Mapping[Place, NodeState | None],
+) -> Iterator[Change]:
+    """Yield how GPUs came to nodes; takes the placements that they came from out of those that are `left`.
+
+    A GPU that is in another node as well, as those that are `staying`, has not moved.
+    """
+    homes: dict[str, list[OpenPlacement]] = {}
+    for placement in left.values():
+        homes.setdefault(placement.uuid, []).append(placement)
+    for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
+        previous = homes.pop(gpu.uuid, [])
+        at = max([since, *(placement.since for placement in previous)])  # the clock may have been set back
+        moved = previous.pop() if previous and gpu.uuid not in staying else None
+        for placement in previous:  # by the time that it arrived it had left all of them
+            del left[gpu.uuid, placement.place]
+            yield _vanished(placement, nodes[placement.place], at)
+        if moved is None:
+            yield Change.of(state, Event.APPEARED, at, gpu)
+        else:
+            del left[gpu.uuid, moved.place]
+            yield Change.of(state, Event.MOVED, at, gpu, previous=moved.place)
+
+
+def _vanished(placement: OpenPlacement, node: NodeState | None, time: float) -> Change:
     return Change(
         event=Event.VANISHED,
-        time=max(now if node is None or node.time is None else node.time, placement.since),
+        time=max(time, placement.since),
         gpu=_as_recorded(placement.gpu or Gpu(uuid=placement.uuid), placement),
         place=placement.place,
         machine="" if node is None else node.node.machine,

@@ -24,6 +24,7 @@ __all__ = [
     "absent",
     "changes",
     "dead_letters",
+    "leases",
     "meta",
     "nodes",
     "placements",
@@ -47,6 +48,16 @@ meta = Table(
     METADATA,
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
+)
+
+leases = Table(
+    "gpuid_leases",  # on PostgreSQL: which of the collectors that share the store leads
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),  # for people: host name and process
+    Column("token", Text, nullable=False),  # random; another one each time that another collector takes the lease
+    Column("expires", Double, nullable=False),  # on the server's clock
+    Column("recording", Boolean, nullable=False),  # whether the holder has caught up, and so leads
 )
 
 nodes = Table(

@@ -16,6 +16,7 @@ from collector.config.store import StoreSettings
 from collector.model import Gpu, NodeState, Place
 from collector.store import schema
 from collector.store.codec import decode_facts, decode_node
+from collector.store.commit import recorded
 from collector.store.database import Database, OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth
@@ -23,6 +24,7 @@ from collector.store.history import History
 from collector.store.history_writer import MAX_PENDING, HistoryWriter
 from collector.store.leadership import Leadership
 from collector.store.outbox import Outbox, Subscription
+from collector.store.plan import Recorded
 from collector.store.retention import prune
 
 __all__ = ["Remembered", "Store"]
@@ -102,11 +104,17 @@ class Store:
             async with self.database.read() as connection:
                 async for part in self._decoded(connection, _NODES):
                     found += part
-                rows = (await connection.execute(_ABSENT)).all()
-        absent = {row[0]: Place(row[1], row[2]) for row in rows}
-        left = {row[0]: row[3] for row in rows if row[3] is not None}
-        facts = {row[0]: gpu for row in rows if (gpu := decode_facts(row[0], row[4])) is not None}
+                absent, left, facts = await _absent(connection)
         return Remembered(nodes=found, absent=absent, left=left, facts=facts)
+
+    async def absent(self) -> tuple[dict[str, Place], dict[str, float], dict[str, Gpu]]:
+        """Return where GPUs that are in no node were last, until when (Unix seconds), and their facts."""
+        async with self.database.read() as connection:
+            return await _absent(connection)
+
+    async def recorded(self, nodes: Mapping[Place, NodeState | None]) -> Recorded:
+        """Return what the history holds of some nodes, and of the GPUs that have come to them since."""
+        return await recorded(self.database, nodes)
 
     async def nodes(self) -> AsyncGenerator[list[NodeState], None]:
         """Yield the present inventory by cluster and node, some hundred nodes at a time; raises StoreError."""
@@ -119,7 +127,7 @@ class Store:
 
         A standby does so when it takes the lead.
         """
-        if self.leadership.leads:
+        if self.leadership.recording:  # also of a leader that is late in renewing its lease
             with suppress(LostLeadershipError):
                 await self.outbox.reconcile(sinks)
         self._subscriptions = dict(sinks)
@@ -166,6 +174,14 @@ class Store:
             except StoreError as error:
                 self.health.failed("retention", str(error))
             await anyio.sleep(PRUNE_SECONDS)
+
+
+async def _absent(connection: AsyncConnection) -> tuple[dict[str, Place], dict[str, float], dict[str, Gpu]]:
+    rows = (await connection.execute(_ABSENT)).all()
+    places = {row[0]: Place(row[1], row[2]) for row in rows}
+    left = {row[0]: row[3] for row in rows if row[3] is not None}
+    facts = {row[0]: gpu for row in rows if (gpu := decode_facts(row[0], row[4])) is not None}
+    return places, left, facts
 
 
 _nodes = schema.nodes.c

@@ -7,7 +7,7 @@ from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.model import ClusterStatus, Survey
-from collector.store import History, StoreStatus
+from collector.store import History, LeadStatus, StoreStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 
@@ -48,6 +48,10 @@ class CollectorView(Protocol):
     @property
     def store_status(self) -> StoreStatus:
         """Whether the store accepts writes; without a store it is up."""
+
+    @property
+    def lead_status(self) -> LeadStatus | None:
+        """Who records and delivers; None without a store."""
 
     def clusters(self) -> Collection[str]:
         """Return the names of the configured clusters."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from collector.model import ClusterState, ReadFailure, Uncovered, UnreadReason
-from collector.store import StoreStatus
+from collector.store import LeadStatus, StoreStatus
 from collector.text import counted
 from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
 from collector.views.humanize import (
@@ -19,7 +19,15 @@ from collector.views.humanize import (
 )
 from collector.views.sink_status import SinkStatus
 
-__all__ = ["NodeCondition", "Problem", "cluster_problems", "find_problems", "sink_problems", "store_problems"]
+__all__ = [
+    "NodeCondition",
+    "Problem",
+    "cluster_problems",
+    "find_problems",
+    "lead_problems",
+    "sink_problems",
+    "store_problems",
+]
 
 BACKLOG_AGE_LIMIT_SECONDS = 300.0  # that a record may wait for a sink that does not fail
 
@@ -55,11 +63,17 @@ class Problem:
 
 
 def find_problems(
-    store: StoreStatus, sinks: Iterable[SinkStatus], clusters: Iterable[ClusterSummary], *, now: float
+    store: StoreStatus,
+    lead: LeadStatus | None,
+    sinks: Iterable[SinkStatus],
+    clusters: Iterable[ClusterSummary],
+    *,
+    now: float,
 ) -> list[Problem]:
     """Return all problems, the severe ones first; `now` is in Unix seconds."""
     found = [
         *store_problems(store),
+        *lead_problems(lead),
         *sink_problems(sinks, now),
         *(problem for summary in clusters for problem in cluster_problems(summary)),
     ]
@@ -71,6 +85,14 @@ def store_problems(status: StoreStatus) -> Iterator[Problem]:
     if not status.up:
         text = "is not accepting writes; changes are held in memory"
         yield Problem(kind="store", text=text, detail=status.message, since=status.since)
+
+
+def lead_problems(status: LeadStatus | None) -> Iterator[Problem]:
+    """Yield the problem of a store into which no collector records; None: there is no store."""
+    if status is not None and not status.has_leader:
+        detail = f"{status.holder} had the lead last" if status.holder else ""
+        text = "has no leader: no collector records into it or delivers to the sinks"
+        yield Problem(kind="store", text=text, detail=detail)
 
 
 def sink_problems(sinks: Iterable[SinkStatus], now: float) -> Iterator[Problem]:

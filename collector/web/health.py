@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from collector.model import ClusterStatus
+from collector.store import LeadStatus, StoreStatus
 from collector.views.cluster_summary import starting_clusters
 from collector.web.auth import ADMITTED
 from collector.web.keys import COLLECTOR
@@ -16,7 +17,7 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Return 200 as soon as every cluster has given a first answer, good or bad; `?verbose` lists the clusters.
+    """Return 200 as soon as every cluster has given a first answer, good or bad; `?verbose` lists them, and the store.
 
     Once ready, it stays ready: a cluster that is added later must not take the others' series away.
     """
@@ -27,6 +28,7 @@ async def readyz(request: web.Request) -> web.Response:
     lines = []
     if ("verbose" in request.query or starting) and await request[ADMITTED]():
         lines = [_line(name, collector.statuses.get(name)) for name in sorted(collector.clusters())]
+        lines += _store_lines(collector.store_status, collector.lead_status)
     verdict = f"not ready: {len(starting)} of {len(collector.clusters())} clusters are starting" if starting else "ok"
     return web.Response(text="\n".join([*lines, verdict, ""]), status=503 if starting else 200)
 
@@ -46,3 +48,15 @@ def _line(name: str, status: ClusterStatus | None) -> str:
     if status is None or not status.message:
         return f"[-]{name} {status.state if status else 'starting'}"
     return f"[-]{name} {status.state}: {status.message}"
+
+
+def _store_lines(store: StoreStatus, lead: LeadStatus | None) -> list[str]:
+    if lead is None:  # no store
+        return []
+    lines = [] if store.up else [f"[-]store down: {store.message}"]
+    if lead.leads:
+        return [*lines, "[+]store leader: this collector"]
+    return [
+        *lines,
+        f"[+]store leader: {lead.holder or 'unknown'}" if lead.has_leader else "[-]store no collector leads",
+    ]

@@ -1,6 +1,7 @@
 """Two `gpuid run` of the same clusters on one PostgreSQL and one webhook: nothing is lost, doubled or falsely gone."""
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from tests.support.waiting import until
 
 __all__ = ["postgres_server"]
 
+FOLLOWED_SECONDS = 20.0
+SLOW_MACHINE_SECONDS = 10.0  # more, for a machine that has other work
 CLUSTERS, GPUS = ("sim-0", "sim-1"), 16
 
 
@@ -73,6 +76,16 @@ class Site:
                 return await store.history.changes(limit=100_000)
 
         return anyio.run(changes)
+
+    def expire(self) -> None:
+        """Let the time of the lease be over, as it is some seconds after its holder was killed."""
+
+        async def expire() -> None:
+            settings = StoreSettings(url=self.store)
+            async with Store.open(settings, OpenMode.OPERATOR) as store, store.database.write() as connection:
+                await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = 0")
+
+        anyio.run(expire)
 
     def present(self) -> list[tuple[str, str, str]]:
         """Every open placement as (cluster, node, UUID)."""
@@ -147,7 +160,37 @@ def test_when_the_leader_is_killed_the_standby_takes_over(site: Site) -> None:
     site.move("sim-1", "gpu-0001", "gpu-0000")
     all_is_told_once(site, moves=3)
     second.stop(signal.SIGKILL)
+    site.expire()
     until(first.published, (1.0, 2.0, GPUS))
+    all_is_told_once(site, moves=3)
+
+
+def test_a_frozen_leader_is_followed_and_changes_nothing_when_it_thaws(site: Site) -> None:
+    first = site.start("first")
+    until(first.published, (1.0, 2.0, GPUS))
+    second = site.start("second")
+    until(second.published, (0.0, 2.0, GPUS))
+    until(lambda: "standing by" in second.tail())
+    site.move("sim-0", "gpu-0000", "gpu-0001")
+    all_is_told_once(site, moves=1)
+    first.send(signal.SIGSTOP)
+    start = time.monotonic()
+    site.move("sim-1", "gpu-0000", "gpu-0001")
+    until(second.published, (1.0, 2.0, GPUS))
+    assert time.monotonic() - start < FOLLOWED_SECONDS + SLOW_MACHINE_SECONDS
+    all_is_told_once(site, moves=2)
+    first.send(signal.SIGCONT)
+    site.move("sim-0", "gpu-0001", "gpu-0000")
+    until(first.published, (0.0, 2.0, GPUS))
+    until(lambda: first.total("gpuid_store_has_leader"), 1.0)
+    assert "[+]store leader: " in first.text("/readyz?verbose")
+    assert "This collector stands by: " in first.text("/")
+    all_is_told_once(site, moves=3)
+    assert site.delivered() == [(change.event, change.uuid) for change in site.recorded()]  # in order
+    second.stop(signal.SIGTERM, seconds=30)
+    start = time.monotonic()
+    until(first.published, (1.0, 2.0, GPUS))
+    assert time.monotonic() - start < SLOW_MACHINE_SECONDS  # at once: the lease was given back
     all_is_told_once(site, moves=3)
 
 
@@ -174,6 +217,7 @@ def test_killed_leaders_lose_and_duplicate_nothing(site: Site) -> None:
         leader = one if one.total("gpuid_store_leader") else other
         site.move("sim-0", there, back)
         leader.stop(signal.SIGKILL)
+        site.expire()
         site.move("sim-1", there, back)
         there, back = back, there
         one, other = (other if leader is one else one), site.start("other" if leader is other else "one")

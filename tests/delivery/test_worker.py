@@ -186,6 +186,20 @@ async def test_a_batch_is_left_to_the_next_leader() -> None:
     assert world.batches == [batch(1)]
 
 
+async def test_a_lease_that_expires_before_the_first_attempt_sends_nothing() -> None:
+    world = World(batch(1), age=3600)
+    next_batch = world.next_batch
+
+    async def lose(sink: str, limit: int) -> Batch | None:
+        world.leads = False  # as when the process was stopped here for a while
+        return await next_batch(sink, limit)
+
+    world.next_batch = lose  # type: ignore[method-assign]
+    await world.run(until=lambda: len(world.waits) == 5)
+    assert world.sent == []
+    assert world.batches == [batch(1)]
+
+
 async def test_the_end_drains_what_is_not_due() -> None:
     world = World(batch(1), batch(2))
     world.ending.set()

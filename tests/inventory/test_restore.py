@@ -111,6 +111,16 @@ class TestRestore:
         (change,) = restored(Inventory(), absent={"GPU-1": A}).apply(reading(B, 2.0, "GPU-1")).changes
         assert (change.event, change.previous) == (Event.MOVED, A)
 
+    def test_what_another_one_recorded_of_absent_gpus_is_taken_over(self):
+        one = Inventory()
+        one.apply(reading(A, 1.0, "GPU-1", "GPU-2", "GPU-3"))
+        one.apply(reading(A, 3.0, "GPU-3"))  # the others left
+        one.recall({"GPU-1": B, "GPU-3": B, "GPU-4": C}, {"GPU-1": 5.0, "GPU-2": 2.0, "GPU-3": 9.0, "GPU-4": 6.0})
+        assert one.absent() == {"GPU-1": B, "GPU-2": A, "GPU-4": C}
+        assert one.left() == {"GPU-1": 5.0, "GPU-2": 3.0, "GPU-4": 6.0}
+        changes = one.apply(reading(Place("prod", "d"), 4.0, "GPU-1", "GPU-2", "GPU-4")).changes
+        assert [(change.time, change.previous) for change in changes] == [(5.0, B), (4.0, A), (6.0, C)]
+
     def test_a_gpu_in_two_places_is_a_conflict(self):
         before = Inventory()
         for time, place in enumerate((A, B, A, B)):

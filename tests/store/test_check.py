@@ -139,6 +139,32 @@ async def test_missing_postgres_rights_on_sequences_are_reported(as_user):
         await check(settings)
 
 
+@pytest.mark.parametrize("tables", [False, True])
+async def test_a_check_leaves_nothing(as_user, tables):
+    settings = await as_user("gpuid_checker", "GRANT gpuid TO gpuid_checker", tables=tables)
+    for _ in range(2):
+        await check(settings)
+    connection = await asyncpg.connect(settings.url)
+    try:
+        assert bool(await connection.fetchval("SELECT to_regclass('gpuid_leases')")) == tables
+        if tables:
+            assert await connection.fetchval("SELECT count(*) FROM gpuid_leases WHERE name <> 'leader'") == 0
+    finally:
+        await connection.close()
+
+
+async def test_a_read_only_postgres_is_refused_by_check_and_run_alike(as_user):
+    settings = await as_user("guest", "ALTER ROLE guest SET default_transaction_read_only = on", tables=True)
+    for refused in (check(settings), run(settings)):
+        with pytest.raises(StoreError, match="the server is read-only or a replica; use the primary"):
+            await refused
+
+
+async def run(settings):
+    async with Store.open(settings):
+        pass
+
+
 async def test_an_unreachable_postgres_is_reported():
     with pytest.raises(StoreError, match="the server cannot be reached"):
         await check(StoreSettings(url="postgresql://gpuid@127.0.0.1:1/gpuid"))

@@ -150,9 +150,9 @@ class TestPostgresThatGoesAway:
             for number, changes in ((7, 1), (7, 1), (8, 2)):
                 batch = Commit(store.leadership.token, number=number)
                 batch.changes = [APPEARED]
-                await batch.prepare()
+                await batch.prepare(store.database, 1.0)
                 async with store.leadership.write(batch.token) as connection:
-                    await batch.write(connection, store.database, 1.0)
+                    await batch.write(connection, store.database)
                 assert len(await store.history.changes()) == changes
 
     async def test_the_end_does_not_wait_for_a_server_that_hangs(self, postgres_server, collecting):

@@ -1,4 +1,4 @@
-"""kill -9 at any instant: nothing that was committed is lost, nothing is recorded twice, sinks get everything."""
+"""SIGSTOP and kill -9 at any instant: no commit is lost, nothing is recorded twice, sinks get everything."""
 
 import logging
 import os
@@ -37,6 +37,11 @@ async def test_committed_changes_survive_once_and_in_order(settings, tmp_path):
         child.start()
         await eventually(lambda: size(acknowledged) > written or not child.running)  # noqa: B023  awaited at once
         await anyio.sleep(rng.random() * 0.4)
+        if number % 2:
+            child.send(signal.SIGSTOP)
+            await anyio.sleep(rng.random() * 0.2)
+            child.send(signal.SIGCONT)
+            await anyio.sleep(rng.random() * 0.1)
         assert child.running, child.tail()
         child.stop(signal.SIGKILL)
         assert size(acknowledged) > written, child.tail()
@@ -59,9 +64,12 @@ def size(path: Path) -> int:
 
 
 async def last_commit_over(settings) -> None:
-    """Wait for what a killed process had under way: PostgreSQL ends it by itself, and there is one writer at a time."""
-    async with Store.open(settings, OpenMode.OPERATOR) as store, store.database.write():
-        pass
+    """Wait for what a killed process had under way, and let its lease expire.
+
+    PostgreSQL ends it by itself, and there is one writer at a time.
+    """
+    async with Store.open(settings, OpenMode.OPERATOR) as store, store.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = 0")
 
 
 async def recorded(settings):

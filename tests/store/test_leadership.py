@@ -1,18 +1,28 @@
-"""One collector at a time leads on a PostgreSQL store."""
+"""One collector at a time leads on a PostgreSQL store: by a lease that expires, and a token that its writes prove."""
 
 import contextlib
+import os
+import socket
 
+import anyio
 import pytest
 from sqlalchemy import text
 
-from collector.store import Store, StoreError, StoreSettings
-from collector.store.errors import LostLeadershipError
+from collector.store import LostLeadershipError, OpenMode, Store, StoreError, StoreSettings, Subscription
+from collector.store.database import IDLE_TRANSACTION_SECONDS, Database
+from collector.store.leadership import LEASE_SECONDS, Leadership
 
 pytestmark = pytest.mark.anyio
 
 
+async def expire(store):
+    """Let the time of the lease be over."""
+    async with store.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = expires - 3600")
+
+
 async def cut(store):
-    """End every other connection to the database, as the server does when a client is gone, and wait for that."""
+    """End every other connection to the database, and wait until the server has done so."""
     async with store.database.write() as connection:
         await connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
@@ -27,6 +37,34 @@ async def two(postgres_server):
         yield one, other
 
 
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+async def timed(postgres_server):
+    """A leader and a standby whose own clocks the test sets; the server's goes on."""
+    settings = StoreSettings(url=postgres_server.new_database())
+    clock = Clock()
+    async with Store.open(settings):  # makes the tables, and gives the lead back
+        pass
+    async with (
+        Database.open(settings, OpenMode.COLLECTOR) as first,
+        Database.open(settings, OpenMode.COLLECTOR) as second,
+    ):
+        one, other = Leadership(first, holder="one", clock=clock), Leadership(second, holder="other", clock=clock)
+        assert await one.ask()
+        one.begin()
+        assert await one.ask()
+        assert not await other.ask()
+        yield one, other, clock
+
+
 async def test_the_first_that_opens_leads_until_it_closes(postgres_server):
     settings = StoreSettings(url=postgres_server.new_database())
     async with contextlib.AsyncExitStack() as stack:
@@ -36,6 +74,13 @@ async def test_the_first_that_opens_leads_until_it_closes(postgres_server):
             assert not await second.leadership.ask()
             assert await first.leadership.ask()
         assert await second.leadership.ask()
+
+
+async def test_an_end_that_took_all_its_time_still_gives_the_lead_back(two):
+    one, other = two
+    one.database.end_by(anyio.current_time() - 1)
+    await one.leadership.release()
+    assert await other.leadership.ask()
 
 
 async def test_a_former_leader_may_lead_again(two):
@@ -48,25 +93,29 @@ async def test_a_former_leader_may_lead_again(two):
     assert await one.leadership.ask()
 
 
-async def test_losing_the_connection_loses_the_leadership(two):
+async def test_an_expired_lease_goes_to_another_collector(two):
     one, other = two
-    await cut(other)
+    assert not await other.leadership.ask()
+    await expire(other)
     assert await other.leadership.ask()
     assert not await one.leadership.ask()
+    assert not one.leadership.recording
 
 
-async def test_a_leader_that_reconnects_unchallenged_still_leads(two):
+async def test_a_leader_that_is_late_and_unchallenged_still_leads(two):
     one, other = two
+    await expire(other)
     await cut(other)
     assert await one.leadership.ask()
     assert one.leadership.leads
     async with one.leadership.write():
         pass
+    assert not await other.leadership.ask()
 
 
 async def test_a_superseded_leader_writes_nothing(two):
     one, other = two
-    await cut(other)
+    await expire(other)
     assert await other.leadership.ask()
     assert one.leadership.leads
     with pytest.raises(LostLeadershipError, match="another collector leads now"):
@@ -77,10 +126,110 @@ async def test_a_superseded_leader_writes_nothing(two):
     assert not one.leadership.leads  # before it has caught up with what the other one recorded
 
 
-async def test_asking_again_and_again_uses_one_connection(two):
+async def test_a_leader_that_cannot_renew_stops_before_its_lease_expires(timed):
+    one, _other, clock = timed
+    clock.now += LEASE_SECONDS - 2
+    assert one.leads
+    clock.now += 1
+    assert not one.leads
+    assert await one.ask()
+    assert one.leads
+
+
+async def test_a_leader_that_is_late_in_renewing_configures_its_sinks(two):
+    one, _other = two
+    clock = one.leadership._clock
+    one.leadership._clock = lambda: clock() + LEASE_SECONDS
+    assert not one.leadership.leads  # as after a start that took long
+    await one.reconcile({"lake": Subscription("changes", False)})
+    assert [state.sink for state in await one.outbox.sinks()] == ["lake"]
+
+
+async def test_a_lease_of_a_server_whose_clock_was_set_back_expires_too(two):
     one, other = two
+    async with other.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = expires + 3600")
+    assert await other.leadership.ask()
+    assert not await one.leadership.ask()
+
+
+async def test_everybody_knows_who_leads(two):
+    one, other = two
+    assert await one.leadership.ask()
     assert not await other.leadership.ask()
-    async with one.database.read() as connection:
+    me = f"{socket.gethostname()} (pid {os.getpid()})"
+    assert (one.leadership.status.leads, one.leadership.status.has_leader) == (True, True)
+    status = other.leadership.status
+    assert (status.leads, status.has_leader, status.holder) == (False, True, me)
+
+
+async def test_a_holder_s_name_is_bounded(two, monkeypatch):
+    one, other = two
+    async with one.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE gpuid_leases SET holder = repeat(E'x\\n', 10000)")
+    assert not await other.leadership.ask()
+    assert len(other.leadership.status.holder) == 100
+    assert other.leadership.status.holder.isprintable()
+
+
+async def test_a_standby_notices_when_nobody_leads(timed):
+    _one, other, clock = timed
+    clock.now += LEASE_SECONDS
+    assert other.status.has_leader
+    clock.now += 1
+    assert not other.status.has_leader
+    assert not await other.ask()
+    assert other.status.has_leader
+
+
+async def test_a_holder_that_does_not_record_is_no_leader(timed):
+    one, other, clock = timed
+    one.stand_by()  # it cannot take over, for whatever reason, and keeps the lease
+    assert await one.ask()
+    clock.now += LEASE_SECONDS + 1
+    assert await one.ask()
+    assert not await other.ask()
+    assert (one.status.has_leader, other.status.has_leader) == (False, False)
+    assert other.status.holder == "one"
+
+
+async def test_a_lease_outlives_the_connection(two):
+    one, other = two
+    await cut(other)
+    assert not await other.leadership.ask()
+    assert await one.leadership.ask()
+
+
+async def test_readers_do_not_keep_a_leader_from_renewing(two):
+    one, _other = two
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(5):  # all connections there are
+            await stack.enter_async_context(one.database.read())
+        assert await one.leadership.ask()
+
+
+async def test_a_transaction_left_open_delays_the_next_leader_only_for_a_while(two):
+    one, other = two
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pytest.raises(StoreError))
+        connection = await stack.enter_async_context(one.leadership.write())
+        limit = await connection.scalar(text("SHOW idle_in_transaction_session_timeout"))
+        assert limit == f"{IDLE_TRANSACTION_SECONDS}s"
+        await connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '1s'")  # so as not to wait
+        await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = 0")
+        assert not await other.leadership.ask()  # its last write may still come
+        with anyio.fail_after(30):
+            async with other.database.write():
+                pass
+        await connection.scalar(text("SELECT 1"))
+    async with one.database.write():  # through another connection
+        pass
+
+
+async def test_asking_again_and_again_uses_one_connection(two):
+    _one, other = two
+    assert not await other.leadership.ask()
+    async with other.database.read() as connection:
         before = await backends(connection)
         for _ in range(5):
             assert not await other.leadership.ask()
@@ -92,19 +241,22 @@ async def backends(connection):
     return set(await connection.scalars(query))
 
 
-async def test_without_a_server_nobody_leads_and_afterwards_somebody_does(postgres_server):
-    settings = StoreSettings(url=postgres_server.new_database())
-    async with Store.open(settings) as one:
-        assert one.leadership.leads
-        postgres_server.stop()
-        try:
+async def test_without_a_server_the_lead_ends_by_itself_and_comes_back(timed, postgres_server):
+    one, other, clock = timed
+    await anyio.to_thread.run_sync(postgres_server.stop)
+    try:
+        for each in (one, other):
             with pytest.raises(StoreError, match="the server cannot be reached"):
-                await one.leadership.ask()
-            assert not one.leadership.leads
-        finally:
-            postgres_server.start()
-        assert await one.leadership.ask()
-        assert one.leadership.leads
+                await each.ask()
+        assert one.leads
+        clock.now += LEASE_SECONDS + 1
+        assert not one.leads
+        assert not one.status.has_leader
+        assert not other.status.has_leader
+    finally:
+        await anyio.to_thread.run_sync(postgres_server.start)
+    assert await one.ask()
+    assert one.leads
 
 
 async def test_each_schema_of_a_database_has_its_own_leader(postgres_server):
@@ -120,7 +272,19 @@ async def test_each_schema_of_a_database_has_its_own_leader(postgres_server):
         assert other.leadership.leads
 
 
+async def test_a_collector_that_knows_only_the_lock_from_before_records_no_more(settings):
+    async with Store.open(settings) as store, store.database.write() as connection:
+        await connection.exec_driver_sql("DROP TABLE gpuid_leases")
+        await connection.exec_driver_sql("UPDATE gpuid_schema SET version_num = '0001'")
+        await connection.exec_driver_sql("INSERT INTO gpuid_facts VALUES ('leader', 'its token')")
+    async with Store.open(settings) as store:
+        assert store.leadership.leads
+        async with store.database.read() as connection:
+            assert await connection.scalar(text("SELECT value FROM gpuid_facts WHERE name = 'leader'")) is None
+
+
 async def test_a_file_s_collector_always_leads(sqlite_settings):
     async with Store.open(sqlite_settings) as store:
         assert await store.leadership.ask()
         assert store.leadership.leads
+        assert store.leadership.status.has_leader

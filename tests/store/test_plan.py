@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeInfo, NodeState, Place
-from collector.store.plan import OpenPlacement, differences, plan
+from collector.store.plan import OpenPlacement, Recorded, differences, plan
 
 A, B, C = (Place("prod", name) for name in "abc")
 
@@ -104,7 +104,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
         placements = [OpenPlacement(uuid, "s", "c", "m", (), place, 1.0, 1.0) for uuid, place in before]
         return [
             (one.event.value, str(one.gpu.uuid), one.place.node, one.time, one.previous)
-            for one in differences(placements, nodes, 100.0)
+            for one in differences(Recorded(placements, set(), {}), nodes, 100.0)
         ]
 
     def test_nothing_is_found_where_nothing_changed(self):
@@ -125,8 +125,8 @@ class TestTheDifferenceWhenTheStepsAreLost:
     def test_what_left_two_nodes_ends_in_both(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 9.0), C: snapshot(C, 8.0, GPU_1=7.0)}
         assert self.found([("GPU-1", A), ("GPU-1", B)], nodes) == [
+            ("vanished", "GPU-1", "a", 7.0, None),
             ("moved", "GPU-1", "c", 7.0, B),
-            ("vanished", "GPU-1", "a", 9.0, None),
         ]
 
     def test_a_gpu_absent_in_between_vanished_and_appeared(self):
@@ -149,7 +149,7 @@ class TestTheDifferenceWhenTheStepsAreLost:
 
     def test_a_fact_that_is_another_one_has_altered(self):
         before = [OpenPlacement("GPU-1", "old", "c", "m", (), A, 1.0, 1.0)]
-        (found,) = differences(before, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
+        (found,) = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.gpu.serial, found.time) == ("altered", "s", 9.0)
         assert found.changes == (FieldChange("serial", "old", "s"),)
 
@@ -158,12 +158,29 @@ class TestTheDifferenceWhenTheStepsAreLost:
         node = snapshot(A, 9.0, GPU_1=1.0)
         silent = tuple(msgspec.structs.replace(gpu, last_known=(LastReport("serial", 5.0),)) for gpu in node.gpus)
         node = msgspec.structs.replace(node, gpus=silent)
-        (found,) = differences(before, {A: node}, 100.0)
+        (found,) = differences(Recorded(before, set(), {}), {A: node}, 100.0)
         assert (found.event, found.changes) == ("altered", (FieldChange("serial", "s", None),))
         marked = [before[0]._replace(last_known=(LastReport("serial", 5.0),))]
-        assert differences(marked, {A: node}, 100.0) == []
-        (found,) = differences(marked, {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
+        assert differences(Recorded(marked, set(), {}), {A: node}, 100.0) == []
+        (found,) = differences(Recorded(marked, set(), {}), {A: snapshot(A, 9.0, GPU_1=1.0)}, 100.0)
         assert (found.event, found.changes) == ("altered", (FieldChange("serial", None, "s"),))
+
+    def test_nothing_arrives_before_it_was_recorded_to_leave(self):
+        recorded = Recorded([], set(), {"GPU-1": 8.5})
+        nodes = {B: snapshot(B, 9.0, GPU_1=7.0, GPU_2=7.0)}
+        found = [(one.event.value, one.gpu.uuid, one.time) for one in differences(recorded, nodes, 100.0)]
+        assert found == [("appeared", "GPU-2", 7.0), ("appeared", "GPU-1", 8.5)]
+
+    def test_what_is_elsewhere_as_well_has_not_moved(self):
+        before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
+        nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0)}
+        found = differences(Recorded(before, {"GPU-1"}, {}), nodes, 100.0)
+        assert [(one.event.value, one.place, one.time) for one in found] == [("vanished", A, 7.0), ("appeared", B, 7.0)]
+
+    def test_what_is_in_no_node_left_when_that_was_noticed(self):
+        before = [OpenPlacement(uuid, "s", "c", "m", (), A, 1.0, 1.0) for uuid in ("GPU-1", "GPU-2", "GPU-3")]
+        found = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0)}, 100.0, {"GPU-1": 5.0, "GPU-2": 0.5})
+        assert [(one.gpu.uuid, one.time) for one in found] == [("GPU-2", 1.0), ("GPU-1", 5.0), ("GPU-3", 9.0)]
 
     def test_what_is_found_is_in_the_order_of_time(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0), C: snapshot(C, 5.0)}

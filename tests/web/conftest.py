@@ -27,7 +27,7 @@ from collector.model import (
     Survey,
     UnreadReason,
 )
-from collector.store import History, Store, StoreSettings, StoreStatus
+from collector.store import History, LeadStatus, Store, StoreSettings, StoreStatus
 from collector.views.collector_view import CollectorView
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -59,6 +59,7 @@ class FakeCollector:
     sink_statuses: SinkStatuses = field(default_factory=SinkStatuses)
     store: Store | None = None
     store_status: StoreStatus = field(default_factory=StoreStatus)
+    lead_status: LeadStatus | None = None
 
     @property
     def history(self) -> History | None:

@@ -1,9 +1,12 @@
 """When the collector says that it lives and that it is ready."""
 
+from typing import Any
+
 import httpx
 import pytest
 
 from collector.model import ClusterState
+from collector.store import LeadStatus, StoreStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -50,3 +53,24 @@ async def test_details_require_authentication(site, serving, tmp_path) -> None:
         assert (await client.get("/readyz?verbose")).text == "ok\n"
         admitted = await client.get("/readyz?verbose", headers={"Authorization": "Bearer t"})
         assert "prod-b unreachable" in admitted.text
+
+
+@pytest.mark.parametrize(
+    ("store", "lead", "lines"),
+    [
+        (StoreStatus(), None, []),
+        (StoreStatus(), LeadStatus(), ["[+]store leader: this collector"]),
+        (StoreStatus(), LeadStatus(leads=False, holder="gpuid-0 (pid 1)"), ["[+]store leader: gpuid-0 (pid 1)"]),
+        (StoreStatus(), LeadStatus(leads=False, has_leader=False), ["[-]store no collector leads"]),
+        (
+            StoreStatus(up=False, message="store x: disk full"),
+            LeadStatus(),
+            ["[-]store down: store x: disk full", "[+]store leader: this collector"],
+        ),
+    ],
+)
+async def test_verbose_says_who_leads(site: Any, serving: Any, store: Any, lead: Any, lines: list[str]) -> None:
+    site.collector.store_status, site.collector.lead_status = store, lead
+    async with serving(site) as client:
+        answer = (await client.get("/readyz?verbose")).text
+    assert [line for line in answer.splitlines() if "]store" in line] == lines

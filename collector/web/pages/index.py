@@ -21,7 +21,10 @@ async def index(request: web.Request) -> web.Response:
     """Show the fleet at a glance."""
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
-    problems = find_problems(collector.store_status, collector.sink_statuses.by_name(), summaries, now=collector.now())
+    lead = collector.lead_status
+    problems = find_problems(
+        collector.store_status, lead, collector.sink_statuses.by_name(), summaries, now=collector.now()
+    )
     models = fleet_models(summaries)
     read, unread = fleet_coverage(summaries)
     part = window(request, len(summaries))
@@ -31,6 +34,7 @@ async def index(request: web.Request) -> web.Response:
         clusters=summaries,
         shown=summaries[part.offset : part.offset + PAGE_ROWS],
         window=part,
+        leader=lead.holder if lead is not None and lead.has_leader and not lead.leads else "",
         problems=problems[:MAX_PROBLEMS],
         more_problems=max(0, len(problems) - MAX_PROBLEMS),
         models=models.most_common(MAX_MODELS),

@@ -7,7 +7,7 @@ import pytest
 
 from collector.config import PRESETS
 from collector.model import ClusterState, Gpu, NodeInfo, ReadFailure, Uncovered
-from collector.store import SinkBacklog, StoreStatus
+from collector.store import LeadStatus, SinkBacklog, StoreStatus
 
 pytestmark = pytest.mark.anyio
 
@@ -260,6 +260,23 @@ async def test_a_failing_store_is_shown_first(site: Any, serving: Any, visit: An
         "Problems The store is not accepting writes; changes are held in memory "
         "since 2025-11-24T16:09:00Z ( 60 seconds ago ) store /data/gpuid.db: no room left" in text
     )
+
+
+async def test_a_standby_says_who_leads(site: Any, serving: Any, visit: Any) -> None:
+    site.collector.lead_status = LeadStatus(leads=False, holder="gpuid-<0> (pid 1)")
+    async with serving(site) as client:
+        text = (await visit(client, "/")).text
+    assert "This collector stands by: gpuid-<0> (pid 1) records the history and delivers to the sinks." in text
+    assert "no leader" not in text
+
+
+async def test_a_store_without_a_leader_is_a_problem(site: Any, serving: Any, visit: Any) -> None:
+    site.collector.lead_status = LeadStatus(leads=False, has_leader=False, holder="gpuid-0 (pid 1)")
+    async with serving(site) as client:
+        text = (await visit(client, "/")).text
+    assert "The store has no leader: no collector records into it or delivers to the sinks" in text
+    assert "gpuid-0 (pid 1) had the lead last" in text
+    assert "stands by" not in text
 
 
 async def test_gpus_are_counted_by_model(client: httpx.AsyncClient, visit: Any) -> None:

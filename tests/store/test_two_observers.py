@@ -1,0 +1,203 @@
+"""Two collectors that read nodes at different times take turns in leading: the history is that of one fleet.
+
+No placement ends before it begins, no GPU is in one place twice at once, and it is in two places at once only where a
+collector saw both. What is recorded of a GPU never goes back in time.
+"""
+
+import random
+import tempfile
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collector.app.take_over import TakeOver
+from collector.inventory import Inventory
+from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.store import Store, StoreSettings
+
+PLACES = [Place(cluster, node) for cluster in ("c0", "c1") for node in ("n0", "n1", "n2")]
+GPUS = [f"GPU-{number}" for number in range(3)]
+
+
+class Fleet:
+    """Where the GPUs are, in truth: each in one place, or in none."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.homes: dict[str, Place | None] = dict(zip(GPUS, PLACES, strict=False))
+
+    def read(self, place: Place, observer: int) -> Reading:
+        found = [uuid for uuid, home in self.homes.items() if home == place]
+        return Reading(
+            cluster=place.cluster,
+            node=NodeInfo(name=place.node),
+            source="x/y",
+            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+            time=self.time - observer * 0.013,  # the command has run somewhat before its answer is there
+            driver_version=None,
+            cuda_version=None,
+            gpus=tuple(Gpu(uuid=uuid) for uuid in found),
+            started=self.time,
+            ended=self.time,
+        )
+
+
+class Observer:
+    """A collector's inventory; it records while it leads."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.inventory = Inventory()
+        self.store: Store | None = None
+        self.touched: dict = {}
+        self.verify: dict[Place, None] = {}
+
+    def take(self, step) -> None:
+        self.verify.update(dict.fromkeys(step.verify))
+        self.touched.update(step.nodes)
+        if self.store is not None:
+            self.store.history_writer.append(step)
+
+    def read(self, fleet: Fleet, place: Place) -> None:
+        self.verify.pop(place, None)
+        fleet.time += 0.1
+        self.take(self.inventory.apply(fleet.read(place, self.number)))
+
+    def adopt(self, nodes) -> None:
+        for recorded in nodes:
+            step = self.inventory.adopt(recorded)
+            if step.changes:
+                self.take(step)
+
+    async def lead(self, store: Store) -> None:
+        store.leadership.recording = False  # as if the other one had led on this very store
+        store.leadership.standby.note(self.touched)
+        self.store = store
+        await TakeOver(store, self.inventory, self.adopt)._take_over()
+
+
+async def run(steps, path: Path) -> None:
+    fleet, observers = Fleet(), [Observer(0), Observer(1)]
+    for observer in observers:
+        for place in PLACES:
+            observer.read(fleet, place)
+    settings = StoreSettings(url=f"sqlite://{path}")
+    remaining, leader, over = list(steps), 0, False
+    while not over:
+        async with Store.open(settings, clock=lambda: fleet.time) as store, anyio.create_task_group() as tasks:
+            tasks.start_soon(store.history_writer.run)
+            await observers[leader].lead(store)
+            over = not happen(remaining, fleet, observers)
+            assert await store.history_writer.flushed(30)
+            observers[leader].store = None
+            observers[leader].touched.clear()
+            await check(store)
+            tasks.cancel_scope.cancel()
+        leader = 1 - leader
+
+
+def happen(steps, fleet: Fleet, observers) -> bool:
+    """Take steps until one is the other's turn to lead, which is True, or there are no more."""
+    while steps:
+        kind, *what = steps.pop(0)
+        if kind == "move":
+            fleet.time += 1
+            fleet.homes[what[0]] = what[1]
+        elif kind == "read":
+            observers[what[0]].read(fleet, what[1])
+        elif kind == "gone":
+            fleet.time += 0.1
+            one = observers[what[0]]
+            one.take(one.inventory.remove_node(what[1], fleet.time))
+        elif kind == "verify":
+            for place in list(observers[what[0]].verify):
+                observers[what[0]].read(fleet, place)
+        else:
+            return True
+    return False
+
+
+async def check(store: Store) -> None:
+    changes = sorted(await store.history.changes(limit=100_000), key=lambda change: change.id)
+    for uuid in GPUS:
+        placements = sorted(await store.history.where(uuid, limit=10_000), key=lambda one: one.id)
+        assert all(one.until is None or one.since <= one.until for one in placements), placements
+        spans = recorded_spans([change for change in changes if change.uuid == uuid])
+        assert len(spans) == len(placements)
+        for number, (one, span) in enumerate(zip(placements, spans, strict=True)):
+            assert (one.cluster, one.node) == span[0], (placements, spans)
+            for other, later in list(zip(placements, spans, strict=True))[number + 1 :]:
+                at_once = span[2] is None or later[1] < span[2]  # both were recorded as present
+                if not at_once:
+                    assert one.until is not None
+                    assert one.until <= other.since, (one, other)
+        times = [change.time for change in changes if change.uuid == uuid and change.event != "altered"]
+        assert times == sorted(times), [change for change in changes if change.uuid == uuid]
+
+
+def recorded_spans(changes):
+    """Return place, and the number of the changes that began and ended it, for each placement of one GPU."""
+    spans: list[list] = []
+    for number, change in enumerate(changes):
+        here = (change.cluster, change.node)
+        if change.event == Event.MOVED:
+            for span in spans:
+                span[2] = number if span[2] is None else span[2]
+        elif change.event == Event.VANISHED:
+            (span,) = [span for span in spans if span[0] == here and span[2] is None]
+            span[2] = number
+        if change.event in (Event.MOVED, Event.APPEARED):
+            assert not [span for span in spans if span[0] == here and span[2] is None], "twice in one place"
+            spans.append([here, number, None])
+    return spans
+
+
+who, where = st.sampled_from([0, 1]), st.sampled_from(PLACES)
+schedule = st.lists(
+    st.one_of(
+        st.tuples(st.just("move"), st.sampled_from(GPUS), st.sampled_from([*PLACES, None])),
+        st.tuples(st.just("read"), who, where),
+        st.tuples(st.just("read"), who, where),
+        st.tuples(st.just("verify"), who),
+        st.tuples(st.just("gone"), who, where),
+        st.tuples(st.just("take over")),
+    ),
+    max_size=40,
+)
+
+
+def chosen(seed: int):
+    """Return a random schedule in which nodes are read often enough for most moves to be noticed."""
+    rng = random.Random(seed)
+    steps = []
+    for _ in range(rng.randrange(5, 40)):
+        kind = rng.choice(["move", "read", "read", "read", "verify", "verify", "gone", "take over"])
+        steps.append(
+            {
+                "move": ("move", rng.choice(GPUS), rng.choice([*PLACES, *PLACES, None])),
+                "read": ("read", rng.randrange(2), rng.choice(PLACES)),
+                "verify": ("verify", rng.randrange(2)),
+                "gone": ("gone", rng.randrange(2), rng.choice(PLACES)),
+                "take over": ("take over",),
+            }[kind]
+        )
+    return steps
+
+
+def try_out(steps) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        anyio.run(run, steps, Path(folder) / "gpuid.db")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=schedule)
+def test_take_overs_write_one_history(steps):
+    try_out(steps)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_seeds(seed):
+    try_out(chosen(seed))
