@@ -64,6 +64,11 @@ class Service:
         self._store: Store | None = None
         self._sinks: SinkReconciler | None = None
         self._reloader = Reloader(config, self._apply)
+        self.metrics.register_config(
+            successful=lambda: self._reloader.status.ok,
+            loaded=lambda: self._reloader.status.loaded,
+            restart_required=lambda: bool(self._reloader.status.restart),
+        )
 
     async def run(self, *, ready: Callable[[str], None], reload_from: Path | None = None) -> None:
         """Serve until cancelled; `ready` gets the URL once HTTP answers.
@@ -137,4 +142,5 @@ class Service:
             sink_statuses=self._sink_statuses,
             store=self._store,
             cluster_label=self._config.metrics.cluster_label,
+            config_status=lambda: self._reloader.status,
         )

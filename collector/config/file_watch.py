@@ -8,10 +8,7 @@ import anyio
 import anyio.to_thread
 import watchfiles
 
-from collector.config.loading import ConfigError, load
-from collector.config.settings import Config
-
-__all__ = ["config_changes"]
+__all__ = ["file_contents", "read_content"]
 
 log = logging.getLogger(__name__)
 
@@ -20,30 +17,22 @@ _POLL_MILLISECONDS = 100  # between two looks at what the system reports
 _TIMEOUT_MILLISECONDS = 500  # until an empty report
 
 
-async def config_changes(path: Path, config: Config) -> AsyncIterator[None]:
-    """Yield whenever the content of the file changes; first compared with `config`, which was read from it.
-
-    A missing file is logged, once.
-    """
-    fields = {"config": str(path)}
-    before: bytes | None = None  # before the first look
-    missing = False
+async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
+    """Yield what the file holds, or why it cannot be read: at once, and whenever something happens in its directory."""
     async for _ in _directory_changes(path):
-        after = await anyio.to_thread.run_sync(_content, path)
-        if after is None:
+        content = await anyio.to_thread.run_sync(read_content, path)
+        if isinstance(content, OSError):
             await anyio.sleep(_REPLACE_SECONDS)
-            after = await anyio.to_thread.run_sync(_content, path)
-        if after is None:
-            if not missing:
-                log.warning("configuration file is missing; keeping the current configuration", extra=fields)
-            missing = True
-            continue
-        changed = after != before if before is not None else await anyio.to_thread.run_sync(_differs, path, config)
-        if missing and not changed:
-            log.info("configuration file is back, unchanged", extra=fields)
-        before, missing = after, False
-        if changed:
-            yield
+            content = await anyio.to_thread.run_sync(read_content, path)
+        yield content
+
+
+def read_content(path: Path) -> bytes | OSError:
+    """Return the content of the file, or why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error
 
 
 async def _directory_changes(path: Path) -> AsyncIterator[object]:
@@ -67,18 +56,3 @@ async def _directory_changes(path: Path) -> AsyncIterator[object]:
                 first = False
         except OSError as error:  # such as the limit of inotify watches
             log.warning("cannot watch the configuration directory: %s", error, extra={"polling": not polling})
-
-
-def _differs(path: Path, config: Config) -> bool:
-    try:
-        return load(path, warn=False) != config
-    except ConfigError:
-        return True
-
-
-def _content(path: Path) -> bytes | None:
-    """Return the content of the file; None while it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

@@ -171,6 +171,14 @@ class Metrics:
         self.registry.register(_CallbackCounter("gpuid_store_lost_records_total", lost))
         _gauge("gpuid_store_leader", self.registry).set_function(leader)
 
+    def register_config(
+        self, *, successful: Callable[[], bool], loaded: Callable[[], float], restart_required: Callable[[], bool]
+    ) -> None:
+        """Create the series of the configuration, whose values are asked for at each scrape."""
+        _gauge("gpuid_config_last_reload_successful", self.registry).set_function(successful)
+        _gauge("gpuid_config_last_reload_success_timestamp_seconds", self.registry).set_function(loaded)
+        _gauge("gpuid_config_restart_required", self.registry).set_function(restart_required)
+
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Count a scrape: the bytes of its response as sent, and the seconds that it took to prepare."""
         self._scrape_bytes.labels(encoding).observe(length)

@@ -29,6 +29,7 @@ from collector.model import (
 )
 from collector.store import History, Store, StoreSettings, StoreStatus
 from collector.views.collector_view import CollectorView
+from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 from collector.web import serve
@@ -55,6 +56,7 @@ class FakeCollector:
     similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
     time: float = 1764000600.0
     cluster_label: str = "cluster"
+    config_status: ConfigStatus = field(default_factory=ConfigStatus)
     recent_changes: RecentChanges = field(default_factory=RecentChanges)
     sink_statuses: SinkStatuses = field(default_factory=SinkStatuses)
     store: Store | None = None

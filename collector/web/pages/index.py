@@ -21,7 +21,13 @@ async def index(request: web.Request) -> web.Response:
     """Show the fleet at a glance."""
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
-    problems = find_problems(collector.store_status, collector.sink_statuses.by_name(), summaries, now=collector.now())
+    problems = find_problems(
+        collector.config_status,
+        collector.store_status,
+        collector.sink_statuses.by_name(),
+        summaries,
+        now=collector.now(),
+    )
     models = fleet_models(summaries)
     read, unread = fleet_coverage(summaries)
     part = window(request, len(summaries))
