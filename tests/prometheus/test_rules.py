@@ -137,6 +137,20 @@ def test_a_cluster_that_is_down_raises_one_alert() -> None:
     assert set(credential.split("|")) < set(ClusterState)
 
 
+def test_what_comes_and_goes_keeps_firing() -> None:
+    calm = {name for name, rule in ALERTS.items() if "keep_firing_for" in rule}
+    assert calm == {
+        "GpuidScrapeFailing",
+        "GpuidClusterDown",
+        "GpuidManyClustersDown",
+        "GpuidReadsFailing",
+        "GpuidNodesUnread",
+        "GpuidExportBacklogGrowing",
+        "GpuidExportsFailing",
+        "GpuidStoreDown",
+    }
+
+
 def test_the_manifest_for_the_operator_has_the_same_rules() -> None:
     head, _, _ = MANIFEST.read_text(encoding="utf-8").partition("\n  groups:\n")
     bodies = [

@@ -28,6 +28,7 @@ from collector.model import (
     UnreadReason,
 )
 from collector.store import History, Store, StoreSettings, StoreStatus
+from collector.tls import Validity
 from collector.views.collector_view import CollectorView
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
@@ -202,7 +203,13 @@ def serving() -> Serving:
 
     @asynccontextmanager
     async def run(
-        site: Site, *, verify: Any = True, cert: Any = None, limits: HttpLimits = DEFAULT_LIMITS, **settings: Any
+        site: Site,
+        *,
+        verify: Any = True,
+        cert: Any = None,
+        limits: HttpLimits = DEFAULT_LIMITS,
+        on_certificate: Callable[[Validity | None], None] = lambda _validity: None,
+        **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         url: list[str] = []
         bound = anyio.Event()
@@ -213,7 +220,8 @@ def serving() -> Serving:
 
         async def run_server() -> None:
             view: CollectorView = site.collector
-            await serve(view, ServerSettings(listen=Listen("127.0.0.1:0"), **settings), ready=ready, limits=limits)
+            server = ServerSettings(listen=Listen("127.0.0.1:0"), **settings)
+            await serve(view, server, ready=ready, limits=limits, on_certificate=on_certificate)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_server)
