@@ -20,12 +20,16 @@ from tests.support.prometheus import Prometheus, answers, scraping
 from tests.support.waiting import until
 
 CLUSTERS, NODES, GPUS = 5, 3, 4
+LABEL = "k8s"  # of the clusters at another collector
 
 DEFAULTS = """
 [defaults]
 kubeconfig = "{kubeconfig}"
 refresh = "10s"
 grace = "1s"
+
+[metrics]
+cluster_label = "{label}"
 """
 STORE_AND_SINKS = """
 [store]
@@ -51,6 +55,7 @@ class Troubled(NamedTuple):
     """What has happened, and the Prometheus that saw it."""
 
     prometheus: Prometheus
+    labelled: Prometheus  # the same, of a collector whose label for the cluster is LABEL
     start: float  # Unix seconds, when all was well
     now: float  # Unix seconds, when every trouble had been scraped several times
     serial: str  # of the GPU that moved
@@ -88,23 +93,27 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
         closed = stack.enter_context(socket.socket())  # bound and never listening: nobody else gets the port
         closed.bind(("127.0.0.1", 0))
         collectors = [
-            _collector(folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1])
-            for name in ("one", "two")
+            _collector(folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1], label)
+            for name, label in (("one", "cluster"), ("two", "cluster"), ("labelled", LABEL))
         ]
         for collector in collectors:
             stack.callback(collector.stop, signal.SIGKILL)
             collector.start()
         for collector in collectors:
             until(lambda: answers(f"{collector.url}/readyz", collector))  # noqa: B023  used at once
-        server = stack.enter_context(scraping(prometheus_program, folder, [collector.url for collector in collectors]))
-        yield _get_into_trouble(fleet, server)
+        *urls, labelled = [collector.url for collector in collectors]
+        server = stack.enter_context(scraping(prometheus_program, folder, urls))
+        other = stack.enter_context(scraping(prometheus_program, folder / "other", [labelled], cluster_label=LABEL))
+        yield _get_into_trouble(fleet, server, other)
 
 
-def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
+def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus) -> Troubled:
     def well() -> bool:
         at = time.time() - 5  # a look back over the whole range, in whole seconds, must find it too
-        return len(server.query("gpuid_node_info", at)) == 2 * (CLUSTERS + 1) * NODES and bool(
-            server.query("DCGM_FI_DEV_GPU_TEMP", at)
+        return all(
+            len(one.query("gpuid_node_info", at)) == collectors * (CLUSTERS + 1) * NODES
+            and bool(one.query("DCGM_FI_DEV_GPU_TEMP", at))
+            for one, collectors in ((server, 2), (labelled, 1))
         )
 
     until(well, seconds=120)
@@ -137,10 +146,12 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
         (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
     ):
         until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=120)  # noqa: B023
+        of_one = query.replace("cluster=", f"{LABEL}=")
+        until(lambda: (of_one, len(labelled.query(of_one)) >= 1), (of_one, True), seconds=120)  # noqa: B023
     now = time.time()
     (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
     gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
-    return Troubled(server, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
+    return Troubled(server, labelled, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
 
 
 class _Fleet:
@@ -168,14 +179,14 @@ class _Fleet:
         return answer.json()
 
 
-def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int) -> CollectorProcess:
+def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int, label: str) -> CollectorProcess:
     folder.mkdir()
     collector = CollectorProcess(folder)
     twins = f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{kubeconfigs[1]}"\n'
     twins += '[[clusters]]\nname = "again"\ncontext = "sim-0"\n'
     collector.configure(
         [f"sim-{number}" for number in range(CLUSTERS)],
-        before=DEFAULTS.format(kubeconfig=kubeconfigs[0]),
+        before=DEFAULTS.format(kubeconfig=kubeconfigs[0], label=label),
         after=twins + STORE_AND_SINKS.format(store=folder / "gpuid.db", closed=closed, strict=strict),
     )
     return collector
