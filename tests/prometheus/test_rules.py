@@ -63,7 +63,7 @@ def test_the_rules_do_what_their_tests_say(promtool: str, file: Path) -> None:
 @pytest.mark.parametrize("name", ["clusters", "gpus", "recording"])
 def test_they_do_the_same_under_another_label(promtool: str, tmp_path: Path, name: str) -> None:
     text = next(file for file in TESTS if file.stem == name).read_text(encoding="utf-8")
-    text = re.sub(r'\bcluster(?==")|\bcluster(?=: )|\bcluster(?=[,)])', LABEL, text)
+    text = re.sub(r'\bcluster(?==")|\bcluster(?=: (?!\d))|\bcluster(?=[,)])', LABEL, text)
     text = re.sub(r"^  - \.\./.*\.yml$", "  - rules.yml", text, flags=re.MULTILINE)
     (tmp_path / "rules.yml").write_text(printed("rules", LABEL))
     (tmp_path / "tests.yml").write_text(text)
