@@ -8,6 +8,8 @@ import anyio
 import anyio.to_thread
 import watchfiles
 
+from collector.files import file_stamp
+
 __all__ = ["file_contents", "read_content"]
 
 log = logging.getLogger(__name__)
@@ -18,8 +20,16 @@ _TIMEOUT_MILLISECONDS = 500  # until an empty report
 
 
 async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
-    """Yield what the file holds, or why it cannot be read: at once, and whenever something happens in its directory."""
-    async for _ in _directory_changes(path):
+    """Yield what the file holds, or why it cannot be read: at once, and whenever something happens in its directory.
+
+    The file itself is looked at now and then, too: its directory may have been replaced by another one, or the file may
+    be a link to one elsewhere.
+    """
+    stamp = None
+    async for changed in _directory_changes(path):
+        before, stamp = stamp, await anyio.to_thread.run_sync(file_stamp, path)
+        if not changed and stamp == before:
+            continue
         content = await anyio.to_thread.run_sync(read_content, path)
         if isinstance(content, OSError):
             await anyio.sleep(_REPLACE_SECONDS)
@@ -35,10 +45,11 @@ def read_content(path: Path) -> bytes | OSError:
         return error
 
 
-async def _directory_changes(path: Path) -> AsyncIterator[object]:
-    """Yield whenever something changes in the directory of a file, because the file may be replaced by another one.
+async def _directory_changes(path: Path) -> AsyncIterator[bool]:
+    """Yield True whenever something changes in the directory of a file, because another one may take the file's place.
 
-    Yields once as soon as the directory is watched, because the file may have changed before.
+    Yields True once as soon as the directory is watched, because the file may have changed before, and False now and
+    then while nothing changes.
     """
     for polling in (False, True):
         first = True
@@ -51,8 +62,7 @@ async def _directory_changes(path: Path) -> AsyncIterator[object]:
                 yield_on_timeout=True,
                 force_polling=polling,
             ):
-                if found or first:
-                    yield found
+                yield bool(found) or first
                 first = False
         except OSError as error:  # such as the limit of inotify watches
             log.warning("cannot watch the configuration directory: %s", error, extra={"polling": not polling})

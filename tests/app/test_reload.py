@@ -24,7 +24,8 @@ class World(ConfiguredService):
     """Two simulated clusters, and a configuration of some of them."""
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
-        super().__init__(folder)
+        (folder / "etc").mkdir()
+        super().__init__(folder / "etc")
         self._simulator = simulator
         self.store = folder / "gpuid.db"
 
@@ -170,6 +171,19 @@ class TestReported:
         assert await self.reported(world) == missing
         world.replace_config(content)
         await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
+
+    async def test_a_directory_that_is_replaced_by_another_one_is_followed(
+        self, world: World, service: Service
+    ) -> None:
+        content, folder = world.config.read_text(), world.config.parent
+        world.config.rename(folder.parent / "aside.toml")
+        await eventually(lambda: self.reported_page(world), ["has been unreadable"])
+        folder.rename(folder.parent / "old")
+        folder.mkdir()
+        world.config.write_text(content)
+        await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
+        world.config.write_text("[[clusters")
+        await eventually(lambda: self.reported_page(world), ["has been rejected"])
 
     async def test_what_is_unreadable_in_another_way_is_reported(self, world: World, service: Service) -> None:
         world.config.unlink()
