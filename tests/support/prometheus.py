@@ -117,15 +117,20 @@ def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.Temp
 
 @contextlib.contextmanager
 def scraping(
-    program: str, folder: Path, collectors: Sequence[str], *, cluster_label: str = "cluster"
+    program: str,
+    folder: Path,
+    collectors: Sequence[str],
+    *,
+    cluster_label: str = "cluster",
+    scrape_seconds: int = 1,
 ) -> Iterator[Prometheus]:
-    """Run a Prometheus, with our rules, that scrapes collectors every second, and the usual exporters beside them."""
+    """Run a Prometheus, with our rules, that scrapes collectors often, and the usual exporters beside them."""
     (port,) = free_ports(1)
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
         exporter = stack.enter_context(_other_exporters(collectors[0], cluster_label))
         config = yaml.safe_load(SCRAPE_EXAMPLE.read_text())
-        config["global"] = {"evaluation_interval": "1s"}
+        config["global"] = {"evaluation_interval": f"{scrape_seconds}s"}
         config["rule_files"] = [str(path) for path in _impatient_rules(folder, cluster_label)]
         (job,) = config["scrape_configs"]
         job["http_sd_configs"] = [{"url": f"{url}/sd", "refresh_interval": "1s"} for url in collectors]
@@ -133,7 +138,7 @@ def scraping(
             {"job_name": "others", "honor_labels": True, "static_configs": [{"targets": [exporter]}]}
         )
         for job in config["scrape_configs"]:
-            job |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
+            job |= {"scrape_interval": f"{scrape_seconds}s", "scrape_timeout": f"{scrape_seconds}s"}
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         process = Process(
             [
