@@ -15,6 +15,8 @@ RUN python -m venv /opt/build \
 # After the dependencies, so that a change of the code alone does not install them again.
 COPY pyproject.toml README.md LICENSE ./
 COPY collector ./collector
+COPY config ./config
+COPY grafana/dashboards ./grafana/dashboards
 RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /dist . \
     && /opt/gpuid/bin/pip install --no-index --no-deps /dist/*.whl \
     && /opt/gpuid/bin/pip check \

@@ -10,6 +10,7 @@ import codecs
 import logging
 import re
 import ssl
+import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,11 +21,13 @@ from collector.text import describe_os_error
 __all__ = [
     "Authorities",
     "TlsFileError",
+    "Validity",
     "client_context",
     "load_certificate",
     "read_authorities",
     "reason",
     "server_context",
+    "validity",
 ]
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,13 @@ class TlsFileError(GpuidError):
         super().__init__(reason)
         self.kind = kind
         self.file = file
+
+
+class Validity(NamedTuple):
+    """From when until when (Unix seconds) a certificate or a token is good; -inf for an unknown beginning."""
+
+    begins: float
+    ends: float
 
 
 class Authorities(NamedTuple):
@@ -120,6 +130,18 @@ def load_certificate(context: ssl.SSLContext, cert: Path | str, key: Path | str 
     except (OSError, ValueError) as error:
         text = reason(error, "expected a PEM certificate with its unencrypted key")
         raise TlsFileError(text, kind="cert", file=key or cert) from error
+
+
+def validity(chain: bytes) -> Validity | None:
+    """Return when the first certificate of a PEM chain is good; None if it does not say so in a way that we know."""
+    from cryptography import x509  # here, because it takes long to load
+
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about what others put into their certificates
+            found = x509.load_pem_x509_certificate(chain)
+            return Validity(found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp())
+    except Exception:  # the library knows many, and none is a reason not to use a certificate
+        return None
 
 
 def reason(error: BaseException, default: str) -> str:

@@ -27,6 +27,7 @@ from collector.model import (
     WatchRestart,
 )
 from collector.timestamps import rfc3339
+from collector.tls import Validity
 
 __all__ = ["CollectObserver"]
 
@@ -137,9 +138,9 @@ class CollectObserver:
         self._metrics.source_pods(cluster, dict(zip(names, survey.pods, strict=True)))
         self._coverage.check(cluster)
 
-    def on_credential_expiry(self, cluster: str, time: float | None) -> None:
+    def on_credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
         """Publish when a cluster's credentials end."""
-        self._metrics.credential_expiry(cluster, time)
+        self._metrics.credential_expiry(cluster, expiry)
 
     def on_session(self, cluster: str) -> None:
         """Forget what a cluster has shown of which one it is."""

@@ -11,6 +11,7 @@ import anyio
 from collector import gc_freeze
 from collector.app.clusters import Clusters
 from collector.app.collected import CollectedClusters
+from collector.app.expiry import SinkExpiry
 from collector.app.observer import CollectObserver
 from collector.app.publisher import Publisher
 from collector.app.reload import Reloader
@@ -63,7 +64,13 @@ class Service:
         self._publisher.verify_with(self._cluster_tasks.verify)
         self._store: Store | None = None
         self._sinks: SinkReconciler | None = None
+        self._sink_expiry = SinkExpiry(self.metrics)
         self._reloader = Reloader(config, self._apply)
+        self.metrics.register_config(
+            successful=lambda: self._reloader.status.ok,
+            loaded=lambda: self._reloader.status.loaded,
+            restart_required=lambda: bool(self._reloader.status.restart),
+        )
 
     async def run(self, *, ready: Callable[[str], None], reload_from: Path | None = None) -> None:
         """Serve until cancelled; `ready` gets the URL once HTTP answers.
@@ -85,7 +92,9 @@ class Service:
                 if reload_from is not None:
                     self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
                 try:
-                    await serve(self._view(), self._config.server, ready=ready)
+                    await serve(
+                        self._view(), self._config.server, ready=ready, on_certificate=self.metrics.server_certificate
+                    )
                 finally:
                     self._tasks.cancel_scope.cancel()
 
@@ -116,17 +125,20 @@ class Service:
         delivery = Delivery(store, sink_observer)
         await delivery.reconcile(self._config.sinks)
         self._sinks = SinkReconciler(delivery, sink_observer.keep)
+        self._sink_expiry.watch(self._config.sinks)
         take_over = TakeOver(store, self.inventory, self._cluster_tasks.adopt)
         return [
             (store.run, "store"),
             (take_over.run, "store: lead"),
             (delivery.run, "delivery"),
             (self._sinks.run, "sinks: configuration"),
+            (self._sink_expiry.run, "sinks: credentials"),
         ]
 
     async def _apply(self, config: Config) -> None:
         if self._sinks is not None:
             await self._sinks.reconcile(config.sinks)
+            self._sink_expiry.watch(config.sinks)
         await self._cluster_tasks.reconcile(config.clusters, self._tasks)
 
     def _view(self) -> LiveCollector:
@@ -138,4 +150,5 @@ class Service:
             sink_statuses=self._sink_statuses,
             store=self._store,
             cluster_label=self._config.metrics.cluster_label,
+            config_status=lambda: self._reloader.status,
         )

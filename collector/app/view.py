@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from collector.app.collected import CollectedClusters
 from collector.config import PodSource
@@ -10,6 +10,7 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.model import ClusterStatus, Survey
 from collector.store import History, LeadStatus, Store, StoreStatus
+from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 
@@ -31,6 +32,7 @@ class LiveCollector:
         sink_statuses: SinkStatuses,
         store: Store | None,
         cluster_label: str,
+        config_status: Callable[[], ConfigStatus],
     ) -> None:
         self.inventory = inventory
         self.exposition = exposition
@@ -39,11 +41,17 @@ class LiveCollector:
         self.cluster_label = cluster_label
         self._clusters = clusters
         self._store = store
+        self._config_status = config_status
 
     @property
     def statuses(self) -> Mapping[str, ClusterStatus]:
         """The status of each cluster, by name."""
         return self._clusters.statuses
+
+    @property
+    def config_status(self) -> ConfigStatus:
+        """How the configuration in force compares with its file."""
+        return self._config_status()
 
     @property
     def history(self) -> History | None:

@@ -35,6 +35,7 @@ from collector.kube.session import Session
 from collector.model import GpuidError, GpuRef, NodeInfo, ReadFailure
 from collector.text import counted, shell_word
 from collector.timestamps import rfc3339
+from collector.tls import Validity
 
 __all__ = ["check_clusters"]
 
@@ -153,8 +154,8 @@ class ClusterCheck(Check):
             case _:
                 return ""
 
-    def _note_expiry(self, expiry: float | None) -> None:
-        self.details.credential_expiry = rfc3339(expiry, "seconds")
+    def _note_expiry(self, expiry: Validity | None) -> None:
+        self.details.credential_expiry = rfc3339(expiry.ends if expiry else None, "seconds")
 
     def _note_proofs(self, proofs: frozenset[Proof]) -> None:
         self.proofs = proofs

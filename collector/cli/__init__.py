@@ -30,6 +30,7 @@ _COMMANDS = {
     "history": ("collector.cli.history:history", "List the GPUs that are and were in a node."),
     "export": ("collector.cli.export:export", "Write the inventory as CSV, JSON Lines or Parquet."),
     "outbox": ("collector.cli.outbox:outbox", "Show sink backlogs and dead letters; replay or drop them."),
+    "print": ("collector.cli.print:print_", "Print rules, PromQL recipes, runbook and Grafana dashboards."),
     "health": ("collector.cli.health:health", "Exit with 0 if a collector answers, for health checks."),
     "parse": ("collector.cli.parse:parse", "Convert the output of nvidia-smi -q -x to JSON."),
     "simulate": ("collector.cli.simulate:simulate", "Run only simulated Kubernetes API servers, for any client."),

@@ -15,6 +15,7 @@ from collector.model import (
     UnreadReason,
     WatchRestart,
 )
+from collector.tls import Validity
 
 __all__ = ["Observer"]
 
@@ -57,8 +58,8 @@ class Observer(Protocol):
     def on_synced(self, cluster: str, time: float) -> None:
         """Handle new proof that the whole view of the cluster is current up to `time`."""
 
-    def on_credential_expiry(self, cluster: str, time: float | None) -> None:
-        """Handle when (Unix seconds) credentials end that gpuid cannot renew by itself; None if they do not."""
+    def on_credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
+        """Handle when credentials are good that gpuid cannot renew by itself; None if they do not end."""
 
     def on_session(self, cluster: str) -> None:
         """Handle that the cluster has a new session: nothing proves yet with which server."""

@@ -8,10 +8,9 @@ import anyio
 import anyio.to_thread
 import watchfiles
 
-from collector.config.loading import ConfigError, load
-from collector.config.settings import Config
+from collector.files import file_stamp
 
-__all__ = ["config_changes"]
+__all__ = ["file_contents", "read_content"]
 
 log = logging.getLogger(__name__)
 
@@ -20,36 +19,37 @@ _POLL_MILLISECONDS = 100  # between two looks at what the system reports
 _TIMEOUT_MILLISECONDS = 500  # until an empty report
 
 
-async def config_changes(path: Path, config: Config) -> AsyncIterator[None]:
-    """Yield whenever the content of the file changes; first compared with `config`, which was read from it.
+async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
+    """Yield what the file holds, or why it cannot be read: at once, and whenever something happens in its directory.
 
-    A missing file is logged, once.
+    The file itself is looked at now and then, too: its directory may have been replaced by another one, or the file may
+    be a link to one elsewhere.
     """
-    fields = {"config": str(path)}
-    before: bytes | None = None  # before the first look
-    missing = False
-    async for _ in _directory_changes(path):
-        after = await anyio.to_thread.run_sync(_content, path)
-        if after is None:
-            await anyio.sleep(_REPLACE_SECONDS)
-            after = await anyio.to_thread.run_sync(_content, path)
-        if after is None:
-            if not missing:
-                log.warning("configuration file is missing; keeping the current configuration", extra=fields)
-            missing = True
+    stamp = None
+    async for changed in _directory_changes(path):
+        before, stamp = stamp, await anyio.to_thread.run_sync(file_stamp, path)
+        if not changed and stamp == before:
             continue
-        changed = after != before if before is not None else await anyio.to_thread.run_sync(_differs, path, config)
-        if missing and not changed:
-            log.info("configuration file is back, unchanged", extra=fields)
-        before, missing = after, False
-        if changed:
-            yield
+        content = await anyio.to_thread.run_sync(read_content, path)
+        if isinstance(content, OSError):
+            await anyio.sleep(_REPLACE_SECONDS)
+            content = await anyio.to_thread.run_sync(read_content, path)
+        yield content
 
 
-async def _directory_changes(path: Path) -> AsyncIterator[object]:
-    """Yield whenever something changes in the directory of a file, because the file may be replaced by another one.
+def read_content(path: Path) -> bytes | OSError:
+    """Return the content of the file, or why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error
 
-    Yields once as soon as the directory is watched, because the file may have changed before.
+
+async def _directory_changes(path: Path) -> AsyncIterator[bool]:
+    """Yield True whenever something changes in the directory of a file, because another one may take the file's place.
+
+    Yields True once as soon as the directory is watched, because the file may have changed before, and False now and
+    then while nothing changes.
     """
     for polling in (False, True):
         first = True
@@ -62,23 +62,7 @@ async def _directory_changes(path: Path) -> AsyncIterator[object]:
                 yield_on_timeout=True,
                 force_polling=polling,
             ):
-                if found or first:
-                    yield found
+                yield bool(found) or first
                 first = False
         except OSError as error:  # such as the limit of inotify watches
             log.warning("cannot watch the configuration directory: %s", error, extra={"polling": not polling})
-
-
-def _differs(path: Path, config: Config) -> bool:
-    try:
-        return load(path, warn=False) != config
-    except ConfigError:
-        return True
-
-
-def _content(path: Path) -> bytes | None:
-    """Return the content of the file; None while it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None

@@ -20,6 +20,8 @@ _OWN_LABELS = frozenset(
     | {"generation", "implementation", "major", "minor", "patchlevel"}  # of Python's own metrics
 )
 
+_PROMETHEUS_LABELS = frozenset({"job", "instance", "alertname", "severity"})  # of targets, and of our alerts
+
 _POSITIVE_KEYS = (  # of a cluster
     "exec_concurrency",
     "request_burst",
@@ -182,6 +184,8 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"cluster_label: expected a Prometheus label name, got {quote(self.cluster_label)}")
         if self.cluster_label in _OWN_LABELS or self.cluster_label.startswith("label_"):
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that gpuid sets itself')
+        if self.cluster_label in _PROMETHEUS_LABELS:
+            raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that Prometheus sets itself')
         for label in self.node_labels:
             if not is_label_key(label):
                 raise ValueError(f"node_labels: expected keys of Kubernetes labels, got {quote(label)}")

@@ -91,6 +91,12 @@ FAMILIES = (
         " tokens of exec plugins and OIDC, are renewed.",
     ),
     Family(
+        "gpuid_credential_lifetime_seconds",
+        "gauge",
+        ("cluster",),
+        "For how long that credential was issued in all; absent if it does not say so.",
+    ),
+    Family(
         "gpuid_cluster_resemblances",
         "gauge",
         ("cluster",),
@@ -157,6 +163,19 @@ FAMILIES = (
         ("sink",),
         "Batches in the dead-letter queue of a sink.",
     ),
+    Family(
+        "gpuid_sink_credential_expiry_timestamp_seconds",
+        "gauge",
+        ("sink",),
+        "When the first of a sink's credentials ends that gpuid cannot renew by itself: its client certificate, or a"
+        " token of an environment variable with an end in it. Absent if none ends.",
+    ),
+    Family(
+        "gpuid_sink_credential_lifetime_seconds",
+        "gauge",
+        ("sink",),
+        "For how long that credential was issued in all; absent if it does not say so.",
+    ),
     Family("gpuid_store_up", "gauge", (), "Whether the store accepts writes; absent without a store."),
     Family("gpuid_store_pending_records", "gauge", (), "Changes and records waiting in memory for the store."),
     Family(
@@ -176,6 +195,36 @@ FAMILIES = (
         "gauge",
         (),
         "Whether this collector or one that it stands by for records and delivers; absent without a store.",
+    ),
+    Family(
+        "gpuid_server_certificate_expiry_timestamp_seconds",
+        "gauge",
+        (),
+        "When the certificate ends that the collector serves; absent without HTTPS.",
+    ),
+    Family(
+        "gpuid_server_certificate_lifetime_seconds",
+        "gauge",
+        (),
+        "For how long that certificate was issued in all.",
+    ),
+    Family(
+        "gpuid_config_last_reload_successful",
+        "gauge",
+        (),
+        "Whether the configuration file, as it was last read, is in force; 0 if it was rejected or cannot be read.",
+    ),
+    Family(
+        "gpuid_config_last_reload_success_timestamp_seconds",
+        "gauge",
+        (),
+        "When the configuration in force was loaded, at the start or since.",
+    ),
+    Family(
+        "gpuid_config_restart_required",
+        "gauge",
+        (),
+        "Whether changes of [server], [metrics] or [store] in the configuration file wait for the next start.",
     ),
     Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of scrape responses as sent."),
     Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to prepare a scrape response."),

@@ -1,6 +1,8 @@
 """The counters and gauges of gpuid's own work, kept by prometheus-client."""
 
+import contextlib
 import functools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from prometheus_client import (
@@ -22,6 +24,7 @@ from prometheus_client.registry import Collector
 from collector import __version__
 from collector.exposition.families import FAMILIES
 from collector.model import UNREAD_REASONS, ClusterState, ReadFailure, UnreadReason, WatchRestart
+from collector.tls import Validity
 
 __all__ = ["Metrics"]
 
@@ -45,6 +48,7 @@ class Metrics:
         self._cluster_label = cluster_label
         self._clusters: dict[str, _ClusterMetrics] = {}
         self._sinks: set[str] = set()
+        self._server_expiry: tuple[Gauge, Gauge] | None = None
         self._export_backlog = _gauge("gpuid_export_backlog_records", self.registry)
         self._export_oldest = _gauge("gpuid_export_oldest_timestamp_seconds", self.registry)
         self._dead_letters = _gauge("gpuid_export_dead_letters", self.registry)
@@ -52,6 +56,8 @@ class Metrics:
         self._scrape_duration = _histogram(
             "gpuid_scrape_duration_seconds", self.registry, buckets=_SCRAPE_SECONDS_BUCKETS
         )
+        self._sink_expiry = _gauge("gpuid_sink_credential_expiry_timestamp_seconds", self.registry)
+        self._sink_lifetime = _gauge("gpuid_sink_credential_lifetime_seconds", self.registry)
         _gauge("gpuid_build_info", self.registry).labels(version=__version__).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -94,6 +100,7 @@ class Metrics:
                 metrics.synced.clear()
                 metrics.source_pods.clear()
                 metrics.credential_expiry.clear()
+                metrics.credential_lifetime.clear()
 
     def synced(self, cluster: str, time: float) -> None:
         """Set when (Unix seconds) the view of a cluster was last confirmed as current."""
@@ -107,13 +114,25 @@ class Metrics:
             for source, count in pods.items():
                 metrics.source_pods.labels(cluster, source).set(count)
 
-    def credential_expiry(self, cluster: str, time: float | None) -> None:
-        """Set when (Unix seconds) a cluster's credentials end; None if they do not."""
+    def credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
+        """Set when a cluster's credentials are good; None if they do not end."""
         if metrics := self._clusters.get(cluster):
-            if time is None:
-                metrics.credential_expiry.clear()
-            else:
-                metrics.credential_expiry.labels(cluster).set(time)
+            _set_expiry(metrics.credential_expiry, metrics.credential_lifetime, (cluster,), expiry)
+
+    def sink_credential_expiry(self, sink: str, expiry: Validity | None) -> None:
+        """Set when the credentials of a sink are good; None if they do not end, or there is no such sink any more."""
+        _set_expiry(self._sink_expiry, self._sink_lifetime, (sink,), expiry)
+
+    def server_certificate(self, expiry: Validity | None) -> None:
+        """Set when the certificate that the collector serves is good; None without one."""
+        if expiry is None:
+            return
+        if self._server_expiry is None:  # without HTTPS there are no such series
+            names = ("gpuid_server_certificate_expiry_timestamp_seconds", "gpuid_server_certificate_lifetime_seconds")
+            self._server_expiry = (_gauge(names[0], self.registry), _gauge(names[1], self.registry))
+        ends, lifetime = self._server_expiry
+        ends.set(expiry.ends)
+        lifetime.set(expiry.ends - expiry.begins)
 
     def moved(self, cluster: str) -> None:
         """Count a GPU that arrived in a cluster from another node."""
@@ -178,6 +197,14 @@ class Metrics:
         _gauge("gpuid_store_leader", self.registry).set_function(leader)
         _gauge("gpuid_store_has_leader", self.registry).set_function(has_leader)
 
+    def register_config(
+        self, *, successful: Callable[[], bool], loaded: Callable[[], float], restart_required: Callable[[], bool]
+    ) -> None:
+        """Create the series of the configuration, whose values are asked for at each scrape."""
+        _gauge("gpuid_config_last_reload_successful", self.registry).set_function(successful)
+        _gauge("gpuid_config_last_reload_success_timestamp_seconds", self.registry).set_function(loaded)
+        _gauge("gpuid_config_restart_required", self.registry).set_function(restart_required)
+
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Count a scrape: the bytes of its response as sent, and the seconds that it took to prepare."""
         self._scrape_bytes.labels(encoding).observe(length)
@@ -214,6 +241,7 @@ class _ClusterMetrics:
         self.last_state: ClusterState | None = None
         self.synced = _gauge("gpuid_cluster_synced_timestamp_seconds", own, label)
         self.credential_expiry = _gauge("gpuid_credential_expiry_timestamp_seconds", own, label)
+        self.credential_lifetime = _gauge("gpuid_credential_lifetime_seconds", own, label)
         self.moves = _counter("gpuid_gpu_moves_total", own, label)
         self.read_success = _counter("gpuid_read_success_total", own, label)
         self.read_failure = _counter("gpuid_read_failure_total", own, label)
@@ -277,6 +305,19 @@ def _histogram(
     name: str, registry: CollectorRegistry, cluster_label: str = "", *, buckets: tuple[float, ...]
 ) -> Histogram:
     return Histogram(name, _HELP[name], _labels(name, cluster_label), registry=registry, buckets=buckets)
+
+
+def _set_expiry(expiry: Gauge, lifetime: Gauge, labels: tuple[str, ...], found: Validity | None) -> None:
+    """Set when something is good, and for how long in all where its beginning is known."""
+    for gauge, value in (
+        (expiry, found.ends if found else None),
+        (lifetime, found.ends - found.begins if found and math.isfinite(found.begins) else None),
+    ):
+        if value is not None:
+            gauge.labels(*labels).set(value)
+        else:
+            with contextlib.suppress(KeyError):
+                gauge.remove(*labels)
 
 
 def _labels(name: str, cluster_label: str) -> list[str]:

@@ -13,7 +13,7 @@ from collector.kube.credentials import (
     StaticCredentials,
     basic,
     bearer,
-    jwt_expiry,
+    jwt_validity,
 )
 from collector.kube.errors import BadContextError
 from collector.kube.oidc import Oidc
@@ -45,7 +45,7 @@ def choose(
             Path(user.token_file), where=where, fallback=user.token, fallback_where=_key(info, "token"), clock=clock
         )
     if user.token:
-        return StaticCredentials(bearer(user.token, _key(info, "token"), lapses=jwt_expiry(user.token)))
+        return StaticCredentials(bearer(user.token, _key(info, "token"), lapse=jwt_validity(user.token)))
     if user.username or user.password:
         try:
             return StaticCredentials(basic(user.username, user.password))

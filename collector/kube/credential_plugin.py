@@ -234,10 +234,10 @@ class CredentialPlugin:
             chain=status.client_certificate_data.encode(), key=status.client_key_data.encode()
         )
         # A certificate ends whatever the plugin says, so another one is due before that.
-        ends = found.ends if (found := tls.validity(certificate)) else None
-        if ends is not None and ends > self._clock():
-            expires = min(expires or ends, ends)
-        return Credential(authorization=header, certificate=certificate, expires=expires, lapses=ends)
+        lapse = tls.validity(certificate.chain)
+        if lapse is not None and lapse.ends > self._clock():
+            expires = min(expires or lapse.ends, lapse.ends)
+        return Credential(authorization=header, certificate=certificate, expires=expires, lapse=lapse)
 
     def _document(self, output: bytes) -> Any:
         """Return what was printed, checked to be an ExecCredential of the right version."""

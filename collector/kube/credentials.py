@@ -3,10 +3,11 @@
 import base64
 import functools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import anyio
@@ -19,6 +20,7 @@ from collector.kube.connection import Redacted, User
 from collector.kube.errors import UNDECODABLE, BadContextError, ClusterError
 from collector.kube.tls import Certificate
 from collector.text import describe_os_error
+from collector.tls import Validity
 
 __all__ = [
     "Credential",
@@ -30,7 +32,7 @@ __all__ = [
     "bearer",
     "impersonation",
     "jwt_claims",
-    "jwt_expiry",
+    "jwt_validity",
     "unfit",
 ]
 
@@ -52,7 +54,7 @@ class Credential(Redacted, frozen=True):
     authorization: str = ""  # the header's value
     certificate: Certificate | None = None
     expires: float | None = None  # Unix seconds; another one is due before that
-    lapses: float | None = None  # Unix seconds; it ends then, and gpuid cannot make another one by itself
+    lapse: Validity | None = None  # it ends with this, and gpuid cannot make another one by itself
 
 
 class Credentials(Protocol):
@@ -222,11 +224,11 @@ class RefreshingCredentials:
             self._renew_at = fresh.expires - min(RENEWAL_MARGIN_SECONDS, RENEWAL_MARGIN_RATIO * (fresh.expires - now))
 
 
-def bearer(token: str, where: str, *, expires: float | None = None, lapses: float | None = None) -> Credential:
+def bearer(token: str, where: str, *, expires: float | None = None, lapse: Validity | None = None) -> Credential:
     """Return the credential of a token; raises BadContextError for one that no header can hold."""
     if wrong := unfit(token):
         raise BadContextError(f"{where}: the token holds {wrong}; copy it again, as one line")
-    return Credential(authorization=f"Bearer {token.strip(_BLANKS)}", expires=expires, lapses=lapses)
+    return Credential(authorization=f"Bearer {token.strip(_BLANKS)}", expires=expires, lapse=lapse)
 
 
 def unfit(token: str) -> str:
@@ -241,10 +243,13 @@ def unfit(token: str) -> str:
     return "" if token.isprintable() else "a control character"
 
 
-def jwt_expiry(token: str) -> float | None:
-    """Return the Unix time at which a token expires; None for one that does not, or that is no JWT."""
+def jwt_validity(token: str) -> Validity | None:
+    """Return when a token is good; None for one that does not end, or that is no JWT."""
     claims = jwt_claims(token)
-    return claims.exp if claims and claims.exp is not None and 0 <= claims.exp < _YEAR_10000 else None
+    if claims is None or claims.exp is None or not 0 <= claims.exp < _YEAR_10000:
+        return None
+    begins = [float(when) for when in (claims.iat, claims.nbf) if isinstance(when, int | float) and math.isfinite(when)]
+    return Validity(max(begins, default=-math.inf), claims.exp)
 
 
 def jwt_claims(token: str) -> "JwtClaims | None":
@@ -265,7 +270,9 @@ def basic(username: str, password: str) -> Credential:
 class JwtClaims(Redacted, frozen=True, rename=None):
     """The claims of a JSON web token that are read."""
 
-    exp: float | None = None  # Unix seconds
+    exp: float | None = None  # Unix seconds, all of them
+    iat: Any = None  # when it was issued, and from when on it is good; neither is a reason to doubt `exp`
+    nbf: Any = None
 
 
 def impersonation(user: User, where: str) -> list[tuple[str, str]]:

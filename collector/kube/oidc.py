@@ -14,7 +14,7 @@ import msgspec
 from collector.backoff import Backoff
 from collector.kube import tls
 from collector.kube.connection import ConnectionInfo, Redacted
-from collector.kube.credentials import Credential, basic, bearer, jwt_claims
+from collector.kube.credentials import Credential, basic, bearer, jwt_claims, jwt_validity
 from collector.kube.errors import (
     REDIRECTS,
     UNDECODABLE,
@@ -112,7 +112,7 @@ class Oidc:
                 f"{self._where}: the id-token expired on {rfc3339(expires, 'seconds')} and there is no refresh-token;"
                 " log in again"
             )
-        return bearer(token, self._where, expires=expires, lapses=None if self._refresh_token else expires)
+        return bearer(token, self._where, expires=expires, lapse=None if self._refresh_token else jwt_validity(token))
 
     def _context(self) -> ssl.SSLContext:
         """Return the TLS context for the issuer, whose certificate authorities may be in a file."""

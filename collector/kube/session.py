@@ -41,6 +41,7 @@ from collector.kube.proxy import SOCKS_PORT
 from collector.kube.secrets import add_connection, add_credential
 from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
 from collector.redaction import Secrets, redacting
+from collector.tls import Validity
 
 __all__ = ["REQUEST_TIMEOUT_SECONDS", "Answer", "Request", "Session"]
 
@@ -54,6 +55,8 @@ MAX_MESSAGE_BYTES = 16 << 20  # of a WebSocket, for those who set no limit of th
 # Each WebSocket holds its TLS buffers and what was printed, 0.5 MB: a hundred clusters that start together must not
 # add up.
 _ALL_WEBSOCKETS = SharedLimiter("WebSockets", 256)
+
+_NOT_REPORTED = Validity(math.nan, math.nan)
 
 _T = TypeVar("_T")
 _Headers = list[tuple[str, str]]
@@ -89,8 +92,8 @@ class Session:
 
     `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
     are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `on_credential_expiry`
-    gets the Unix seconds at which what is presented ends and nobody here can renew it, None if it does not end, first
-    and whenever that changes. `on_proof` gets what proves which server this is, whenever that changes.
+    gets when what is presented is good that nobody here can renew, None if it does not end, first and whenever that
+    changes. `on_proof` gets what proves which server this is, whenever that changes.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class Session:
         websockets: SharedLimiter = _ALL_WEBSOCKETS,
         websocket_close_timeout: float = WEBSOCKET_CLOSE_TIMEOUT_SECONDS,
         plugin_timeout: float = PLUGIN_TIMEOUT_SECONDS,
-        on_credential_expiry: Callable[[float | None], None] = lambda _expiry: None,
+        on_credential_expiry: Callable[[Validity | None], None] = lambda _expiry: None,
         on_proof: Callable[[frozenset[Proof]], None] = lambda _proofs: None,
     ) -> None:
         self.host = cluster.context or "in_cluster"  # for messages; the server's URL once it is known
@@ -117,7 +120,7 @@ class Session:
         self._websocket_close_timeout = websocket_close_timeout
         self._plugin_timeout = plugin_timeout
         self._on_credential_expiry = on_credential_expiry
-        self._expiry: float | None = math.nan  # as last reported
+        self._expiry: Validity | None = _NOT_REPORTED
         self._info: ConnectionInfo | None = None
         self._settings: ConnectionSettings
         self._credentials: Credentials
@@ -344,8 +347,7 @@ class Session:
     def _report_expiry(self, transport: Transport, credential: Credential) -> None:
         """Report when what is presented ends, whichever part of it ends first, if that has changed."""
         own = transport.settings.validity if credential.certificate is None else None
-        ends = [when for when in (own and own.ends, credential.lapses) if when is not None]
-        expiry = min(ends) if ends else None
+        expiry = min((found for found in (own, credential.lapse) if found), key=lambda found: found.ends, default=None)
         if expiry != self._expiry:
             self._expiry = expiry
             self._on_credential_expiry(expiry)

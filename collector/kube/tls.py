@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cryptography import x509
 
@@ -20,7 +20,7 @@ from collector.kube.connection import ClusterEntry, Redacted, User
 from collector.kube.errors import OUT_OF_TIME, BadContextError
 from collector.text import describe_os_error
 from collector.timestamps import rfc3339
-from collector.tls import TlsFileError, client_context, load_certificate, read_authorities
+from collector.tls import TlsFileError, Validity, client_context, load_certificate, read_authorities, validity
 
 __all__ = [
     "Certificate",
@@ -47,13 +47,6 @@ class Certificate(Redacted, frozen=True):
 
     chain: bytes
     key: bytes
-
-
-class Validity(NamedTuple):
-    """From when until when (Unix seconds) a certificate is good."""
-
-    begins: float
-    ends: float
 
 
 def trusted_certificates(cluster: ClusterEntry, where: str) -> bytes | None:
@@ -88,15 +81,6 @@ def authorities(bundle: bytes | None, key: str, where: str) -> tuple[bytes, ...]
     for skipped in found.skipped:
         log.warning("%s: %s: %s is broken; skipped", where, key, skipped)
     return found.certificates
-
-
-def validity(certificate: Certificate) -> Validity | None:
-    """Return when the first certificate of a chain is good; None if it does not say so in a way that we understand."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about what others put into their certificates
-            return _validity(x509.load_pem_x509_certificate(certificate.chain))
-    except Exception:  # the library knows many, and none is a reason not to connect
-        return None
 
 
 def out_of_time(chain: Sequence[bytes], authorities: Sequence[bytes], now: float) -> str:

@@ -20,7 +20,7 @@ from yarl import URL
 from collector import __version__
 from collector.kube import proxy, tls
 from collector.kube.connection import ConnectionInfo
-from collector.kube.credentials import Credential, impersonation, jwt_expiry
+from collector.kube.credentials import Credential, impersonation, jwt_validity
 from collector.kube.errors import (
     BadContextError,
     CredentialPluginFailedError,
@@ -61,7 +61,7 @@ class ConnectionSettings:
         self.host = str(self.server.origin())
         self.server_name = cluster.tls_server_name or None
         self.client_certificate = tls.client_certificate(info.user, info.where)
-        self.validity = tls.validity(self.client_certificate) if self.client_certificate else None
+        self.validity = tls.validity(self.client_certificate.chain) if self.client_certificate else None
         bundle = tls.trusted_certificates(cluster, info.where)
         if cluster.insecure_skip_tls_verify and (bundle or cluster.certificate_authority):
             keys = "insecure-skip-tls-verify and certificate-authority"
@@ -83,14 +83,14 @@ class ConnectionSettings:
         if not credential.authorization and not self.authorization and certificate is None:
             name = one_line(self.info.user_name, 100)
             return f'user "{name}" of the kubeconfig has no credentials' if name else "its context names no user"
-        ends = jwt_expiry(credential.authorization.removeprefix("Bearer "))
-        if ends is not None and now >= ends:
-            return f"the token expired on {rfc3339(ends, 'seconds')}; renew it"
+        token = jwt_validity(credential.authorization.removeprefix("Bearer "))
+        if token is not None and now >= token.ends:
+            return f"the token expired on {rfc3339(token.ends, 'seconds')}; renew it"
         return self.certificate_problem(credential, now)
 
     def certificate_problem(self, credential: Credential, now: float) -> str:
         """Return what is wrong with the time of the client certificate that we present; empty if nothing is."""
-        own = tls.validity(credential.certificate) if credential.certificate else self.validity
+        own = tls.validity(credential.certificate.chain) if credential.certificate else self.validity
         if own is not None and now >= own.ends:
             return f"the client certificate expired on {rfc3339(own.ends, 'seconds')}; renew it"
         if own is not None and now < own.begins:

@@ -8,6 +8,7 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.model import ClusterStatus, Survey
 from collector.store import History, LeadStatus, StoreStatus
+from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 
@@ -32,6 +33,10 @@ class CollectorView(Protocol):
     @property
     def statuses(self) -> Mapping[str, ClusterStatus]:
         """The status of each cluster, by name."""
+
+    @property
+    def config_status(self) -> ConfigStatus:
+        """How the configuration in force compares with its file."""
 
     @property
     def recent_changes(self) -> RecentChanges:

@@ -1,4 +1,4 @@
-"""Finds what is wrong with the store, the sinks and the clusters, and says it in words."""
+"""Finds what is wrong with configuration, store, sinks and clusters, and says it in words."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,6 +10,7 @@ from collector.model import ClusterState, ReadFailure, Uncovered, UnreadReason
 from collector.store import LeadStatus, StoreStatus
 from collector.text import counted
 from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
+from collector.views.config_status import ConfigStatus
 from collector.views.humanize import (
     describe_coverage,
     describe_status,
@@ -23,6 +24,7 @@ __all__ = [
     "NodeCondition",
     "Problem",
     "cluster_problems",
+    "config_problems",
     "find_problems",
     "lead_problems",
     "sink_problems",
@@ -48,7 +50,7 @@ class NodeCondition(StrEnum):
 class Problem:
     """One problem: what has it, and a sentence about that, without its subject."""
 
-    kind: Literal["store", "sink", "cluster"]
+    kind: Literal["config", "store", "sink", "cluster"]
     name: str = ""  # of the sink or cluster
     nodes: NodeCondition | None = None  # which nodes of the cluster have it; None if it is the cluster's own
     text: str
@@ -59,10 +61,12 @@ class Problem:
     @property
     def subject(self) -> str:
         """What has the problem, as the sentence begins."""
-        return {"store": "The store", "sink": f"The sink {self.name}", "cluster": self.name}[self.kind]
+        subjects = {"config": "The configuration file", "store": "The store", "sink": f"The sink {self.name}"}
+        return subjects.get(self.kind, self.name)
 
 
 def find_problems(
+    config: ConfigStatus,
     store: StoreStatus,
     lead: LeadStatus | None,
     sinks: Iterable[SinkStatus],
@@ -72,12 +76,25 @@ def find_problems(
 ) -> list[Problem]:
     """Return all problems, the severe ones first; `now` is in Unix seconds."""
     found = [
+        *config_problems(config),
         *store_problems(store),
         *lead_problems(lead),
         *sink_problems(sinks, now),
         *(problem for summary in clusters for problem in cluster_problems(summary)),
     ]
     return sorted(found, key=lambda problem: not problem.severe)
+
+
+def config_problems(status: ConfigStatus) -> Iterator[Problem]:
+    """Yield why the configuration in force is not what its file says."""
+    if not status.ok:
+        text = "has been rejected" if status.readable else "has been unreadable"
+        detail = f"{status.error}. The configuration from before stays in force; the next start would fail."
+        yield Problem(kind="config", text=text, detail=detail, since=status.failing_since)
+    if status.restart:
+        detail = f"Changes of {status.tables} take effect at the next start; all others are in force."
+        text, since = "has been waiting for a restart", status.restart_since
+        yield Problem(kind="config", text=text, detail=detail, since=since, severe=False)
 
 
 def store_problems(status: StoreStatus) -> Iterator[Problem]:

@@ -1,10 +1,13 @@
 """Liveness and readiness: whether the collector runs, and whether it has a first answer of every cluster."""
 
+from collections.abc import Iterator
+
 from aiohttp import web
 
 from collector.model import ClusterStatus
 from collector.store import LeadStatus, StoreStatus
 from collector.views.cluster_summary import starting_clusters
+from collector.views.config_status import ConfigStatus
 from collector.web.auth import ADMITTED
 from collector.web.keys import COLLECTOR
 
@@ -17,7 +20,9 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """Return 200 as soon as every cluster has given a first answer, good or bad; `?verbose` lists them, and the store.
+    """Return 200 as soon as every cluster has given a first answer, good or bad.
+
+    `?verbose` lists the clusters, and what is wrong with the configuration and the store.
 
     Once ready, it stays ready: a cluster that is added later must not take the others' series away.
     """
@@ -27,7 +32,8 @@ async def readyz(request: web.Request) -> web.Response:
     readiness.reached = not starting
     lines = []
     if ("verbose" in request.query or starting) and await request[ADMITTED]():
-        lines = [_line(name, collector.statuses.get(name)) for name in sorted(collector.clusters())]
+        lines = list(_config_lines(collector.config_status))
+        lines += [_line(name, collector.statuses.get(name)) for name in sorted(collector.clusters())]
         lines += _store_lines(collector.store_status, collector.lead_status)
     verdict = f"not ready: {len(starting)} of {len(collector.clusters())} clusters are starting" if starting else "ok"
     return web.Response(text="\n".join([*lines, verdict, ""]), status=503 if starting else 200)
@@ -40,6 +46,13 @@ class Readiness:
 
 
 READINESS = web.AppKey("readiness", Readiness)
+
+
+def _config_lines(status: ConfigStatus) -> Iterator[str]:
+    if not status.ok:
+        yield f"[-]configuration {'rejected' if status.readable else 'unreadable'}: {status.error}"
+    if status.restart:
+        yield f"[-]configuration restart required: changes of {status.tables} take effect at the next start"
 
 
 def _line(name: str, status: ClusterStatus | None) -> str:

@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from collector.config import ConfigError, ServerSettings
 from collector.files import UnreadableFileError, read_secret
 from collector.text import describe_os_error, one_line
+from collector.tls import Validity
 from collector.views.collector_view import CollectorView
 from collector.web.application import application
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
@@ -29,13 +30,17 @@ async def serve(
     server: ServerSettings,
     *,
     ready: Callable[[str], None],
+    on_certificate: Callable[[Validity | None], None] = lambda _validity: None,
     limits: HttpLimits = DEFAULT_LIMITS,
 ) -> None:
     """Serve until cancelled; `ready` is called with the URL as soon as connections are accepted.
 
+    `on_certificate` is called with when the certificate is good, first and whenever there is another one.
     Raises ConfigError when the address cannot be listened on or a certificate or token file cannot be used.
     """
     tls = await anyio.to_thread.run_sync(ServerTls.load, server)
+    if tls is not None:
+        on_certificate(tls.validity)
     await anyio.to_thread.run_sync(_check_token_file, server)
     runner = web.AppRunner(
         application(collector, server, limits),
@@ -56,7 +61,7 @@ async def serve(
         if tls is None:
             await anyio.sleep_forever()
         else:
-            await tls.watch_files(limits.certificate_check_interval)
+            await tls.watch_files(limits.certificate_check_interval, on_certificate)
     finally:
         with anyio.move_on_after(limits.shutdown_timeout + 1, shield=True):
             await runner.cleanup()

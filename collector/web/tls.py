@@ -2,14 +2,16 @@
 
 import logging
 import ssl
+from collections.abc import Callable
 from typing import Any, Self
 
 import anyio
 import anyio.to_thread
 
 from collector.config import ConfigError, ServerSettings
-from collector.files import file_stamp
-from collector.tls import TlsFileError, server_context
+from collector.files import file_stamp, read_file
+from collector.text import describe_os_error
+from collector.tls import TlsFileError, Validity, server_context, validity
 
 __all__ = ["ServerTls"]
 
@@ -26,6 +28,7 @@ class ServerTls(ssl.SSLContext):
     _server: ServerSettings
     _stamps: list[object]
     _newest: ssl.SSLContext
+    validity: Validity | None  # of the newest certificate
 
     @classmethod
     def load(cls, server: ServerSettings) -> Self | None:
@@ -35,15 +38,18 @@ class ServerTls(ssl.SSLContext):
         made = cls(ssl.PROTOCOL_TLS_SERVER)
         made._server = server
         made._stamps = made._file_stamps()
-        made._newest = _load(server)
+        made._newest, made.validity = _load(server)
         return made
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
         """Start a connection, as an event loop does it."""
         return self._newest.wrap_bio(*args, **options)
 
-    async def watch_files(self, interval: float) -> None:
-        """Load the files whenever they change, until cancelled; `interval` is the seconds between two looks at them."""
+    async def watch_files(self, interval: float, loaded: Callable[[Validity | None], None]) -> None:
+        """Load the files whenever they change, until cancelled; `interval` is the seconds between two looks at them.
+
+        `loaded` gets when another certificate is good.
+        """
         while True:
             await anyio.sleep(interval)
             stamps = await anyio.to_thread.run_sync(self._file_stamps)
@@ -51,10 +57,11 @@ class ServerTls(ssl.SSLContext):
                 continue
             self._stamps = stamps
             try:
-                self._newest = await anyio.to_thread.run_sync(_load, self._server)
+                self._newest, self.validity = await anyio.to_thread.run_sync(_load, self._server)
             except ConfigError as error:
                 log.warning("TLS certificate rejected, keeping the current one: %s", error)
             else:
+                loaded(self.validity)
                 log.info("TLS certificate reloaded")
 
     def _file_stamps(self) -> list[object]:
@@ -62,11 +69,15 @@ class ServerTls(ssl.SSLContext):
         return [file_stamp(file) for file in files if file is not None]
 
 
-def _load(server: ServerSettings) -> ssl.SSLContext:
+def _load(server: ServerSettings) -> tuple[ssl.SSLContext, Validity | None]:
     assert server.cert_file is not None  # noqa: S101
     assert server.key_file is not None  # noqa: S101
     try:
-        return server_context(server.cert_file, server.key_file, client_ca=server.client_ca_file)
+        context = server_context(server.cert_file, server.key_file, client_ca=server.client_ca_file)
+        return context, validity(read_file(server.cert_file))
+    except OSError as error:  # it has just been replaced
+        why = describe_os_error(error, "cannot be read")
+        raise ConfigError(f"server.cert_file: cannot use {server.cert_file}: {why}") from error
     except TlsFileError as error:
         if error.kind == "ca":
             raise ConfigError(f"server.client_ca_file: cannot use {server.client_ca_file}: {error}") from error

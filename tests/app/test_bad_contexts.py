@@ -1,5 +1,6 @@
 """A kubeconfig or context that cannot be used costs its own cluster, at the start and at a reload, and no other."""
 
+import math
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from collector.app import Service, load
 from collector.model import ClusterState
 from collector.simulator import Simulator
+from collector.tls import Validity
 from tests.app.world import ConfiguredService
 from tests.support.waiting import eventually
 
@@ -116,7 +118,11 @@ async def test_when_credentials_end_is_published(world: World) -> None:
         await eventually(lambda: world.urls)
         async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
             assert series not in (await client.get("/metrics")).text  # the simulator's tokens do not end
-            service.observer.on_credential_expiry("good", 2e9)
-            assert f"{series} 2e+09" in (await client.get("/metrics")).text
+            service.observer.on_credential_expiry("good", Validity(1.9e9, 2e9))
+            text = (await client.get("/metrics")).text
+            assert f"{series} 2e+09" in text
+            assert 'gpuid_credential_lifetime_seconds{cluster="good"} 1e+08' in text
+            service.observer.on_credential_expiry("good", Validity(-math.inf, 2e9))
+            assert "gpuid_credential_lifetime_seconds{" not in (await client.get("/metrics")).text
             service.observer.on_credential_expiry("good", None)
             assert series not in (await client.get("/metrics")).text

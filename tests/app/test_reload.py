@@ -1,10 +1,13 @@
 """A configuration that changes while a collector starts, or while its store is in trouble."""
 
 import logging
+import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -21,12 +24,13 @@ class World(ConfiguredService):
     """Two simulated clusters, and a configuration of some of them."""
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
-        super().__init__(folder)
+        (folder / "etc").mkdir()
+        super().__init__(folder / "etc")
         self._simulator = simulator
         self.store = folder / "gpuid.db"
 
-    def write(self, *clusters: str, more: str = "") -> None:
-        text = f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{self.store}"\n{more}'
+    def write(self, *clusters: str, more: str = "", listen: str = "127.0.0.1:0") -> None:
+        text = f'[server]\nlisten = "{listen}"\n[store]\nurl = "sqlite://{self.store}"\n{more}'
         text += f'[defaults]\nkubeconfig = "{self._simulator.kubeconfig}"\n'
         self.replace_config(text + "".join(f'[[clusters]]\ncontext = "{name}"\n' for name in clusters))
 
@@ -85,3 +89,131 @@ async def test_a_store_in_trouble_delays_sinks_but_not_clusters(world: World, ca
                 return 'gpuid_export_backlog_records{sink="out"}' in (await client.get("/metrics/collector")).text
 
             await eventually(reported)
+
+
+class Reported(NamedTuple):
+    """What a running collector reports of its configuration."""
+
+    successful: float
+    restart_required: float
+    ready: list[str]  # lines of /readyz?verbose about it
+    page: list[str]  # problems of it on the page
+
+
+class TestReported:
+    """What metrics, page and /readyz say of a file that is not in force."""
+
+    @pytest.fixture
+    async def service(self, world: World) -> AsyncIterator[Service]:
+        world.write("sim-0")
+        service = Service(load(world.config))
+        async with world.running(service):
+            await eventually(lambda: world.urls)
+            yield service
+
+    async def reported(self, world: World) -> Reported:
+        async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
+            metrics = (await client.get("/metrics/collector")).text
+            ready = (await client.get("/readyz?verbose")).text
+            page = (await client.get("/", headers={"Accept": "text/html"})).text
+
+        def value(name: str) -> float:
+            (found,) = re.findall(rf"^gpuid_config_{name} (\S+)$", metrics, re.MULTILINE)
+            return float(found)
+
+        return Reported(
+            value("last_reload_successful"),
+            value("restart_required"),
+            [
+                line.removeprefix("[-]configuration ")
+                for line in ready.splitlines()
+                if " configuration " in f" {line[3:]}"
+            ],
+            re.findall(r"<strong>The configuration file</strong> ([^<]*?)(?: <|<)", page),
+        )
+
+    async def loaded(self, world: World) -> float:
+        async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
+            metrics = (await client.get("/metrics/collector")).text
+        name = "gpuid_config_last_reload_success_timestamp_seconds"
+        (found,) = re.findall(rf"^{name} (\S+)$", metrics, re.MULTILINE)
+        return float(found)
+
+    async def test_a_start_is_a_success(self, world: World, service: Service) -> None:
+        assert await self.reported(world) == Reported(1, 0, [], [])
+        assert abs(await self.loaded(world) - time.time()) < 300
+
+    async def test_a_rejected_file_is_reported_until_it_is_right(self, world: World, service: Service) -> None:
+        before = await self.loaded(world)
+        world.write("sim-0", more='[sinks.bad]\ntype = "webhok"\n')
+        error = 'sinks.bad.type: expected one of stdout, webhook, s3, postgres, got "webhok"; did you mean "webhook"?'
+        expected = Reported(0, 0, [f"rejected: {world.config}: {error}"], ["has been rejected"])
+        await eventually(lambda: self.reported(world), expected)
+        assert await self.loaded(world) == before
+        world.write("sim-0", more="[sinks]\n")
+        await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
+        assert await self.loaded(world) > before
+
+    async def test_a_signal_reports_like_a_changed_file(self, world: World, service: Service) -> None:
+        world.write("sim-0", more="[[clusters")
+        await service.reload(world.config)
+        assert (await self.reported(world)).successful == 0
+        world.write("sim-0")
+        await service.reload(world.config)
+        assert await self.reported(world) == Reported(1, 0, [], [])
+
+    async def test_a_missing_file_is_reported_until_it_is_back(self, world: World, service: Service) -> None:
+        content = world.config.read_text()
+        world.config.unlink()
+        missing = Reported(0, 0, [f"unreadable: {world.config}: no such file or directory"], ["has been unreadable"])
+        await eventually(lambda: self.reported(world), missing)
+        await service.reload(world.config)
+        assert await self.reported(world) == missing
+        world.replace_config(content)
+        await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
+
+    async def test_a_directory_that_is_replaced_by_another_one_is_followed(
+        self, world: World, service: Service
+    ) -> None:
+        content, folder = world.config.read_text(), world.config.parent
+        world.config.rename(folder.parent / "aside.toml")
+        await eventually(lambda: self.reported_page(world), ["has been unreadable"])
+        folder.rename(folder.parent / "old")
+        folder.mkdir()
+        world.config.write_text(content)
+        await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
+        world.config.write_text("[[clusters")
+        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+
+    async def test_what_is_unreadable_in_another_way_is_reported(self, world: World, service: Service) -> None:
+        world.config.unlink()
+        world.config.mkdir()
+        expected = Reported(0, 0, [f"unreadable: {world.config}: is a directory"], ["has been unreadable"])
+        await eventually(lambda: self.reported(world), expected)
+
+    async def test_a_rejected_file_that_comes_back_is_still_rejected(self, world: World, service: Service) -> None:
+        world.write("sim-0", more="[[clusters")
+        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        world.config.rename(world.config.with_suffix(".away"))
+        await eventually(lambda: self.reported_page(world), ["has been unreadable"])
+        world.config.with_suffix(".away").rename(world.config)
+        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+
+    async def reported_page(self, world: World) -> list[str]:
+        return (await self.reported(world)).page
+
+    async def test_what_takes_effect_at_the_next_start_is_reported_apart(self, world: World, service: Service) -> None:
+        world.write("sim-0", "sim-1", listen="127.0.0.1:1")
+        lines = ["restart required: changes of [server] take effect at the next start"]
+        await eventually(lambda: self.reported(world), Reported(1, 1, lines, ["has been waiting for a restart"]))
+        assert set(service.clusters.statuses) == {"sim-0", "sim-1"}
+        world.write("sim-0")
+        await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
+
+    async def test_a_secret_in_an_error_is_masked(self, world: World, service: Service) -> None:
+        secret = "hunter2-hunter2-hunter2"
+        world.write("sim-0", more=f'[sinks.x]\ntype = "password={secret}"\n')
+        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
+            for path in ("/", "/readyz?verbose"):
+                assert secret not in (await client.get(path)).text

@@ -31,6 +31,7 @@ NAMES = [
     "history",
     "export",
     "outbox",
+    "print",
     "health",
     "parse",
     "simulate",

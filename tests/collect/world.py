@@ -27,6 +27,7 @@ from collector.model import (
     WatchRestart,
 )
 from collector.simulator import SimulatedCluster, Simulator
+from collector.tls import Validity
 from tests.support.waiting import eventually
 
 __all__ = ["FAST", "Observed", "World"]
@@ -53,7 +54,7 @@ class Observed:
         self.surveys: list[Survey] = []
         self.statuses: list[ClusterStatus] = []
         self.synced: list[float] = []
-        self.expiries: list[float | None] = []
+        self.expiries: list[Validity | None] = []
         self.restarts: list[tuple[str, WatchRestart]] = []
         self.published: dict[str, Reading] = {}
 
@@ -97,8 +98,8 @@ class Observed:
     def on_status(self, status: ClusterStatus) -> None:
         self.statuses.append(status)
 
-    def on_credential_expiry(self, cluster: str, time: float | None) -> None:
-        self.expiries.append(time)
+    def on_credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
+        self.expiries.append(expiry)
 
     def on_session(self, cluster: str) -> None:
         self.proofs: frozenset[Proof] = frozenset()

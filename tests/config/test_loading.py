@@ -342,6 +342,10 @@ BAD = [
         f'[metrics]\ncluster_label = "node"\n{CLUSTER}',
         'metrics.cluster_label: "node" is a label that gpuid sets itself',
     ),
+    (
+        f'[metrics]\ncluster_label = "instance"\n{CLUSTER}',
+        'metrics.cluster_label: "instance" is a label that Prometheus sets itself',
+    ),
     (f'[server.basic_auth]\nbob = "hunter2"\n{CLUSTER}', "server.basic_auth.bob: expected a bcrypt hash"),
     # Values that no cluster could run with
     *(

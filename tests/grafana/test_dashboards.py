@@ -15,7 +15,8 @@ import yaml
 from collector.exposition.families import FAMILIES
 from collector.model import ClusterState
 from grafana.generate import DASHBOARDS, FOLDER, text
-from tests.support.troubled import Troubled
+from tests.support.prometheus import printed
+from tests.support.troubled import LABEL, Troubled
 
 GRAFANA = FOLDER.parent
 PATHS = sorted(FOLDER.glob("*.json"))
@@ -209,6 +210,27 @@ def test_a_query_gets_data(troubled: Troubled, path: Path, asked: Asked) -> None
         assert len(answer) == 1
 
 
+@each_dashboard
+def test_under_another_label_every_query_gets_data_and_its_columns(troubled: Troubled, path: Path) -> None:
+    other = troubled._replace(prometheus=troubled.labelled)
+    dashboard = json.loads(printed(f"dashboard {path.stem}", LABEL))
+    values = chosen(dashboard, other)
+    for panel in panels(dashboard):
+        answered = set()
+        for target in panel.get("targets", ()):
+            expr = filled(target["expr"], other, values)
+            answer = ask(other, target, expr)
+            assert answer, expr
+            answered |= set().union(*(series["metric"] for series in answer))
+        if panel["type"] == "table":
+            assert {column for column in columns(panel) if not column.startswith("Value")} <= answered
+        assert "cluster" not in answered
+
+
+def columns(panel: dict[str, Any]) -> set[str]:
+    return {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+
+
 @pytest.mark.parametrize(
     ("path", "panel"),
     [
@@ -225,7 +247,7 @@ def test_a_table_has_a_column_for_every_queried_label(troubled: Troubled, path: 
         for series in ask(troubled, target, filled(target["expr"], troubled, values)):
             answered |= series["metric"].keys()
         answered.add("Value" if len(panel["targets"]) == 1 else f"Value #{target['refId']}")
-    named = {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+    named = columns(panel)
     (organize,) = [one["options"] for one in panel["transformations"] if one["id"] == "organize"]
     assert named | set(organize["excludeByName"]) - {"Time"} == answered
     assert list(organize["indexByName"]) == sorted(named)

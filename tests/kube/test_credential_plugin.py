@@ -547,14 +547,14 @@ class TestCertificate:
         plugin.answer(clientCertificateData=pair["chain"], clientKeyData=pair["key"])
         found = await make().run()
         assert found.expires is not None
-        assert found.expires == found.lapses
+        assert found.expires == found.lapse.ends
         plugin.answer(
             clientCertificateData=pair["chain"], clientKeyData=pair["key"], expirationTimestamp="2020-01-01T00:00:00Z"
         )
         again = await make().run()
         assert again.expires is not None
         assert again.expires < found.expires
-        assert again.lapses == found.lapses
+        assert again.lapse == found.lapse
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Tokens, passwords and certificates over time."""
 
 import base64
+import math
 
 import anyio
 import pytest
 
 from collector.kube import credentials
 from collector.kube.connection import User
-from collector.kube.credentials import Credential, FileCredentials, RefreshingCredentials, basic, bearer, jwt_expiry
+from collector.kube.credentials import Credential, FileCredentials, RefreshingCredentials, basic, bearer, jwt_validity
 from collector.kube.errors import BadContextError, CredentialPluginFailedError
 
 pytestmark = pytest.mark.anyio
@@ -268,12 +269,27 @@ class TestTokenFile:
 )
 def test_the_end_that_a_token_says_is_read(claims, expiry):
     payload = base64.urlsafe_b64encode(claims).rstrip(b"=").decode()
-    assert jwt_expiry(f"e30.{payload}.c2ln") == expiry
+    found = jwt_validity(f"e30.{payload}.c2ln")
+    assert (found and found.ends) == expiry
+
+
+@pytest.mark.parametrize(
+    ("claims", "begins"),
+    [
+        (b'{"exp": 2e9}', -math.inf),
+        (b'{"exp": 2e9, "iat": 1.5e9}', 1.5e9),
+        (b'{"exp": 2e9, "iat": 1.5e9, "nbf": 1.6e9}', 1.6e9),
+        (b'{"exp": 2e9, "iat": "yesterday", "nbf": [1]}', -math.inf),
+    ],
+)
+def test_the_beginning_that_a_token_says_is_read(claims, begins):
+    payload = base64.urlsafe_b64encode(claims).rstrip(b"=").decode()
+    assert jwt_validity(f"e30.{payload}.c2ln") == (begins, 2e9)
 
 
 @pytest.mark.parametrize("token", ["", "s3cr3t", "a.b", "a.!.c", "..", "a.ä.c"])
 def test_a_token_that_is_no_jwt_says_no_end(token):
-    assert jwt_expiry(token) is None
+    assert jwt_validity(token) is None
 
 
 def test_a_password_may_hold_any_character():

@@ -179,6 +179,14 @@ async def test_an_expired_id_token_alone_requires_a_login(make, issuer, clock, f
     assert "the id-token expired on 2027-01-15T08:01:40Z" in str(error)
 
 
+async def test_only_an_id_token_that_nobody_renews_ends(make, issuer, clock):
+    token = issuer.token(0, clock() + 100)
+    alone = await make(refresh_token=None, id_token=token).run()
+    assert alone.lapse is not None
+    assert alone.lapse.ends == clock() + 100
+    assert (await make(id_token=token).run()).lapse is None
+
+
 async def test_a_login_without_any_token_is_unauthorized(make, failure):
     assert type(await failure(make(refresh_token=None).run())) is UnauthorizedError
 

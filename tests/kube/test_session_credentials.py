@@ -744,17 +744,24 @@ class TestWhyTheServerRefuses:
         assert str(error) == f"{where}: the token holds a line break; copy it again, as one line"
 
 
+class Expiries(list):
+    """The ends of the credentials that a session has reported."""
+
+    def note(self, found):
+        self.append(found and found.ends)
+
+
 class TestExpiry:
     """When credentials end that nobody here can renew."""
 
     @pytest.fixture
     def expiries(self):
-        return []
+        return Expiries()
 
     async def test_of_a_client_certificate_and_of_its_successor(self, kubeconfig, cluster, authority, expiries, clock):
         first, second = authority.issue("a", days=(-1, 3)), authority.issue("b", days=(-1, 5))
         kubeconfig.write(cluster, certificate_data(first))
-        async with kubeconfig.session(clock=clock, on_credential_expiry=expiries.append) as session:
+        async with kubeconfig.session(clock=clock, on_credential_expiry=expiries.note) as session:
             await get(session, PODS)
             await get(session, PODS)
             kubeconfig.write(cluster, certificate_data(second))
@@ -772,10 +779,10 @@ class TestExpiry:
         pair = authority.issue("a", days=(-1, 3))
         for end in (2e9, 1.9e9, 1e9):
             kubeconfig.write(cluster, {"token": issuer.token(0, end)})
-            async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+            async with kubeconfig.session(on_credential_expiry=expiries.note) as session:
                 await get(session, PODS)
         kubeconfig.write(cluster, {"token": issuer.token(0, 2e9)} | certificate_data(pair))
-        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+        async with kubeconfig.session(on_credential_expiry=expiries.note) as session:
             await get(session, PODS)
         assert expiries[:3] == [2e9, 1.9e9, 1e9]
         assert expiries[3] < 2e9
@@ -786,10 +793,10 @@ class TestExpiry:
         pair = authority.issue("a", days=(-1, 3)).pem
         plugin.answer(clientCertificateData=pair["chain"], clientKeyData=pair["key"])
         kubeconfig.write(cluster, plugin.user())
-        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+        async with kubeconfig.session(on_credential_expiry=expiries.note) as session:
             await get(session, PODS)
         plugin.answer(token="s3cr3t", expirationTimestamp="2030-01-01T00:00:00Z")
-        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+        async with kubeconfig.session(on_credential_expiry=expiries.note) as session:
             await get(session, PODS)
         assert round((expiries[0] - datetime.now(UTC).timestamp()) / 86400) == 3
         assert expiries[1:] == [None]
@@ -797,7 +804,7 @@ class TestExpiry:
     async def test_token_files_have_none(self, kubeconfig, cluster, tmp_path, issuer, expiries):
         (tmp_path / "token").write_text(issuer.token(0, 2e9))
         kubeconfig.write(cluster, {"tokenFile": "token"})
-        async with kubeconfig.session(on_credential_expiry=expiries.append) as session:
+        async with kubeconfig.session(on_credential_expiry=expiries.note) as session:
             await get(session, PODS)
         assert expiries == [None]
 

@@ -12,8 +12,8 @@ import yaml
 from collector.exposition.families import FAMILIES
 from collector.model import ClusterState, ReadFailure, Uncovered
 from collector.sinks import Reason
-from tests.support.prometheus import RULES
-from tests.support.troubled import Troubled
+from tests.support.prometheus import RULES, printed
+from tests.support.troubled import LABEL, Troubled
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +57,17 @@ def test_promtool_accepts_what_the_documentation_shows(promtool: str, document: 
 @pytest.mark.parametrize("file", TESTS, ids=lambda path: path.stem)
 def test_the_rules_do_what_their_tests_say(promtool: str, file: Path) -> None:
     run = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("name", ["clusters", "gpus", "recording"])
+def test_they_do_the_same_under_another_label(promtool: str, tmp_path: Path, name: str) -> None:
+    text = next(file for file in TESTS if file.stem == name).read_text(encoding="utf-8")
+    text = re.sub(r'\bcluster(?==")|\bcluster(?=: (?!\d))|\bcluster(?=[,)])', LABEL, text)
+    text = re.sub(r"^  - \.\./.*\.yml$", "  - rules.yml", text, flags=re.MULTILINE)
+    (tmp_path / "rules.yml").write_text(printed("rules", LABEL))
+    (tmp_path / "tests.yml").write_text(text)
+    run = subprocess.run([promtool, "test", "rules", tmp_path / "tests.yml"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -137,6 +148,20 @@ def test_a_cluster_that_is_down_raises_one_alert() -> None:
     assert set(credential.split("|")) < set(ClusterState)
 
 
+def test_what_comes_and_goes_keeps_firing() -> None:
+    calm = {name for name, rule in ALERTS.items() if "keep_firing_for" in rule}
+    assert calm == {
+        "GpuidScrapeFailing",
+        "GpuidClusterDown",
+        "GpuidManyClustersDown",
+        "GpuidReadsFailing",
+        "GpuidNodesUnread",
+        "GpuidExportBacklogGrowing",
+        "GpuidExportsFailing",
+        "GpuidStoreDown",
+    }
+
+
 def test_the_manifest_for_the_operator_has_the_same_rules() -> None:
     head, _, _ = MANIFEST.read_text(encoding="utf-8").partition("\n  groups:\n")
     bodies = [
@@ -173,6 +198,16 @@ class TestInTrouble:
             "GpuidDeadLetters",
         }
         until(lambda: happened - troubled.prometheus.alerts(), set())
+
+    def test_under_another_label_one_cluster_that_is_down_has_its_alert(self, troubled: Troubled) -> None:
+        down = {"alertname": "GpuidClusterDown", "severity": "warning", LABEL: "sim-3"}
+        server = troubled.labelled
+        until(lambda: [one for one in server.alert_labels() if one["alertname"] == down["alertname"]], [down])
+        assert len(server.query("gpuid_cluster_up == 1")) > 1
+        assert {one["metric"][LABEL] for one in server.query("cluster_model:gpuid_gpu_info:count")} >= {
+            "sim-0",
+            "sim-1",
+        }
 
     def test_the_recording_rules_say_what_sits_where(self, troubled: Troubled) -> None:
         query = f'cluster_node_uuid:gpuid_gpu_info:max{{uuid="{troubled.uuid}"}}'

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,7 +47,11 @@ class Prometheus:
 
     def alerts(self) -> set[str]:
         """The names of the alerts that are pending or firing."""
-        return {alert["labels"]["alertname"] for alert in self._ask("alerts")["alerts"]}
+        return {labels["alertname"] for labels in self.alert_labels()}
+
+    def alert_labels(self) -> list[dict[str, str]]:
+        """The labels of the alerts that are pending or firing."""
+        return [alert["labels"] for alert in self._ask("alerts")["alerts"]]
 
     def metrics(self) -> set[str]:
         """The names of all metrics it has seen."""
@@ -111,21 +116,29 @@ def prometheus(prometheus_program: str, demo: str, tmp_path_factory: pytest.Temp
 
 
 @contextlib.contextmanager
-def scraping(program: str, folder: Path, collectors: Sequence[str]) -> Iterator[Prometheus]:
-    """Run a Prometheus, with our rules, that scrapes collectors every second, and the usual exporters beside them."""
+def scraping(
+    program: str,
+    folder: Path,
+    collectors: Sequence[str],
+    *,
+    cluster_label: str = "cluster",
+    scrape_seconds: int = 1,
+) -> Iterator[Prometheus]:
+    """Run a Prometheus, with our rules, that scrapes collectors often, and the usual exporters beside them."""
     (port,) = free_ports(1)
+    folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        exporter = stack.enter_context(_other_exporters(collectors[0]))
+        exporter = stack.enter_context(_other_exporters(collectors[0], cluster_label))
         config = yaml.safe_load(SCRAPE_EXAMPLE.read_text())
-        config["global"] = {"evaluation_interval": "1s"}
-        config["rule_files"] = [str(path) for path in _impatient_rules(folder)]
+        config["global"] = {"evaluation_interval": f"{scrape_seconds}s"}
+        config["rule_files"] = [str(path) for path in _impatient_rules(folder, cluster_label)]
         (job,) = config["scrape_configs"]
         job["http_sd_configs"] = [{"url": f"{url}/sd", "refresh_interval": "1s"} for url in collectors]
         config["scrape_configs"].append(
             {"job_name": "others", "honor_labels": True, "static_configs": [{"targets": [exporter]}]}
         )
         for job in config["scrape_configs"]:
-            job |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
+            job |= {"scrape_interval": f"{scrape_seconds}s", "scrape_timeout": f"{scrape_seconds}s"}
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         process = Process(
             [
@@ -142,14 +155,23 @@ def scraping(program: str, folder: Path, collectors: Sequence[str]) -> Iterator[
         yield Prometheus(url)
 
 
-def _impatient_rules(folder: Path) -> list[Path]:
+def printed(what: str, cluster_label: str) -> str:
+    """What `gpuid print` prints for another label than the usual one."""
+    command = [sys.executable, "-m", "collector", "print", *what.split(), "--cluster-label", cluster_label]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _impatient_rules(folder: Path, cluster_label: str) -> list[Path]:
     """The rules as they are shipped, but evaluated as often as everything is scraped."""
+    texts = {path.name: path.read_text() for path in sorted(RULES.glob("*.yml"))}
+    if cluster_label != "cluster":
+        texts = {"rules.yml": printed("rules", cluster_label)}
     copies = []
-    for path in sorted(RULES.glob("*.yml")):
-        rules = yaml.safe_load(path.read_text())
+    for name, text in texts.items():
+        rules = yaml.safe_load(text)
         for group in rules["groups"]:
             group.pop("interval", None)
-        copies.append(folder / path.name)
+        copies.append(folder / name)
         copies[-1].write_text(yaml.safe_dump(rules))
     return copies
 
@@ -170,21 +192,21 @@ def _samples(url: str) -> list[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
-def _other_exporters(demo: str) -> Iterator[str]:
+def _other_exporters(demo: str, cluster_label: str) -> Iterator[str]:
     """Serve the series of kube-state-metrics and dcgm-exporter for the demo's nodes and GPUs; gives the address."""
 
     def answer(_headers: object, _body: bytes) -> tuple[int, bytes]:
-        return 200, _other_series(_samples(demo)).encode()
+        return 200, _other_series(_samples(demo), cluster_label).encode()
 
     with served(answer, "text/plain; version=0.0.4") as address:
         yield address
 
 
-def _other_series(samples: list[tuple[str, dict[str, str]]]) -> str:
+def _other_series(samples: list[tuple[str, dict[str, str]]], cluster_label: str) -> str:
     lines = []
     nodes = itertools.count()
     for name, labels in samples:
-        place = f'cluster="{labels.get("cluster")}",node="{labels.get("node")}"'
+        place = f'{cluster_label}="{labels.get(cluster_label)}",node="{labels.get("node")}"'
         if name == "gpuid_node_info":
             number = next(nodes)
             lines += [

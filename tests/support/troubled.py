@@ -20,12 +20,17 @@ from tests.support.prometheus import Prometheus, answers, scraping
 from tests.support.waiting import until
 
 CLUSTERS, NODES, GPUS = 5, 3, 4
+LABEL = "k8s"  # of the clusters at another collector
+LABEL_SCRAPE_SECONDS = 3  # of which less is asked
 
 DEFAULTS = """
 [defaults]
 kubeconfig = "{kubeconfig}"
 refresh = "10s"
 grace = "1s"
+
+[metrics]
+cluster_label = "{label}"
 """
 STORE_AND_SINKS = """
 [store]
@@ -51,6 +56,7 @@ class Troubled(NamedTuple):
     """What has happened, and the Prometheus that saw it."""
 
     prometheus: Prometheus
+    labelled: Prometheus  # the same, of a collector whose label for the cluster is LABEL
     start: float  # Unix seconds, when all was well
     now: float  # Unix seconds, when every trouble had been scraped several times
     serial: str  # of the GPU that moved
@@ -88,23 +94,35 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
         closed = stack.enter_context(socket.socket())  # bound and never listening: nobody else gets the port
         closed.bind(("127.0.0.1", 0))
         collectors = [
-            _collector(folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1])
-            for name in ("one", "two")
+            _collector(folder / name, (fleet.kubeconfig, twin.kubeconfig), strict, closed.getsockname()[1], label)
+            for name, label in (("one", "cluster"), ("two", "cluster"), ("labelled", LABEL))
         ]
         for collector in collectors:
             stack.callback(collector.stop, signal.SIGKILL)
             collector.start()
         for collector in collectors:
             until(lambda: answers(f"{collector.url}/readyz", collector))  # noqa: B023  used at once
-        server = stack.enter_context(scraping(prometheus_program, folder, [collector.url for collector in collectors]))
-        yield _get_into_trouble(fleet, server)
+        *urls, labelled = [collector.url for collector in collectors]
+        server = stack.enter_context(scraping(prometheus_program, folder, urls))
+        other = stack.enter_context(
+            scraping(
+                prometheus_program,
+                folder / "other",
+                [labelled],
+                cluster_label=LABEL,
+                scrape_seconds=LABEL_SCRAPE_SECONDS,
+            )
+        )
+        yield _get_into_trouble(fleet, server, other)
 
 
-def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
+def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus) -> Troubled:
     def well() -> bool:
         at = time.time() - 5  # a look back over the whole range, in whole seconds, must find it too
-        return len(server.query("gpuid_node_info", at)) == 2 * (CLUSTERS + 1) * NODES and bool(
-            server.query("DCGM_FI_DEV_GPU_TEMP", at)
+        return all(
+            len(one.query("gpuid_node_info", at)) == collectors * (CLUSTERS + 1) * NODES
+            and bool(one.query("DCGM_FI_DEV_GPU_TEMP", at))
+            for one, collectors in ((server, 2), (labelled, 1))
         )
 
     until(well, seconds=120)
@@ -120,27 +138,46 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus) -> Troubled:
     fleet.do("sim-4", "start")
 
     place = f'gpuid_gpu_info{{uuid="{moved}",cluster="sim-2",node="gpu-0000"}}'
-    for query, series in (
-        (f"count_over_time({place}[1m]) >= 20", 2),  # longer than the steps of every dashboard
+    lasting = (
+        (place, 2),
         ('gpuid_node_gpus{cluster="sim-1",node="gpu-0001",state="found"} == 3', 2),
         ('gpuid_unread_nodes{cluster="sim-1",reason="no_pod"} == 1', 2),
         ('gpuid_cluster_state{cluster="sim-3",state="unreachable"} == 1', 2),
         ('gpuid_cluster_state{cluster="sim-4",state="unauthorized"} == 1', 2),
         ('gpuid_export_backlog_records{sink="gone"} > 0', 2),
         ('gpuid_export_dead_letters{sink="strict"} > 0', 2),
-        ('rate(gpuid_read_failure_total{cluster="sim-2",reason="exit_status"}[15s]) > 0', 2),
-        ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
-        ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
         ('gpuid_gpu_conflicts{cluster="twin"} == 12', 2),
         ('gpuid_cluster_state{cluster="again",state="duplicate"}', 2),
         ('absent(gpuid_gpu_info{cluster="sim-1",node="gpu-0002"})', 1),
         (f'absent(gpuid_gpu_info{{cluster="sim-1",uuid="{moved}"}})', 1),
-    ):
-        until(lambda: (query, len(server.query(query)) >= series), (query, True), seconds=120)  # noqa: B023
-    now = time.time()
+    )
+    passing = (
+        (f"count_over_time({place}[1m]) >= 20", 2),  # longer than the steps of every dashboard
+        ('rate(gpuid_read_failure_total{cluster="sim-2",reason="exit_status"}[15s]) > 0', 2),
+        ('rate(gpuid_watch_restarts_total{cluster="sim-3"}[15s]) > 0', 1),
+        ('rate(gpuid_export_failure_total{sink="gone"}[15s]) > 0', 1),
+    )
+
+    def shown(query: str, series: int, at: float | None = None) -> bool:
+        """Whether both servers answer a query with so many series, of two collectors and of one."""
+        renamed = query.replace("cluster=", f"{LABEL}=").replace(">= 20", f">= {20 // LABEL_SCRAPE_SECONDS}")
+        return len(server.query(query, at)) >= series and len(labelled.query(renamed, at)) >= 1
+
+    for query, series in (*lasting, *passing):
+        until(lambda: (query, shown(query, series)), (query, True), seconds=120)  # noqa: B023
+    now = 0.0
+
+    def settled() -> bool:
+        """Whether at this instant all that lasts is shown, and no scrape has just failed."""
+        nonlocal now
+        now = time.time()
+        failed = server.query("up == 0", now) + labelled.query("up == 0", now)
+        return not failed and all(shown(query, series, now) for query, series in lasting)
+
+    until(settled, seconds=120)
     (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
     gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
-    return Troubled(server, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
+    return Troubled(server, labelled, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
 
 
 class _Fleet:
@@ -168,14 +205,14 @@ class _Fleet:
         return answer.json()
 
 
-def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int) -> CollectorProcess:
+def _collector(folder: Path, kubeconfigs: tuple[Path, Path], strict: str, closed: int, label: str) -> CollectorProcess:
     folder.mkdir()
     collector = CollectorProcess(folder)
     twins = f'[[clusters]]\nname = "twin"\ncontext = "sim-0"\nkubeconfig = "{kubeconfigs[1]}"\n'
     twins += '[[clusters]]\nname = "again"\ncontext = "sim-0"\n'
     collector.configure(
         [f"sim-{number}" for number in range(CLUSTERS)],
-        before=DEFAULTS.format(kubeconfig=kubeconfigs[0]),
+        before=DEFAULTS.format(kubeconfig=kubeconfigs[0], label=label),
         after=twins + STORE_AND_SINKS.format(store=folder / "gpuid.db", closed=closed, strict=strict),
     )
     return collector

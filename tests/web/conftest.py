@@ -28,7 +28,9 @@ from collector.model import (
     UnreadReason,
 )
 from collector.store import History, LeadStatus, Store, StoreSettings, StoreStatus
+from collector.tls import Validity
 from collector.views.collector_view import CollectorView
+from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 from collector.web import serve
@@ -55,6 +57,7 @@ class FakeCollector:
     similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
     time: float = 1764000600.0
     cluster_label: str = "cluster"
+    config_status: ConfigStatus = field(default_factory=ConfigStatus)
     recent_changes: RecentChanges = field(default_factory=RecentChanges)
     sink_statuses: SinkStatuses = field(default_factory=SinkStatuses)
     store: Store | None = None
@@ -201,7 +204,13 @@ def serving() -> Serving:
 
     @asynccontextmanager
     async def run(
-        site: Site, *, verify: Any = True, cert: Any = None, limits: HttpLimits = DEFAULT_LIMITS, **settings: Any
+        site: Site,
+        *,
+        verify: Any = True,
+        cert: Any = None,
+        limits: HttpLimits = DEFAULT_LIMITS,
+        on_certificate: Callable[[Validity | None], None] = lambda _validity: None,
+        **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         url: list[str] = []
         bound = anyio.Event()
@@ -212,7 +221,8 @@ def serving() -> Serving:
 
         async def run_server() -> None:
             view: CollectorView = site.collector
-            await serve(view, ServerSettings(listen=Listen("127.0.0.1:0"), **settings), ready=ready, limits=limits)
+            server = ServerSettings(listen=Listen("127.0.0.1:0"), **settings)
+            await serve(view, server, ready=ready, limits=limits, on_certificate=on_certificate)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_server)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from collector.config import ConfigError, Listen, ServerSettings
+from collector.tls import Validity, validity
 from collector.web import serve
 from collector.web.limits import HttpLimits
 from tests.support.waiting import eventually
@@ -27,7 +28,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.anyio
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+def certificate(folder: Path, name: str, *, days: int = 1) -> tuple[Path, Path]:
     """A self-signed certificate for this machine and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -39,7 +40,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
@@ -189,6 +190,22 @@ class TestNewCertificates:
             new_key.replace(key)
             new_cert.replace(cert)
             await eventually(lambda: answers(client, trusting(cert)))
+
+    async def test_when_the_certificate_in_use_ends_is_reported(
+        self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cert, key = certificate(tmp_path, "a")
+        good: list[Validity | None] = []
+        async with serving(site, cert_file=cert, key_file=key, verify=trusting(cert), on_certificate=good.append):
+            (first,) = good
+            assert first == validity(cert.read_bytes())
+            cert.write_bytes(certificate(tmp_path, "c")[0].read_bytes())  # of another key
+            await eventually(lambda: "keeping the current one" in caplog.text)
+            assert good == [first]
+            renewed = certificate(tmp_path, "b", days=2)
+            key.write_bytes(renewed[1].read_bytes())
+            cert.write_bytes(renewed[0].read_bytes())
+            await eventually(lambda: good[1:], [validity(renewed[0].read_bytes())])
 
     async def test_a_certificate_that_does_not_match_its_key_is_refused(
         self, site: Any, serving: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture

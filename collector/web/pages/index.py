@@ -23,7 +23,12 @@ async def index(request: web.Request) -> web.Response:
     summaries = await request.app[SUMMARIES].all()
     lead = collector.lead_status
     problems = find_problems(
-        collector.store_status, lead, collector.sink_statuses.by_name(), summaries, now=collector.now()
+        collector.config_status,
+        collector.store_status,
+        lead,
+        collector.sink_statuses.by_name(),
+        summaries,
+        now=collector.now(),
     )
     models = fleet_models(summaries)
     read, unread = fleet_coverage(summaries)
