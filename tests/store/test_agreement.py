@@ -76,6 +76,7 @@ def replayed(changes) -> set[tuple[str, str, str, float]]:
 
 CLAIM = [("read", "prod", "a", ["1"], 0, False), ("read", "prod", "b", ["1"], 0, False)]
 MOVE = [*CLAIM, ("read", "prod", "a", [], 0, False)]
+BACK = [("read", "prod", "a", ["1"], 0, False), ("remove", "prod", "a"), ("read", "prod", "b", ["1"], 0, False)]
 SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
 
 
@@ -89,6 +90,7 @@ def test_after_any_sequence(steps, collecting):
 
 @settings(max_examples=30, deadline=None)
 @example(steps=CLAIM, often=True)
+@example(steps=BACK, often=True)
 @example(steps=MOVE, often=True)
 @example(steps=MOVE, often=False)
 @given(steps=steps, often=st.booleans())
