@@ -40,7 +40,7 @@ class Commit:
         self.removed_clusters: set[str] = set()  # whose absent GPUs are forgotten
         self.size = 0  # changes and records
         self.gap = gap  # changes are missing, and have to be found from the nodes
-        self.left = dict(left)  # since when (Unix seconds) GPUs are in no node, by UUID, as far as that is known
+        self.left = dict(left)  # when (Unix seconds) GPUs left their nodes, by UUID, as far as that is known
         self.goal = goal  # how many steps are in it or before it
         self.number = number  # of this process's commits
         self._node_rows: list[dict[str, Any]] | None = None
@@ -49,18 +49,14 @@ class Commit:
     def drop_changes(self) -> int:
         """Keep only where the GPUs are, and not how they came there; returns how much was dropped."""
         dropped, self.gap, self.size = self.size, True, 0
-        self.note_left(self.changes)
+        self.note_departures(self.changes)
         self.changes.clear()
         self.readings.clear()
         return dropped
 
-    def note_left(self, changes: Iterable[Change]) -> None:
-        """Keep of changes that are dropped when GPUs left, so that none comes back before that."""
-        for change in changes:
-            if change.event is Event.VANISHED:
-                self.left[change.gpu.uuid] = change.time
-            elif change.event is not Event.ALTERED:
-                self.left.pop(change.gpu.uuid, None)
+    def note_departures(self, changes: Iterable[Change]) -> None:
+        """Keep, of changes that are dropped, when GPUs left their nodes."""
+        self.left.update((change.gpu.uuid, change.time) for change in changes if change.event is Event.VANISHED)
 
     async def prepare(self, database: Database, now: float) -> None:
         """Encode and plan, in threads and before the transaction; nothing is to be added from then on.

@@ -86,7 +86,7 @@ class HistoryWriter:
             if not commit.gap:
                 log.error("store backlog is full; dropping intermediate changes until the store recovers")
             self._health.lost(commit.drop_changes() + size)
-            commit.note_left(changes)
+            commit.note_departures(changes)
         else:
             commit.changes.extend(changes)
             if reading is not None and records:
@@ -100,8 +100,8 @@ class HistoryWriter:
     def begin(self, nodes: Mapping[Place, NodeState | None], left: Mapping[str, float] = {}) -> None:
         """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds.
 
-        `left` says since when (Unix seconds) GPUs are in no node, by UUID, as far as that is known. What was pending is
-        dropped: the difference contains it.
+        `left` says when (Unix seconds) GPUs that are in no node left their last one, by UUID, as far as that is known.
+        What was pending is dropped: the difference contains it.
         """
         self._leadership.begin()
         self._pending, self._under_way = Commit(self._leadership.token), None

@@ -95,6 +95,7 @@ def replayed(changes) -> set[tuple[str, str, str, float]]:
 
 CLAIM = [("read", "prod", "a", ["1"], 0, "plain"), ("read", "prod", "b", ["1"], 0, "plain")]
 MOVE = [*CLAIM, ("read", "prod", "a", [], 0, "plain")]
+AWAY = [("read", "prod", "a", ["1"], 0, "plain"), ("remove", "prod", "a"), ("read", "prod", "b", ["1"], 0, "plain")]
 SILENT = [("read", "prod", "a", ["1"], 0, "plain"), ("read", "prod", "a", ["1"], 0, "silent")]
 BACK = [*SILENT, ("remove", "prod", "a"), ("restart",), ("read", "prod", "a", ["1"], 0, "silent"), ("restart",)]
 ELSEWHERE = [*SILENT[:1], ("remove", "prod", "a"), ("restart",), ("read", "prod", "b", ["1"], 0, "silent")]
@@ -113,6 +114,7 @@ def test_after_any_sequence(steps, collecting):
 
 @settings(max_examples=30, deadline=None)
 @example(steps=CLAIM, often=True)
+@example(steps=AWAY, often=True)
 @example(steps=MOVE, often=True)
 @example(steps=MOVE, often=False)
 @example(steps=[*SILENT, SILENT[0], SILENT[1]], often=False)
