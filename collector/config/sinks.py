@@ -80,6 +80,7 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
     endpoint_url: str | None = None  # of an S3 service other than AWS
     path_style: bool = False  # https://host/bucket/key instead of https://bucket.host/key
     ca_file: Path | None = None  # PEM; trusted instead of the public authorities
+    checksum: Literal["auto", "md5", "crc32", "none"] = "auto"  # "auto": MD5, or CRC32 where S3 takes no other
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: what the bucket is set to
     kms_key_id: str | None = None  # key ID, alias or ARN; default: the S3 key of the account
     connect_timeout: Duration = Duration(10)

@@ -56,6 +56,7 @@ from collector.sinks import RejectedError, SinkError
 from collector.sinks.formats import parse_time
 from collector.sinks.postgres import PostgresSink
 from collector.sinks.s3 import S3Sink
+from collector.sinks.s3_client import ANSWER
 from collector.sinks.webhook import WebhookSink
 from collector.store import OpenMode, Position, Store, StoreSettings
 from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json
@@ -492,7 +493,7 @@ def _s3(given: tuple[int, bytes, str | None]) -> None:
     headers = {} if retry_after is None else {"retry-after": retry_after}
     answer = {"body": body, "headers": headers, "status_code": status}
     parsed = create_parser("rest-xml").parse(answer, None)
-    error = _S3._map_error(ClientError(parsed, "PutObject"))
+    error = _S3._map_error(ClientError(parsed | {ANSWER: body}, "PutObject"), "PutObject")
     assert isinstance(error, SinkError)
     assert str(error).isprintable()
 
