@@ -10,6 +10,8 @@ import msgspec
 
 from collector.config.postgres import split_postgres_url
 from collector.config.values import Duration
+from collector.proxies import ProxyUrlError, parse_proxy
+from collector.urls import parse_url
 
 __all__ = ["CommonSinkSettings", "PostgresSettings", "S3Settings", "SinkSettings", "StdoutSettings", "WebhookSettings"]
 
@@ -45,7 +47,7 @@ class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhoo
     ca_file: Path | None = None  # PEM; trusted instead of the public authorities
     cert_file: Path | None = None  # PEM chain of the client certificate; reloaded when it changes
     key_file: Path | None = None  # PEM; default: the key is in cert_file
-    proxy: str | None = None  # http(s)://host:port; default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment
+    proxy: str | None = None  # http, https or socks5://host:port; "": none; default: HTTP_PROXY, … of the environment
     connect_timeout: Duration = Duration(10)
     read_timeout: Duration = Duration(30)  # between two parts of the response
     write_timeout: Duration = Duration(30)  # between two parts of the request
@@ -56,8 +58,7 @@ class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhoo
         super().__post_init__()
         _above_zero(self, ("connect_timeout", "read_timeout", "write_timeout", "timeout"))
         _http_url("url", self.url)
-        if self.proxy is not None:
-            _http_url("proxy", self.proxy)
+        _proxy(self.proxy)
         _one_of(self, "token_file", "token_env")
         _one_of(self, "hmac_secret_file", "hmac_secret_env")
         _certificate(self.cert_file, self.key_file)
@@ -158,12 +159,23 @@ def _http_url(key: str, url: str) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = usable and bool(parse_url(url).host)
     except ValueError:
         usable = False
     if not usable or not url.isprintable() or " " in url:
         raise ValueError(f"{key}: expected a URL such as https://host/path")
     if "@" in parts.netloc:
         raise ValueError(f"{key}: must not contain a user or password")
+
+
+def _proxy(proxy: str | None) -> None:
+    if proxy:
+        try:
+            url = parse_proxy(proxy, "proxy")
+        except ProxyUrlError as error:
+            raise ValueError(str(error)) from None
+        if url.user is not None or url.password is not None:
+            raise ValueError("proxy: must not contain a user or password; use HTTP_PROXY or HTTPS_PROXY instead")
 
 
 def _postgres_url(url: str) -> None:
