@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from collector.config.libpq import connection_options
 from collector.config.postgres import split_postgres_url
 from collector.config.values import Duration
 from collector.proxies import ProxyUrlError, parse_proxy
@@ -184,9 +185,11 @@ def _postgres_url(url: str) -> None:
         login, hosts, _, query = split_postgres_url(url)
     except ValueError:
         raise ValueError(_POSTGRES_URL_FORM) from None
-    if not (login or hosts or "host" in query):
+    if not (login or hosts or query.keys() & {"host", "service"}):
         raise ValueError(_POSTGRES_URL_FORM)
     if ":" in login or query.keys() & {"password", "passfile", "sslpassword"}:
         raise ValueError("url: must not contain a password; use password_file or password_env")
-    if found := sorted(key for key in query if key.startswith("ssl")):
+    if found := sorted(key for key in query if key.startswith("ssl") and key != "sslnegotiation"):
         raise ValueError(f"url: must not contain {found[0]}; use sslmode, ca_file, cert_file and key_file")
+    if connection_options(url).connect_timeout is not None:
+        raise ValueError("url: must not contain connect_timeout; use the key connect_timeout")
