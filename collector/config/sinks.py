@@ -82,6 +82,7 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
     endpoint_url: str | None = None  # of an S3 service other than AWS
     path_style: bool = False  # https://host/bucket/key instead of https://bucket.host/key
     ca_file: Path | None = None  # PEM; trusted instead of the public authorities
+    proxy: str | None = None  # as that of a webhook
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: what the bucket is set to
     kms_key_id: str | None = None  # key ID, alias or ARN; default: the S3 key of the account
     connect_timeout: Duration = Duration(10)
@@ -100,6 +101,7 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
             raise ValueError('prefix: expected a path such as "gpus/serials", without slashes at its ends')
         if self.endpoint_url is not None:
             _http_url("endpoint_url", self.endpoint_url)
+        _proxy(self.proxy)
         if self.format == "parquet" and self.gzip:
             raise ValueError('gzip: not allowed with format = "parquet", which is compressed already')
         if self.format != "csv" and (self.header or self.columns != "all"):

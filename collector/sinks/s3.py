@@ -31,9 +31,11 @@ from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from collector.backoff import parse_retry_after
 from collector.config.sinks import S3Settings
 from collector.model import SinkRecord
+from collector.proxies import ProxyUrlError
 from collector.redaction import Secrets
 from collector.sinks import formats
 from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, UnavailableError, from_status
+from collector.sinks.s3_proxy import with_proxy
 from collector.text import describe_redirect
 
 __all__ = ["S3Sink", "object_key"]
@@ -185,6 +187,8 @@ class S3Sink:
             if isinstance(cause, _RedirectedError):
                 text = f"{operation.title().replace('_', '')} {cause}"
                 raise UnavailableError(self._text(text), Reason.MISCONFIGURED) from None
+            if isinstance(cause, ProxyUrlError):
+                raise UnavailableError(f"sinks.{self._name}: {cause}", Reason.MISCONFIGURED) from None
             raise self._unavailable(error, Reason.CONNECTION) from None
         except (ConnectionError, TransportError, ResponseParserError) as error:
             raise self._unavailable(error, Reason.CONNECTION) from None
@@ -214,7 +218,7 @@ class S3Sink:
             "connect_timeout": settings.connect_timeout,
             "read_timeout": settings.read_timeout,
             "retries": {"mode": "standard", "total_max_attempts": 1},
-            "http_session_cls": _HttpSession,
+            "http_session_cls": with_proxy(_HttpSession, settings.proxy),
             "s3": {"addressing_style": "path" if settings.path_style else "auto"},
         }
         if settings.endpoint_url is not None:
