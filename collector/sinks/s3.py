@@ -16,7 +16,7 @@ from collector.config.sinks import S3Settings
 from collector.model import SinkRecord
 from collector.redaction import Secrets
 from collector.sinks import formats
-from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, UnavailableError
+from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, TooLargeError, UnavailableError
 from collector.sinks.loop_thread import HangingError, LoopThread
 from collector.sinks.s3_client import S3Client
 from collector.sinks.s3_errors import describe_failure, not_stored
@@ -196,7 +196,7 @@ class S3Sink:
             return None
         text = self._text(failure.text or f"no answer within {self._settings.timeout:g} s")
         if failure.reason is Reason.REJECTED:
-            return RejectedError(text)
+            return TooLargeError(text) if failure.too_large else RejectedError(text)
         return UnavailableError(text, failure.reason, retry_after=failure.retry_after)
 
     def _foreign(self, text: str) -> str:

@@ -38,6 +38,7 @@ from collector.model import GpuidError
 from collector.redaction import Secrets
 from collector.sinks.credentials import tls_context
 from collector.sinks.s3_http import HttpSession
+from collector.sinks.s3_proxy import with_proxy
 
 __all__ = ["ANSWER", "CredentialsError", "S3Client"]
 
@@ -118,7 +119,7 @@ class S3Client:
             connect_timeout=self._settings.connect_timeout,
             read_timeout=self._settings.read_timeout,
             retries={"mode": "standard", "total_max_attempts": 1},
-            http_session_cls=HttpSession,
+            http_session_cls=with_proxy(HttpSession, self._settings.proxy),
         )
 
     def _client_config(self) -> Any:

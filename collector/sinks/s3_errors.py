@@ -27,6 +27,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from collector.backoff import parse_retry_after
+from collector.proxies import ProxyUrlError
 from collector.sinks.errors import Reason, from_status
 from collector.sinks.pages import page_text
 from collector.sinks.s3_client import ANSWER, CredentialsError
@@ -93,6 +94,7 @@ class Failure(NamedTuple):
     text: str
     reason: Reason
     retry_after: float | None = None  # seconds, if the service named a time
+    too_large: bool = False  # halves of the batch may be taken
 
 
 def describe_failure(error: BaseException, operation: str, foreign: Callable[[str], str]) -> Failure | None:
@@ -109,6 +111,8 @@ def describe_failure(error: BaseException, operation: str, foreign: Callable[[st
             return Failure(foreign(str(error)), Reason.UNAUTHORIZED)
         case HTTPClientError() if isinstance(cause := error.kwargs.get("error"), UnusableAnswerError):
             return Failure(f"{operation} {foreign(str(cause))}", Reason.MISCONFIGURED)
+        case HTTPClientError() if isinstance(cause := error.kwargs.get("error"), ProxyUrlError):
+            return Failure(foreign(str(cause)), Reason.MISCONFIGURED)
         case HTTPClientError() if _is_local(error.kwargs.get("error")):
             return Failure(foreign(str(error)), Reason.MISCONFIGURED)
         case ProxyConnectionError() if "407" in str(error):
@@ -155,7 +159,7 @@ def _answered(error: Any, foreign: Callable[[str], str]) -> Failure:
         said = f": {words}" if words else f"{_phrase(status)} with an empty body"
     text = f"{error.operation_name} answered {status}{said}"
     retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
-    return Failure(text, _reason(error.operation_name, code, status), retry_after)
+    return Failure(text, _reason(error.operation_name, code, status), retry_after, code == "EntityTooLarge")
 
 
 def _reason(operation: str, code: str, status: int) -> Reason:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from collector.config import Duration
 from collector.model import SinkRecord
-from collector.sinks import Reason, RejectedError, UnavailableError
+from collector.sinks import Reason, RejectedError, TooLargeError, UnavailableError
 from tests.support.s3 import Exchange, answering, lake
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("aws_environment")]
@@ -304,6 +304,12 @@ async def test_what_does_not_speak_of_the_batch_holds_the_sink_up(
 async def test_what_speaks_of_the_batch_refuses_it(record: MakeRecord, code: str) -> None:
     async with answering(400, code, "because") as (url, _), lake(url) as sink:
         with pytest.raises(RejectedError, match=f"PutObject answered 400 {code}: because"):
+            await sink.send([record()], key="k")
+
+
+async def test_halves_of_what_is_too_large_may_be_taken(record: MakeRecord) -> None:
+    async with answering(400, "EntityTooLarge", "because") as (url, _), lake(url) as sink:
+        with pytest.raises(TooLargeError):
             await sink.send([record()], key="k")
 
 
