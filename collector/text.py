@@ -1,6 +1,8 @@
 """Short texts: foreign text that is safe in a line, a log or a file, counts with their nouns, and why things failed."""
 
 import shlex
+from contextlib import suppress
+from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "printable",
     "printable_json",
     "shell_word",
+    "without_markup",
 ]
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  a spreadsheet takes the wide ones, too
@@ -87,6 +90,39 @@ def describe_redirect(status: int, location: str | None, remedy: str) -> str:
         host = ""
     target = one_line(host, _MAX_HOST_LENGTH)
     return f"redirects ({status}){f' to {target}' if target else ''}; set {remedy} to the final address"
+
+
+def without_markup(text: str) -> str:
+    """Return the words of a web page, each phrase once: an error page repeats its title; other text stays as it is."""
+    start = text[:1000].lstrip("\ufeff \t\r\n").lower()
+    if not start.startswith("<") or not any(
+        mark in start for mark in ("<!doctype html", "<html", "<head", "<title", "<body", "<h1")
+    ):
+        return text
+    page = _Page()
+    with suppress(AssertionError, ValueError):  # which Python raises for some markup that is broken
+        page.feed(text)
+        page.close()
+    return "; ".join(dict.fromkeys(page.phrases))
+
+
+class _Page(HTMLParser):
+    """Collects what a web page shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phrases: list[str] = []
+        self._hidden = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        self._hidden = tag in {"script", "style"}
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden and (phrase := one_line(data)):
+            self.phrases.append(phrase)
 
 
 def _shell_escape(letter: str) -> str:

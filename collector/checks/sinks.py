@@ -14,7 +14,7 @@ _CLOSE_TIMEOUT_SECONDS = 2.0
 
 
 class SinkCheck(Check):
-    """Is a sink reachable and writable? No record is sent."""
+    """Is a sink reachable and writable? No record of a GPU is sent."""
 
     def __init__(self, name: str, settings: SinkSettings) -> None:
         super().__init__(Finding(subject=Subject.SINK, name=name, type=str(settings.__struct_config__.tag)))

@@ -8,8 +8,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from collector.config.libpq import connection_options
 from collector.config.postgres import split_postgres_url
 from collector.config.values import Duration
+from collector.proxies import ProxyUrlError, parse_proxy
+from collector.urls import parse_url
 
 __all__ = ["CommonSinkSettings", "PostgresSettings", "S3Settings", "SinkSettings", "StdoutSettings", "WebhookSettings"]
 
@@ -45,7 +48,7 @@ class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhoo
     ca_file: Path | None = None  # PEM; trusted instead of the public authorities
     cert_file: Path | None = None  # PEM chain of the client certificate; reloaded when it changes
     key_file: Path | None = None  # PEM; default: the key is in cert_file
-    proxy: str | None = None  # http(s)://host:port; default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment
+    proxy: str | None = None  # http, https or socks5://host:port; "": none; default: HTTP_PROXY, … of the environment
     connect_timeout: Duration = Duration(10)
     read_timeout: Duration = Duration(30)  # between two parts of the response
     write_timeout: Duration = Duration(30)  # between two parts of the request
@@ -56,8 +59,7 @@ class WebhookSettings(CommonSinkSettings, frozen=True, kw_only=True, tag="webhoo
         super().__post_init__()
         _above_zero(self, ("connect_timeout", "read_timeout", "write_timeout", "timeout"))
         _http_url("url", self.url)
-        if self.proxy is not None:
-            _http_url("proxy", self.proxy)
+        _proxy(self.proxy)
         _one_of(self, "token_file", "token_env")
         _one_of(self, "hmac_secret_file", "hmac_secret_env")
         _certificate(self.cert_file, self.key_file)
@@ -80,6 +82,8 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
     endpoint_url: str | None = None  # of an S3 service other than AWS
     path_style: bool = False  # https://host/bucket/key instead of https://bucket.host/key
     ca_file: Path | None = None  # PEM; trusted instead of the public authorities
+    proxy: str | None = None  # as that of a webhook
+    checksum: Literal["auto", "md5", "crc32", "none"] = "auto"  # "auto": MD5, or CRC32 where S3 takes no other
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None  # default: what the bucket is set to
     kms_key_id: str | None = None  # key ID, alias or ARN; default: the S3 key of the account
     connect_timeout: Duration = Duration(10)
@@ -98,6 +102,7 @@ class S3Settings(CommonSinkSettings, frozen=True, kw_only=True, tag="s3"):
             raise ValueError('prefix: expected a path such as "gpus/serials", without slashes at its ends')
         if self.endpoint_url is not None:
             _http_url("endpoint_url", self.endpoint_url)
+        _proxy(self.proxy)
         if self.format == "parquet" and self.gzip:
             raise ValueError('gzip: not allowed with format = "parquet", which is compressed already')
         if self.format != "csv" and (self.header or self.columns != "all"):
@@ -158,6 +163,7 @@ def _http_url(key: str, url: str) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = usable and bool(parse_url(url).host)
     except ValueError:
         usable = False
     if not usable or not url.isprintable() or " " in url:
@@ -166,15 +172,27 @@ def _http_url(key: str, url: str) -> None:
         raise ValueError(f"{key}: must not contain a user or password")
 
 
+def _proxy(proxy: str | None) -> None:
+    if proxy:
+        try:
+            url = parse_proxy(proxy, "proxy")
+        except ProxyUrlError as error:
+            raise ValueError(str(error)) from None
+        if url.user is not None or url.password is not None:
+            raise ValueError("proxy: must not contain a user or password; use HTTP_PROXY or HTTPS_PROXY instead")
+
+
 def _postgres_url(url: str) -> None:
     """Check a PostgreSQL URL; errors never quote it, because it may contain a password."""
     try:
         login, hosts, _, query = split_postgres_url(url)
     except ValueError:
         raise ValueError(_POSTGRES_URL_FORM) from None
-    if not (login or hosts or "host" in query):
+    if not (login or hosts or query.keys() & {"host", "service"}):
         raise ValueError(_POSTGRES_URL_FORM)
     if ":" in login or query.keys() & {"password", "passfile", "sslpassword"}:
         raise ValueError("url: must not contain a password; use password_file or password_env")
-    if found := sorted(key for key in query if key.startswith("ssl")):
+    if found := sorted(key for key in query if key.startswith("ssl") and key != "sslnegotiation"):
         raise ValueError(f"url: must not contain {found[0]}; use sslmode, ca_file, cert_file and key_file")
+    if connection_options(url).connect_timeout is not None:
+        raise ValueError("url: must not contain connect_timeout; use the key connect_timeout")

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from collector.config.libpq import connection_options
 from collector.config.postgres import split_postgres_url
 from collector.config.values import Duration
 
@@ -67,10 +68,12 @@ def locate(url: str) -> SqliteLocation | PostgresLocation:
             login, hosts, path, query = split_postgres_url(url)
             user, _, password = login.partition(":")
             redacted = f"postgresql://{user}{'@' if login else ''}{hosts}{path}"
-            return PostgresLocation(url, redacted, unquote(password) or query.get("password", [""])[0])
+            location = PostgresLocation(url, redacted, unquote(password) or query.get("password", [""])[0])
         except ValueError:
             raise ValueError(
                 'url: expected "postgresql://user@host:5432/database"; in a password / is %2F, ? is %3F, # is %23'
                 " and @ is %40, or use password_file"
             ) from None
+        connection_options(url)  # which refuses parameters that it does not know
+        return location
     raise ValueError('url: expected "sqlite:///path/to/gpuid.db" or "postgresql://user@host:5432/database"')

@@ -18,7 +18,7 @@ from collector.backoff import Backoff
 from collector.config.sinks import SinkSettings
 from collector.delivery.observer import DeliveryObserver
 from collector.events import wait_any
-from collector.sinks import RejectedError, Sink, SinkError, UnavailableError
+from collector.sinks import KnownKeyError, Reason, RejectedError, Sink, SinkError, TooLargeError, UnavailableError
 from collector.store import Batch, BatchState, Outbox, StoreError
 
 __all__ = ["DRAIN_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
@@ -28,7 +28,9 @@ SETTLE_SECONDS = 0.05  # between two reads of the outbox while commits add to a 
 DRAIN_SECONDS = 5.0  # to deliver what waits when the delivery ends, and to close a sink
 SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
+GROW_AFTER_BATCHES = 100  # that are delivered in a row before a sink that found one too large gets larger ones again
 STEP_BACKOFF = Backoff(initial=4.0, maximum=4.0)  # after a step that failed before its batch was sent
+_OUTCOME_UNKNOWN = (Reason.TIMEOUT, Reason.CONNECTION)
 INTERNAL_REASON = "internal"  # an error of our own, beside the values of sinks.Reason
 
 log = logging.getLogger(__name__)
@@ -50,9 +52,12 @@ class StoreView(Protocol):
         """Wait until everything recorded so far is committed; return whether it was within `timeout` seconds."""
 
 
-def closes_in(waiting: BatchState, settings: SinkSettings, now: float) -> float | None:
-    """Return the seconds until the next batch is due, 0 if it is due now and None if there is nothing to send."""
-    if waiting.closed or waiting.records >= settings.batch_records:
+def closes_in(waiting: BatchState, settings: SinkSettings, now: float, limit: int | None = None) -> float | None:
+    """Return the seconds until the next batch is due, 0 if it is due now and None if there is nothing to send.
+
+    `limit` is of its records, if it is another one than the settings'.
+    """
+    if waiting.closed or waiting.records >= (limit or settings.batch_records):
         return 0.0
     if waiting.oldest is None:
         return None
@@ -103,6 +108,8 @@ class SinkWorker:
         self._started = False
         self._ended = anyio.Event()
         self._trouble = ""  # the text of the last attempt's error; empty after a success
+        self._limit = settings.batch_records  # of the records of a batch; less where the sink found one too large
+        self._delivered = 0  # batches, since the limit was changed
 
     async def run(self) -> None:
         """Deliver until stopped, or until the delivery ends and the outbox is drained; then close the sink."""
@@ -144,12 +151,12 @@ class SinkWorker:
             await self._wait(POLL_SECONDS, self._ending)
             return
         committed = self._store.next_commit()  # before the outbox is read, so that no commit is missed
-        waiting = await self._outbox.next_batch_state(self.name, self.settings.batch_records)
-        seconds = closes_in(waiting, self.settings, self._clock())
+        waiting = await self._outbox.next_batch_state(self.name, self._limit)
+        seconds = closes_in(waiting, self.settings, self._clock(), self._limit)
         if seconds == 0.0:
-            batch = await self._outbox.next_batch(self.name, self.settings.batch_records)
+            batch = await self._outbox.next_batch(self.name, self._limit)
             if batch is not None:
-                await self._deliver(batch)
+                await self._deliver(batch, resumed=waiting.closed)
             return
         await self._wait(POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS), committed, self._ending)
         if committed.is_set():
@@ -159,21 +166,33 @@ class SinkWorker:
         """Deliver everything that waits, full batches or not, until an attempt fails."""
         await self._store.flushed(self._drain_seconds)
         while not self._trouble and self._store.leads:
-            batch = await self._outbox.next_batch(self.name, self.settings.batch_records)
+            waiting = await self._outbox.next_batch_state(self.name, self._limit)
+            batch = await self._outbox.next_batch(self.name, self._limit)
             if batch is None:
                 return
-            await self._deliver(batch)
+            await self._deliver(batch, resumed=waiting.closed)
 
-    async def _deliver(self, batch: Batch) -> None:
-        """Send a batch until the sink takes or rejects it, the lead is lost or the delivery ends."""
+    async def _deliver(self, batch: Batch, *, resumed: bool = False) -> None:
+        """Send a batch until the sink takes or rejects it, the lead is lost or the delivery ends.
+
+        One that is `resumed` was begun before, perhaps by a process that ended, and may have been sent.
+        Of a batch that is too large, the first half is sent instead; the second is the next batch.
+        """
         records = Counter(record.cluster for record in batch.records)
+        unanswered = False  # an attempt after which the sink may have the batch or not
         for attempt in itertools.count():
             if not self._store.leads:  # the lease may have expired while this process was stopped
                 return
             error = await self._send(batch)
+            if isinstance(error, KnownKeyError):
+                error = self._known(batch, error, repeated=attempt > 0 or resumed, unanswered=unanswered)
+            unanswered = unanswered or getattr(error, "reason", None) in _OUTCOME_UNKNOWN
             if error is None:
                 await self._acknowledge(functools.partial(self._outbox.confirm, batch))
                 self._succeeded(records)
+                return
+            if isinstance(error, TooLargeError) and len(batch.records) > 1:
+                await self._halve(batch, records, error)
                 return
             self._failed(records, error)
             if isinstance(error, RejectedError):
@@ -185,6 +204,25 @@ class SinkWorker:
             await self._wait(max(SINK_BACKOFF.delay(attempt, self._rng), asked or 0.0), self._ending)
             if self._ending.is_set():
                 return
+
+    def _known(self, batch: Batch, error: KnownKeyError, *, repeated: bool, unanswered: bool) -> SinkError | None:
+        """Return what it means that the receiver knows a batch's key: None if it has the batch."""
+        if not repeated:
+            return error
+        if batch.dead_letter is not None and not unanswered:  # it may well know the key of what it rejected
+            return RejectedError(f"{error}; it rejected a batch with this key before")
+        log.warning("receiver has batch already: %s", error, extra={"sink": self.name, "key": batch.key})
+        return None
+
+    async def _halve(self, batch: Batch, records: Mapping[str, int], error: TooLargeError) -> None:
+        """Deliver the first half of a batch, and send no larger ones for a while; raises StoreError."""
+        self._observer.on_export_failure(self.name, records, error.reason.value)
+        half = await self._outbox.halve(batch, str(error))
+        if half is None:
+            return
+        log.info("batch too large, halved: %s", error, extra={"sink": self.name, "records": len(batch.records)})
+        self._limit, self._delivered = max(1, min(self._limit, len(half.records))), 0
+        await self._deliver(half)
 
     async def _send(self, batch: Batch) -> Exception | None:
         """Make one attempt; return the error that it failed with."""
@@ -209,6 +247,9 @@ class SinkWorker:
         if self._trouble:
             log.info("sink recovered", extra={"sink": self.name})
         self._trouble = ""
+        self._delivered += 1
+        if self._delivered >= GROW_AFTER_BATCHES:
+            self._limit, self._delivered = min(self._limit * 2, self.settings.batch_records), 0
         self._observer.on_exported(self.name, records)
 
     def _failed(self, records: Mapping[str, int], error: Exception) -> None:

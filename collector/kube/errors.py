@@ -1,21 +1,21 @@
 """The error tree of everything that talks to Kubernetes, and the one table that maps foreign errors to it."""
 
 import logging
-import os
 import ssl
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import aiohttp
 import msgspec
 
 from collector.backoff import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from collector.http_errors import NO_UPGRADE, reason, tls_cause
 from collector.model import ClusterState, GpuidError
 from collector.redaction import redact
-from collector.text import describe_redirect, one_line
+from collector.text import describe_redirect
 
 __all__ = [
     "OUT_OF_TIME",
@@ -32,7 +32,6 @@ __all__ = [
     "NotFoundError",
     "ServerError",
     "SilentWatchError",
-    "SocksProxyError",
     "ThrottledError",
     "TlsFailureError",
     "UnauthorizedError",
@@ -40,7 +39,6 @@ __all__ = [
     "UntrustedCertificateError",
     "from_answer",
     "from_transport",
-    "reason",
     "unexpected",
     "without_upgrade",
 ]
@@ -54,10 +52,6 @@ UNDECODABLE = (ValueError, RecursionError, OverflowError)
 OUT_OF_TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 log = logging.getLogger(__name__)
-
-
-class SocksProxyError(aiohttp.ClientConnectionError):
-    """A SOCKS proxy made no connection; the text is the reason, without secrets."""
 
 
 class ClusterError(GpuidError):
@@ -208,12 +202,12 @@ def without_upgrade(error: ServerError) -> ServerError:
     from_between = error.status in _GATEWAY_STATUSES and not error.from_kubernetes
     if "upgrade" not in str(error).lower() and not from_between:
         return error
-    return type(error)(f"{error}; {_NO_UPGRADE}", status=error.status, retry_after=error.retry_after)
+    return type(error)(f"{error}; {NO_UPGRADE}", status=error.status, retry_after=error.retry_after)
 
 
 def from_transport(host: str, error: BaseException) -> ClusterError:
     """Return the error for a request that got no answer, from an aiohttp.ClientError, OSError or ValueError."""
-    kind: type[ClusterError] = TlsFailureError if _tls_cause(error) else UnreachableError
+    kind: type[ClusterError] = TlsFailureError if tls_cause(error) else UnreachableError
     certificate = getattr(error, "certificate_error", error)
     if isinstance(certificate, ssl.SSLCertVerificationError):
         kind = CertificateTimeError if certificate.verify_code in OUT_OF_TIME else UntrustedCertificateError
@@ -230,14 +224,6 @@ def unexpected(what: str, error: Exception) -> BadContextError:
     place = f"{Path(last[0].filename).name}, line {last[0].lineno}" if last else "an unknown place"
     log.error("unexpected %s in %s: %s", type(error).__name__, place, what)
     return BadContextError(f"{what} fails in a way that gpuid does not expect ({place}); please report this")
-
-
-def reason(error: BaseException) -> str:
-    """Return why a request got no answer, without secrets."""
-    for kind, words in _REASONS:
-        if isinstance(error, kind):
-            return words(error)
-    return f"the request failed ({type(error).__name__})"
 
 
 class _Cause(msgspec.Struct):
@@ -282,51 +268,3 @@ _KINDS: dict[int, type[ServerError]] = {404: NotFoundError, 410: GoneError, 429:
 
 
 _GATEWAY_STATUSES = (400, 426, 501, 502, 504)
-_NO_UPGRADE = "a proxy or load balancer in between may not pass WebSockets"
-
-
-def _tls_cause(error: BaseException) -> ssl.SSLError | None:
-    # An alert that comes after the handshake is wrapped into a ClientOSError, whose number then means nothing.
-    for one in (error, getattr(error, "os_error", None), error.__cause__):
-        if isinstance(one, ssl.SSLError):
-            return one
-    return None
-
-
-def _not_http(error: aiohttp.ClientResponseError) -> str:
-    if error.message.startswith(("Got more than", "Too many headers")):  # aiohttp has no type for it
-        return "the headers of the answer are too long or too many; a proxy in between may add them"
-    return "the answer is not HTTP as expected"
-
-
-def _proxy_answer(status: int) -> str:
-    said = f"the proxy answered HTTP status {status}"
-    return f"{said}: it needs a login, in the URL of the proxy" if status == 407 else said
-
-
-def _system(error: OSError) -> str:
-    if (tls := _tls_cause(error)) is not None:
-        text = getattr(tls, "reason", None) or "connection closed"
-        return f"TLS failure: {one_line(text.replace('_', ' ').lower(), 200)}"
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return "cannot connect"
-
-
-# The first match counts. Never str(error) of an error that holds a URL or headers: both may carry credentials.
-_REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
-    (SocksProxyError, str),
-    (aiohttp.ClientConnectorCertificateError, lambda error: reason(error.certificate_error)),
-    (ssl.SSLCertVerificationError, lambda error: f"certificate verify failed: {one_line(error.verify_message, 200)}"),
-    (aiohttp.ClientConnectorDNSError, lambda error: f"cannot resolve {error.host}"),
-    (aiohttp.ClientProxyConnectionError, lambda error: f"proxy {error.host}:{error.port}: {_system(error.os_error)}"),
-    (aiohttp.ClientHttpProxyError, lambda error: _proxy_answer(error.status)),
-    (aiohttp.ClientConnectorError, lambda error: reason(error.os_error)),
-    (TimeoutError, lambda _: "timed out"),
-    (aiohttp.InvalidURL, lambda _: "not a valid address"),
-    (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
-    (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
-    (OSError, _system),
-    (aiohttp.WSServerHandshakeError, lambda _: f"the server did not upgrade to a WebSocket; {_NO_UPGRADE}"),
-    (aiohttp.ClientResponseError, lambda error: _not_http(error)),
-)

@@ -1,6 +1,5 @@
 """The `oidc` auth-provider: an id-token that an OpenID Connect issuer renews."""
 
-import os
 import ssl
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import anyio.to_thread
 import msgspec
 
 from collector.backoff import Backoff
+from collector.http_errors import reason
 from collector.kube import tls
 from collector.kube.connection import ConnectionInfo, Redacted
 from collector.kube.credentials import Credential, basic, bearer, jwt_claims, jwt_validity
@@ -22,16 +22,16 @@ from collector.kube.errors import (
     ClusterError,
     CredentialPluginFailedError,
     UnauthorizedError,
-    reason,
 )
 from collector.kube.failure_backoff import FailureBackoff, LastFailure
 from collector.kube.go_values import WrongTypeError, convert_json
-from collector.kube.proxy import choose, is_socks
-from collector.kube.socks import connector
-from collector.kube.urls import parse_url
+from collector.kube.proxy import choose
+from collector.proxies import is_socks
 from collector.redaction import Secrets, redact
+from collector.socks import connector
 from collector.text import describe_redirect
 from collector.timestamps import rfc3339
+from collector.urls import parse_url
 
 __all__ = ["Oidc"]
 
@@ -122,33 +122,37 @@ class Oidc:
 
     async def _refresh(self) -> str:
         try:
-            issuer = parse_url(self._issuer)
+            parse_url(self._issuer)
         except ValueError:
             raise BadContextError(f"{self._where}: idp-issuer-url: not a URL") from None
         context = await anyio.to_thread.run_sync(self._context)
-        proxy = choose(issuer, "", os.environ, self._where)
         try:
             with anyio.fail_after(RENEWAL_TIMEOUT_SECONDS):
-                async with aiohttp.ClientSession(
-                    connector=connector(proxy, context),
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    proxy=None if is_socks(proxy) else proxy,
-                ) as http:
-                    answer = await self._ask(http, "GET", f"{self._issuer}/.well-known/openid-configuration")
-                    discovery = self._decode(answer, _Discovery)
-                    if not discovery.token_endpoint.startswith("https://"):
-                        raise CredentialPluginFailedError(f"{self._where}: the issuer names no https token_endpoint")
-                    # Shielded: an issuer that rotates refresh-tokens revokes the old one even if the client hangs up,
-                    # so the new one must be kept before anything else can be cancelled.
-                    with anyio.fail_after(self._grant_timeout, shield=True):
-                        answer = await self._ask(http, "POST", discovery.token_endpoint, **self._grant(discovery))
-                        return self._accept(answer)
+                answer = await self._ask(context, "GET", f"{self._issuer}/.well-known/openid-configuration")
+                discovery = self._decode(answer, _Discovery)
+                if not discovery.token_endpoint.startswith("https://"):
+                    raise CredentialPluginFailedError(f"{self._where}: the issuer names no https token_endpoint")
+                # Shielded: an issuer that rotates refresh-tokens revokes the old one even if the client hangs up, so
+                # the new one must be kept before anything else can be cancelled.
+                with anyio.fail_after(self._grant_timeout, shield=True):
+                    answer = await self._ask(context, "POST", discovery.token_endpoint, **self._grant(discovery))
+                    return self._accept(answer)
         except (aiohttp.ClientError, OSError, ValueError, IndexError) as error:  # some of them for an odd URL
             # The cause is left out: it may hold the request, and so a secret.
             raise CredentialPluginFailedError(f"{self._where}: issuer {self._issuer}: {reason(error)}") from None
 
-    async def _ask(self, http: aiohttp.ClientSession, method: str, url: str, **options: Any) -> "_Answer":
-        async with http.request(method, parse_url(url), allow_redirects=False, **options) as response:
+    async def _ask(self, context: ssl.SSLContext, method: str, url: str, **options: Any) -> "_Answer":
+        """Send one request; the token_endpoint may be on another host than the issuer, with another way to it."""
+        address = parse_url(url)
+        proxy = choose(address, "", self._where)
+        async with (
+            aiohttp.ClientSession(
+                connector=connector(proxy, context),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                proxy=None if is_socks(proxy) else proxy,
+            ) as http,
+            http.request(method, address, allow_redirects=False, **options) as response,
+        ):
             body = bytearray()
             while len(body) <= MAX_ANSWER_BYTES and (chunk := await response.content.readany()):
                 body += chunk

@@ -9,8 +9,8 @@ from yarl import URL
 from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import basic
 from collector.kube.errors import BadContextError
-from collector.kube.urls import parse_url
 from collector.text import one_line
+from collector.urls import parse_url
 
 __all__ = ["Server", "parse_server"]
 

@@ -37,9 +37,9 @@ from collector.kube.errors import (
 )
 from collector.kube.identity import Evidence, Proof
 from collector.kube.limits import LoopShare, RateLimiter, SharedLimiter
-from collector.kube.proxy import SOCKS_PORT
 from collector.kube.secrets import add_connection, add_credential
 from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
+from collector.proxies import describe
 from collector.redaction import Secrets, redacting
 from collector.tls import Validity
 
@@ -460,7 +460,7 @@ def _with_proxy(error: BaseException, transport: Transport) -> BaseException:
     proxy = transport.settings.proxy
     if proxy is None or not isinstance(error, UnreachableError):
         return error
-    name = f"proxy {proxy.host}:{proxy.port or SOCKS_PORT}"
+    name = describe(proxy)
     text = str(error).replace("the proxy answered", f"{name} answered")
     return type(error)(text if name in text else f"{text}; through {name}")
 

@@ -6,7 +6,6 @@ under way on it have ended.
 
 import asyncio
 import functools
-import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from collector import __version__
-from collector.kube import proxy, tls
+from collector.kube import tls
 from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import Credential, impersonation, jwt_validity
 from collector.kube.errors import (
@@ -30,9 +29,11 @@ from collector.kube.errors import (
 )
 from collector.kube.identity import Evidence, trust
 from collector.kube.limits import LoopShare
+from collector.kube.proxy import choose
 from collector.kube.server_url import parse_server
-from collector.kube.socks import connector
+from collector.proxies import is_socks
 from collector.redaction import Secrets
+from collector.socks import connector
 from collector.text import one_line
 from collector.timestamps import rfc3339
 
@@ -68,7 +69,7 @@ class ConnectionSettings:
             raise BadContextError(f"{info.where}: {keys} exclude each other; remove one of them")
         self._trusted = tls.authorities(bundle, "certificate-authority", info.where)
         self._context = self._make_context(self.client_certificate)
-        self.proxy = proxy.choose(self.server, cluster.proxy_url, os.environ, info.where, host=written_host)
+        self.proxy = choose(self.server, cluster.proxy_url, info.where, host=written_host)
         self.trust = None if cluster.insecure_skip_tls_verify else trust(self._trusted)
         self.encoding = "identity" if cluster.disable_compression else "gzip"
         self.headers = [
@@ -217,7 +218,7 @@ class Transport:
             read_bufsize=READ_BUFFER_BYTES,
             timeout=request_timeout(),
             trace_configs=[redirects],
-            trust_env=False,  # would let ~/.netrc override our credentials; the proxy is chosen in proxy.py
+            trust_env=False,  # would let ~/.netrc override our credentials; the proxy is chosen in proxies.py
             ws_response_class=WebSocket,
         )
         return cls(settings, client_certificate, http)
@@ -225,7 +226,7 @@ class Transport:
     @property
     def route(self) -> dict[str, Any]:
         """Arguments that every request needs."""
-        http_proxy = None if proxy.is_socks(self.settings.proxy) else self.settings.proxy
+        http_proxy = None if is_socks(self.settings.proxy) else self.settings.proxy
         return {"proxy": http_proxy, "server_hostname": self.settings.server_name}
 
     def url(self, path: str, query: Sequence[tuple[str, str]]) -> URL:

@@ -1,6 +1,15 @@
 """Destinations of records: each sink takes batches and raises an error that says whether to retry."""
 
-from collector.sinks.errors import Reason, RejectedError, SinkError, UnavailableError
+from collector.sinks.errors import KnownKeyError, Reason, RejectedError, SinkError, TooLargeError, UnavailableError
 from collector.sinks.sink import Sink, open_sink
 
-__all__ = ["Reason", "RejectedError", "Sink", "SinkError", "UnavailableError", "open_sink"]
+__all__ = [
+    "KnownKeyError",
+    "Reason",
+    "RejectedError",
+    "Sink",
+    "SinkError",
+    "TooLargeError",
+    "UnavailableError",
+    "open_sink",
+]

@@ -1,15 +1,19 @@
-"""Secrets and certificates of sinks, read from where the settings point at the moment they are used."""
+"""Secrets, certificates and proxies of sinks, read from where the settings point at the moment they are used."""
 
 import os
 import ssl
 from pathlib import Path
 
+from yarl import URL
+
 from collector import files
+from collector.proxies import choose, parse_proxy
 from collector.redaction import Secrets
 from collector.sinks.errors import Reason, UnavailableError
 from collector.tls import TlsFileError, client_context
+from collector.urls import parse_url
 
-__all__ = ["read_secret", "tls_context"]
+__all__ = ["choose_proxy", "read_secret", "tls_context"]
 
 
 def read_secret(sink: str, key: str, file: Path | None, variable: str | None, secrets: Secrets) -> str | None:
@@ -42,3 +46,13 @@ def tls_context(sink: str, ca: Path | None, cert: Path | None, key: Path | None)
     except TlsFileError as error:
         where = f"ca_file: {ca}" if error.kind == "ca" else f"cert_file: {cert}"
         raise UnavailableError(f"sinks.{sink}.{where}: {error}", Reason.MISCONFIGURED) from None
+
+
+def choose_proxy(proxy: str | None, url: str) -> URL | None:
+    """Return the proxy to a URL, the key `proxy` or else the environment's; None for a direct connection.
+
+    An empty key means none, whatever the environment says. Raises ProxyUrlError and InvalidUrlError.
+    """
+    if proxy is None:
+        return choose(parse_url(url), os.environ)
+    return parse_proxy(proxy, "proxy") if proxy else None

@@ -1,10 +1,20 @@
 """What can go wrong at a sink: an error says whether to try again later or never again."""
 
+from collections.abc import Container
 from enum import StrEnum
 
 from collector.model import GpuidError
 
-__all__ = ["TEXT_LIMIT", "Reason", "RejectedError", "SinkError", "UnavailableError", "from_status"]
+__all__ = [
+    "TEXT_LIMIT",
+    "KnownKeyError",
+    "Reason",
+    "RejectedError",
+    "SinkError",
+    "TooLargeError",
+    "UnavailableError",
+    "from_status",
+]
 
 TEXT_LIMIT = 200  # characters of a receiver's text that an error repeats
 
@@ -22,22 +32,35 @@ class Reason(StrEnum):
     REJECTED = "rejected"  # the records themselves are refused
 
 
-# Statuses from 400 to 499 after which a batch is retried: a person can fix the cause without changing the records.
-_RETRIED_STATUSES = {
+# What a status below 500 means; any other is for a person to fix, at either end or in between.
+_REASONS = {
     401: Reason.UNAUTHORIZED,
     403: Reason.UNAUTHORIZED,
     404: Reason.MISSING,
     405: Reason.MISSING,
     407: Reason.UNAUTHORIZED,
     408: Reason.TIMEOUT,
-    409: Reason.SERVER_ERROR,  # an earlier attempt with the same idempotency key is still being processed
+    409: Reason.SERVER_ERROR,
     410: Reason.MISSING,
-    415: Reason.MISCONFIGURED,  # it accepts no JSON or no gzip, whatever the records are
-    421: Reason.MISCONFIGURED,
+    413: Reason.THROTTLED,  # with a time to try again: RFC 9110 has it for a limit that will not last
     423: Reason.SERVER_ERROR,
+    424: Reason.SERVER_ERROR,
     425: Reason.SERVER_ERROR,
     429: Reason.THROTTLED,
 }
+# What servers and proxies answer with 400 before they look at a body: nginx, Go, Apache, Tomcat and HTTP.sys.
+_NOT_OF_THE_BODY = (
+    "plain http request was sent to https port",
+    "sent an http request to an https server",
+    "speaking plain http to an ssl-enabled server port",
+    "combination of host and port requires tls",
+    "no required ssl certificate was sent",
+    "the ssl certificate error",
+    "request header or cookie too large",
+    "request header field exceeds",
+    "required host header",
+    "bad request - invalid host",
+)
 
 
 class SinkError(GpuidError):
@@ -56,6 +79,10 @@ class UnavailableError(SinkError):
         self.retry_after = retry_after
 
 
+class KnownKeyError(UnavailableError):
+    """The receiver knows the batch's idempotency key: it has the batch, if that was sent before."""
+
+
 class RejectedError(SinkError):
     """The sink will never take this batch, however often it is sent."""
 
@@ -63,10 +90,22 @@ class RejectedError(SinkError):
         super().__init__(text, reason)
 
 
-def from_status(status: int, text: str, retry_after: float | None = None) -> SinkError:
-    """Return the error for an HTTP status other than 2xx; a cause that a person can fix at either end is retried."""
-    reason = _RETRIED_STATUSES.get(status)
-    if reason is None and 400 <= status < 500:
-        return RejectedError(text)
-    fallback = Reason.MISCONFIGURED if status < 400 else Reason.SERVER_ERROR
-    return UnavailableError(text, reason or fallback, retry_after=retry_after)
+class TooLargeError(RejectedError):
+    """The sink will never take a batch of this size, but perhaps the halves of it."""
+
+
+def from_status(
+    status: int, text: str, retry_after: float | None = None, *, about_records: Container[int] = ()
+) -> SinkError:
+    """Return the error for an HTTP status other than 2xx; `text` repeats what the receiver said.
+
+    A batch is refused for good only by a status of `about_records`. Whatever else it is, somebody can fix it at either
+    end or in between without changing the records, and the sink waits until then.
+    """
+    if status in about_records and not (status == 400 and any(words in text.lower() for words in _NOT_OF_THE_BODY)):
+        if status != 413:
+            return RejectedError(text)
+        if retry_after is None:
+            return TooLargeError(text)
+    fallback = Reason.MISCONFIGURED if status < 500 else Reason.SERVER_ERROR
+    return UnavailableError(text, _REASONS.get(status, fallback), retry_after=retry_after)

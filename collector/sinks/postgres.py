@@ -10,6 +10,7 @@ from typing import Literal
 import anyio
 import asyncpg
 
+from collector.config.libpq import connection_options
 from collector.config.sinks import PostgresSettings
 from collector.model import SinkRecord
 from collector.redaction import Secrets
@@ -20,6 +21,7 @@ from collector.sinks.formats import parse_time
 
 __all__ = ["PostgresSink"]
 
+_NO_TLS = "rejected SSL upgrade"  # as asyncpg says it, which has no type for it
 _CLOSE_SECONDS = 5.0
 _SERVER_FIRST_SECONDS = 5.0  # that the client waits longer than the server's own statement timeout
 # What `check` inserts in a transaction that is rolled back.
@@ -39,9 +41,22 @@ _CHECK_RECORD = SinkRecord(
 _REASON_BY_SQLSTATE = {
     "08": Reason.CONNECTION,
     "0A": Reason.MISCONFIGURED,
-    "22": Reason.REJECTED,  # a value does not fit its column
-    "23": Reason.REJECTED,
+    # Of these classes, only what speaks of a value is refused for good.
+    "22": Reason.MISCONFIGURED,
+    "22000": Reason.REJECTED,
+    "22001": Reason.REJECTED,  # too long for its column
+    "22003": Reason.REJECTED,
+    "22007": Reason.REJECTED,
+    "22008": Reason.REJECTED,
+    "22021": Reason.REJECTED,  # a character that the database's encoding does not have
+    "22P02": Reason.REJECTED,
+    "22P05": Reason.REJECTED,
+    "23": Reason.MISCONFIGURED,
     "23502": Reason.MISCONFIGURED,  # the table requires a column that records do not have
+    "23503": Reason.MISSING,  # what a foreign key points to
+    "23505": Reason.REJECTED,
+    "23514": Reason.REJECTED,
+    "23P01": Reason.REJECTED,
     "25006": Reason.SERVER_ERROR,  # a replica: the primary is moving
     "28": Reason.UNAUTHORIZED,
     "3D": Reason.MISSING,
@@ -50,6 +65,7 @@ _REASON_BY_SQLSTATE = {
     "42501": Reason.UNAUTHORIZED,
     "42703": Reason.MISSING,
     "42P01": Reason.MISSING,
+    "P0": Reason.MISCONFIGURED,  # raised by a trigger
     "53300": Reason.THROTTLED,  # too many connections
     "57014": Reason.TIMEOUT,
 }
@@ -82,6 +98,9 @@ class PostgresSink:
                     await connection.copy_records_to_table(
                         self._table.name, schema_name=self._table.schema, columns=columns, records=rows
                     )
+            except (AttributeError, TypeError, OverflowError) as error:  # as asyncpg encodes for other types
+                text = f"sinks.{self._name}: table {self._settings.table}: a column is of another type than text"
+                raise UnavailableError(f"{text} ({error})", Reason.MISCONFIGURED) from None
             except asyncpg.UniqueViolationError:
                 # An earlier attempt succeeded, or two GPUs have one serial, which the Go program's table cannot hold.
                 async with self._transaction(connection):
@@ -131,14 +150,15 @@ class PostgresSink:
     async def _connect(self) -> asyncpg.Connection:
         settings = self._settings
         password = read_secret(self._name, "password", settings.password_file, settings.password_env, self.secrets)
+        options = connection_options(settings.url)
         return await asyncpg.connect(
-            settings.url,
+            options.url,
             password=password,
             ssl=self._tls(),
             timeout=settings.connect_timeout,
             command_timeout=settings.statement_timeout + _SERVER_FIRST_SECONDS,
             statement_cache_size=0,  # works behind a connection pooler
-            server_settings={"application_name": "gpuid"},
+            server_settings=options.server_settings,
         )
 
     async def _prepare(self, connection: asyncpg.Connection) -> postgres_table.Table:
@@ -174,6 +194,8 @@ class PostgresSink:
         if isinstance(error, SinkError):
             return None
         if isinstance(error, asyncpg.PostgresError):
+            if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
+                return UnavailableError(text, Reason.MISSING)  # no partition of the table takes the row
             return _from_state(error.sqlstate or "", text)
         if isinstance(error, TimeoutError):
             return UnavailableError(f"sinks.{self._name}: no answer from the server in time", Reason.TIMEOUT)
@@ -181,6 +203,10 @@ class PostgresSink:
             return RejectedError(text)
         if isinstance(error, asyncpg.ClientConfigurationError):
             return UnavailableError(text, Reason.MISCONFIGURED)
+        if isinstance(error, ConnectionError) and _NO_TLS in str(error):
+            return UnavailableError(f"{text}; turn TLS on there, or change sslmode", Reason.MISCONFIGURED)
+        if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
+            return UnavailableError(text, Reason.MISCONFIGURED)  # a column of the table is of another type
         if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
             return UnavailableError(text, Reason.CONNECTION)
         return None

@@ -1,42 +1,31 @@
 """The s3 sink: one object per batch, under a key that nothing else ever has."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import aioboto3  # type: ignore[import-untyped]
 import anyio
 import anyio.to_thread
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
-from aiohttp import ClientError as TransportError
-from botocore.exceptions import (  # type: ignore[import-untyped]
-    BotoCoreError,
-    ClientError,
-    ConnectionError,  # noqa: A004  botocore's own
-    ConnectTimeoutError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ReadTimeoutError,
-)
-from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
-from collector.backoff import parse_retry_after
 from collector.config.sinks import S3Settings
-from collector.model import SinkRecord
+from collector.model import Place, SinkRecord
 from collector.redaction import Secrets
 from collector.sinks import formats
-from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, UnavailableError, from_status
-from collector.text import describe_redirect
+from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, TooLargeError, UnavailableError
+from collector.sinks.loop_thread import HangingError, LoopThread
+from collector.sinks.s3_client import S3Client
+from collector.sinks.s3_errors import describe_failure, not_stored
+from collector.text import describe_os_error
+from collector.timestamps import rfc3339
 
 __all__ = ["S3Sink", "object_key"]
+
+HANGING_GRACE_SECONDS = 5.0  # after the settings' timeout, at which a call ends by itself unless a file hangs
 
 _DIGEST_LETTERS = 32  # of the SHA-256 in an object's key
 _CONTENT_TYPES = {
@@ -44,36 +33,14 @@ _CONTENT_TYPES = {
     "jsonl": "application/x-ndjson",
     "parquet": "application/vnd.apache.parquet",
 }
-_S3_OPERATIONS = frozenset({"PutObject", "CreateMultipartUpload", "AbortMultipartUpload"})
-# Codes that say more than their status, which mostly is 400.
-_REASON_BY_CODE = {
-    "AuthorizationHeaderMalformed": Reason.MISCONFIGURED,
-    "BadDigest": Reason.CONNECTION,
-    "EntityTooLarge": Reason.REJECTED,
-    "ExpiredToken": Reason.UNAUTHORIZED,
-    "ExpiredTokenException": Reason.UNAUTHORIZED,
-    "IllegalLocationConstraintException": Reason.MISCONFIGURED,
-    "InvalidAccessKeyId": Reason.UNAUTHORIZED,
-    "InvalidArgument": Reason.MISCONFIGURED,
-    "InvalidBucketName": Reason.MISCONFIGURED,
-    "InvalidRequest": Reason.MISCONFIGURED,
-    "InvalidToken": Reason.UNAUTHORIZED,
-    "KeyTooLongError": Reason.MISCONFIGURED,
-    "NoSuchBucket": Reason.MISSING,
-    "PermanentRedirect": Reason.MISCONFIGURED,
-    "RequestTimeout": Reason.TIMEOUT,
-    "RequestTimeTooSkewed": Reason.MISCONFIGURED,
-    "SignatureDoesNotMatch": Reason.UNAUTHORIZED,
-    "SlowDown": Reason.THROTTLED,
-    "TemporaryRedirect": Reason.SERVER_ERROR,
-    "Throttling": Reason.THROTTLED,
-    "ThrottlingException": Reason.THROTTLED,
-    "TokenRefreshRequired": Reason.UNAUTHORIZED,
-}
+# The next try takes what AWS's files, variables and programs say then.
+_FORGOTTEN_AFTER = frozenset({Reason.UNAUTHORIZED, Reason.MISCONFIGURED})
 
-# At level debug these log whole requests, session tokens included.
+# At level debug these log whole requests, session tokens included; at info, where credentials were found. What they
+# warn of while getting credentials comes with a traceback, and is the sink's own error when it matters.
 for _library in ("boto3", "botocore", "aioboto3", "aiobotocore"):
-    logging.getLogger(_library).setLevel(logging.INFO)
+    logging.getLogger(_library).setLevel(logging.WARNING)
+    logging.getLogger(f"{_library}.credentials").setLevel(logging.ERROR)
 
 
 def object_key(settings: S3Settings, time: str, key: str, lines: bytes) -> str:
@@ -84,47 +51,77 @@ def object_key(settings: S3Settings, time: str, key: str, lines: bytes) -> str:
     """
     first = formats.parse_time(time)
     digest = hashlib.sha256(f"{len(key)}:{key}".encode() + lines).hexdigest()[:_DIGEST_LETTERS]
-    name = f"{first:%Y%m%d-%H%M%S}.{first.microsecond // 1000:03}-{digest}.{settings.format}"
+    name = f"{first:%Y%m%d-%H%M%S}.{first.microsecond // 1000:03}-{digest}.{_ending(settings)}"
     partition = f"year={first:%Y}/month={first:%m}/day={first:%d}/hour={first:%H}"
-    return "/".join(filter(None, (settings.prefix, partition, name + (".gz" if settings.gzip else ""))))
+    return "/".join(filter(None, (settings.prefix, partition, name)))
+
+
+def _ending(settings: S3Settings) -> str:
+    return settings.format + (".gz" if settings.gzip else "")
+
+
+def _trial_record(time: str) -> SinkRecord:
+    return SinkRecord.of(
+        place=Place("gpuid-check", "gpuid-check"),
+        machine="",
+        source="",
+        time=time,
+        event="check",
+        uuid="",
+        serial=None,
+        model=None,
+        chassis=None,
+    )
 
 
 class S3Sink:
     """Keeps one client open; retrying is up to the caller, the libraries' own retries are off."""
 
-    def __init__(self, name: str, settings: S3Settings) -> None:
+    def __init__(self, name: str, settings: S3Settings, *, grace: float = HANGING_GRACE_SECONDS) -> None:
         self.secrets = Secrets()
         self.secrets.add_proxies(os.environ)
         self._name = name
         self._settings = settings
-        self._lock = anyio.Lock()
-        self._stack = AsyncExitStack()
-        self._client: Any = None
-        self._credentials: Any = None  # AWS's, of the client
+        self._grace = grace
+        self._lock = anyio.Lock()  # one call at a time
+        self._thread = LoopThread(f"gpuid s3 {name}")
+        self._client = S3Client(name, settings, self.secrets)  # lives in the thread
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """Put the batch's object."""
-        if not records:
-            return
-        arguments = await anyio.to_thread.run_sync(self._put_arguments, records, key)
-        await self._call("put_object", **arguments, **self._encryption())
+        if records:
+            await self._put(await anyio.to_thread.run_sync(self._put_arguments, records, key))
 
     async def check(self) -> str:
-        """Start and abort a multipart upload, which needs the rights and keys of a put and leaves no object."""
-        where = f"s3://{self._settings.bucket}"
-        trial = "/".join(filter(None, (self._settings.prefix, "gpuid-check")))
-        upload = await self._call("create_multipart_upload", Key=trial, **self._encryption())
-        try:
-            await self._call("abort_multipart_upload", Key=trial, UploadId=upload["UploadId"])
-        except SinkError:
-            return f"{where} is writable; the empty upload {trial} could not be aborted"
-        return f"{where} is writable"
+        """Put one small object as a batch is put, and delete it; a delivery does not need the right to delete."""
+        settings = self._settings
+        records = [_trial_record(rfc3339(time.time(), "seconds"))]
+        arguments = await anyio.to_thread.run_sync(self._put_arguments, records, "gpuid-check")
+        trial = "/".join(filter(None, (settings.prefix, f"gpuid-check.{_ending(settings)}")))
+        version = await self._put(arguments | {"Key": trial})
+        left = await self._remove(trial, version)
+        return f"s3://{settings.bucket} is writable{'; ' if left else ''}{left}"
 
     async def aclose(self) -> None:
         """Close the client and its connections."""
         async with self._lock:
-            stack, self._stack, self._client = self._stack, AsyncExitStack(), None
-            await stack.aclose()
+            await self._thread.close(self._client.close)
+
+    async def _remove(self, key: str, version: str | None) -> str:
+        """Delete an object with its version, or else without; return what is left of it and why."""
+        try:
+            await self._call(
+                "DeleteObject", self._client.delete, Key=key, **({"VersionId": version} if version else {})
+            )
+        except SinkError as error:
+            reason = str(error).removeprefix(self._text(""))
+        else:
+            return ""
+        if version is not None:
+            with contextlib.suppress(SinkError):
+                await self._call("DeleteObject", self._client.delete, Key=key)
+                return f"the trial object {key} is deleted, but its version stays: {reason}"
+        return f"the trial object {key} stays there: {reason}"
 
     def _put_arguments(self, records: Sequence[SinkRecord], key: str) -> dict[str, Any]:
         """Return a batch's object and what describes it; to be called in a thread, for a large batch takes a while."""
@@ -171,118 +168,50 @@ class S3Sink:
         named = {"ServerSideEncryption": settings.sse, "SSEKMSKeyId": settings.kms_key_id}
         return {key: value for key, value in named.items() if value is not None}
 
-    async def _call(self, operation: str, **parameters: Any) -> Any:
-        try:
-            with anyio.fail_after(self._settings.timeout):
-                client = await self._open()
-                return await getattr(client, operation)(Bucket=self._settings.bucket, **parameters)
-        except ClientError as error:
-            raise self._map_error(error) from None
-        except (TimeoutError, ConnectTimeoutError, ReadTimeoutError) as error:
-            raise self._unavailable(error, Reason.TIMEOUT) from None
-        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
-            raise self._unavailable(error, Reason.UNAUTHORIZED) from None
-        except HTTPClientError as error:
-            cause = error.kwargs.get("error")
-            if isinstance(cause, _RedirectedError):
-                text = f"{operation.title().replace('_', '')} {cause}"
-                raise UnavailableError(self._text(text), Reason.MISCONFIGURED) from None
-            raise self._unavailable(error, Reason.CONNECTION) from None
-        except (ConnectionError, TransportError, ResponseParserError) as error:
-            raise self._unavailable(error, Reason.CONNECTION) from None
-        except (BotoCoreError, OSError, ValueError) as error:
-            raise self._unavailable(error, Reason.MISCONFIGURED) from None
+    async def _put(self, arguments: dict[str, Any]) -> str | None:
+        """Put an object; return its version in a bucket that keeps versions. S3's own answer is the proof."""
+        answer = await self._call("PutObject", self._client.put, **arguments, **self._encryption())
+        if problem := not_stored(answer, self._foreign):
+            raise UnavailableError(self._text(problem), Reason.MISCONFIGURED)
+        version = answer.get("VersionId")
+        return None if version in (None, "", "null") else str(version)
 
-    async def _open(self) -> Any:
+    async def _call(self, operation: str, call: Callable[..., Awaitable[Any]], **parameters: Any) -> Any:
+        async def exchange() -> Any:
+            try:
+                with anyio.fail_after(self._settings.timeout):
+                    return await call(**parameters)
+            except Exception as error:
+                failure = self._map_error(error, operation)
+                if failure is None:
+                    raise
+                if failure.reason in _FORGOTTEN_AFTER:
+                    await self._client.close()
+                raise failure from None
+
         async with self._lock:
-            if self._client is None:
-                settings = self._settings
-                session = aioboto3.Session(profile_name=settings.profile, region_name=settings.region)
-                opening = session.client(
-                    "s3",
-                    endpoint_url=settings.endpoint_url,
-                    verify=str(settings.ca_file) if settings.ca_file else None,
-                    config=self._client_config(),
-                )
-                self._credentials = await session.get_credentials()
-                # Entered outside of the stack: a cancelled opening must leave nothing to close.
-                self._client = await opening.__aenter__()
-                self._stack.push_async_exit(opening)
-            return self._client
+            try:
+                return await self._thread.run(exchange, timeout=self._settings.timeout + self._grace)
+            except HangingError as error:
+                text = f"{error}: AWS's configuration, or a file or program that it names, hangs"
+                raise UnavailableError(self._text(text), Reason.TIMEOUT) from None
+            except OSError as error:
+                text = describe_os_error(error, "the sink's thread cannot start")
+                raise UnavailableError(self._text(text), Reason.CONNECTION) from None
 
-    def _client_config(self) -> Any:
-        settings = self._settings
-        options: dict[str, Any] = {
-            "connect_timeout": settings.connect_timeout,
-            "read_timeout": settings.read_timeout,
-            "retries": {"mode": "standard", "total_max_attempts": 1},
-            "http_session_cls": _HttpSession,
-            "s3": {"addressing_style": "path" if settings.path_style else "auto"},
-        }
-        if settings.endpoint_url is not None:
-            # Not every S3 API understands the checksum trailers that AWS's libraries add by default.
-            options |= {
-                "request_checksum_calculation": "when_required",
-                "response_checksum_validation": "when_required",
-            }
-        return AioConfig(**options)
-
-    def _map_error(self, error: Any) -> SinkError:
-        """Return our error for a service's response; one from another service than S3 concerns our credentials."""
-        answer = error.response.get("Error", {})
-        meta = error.response.get("ResponseMetadata", {})
-        code, status = str(answer.get("Code", "")), int(meta.get("HTTPStatusCode", 500))
-        message = self._foreign(str(answer.get("Message", "")))
-        text = f"{error.operation_name} answered {status} {self._foreign(code)}{': ' if message else ''}{message}"
-        retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
-        reason = _REASON_BY_CODE.get(code)
-        if error.operation_name not in _S3_OPERATIONS and status < 500 and status != 429:
-            reason = Reason.UNAUTHORIZED
-        elif code.startswith("KMS."):
-            reason = Reason.MISCONFIGURED
-        if reason is Reason.REJECTED:
-            return RejectedError(self._text(text))
-        if reason is not None:
-            return UnavailableError(self._text(text), reason, retry_after=retry_after)
-        return from_status(status, self._text(text), retry_after)
+    def _map_error(self, error: Exception, operation: str) -> SinkError | None:
+        if isinstance(error, SinkError):
+            return error
+        failure = describe_failure(error, operation, self._foreign)
+        if failure is None:
+            return None
+        text = self._text(failure.text or f"no answer within {self._settings.timeout:g} s")
+        if failure.reason is Reason.REJECTED:
+            return TooLargeError(text) if failure.too_large else RejectedError(text)
+        return UnavailableError(text, failure.reason, retry_after=failure.retry_after)
 
     def _foreign(self, text: str) -> str:
-        # Credentials that expire are renewed behind the client, and their token goes out with each request.
-        values = vars(self._credentials) if self._credentials is not None else {}
-        self.secrets.add_renewed(*(values.get(name) for name in ("secret_key", "_secret_key", "token", "_token")))
         return self.secrets.redact(text, TEXT_LIMIT)
 
     def _text(self, text: str) -> str:
         return f"sinks.{self._name}: s3://{self._settings.bucket}: {text}"
-
-    def _unavailable(self, error: BaseException, reason: Reason) -> UnavailableError:
-        text = self._foreign(str(error)) or f"no answer within {self._settings.timeout:g} s"
-        return UnavailableError(self._text(text), reason)
-
-
-class _RedirectedError(Exception):
-    """An answer redirects; the text says where to, without anything secret."""
-
-
-class _HttpSession(AIOHTTPSession):  # type: ignore[misc]
-    """botocore's way to HTTP, which follows no redirect: one would take the records and a session token anywhere."""
-
-    async def _get_session(self, proxy_url: str | None) -> "_Requests":
-        return _Requests(await super()._get_session(proxy_url))
-
-
-class _Requests:
-    """The requests of a session of aiohttp; raises _RedirectedError.
-
-    An answer of AWS that names another region has no Location, and botocore asks there.
-    """
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    async def request(self, *arguments: Any, **options: Any) -> Any:
-        response = await self._session.request(*arguments, allow_redirects=False, **options)
-        if response.status // 100 == 3 and (location := response.headers.get("Location")):
-            response.close()
-            raise _RedirectedError(describe_redirect(response.status, location, "endpoint_url and region"))
-        return response

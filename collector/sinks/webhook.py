@@ -3,36 +3,54 @@
 import hashlib
 import hmac
 import logging
+import math
 import os
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
+import aiohttp
 import anyio
-import httpx
+import anyio.lowlevel
+from yarl import URL
 
 from collector import __version__
 from collector.backoff import parse_retry_after
 from collector.config.sinks import WebhookSettings
 from collector.files import file_stamp
+from collector.http_errors import reason as describe_failure
 from collector.model import SinkRecord
+from collector.proxies import ProxyUrlError, describe, is_socks
 from collector.redaction import Secrets
-from collector.sinks.credentials import read_secret, tls_context
-from collector.sinks.errors import TEXT_LIMIT, Reason, SinkError, UnavailableError, from_status
+from collector.sinks.credentials import choose_proxy, read_secret, tls_context
+from collector.sinks.errors import (
+    TEXT_LIMIT,
+    KnownKeyError,
+    Reason,
+    RejectedError,
+    SinkError,
+    TooLargeError,
+    UnavailableError,
+    from_status,
+)
 from collector.sinks.formats import gzip, json_array
-from collector.text import describe_redirect
+from collector.socks import connector
+from collector.text import describe_redirect, without_markup
 from collector.timestamps import rfc3339
+from collector.urls import InvalidUrlError, parse_url
 
 __all__ = ["WebhookSink", "signature"]
 
 _BODY_LIMIT = 16384  # bytes of a response that are read
-_BODY_SECONDS = 1.0  # to read a response's body, and to close the response
+_BODY_SECONDS = 1.0  # to read a response's body
+_INTERRUPTED_RETRIES = 3
+_PART_BYTES = 1 << 16  # of a request that are handed over at once
+_ABOUT_RECORDS = (400, 413, 422)  # statuses that speak of the records, which are then refused for good
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 _log = logging.getLogger(__name__)
-# These log whole URLs and headers, and the path of a webhook's URL is often a secret.
-for _library in ("httpx", "httpcore"):
-    logging.getLogger(_library).setLevel(logging.WARNING)
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -55,7 +73,9 @@ class WebhookSink:
         parts = urlsplit(settings.url)
         self._host = f"{parts.scheme}://{parts.netloc}"
         self._lock = anyio.Lock()
-        self._client: httpx.AsyncClient | None = None
+        self._sending = False  # some of a body, but not yet all of it
+        self._client: aiohttp.ClientSession | None = None
+        self._proxy: URL | None = None  # on the way of the client
         self._stamps: Sequence[object] = ()  # of the certificate files that the client was made with
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
@@ -68,7 +88,7 @@ class WebhookSink:
         status, failure = await self._post(b"[]", 0, f"check-{time.time_ns()}")
         if failure is None:
             return f"{self._host} accepted an empty batch"
-        if status not in (400, 422):
+        if not isinstance(failure, RejectedError) or isinstance(failure, TooLargeError):
             raise failure
         return f"{self._host} is reachable (rejects empty batches with {status})"
 
@@ -78,47 +98,92 @@ class WebhookSink:
             await self._close_client()
 
     async def _post(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
-        """Send one request; return the status, and the error that any status other than 2xx means."""
+        """Send one request; return the status, and the error that any status other than 2xx means.
+
+        It is repeated at once where the receiver hung up in the middle: its answer, such as 413, may have been lost.
+        """
+        for _ in range(_INTERRUPTED_RETRIES):
+            with suppress(_InterruptedError):
+                return await self._attempt(body, count, key)
+        return await self._attempt(body, count, key)
+
+    async def _attempt(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
+        settings = self._settings
+        self._sending = False
         try:
             async with self._lock:
-                with anyio.fail_after(self._settings.timeout):
+                with anyio.fail_after(settings.timeout):
                     client = await self._open()
                     return await self._exchange(client, body, count, key)
+        except aiohttp.ConnectionTimeoutError:
+            raise self._timeout(f"no connection within {settings.connect_timeout:g} s") from None
+        except aiohttp.ServerTimeoutError:
+            raise self._timeout(f"no answer within {settings.read_timeout:g} s") from None
         except TimeoutError:
-            text = f"no answer within {self._settings.timeout:g} s"
-            raise self._unavailable(text, Reason.TIMEOUT) from None
-        except httpx.TimeoutException as error:
-            text = f"no answer in time ({type(error).__name__})"
-            raise self._unavailable(text, Reason.TIMEOUT) from None
-        except httpx.TransportError as error:
-            text = self._foreign(str(error) or type(error).__name__)
-            reason = Reason.UNAUTHORIZED if isinstance(error, httpx.ProxyError) and "407" in text else Reason.CONNECTION
-            raise self._unavailable(text, reason) from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise self._unavailable(self._foreign(str(error)), Reason.CONNECTION) from None
+            raise self._timeout(f"no answer within {settings.timeout:g} s") from None
+        except (aiohttp.InvalidURL, InvalidUrlError):
+            text = f"sinks.{self._name}.url: expected a URL such as https://host/path"
+            raise UnavailableError(text, Reason.MISCONFIGURED) from None
+        except (aiohttp.ClientError, OSError) as error:
+            refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407
+            text = self._text(self._with_proxy(self._foreign(describe_failure(error))))
+            if self._sending:
+                raise _InterruptedError(text, Reason.CONNECTION) from None
+            raise UnavailableError(text, Reason.UNAUTHORIZED if refused else Reason.CONNECTION) from None
 
     async def _exchange(
-        self, client: httpx.AsyncClient, body: bytes, count: int, key: str
+        self, client: aiohttp.ClientSession, body: bytes, count: int, key: str
     ) -> tuple[int, SinkError | None]:
         if self._settings.gzip:
             body = gzip(body)
-        request = client.build_request(
-            "POST", self._settings.url, content=body, headers=self._headers(body, count, key)
-        )
-        response = await client.send(request, stream=True, follow_redirects=False)
-        text = ""
+        sent = anyio.Event()
+        with anyio.CancelScope() as writing:
+            response = await client.post(
+                parse_url(self._settings.url),
+                data=self._parts(body, writing, sent),
+                headers=self._headers(body, count, key),
+                proxy=None if is_socks(self._proxy) else self._proxy,
+                allow_redirects=False,
+            )
+        if writing.cancelled_caught:
+            raise self._timeout(f"it took no part of the request within {self._settings.write_timeout:g} s")
+        content = b""
         try:
             # The status alone counts: the body is read for a person, and to reuse the connection.
             with anyio.move_on_after(_BODY_SECONDS):
-                text = await _read(response)
-        except httpx.HTTPError:
+                content = await _read(response)
+                if response.status // 100 == 2:
+                    await sent.wait()
+        except (aiohttp.ClientError, OSError):
             _log.debug("response body incomplete", extra={"sink": self._name})
         finally:
-            with anyio.move_on_after(_BODY_SECONDS, shield=True):
-                await response.aclose()
-        if response.is_success:
-            return response.status_code, None
-        return response.status_code, self._map_status(response, self._foreign(text))
+            if response.content.at_eof() and sent.is_set():
+                response.release()
+            else:
+                response.close()
+        if response.status // 100 != 2:
+            return response.status, self._map_answer(response.status, response.headers, content)
+        if not sent.is_set():
+            text = f"answered {response.status} before it had read the whole batch"
+            return response.status, self._unavailable(text, Reason.SERVER_ERROR)
+        return response.status, None
+
+    async def _parts(self, body: bytes, writing: anyio.CancelScope, sent: anyio.Event) -> AsyncIterator[bytes]:
+        """Yield the parts of a body, each of which has until the write timeout to be taken.
+
+        A receiver may answer and hang up before it has read them all. Writing then fails, and what it has said is lost
+        unless it was read before: two turns of the event loop bring in what has come.
+        """
+        view = memoryview(body)
+        for start in range(0, len(body), _PART_BYTES):
+            writing.deadline = anyio.current_time() + self._settings.write_timeout
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            self._sending = True
+            yield bytes(view[start : start + _PART_BYTES])
+        writing.deadline = math.inf
+        self._sending = False
+        sent.set()
 
     def _headers(self, body: bytes, count: int, key: str) -> dict[str, str]:
         """Return the headers."""
@@ -126,6 +191,7 @@ class WebhookSink:
         timestamp = rfc3339(time.time(), "seconds")
         headers = {
             "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
             "Accept-Encoding": "identity",
             "User-Agent": f"gpuid/{__version__}",
             "X-Records-Count": str(count),
@@ -149,12 +215,19 @@ class WebhookSink:
             headers["X-Signature"] = signature(secret, timestamp, body)
         return headers
 
-    def _map_status(self, response: httpx.Response, text: str) -> SinkError:
-        status = response.status_code
-        wait = parse_retry_after(response.headers.get("Retry-After"), time.time())
-        return from_status(status, self._text(f"answered {status}{': ' if text else ''}{text}"), wait)
+    def _map_answer(self, status: int, headers: Mapping[str, str], content: bytes) -> SinkError:
+        """Return the error that an answer other than 2xx means, in the receiver's own words."""
+        if status in _REDIRECTS:  # before anything looks at where to
+            text = describe_redirect(status, headers.get("Location"), "url")
+            return self._unavailable(text, Reason.MISCONFIGURED)
+        words = self._foreign(without_markup(content.decode(errors="replace")))
+        text = self._text(f"answered {status}{': ' if words else ''}{words}")
+        wait = parse_retry_after(headers.get("Retry-After"), time.time())
+        if status == 409:
+            return KnownKeyError(f"{text} (it is processing the batch)", Reason.SERVER_ERROR, retry_after=wait)
+        return from_status(status, text, wait, about_records=_ABOUT_RECORDS)
 
-    async def _open(self) -> httpx.AsyncClient:
+    async def _open(self) -> aiohttp.ClientSession:
         """Return the client, a new one if its certificate files have changed."""
         settings = self._settings
         stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
@@ -162,34 +235,22 @@ class WebhookSink:
             await self._close_client()
             context: ssl.SSLContext = tls_context(self._name, settings.ca_file, settings.cert_file, settings.key_file)
             try:
-                self._client = httpx.AsyncClient(
-                    verify=context,
-                    proxy=settings.proxy,
-                    trust_env=settings.proxy is None,
-                    event_hooks={"response": [self._refuse_redirect]},
-                    timeout=httpx.Timeout(
-                        settings.timeout,
-                        connect=settings.connect_timeout,
-                        read=settings.read_timeout,
-                        write=settings.write_timeout,
-                    ),
-                )
-            except (ValueError, ImportError):
-                text = "invalid proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
-                raise self._unavailable(text, Reason.MISCONFIGURED) from None
+                self._proxy = choose_proxy(settings.proxy, settings.url)
+            except ProxyUrlError as error:
+                raise UnavailableError(f"sinks.{self._name}: {error}", Reason.MISCONFIGURED) from None
+            self._client = aiohttp.ClientSession(
+                connector=connector(self._proxy, context),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(connect=settings.connect_timeout, sock_read=settings.read_timeout),
+                trust_env=False,  # the proxy is chosen in proxies.py, and ~/.netrc holds no secrets of ours
+            )
             self._stamps = stamps
         return self._client
 
     async def _close_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.aclose()
-
-    async def _refuse_redirect(self, response: httpx.Response) -> None:
-        """Raise UnavailableError for an answer that redirects, before httpx looks at where to."""
-        if response.is_redirect:
-            text = describe_redirect(response.status_code, response.headers.get("Location"), "url")
-            raise self._unavailable(text, Reason.MISCONFIGURED)
+            await client.close()
 
     def _foreign(self, text: str) -> str:
         return self.secrets.redact(text, TEXT_LIMIT)
@@ -200,12 +261,23 @@ class WebhookSink:
     def _unavailable(self, text: str, reason: Reason) -> UnavailableError:
         return UnavailableError(self._text(text), reason)
 
+    def _timeout(self, text: str) -> UnavailableError:
+        return self._unavailable(self._with_proxy(text), Reason.TIMEOUT)
 
-async def _read(response: httpx.Response) -> str:
-    """Return the beginning of a body as text."""
+    def _with_proxy(self, text: str) -> str:
+        """Return a text that names the proxy on the way, which may be the one that it is about."""
+        if self._proxy is None or (name := describe(self._proxy)) in text:
+            return text
+        return f"{text}; through {name}"
+
+
+class _InterruptedError(UnavailableError):
+    """The connection broke while the body was being sent."""
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return the beginning of a body."""
     body = b""
-    async for chunk in response.aiter_raw():
+    while len(body) < _BODY_LIMIT and (chunk := await response.content.readany()):
         body += chunk
-        if len(body) >= _BODY_LIMIT:
-            break
-    return body[:_BODY_LIMIT].decode(errors="replace")
+    return body[:_BODY_LIMIT]

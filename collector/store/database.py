@@ -18,18 +18,20 @@ from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, event, sel
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
 from collector.store.errors import FOREIGN, StoreError, explain
 from collector.store.migrate import check_version, is_current, migrate, stage
+from collector.tls import client_context
 
 __all__ = ["Database", "OpenMode", "check_folder", "prepare_folder"]
 
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
+CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
-CONNECT_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
 IDLE_TRANSACTION_SECONDS = 10  # that a writing client may say nothing; less than a lease lasts
 
@@ -317,12 +319,15 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
 
 
 def _postgres(location: PostgresLocation, password_file: Path | None, *, connections: int) -> AsyncEngine:
+    options = connection_options(location.url)
+
     async def connect(*_args: object, **_kwargs: object) -> Any:
         return await asyncpg.connect(
-            location.url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
+            options.url,
+            ssl=client_context() if options.system_authorities else None,
+            timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
             command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            server_settings={"application_name": "gpuid"},
+            server_settings=options.server_settings,
             password=None if password_file is None else _password(password_file),
             statement_cache_size=0,
         )

@@ -64,6 +64,8 @@ def _postgres_text(error: BaseException, password: str) -> str:
             denied = "42501 schema" if state == "42501" and "schema" in text else f"{state} {text}"
             advice = next((f"; {advice}" for start, advice in _POSTGRES if denied.startswith(start)), "")
             return _redact(text, password) + advice
+        if isinstance(cause, ConnectionError) and "rejected SSL upgrade" in str(cause):  # as asyncpg says it
+            return "the server offers no TLS; turn it on there, or change sslmode in store.url"
         if isinstance(cause, OSError):
             return f"the server cannot be reached ({_redact(cause.strerror or str(cause), password)})"
     foreign = getattr(error, "orig", None) or error  # without the statement that SQLAlchemy quotes

@@ -1,11 +1,13 @@
 """The backlog of each sink: its cursor, batches that stay the same over a crash, and dead letters.
 
 A sink gets every record at least once, and a batch that is repeated comes with the same records under the same key: the
-batch's end is committed before it is handed out, and the cursor moves only when the sink has accepted it.
+batch's end is committed before it is handed out, and the cursor moves only when the sink has accepted it. Where a batch
+is halved, that is committed, too.
 """
 
 import itertools
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -159,7 +161,7 @@ class Outbox:
                         await connection.execute(
                             select(schema.dead_letters)
                             .where(_letters.sink == sink, _letters.replay)
-                            .order_by(_letters.id)
+                            .order_by(_letters.time, _letters.id)  # halves are dated to stay in order
                         )
                     )
                     .mappings()
@@ -191,6 +193,37 @@ class Outbox:
         async with self._database.read() as connection:
             records = await _records(connection, state["emit"], state["cursor"], upto)
         return Batch(sink=sink, key=self._key(state, upto), records=records, emit=state["emit"], last=upto)
+
+    async def halve(self, batch: Batch, reason: str) -> Batch | None:
+        """Make two batches of one of at least two records, and return the first; None if it is no longer the next.
+
+        Records that were read together cannot be told apart by a cursor: these become dead letters that are replayed,
+        for `reason`.
+        """
+        async with self._leadership.write() as connection:
+            if batch.dead_letter is not None:
+                letter = _letters.id == batch.dead_letter
+                row = (await connection.execute(select(schema.dead_letters).where(letter))).mappings().first()
+                if row is None:
+                    return None
+                return await _insert_halves(connection, batch, row["time"], row["reason"])
+            state = await _state(connection, batch.sink)
+            if state is None or state["upto"] != batch.last or state["emit"] != batch.emit:
+                return None
+            ahead = _counted(state).where(_TABLES[batch.emit].c.id <= batch.last)
+            rows = [(row[0], row[2]) for row in await connection.execute(ahead)]
+            if len(rows) < 2:
+                await _advance(connection, batch)
+                return await _insert_halves(connection, batch, self._clock(), reason)
+            totals = itertools.accumulate(count for _, count in rows)
+            half = sum(count for _, count in rows) / 2
+            upto = [
+                id_ for (id_, _), total in zip(rows[:-1], totals, strict=False) if total <= half or id_ == rows[0][0]
+            ][-1]
+            await connection.execute(update(schema.sinks).where(_sinks.name == batch.sink).values(upto=upto))
+            records = await _records(connection, batch.emit, state["cursor"], upto)
+            key = self._key(state, upto)
+            return Batch(sink=batch.sink, key=key, records=records, emit=batch.emit, last=upto)
 
     async def confirm(self, batch: Batch) -> None:
         """Note that the batch was delivered."""
@@ -330,6 +363,39 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
         )
         for row in rows
     ]
+
+
+async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float, reason: str) -> Batch:
+    """Make two dead letters that are replayed of a batch, or of the dead letter that it is; return the first.
+
+    The second is dated between the first and the next one, so that they stay in order however often they are halved.
+    """
+    later = select(func.min(_letters.time)).where(_letters.sink == batch.sink, _letters.time > time)
+    following = min(await connection.scalar(later) or math.inf, time + 1.0)
+    middle = len(batch.records) // 2
+    halves = []
+    for name, date, records in (
+        ("first", time, batch.records[:middle]),
+        ("second", (time + following) / 2, batch.records[middle:]),
+    ):
+        key = str(uuid.uuid5(uuid.UUID(batch.key), name))
+        row = {
+            "sink": batch.sink,
+            "key": key,
+            "time": date,
+            "reason": reason,
+            "count": len(records),
+            "records": encode_records(records),
+            "replay": True,
+        }
+        id_ = batch.dead_letter if name == "first" else None
+        if id_ is None:
+            added = insert(schema.dead_letters).values(row).returning(_letters.id)
+            id_ = (await connection.execute(added)).scalar_one()
+        else:
+            await connection.execute(update(schema.dead_letters).where(_letters.id == id_).values(row))
+        halves.append(Batch(sink=batch.sink, key=key, records=records, dead_letter=id_))
+    return halves[0]
 
 
 async def _advance(connection: AsyncConnection, batch: Batch) -> bool:

@@ -11,7 +11,7 @@ from collector.config import Duration
 from collector.config.sinks import StdoutSettings
 from collector.delivery.worker import POLL_SECONDS, SinkWorker, closes_in, wait_for_any
 from collector.model import SinkRecord
-from collector.sinks import Reason, RejectedError, UnavailableError
+from collector.sinks import KnownKeyError, Reason, RejectedError, TooLargeError, UnavailableError
 from collector.store import Batch, BatchState, Outbox, StoreError
 
 pytestmark = pytest.mark.anyio
@@ -19,11 +19,11 @@ pytestmark = pytest.mark.anyio
 NOW = 1_780_000_000.0
 
 
-def batch(number: int) -> Batch:
+def batch(number: int, *, records: int = 1, letter: int | None = None) -> Batch:
     names = ("node", "machine", "source", "chassis", "gpu", "time", "uuid", "model", "event")
     fields: dict[str, Any] = dict.fromkeys(names, "")
-    record = SinkRecord(cluster="prod", **fields)
-    return Batch(sink="lake", key=f"key-{number}", records=[record])
+    one = SinkRecord(cluster="prod", **fields)
+    return Batch(sink="lake", key=f"key-{number}", records=[one] * records, dead_letter=letter)
 
 
 class World:
@@ -37,9 +37,12 @@ class World:
         self.sent: list[str] = []
         self.sent_at: list[float] = []
         self.closed = False
+        self.exported = 0
         self.failures: list[str] = []
         self.answer: Callable[[int], Exception | None] = lambda _number: None
         self.outbox_error: StoreError | None = None
+        self.limits: list[int] = []
+        self.closed_batch = False
         # The store.
         self.leads = True
         self.commit = anyio.Event()
@@ -87,9 +90,12 @@ class World:
     async def next_batch_state(self, sink: str, limit: int) -> BatchState:
         if self.outbox_error is not None:
             raise self.outbox_error
-        return BatchState(len(self.batches), self.recorded if self.batches else None, closed=False)
+        return BatchState(
+            len(self.batches), self.recorded if self.batches else None, closed=self.closed_batch and bool(self.batches)
+        )
 
     async def next_batch(self, sink: str, limit: int) -> Batch | None:
+        self.limits.append(limit)
         return self.batches[0] if self.batches else None
 
     async def confirm(self, one: Batch) -> None:
@@ -101,6 +107,14 @@ class World:
     async def dead_letter(self, one: Batch, reason: str) -> None:
         self.batches.remove(one)
         self.dead.append((one.key, reason))
+
+    async def halve(self, one: Batch, reason: str) -> Batch | None:
+        middle = len(one.records) // 2
+        self.batches[:1] = [
+            Batch(sink="lake", key=f"{one.key}a", records=one.records[:middle]),
+            Batch(sink="lake", key=f"{one.key}b", records=one.records[middle:]),
+        ]
+        return self.batches[0]
 
     # The store
 
@@ -127,7 +141,8 @@ class World:
     # The observer
 
     def on_exported(self, sink: str, records: Any) -> None:
-        assert (sink, records) == ("lake", {"prod": 1})
+        assert sink == "lake"
+        self.exported += sum(records.values())
 
     def on_export_failure(self, sink: str, records: Any, reason: str) -> None:
         self.failures.append(reason)
@@ -223,6 +238,85 @@ async def test_a_rejected_batch_is_a_dead_letter_with_its_reason() -> None:
     assert world.dead == [("key-1", "answered 400")]
     assert world.confirmed == ["key-2"]
     assert world.failures == ["rejected"]
+
+
+def too_large_above(records: int, world: World) -> Callable[[int], Exception | None]:
+    return lambda _number: TooLargeError("answered 413") if len(world.batches[0].records) > records else None
+
+
+async def test_a_batch_that_is_too_large_is_sent_in_halves() -> None:
+    world = World(batch(1, records=8), batch(2), age=3600)
+    world.answer = too_large_above(2, world)
+    await world.run(until=lambda: not world.batches)
+    assert world.sent == [f"key-{key}" for key in ("1", "1a", "1aa", "1ab", "1b", "1ba", "1bb", "2")]
+    assert world.confirmed == ["key-1aa", "key-1ab", "key-1ba", "key-1bb", "key-2"]
+    assert (world.exported, world.dead) == (9, [])
+    assert world.limits == [100, 2, 2, 2, 2, 2]  # no batch is read that is known to be too large
+
+
+async def test_a_record_that_is_too_large_by_itself_is_a_dead_letter() -> None:
+    world = World(batch(1, records=2), batch(2), age=3600)
+    world.answer = lambda number: TooLargeError("answered 413") if number < 3 else None
+    await world.run(until=lambda: not world.batches)
+    assert world.dead == [("key-1a", "answered 413")]
+    assert world.confirmed == ["key-1b", "key-2"]
+
+
+async def test_batches_grow_again_when_the_sink_takes_them() -> None:
+    world = World(batch(1, records=8), *(batch(number) for number in range(2, 350)), age=3600)
+    world.answer = too_large_above(4, world)
+    await world.run(until=lambda: not world.batches)
+    assert (world.limits[1], world.limits[-1]) == (4, 32)
+
+
+def known_key() -> KnownKeyError:
+    return KnownKeyError("answered 409", Reason.SERVER_ERROR)
+
+
+async def test_a_repeated_key_that_the_receiver_knows_is_delivered(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(batch(1), age=3600)
+    world.answer = lambda number: UnavailableError("no answer", Reason.TIMEOUT) if number == 1 else known_key()
+    await world.run(until=lambda: not world.batches)
+    assert (world.sent, world.confirmed, world.failures) == (["key-1"] * 2, ["key-1"], ["timeout"])
+    assert "receiver has batch already: answered 409" in caplog.text
+
+
+async def test_a_new_key_that_the_receiver_knows_is_being_processed() -> None:
+    world = World(batch(1), age=3600)
+    world.answer = lambda _number: known_key()
+    world.during_wait = lambda: world.ending.set() if world.sent else None
+    await world.run(until=lambda: False)
+    assert (world.sent, world.confirmed, world.failures) == (["key-1"], [], ["server_error"])
+
+
+async def test_a_key_that_a_process_before_may_have_sent_is_a_repeated_one() -> None:
+    world = World(batch(1), age=3600)
+    world.closed_batch = True
+    world.answer = lambda _number: known_key()
+    await world.run(until=lambda: not world.batches)
+    assert (world.sent, world.confirmed) == (["key-1"], ["key-1"])
+
+
+async def test_a_half_is_no_repetition() -> None:
+    world = World(batch(1, records=2), age=3600)
+    world.closed_batch = True
+    world.answer = lambda number: TooLargeError("answered 413") if number == 1 else known_key()
+    world.during_wait = lambda: world.ending.set() if world.sent else None
+    await world.run(until=lambda: False)
+    assert (world.sent, world.confirmed) == (["key-1", "key-1a"], [])
+
+
+@pytest.mark.parametrize(("answered", "delivered"), [(True, False), (False, True)])
+async def test_the_key_of_a_dead_letter_may_be_known_as_rejected(answered: bool, delivered: bool) -> None:
+    world = World(batch(1, letter=7), age=3600)
+    world.closed_batch = True
+    lost = UnavailableError("no answer", Reason.TIMEOUT)
+    world.answer = lambda number: lost if number == 1 and not answered else known_key()
+    await world.run(until=lambda: not world.batches)
+    assert bool(world.confirmed) is delivered
+    assert [reason for _, reason in world.dead] == (
+        [] if delivered else ["answered 409; it rejected a batch with this key before"]
+    )
 
 
 async def test_an_unexpected_error_is_retried_and_counted_as_internal() -> None:

@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import asyncpg
 import bcrypt
-import httpx
 import msgspec
 import yaml
 from aiohttp import web
@@ -40,7 +39,7 @@ from collector.config.store import locate
 from collector.exposition import Exposition, Metrics
 from collector.files import UnreadableFileError, read_secret
 from collector.inventory import Inventory
-from collector.kube import authentication, kubeconfig, oidc, proxy, transport, wire
+from collector.kube import authentication, kubeconfig, oidc, transport, wire
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
 from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, Exec, User
@@ -51,11 +50,13 @@ from collector.kube.exec import ExecError, Output
 from collector.kube.server_url import parse_server
 from collector.kube.wire import MalformedError
 from collector.model import Gpu, canonical_uuid
+from collector.proxies import ProxyUrlError, choose, parse_proxy
 from collector.redaction import Secrets, redact
 from collector.sinks import RejectedError, SinkError
 from collector.sinks.formats import parse_time
 from collector.sinks.postgres import PostgresSink
 from collector.sinks.s3 import S3Sink
+from collector.sinks.s3_client import ANSWER
 from collector.sinks.webhook import WebhookSink
 from collector.store import OpenMode, Position, Store, StoreSettings
 from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json
@@ -320,10 +321,10 @@ urls = st.builds(
 
 
 def _proxy(text: str) -> None:
-    with contextlib.suppress(BadContextError):
-        proxy.choose(URL("https://10.0.0.1:6443"), text, {}, "x")
-    with contextlib.suppress(BadContextError):
-        proxy.choose(URL("https://10.0.0.1:6443"), "", {"HTTPS_PROXY": text, "NO_PROXY": text}, "x")
+    with contextlib.suppress(ProxyUrlError):
+        parse_proxy(text, "x")
+    with contextlib.suppress(ProxyUrlError):
+        choose(URL("https://10.0.0.1:6443"), {"HTTPS_PROXY": text, "NO_PROXY": text})
     parse_server(ConnectionInfo(where="x", cluster=ClusterEntry(server=text)))
 
 
@@ -480,9 +481,8 @@ _POSTGRES = PostgresSink("x", PostgresSettings(url="postgresql://u@h/d"))
 
 def _webhook(given: tuple[int, bytes, str | None]) -> None:
     status, body, retry_after = given
-    headers = [(b"Retry-After", retry_after.encode("latin-1", "replace"))] if retry_after is not None else []
-    text = _WEBHOOK._foreign(body.decode(errors="replace"))
-    error = _WEBHOOK._map_status(httpx.Response(status, headers=headers), text)
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    error = _WEBHOOK._map_answer(status, headers, body)
     assert isinstance(error, SinkError)
     assert str(error).isprintable()
 
@@ -492,7 +492,7 @@ def _s3(given: tuple[int, bytes, str | None]) -> None:
     headers = {} if retry_after is None else {"retry-after": retry_after}
     answer = {"body": body, "headers": headers, "status_code": status}
     parsed = create_parser("rest-xml").parse(answer, None)
-    error = _S3._map_error(ClientError(parsed, "PutObject"))
+    error = _S3._map_error(ClientError(parsed | {ANSWER: body}, "PutObject"), "PutObject")
     assert isinstance(error, SinkError)
     assert str(error).isprintable()
 

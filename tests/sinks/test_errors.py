@@ -1,40 +1,83 @@
 import pytest
 
-from collector.sinks.errors import Reason, RejectedError, UnavailableError, from_status
+from collector.sinks.errors import Reason, RejectedError, TooLargeError, UnavailableError, from_status
+
+OF_RECORDS = (400, 413, 422)
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
         (302, Reason.MISCONFIGURED),
+        (400, Reason.MISCONFIGURED),
         (401, Reason.UNAUTHORIZED),
+        (402, Reason.MISCONFIGURED),
         (403, Reason.UNAUTHORIZED),
         (404, Reason.MISSING),
         (405, Reason.MISSING),
+        (406, Reason.MISCONFIGURED),
         (407, Reason.UNAUTHORIZED),
         (408, Reason.TIMEOUT),
         (409, Reason.SERVER_ERROR),
         (410, Reason.MISSING),
+        (411, Reason.MISCONFIGURED),
+        (412, Reason.MISCONFIGURED),
+        (414, Reason.MISCONFIGURED),
         (415, Reason.MISCONFIGURED),
+        (418, Reason.MISCONFIGURED),
         (421, Reason.MISCONFIGURED),
+        (422, Reason.MISCONFIGURED),
         (423, Reason.SERVER_ERROR),
+        (424, Reason.SERVER_ERROR),
         (425, Reason.SERVER_ERROR),
+        (426, Reason.MISCONFIGURED),
+        (428, Reason.MISCONFIGURED),
         (429, Reason.THROTTLED),
+        (431, Reason.MISCONFIGURED),
+        (451, Reason.MISCONFIGURED),
+        (499, Reason.MISCONFIGURED),
         (500, Reason.SERVER_ERROR),
         (503, Reason.SERVER_ERROR),
+        (599, Reason.SERVER_ERROR),
     ],
 )
-def test_a_status_that_may_change_is_retried(status: int, reason: Reason) -> None:
+def test_no_status_alone_refuses_a_batch_for_good(status: int, reason: Reason) -> None:
     error = from_status(status, "text", 7.0)
     assert isinstance(error, UnavailableError)
     assert (error.reason, error.retry_after) == (reason, 7.0)
 
 
-@pytest.mark.parametrize("status", [400, 402, 413, 414, 422, 431])
-def test_a_status_that_rejects_the_records_is_final(status: int) -> None:
-    error = from_status(status, "text")
-    assert isinstance(error, RejectedError)
-    assert error.reason is Reason.REJECTED
+def test_only_what_speaks_of_the_records_is_final() -> None:
+    final = [s for s in range(300, 600) if isinstance(from_status(s, "text", about_records=OF_RECORDS), RejectedError)]
+    assert final == list(OF_RECORDS)
+    assert from_status(422, "text", about_records=OF_RECORDS).reason is Reason.REJECTED
+
+
+def test_a_batch_that_is_too_large_is_told_from_one_that_is_wrong() -> None:
+    assert isinstance(from_status(413, "text", about_records=OF_RECORDS), TooLargeError)
+    assert not isinstance(from_status(400, "text", about_records=OF_RECORDS), TooLargeError)
+    # RFC 9110 has Retry-After for a limit that will not last.
+    error = from_status(413, "text", 30.0, about_records=OF_RECORDS)
+    assert isinstance(error, UnavailableError)
+    assert (error.reason, error.retry_after) == (Reason.THROTTLED, 30.0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "400 The plain HTTP request was sent to HTTPS port; 400 Bad Request; nginx",
+        "Client sent an HTTP request to an HTTPS server.",
+        "Bad Request; You're speaking plain HTTP to an SSL-enabled server port. Instead use the HTTPS scheme",
+        "Bad Request This combination of host and port requires TLS.",
+        "400 No required SSL certificate was sent; nginx",
+        "400 Request Header Or Cookie Too Large",
+        "Bad Request; Bad Request - Invalid Hostname; HTTP Error 400. The request hostname is invalid.",
+    ],
+)
+def test_a_400_that_is_not_about_the_records_is_not_final(said: str) -> None:
+    error = from_status(400, f"sinks.hook: http://x: answered 400: {said}", about_records=OF_RECORDS)
+    assert isinstance(error, UnavailableError)
+    assert error.reason is Reason.MISCONFIGURED
 
 
 def test_the_reason_label_is_a_closed_set() -> None:

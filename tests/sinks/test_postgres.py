@@ -12,7 +12,7 @@ import pytest
 from collector.config import Duration
 from collector.config.sinks import PostgresSettings
 from collector.model import SinkRecord
-from collector.sinks import Reason, RejectedError, UnavailableError, open_sink
+from collector.sinks import Reason, RejectedError, SinkError, UnavailableError, open_sink
 from tests.support.postgres import PostgresServer, postgres_server
 
 __all__ = ["postgres_server"]
@@ -311,9 +311,9 @@ async def test_without_sslmode_a_server_without_tls_gets_nothing(
             if taken:
                 await sink.send([record()], key="k")
             else:
-                with pytest.raises(UnavailableError, match="rejected SSL upgrade") as caught:
+                with pytest.raises(UnavailableError, match="rejected SSL upgrade; turn TLS on there") as caught:
                     await sink.send([record()], key="k")
-                assert caught.value.reason is Reason.CONNECTION
+                assert caught.value.reason is Reason.MISCONFIGURED
         finally:
             await sink.aclose()
 
@@ -349,3 +349,60 @@ async def test_the_password_may_come_from_the_environment(
     async with table(postgres, tmp_path, create_table=True, **settings) as sink:
         await sink.send([record()], key="k")
     assert len(await rows(owner, "gpu")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("ADD COLUMN site text NOT NULL", Reason.MISCONFIGURED),
+        ("ADD CONSTRAINT known FOREIGN KEY (node) REFERENCES nodes", Reason.MISSING),
+        ("ALTER COLUMN chassis TYPE date USING NULL", Reason.MISCONFIGURED),
+        ("ADD CONSTRAINT short CHECK (length(node) < 5)", Reason.REJECTED),
+        ("ALTER COLUMN node TYPE varchar(3)", Reason.REJECTED),
+    ],
+)
+async def test_only_what_speaks_of_a_value_is_refused_for_good(
+    change: str, reason: Reason, postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
+) -> None:
+    await owner.execute("DROP TABLE IF EXISTS nodes CASCADE; CREATE TABLE nodes (node text PRIMARY KEY)")
+    async with table(postgres, tmp_path, create_table=True) as sink:
+        await sink.check()  # which leaves nothing
+        await sink.send([record(9, node="")], key="k")
+        await owner.execute("TRUNCATE serials")
+        await owner.execute(f"ALTER TABLE serials {change}")
+        await sink.aclose()
+        with pytest.raises(SinkError) as caught:
+            await sink.send([record()], key="k")
+    assert caught.value.reason is reason
+    assert isinstance(caught.value, RejectedError) is (reason is Reason.REJECTED)
+
+
+async def test_a_missing_partition_is_not_about_the_records(
+    postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
+) -> None:
+    await owner.execute(
+        "CREATE TABLE parted (cluster text, node text, machine text, source text, chassis text, gpu text, "
+        "read_time timestamptz) PARTITION BY RANGE (read_time)"
+    )
+    try:
+        async with table(postgres, tmp_path, table="parted") as sink:
+            with pytest.raises(UnavailableError, match="no partition") as caught:
+                await sink.send([record()], key="k")
+    finally:
+        await owner.execute("DROP TABLE parted")
+    assert caught.value.reason is Reason.MISSING
+
+
+async def test_parameters_of_the_url_reach_the_server(
+    postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
+) -> None:
+    (tmp_path / "password").write_text(postgres.password)
+    url = (
+        f"{postgres.url}?application_name=fleet&options=-csearch_path%3Dpg_temp&channel_binding=prefer&gssencmode=disable"
+        "&sslnegotiation=postgres&target_session_attrs=read-write&client_encoding=utf8"
+    )
+    sink = open_sink("db", PostgresSettings(url=url, password_file=tmp_path / "password"))
+    with pytest.raises(UnavailableError, match="serials") as caught:
+        await sink.check()
+    assert caught.value.reason is Reason.MISSING
+    await sink.aclose()

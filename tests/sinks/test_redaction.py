@@ -3,8 +3,6 @@
 import base64
 import traceback
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import asyncpg
 import pytest
@@ -62,13 +60,17 @@ async def test_what_a_check_says_loses_them() -> None:
     assert await RedactingSink(Careless(RuntimeError())).check() == "reached with ***"
 
 
-@pytest.mark.parametrize("credentials", [{"token": SECRET}, {"_token": SECRET}, {"secret_key": SECRET}])
-def test_the_credentials_of_aws_are_lost(credentials: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+async def test_the_credentials_of_aws_are_lost(
+    aws_environment: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, SECRET)
     sink = S3Sink("lake", S3Settings(bucket="lake-bucket"))
-    sink._credentials = SimpleNamespace(**credentials)
+    await sink._client._open()
+    await sink._client.close()
     said = f"you sent {SECRET} ({ENCODED})"
     answer = {"Error": {"Code": "Denied", "Message": said}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-    error = sink._map_error(ClientError(answer, "PutObject"))
+    error = sink._map_error(ClientError(answer, "PutObject"), "PutObject")
     assert str(error) == "sinks.lake: s3://lake-bucket: PutObject answered 403 Denied: you sent *** (***)"
 
 

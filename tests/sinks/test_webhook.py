@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
+from yarl import URL
 
 from collector.config import Duration
 from collector.config.sinks import WebhookSettings
 from collector.model import SinkRecord
-from collector.sinks import Reason, RejectedError, SinkError, UnavailableError, open_sink
+from collector.sinks import KnownKeyError, Reason, RejectedError, SinkError, TooLargeError, UnavailableError, open_sink
+from collector.sinks.credentials import choose_proxy
 from tests.support.receiver import receiving
 
 pytestmark = pytest.mark.anyio
@@ -145,7 +147,7 @@ async def test_a_private_ca_and_a_client_certificate_are_used(
                 await sink.send([record()], key="k")
             assert caught.value.reason is Reason.CONNECTION
         async with webhook(url) as sink:
-            with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+            with pytest.raises(UnavailableError, match="certificate verify failed"):
                 await sink.send([record()], key="k")
     subjects = [request.certificate["subject"][0][0][1] for request in receiver.requests if request.certificate]
     assert subjects == ["server", "client"]
@@ -347,6 +349,7 @@ async def test_no_secret_reaches_a_log_or_an_error(
 ECHOED = {
     "URL": lambda request: f"no hook at {request.url}",
     "path": lambda request: f"no hook at {request.path}",
+    "web page": lambda request: f"<html><title>No hook</title><p>at &quot;{request.path}&quot;</p></html>",
     "path, percent-encoded": lambda request: f"no hook at {quote(request.path, safe='')}",
     "last part of the path": lambda request: f"no hook {request.path.partition('?')[0].rpartition('/')[2]}",
     "query": lambda request: f"wrong {request.path.partition('?')[2]}",
@@ -406,3 +409,244 @@ async def test_a_redirect_to_no_url_is_one_all_the_same(location: str, record: M
                 await sink.send([record()], key="k")
     assert caught.value.reason is Reason.MISCONFIGURED
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("status", [300, 402, 406, 411, 412, 414, 417, 418, 424, 426, 428, 431, 451, 499])
+async def test_what_is_not_about_the_records_holds_the_sink_up(status: int, record: MakeRecord) -> None:
+    with receiving() as receiver:
+        receiver.respond(status, "account suspended")
+        async with webhook(receiver.url) as sink:
+            with pytest.raises(UnavailableError, match=f"answered {status}: account suspended$"):
+                await sink.send([record()], key="k")
+            with pytest.raises(UnavailableError, match="account suspended"):
+                await sink.check()
+
+
+async def test_a_known_key_is_told_from_other_answers(record: MakeRecord) -> None:
+    with receiving() as receiver:
+        receiver.respond(409, "duplicate", headers={"Retry-After": "3"})
+        async with webhook(receiver.url) as sink:
+            with pytest.raises(KnownKeyError, match=r": duplicate \(it is processing the batch\)$") as caught:
+                await sink.send([record()], key="k")
+    assert (caught.value.reason, caught.value.retry_after) == (Reason.SERVER_ERROR, 3.0)
+
+
+PAGE = """<html>\r\n<head><title>{0}</title><style>b {{}}</style></head>\r\n<body>\r\n<center><h1>{0}</h1></center>
+<hr><center>nginx &amp; co</center><script>var a = 1;</script></body></html>"""
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "page", "said"),
+    [
+        (502, UnavailableError, PAGE.format("502 Bad Gateway"), "502 Bad Gateway; nginx & co"),
+        (413, TooLargeError, PAGE.format("413 Request Entity Too Large"), "413 Request Entity Too Large; nginx & co"),
+        (
+            400,
+            UnavailableError,
+            PAGE.format("400 The plain HTTP request was sent to HTTPS port"),
+            "400 The plain HTTP request was sent to HTTPS port; nginx & co",
+        ),
+        (400, RejectedError, PAGE.format("Bad Request"), "Bad Request; nginx & co"),
+        (503, UnavailableError, "<!DOCTYPE html><title>down</title><![odd[ ]]>", "down"),
+        (400, RejectedError, '{"error": "gpu: <title> is unknown"}', '{"error": "gpu: <title> is unknown"}'),
+    ],
+)
+async def test_the_words_of_a_web_page_are_repeated(
+    status: int, kind: type[SinkError], page: str, said: str, record: MakeRecord
+) -> None:
+    with receiving() as receiver:
+        receiver.respond(status, page)
+        async with webhook(receiver.url) as sink:
+            with pytest.raises(kind) as caught:
+                await sink.send([record()], key="k")
+    assert str(caught.value) == f"sinks.hook: {receiver.host}: answered {status}: {said}"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("length", ["Content-Length: 9\r\n", "Connection: close\r\n"])
+async def test_a_413_that_comes_before_the_whole_body_is_read(
+    tls: bool, length: str, certificates: Any, record: MakeRecord
+) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 413 Too Large\r\n{length}\r\ntoo large".encode())
+        await writer.drain()  # and the connection is closed, which resets it while the client is writing
+
+    records = [record(number) for number in range(20_000)]
+    server = await asyncio.start_server(
+        _closing(handle), "127.0.0.1", 0, limit=1 << 16, ssl=server_tls(certificates) if tls else None
+    )
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"https://localhost:{port}/" if tls else f"http://127.0.0.1:{port}/"
+        async with webhook(url, ca_file=certificates.ca if tls else None) as sink:
+            for _ in range(5):
+                with pytest.raises(TooLargeError, match="answered 413"):
+                    await sink.send(records, key="k")
+
+
+def _closing(handle: Handler) -> Handler:
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handle(reader, writer)
+        finally:
+            writer.close()
+
+    return closing
+
+
+async def test_a_200_before_the_whole_body_is_read_delivers_nothing(record: MakeRecord) -> None:
+    done = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        await done.wait()
+
+    async with listening(handle) as port:
+        async with webhook(f"http://127.0.0.1:{port}/") as sink:
+            with pytest.raises(UnavailableError, match="answered 200 before it had read the whole batch"):
+                await sink.send([record(number) for number in range(50_000)], key="k")
+        done.set()
+
+
+async def test_a_receiver_that_stops_reading_runs_into_the_write_timeout(record: MakeRecord) -> None:
+    done = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+
+    async with listening(handle) as port:
+        async with webhook(f"http://127.0.0.1:{port}/", write_timeout=Duration(0.2)) as sink:
+            with pytest.raises(UnavailableError, match=r"no part of the request within 0\.2 s") as caught:
+                await sink.send([record(number) for number in range(50_000)], key="k")
+        done.set()
+    assert caught.value.reason is Reason.TIMEOUT
+
+
+async def test_a_large_batch_arrives_whole(record: MakeRecord) -> None:
+    records = [record(number) for number in range(5000)]
+    with receiving() as receiver:
+        async with webhook(receiver.url) as sink:
+            await sink.send(records, key="k")
+            await sink.send(records[:1], key="l")
+    assert [len(request.records) for request in receiver.requests] == [5000, 1]
+    assert receiver.requests[0].peer == receiver.requests[1].peer
+
+
+class TestProxies:
+    @pytest.fixture(autouse=True)
+    def clean(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.upper(), raising=False)
+
+    @asynccontextmanager
+    async def proxy(self) -> AsyncIterator[tuple[int, list[str]]]:
+        """Run an HTTP proxy that accepts everything itself, and SOCKS5 that leads nowhere."""
+        seen: list[str] = []
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            start = await reader.readexactly(1)
+            if start == b"\x05":
+                await reader.readexactly((await reader.readexactly(1))[0])
+                writer.write(b"\x05\x00")
+                kind = (await reader.readexactly(4))[3]
+                name = await reader.readexactly((await reader.readexactly(1))[0] if kind == 3 else 4)
+                await reader.readexactly(2)
+                seen.append(f"socks {name.decode(errors='replace')}")
+                writer.write(b"\x05\x00\x00\x01" + bytes(6))
+                start = await reader.readexactly(1)
+            head = (start + await reader.readuntil(b"\r\n\r\n")).decode()
+            seen.append(head.partition("\r\n")[0])
+            seen.extend(line for line in head.split("\r\n") if line.startswith("Proxy-Authorization"))
+            writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            await writer.drain()
+
+        async with listening(handle) as port:
+            yield port, seen
+
+    async def test_the_environment_s_is_used_with_its_password(
+        self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with self.proxy() as (port, seen):
+            monkeypatch.setenv("HTTP_PROXY", f"http://me:s3cr3t@127.0.0.1:{port}")
+            async with webhook("http://hook.test/in") as sink:
+                await sink.send([record()], key="k")
+        assert seen[0] == "POST http://hook.test/in HTTP/1.1"
+        assert seen[1] == "Proxy-Authorization: Basic " + base64.b64encode(b"me:s3cr3t").decode()
+
+    async def test_socks5_of_the_environment_looks_the_name_up(
+        self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with self.proxy() as (port, seen):
+            monkeypatch.setenv("HTTP_PROXY", f"socks5://127.0.0.1:{port}")
+            async with webhook("http://hook.test/in") as sink:
+                await sink.send([record()], key="k")
+            async with webhook("http://other.test/in", proxy=f"socks5h://127.0.0.1:{port}") as sink:
+                await sink.send([record()], key="k")
+        assert [line for line in seen if line.startswith("socks")] == ["socks hook.test", "socks other.test"]
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/", "http://localhost:{port}/"])
+    @pytest.mark.parametrize(
+        "no_proxy", ["fd00::/8", "fd00:10:96::/112", "[::1]", "127.0.0.0/8", "localhost,127.0.0.1", ".svc,::1/128", "*"]
+    )
+    async def test_no_proxy_as_kubernetes_writes_it_stops_nothing(
+        self, url: str, no_proxy: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+        with receiving() as receiver:
+            port = receiver.host.rpartition(":")[2]
+            async with webhook(url.format(port=port)) as sink:
+                await sink.send([record()], key="k")
+        assert len(receiver.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("host", "no_proxy"),
+        [("10.1.2.3", "10.0.0.0/8"), ("[fd00::1]", "fd00::/8"), ("hook.svc", ".svc"), ("a.hook.test", "hook.test")],
+    )
+    async def test_what_no_proxy_names_is_reached_directly(
+        self, host: str, no_proxy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", "http://corp:3128")
+        assert choose_proxy(None, f"http://{host}/") == URL("http://corp:3128")
+        monkeypatch.setenv("NO_PROXY", no_proxy)
+        assert choose_proxy(None, f"http://{host}/") is None
+
+    async def test_an_empty_key_means_none(self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HTTP_PROXY", "http://corp:3128")
+        assert choose_proxy("", "http://hook.test/") is None
+        async with webhook("http://hook.invalid/", proxy="") as sink:
+            with pytest.raises(UnavailableError, match=r"cannot resolve hook\.invalid$"):
+                await sink.send([record()], key="k")
+
+    @pytest.mark.parametrize(
+        ("proxy", "text"),
+        [
+            ("http://me:s3cr3t@127.0.0.1:{port}", "proxy 127.0.0.1:{port}: connection refused"),
+            ("socks5://me:s3cr3t@127.0.0.1:{port}", "proxy 127.0.0.1:{port}: connection refused"),
+        ],
+    )
+    async def test_a_proxy_that_fails_is_named_without_its_password(
+        self, proxy: str, text: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch, unused_port: int
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", proxy.format(port=unused_port))
+        async with webhook("http://hook.test/") as sink:
+            with pytest.raises(UnavailableError) as caught:
+                await sink.send([record()], key="k")
+        assert str(caught.value) == f"sinks.hook: http://hook.test: {text.format(port=unused_port)}"
+        assert caught.value.reason is Reason.CONNECTION
+
+    @pytest.mark.parametrize("proxy", ["http://me:s3cr3t@proxy:port", "ftp://me:s3cr3t@proxy", "http://"])
+    async def test_one_that_is_no_url_is_misconfigured(
+        self, proxy: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        async with webhook("http://hook.test/") as sink:
+            with pytest.raises(UnavailableError, match=r"^sinks\.hook: HTTP_PROXY: ") as caught:
+                await sink.send([record()], key="k")
+        assert caught.value.reason is Reason.MISCONFIGURED
+        assert "s3cr3t" not in str(caught.value)
+        assert "hook.test" not in str(caught.value)

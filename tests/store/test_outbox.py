@@ -236,6 +236,66 @@ class TestBatches:
         assert await collector.store.outbox.backlog("lake") == SinkBacklog(1, 10.0)
 
 
+class TestHalves:
+    @pytest.mark.parametrize("emit", ["changes", "readings"])
+    async def test_they_are_the_same_after_a_restart_under_keys_of_their_own(self, settings, collecting, emit):
+        async with collecting(settings) as one:
+            await one.store.reconcile({"lake": Subscription(emit, False)})
+            for number in "12345":
+                await read(one, number, float(number), number)
+            whole = await one.store.outbox.next_batch("lake", 100)
+            half = await one.store.outbox.halve(whole, "answered 413")
+            assert half.records == whole.records[:2]
+            assert await one.store.outbox.halve(whole, "answered 413") is None  # it is no longer the next
+        async with collecting(settings) as two:
+            await two.store.reconcile({"lake": Subscription(emit, False)})
+            assert (await two.store.outbox.next_batch_state("lake", 100)).closed
+            assert await two.store.outbox.next_batch("lake", 100) == half
+            await two.store.outbox.confirm(half)
+            rest = await two.store.outbox.next_batch("lake", 100)
+            assert rest.records == whole.records[2:]
+            assert len({whole.key, half.key, rest.key}) == 3
+            assert await two.store.outbox.dead_letters() == []
+
+    async def test_one_reading_is_halved_in_order(self, collector):
+        await collector.store.reconcile({"lake": READINGS})
+        await read(collector, "a", 10.0, *"12345")
+        await read(collector, "b", 11.0, "6")
+        whole = await collector.store.outbox.next_batch("lake", 3)
+        half = await collector.store.outbox.halve(whole, "answered 413")
+        assert half.records == whole.records[:2]
+        assert await collector.store.outbox.next_batch("lake", 3) == half
+        quarter = await collector.store.outbox.halve(half, "answered 413")
+        assert [record.uuid for record in quarter.records] == ["GPU-1"]
+        await collector.store.outbox.dead_letter(quarter, "answered 413")
+        assert [[uuid for _, uuid in batch] for batch in await owed(collector)] == [
+            ["GPU-2"],
+            ["GPU-3", "GPU-4", "GPU-5"],
+            ["GPU-6"],
+        ]
+        (letter,) = await collector.store.outbox.dead_letters()
+        assert (letter.count, letter.reason, letter.replay) == (1, "answered 413", False)
+        assert await collector.store.outbox.backlog("lake") == SinkBacklog(0, None, dead_letters=1)
+
+    async def test_those_of_a_replayed_dead_letter_come_before_later_ones(self, collector):
+        await collector.store.reconcile({"lake": CHANGES})
+        await read(collector, "a", 10.0, *"123456")
+        for _ in range(2):
+            batch = await collector.store.outbox.next_batch("lake", 3)
+            await collector.store.outbox.dead_letter(batch, "answered 413")
+        letters = await collector.store.outbox.dead_letters()
+        await collector.store.outbox.replay([letter.id for letter in letters])
+        whole = await collector.store.outbox.next_batch("lake", 100)
+        half = await collector.store.outbox.halve(whole, "answered 413")
+        assert await collector.store.outbox.next_batch("lake", 100) == half
+        assert [[uuid for _, uuid in batch] for batch in await owed(collector)] == [
+            ["GPU-1"],
+            ["GPU-2", "GPU-3"],
+            ["GPU-4", "GPU-5", "GPU-6"],
+        ]
+        assert await collector.store.outbox.halve(whole, "answered 413") is None  # it was dropped meanwhile
+
+
 class TestBacklog:
     @pytest.mark.parametrize("follow", [CHANGES, READINGS])
     async def test_it_has_the_count_and_the_oldest_record(self, collector, follow):

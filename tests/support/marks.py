@@ -51,6 +51,8 @@ MEASURED = (
     "tests/prometheus/test_rules.py::test_the_rules_do_what_their_tests_say",
     "tests/simulator/test_simulator.py",
     "tests/sinks/test_s3.py",
+    "tests/sinks/test_s3_answers.py",
+    "tests/sinks/test_s3_credentials.py",
     "tests/store/test_agreement.py",
     "tests/store/test_history_writer.py::TestAFileThatIsTakenAway",
     "tests/store/test_kill.py",

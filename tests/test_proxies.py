@@ -5,21 +5,25 @@ from yarl import URL
 
 from collector.kube.connection import ClusterEntry, ConnectionInfo
 from collector.kube.errors import BadContextError
-from collector.kube.proxy import choose, is_socks
+from collector.kube.proxy import choose as choose_for_cluster
 from collector.kube.server_url import parse_server
+from collector.proxies import ProxyUrlError, choose, describe, is_socks, parse_proxy
 
 SERVER = URL("https://api.prod.example.com:6443")
 PROXY = "http://proxy:3128"
 
 
 def chosen(server, **environment):
-    found = choose(URL(server), "", environment, "x")
+    found = choose(URL(server), environment)
     return str(found) if found else None
 
 
-def test_the_kubeconfig_s_own_proxy_counts_before_the_environment():
-    found = choose(SERVER, "https://user:pw@corp:8443", {"HTTPS_PROXY": PROXY, "NO_PROXY": "*"}, "x")
-    assert found == URL("https://user:pw@corp:8443")
+def test_the_kubeconfig_s_own_proxy_counts_before_the_environment(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", PROXY)
+    assert choose_for_cluster(SERVER, "", "x") == URL(PROXY)  # as to kubectl
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert choose_for_cluster(SERVER, "https://user:pw@corp:8443", "x") == URL("https://user:pw@corp:8443")
+    assert choose_for_cluster(SERVER, "", "x") is None
 
 
 def test_without_any_the_way_is_direct():
@@ -46,7 +50,7 @@ def test_loopback_never_uses_a_proxy_of_the_environment(server):
 @pytest.mark.parametrize("server", ["https://LOCALHOST:1", "https://u:localhost@Localhost", "https://localhost.:1"])
 def test_localhost_is_written_in_lower_case(server):
     found = parse_server(ConnectionInfo(where="x", cluster=ClusterEntry(server=server)))
-    assert choose(found.url, "", {"HTTPS_PROXY": PROXY}, "x", host=found.host) == URL(PROXY)
+    assert choose(found.url, {"HTTPS_PROXY": PROXY}, host=found.host) == URL(PROXY)
 
 
 @pytest.mark.parametrize("url", [f" {PROXY}", f"\t{PROXY} ", " proxy:3128"])
@@ -133,17 +137,22 @@ def test_no_proxy_reads_as_go_reads_it(server, rule, direct):
 )
 def test_an_unusable_proxy_is_refused_without_its_password(url, message):
     with pytest.raises(BadContextError) as caught:
-        choose(SERVER, url, {}, "x")
+        choose_for_cluster(SERVER, url, "x")
     assert str(caught.value) == message
 
 
 def test_a_proxy_of_the_environment_is_refused_by_its_variable():
-    with pytest.raises(BadContextError, match="HTTPS_PROXY: ftp proxies"):
+    with pytest.raises(ProxyUrlError, match="HTTPS_PROXY: ftp proxies"):
         chosen(SERVER, https_proxy="ftp://proxy")
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
 def test_a_socks_proxy_is_one_of_either_name(scheme):
-    assert is_socks(choose(SERVER, f"{scheme}://proxy:1080", {}, "x"))
+    assert is_socks(parse_proxy(f"{scheme}://proxy:1080", "x"))
     assert chosen(SERVER, HTTPS_PROXY=f"{scheme}://proxy:1080") == f"{scheme}://proxy:1080"
-    assert not is_socks(choose(SERVER, PROXY, {}, "x"))
+    assert not is_socks(parse_proxy(PROXY, "x"))
+
+
+def test_a_proxy_is_described_without_its_password():
+    assert describe(URL("http://me:s3cr3t@corp:3128")) == "proxy corp:3128"
+    assert describe(URL("socks5://corp")) == "proxy corp:1080"

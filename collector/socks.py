@@ -14,11 +14,14 @@ from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, Pr
 from python_socks.async_.asyncio import Proxy
 from yarl import URL
 
-from collector.kube.errors import SocksProxyError
-from collector.kube.proxy import SOCKS_PORT, is_socks
+from collector.proxies import SOCKS_PORT, describe, is_socks
 from collector.text import one_line
 
-__all__ = ["connector"]
+__all__ = ["SocksProxyError", "connector"]
+
+
+class SocksProxyError(aiohttp.ClientConnectionError):
+    """A SOCKS proxy made no connection; the text is the reason, without secrets."""
 
 
 def connector(
@@ -66,7 +69,7 @@ class _SocksConnector(aiohttp.TCPConnector):
             raise
 
     async def _connect(self, host: str, port: int, timeout: float | None) -> socket.socket:
-        address, place = self._proxy, f"proxy {self._proxy.host}:{self._proxy.port or SOCKS_PORT}"
+        address, place = self._proxy, describe(self._proxy)
         proxy = Proxy(
             ProxyType.SOCKS5,
             address.host or "",

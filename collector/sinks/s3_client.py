@@ -1,0 +1,288 @@
+"""AWS's client of the s3 sink: made of what AWS's files say now, and asking nobody for anything.
+
+botocore reads files and runs programs on the event loop, so all of this happens in the sink's own thread.
+"""
+
+import asyncio
+import base64
+import contextlib
+import functools
+import hashlib
+import os
+import signal
+import subprocess
+import threading
+import zlib
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+from xml.etree import ElementTree
+
+import aioboto3  # type: ignore[import-untyped]  # which pins the libraries below
+from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
+from aiobotocore.credentials import AioProcessProvider  # type: ignore[import-untyped]
+from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+from botocore.credentials import AssumeRoleProvider, ProcessProvider  # type: ignore[import-untyped]
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    ClientError,
+    ConnectionError,  # noqa: A004  botocore's own
+    CredentialRetrievalError,
+    HTTPClientError,
+    InvalidConfigError,
+    NoCredentialsError,
+)
+from botocore.loaders import create_loader  # type: ignore[import-untyped]
+
+from collector.config.sinks import S3Settings
+from collector.files import file_stamp
+from collector.model import GpuidError
+from collector.redaction import Secrets
+from collector.sinks.credentials import tls_context
+from collector.sinks.s3_http import HttpSession
+from collector.sinks.s3_proxy import with_proxy
+
+__all__ = ["ANSWER", "CredentialsError", "S3Client"]
+
+ANSWER = "GpuidAnswer"  # of what a call returns, and of a ClientError's response: the body as it came
+
+_DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")  # S3 Express One Zone; its names end so, and those of its access points
+
+
+class CredentialsError(GpuidError):
+    """AWS's chain gives no credentials; the text is botocore's."""
+
+
+class S3Client:
+    """One client of S3, which is made when it is needed and whenever a file that it comes from has changed."""
+
+    def __init__(self, name: str, settings: S3Settings, secrets: Secrets) -> None:
+        self._name = name
+        self._settings = settings
+        self._secrets = secrets
+        self._stamps: dict[str, object] = {}  # of the files that the client was made of
+        self._checksum: Literal["md5", "crc32", "none"] = "none"
+        self._credentials: Any = None
+        self._opening: Any = None
+        self._client: Any = None
+
+    async def put(self, **parameters: Any) -> Any:
+        """Put an object, with the checksum that the settings or the kind of bucket ask for."""
+        client = await self._open()
+        return await client.put_object(Bucket=self._settings.bucket, **parameters, **self._digest(parameters["Body"]))
+
+    async def delete(self, **parameters: Any) -> Any:
+        """Delete an object."""
+        client = await self._open()
+        return await client.delete_object(Bucket=self._settings.bucket, **parameters)
+
+    async def close(self) -> None:
+        """Forget the client and its credentials, and close its connections."""
+        opening, self._opening, self._client, self._credentials = self._opening, None, None, None
+        if opening is not None:
+            await opening.__aexit__(None, None, None)
+
+    async def _open(self) -> Any:
+        if any(file_stamp(file) != stamp for file, stamp in self._stamps.items()):
+            await self.close()
+        if self._client is None:
+            await self._make()
+        frozen = await _retrieved(self._credentials.get_frozen_credentials)
+        self._secrets.add_renewed(frozen.secret_key, frozen.token)
+        return self._client
+
+    async def _make(self) -> None:
+        settings = self._settings
+        session = _unattended(settings.profile)
+        session.set_default_client_config(self._default_config())  # STS and SSO
+        session.register("before-parse", _keep_answer)
+        # Before they are read: what changes meanwhile is seen at the next call.
+        own = [session.get_config_variable(name) for name in ("config_file", "credentials_file")]
+        self._stamps = _stamps([*own, settings.ca_file])
+        self._stamps |= _stamps(_other_files(session))
+        self._checksum = _suitable_checksum(settings, session)
+        if settings.ca_file is not None:
+            tls_context(self._name, settings.ca_file, None, None)  # whose errors name the key
+        self._credentials = await _retrieved(session.get_credentials)
+        if self._credentials is None:
+            raise NoCredentialsError
+        opening = aioboto3.Session(botocore_session=session).client(
+            "s3",
+            region_name=settings.region,
+            endpoint_url=settings.endpoint_url,
+            verify=str(settings.ca_file) if settings.ca_file else None,
+            config=self._client_config(),
+        )
+        self._client = await opening.__aenter__()
+        self._opening = opening
+
+    def _default_config(self) -> Any:
+        return _Config(
+            connect_timeout=self._settings.connect_timeout,
+            read_timeout=self._settings.read_timeout,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            http_session_cls=with_proxy(HttpSession, self._settings.proxy),
+        )
+
+    def _client_config(self) -> Any:
+        return AioConfig(
+            s3={
+                "addressing_style": "path" if self._settings.path_style else "auto",
+                # Without it a body with a checksum of its own is not part of the signature over TLS.
+                "payload_signing_enabled": True,
+            },
+            # botocore's own checksums are trailers over TLS, which many an S3 API refuses. Ours are headers.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+
+    def _digest(self, body: bytes) -> dict[str, str]:
+        match self._checksum:
+            case "md5":
+                return {"ContentMD5": _base64(hashlib.md5(body, usedforsecurity=False).digest())}
+            case "crc32":
+                return {"ChecksumCRC32": _base64(zlib.crc32(body).to_bytes(4, "big"))}
+            case "none":
+                return {}
+
+
+class _Config(AioConfig):  # type: ignore[misc]
+    """A configuration that keeps its way to HTTP when it is merged with another, which aiobotocore's does not."""
+
+    def merge(self, other_config: Any) -> Any:
+        merged = super().merge(other_config)
+        merged.http_session_cls = self.http_session_cls
+        return merged
+
+
+def _suitable_checksum(settings: S3Settings, session: Any) -> Literal["md5", "crc32", "none"]:
+    """Return the checksum of the settings or, for "auto", the one that the kind of service takes.
+
+    Every S3 API knows Content-MD5, and it is enough for Object Lock; but directory buckets take none. Many other
+    services refuse or ignore CRC32, which AWS's variable and key ask for by "when_supported".
+    """
+    if settings.checksum != "auto":
+        return settings.checksum
+    if settings.bucket.endswith(_DIRECTORY_BUCKETS):
+        return "crc32"
+    asked = os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION") or session.get_scoped_config().get(
+        "request_checksum_calculation", ""
+    )
+    return "crc32" if asked.lower() == "when_supported" else "md5"
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
+
+
+def _keep_answer(
+    operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+) -> None:
+    customized_response_dict[ANSWER] = response_dict["body"]
+    # Where S3's parser makes an error of the status, that of STS fails.
+    if operation_model.service_model.service_name == "sts" and response_dict["status_code"] >= 300:
+        try:
+            ElementTree.fromstring(response_dict["body"])  # noqa: S314  as botocore does
+        except ElementTree.ParseError:
+            response_dict["body"] = b"<ErrorResponse/>"
+
+
+# Files
+
+
+def _stamps(files: list[Any]) -> dict[str, object]:
+    paths = {str(Path(os.path.expandvars(file)).expanduser()) for file in files if file}
+    return {path: file_stamp(path) for path in paths}
+
+
+def _other_files(session: Any) -> list[Any]:
+    """Return the files that AWS's environment and shared configuration name."""
+    profiles = session.full_config.get("profiles", {}).values()
+    return [
+        session.get_config_variable("ca_bundle"),
+        os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"),
+        os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"),
+        *(profile.get("web_identity_token_file") for profile in profiles),
+    ]
+
+
+# Credentials
+
+
+async def _retrieved(get: Any) -> Any:
+    """Return the credentials; raises CredentialsError, or the error of a service that was asked for them."""
+    try:
+        return await get()
+    except (ClientError, ConnectionError, HTTPClientError, InvalidConfigError):
+        raise
+    except Exception as error:  # the chain raises whatever its many parts do
+        text = str(error) if not isinstance(error, KeyError) else ""
+        raise CredentialsError(text or f"AWS's credentials: {error!r}") from None
+
+
+def _unattended(profile: str | None) -> Any:
+    """Return a session that neither asks on a terminal nor lets a program do so."""
+    session = AioSession(profile=profile)
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+    for provider in session.get_component("credential_provider").providers:
+        if isinstance(provider, AssumeRoleProvider):
+            provider._prompter = _refuse_to_ask  # noqa: SLF001
+            provider._profile_provider_builder._create_process_provider = functools.partial(  # noqa: SLF001
+                _process_provider, session
+            )
+        elif isinstance(provider, ProcessProvider):
+            provider._popen = _Program.start  # noqa: SLF001
+    return session
+
+
+@functools.cache
+def _loader(data_path: str | None) -> Any:
+    """Return what reads botocore's descriptions of services, which take most of the time of a new client."""
+    return create_loader(data_path)
+
+
+def _refuse_to_ask(prompt: str) -> NoReturn:
+    text = f'it would ask "{prompt.strip()}", and nobody is there to answer; use a role without mfa_serial'
+    raise CredentialRetrievalError(provider="assume-role", error_msg=text)
+
+
+def _process_provider(session: Any, profile_name: str) -> Any:
+    return AioProcessProvider(profile_name=profile_name, load_config=lambda: session.full_config, popen=_Program.start)
+
+
+class _Program:
+    """A `credential_process` without input and without a terminal, which is killed when its time is over.
+
+    An agent that it starts may hold its output open for ever, so a thread waits for it that keeps nothing from ending.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, *command: str, **options: Any) -> "_Program":
+        return cls(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options))  # noqa: ASYNC220, S603
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        loop = asyncio.get_running_loop()
+        output: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
+
+        def finish(written: tuple[bytes, bytes]) -> None:
+            if not output.done():
+                output.set_result(written)
+
+        def wait() -> None:
+            written = self._process.communicate()
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(finish, written)
+
+        threading.Thread(target=wait, name="gpuid credential_process", daemon=True).start()
+        try:
+            return await output
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                if self._process.returncode is None:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            raise

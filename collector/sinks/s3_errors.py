@@ -1,0 +1,182 @@
+"""What went wrong at S3: botocore's errors, and the answers of what is no S3, as a reason and a line for a person."""
+
+import ssl
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from aiohttp import ClientError as TransportError
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004  botocore's own
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+    ReadTimeoutError,
+    RefreshWithMFAUnsupportedError,
+    SSOError,
+    TokenRetrievalError,
+)
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+
+from collector.backoff import parse_retry_after
+from collector.proxies import ProxyUrlError
+from collector.sinks.errors import Reason, from_status
+from collector.sinks.pages import page_text
+from collector.sinks.s3_client import ANSWER, CredentialsError
+from collector.sinks.s3_http import UnusableAnswerError
+
+__all__ = ["Failure", "describe_failure", "not_stored"]
+
+_S3_OPERATIONS = frozenset({"PutObject", "DeleteObject", "CreateSession", "HeadBucket"})
+# The three that speak of the batch alone are REJECTED; others say more than their status, which mostly is 400.
+_REASON_BY_CODE = {
+    "AuthorizationHeaderMalformed": Reason.MISCONFIGURED,
+    "BadDigest": Reason.CONNECTION,
+    "BandwidthLimitExceeded": Reason.THROTTLED,
+    "EntityTooLarge": Reason.REJECTED,
+    "ExpiredToken": Reason.UNAUTHORIZED,
+    "ExpiredTokenException": Reason.UNAUTHORIZED,
+    "IncompleteBody": Reason.CONNECTION,
+    "InvalidAccessKeyId": Reason.UNAUTHORIZED,
+    "InvalidClientTokenId": Reason.UNAUTHORIZED,
+    "InvalidSecurity": Reason.UNAUTHORIZED,
+    "InvalidToken": Reason.UNAUTHORIZED,
+    "KeyTooLong": Reason.REJECTED,
+    "KeyTooLongError": Reason.REJECTED,
+    "MetadataTooLarge": Reason.REJECTED,
+    "MethodNotAllowed": Reason.MISCONFIGURED,
+    "NoSuchBucket": Reason.MISSING,
+    "NotImplemented": Reason.MISCONFIGURED,
+    "PermanentRedirect": Reason.MISCONFIGURED,
+    "QuotaExceeded": Reason.MISCONFIGURED,
+    "RequestLimitExceeded": Reason.THROTTLED,
+    "RequestTimeout": Reason.TIMEOUT,
+    "RequestTimeTooSkewed": Reason.MISCONFIGURED,
+    "ServiceQuotaExceeded": Reason.MISCONFIGURED,
+    "SignatureDoesNotMatch": Reason.UNAUTHORIZED,
+    "SlowDown": Reason.THROTTLED,
+    "SlowDownWrite": Reason.THROTTLED,
+    "StorageQuotaExceeded": Reason.MISCONFIGURED,
+    "TemporaryRedirect": Reason.SERVER_ERROR,
+    "Throttling": Reason.THROTTLED,
+    "ThrottlingException": Reason.THROTTLED,
+    "TokenRefreshRequired": Reason.UNAUTHORIZED,
+    "TooManyRequests": Reason.THROTTLED,
+    "Unauthorized": Reason.UNAUTHORIZED,
+    "XAmzContentChecksumMismatch": Reason.CONNECTION,
+    "XAmzContentSHA256Mismatch": Reason.CONNECTION,
+    "XMinioAdminBucketQuotaExceeded": Reason.MISCONFIGURED,
+}
+_UNAUTHORIZED_ERRORS = (
+    CredentialsError,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    RefreshWithMFAUnsupportedError,
+    SSOError,
+    TokenRetrievalError,
+)
+
+
+class Failure(NamedTuple):
+    """Why a call did not do what it should; REJECTED means that no later one can."""
+
+    text: str
+    reason: Reason
+    retry_after: float | None = None  # seconds, if the service named a time
+    too_large: bool = False  # halves of the batch may be taken
+
+
+def describe_failure(error: BaseException, operation: str, foreign: Callable[[str], str]) -> Failure | None:
+    """Return what an error of a call means; None for one that neither botocore nor the network raises.
+
+    `foreign` makes one short line without secrets of what others say.
+    """
+    match error:
+        case ClientError():
+            return _answered(error, foreign)
+        case TimeoutError() | ConnectTimeoutError() | ReadTimeoutError():
+            return Failure(foreign(str(error)), Reason.TIMEOUT)
+        case _ if isinstance(error, _UNAUTHORIZED_ERRORS):
+            return Failure(foreign(str(error)), Reason.UNAUTHORIZED)
+        case HTTPClientError() if isinstance(cause := error.kwargs.get("error"), UnusableAnswerError):
+            return Failure(f"{operation} {foreign(str(cause))}", Reason.MISCONFIGURED)
+        case HTTPClientError() if isinstance(cause := error.kwargs.get("error"), ProxyUrlError):
+            return Failure(foreign(str(cause)), Reason.MISCONFIGURED)
+        case HTTPClientError() if _is_local(error.kwargs.get("error")):
+            return Failure(foreign(str(error)), Reason.MISCONFIGURED)
+        case ProxyConnectionError() if "407" in str(error):
+            return Failure(foreign(str(error)), Reason.UNAUTHORIZED)
+        case HTTPClientError() | ConnectionError() | TransportError() | ResponseParserError():
+            return Failure(foreign(str(error)), Reason.CONNECTION)
+        case BotoCoreError() | OSError() | ValueError():
+            return Failure(foreign(str(error)), Reason.MISCONFIGURED)
+    return None
+
+
+def not_stored(answer: dict[str, Any], foreign: Callable[[str], str]) -> str | None:
+    """Return what is wrong with an answer to PutObject that is no error; None for one that S3 gives.
+
+    S3 answers 200 with the object's ETag. Weak ETags are those that web servers make for pages.
+    """
+    status, etag = answer["ResponseMetadata"]["HTTPStatusCode"], str(answer.get("ETag") or "")
+    body = answer.get(ANSWER) or b""
+    if status == HTTPStatus.OK and etag.strip('" ') and not etag.startswith("W/") and b"<html" not in body.lower():
+        return None
+    problem = "without an ETag" if status == HTTPStatus.OK and not etag.strip('" ') else "which is not S3's answer"
+    words = foreign(page_text(body))
+    return (
+        f"PutObject answered {status} {problem}, so nothing is stored; check endpoint_url{': ' if words else ''}{words}"
+    )
+
+
+def _is_local(error: object) -> bool:
+    """Return whether an error in sending is one of a file: the bundle of certificates."""
+    files = (FileNotFoundError, IsADirectoryError, PermissionError, ssl.SSLError)
+    return isinstance(error, files) and not isinstance(error, TransportError)
+
+
+def _answered(error: Any, foreign: Callable[[str], str]) -> Failure:
+    """Return what a service's answer means; one from another service than S3 concerns our credentials."""
+    answer = error.response.get("Error", {})
+    meta = error.response.get("ResponseMetadata", {})
+    code, status = str(answer.get("Code") or ""), int(meta.get("HTTPStatusCode", 500))
+    if code and not code.isdigit():
+        message = foreign(str(answer.get("Message") or ""))
+        said = f" {foreign(code)}{': ' if message else ''}{message}"
+    else:  # no answer of S3's: botocore makes a code and a message of the status
+        code, words = "", foreign(page_text(error.response.get(ANSWER) or b""))
+        said = f": {words}" if words else f"{_phrase(status)} with an empty body"
+    text = f"{error.operation_name} answered {status}{said}"
+    retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
+    return Failure(text, _reason(error.operation_name, code, status), retry_after, code == "EntityTooLarge")
+
+
+def _reason(operation: str, code: str, status: int) -> Reason:
+    if operation not in _S3_OPERATIONS and status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
+        return Reason.UNAUTHORIZED
+    if code.startswith("KMS."):
+        return Reason.MISCONFIGURED
+    if (reason := _REASON_BY_CODE.get(code)) is not None:
+        return reason
+    if status in {HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
+        return Reason.MISCONFIGURED
+    reason = from_status(status, "").reason
+    return Reason.MISCONFIGURED if reason is Reason.REJECTED else reason  # a status never speaks of the batch
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f" {HTTPStatus(status).phrase}"
+    except ValueError:
+        return ""

@@ -1,0 +1,71 @@
+"""Lets botocore's requests take the proxy that leads to their server by gpuid's one rule, and check its certificate.
+
+botocore itself reads NO_PROXY without networks, knows no SOCKS, and behind a proxy aiobotocore checks no certificate.
+"""
+
+from typing import Any
+
+from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
+
+from collector.proxies import is_socks
+from collector.sinks.credentials import choose_proxy
+from collector.socks import SocksProxyError, connector
+from collector.urls import parse_url
+
+__all__ = ["with_proxy"]
+
+
+def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSession]:
+    """Return the kind of session that takes a sink's `proxy`: None is the environment's, empty is none.
+
+    What is wrong with a proxy of the environment is the cause of the HTTPClientError: a ProxyUrlError.
+    """
+
+    class ProxiedSession(kind):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._proxy_config = _Rule(proxy)
+
+        def _create_connector(self, proxy_url: str | None) -> Any:
+            url = parse_url(proxy_url) if proxy_url else None
+            if url is not None and is_socks(url):
+                context = self._get_ssl_context()
+                context.load_verify_locations(get_cert_path(self._verify))
+                return connector(url, context, limit=self._max_pool_connections)
+            return super()._create_connector(None)  # with a proxy it would check no certificate
+
+        async def _get_session(self, proxy_url: str | None) -> Any:
+            session = await super()._get_session(proxy_url)
+            return _SocksRequests(session) if proxy_url and is_socks(parse_url(proxy_url)) else session
+
+    return ProxiedSession
+
+
+class _Rule:
+    """Chooses the proxy of each request, in place of botocore's ProxyConfiguration."""
+
+    def __init__(self, proxy: str | None) -> None:
+        self.settings: dict[str, Any] = {}
+        self._proxy = proxy
+
+    def proxy_url_for(self, url: str) -> str | None:
+        chosen = choose_proxy(self._proxy, url)
+        return None if chosen is None else str(chosen)
+
+    def proxy_headers_for(self, _url: str) -> dict[str, str]:
+        """Return nothing: aiohttp makes the header of the login in the proxy's URL."""
+        return {}
+
+
+class _SocksRequests:
+    """The requests of a session whose connector leads through the proxy already."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await self._session.request(*arguments, **options | {"proxy": None, "proxy_headers": None})
+        except SocksProxyError as error:  # for which botocore would blame the endpoint
+            raise ConnectionError(str(error)) from None

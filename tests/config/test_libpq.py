@@ -1,0 +1,124 @@
+"""Every parameter of libpq is understood or refused with a remedy, and none goes to the server by accident."""
+
+import pytest
+
+from collector.config.libpq import connection_options
+from collector.config.sinks import PostgresSettings
+from collector.config.store import StoreSettings
+
+URL = "postgresql://gpuid@db.example:5432/fleet"
+
+# PQconninfoOptions of PostgreSQL 18.
+LIBPQ = """
+    application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation
+    gssencmode gsslib host hostaddr keepalives keepalives_count keepalives_idle keepalives_interval krbsrvname
+    load_balance_hosts max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer
+    oauth_scope options passfile password port replication require_auth requirepeer scram_client_key scram_server_key
+    service sslcert sslcertmode sslcompression sslcrl sslcrldir sslkey sslkeylogfile sslmode sslnegotiation sslpassword
+    sslrootcert sslsni ssl_max_protocol_version ssl_min_protocol_version target_session_attrs tcp_user_timeout user
+"""
+
+
+def refusal(parameters: str) -> str:
+    with pytest.raises(ValueError, match=r"^url: ") as caught:
+        StoreSettings(url=f"{URL}?{parameters}")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", LIBPQ.split())
+def test_none_of_libpq_is_unknown(name):
+    assert not any("is not a parameter of libpq" in _said(name, value) for value in ("1", "odd"))
+
+
+def _said(name: str, value: str) -> str:
+    """Return what is said about a parameter; empty if it is taken."""
+    try:
+        connection_options(f"{URL}?{name}={value}")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kept"),
+    [
+        ("", ""),
+        ("channel_binding=prefer&gssencmode=disable&sslcompression=0&sslsni=1&keepalives=0", ""),
+        ("client_encoding=UTF8&client_encoding=auto&replication=false&load_balance_hosts=disable", ""),
+        ("min_protocol_version=3.0&max_protocol_version=latest&gssdelegation=0&sslcertmode=allow&requiressl=0", ""),
+        ("sslmode=", ""),
+        ("ssl=true", "?sslmode=require"),
+        ("ssl=true&sslmode=verify-ca", "?sslmode=verify-ca"),
+        ("sslmode=verify-full&sslrootcert=/etc/db%20ca.pem", "?sslmode=verify-full&sslrootcert=/etc/db%20ca.pem"),
+        ("host=/run/postgresql&port=5433", "?host=/run/postgresql&port=5433"),
+        ("target_session_attrs=any", "?target_session_attrs=any"),
+        ("connect_timeout=5&application_name=x&options=-cx%3Dy", ""),
+        ("sslnegotiation=direct", "?sslnegotiation=direct"),
+        ("ssl_min_protocol_version=TLSv1.3", "?ssl_min_protocol_version=TLSv1.3"),
+    ],
+)
+def test_the_driver_gets_what_it_understands(parameters, kept):
+    assert connection_options(f"{URL}?{parameters}" if parameters else URL).url == URL + kept
+
+
+def test_names_and_settings_go_to_the_server():
+    assert connection_options(URL).server_settings == {"application_name": "gpuid"}
+    assert connection_options(f"{URL}?fallback_application_name=b").server_settings == {"application_name": "b"}
+    given = connection_options(f"{URL}?options=-csearch_path%3Dgpu&application_name=a&fallback_application_name=b")
+    assert given.server_settings == {"application_name": "a", "options": "-csearch_path=gpu"}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", None), ("-1", None), ("1", 2.0), ("30", 30.0)])
+def test_connect_timeout_is_in_seconds_as_libpq_has_it(text, seconds):
+    assert connection_options(f"{URL}?connect_timeout={text}").connect_timeout == seconds
+
+
+def test_the_authorities_of_the_system_check_the_name():
+    found = connection_options(f"{URL}?sslrootcert=system&sslmode=verify-full&dbname=x")
+    assert (found.url, found.system_authorities) == (f"{URL}?dbname=x", True)
+    assert "goes with sslmode=verify-full" in refusal("sslrootcert=system&sslmode=require")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ("channel_binding=require", "url: channel_binding cannot be required; remove it, and use sslmode=verify-full"),
+        ("sslmode=require&channel_binding=require", "url: channel_binding cannot be required"),
+        ("pgbouncer=true", "url: pgbouncer is an option of Prisma; remove it"),
+        ("schema=gpu", "url: schema is not a parameter of libpq; use options=-csearch_path%3DNAME instead"),
+        ("connection_limit=5&pool_timeout=9", "connection_limit is an option of another program's connection pool"),
+        ("statement_timeout=5", "url: statement_timeout is not a parameter of libpq; remove it, or pass a setting"),
+        ("gssencmode=require", "url: gssencmode is not supported"),
+        ("keepalives_idle=30", "url: keepalives_idle is not supported; remove it"),
+        ("load_balance_hosts=random", "the hosts are tried in their order"),
+        ("hostaddr=10.0.0.1", "url: hostaddr is not supported; use host instead"),
+        ("client_encoding=latin1", "url: client_encoding must be UTF8"),
+        ("target_session_attrs=leader", "url: target_session_attrs must be one of any, read-write"),
+        ("sslmode=on", "url: sslmode must be one of disable"),
+        ("connect_timeout=5s", "url: connect_timeout must be a number of seconds"),
+        ("port=hunter2", "url: port must be a port"),
+        ("hunter2", "url: expected parameters as name=value"),
+        ("%20hunter2=x", "url: a parameter is not a parameter of libpq"),
+        ("APPLICATION_NAME=x", "url: APPLICATION_NAME is not a parameter of libpq"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_a_remedy(parameters, text):
+    said = refusal(parameters)
+    assert text in said
+    assert "hunter2" not in said
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("hosts", ["db:99999", "db:0", "one,,two", "one:1,two:70000"])
+def test_hosts_that_the_driver_stumbles_over_are_refused(hosts):
+    with pytest.raises(ValueError, match=r"^url: expected hosts as host:port"):
+        StoreSettings(url=f"postgresql://gpuid@{hosts}/fleet")
+
+
+def test_a_sink_has_keys_of_its_own_for_some():
+    with pytest.raises(ValueError, match="use the key connect_timeout"):
+        PostgresSettings(url=f"{URL}?connect_timeout=5")
+    with pytest.raises(ValueError, match="channel_binding cannot be required"):
+        PostgresSettings(url=f"{URL}?channel_binding=require")
+    assert PostgresSettings(url=f"{URL}?application_name=x&target_session_attrs=any").url.endswith("any")
+    assert PostgresSettings(url="postgresql:///?service=db").url
