@@ -13,19 +13,12 @@ from collector.web import api, health, history, metrics, pages
 from collector.web.auth import authentication
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
+from collector.web.security_headers import SECURITY_HEADERS
 
 __all__ = ["application"]
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 FORWARDED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error
 
 
