@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import anyio
 import anyio.lowlevel
 from aiohttp import web
 
@@ -12,7 +11,6 @@ from collector.web.params import check_parameters
 
 __all__ = ["accepts_gzip", "accepts_openmetrics", "collector", "metrics", "service_discovery"]
 
-WRITE_TIMEOUT_SECONDS = 30.0  # that a client may take for one chunk
 YIELD_INTERVAL_BYTES = 1 << 20  # between two turns of the event loop
 
 
@@ -102,8 +100,7 @@ async def _send(request: web.Request, body: Body) -> web.StreamResponse:
     if request.method != "HEAD":
         since_yield = 0
         for chunk in body.chunks:
-            with anyio.fail_after(WRITE_TIMEOUT_SECONDS):
-                await response.write(chunk)
+            await response.write(chunk)
             since_yield += len(chunk)
             if since_yield > YIELD_INTERVAL_BYTES:
                 since_yield = 0

@@ -3,8 +3,8 @@
 from aiohttp import web
 
 from collector.web.limits import HttpLimits
-from collector.web.pages import changes, clusters, gpus, index, nodes, search, stream
-from collector.web.pages.rendering import STATIC, compile_templates, error_page, wants_page
+from collector.web.pages import changes, clusters, gpus, index, nodes, search, static, stream
+from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 
 __all__ = ["add_to", "error_page", "wants_page"]
@@ -16,7 +16,6 @@ def add_to(app: web.Application, limits: HttpLimits) -> None:
     app[STREAMS] = Streams(limits.max_streams, limits.max_stream_time)
     app.on_shutdown.append(app[STREAMS].close)
     app.router.add_routes(_routes())
-    app.router.add_static("/static", STATIC)
 
 
 def _routes() -> list[web.RouteDef]:
@@ -28,5 +27,6 @@ def _routes() -> list[web.RouteDef]:
         web.get("/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}", nodes.node),
         web.get("/gpus/{uuid:[^/]+}", gpus.gpu),
         web.get("/changes", changes.changes),
+        web.get("/static/{name}", static.static),
         web.get("/changes/stream", stream.stream_changes, allow_head=False),
     ]

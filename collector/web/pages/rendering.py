@@ -1,8 +1,6 @@
 """Renders HTML: the templates, and the filters and values that all of them have."""
 
 import functools
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -15,10 +13,10 @@ from collector.views.cooperative import yielding
 from collector.views.recent_changes import current_place
 from collector.web.keys import COLLECTOR
 from collector.web.pages import links
+from collector.web.pages.static import STATIC_PATHS
 
-__all__ = ["STATIC", "compile_templates", "error_page", "fragment", "page", "wants_page"]
+__all__ = ["compile_templates", "error_page", "fragment", "page", "wants_page"]
 
-STATIC = Path(__file__).parents[1] / "static"
 ADVICE = {404: "This page does not exist. Search above for a serial, UUID, chassis, node or machine."}  # by status
 
 
@@ -64,10 +62,6 @@ def _common(request: web.Request) -> dict[str, Any]:
     }
 
 
-def _content_hash(name: str) -> str:
-    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
-
-
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("collector.web"),
     autoescape=True,
@@ -88,8 +82,7 @@ _templates.filters |= {
 }
 _templates.globals |= {
     "version": __version__,
-    # A new release must not meet an old script in the browser's cache, so the address changes with the content.
-    "static": {name: f"/static/{name}?v={_content_hash(name)}" for name in ("page.css", "page.js", "icon.svg")},
+    "static": STATIC_PATHS,
     "coverage": humanize.describe_coverage,
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
