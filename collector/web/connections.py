@@ -38,6 +38,7 @@ _NO_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing drops what the kernel still holds, and sends a reset
 _TCP_NOTSENT_LOWAT = 25  # Linux; Python knows its name from 3.12 on
 _ACKED_OFFSET = 120  # of tcpi_bytes_acked in Linux' struct tcp_info
+_HEAD_END = b"\r\n\r\n"
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nServer: gpuid\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )
@@ -185,6 +186,7 @@ class _Connection(web.RequestHandler):
         self._accepted = self._idle_since = time.monotonic()
         self._head_since: float | None = None  # since when a part of a request's head is here
         self._head_bytes = 0
+        self._last_bytes = b""
         self._output: asyncio.Transport | None = None  # `transport` is None before all is sent
         self._waits: tuple[float, int] | None = None  # since when output waits, and what had been acknowledged then
         _set_options(sock, settings.write_timeout)
@@ -203,8 +205,11 @@ class _Connection(web.RequestHandler):
         """Parse what the client sent, unless it is too much for the head of one request."""
         before = self._request_count
         super().data_received(data)
+        self._last_bytes = (self._last_bytes + data)[-len(_HEAD_END) :]
         if self._request_count != before or self._is_answering:
-            self._head_since, self._head_bytes = None, 0
+            # What follows the last head, if anything, is a body or the beginning of another head.
+            self._head_since = None if self._last_bytes == _HEAD_END else time.monotonic()
+            self._head_bytes = 0
             return
         self._head_since = self._head_since or time.monotonic()
         self._head_bytes += len(data)
