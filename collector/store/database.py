@@ -1,5 +1,6 @@
 """The connections to SQLite or PostgreSQL: opened, migrated, read and written, every failure mapped to ours."""
 
+import asyncio
 import fcntl
 import os
 import secrets
@@ -16,6 +17,7 @@ import anyio.to_thread
 import asyncpg
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
@@ -28,6 +30,8 @@ __all__ = ["Database", "OpenMode", "check_folder", "prepare_folder"]
 
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
+ANSWER_CONNECTIONS = 4  # for what is read with a deadline
+GIVE_UP_SECONDS = 0.5  # after the deadline of an answer, when the engine itself should have ended the query
 BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
 
 
@@ -49,12 +53,18 @@ class Database:
     """
 
     def __init__(
-        self, location: SqliteLocation | PostgresLocation, reader: AsyncEngine, writer: AsyncEngine | None
+        self,
+        location: SqliteLocation | PostgresLocation,
+        reader: AsyncEngine,
+        writer: AsyncEngine | None,
+        answerer: AsyncEngine | None = None,
     ) -> None:
         self.location = location
         self.id = ""  # random, and the store's for ever
         self._reader = reader
         self._writer = writer
+        self._answerer = answerer or reader
+        self._hung: list[asyncio.Future[Any]] = []  # done when SQLite has given up a read
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
         self._deadline = float("inf")
@@ -73,11 +83,13 @@ class Database:
                 if isinstance(location, PostgresLocation):
                     reader = _postgres(location, settings.password_file)
                     writer = None if mode in _READING else reader
+                    # Whoever asks over HTTP must not keep recording and delivering from their connections.
+                    answerer = _postgres(location, settings.password_file, connections=ANSWER_CONNECTIONS, ping=False)
                 else:
                     if mode is OpenMode.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
                     await anyio.to_thread.run_sync(_check_file, location.path, mode)
-                    reader = _sqlite(
+                    reader = answerer = _sqlite(
                         location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
                     )
                     writer = None
@@ -85,9 +97,9 @@ class Database:
                         writer = _sqlite(
                             location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
                         )
-                for engine in filter(None, {reader, writer}):
+                for engine in filter(None, {reader, writer, answerer}):
                     stack.push_async_callback(_dispose, engine)
-                database = cls(location, reader, writer)
+                database = cls(location, reader, writer, answerer)
                 await database._prepare(mode)
                 if mode is OpenMode.COLLECTOR:
                     database._file = database._identity()
@@ -104,6 +116,55 @@ class Database:
                     yield connection
             except FOREIGN as error:
                 raise explain(error, self.location) from error
+
+    @asynccontextmanager
+    async def answer(self, deadline: float) -> AsyncIterator[AsyncConnection]:
+        """Do what `read` does until `deadline`, on the event loop's clock; what runs then is given up."""
+        self._hung = [hung for hung in self._hung if not hung.done()]
+        if len(self._hung) >= ANSWER_CONNECTIONS:  # each keeps a thread until the file system answers
+            raise explain(TimeoutError(), self.location)
+        with self.shielded(deadline - anyio.current_time()) as scope:
+            try:
+                async with AsyncExitStack() as stack:
+                    connection = await stack.enter_async_context(self._answerer.connect())
+                    scope.deadline = min(self._deadline, deadline + 2 * GIVE_UP_SECONDS)
+                    if not self.single_process:
+                        connection = await self._limited(connection, stack, deadline)
+                    else:
+                        await self._end_at(connection, stack, deadline)
+                    yield connection
+            except FOREIGN as error:
+                late = anyio.current_time() > deadline - 0.05  # the server's clock is another one
+                raise explain(TimeoutError() if late else error, self.location) from error
+
+    async def _limited(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> AsyncConnection:
+        """Have PostgreSQL end a query at the deadline, and ourselves one of a server that hangs soon after it."""
+        for _ in range(2):
+            await self._end_at(connection, stack, deadline + GIVE_UP_SECONDS)
+            milliseconds = max(1, int((deadline - anyio.current_time()) * 1000))
+            try:
+                await connection.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
+                break
+            except DBAPIError as error:
+                if not error.connection_invalidated or anyio.current_time() > deadline:
+                    raise
+            # The server has ended it while nobody used it, for one that restarted. None in the pool is used again.
+            connection = await stack.enter_async_context(self._answerer.connect())
+        return connection
+
+    async def _end_at(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> None:
+        """Give up what a connection does at the deadline, unless the stack has ended by then."""
+        driver = (await connection.get_raw_connection()).driver_connection
+        stack.callback(asyncio.get_running_loop().call_at(deadline, self._give_up, driver).cancel)
+
+    def _give_up(self, driver: Any) -> None:
+        """End what a connection does, without waiting for it."""
+        if isinstance(driver, asyncpg.Connection):
+            driver.terminate()  # a server that hangs hears no request to cancel either
+            return
+        with suppress(ValueError, sqlite3.Error):  # it is closed
+            driver._conn.interrupt()  # noqa: SLF001  the public method is a coroutine that does only this
+            self._hung.append(asyncio.ensure_future(driver._execute(int)))  # noqa: SLF001  done after what hangs
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -134,13 +195,13 @@ class Database:
         return connection
 
     @contextmanager
-    def shielded(self, seconds: float = float("inf")) -> Iterator[None]:
+    def shielded(self, seconds: float = float("inf")) -> Iterator[anyio.CancelScope]:
         """Let no cancellation from outside into the block, which may take `seconds`; raises StoreError after that."""
         deadline = min(self._deadline, anyio.current_time() + seconds)
         with anyio.CancelScope(shield=True, deadline=deadline) as scope:
             self._scopes.add(scope)
             try:
-                yield
+                yield scope
             finally:
                 self._scopes.discard(scope)
         if scope.cancelled_caught:
@@ -286,7 +347,7 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
     return engine
 
 
-def _postgres(location: PostgresLocation, password_file: Path | None) -> AsyncEngine:
+def _postgres(location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True) -> AsyncEngine:
     async def connect(*_args: object, **_kwargs: object) -> Any:
         return await asyncpg.connect(
             location.url,
@@ -297,7 +358,7 @@ def _postgres(location: PostgresLocation, password_file: Path | None) -> AsyncEn
         )
 
     return create_async_engine(
-        "postgresql+asyncpg://", async_creator=connect, pool_size=5, max_overflow=0, pool_pre_ping=True
+        "postgresql+asyncpg://", async_creator=connect, pool_size=connections, max_overflow=0, pool_pre_ping=ping
     )
 
 

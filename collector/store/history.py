@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Self
 
+import anyio
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, tuple_, union
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import Place, canonical_uuid
 from collector.store import schema
@@ -72,10 +75,15 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History:
-    """The queries; all raise StoreError."""
+    """The queries; all raise StoreError, also when they are not answered by a deadline."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, deadline: float | None = None) -> None:
         self._database = database
+        self._deadline = deadline  # on the event loop's clock; None: never
+
+    def within(self, seconds: float) -> "History":
+        """Return the same history, all of whose queries together may take this long from now on."""
+        return History(self._database, anyio.current_time() + seconds)
 
     async def where(self, term: str, *, after: Position | None = None, limit: int = 1000) -> list[PastPlacement]:
         """Return every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
@@ -142,7 +150,7 @@ class History:
             query = query.where(_changes.time < until)
         if cluster is not None:
             query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             if since is None and until is None:
                 query = query.order_by(_changes.id).where(_changes.id > (after or 0))
                 after = None
@@ -168,7 +176,7 @@ class History:
             query = query.where(_changes.event == event)
         if cluster is not None:
             query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             if before is not None:
                 time = await connection.scalar(select(_changes.time).where(_changes.id == before))
                 if time is None:  # it is forgotten by now, and with it all that was older
@@ -176,6 +184,9 @@ class History:
                 query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
+
+    def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.read() if self._deadline is None else self._database.answer(self._deadline)
 
     async def _last_ended(
         self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int
@@ -186,7 +197,7 @@ class History:
         ranked = ended.where(_placements.until.is_not(None), condition).subquery().c
         ids = select(ranked.id).where(ranked.rank == 1).order_by(ranked.until.desc(), ranked.id.desc()).limit(limit)
         # A query of its own: engines mistake how few rows a text is in.
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             found = (await connection.scalars(ids)).all()
         return await self._placements(_placements.id.in_(found), None, limit, order=last_first)
 
@@ -212,7 +223,7 @@ class History:
             past = _placements.until.is_not(None)
             later = tuple_(_placements.since, _placements.id) < tuple_(after.since, after.id)
             query = query.where(past | later if after.present else past & later)
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_placement(row) for row in rows]
 

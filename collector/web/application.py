@@ -1,6 +1,7 @@
 """Which handler answers which path, and the headers that every answer carries."""
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -19,6 +20,7 @@ __all__ = ["application"]
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+RETRY_AFTER_SECONDS = "5"
 FORWARDED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error
 
 
@@ -60,6 +62,8 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         if error.status < 400:
             raise
     headers = {name: value for name, value in error.headers.items() if name in FORWARDED_HEADERS}
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.setdefault("Retry-After", RETRY_AFTER_SECONDS)
     line = one_line(error.text or error.reason)  # it may repeat what was asked for
     if request.path.startswith("/api/"):
         return web.json_response({"error": line}, status=error.status, headers=headers)
