@@ -46,7 +46,11 @@ _POSITIVE_SERVER_KEYS = (
     "max_connections",
     "max_connections_per_client",
 )
-_EXTERNAL_URL = re.compile(r"https?://(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[\w.~%!$&'()*+,;=:@-]+)*/?", re.ASCII)
+_EXTERNAL_URL = re.compile(
+    r"https?://(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"  # scheme, host and port
+    r"(?:/[\w.~%!$&'()*+,;=:@-]+)*/?",  # path
+    re.ASCII,
+)
 
 
 class PodSource(msgspec.Struct, frozen=True, kw_only=True):

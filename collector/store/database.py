@@ -5,11 +5,11 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -27,6 +27,8 @@ from collector.store.errors import FOREIGN, StoreError, explain
 from collector.store.migrate import check_version, is_current, migrate, stage
 
 __all__ = ["Database", "OpenMode", "check_folder", "prepare_folder"]
+
+_T = TypeVar("_T")
 
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
@@ -64,7 +66,8 @@ class Database:
         self._reader = reader
         self._writer = writer
         self._answerer = answerer or reader
-        self._hung: list[asyncio.Future[Any]] = []  # done when SQLite has given up a read
+        self._answers: set[asyncio.Task[Any]] = set()  # what runs for somebody who may have gone
+        self._asked: set[Any] = set()  # the engine's own connections that they use
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
         self._deadline = float("inf")
@@ -100,6 +103,7 @@ class Database:
                 for engine in filter(None, {reader, writer, answerer}):
                     stack.push_async_callback(_dispose, engine)
                 database = cls(location, reader, writer, answerer)
+                stack.push_async_callback(database._end_answers)
                 await database._prepare(mode)
                 if mode is OpenMode.COLLECTOR:
                     database._file = database._identity()
@@ -117,17 +121,32 @@ class Database:
             except FOREIGN as error:
                 raise explain(error, self.location) from error
 
+    async def within(self, deadline: float, query: Coroutine[Any, Any, _T]) -> _T:
+        """Return what a query that uses `answer` returns, on the event loop's clock; raises StoreError.
+
+        A query that is not done by then is left to end by itself: aiosqlite breaks when it is cancelled, and nothing
+        can cancel what waits for a file system. The connections limit how many there can be.
+        """
+        task = asyncio.ensure_future(query)
+        self._answers.add(task)
+        task.add_done_callback(self._answered)
+        await asyncio.wait({task}, timeout=max(0.0, deadline + 2 * GIVE_UP_SECONDS - anyio.current_time()))
+        if not task.done():
+            raise explain(TimeoutError(), self.location)
+        return task.result()
+
+    def _answered(self, task: asyncio.Task[Any]) -> None:
+        self._answers.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone
+
     @asynccontextmanager
     async def answer(self, deadline: float) -> AsyncIterator[AsyncConnection]:
-        """Do what `read` does until `deadline`, on the event loop's clock; what runs then is given up."""
-        self._hung = [hung for hung in self._hung if not hung.done()]
-        if len(self._hung) >= ANSWER_CONNECTIONS:  # each keeps a thread until the file system answers
-            raise explain(TimeoutError(), self.location)
-        with self.shielded(deadline - anyio.current_time()) as scope:
+        """Do what `read` does, but end what the connection does at the deadline, on the event loop's clock."""
+        with self.shielded():
             try:
                 async with AsyncExitStack() as stack:
                     connection = await stack.enter_async_context(self._answerer.connect())
-                    scope.deadline = min(self._deadline, deadline + 2 * GIVE_UP_SECONDS)
                     if not self.single_process:
                         connection = await self._limited(connection, stack, deadline)
                     else:
@@ -136,6 +155,13 @@ class Database:
             except FOREIGN as error:
                 late = anyio.current_time() > deadline - 0.05  # the server's clock is another one
                 raise explain(TimeoutError() if late else error, self.location) from error
+
+    async def _end_answers(self) -> None:
+        """Give up what still runs for others, so that the connections can be closed."""
+        for driver in self._asked:
+            self._give_up(driver)
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _limited(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> AsyncConnection:
         """Have PostgreSQL end a query at the deadline, and ourselves one of a server that hangs soon after it."""
@@ -155,6 +181,8 @@ class Database:
     async def _end_at(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> None:
         """Give up what a connection does at the deadline, unless the stack has ended by then."""
         driver = (await connection.get_raw_connection()).driver_connection
+        self._asked.add(driver)
+        stack.callback(self._asked.discard, driver)
         stack.callback(asyncio.get_running_loop().call_at(deadline, self._give_up, driver).cancel)
 
     def _give_up(self, driver: Any) -> None:
@@ -164,7 +192,6 @@ class Database:
             return
         with suppress(ValueError, sqlite3.Error):  # it is closed
             driver._conn.interrupt()  # noqa: SLF001  the public method is a coroutine that does only this
-            self._hung.append(asyncio.ensure_future(driver._execute(int)))  # noqa: SLF001  done after what hangs
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -195,13 +222,13 @@ class Database:
         return connection
 
     @contextmanager
-    def shielded(self, seconds: float = float("inf")) -> Iterator[anyio.CancelScope]:
+    def shielded(self, seconds: float = float("inf")) -> Iterator[None]:
         """Let no cancellation from outside into the block, which may take `seconds`; raises StoreError after that."""
         deadline = min(self._deadline, anyio.current_time() + seconds)
         with anyio.CancelScope(shield=True, deadline=deadline) as scope:
             self._scopes.add(scope)
             try:
-                yield scope
+                yield
             finally:
                 self._scopes.discard(scope)
         if scope.cancelled_caught:
@@ -347,7 +374,9 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
     return engine
 
 
-def _postgres(location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True) -> AsyncEngine:
+def _postgres(
+    location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True
+) -> AsyncEngine:
     async def connect(*_args: object, **_kwargs: object) -> Any:
         return await asyncpg.connect(
             location.url,

@@ -1,9 +1,10 @@
 """The queries of where GPUs were and what happened to them; they only read, also while another process records."""
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, Self
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar, cast
 
 import anyio
 import msgspec
@@ -15,6 +16,9 @@ from collector.store import schema
 from collector.store.database import Database
 
 __all__ = ["HistoricChange", "History", "PastPlacement", "Position"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Position(NamedTuple):
@@ -74,6 +78,18 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     previous: Place | None
 
 
+def _in_time(
+    query: Callable[Concatenate["History", _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate["History", _P], Coroutine[Any, Any, _T]]:
+    """Let a query take no longer than its history's deadline."""
+
+    @functools.wraps(query)
+    async def in_time(self: "History", *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self.bounded(query(self, *args, **kwargs))
+
+    return cast("Callable[Concatenate[History, _P], Coroutine[Any, Any, _T]]", in_time)
+
+
 class History:
     """The queries; all raise StoreError, also when they are not answered by a deadline."""
 
@@ -85,6 +101,11 @@ class History:
         """Return the same history, all of whose queries together may take this long from now on."""
         return History(self._database, anyio.current_time() + seconds)
 
+    async def bounded(self, query: Coroutine[Any, Any, _T]) -> _T:
+        """Return what a query of this history returns, by the deadline; raises StoreError."""
+        return await (query if self._deadline is None else self._database.within(self._deadline, query))
+
+    @_in_time
     async def where(self, term: str, *, after: Position | None = None, limit: int = 1000) -> list[PastPlacement]:
         """Return every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
 
@@ -97,6 +118,7 @@ class History:
         )
         return await self._placements(_placements.id.in_(union(*matches)), after, limit)
 
+    @_in_time
     async def node(
         self, node: str, cluster: str | None = None, *, after: Position | None = None, limit: int = 1000
     ) -> list[PastPlacement]:
@@ -106,15 +128,18 @@ class History:
             condition &= _placements.cluster == cluster
         return await self._placements(condition, after, limit)
 
+    @_in_time
     async def left(self, node: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return the last ended placement in each node of this name that some GPU left, the newest first."""
         return await self._last_ended(_placements.node == node, (_placements.cluster, _placements.node), limit)
 
+    @_in_time
     async def left_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return what `left` does for nodes whose name or machine contains a text, in any case; scans the history."""
         condition = _contains(part, _placements.node, _placements.machine)
         return await self._last_ended(condition, (_placements.cluster, _placements.node), limit)
 
+    @_in_time
     async def where_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return GPUs that left a node and whose UUID, serial or chassis contains a text, in any case.
 
@@ -123,6 +148,7 @@ class History:
         condition = _contains(part, _placements.uuid, _placements.serial, _placements.chassis)
         return await self._last_ended(condition, (_placements.uuid,), limit)
 
+    @_in_time
     async def left_from(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
         """Return what was in a node and no longer is, the last to leave first."""
         condition = and_(
@@ -130,6 +156,7 @@ class History:
         )
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
+    @_in_time
     async def changes(
         self,
         *,
@@ -167,6 +194,7 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
+    @_in_time
     async def latest_changes(
         self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
     ) -> list[HistoricChange]:

@@ -129,7 +129,7 @@ class Connections:
             try:
                 loop = asyncio.get_running_loop()
                 await loop.connect_accepted_socket(lambda: connection, connection.sock, **options)
-            except (OSError, asyncio.TimeoutError) as error:  # the client's doing: it hung up or speaks no TLS
+            except OSError as error:  # the client's doing: it hung up or speaks no TLS
                 log.debug("connection refused: %s", error)
                 connection.drop()
             except BaseException:
@@ -172,7 +172,7 @@ class _Connection(web.RequestHandler):
             server,
             loop=asyncio.get_running_loop(),
             logger=logger,
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]  # its annotation forgets None
             keepalive_timeout=settings.idle_timeout,
             lingering_time=LINGER_SECONDS,
             max_line_size=settings.max_header_size,
@@ -193,7 +193,7 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read requests."""
-        self._output = cast(asyncio.Transport, transport)
+        self._output = cast("asyncio.Transport", transport)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-from anyio.abc import SocketAttribute
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from anyio.abc import SocketAttribute
 
 from collector.config import ConfigError, ServerSettings
 from collector.config.values import Listen
@@ -108,7 +108,7 @@ async def _listen(address: Listen) -> list[socket.socket]:
     """Return a listening socket for each address of the host; raises OSError and UnicodeError."""
     bound = await anyio.create_tcp_listener(local_host=address.host or None, local_port=address.port, backlog=BACKLOG)
     # anyio ends a connection that fails, and has no limits; so the sockets alone are wanted.
-    return [listener.extra(SocketAttribute.raw_socket) for listener in bound.listeners]
+    return [listener.extra(SocketAttribute.raw_socket) for listener in bound.listeners]  # noqa: S610  no Django
 
 
 def _url(server: ServerSettings, listener: socket.socket) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from collector.store import Store, StoreError, StoreSettings
 from tests.support.postgres import PostgresServer
@@ -88,14 +89,13 @@ async def test_a_query_that_takes_too_long_is_ended(settings: StoreSettings, cap
     async with Store.open(settings) as store:
         for _ in range(6):
             with pytest.raises(StoreError, match="in time"):
-                async with store.database.answer(anyio.current_time() + SHORT) as connection:
-                    await connection.execute(text(ENDLESS))
+                await ask(store, text(ENDLESS), SHORT)
             await eventually(lambda: answers(store))
         assert store.database._answerer.pool.checkedout() == 0  # type: ignore[attr-defined]
         assert caplog.text == ""
 
 
-async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: StoreSettings, monkeypatch: Any) -> None:
+async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: StoreSettings) -> None:
     hangs = True
 
     def hang() -> int:
@@ -104,15 +104,31 @@ async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: Store
         return 1
 
     async with Store.open(sqlite_settings) as store:
+
+        @event.listens_for(store.database._answerer.sync_engine, "connect")
+        def connected(connection: Any, _record: object) -> None:
+            connection.create_function("hang", 0, hang)
+
+        await store.database._answerer.dispose()  # connections that do not know it
+        threads = threading.active_count()
         for _ in range(12):
             with pytest.raises(StoreError, match="not read in time"):
-                async with store.database.answer(anyio.current_time() + 0.1) as connection:
-                    driver: Any = (await connection.get_raw_connection()).driver_connection
-                    await driver.create_function("hang", 0, hang)
-                    await connection.execute(text("SELECT hang()"))
-        assert len(store.database._hung) == 4
+                await ask(store, text("SELECT hang()"), 0.1)
+        assert threading.active_count() <= threads + 4
         hangs = False
         await eventually(lambda: answers(store))
+        await eventually(lambda: not store.database._answers)
+
+
+async def ask(store: Store, query: Any, seconds: float) -> None:
+    """Ask the database anything, as the history asks it."""
+    deadline = anyio.current_time() + seconds
+
+    async def run() -> None:
+        async with store.database.answer(deadline) as connection:
+            await connection.execute(query)
+
+    await store.database.within(deadline, run())
 
 
 async def test_a_server_that_restarted_is_asked_again_at_once(postgres_server: PostgresServer) -> None:

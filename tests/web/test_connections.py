@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import resource
 import socket
 import ssl
@@ -175,7 +174,9 @@ class TestTime:
 
 
 class TestSlowReaders:
-    @pytest.mark.parametrize("path", ["/metrics", "/api/v1/gpus?limit=10000", "/clusters/prod-a", "/changes/stream?after=0"])
+    @pytest.mark.parametrize(
+        "path", ["/metrics", "/api/v1/gpus?limit=10000", "/clusters/prod-a", "/changes/stream?after=0"]
+    )
     async def test_a_client_that_reads_nothing_is_disconnected(
         self, large: Site, serving: Any, secured: dict[str, Any], path: str
     ) -> None:
@@ -219,8 +220,9 @@ class TestNumber:
                 halves.append(await Client(client.base_url.port).open())
                 halves[-1].send(b"\x16\x03\x01" if secured else HALF)  # a handshake that never finishes
                 if number % 5 == 0:
+                    verify = secured.get("verify", PLAIN)
                     for path in ("/healthz", "/readyz", "/metrics"):
-                        async with httpx.AsyncClient(base_url=client.base_url, verify=secured.get("verify", PLAIN)) as other:
+                        async with httpx.AsyncClient(base_url=client.base_url, verify=verify) as other:
                             assert (await other.get(path, timeout=30)).status_code == 200
             await eventually(lambda: sum(not half.is_over() for half in halves) <= 10)
 
@@ -274,7 +276,7 @@ class TestFewFiles:
             for spare in (None, 10):
                 if spare is not None:  # so few that accepting fails before the limit is reached
                     pid = poor._popen.pid  # type: ignore[union-attr]
-                    used = len(os.listdir(f"/proc/{pid}/fd"))
+                    used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
                     resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + spare, used + spare))
                 for number in range(400):
                     half = stack.enter_context(socket.create_connection(("127.0.0.1", poor.port), timeout=30))

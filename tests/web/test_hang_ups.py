@@ -16,8 +16,7 @@ from aiohttp import web
 
 from collector.config import ServerSettings
 from collector.model import Gpu
-from collector.web import application, metrics
-from tests.support.waiting import eventually
+from collector.web.application import ROUTES, application
 from tests.web.conftest import Site, keeping
 from tests.web.test_server import certificate, trusting
 
@@ -132,7 +131,7 @@ async def test_a_fault_of_a_handler_is_answered_and_logged_once(
     async def broken(request: web.Request) -> web.Response:
         raise ConnectionResetError("of another connection than the client's")
 
-    monkeypatch.setattr(metrics, "service_discovery", broken)
+    monkeypatch.setitem(ROUTES, "/sd", broken)
     async with serving(site) as client:
         answer = await client.get("/sd")
     assert answer.status_code == 500

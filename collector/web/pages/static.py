@@ -19,6 +19,4 @@ async def static(request: web.Request) -> web.Response:
     if name not in FILES:
         raise web.HTTPNotFound
     content_type = CONTENT_TYPES[Path(name).suffix]
-    return web.Response(
-        body=FILES[name], content_type=content_type, charset=None if "svg" in content_type else "utf-8"
-    )
+    return web.Response(body=FILES[name], content_type=content_type, charset=None if "svg" in content_type else "utf-8")
