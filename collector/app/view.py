@@ -16,6 +16,7 @@ from collector.views.sink_status import SinkStatuses
 
 __all__ = ["LiveCollector"]
 
+HISTORY_SECONDS = 5.0  # that all queries of one answer may take
 FLUSH_SECONDS = 1.0  # that an answer waits for what it says to be committed
 
 
@@ -55,8 +56,8 @@ class LiveCollector:
 
     @property
     def history(self) -> History | None:
-        """The history of the store; None without a store."""
-        return None if self._store is None else self._store.history
+        """The history of the store for one answer, which does not wait for long; None without a store."""
+        return None if self._store is None else self._store.history.within(HISTORY_SECONDS)
 
     @property
     def store_status(self) -> StoreStatus:

@@ -15,15 +15,6 @@ __all__ = ["LEVELS", "JsonFormatter", "TextFormatter", "configure"]
 
 LEVELS = ("debug", "info", "warning", "error")
 
-_QUIET_LIBRARIES = (
-    "aiohttp.access",
-    "alembic",
-    "asyncio",
-    "httpx",
-    "httpcore",
-    "kubernetes_asyncio",
-    "watchfiles",
-)
 TRACEBACK_INDENT = "    "
 _STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -32,10 +23,11 @@ def configure(level: str, log_format: str) -> None:
     """Log everything from `level` up to stderr; `log_format` is `json` or `text`."""
     handler = _StderrHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Libraries log every step, and some print secrets they were given; their warnings are enough.
-    for library in _QUIET_LIBRARIES:
-        logging.getLogger(library).setLevel(logging.WARNING)
+    # Libraries log every step, and some print the values and secrets that they were given; their warnings are enough.
+    least = max(getattr(logging, level.upper()), logging.WARNING)
+    handler.addFilter(lambda record: record.name.startswith("collector") or record.levelno >= least)
+    logging.basicConfig(level=least, handlers=[handler], force=True)
+    logging.getLogger("collector").setLevel(level.upper())
 
 
 class JsonFormatter(logging.Formatter):

@@ -40,6 +40,20 @@ _POSITIVE_KEYS = (  # of a cluster
     "loop_share",
 )
 
+_POSITIVE_SERVER_KEYS = (
+    "header_timeout",
+    "idle_timeout",
+    "write_timeout",
+    "max_header_size",
+    "max_connections",
+    "max_connections_per_client",
+)
+_EXTERNAL_URL = re.compile(
+    r"https?://(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"  # scheme, host and port
+    r"(?:/[\w.~%!$&'()*+,;=:@-]+)*/?",  # path
+    re.ASCII,
+)
+
 
 class PodSource(msgspec.Struct, frozen=True, kw_only=True):
     """Pods that see the GPUs of their node: where they are, and in which container the command runs."""
@@ -160,9 +174,24 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_ca_file: Path | None = None  # PEM; clients must present a certificate signed by it; reloaded too
     basic_auth: dict[str, str] = {}  # user name -> bcrypt hash
     bearer_token_file: Path | None = None  # contains the token that clients must send
+    external_url: str | None = None  # under which a proxy publishes it: scheme, host and path prefix
+    header_timeout: Duration = Duration(10)  # from the first byte of a request, or the connection, to its last header
+    idle_timeout: Duration = Duration(120)  # that a connection is kept for another request
+    write_timeout: Duration = Duration(30)  # over which a client must take a response at 16 KiB/s or more
+    max_header_size: Size = Size(32 << 10)  # of the request line and all headers of one request
+    max_connections: int = 500  # at most half of the files that the process may open
+    max_connections_per_client: int = 250  # of one IPv4 address or IPv6 /64 network
 
     def __post_init__(self) -> None:
-        """Check how the keys fit together."""
+        """Check the values, and how the keys fit together."""
+        for key in _POSITIVE_SERVER_KEYS:
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key}: expected a value above zero")
+        if self.external_url is not None and not _EXTERNAL_URL.fullmatch(self.external_url):
+            raise ValueError(
+                'external_url: expected a URL such as "https://gpuid.example.com/prefix", without user, query and '
+                f"fragment, got {quote(self.external_url)}"
+            )
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("expected cert_file and key_file together")
         if self.client_ca_file is not None and self.cert_file is None:

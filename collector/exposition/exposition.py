@@ -64,6 +64,7 @@ class Exposition:
         self._compressed: dict[str, ClusterText] = {}  # texts that are not in the snapshot yet
         self._snapshot: Mapping[str, ClusterText] = {}  # what scrapes are sent
         self._published = False  # there has been a snapshot
+        self._behind_since: float | None = None  # when the oldest change that is not in the snapshot came
         self._running = False  # the snapshot is refreshed in the background
         self._changed = ResettableEvent()
         self._lock = anyio.Lock()
@@ -73,6 +74,7 @@ class Exposition:
         for place, state in nodes.items():
             self._dirty.setdefault(place.cluster, {})[place.node] = state
         if nodes:
+            self._behind_since = self._behind_since or time.monotonic()
             self._changed.set()
 
     async def run(self) -> None:
@@ -135,6 +137,8 @@ class Exposition:
         self._compressed.clear()
         self._snapshot = snapshot
         self._published = True
+        if not self._dirty:
+            self._behind_since = None
 
     async def scrape(
         self, *, clusters: Collection[str] | None = None, openmetrics: bool = False, gzip: bool = False
@@ -159,6 +163,7 @@ class Exposition:
         self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool
     ) -> DeflatedText:
         """Return the series that gpuid keeps of its own work."""
+        self._metrics.exposition_age(0.0 if self._behind_since is None else time.monotonic() - self._behind_since)
         render = functools.partial(
             self._metrics.render, clusters=clusters, with_process=with_process, openmetrics=openmetrics
         )

@@ -228,6 +228,12 @@ FAMILIES = (
     ),
     Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of scrape responses as sent."),
     Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to prepare a scrape response."),
+    Family(
+        "gpuid_exposition_age_seconds",
+        "gauge",
+        (),
+        "How long the oldest change that this scrape does not show yet has waited; 0 if it shows all.",
+    ),
     Family("gpuid_build_info", "gauge", ("version",), "The collector's version; always 1."),
 )
 

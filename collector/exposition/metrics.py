@@ -58,6 +58,7 @@ class Metrics:
         )
         self._sink_expiry = _gauge("gpuid_sink_credential_expiry_timestamp_seconds", self.registry)
         self._sink_lifetime = _gauge("gpuid_sink_credential_lifetime_seconds", self.registry)
+        self._exposition_age = _gauge("gpuid_exposition_age_seconds", self.registry)
         _gauge("gpuid_build_info", self.registry).labels(version=__version__).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -209,6 +210,10 @@ class Metrics:
         """Count a scrape: the bytes of its response as sent, and the seconds that it took to prepare."""
         self._scrape_bytes.labels(encoding).observe(length)
         self._scrape_duration.observe(seconds)
+
+    def exposition_age(self, seconds: float) -> None:
+        """Set how long the oldest change waits that the text of the nodes does not show."""
+        self._exposition_age.set(seconds)
 
     def render(self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool) -> bytes:
         """Return the series of some clusters (None: all) as text, `with_process` also those that belong to none."""

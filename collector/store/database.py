@@ -1,14 +1,15 @@
 """The connections to SQLite or PostgreSQL: opened, migrated, read and written, every failure mapped to ours."""
 
+import asyncio
 import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -16,6 +17,7 @@ import anyio.to_thread
 import asyncpg
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from collector.config.libpq import connection_options
@@ -28,9 +30,13 @@ from collector.tls import client_context
 
 __all__ = ["Database", "OpenMode", "check_folder", "prepare_folder"]
 
+_T = TypeVar("_T")
+
 OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
+ANSWER_CONNECTIONS = 4  # for what is read with a deadline
+GIVE_UP_SECONDS = 0.5  # after the deadline of an answer, when the engine itself should have ended the query
 BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
 IDLE_TRANSACTION_SECONDS = 10  # that a writing client may say nothing; less than a lease lasts
@@ -58,6 +64,7 @@ class Database:
         location: SqliteLocation | PostgresLocation,
         reader: AsyncEngine,
         writer: AsyncEngine | None,
+        answerer: AsyncEngine | None = None,
         lease: AsyncEngine | None = None,
     ) -> None:
         self.location = location
@@ -65,6 +72,9 @@ class Database:
         self._reader = reader
         self._writer = writer
         self._lease = lease  # one connection for the lead alone, which must not wait for readers
+        self._answerer = answerer or reader
+        self._answers: set[asyncio.Task[Any]] = set()  # what runs for somebody who may have gone
+        self._asked: set[Any] = set()  # the engine's own connections that they use
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
         self._deadline = float("inf")
@@ -82,15 +92,17 @@ class Database:
             lease = None
             try:
                 if isinstance(location, PostgresLocation):
-                    reader = _postgres(location, settings.password_file, connections=5)
+                    reader = _postgres(location, settings.password_file)
                     writer = None if mode is OpenMode.READER else reader
                     if mode is OpenMode.COLLECTOR:
                         lease = _postgres(location, settings.password_file, connections=1)
+                    # Whoever asks over HTTP must not keep recording and delivering from their connections.
+                    answerer = _postgres(location, settings.password_file, connections=ANSWER_CONNECTIONS, ping=False)
                 else:
                     if mode is OpenMode.COLLECTOR:
                         stack.callback(os.close, _claim(location.path))
                     await anyio.to_thread.run_sync(_check_file, location.path, mode)
-                    reader = _sqlite(
+                    reader = answerer = _sqlite(
                         location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
                     )
                     writer = None
@@ -98,9 +110,10 @@ class Database:
                         writer = _sqlite(
                             location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
                         )
-                for engine in filter(None, {reader, writer, lease}):
+                for engine in filter(None, {reader, writer, answerer, lease}):
                     stack.push_async_callback(_dispose, engine)
-                database = cls(location, reader, writer, lease)
+                database = cls(location, reader, writer, answerer, lease)
+                stack.push_async_callback(database._end_answers)
                 await database._prepare(mode)
                 if mode is OpenMode.COLLECTOR:
                     database._file = database._identity()
@@ -117,6 +130,78 @@ class Database:
                     yield connection
             except FOREIGN as error:
                 raise explain(error, self.location) from error
+
+    async def within(self, deadline: float, query: Coroutine[Any, Any, _T]) -> _T:
+        """Return what a query that uses `answer` returns, on the event loop's clock; raises StoreError.
+
+        A query that is not done by then is left to end by itself: aiosqlite breaks when it is cancelled, and nothing
+        can cancel what waits for a file system. The connections limit how many there can be.
+        """
+        task = asyncio.ensure_future(query)
+        self._answers.add(task)
+        task.add_done_callback(self._answered)
+        await asyncio.wait({task}, timeout=max(0.0, deadline + 2 * GIVE_UP_SECONDS - anyio.current_time()))
+        if not task.done():
+            raise explain(TimeoutError(), self.location)
+        return task.result()
+
+    def _answered(self, task: asyncio.Task[Any]) -> None:
+        self._answers.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone
+
+    @asynccontextmanager
+    async def answer(self, deadline: float) -> AsyncIterator[AsyncConnection]:
+        """Do what `read` does, but end what the connection does at the deadline, on the event loop's clock."""
+        with self.shielded():
+            try:
+                async with AsyncExitStack() as stack:
+                    connection = await stack.enter_async_context(self._answerer.connect())
+                    if not self.single_process:
+                        connection = await self._limited(connection, stack, deadline)
+                    else:
+                        await self._end_at(connection, stack, deadline)
+                    yield connection
+            except FOREIGN as error:
+                late = anyio.current_time() > deadline - 0.05  # the server's clock is another one
+                raise explain(TimeoutError() if late else error, self.location) from error
+
+    async def _end_answers(self) -> None:
+        """Give up what still runs for others, so that the connections can be closed."""
+        for driver in self._asked:
+            self._give_up(driver)
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=CLOSE_TIMEOUT_SECONDS)
+
+    async def _limited(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> AsyncConnection:
+        """Have PostgreSQL end a query at the deadline, and ourselves one of a server that hangs soon after it."""
+        for _ in range(2):
+            await self._end_at(connection, stack, deadline + GIVE_UP_SECONDS)
+            milliseconds = max(1, int((deadline - anyio.current_time()) * 1000))
+            try:
+                await connection.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
+                break
+            except DBAPIError as error:
+                if not error.connection_invalidated or anyio.current_time() > deadline:
+                    raise
+            # The server has ended it while nobody used it, for one that restarted. None in the pool is used again.
+            connection = await stack.enter_async_context(self._answerer.connect())
+        return connection
+
+    async def _end_at(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> None:
+        """Give up what a connection does at the deadline, unless the stack has ended by then."""
+        driver = (await connection.get_raw_connection()).driver_connection
+        self._asked.add(driver)
+        stack.callback(self._asked.discard, driver)
+        stack.callback(asyncio.get_running_loop().call_at(deadline, self._give_up, driver).cancel)
+
+    def _give_up(self, driver: Any) -> None:
+        """End what a connection does, without waiting for it."""
+        if isinstance(driver, asyncpg.Connection):
+            driver.terminate()  # a server that hangs hears no request to cancel either
+            return
+        with suppress(ValueError, sqlite3.Error):  # it is closed
+            driver._conn.interrupt()  # noqa: SLF001  the public method is a coroutine that does only this
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -318,7 +403,9 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
     return engine
 
 
-def _postgres(location: PostgresLocation, password_file: Path | None, *, connections: int) -> AsyncEngine:
+def _postgres(
+    location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True
+) -> AsyncEngine:
     options = connection_options(location.url)
 
     async def connect(*_args: object, **_kwargs: object) -> Any:
@@ -343,7 +430,7 @@ def _postgres(location: PostgresLocation, password_file: Path | None, *, connect
         poolclass=AsyncAdaptedQueuePool,
         pool_size=connections,
         max_overflow=0,
-        pool_pre_ping=True,
+        pool_pre_ping=ping,
     )
 
 

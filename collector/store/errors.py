@@ -30,6 +30,8 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
     if isinstance(location, PostgresLocation):
         return StoreError(f"store {location}: {_postgres_text(error, location.password)}")
     for cause in _causes(error):
+        if isinstance(cause, TimeoutError):
+            return StoreError(f"store {location}: the file was not read in time; check the disk, or ask for less")
         if isinstance(cause, sqlite3.Error):
             name = getattr(cause, "sqlite_errorname", "") or ""
             text = next((text for start, text in _SQLITE if name.startswith(start)), str(cause))

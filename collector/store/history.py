@@ -1,9 +1,12 @@
 """The queries of where GPUs were and what happened to them; they only read, also while another process records."""
 
+import functools
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar, cast
 
+import anyio
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,6 +19,9 @@ from collector.store.database import Database
 __all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class Position(NamedTuple):
@@ -86,12 +92,34 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
 
 
+def _in_time(
+    query: Callable[Concatenate["History", _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate["History", _P], Coroutine[Any, Any, _T]]:
+    """Let a query take no longer than its history's deadline."""
+
+    @functools.wraps(query)
+    async def in_time(self: "History", *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self.bounded(query(self, *args, **kwargs))
+
+    return cast("Callable[Concatenate[History, _P], Coroutine[Any, Any, _T]]", in_time)
+
+
 class History:
-    """The queries; all raise StoreError."""
+    """The queries; all raise StoreError, also when they are not answered by a deadline."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, deadline: float | None = None) -> None:
         self._database = database
+        self._deadline = deadline  # on the event loop's clock; None: never
 
+    def within(self, seconds: float) -> "History":
+        """Return the same history, all of whose queries together may take this long from now on."""
+        return History(self._database, anyio.current_time() + seconds)
+
+    async def bounded(self, query: Coroutine[Any, Any, _T]) -> _T:
+        """Return what a query of this history returns, by the deadline; raises StoreError."""
+        return await (query if self._deadline is None else self._database.within(self._deadline, query))
+
+    @_in_time
     async def where(self, term: str, *, after: Position | None = None, limit: int = 1000) -> list[PastPlacement]:
         """Return every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
 
@@ -104,6 +132,7 @@ class History:
         )
         return await self._placements(_placements.id.in_(union(*matches)), after, limit)
 
+    @_in_time
     async def node(
         self, node: str, cluster: str | None = None, *, after: Position | None = None, limit: int = 1000
     ) -> list[PastPlacement]:
@@ -113,15 +142,18 @@ class History:
             condition &= _placements.cluster == cluster
         return await self._placements(condition, after, limit)
 
+    @_in_time
     async def left(self, node: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return the last ended placement in each node of this name that some GPU left, the newest first."""
         return await self._last_ended(_placements.node == node, (_placements.cluster, _placements.node), limit)
 
+    @_in_time
     async def left_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return what `left` does for nodes whose name or machine contains a text, in any case; scans the history."""
         condition = _contains(part, _placements.node, _placements.machine)
         return await self._last_ended(condition, (_placements.cluster, _placements.node), limit)
 
+    @_in_time
     async def where_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return GPUs that left a node and whose UUID, serial or chassis contains a text, in any case.
 
@@ -130,6 +162,7 @@ class History:
         condition = _contains(part, _placements.uuid, _placements.serial, _placements.chassis)
         return await self._last_ended(condition, (_placements.uuid,), limit)
 
+    @_in_time
     async def left_from(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
         """Return what was in a node and no longer is, the last to leave first."""
         condition = and_(
@@ -137,6 +170,7 @@ class History:
         )
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
+    @_in_time
     async def changes(
         self,
         *,
@@ -157,7 +191,7 @@ class History:
             query = query.where(_changes.time < until)
         if cluster is not None:
             query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             if since is None and until is None:
                 query = query.order_by(_changes.id).where(_changes.id > (after or 0))
                 after = None
@@ -174,6 +208,7 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
+    @_in_time
     async def latest_changes(
         self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
@@ -183,7 +218,7 @@ class History:
             query = query.where(_changes.event == event)
         if cluster is not None:
             query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             if before is not None:
                 time = await connection.scalar(select(_changes.time).where(_changes.id == before))
                 if time is None:  # it is forgotten by now, and with it all that was older
@@ -191,6 +226,9 @@ class History:
                 query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
+
+    def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.read() if self._deadline is None else self._database.answer(self._deadline)
 
     async def _last_ended(
         self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int
@@ -201,7 +239,7 @@ class History:
         ranked = ended.where(_placements.until.is_not(None), condition).subquery().c
         ids = select(ranked.id).where(ranked.rank == 1).order_by(ranked.until.desc(), ranked.id.desc()).limit(limit)
         # A query of its own: engines mistake how few rows a text is in.
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             found = (await connection.scalars(ids)).all()
         return await self._placements(_placements.id.in_(found), None, limit, order=last_first)
 
@@ -227,7 +265,7 @@ class History:
             past = _placements.until.is_not(None)
             later = tuple_(_placements.since, _placements.id) < tuple_(after.since, after.id)
             query = query.where(past | later if after.present else past & later)
-        async with self._database.read() as connection:
+        async with self._read() as connection:
             rows = (await connection.execute(query)).mappings().all()
             altered = await _alterations(connection, rows)
         return [_placement(row, altered.get(row["id"], ())) for row in rows]

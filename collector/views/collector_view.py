@@ -48,7 +48,7 @@ class CollectorView(Protocol):
 
     @property
     def history(self) -> History | None:
-        """The history of the store; None without a store."""
+        """The history of the store for one answer, which does not wait for long; None without a store."""
 
     @property
     def store_status(self) -> StoreStatus:

@@ -24,12 +24,18 @@ class HistoryAnswer(NamedTuple, Generic[_T]):
         return self.configured and not self.error
 
 
-async def query_history(view: CollectorView, query: Callable[[History], Awaitable[list[_T]]]) -> HistoryAnswer[_T]:
-    """Return what the history answers to a query; without a store, or if that fails, without rows."""
-    if view.history is None:
+async def query_history(
+    view: CollectorView, query: Callable[[History], Awaitable[list[_T]]], history: History | None = None
+) -> HistoryAnswer[_T]:
+    """Return what the history answers to a query; without a store, or if that fails, without rows.
+
+    Queries of one answer share its time if they are given the same `history` of the view.
+    """
+    history = history or view.history  # its time begins here
+    if history is None:
         return HistoryAnswer([], configured=False)
     await view.wait_committed()  # or what is shown as present would not be in it yet
     try:
-        return HistoryAnswer(await query(view.history), configured=True)
+        return HistoryAnswer(await query(history), configured=True)
     except StoreError as error:
         return HistoryAnswer([], configured=True, error=str(error))

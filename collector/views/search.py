@@ -89,8 +89,9 @@ class SearchResult:
 
 async def search(view: CollectorView, term: str) -> SearchResult:
     """Return what a term is exactly, in any case; if that is nothing and the term is long enough, what contains it."""
+    known = view.history  # whose time both queries share
     result = await _search_present(view.inventory, term, exact=True)
-    result.history = await query_history(view, functools.partial(_recorded, term))
+    result.history = await query_history(view, functools.partial(_recorded, term), known)
     _add_history(view.inventory, result, _matcher(term, exact=True))
     if result.kinds:
         return result
@@ -101,7 +102,9 @@ async def search(view: CollectorView, term: str) -> SearchResult:
         return result
     history = result.history
     result = await _search_present(view.inventory, term, exact=False)
-    result.history = history if history.error else await query_history(view, functools.partial(_recorded_like, term))
+    if not history.error:
+        history = await query_history(view, functools.partial(_recorded_like, term), known)
+    result.history = history
     _add_history(view.inventory, result, _matcher(term, exact=False))
     return result
 

@@ -1,6 +1,7 @@
 """Which handler answers which path, and the headers that every answer carries."""
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -13,19 +14,14 @@ from collector.web import api, health, history, metrics, pages
 from collector.web.auth import authentication
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
+from collector.web.public_url import EXTERNAL_URL, PublicUrl, local_path
+from collector.web.security_headers import SECURITY_HEADERS
 
-__all__ = ["application"]
+__all__ = ["ROUTES", "application"]
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+RETRY_AFTER_SECONDS = "5"
 FORWARDED_HEADERS = ("Allow", "Retry-After", "WWW-Authenticate")  # of an error
 
 
@@ -38,19 +34,32 @@ def application(
     app[SUMMARIES] = ClusterSummaries(collector)
     app[health.READINESS] = health.Readiness()
     app.on_response_prepare.append(_add_headers)
+    app[EXTERNAL_URL] = external = PublicUrl.parse(server.external_url) if server.external_url else None
     pages.add_to(app, limits)
-    app.router.add_get("/metrics", metrics.metrics)
-    app.router.add_get("/metrics/collector", metrics.collector)
-    app.router.add_get("/sd", metrics.service_discovery)
-    app.router.add_get("/healthz", health.healthz)
-    app.router.add_get("/readyz", health.readyz)
-    app.router.add_get("/api/v1/clusters", api.clusters)
-    app.router.add_get("/api/v1/nodes", api.nodes)
-    app.router.add_get("/api/v1/gpus", api.gpus)
-    app.router.add_get("/api/v1/gpus/{id}/history", history.gpu)
-    app.router.add_get("/api/v1/nodes/{node}/history", history.node)
-    app.router.add_get("/api/v1/changes", history.changes)
+    # A proxy may leave the prefix of the public URL in the path, or take it away.
+    for prefix in {"", external.prefix if external else ""}:
+        app.router.add_routes(
+            [web.get(f"{prefix}{path}", handler, allow_head=path != pages.STREAM) for path, handler in ROUTES.items()]
+        )
+        if prefix:
+            app.router.add_get(prefix, pages.index)
     return app
+
+
+ROUTES: dict[str, _Handler] = {
+    **pages.ROUTES,
+    "/metrics": metrics.metrics,
+    "/metrics/collector": metrics.collector,
+    "/sd": metrics.service_discovery,
+    "/healthz": health.healthz,
+    "/readyz": health.readyz,
+    "/api/v1/clusters": api.clusters,
+    "/api/v1/nodes": api.nodes,
+    "/api/v1/gpus": api.gpus,
+    "/api/v1/gpus/{id}/history": history.gpu,
+    "/api/v1/nodes/{node}/history": history.node,
+    "/api/v1/changes": history.changes,
+}
 
 
 @web.middleware
@@ -67,8 +76,10 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         if error.status < 400:
             raise
     headers = {name: value for name, value in error.headers.items() if name in FORWARDED_HEADERS}
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.setdefault("Retry-After", RETRY_AFTER_SECONDS)
     line = one_line(error.text or error.reason)  # it may repeat what was asked for
-    if request.path.startswith("/api/"):
+    if local_path(request).startswith("/api/"):
         return web.json_response({"error": line}, status=error.status, headers=headers)
     if pages.wants_page(request):
         answer = await pages.error_page(request, error)
@@ -79,7 +90,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(SECURITY_HEADERS)
-    if request.path.startswith("/static/") and response.status == 200:
+    if local_path(request).startswith("/static/") and response.status == 200:
         # The address of a packaged file changes with its content.
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
     response.headers.setdefault("Cache-Control", "no-store")

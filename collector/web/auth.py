@@ -18,6 +18,7 @@ from aiohttp import web
 
 from collector.config import ServerSettings
 from collector.files import UnreadableFileError, read_secret
+from collector.web.public_url import local_path
 
 __all__ = ["ADMITTED", "authentication"]
 
@@ -42,7 +43,7 @@ def authentication(server: ServerSettings) -> Any:
     @web.middleware
     async def middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
         request[ADMITTED] = functools.partial(authenticator.admits, request.headers.get("Authorization", ""))
-        if request.path not in OPEN_PATHS and not await request[ADMITTED]():
+        if local_path(request) not in OPEN_PATHS and not await request[ADMITTED]():
             challenge = {"WWW-Authenticate": authenticator.challenge}
             raise web.HTTPUnauthorized(text="authentication required", headers=challenge)
         return await handler(request)

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator
 
-import anyio
 import anyio.lowlevel
 from aiohttp import web
 
 from collector.exposition import Body
 from collector.web.keys import COLLECTOR
 from collector.web.params import check_parameters
+from collector.web.public_url import public_url
 
 __all__ = ["accepts_gzip", "accepts_openmetrics", "collector", "metrics", "service_discovery"]
 
-WRITE_TIMEOUT_SECONDS = 30.0  # that a client may take for one chunk
 YIELD_INTERVAL_BYTES = 1 << 20  # between two turns of the event loop
 
 
@@ -48,13 +47,16 @@ async def service_discovery(request: web.Request) -> web.Response:
     The format is Prometheus' (https://prometheus.io/docs/prometheus/latest/http_sd/).
     """
     view = request.app[COLLECTOR]
-    if not request.host:
+    scheme, host, prefix = public_url(request)
+    if not host:
         raise web.HTTPBadRequest(text="Host header required")
+    # Behind a proxy that says nothing, the scheme is the scrape job's own; a wrong one here would overrule it.
+    common = {"__scheme__": scheme} if scheme else {}
 
     def group(path: str, **labels: str) -> dict[str, object]:
         return {
-            "targets": [request.host],
-            "labels": {"__scheme__": request.scheme, "__metrics_path__": path, **labels},
+            "targets": [host],
+            "labels": {**common, "__metrics_path__": f"{prefix}{path}", **labels},
         }
 
     groups = [group("/metrics", __param_cluster=name, **{view.cluster_label: name}) for name in sorted(view.clusters())]
@@ -102,8 +104,7 @@ async def _send(request: web.Request, body: Body) -> web.StreamResponse:
     if request.method != "HEAD":
         since_yield = 0
         for chunk in body.chunks:
-            with anyio.fail_after(WRITE_TIMEOUT_SECONDS):
-                await response.write(chunk)
+            await response.write(chunk)
             since_yield += len(chunk)
             if since_yield > YIELD_INTERVAL_BYTES:
                 since_yield = 0

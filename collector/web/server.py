@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,19 +11,24 @@ import anyio
 import anyio.to_thread
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from anyio.abc import SocketAttribute
 
 from collector.config import ConfigError, ServerSettings
+from collector.config.values import Listen
 from collector.files import UnreadableFileError, read_secret
 from collector.text import describe_os_error, one_line
 from collector.tls import Validity
 from collector.views.collector_view import CollectorView
 from collector.web.application import application
+from collector.web.connections import Connections
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.tls import ServerTls
 
 __all__ = ["serve"]
 
 log = logging.getLogger(__name__)
+
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
 
 async def serve(
@@ -44,25 +50,27 @@ async def serve(
     await anyio.to_thread.run_sync(_check_token_file, server)
     runner = web.AppRunner(
         application(collector, server, limits),
-        logger=_handling,
-        access_log=None,
         handler_cancellation=True,
         shutdown_timeout=limits.shutdown_timeout,
     )
     await runner.setup()
+    listeners: list[socket.socket] = []
     try:
-        site = web.TCPSite(runner, server.listen.host or None, server.listen.port, ssl_context=tls)
         try:
-            await site.start()
+            listeners = await _listen(server.listen)
         except (OSError, UnicodeError) as error:
             reason = _listen_error(error)
             raise ConfigError(f"server.listen: cannot listen on {server.listen}: {reason}") from error
-        ready(_url(server, runner))
-        if tls is None:
-            await anyio.sleep_forever()
-        else:
-            await tls.watch_files(limits.certificate_check_interval, on_certificate)
+        assert runner.server is not None  # noqa: S101  after its setup
+        connections = Connections(runner.server, server, tls, _handling)
+        ready(_url(server, listeners[0]))
+        async with anyio.create_task_group() as tasks:
+            if tls is not None:
+                tasks.start_soon(tls.watch_files, limits.certificate_check_interval, on_certificate)
+            await connections.serve(listeners, limits.sweep_interval)
     finally:
+        for listener in listeners:
+            listener.close()
         with anyio.move_on_after(limits.shutdown_timeout + 1, shield=True):
             await runner.cleanup()
 
@@ -101,8 +109,15 @@ def _check_token_file(server: ServerSettings) -> None:
         raise ConfigError(f"server.bearer_token_file: cannot read {path}: {error}") from error
 
 
-def _url(server: ServerSettings, runner: web.AppRunner) -> str:
-    host, port = runner.addresses[0][:2]
+async def _listen(address: Listen) -> list[socket.socket]:
+    """Return a listening socket for each address of the host; raises OSError and UnicodeError."""
+    bound = await anyio.create_tcp_listener(local_host=address.host or None, local_port=address.port, backlog=BACKLOG)
+    # anyio ends a connection that fails, and has no limits; so the sockets alone are wanted.
+    return [listener.extra(SocketAttribute.raw_socket) for listener in bound.listeners]  # noqa: S610  no Django
+
+
+def _url(server: ServerSettings, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104  a name that works in a browser on this machine
         host = "localhost"
     elif ":" in host:

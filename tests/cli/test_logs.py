@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.cli.logs import JsonFormatter, TextFormatter
+from collector.cli.logs import JsonFormatter, TextFormatter, configure
 
 HOSTILE = "\x1b[2J\r\n2026-01-01T00:00:00.000Z  ERROR    forged\x7f\x9b31m\u2028\u202eevil\u2066\x00"
 ANYTHING = st.text(st.characters(exclude_categories=[]), max_size=40)  # halves of surrogate pairs, too
@@ -80,3 +80,27 @@ def test_an_event_reaches_its_stream_in_one_line() -> None:
     handler.setFormatter(TextFormatter())
     handler.emit(record("\ud800\n"))
     assert stream.getvalue().endswith("said: \\ud800\\n\n")
+
+
+@pytest.mark.parametrize("library", ["aiosqlite", "sqlalchemy.engine.Engine", "asyncpg", "aiohttp.client", "botocore"])
+def test_libraries_log_no_steps_with_their_values(
+    library: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, own, other = (logging.getLogger(name) for name in ("", "collector", library))
+    for logger in (root, own, other):
+        monkeypatch.setattr(logger, "level", logger.level)
+    monkeypatch.setattr(root, "handlers", [])
+    configure("debug", "text")
+    other.debug("executing INSERT with ('hunter2',)")
+    other.setLevel(logging.INFO)  # as some of our modules do
+    other.info("hunter2")
+    other.warning("a warning")
+    logging.getLogger("collector.test").debug("our own step")
+    configure("error", "text")
+    logging.getLogger("collector.test").warning("not wanted")
+    other.warning("not wanted")
+    written = capsys.readouterr().err
+    assert "hunter2" not in written
+    assert "not wanted" not in written
+    assert "a warning" in written
+    assert "our own step" in written

@@ -29,3 +29,31 @@ async def test_a_scrape_does_not_stop_the_background_compression(bench: Any, mon
         bench.read("prod", "n1", Gpu(uuid="GPU-a"))
         await eventually(lambda: refreshed)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_scrape_says_how_old_its_text_is(bench: Any) -> None:
+    async def age() -> float:
+        lines = [line for line in (await bench.text()).splitlines() if line.startswith("gpuid_exposition_age_seconds ")]
+        return float(lines[0].split()[1])
+
+    held, released = anyio.Event(), anyio.Event()
+
+    async def hold() -> None:  # as a refresh that gets no turn does
+        async with bench.exposition._lock:
+            held.set()
+            await released.wait()
+
+    async with anyio.create_task_group() as tasks:
+        assert await age() == 0
+        tasks.start_soon(bench.exposition.run)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(hold)
+        await held.wait()
+        bench.read("prod", "n1", Gpu(uuid="GPU-late"))
+        assert await age() > 0
+        assert "GPU-late" not in await bench.text()
+        released.set()
+        await eventually(lambda: bench.exposition._behind_since, None)
+        assert await age() == 0
+        assert "GPU-late" in await bench.text()
+        tasks.cancel_scope.cancel()

@@ -61,12 +61,13 @@ class FakeCollector:
     recent_changes: RecentChanges = field(default_factory=RecentChanges)
     sink_statuses: SinkStatuses = field(default_factory=SinkStatuses)
     store: Store | None = None
+    history_seconds: float = 60.0  # for one answer
     store_status: StoreStatus = field(default_factory=StoreStatus)
     lead_status: LeadStatus | None = None
 
     @property
     def history(self) -> History | None:
-        return None if self.store is None else self.store.history
+        return None if self.store is None else self.store.history.within(self.history_seconds)
 
     def clusters(self) -> Collection[str]:
         return self.statuses.keys() if self.configured is None else self.configured

@@ -67,3 +67,25 @@ async def test_nothing_hostile_becomes_markup(site: Any, serving: Any) -> None:
         for path in ("/", "/search", "/changes"):
             answer = await client.get(path, params={"q": evil}, headers=BROWSER)
             assert "<script>" not in answer.text
+
+
+class TestSlowStore:
+    """A store that does not answer in time keeps nobody waiting."""
+
+    @pytest.mark.parametrize(
+        "path", ["/api/v1/changes", "/api/v1/gpus/GPU-a1/history", "/api/v1/nodes/n1/history", "/gpus/GPU-no"]
+    )
+    async def test_what_needs_the_history_is_refused_for_now(
+        self, site: Any, kept: Any, client: httpx.AsyncClient, path: str
+    ) -> None:
+        site.collector.history_seconds = -10.0
+        answer = await client.get(path)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+        assert "the file was not read in time" in answer.text
+
+    @pytest.mark.parametrize("path", ["/gpus/GPU-a1", "/clusters/prod-a/nodes/n1", "/search?q=100", "/changes"])
+    async def test_a_page_shows_the_rest(self, site: Any, kept: Any, client: httpx.AsyncClient, path: str) -> None:
+        site.collector.history_seconds = -10.0
+        answer = await client.get(path, headers={"Accept": "text/html"}, follow_redirects=True)
+        assert answer.status_code == 200
+        assert "prod-a" in answer.text

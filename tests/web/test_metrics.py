@@ -95,13 +95,13 @@ class TestShares:
     async def test_discovery_has_a_target_per_cluster_and_the_collector(self, client: httpx.AsyncClient) -> None:
         answer = await client.get("/sd", headers={"Host": "gpuid.example:8080"})
         assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-        common = {"__scheme__": "http", "__metrics_path__": "/metrics"}
+        common = {"__metrics_path__": "/metrics"}
         assert answer.json() == [
             {"targets": ["gpuid.example:8080"], "labels": {**common, "__param_cluster": name, "cluster": name}}
             for name in ("prod-a", "prod-b")
         ] + [
             {
                 "targets": ["gpuid.example:8080"],
-                "labels": {"__scheme__": "http", "__metrics_path__": "/metrics/collector"},
+                "labels": {"__metrics_path__": "/metrics/collector"},
             }
         ]

@@ -321,7 +321,7 @@ class TestMistakes:
             "server.listen: cannot listen on 192.0.2.1:80: cannot assign requested address"
         )
         assert await self.fail(site, listen=Listen("a..b:80")) == (
-            "server.listen: cannot listen on a..b:80: invalid host name"
+            "server.listen: cannot listen on a..b:80: name or service not known"
         )
         too_long = ".".join(["a" * 60] * 5)  # for any name server
         assert await self.fail(site, listen=Listen(f"{too_long}:80")) == (

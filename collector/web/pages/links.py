@@ -1,4 +1,4 @@
-"""The addresses that the page links to."""
+"""The addresses that the page links to, below the path prefix that a proxy may add."""
 
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
@@ -6,7 +6,16 @@ from urllib.parse import quote, urlencode
 from collector.model import Place
 from collector.views.problems import Problem
 
-__all__ = ["address", "cluster_url", "gpu_url", "node_history_path", "node_url", "problem_url", "search_url"]
+__all__ = [
+    "address",
+    "cluster_url",
+    "gpu_history_path",
+    "gpu_url",
+    "node_history_path",
+    "node_url",
+    "problem_url",
+    "search_url",
+]
 
 
 def cluster_url(cluster: str) -> str:
@@ -22,6 +31,11 @@ def node_url(place: Place) -> str:
 def gpu_url(uuid: str) -> str:
     """Return the address of a GPU's page."""
     return f"/gpus/{quote(uuid, safe='')}"
+
+
+def gpu_history_path(uuid: str) -> str:
+    """Return the path of a GPU's history, below the API's own."""
+    return f"{gpu_url(uuid)}/history"
 
 
 def node_history_path(place: Place) -> str:

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from collector.web.pages.links import address
+from collector.web.public_url import local_path, public_url
 
 __all__ = ["PAGE_ROWS", "Window", "window"]
 
@@ -36,4 +37,4 @@ def window(request: web.Request, total: int) -> Window:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise web.HTTPBadRequest(text="page: expected a whole number from 1")
     query = {key: value for key, value in request.query.items() if key != "page"}
-    return Window(request.rel_url.raw_path, query, int(text), total)
+    return Window(public_url(request).prefix + local_path(request), query, int(text), total)

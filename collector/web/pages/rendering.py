@@ -1,8 +1,7 @@
 """Renders HTML: the templates, and the filters and values that all of them have."""
 
 import functools
-import hashlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jinja2
@@ -16,10 +15,11 @@ from collector.views.cooperative import yielding
 from collector.views.recent_changes import current_place
 from collector.web.keys import COLLECTOR
 from collector.web.pages import links
+from collector.web.pages.static import STATIC_PATHS
+from collector.web.public_url import local_path, public_url
 
-__all__ = ["STATIC", "compile_templates", "error_page", "fragment", "page", "wants_page"]
+__all__ = ["compile_templates", "error_page", "fragment", "page", "wants_page"]
 
-STATIC = Path(__file__).parents[1] / "static"
 ADVICE = {404: "This page does not exist. Search above for a serial, UUID, chassis, node or machine."}  # by status
 
 
@@ -45,7 +45,7 @@ def fragment(request: web.Request, template: str, **values: Any) -> str:
 
 def wants_page(request: web.Request) -> bool:
     """Return whether a browser asks, which shows even errors as pages; other clients get one line."""
-    return "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
+    return "text/html" in request.headers.get("Accept", "") and not local_path(request).startswith("/api/")
 
 
 async def error_page(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -58,17 +58,30 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
 
 def _common(request: web.Request) -> dict[str, Any]:
     collector = request.app[COLLECTOR]
+    root = public_url(request).prefix
     return {
+        "root": root,
+        **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "term": request.query.get("q", ""),
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
 
 
-def _content_hash(name: str) -> str:
-    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
+    """Return an address below the path prefix under which a proxy publishes this server."""
+    local = path(*arguments)
+    return root + local if local else ""
 
 
+PATHS: dict[str, Callable[..., str]] = {
+    "cluster_url": links.cluster_url,
+    "node_url": links.node_url,
+    "gpu_url": links.gpu_url,
+    "problem_url": links.problem_url,
+    "search_url": links.search_url,
+    "address": links.address,
+}
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("collector.web"),
     autoescape=True,
@@ -86,17 +99,11 @@ _templates.filters |= {
     "describe_status": humanize.describe_status,
     "describe_failure": humanize.describe_failure,
     "describe_unread": humanize.describe_unread,
-    "search_url": links.search_url,
 }
 _templates.globals |= {
     "version": __version__,
-    # A new release must not meet an old script in the browser's cache, so the address changes with the content.
-    "static": {name: f"/static/{name}?v={_content_hash(name)}" for name in ("page.css", "page.js", "icon.svg")},
+    "static": STATIC_PATHS,
     "coverage": humanize.describe_coverage,
-    "cluster_url": links.cluster_url,
-    "node_url": links.node_url,
-    "gpu_url": links.gpu_url,
+    "gpu_history_path": links.gpu_history_path,
     "node_history_path": links.node_history_path,
-    "problem_url": links.problem_url,
-    "address": links.address,
 }

@@ -9,6 +9,7 @@ from collector.web.keys import COLLECTOR
 from collector.web.pages.links import cluster_url, gpu_url, node_url
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
+from collector.web.public_url import public_url
 
 __all__ = ["search"]
 
@@ -23,7 +24,7 @@ async def search(request: web.Request) -> web.Response:
         return await page(request, "search.html", looked_for="")
     found = await views.search(collector, term)
     if (target := _only_target(found)) is not None:
-        raise web.HTTPSeeOther(target)
+        raise web.HTTPSeeOther(public_url(request).prefix + target)
     part = window(request, max((len(hits.shown) for hits in found.kinds), default=0))
     shown = slice(part.offset, part.offset + PAGE_ROWS)
     return await page(

@@ -1,0 +1,22 @@
+"""The packaged files that the page refers to, kept in memory: they are few and small."""
+
+import hashlib
+from pathlib import Path
+
+from aiohttp import web
+
+__all__ = ["STATIC_PATHS", "static"]
+
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+FILES = {path.name: path.read_bytes() for path in (Path(__file__).parents[1] / "static").iterdir()}
+# A new release must not meet an old script in the browser's cache, so the address changes with the content.
+STATIC_PATHS = {name: f"/static/{name}?v={hashlib.sha256(body).hexdigest()[:12]}" for name, body in FILES.items()}
+
+
+async def static(request: web.Request) -> web.Response:
+    """Return one of the files."""
+    name = request.match_info["name"]
+    if name not in FILES:
+        raise web.HTTPNotFound
+    content_type = CONTENT_TYPES[Path(name).suffix]
+    return web.Response(body=FILES[name], content_type=content_type, charset=None if "svg" in content_type else "utf-8")

@@ -1,0 +1,62 @@
+"""Under which URL a client sees this server: behind a proxy it is not the one that the server itself sees.
+
+What a request's headers say of it goes into the answer to this request alone, which nobody may cache, so a client that
+lies there deceives only itself.
+"""
+
+import re
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+__all__ = ["EXTERNAL_URL", "PublicUrl", "local_path", "public_url"]
+
+_HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
+_PREFIX = re.compile(r"(?:/[\w.~%!$&'()*+,;=:@-]+)+", re.ASCII)  # never "//host", which is another server's address
+
+
+class PublicUrl(NamedTuple):
+    """The parts of a URL."""
+
+    scheme: str  # empty where nothing says how clients connect, who know it
+    host: str  # with the port, if it is not the scheme's; empty if the request names none
+    prefix: str  # of every path; empty, or "/…" without a slash at the end
+
+    @classmethod
+    def parse(cls, text: str) -> "PublicUrl":
+        """Return the parts of a configured URL."""
+        url = urlsplit(text)
+        return cls(url.scheme, url.netloc, url.path.rstrip("/"))
+
+
+EXTERNAL_URL: web.AppKey["PublicUrl | None"] = web.AppKey("external_url")
+
+
+def public_url(request: web.Request) -> PublicUrl:
+    """Return the configured URL, or what the proxies before us say of it, or else what the request was sent to."""
+    if (external := request.app[EXTERNAL_URL]) is not None:
+        return external
+    forwarded = request.forwarded[0] if request.forwarded else {}
+    scheme = _first(request, "X-Forwarded-Proto") or forwarded.get("proto", "")
+    host = _first(request, "X-Forwarded-Host") or forwarded.get("host", "")
+    prefix = _first(request, "X-Forwarded-Prefix").rstrip("/")
+    return PublicUrl(
+        scheme.lower() if scheme.lower() in ("http", "https") else "https" if request.scheme == "https" else "",
+        host if _HOST.fullmatch(host) else request.host,
+        prefix if _PREFIX.fullmatch(prefix) else "",
+    )
+
+
+def local_path(request: web.Request) -> str:
+    """Return the path of a request without the prefix of the configured URL, which a proxy may leave or take away."""
+    external = request.app[EXTERNAL_URL]
+    path = request.rel_url.raw_path
+    if external is None or not external.prefix or not path.startswith(f"{external.prefix}/"):
+        return path
+    return path[len(external.prefix) :]
+
+
+def _first(request: web.Request, header: str) -> str:
+    """Return what the first proxy said, the one that the client talks to."""
+    return request.headers.get(header, "").partition(",")[0].strip()

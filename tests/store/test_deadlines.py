@@ -1,0 +1,141 @@
+"""An answer over HTTP waits for the store only so long, and leaves nothing behind that keeps others waiting."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy import event, text
+
+from collector.store import Store, StoreError, StoreSettings
+from tests.support.postgres import PostgresServer
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+SHORT = 0.5  # seconds
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
+
+
+@contextlib.contextmanager
+def frozen(server: PostgresServer) -> Iterator[None]:
+    """Stop every process of a server, as a machine that hangs does."""
+    main = int((server._folder / "data" / "postmaster.pid").read_text().split()[0])
+    pids = [main, *(pid for pid in _pids() if _parent(pid) == main)]
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+async def refused(store: Store) -> str:
+    """Ask until the deadline, and return the error."""
+    with anyio.fail_after(30), pytest.raises(StoreError) as caught:
+        await store.history.within(SHORT).changes()
+    return str(caught.value)
+
+
+async def test_a_frozen_server_keeps_no_answer_waiting(
+    postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Store.open(StoreSettings(url=postgres_server.new_database())) as store:
+        async with anyio.create_task_group() as tasks:  # so that there are connections already
+            for _ in range(8):
+                tasks.start_soon(store.history.within(60).changes)
+        with frozen(postgres_server), caplog.at_level(logging.WARNING):
+            started = time.monotonic()
+            for _ in range(3):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(20):
+                        tasks.start_soon(refused, store)
+            assert time.monotonic() - started < 20
+            assert "the server did not answer in time" in await refused(store)
+        await eventually(lambda: answers(store))
+        await store.history.changes()  # and the others' connections were never touched
+        assert store.database._answerer.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert caplog.text == ""
+
+
+async def answers(store: Store) -> bool:
+    try:
+        await store.history.within(SHORT).changes()
+    except StoreError:
+        return False
+    return True
+
+
+async def test_a_query_that_takes_too_long_is_ended(settings: StoreSettings, caplog: pytest.LogCaptureFixture) -> None:
+    async with Store.open(settings) as store:
+        for _ in range(6):
+            with pytest.raises(StoreError, match="in time"):
+                await ask(store, text(ENDLESS), SHORT)
+            await eventually(lambda: answers(store))
+        assert store.database._answerer.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert caplog.text == ""
+
+
+async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: StoreSettings) -> None:
+    hangs = True
+
+    def hang() -> int:
+        while hangs:
+            time.sleep(0.01)
+        return 1
+
+    async with Store.open(sqlite_settings) as store:
+
+        @event.listens_for(store.database._answerer.sync_engine, "connect")
+        def connected(connection: Any, _record: object) -> None:
+            connection.create_function("hang", 0, hang)
+
+        await store.database._answerer.dispose()  # connections that do not know it
+        threads = threading.active_count()
+        for _ in range(12):
+            with pytest.raises(StoreError, match="not read in time"):
+                await ask(store, text("SELECT hang()"), 0.1)
+        assert threading.active_count() <= threads + 4
+        hangs = False
+        await eventually(lambda: answers(store))
+        await eventually(lambda: not store.database._answers)
+
+
+async def ask(store: Store, query: Any, seconds: float) -> None:
+    """Ask the database anything, as the history asks it."""
+    deadline = anyio.current_time() + seconds
+
+    async def run() -> None:
+        async with store.database.answer(deadline) as connection:
+            await connection.execute(query)
+
+    await store.database.within(deadline, run())
+
+
+async def test_a_server_that_restarted_is_asked_again_at_once(postgres_server: PostgresServer) -> None:
+    async with Store.open(StoreSettings(url=postgres_server.new_database())) as store:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(store.history.within(60).changes)
+        await anyio.to_thread.run_sync(postgres_server.stop)
+        await anyio.to_thread.run_sync(postgres_server.start)
+        assert await store.history.within(60).changes() == []
