@@ -31,7 +31,7 @@ class Reloader:
         await self.ready.wait()
         async with self._lock:  # a signal and a changed file may come at once
             try:
-                config = await anyio.to_thread.run_sync(load, path)
+                config = await anyio.to_thread.run_sync(load, path, abandon_on_cancel=True)
             except ConfigError as error:
                 log.error("rejected the new configuration; keeping the current one: %s", error)  # noqa: TRY400
                 return

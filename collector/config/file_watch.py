@@ -29,16 +29,18 @@ async def config_changes(path: Path, config: Config) -> AsyncIterator[None]:
     before: bytes | None = None  # before the first look
     missing = False
     async for _ in _directory_changes(path):
-        after = await anyio.to_thread.run_sync(_content, path)
+        after = await anyio.to_thread.run_sync(_content, path, abandon_on_cancel=True)
         if after is None:
             await anyio.sleep(_REPLACE_SECONDS)
-            after = await anyio.to_thread.run_sync(_content, path)
+            after = await anyio.to_thread.run_sync(_content, path, abandon_on_cancel=True)
         if after is None:
             if not missing:
                 log.warning("configuration file is missing; keeping the current configuration", extra=fields)
             missing = True
             continue
-        changed = after != before if before is not None else await anyio.to_thread.run_sync(_differs, path, config)
+        changed = after != before
+        if before is None:
+            changed = await anyio.to_thread.run_sync(_differs, path, config, abandon_on_cancel=True)
         if missing and not changed:
             log.info("configuration file is back, unchanged", extra=fields)
         before, missing = after, False

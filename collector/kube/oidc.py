@@ -125,7 +125,7 @@ class Oidc:
             issuer = parse_url(self._issuer)
         except ValueError:
             raise BadContextError(f"{self._where}: idp-issuer-url: not a URL") from None
-        context = await anyio.to_thread.run_sync(self._context)
+        context = await anyio.to_thread.run_sync(self._context, abandon_on_cancel=True)
         proxy = choose(issuer, "", os.environ, self._where)
         try:
             with anyio.fail_after(RENEWAL_TIMEOUT_SECONDS):

@@ -1,7 +1,7 @@
 """One commit of the history: what it holds, and what it does to the tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio.to_thread
 from sqlalchemy import Executable, Text, bindparam, delete, exists, func, insert, select, tuple_, update
@@ -13,9 +13,20 @@ from collector.store.codec import encode_node, encode_records
 from collector.store.database import Database
 from collector.store.plan import OpenPlacement, Plan, differences, plan
 
-__all__ = ["Commit"]
+__all__ = ["Commit", "Unstored"]
 
 ROWS_PER_STATEMENT = 500  # the driver prepares them on the event loop, in a few milliseconds
+
+
+class Unstored(NamedTuple):
+    """What happened to GPUs, and records of readings for the sinks, that the store does not have."""
+
+    changes: int = 0
+    records: int = 0
+
+    def plus(self, changes: int, records: int) -> "Unstored":
+        """Return the sum of both."""
+        return Unstored(self.changes + changes, self.records + records)
 
 
 class Commit:
@@ -36,6 +47,7 @@ class Commit:
         self.readings: list[tuple[float, list[SinkRecord]]] = []  # Unix seconds, and the records of that reading
         self.removed_clusters: set[str] = set()  # whose absent GPUs are forgotten
         self.size = 0  # changes and records
+        self.dropped = Unstored()  # for want of memory
         self.gap = gap  # changes are missing, and have to be found from the nodes
         self.goal = goal  # how many steps are in it or before it
         self.number = number  # of this process's commits
@@ -44,9 +56,15 @@ class Commit:
     def drop_changes(self) -> int:
         """Keep only where the GPUs are, and not how they came there; returns how much was dropped."""
         dropped, self.gap, self.size = self.size, True, 0
+        self.dropped = self.unstored
         self.changes.clear()
         self.readings.clear()
         return dropped
+
+    @property
+    def unstored(self) -> Unstored:
+        """What is lost if it is never written."""
+        return self.dropped.plus(len(self.changes), sum(len(records) for _, records in self.readings))
 
     async def prepare(self) -> None:
         """Encode the nodes, in a thread and before the transaction; nothing is to be added from then on."""

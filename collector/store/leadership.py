@@ -14,6 +14,7 @@ import anyio
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from collector.end_deadline import Stage
 from collector.model import NodeState, Place
 from collector.store import schema
 from collector.store.database import Database
@@ -169,7 +170,8 @@ class Leadership:
         """End the connection rather than give it back, for the lock is its session's."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):
+            seconds = min(CLOSE_TIMEOUT_SECONDS, self._database.end.left(Stage.RELEASE))
+            with anyio.move_on_after(seconds, shield=True):
                 try:
                     await connection.invalidate()
                     await connection.close()

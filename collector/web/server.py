@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from collector.config import ConfigError, ServerSettings
+from collector.end_deadline import EndDeadline, Stage
 from collector.files import UnreadableFileError, read_secret
 from collector.text import describe_os_error, one_line
 from collector.views.collector_view import CollectorView
@@ -30,13 +31,16 @@ async def serve(
     *,
     ready: Callable[[str], None],
     limits: HttpLimits = DEFAULT_LIMITS,
+    end: EndDeadline | None = None,
 ) -> None:
     """Serve until cancelled; `ready` is called with the URL as soon as connections are accepted.
 
+    `end` is the deadline of the whole process.
+
     Raises ConfigError when the address cannot be listened on or a certificate or token file cannot be used.
     """
-    tls = await anyio.to_thread.run_sync(ServerTls.load, server)
-    await anyio.to_thread.run_sync(_check_token_file, server)
+    tls = await anyio.to_thread.run_sync(ServerTls.load, server, abandon_on_cancel=True)
+    await anyio.to_thread.run_sync(_check_token_file, server, abandon_on_cancel=True)
     runner = web.AppRunner(
         application(collector, server, limits),
         logger=_handling,
@@ -58,7 +62,9 @@ async def serve(
         else:
             await tls.watch_files(limits.certificate_check_interval)
     finally:
-        with anyio.move_on_after(limits.shutdown_timeout + 1, shield=True):
+        end = end or EndDeadline()
+        end.begin()
+        with anyio.move_on_after(min(limits.shutdown_timeout + 1, end.left(Stage.STORE)), shield=True):
             await runner.cleanup()
 
 

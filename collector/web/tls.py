@@ -46,12 +46,12 @@ class ServerTls(ssl.SSLContext):
         """Load the files whenever they change, until cancelled; `interval` is the seconds between two looks at them."""
         while True:
             await anyio.sleep(interval)
-            stamps = await anyio.to_thread.run_sync(self._file_stamps)
+            stamps = await anyio.to_thread.run_sync(self._file_stamps, abandon_on_cancel=True)
             if stamps == self._stamps:
                 continue
             self._stamps = stamps
             try:
-                self._newest = await anyio.to_thread.run_sync(_load, self._server)
+                self._newest = await anyio.to_thread.run_sync(_load, self._server, abandon_on_cancel=True)
             except ConfigError as error:
                 log.warning("TLS certificate rejected, keeping the current one: %s", error)
             else:
