@@ -1,7 +1,12 @@
 """gpuid: one true inventory of the physical NVIDIA GPUs of many Kubernetes clusters."""
 
-from importlib.metadata import version
-
 __all__ = ["__version__"]
 
-__version__ = version("gpuid-collector")
+
+def __getattr__(name: str) -> str:
+    # On demand: looking it up takes longer than Python takes to start, and signals are not handled before.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("gpuid-collector")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

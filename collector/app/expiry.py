@@ -45,7 +45,7 @@ class SinkExpiry:
         while True:
             changed = self._changed.current
             for name, settings in self._sinks.items():
-                found = await anyio.to_thread.run_sync(_expiry, settings)
+                found = await anyio.to_thread.run_sync(_expiry, settings, abandon_on_cancel=True)
                 if not changed.is_set():
                     self._metrics.sink_credential_expiry(name, found)
             with anyio.move_on_after(self._interval):

@@ -48,7 +48,7 @@ class Reloader:
         """Put the clusters and sinks of a file in force; a bad file is rejected and the old ones stay."""
         await self.ready.wait()
         async with self._lock:  # a signal and a changed file may come at once
-            content = await anyio.to_thread.run_sync(read_content, path)
+            content = await anyio.to_thread.run_sync(read_content, path, abandon_on_cancel=True)
             if isinstance(content, OSError):
                 self._cannot_read(path, content)
             else:
@@ -65,7 +65,7 @@ class Reloader:
                     continue
                 back = not self.status.readable
                 if self._seen is None:  # it may have changed since the start
-                    changed = await anyio.to_thread.run_sync(_differs, path, self._started_with)
+                    changed = await anyio.to_thread.run_sync(_differs, path, self._started_with, abandon_on_cancel=True)
                 else:
                     changed = content != self._seen
                 if back and not changed:
@@ -78,7 +78,7 @@ class Reloader:
         """Put a file in force; `content` is what it held a moment ago, a later one is seen as another change."""
         self._seen = content
         try:
-            config = await anyio.to_thread.run_sync(load, path)
+            config = await anyio.to_thread.run_sync(load, path, abandon_on_cancel=True)
         except ConfigError as error:
             self._failed(str(error), readable=True)
             if not quiet:

@@ -22,10 +22,11 @@ from collector.app.view import LiveCollector
 from collector.config import Config
 from collector.delivery.delivery import Delivery
 from collector.delivery.reconciler import SinkReconciler
+from collector.end_deadline import EndDeadline
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Change
-from collector.store import Store
+from collector.store import Store, Unstored
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 from collector.web import serve
@@ -40,6 +41,7 @@ class Service:
     """
 
     def __init__(self, config: Config, *, listeners: Sequence[Callable[[Change], None]] = ()) -> None:
+        self.end = EndDeadline()
         self.inventory = Inventory()
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.exposition = Exposition(
@@ -81,7 +83,8 @@ class Service:
         async with AsyncExitStack() as stack:
             store_tasks: list[tuple[Callable[[], Coroutine[Any, Any, None]], str]] = []
             if self._config.store is not None:
-                store_tasks = await self._start_store(await stack.enter_async_context(Store.open(self._config.store)))
+                store = await stack.enter_async_context(Store.open(self._config.store, end=self.end))
+                store_tasks = await self._start_store(store)
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(gc_freeze.run, name="garbage collection")
                 self._tasks.start_soon(self.exposition.run, name="exposition")
@@ -93,14 +96,25 @@ class Service:
                     self._tasks.start_soon(self._reloader.run, reload_from, name="configuration")
                 try:
                     await serve(
-                        self._view(), self._config.server, ready=ready, on_certificate=self.metrics.server_certificate
+                        self._view(),
+                        self._config.server,
+                        ready=ready,
+                        on_certificate=self.metrics.server_certificate,
+                        end=self.end,
                     )
                 finally:
+                    self.end.begin()
                     self._tasks.cancel_scope.cancel()
 
     async def reload(self, path: Path) -> None:
         """Put the clusters and sinks of the file at `path` in force; a bad file is rejected and the old ones stay."""
         await self._reloader.reload(path)
+
+    def unstored(self) -> tuple[Unstored, str]:
+        """Return what has happened and is not in the store, and why as far as that is known."""
+        if self._store is None:
+            return Unstored(), ""
+        return self._store.history_writer.unstored, self._store.health.status.message
 
     async def _start_store(self, store: Store) -> list[tuple[Callable[[], Coroutine[Any, Any, None]], str]]:
         """Restore what the last run knew; returns the tasks that record and deliver from now on, with their names."""

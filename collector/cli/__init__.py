@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from collector import __version__
 from collector.cli.suggestions import unknown_name
 from collector.model import GpuidError
+from collector.shortage import SHORTAGE_EXIT_CODE, why_short
 from collector.text import describe_os_error, one_line
 
 __all__ = ["gpuid", "main"]
@@ -112,7 +113,7 @@ class _Commands(click.Group):
             ours = [leaf for leaf in leaves if isinstance(leaf, GpuidError)]
             if len(ours) < len(leaves):
                 raise
-            _end(str(ours[0]), 2)
+            _end_on(ours[0])
         sys.exit(result if isinstance(result, int) else 0)
 
 
@@ -128,6 +129,13 @@ def _unwrapped(command: _C) -> _C:
 def _end(message: str, code: int) -> NoReturn:
     click.echo(f"gpuid: {one_line(message)}", err=True)
     sys.exit(code)
+
+
+def _end_on(error: GpuidError) -> NoReturn:
+    message, why = str(error), why_short(error)
+    if why is None:
+        _end(message, 2)
+    _end(message if why in message else f"{message}: {why}", SHORTAGE_EXIT_CODE)
 
 
 def _end_without_output(leaves: Iterable[BaseException]) -> NoReturn:

@@ -12,7 +12,7 @@ from collector import config
 from collector.app.service import Service
 from collector.cli.logs import LEVELS, configure
 from collector.cli.options import DURATION, LISTEN, reworded
-from collector.cli.signals import stop_signals
+from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import Duration, Listen
 from collector.inventory import Inventory
 from collector.model import ClusterState
@@ -51,25 +51,28 @@ def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duratio
     configure(log_level, "text")
     simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus)
     with reworded(lambda error: error.replace("server.listen", "--listen", 1)):
-        anyio.run(_demo, simulator, listen, duration, backend_options={"use_uvloop": True})
+        run_until_stopped(_demo, simulator, listen, duration)
 
 
 async def _demo(simulator: Simulator, listen: Listen, duration: float | None) -> None:
-    async with simulator:
-        service = Service(_config(simulator, listen))
+    with stop_signals() as stopped:  # before there is anything that would be left behind
         async with anyio.create_task_group() as tasks:
 
             async def stop() -> None:
-                with stop_signals() as stopped, anyio.move_on_after(duration):
-                    await stopped()
+                await stopped()
                 tasks.cancel_scope.cancel()
 
-            def ready(url: str) -> None:
-                click.echo(_banner(simulator, url))
-                tasks.start_soon(_Scenario(simulator, service).run)
-
             tasks.start_soon(stop)
-            await service.run(ready=ready)
+            async with simulator:
+                service = Service(_config(simulator, listen))
+
+                def ready(url: str) -> None:
+                    click.echo(_banner(simulator, url))
+                    tasks.start_soon(_Scenario(simulator, service).run)
+
+                with anyio.move_on_after(duration):
+                    await service.run(ready=ready)
+                tasks.cancel_scope.cancel()
     click.echo("Demo stopped.")
 
 

@@ -8,6 +8,7 @@ from typing import TextIO
 import msgspec
 
 from collector.redaction import redact_lines
+from collector.shortage import why_short
 from collector.text import escaped, printable_json
 from collector.timestamps import rfc3339
 
@@ -43,7 +44,7 @@ class JsonFormatter(logging.Formatter):
             **_fields(record),
         }
         if record.exc_info and record.exc_info[0] is not None:
-            event["exception"] = "\n".join(_traceback(record))
+            event["exception"] = why_short(record.exc_info[1]) or "\n".join(_traceback(record))
         encodable = {key: _encodable(value) for key, value in event.items()}
         return printable_json(msgspec.json.encode(encodable)).decode()
 
@@ -58,8 +59,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one event as text."""
         fields = "".join(f"  {key}={value}" for key, value in _fields(record).items())
-        line = escaped(f"{rfc3339(record.created)}  {record.levelname:<7}  {record.getMessage()}{fields}")
-        if record.exc_info and record.exc_info[0] is not None:
+        why = why_short(record.exc_info[1]) if record.exc_info else None
+        event = record.getMessage() if why is None else f"{record.getMessage()}: {why}"
+        line = escaped(f"{rfc3339(record.created)}  {record.levelname:<7}  {event}{fields}")
+        if record.exc_info and record.exc_info[0] is not None and why is None:
             line += "".join(f"\n{TRACEBACK_INDENT}{escaped(each)}" for each in _traceback(record))
         return line
 

@@ -1,5 +1,6 @@
 """`gpuid run`: the collector, until a signal ends it."""
 
+import functools
 import logging
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from collector.app import Service, load
 from collector.cli.logs import configure
 from collector.cli.options import config_option, log_options, reworded
 from collector.cli.progress import show_first_inventory
-from collector.cli.signals import stop_signals
+from collector.cli.signals import run_until_stopped, stop_signals
+from collector.config import Config, ConfigError
+from collector.files import in_time
+from collector.stop import process_stop
+from collector.text import counted
 
 __all__ = ["run"]
 
@@ -25,27 +30,37 @@ def run(config: Path, log_level: str, log_format: str) -> None:
     r"""Collect from all clusters of a configuration and serve metrics, API and page.
 
     The configuration is reloaded on SIGHUP and when the file changes; clusters that have not changed keep
-    running. SIGTERM and Ctrl-C stop the collector.
+    running. SIGTERM and Ctrl-C stop the collector within 8 seconds; a second one stops it at once.
 
     \b
     Example:
       gpuid run -c gpuid.toml
     """
     configure(log_level, log_format)
-    service = Service(load(config))
+    service = Service(_load(config))
+    process_stop.report = functools.partial(_report_losses, service)
     with reworded(lambda error: f"{config}: {error}"):
-        anyio.run(_run, service, config, backend_options={"use_uvloop": True})
+        run_until_stopped(_run, service, config)
+
+
+def _load(config: Path) -> Config:
+    # In a thread, for a signal does not reach Python while the main one hangs in a file system.
+    try:
+        return in_time(config, functools.partial(load, config))
+    except OSError as error:
+        raise ConfigError(f"{config}: {error.strerror}") from None
 
 
 async def _run(service: Service, path: Path) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_handle_signals, service, path, tasks, name="signals")
+        with service.end.calling(process_stop.begin):
+            tasks.start_soon(_handle_signals, service, path, tasks, name="signals")
 
-        def ready(url: str) -> None:
-            log.info("serving on %s", url, extra={"config": str(path)})
-            tasks.start_soon(show_first_inventory, service, name="progress")
+            def ready(url: str) -> None:
+                log.info("serving on %s", url, extra={"config": str(path)})
+                tasks.start_soon(show_first_inventory, service, name="progress")
 
-        await service.run(ready=ready, reload_from=path)
+            await service.run(ready=ready, reload_from=path)
 
 
 async def _handle_signals(service: Service, path: Path, tasks: TaskGroup) -> None:
@@ -55,4 +70,17 @@ async def _handle_signals(service: Service, path: Path, tasks: TaskGroup) -> Non
     with stop_signals(on_hangup=reload) as stopped:
         received = await stopped()
     log.info("stopping on %s", received.name)
+    service.end.begin(process_stop.since)
     tasks.cancel_scope.cancel()
+
+
+def _report_losses(service: Service) -> None:
+    """Log what has happened to GPUs and is not in the store, and never will be; called once, when all else is done."""
+    unstored, reason = service.unstored()
+    if any(unstored):
+        log.error(
+            "%s and %s could not be stored; the next start records only where the GPUs are by then",
+            counted(unstored.changes, "change"),
+            counted(unstored.records, "reading record"),
+            extra={"reason": reason or "the store did not answer in time", **unstored._asdict()},
+        )

@@ -1,29 +1,77 @@
 """How a command that keeps running is stopped: by SIGINT (Ctrl-C) or SIGTERM."""
 
+import asyncio
+import contextlib
+import functools
+import logging
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import anyio
 
-__all__ = ["stop_signals"]
+from collector.model import GpuidError
+from collector.shortage import check_threads
+from collector.stop import ProcessStop, process_stop
+
+__all__ = ["run_until_stopped", "stop_signals"]
+
+log = logging.getLogger(__name__)
+
+
+def run_until_stopped(
+    serve: Callable[..., Awaitable[None]], *arguments: object, process: ProcessStop = process_stop
+) -> None:
+    """Run `serve` on an event loop, until it ends; after a signal, errors of what that interrupted are none.
+
+    A thread that still hangs then does not keep the process from ending.
+    """
+    try:
+        anyio.run(_serve, serve, *arguments, backend_options={"use_uvloop": True})
+    except* GpuidError as group:
+        if process.received is None:
+            raise
+        log.warning("interrupted by the end: %s", _first(group))
+    finally:
+        process.report_once()
+    process.leave()
+
+
+async def _serve(serve: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    check_threads()
+    # libuv starts its threads with the first name that it resolves, and aborts without a word where it cannot. So that
+    # is done while the memory that was just tried is there: with something that is no address, and never looked up.
+    with contextlib.suppress(OSError):
+        await asyncio.get_running_loop().getaddrinfo("-", 0, flags=socket.AI_NUMERICHOST)
+    await serve(*arguments)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 @contextmanager
-def stop_signals(*, on_hangup: Callable[[], None] | None = None) -> Iterator[Callable[[], Awaitable[signal.Signals]]]:
-    """Catch SIGINT and SIGTERM inside of the block, and yield a function that waits for one of them and returns it.
+def stop_signals(
+    *, on_hangup: Callable[[], None] | None = None, process: ProcessStop = process_stop
+) -> Iterator[Callable[[], Awaitable[signal.Signals]]]:
+    """Yield a function that waits for SIGINT or SIGTERM and returns it; one that has come before counts.
 
-    With `on_hangup`, SIGHUP is caught too, and calls it while that function waits.
+    With `on_hangup`, SIGHUP calls it. After the block, the signals are still handled: a second one ends the process.
     """
-    hangup = () if on_hangup is None else (signal.SIGHUP,)
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup) as received:
+    loop = asyncio.get_running_loop()  # of uvloop too; a signal's handler needs a way onto it
+    stopped = anyio.Event()
 
-        async def wait() -> signal.Signals:
-            async for number in received:
-                if number is not signal.SIGHUP:
-                    return number
-                if on_hangup is not None:
-                    on_hangup()
-            raise RuntimeError("the signal receiver ended")
+    async def wait() -> signal.Signals:
+        await stopped.wait()
+        assert process.received is not None  # noqa: S101
+        return process.received
 
+    hang_up = None if on_hangup is None else functools.partial(loop.call_soon_threadsafe, on_hangup)
+    process.listen(functools.partial(loop.call_soon_threadsafe, stopped.set), hang_up)
+    try:
         yield wait
+    finally:
+        process.ignore()

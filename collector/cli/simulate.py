@@ -9,7 +9,7 @@ import click
 import watchfiles
 
 from collector.cli.options import DURATION, LISTEN
-from collector.cli.signals import stop_signals
+from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import ConfigError, Duration, Listen
 from collector.simulator import Simulator
 from collector.text import counted, describe_os_error
@@ -80,7 +80,7 @@ def simulate(
         ports=listen.port,
         seed=seed,
     )
-    anyio.run(_simulate, simulator, output, duration, backend_options={"use_uvloop": True})
+    run_until_stopped(_simulate, simulator, output, duration)
 
 
 async def _simulate(simulator: Simulator, output: Path | None, duration: float | None) -> None:

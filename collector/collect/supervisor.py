@@ -15,6 +15,7 @@ from collector.collect.watcher import ClusterWatcher
 from collector.config import ClusterSettings
 from collector.events import ResettableEvent
 from collector.model import ClusterState, ClusterStatus
+from collector.shortage import why_short
 
 __all__ = ["ClusterSupervisor"]
 
@@ -96,7 +97,8 @@ class ClusterSupervisor:
             ClusterStatus(
                 cluster=self.cluster.name,
                 state=ClusterState.SERVER_ERROR,
-                message=f"the cluster's task crashed with {_cause(error)} and restarts; see the log",
+                message=why_short(error)
+                or f"the cluster's task crashed with {_cause(error)} and restarts; see the log",
                 since=time.time(),
             )
         )

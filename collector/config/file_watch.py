@@ -27,13 +27,13 @@ async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
     """
     stamp = None
     async for changed in _directory_changes(path):
-        before, stamp = stamp, await anyio.to_thread.run_sync(file_stamp, path)
+        before, stamp = stamp, await anyio.to_thread.run_sync(file_stamp, path, abandon_on_cancel=True)
         if not changed and stamp == before:
             continue
-        content = await anyio.to_thread.run_sync(read_content, path)
+        content = await anyio.to_thread.run_sync(read_content, path, abandon_on_cancel=True)
         if isinstance(content, OSError):
             await anyio.sleep(_REPLACE_SECONDS)
-            content = await anyio.to_thread.run_sync(read_content, path)
+            content = await anyio.to_thread.run_sync(read_content, path, abandon_on_cancel=True)
         yield content
 
 

@@ -4,13 +4,15 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import anyio
 from anyio.abc import TaskGroup
 
 from collector.config.sinks import SinkSettings
 from collector.delivery.observer import DeliveryObserver
-from collector.delivery.worker import DRAIN_SECONDS, SinkWorker, Wait, wait_for_any
+from collector.delivery.worker import SinkWorker, Wait, wait_for_any
+from collector.end_deadline import Stage
 from collector.sinks import Sink, open_sink
 from collector.store import Store, StoreError, Subscription
 
@@ -39,7 +41,6 @@ class Delivery:
         clock: Callable[[], float] = time.time,
         wait: Wait = wait_for_any,
         rng: random.Random | None = None,
-        drain_seconds: float = DRAIN_SECONDS,
         report_seconds: float = REPORT_SECONDS,
     ) -> None:
         self._store = store
@@ -50,7 +51,7 @@ class Delivery:
         self._clock = clock
         self._wait = wait
         self._rng = rng
-        self._drain_seconds = drain_seconds
+        self._deadline = store.database.end
         self._report_seconds = report_seconds
         self._ending = anyio.Event()
         self._workers: dict[str, SinkWorker] = {}
@@ -69,13 +70,14 @@ class Delivery:
             self._start(self._workers[name])
 
     async def run(self) -> None:
-        """Deliver until cancelled, then for at most `drain_seconds` what still waits. May be called once."""
+        """Deliver until cancelled, then what still waits, as long as the end leaves time for it. May be called once."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._run_workers, name="sinks")
             tasks.start_soon(self._report_backlogs, name="sinks: backlog")
             try:
                 await anyio.sleep_forever()
             finally:
+                self._deadline.begin()
                 self._ending.set()
 
     def _new_worker(self, name: str, settings: SinkSettings) -> SinkWorker:
@@ -90,7 +92,7 @@ class Delivery:
             clock=self._clock,
             wait=self._wait,
             rng=self._rng,
-            drain_seconds=self._drain_seconds,
+            deadline=self._deadline,
         )
 
     def _start(self, worker: SinkWorker) -> None:
@@ -104,7 +106,15 @@ class Delivery:
                 for worker in self._workers.values():
                     self._start(worker)
                 await self._ending.wait()
-                self._tasks.cancel_scope.deadline = anyio.current_time() + self._drain_seconds
+                self._tasks.cancel_scope.deadline = anyio.current_time() + self._deadline.left(Stage.DELIVER)
+            await self._report_undelivered()
+
+    async def _report_undelivered(self) -> None:
+        """Log what waits for each sink: it is not lost."""
+        with anyio.move_on_after(self._deadline.left(Stage.STORE)), suppress(StoreError):
+            for name in self._workers if self._store.leadership.leads else ():
+                if records := (await self._outbox.backlog(name)).records:
+                    log.info("undelivered records stay in the outbox", extra={"sink": name, "records": records})
 
     async def _report_backlogs(self) -> None:
         while True:

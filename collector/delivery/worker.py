@@ -17,15 +17,16 @@ import anyio
 from collector.backoff import Backoff
 from collector.config.sinks import SinkSettings
 from collector.delivery.observer import DeliveryObserver
+from collector.end_deadline import EndDeadline, Stage
 from collector.events import wait_any
 from collector.sinks import KnownKeyError, Reason, RejectedError, Sink, SinkError, TooLargeError, UnavailableError
 from collector.store import Batch, BatchState, Outbox, StoreError
 
-__all__ = ["DRAIN_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
+__all__ = ["CLOSE_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
 
 POLL_SECONDS = 2.0  # until the outbox is read again without a commit: for replayed dead letters and the lead
 SETTLE_SECONDS = 0.05  # between two reads of the outbox while commits add to a batch
-DRAIN_SECONDS = 5.0  # to deliver what waits when the delivery ends, and to close a sink
+CLOSE_SECONDS = 5.0  # that a sink has to close
 SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
 GROW_AFTER_BATCHES = 100  # that are delivered in a row before a sink that found one too large gets larger ones again
@@ -91,7 +92,7 @@ class SinkWorker:
         clock: Callable[[], float],
         wait: Wait = wait_for_any,
         rng: random.Random | None = None,
-        drain_seconds: float = DRAIN_SECONDS,
+        deadline: EndDeadline,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -103,7 +104,7 @@ class SinkWorker:
         self._clock = clock
         self._wait = wait
         self._rng = rng
-        self._drain_seconds = drain_seconds
+        self._deadline = deadline
         self._scope = anyio.CancelScope()
         self._started = False
         self._ended = anyio.Event()
@@ -121,8 +122,7 @@ class SinkWorker:
                 if not self._trouble:
                     await self._guarded(self._drain)
         finally:
-            with anyio.move_on_after(self._drain_seconds, shield=True):
-                await self._close()
+            await self._close()
             self._ended.set()
 
     async def stop(self) -> None:
@@ -164,7 +164,7 @@ class SinkWorker:
 
     async def _drain(self) -> None:
         """Deliver everything that waits, full batches or not, until an attempt fails."""
-        await self._store.flushed(self._drain_seconds)
+        await self._store.flushed(self._deadline.left(Stage.DELIVER))
         while not self._trouble and self._store.leads:
             waiting = await self._outbox.next_batch_state(self.name, self._limit)
             batch = await self._outbox.next_batch(self.name, self._limit)
@@ -262,7 +262,8 @@ class SinkWorker:
         self._observer.on_export_failure(self.name, records, reason)
 
     async def _close(self) -> None:
-        try:
-            await self._sink.aclose()
-        except Exception:
-            log.exception("error while closing sink", extra={"sink": self.name})
+        with anyio.move_on_after(min(CLOSE_SECONDS, self._deadline.left(Stage.STORE)), shield=True):
+            try:
+                await self._sink.aclose()
+            except Exception:
+                log.exception("error while closing sink", extra={"sink": self.name})

@@ -132,13 +132,13 @@ class CredentialPlugin:
         return credential
 
     async def _obtain(self) -> Credential:
-        information = await anyio.to_thread.run_sync(self._information)
+        information = await anyio.to_thread.run_sync(self._information, abandon_on_cancel=True)
         environment = {
             **os.environ,
             **_variables(self._plugin),
             "KUBERNETES_EXEC_INFO": msgspec.json.encode(information).decode(),
         }
-        command = await anyio.to_thread.run_sync(self._find)
+        command = await anyio.to_thread.run_sync(self._find, abandon_on_cancel=True)
         # Waiting for it is not the plugin's fault, so its time starts after.
         async with _ALL_PLUGINS.slots.hold(self._shared.rank):
             output = await self._communicate([command, *(self._plugin.args or ())], environment)

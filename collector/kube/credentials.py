@@ -124,7 +124,7 @@ class FileCredentials:
 
     async def _read(self) -> None:
         try:
-            found = await anyio.to_thread.run_sync(self._load)
+            found = await anyio.to_thread.run_sync(self._load, abandon_on_cancel=True)
         except BadContextError:
             # The file may be half-written; the token read before is probably still valid.
             if self._current is None:

@@ -15,6 +15,7 @@ from collector.backoff import MAX_RETRY_AFTER_SECONDS, parse_retry_after
 from collector.http_errors import NO_UPGRADE, reason, tls_cause
 from collector.model import ClusterState, GpuidError
 from collector.redaction import redact
+from collector.shortage import why_short
 from collector.text import describe_redirect
 
 __all__ = [
@@ -220,6 +221,8 @@ def from_transport(host: str, error: BaseException) -> ClusterError:
 
 def unexpected(what: str, error: Exception) -> BadContextError:
     """Return the error for one that nobody foresaw; its text is left out, as it may hold a secret."""
+    if (why := why_short(error)) is not None:
+        return BadContextError(f"{what}: {why}")
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f"{Path(last[0].filename).name}, line {last[0].lineno}" if last else "an unknown place"
     log.error("unexpected %s in %s: %s", type(error).__name__, place, what)

@@ -125,7 +125,7 @@ class Oidc:
             parse_url(self._issuer)
         except ValueError:
             raise BadContextError(f"{self._where}: idp-issuer-url: not a URL") from None
-        context = await anyio.to_thread.run_sync(self._context)
+        context = await anyio.to_thread.run_sync(self._context, abandon_on_cancel=True)
         try:
             with anyio.fail_after(RENEWAL_TIMEOUT_SECONDS):
                 answer = await self._ask(context, "GET", f"{self._issuer}/.well-known/openid-configuration")

@@ -391,7 +391,7 @@ class Session:
             if not now and not self._check_due():
                 return
             self._checked_at = self._clock()
-            stamps = await anyio.to_thread.run_sync(_stamps, self._settings.info, self._stamps)
+            stamps = await anyio.to_thread.run_sync(_stamps, self._settings.info, self._stamps, abandon_on_cancel=True)
             if stamps == self._stamps:
                 return
             self._stamps = stamps
@@ -412,7 +412,7 @@ class Session:
     async def _connect(self) -> None:
         """Read the kubeconfig and connect as it says from the next request on; raises BadContextError."""
         try:
-            await self._adopt(await anyio.to_thread.run_sync(self._find))
+            await self._adopt(await anyio.to_thread.run_sync(self._find, abandon_on_cancel=True))
         except ClusterError:
             raise
         except Exception as error:
@@ -420,8 +420,8 @@ class Session:
 
     async def _adopt(self, info: ConnectionInfo) -> None:
         """Connect as `info` says from the next request on; credentials that it leaves as they were are kept."""
-        stamps = await anyio.to_thread.run_sync(_stamps, info)
-        settings = await anyio.to_thread.run_sync(ConnectionSettings, info, self.evidence)
+        stamps = await anyio.to_thread.run_sync(_stamps, info, abandon_on_cancel=True)
+        settings = await anyio.to_thread.run_sync(ConnectionSettings, info, self.evidence, abandon_on_cancel=True)
         before = self._info
         add_connection(self.secrets, info, settings)
         same = {"where": info.where, "files": info.files, "user_name": info.user_name}

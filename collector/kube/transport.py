@@ -194,7 +194,7 @@ class Transport:
 
         Raises CredentialPluginFailedError for a credential plugin's certificate that cannot be used.
         """
-        context = await anyio.to_thread.run_sync(settings.context, client_certificate)
+        context = await anyio.to_thread.run_sync(settings.context, client_certificate, abandon_on_cancel=True)
 
         async def refuse(answer: aiohttp.ClientResponse) -> None:
             await _raise_for_status(answer, settings.host, secrets, max_error_size)

@@ -2,6 +2,7 @@
 
 from collector.config.store import StoreSettings
 from collector.store.check import check
+from collector.store.commit import Unstored
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth, StoreStatus
@@ -34,5 +35,6 @@ __all__ = [
     "StoreSettings",
     "StoreStatus",
     "Subscription",
+    "Unstored",
     "check",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio.to_thread
 import msgspec
@@ -15,9 +15,20 @@ from collector.store.codec import decode_last_known, decode_node, encode_node, e
 from collector.store.database import Database
 from collector.store.plan import OpenPlacement, Plan, Recorded, arriving, differences, plan
 
-__all__ = ["Commit", "recorded"]
+__all__ = ["Commit", "Unstored", "recorded"]
 
 ROWS_PER_STATEMENT = 500  # the driver prepares them on the event loop, in a few milliseconds
+
+
+class Unstored(NamedTuple):
+    """What happened to GPUs, and records of readings for the sinks, that the store does not have."""
+
+    changes: int = 0
+    records: int = 0
+
+    def plus(self, changes: int, records: int) -> "Unstored":
+        """Return the sum of both."""
+        return Unstored(self.changes + changes, self.records + records)
 
 
 class Commit:
@@ -39,6 +50,7 @@ class Commit:
         self.readings: list[tuple[float, list[SinkRecord]]] = []  # Unix seconds, and the records of that reading
         self.removed_clusters: set[str] = set()  # whose absent GPUs are forgotten
         self.size = 0  # changes and records
+        self.dropped = Unstored()  # for want of memory
         self.gap = gap  # changes are missing, and have to be found from the nodes
         self.left = dict(left)  # when (Unix seconds) GPUs left their nodes, by UUID, as far as that is known
         self.goal = goal  # how many steps are in it or before it
@@ -50,6 +62,7 @@ class Commit:
         """Keep only where the GPUs are, and not how they came there; returns how much was dropped."""
         dropped, self.gap, self.size = self.size, True, 0
         self.note_departures(self.changes)
+        self.dropped = self.unstored
         self.changes.clear()
         self.readings.clear()
         return dropped
@@ -57,6 +70,11 @@ class Commit:
     def note_departures(self, changes: Iterable[Change]) -> None:
         """Keep, of changes that are dropped, when GPUs left their nodes."""
         self.left.update((change.gpu.uuid, change.time) for change in changes if change.event is Event.VANISHED)
+
+    @property
+    def unstored(self) -> Unstored:
+        """What is lost if it is never written."""
+        return self.dropped.plus(len(self.changes), sum(len(records) for _, records in self.readings))
 
     async def prepare(self, database: Database, now: float) -> None:
         """Encode and plan, in threads and before the transaction; nothing is to be added from then on.

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
+from collector.end_deadline import EndDeadline, Stage
 from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
 from collector.store.errors import FOREIGN, StoreError, explain
@@ -55,8 +56,8 @@ class Database:
     """One open store; made by `Database.open`.
 
     Reads and writes run shielded from cancellation, because they are short and a connection that is left in the middle
-    of one cannot be used again; once the process is about to end, they have until `end_by`. A write is one transaction,
-    and there is one at a time.
+    of one cannot be used again; once the process is about to end (`end`), they have a deadline. A write is one
+    transaction, and there is one at a time.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Database:
         writer: AsyncEngine | None,
         answerer: AsyncEngine | None = None,
         lease: AsyncEngine | None = None,
+        end: EndDeadline | None = None,
     ) -> None:
         self.location = location
+        self.end = end or EndDeadline()
         self.id = ""  # random, and the store's for ever
         self._reader = reader
         self._writer = writer
@@ -82,9 +85,9 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: StoreSettings, mode: OpenMode) -> AsyncIterator[Self]:
+    async def open(cls, settings: StoreSettings, mode: OpenMode, end: EndDeadline | None = None) -> AsyncIterator[Self]:
         """Open a store, as a collector creating and migrating it; raises StoreError."""
-        location = locate(settings.url)
+        location, end = locate(settings.url), end or EndDeadline()
         if isinstance(location, PostgresLocation) and settings.password_file is not None:
             with suppress(UnreadableFileError):  # which connecting reports
                 location = location._replace(password=read_secret(settings.password_file))  # errors must not repeat it
@@ -100,8 +103,10 @@ class Database:
                     answerer = _postgres(location, settings.password_file, connections=ANSWER_CONNECTIONS, ping=False)
                 else:
                     if mode is OpenMode.COLLECTOR:
-                        stack.callback(os.close, _claim(location.path))
-                    await anyio.to_thread.run_sync(_check_file, location.path, mode)
+                        # In a thread: nothing would end a process whose main thread hangs in a file system.
+                        claim = await anyio.to_thread.run_sync(_claim, location.path, abandon_on_cancel=True)
+                        stack.callback(os.close, claim)
+                    await anyio.to_thread.run_sync(_check_file, location.path, mode, abandon_on_cancel=True)
                     reader = answerer = _sqlite(
                         location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
                     )
@@ -111,8 +116,9 @@ class Database:
                             location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
                         )
                 for engine in filter(None, {reader, writer, answerer, lease}):
-                    stack.push_async_callback(_dispose, engine)
-                database = cls(location, reader, writer, answerer, lease)
+                    stack.push_async_callback(_dispose, engine, end)
+                database = cls(location, reader, writer, answerer, lease, end)
+                stack.enter_context(end.calling(database._limit))
                 stack.push_async_callback(database._end_answers)
                 await database._prepare(mode)
                 if mode is OpenMode.COLLECTOR:
@@ -269,11 +275,11 @@ class Database:
             return (0, 0)
         return (status.st_dev, status.st_ino)
 
-    def end_by(self, deadline: float) -> None:
-        """Let nothing that runs now or later take longer than `deadline`, on the event loop's clock."""
-        self._deadline = deadline
+    def _limit(self) -> None:
+        """Let nothing that runs now or later take longer than the end of the process leaves to it."""
+        self._deadline = anyio.current_time() + self.end.left(Stage.STORE)
         for scope in self._scopes:
-            scope.deadline = min(scope.deadline, deadline)
+            scope.deadline = min(scope.deadline, self._deadline)
 
     def insert(self, table: Table) -> Any:
         """Begin an INSERT that can say what to do on conflict, which each engine says in its own way."""
@@ -441,6 +447,7 @@ def _password(path: Path) -> str:
         raise StoreError(f"store.password_file {path}: {error}") from None
 
 
-async def _dispose(engine: AsyncEngine) -> None:
-    with anyio.move_on_after(CLOSE_TIMEOUT_SECONDS, shield=True):  # a server that hangs does not hear it
+async def _dispose(engine: AsyncEngine, end: EndDeadline) -> None:
+    seconds = min(CLOSE_TIMEOUT_SECONDS, end.left(Stage.CLOSE))
+    with anyio.move_on_after(seconds, shield=True):  # a server that hangs does not hear it
         await engine.dispose()

@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
 from collector.redaction import Secrets
+from collector.shortage import why_short
 
 __all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "LostLeadershipError", "StoreError", "explain"]
 
@@ -27,11 +28,13 @@ FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that th
 
 def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -> StoreError:
     """Return our error for a foreign one."""
+    if (why := why_short(error)) is not None:
+        return StoreError(f"store {location}: {why}")
     if isinstance(location, PostgresLocation):
         return StoreError(f"store {location}: {_postgres_text(error, location.password)}")
     for cause in _causes(error):
         if isinstance(cause, TimeoutError):
-            return StoreError(f"store {location}: the file was not read in time; check the disk, or ask for less")
+            return StoreError(f"store {location}: the file was not read in time; check the disk, and {_WHO_LOCKS}")
         if isinstance(cause, sqlite3.Error):
             name = getattr(cause, "sqlite_errorname", "") or ""
             text = next((text for start, text in _SQLITE if name.startswith(start)), str(cause))
@@ -44,11 +47,12 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
     return StoreError(f"store {location}: {_redact(str(error)) or type(error).__name__}")
 
 
+_WHO_LOCKS = "find out which other process has it open"
 _SQLITE = (
     ("SQLITE_NOTADB", "not a database; move it away to start afresh, or choose another store.url"),
     ("SQLITE_CORRUPT", "the file is damaged; move it away (with its -wal and -shm) to start afresh"),
     ("SQLITE_FULL", "disk full; free some space (gpuid retries automatically)"),
-    ("SQLITE_BUSY", "locked by another process for too long; find out which one has it open"),
+    ("SQLITE_BUSY", f"locked by another process for too long; {_WHO_LOCKS}"),
     ("SQLITE_READONLY", "not writable; give this user write permission for the file and its folder"),
     ("SQLITE_PERM", "permission denied; give this user write permission for the file and its folder"),
     ("SQLITE_CANTOPEN", "cannot be opened; check that its folder exists and that this user may access it"),

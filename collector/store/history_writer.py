@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping
 import anyio
 
 from collector.backoff import Backoff
+from collector.end_deadline import Stage
 from collector.events import ResettableEvent, wait_any
 from collector.model import NodeState, Place, Step
+from collector.shortage import why_short
 from collector.store.codec import readings_records
-from collector.store.commit import Commit
+from collector.store.commit import Commit, Unstored
 from collector.store.database import Database
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth
@@ -25,7 +27,6 @@ __all__ = ["MAX_PENDING", "HistoryWriter"]
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 500_000  # changes and records that may wait in memory, some 200 MB
-LAST_COMMIT_SECONDS = 5.0  # that the end of the process waits for
 _RETRY = Backoff(initial=0.5, maximum=30.0, jitter=0.0)
 
 
@@ -70,6 +71,12 @@ class HistoryWriter:
         """How many changes and records wait to be committed."""
         return self._pending.size + (self._under_way.size if self._under_way else 0)
 
+    @property
+    def unstored(self) -> Unstored:
+        """What is lost if the process ends now."""
+        waiting = self._pending.unstored
+        return waiting.plus(*self._under_way.unstored) if self._under_way else waiting
+
     def append(self, step: Step) -> None:
         """Record what one step of the inventory did; on a standby, only which nodes it touched."""
         if not self._leadership.recording:
@@ -87,6 +94,7 @@ class HistoryWriter:
                 log.error("store backlog is full; dropping intermediate changes until the store recovers")
             self._health.lost(commit.drop_changes() + size)
             commit.note_departures(changes)
+            commit.dropped = commit.dropped.plus(len(changes), len(records))
         else:
             commit.changes.extend(changes)
             if reading is not None and records:
@@ -127,7 +135,8 @@ class HistoryWriter:
                 self._work.clear()
                 await self._commit_all()
         finally:
-            with anyio.move_on_after(LAST_COMMIT_SECONDS, shield=True):
+            self._database.end.begin()
+            with anyio.move_on_after(self._database.end.left(Stage.STORE), shield=True):
                 await self._commit_all()
 
     async def _commit_all(self) -> None:
@@ -151,7 +160,8 @@ class HistoryWriter:
                     self._health.failed("commit", str(error))
                 except Exception as error:
                     log.exception("commit failed unexpectedly; retrying")
-                    self._health.failed("commit", f"store {self._database.location}: {type(error).__name__}")
+                    why = why_short(error) or type(error).__name__
+                    self._health.failed("commit", f"store {self._database.location}: {why}")
                 await self._sleep(_RETRY.delay(attempt))
                 if self._under_way is not commit:  # another collector led meanwhile: it has failed for nobody
                     self._health.succeeded("commit")

@@ -17,6 +17,7 @@ import msgspec
 from sqlalchemy import Double, RowMapping, bindparam, false, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from collector.end_deadline import Stage
 from collector.model import NodeState, Place
 from collector.store import schema
 from collector.store.database import Database
@@ -155,8 +156,9 @@ class Leadership:
             async with self._asking:
                 held, self._held_until = self.held, float("-inf")
                 if held:
+                    seconds = min(RELEASE_TIMEOUT_SECONDS, self._database.end.left(Stage.RELEASE))
                     with suppress(StoreError):  # then it expires
-                        async with self._database.lease(RELEASE_TIMEOUT_SECONDS, last=True) as connection:
+                        async with self._database.lease(seconds, last=True) as connection:
                             await connection.execute(_RELEASE, {"b_own": self.token})
 
     async def _renewed(self, connection: AsyncConnection) -> RowMapping | None:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector import gc_freeze
 from collector.config.store import StoreSettings
+from collector.end_deadline import EndDeadline
 from collector.model import Gpu, NodeState, Place
 from collector.store import schema
 from collector.store.codec import decode_facts, decode_node
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 FIRST_PRUNE_SECONDS = 60.0  # after the start: a collector that starts has more urgent things to do
 PRUNE_SECONDS = 600.0  # between two times
 KEEP_SINKS_SECONDS = 7 * 86400.0  # that a sink may be missing in the configuration before its backlog is dropped
-CLOSE_TIMEOUT_SECONDS = 5.0  # that the end of the process leaves to what is under way
 DECODE_NODES = 1000  # at once
 
 
@@ -86,9 +86,13 @@ class Store:
         clock: Callable[[], float] = time.time,
         max_pending: int = MAX_PENDING,
         decode_nodes: int = DECODE_NODES,
+        end: EndDeadline | None = None,
     ) -> AsyncIterator[Self]:
-        """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError."""
-        async with Database.open(settings, mode) as database:
+        """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError.
+
+        `end` is the deadline of the process that opens it.
+        """
+        async with Database.open(settings, mode, end) as database:
             store = cls(database, settings, clock, max_pending=max_pending, decode_nodes=decode_nodes)
             try:
                 if mode is OpenMode.COLLECTOR and await store.leadership.ask():
@@ -146,7 +150,7 @@ class Store:
             try:
                 await anyio.sleep_forever()
             finally:
-                self.database.end_by(anyio.current_time() + CLOSE_TIMEOUT_SECONDS)
+                self.database.end.begin()
 
     async def prune(self) -> int:
         """Forget what is older than the retention and what every sink has got; raises StoreError."""

@@ -15,6 +15,7 @@ from anyio.abc import SocketAttribute
 
 from collector.config import ConfigError, ServerSettings
 from collector.config.values import Listen
+from collector.end_deadline import EndDeadline, Stage
 from collector.files import UnreadableFileError, read_secret
 from collector.text import describe_os_error, one_line
 from collector.tls import Validity
@@ -38,16 +39,19 @@ async def serve(
     ready: Callable[[str], None],
     on_certificate: Callable[[Validity | None], None] = lambda _validity: None,
     limits: HttpLimits = DEFAULT_LIMITS,
+    end: EndDeadline | None = None,
 ) -> None:
     """Serve until cancelled; `ready` is called with the URL as soon as connections are accepted.
 
-    `on_certificate` is called with when the certificate is good, first and whenever there is another one.
+    `on_certificate` is called with when the certificate is good, first and whenever there is another one. `end` is the
+    deadline of the whole process.
+
     Raises ConfigError when the address cannot be listened on or a certificate or token file cannot be used.
     """
-    tls = await anyio.to_thread.run_sync(ServerTls.load, server)
+    tls = await anyio.to_thread.run_sync(ServerTls.load, server, abandon_on_cancel=True)
     if tls is not None:
         on_certificate(tls.validity)
-    await anyio.to_thread.run_sync(_check_token_file, server)
+    await anyio.to_thread.run_sync(_check_token_file, server, abandon_on_cancel=True)
     runner = web.AppRunner(
         application(collector, server, limits),
         handler_cancellation=True,
@@ -71,7 +75,9 @@ async def serve(
     finally:
         for listener in listeners:
             listener.close()
-        with anyio.move_on_after(limits.shutdown_timeout + 1, shield=True):
+        end = end or EndDeadline()
+        end.begin()
+        with anyio.move_on_after(min(limits.shutdown_timeout + 1, end.left(Stage.STORE)), shield=True):
             await runner.cleanup()
 
 

@@ -52,12 +52,14 @@ class ServerTls(ssl.SSLContext):
         """
         while True:
             await anyio.sleep(interval)
-            stamps = await anyio.to_thread.run_sync(self._file_stamps)
+            stamps = await anyio.to_thread.run_sync(self._file_stamps, abandon_on_cancel=True)
             if stamps == self._stamps:
                 continue
             self._stamps = stamps
             try:
-                self._newest, self.validity = await anyio.to_thread.run_sync(_load, self._server)
+                self._newest, self.validity = await anyio.to_thread.run_sync(
+                    _load, self._server, abandon_on_cancel=True
+                )
             except ConfigError as error:
                 log.warning("TLS certificate rejected, keeping the current one: %s", error)
             else:

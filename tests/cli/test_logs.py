@@ -50,6 +50,14 @@ def test_no_line_of_a_traceback_looks_like_an_event() -> None:
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_shortage_is_one_line_without_a_traceback(formatter: logging.Formatter) -> None:
+    text = formatter.format(record("cluster task crashed", MemoryError()))
+    assert "out of memory" in text
+    assert "Traceback" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
 def test_a_traceback_repeats_nothing_that_looks_like_a_secret(formatter: logging.Formatter) -> None:
     key = "-----BEGIN EC PRIVATE KEY-----\nhunter2key\n-----END EC PRIVATE KEY-----"
     error = RuntimeError(f"headers: {{'Authorization': 'Bearer hunter2.abc'}} {key}")

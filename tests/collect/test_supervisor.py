@@ -24,6 +24,7 @@ class World:
         self.running = 0
         self.healthy = anyio.Event()  # a watcher that does not crash is running
         self.crashes = 0  # of the watchers to come
+        self.error: Exception = ZeroDivisionError()  # that they crash with
         self.statuses: list[ClusterStatus] = []
         self.supervisor = ClusterSupervisor(
             ClusterSettings(context="c"),
@@ -40,7 +41,7 @@ class World:
         self.started += 1
         if self.crashes:
             self.crashes -= 1
-            raise ExceptionGroup("a task failed", [ZeroDivisionError()])  # as the watcher's task group does
+            raise ExceptionGroup("a task failed", [self.error])  # as the watcher's task group does
         self.running += 1
         self.healthy.set()
         try:
@@ -75,6 +76,22 @@ async def test_a_crash_is_logged_and_another_watcher_starts(caplog: pytest.LogCa
     assert [(record.getMessage(), record.__dict__["cluster"]) for record in errors] == [
         ("cluster task crashed; restarting", "c")
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "start"),
+    [(MemoryError(), "out of memory"), (RuntimeError("can't start new thread"), "no more threads can be started")],
+)
+async def test_a_shortage_in_one_cluster_is_its_own(error: Exception, start: str) -> None:
+    world = World()
+    world.crashes, world.error = 1, error
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.supervisor.run)
+        with anyio.fail_after(10):
+            await world.healthy.wait()
+        await world.supervisor.stop()
+    (status,) = world.statuses
+    assert status.message.startswith(start)
 
 
 async def test_a_paused_watcher_ends_until_it_is_resumed(world: World) -> None:

@@ -13,6 +13,7 @@ import pytest
 from collector.config import Duration
 from collector.config.sinks import SinkSettings, StdoutSettings
 from collector.delivery.delivery import Delivery
+from collector.end_deadline import EndDeadline
 from collector.inventory import Inventory
 from collector.model import Fingerprint, Gpu, NodeInfo, Reading, SinkRecord
 from collector.sinks import Reason, RejectedError, UnavailableError
@@ -73,7 +74,7 @@ class Observer:
 class Desk:
     """A store, its delivery, and a fleet to read."""
 
-    def __init__(self, store: Store, sinks: dict[str, RecordingSink], wait: Wait | None, drain_seconds: float) -> None:
+    def __init__(self, store: Store, sinks: dict[str, RecordingSink], wait: Wait | None) -> None:
         self.store = store
         self.sinks = sinks
         self.clock = Clock(NOW)
@@ -85,7 +86,6 @@ class Desk:
             clock=self.clock,
             wait=wait or self.clock.wait,
             rng=random.Random(1),
-            drain_seconds=drain_seconds,
             report_seconds=0.02,
         )
         self.inventory = Inventory()
@@ -128,12 +128,13 @@ def at_desk(store_settings: StoreSettings):
     async def at_desk(
         settings: SinkSettings | None = None,
         wait: Wait | None = None,
-        drain_seconds: float = 60.0,
+        end_scale: float = 10.0,
         **sinks: RecordingSink,
     ) -> AsyncIterator[Desk]:
-        async with Store.open(store_settings) as store, anyio.create_task_group() as tasks:
+        end = EndDeadline(scale=end_scale)
+        async with Store.open(store_settings, end=end) as store, anyio.create_task_group() as tasks:
             tasks.start_soon(store.run)
-            desk = Desk(store, sinks, wait, drain_seconds)
+            desk = Desk(store, sinks, wait)
             await desk.delivery.reconcile(dict.fromkeys(sinks, settings or StdoutSettings(batch_records=2)))
             yield desk
             tasks.cancel_scope.cancel()
@@ -226,7 +227,7 @@ class TestASinkThatIsDown:
             await anyio.sleep_forever()
 
         stuck, well = RecordingSink(lambda _: never()), RecordingSink()
-        async with at_desk(drain_seconds=0.1, stuck=stuck, well=well) as desk, desk.delivering():
+        async with at_desk(end_scale=0.02, stuck=stuck, well=well) as desk, desk.delivering():
             for number in range(3):
                 await desk.read(f"GPU-{number}", f"GPU-{number}x")
             await eventually(lambda: len(well.taken) == 3)

@@ -10,6 +10,7 @@ import pytest
 from collector.config import Duration
 from collector.config.sinks import StdoutSettings
 from collector.delivery.worker import POLL_SECONDS, SinkWorker, closes_in, wait_for_any
+from collector.end_deadline import EndDeadline
 from collector.model import SinkRecord
 from collector.sinks import KnownKeyError, Reason, RejectedError, TooLargeError, UnavailableError
 from collector.store import Batch, BatchState, Outbox, StoreError
@@ -59,6 +60,7 @@ class World:
             store=self,
             observer=self,
             ending=self.ending,
+            deadline=EndDeadline(),
             clock=lambda: self.now,
             wait=self.wait,
             rng=random.Random(1),

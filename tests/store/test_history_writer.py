@@ -76,8 +76,10 @@ class TestAFullDisk:
                 one.remove("n12", 23.0)
                 assert writer.pending == 96
                 assert health.status.lost == 30 * 8 + 3 + 8
+                assert writer.unstored == (writer.pending + health.status.lost, 0)
             await eventually(lambda: writer.pending == 0)
             assert await writer.flushed(10)
+            assert not any(writer.unstored)
             changes = await one.store.history.changes(since=15.0)
             assert [(c.event, c.uuid, c.node, c.previous) for c in changes] == [
                 ("moved", "GPU-1", "c", Place("prod", "a")),

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -82,6 +83,11 @@ class Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             return self._popen.wait()
+
+    def limit(self, which: int, value: int) -> None:
+        """Set one of its resource limits, while it runs."""
+        assert self._popen is not None
+        resource.prlimit(self._popen.pid, which, (value, value))
 
     @property
     def running(self) -> bool:

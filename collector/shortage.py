@@ -1,0 +1,109 @@
+"""Says in one line that the process may have no more memory or threads, where Python would print a traceback."""
+
+import errno
+import os
+import resource
+import sys
+import threading
+from typing import NoReturn
+
+__all__ = ["SHORTAGE_EXIT_CODE", "check_threads", "end", "install_hooks", "why_short"]
+
+SHORTAGE_EXIT_CODE = 1
+START_THREADS = 5  # that every start needs: four of the event loop's, and one for files
+
+# Of errors that have no type of their own: the runtime's, the dynamic loader's, and those of libraries.
+_NO_THREAD = "can't start new thread"
+_NO_MEMORY = ("cannot allocate memory", "failed to map segment", "malloc failure", "without exception set")
+_UNTYPED = (ImportError, OSError, SystemError)
+
+
+def check_threads() -> None:
+    """Start as many threads as a start needs, all at once, and end them; raises RuntimeError if that is too many.
+
+    The event loop's library, libuv, aborts the process without a word when it cannot start its own.
+    """
+    done = threading.Event()
+    threads: list[threading.Thread] = []
+    try:
+        for _ in range(START_THREADS):
+            threads.append(threading.Thread(target=done.wait, daemon=True))
+            threads[-1].start()
+    finally:
+        done.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+
+def why_short(error: BaseException | None) -> str | None:
+    """Return in one line what was short when an error happened, and what to do; None if it had another cause."""
+    for one in _causes(error):
+        if isinstance(one, RuntimeError) and _NO_THREAD in str(one):
+            return (
+                f"no more threads can be started{_limits()}; raise the limit of processes (ulimit -u, LimitNPROC, "
+                "pids.max) or of memory"
+            )
+        if (
+            isinstance(one, MemoryError)
+            or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
+            or (isinstance(one, _UNTYPED) and any(words in str(one).lower() for words in _NO_MEMORY))
+        ):
+            return f"out of memory{_limits()}; raise the limit (ulimit -v, LimitAS, or the container's memory)"
+    return None
+
+
+def install_hooks() -> None:
+    """Have Python print a line in place of a traceback where it drops such an error: in a thread, or in a finalizer."""
+    of_threads, of_finalizers = threading.excepthook, sys.unraisablehook
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if not _printed(args.exc_value):
+            of_threads(args)
+
+    def in_finalizer(args: "sys.UnraisableHookArgs") -> None:
+        if not _printed(args.exc_value):
+            of_finalizers(args)
+
+    threading.excepthook, sys.unraisablehook = in_thread, in_finalizer
+
+
+def end(why: str) -> NoReturn:
+    """Print the line and end at once: what is left of a program may raise the same error again."""
+    os.write(2, f"gpuid: {why}\n".encode())
+    os._exit(SHORTAGE_EXIT_CODE)
+
+
+def _printed(error: BaseException | None) -> bool:
+    try:
+        if (why := why_short(error)) is None:
+            return False
+        os.write(2, f"gpuid: {why}\n".encode())
+    except MemoryError:
+        os.write(2, b"gpuid: out of memory\n")
+    return True
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """Return an error, what is in it if it is a group, and what they were raised from or while handling."""
+    found: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or one in found:
+            continue
+        found.append(one)
+        waiting += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+    return found
+
+
+def _limits() -> str:
+    """Return the limits of this process that may be the reason, in parentheses."""
+    known = []
+    for name, number in (("address space", resource.RLIMIT_AS), ("data", resource.RLIMIT_DATA)):
+        soft = resource.getrlimit(number)[0]
+        if soft != resource.RLIM_INFINITY:
+            known.append(f"{name} {soft >> 20} MiB")
+    return f" (limits: {', '.join(known)})" if known else ""
