@@ -20,6 +20,7 @@ from collector.model import Gpu, NodeInfo, NodeState, Place
 from collector.store import OpenMode, Store, StoreError, StoreSettings, schema
 from collector.store.codec import encode_node
 from collector.store.database import prepare_folder
+from tests.support.old_store import to_first_version
 
 pytestmark = pytest.mark.anyio
 
@@ -88,13 +89,8 @@ class TestTheSchema:
                     {"cluster": "prod", "node": "a", "read_at": 5.0, "snapshot": encode_node(node)}
                 )
             )
+            await to_first_version(connection)
             for statement in (
-                "DROP INDEX gpuid_changes_altered",
-                "ALTER TABLE gpuid_changes DROP COLUMN changes",
-                "ALTER TABLE gpuid_changes DROP COLUMN last_known",
-                "ALTER TABLE gpuid_placements DROP COLUMN last_known",
-                "ALTER TABLE gpuid_ghosts DROP COLUMN facts",
-                "UPDATE gpuid_schema SET version_num = '0001'",
                 "INSERT INTO gpuid_changes (time, event, uuid, serial, cluster, node, machine, source) "
                 "VALUES (5.0, 'altered', 'GPU-1', 'S', 'prod', 'a', '', 'x/y')",
                 "INSERT INTO gpuid_placements (uuid, serial, cluster, node, machine, since) "
