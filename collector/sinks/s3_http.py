@@ -1,7 +1,10 @@
-"""How the s3 sink's HTTP differs from botocore's: no redirects, no waiting for a 100, no endless answers."""
+"""How the s3 sink's HTTP differs from botocore's: no redirects, no waiting for a 100, no endless or early answers."""
 
+import io
+from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 
 from collector.sinks.pages import page_text
@@ -12,6 +15,8 @@ __all__ = ["HttpSession", "UnusableAnswerError"]
 _NO_S3 = "with a page instead of S3's answer, so nothing is stored; check endpoint_url"
 
 MAX_ANSWER_BYTES = 1 << 20  # of the body of an answer; those of S3 and STS have a few kilobytes
+_PART_BYTES = 1 << 16  # of a request's body that are handed over at once
+_TAKEN_SECONDS = 1.0  # for the rest of a body to be taken after an answer
 
 
 class UnusableAnswerError(Exception):
@@ -34,24 +39,72 @@ class _Requests:
     def __init__(self, session: Any) -> None:
         self._session = session
 
-    async def request(self, method: str, *, headers: Any, **options: Any) -> "_Answer":
+    async def request(self, method: str, *, headers: Any, data: Any = None, **options: Any) -> "_Answer":
         # aiohttp would wait for a 100 without end, and many servers and proxies send none.
         headers.pop("Expect", None)
-        async with self._session.request(method, headers=headers, allow_redirects=False, **options) as response:
-            if response.status // 100 == 3 and (location := response.headers.get("Location")):
-                response.close()
-                raise UnusableAnswerError(describe_redirect(response.status, location, "endpoint_url and region"))
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
+        taken = anyio.Event()
+        if (whole := _bytes(data)) and "Content-Length" in headers:
+            data = _parts(whole, taken)
+        else:
+            taken.set()
+        async with self._session.request(
+            method, headers=headers, data=data, allow_redirects=False, **options
+        ) as response:
+            body = await _read(response)
+            _refuse_redirect(response, body)
+            if response.ok:
+                with anyio.move_on_after(_TAKEN_SECONDS):
+                    await taken.wait()
+                if not taken.is_set():
                     response.close()
-                    limit = f"more than {MAX_ANSWER_BYTES >> 20} MiB"
-                    raise UnusableAnswerError(f"answered {response.status} with {limit}; check endpoint_url")
-        # botocore would take it for an error of the service.
-        if method == "PUT" and response.ok and body.strip() and not body.lstrip().startswith((b"<?xml", b"<Error")):
-            raise UnusableAnswerError(f"answered {response.status} {_NO_S3}: {page_text(bytes(body))}")
-        return _Answer(response, bytes(body))
+                    raise UnusableAnswerError(f"answered {response.status} before it had read the whole object")
+        # botocore would take it for an error of the service, or for a success without a look at it.
+        page = body.strip() and not body.lstrip().startswith((b"<?xml", b"<Error"))
+        if method in ("PUT", "DELETE") and response.ok and page:
+            raise UnusableAnswerError(f"answered {response.status} {_NO_S3}: {page_text(body)}")
+        return _Answer(response, body)
+
+
+def _bytes(data: Any) -> bytes:
+    """Return the body of a request, empty if it has none or is of another kind."""
+    if isinstance(data, io.BytesIO):
+        return data.getvalue()
+    return bytes(data) if isinstance(data, bytes | bytearray) else b""
+
+
+async def _parts(whole: bytes, taken: anyio.Event) -> AsyncIterator[bytes]:
+    """Yield the parts of a body; `taken` is set once the connection has taken the last one."""
+    view = memoryview(whole)
+    for start in range(0, len(whole), _PART_BYTES):
+        yield bytes(view[start : start + _PART_BYTES])
+    taken.set()
+
+
+async def _read(response: Any) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            response.close()
+            limit = f"more than {MAX_ANSWER_BYTES >> 20} MiB"
+            raise UnusableAnswerError(f"answered {response.status} with {limit}; check endpoint_url")
+    return bytes(body)
+
+
+def _refuse_redirect(response: Any, body: bytes) -> None:
+    """Raise UnusableAnswerError for a redirect that is not AWS's word that a bucket is in another region.
+
+    botocore would ask for the region wherever it is not named, by a request that is redirected again.
+    """
+    if response.status // 100 != 3:
+        return
+    if location := response.headers.get("Location"):
+        response.close()
+        raise UnusableAnswerError(describe_redirect(response.status, location, "endpoint_url and region"))
+    if "x-amz-bucket-region" not in response.headers and b"<Error" not in body:
+        words = page_text(body)
+        said = f": {words}" if words else " with an empty body"
+        raise UnusableAnswerError(f"answered {response.status} {response.reason}{said}; check endpoint_url and region")
 
 
 class _Answer:

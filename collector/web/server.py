@@ -84,7 +84,8 @@ async def serve(
 def _is_our_error(record: logging.LogRecord) -> bool:
     """Return whether an error is not a client's: anybody may send anything, and must not fill the log."""
     error = record.exc_info[1] if record.exc_info else None
-    if error is None or not (isinstance(error, HttpProcessingError) or _is_from_parser(error)):
+    malformed = (HttpProcessingError, web.RequestPayloadError)  # its headers, or a body that cannot be decoded
+    if error is None or not (isinstance(error, malformed) or _is_from_parser(error)):
         return True
     log.debug("malformed request: %s", one_line(error, 200))
     return False

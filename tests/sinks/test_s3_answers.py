@@ -53,6 +53,14 @@ class TestADelivery:
         host = elsewhere.removeprefix("http://")
         assert text == f"PutObject redirects ({status}) to {host}; set endpoint_url and region to the final address"
 
+    @pytest.mark.parametrize("status", [301, 302, 307])
+    async def test_a_redirect_to_nowhere_is_one_request(self, record: MakeRecord, status: int) -> None:
+        async with answering(lambda _: web.Response(status=status)) as (url, seen), lake(url) as sink:
+            reason, text = await failure_of(sink, [record()])
+        assert len(seen) == 1
+        assert reason is Reason.MISCONFIGURED
+        assert re.fullmatch(rf"PutObject answered {status} [\w ]+; check endpoint_url and region", text)
+
     async def test_a_bucket_in_another_region_is_found_there(self, record: MakeRecord) -> None:
         def answer(exchange: Exchange) -> web.StreamResponse:
             if "/eu-west-1/s3/" in exchange.headers["Authorization"]:
@@ -112,6 +120,23 @@ class TestADelivery:
 
 
 @asynccontextmanager
+async def answering_at_once() -> AsyncIterator[str]:
+    """Serve what answers as an S3 does, but before it has read an object, and reads no more of it."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\nETag: "5d41"\r\nContent-Length: 0\r\n\r\n')
+        await writer.drain()
+        await done.wait()
+        writer.close()
+
+    done = asyncio.Event()
+    async with await asyncio.start_server(handle, "127.0.0.1", 0, limit=10_000) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        done.set()
+
+
+@asynccontextmanager
 async def reading_bodies_at_once() -> AsyncIterator[tuple[str, list[bytes]]]:
     """Serve an S3 that knows no 100: it waits for the body, then answers. It keeps the heads of the requests."""
     heads: list[bytes] = []
@@ -134,6 +159,11 @@ async def reading_bodies_at_once() -> AsyncIterator[tuple[str, list[bytes]]]:
 
 
 class TestARequest:
+    async def test_an_answer_before_the_object_was_read_delivers_nothing(self, record: MakeRecord) -> None:
+        async with answering_at_once() as url, lake(url) as sink:
+            reason, text = await failure_of(sink, [record(number) for number in range(100_000)])
+        assert (reason, text) == (Reason.MISCONFIGURED, "PutObject answered 200 before it had read the whole object")
+
     async def test_nothing_waits_for_a_100_that_never_comes(self, record: MakeRecord) -> None:
         async with reading_bodies_at_once() as (url, heads), lake(url) as sink:
             await sink.send([record(number) for number in range(2000)], key="k")
@@ -152,6 +182,13 @@ class TestARequest:
         assert {name.lower() for name in trial.headers} == {name.lower() for name in delivery.headers}
         assert trial.headers["Content-Type"] == delivery.headers["Content-Type"] == "application/gzip"
         assert trial.body
+
+    async def test_a_page_does_not_delete_the_trial_object(self) -> None:
+        def answer(exchange: Exchange) -> web.StreamResponse:
+            return stored(exchange) if exchange.method == "PUT" else web.Response(text=LOGIN)
+
+        async with answering(answer) as (url, _), lake(url, prefix="p") as sink:
+            assert "the trial object p/gpuid-check.csv stays there: DeleteObject answered 200" in await sink.check()
 
     async def test_a_missing_right_to_delete_is_only_said(self) -> None:
         def answer(exchange: Exchange) -> web.StreamResponse:

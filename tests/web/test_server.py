@@ -294,6 +294,23 @@ class TestMalformed:
         assert answer.split(b" ")[1] == b"400"
         assert caplog.records == []
 
+    async def test_a_body_that_cannot_be_decoded_is_not_logged(
+        self, site: Any, serving: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        body = b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde"
+        with caplog.at_level(logging.INFO):
+            async with (
+                serving(site) as client,
+                await anyio.connect_tcp("127.0.0.1", client.base_url.port) as stream,
+            ):
+                with anyio.fail_after(30):
+                    await stream.send(body)
+                    while b"ok" not in await stream.receive():
+                        pass
+                    with pytest.raises(anyio.EndOfStream):
+                        await stream.receive()
+        assert caplog.records == []
+
     def test_what_the_request_parser_raises_is_not_logged(self) -> None:
         for file, ours in (("/lib/aiohttp/_http_parser.pyx", False), ("/lib/aiohttp/web_app.py", True)):
             with pytest.raises(IndexError) as caught:  # as yarl raises it for "GET http://[]@/"
