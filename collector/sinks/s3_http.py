@@ -56,6 +56,8 @@ class _Requests:
                 with anyio.move_on_after(_TAKEN_SECONDS):
                     await taken.wait()
                 if not taken.is_set():
+                    if (connection := response.connection) is not None and connection.transport is not None:
+                        connection.transport.abort()  # what waits to be sent would keep it
                     response.close()
                     raise UnusableAnswerError(f"answered {response.status} before it had read the whole object")
         # botocore would take it for an error of the service, or for a success without a look at it.

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.abc
 import pytest
 from aiohttp import web
 
@@ -123,17 +125,16 @@ class TestADelivery:
 async def answering_at_once() -> AsyncIterator[str]:
     """Serve what answers as an S3 does, but before it has read an object, and reads no more of it."""
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b'HTTP/1.1 200 OK\r\nETag: "5d41"\r\nContent-Length: 0\r\n\r\n')
-        await writer.drain()
-        await done.wait()
-        writer.close()
+    async def handle(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive(1000)
+            await stream.send(b'HTTP/1.1 200 OK\r\nETag: "5d41"\r\nContent-Length: 0\r\n\r\n')
+            await anyio.sleep_forever()
 
-    done = asyncio.Event()
-    async with await asyncio.start_server(handle, "127.0.0.1", 0, limit=10_000) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        done.set()
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, handle)
+        yield f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
