@@ -16,7 +16,6 @@ _NO_S3 = "with a page instead of S3's answer, so nothing is stored; check endpoi
 
 MAX_ANSWER_BYTES = 1 << 20  # of the body of an answer; those of S3 and STS have a few kilobytes
 _PART_BYTES = 1 << 16  # of a request's body that are handed over at once
-_TAKEN_SECONDS = 1.0  # for the rest of a body to be taken after an answer
 
 
 class UnusableAnswerError(Exception):
@@ -52,14 +51,10 @@ class _Requests:
         ) as response:
             body = await _read(response)
             _refuse_redirect(response, body)
-            if response.ok:
-                with anyio.move_on_after(_TAKEN_SECONDS):
-                    await taken.wait()
-                if not taken.is_set():
-                    if (connection := response.connection) is not None and connection.transport is not None:
-                        connection.transport.abort()  # what waits to be sent would keep it
-                    response.close()
-                    raise UnusableAnswerError(f"answered {response.status} before it had read the whole object")
+            if response.ok and not taken.is_set():
+                if (protocol := response._protocol) is not None:  # noqa: SLF001  `connection` is None at the end already
+                    protocol.abort()  # or what waits to be sent would keep it
+                raise UnusableAnswerError(f"answered {response.status} before it had read the whole object")
         # botocore would take it for an error of the service, or for a success without a look at it.
         page = body.strip() and not body.lstrip().startswith((b"<?xml", b"<Error"))
         if method in ("PUT", "DELETE") and response.ok and page:
@@ -75,11 +70,12 @@ def _bytes(data: Any) -> bytes:
 
 
 async def _parts(whole: bytes, taken: anyio.Event) -> AsyncIterator[bytes]:
-    """Yield the parts of a body; `taken` is set once the connection has taken the last one."""
+    """Yield the parts of a body; `taken` is set with the last one: an answer ends the sending at once."""
     view = memoryview(whole)
     for start in range(0, len(whole), _PART_BYTES):
+        if start + _PART_BYTES >= len(whole):
+            taken.set()
         yield bytes(view[start : start + _PART_BYTES])
-    taken.set()
 
 
 async def _read(response: Any) -> bytes:
