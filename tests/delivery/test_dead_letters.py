@@ -97,6 +97,19 @@ def test_a_rejected_batch_stays_a_dead_letter_until_replayed(site: Site) -> None
     assert {record["event"] for record in records} == {"appeared"}
 
 
+def test_batches_that_are_too_large_arrive_in_halves(site: Site) -> None:
+    site.receiver.limit = 3  # a node has four GPUs
+    site.collector.start()
+    until(lambda: site.collector.total("gpuid_export_success_total", sink="hook"), GPUS, seconds=60)
+    until(lambda: site.collector.total("gpuid_export_backlog_records", sink="hook"), 0.0)
+    records = site.receiver.records
+    assert len({record["uuid"] for record in records}) == len(records) == GPUS
+    assert {request.status for request in site.receiver.rejected} == {413}
+    keys = [request.key for request in site.receiver.requests]
+    assert len(keys) == len(set(keys))
+    assert site.listed()["dead_letters"] == []
+
+
 @pytest.mark.parametrize("store", ["postgres"], indirect=True)
 def test_changes_during_a_store_outage_are_delivered_afterwards(site: Site, postgres_server: PostgresServer) -> None:
     site.collector.start()

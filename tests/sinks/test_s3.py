@@ -257,7 +257,7 @@ async def answering(status: int, code: str, message: str = "", **headers: str) -
         (503, "SlowDown", {"Retry-After": "9"}, UnavailableError, Reason.THROTTLED),
         (500, "InternalError", {}, UnavailableError, Reason.SERVER_ERROR),
         (400, "EntityTooLarge", {}, RejectedError, Reason.REJECTED),
-        (422, "Odd", {}, RejectedError, Reason.REJECTED),
+        (422, "Odd", {}, UnavailableError, Reason.MISCONFIGURED),
     ],
 )
 async def test_answers_are_classified_and_not_retried(

@@ -45,6 +45,7 @@ class Receiver:
         self.url = url  # ends with a slash
         self.host = url.rstrip("/")
         self.requests: list[Request] = []
+        self.limit: int | None = None  # of the records of a request, which is 413 if it has more
         self._answer = _Answer(202, "", 0.0, {})
 
     def respond(self, status: int, text: str = "", *, delay: float = 0.0, headers: Mapping[str, str] = {}) -> None:
@@ -66,6 +67,8 @@ class Receiver:
 
     def receive(self, headers: Mapping[str, str], body: bytes, connection: Any, peer: tuple[str, int]) -> _Answer:
         answer = self._answer
+        if self.limit is not None and int(headers["X-Records-Count"]) > self.limit:
+            answer = _Answer(413, "too large", 0.0, {})
         certificate = connection.getpeercert() if isinstance(connection, ssl.SSLSocket) else None
         self.requests.append(Request(headers, body, answer.status, peer, certificate))
         return answer
