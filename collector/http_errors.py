@@ -65,6 +65,7 @@ _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (aiohttp.InvalidURL, lambda _: "not a valid address"),
     (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection"),
     (aiohttp.ClientPayloadError, lambda _: "the connection broke in the middle of the answer"),
+    (aiohttp.ClientConnectionResetError, lambda _: "the connection was closed"),
     (OSError, _system),
     (aiohttp.WSServerHandshakeError, lambda _: f"the server did not upgrade to a WebSocket; {NO_UPGRADE}"),
     (aiohttp.ClientResponseError, lambda error: _not_http(error)),

@@ -8,10 +8,12 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import anyio
+import anyio.lowlevel
 from yarl import URL
 
 from collector import __version__
@@ -43,6 +45,7 @@ __all__ = ["WebhookSink", "signature"]
 
 _BODY_LIMIT = 16384  # bytes of a response that are read
 _BODY_SECONDS = 1.0  # to read a response's body
+_INTERRUPTED_RETRIES = 3
 _PART_BYTES = 1 << 16  # of a request that are handed over at once
 _ABOUT_RECORDS = (400, 413, 422)  # statuses that speak of the records, which are then refused for good
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -70,6 +73,7 @@ class WebhookSink:
         parts = urlsplit(settings.url)
         self._host = f"{parts.scheme}://{parts.netloc}"
         self._lock = anyio.Lock()
+        self._sending = False  # some of a body, but not yet all of it
         self._client: aiohttp.ClientSession | None = None
         self._proxy: URL | None = None  # on the way of the client
         self._stamps: Sequence[object] = ()  # of the certificate files that the client was made with
@@ -94,8 +98,18 @@ class WebhookSink:
             await self._close_client()
 
     async def _post(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
-        """Send one request; return the status, and the error that any status other than 2xx means."""
+        """Send one request; return the status, and the error that any status other than 2xx means.
+
+        It is repeated at once where the receiver hung up in the middle: its answer, such as 413, may have been lost.
+        """
+        for _ in range(_INTERRUPTED_RETRIES):
+            with suppress(_InterruptedError):
+                return await self._attempt(body, count, key)
+        return await self._attempt(body, count, key)
+
+    async def _attempt(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
         settings = self._settings
+        self._sending = False
         try:
             async with self._lock:
                 with anyio.fail_after(settings.timeout):
@@ -112,7 +126,10 @@ class WebhookSink:
             raise UnavailableError(text, Reason.MISCONFIGURED) from None
         except (aiohttp.ClientError, OSError) as error:
             refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407
-            raise self._unreached(error, Reason.UNAUTHORIZED if refused else Reason.CONNECTION) from None
+            text = self._text(self._with_proxy(self._foreign(describe_failure(error))))
+            if self._sending:
+                raise _InterruptedError(text, Reason.CONNECTION) from None
+            raise UnavailableError(text, Reason.UNAUTHORIZED if refused else Reason.CONNECTION) from None
 
     async def _exchange(
         self, client: aiohttp.ClientSession, body: bytes, count: int, key: str
@@ -152,12 +169,20 @@ class WebhookSink:
         return response.status, None
 
     async def _parts(self, body: bytes, writing: anyio.CancelScope, sent: anyio.Event) -> AsyncIterator[bytes]:
-        """Yield the parts of a body, each of which has until the write timeout to be taken."""
+        """Yield the parts of a body, each of which has until the write timeout to be taken.
+
+        A receiver may answer and hang up before it has read them all. Writing then fails, and what it has said is lost
+        unless it was read before: two turns of the event loop bring in what has come.
+        """
         view = memoryview(body)
         for start in range(0, len(body), _PART_BYTES):
             writing.deadline = anyio.current_time() + self._settings.write_timeout
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            self._sending = True
             yield bytes(view[start : start + _PART_BYTES])
         writing.deadline = math.inf
+        self._sending = False
         sent.set()
 
     def _headers(self, body: bytes, count: int, key: str) -> dict[str, str]:
@@ -239,14 +264,15 @@ class WebhookSink:
     def _timeout(self, text: str) -> UnavailableError:
         return self._unavailable(self._with_proxy(text), Reason.TIMEOUT)
 
-    def _unreached(self, error: Exception, reason: Reason) -> UnavailableError:
-        return self._unavailable(self._with_proxy(self._foreign(describe_failure(error))), reason)
-
     def _with_proxy(self, text: str) -> str:
         """Return a text that names the proxy on the way, which may be the one that it is about."""
         if self._proxy is None or (name := describe(self._proxy)) in text:
             return text
         return f"{text}; through {name}"
+
+
+class _InterruptedError(UnavailableError):
+    """The connection broke while the body was being sent."""
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
