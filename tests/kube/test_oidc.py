@@ -76,6 +76,13 @@ async def test_an_issuer_without_a_valid_url_is_named_by_key(make, failure, url)
     assert str(error).startswith("x: oidc: idp-issuer-url: not a URL")
 
 
+async def test_a_token_endpoint_on_another_host_has_its_own_way(make, issuer, failure, monkeypatch):
+    issuer.tokens = "https://tokens.example.com"
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:s3cr3t@127.0.0.1:1")  # 127.0.0.1 itself is reached directly
+    error = await failure(make().run())
+    assert str(error).endswith(": proxy 127.0.0.1:1: connection refused")
+
+
 async def test_rotating_refresh_tokens_are_followed(make, issuer, clock):
     source = RefreshingCredentials(make().run, where="x", clock=clock)
     shown = []

@@ -34,6 +34,9 @@ def test_the_type_chooses_the_settings() -> None:
         ({"type": "webhook", "url": "https://host:99999/"}, "url: expected a URL"),
         ({"type": "webhook", "url": "https://me:hunter2@host/"}, "url: must not contain a user"),
         ({"type": "webhook", "url": "https://h/", "proxy": "http://me:hunter2@p:1"}, "proxy: must not contain a user"),
+        ({"type": "webhook", "url": "https://h/", "proxy": "ftp://hunter2@p"}, "proxy: ftp proxies are not supported"),
+        ({"type": "s3", "bucket": "abc", "proxy": "http://me:hunter2@p:1"}, "proxy: must not contain a user"),
+        ({"type": "s3", "bucket": "abc", "proxy": "p:hunter2"}, "proxy: expected a URL such as"),
         ({"type": "webhook", "url": "https://h/", "token_file": "a", "token_env": "b"}, "token_file or token_env"),
         ({"type": "webhook", "url": "https://h/", "key_file": "a"}, "key_file: requires cert_file"),
         ({"type": "s3", "bucket": "a b"}, "bucket: expected the name"),
@@ -56,6 +59,12 @@ def test_values_that_cannot_work_are_refused_without_repeating_a_secret(document
         read(document)
     assert message in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["", "http://p:3128", "https://p", "socks5://p:1080", "socks5h://p"])
+def test_a_proxy_may_be_any_or_none(proxy: str) -> None:
+    assert read({"type": "webhook", "url": "https://h/", "proxy": proxy}).proxy == proxy  # type: ignore[attr-defined]
+    assert read({"type": "s3", "bucket": "abc", "proxy": proxy}).proxy == proxy  # type: ignore[attr-defined]
 
 
 def test_only_settings_of_a_known_sink_open_one() -> None:

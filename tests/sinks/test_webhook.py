@@ -347,6 +347,7 @@ async def test_no_secret_reaches_a_log_or_an_error(
 ECHOED = {
     "URL": lambda request: f"no hook at {request.url}",
     "path": lambda request: f"no hook at {request.path}",
+    "web page": lambda request: f"<html><title>No hook</title><p>at &quot;{request.path}&quot;</p></html>",
     "path, percent-encoded": lambda request: f"no hook at {quote(request.path, safe='')}",
     "last part of the path": lambda request: f"no hook {request.path.partition('?')[0].rpartition('/')[2]}",
     "query": lambda request: f"wrong {request.path.partition('?')[2]}",

@@ -371,6 +371,7 @@ class Issuer:
 
     clock: Clock
     url: str = ""
+    tokens: str = ""  # where the token_endpoint is, if not at `url`
     refresh_token: str = f"refresh-{SECRET}-0"
     methods: list[str] | None = None
     grants: list[dict[str, str]] = field(default_factory=list)
@@ -397,7 +398,9 @@ class Issuer:
             return web.Response(status=307, headers={"Location": location})
         if request.path == "/.well-known/openid-configuration":
             methods = {"token_endpoint_auth_methods_supported": self.methods} if self.methods else {}
-            return web.json_response({"issuer": self.url, "token_endpoint": f"{self.url}/token"} | methods)
+            return web.json_response(
+                {"issuer": self.url, "token_endpoint": f"{self.tokens or self.url}/token"} | methods
+            )
         form = {key: str(value) for key, value in (await request.post()).items()}
         self.grants.append(form)
         self.authorizations.append(request.headers.get("Authorization"))
