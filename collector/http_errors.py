@@ -1,4 +1,4 @@
-"""Why a request of aiohttp got no answer, in words without secrets."""
+"""Why a connection or a request of aiohttp failed, in words without secrets."""
 
 import os
 import ssl
@@ -10,7 +10,7 @@ import aiohttp
 from collector.socks import SocksProxyError
 from collector.text import one_line
 
-__all__ = ["NO_UPGRADE", "reason", "tls_cause"]
+__all__ = ["NO_UPGRADE", "proxy_answer", "reason", "tls_cause"]
 
 NO_UPGRADE = "a proxy or load balancer in between may not pass WebSockets"
 
@@ -38,7 +38,8 @@ def _not_http(error: aiohttp.ClientResponseError) -> str:
     return "the answer is not HTTP as expected"
 
 
-def _proxy_answer(status: int) -> str:
+def proxy_answer(status: int) -> str:
+    """Return what it means that a proxy answered a request to connect with this status."""
     said = f"the proxy answered HTTP status {status}"
     return f"{said}: it needs a login, in the URL of the proxy" if status == 407 else said
 
@@ -59,7 +60,7 @@ _REASONS: tuple[tuple[type[BaseException], Callable[[Any], str]], ...] = (
     (ssl.SSLCertVerificationError, lambda error: f"certificate verify failed: {one_line(error.verify_message, 200)}"),
     (aiohttp.ClientConnectorDNSError, lambda error: f"cannot resolve {error.host}"),
     (aiohttp.ClientProxyConnectionError, lambda error: f"proxy {error.host}:{error.port}: {_system(error.os_error)}"),
-    (aiohttp.ClientHttpProxyError, lambda error: _proxy_answer(error.status)),
+    (aiohttp.ClientHttpProxyError, lambda error: proxy_answer(error.status)),
     (aiohttp.ClientConnectorError, lambda error: reason(error.os_error)),
     (TimeoutError, lambda _: "timed out"),
     (aiohttp.InvalidURL, lambda _: "not a valid address"),

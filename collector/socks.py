@@ -17,7 +17,7 @@ from yarl import URL
 from collector.proxies import SOCKS_PORT, describe, is_socks
 from collector.text import one_line
 
-__all__ = ["SocksProxyError", "connector"]
+__all__ = ["SocksProxyError", "connect", "connector"]
 
 
 class SocksProxyError(aiohttp.ClientConnectionError):
@@ -43,6 +43,34 @@ def connector(
     return aiohttp.TCPConnector(ssl=context, socket_factory=new_socket, **options)
 
 
+async def connect(proxy: URL, host: str, port: int, timeout: float | None = None) -> socket.socket:
+    """Return a socket that is connected to a server through `proxy`; raises SocksProxyError."""
+    place = describe(proxy)
+    client = Proxy(
+        ProxyType.SOCKS5,
+        proxy.host or "",
+        proxy.port or SOCKS_PORT,
+        username=proxy.user,
+        password=proxy.password if proxy.user is None else proxy.password or "",
+        rdns=True,
+    )
+    try:
+        return await client.connect(host, port, timeout=timeout)
+    except ProxyTimeoutError:
+        raise SocksProxyError(f"{place}: timed out") from None
+    except ProxyConnectionError as error:
+        number = error.errno or 0  # a negative one is the resolver's
+        why = os.strerror(number).lower() if number > 0 else "cannot be resolved"
+        raise SocksProxyError(f"{place}: {why}") from None
+    except ProxyError as error:
+        raise SocksProxyError(f"{place}: {one_line(str(error).lower(), 200)}") from None
+    except OSError as error:
+        why = os.strerror(error.errno).lower() if error.errno else "the connection broke"
+        raise SocksProxyError(f"{place}: {why}") from None
+    except Exception:  # what is not SOCKS has many forms
+        raise SocksProxyError(f"{place}: its answer is not SOCKS5") from None
+
+
 class _SocksConnector(aiohttp.TCPConnector):
     """Makes every connection through one proxy; `prepare` gets each socket.
 
@@ -60,39 +88,13 @@ class _SocksConnector(aiohttp.TCPConnector):
     ) -> tuple[asyncio.Transport, ResponseHandler]:
         for unused in ("addr_infos", "client_error"):
             options.pop(unused, None)
-        connected = await self._connect(req.url.raw_host, req.port, timeout.sock_connect)
+        connected = await connect(self._proxy, req.url.raw_host, req.port, timeout.sock_connect)
         try:
             self._prepare(connected)
             return await self._wrap_existing_connection(*args, req=req, timeout=timeout, sock=connected, **options)
         except BaseException:
             connected.close()
             raise
-
-    async def _connect(self, host: str, port: int, timeout: float | None) -> socket.socket:
-        address, place = self._proxy, describe(self._proxy)
-        proxy = Proxy(
-            ProxyType.SOCKS5,
-            address.host or "",
-            address.port or SOCKS_PORT,
-            username=address.user,
-            password=address.password if address.user is None else address.password or "",
-            rdns=True,
-        )
-        try:
-            return await proxy.connect(host, port, timeout=timeout)
-        except ProxyTimeoutError:
-            raise SocksProxyError(f"{place}: timed out") from None
-        except ProxyConnectionError as error:
-            number = error.errno or 0  # a negative one is the resolver's
-            why = os.strerror(number).lower() if number > 0 else "cannot be resolved"
-            raise SocksProxyError(f"{place}: {why}") from None
-        except ProxyError as error:
-            raise SocksProxyError(f"{place}: {one_line(str(error).lower(), 200)}") from None
-        except OSError as error:
-            why = os.strerror(error.errno).lower() if error.errno else "the connection broke"
-            raise SocksProxyError(f"{place}: {why}") from None
-        except Exception:  # what is not SOCKS has many forms
-            raise SocksProxyError(f"{place}: its answer is not SOCKS5") from None
 
 
 class _NoResolver(AbstractResolver):

@@ -3,28 +3,28 @@
 import hashlib
 import hmac
 import logging
-import math
 import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import quote, urlsplit
 
-import aiohttp
 import anyio
-import anyio.lowlevel
+import httpx
 from yarl import URL
 
 from collector import __version__
 from collector.backoff import parse_retry_after
 from collector.config.sinks import WebhookSettings
 from collector.files import file_stamp
-from collector.http_errors import reason as describe_failure
+from collector.http_errors import proxy_answer
 from collector.model import SinkRecord
-from collector.proxies import ProxyUrlError, describe, is_socks
+from collector.proxies import ProxyUrlError, describe
 from collector.redaction import Secrets
 from collector.sinks.credentials import choose_proxy, read_secret, tls_context
+from collector.sinks.early_answer import Transport
 from collector.sinks.errors import (
     TEXT_LIMIT,
     KnownKeyError,
@@ -36,10 +36,9 @@ from collector.sinks.errors import (
     from_status,
 )
 from collector.sinks.formats import gzip, json_array
-from collector.socks import connector
 from collector.text import describe_redirect, without_markup
 from collector.timestamps import rfc3339
-from collector.urls import InvalidUrlError, parse_url
+from collector.urls import InvalidUrlError
 
 __all__ = ["WebhookSink", "signature"]
 
@@ -51,6 +50,9 @@ _ABOUT_RECORDS = (400, 413, 422)  # statuses that speak of the records, which ar
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 _log = logging.getLogger(__name__)
+# These log whole URLs and headers, and the path of a webhook's URL is often a secret.
+for _library in ("httpx", "httpcore"):
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -73,8 +75,9 @@ class WebhookSink:
         parts = urlsplit(settings.url)
         self._host = f"{parts.scheme}://{parts.netloc}"
         self._lock = anyio.Lock()
-        self._sending = False  # some of a body, but not yet all of it
-        self._client: aiohttp.ClientSession | None = None
+        self._begun = False  # some of a body has been handed over
+        self._sent = False  # all of it
+        self._client: httpx.AsyncClient | None = None
         self._proxy: URL | None = None  # on the way of the client
         self._stamps: Sequence[object] = ()  # of the certificate files that the client was made with
 
@@ -109,81 +112,65 @@ class WebhookSink:
 
     async def _attempt(self, body: bytes, count: int, key: str) -> tuple[int, SinkError | None]:
         settings = self._settings
-        self._sending = False
+        self._begun = self._sent = False
         try:
             async with self._lock:
                 with anyio.fail_after(settings.timeout):
                     client = await self._open()
                     return await self._exchange(client, body, count, key)
-        except aiohttp.ConnectionTimeoutError:
+        except httpx.ConnectTimeout:
             raise self._timeout(f"no connection within {settings.connect_timeout:g} s") from None
-        except aiohttp.ServerTimeoutError:
+        except httpx.WriteTimeout:
+            text = f"it took no part of the request within {settings.write_timeout:g} s"
+            raise self._timeout(text) from None
+        except httpx.TimeoutException:
             raise self._timeout(f"no answer within {settings.read_timeout:g} s") from None
         except TimeoutError:
             raise self._timeout(f"no answer within {settings.timeout:g} s") from None
-        except (aiohttp.InvalidURL, InvalidUrlError):
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, InvalidUrlError):
             text = f"sinks.{self._name}.url: expected a URL such as https://host/path"
             raise UnavailableError(text, Reason.MISCONFIGURED) from None
-        except (aiohttp.ClientError, OSError) as error:
-            refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status == 407
-            text = self._text(self._with_proxy(self._foreign(describe_failure(error))))
-            if self._sending:
+        except httpx.HTTPError as error:
+            text = self._text(self._with_proxy(self._foreign(_describe(error))))
+            if self._begun and not self._sent:
                 raise _InterruptedError(text, Reason.CONNECTION) from None
+            refused = isinstance(error, httpx.ProxyError) and str(error).startswith("407")
             raise UnavailableError(text, Reason.UNAUTHORIZED if refused else Reason.CONNECTION) from None
 
     async def _exchange(
-        self, client: aiohttp.ClientSession, body: bytes, count: int, key: str
+        self, client: httpx.AsyncClient, body: bytes, count: int, key: str
     ) -> tuple[int, SinkError | None]:
         if self._settings.gzip:
             body = gzip(body)
-        sent = anyio.Event()
-        with anyio.CancelScope() as writing:
-            response = await client.post(
-                parse_url(self._settings.url),
-                data=self._parts(body, writing, sent),
-                headers=self._headers(body, count, key),
-                proxy=None if is_socks(self._proxy) else self._proxy,
-                allow_redirects=False,
-            )
-        if writing.cancelled_caught:
-            raise self._timeout(f"it took no part of the request within {self._settings.write_timeout:g} s")
         content = b""
-        try:
+        async with client.stream(
+            "POST", self._settings.url, content=self._parts(body), headers=self._headers(body, count, key)
+        ) as response:
             # The status alone counts: the body is read for a person, and to reuse the connection.
             with anyio.move_on_after(_BODY_SECONDS):
-                content = await _read(response)
-                if response.status // 100 == 2:
-                    await sent.wait()
-        except (aiohttp.ClientError, OSError):
-            _log.debug("response body incomplete", extra={"sink": self._name})
-        finally:
-            if response.content.at_eof() and sent.is_set():
-                response.release()
-            else:
-                response.close()
-        if response.status // 100 != 2:
-            return response.status, self._map_answer(response.status, response.headers, content)
-        if not sent.is_set():
-            text = f"answered {response.status} before it had read the whole batch"
-            return response.status, self._unavailable(text, Reason.SERVER_ERROR)
-        return response.status, None
+                try:
+                    async for chunk in response.aiter_raw():
+                        content += chunk
+                        if len(content) >= _BODY_LIMIT:
+                            break
+                except httpx.HTTPError:
+                    _log.debug("response body incomplete", extra={"sink": self._name})
+        status = response.status_code
+        if not response.is_success:
+            return status, self._map_answer(status, response.headers, content[:_BODY_LIMIT])
+        if not self._sent:
+            return status, self._unavailable(
+                f"answered {status} before it had read the whole batch", Reason.SERVER_ERROR
+            )
+        return status, None
 
-    async def _parts(self, body: bytes, writing: anyio.CancelScope, sent: anyio.Event) -> AsyncIterator[bytes]:
-        """Yield the parts of a body, each of which has until the write timeout to be taken.
-
-        A receiver may answer and hang up before it has read them all. Writing then fails, and what it has said is lost
-        unless it was read before: two turns of the event loop bring in what has come.
-        """
+    async def _parts(self, body: bytes) -> AsyncIterator[bytes]:
+        """Yield the parts of a body, each of which has until the write timeout to be taken."""
+        self._begun = True
         view = memoryview(body)
         for start in range(0, len(body), _PART_BYTES):
-            writing.deadline = anyio.current_time() + self._settings.write_timeout
-            await anyio.lowlevel.checkpoint()
-            await anyio.lowlevel.checkpoint()
-            self._sending = True
             yield bytes(view[start : start + _PART_BYTES])
-        writing.deadline = math.inf
-        self._sending = False
-        sent.set()
+        self._sent = True
 
     def _headers(self, body: bytes, count: int, key: str) -> dict[str, str]:
         """Return the headers."""
@@ -217,9 +204,6 @@ class WebhookSink:
 
     def _map_answer(self, status: int, headers: Mapping[str, str], content: bytes) -> SinkError:
         """Return the error that an answer other than 2xx means, in the receiver's own words."""
-        if status in _REDIRECTS:  # before anything looks at where to
-            text = describe_redirect(status, headers.get("Location"), "url")
-            return self._unavailable(text, Reason.MISCONFIGURED)
         words = self._foreign(without_markup(content.decode(errors="replace")))
         text = self._text(f"answered {status}{': ' if words else ''}{words}")
         wait = parse_retry_after(headers.get("Retry-After"), time.time())
@@ -227,7 +211,7 @@ class WebhookSink:
             return KnownKeyError(f"{text} (it is processing the batch)", Reason.SERVER_ERROR, retry_after=wait)
         return from_status(status, text, wait, about_records=_ABOUT_RECORDS)
 
-    async def _open(self) -> aiohttp.ClientSession:
+    async def _open(self) -> httpx.AsyncClient:
         """Return the client, a new one if its certificate files have changed."""
         settings = self._settings
         stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
@@ -238,11 +222,17 @@ class WebhookSink:
                 self._proxy = choose_proxy(settings.proxy, settings.url)
             except ProxyUrlError as error:
                 raise UnavailableError(f"sinks.{self._name}: {error}", Reason.MISCONFIGURED) from None
-            self._client = aiohttp.ClientSession(
-                connector=connector(self._proxy, context),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(connect=settings.connect_timeout, sock_read=settings.read_timeout),
+            self._client = httpx.AsyncClient(
+                transport=Transport(context, self._proxy),
                 trust_env=False,  # the proxy is chosen in proxies.py, and ~/.netrc holds no secrets of ours
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                event_hooks={"response": [self._refuse_redirect]},
+                timeout=httpx.Timeout(
+                    settings.timeout,
+                    connect=settings.connect_timeout,
+                    read=settings.read_timeout,
+                    write=settings.write_timeout,
+                ),
             )
             self._stamps = stamps
         return self._client
@@ -250,7 +240,13 @@ class WebhookSink:
     async def _close_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await client.close()
+            await client.aclose()
+
+    async def _refuse_redirect(self, response: httpx.Response) -> None:
+        """Raise UnavailableError for an answer that redirects, before httpx looks at where to."""
+        if response.status_code in _REDIRECTS:
+            text = describe_redirect(response.status_code, response.headers.get("Location"), "url")
+            raise self._unavailable(text, Reason.MISCONFIGURED)
 
     def _foreign(self, text: str) -> str:
         return self.secrets.redact(text, TEXT_LIMIT)
@@ -275,9 +271,14 @@ class _InterruptedError(UnavailableError):
     """The connection broke while the body was being sent."""
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Return the beginning of a body."""
-    body = b""
-    while len(body) < _BODY_LIMIT and (chunk := await response.content.readany()):
-        body += chunk
-    return body[:_BODY_LIMIT]
+def _describe(error: httpx.HTTPError) -> str:
+    """Return why a request got no answer; what httpx and httpcore say may hold headers and URLs."""
+    text = str(error)
+    if isinstance(error, httpx.NetworkError):  # from early_answer.py
+        return text
+    if isinstance(error, httpx.ProxyError):
+        return proxy_answer(int(text[:3]))
+    if isinstance(error, httpx.RemoteProtocolError):
+        gone = text.startswith("Server disconnected")
+        return "the server closed the connection" if gone else "the answer is not HTTP as expected"
+    return f"the request failed ({type(error).__name__})"

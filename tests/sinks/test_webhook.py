@@ -8,7 +8,7 @@ import logging
 import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -37,9 +37,9 @@ def server_tls(certificates: Any, *, client_certificates: bool = False) -> ssl.S
 
 @asynccontextmanager
 async def listening(
-    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """Serve raw TCP."""
+    """Serve raw TCP, or what TLS carries."""
 
     async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -47,7 +47,7 @@ async def listening(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(closing, "127.0.0.1", 0)
+    server = await asyncio.start_server(closing, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
 
@@ -214,6 +214,15 @@ async def test_a_redirect_is_not_followed(record: MakeRecord) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+async def test_a_cookie_is_not_kept(record: MakeRecord) -> None:
+    with receiving() as receiver:
+        receiver.respond(200, headers={"Set-Cookie": "session=1"})
+        async with webhook(receiver.url) as sink:
+            await sink.send([record()], key="k")
+            await sink.send([record()], key="l")
+    assert "Cookie" not in receiver.requests[1].headers
+
+
 async def test_a_reset_connection_is_unavailable_and_replaced(record: MakeRecord) -> None:
     connections = 0
 
@@ -256,7 +265,8 @@ async def test_a_receiver_that_never_answers_runs_into_the_timeout(setting: str,
     assert caught.value.reason is Reason.TIMEOUT
 
 
-async def test_requests_go_through_a_proxy_that_tunnels(certificates: Any, record: MakeRecord) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_requests_go_through_a_proxy_that_tunnels(scheme: str, certificates: Any, record: MakeRecord) -> None:
     tunnels: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -277,8 +287,8 @@ async def test_requests_go_through_a_proxy_that_tunnels(certificates: Any, recor
 
     with receiving(server_tls(certificates)) as receiver:
         async with (
-            listening(handle) as port,
-            webhook(receiver.url, ca_file=certificates.ca, proxy=f"http://127.0.0.1:{port}") as sink,
+            listening(handle, server_tls(certificates) if scheme == "https" else None) as port,
+            webhook(receiver.url, ca_file=certificates.ca, proxy=f"{scheme}://localhost:{port}") as sink,
         ):
             await sink.send([record()], key="k")
     assert tunnels == [f"CONNECT {receiver.host.removeprefix('https://')} HTTP/1.1".encode()]
@@ -576,6 +586,16 @@ class TestProxies:
                 await sink.send([record()], key="k")
         assert seen[0] == "POST http://hook.test/in HTTP/1.1"
         assert seen[1] == "Proxy-Authorization: Basic " + base64.b64encode(b"me:s3cr3t").decode()
+
+    @pytest.mark.parametrize(
+        ("url", "asked"),
+        [("http://[fd00::1]:81/in", "POST http://[fd00::1]:81/in"), ("https://[fd00::1]/in", "CONNECT [fd00::1]:443")],
+    )
+    async def test_ipv6_addresses_keep_their_brackets(self, url: str, asked: str, record: MakeRecord) -> None:
+        async with self.proxy() as (port, seen), webhook(url, proxy=f"http://127.0.0.1:{port}") as sink:
+            with suppress(UnavailableError):  # of TLS
+                await sink.send([record()], key="k")
+        assert seen[0] == f"{asked} HTTP/1.1"
 
     async def test_socks5_of_the_environment_looks_the_name_up(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch

@@ -53,6 +53,7 @@ MEASURED = (
     "tests/kube/test_reflector.py::TestStartingOver",
     "tests/prometheus/test_rules.py::test_the_rules_do_what_their_tests_say",
     "tests/simulator/test_simulator.py",
+    "tests/sinks/test_early_answer.py",
     "tests/sinks/test_s3.py",
     "tests/sinks/test_s3_answers.py",
     "tests/sinks/test_s3_credentials.py",

@@ -1,0 +1,254 @@
+"""Connections of httpx that hear what a receiver answers while a request is still being sent.
+
+A receiver may answer at once, such as 413, and hang up or take no more. httpcore reads an answer only when the whole
+request is written or cannot be, and a transport of asyncio that fails to write drops what has come. A socket keeps it.
+"""
+
+import asyncio
+import math
+import re
+import select
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import httpcore
+import httpx
+from aiohappyeyeballs import start_connection
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
+from yarl import URL
+
+from collector import socks
+from collector.http_errors import reason
+from collector.proxies import describe, is_socks
+
+__all__ = ["Transport"]
+
+_ANSWER = re.compile(rb"(?:\A|\r\n\r\n)HTTP/1\.[01] ([2-9])")  # none of 1xx, which another one follows
+_ACCEPTED_SECONDS = 1.0  # to take the rest of a request after an answer of 2xx
+_EARLY_LIMIT = 1 << 16  # bytes that are kept while a request is being sent
+_HAPPY_EYEBALLS_SECONDS = 0.25  # until the next address is tried as well
+_KEEPALIVE_SECONDS = 15.0
+
+
+class Transport(httpx.AsyncHTTPTransport):
+    """What httpx sends requests with, through `proxy` if there is one."""
+
+    def __init__(self, context: ssl.SSLContext, proxy: URL | None) -> None:
+        # httpx itself has no way to hand a network backend to httpcore.
+        options: dict[str, Any] = {
+            "ssl_context": context,
+            "keepalive_expiry": _KEEPALIVE_SECONDS,
+            "network_backend": _Backend(proxy),
+        }
+        if proxy is None or is_socks(proxy):
+            self._pool = httpcore.AsyncConnectionPool(**options)
+            return
+        login = None
+        if proxy.user is not None or proxy.password is not None:
+            login = (proxy.user or "").encode(), (proxy.password or "").encode()
+        self._pool = _HttpProxy(
+            httpcore.URL(scheme=proxy.scheme, host=proxy.raw_host or "", port=proxy.port, target="/"),
+            proxy_auth=login,
+            proxy_ssl_context=context if proxy.scheme == "https" else None,
+            **options,
+        )
+
+
+class _HttpProxy(httpcore.AsyncHTTPProxy):
+    """Is asked for IPv6 addresses in brackets, which httpcore leaves out."""
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        if b":" in request.url.host:
+            request.url.host = b"[%b]" % request.url.host
+        return await super().handle_async_request(request)
+
+
+class _Backend(httpcore.AsyncNetworkBackend):
+    """Connects to a receiver or its HTTP proxy, or through a SOCKS5 proxy."""
+
+    def __init__(self, proxy: URL | None) -> None:
+        self._proxy = proxy
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,  # noqa: ARG002
+        socket_options: Iterable[Any] | None = None,  # noqa: ARG002
+    ) -> httpcore.AsyncNetworkStream:
+        proxy = self._proxy
+        with (
+            _translated(
+                httpcore.ConnectError,
+                httpcore.ConnectTimeout,
+                f"{describe(proxy)}: " if proxy is not None and not is_socks(proxy) else "",
+            ),
+            anyio.fail_after(timeout),
+        ):
+            if proxy is not None and is_socks(proxy):
+                connected = await socks.connect(proxy, host, port)
+            else:
+                try:
+                    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                except (socket.gaierror, UnicodeError):
+                    raise httpcore.ConnectError(f"cannot resolve {host}") from None
+                connected = await start_connection(found, happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = _Socket(connected)
+        return _Stream(plain, plain)
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+
+class _Socket(ByteStream):
+    """A socket that can be read after it could not be written."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.connected = connected
+        self.cut = False  # whether something was not sent
+        self.deadline = math.inf  # of sending
+        self._sending = anyio.CancelScope()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        while True:
+            try:
+                received = self.connected.recv(max_bytes)
+            except BlockingIOError:
+                # To wait first and then to read makes sure that nothing is lost by cancelling.
+                await anyio.wait_readable(self.connected)
+            else:
+                if not received:
+                    raise anyio.EndOfStream
+                return received
+
+    async def send(self, item: bytes) -> None:
+        """Send all, or set `cut` and return: an error would be the end of TLS, also for reading."""
+        rest = memoryview(item)
+        try:
+            with anyio.CancelScope(deadline=self.deadline) as self._sending:
+                while rest:
+                    try:
+                        rest = rest[self.connected.send(rest) :]
+                    except BlockingIOError:
+                        await anyio.wait_writable(self.connected)
+        except OSError:
+            pass
+        self.cut = self.cut or bool(rest)
+
+    def stop_sending(self, seconds: float) -> None:
+        """Cut what is not sent within this time."""
+        self.deadline = self._sending.deadline = anyio.current_time() + seconds
+
+    async def send_eof(self) -> None:
+        self.connected.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        self.connected.close()
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection that is read while it is written; `stream` is its socket, or TLS on it."""
+
+    def __init__(self, plain: _Socket, stream: ByteStream) -> None:
+        self._socket = plain
+        self._stream = stream
+        self._early = bytearray()  # what came while something was written
+        self._failure: Exception | None = None  # what ended that
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._socket.deadline = math.inf
+        if self._early:
+            kept = bytes(self._early[:max_bytes])
+            del self._early[:max_bytes]
+            return kept
+        with _translated(httpcore.ReadError, httpcore.ReadTimeout), anyio.fail_after(timeout):
+            if self._failure is not None:
+                raise self._failure
+            try:
+                return await self._stream.receive(max_bytes)
+            except anyio.EndOfStream:
+                return b""
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all; raise WriteError, upon which httpcore reads the answer, if the receiver takes no more."""
+        if not buffer:
+            return
+        try:
+            with anyio.fail_after(timeout):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._listen)
+                    try:
+                        await self._stream.send(buffer)
+                    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+                        self._socket.cut = True
+                    tasks.cancel_scope.cancel()
+        except TimeoutError:
+            if not self._early:
+                raise httpcore.WriteTimeout from None
+            self._socket.cut = True
+        if self._socket.cut:
+            raise httpcore.WriteError("the connection was closed")
+
+    async def _listen(self) -> None:
+        """Keep what comes; stop sending at an answer or the end, but not at once where the rest may be taken."""
+        try:
+            while len(self._early) < _EARLY_LIMIT:
+                self._early += await self._stream.receive()
+                if self._socket.deadline == math.inf and (answer := _ANSWER.search(self._early)):
+                    self._socket.stop_sending(_ACCEPTED_SECONDS if answer[1] == b"2" else 0)
+        except anyio.EndOfStream:
+            self._socket.stop_sending(0)
+        except (OSError, anyio.BrokenResourceError) as error:
+            self._failure = error
+            self._socket.stop_sending(0)
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            with _translated(httpcore.ConnectError, httpcore.ConnectTimeout), anyio.fail_after(timeout):
+                secured = await TLSStream.wrap(
+                    self._stream,
+                    server_side=False,
+                    hostname=server_hostname and server_hostname.strip("[]"),
+                    ssl_context=ssl_context,
+                    standard_compatible=False,  # few receivers close TLS before they close the connection
+                )
+        except BaseException:
+            await self.aclose()
+            raise
+        return _Stream(self._socket, secured)
+
+    async def aclose(self) -> None:
+        await self._socket.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return whether there is something to read, which an idle connection that is still good has not."""
+        if info != "is_readable":
+            return None
+        poll = select.poll()
+        poll.register(self._socket.connected, select.POLLIN)
+        return bool(self._early or self._failure or poll.poll(0))
+
+
+@contextmanager
+def _translated(
+    failed: type[httpcore.NetworkError], late: type[httpcore.TimeoutException], place: str = ""
+) -> Iterator[None]:
+    """Raise errors as those of httpcore, in words without secrets."""
+    try:
+        yield
+    except anyio.EndOfStream:
+        raise failed("the server closed the connection") from None
+    except (OSError, anyio.BrokenResourceError, socks.SocksProxyError) as error:
+        if isinstance(error, TimeoutError) and error.errno is None:
+            raise late from None
+        cause = error.__cause__ if isinstance(error, anyio.BrokenResourceError) else None
+        raise failed(place + reason(cause or error)) from None

@@ -1,0 +1,19 @@
+"""Takes a store's tables back to the first version, as an older collector left them."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_STATEMENTS = (
+    "DROP TABLE gpuid_leases",
+    "DROP INDEX gpuid_changes_altered",
+    "ALTER TABLE gpuid_changes DROP COLUMN changes",
+    "ALTER TABLE gpuid_changes DROP COLUMN last_known",
+    "ALTER TABLE gpuid_placements DROP COLUMN last_known",
+    "ALTER TABLE gpuid_ghosts DROP COLUMN facts",
+    "UPDATE gpuid_schema SET version_num = '0001'",
+)
+
+
+async def to_first_version(connection: AsyncConnection) -> None:
+    for statement in _STATEMENTS:
+        await connection.execute(text(statement))
