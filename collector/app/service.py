@@ -24,7 +24,7 @@ from collector.delivery.reconciler import SinkReconciler
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Change
-from collector.store import Store
+from collector.store import Store, StoreError
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 from collector.web import serve
@@ -110,11 +110,17 @@ class Service:
             pending=lambda: store.history_writer.pending,
             lost=lambda: store.health.status.lost,
             leader=lambda: store.leadership.leads,
+            set_aside=lambda: store.health.status.set_aside.files,
         )
         sink_observer = SinkObserver(self.metrics, self._sink_statuses)
         delivery = Delivery(store, sink_observer)
-        await delivery.reconcile(self._config.sinks)
         self._sinks = SinkReconciler(delivery, sink_observer.keep)
+        try:
+            await delivery.reconcile(self._config.sinks)
+        except StoreError as error:
+            if not store.survives(error):
+                raise
+            await self._sinks.reconcile(self._config.sinks)
         take_over = TakeOver(store, self.inventory, self._cluster_tasks.adopt)
         return [
             (store.run, "store"),

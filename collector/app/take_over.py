@@ -37,6 +37,8 @@ class TakeOver:
             try:
                 if await leadership.ask() and not leadership.recording:
                     await self._take_over()
+                elif self._store.database.renewed:
+                    await self._store.renew(self._snapshot)
                 health.succeeded("lead")
             except LostLeadershipError:
                 log.debug("lost the election to another collector")
@@ -52,9 +54,17 @@ class TakeOver:
                     )
             await anyio.sleep(ASK_SECONDS)
 
+    def _snapshot(self) -> dict[Place, NodeState]:
+        return {
+            Place(cluster, node): state
+            for cluster in self._inventory.clusters()
+            for node, state in self._inventory.nodes(cluster).items()
+        }
+
     async def _take_over(self) -> None:
         """Begin to record, first what the leader before has missed; nobody else writes meanwhile."""
         await self._store.reconcile_again()
+        self._store.database.renewed = False  # all of the inventory is about to be recorded
         inventory, standby = self._inventory, self._store.leadership.standby
         standby.forget_touched()
         recorded: set[Place] = set()
@@ -63,12 +73,7 @@ class TakeOver:
             self._adopt([node for node in part if node.place not in standby.gone])
             recorded |= {node.place for node in part}
             different |= {node.place for node in part if not _agrees(inventory.node(node.place), node)}
-        different |= {
-            place
-            for cluster in inventory.clusters()
-            for node in inventory.nodes(cluster)
-            if (place := Place(cluster, node)) not in recorded
-        }
+        different |= self._snapshot().keys() - recorded
         self._store.history_writer.begin({place: inventory.node(place) for place in different | standby.touched})
 
 

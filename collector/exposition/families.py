@@ -165,6 +165,12 @@ FAMILIES = (
         (),
         "Whether this collector records and delivers; 0 on a standby, absent without a store.",
     ),
+    Family(
+        "gpuid_store_damaged_files",
+        "gauge",
+        (),
+        "Damaged files of the store that were set aside and are still in its folder; 0 with PostgreSQL.",
+    ),
     Family("gpuid_scrape_body_bytes", "histogram", ("encoding",), "Size of scrape responses as sent."),
     Family("gpuid_scrape_duration_seconds", "histogram", (), "Time to prepare a scrape response."),
     Family("gpuid_build_info", "gauge", ("version",), "The collector's version; always 1."),

@@ -163,13 +163,20 @@ class Metrics:
         self._sinks.intersection_update(sinks)
 
     def register_store(
-        self, *, up: Callable[[], bool], pending: Callable[[], int], lost: Callable[[], int], leader: Callable[[], bool]
+        self,
+        *,
+        up: Callable[[], bool],
+        pending: Callable[[], int],
+        lost: Callable[[], int],
+        leader: Callable[[], bool],
+        set_aside: Callable[[], int],
     ) -> None:
         """Create the series of the store, whose values are asked for at each scrape."""
         _gauge("gpuid_store_up", self.registry).set_function(up)
         _gauge("gpuid_store_pending_records", self.registry).set_function(pending)
         self.registry.register(_CallbackCounter("gpuid_store_lost_records_total", lost))
         _gauge("gpuid_store_leader", self.registry).set_function(leader)
+        _gauge("gpuid_store_damaged_files", self.registry).set_function(set_aside)
 
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Count a scrape: the bytes of its response as sent, and the seconds that it took to prepare."""

@@ -90,6 +90,10 @@ class Leadership:
         """Record nothing from now on: another collector does."""
         self.recording = self._database.single_process
 
+    def hold(self) -> None:
+        """Record nothing until the lead is taken: the store cannot be read yet."""
+        self.recording = False
+
     @asynccontextmanager
     async def write(self, token: str | None = None) -> AsyncIterator[AsyncConnection]:
         """Lend a connection in a leader's transaction; raises StoreError.
@@ -106,6 +110,7 @@ class Leadership:
     async def ask(self) -> bool:
         """Take the lock, or make sure that it is still ours; False while another has it. Raises StoreError."""
         if self._database.single_process:
+            await self._database.recover()
             self._database.check_file()
             return True
         async with self._asking:

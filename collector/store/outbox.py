@@ -68,6 +68,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     sink: str
     key: str  # a UUID
     records: list[SinkRecord]
+    store: str = ""  # the id of the store that it is from
     emit: str = ""  # of what kind they are; empty for a dead letter
     last: int = 0  # where the cursor goes when it is delivered
     dead_letter: int | None = None  # the id, if it is one that is replayed
@@ -94,11 +95,11 @@ class Outbox:
         self._leadership = leadership
         self._clock = clock
 
-    async def reconcile(self, sinks: Mapping[str, Subscription]) -> None:
+    async def reconcile(self, sinks: Mapping[str, Subscription], *, from_start: bool = False) -> None:
         """Let these sinks get what happens from now on; the backlogs of others are kept for some days.
 
         A sink that is known continues where it was. One that is new, or emits another kind of records than before,
-        starts at the present end, or with `backfill` at the beginning.
+        starts at the present end; with `backfill`, or where all do so `from_start`, at the beginning.
         """
         async with self._leadership.write() as connection:
             known = {row["name"]: row for row in (await connection.execute(select(schema.sinks))).mappings().all()}
@@ -117,7 +118,7 @@ class Outbox:
                 if name in known and known[name]["emit"] == wanted.emit:
                     continue
                 end = None
-                if not wanted.backfill:
+                if not wanted.backfill and not from_start:
                     end = await connection.scalar(select(func.max(_TABLES[wanted.emit].c.id)))
                 row = {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
                 await connection.execute(insert(schema.sinks).values(row))
@@ -152,6 +153,7 @@ class Outbox:
         returned. Dead letters to be replayed come first, but not before a batch that is on its way.
         """
         async with self._database.read() as connection:
+            store = self._database.id
             state = await _state(connection, sink)
             if state is None or state["upto"] is None:
                 letter = (
@@ -170,6 +172,7 @@ class Outbox:
                         sink=sink,
                         key=letter["key"],
                         records=decode_records(letter["records"]),
+                        store=store,
                         dead_letter=letter["id"],
                     )
             if state is None:
@@ -184,17 +187,23 @@ class Outbox:
                 upto = fitting[-1] if fitting else ahead[0][0]
         if state["upto"] is None:
             async with self._leadership.write() as connection:
+                if self._database.id != store:  # the file was damaged meanwhile, and this is a new one
+                    return None
                 same = (_sinks[name] == state[name] for name in ("name", "emit", "cursor"))
                 begun = update(schema.sinks).where(*same, _sinks.upto.is_(None)).values(upto=upto)
                 if _count(await connection.execute(begun)) == 0:  # the sink gets other records by now
                     return None
         async with self._database.read() as connection:
+            if self._database.id != store:
+                return None
             records = await _records(connection, state["emit"], state["cursor"], upto)
-        return Batch(sink=sink, key=self._key(state, upto), records=records, emit=state["emit"], last=upto)
+        return Batch(sink=sink, key=self._key(state, upto), records=records, store=store, emit=state["emit"], last=upto)
 
     async def confirm(self, batch: Batch) -> None:
         """Note that the batch was delivered."""
         async with self._database.write() as connection:
+            if batch.store != self._database.id:  # that one was damaged: nothing of this one was delivered
+                return
             if batch.dead_letter is not None:
                 await connection.execute(delete(schema.dead_letters).where(_letters.id == batch.dead_letter))
             else:
@@ -203,12 +212,13 @@ class Outbox:
     async def dead_letter(self, batch: Batch, reason: str) -> None:
         """Move the batch to the dead letters, because its sink will never accept it, and continue behind it."""
         async with self._database.write() as connection:
-            if batch.dead_letter is not None:
+            known = batch.store == self._database.id  # else that one was damaged, and the batch is kept in this one
+            if known and batch.dead_letter is not None:
                 row = {"reason": reason, "time": self._clock(), "replay": False}
                 await connection.execute(
                     update(schema.dead_letters).where(_letters.id == batch.dead_letter).values(row)
                 )
-            elif await _advance(connection, batch):
+            elif not known or await _advance(connection, batch):
                 await connection.execute(
                     insert(schema.dead_letters).values(
                         sink=batch.sink,

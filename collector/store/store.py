@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import anyio
+import anyio.to_thread
 import msgspec
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,7 +18,7 @@ from collector.model import NodeState, Place
 from collector.store import schema
 from collector.store.codec import decode_node
 from collector.store.database import Database, OpenMode
-from collector.store.errors import LostLeadershipError, StoreError
+from collector.store.errors import DamagedStoreError, LostLeadershipError, StoreError, UnavailableStoreError
 from collector.store.health import StoreHealth
 from collector.store.history import History
 from collector.store.history_writer import MAX_PENDING, HistoryWriter
@@ -84,15 +85,26 @@ class Store:
         max_pending: int = MAX_PENDING,
         decode_nodes: int = DECODE_NODES,
     ) -> AsyncIterator[Self]:
-        """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError."""
+        """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError.
+
+        A collector's SQLite file may turn out to be damaged, or its disk to fail; `survives` says whether to run on.
+        """
         async with Database.open(settings, mode) as database:
             store = cls(database, settings, clock, max_pending=max_pending, decode_nodes=decode_nodes)
+            store.health.found_set_aside(await anyio.to_thread.run_sync(database.set_aside))
             try:
-                if mode is OpenMode.COLLECTOR and await store.leadership.ask():
+                if database.trouble is not None:
+                    store.leadership.hold()
+                    store.health.failed("lead", str(database.trouble))
+                elif mode is OpenMode.COLLECTOR and await store.leadership.ask():
                     store.history_writer.begin({})  # what is loaded from now on is what the history holds
                 yield store
             finally:
                 await store.leadership.release()
+
+    def survives(self, error: StoreError) -> bool:
+        """Return whether a collector runs on without its store until `error` is over."""
+        return self.database.recovers and isinstance(error, DamagedStoreError | UnavailableStoreError)
 
     async def load(self) -> Remembered:
         """Return the present inventory; raises StoreError."""
@@ -128,6 +140,17 @@ class Store:
         if self._subscriptions is not None:
             await self.outbox.reconcile(self._subscriptions)
 
+    async def renew(self, snapshot: Callable[[], Mapping[Place, NodeState]]) -> None:
+        """Fill a store that was begun in place of a damaged one, if it was; raises StoreError.
+
+        What waited to be recorded is recorded, and then all that `snapshot` returns. The sinks get both.
+        """
+        self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
+        if self._subscriptions is not None:
+            await self.outbox.reconcile(self._subscriptions, from_start=True)
+        self.history_writer.complete(snapshot)
+        self.database.renewed = False
+
     async def run(self) -> None:
         """Commit what is recorded and forget what is too old, until cancelled."""
         async with anyio.create_task_group() as tasks:
@@ -161,6 +184,7 @@ class Store:
                 if self.leadership.leads:
                     await self.prune()
                 self.health.succeeded("retention")
+                self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
             except StoreError as error:
                 self.health.failed("retention", str(error))
             await anyio.sleep(PRUNE_SECONDS)
