@@ -14,7 +14,7 @@ from urllib.parse import quote
 from collector.store.files import SIDE_FILES
 from collector.text import counted
 
-__all__ = ["SetAside", "describe_loss", "set_aside", "set_aside_files"]
+__all__ = ["SetAside", "describe_loss", "set_aside", "set_aside_files", "set_aside_log"]
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,7 @@ def set_aside(path: Path, now: float) -> Path:
     For the collector that holds its lock. A link stays, and what it points to is renamed. `now` is in Unix seconds.
     """
     file = path.resolve()
-    name = f"{file.name}{MARK}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
-    to = file.with_name(name)
-    number = 1
-    while any(os.path.lexists(f"{to}{side}") for side in ("", *SIDE_FILES)):
-        number += 1
-        to = file.with_name(f"{name}.{number}")
+    to = _free_name(file, now)
     # The database first: a connection that is still open somewhere then sees that its file has moved, and leaves the
     # log alone, which would be the next database's. Were this to end half-way, the log without its file is damage too.
     with suppress(FileNotFoundError):  # an earlier attempt may have got so far
@@ -48,6 +43,15 @@ def set_aside(path: Path, now: float) -> Path:
     for side in SIDE_FILES:
         with suppress(FileNotFoundError):
             file.with_name(file.name + side).rename(f"{to}{side}")
+    return to
+
+
+def set_aside_log(path: Path, now: float) -> Path:
+    """Rename the write-ahead log of a file alone; returns its new path. Raises OSError."""
+    file = path.resolve()
+    to = Path(f"{_free_name(file, now)}-wal")
+    file.with_name(file.name + "-wal").rename(to)
+    file.with_name(file.name + "-shm").unlink(missing_ok=True)  # it only indexes the log
     return to
 
 
@@ -64,7 +68,7 @@ def set_aside_files(path: Path) -> SetAside:
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode):
                     size += status.st_size
-                    if not entry.name.endswith(SIDE_FILES):
+                    if not entry.name.endswith(SIDE_FILES) or not Path(entry.path.rpartition("-")[0]).exists():
                         found.append((status.st_ctime, entry.path))
     except OSError as error:
         log.debug("cannot list the folder of the store: %s", error)
@@ -81,6 +85,16 @@ def describe_loss(path: Path) -> str:
     except sqlite3.Error as error:
         log.debug("cannot open the damaged file: %s", error)
     return "; ".join(lost) or "it can no longer be read"
+
+
+def _free_name(file: Path, now: float) -> Path:
+    name = f"{file.name}{MARK}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
+    to = file.with_name(name)
+    number = 1
+    while any(os.path.lexists(f"{to}{side}") for side in ("", *SIDE_FILES)):
+        number += 1
+        to = file.with_name(f"{name}.{number}")
+    return to
 
 
 def _answers(connection: sqlite3.Connection, what: str, ask: Callable[[sqlite3.Connection], list[str]]) -> list[str]:

@@ -22,9 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
-from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files
+from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain
-from collector.store.files import BUSY_TIMEOUT_SECONDS, check_readable, claim, prepare_file
+from collector.store.files import BUSY_TIMEOUT_SECONDS, check_readable, claim, foreign_log, prepare_file
 from collector.store.migrate import check_complete, check_version, is_current, is_incomplete, migrate, stage
 
 __all__ = ["Database", "OpenMode"]
@@ -238,6 +238,7 @@ class Database:
                 if mode is OpenMode.COLLECTOR:
                     if self._claimed is None:
                         self._claimed = claim(location.path)
+                        await anyio.to_thread.run_sync(self._check_log, location.path)
                     await anyio.to_thread.run_sync(prepare_file, location.path)
                 else:
                     check_readable(location.path)
@@ -309,6 +310,20 @@ class Database:
                 "lost": lost,
                 "advice": "recover it with the sqlite3 tool's .recover, or delete it; gpuid never does",
             },
+        )
+
+    def _check_log(self, path: Path) -> None:
+        """Set a write-ahead log aside that is not this file's; raises DamagedStoreError where that must not be."""
+        if not path.is_file() or not foreign_log(path):
+            return
+        what = "its write-ahead log is damaged or another database's"
+        if self._settings.strict:
+            raise DamagedStoreError(f"store {path}: {what}; move the log away (the -wal and -shm) to start without it")
+        to = set_aside_log(path, time.time())
+        log.error(
+            "store damaged; set its write-ahead log aside, and with it the last changes: %s",
+            what,
+            extra={"file": str(path), "set_aside": str(to)},
         )
 
     async def _dispose(self) -> None:

@@ -37,7 +37,7 @@ class DamagedStoreError(StoreError):
 
 
 class UnavailableStoreError(StoreError):
-    """The disk of an SQLite file fails, is full or read-only; the file may be good."""
+    """The disk is full, or that of an SQLite file fails or is read-only; what is on it may be good."""
 
 
 MAX_TEXT_LENGTH = 200  # characters of what an engine says
@@ -47,7 +47,9 @@ FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that th
 def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -> StoreError:
     """Return our error for a foreign one."""
     if isinstance(location, PostgresLocation):
-        return StoreError(f"store {location}: {_postgres_text(error, location.password)}")
+        full = any(getattr(cause, "sqlstate", None) == DISK_FULL for cause in _causes(error))
+        kind = UnavailableStoreError if full else StoreError
+        return kind(f"store {location}: {_postgres_text(error, location.password)}")
     for cause in _causes(error):
         if isinstance(cause, sqlite3.Error):
             name = getattr(cause, "sqlite_errorname", "") or ""
@@ -115,6 +117,7 @@ def _postgres_text(error: BaseException, password: str) -> str:
     return _redact(str(error), password) or type(error).__name__
 
 
+DISK_FULL = "53100"  # PostgreSQL's state
 GRANT_CREATE = "grant the user CREATE on the schema"
 GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
 _POSTGRES = (
@@ -122,7 +125,7 @@ _POSTGRES = (
     ("3D", "create the database"),
     ("42501 schema", GRANT_CREATE),
     ("42501", GRANT_WRITE),
-    ("53100", "free some space on the server's disk (gpuid retries automatically)"),
+    (DISK_FULL, "free some space on the server's disk (gpuid retries automatically)"),
 )
 
 

@@ -8,6 +8,7 @@ import stat
 import struct
 from contextlib import closing, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
 from collector.store.schema import APPLICATION_ID, VERSION_TABLE
@@ -26,6 +27,10 @@ BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
+MIN_PAGE_BYTES = 512
+_LOG_MAGICS = (0x377F0682, 0x377F0683)
+_LOG_HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24  # before each page of the log
 _HEAD_BYTES = 1 << 20  # of a file, in which the statements that made its tables are
 _OWN_TEXT = b"CREATE TABLE gpuid_"
 
@@ -91,48 +96,108 @@ def prepare_file(path: Path) -> None:
 
     Raises DamagedStoreError, StoreError for what is not a store of ours, OSError and sqlite3.Error.
     """
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        pass
-    else:
-        if not stat.S_ISREG(mode):
-            raise _no_file(path)
+    if path.exists() and not path.is_file():
+        raise _no_file(path)
     # SQLite gives the files beside it the mode of the database, whatever the umask; so that one must be right first.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE))
-    for file in (path, *(path.with_name(path.name + side) for side in SIDE_FILES)):
-        _make_private(file.resolve())
+    for side in ("", *SIDE_FILES):
+        _make_private(_beside(path, side))
     head = _read(path, _HEAD_BYTES)
-    is_sqlite = head.startswith(_MAGIC)
-    ours = (is_sqlite and _mark(head) == APPLICATION_ID) or _OWN_TEXT in head
-    wal = path.resolve()
-    wal = wal.with_name(wal.name + "-wal")
-    if not head and wal.exists() and wal.stat().st_size:
-        raise DamagedStoreError(
-            f"store {path}: the file is damaged (it is empty, but its write-ahead log is not){MOVE_AWAY}"
-        )
+    log_bytes = _size(_beside(path, "-wal"))
+    if not head and log_bytes:
+        raise _damaged(path, "it is empty, but its write-ahead log is not")
+    if head and not head.startswith(_MAGIC):
+        raise DamagedStoreError(f"store {path}: not a database{MOVE_AWAY}")
+    ours = _mark(head) == APPLICATION_ID or _OWN_TEXT in head
+    if head and len(head) < MIN_PAGE_BYTES:
+        raise _damaged(path, "it ends within its header")
     try:
         _check_content(path, ours=ours)
     except sqlite3.DatabaseError as error:
-        if is_sqlite and not ours and (error.sqlite_errorname or "").startswith("SQLITE_CORRUPT"):
+        if head and not ours and (error.sqlite_errorname or "").startswith("SQLITE_CORRUPT"):
             raise _foreign(path) from error
         raise
+    if ours and not log_bytes and _size(path) < _pages(head) * _page_bytes(head):
+        raise _damaged(path, "its end is missing")  # with a log, the copying of its pages may have been interrupted
+    with closing(_connection(path, "rw")) as connection:
+        # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def foreign_log(path: Path) -> bool:
+    """Return whether the write-ahead log beside a store of ours is another database's, or no log; raises OSError.
+
+    SQLite writes one of another database into the file, and quietly ignores one that it cannot read.
+    """
+    head = _read(path, _HEADER_BYTES)
+    page_bytes = _page_bytes(head)
+    frame_bytes = _FRAME_HEADER_BYTES + page_bytes
+    log_file = _beside(path, "-wal")
+    if (
+        not head.startswith(_MAGIC)
+        or _mark(head) != APPLICATION_ID
+        or _size(log_file) < _LOG_HEADER_BYTES + frame_bytes
+    ):
+        return False
+    with log_file.open("rb") as file:
+        magic, _, its_page_bytes, _, *salts = struct.unpack(">6I", file.read(24))
+        if magic not in _LOG_MAGICS or its_page_bytes != page_bytes:
+            return True
+        for start in range(_LOG_HEADER_BYTES, _size(log_file) - frame_bytes + 1, frame_bytes):
+            file.seek(start)
+            page, _, *its_salts = struct.unpack(">4I", file.read(16))
+            if its_salts != salts:
+                break
+            if page == 1:
+                file.seek(start + _FRAME_HEADER_BYTES)
+                if _mark(file.read(_HEADER_BYTES)) != APPLICATION_ID:
+                    return True
+    return False
 
 
 def _check_content(path: Path, *, ours: bool) -> None:
-    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)) as connection:
+    # Read-only, so that a damaged file and its log stay as they are; but a transaction of old may have to be undone.
+    with closing(_connection(path, "rw" if _beside(path, "-journal").exists() else "ro")) as connection:
         (mark,) = connection.execute("PRAGMA application_id").fetchone()
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
         if tables and mark != APPLICATION_ID:
             if not ours and VERSION_TABLE not in tables:
                 raise _foreign(path)
-            raise DamagedStoreError(f"store {path}: the file is damaged (it is no longer marked as gpuid's){MOVE_AWAY}")
-        if path.stat().st_size <= MAX_CHECKED_BYTES:
+            raise _damaged(path, "it is no longer marked as gpuid's")
+        if _size(path) <= MAX_CHECKED_BYTES:
             (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if found != "ok":
-                raise DamagedStoreError(f"store {path}: the file is damaged ({' '.join(found.split())}){MOVE_AWAY}")
-        # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
-        connection.execute("PRAGMA journal_mode = WAL")
+                raise _damaged(path, " ".join(found.split()))
+
+
+def _connection(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+
+
+def _beside(path: Path, side: str) -> Path:
+    file = path.resolve()
+    return file.with_name(file.name + side)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _pages(head: bytes) -> int:
+    return int(struct.unpack_from(">I", head.ljust(_HEADER_BYTES, b"\0"), 28)[0])
+
+
+def _page_bytes(head: bytes) -> int:
+    size = int(struct.unpack_from(">H", head.ljust(_HEADER_BYTES, b"\0"), 16)[0])
+    return 65536 if size == 1 else size
+
+
+def _damaged(path: Path, what: str) -> DamagedStoreError:
+    return DamagedStoreError(f"store {path}: the file is damaged ({what}){MOVE_AWAY}")
 
 
 def _foreign(path: Path) -> StoreError:

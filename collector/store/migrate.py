@@ -1,5 +1,6 @@
 """Brings a store's tables to the schema that this version of gpuid knows."""
 
+import re
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -104,6 +105,8 @@ def _version(connection: Connection) -> str | None:
 
 
 def _refuse_newer(version: str, location: SqliteLocation | PostgresLocation) -> None:
+    if not re.fullmatch(r"\d{4}", version, re.ASCII) and isinstance(location, SqliteLocation):
+        raise DamagedStoreError(f"store {location}: the file is damaged (its version cannot be read){MOVE_AWAY}")
     if not any((_FOLDER / "versions").glob(f"{version}_*.py")):
         raise StoreError(
             f"store {location}: created by a newer gpuid (schema {version}, this one knows {HEAD}); "

@@ -96,7 +96,7 @@ class Store:
                 if database.trouble is not None:
                     store.leadership.hold()
                     store.health.failed("lead", str(database.trouble))
-                elif mode is OpenMode.COLLECTOR and await store.leadership.ask():
+                elif mode is OpenMode.COLLECTOR and await store._leads_at_once():
                     store.history_writer.begin({})  # what is loaded from now on is what the history holds
                 yield store
             finally:
@@ -165,6 +165,14 @@ class Store:
         """Forget what is older than the retention and what every sink has got; raises StoreError."""
         await self.outbox.give_up(self._clock() - KEEP_SINKS_SECONDS)
         return await prune(self.database, None if self._retention is None else self._clock() - self._retention)
+
+    async def _leads_at_once(self) -> bool:
+        """Ask for the lead; where the disk is full, it is asked for again later."""
+        try:
+            return await self.leadership.ask()
+        except UnavailableStoreError as error:
+            self.health.failed("lead", str(error))
+            return False
 
     async def _decoded(self, connection: AsyncConnection, rows: Select[Any]) -> AsyncIterator[list[NodeState]]:
         async with connection.stream(rows) as result:

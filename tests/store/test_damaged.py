@@ -14,9 +14,10 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
+from collector.config.store import SqliteLocation
 from collector.store import Batch, OpenMode, Store, StoreError, StoreSettings, Subscription
-from collector.store import database as database_module
 from collector.store.damaged import set_aside
+from collector.store.files import prepare_file
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +76,6 @@ DAMAGE = {
     "all zero": lambda path: overwrite(path, 0, bytes(path.stat().st_size)),
     "text": lambda path: path.write_text("hello, I am a text file\n" * 100),
     "mark of another program": lambda path: overwrite(path, 68, b"abcd"),
-    "log of another database": foreign_log,
     "table missing": altered("DROP TABLE gpuid_sinks"),
     "column missing": altered("ALTER TABLE gpuid_nodes DROP COLUMN read_at"),
     "version missing": altered("DROP TABLE gpuid_schema"),
@@ -194,6 +194,26 @@ class TestAtTheStart:
             set_aside(tmp_path / "gpuid.db", 1764123825.0)
         assert sorted(file.read_text() for file in found_aside(tmp_path)) == ["one", "three", "two"]
 
+    @pytest.mark.parametrize("kind", ["of another database", "damaged"])
+    async def test_a_log_that_is_not_its_own_is_set_aside_alone(self, kind, path, sqlite_settings, collecting, caplog):
+        if kind == "damaged":
+            path.with_name("gpuid.db-wal").write_bytes(b"x" * 20_000)
+        else:
+            foreign_log(path)
+        before, files = path.with_name("gpuid.db-wal").read_bytes(), path.read_bytes()
+        strict = msgspec.structs.replace(sqlite_settings, strict=True)
+        with pytest.raises(
+            StoreError, match=r"its write-ahead log is damaged or another database's; move the log away"
+        ):
+            async with Store.open(strict):
+                pass
+        assert path.read_bytes() == files
+        async with collecting(sqlite_settings) as one:
+            assert [place.node for place in await one.store.history.where("GPU-1")] == ["a"]
+            assert one.store.health.status.set_aside.files == 1
+            assert Path(one.store.health.status.set_aside.newest).read_bytes() == before  # noqa: ASYNC240
+        assert "set its write-ahead log aside, and with it the last changes" in caplog.text
+
     async def test_what_was_lost_is_told(self, path, sqlite_settings, collecting, caplog):
         async with collecting(sqlite_settings) as one:
             await one.store.reconcile({"lake": Subscription("changes", backfill=True)})
@@ -206,7 +226,7 @@ class TestAtTheStart:
 
 class TestThatCannotBeSetAside:
     async def test_the_collector_goes_on_and_recovers(self, path, sqlite_settings, collecting, monkeypatch):
-        monkeypatch.setattr(database_module, "RETRY_SECONDS", 0.05)
+        monkeypatch.setattr("collector.store.database.RETRY_SECONDS", 0.05)
         DAMAGE["header zeroed"](path)
         allowed = False
 
@@ -215,7 +235,7 @@ class TestThatCannotBeSetAside:
                 raise OSError(errno.EACCES, "Permission denied")
             return set_aside(*arguments)
 
-        monkeypatch.setattr(database_module, "set_aside", rename)
+        monkeypatch.setattr("collector.store.database.set_aside", rename)
         async with Store.open(sqlite_settings) as store:
             assert not store.health.status.up
             assert store.health.status.message == (
@@ -233,15 +253,15 @@ class TestThatCannotBeSetAside:
             assert [place.since for place in await one.store.history.where("GPU-1")] == [20.0]
 
     async def test_a_failing_disk_is_no_damage(self, path, sqlite_settings, collecting, monkeypatch):
-        monkeypatch.setattr(database_module, "RETRY_SECONDS", 0.05)
-        real, failing = database_module.prepare_file, True
+        monkeypatch.setattr("collector.store.database.RETRY_SECONDS", 0.05)
+        failing = True
 
         def check(path):
             if failing:
                 raise OSError(errno.EIO, "Input/output error")
-            real(path)
+            prepare_file(path)
 
-        monkeypatch.setattr(database_module, "prepare_file", check)
+        monkeypatch.setattr("collector.store.database.prepare_file", check)
         async with recovering(sqlite_settings, collecting) as one:
             assert one.store.health.status.message == f"store {path}: I/O error; check the disk and its free space"
             one.read("b", 20.0, "2")
@@ -272,14 +292,16 @@ async def recovering(settings, collecting):
 class TestWhileRunning:
     async def break_it(self, store: Store) -> None:
         """Flip all pages but the first under a running collector, whose connections have read them already."""
+        assert isinstance(store.database.location, SqliteLocation)
         path = store.database.location.path
         async with store.database.write() as connection:
             await connection.exec_driver_sql("PRAGMA user_version")
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         overwrite(path, 4096, b"\xa5" * (path.stat().st_size - 4096))
-        await store.database._reader.dispose()  # with what they hold in memory
-        await store.database._writer.dispose()
+        for engine in (store.database._reader, store.database._writer):
+            assert engine is not None
+            await engine.dispose()  # with what its connections hold in memory
 
     @pytest.mark.parametrize("found_by", ["write", "read"])
     async def test_a_new_one_gets_all_that_is_known(self, found_by, sqlite_settings, collecting, tmp_path, caplog):

@@ -11,8 +11,6 @@ import pytest
 
 from collector.store import OpenMode, Store, StoreError, StoreSettings
 
-pytestmark = pytest.mark.anyio
-
 FILES = {"gpuid.db", "gpuid.db-wal", "gpuid.db-shm", "gpuid.db.lock"}
 
 
@@ -27,6 +25,7 @@ def umask(request):
     os.umask(before)
 
 
+@pytest.mark.anyio
 @pytest.mark.usefixtures("umask")
 async def test_they_are_private_whatever_the_umask(sqlite_settings, collecting, tmp_path):
     async with collecting(sqlite_settings) as one:
@@ -35,6 +34,7 @@ async def test_they_are_private_whatever_the_umask(sqlite_settings, collecting, 
         assert modes(tmp_path) == dict.fromkeys(FILES, "600")
 
 
+@pytest.mark.anyio
 async def test_those_of_an_earlier_version_become_private(sqlite_settings, collecting, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     async with collecting(sqlite_settings) as one:
@@ -50,7 +50,7 @@ async def test_those_of_an_earlier_version_become_private(sqlite_settings, colle
     assert "permissions of a store file tightened" in caplog.text
 
 
-async def test_they_are_private_from_the_first_instant(tmp_path):
+def test_they_are_private_from_the_first_instant(tmp_path):
     """Look at every open() that creates a file; the umask would let others in."""
     program = """
 import os, sys, anyio
