@@ -3,7 +3,7 @@
 import functools
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -46,7 +46,7 @@ def encode_node(state: NodeState) -> bytes:
             source=state.source,
             fingerprint=state.fingerprint,
             sharing=state.sharing,
-            gpus=columns,
+            gpus=_Columns(**columns),
             since=state.since,
             claims=tuple(sorted(state.claims)),
             unseen=state.unseen,
@@ -63,7 +63,9 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         since = since[:1] * count  # one number instead of equal ones
     if fingerprint is not None and fingerprint.boot_id == stored.node.boot_id:
         fingerprint = msgspec.structs.replace(fingerprint, boot_id=stored.node.boot_id)
-    columns = [_column(field, stored.gpus.get(field), count) for field in _FIELDS]
+    if count and stored.gpus.uuid is None:
+        raise ValueError("uuid: missing")
+    columns = [_column(getattr(stored.gpus, field), field, count) for field in _FIELDS]
     return NodeState(
         place=Place(*map(sys.intern, place)),
         node=stored.node,
@@ -115,6 +117,17 @@ def readings_records(reading: Reading, changes: Sequence[Change]) -> list[SinkRe
     ]
 
 
+if TYPE_CHECKING:
+    _Columns = Any
+else:  # a column is a value that all GPUs have, or a list of one for each
+    _Columns = msgspec.defstruct(
+        "_Columns",
+        [(field.name, field.type | list[field.type] | None, None) for field in msgspec.structs.fields(Gpu)],
+        kw_only=True,
+        frozen=True,
+    )
+
+
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     node: NodeInfo
     driver_version: str | None = None
@@ -122,7 +135,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     fingerprint: Fingerprint | None = None
     sharing: Sharing | None = None
-    gpus: dict[str, Any] = {}
+    gpus: _Columns = _Columns()
     since: tuple[float, ...] = ()
     claims: tuple[str, ...] = ()
     unseen: tuple[Unseen, ...] = ()
@@ -155,10 +168,12 @@ def _interned(text: str | None) -> str | None:
     return None if text is None else sys.intern(text)
 
 
-def _column(field: str, value: Any, count: int) -> list[Any]:
+def _column(value: Any, field: str, count: int) -> list[Any]:
     if value is None:
         return [None] * count
     if type(value) is list:
+        if len(value) != count:
+            raise ValueError(f"{field}: expected {count} values")
         return [None if text is None else sys.intern(text) for text in value] if field in _FEW else value
     return [sys.intern(value) if type(value) is str else value] * count
 

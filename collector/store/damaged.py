@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from collector.store.files import SIDE_FILES
+from collector.store.files import DAMAGED_TEXT, SIDE_FILES
 from collector.text import counted
 
 __all__ = ["SetAside", "describe_loss", "set_aside", "set_aside_files", "set_aside_log"]
@@ -81,8 +81,9 @@ def describe_loss(path: Path) -> str:
     lost = []
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            connection.text_factory = DAMAGED_TEXT
             lost = [text for table, ask in _QUESTIONS for text in _answers(connection, table, ask)]
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         log.debug("cannot open the damaged file: %s", error)
     return "; ".join(lost) or "it can no longer be read"
 
@@ -100,7 +101,7 @@ def _free_name(file: Path, now: float) -> Path:
 def _answers(connection: sqlite3.Connection, what: str, ask: Callable[[sqlite3.Connection], list[str]]) -> list[str]:
     try:
         return ask(connection)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         log.debug("the damaged file does not tell its %s: %s", what, error)
         return [f"an unknown number of {what}"]
 

@@ -1,6 +1,5 @@
 """The connections to SQLite or PostgreSQL: opened, migrated, read and written, every failure mapped to ours."""
 
-import functools
 import logging
 import os
 import secrets
@@ -24,7 +23,7 @@ from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain
-from collector.store.files import BUSY_TIMEOUT_SECONDS, check_readable, claim, foreign_log, prepare_file
+from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT, check_readable, claim, foreign_log, prepare_file
 from collector.store.migrate import check_complete, check_version, is_current, is_incomplete, migrate, stage
 
 __all__ = ["Database", "OpenMode"]
@@ -364,8 +363,7 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
-        # A text that is damaged is read with its holes, rather than not at all, and all that is beside it.
-        connection.driver_connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
+        connection.driver_connection.text_factory = DAMAGED_TEXT
         cursor = connection.cursor()
         # NORMAL keeps every commit when the process is killed, for it is in the system's memory by then. When the
         # whole machine loses power the last commits may be missing, but the file stays sound.

@@ -41,7 +41,8 @@ class UnavailableStoreError(StoreError):
 
 
 MAX_TEXT_LENGTH = 200  # characters of what an engine says
-FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`
+# All that the engines raise, mapped by `explain`; Python's SQLite fails to decode a message that quotes a damaged name.
+FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeDecodeError)
 
 
 def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -> StoreError:
@@ -60,6 +61,8 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
                 return UnavailableStoreError(f"store {location}: {READ_ONLY_DISK}")
             kind = UnavailableStoreError if name.startswith(_UNAVAILABLE) else StoreError
             return kind(f"store {location}: {text}")
+        if isinstance(cause, UnicodeDecodeError):
+            return DamagedStoreError(f"store {location}: the file is damaged{MOVE_AWAY}")
         if isinstance(cause, OSError) and cause.strerror:
             if cause.errno in _UNAVAILABLE_OS:
                 return UnavailableStoreError(f"store {location}: {_UNAVAILABLE_OS[cause.errno]}")

@@ -1,6 +1,7 @@
 """The files of an SQLite store: readable by their owner alone, claimed by one collector, checked before use."""
 
 import fcntl
+import functools
 import logging
 import os
 import sqlite3
@@ -13,7 +14,16 @@ from urllib.parse import quote
 from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
 from collector.store.schema import APPLICATION_ID, VERSION_TABLE
 
-__all__ = ["SIDE_FILES", "check_folder", "check_readable", "claim", "prepare_file", "prepare_folder"]
+__all__ = [
+    "BUSY_TIMEOUT_SECONDS",
+    "DAMAGED_TEXT",
+    "SIDE_FILES",
+    "check_folder",
+    "check_readable",
+    "claim",
+    "prepare_file",
+    "prepare_folder",
+]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +34,8 @@ MAX_CHECKED_BYTES = (
     512 << 20
 )  # of a file all of whose pages are checked at each start; larger ones take a second or more
 BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
+# A text that is damaged is read with its holes, rather than not at all, and all that is beside it.
+DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -113,8 +125,9 @@ def prepare_file(path: Path) -> None:
         raise _damaged(path, "it ends within its header")
     try:
         _check_content(path, ours=ours)
-    except sqlite3.DatabaseError as error:
-        if head and not ours and (error.sqlite_errorname or "").startswith("SQLITE_CORRUPT"):
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        damage = isinstance(error, UnicodeDecodeError) or (error.sqlite_errorname or "").startswith("SQLITE_CORRUPT")
+        if head and not ours and damage:
             raise _foreign(path) from error
         raise
     if ours and not log_bytes and _size(path) < _pages(head) * _page_bytes(head):
@@ -172,7 +185,9 @@ def _check_content(path: Path, *, ours: bool) -> None:
 
 def _connection(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"file:{quote(str(path))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    connection.text_factory = DAMAGED_TEXT
+    return connection
 
 
 def _beside(path: Path, side: str) -> Path:

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, selec
 from collector.model import Place, canonical_uuid
 from collector.store import schema
 from collector.store.database import Database
+from collector.store.sound import moment, sound, text
 
 __all__ = ["HistoricChange", "History", "PastPlacement", "Position"]
 
@@ -228,10 +229,10 @@ def _contains(part: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
 def _placement(row: RowMapping) -> PastPlacement:
     fields = dict(row)
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))
-    return PastPlacement(**fields, confirmed=max(time for time in times if time is not None))
+    return sound(PastPlacement, {**fields, "confirmed": max(moment(time) for time in times)})
 
 
 def _change(row: RowMapping) -> HistoricChange:
     fields = dict(row)
     cluster, node = fields.pop("previous_cluster"), fields.pop("previous_node")
-    return HistoricChange(**fields, previous=None if cluster is None else Place(cluster, node))
+    return sound(HistoricChange, {**fields, "previous": None if cluster is None else Place(text(cluster), text(node))})

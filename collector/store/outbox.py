@@ -20,6 +20,7 @@ from collector.store import schema
 from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
+from collector.store.sound import moment, text
 from collector.timestamps import rfc3339
 
 __all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
@@ -152,6 +153,14 @@ class Outbox:
         A batch's end is committed before it is handed out: until it is confirmed, and after any crash, the same one is
         returned. Dead letters to be replayed come first, but not before a batch that is on its way.
         """
+        while (batch := await self._next_batch(sink, limit)) is not None and not batch.records:  # all are damaged
+            if batch.dead_letter is None:
+                await self.confirm(batch)
+            else:
+                await self.dead_letter(batch, "its records are damaged")
+        return batch
+
+    async def _next_batch(self, sink: str, limit: int) -> Batch | None:
         async with self._database.read() as connection:
             store = self._database.id
             state = await _state(connection, sink)
@@ -171,7 +180,7 @@ class Outbox:
                     return Batch(
                         sink=sink,
                         key=letter["key"],
-                        records=decode_records(letter["records"]),
+                        records=_decoded(letter["records"], "dead letter", letter["id"]),
                         store=store,
                         dead_letter=letter["id"],
                     )
@@ -271,7 +280,7 @@ class Outbox:
             row = (await connection.execute(select(schema.dead_letters).where(_letters.id == id))).mappings().first()
         if row is None:
             return None
-        return DeadLetter(**{**row, "records": decode_records(row["records"])})
+        return DeadLetter(**{**row, "records": _decoded(row["records"], "dead letter", id)})
 
     async def replay(self, ids: Collection[int]) -> int:
         """Let dead letters be sent again by the process that delivers; returns how many of these ids there are."""
@@ -328,16 +337,25 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
     query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
     rows = (await connection.execute(query)).mappings()
     if table is schema.readings:
-        return [record for row in rows for record in decode_records(row["records"])]
+        return [record for row in rows for record in _decoded(row["records"], "reading", row["id"])]
     return [
         SinkRecord.of(
-            place=Place(row["cluster"], row["node"]),
-            event=row["event"],
-            time=rfc3339(row["time"], "seconds"),
-            **{key: row[key] for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
+            place=Place(text(row["cluster"]), text(row["node"])),
+            event=text(row["event"]),
+            time=rfc3339(moment(row["time"]), "seconds"),
+            **{key: text(row[key]) for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
         )
         for row in rows
     ]
+
+
+def _decoded(records: bytes, what: str, row: int) -> list[SinkRecord]:
+    """Return the records of a row; none if it is damaged."""
+    try:
+        return decode_records(records)
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        log.error("damaged row in the store: records of a %s lost", what, extra={"row": row})  # noqa: TRY400
+        return []
 
 
 async def _advance(connection: AsyncConnection, batch: Batch) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector import gc_freeze
 from collector.config.store import StoreSettings
-from collector.model import NodeState, Place
+from collector.model import Gpu, NodeInfo, NodeState, Place
 from collector.store import schema
 from collector.store.codec import decode_node
 from collector.store.database import Database, OpenMode
@@ -25,6 +25,7 @@ from collector.store.history_writer import MAX_PENDING, HistoryWriter
 from collector.store.leadership import Leadership
 from collector.store.outbox import Outbox, Subscription
 from collector.store.retention import prune
+from collector.store.sound import is_sound, moment, text
 
 __all__ = ["Remembered", "Store"]
 
@@ -35,6 +36,9 @@ PRUNE_SECONDS = 600.0  # between two times
 KEEP_SINKS_SECONDS = 7 * 86400.0  # that a sink may be missing in the configuration before its backlog is dropped
 CLOSE_TIMEOUT_SECONDS = 5.0  # that the end of the process leaves to what is under way
 DECODE_NODES = 1000  # at once
+
+
+_NodeRow = Sequence[Any]  # cluster, node, read_at, snapshot
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,8 +118,8 @@ class Store:
                 async for part in self._decoded(connection, _NODES):
                     found += part
                 rows = (await connection.execute(_ABSENT)).all()
-        absent = {row[0]: Place(row[1], row[2]) for row in rows}
-        left = {row[0]: row[3] for row in rows if row[3] is not None}
+        absent = {text(row[0]): Place(text(row[1]), text(row[2])) for row in rows}
+        left = {text(row[0]): moment(row[3]) for row in rows if row[3] is not None}
         return Remembered(nodes=found, absent=absent, left=left)
 
     async def nodes(self) -> AsyncGenerator[list[NodeState], None]:
@@ -175,15 +179,17 @@ class Store:
             return False
 
     async def _decoded(self, connection: AsyncConnection, rows: Select[Any]) -> AsyncIterator[list[NodeState]]:
+        """Yield nodes; one that is damaged comes last, with what its open placements say."""
+        damaged: list[_NodeRow] = []
         async with connection.stream(rows) as result:
             async for part in result.partitions(self._decode_nodes):
-                try:
-                    nodes = [decode_node(Place(row[0], row[1]), row[2], row[3]) for row in part]
-                except (msgspec.MsgspecError, TypeError, ValueError) as error:
-                    raise StoreError(
-                        f"store {self.database.location}: cannot decode a node; move it away to start afresh"
-                    ) from error
-                yield nodes
+                yield [node for row in map(tuple, part) if (node := _decode(row, damaged)) is not None]
+        for row in damaged:
+            log.error(
+                "damaged row in the store: node known from its history until it is read again",
+                extra={"cluster": text(row[0]), "node": text(row[1])},
+            )
+            yield [await _from_history(connection, row)]
 
     async def _prune_regularly(self) -> None:
         await anyio.sleep(FIRST_PRUNE_SECONDS)
@@ -206,3 +212,40 @@ _UNTIL = (
     .scalar_subquery()  # by the index of the absent GPUs alone, which are few beside all placements
 )
 _ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node, _UNTIL)
+
+
+def _decode(row: _NodeRow, damaged: list[_NodeRow]) -> NodeState | None:
+    """Return the node of a row; one that is damaged is added to those, and None returned."""
+    try:
+        node = decode_node(Place(row[0], row[1]), row[2], row[3])
+        if is_sound(node):
+            return node
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        log.debug("cannot decode a node", exc_info=True)
+    damaged.append(row)
+    return None
+
+
+async def _from_history(connection: AsyncConnection, row: _NodeRow) -> NodeState:
+    """Return what the open placements of a node say of it; it has no fingerprint, and so is read at once."""
+    found = await connection.execute(_OPEN.where(_placed.cluster == row[0], _placed.node == row[1]))
+    place = Place(text(row[0]), text(row[1]))
+    gpus = {text(uuid): (facts, moment(since)) for uuid, *facts, since in map(tuple, found)}
+    texts = {uuid: [None if value is None else text(value) for value in facts] for uuid, (facts, _) in gpus.items()}
+    since = tuple(time for _, time in gpus.values())
+    return NodeState(
+        place=place,
+        node=NodeInfo(name=place.node),
+        time=max((moment(row[2]), *since)),
+        gpus=tuple(
+            Gpu(uuid=uuid, serial=serial, chassis=chassis, model=model)
+            for uuid, (serial, chassis, model) in texts.items()
+        ),
+        since=since,
+    )
+
+
+_placed = schema.placements.c
+_OPEN = select(_placed.uuid, _placed.serial, _placed.chassis, _placed.model, _placed.since).where(
+    _placed.until.is_(None)
+)

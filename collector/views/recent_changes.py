@@ -83,7 +83,7 @@ def as_change(recorded: HistoricChange) -> Change:
     """Return a change of the history as the change that it was, with those of the GPU's facts that are recorded."""
     gpu = Gpu(uuid=recorded.uuid, serial=recorded.serial, model=recorded.model, chassis=recorded.chassis)
     return Change(
-        event=Event(recorded.event),
+        event=Event(recorded.event) if recorded.event in _EVENTS else Event.ALTERED,  # of a damaged row
         time=recorded.time,
         gpu=gpu,
         place=Place(recorded.cluster, recorded.node),
@@ -91,3 +91,6 @@ def as_change(recorded: HistoricChange) -> Change:
         source=recorded.source,
         previous=recorded.previous,
     )
+
+
+_EVENTS = frozenset(Event)
