@@ -21,16 +21,17 @@ from tests.support.waiting import until
 __all__ = ["SmallDisk", "small_disk"]
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
-MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MS_RDONLY, MS_REMOUNT, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x4000, 0x40000
 INNER_ID = 1000  # of the user in a user namespace: PostgreSQL does not run as root
 
 
 class SmallDisk:
     """The folder `path`, as the programs see it that are started with `command`."""
 
-    def __init__(self, holder: int, path: Path, *, user_namespace: bool) -> None:
+    def __init__(self, holder: "subprocess.Popen[bytes]", path: Path, *, user_namespace: bool) -> None:
         self.path = path
-        self._holder = holder
+        self._process = holder
+        self._holder = holder.pid
         self._user_namespace = user_namespace
 
     @property
@@ -62,6 +63,14 @@ class SmallDisk:
                         break
         return written
 
+    def make_read_only(self, read_only: bool = True) -> None:
+        """Let nobody write, or again; while no file is open for writing."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{MS_RDONLY if read_only else 0}\n".encode())
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == b"done\n"
+
     def make_room(self) -> None:
         """Remove what `fill` has written."""
         (self.seen_from_outside / "filler").unlink()
@@ -87,7 +96,7 @@ def small_disk(path: Path, *, megabytes: int, owner: int | None = None) -> Itera
             if answer == "mounted":
                 until(lambda: (Path(f"/proc/{holder.pid}/root{path}") / ".mounted").exists())  # noqa: B023
                 try:
-                    yield SmallDisk(holder.pid, path, user_namespace=user_namespace)
+                    yield SmallDisk(holder, path, user_namespace=user_namespace)
                 finally:
                     holder.stdin.close()  # which ends it, and with it the disk
                     holder.wait(60)
@@ -124,7 +133,10 @@ def _hold(arguments: Sequence[str]) -> None:
         return
     sys.stdout.write("mounted\n")
     sys.stdout.flush()
-    sys.stdin.read()
+    for flags in sys.stdin:
+        call("mount", b"tmpfs", path.encode(), b"tmpfs", MS_REMOUNT | int(flags), b"")
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
