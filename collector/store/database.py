@@ -22,15 +22,24 @@ from collector.config.store import PostgresLocation, SqliteLocation, StoreSettin
 from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
-from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain
-from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT, check_readable, claim, foreign_log, prepare_file
-from collector.store.migrate import check_complete, check_version, is_current, is_incomplete, migrate, stage
+from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
+from collector.store.files import (
+    BUSY_TIMEOUT_SECONDS,
+    DAMAGED_TEXT,
+    check_readable,
+    claim,
+    foreign_log,
+    prepare_file,
+    verify,
+)
+from collector.store.migrate import check_complete, check_version, is_current, migrate, stage
 
 __all__ = ["Database", "OpenMode"]
 
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
+VERIFY_SECONDS = 60.0  # between two searches for the cause of errors that a sound store does not lead to
 RETRY_SECONDS = 5.0  # between two attempts to open what could not be opened
 
 
@@ -66,7 +75,7 @@ class Database:
         self._claimed: int | None = None  # the descriptor of the lock of a collector's SQLite
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
-        self._retry_at = 0.0
+        self._retry_at = self._verify_at = 0.0
         self._deadline = float("inf")
         self._scopes: set[anyio.CancelScope] = set()
 
@@ -276,14 +285,27 @@ class Database:
         """Return our error for a foreign one; damage is remembered, so that the file is set aside."""
         found = explain(error, self.location)
         if self.recovers and self.trouble is None and self._file is not None:
-            if not isinstance(found, DamagedStoreError) and is_incomplete(error):
-                try:
-                    async with self._reading() as connection:
-                        await connection.run_sync(check_complete, self.location)
-                except StoreError as missing:
-                    found = missing
+            if is_odd(error) and anyio.current_time() >= self._verify_at:
+                self._verify_at = anyio.current_time() + VERIFY_SECONDS
+                found = await self._verified(found)
             if isinstance(found, DamagedStoreError):
                 self.trouble = found
+        return found
+
+    async def _verified(self, found: StoreError) -> StoreError:
+        """Return the damage that an odd error comes from; the error itself if there is none."""
+        assert isinstance(self.location, SqliteLocation)  # noqa: S101
+        try:
+            await anyio.to_thread.run_sync(verify, self.location.path)
+            async with self._reading() as connection:
+                await connection.run_sync(check_complete, self.location)
+        except DamagedStoreError as damage:
+            return damage
+        except FOREIGN as error:
+            other = explain(error, self.location)
+            return other if isinstance(other, DamagedStoreError) else found
+        except StoreError:
+            pass
         return found
 
     async def _set_aside(self, reason: StoreError) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "StoreError",
     "UnavailableStoreError",
     "explain",
+    "is_odd",
 ]
 
 
@@ -73,6 +74,12 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
     return StoreError(f"store {location}: {_redact(str(error)) or type(error).__name__}")
 
 
+def is_odd(error: BaseException) -> bool:
+    """Return whether an error of SQLite is none that a sound store leads to, and none that names damage."""
+    names = (getattr(cause, "sqlite_errorname", "") or "" for cause in _causes(error))
+    return any(name.startswith(_ODD) for name in names)
+
+
 def _is_read_only(location: SqliteLocation) -> bool:
     try:
         return bool(os.statvfs(location.path.parent).f_flag & os.ST_RDONLY)
@@ -95,6 +102,7 @@ _SQLITE = (
     ("SQLITE_IOERR", FAILING_DISK),
 )
 _DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+_ODD = ("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_READONLY", "SQLITE_TOOBIG")
 _UNAVAILABLE = ("SQLITE_FULL", "SQLITE_IOERR")
 _READ_ONLY = ("SQLITE_READONLY", "SQLITE_CANTOPEN")  # which a file system that is read-only leads to
 _UNAVAILABLE_OS = {

@@ -23,6 +23,7 @@ __all__ = [
     "claim",
     "prepare_file",
     "prepare_folder",
+    "verify",
 ]
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 MIN_PAGE_BYTES = 512
+MAX_SCHEMA_FORMAT, UTF_8 = 4, 1  # of SQLite; an empty database has 0 for both
+_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_PERM")
 _LOG_MAGICS = (0x377F0682, 0x377F0683)
 _LOG_HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24  # before each page of the log
@@ -123,11 +126,12 @@ def prepare_file(path: Path) -> None:
     ours = _mark(head) == APPLICATION_ID or _OWN_TEXT in head
     if head and len(head) < MIN_PAGE_BYTES:
         raise _damaged(path, "it ends within its header")
+    if ours:
+        _check_header(path, head)
     try:
         _check_content(path, ours=ours)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        damage = isinstance(error, UnicodeDecodeError) or (error.sqlite_errorname or "").startswith("SQLITE_CORRUPT")
-        if head and not ours and damage:
+        if head and not ours and not _error_name(error).startswith(_PASSING):
             raise _foreign(path) from error
         raise
     if ours and not log_bytes and _size(path) < _pages(head) * _page_bytes(head):
@@ -135,6 +139,12 @@ def prepare_file(path: Path) -> None:
     with closing(_connection(path, "rw")) as connection:
         # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
         connection.execute("PRAGMA journal_mode = WAL")
+
+
+def verify(path: Path) -> None:
+    """Look for damage in a store of ours, also one in use; raises DamagedStoreError, sqlite3.Error and OSError."""
+    _check_header(path, _read(path, _HEADER_BYTES))
+    _check_content(path, ours=True, check="integrity_check")
 
 
 def foreign_log(path: Path) -> bool:
@@ -168,19 +178,37 @@ def foreign_log(path: Path) -> bool:
     return False
 
 
-def _check_content(path: Path, *, ours: bool) -> None:
-    # Read-only, so that a damaged file and its log stay as they are; but a transaction of old may have to be undone.
-    with closing(_connection(path, "rw" if _beside(path, "-journal").exists() else "ro")) as connection:
-        (mark,) = connection.execute("PRAGMA application_id").fetchone()
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
-        if tables and mark != APPLICATION_ID:
-            if not ours and VERSION_TABLE not in tables:
-                raise _foreign(path)
-            raise _damaged(path, "it is no longer marked as gpuid's")
-        if _size(path) <= MAX_CHECKED_BYTES:
-            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise _damaged(path, " ".join(found.split()))
+def _check_header(path: Path, head: bytes) -> None:
+    """Check what SQLite does not call damage, but a file of another kind."""
+    head = head.ljust(_HEADER_BYTES, b"\0")
+    (schema_format,), (encoding,) = struct.unpack_from(">I", head, 44), struct.unpack_from(">I", head, 56)
+    versions = set(head[18:20])  # for writing and reading: 1 with a journal, 2 with a log
+    if not versions <= {1, 2} or schema_format > MAX_SCHEMA_FORMAT or encoding > UTF_8:
+        raise _damaged(path, "its header is not what gpuid wrote")
+
+
+def _check_content(path: Path, *, ours: bool, check: str = "quick_check") -> None:
+    try:
+        # Read-only, so that a damaged file and its log stay as they are; but an old transaction may have to be undone.
+        with closing(_connection(path, "rw" if _beside(path, "-journal").exists() else "ro")) as connection:
+            (mark,) = connection.execute("PRAGMA application_id").fetchone()
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
+            if tables and mark != APPLICATION_ID:
+                if not ours and VERSION_TABLE not in tables:
+                    raise _foreign(path)
+                raise _damaged(path, "it is no longer marked as gpuid's")
+            if _size(path) <= MAX_CHECKED_BYTES:
+                (found,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
+                if found != "ok":
+                    raise _damaged(path, " ".join(found.split()))
+    except sqlite3.OperationalError as error:
+        if ours and _error_name(error).startswith("SQLITE_ERROR"):  # the statements are right
+            raise _damaged(path, str(error)) from error
+        raise
+
+
+def _error_name(error: Exception) -> str:
+    return getattr(error, "sqlite_errorname", "") or ""
 
 
 def _connection(path: Path, mode: str) -> sqlite3.Connection:

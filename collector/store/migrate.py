@@ -10,7 +10,7 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
 from collector.store.schema import APPLICATION_ID, HEAD, METADATA, VERSION_TABLE
 
-__all__ = ["UP_TO_DATE", "check_complete", "check_version", "is_current", "is_incomplete", "migrate", "stage"]
+__all__ = ["UP_TO_DATE", "check_complete", "check_version", "is_current", "migrate", "stage"]
 
 UP_TO_DATE = "tables are up to date"
 MAX_NAMED = 3  # missing tables and columns that an error names
@@ -36,7 +36,7 @@ def migrate(connection: Connection, location: SqliteLocation | PostgresLocation)
     try:
         command.upgrade(config, "head")
     except SQLAlchemyError as error:
-        if is_incomplete(error) and isinstance(location, SqliteLocation):
+        if _is_incomplete(error) and isinstance(location, SqliteLocation):
             raise DamagedStoreError(f"store {location}: the file is damaged ({error.args[0]}){MOVE_AWAY}") from error
         raise
     if connection.dialect.name == "sqlite":
@@ -48,7 +48,7 @@ def is_current(connection: Connection) -> bool:
     return _version(connection) == HEAD
 
 
-def is_incomplete(error: BaseException) -> bool:
+def _is_incomplete(error: BaseException) -> bool:
     """Return whether an error of SQLite may come from tables or columns that are missing."""
     return any(text in str(error) for text in _INCOMPLETE)
 
