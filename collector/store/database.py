@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -273,13 +274,17 @@ class Database:
                 await connection.run_sync(check_version, self.location)
                 if self._mode is OpenMode.COLLECTOR:
                     await connection.run_sync(check_complete, self.location)
-                self.id = str(await connection.scalar(_OWN_ID))
-                return
+                self.id = _id(await connection.scalar(_OWN_ID))
+                if self.id or self._mode is not OpenMode.COLLECTOR:
+                    return
+                log.error("damaged row in the store: it gets a new id, so sinks may get their next batch twice")
         async with self._writing() as connection:
             await connection.run_sync(migrate, self.location)
-            own = self.insert(schema.meta).values(name="id", value=secrets.token_hex(16))
-            await connection.execute(own.on_conflict_do_nothing(index_elements=["name"]))
-            self.id = str(await connection.scalar(_OWN_ID))
+            self.id = _id(await connection.scalar(_OWN_ID)) or secrets.token_hex(16)
+            own = self.insert(schema.meta).values(name="id", value=self.id)
+            await connection.execute(
+                own.on_conflict_do_update(index_elements=["name"], set_={"value": own.excluded.value})
+            )
 
     async def _explained(self, error: BaseException) -> StoreError:
         """Return our error for a foreign one; damage is remembered, so that the file is set aside."""
@@ -356,6 +361,11 @@ class Database:
         await self._dispose()
         if self._claimed is not None:
             os.close(self._claimed)
+
+
+def _id(value: object) -> str:
+    """Return the id of a store; empty if there is none, or it is damaged."""
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}", value, re.ASCII) else ""
 
 
 def _again(error: StoreError) -> StoreError:

@@ -104,6 +104,10 @@ class Outbox:
         """
         async with self._leadership.write() as connection:
             known = {row["name"]: row for row in (await connection.execute(select(schema.sinks))).mappings().all()}
+            for name in [name for name, state in known.items() if not _is_sound(state)]:
+                log.error("damaged row in the store: the sink starts like a new one", extra={"sink": text(name)})
+                await connection.execute(delete(schema.sinks).where(_sinks.name == name))
+                del known[name]
             for name, state in known.items():
                 here = update(schema.sinks).where(_sinks.name == name)
                 if name not in sinks:
@@ -297,12 +301,18 @@ class Outbox:
     def _key(self, state: RowMapping, upto: int) -> str:
         """Return the key of a sink's batch, which is another one in every store and for every sink."""
         batch = f"{state['name']}/{state['emit']}/{state['cursor'] + 1}-{upto}"
-        return str(uuid.uuid5(uuid.UUID(self._database.id), batch))
+        return str(uuid.uuid5(uuid.UUID(self._database.id or "0" * 32), batch))
 
 
 _sinks, _letters = schema.sinks.c, schema.dead_letters.c
 _TABLES = {"changes": schema.changes, "readings": schema.readings}
 _REPLAY = select(_letters.id).where(_letters.replay).limit(1)
+
+
+def _is_sound(state: RowMapping) -> bool:
+    """Return whether a sink's row holds what was written to it."""
+    whole = isinstance(state["name"], str) and state["emit"] in _TABLES and isinstance(state["cursor"], int)
+    return whole and isinstance(state["upto"], int | None) and isinstance(state["gone"], float | None)
 
 
 async def _state(connection: AsyncConnection, sink: str) -> RowMapping | None:

@@ -107,6 +107,20 @@ async def test_records_that_are_damaged_hold_up_no_sink(recorded, collecting, ca
         assert (letter.replay, letter.reason) == (False, "its records are damaged")
 
 
+@pytest.mark.parametrize("value", ["DELETE FROM gpuid_facts", "UPDATE gpuid_facts SET value = 'x' WHERE name = 'id'"])
+async def test_a_store_without_its_id_gets_another(recorded, collecting, value):
+    await execute(recorded, value)
+    async with Store.open(recorded, OpenMode.READER) as store:
+        assert len(await store.outbox.sinks()) == 2
+    async with collecting(recorded) as one:
+        assert len(one.store.database.id) == 32
+        batch = await one.store.outbox.next_batch("hook", 10)
+        assert batch is not None
+        assert len(batch.records) == 3
+        one.read("b", 21.0, "3", "4")
+        assert await one.store.history_writer.flushed(10)
+
+
 class TestSqlite:
     """Which keeps a value of any type in any column."""
 
@@ -133,6 +147,22 @@ class TestSqlite:
             assert batch is not None
             assert [record.uuid for record in batch.records] == ["GPU-1", "GPU-2"]
             assert {found.place.node for found in one.inventory.find(uuid="GPU-1")} == {"a"}
+
+    @pytest.mark.parametrize("change", ["cursor = 'x'", "upto = x'ff'", "emit = 'nothing'", "gone = 'x'"])
+    async def test_a_sink_starts_like_a_new_one(self, change, sqlite_settings, collecting, tmp_path, caplog):
+        async with collecting(sqlite_settings) as one:
+            await one.store.reconcile(SINKS)
+            one.read("a", 10.0, "1")
+            assert await one.store.history_writer.flushed(10)
+        with closing(sqlite3.connect(tmp_path / "gpuid.db", isolation_level=None)) as connection:
+            connection.execute(f"UPDATE gpuid_sinks SET {change} WHERE name = 'hook'")
+        async with collecting(sqlite_settings) as one:
+            await one.store.prune()
+            await one.store.reconcile(SINKS)
+            assert "damaged row in the store: the sink starts like a new one" in caplog.text
+            batch = await one.store.outbox.next_batch("hook", 10)
+            assert batch is not None
+            assert [record.uuid for record in batch.records] == ["GPU-1"]
 
     async def test_a_collector_survives_any_page(self, sqlite_settings, collecting, tmp_path):
         """Random bytes of a closed file are replaced: a collector starts, records and starts again."""
