@@ -30,6 +30,7 @@ from collector.store.files import (
     check_readable,
     claim,
     foreign_log,
+    mark,
     prepare_file,
     verify,
 )
@@ -285,6 +286,8 @@ class Database:
             await connection.execute(
                 own.on_conflict_do_update(index_elements=["name"], set_={"value": own.excluded.value})
             )
+        if isinstance(self.location, SqliteLocation):
+            await anyio.to_thread.run_sync(mark, self.location.path)
 
     async def _explained(self, error: BaseException) -> StoreError:
         """Return our error for a foreign one; damage is remembered, so that the file is set aside."""

@@ -21,6 +21,7 @@ __all__ = [
     "check_folder",
     "check_readable",
     "claim",
+    "mark",
     "prepare_file",
     "prepare_folder",
     "verify",
@@ -139,6 +140,12 @@ def prepare_file(path: Path) -> None:
     with closing(_connection(path, "rw")) as connection:
         # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
         connection.execute("PRAGMA journal_mode = WAL")
+
+
+def mark(path: Path) -> None:
+    """Bring new tables from the log into the file itself, so that it is known as ours without its log."""
+    with suppress(sqlite3.Error), closing(_connection(path, "rw")) as connection:  # a full disk: some later time
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def verify(path: Path) -> None:

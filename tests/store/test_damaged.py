@@ -217,6 +217,10 @@ class TestAtTheStart:
             assert Path(one.store.health.status.set_aside.newest).read_bytes() == before  # noqa: ASYNC240
         assert "set its write-ahead log aside, and with it the last changes" in caplog.text
 
+    async def test_a_new_one_is_known_without_its_log(self, sqlite_settings, tmp_path):
+        async with Store.open(sqlite_settings):
+            assert (tmp_path / "gpuid.db").read_bytes()[68:72] == b"gpui"
+
     async def test_what_was_lost_is_told(self, path, sqlite_settings, collecting, caplog):
         async with collecting(sqlite_settings) as one:
             await one.store.reconcile({"lake": Subscription("changes", backfill=True)})
