@@ -1,5 +1,6 @@
 """The errors of the store: each one line that names the remedy."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,7 +11,18 @@ from collector.config.store import PostgresLocation, SqliteLocation
 from collector.model import GpuidError
 from collector.redaction import Secrets
 
-__all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "LostLeadershipError", "StoreError", "explain"]
+__all__ = [
+    "FOREIGN",
+    "GRANT_CREATE",
+    "GRANT_WRITE",
+    "MOVE_AWAY",
+    "DamagedStoreError",
+    "LostLeadershipError",
+    "StoreError",
+    "UnavailableStoreError",
+    "explain",
+    "is_odd",
+]
 
 
 class StoreError(GpuidError):
@@ -21,22 +33,42 @@ class LostLeadershipError(StoreError):
     """Another collector leads now."""
 
 
+class DamagedStoreError(StoreError):
+    """The content of an SQLite file is not what gpuid wrote."""
+
+
+class UnavailableStoreError(StoreError):
+    """The disk is full, or that of an SQLite file fails or is read-only; what is on it may be good."""
+
+
 MAX_TEXT_LENGTH = 200  # characters of what an engine says
-FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`
+# All that the engines raise, mapped by `explain`; Python's SQLite fails to decode a message that quotes a damaged name.
+FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeDecodeError)
 
 
 def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -> StoreError:
     """Return our error for a foreign one."""
     if isinstance(location, PostgresLocation):
-        return StoreError(f"store {location}: {_postgres_text(error, location.password)}")
+        full = any(getattr(cause, "sqlstate", None) == DISK_FULL for cause in _causes(error))
+        kind = UnavailableStoreError if full else StoreError
+        return kind(f"store {location}: {_postgres_text(error, location.password)}")
     for cause in _causes(error):
         if isinstance(cause, TimeoutError):
             return StoreError(f"store {location}: the file was not read in time; check the disk, or ask for less")
         if isinstance(cause, sqlite3.Error):
             name = getattr(cause, "sqlite_errorname", "") or ""
             text = next((text for start, text in _SQLITE if name.startswith(start)), str(cause))
-            return StoreError(f"store {location}: {text}")
+            if name.startswith(_DAMAGED):
+                return DamagedStoreError(f"store {location}: {text}")
+            if name.startswith(_READ_ONLY) and _is_read_only(location):
+                return UnavailableStoreError(f"store {location}: {READ_ONLY_DISK}")
+            kind = UnavailableStoreError if name.startswith(_UNAVAILABLE) else StoreError
+            return kind(f"store {location}: {text}")
+        if isinstance(cause, UnicodeDecodeError):
+            return DamagedStoreError(f"store {location}: the file is damaged{MOVE_AWAY}")
         if isinstance(cause, OSError) and cause.strerror:
+            if cause.errno in _UNAVAILABLE_OS:
+                return UnavailableStoreError(f"store {location}: {_UNAVAILABLE_OS[cause.errno]}")
             return StoreError(
                 f"store {location}: {cause.strerror}; give this user write permission there, "
                 "or choose another store.url"
@@ -44,16 +76,43 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
     return StoreError(f"store {location}: {_redact(str(error)) or type(error).__name__}")
 
 
+def is_odd(error: BaseException) -> bool:
+    """Return whether an error of SQLite is none that a sound store leads to, and none that names damage."""
+    names = (getattr(cause, "sqlite_errorname", "") or "" for cause in _causes(error))
+    return any(name.startswith(_ODD) for name in names)
+
+
+def _is_read_only(location: SqliteLocation) -> bool:
+    try:
+        return bool(os.statvfs(location.path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+MOVE_AWAY = "; move it away (with its -wal and -shm) to start afresh, or choose another store.url"
+FULL_DISK = "disk full; free some space (gpuid retries automatically)"
+FAILING_DISK = "I/O error; check the disk and its free space"
+READ_ONLY_DISK = "its file system is read-only; check the disk and mount it for writing (gpuid retries automatically)"
 _SQLITE = (
-    ("SQLITE_NOTADB", "not a database; move it away to start afresh, or choose another store.url"),
-    ("SQLITE_CORRUPT", "the file is damaged; move it away (with its -wal and -shm) to start afresh"),
-    ("SQLITE_FULL", "disk full; free some space (gpuid retries automatically)"),
+    ("SQLITE_NOTADB", f"not a database{MOVE_AWAY}"),
+    ("SQLITE_CORRUPT", f"the file is damaged{MOVE_AWAY}"),
+    ("SQLITE_FULL", FULL_DISK),
     ("SQLITE_BUSY", "locked by another process for too long; find out which one has it open"),
     ("SQLITE_READONLY", "not writable; give this user write permission for the file and its folder"),
     ("SQLITE_PERM", "permission denied; give this user write permission for the file and its folder"),
     ("SQLITE_CANTOPEN", "cannot be opened; check that its folder exists and that this user may access it"),
-    ("SQLITE_IOERR", "I/O error; check the disk and its free space"),
+    ("SQLITE_IOERR", FAILING_DISK),
 )
+_DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+_ODD = ("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_READONLY", "SQLITE_TOOBIG")
+_UNAVAILABLE = ("SQLITE_FULL", "SQLITE_IOERR")
+_READ_ONLY = ("SQLITE_READONLY", "SQLITE_CANTOPEN")  # which a file system that is read-only leads to
+_UNAVAILABLE_OS = {
+    errno.EROFS: READ_ONLY_DISK,
+    errno.EIO: FAILING_DISK,
+    errno.ENOSPC: FULL_DISK,
+    errno.EDQUOT: FULL_DISK,
+}
 
 
 def _postgres_text(error: BaseException, password: str) -> str:
@@ -74,6 +133,7 @@ def _postgres_text(error: BaseException, password: str) -> str:
     return _redact(str(foreign).rpartition(">: ")[2], password) or type(error).__name__
 
 
+DISK_FULL = "53100"  # PostgreSQL's state
 GRANT_CREATE = "grant the user CREATE on the schema"
 GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
 _POSTGRES = (
@@ -83,7 +143,7 @@ _POSTGRES = (
     ("3D", "create the database"),
     ("42501 schema", GRANT_CREATE),
     ("42501", GRANT_WRITE),
-    ("53100", "free some space on the server's disk (gpuid retries automatically)"),
+    (DISK_FULL, "free some space on the server's disk (gpuid retries automatically)"),
 )
 
 

@@ -18,6 +18,18 @@ from tests.support.postgres import postgres_server
 __all__ = ["postgres_server"]
 
 
+# What an older version's store lacks of this one's.
+BACK_TO_0001 = (
+    "DROP INDEX gpuid_changes_altered",
+    "ALTER TABLE gpuid_changes DROP COLUMN changes",
+    "ALTER TABLE gpuid_changes DROP COLUMN last_known",
+    "ALTER TABLE gpuid_placements DROP COLUMN last_known",
+    "ALTER TABLE gpuid_ghosts DROP COLUMN facts",
+    "DROP TABLE gpuid_leases",
+    "UPDATE gpuid_schema SET version_num = '0001'",
+)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
     """Settings of a store that is not there yet, on each engine."""

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from collector.store import LostLeadershipError, OpenMode, Store, StoreError, StoreSettings, Subscription
 from collector.store.database import IDLE_TRANSACTION_SECONDS, Database
 from collector.store.leadership import LEASE_SECONDS, Leadership
+from tests.store.conftest import BACK_TO_0001
 
 pytestmark = pytest.mark.anyio
 
@@ -274,8 +275,8 @@ async def test_each_schema_of_a_database_has_its_own_leader(postgres_server):
 
 async def test_a_collector_that_knows_only_the_lock_from_before_records_no_more(settings):
     async with Store.open(settings) as store, store.database.write() as connection:
-        await connection.exec_driver_sql("DROP TABLE gpuid_leases")
-        await connection.exec_driver_sql("UPDATE gpuid_schema SET version_num = '0001'")
+        for statement in BACK_TO_0001:
+            await connection.exec_driver_sql(statement)
         await connection.exec_driver_sql("INSERT INTO gpuid_facts VALUES ('leader', 'its token')")
     async with Store.open(settings) as store:
         assert store.leadership.leads
