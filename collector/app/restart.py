@@ -6,7 +6,7 @@ from collector import gc_freeze
 from collector.app.publisher import Publisher
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.store import Store
+from collector.store import Store, StoreError
 from collector.views.recent_changes import RecentChanges, as_change
 
 __all__ = ["restore"]
@@ -26,16 +26,25 @@ async def restore(
 ) -> None:
     """Fill an empty collector with what the store knows; raises StoreError.
 
-    Clusters that are no longer configured end now (Unix seconds), if this collector leads and it is its to say.
+    Clusters that are no longer configured end now (Unix seconds), if this collector leads and it is its to say. A store
+    that cannot be read at present has nothing to restore; the take-over of the lead then makes up for it.
     """
     with gc_freeze.frozen_after():
-        remembered = await store.load()
+        try:
+            remembered = await store.load()
+            latest = await store.history.latest_changes(limit=RECENT_CHANGES)
+        except StoreError as error:
+            if not store.survives(error):
+                raise
+            store.leadership.hold()
+            publisher.record_to(store.history_writer)
+            return
         absent = {uuid: place for uuid, place in remembered.absent.items() if place.cluster in configured}
         leads = store.leadership.leads
         nodes = [node for node in remembered.nodes if leads or node.place.cluster in configured]
         publisher.publish(inventory.restore(nodes, absent, remembered.left, remembered.facts), record=False)
         await exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
-    recent.add([as_change(change) for change in reversed(await store.history.latest_changes(limit=RECENT_CHANGES))])
+    recent.add([as_change(change) for change in reversed(latest)])
     publisher.record_to(store.history_writer)
     for cluster in set(inventory.clusters()) - set(configured):
         publisher.publish(inventory.remove_cluster(cluster, now))

@@ -26,7 +26,7 @@ from collector.end_deadline import EndDeadline
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.model import Change
-from collector.store import Store, Unstored
+from collector.store import Store, StoreError, Unstored
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 from collector.web import serve
@@ -134,12 +134,18 @@ class Service:
             lost=lambda: store.health.status.lost,
             leader=lambda: store.leadership.leads,
             has_leader=lambda: store.leadership.status.has_leader,
+            set_aside=lambda: store.health.status.set_aside.files,
         )
         sink_observer = SinkObserver(self.metrics, self._sink_statuses)
         delivery = Delivery(store, sink_observer)
-        await delivery.reconcile(self._config.sinks)
         self._sinks = SinkReconciler(delivery, sink_observer.keep)
         self._sink_expiry.watch(self._config.sinks)
+        try:
+            await delivery.reconcile(self._config.sinks)
+        except StoreError as error:
+            if not store.survives(error):
+                raise
+            await self._sinks.reconcile(self._config.sinks)
         take_over = TakeOver(store, self.inventory, self._cluster_tasks.adopt)
         return [
             (store.run, "store"),

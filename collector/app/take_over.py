@@ -31,30 +31,35 @@ class TakeOver:
         self._inventory = inventory
         self._adopt = adopt
         self._taken = ResettableEvent()
-        self._logged: object = ("leads",) if store.database.single_process else None
+        self._logged: object = None
 
     async def run(self) -> None:
         """Keep the lead, or take it when it is free, until cancelled."""
-        leadership, health = self._store.leadership, self._store.health
+        database, leadership, health = self._store.database, self._store.leadership, self._store.health
         async with anyio.create_task_group() as tasks:
             # Apart, because a large fleet takes longer than a lease lasts, which is renewed meanwhile.
             tasks.start_soon(self._catch_up, name="store: take-over")
             while True:
                 renewed = False
                 try:
-                    if not await leadership.ask():
-                        health.succeeded("take-over")  # it is another collector's task now
-                    elif not leadership.recording:
+                    held = await leadership.ask()
+                    behind = held and (not leadership.recording or database.renewed)
+                    if behind:
                         self._taken.set()
-                    renewed = leadership.leads
-                    health.succeeded("lead")
+                    elif not held:
+                        health.succeeded("take-over")  # it is another collector's task now
+                    renewed = leadership.leads and not database.single_process
+                    if not (behind and database.single_process):  # a file begins to be of use with what is recorded
+                        health.succeeded("lead")
                 except StoreError as error:
                     health.failed("lead", str(error))
                 self._log()
                 await anyio.sleep(RENEW_SECONDS if renewed else ASK_SECONDS)
 
     def _log(self) -> None:
-        """Log who leads, when that has changed."""
+        """Log who leads, when that has changed; an SQLite file has one collector, and its health says the rest."""
+        if self._store.database.single_process:
+            return
         status = self._store.leadership.status
         state: tuple[str, ...]
         if status.leads:
@@ -83,17 +88,27 @@ class TakeOver:
             try:
                 if self._store.leadership.held and not self._store.leadership.recording:
                     await self._take_over()
+                elif self._store.database.renewed:
+                    await self._store.renew(self._snapshot)
                 health.succeeded("take-over")
             except LostLeadershipError:
                 log.debug("lost the lead to another collector")
             except StoreError as error:
                 health.failed("take-over", str(error))
 
+    def _snapshot(self) -> dict[Place, NodeState]:
+        return {
+            Place(cluster, node): state
+            for cluster in self._inventory.clusters()
+            for node, state in self._inventory.nodes(cluster).items()
+        }
+
     async def _take_over(self) -> None:
         """Begin to record, first what the leader before has missed; nobody else writes meanwhile."""
         leadership = self._store.leadership
         token = leadership.token
         await self._store.reconcile_again()
+        self._store.database.renewed = False  # all of the inventory is about to be recorded
         inventory, standby = self._inventory, leadership.standby
         standby.forget_touched()
         recorded: set[Place] = set()
@@ -102,12 +117,7 @@ class TakeOver:
             self._adopt([node for node in part if node.place not in standby.gone])
             recorded |= {node.place for node in part}
             different |= {node.place for node in part if not _agrees(inventory.node(node.place), node)}
-        different |= {
-            place
-            for cluster in inventory.clusters()
-            for node in inventory.nodes(cluster)
-            if (place := Place(cluster, node)) not in recorded
-        }
+        different |= self._snapshot().keys() - recorded
         await self._settle_times(different | standby.touched)
         if leadership.held and leadership.token == token:  # or another collector has recorded meanwhile
             nodes = {place: inventory.node(place) for place in different | standby.touched}

@@ -19,6 +19,7 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str = "sqlite:///var/lib/gpuid/gpuid.db"  # or postgresql://user@host:5432/database; ~ is the home directory
     password_file: Path | None = None  # PostgreSQL: its content is the password, read at each connection
+    strict: bool = False  # SQLite: whether a damaged file ends the collector, instead of being renamed
     retention: Duration | None = None  # history that ended longer ago is deleted; None keeps it forever
 
     def __post_init__(self) -> None:
@@ -26,6 +27,8 @@ class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
         location = locate(self.url)
         if self.password_file is not None and isinstance(location, SqliteLocation):
             raise ValueError("password_file: only allowed with a postgresql:// url")
+        if self.strict and not isinstance(location, SqliteLocation):
+            raise ValueError("strict: only allowed with a sqlite: url")
         if self.retention is not None and not self.retention > 0:
             raise ValueError("retention: expected a value above zero")
 

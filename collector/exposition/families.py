@@ -197,6 +197,12 @@ FAMILIES = (
         "Whether this collector or one that it stands by for records and delivers; absent without a store.",
     ),
     Family(
+        "gpuid_store_damaged_files",
+        "gauge",
+        (),
+        "Damaged files of the store that were set aside and are still in its folder; 0 with PostgreSQL.",
+    ),
+    Family(
         "gpuid_server_certificate_expiry_timestamp_seconds",
         "gauge",
         (),

@@ -190,6 +190,7 @@ class Metrics:
         lost: Callable[[], int],
         leader: Callable[[], bool],
         has_leader: Callable[[], bool],
+        set_aside: Callable[[], int],
     ) -> None:
         """Create the series of the store, whose values are asked for at each scrape."""
         _gauge("gpuid_store_up", self.registry).set_function(up)
@@ -197,6 +198,7 @@ class Metrics:
         self.registry.register(_CallbackCounter("gpuid_store_lost_records_total", lost))
         _gauge("gpuid_store_leader", self.registry).set_function(leader)
         _gauge("gpuid_store_has_leader", self.registry).set_function(has_leader)
+        _gauge("gpuid_store_damaged_files", self.registry).set_function(set_aside)
 
     def register_config(
         self, *, successful: Callable[[], bool], loaded: Callable[[], float], restart_required: Callable[[], bool]

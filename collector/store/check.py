@@ -8,8 +8,9 @@ from pathlib import Path
 from sqlalchemy import select, text, update
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
-from collector.store.database import Database, OpenMode, check_folder
+from collector.store.database import Database, OpenMode
 from collector.store.errors import GRANT_CREATE, GRANT_WRITE, StoreError
+from collector.store.files import check_folder
 from collector.store.migrate import UP_TO_DATE, is_current, migrate, stage
 from collector.store.schema import APPLICATION_ID, METADATA, leases
 from collector.store.store import Store

@@ -3,7 +3,7 @@
 import functools
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -62,7 +62,7 @@ def encode_node(state: NodeState) -> bytes:
             source=state.source,
             fingerprint=state.fingerprint,
             sharing=state.sharing,
-            gpus=columns,
+            gpus=_Columns(**columns),
             since=state.since,
             claims=tuple(sorted(state.claims)),
             unseen=state.unseen,
@@ -80,11 +80,13 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         since = since[:1] * count  # one number instead of equal ones
     if fingerprint is not None and fingerprint.boot_id == stored.node.boot_id:
         fingerprint = msgspec.structs.replace(fingerprint, boot_id=stored.node.boot_id)
-    columns = [_column(field, stored.gpus.get(field), count) for field in _COLUMNS]
+    if count and stored.gpus.uuid is None:
+        raise ValueError("uuid: missing")
+    columns = [_column(getattr(stored.gpus, field), field, count) for field in _COLUMNS]
     if stored.last_known:
         marks = [stored.last_known.get(index, ()) for index in range(count)]
     else:
-        marks = _marks_without_times(stored.gpus.get("last_known"), count, time)
+        marks = _marks_without_times(stored.gpus.last_known, count, time)
     return NodeState(
         place=Place(*map(sys.intern, place)),
         node=stored.node,
@@ -188,6 +190,25 @@ def readings_records(reading: Reading, changes: Sequence[Change], node: NodeStat
     ]
 
 
+_COLUMNS = tuple(field for field in Gpu.__struct_fields__ if field != "last_known")
+
+if TYPE_CHECKING:
+    _Columns = Any
+else:  # a column is a value that all GPUs have, or a list of one for each
+    _Columns = msgspec.defstruct(
+        "_Columns",
+        [
+            (field.name, field.type | list[field.type] | None, None)
+            for field in msgspec.structs.fields(Gpu)
+            if field.name in _COLUMNS
+        ]
+        + [("last_known", str | list[str | None] | None, None)],  # of an earlier version: names alone
+        kw_only=True,
+        frozen=True,
+        omit_defaults=True,
+    )
+
+
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     node: NodeInfo
     driver_version: str | None = None
@@ -195,7 +216,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: str = ""
     fingerprint: Fingerprint | None = None
     sharing: Sharing | None = None
-    gpus: dict[str, Any] = {}
+    gpus: _Columns = _Columns()
     since: tuple[float, ...] = ()
     claims: tuple[str, ...] = ()
     unseen: tuple[Unseen, ...] = ()
@@ -208,7 +229,6 @@ class _StoredChange(msgspec.Struct, frozen=True):
     after: str | int | bool | None = None
 
 
-_COLUMNS = tuple(field for field in Gpu.__struct_fields__ if field != "last_known")
 _DEFAULTS = {"virtual": False, "multi_gpu_board": False}  # what a column that is not written stands for, if not None
 _UNIQUE = frozenset({"uuid", "serial", "pci_bus_id", "minor_number"})
 _FEW = frozenset(_COLUMNS) - {
@@ -240,14 +260,16 @@ def _interned(text: str | None) -> str | None:
 
 def _marks_without_times(written: Any, count: int, time: float | None) -> list[tuple[LastReport, ...]]:
     """Return what an earlier version wrote as names alone: what is marked was not reported at `time`."""
-    texts = _column("last_known", written, count)
+    texts = _column(written, "last_known", count)
     return [tuple(LastReport(field, time or 0.0) for field in text.split(",")) if text else () for text in texts]
 
 
-def _column(field: str, value: Any, count: int) -> list[Any]:
+def _column(value: Any, field: str, count: int) -> list[Any]:
     if value is None:
         return [None] * count
     if type(value) is list:
+        if len(value) != count:
+            raise ValueError(f"{field}: expected {count} values")
         return [None if text is None else sys.intern(text) for text in value] if field in _FEW else value
     return [sys.intern(value) if type(value) is str else value] * count
 

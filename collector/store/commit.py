@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import Change, Event, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
-from collector.store.codec import decode_last_known, decode_node, encode_node, encode_records
+from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
 from collector.store.plan import OpenPlacement, Plan, Recorded, arriving, differences, plan
+from collector.store.sound import moment, optional_text, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
 
@@ -223,7 +224,7 @@ async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) 
             part = _placements.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT])
             times = select(_placements.uuid, func.max(func.coalesce(_placements.until, _placements.since))).where(part)
             for uuid, time in await connection.execute(times.group_by(_placements.uuid)):
-                latest[uuid] = max(time, latest.get(uuid, time))
+                latest[uuid] = max(moment(time), latest.get(uuid, 0.0))
             places = select(_placements.uuid, _placements.cluster, _placements.node)
             for uuid, *place in await connection.execute(places.where(part, _placements.until.is_(None))):
                 if Place(*place) not in nodes:
@@ -248,7 +249,17 @@ async def _open_placements(connection: AsyncConnection, places: Iterable[Place])
             )
         )
         found += [
-            OpenPlacement(*row[:4], decode_last_known(row[4]), Place(row[5], row[6]), row[7], row[8]) for row in rows
+            OpenPlacement(
+                uuid=text(uuid),
+                serial=optional_text(serial),
+                chassis=optional_text(chassis),
+                model=optional_text(model),
+                last_known=sound_last_known(last_known),
+                place=Place(text(cluster), text(node)),
+                since=moment(since),
+                confirmed=moment(confirmed),
+            )
+            for uuid, serial, chassis, model, last_known, cluster, node, since, confirmed in map(tuple, rows)
         ]
     return found
 

@@ -1,12 +1,14 @@
 """The connections to SQLite or PostgreSQL: opened, migrated, read and written, every failure mapped to ours."""
 
 import asyncio
-import fcntl
+import logging
 import os
+import re
 import secrets
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -25,22 +27,35 @@ from collector.config.store import PostgresLocation, SqliteLocation, StoreSettin
 from collector.end_deadline import EndDeadline, Stage
 from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
-from collector.store.errors import FOREIGN, StoreError, explain
-from collector.store.migrate import check_version, is_current, migrate, stage
+from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
+from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
+from collector.store.files import (
+    BUSY_TIMEOUT_SECONDS,
+    DAMAGED_TEXT,
+    check_readable,
+    claim,
+    foreign_log,
+    mark,
+    prepare_file,
+    verify,
+)
+from collector.store.migrate import check_complete, check_version, is_current, migrate, stage
 from collector.tls import client_context
 
-__all__ = ["Database", "OpenMode", "check_folder", "prepare_folder"]
+__all__ = ["Database", "OpenMode"]
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 ANSWER_CONNECTIONS = 4  # for what is read with a deadline
 GIVE_UP_SECONDS = 0.5  # after the deadline of an answer, when the engine itself should have ended the query
-BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
 IDLE_TRANSACTION_SECONDS = 10  # that a writing client may say nothing; less than a lease lasts
+VERIFY_SECONDS = 60.0  # between two searches for the cause of errors that a sound store does not lead to
+RETRY_SECONDS = 5.0  # between two attempts to open what could not be opened
 
 
 class OpenMode(Enum):
@@ -58,84 +73,123 @@ class Database:
     Reads and writes run shielded from cancellation, because they are short and a connection that is left in the middle
     of one cannot be used again; once the process is about to end (`end`), they have a deadline. A write is one
     transaction, and there is one at a time.
+
+    A collector's SQLite file may turn out to be damaged, or its disk to fail. Unless `strict` is set, `trouble` then
+    says so, reads and writes raise it, and `recover` sets a damaged file aside and begins a new one.
     """
 
     def __init__(
         self,
         location: SqliteLocation | PostgresLocation,
-        reader: AsyncEngine,
-        writer: AsyncEngine | None,
-        answerer: AsyncEngine | None = None,
-        lease: AsyncEngine | None = None,
+        settings: StoreSettings,
+        mode: OpenMode,
         end: EndDeadline | None = None,
     ) -> None:
         self.location = location
         self.end = end or EndDeadline()
         self.id = ""  # random, and the store's for ever
-        self._reader = reader
-        self._writer = writer
-        self._lease = lease  # one connection for the lead alone, which must not wait for readers
-        self._answerer = answerer or reader
+        self.trouble: StoreError | None = None  # why it is not open at present
+        self.renewed = False  # whether it was begun in place of a damaged one; until whoever acts on it says no
+        self._settings = settings
+        self._mode = mode
+        self._reader: AsyncEngine | None = None
+        self._writer: AsyncEngine | None = None
+        self._answerer: AsyncEngine | None = None  # for what is read with a deadline; an SQLite file's is the reader
+        self._lease: AsyncEngine | None = None  # one connection for the lead alone, which must not wait for readers
         self._answers: set[asyncio.Task[Any]] = set()  # what runs for somebody who may have gone
         self._asked: set[Any] = set()  # the engine's own connections that they use
+        self._claimed: int | None = None  # the descriptor of the lock of a collector's SQLite
         self._file: tuple[int, int] | None = None  # of a collector's SQLite: its device and inode
         self._lock = anyio.Lock()
+        self._retry_at = self._verify_at = 0.0
         self._deadline = float("inf")
         self._scopes: set[anyio.CancelScope] = set()
 
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: StoreSettings, mode: OpenMode, end: EndDeadline | None = None) -> AsyncIterator[Self]:
-        """Open a store, as a collector creating and migrating it; raises StoreError."""
-        location, end = locate(settings.url), end or EndDeadline()
+        """Open a store, as a collector creating and migrating it; raises StoreError.
+
+        A collector's damaged or unavailable SQLite file raises nothing, unless the settings are strict: see `trouble`.
+        """
+        location = locate(settings.url)
         if isinstance(location, PostgresLocation) and settings.password_file is not None:
             with suppress(UnreadableFileError):  # which connecting reports
                 location = location._replace(password=read_secret(settings.password_file))  # errors must not repeat it
+        database = cls(location, settings, mode, end)
         async with AsyncExitStack() as stack:
-            lease = None
+            stack.push_async_callback(database._close)
+            stack.enter_context(database.end.calling(database._limit))
             try:
-                if isinstance(location, PostgresLocation):
-                    reader = _postgres(location, settings.password_file)
-                    writer = None if mode is OpenMode.READER else reader
-                    if mode is OpenMode.COLLECTOR:
-                        lease = _postgres(location, settings.password_file, connections=1)
-                    # Whoever asks over HTTP must not keep recording and delivering from their connections.
-                    answerer = _postgres(location, settings.password_file, connections=ANSWER_CONNECTIONS, ping=False)
-                else:
-                    if mode is OpenMode.COLLECTOR:
-                        # In a thread: nothing would end a process whose main thread hangs in a file system.
-                        claim = await anyio.to_thread.run_sync(_claim, location.path, abandon_on_cancel=True)
-                        stack.callback(os.close, claim)
-                    await anyio.to_thread.run_sync(_check_file, location.path, mode, abandon_on_cancel=True)
-                    reader = answerer = _sqlite(
-                        location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
-                    )
-                    writer = None
-                    if mode not in _READING:
-                        writer = _sqlite(
-                            location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
-                        )
-                for engine in filter(None, {reader, writer, answerer, lease}):
-                    stack.push_async_callback(_dispose, engine, end)
-                database = cls(location, reader, writer, answerer, lease, end)
-                stack.enter_context(end.calling(database._limit))
-                stack.push_async_callback(database._end_answers)
-                await database._prepare(mode)
-                if mode is OpenMode.COLLECTOR:
-                    database._file = database._identity()
-            except FOREIGN as error:
-                raise explain(error, location) from error
+                await database._connect()
+            except (DamagedStoreError, UnavailableStoreError) as error:
+                if not database.recovers:
+                    raise
+                database.trouble = error
+                if isinstance(error, DamagedStoreError):
+                    with suppress(StoreError):  # which is its trouble from now on
+                        await database.recover()
             yield database
+
+    async def recover(self) -> None:
+        """Open the store again if it is not open, setting a damaged file aside; raises StoreError while it cannot be.
+
+        For the collector, from one task.
+        """
+        if self.trouble is None:
+            return
+        if anyio.current_time() < self._retry_at:
+            raise _again(self.trouble)
+        with self.shielded():
+            async with self._lock:  # after a transaction that is under way
+                try:
+                    if isinstance(self.trouble, DamagedStoreError):
+                        await self._set_aside(self.trouble)
+                    await self._dispose()
+                    await self._connect()
+                except StoreError as error:
+                    self._retry_at = anyio.current_time() + RETRY_SECONDS
+                    self.trouble = error
+                    raise
+                self._retry_at = 0.0
+                self.trouble = None
+
+    def set_aside(self) -> SetAside:
+        """Return which damaged files of this store are in its folder."""
+        return set_aside_files(self.location.path) if isinstance(self.location, SqliteLocation) else SetAside()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection that sees one state of the store; raises StoreError."""
+        if self.trouble is not None:
+            raise _again(self.trouble)
+        async with self._reading() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError."""
+        self.check_file()
+        with self.shielded():
+            async with self._lock:
+                if self.trouble is not None:
+                    raise _again(self.trouble)
+                async with self._writing() as connection:
+                    yield connection
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        engine = self._reader
+        assert engine is not None  # noqa: S101
         with self.shielded():
             try:
-                async with self._reader.connect() as connection:
-                    yield connection
+                async with engine.connect() as connection:
+                    try:
+                        yield connection
+                    finally:
+                        await self._end_if_replaced(connection, engine)
             except FOREIGN as error:
-                raise explain(error, self.location) from error
+                raise await self._explained(error, engine) from error
 
     async def within(self, deadline: float, query: Coroutine[Any, Any, _T]) -> _T:
         """Return what a query that uses `answer` returns, on the event loop's clock; raises StoreError.
@@ -159,18 +213,33 @@ class Database:
     @asynccontextmanager
     async def answer(self, deadline: float) -> AsyncIterator[AsyncConnection]:
         """Do what `read` does, but end what the connection does at the deadline, on the event loop's clock."""
+        if self.trouble is not None:
+            raise _again(self.trouble)
+        engine = self._answerer
+        assert engine is not None  # noqa: S101
         with self.shielded():
             try:
                 async with AsyncExitStack() as stack:
-                    connection = await stack.enter_async_context(self._answerer.connect())
+                    connection = await stack.enter_async_context(engine.connect())
+                    stack.push_async_callback(self._end_if_replaced, connection, engine)
                     if not self.single_process:
-                        connection = await self._limited(connection, stack, deadline)
+                        connection = await self._limited(engine, connection, stack, deadline)
                     else:
                         await self._end_at(connection, stack, deadline)
                     yield connection
             except FOREIGN as error:
+                if self.trouble is not None:  # for which it was given up
+                    raise _again(self.trouble) from error
                 late = anyio.current_time() > deadline - 0.05  # the server's clock is another one
-                raise explain(TimeoutError() if late else error, self.location) from error
+                found = explain(error, self.location)
+                if late and not isinstance(found, DamagedStoreError):
+                    raise explain(TimeoutError(), self.location) from error
+                raise await self._explained(error, engine) from error
+
+    async def _end_if_replaced(self, connection: AsyncConnection, engine: AsyncEngine) -> None:
+        """Close a connection whose engine has been given up meanwhile, instead of leaving it to that one's pool."""
+        if engine not in (self._reader, self._answerer):
+            await connection.invalidate()
 
     async def _end_answers(self) -> None:
         """Give up what still runs for others, so that the connections can be closed."""
@@ -179,7 +248,9 @@ class Database:
         if self._answers:
             await asyncio.wait(self._answers, timeout=CLOSE_TIMEOUT_SECONDS)
 
-    async def _limited(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> AsyncConnection:
+    async def _limited(
+        self, engine: AsyncEngine, connection: AsyncConnection, stack: AsyncExitStack, deadline: float
+    ) -> AsyncConnection:
         """Have PostgreSQL end a query at the deadline, and ourselves one of a server that hangs soon after it."""
         for _ in range(2):
             await self._end_at(connection, stack, deadline + GIVE_UP_SECONDS)
@@ -191,7 +262,7 @@ class Database:
                 if not error.connection_invalidated or anyio.current_time() > deadline:
                     raise
             # The server has ended it while nobody used it, for one that restarted. None in the pool is used again.
-            connection = await stack.enter_async_context(self._answerer.connect())
+            connection = await stack.enter_async_context(engine.connect())
         return connection
 
     async def _end_at(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> None:
@@ -210,22 +281,19 @@ class Database:
             driver._conn.interrupt()  # noqa: SLF001  the public method is a coroutine that does only this
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection in a transaction, which is committed at the end of the block; raises StoreError."""
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
         if self._writer is None:
             raise StoreError(f"store {self.location}: opened read-only")
-        self.check_file()
-        with self.shielded():
-            async with self._lock:
-                try:
-                    async with self._writer.begin() as connection:
-                        if not self.single_process:
-                            # One writer at a time among replicas too: ids must be committed in their order, or a
-                            # cursor passes over one that was taken early and committed late.
-                            await connection.execute(_TAKE_TURN)
-                        yield connection
-                except FOREIGN as error:
-                    raise explain(error, self.location) from error
+        engine = self._writer
+        try:
+            async with engine.begin() as connection:
+                if not self.single_process:
+                    # One writer at a time among replicas too: ids must be committed in their order, or a
+                    # cursor passes over one that was taken early and committed late.
+                    await connection.execute(_TAKE_TURN)
+                yield connection
+        except FOREIGN as error:
+            raise await self._explained(error, engine) from error
 
     @asynccontextmanager
     async def lease(self, seconds: float, *, last: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -290,23 +358,163 @@ class Database:
         """Whether no other process can record into it."""
         return isinstance(self.location, SqliteLocation)
 
-    async def _prepare(self, mode: OpenMode) -> None:
+    @property
+    def recovers(self) -> bool:
+        """Whether it is kept going although its file is damaged or its disk fails."""
+        return self._mode is OpenMode.COLLECTOR and self.single_process and not self._settings.strict
+
+    async def _connect(self) -> None:
+        """Claim and check the file, make the engines and the tables; raises StoreError."""
+        location, mode = self.location, self._mode
+        try:
+            if isinstance(location, PostgresLocation):
+                password_file = self._settings.password_file
+                self._reader = _postgres(location, password_file)
+                self._writer = None if mode is OpenMode.READER else self._reader
+                if mode is OpenMode.COLLECTOR:
+                    self._lease = _postgres(location, password_file, connections=1)
+                # Whoever asks over HTTP must not keep recording and delivering from their connections.
+                self._answerer = _postgres(location, password_file, connections=ANSWER_CONNECTIONS, ping=False)
+            else:
+                if mode is OpenMode.COLLECTOR:
+                    if self._claimed is None:
+                        # In a thread: nothing would end a process whose main thread hangs in a file system.
+                        self._claimed = await anyio.to_thread.run_sync(claim, location.path, abandon_on_cancel=True)
+                        await anyio.to_thread.run_sync(self._check_log, location.path, abandon_on_cancel=True)
+                    await anyio.to_thread.run_sync(prepare_file, location.path, abandon_on_cancel=True)
+                else:
+                    await anyio.to_thread.run_sync(check_readable, location.path, abandon_on_cancel=True)
+                self._reader = self._answerer = _sqlite(
+                    location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
+                )
+                if mode not in _READING:
+                    self._writer = _sqlite(
+                        location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
+                    )
+            await self._prepare()
+            if mode is OpenMode.COLLECTOR:
+                self._file = self._identity()
+        except FOREIGN as error:
+            raise explain(error, location) from error
+
+    async def _prepare(self) -> None:
         """Make sure that the tables are there; one that is up to date is not written to, for its disk may be full."""
-        async with self.read() as connection:
-            if mode in _RECORDING and not self.single_process and await connection.scalar(_IS_READ_ONLY):
+        async with self._reading() as connection:
+            if self._mode in _RECORDING and not self.single_process and await connection.scalar(_IS_READ_ONLY):
                 raise StoreError(f"store {self.location}: the server is read-only or a replica; use the primary")
-            if mode is OpenMode.TRIAL:
+            if self._mode is OpenMode.TRIAL:
                 await connection.run_sync(stage, self.location)
                 return
-            if mode is not OpenMode.COLLECTOR or await connection.run_sync(is_current):
+            if self._mode is not OpenMode.COLLECTOR or await connection.run_sync(is_current):
                 await connection.run_sync(check_version, self.location)
-                self.id = str(await connection.scalar(_OWN_ID))
-                return
-        async with self.write() as connection:
+                if self._mode is OpenMode.COLLECTOR:
+                    await connection.run_sync(check_complete, self.location)
+                self.id = _id(await connection.scalar(_OWN_ID))
+                if self.id or self._mode is not OpenMode.COLLECTOR:
+                    return
+                log.error("damaged row in the store: it gets a new id, so sinks may get their next batch twice")
+        async with self._writing() as connection:
             await connection.run_sync(migrate, self.location)
-            own = self.insert(schema.meta).values(name="id", value=secrets.token_hex(16))
-            await connection.execute(own.on_conflict_do_nothing(index_elements=["name"]))
-            self.id = str(await connection.scalar(_OWN_ID))
+            self.id = _id(await connection.scalar(_OWN_ID)) or secrets.token_hex(16)
+            own = self.insert(schema.meta).values(name="id", value=self.id)
+            await connection.execute(
+                own.on_conflict_do_update(index_elements=["name"], set_={"value": own.excluded.value})
+            )
+        if isinstance(self.location, SqliteLocation):
+            await anyio.to_thread.run_sync(mark, self.location.path)
+
+    async def _explained(self, error: BaseException, engine: AsyncEngine) -> StoreError:
+        """Return our error for a foreign one; damage is remembered, so that the file is set aside.
+
+        Not what an engine still met in a file that was set aside meanwhile.
+        """
+        found = explain(error, self.location)
+        if engine not in (self._reader, self._writer):
+            return found
+        if self.recovers and self.trouble is None and self._file is not None:
+            if is_odd(error) and anyio.current_time() >= self._verify_at:
+                self._verify_at = anyio.current_time() + VERIFY_SECONDS
+                found = await self._verified(found)
+            if isinstance(found, DamagedStoreError) and engine in (self._reader, self._writer):
+                self.trouble = found
+        return found
+
+    async def _verified(self, found: StoreError) -> StoreError:
+        """Return the damage that an odd error comes from; the error itself if there is none."""
+        assert isinstance(self.location, SqliteLocation)  # noqa: S101
+        try:
+            await anyio.to_thread.run_sync(verify, self.location.path)
+            async with self._reading() as connection:
+                await connection.run_sync(check_complete, self.location)
+        except DamagedStoreError as damage:
+            return damage
+        except FOREIGN as error:
+            other = explain(error, self.location)
+            return other if isinstance(other, DamagedStoreError) else found
+        except StoreError:
+            pass
+        return found
+
+    async def _set_aside(self, reason: StoreError) -> None:
+        """Rename the damaged file, of which this collector has the lock; raises StoreError."""
+        assert isinstance(self.location, SqliteLocation)  # noqa: S101
+        path = self.location.path
+        self._file = None
+        what = str(reason).partition("; ")[0]
+        try:
+            to = await anyio.to_thread.run_sync(set_aside, path, time.time())
+        except OSError as error:
+            raise DamagedStoreError(
+                f"{what}; it cannot be renamed ({error.strerror}), and nothing is recorded; move it away"
+            ) from error
+        self.renewed = True
+        lost = await anyio.to_thread.run_sync(describe_loss, to)
+        log.error(
+            "store damaged; set the file aside to begin a new history: %s",
+            what,
+            extra={
+                "file": str(path),
+                "set_aside": str(to),
+                "lost": lost,
+                "advice": "recover it with the sqlite3 tool's .recover, or delete it; gpuid never does",
+            },
+        )
+
+    def _check_log(self, path: Path) -> None:
+        """Set a write-ahead log aside that is not this file's; raises DamagedStoreError where that must not be."""
+        if not path.is_file() or not foreign_log(path):
+            return
+        what = "its write-ahead log is damaged or another database's"
+        if self._settings.strict:
+            raise DamagedStoreError(f"store {path}: {what}; move the log away (the -wal and -shm) to start without it")
+        to = set_aside_log(path, time.time())
+        log.error(
+            "store damaged; set its write-ahead log aside, and with it the last changes: %s",
+            what,
+            extra={"file": str(path), "set_aside": str(to)},
+        )
+
+    async def _dispose(self) -> None:
+        await self._end_answers()
+        engines = {self._reader, self._writer, self._answerer, self._lease}
+        self._reader = self._writer = self._answerer = self._lease = None
+        for engine in filter(None, engines):
+            await _dispose(engine, self.end)
+
+    async def _close(self) -> None:
+        await self._dispose()
+        if self._claimed is not None:
+            os.close(self._claimed)
+
+
+def _id(value: object) -> str:
+    """Return the id of a store; empty if there is none, or it is damaged."""
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}", value, re.ASCII) else ""
+
+
+def _again(error: StoreError) -> StoreError:
+    """Return the same error for another raise, without the traceback of the first."""
+    return type(error)(str(error))
 
 
 _READING = (OpenMode.READER, OpenMode.TRIAL)
@@ -321,58 +529,6 @@ _LIMITS = (
 )
 _LIMIT_IDLENESS = text(f"SELECT {_LIMITS}")
 _TAKE_TURN = text(f"SELECT {_LIMITS}, pg_advisory_xact_lock({schema.APPLICATION_ID})")
-
-
-def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
-    """Make sure that the folder of a file is there, or is the one that a collector makes; raises StoreError."""
-    if path.parent != own and not path.parent.exists():
-        # Rather than a new history where a typing error points to.
-        raise StoreError(f"store {path}: the directory {path.parent} does not exist; create it or fix store.url")
-
-
-def prepare_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
-    """Create the folder of a file if it is the collector's own; raises StoreError if another one is missing."""
-    check_folder(path, own=own)
-    if path.parent == own:
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _claim(path: Path) -> int:
-    """Make sure that no other collector writes the file; the lock goes when its file descriptor does."""
-    prepare_folder(path)
-    lock = path.resolve()  # or a link to the file would be a way past it
-    lock = lock.with_name(lock.name + ".lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        which = f" (pid {holder})" if holder else ""
-        raise StoreError(
-            f"store {path}: in use by another gpuid{which}; stop that one, or choose another store.url"
-        ) from None
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    return descriptor
-
-
-def _check_file(path: Path, mode: OpenMode) -> None:
-    """Refuse what is not a store of ours before anything is written to it; raises StoreError and sqlite3.Error."""
-    if mode is not OpenMode.COLLECTOR:
-        if not path.exists():
-            raise StoreError(f"store {path}: no such file; the collector creates it at its first start")
-        return
-    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)) as connection:
-        (mark,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and mark != schema.APPLICATION_ID:
-            raise StoreError(f"store {path}: it is another program's database; choose another store.url")
-        # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
-        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
@@ -392,6 +548,7 @@ def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache:
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
+        connection.driver_connection.text_factory = DAMAGED_TEXT
         cursor = connection.cursor()
         # NORMAL keeps every commit when the process is killed, for it is in the system's memory by then. When the
         # whole machine loses power the last commits may be missing, but the file stays sound.

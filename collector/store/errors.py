@@ -1,5 +1,6 @@
 """The errors of the store: each one line that names the remedy."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +12,18 @@ from collector.model import GpuidError
 from collector.redaction import Secrets
 from collector.shortage import why_short
 
-__all__ = ["FOREIGN", "GRANT_CREATE", "GRANT_WRITE", "LostLeadershipError", "StoreError", "explain"]
+__all__ = [
+    "FOREIGN",
+    "GRANT_CREATE",
+    "GRANT_WRITE",
+    "MOVE_AWAY",
+    "DamagedStoreError",
+    "LostLeadershipError",
+    "StoreError",
+    "UnavailableStoreError",
+    "explain",
+    "is_odd",
+]
 
 
 class StoreError(GpuidError):
@@ -22,8 +34,17 @@ class LostLeadershipError(StoreError):
     """Another collector leads now."""
 
 
+class DamagedStoreError(StoreError):
+    """The content of an SQLite file is not what gpuid wrote."""
+
+
+class UnavailableStoreError(StoreError):
+    """The disk is full, or that of an SQLite file fails or is read-only; what is on it may be good."""
+
+
 MAX_TEXT_LENGTH = 200  # characters of what an engine says
-FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError)  # all that the engines raise, mapped by `explain`
+# All that the engines raise, mapped by `explain`; Python's SQLite fails to decode a message that quotes a damaged name.
+FOREIGN = (SQLAlchemyError, sqlite3.Error, OSError, TimeoutError, UnicodeDecodeError)
 
 
 def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -> StoreError:
@@ -31,33 +52,83 @@ def explain(error: BaseException, location: SqliteLocation | PostgresLocation) -
     if (why := why_short(error)) is not None:
         return StoreError(f"store {location}: {why}")
     if isinstance(location, PostgresLocation):
-        return StoreError(f"store {location}: {_postgres_text(error, location.password)}")
+        full = any(getattr(cause, "sqlstate", None) == DISK_FULL for cause in _causes(error))
+        kind = UnavailableStoreError if full else StoreError
+        return kind(f"store {location}: {_postgres_text(error, location.password)}")
     for cause in _causes(error):
-        if isinstance(cause, TimeoutError):
-            return StoreError(f"store {location}: the file was not read in time; check the disk, and {_WHO_LOCKS}")
-        if isinstance(cause, sqlite3.Error):
-            name = getattr(cause, "sqlite_errorname", "") or ""
-            text = next((text for start, text in _SQLITE if name.startswith(start)), str(cause))
-            return StoreError(f"store {location}: {text}")
-        if isinstance(cause, OSError) and cause.strerror:
-            return StoreError(
-                f"store {location}: {cause.strerror}; give this user write permission there, "
-                "or choose another store.url"
-            )
+        if (found := _explain_file(cause, location)) is not None:
+            return found
     return StoreError(f"store {location}: {_redact(str(error)) or type(error).__name__}")
 
 
+def _explain_file(error: BaseException, location: SqliteLocation) -> StoreError | None:
+    """Return our error for one of SQLite or of the file; None for any other."""
+    match error:
+        case TimeoutError():
+            return StoreError(f"store {location}: the file was not read in time; check the disk, and {_WHO_LOCKS}")
+        case sqlite3.Error():
+            return _explain_sqlite(error, location)
+        case UnicodeDecodeError():
+            return DamagedStoreError(f"store {location}: the file is damaged{MOVE_AWAY}")
+        case OSError() if error.errno in _UNAVAILABLE_OS:
+            return UnavailableStoreError(f"store {location}: {_UNAVAILABLE_OS[error.errno]}")
+        case OSError() if error.strerror:
+            return StoreError(
+                f"store {location}: {error.strerror}; give this user write permission there, "
+                "or choose another store.url"
+            )
+    return None
+
+
+def _explain_sqlite(error: sqlite3.Error, location: SqliteLocation) -> StoreError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    text = next((text for start, text in _SQLITE if name.startswith(start)), str(error))
+    if name.startswith(_DAMAGED):
+        return DamagedStoreError(f"store {location}: {text}")
+    if name.startswith(_READ_ONLY) and _is_read_only(location):
+        return UnavailableStoreError(f"store {location}: {READ_ONLY_DISK}")
+    kind = UnavailableStoreError if name.startswith(_UNAVAILABLE) else StoreError
+    return kind(f"store {location}: {text}")
+
+
+def is_odd(error: BaseException) -> bool:
+    """Return whether an error of SQLite is none that a sound store leads to, and none that names damage."""
+    names = (getattr(cause, "sqlite_errorname", "") or "" for cause in _causes(error))
+    return any(name.startswith(_ODD) for name in names)
+
+
+def _is_read_only(location: SqliteLocation) -> bool:
+    try:
+        return bool(os.statvfs(location.path.parent).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 _WHO_LOCKS = "find out which other process has it open"
+MOVE_AWAY = "; move it away (with its -wal and -shm) to start afresh, or choose another store.url"
+FULL_DISK = "disk full; free some space (gpuid retries automatically)"
+FAILING_DISK = "I/O error; check the disk and its free space"
+READ_ONLY_DISK = "its file system is read-only; check the disk and mount it for writing (gpuid retries automatically)"
 _SQLITE = (
-    ("SQLITE_NOTADB", "not a database; move it away to start afresh, or choose another store.url"),
-    ("SQLITE_CORRUPT", "the file is damaged; move it away (with its -wal and -shm) to start afresh"),
-    ("SQLITE_FULL", "disk full; free some space (gpuid retries automatically)"),
+    ("SQLITE_NOTADB", f"not a database{MOVE_AWAY}"),
+    ("SQLITE_CORRUPT", f"the file is damaged{MOVE_AWAY}"),
+    ("SQLITE_FULL", FULL_DISK),
     ("SQLITE_BUSY", f"locked by another process for too long; {_WHO_LOCKS}"),
     ("SQLITE_READONLY", "not writable; give this user write permission for the file and its folder"),
     ("SQLITE_PERM", "permission denied; give this user write permission for the file and its folder"),
     ("SQLITE_CANTOPEN", "cannot be opened; check that its folder exists and that this user may access it"),
-    ("SQLITE_IOERR", "I/O error; check the disk and its free space"),
+    ("SQLITE_IOERR", FAILING_DISK),
 )
+_DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
+_ODD = ("SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_READONLY", "SQLITE_TOOBIG")
+_UNAVAILABLE = ("SQLITE_FULL", "SQLITE_IOERR")
+_READ_ONLY = ("SQLITE_READONLY", "SQLITE_CANTOPEN")  # which a file system that is read-only leads to
+_UNAVAILABLE_OS = {
+    errno.EROFS: READ_ONLY_DISK,
+    errno.EIO: FAILING_DISK,
+    errno.ENOSPC: FULL_DISK,
+    errno.EDQUOT: FULL_DISK,
+}
 
 
 def _postgres_text(error: BaseException, password: str) -> str:
@@ -78,6 +149,7 @@ def _postgres_text(error: BaseException, password: str) -> str:
     return _redact(str(foreign).rpartition(">: ")[2], password) or type(error).__name__
 
 
+DISK_FULL = "53100"  # PostgreSQL's state
 GRANT_CREATE = "grant the user CREATE on the schema"
 GRANT_WRITE = "grant the user SELECT, INSERT, UPDATE and DELETE on the tables and USAGE on their sequences"
 _POSTGRES = (
@@ -87,7 +159,7 @@ _POSTGRES = (
     ("3D", "create the database"),
     ("42501 schema", GRANT_CREATE),
     ("42501", GRANT_WRITE),
-    ("53100", "free some space on the server's disk (gpuid retries automatically)"),
+    (DISK_FULL, "free some space on the server's disk (gpuid retries automatically)"),
 )
 
 

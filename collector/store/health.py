@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from collector.events import ResettableEvent
+from collector.store.damaged import SetAside
 
 __all__ = ["StoreHealth", "StoreStatus"]
 
@@ -20,6 +21,7 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0  # Unix seconds of the last change of `up`
     message: str = ""
     lost: int = 0  # changes and records dropped for want of memory since the start
+    set_aside: SetAside = SetAside()  # damaged files of earlier stores
 
 
 class StoreHealth:
@@ -46,6 +48,10 @@ class StoreHealth:
     def lost(self, count: int) -> None:
         """Count changes and records that were dropped."""
         self.status = msgspec.structs.replace(self.status, lost=self.status.lost + count)
+
+    def found_set_aside(self, files: SetAside) -> None:
+        """Note which damaged files there are."""
+        self.status = msgspec.structs.replace(self.status, set_aside=files)
 
     def _update(self) -> None:
         before, up = self.status, not self._troubles

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
-from collector.store.codec import decode_changes, decode_last_known
 from collector.store.database import Database
+from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
 __all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
 
@@ -308,20 +308,21 @@ async def _alterations(
         )
         query = select(ranked.id, ranked.time, ranked.changes).where(ranked.rank <= MAX_ALTERATIONS)
         for id_, time, changes in await connection.execute(query.order_by(ranked.rank)):
-            found[id_] = (*found.get(id_, ()), Alteration(time, decode_changes(changes)))
+            found[id_] = (*found.get(id_, ()), Alteration(moment(time), sound_changes(changes)))
     return found
 
 
 def _placement(row: RowMapping, altered: tuple[Alteration, ...]) -> PastPlacement:
     fields = dict(row)
-    fields["last_known"] = decode_last_known(fields["last_known"])
+    fields["last_known"] = sound_last_known(fields["last_known"])
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))
-    return PastPlacement(**fields, altered=altered, confirmed=max(time for time in times if time is not None))
+    confirmed = max(moment(time) for time in times)
+    return sound(PastPlacement, {**fields, "altered": altered, "confirmed": confirmed})
 
 
 def _change(row: RowMapping) -> HistoricChange:
     fields = dict(row)
     cluster, node = fields.pop("previous_cluster"), fields.pop("previous_node")
-    fields["changes"] = decode_changes(fields["changes"])
-    fields["last_known"] = decode_last_known(fields["last_known"])
-    return HistoricChange(**fields, previous=None if cluster is None else Place(cluster, node))
+    fields["changes"] = sound_changes(fields["changes"])
+    fields["last_known"] = sound_last_known(fields["last_known"])
+    return sound(HistoricChange, {**fields, "previous": None if cluster is None else Place(text(cluster), text(node))})

@@ -65,6 +65,7 @@ class HistoryWriter:
         self._appended = 0  # how many steps there were, and how many of them are committed
         self._done = 0
         self._numbers = itertools.count(1)
+        self._snapshot: Callable[[], Mapping[Place, NodeState]] | None = None  # to be recorded when nothing waits
 
     @property
     def pending(self) -> int:
@@ -119,6 +120,12 @@ class HistoryWriter:
             self._under_way = self._numbered(Commit(self._leadership.token, nodes, gap=True, left=left))
             self._work.set()
 
+    def complete(self, snapshot: Callable[[], Mapping[Place, NodeState]]) -> None:
+        """Record what waits, and then, as changes, how the history differs from all nodes, which `snapshot` returns."""
+        self._snapshot = snapshot
+        self._appended += 1
+        self._work.set()
+
     async def flushed(self, timeout: float) -> bool:
         """Wait until all that was appended so far is committed; False if it is not in time, or while commits fail."""
         goal = self._appended
@@ -141,10 +148,9 @@ class HistoryWriter:
 
     async def _commit_all(self) -> None:
         """Commit until nothing waits; a failure is reported and tried again."""
-        while self._under_way is not None or self._done < self._appended:
+        while self._under_way is not None or self._done < self._appended or self._snapshot is not None:
             if self._under_way is None:
-                commit, self._pending = self._pending, Commit(self._leadership.token)
-                self._under_way = self._numbered(commit)
+                self._under_way = self._next_commit()
             commit = self._under_way
             for attempt in itertools.count():
                 try:
@@ -171,6 +177,13 @@ class HistoryWriter:
                 self._done, self._under_way = commit.goal, None
                 self._health.succeeded("commit")
                 self.committed.pulse()
+
+    def _next_commit(self) -> Commit:
+        commit, self._pending = self._pending, Commit(self._leadership.token)
+        if self._snapshot is not None and not commit.size:
+            commit.nodes.update(self._snapshot())
+            commit.gap, self._snapshot = True, None
+        return self._numbered(commit)
 
     def _numbered(self, commit: Commit) -> Commit:
         commit.goal, commit.number = self._appended, next(self._numbers)

@@ -118,6 +118,11 @@ class Leadership:
         """Record nothing from now on: another collector does."""
         self.recording = self._database.single_process
 
+    def hold(self) -> None:
+        """Record nothing until the lead is taken: the store cannot be read yet, and so nobody leads."""
+        self.recording = False
+        self._holder, self._led_at = "", float("-inf")
+
     @asynccontextmanager
     async def write(self, token: str | None = None) -> AsyncIterator[AsyncConnection]:
         """Lend a connection in a leader's transaction; raises StoreError.
@@ -134,6 +139,7 @@ class Leadership:
     async def ask(self) -> bool:
         """Renew the lease, or take it if it is free; False while another collector has it. Raises StoreError."""
         if self._database.single_process:
+            await self._database.recover()
             self._database.check_file()
             return True
         async with self._asking:

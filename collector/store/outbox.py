@@ -19,9 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.model import Place, SinkRecord
 from collector.store import schema
-from collector.store.codec import decode_changes, decode_last_known, decode_records, encode_records
+from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
+from collector.store.sound import moment, sound_changes, sound_count, sound_last_known, text
 from collector.timestamps import rfc3339
 
 __all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
@@ -70,6 +71,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     sink: str
     key: str  # a UUID
     records: list[SinkRecord]
+    store: str = ""  # the id of the store that it is from
     emit: str = ""  # of what kind they are; empty for a dead letter
     last: int = 0  # where the cursor goes when it is delivered
     dead_letter: int | None = None  # the id, if it is one that is replayed
@@ -96,14 +98,18 @@ class Outbox:
         self._leadership = leadership
         self._clock = clock
 
-    async def reconcile(self, sinks: Mapping[str, Subscription]) -> None:
+    async def reconcile(self, sinks: Mapping[str, Subscription], *, from_start: bool = False) -> None:
         """Let these sinks get what happens from now on; the backlogs of others are kept for some days.
 
         A sink that is known continues where it was. One that is new, or emits another kind of records than before,
-        starts at the present end, or with `backfill` at the beginning.
+        starts at the present end; with `backfill`, or where all do so `from_start`, at the beginning.
         """
         async with self._leadership.write() as connection:
             known = {row["name"]: row for row in (await connection.execute(select(schema.sinks))).mappings().all()}
+            for name in [name for name, state in known.items() if not _is_sound(state)]:
+                log.error("damaged row in the store: the sink starts like a new one", extra={"sink": text(name)})
+                await connection.execute(delete(schema.sinks).where(_sinks.name == name))
+                del known[name]
             for name, state in known.items():
                 here = update(schema.sinks).where(_sinks.name == name)
                 if name not in sinks:
@@ -119,7 +125,7 @@ class Outbox:
                 if name in known and known[name]["emit"] == wanted.emit:
                     continue
                 end = None
-                if not wanted.backfill:
+                if not wanted.backfill and not from_start:
                     end = await connection.scalar(select(func.max(_TABLES[wanted.emit].c.id)))
                 row = {"name": name, "emit": wanted.emit, "cursor": end or 0, "first_seen": self._clock()}
                 await connection.execute(insert(schema.sinks).values(row))
@@ -144,8 +150,13 @@ class Outbox:
             if state is None:
                 return BatchState(0, None, closed=False)
             ahead = _counted(state).limit(limit).subquery()
-            count, oldest = (await connection.execute(select(func.sum(ahead.c.count), func.min(ahead.c.time)))).one()
-            return BatchState(int(count or 0), oldest, closed=state["upto"] is not None)
+            totals = select(func.sum(ahead.c.count), func.count(ahead.c.id), func.min(ahead.c.time))
+            count, rows, oldest = (await connection.execute(totals)).one()
+            return BatchState(
+                max(int(count or 0), rows),  # of a damaged row the number is lost
+                None if oldest is None else moment(oldest),
+                closed=state["upto"] is not None,
+            )
 
     async def next_batch(self, sink: str, limit: int) -> Batch | None:
         """Return the sink's next batch; None when nothing waits for it.
@@ -153,7 +164,16 @@ class Outbox:
         A batch's end is committed before it is handed out: until it is confirmed, and after any crash, the same one is
         returned. Dead letters to be replayed come first, but not before a batch that is on its way.
         """
+        while (batch := await self._next_batch(sink, limit)) is not None and not batch.records:  # all are damaged
+            if batch.dead_letter is None:
+                await self.confirm(batch)
+            else:
+                await self.dead_letter(batch, "its records are damaged")
+        return batch
+
+    async def _next_batch(self, sink: str, limit: int) -> Batch | None:
         async with self._database.read() as connection:
+            store = self._database.id
             state = await _state(connection, sink)
             if state is None or state["upto"] is None:
                 letter = (
@@ -170,15 +190,17 @@ class Outbox:
                 if letter is not None:
                     return Batch(
                         sink=sink,
-                        key=letter["key"],
-                        records=decode_records(letter["records"]),
+                        key=text(letter["key"]),
+                        records=_decoded(letter["records"], "dead letter", letter["id"]),
+                        store=store,
                         dead_letter=letter["id"],
                     )
             if state is None:
                 return None
             upto = state["upto"]
             if upto is None:
-                ahead = [(row[0], row[2]) for row in await connection.execute(_counted(state).limit(limit))]
+                found = await connection.execute(_counted(state).limit(limit))
+                ahead = [(row[0], sound_count(row[2])) for row in found]
                 totals = itertools.accumulate(count for _, count in ahead)
                 fitting = [id_ for (id_, _), total in zip(ahead, totals, strict=True) if total <= limit]
                 if not ahead:
@@ -186,13 +208,17 @@ class Outbox:
                 upto = fitting[-1] if fitting else ahead[0][0]
         if state["upto"] is None:
             async with self._leadership.write() as connection:
+                if self._database.id != store:  # the file was damaged meanwhile, and this is a new one
+                    return None
                 same = (_sinks[name] == state[name] for name in ("name", "emit", "cursor"))
                 begun = update(schema.sinks).where(*same, _sinks.upto.is_(None)).values(upto=upto)
                 if _count(await connection.execute(begun)) == 0:  # the sink gets other records by now
                     return None
         async with self._database.read() as connection:
+            if self._database.id != store:
+                return None
             records = await _records(connection, state["emit"], state["cursor"], upto)
-        return Batch(sink=sink, key=self._key(state, upto), records=records, emit=state["emit"], last=upto)
+        return Batch(sink=sink, key=self._key(state, upto), records=records, store=store, emit=state["emit"], last=upto)
 
     async def halve(self, batch: Batch, reason: str) -> Batch | None:
         """Make two batches of one of at least two records, and return the first; None if it is no longer the next.
@@ -201,17 +227,19 @@ class Outbox:
         for `reason`.
         """
         async with self._leadership.write() as connection:
+            if batch.store != self._database.id:  # that one was damaged: this one has other batches
+                return None
             if batch.dead_letter is not None:
                 letter = _letters.id == batch.dead_letter
                 row = (await connection.execute(select(schema.dead_letters).where(letter))).mappings().first()
                 if row is None:
                     return None
-                return await _insert_halves(connection, batch, row["time"], row["reason"])
+                return await _insert_halves(connection, batch, moment(row["time"]), text(row["reason"]))
             state = await _state(connection, batch.sink)
             if state is None or state["upto"] != batch.last or state["emit"] != batch.emit:
                 return None
             ahead = _counted(state).where(_TABLES[batch.emit].c.id <= batch.last)
-            rows = [(row[0], row[2]) for row in await connection.execute(ahead)]
+            rows = [(row[0], sound_count(row[2])) for row in await connection.execute(ahead)]
             if len(rows) < 2:
                 await _advance(connection, batch)
                 return await _insert_halves(connection, batch, self._clock(), reason)
@@ -222,12 +250,16 @@ class Outbox:
             ][-1]
             await connection.execute(update(schema.sinks).where(_sinks.name == batch.sink).values(upto=upto))
             records = await _records(connection, batch.emit, state["cursor"], upto)
+            if not records:  # all are damaged, which the next batch is passed over for
+                return None
             key = self._key(state, upto)
-            return Batch(sink=batch.sink, key=key, records=records, emit=batch.emit, last=upto)
+            return Batch(sink=batch.sink, key=key, records=records, store=self._database.id, emit=batch.emit, last=upto)
 
     async def confirm(self, batch: Batch) -> None:
         """Note that the batch was delivered."""
         async with self._database.write() as connection:
+            if batch.store != self._database.id:  # that one was damaged: nothing of this one was delivered
+                return
             if batch.dead_letter is not None:
                 await connection.execute(delete(schema.dead_letters).where(_letters.id == batch.dead_letter))
             else:
@@ -236,12 +268,13 @@ class Outbox:
     async def dead_letter(self, batch: Batch, reason: str) -> None:
         """Move the batch to the dead letters, because its sink will never accept it, and continue behind it."""
         async with self._database.write() as connection:
-            if batch.dead_letter is not None:
+            known = batch.store == self._database.id  # else that one was damaged, and the batch is kept in this one
+            if known and batch.dead_letter is not None:
                 row = {"reason": reason, "time": self._clock(), "replay": False}
                 await connection.execute(
                     update(schema.dead_letters).where(_letters.id == batch.dead_letter).values(row)
                 )
-            elif await _advance(connection, batch):
+            elif not known or await _advance(connection, batch):
                 await connection.execute(
                     insert(schema.dead_letters).values(
                         sink=batch.sink,
@@ -286,7 +319,7 @@ class Outbox:
         if sink is not None:
             query = query.where(_letters.sink == sink)
         async with self._database.read() as connection:
-            return [DeadLetter(**row) for row in (await connection.execute(query)).mappings()]
+            return [_letter(row) for row in (await connection.execute(query)).mappings()]
 
     async def show(self, id: int) -> DeadLetter | None:  # noqa: A002
         """Return one dead letter with its records; None if there is none of this id."""
@@ -294,7 +327,7 @@ class Outbox:
             row = (await connection.execute(select(schema.dead_letters).where(_letters.id == id))).mappings().first()
         if row is None:
             return None
-        return DeadLetter(**{**row, "records": decode_records(row["records"])})
+        return _letter(row, _decoded(row["records"], "dead letter", id))
 
     async def replay(self, ids: Collection[int]) -> int:
         """Let dead letters be sent again by the process that delivers; returns how many of these ids there are."""
@@ -311,12 +344,31 @@ class Outbox:
     def _key(self, state: RowMapping, upto: int) -> str:
         """Return the key of a sink's batch, which is another one in every store and for every sink."""
         batch = f"{state['name']}/{state['emit']}/{state['cursor'] + 1}-{upto}"
-        return str(uuid.uuid5(uuid.UUID(self._database.id), batch))
+        return str(uuid.uuid5(uuid.UUID(self._database.id or "0" * 32), batch))
 
 
 _sinks, _letters = schema.sinks.c, schema.dead_letters.c
 _TABLES = {"changes": schema.changes, "readings": schema.readings}
 _REPLAY = select(_letters.id).where(_letters.replay).limit(1)
+
+
+def _is_sound(state: RowMapping) -> bool:
+    """Return whether a sink's row holds what was written to it."""
+    whole = isinstance(state["name"], str) and state["emit"] in _TABLES and isinstance(state["cursor"], int)
+    return whole and isinstance(state["upto"], int | None) and isinstance(state["gone"], float | None)
+
+
+def _letter(row: RowMapping, records: list[SinkRecord] | None = None) -> DeadLetter:
+    return DeadLetter(
+        id=row["id"],
+        sink=text(row["sink"]),
+        key=text(row["key"]),
+        time=moment(row["time"]),
+        reason=text(row["reason"]),
+        count=sound_count(row["count"]),
+        replay=row["replay"],
+        records=records,
+    )
 
 
 async def _state(connection: AsyncConnection, sink: str) -> RowMapping | None:
@@ -329,8 +381,9 @@ async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | N
         return SinkBacklog(0, None, dead)
     ahead = _counted(state).subquery()
     first = _counted(state).limit(1).subquery()
-    count = await connection.scalar(select(func.sum(ahead.c.count)))
-    return SinkBacklog(int(count or 0), await connection.scalar(select(first.c.time)), dead)
+    count, rows = (await connection.execute(select(func.sum(ahead.c.count), func.count(ahead.c.id)))).one()
+    oldest = await connection.scalar(select(first.c.time))
+    return SinkBacklog(max(int(count or 0), rows), None if oldest is None else moment(oldest), dead)
 
 
 async def _warn(connection: AsyncConnection, state: RowMapping, message: str) -> None:
@@ -351,15 +404,15 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
     query = select(table).where(table.c.id > cursor, table.c.id <= upto).order_by(table.c.id)
     rows = (await connection.execute(query)).mappings()
     if table is schema.readings:
-        return [record for row in rows for record in decode_records(row["records"])]
+        return [record for row in rows for record in _decoded(row["records"], "reading", row["id"])]
     return [
         SinkRecord.of(
-            place=Place(row["cluster"], row["node"]),
-            event=row["event"],
-            time=rfc3339(row["time"], "seconds"),
-            **{key: row[key] for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
-            changes=decode_changes(row["changes"]),
-            last_known=decode_last_known(row["last_known"]),
+            place=Place(text(row["cluster"]), text(row["node"])),
+            event=text(row["event"]),
+            time=rfc3339(moment(row["time"]), "seconds"),
+            **{key: text(row[key]) for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
+            changes=sound_changes(row["changes"]),
+            last_known=sound_last_known(row["last_known"]),
         )
         for row in rows
     ]
@@ -371,14 +424,14 @@ async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float,
     The second is dated between the first and the next one, so that they stay in order however often they are halved.
     """
     later = select(func.min(_letters.time)).where(_letters.sink == batch.sink, _letters.time > time)
-    following = min(await connection.scalar(later) or math.inf, time + 1.0)
+    following = min(moment(await connection.scalar(later)) or math.inf, time + 1.0)
     middle = len(batch.records) // 2
     halves = []
     for name, date, records in (
         ("first", time, batch.records[:middle]),
         ("second", (time + following) / 2, batch.records[middle:]),
     ):
-        key = str(uuid.uuid5(uuid.UUID(batch.key), name))
+        key = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{batch.key}/{name}"))  # a damaged one is no UUID
         row = {
             "sink": batch.sink,
             "key": key,
@@ -394,8 +447,17 @@ async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float,
             id_ = (await connection.execute(added)).scalar_one()
         else:
             await connection.execute(update(schema.dead_letters).where(_letters.id == id_).values(row))
-        halves.append(Batch(sink=batch.sink, key=key, records=records, dead_letter=id_))
+        halves.append(Batch(sink=batch.sink, key=key, records=records, store=batch.store, dead_letter=id_))
     return halves[0]
+
+
+def _decoded(records: bytes, what: str, row: int) -> list[SinkRecord]:
+    """Return the records of a row; none if it is damaged."""
+    try:
+        return decode_records(records)
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        log.error("damaged row in the store: records of a %s lost", what, extra={"row": row})  # noqa: TRY400
+        return []
 
 
 async def _advance(connection: AsyncConnection, batch: Batch) -> bool:

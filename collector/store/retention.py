@@ -47,7 +47,9 @@ async def _slowest_cursor(database: Database, emit: str) -> int | None:
     """Return the cursor of the slowest sink of a kind; None if there is none."""
     async with database.read() as connection:
         found = await connection.scalar(select(func.min(schema.sinks.c.cursor)).where(schema.sinks.c.emit == emit))
-    return None if found is None else int(found)
+    if found is None:
+        return None
+    return found if isinstance(found, int) else 0  # of a damaged row: nothing counts as delivered
 
 
 async def _absent(database: Database) -> int:

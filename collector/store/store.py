@@ -2,11 +2,12 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import anyio
+import anyio.to_thread
 import msgspec
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,12 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector import gc_freeze
 from collector.config.store import StoreSettings
 from collector.end_deadline import EndDeadline
-from collector.model import Gpu, NodeState, Place
+from collector.model import Gpu, NodeInfo, NodeState, Place
 from collector.store import schema
-from collector.store.codec import decode_facts, decode_node
+from collector.store.codec import decode_node
 from collector.store.commit import recorded
 from collector.store.database import Database, OpenMode
-from collector.store.errors import LostLeadershipError, StoreError
+from collector.store.errors import DamagedStoreError, LostLeadershipError, StoreError, UnavailableStoreError
 from collector.store.health import StoreHealth
 from collector.store.history import History
 from collector.store.history_writer import MAX_PENDING, HistoryWriter
@@ -27,6 +28,7 @@ from collector.store.leadership import Leadership
 from collector.store.outbox import Outbox, Subscription
 from collector.store.plan import Recorded
 from collector.store.retention import prune
+from collector.store.sound import is_sound, moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Remembered", "Store"]
 
@@ -36,6 +38,9 @@ FIRST_PRUNE_SECONDS = 60.0  # after the start: a collector that starts has more 
 PRUNE_SECONDS = 600.0  # between two times
 KEEP_SINKS_SECONDS = 7 * 86400.0  # that a sink may be missing in the configuration before its backlog is dropped
 DECODE_NODES = 1000  # at once
+
+
+_NodeRow = Sequence[Any]  # cluster, node, read_at, snapshot
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,16 +95,25 @@ class Store:
     ) -> AsyncIterator[Self]:
         """Open a store; a collector creates or updates it, and is the only one on an SQLite file. Raises StoreError.
 
+        A collector's SQLite file may turn out to be damaged, or its disk to fail; `survives` says whether to run on.
         `end` is the deadline of the process that opens it.
         """
         async with Database.open(settings, mode, end) as database:
             store = cls(database, settings, clock, max_pending=max_pending, decode_nodes=decode_nodes)
+            store.health.found_set_aside(await anyio.to_thread.run_sync(database.set_aside))
             try:
-                if mode is OpenMode.COLLECTOR and await store.leadership.ask():
+                if database.trouble is not None:
+                    store.leadership.hold()
+                    store.health.failed("lead", str(database.trouble))
+                elif mode is OpenMode.COLLECTOR and await store._leads_at_once():
                     store.history_writer.begin({})  # what is loaded from now on is what the history holds
                 yield store
             finally:
                 await store.leadership.release()
+
+    def survives(self, error: StoreError) -> bool:
+        """Return whether a collector runs on without its store until `error` is over."""
+        return self.database.recovers and isinstance(error, DamagedStoreError | UnavailableStoreError)
 
     async def load(self) -> Remembered:
         """Return the present inventory; raises StoreError."""
@@ -139,8 +153,20 @@ class Store:
 
     async def reconcile_again(self) -> None:
         """Bring the outbox in line with the sinks that were last configured, if any; raises StoreError."""
+        self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
         if self._subscriptions is not None:
             await self.outbox.reconcile(self._subscriptions)
+
+    async def renew(self, snapshot: Callable[[], Mapping[Place, NodeState]]) -> None:
+        """Fill a store that was begun in place of a damaged one, if it was; raises StoreError.
+
+        What waited to be recorded is recorded, and then all that `snapshot` returns. The sinks get both.
+        """
+        self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
+        if self._subscriptions is not None:
+            await self.outbox.reconcile(self._subscriptions, from_start=True)
+        self.history_writer.complete(snapshot)
+        self.database.renewed = False
 
     async def run(self) -> None:
         """Commit what is recorded and forget what is too old, until cancelled."""
@@ -157,16 +183,26 @@ class Store:
         await self.outbox.give_up(self._clock() - KEEP_SINKS_SECONDS)
         return await prune(self.database, None if self._retention is None else self._clock() - self._retention)
 
+    async def _leads_at_once(self) -> bool:
+        """Ask for the lead; where the disk is full, it is asked for again later."""
+        try:
+            return await self.leadership.ask()
+        except UnavailableStoreError as error:
+            self.health.failed("lead", str(error))
+            return False
+
     async def _decoded(self, connection: AsyncConnection, rows: Select[Any]) -> AsyncIterator[list[NodeState]]:
+        """Yield nodes; one that is damaged comes last, with what its open placements say."""
+        damaged: list[_NodeRow] = []
         async with connection.stream(rows) as result:
             async for part in result.partitions(self._decode_nodes):
-                try:
-                    nodes = [decode_node(Place(row[0], row[1]), row[2], row[3]) for row in part]
-                except (msgspec.MsgspecError, TypeError, ValueError) as error:
-                    raise StoreError(
-                        f"store {self.database.location}: cannot decode a node; move it away to start afresh"
-                    ) from error
-                yield nodes
+                yield [node for row in map(tuple, part) if (node := _decode(row, damaged)) is not None]
+        for row in damaged:
+            log.error(
+                "damaged row in the store: node known from its history until it is read again",
+                extra={"cluster": text(row[0]), "node": text(row[1])},
+            )
+            yield [await _from_history(connection, row)]
 
     async def _prune_regularly(self) -> None:
         await anyio.sleep(FIRST_PRUNE_SECONDS)
@@ -175,6 +211,7 @@ class Store:
                 if self.leadership.leads:
                     await self.prune()
                 self.health.succeeded("retention")
+                self.health.found_set_aside(await anyio.to_thread.run_sync(self.database.set_aside))
             except StoreError as error:
                 self.health.failed("retention", str(error))
             await anyio.sleep(PRUNE_SECONDS)
@@ -182,10 +219,11 @@ class Store:
 
 async def _absent(connection: AsyncConnection) -> tuple[dict[str, Place], dict[str, float], dict[str, Gpu]]:
     rows = (await connection.execute(_ABSENT)).all()
-    places = {row[0]: Place(row[1], row[2]) for row in rows}
-    left = {row[0]: row[3] for row in rows if row[3] is not None}
-    facts = {row[0]: gpu for row in rows if (gpu := decode_facts(row[0], row[4])) is not None}
-    return places, left, facts
+    uuids = [text(row[0]) for row in rows]
+    places = {uuid: Place(text(row[1]), text(row[2])) for uuid, row in zip(uuids, rows, strict=True)}
+    left = {uuid: moment(row[3]) for uuid, row in zip(uuids, rows, strict=True) if row[3] is not None}
+    facts = {uuid: sound_facts(uuid, row[4]) for uuid, row in zip(uuids, rows, strict=True)}
+    return places, left, {uuid: gpu for uuid, gpu in facts.items() if gpu is not None}
 
 
 _nodes = schema.nodes.c
@@ -196,3 +234,45 @@ _UNTIL = (
     .scalar_subquery()  # by the index of the absent GPUs alone, which are few beside all placements
 )
 _ABSENT = select(schema.absent.c.uuid, schema.absent.c.cluster, schema.absent.c.node, _UNTIL, schema.absent.c.facts)
+
+
+def _decode(row: _NodeRow, damaged: list[_NodeRow]) -> NodeState | None:
+    """Return the node of a row; one that is damaged is added to those, and None returned."""
+    try:
+        node = decode_node(Place(row[0], row[1]), row[2], row[3])
+        if is_sound(node):
+            return node
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        log.debug("cannot decode a node", exc_info=True)
+    damaged.append(row)
+    return None
+
+
+async def _from_history(connection: AsyncConnection, row: _NodeRow) -> NodeState:
+    """Return what the open placements of a node say of it; it has no fingerprint, and so is read at once."""
+    found = await connection.execute(_OPEN.where(_placed.cluster == row[0], _placed.node == row[1]))
+    place = Place(text(row[0]), text(row[1]))
+    gpus = {}
+    for uuid, serial, chassis, model, last_known, since in map(tuple, found):
+        gpu = Gpu(
+            uuid=text(uuid),
+            serial=optional_text(serial),
+            chassis=optional_text(chassis),
+            model=optional_text(model),
+            last_known=sound_last_known(last_known),
+        )
+        gpus[gpu.uuid] = (gpu, moment(since))
+    times = tuple(time for _, time in gpus.values())
+    return NodeState(
+        place=place,
+        node=NodeInfo(name=place.node),
+        time=max((moment(row[2]), *times)),
+        gpus=tuple(gpu for gpu, _ in gpus.values()),
+        since=times,
+    )
+
+
+_placed = schema.placements.c
+_OPEN = select(_placed.uuid, _placed.serial, _placed.chassis, _placed.model, _placed.last_known, _placed.since).where(
+    _placed.until.is_(None)
+)

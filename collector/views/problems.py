@@ -98,10 +98,15 @@ def config_problems(status: ConfigStatus) -> Iterator[Problem]:
 
 
 def store_problems(status: StoreStatus) -> Iterator[Problem]:
-    """Yield the problem of a store that is not up."""
+    """Yield the problem of a store that is not up, and what was lost with a damaged one."""
     if not status.up:
         text = "is not accepting writes; changes are held in memory"
         yield Problem(kind="store", text=text, detail=status.message, since=status.since)
+    if status.set_aside.files:
+        files, newest = counted(status.set_aside.files, "damaged file"), status.set_aside.newest
+        text = f"was damaged and began a new history; {files} set aside ({status.set_aside.bytes / 1e6:.1f} MB)"
+        detail = f"newest: {newest}. Recover what it holds or delete it; gpuid never does."
+        yield Problem(kind="store", text=text, detail=detail, severe=False)
 
 
 def lead_problems(status: LeadStatus | None) -> Iterator[Problem]:

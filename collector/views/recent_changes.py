@@ -103,7 +103,7 @@ def as_change(recorded: HistoricChange) -> Change:
         last_known=recorded.last_known,
     )
     return Change(
-        event=Event(recorded.event),
+        event=Event(recorded.event) if recorded.event in _EVENTS else Event.ALTERED,  # of a damaged row
         time=recorded.time,
         gpu=gpu,
         place=Place(recorded.cluster, recorded.node),
@@ -112,3 +112,6 @@ def as_change(recorded: HistoricChange) -> Change:
         previous=recorded.previous,
         changes=recorded.changes,
     )
+
+
+_EVENTS = frozenset(Event)

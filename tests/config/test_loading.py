@@ -389,6 +389,7 @@ BAD = [
     # Durations that would wear out the nodes, or let nothing ever succeed
     (f'{CLUSTER}refresh = "1ms"', 'clusters[0].refresh: expected at least "10s", got "1ms"'),
     (f'[defaults]\nexec_timeout = "999ms"\n{CLUSTER}', 'defaults.exec_timeout: expected at least "1s", got "999ms"'),
+    (f'[store]\nurl = "postgresql://x/y"\nstrict = true\n{CLUSTER}', "store.strict: only allowed with a sqlite: url"),
     (
         f'[store]\nurl = "sqlite:///x/y.db"\nretention = "1s"\n{CLUSTER}',
         'store.retention: expected at least "1m", got "1s"',

@@ -242,6 +242,10 @@ class TestASinkThatIsDown:
 
 
 class TestAnOutboxThatCannotBeRead:
+    @pytest.fixture
+    def store_settings(self, tmp_path: Path) -> StoreSettings:
+        return StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db", strict=True)  # else a lost table begins a new store
+
     async def rename(self, desk: Desk, old: str, new: str) -> None:
         async with desk.store.database.write() as connection:
             await connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")

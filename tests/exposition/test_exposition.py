@@ -281,7 +281,12 @@ class TestTheStore:
     async def test_is_published_with_its_lost_records_as_a_counter(self, bench: Any) -> None:
         lost = 3
         bench.metrics.register_store(
-            up=lambda: True, pending=lambda: 7, lost=lambda: lost, leader=lambda: False, has_leader=lambda: True
+            up=lambda: True,
+            pending=lambda: 7,
+            lost=lambda: lost,
+            leader=lambda: False,
+            has_leader=lambda: True,
+            set_aside=lambda: 2,
         )
         assert "gpuid_store_up 1.0\n" in (text := await bench.text())
         assert "gpuid_store_pending_records 7.0\n" in text

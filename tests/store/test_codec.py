@@ -45,6 +45,7 @@ gpus = st.builds(
     Gpu,
     **{
         field: {
+            "uuid": st.text(max_size=5),
             "minor_number": st.none() | st.integers(0, 99),
             "mig": st.none() | st.booleans(),
             "virtual": st.booleans(),

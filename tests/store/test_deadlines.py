@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from collector.store import Store, StoreError, StoreSettings
 from tests.support.postgres import PostgresServer
@@ -73,7 +74,7 @@ async def test_a_frozen_server_keeps_no_answer_waiting(
             assert "the server did not answer in time" in await refused(store)
         await eventually(lambda: answers(store))
         await store.history.changes()  # and the others' connections were never touched
-        assert store.database._answerer.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert answerer(store).pool.checkedout() == 0  # type: ignore[attr-defined]
         assert caplog.text == ""
 
 
@@ -91,7 +92,7 @@ async def test_a_query_that_takes_too_long_is_ended(settings: StoreSettings, cap
             with pytest.raises(StoreError, match="in time"):
                 await ask(store, text(ENDLESS), SHORT)
             await eventually(lambda: answers(store))
-        assert store.database._answerer.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert answerer(store).pool.checkedout() == 0  # type: ignore[attr-defined]
         assert caplog.text == ""
 
 
@@ -105,11 +106,11 @@ async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: Store
 
     async with Store.open(sqlite_settings) as store:
 
-        @event.listens_for(store.database._answerer.sync_engine, "connect")
+        @event.listens_for(answerer(store).sync_engine, "connect")
         def connected(connection: Any, _record: object) -> None:
             connection.create_function("hang", 0, hang)
 
-        await store.database._answerer.dispose()  # connections that do not know it
+        await answerer(store).dispose()  # connections that do not know it
         threads = threading.active_count()
         for _ in range(12):
             with pytest.raises(StoreError, match="not read in time"):
@@ -118,6 +119,11 @@ async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: Store
         hangs = False
         await eventually(lambda: answers(store))
         await eventually(lambda: not store.database._answers)
+
+
+def answerer(store: Store) -> AsyncEngine:
+    assert store.database._answerer is not None
+    return store.database._answerer
 
 
 async def ask(store: Store, query: Any, seconds: float) -> None:

@@ -19,7 +19,7 @@ from collector.config.store import PostgresLocation, locate
 from collector.model import Gpu, NodeInfo, NodeState, Place
 from collector.store import OpenMode, Store, StoreError, StoreSettings, schema
 from collector.store.codec import encode_node
-from collector.store.database import prepare_folder
+from collector.store.files import prepare_folder
 from tests.support.old_store import to_first_version
 
 pytestmark = pytest.mark.anyio
@@ -145,24 +145,13 @@ class TestTheFile:
             modes = [await connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")]
         assert modes == ["wal", 1]
 
-    async def test_what_is_no_database_is_refused_and_left_alone(self, sqlite_settings):
+    @pytest.mark.parametrize("kind", ["a directory", "not a regular file"])
+    async def test_what_is_no_file_is_refused_and_left_alone(self, sqlite_settings, kind):
         path = path_of(sqlite_settings)
-        path.write_bytes(b"hello, I am a text file\n" * 100)
-        assert await refusal(sqlite_settings) == (
-            f"store {path}: not a database; move it away to start afresh, or choose another store.url"
-        )
-        assert path.read_bytes() == b"hello, I am a text file\n" * 100
-
-    async def test_a_damaged_one_names_the_way_out(self, sqlite_settings):
-        async with Store.open(sqlite_settings):
-            pass
-        path = path_of(sqlite_settings)
-        data = bytearray(path.read_bytes())
-        data[100:4096] = b"\xff" * 3996
-        path.write_bytes(data)
-        assert await refusal(sqlite_settings) == (
-            f"store {path}: the file is damaged; move it away (with its -wal and -shm) to start afresh"
-        )
+        path.mkdir() if kind == "a directory" else os.mkfifo(path)
+        for access in OpenMode:
+            assert await refusal(sqlite_settings, access) == (f"store {path}: is {kind}; choose another store.url")
+        assert [found.name for found in path.parent.iterdir() if not found.name.endswith(".lock")] == ["gpuid.db"]
 
     async def test_another_programs_database_is_refused_and_left_alone(self, sqlite_settings):
         path = path_of(sqlite_settings)
@@ -225,6 +214,9 @@ class TestTheFile:
 
         try:
             anyio.run(count, OpenMode.COLLECTOR)
+            if os.geteuid() == 0:
+                for file in folder.iterdir():
+                    os.chown(file, 65534, 65534)
             folder.chmod(0o555)
             if (child := os.fork()) == 0:
                 status = 9

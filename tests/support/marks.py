@@ -25,8 +25,10 @@ PARAMETERS: Mapping[object, tuple[str, ...]] = {"postgres": ("postgres", "slow")
 # By the beginning of the test's name, as pytest prints it.
 MEASURED = (
     "tests/app/test_bad_contexts.py",
+    "tests/app/test_damaged_store.py",
     "tests/app/test_duplicate_clusters.py",
     "tests/app/test_echoes.py",
+    "tests/app/test_full_disk.py",
     "tests/app/test_page_problems.py",
     "tests/app/test_reload.py",
     "tests/app/test_replicas.py",

@@ -7,32 +7,38 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import free_ports
+from tests.support.small_disk import SmallDisk, small_disk
 
-__all__ = ["PostgresServer", "new_database", "postgres_server"]
+__all__ = ["PostgresServer", "new_database", "postgres_on_small_disk", "postgres_server"]
 
 
 class PostgresServer:
     """One server on 127.0.0.1 that trusts everybody; it can be stopped and started."""
 
-    def __init__(self, programs: Path, folder: Path, account: str | None) -> None:
+    def __init__(self, programs: Path, folder: Path, account: str | None, *, disk: SmallDisk | None = None) -> None:
         self._programs = programs
         self._folder = folder
         self._account = account
+        self._disk = disk  # which the folder is on
         (self.port,) = free_ports(1)
         self._numbers = itertools.count(1)
 
     def create(self) -> None:
         """Make the data and start the server."""
         data = self._folder / "data"
-        self._run("initdb", "-D", data, "-U", "gpuid", "-A", "trust", "-N", "--no-locale", "-E", "UTF8")
-        (data / "postgresql.auto.conf").write_text(
-            f"listen_addresses='127.0.0.1'\nport={self.port}\nunix_socket_directories=''\nfsync=off\n"
-        )
+        segments = () if self._disk is None else ("--wal-segsize=1",)  # MB
+        self._run("initdb", "-D", data, "-U", "gpuid", "-A", "trust", "-N", "--no-locale", "-E", "UTF8", *segments)
+        settings = f"listen_addresses='127.0.0.1'\nport={self.port}\nunix_socket_directories=''\nfsync=off\n"
+        if self._disk is not None:
+            settings += "min_wal_size=2MB\nmax_wal_size=4MB\n"
+            data = self._disk.seen_from_outside / "data"
+        (data / "postgresql.auto.conf").write_text(settings)
         self.start()
 
     def start(self) -> None:
@@ -49,11 +55,26 @@ class PostgresServer:
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "gpuid", name)
         return f"postgresql://gpuid@127.0.0.1:{self.port}/{name}"
 
+    @property
+    def running(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            self._run("pg_isready", "-h", "127.0.0.1", "-p", self.port)
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
     def _run(self, program: str, *arguments: object) -> None:
+        command = [str(self._programs / program), *map(str, arguments)]
+        account = self._account
+        if self._disk is not None:
+            entry = None if account is None else pwd.getpwnam(account)
+            command = self._disk.command(*command, user=entry and entry.pw_uid, group=entry and entry.pw_gid)
+            account = None
         subprocess.run(
-            [str(self._programs / program), *map(str, arguments)],
+            command,
             check=True,
-            user=self._account,
+            user=account,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -64,12 +85,7 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The server of the whole run; skips where its programs are absent."""
-    programs = _programs()
-    if programs is None:
-        pytest.skip("no postgres in /usr/lib/postgresql or on PATH: install Debian's package postgresql")
-    account = None
-    if os.geteuid() == 0:  # which postgres refuses to run as
-        account = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
+    programs, account = _programs_and_account()
     folder = Path(tempfile.mkdtemp(prefix="gpuid-store-postgres-", dir="/tmp"))
     try:
         if account is not None:
@@ -84,10 +100,39 @@ def postgres_server() -> Iterator[PostgresServer]:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def postgres_on_small_disk(*, megabytes: int) -> Iterator[tuple[PostgresServer, SmallDisk]]:
+    """Run a server of its own whose data are on a small disk; skips where either is impossible."""
+    programs, account = _programs_and_account()
+    folder = Path(tempfile.mkdtemp(prefix="gpuid-store-disk-", dir="/tmp"))
+    owner = None if account is None else pwd.getpwnam(account).pw_uid
+    try:
+        with small_disk(folder, megabytes=megabytes, owner=owner) as disk:
+            server = PostgresServer(programs, folder, account, disk=disk)
+            server.create()
+            try:
+                yield server, disk
+            finally:
+                if server.running:
+                    server.stop()
+    finally:
+        folder.rmdir()
+
+
 @pytest.fixture
 def new_database(postgres_server: PostgresServer) -> Callable[[], str]:
     """What makes an empty database and returns its URL."""
     return postgres_server.new_database
+
+
+def _programs_and_account() -> tuple[Path, str | None]:
+    """Return where the programs are, and as whom root runs them, which postgres refuses to run as; skips without."""
+    programs = _programs()
+    if programs is None:
+        pytest.skip("no postgres in /usr/lib/postgresql or on PATH: install Debian's package postgresql")
+    if os.geteuid() != 0:
+        return programs, None
+    return programs, "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
 
 
 def _programs() -> Path | None:

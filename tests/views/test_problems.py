@@ -3,8 +3,10 @@
 import pytest
 
 from collector.model import ClusterState, ClusterStatus
+from collector.store import StoreStatus
+from collector.store.damaged import SetAside
 from collector.views.cluster_summary import summarize
-from collector.views.problems import cluster_problems
+from collector.views.problems import cluster_problems, store_problems
 from collector.views.rows import cluster_row
 from tests.web.conftest import Site
 
@@ -23,3 +25,16 @@ async def test_clusters_that_resemble_each_other_are_named_with_what_to_do() -> 
     assert problem.detail.startswith("all of them are published. If they are one cluster, remove one")
     assert not problem.severe
     assert cluster_row(site.collector, "prod-a")["resembles"] == ["prod-c", "prod-b"]
+
+
+def test_a_damaged_file_of_the_store_is_a_problem_until_it_is_taken_away() -> None:
+    files = SetAside(files=2, bytes=1_500_000, newest="/data/gpuid.db.damaged-20261126T012345Z")
+    (problem,) = store_problems(StoreStatus(set_aside=files))
+    assert f"{problem.subject} {problem.text}" == (
+        "The store was damaged and began a new history; 2 damaged files set aside (1.5 MB)"
+    )
+    assert problem.detail == (
+        "newest: /data/gpuid.db.damaged-20261126T012345Z. Recover what it holds or delete it; gpuid never does."
+    )
+    assert not problem.severe
+    assert list(store_problems(StoreStatus())) == []

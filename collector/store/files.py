@@ -1,0 +1,285 @@
+"""The files of an SQLite store: readable by their owner alone, claimed by one collector, checked before use."""
+
+import fcntl
+import functools
+import logging
+import os
+import sqlite3
+import stat
+import struct
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from collector.store.errors import MOVE_AWAY, DamagedStoreError, StoreError
+from collector.store.schema import APPLICATION_ID, VERSION_TABLE
+
+__all__ = [
+    "BUSY_TIMEOUT_SECONDS",
+    "DAMAGED_TEXT",
+    "SIDE_FILES",
+    "check_folder",
+    "check_readable",
+    "claim",
+    "mark",
+    "prepare_file",
+    "prepare_folder",
+    "verify",
+]
+
+log = logging.getLogger(__name__)
+
+OWN_FOLDER = Path("/var/lib/gpuid")  # of the default URL, created when missing; every other one has to exist
+SIDE_FILES = ("-wal", "-shm", "-journal")  # what SQLite keeps beside a database, by what it appends to its name
+PRIVATE_MODE = 0o600  # of every file: names of clusters, nodes and serials, and what sinks have not got yet
+MAX_CHECKED_BYTES = (
+    512 << 20
+)  # of a file all of whose pages are checked at each start; larger ones take a second or more
+BUSY_TIMEOUT_SECONDS = 10  # that a connection waits for another process's write
+# A text that is damaged is read with its holes, rather than not at all, and all that is beside it.
+DAMAGED_TEXT = functools.partial(str, encoding="utf-8", errors="replace")
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+MIN_PAGE_BYTES = 512
+MAX_SCHEMA_FORMAT, UTF_8 = 4, 1  # of SQLite; an empty database has 0 for both
+_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_PERM")
+_LOG_MAGICS = (0x377F0682, 0x377F0683)
+_LOG_HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24  # before each page of the log
+_HEAD_BYTES = 1 << 20  # of a file, in which the statements that made its tables are
+_OWN_TEXT = b"CREATE TABLE gpuid_"
+
+
+def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
+    """Make sure that the folder of a file is there, or is the one that a collector makes; raises StoreError."""
+    if path.parent != own and not path.parent.exists():
+        # Rather than a new history where a typing error points to.
+        raise StoreError(f"store {path}: the directory {path.parent} does not exist; create it or fix store.url")
+
+
+def prepare_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
+    """Create the folder of a file if it is the collector's own; raises StoreError if another one is missing."""
+    check_folder(path, own=own)
+    if path.parent == own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def claim(path: Path) -> int:
+    """Make sure that no other collector writes the file; the lock goes when its file descriptor does."""
+    prepare_folder(path)
+    lock = path.resolve()  # or a link to the file would be a way past it
+    lock = lock.with_name(lock.name + ".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        which = f" (pid {holder})" if holder else ""
+        raise StoreError(
+            f"store {path}: in use by another gpuid{which}; stop that one, or choose another store.url"
+        ) from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    _make_private(lock)
+    with suppress(OSError):  # the pid is for people; a disk that is full may have no room for it
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def check_readable(path: Path) -> None:
+    """Make sure that there is a file to be read; raises StoreError."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise StoreError(f"store {path}: no such file; the collector creates it at its first start") from None
+    except PermissionError:
+        mode = 0
+    if mode and not stat.S_ISREG(mode):
+        raise _no_file(path)
+    if not mode or not os.access(path, os.R_OK):
+        raise StoreError(
+            f"store {path}: only the collector's own user may read it; run this command as that user,"
+            " or ask the running collector with --url"
+        )
+
+
+def prepare_file(path: Path) -> None:
+    """Make the file, or check the one that is there before anything is written to it; a collector's, with its lock.
+
+    Raises DamagedStoreError, StoreError for what is not a store of ours, OSError and sqlite3.Error.
+    """
+    if path.exists() and not path.is_file():
+        raise _no_file(path)
+    # SQLite gives the files beside it the mode of the database, whatever the umask; so that one must be right first.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE))
+    for side in ("", *SIDE_FILES):
+        _make_private(_beside(path, side))
+    head = _read(path, _HEAD_BYTES)
+    log_bytes = _size(_beside(path, "-wal"))
+    if not head and log_bytes:
+        raise _damaged(path, "it is empty, but its write-ahead log is not")
+    if head and not head.startswith(_MAGIC):
+        raise DamagedStoreError(f"store {path}: not a database{MOVE_AWAY}")
+    ours = _mark(head) == APPLICATION_ID or _OWN_TEXT in head
+    if head and len(head) < MIN_PAGE_BYTES:
+        raise _damaged(path, "it ends within its header")
+    if ours:
+        _check_header(path, head)
+    try:
+        _check_content(path, ours=ours)
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if head and not ours and not _error_name(error).startswith(_PASSING):
+            raise _foreign(path) from error
+        raise
+    if ours and not log_bytes and _size(path) < _pages(head) * _page_bytes(head):
+        raise _damaged(path, "its end is missing")  # with a log, the copying of its pages may have been interrupted
+    with closing(_connection(path, "rw")) as connection:
+        # With the write-ahead log, readers and the writer never wait for each other. The file keeps this mode.
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def mark(path: Path) -> None:
+    """Bring new tables from the log into the file itself, so that it is known as ours without its log."""
+    with suppress(sqlite3.Error), closing(_connection(path, "rw")) as connection:  # a full disk: some later time
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def verify(path: Path) -> None:
+    """Look for damage in a store of ours, also one in use; raises DamagedStoreError, sqlite3.Error and OSError."""
+    _check_header(path, _read(path, _HEADER_BYTES))
+    _check_content(path, ours=True, check="integrity_check")
+
+
+def foreign_log(path: Path) -> bool:
+    """Return whether the write-ahead log beside a store of ours is another database's, or no log; raises OSError.
+
+    SQLite writes one of another database into the file, and quietly ignores one that it cannot read.
+    """
+    head = _read(path, _HEADER_BYTES)
+    page_bytes = _page_bytes(head)
+    frame_bytes = _FRAME_HEADER_BYTES + page_bytes
+    log_file = _beside(path, "-wal")
+    if (
+        not head.startswith(_MAGIC)
+        or _mark(head) != APPLICATION_ID
+        or _size(log_file) < _LOG_HEADER_BYTES + frame_bytes
+    ):
+        return False
+    with log_file.open("rb") as file:
+        magic, _, its_page_bytes, _, *salts = struct.unpack(">6I", file.read(24))
+        if magic not in _LOG_MAGICS or its_page_bytes != page_bytes:
+            return True
+        for start in range(_LOG_HEADER_BYTES, _size(log_file) - frame_bytes + 1, frame_bytes):
+            file.seek(start)
+            page, _, *its_salts = struct.unpack(">4I", file.read(16))
+            if its_salts != salts:
+                break
+            if page == 1:
+                file.seek(start + _FRAME_HEADER_BYTES)
+                if _mark(file.read(_HEADER_BYTES)) != APPLICATION_ID:
+                    return True
+    return False
+
+
+def _check_header(path: Path, head: bytes) -> None:
+    """Check what SQLite does not call damage, but a file of another kind."""
+    head = head.ljust(_HEADER_BYTES, b"\0")
+    (schema_format,), (encoding,) = struct.unpack_from(">I", head, 44), struct.unpack_from(">I", head, 56)
+    versions = set(head[18:20])  # for writing and reading: 1 with a journal, 2 with a log
+    if not versions <= {1, 2} or schema_format > MAX_SCHEMA_FORMAT or encoding > UTF_8:
+        raise _damaged(path, "its header is not what gpuid wrote")
+
+
+def _check_content(path: Path, *, ours: bool, check: str = "quick_check") -> None:
+    try:
+        # Read-only, so that a damaged file and its log stay as they are; but an old transaction may have to be undone.
+        with closing(_connection(path, "rw" if _beside(path, "-journal").exists() else "ro")) as connection:
+            (mark,) = connection.execute("PRAGMA application_id").fetchone()
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
+            if tables and mark != APPLICATION_ID:
+                if not ours and VERSION_TABLE not in tables:
+                    raise _foreign(path)
+                raise _damaged(path, "it is no longer marked as gpuid's")
+            if _size(path) <= MAX_CHECKED_BYTES:
+                (found,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
+                if found != "ok":
+                    raise _damaged(path, " ".join(found.split()))
+    except sqlite3.OperationalError as error:
+        if ours and _error_name(error).startswith("SQLITE_ERROR"):  # the statements are right
+            raise _damaged(path, str(error)) from error
+        raise
+
+
+def _error_name(error: Exception) -> str:
+    return getattr(error, "sqlite_errorname", "") or ""
+
+
+def _connection(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+    connection.text_factory = DAMAGED_TEXT
+    return connection
+
+
+def _beside(path: Path, side: str) -> Path:
+    file = path.resolve()
+    return file.with_name(file.name + side)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _pages(head: bytes) -> int:
+    return int(struct.unpack_from(">I", head.ljust(_HEADER_BYTES, b"\0"), 28)[0])
+
+
+def _page_bytes(head: bytes) -> int:
+    size = int(struct.unpack_from(">H", head.ljust(_HEADER_BYTES, b"\0"), 16)[0])
+    return 65536 if size == 1 else size
+
+
+def _damaged(path: Path, what: str) -> DamagedStoreError:
+    return DamagedStoreError(f"store {path}: the file is damaged ({what}){MOVE_AWAY}")
+
+
+def _foreign(path: Path) -> StoreError:
+    return StoreError(f"store {path}: it is another program's database; choose another store.url")
+
+
+def _no_file(path: Path) -> StoreError:
+    kind = "a directory" if path.is_dir() else "not a regular file"
+    return StoreError(f"store {path}: is {kind}; choose another store.url")
+
+
+def _make_private(file: Path) -> None:
+    """Take a file's permissions from all but its owner, if it is there."""
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o077:
+            file.chmod(PRIVATE_MODE)
+            log.info("permissions of a store file tightened", extra={"file": str(file), "from": f"{mode:04o}"})
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # it may be another user's
+        log.warning(
+            "a store file stays readable by others: %s",
+            error.strerror,
+            extra={"file": str(file), "mode": f"{mode:04o}"},
+        )
+
+
+def _read(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def _mark(header: bytes) -> int:
+    return int(struct.unpack_from(">I", header.ljust(_HEADER_BYTES, b"\0"), 68)[0])

@@ -1,0 +1,122 @@
+"""Reads values that a damaged row may hold in place of what was written: nothing that is beside them gets lost.
+
+SQLite keeps a value of any type in any column, and a page whose bytes have changed may still be a page.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from collector.model import FieldChange, Gpu, LastReport, NodeState
+from collector.store.codec import decode_changes, decode_facts, decode_last_known
+
+__all__ = [
+    "MAX_TIME",
+    "is_sound",
+    "moment",
+    "optional_text",
+    "sound",
+    "sound_changes",
+    "sound_count",
+    "sound_facts",
+    "sound_last_known",
+    "text",
+]
+
+log = logging.getLogger(__name__)
+
+MAX_TIME = 253_402_300_799.0  # Unix seconds: the end of the year 9999, the last that can be written as a date
+
+_T = TypeVar("_T")
+_Row = TypeVar("_Row", bound=msgspec.Struct)
+
+
+def moment(value: object) -> float:
+    """Return a time as it is; 0 for what is none."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= MAX_TIME else 0.0
+
+
+def text(value: object) -> str:
+    """Return a text as it is, and anything else as text; None is empty."""
+    if isinstance(value, str):
+        return value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def optional_text(value: object) -> str | None:
+    """Return what `text` returns; None as it is."""
+    return None if value is None else text(value)
+
+
+def sound_count(value: object) -> int:
+    """Return how many records a row stands for as it is; 1 for what is no such number."""
+    return value if isinstance(value, int) and value > 0 else 1
+
+
+def sound_changes(written: object) -> tuple[FieldChange, ...]:
+    """Return what was altered of a GPU; nothing if it cannot be read."""
+    return _decoded(decode_changes, written, ())
+
+
+def sound_last_known(written: object) -> tuple[LastReport, ...]:
+    """Return the fields that are merely last known, with their times; none if they cannot be read."""
+    return _moments(_decoded(decode_last_known, written, ()))
+
+
+def sound_facts(uuid: str, written: object) -> Gpu | None:
+    """Return what is last known of a GPU; None if nothing is, or it cannot be read."""
+    gpu = _decoded(lambda facts: decode_facts(uuid, facts), written, None)
+    return None if gpu is None else msgspec.structs.replace(gpu, last_known=_moments(gpu.last_known))
+
+
+def _decoded(decode: Callable[[str], _T], written: object, nothing: _T) -> _T:
+    if written is None:
+        return nothing
+    try:
+        return decode(text(written))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        log.debug("cannot decode what is altered or last known", exc_info=True)
+        return nothing
+
+
+def _moments(reports: Iterable[LastReport]) -> tuple[LastReport, ...]:
+    return tuple(LastReport(field, moment(time)) for field, time in reports)
+
+
+def sound(kind: type[_Row], fields: Mapping[str, Any]) -> _Row:
+    """Return a row of a kind; what is no text or time becomes one where it should be."""
+    fields = {str(name): value for name, value in fields.items()}  # SQLAlchemy's are a kind of their own
+    try:
+        row = msgspec.convert(fields, kind)
+    except msgspec.ValidationError:
+        return msgspec.convert({name: _repaired(kind, name, value) for name, value in fields.items()}, kind)
+    times = [getattr(row, name) for name in _TIMES.intersection(fields)]
+    if all(time is None or 0 <= time <= MAX_TIME for time in times):
+        return row
+    return msgspec.convert({name: _repaired(kind, name, value) for name, value in fields.items()}, kind)
+
+
+def is_sound(node: NodeState) -> bool:
+    """Return whether all times of a decoded node are times."""
+    times = node.since if node.time is None else (*node.since, node.time)
+    marks = (report.time for gpu in node.gpus for report in gpu.last_known)
+    return all(0 <= time <= MAX_TIME for time in times) and all(0 <= time <= MAX_TIME for time in marks)
+
+
+_TIMES = frozenset({"time", "since", "until", "confirmed"})
+_KEPT = frozenset({"id", "previous", "changes", "last_known", "altered"})  # numbers, or sound already
+
+
+def _repaired(kind: type[msgspec.Struct], name: str, value: object) -> object:
+    if name in _KEPT or (value is None and type(None) in _types(kind, name)):
+        return value
+    if name in _TIMES:
+        return moment(value)
+    return text(value)
+
+
+def _types(kind: type[msgspec.Struct], name: str) -> tuple[object, ...]:
+    (field,) = (field for field in msgspec.structs.fields(kind) if field.name == name)
+    return getattr(field.type, "__args__", (field.type,))
