@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -25,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.end_deadline import EndDeadline, Stage
-from collector.files import UnreadableFileError, read_secret
+from collector.files import UnreadableFileError, in_time, read_secret
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
@@ -114,8 +115,11 @@ class Database:
         """
         location = locate(settings.url)
         if isinstance(location, PostgresLocation) and settings.password_file is not None:
-            with suppress(UnreadableFileError):  # which connecting reports
-                location = location._replace(password=read_secret(settings.password_file))  # errors must not repeat it
+            with suppress(UnreadableFileError, OSError):  # which connecting reports
+                # Errors must not repeat it.
+                asked = partial(in_time, settings.password_file, partial(read_secret, settings.password_file))
+                password = await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+                location = location._replace(password=password)
         database = cls(location, settings, mode, end)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database._close)
@@ -578,7 +582,7 @@ def _postgres(
             timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
             command_timeout=STATEMENT_TIMEOUT_SECONDS,
             server_settings=options.server_settings,
-            password=None if password_file is None else _password(password_file),
+            password=None if password_file is None else await _password(password_file),
             statement_cache_size=0,
         )
 
@@ -597,10 +601,12 @@ def _postgres(
     )
 
 
-def _password(path: Path) -> str:
+async def _password(path: Path) -> str:
     try:
-        return read_secret(path)
-    except UnreadableFileError as error:
+        # In a thread: a file system that hangs must not stop anything else.
+        asked = partial(in_time, path, partial(read_secret, path))
+        return await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+    except (UnreadableFileError, OSError) as error:
         raise StoreError(f"store.password_file {path}: {error}") from None
 
 
