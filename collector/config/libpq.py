@@ -32,7 +32,6 @@ _PASSED = frozenset(
         "passfile",
         "password",
         "port",
-        "service",
         "sslcert",
         "sslcrl",
         "sslkey",
@@ -57,7 +56,7 @@ _NEEDLESS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "client_encoding": (("utf8", "utf-8", "unicode", "auto"), "must be UTF8; remove it"),
     "gssdelegation": (("0",), _NO_SUCH_THING),
     "gssencmode": (("disable", "prefer"), "is not supported; remove it, and use sslmode=verify-full"),
-    "keepalives": (("0",), _TIME_LIMITS),
+    "keepalives": (("0", "1"), _TIME_LIMITS),
     "load_balance_hosts": (("disable",), "is not supported; remove it: the hosts are tried in their order"),
     "max_protocol_version": (("3.0", "3.2", "latest"), _NO_SUCH_THING),
     "min_protocol_version": (("3.0",), _NO_SUCH_THING),
@@ -81,7 +80,8 @@ _REMEDIES: Mapping[str, str] = {
     "requirepeer": _NO_SUCH_THING,
     "scram_client_key": _NO_SUCH_THING,
     "scram_server_key": _NO_SUCH_THING,
-    "servicefile": "is not supported; set PGSERVICEFILE instead",
+    "service": "is not supported; write what the service holds into the URL",
+    "servicefile": "is not supported; write what the service holds into the URL",
     "sslcrldir": "is not supported; use sslcrl instead",
     "sslkeylogfile": _NO_SUCH_THING,
     "tcp_user_timeout": _TIME_LIMITS,
@@ -121,6 +121,8 @@ def connection_options(url: str) -> ConnectionOptions:
         for name, value in given.items()
         if (problem := _problem(name, value))
     ]
+    # libpq takes the parameter, the driver the other.
+    problems += [f"{name} is given as a parameter and before it; keep one of the two" for name in _twice(url, given)]
     if problems:
         raise ValueError(f"url: {'; '.join(problems[:_NAMED_PROBLEMS])}")
     settings = {"application_name": given.get("application_name") or given.get("fallback_application_name")}
@@ -147,8 +149,9 @@ def _parameters(url: str) -> dict[str, str]:
     ports = [int(found[1]) for host in hosts if (found := re.search(r":(\d+)$", host, re.ASCII))]
     if (len(hosts) > 1 and not all(hosts)) or any(not 0 < port <= MAX_PORT for port in ports):
         raise ValueError("url: expected hosts as host:port, with a comma between two")
+    query = parts.query.strip("&").replace("+", "%2B")  # which is no blank to libpq
     try:
-        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else []
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
         raise ValueError("url: expected parameters as name=value, with & between two") from None
     given = {name: value for name, value in pairs if value}
@@ -156,6 +159,14 @@ def _parameters(url: str) -> dict[str, str]:
         del given["ssl"]
         given.setdefault("sslmode", "require")
     return given
+
+
+def _twice(url: str, given: Mapping[str, str]) -> list[str]:
+    """Return which parameters the URL gives before its parameters, too."""
+    parts = urlsplit(url)
+    login, _, address = parts.netloc.rpartition("@")
+    before = {"dbname": parts.path.strip("/"), "host": address, "port": address, "user": login.partition(":")[0]}
+    return [name for name in given if before.get(name)]
 
 
 def _problem(name: str, value: str) -> str | None:

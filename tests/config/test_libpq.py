@@ -50,7 +50,7 @@ def _said(name: str, value: str) -> str:
         ("ssl=true", "?sslmode=require"),
         ("ssl=true&sslmode=verify-ca", "?sslmode=verify-ca"),
         ("sslmode=verify-full&sslrootcert=/etc/db%20ca.pem", "?sslmode=verify-full&sslrootcert=/etc/db%20ca.pem"),
-        ("host=/run/postgresql&port=5433", "?host=/run/postgresql&port=5433"),
+        ("passfile=/run/a+b&", "?passfile=/run/a%2Bb"),
         ("target_session_attrs=any", "?target_session_attrs=any"),
         ("connect_timeout=5&application_name=x&options=-cx%3Dy", ""),
         ("sslnegotiation=direct", "?sslnegotiation=direct"),
@@ -74,8 +74,8 @@ def test_connect_timeout_is_in_seconds_as_libpq_has_it(text, seconds):
 
 
 def test_the_authorities_of_the_system_check_the_name():
-    found = connection_options(f"{URL}?sslrootcert=system&sslmode=verify-full&dbname=x")
-    assert (found.url, found.system_authorities) == (f"{URL}?dbname=x", True)
+    found = connection_options(f"{URL}?sslrootcert=system&sslmode=verify-full&krbsrvname=x")
+    assert (found.url, found.system_authorities) == (f"{URL}?krbsrvname=x", True)
     assert "goes with sslmode=verify-full" in refusal("sslrootcert=system&sslmode=require")
 
 
@@ -121,4 +121,18 @@ def test_a_sink_has_keys_of_its_own_for_some():
     with pytest.raises(ValueError, match="channel_binding cannot be required"):
         PostgresSettings(url=f"{URL}?channel_binding=require")
     assert PostgresSettings(url=f"{URL}?application_name=x&target_session_attrs=any").url.endswith("any")
-    assert PostgresSettings(url="postgresql:///?service=db").url
+
+
+def test_a_socket_is_named_by_a_parameter():
+    url = "postgresql://gpuid@/fleet?host=/run/postgresql&port=5433"
+    assert connection_options(url).url == url
+
+
+@pytest.mark.parametrize("parameter", ["host=/run/x", "port=5433", "dbname=other", "user=other"])
+def test_what_libpq_would_let_win_over_the_rest_of_the_url_is_refused(parameter):
+    name = parameter.partition("=")[0]
+    assert refusal(parameter) == f"url: {name} is given as a parameter and before it; keep one of the two"
+
+
+def test_a_service_is_refused_rather_than_understood_in_part():
+    assert "service is not supported; write what the service holds into the URL" in refusal("service=db")
