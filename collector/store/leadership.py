@@ -29,6 +29,7 @@ __all__ = ["LEASE_SECONDS", "LeadStatus", "Leadership", "Standby", "boot_clock"]
 LEASE_SECONDS = 15.0  # that a leader may be silent before another collector takes over
 MARGIN_SECONDS = 1.0  # by which a leader stops before its lease expires
 ANSWER_SECONDS = 5.0  # that the server has for an answer: two tries within a lease
+STUCK_SECONDS = 5.0  # after which a writing transaction of a collector whose lease has expired is ended
 RELEASE_TIMEOUT_SECONDS = 1.0
 MAX_HOLDER_LENGTH = 100  # characters
 
@@ -88,6 +89,7 @@ class Leadership:
         self._clock = clock
         self._me = one_line(holder or f"{socket.gethostname()} (pid {os.getpid()})", MAX_HOLDER_LENGTH)
         self._holder = self._me if database.single_process else ""  # when it was last asked for
+        self._mine = database.single_process  # the lease, when it was last asked for
         self._held_until = float("inf") if database.single_process else float("-inf")  # on `clock`
         self._led_at = clock()  # when somebody was last known to lead
         self._asking = anyio.Lock()
@@ -107,9 +109,9 @@ class Leadership:
         """Who leads; nobody does when for the length of a lease no collector was seen to."""
         leads = self.leads
         has_leader = leads or self._clock() - self._led_at <= LEASE_SECONDS
-        holder = self._me if leads else self._holder
-        # This collector does not stand by for itself, while it takes over or could not renew its lease.
-        return LeadStatus(leads=leads, has_leader=has_leader, holder="" if holder == self._me and not leads else holder)
+        # A collector does not stand by for itself, while it takes over or could not renew its lease.
+        others = "" if self._mine else self._holder
+        return LeadStatus(leads=leads, has_leader=has_leader, holder=self._me if leads else others)
 
     def begin(self) -> None:
         """Record from now on: the history has been brought in line with the inventory, or is about to be."""
@@ -180,6 +182,7 @@ class Leadership:
         Not in the middle of a transaction of the leader before: whatever that one writes, it writes before.
         """
         if not await connection.scalar(_TRY_TURN):
+            await connection.execute(_END_STUCK)
             return None
         values = {"name": _NAME, "holder": self._me, "token": secrets.token_hex(8), "expires": _EXPIRY}
         row = self._database.insert(schema.leases).values(**values, recording=False)
@@ -193,9 +196,10 @@ class Leadership:
     def _note(self, row: RowMapping | None, asked: float | None) -> None:
         """Note who has the lease; `asked` is when it was asked for, if this collector may have it now."""
         if row is None:
-            self._holder, self._held_until = "", float("-inf")
+            self._mine, self._holder, self._held_until = False, "", float("-inf")
             return
-        self._holder = self._me if asked is not None else one_line(row["holder"], MAX_HOLDER_LENGTH)
+        self._mine = asked is not None
+        self._holder = one_line(row["holder"], MAX_HOLDER_LENGTH)
         if asked is None:
             self._held_until = float("-inf")
             self.stand_by()  # what this collector did not write yet, the other one has recorded
@@ -227,4 +231,11 @@ _RENEW = (
 _RELEASE = (
     update(schema.leases).where(_HERE, _leases.token == bindparam("b_own")).values(expires=0.0, recording=false())
 )
+# A leader that froze while it prepared a statement is busy to the server, which then has no limit for its silence.
+_END_STUCK = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE locktype = 'advisory' AND classid = 0 AND objid = :turn AND granted"
+    " AND datname = current_database() AND pg_locks.database = datid AND usename = current_user"
+    " AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
+).bindparams(turn=schema.APPLICATION_ID, seconds=STUCK_SECONDS)
 _TRY_TURN = text(f"SELECT pg_try_advisory_xact_lock({schema.APPLICATION_ID})")

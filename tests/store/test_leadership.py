@@ -6,6 +6,7 @@ import socket
 import time
 
 import anyio
+import asyncpg
 import pytest
 from sqlalchemy import text
 
@@ -13,7 +14,9 @@ from collector.end_deadline import Stage
 from collector.store import LostLeadershipError, OpenMode, Store, StoreError, StoreSettings, Subscription
 from collector.store.database import IDLE_TRANSACTION_SECONDS, Database
 from collector.store.leadership import LEASE_SECONDS, Leadership
+from collector.store.schema import APPLICATION_ID
 from tests.support.old_store import to_first_version
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -96,6 +99,24 @@ async def test_a_former_leader_may_lead_again(two):
     assert not await one.leadership.ask()
     await other.leadership.release()
     assert await one.leadership.ask()
+
+
+async def test_a_leader_that_froze_while_it_prepared_a_statement_is_followed(postgres_server):
+    url = postgres_server.new_database()
+    async with Store.open(StoreSettings(url=url)) as one, Store.open(StoreSettings(url=url)) as other:
+        frozen = await asyncpg.connect(url)
+        await frozen.execute("BEGIN")
+        await frozen.execute(f"SELECT pg_advisory_xact_lock({APPLICATION_ID})")
+        await frozen.prepare("SELECT 1")
+        async with other.database.read() as connection:
+            found = await connection.execute(
+                text(f"SELECT state, wait_event FROM pg_stat_activity WHERE pid = {frozen.get_server_pid()}")
+            )
+            assert found.one() == ("active", "ClientRead")  # and not idle in a transaction
+        async with one.database.lease(5) as connection:
+            await connection.exec_driver_sql("UPDATE gpuid_leases SET expires = expires - 3600")
+        await eventually(other.leadership.ask)
+        frozen.terminate()
 
 
 async def test_an_expired_lease_goes_to_another_collector(two):
