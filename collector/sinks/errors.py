@@ -72,15 +72,21 @@ class SinkError(GpuidError):
 
 
 class UnavailableError(SinkError):
-    """The sink cannot take the batch now: retry it, not before `retry_after` seconds if the sink named a time."""
+    """The sink cannot take the batch now: retry it, not before `retry_after` seconds if the sink named a time.
 
-    def __init__(self, text: str, reason: Reason, *, retry_after: float | None = None) -> None:
+    With `outcome_unknown` the receiver was sent the whole batch, and may have it.
+    """
+
+    def __init__(
+        self, text: str, reason: Reason, *, retry_after: float | None = None, outcome_unknown: bool = False
+    ) -> None:
         super().__init__(text, reason)
         self.retry_after = retry_after
+        self.outcome_unknown = outcome_unknown
 
 
 class KnownKeyError(UnavailableError):
-    """The receiver knows the batch's idempotency key: it has the batch, if that was sent before."""
+    """The receiver knows the batch's idempotency key: it has the batch, if an earlier attempt may have delivered it."""
 
 
 class RejectedError(SinkError):
@@ -108,4 +114,6 @@ def from_status(
         if retry_after is None:
             return TooLargeError(text)
     fallback = Reason.MISCONFIGURED if status < 500 else Reason.SERVER_ERROR
-    return UnavailableError(text, _REASONS.get(status, fallback), retry_after=retry_after)
+    reason = _REASONS.get(status, fallback)
+    # A proxy says 502, 503 or 504 also of a request that a receiver took and did not answer.
+    return UnavailableError(text, reason, retry_after=retry_after, outcome_unknown=status >= 500)

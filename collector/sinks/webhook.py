@@ -135,7 +135,8 @@ class WebhookSink:
             if self._begun and not self._sent:
                 raise _InterruptedError(text, Reason.CONNECTION) from None
             refused = isinstance(error, httpx.ProxyError) and str(error).startswith("407")
-            raise UnavailableError(text, Reason.UNAUTHORIZED if refused else Reason.CONNECTION) from None
+            reason = Reason.UNAUTHORIZED if refused else Reason.CONNECTION
+            raise UnavailableError(text, reason, outcome_unknown=self._sent) from None
 
     async def _exchange(
         self, client: httpx.AsyncClient, body: bytes, count: int, key: str
@@ -159,9 +160,8 @@ class WebhookSink:
         if not response.is_success:
             return status, self._map_answer(status, response.headers, content[:_BODY_LIMIT])
         if not self._sent:
-            return status, self._unavailable(
-                f"answered {status} before it had read the whole batch", Reason.SERVER_ERROR
-            )
+            text = self._text(f"answered {status} before it had read the whole batch")
+            return status, UnavailableError(text, Reason.SERVER_ERROR, outcome_unknown=True)
         return status, None
 
     async def _parts(self, body: bytes) -> AsyncIterator[bytes]:
@@ -258,7 +258,7 @@ class WebhookSink:
         return UnavailableError(self._text(text), reason)
 
     def _timeout(self, text: str) -> UnavailableError:
-        return self._unavailable(self._with_proxy(text), Reason.TIMEOUT)
+        return UnavailableError(self._text(self._with_proxy(text)), Reason.TIMEOUT, outcome_unknown=self._sent)
 
     def _with_proxy(self, text: str) -> str:
         """Return a text that names the proxy on the way, which may be the one that it is about."""
