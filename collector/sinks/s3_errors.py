@@ -29,9 +29,9 @@ from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from collector.backoff import parse_retry_after
 from collector.proxies import ProxyUrlError
 from collector.sinks.errors import Reason, from_status
-from collector.sinks.pages import page_text
 from collector.sinks.s3_client import ANSWER, CredentialsError
 from collector.sinks.s3_http import UnusableAnswerError
+from collector.text import without_markup
 
 __all__ = ["Failure", "describe_failure", "not_stored"]
 
@@ -134,7 +134,7 @@ def not_stored(answer: dict[str, Any], foreign: Callable[[str], str]) -> str | N
     if status == HTTPStatus.OK and etag.strip('" ') and not etag.startswith("W/") and b"<html" not in body.lower():
         return None
     problem = "without an ETag" if status == HTTPStatus.OK and not etag.strip('" ') else "which is not S3's answer"
-    words = foreign(page_text(body))
+    words = foreign(without_markup(body.decode(errors="replace")))
     return (
         f"PutObject answered {status} {problem}, so nothing is stored; check endpoint_url{': ' if words else ''}{words}"
     )
@@ -155,7 +155,8 @@ def _answered(error: Any, foreign: Callable[[str], str]) -> Failure:
         message = foreign(str(answer.get("Message") or ""))
         said = f" {foreign(code)}{': ' if message else ''}{message}"
     else:  # no answer of S3's: botocore makes a code and a message of the status
-        code, words = "", foreign(page_text(error.response.get(ANSWER) or b""))
+        code, body = "", error.response.get(ANSWER) or b""
+        words = foreign(without_markup(body.decode(errors="replace")))
         said = f": {words}" if words else f"{_phrase(status)} with an empty body"
     text = f"{error.operation_name} answered {status}{said}"
     retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
@@ -171,8 +172,7 @@ def _reason(operation: str, code: str, status: int) -> Reason:
         return reason
     if status in {HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
         return Reason.MISCONFIGURED
-    reason = from_status(status, "").reason
-    return Reason.MISCONFIGURED if reason is Reason.REJECTED else reason  # a status never speaks of the batch
+    return from_status(status, "").reason
 
 
 def _phrase(status: int) -> str:

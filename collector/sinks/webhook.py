@@ -157,6 +157,10 @@ class WebhookSink:
                 except httpx.HTTPError:
                     _log.debug("response body incomplete", extra={"sink": self._name})
         status = response.status_code
+        if status == 204 and (
+            response.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in response.headers
+        ):
+            await self._close_client()  # what comes would be taken for the next answer
         if not response.is_success:
             return status, self._map_answer(status, response.headers, content[:_BODY_LIMIT])
         if not self._sent:
