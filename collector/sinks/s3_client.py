@@ -44,6 +44,7 @@ __all__ = ["ANSWER", "CredentialsError", "S3Client"]
 
 ANSWER = "GpuidAnswer"  # of what a call returns, and of a ClientError's response: the body as it came
 
+MAX_PROGRAM_BYTES = 1 << 20  # that a credential_process may print
 PROGRAM_END_SECONDS = 0.02  # between two looks at whether a program that closed its output has ended
 
 _DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")  # S3 Express One Zone; its names end so, and those of its access points
@@ -250,6 +251,16 @@ def _process_provider(session: Any, profile_name: str) -> Any:
     return AioProcessProvider(profile_name=profile_name, load_config=lambda: session.full_config, popen=_Program.start)
 
 
+async def _whole(reader: asyncio.StreamReader) -> bytes:
+    whole = bytearray()
+    while part := await reader.read(1 << 16):
+        whole += part
+        if len(whole) > MAX_PROGRAM_BYTES:
+            text = f"it printed more than {MAX_PROGRAM_BYTES >> 20} MiB"
+            raise CredentialRetrievalError(provider="custom-process", error_msg=text)
+    return bytes(whole)
+
+
 class _Program:
     """A `credential_process` without input and without a terminal, which is killed when its time is over.
 
@@ -280,7 +291,7 @@ class _Program:
                     )
                     pipes.callback(transport.close)
                     readers.append(reader)
-                output, errors = [await reader.read() for reader in readers]
+                output, errors = [await _whole(reader) for reader in readers]
                 while self._process.poll() is None:  # noqa: ASYNC110  nothing tells that it has ended
                     await asyncio.sleep(PROGRAM_END_SECONDS)
             except BaseException:

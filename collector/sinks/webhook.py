@@ -213,7 +213,8 @@ class WebhookSink:
         wait = parse_retry_after(headers.get("Retry-After"), time.time())
         if status == 409:
             return KnownKeyError(f"{text} (it is processing the batch)", Reason.SERVER_ERROR, retry_after=wait)
-        return from_status(status, text, wait, about_records=_ABOUT_RECORDS)
+        about = _ABOUT_RECORDS if "X-Squid-Error" not in headers else ()  # of a proxy that passed nothing on
+        return from_status(status, text, wait, about_records=about)
 
     async def _open(self) -> httpx.AsyncClient:
         """Return the client, a new one if its certificate files have changed."""

@@ -398,6 +398,14 @@ class TestNothingElseWaits:
             for agent in (tmp_path / "agents").read_text().split():
                 os.kill(int(agent), signal.SIGKILL)
 
+    async def test_a_program_that_prints_without_end_is_ended(self, record: MakeRecord, tmp_path: Path) -> None:
+        program(tmp_path, f'echo $$ >"{tmp_path}/pid"; exec yes')
+        async with lake("http://127.0.0.1:1") as sink:
+            with pytest.raises(UnavailableError, match="it printed more than 1 MiB") as caught:
+                await sink.send([record()], key="k")
+        assert caught.value.reason is Reason.UNAUTHORIZED
+        await eventually(lambda: not running(int((tmp_path / "pid").read_text())))
+
     async def test_a_thread_that_cannot_start_is_a_line_for_a_person(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
     ) -> None:

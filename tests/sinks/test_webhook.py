@@ -432,6 +432,14 @@ async def test_what_is_not_about_the_records_holds_the_sink_up(status: int, reco
                 await sink.check()
 
 
+async def test_a_400_of_a_proxy_that_passed_nothing_on_holds_the_sink_up(record: MakeRecord) -> None:
+    with receiving() as receiver:
+        receiver.respond(400, "Invalid Request", headers={"X-Squid-Error": "ERR_INVALID_REQ 0"})
+        async with webhook(receiver.url) as sink:
+            with pytest.raises(UnavailableError, match="answered 400: Invalid Request"):
+                await sink.send([record()], key="k")
+
+
 async def test_a_204_with_a_body_delivers(record: MakeRecord) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
