@@ -12,26 +12,23 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
 import asyncpg
-from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, event, select, text
+from sqlalchemy import Table, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.end_deadline import EndDeadline, Stage
 from collector.files import UnreadableFileError, read_secret
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
+from collector.store.engines import STATEMENT_TIMEOUT_SECONDS, postgres_engine, sqlite_engine
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
 from collector.store.files import (
-    BUSY_TIMEOUT_SECONDS,
-    DAMAGED_TEXT,
     check_readable,
     claim,
     foreign_log,
@@ -40,7 +37,6 @@ from collector.store.files import (
     verify,
 )
 from collector.store.migrate import check_complete, check_version, is_current, migrate, stage
-from collector.tls import client_context
 
 __all__ = ["Database", "OpenMode"]
 
@@ -49,10 +45,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
-CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 ANSWER_CONNECTIONS = 4  # for what is read with a deadline
 GIVE_UP_SECONDS = 0.5  # after the deadline of an answer, when the engine itself should have ended the query
-STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
 IDLE_TRANSACTION_SECONDS = 10  # that a writing client may say nothing; less than a lease lasts
 VERIFY_SECONDS = 60.0  # between two searches for the cause of errors that a sound store does not lead to
 RETRY_SECONDS = 5.0  # between two attempts to open what could not be opened
@@ -369,12 +363,12 @@ class Database:
         try:
             if isinstance(location, PostgresLocation):
                 password_file = self._settings.password_file
-                self._reader = _postgres(location, password_file)
+                self._reader = postgres_engine(location, password_file)
                 self._writer = None if mode is OpenMode.READER else self._reader
                 if mode is OpenMode.COLLECTOR:
-                    self._lease = _postgres(location, password_file, connections=1)
+                    self._lease = postgres_engine(location, password_file, connections=1)
                 # Whoever asks over HTTP must not keep recording and delivering from their connections.
-                self._answerer = _postgres(location, password_file, connections=ANSWER_CONNECTIONS, ping=False)
+                self._answerer = postgres_engine(location, password_file, connections=ANSWER_CONNECTIONS, ping=False)
             else:
                 if mode is OpenMode.COLLECTOR:
                     if self._claimed is None:
@@ -384,11 +378,11 @@ class Database:
                     await anyio.to_thread.run_sync(prepare_file, location.path, abandon_on_cancel=True)
                 else:
                     await anyio.to_thread.run_sync(check_readable, location.path, abandon_on_cancel=True)
-                self._reader = self._answerer = _sqlite(
+                self._reader = self._answerer = sqlite_engine(
                     location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
                 )
                 if mode not in _READING:
-                    self._writer = _sqlite(
+                    self._writer = sqlite_engine(
                         location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
                     )
             await self._prepare()
@@ -529,79 +523,6 @@ _LIMITS = (
 )
 _LIMIT_IDLENESS = text(f"SELECT {_LIMITS}")
 _TAKE_TURN = text(f"SELECT {_LIMITS}, pg_advisory_xact_lock({schema.APPLICATION_ID})")
-
-
-def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
-    """Make an engine whose connections keep `cache` KiB of pages each; the system keeps the others."""
-    query = {"uri": "true"}
-    if read_only:
-        query["mode"] = "ro"
-        if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
-            query["immutable"] = "1"  # nobody writes to it, and we may not create what a reader otherwise shares
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database="file:" + quote(str(path)), query=query),
-        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS},
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
-        max_overflow=0,
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:
-        connection.driver_connection.text_factory = DAMAGED_TEXT
-        cursor = connection.cursor()
-        # NORMAL keeps every commit when the process is killed, for it is in the system's memory by then. When the
-        # whole machine loses power the last commits may be missing, but the file stays sound.
-        cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute(f"PRAGMA cache_size = -{cache}")
-        cursor.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the log keeps after a great write
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def start(connection: Connection) -> None:
-        # Python's own begin comes too late, at the first write; and a write that starts as a read can be refused.
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def _postgres(
-    location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True
-) -> AsyncEngine:
-    options = connection_options(location.url)
-
-    async def connect(*_args: object, **_kwargs: object) -> Any:
-        return await asyncpg.connect(
-            options.url,
-            ssl=client_context() if options.system_authorities else None,
-            timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
-            command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            server_settings=options.server_settings,
-            password=None if password_file is None else _password(password_file),
-            statement_cache_size=0,
-        )
-
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        # No statement outlives its transaction, so that a pooler may give the next one another connection.
-        connect_args={
-            "async_creator_fn": connect,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": str,  # the unnamed one
-        },
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        pool_pre_ping=ping,
-    )
-
-
-def _password(path: Path) -> str:
-    try:
-        return read_secret(path)
-    except UnreadableFileError as error:
-        raise StoreError(f"store.password_file {path}: {error}") from None
 
 
 async def _dispose(engine: AsyncEngine, end: EndDeadline) -> None:
