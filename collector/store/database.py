@@ -47,6 +47,7 @@ _T = TypeVar("_T")
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
 ANSWER_CONNECTIONS = 4  # for what is read with a deadline
 GIVE_UP_SECONDS = 0.5  # after the deadline of an answer, when the engine itself should have ended the query
+GIVE_UP_AGAIN_SECONDS = 0.05  # until the next attempt: SQLite ends what runs just then, not the next statement
 IDLE_TRANSACTION_SECONDS = 10  # that a writing client may say nothing; less than a lease lasts
 VERIFY_SECONDS = 60.0  # between two searches for the cause of errors that a sound store does not lead to
 RETRY_SECONDS = 5.0  # between two attempts to open what could not be opened
@@ -88,7 +89,7 @@ class Database:
         self._mode = mode
         self._reader: AsyncEngine | None = None
         self._writer: AsyncEngine | None = None
-        self._answerer: AsyncEngine | None = None  # for what is read with a deadline; an SQLite file's is the reader
+        self._answerer: AsyncEngine | None = None  # for what is read with a deadline
         self._lease: AsyncEngine | None = None  # one connection for the lead alone, which must not wait for readers
         self._answers: set[asyncio.Task[Any]] = set()  # what runs for somebody who may have gone
         self._asked: set[Any] = set()  # the engine's own connections that they use
@@ -214,13 +215,7 @@ class Database:
         with self.shielded():
             try:
                 async with AsyncExitStack() as stack:
-                    connection = await stack.enter_async_context(engine.connect())
-                    stack.push_async_callback(self._end_if_replaced, connection, engine)
-                    if not self.single_process:
-                        connection = await self._limited(engine, connection, stack, deadline)
-                    else:
-                        await self._end_at(connection, stack, deadline)
-                    yield connection
+                    yield await self._limited(engine, stack, deadline)
             except FOREIGN as error:
                 if self.trouble is not None:  # for which it was given up
                     raise _again(self.trouble) from error
@@ -237,37 +232,55 @@ class Database:
 
     async def _end_answers(self) -> None:
         """Give up what still runs for others, so that the connections can be closed."""
-        for driver in self._asked:
-            self._give_up(driver)
-        if self._answers:
-            await asyncio.wait(self._answers, timeout=CLOSE_TIMEOUT_SECONDS)
+        with anyio.move_on_after(min(CLOSE_TIMEOUT_SECONDS, self.end.left(Stage.CLOSE)), shield=True):
+            while self._answers:
+                for driver in self._asked:
+                    self._give_up(driver)
+                await asyncio.wait(self._answers, timeout=GIVE_UP_AGAIN_SECONDS)
 
-    async def _limited(
-        self, engine: AsyncEngine, connection: AsyncConnection, stack: AsyncExitStack, deadline: float
-    ) -> AsyncConnection:
-        """Have PostgreSQL end a query at the deadline, and ourselves one of a server that hangs soon after it."""
-        for _ in range(2):
-            await self._end_at(connection, stack, deadline + GIVE_UP_SECONDS)
+    async def _limited(self, engine: AsyncEngine, stack: AsyncExitStack, deadline: float) -> AsyncConnection:
+        """Connect; what the connection does ends at the deadline.
+
+        PostgreSQL ends it, and we end that of a server that hangs soon after.
+        """
+        for is_last in (False, True):
+            connection = await stack.enter_async_context(engine.connect())
+            stack.push_async_callback(self._end_if_replaced, connection, engine)
+            if anyio.current_time() >= deadline or engine is not self._answerer:  # it waited for a connection till now
+                raise TimeoutError
+            await self._end_at(connection, stack, deadline + (0.0 if self.single_process else GIVE_UP_SECONDS))
+            if self.single_process:
+                return connection
             milliseconds = max(1, int((deadline - anyio.current_time()) * 1000))
             try:
                 await connection.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
-                break
             except DBAPIError as error:
-                if not error.connection_invalidated or anyio.current_time() > deadline:
+                # The server ends those that nobody uses when it restarts; none in the pool is used again.
+                if is_last or not error.connection_invalidated:
                     raise
-            # The server has ended it while nobody used it, for one that restarted. None in the pool is used again.
-            connection = await stack.enter_async_context(engine.connect())
-        return connection
+            else:
+                return connection
+        raise AssertionError("the last attempt returns or raises")
 
     async def _end_at(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> None:
-        """Give up what a connection does at the deadline, unless the stack has ended by then."""
+        """Give up what a connection does from the deadline on, until the stack ends."""
         driver = (await connection.get_raw_connection()).driver_connection
+        loop = asyncio.get_running_loop()
+
+        timer: asyncio.TimerHandle
+
+        def give_up() -> None:
+            nonlocal timer
+            self._give_up(driver)
+            timer = loop.call_later(GIVE_UP_AGAIN_SECONDS, give_up)
+
+        timer = loop.call_at(deadline, give_up)
+        stack.callback(lambda: timer.cancel())
         self._asked.add(driver)
         stack.callback(self._asked.discard, driver)
-        stack.callback(asyncio.get_running_loop().call_at(deadline, self._give_up, driver).cancel)
 
     def _give_up(self, driver: Any) -> None:
-        """End what a connection does, without waiting for it."""
+        """End what a connection does, without waiting for it; SQLite may do something else after it."""
         if isinstance(driver, asyncpg.Connection):
             driver.terminate()  # a server that hangs hears no request to cancel either
             return
@@ -360,6 +373,7 @@ class Database:
     async def _connect(self) -> None:
         """Claim and check the file, make the engines and the tables; raises StoreError."""
         location, mode = self.location, self._mode
+        # Whoever asks over HTTP has an engine apart, so as not to keep recording and delivering from connections.
         try:
             if isinstance(location, PostgresLocation):
                 password_file = self._settings.password_file
@@ -367,7 +381,6 @@ class Database:
                 self._writer = None if mode is OpenMode.READER else self._reader
                 if mode is OpenMode.COLLECTOR:
                     self._lease = postgres_engine(location, password_file, connections=1)
-                # Whoever asks over HTTP must not keep recording and delivering from their connections.
                 self._answerer = postgres_engine(location, password_file, connections=ANSWER_CONNECTIONS, ping=False)
             else:
                 if mode is OpenMode.COLLECTOR:
@@ -378,8 +391,12 @@ class Database:
                     await anyio.to_thread.run_sync(prepare_file, location.path, abandon_on_cancel=True)
                 else:
                     await anyio.to_thread.run_sync(check_readable, location.path, abandon_on_cancel=True)
-                self._reader = self._answerer = sqlite_engine(
-                    location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
+                read_only = mode in _READING
+                self._reader = sqlite_engine(
+                    location.path, read_only=read_only, begin="BEGIN", connections=4, cache=4096
+                )
+                self._answerer = sqlite_engine(
+                    location.path, read_only=read_only, begin="BEGIN", connections=ANSWER_CONNECTIONS, cache=4096
                 )
                 if mode not in _READING:
                     self._writer = sqlite_engine(
@@ -423,13 +440,13 @@ class Database:
         Not what an engine still met in a file that was set aside meanwhile.
         """
         found = explain(error, self.location)
-        if engine not in (self._reader, self._writer):
+        if engine not in (self._reader, self._writer, self._answerer):
             return found
         if self.recovers and self.trouble is None and self._file is not None:
             if is_odd(error) and anyio.current_time() >= self._verify_at:
                 self._verify_at = anyio.current_time() + VERIFY_SECONDS
                 found = await self._verified(found)
-            if isinstance(found, DamagedStoreError) and engine in (self._reader, self._writer):
+            if isinstance(found, DamagedStoreError) and engine in (self._reader, self._writer, self._answerer):
                 self.trouble = found
         return found
 
@@ -489,9 +506,9 @@ class Database:
         )
 
     async def _dispose(self) -> None:
-        await self._end_answers()
         engines = {self._reader, self._writer, self._answerer, self._lease}
         self._reader = self._writer = self._answerer = self._lease = None
+        await self._end_answers()
         for engine in filter(None, engines):
             await _dispose(engine, self.end)
 
