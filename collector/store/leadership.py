@@ -35,7 +35,7 @@ MAX_HOLDER_LENGTH = 100  # characters
 
 def boot_clock() -> float:
     """Return seconds on a clock that is never set, and that also counts while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class LeadStatus(msgspec.Struct, frozen=True, kw_only=True):
