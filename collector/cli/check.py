@@ -43,8 +43,9 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
 
     For each cluster, this checks reachability, identity and permissions (list and watch pods and nodes,
     exec), counts the GPU pods and runs nvidia-smi in one of them. For the store and each sink, it checks
-    reachability and write permission. Nothing is changed and no record is sent. With --cluster, the store
-    and the sinks are not checked. Exit code 1 if any check fails.
+    reachability and write permission. No record is sent: a webhook gets an empty array, and an s3 bucket
+    one small object, which is deleted. With --cluster, the store and the sinks are not checked. Exit code 1
+    if any check fails.
 
     \b
     Examples:

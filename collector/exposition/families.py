@@ -94,7 +94,7 @@ FAMILIES = (
         "gpuid_credential_lifetime_seconds",
         "gauge",
         ("cluster",),
-        "For how long that credential was issued in all; absent if it does not say so.",
+        "The credential's total lifetime; absent if it does not state one.",
     ),
     Family(
         "gpuid_cluster_resemblances",
@@ -174,7 +174,7 @@ FAMILIES = (
         "gpuid_sink_credential_lifetime_seconds",
         "gauge",
         ("sink",),
-        "For how long that credential was issued in all; absent if it does not say so.",
+        "The credential's total lifetime; absent if it does not state one.",
     ),
     Family("gpuid_store_up", "gauge", (), "Whether the store accepts writes; absent without a store."),
     Family("gpuid_store_pending_records", "gauge", (), "Changes and records waiting in memory for the store."),
@@ -212,7 +212,7 @@ FAMILIES = (
         "gpuid_server_certificate_lifetime_seconds",
         "gauge",
         (),
-        "For how long that certificate was issued in all.",
+        "The certificate's total lifetime.",
     ),
     Family(
         "gpuid_config_last_reload_successful",

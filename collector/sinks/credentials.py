@@ -2,18 +2,38 @@
 
 import os
 import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import anyio.to_thread
 from yarl import URL
 
 from collector import files
 from collector.proxies import choose, parse_proxy
 from collector.redaction import Secrets
 from collector.sinks.errors import Reason, UnavailableError
+from collector.text import describe_os_error
 from collector.tls import TlsFileError, client_context
 from collector.urls import parse_url
 
-__all__ = ["choose_proxy", "read_secret", "tls_context"]
+__all__ = ["ask_files", "choose_proxy", "read_secret", "tls_context"]
+
+_T = TypeVar("_T")
+
+
+async def ask_files(sink: str, work: Callable[[], _T]) -> _T:
+    """Return what `work` returns, which asks a sink's files, from a thread: a file system that hangs stops only it.
+
+    Raises what `work` raises, and UnavailableError for a file system that does not answer.
+    """
+    try:
+        asked = partial(files.in_time, f"sinks.{sink}", work)
+        return await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+    except OSError as error:
+        text = describe_os_error(error, "the files of its settings cannot be read")
+        raise UnavailableError(f"sinks.{sink}: {text}", Reason.MISCONFIGURED) from None
 
 
 def read_secret(sink: str, key: str, file: Path | None, variable: str | None, secrets: Secrets) -> str | None:

@@ -15,7 +15,7 @@ from collector.config.sinks import PostgresSettings
 from collector.model import SinkRecord
 from collector.redaction import Secrets
 from collector.sinks import postgres_table
-from collector.sinks.credentials import read_secret, tls_context
+from collector.sinks.credentials import ask_files, read_secret, tls_context
 from collector.sinks.errors import TEXT_LIMIT, Reason, RejectedError, SinkError, UnavailableError
 from collector.sinks.formats import parse_time
 
@@ -149,12 +149,13 @@ class PostgresSink:
 
     async def _connect(self) -> asyncpg.Connection:
         settings = self._settings
-        password = read_secret(self._name, "password", settings.password_file, settings.password_env, self.secrets)
+        with anyio.fail_after(settings.connect_timeout):
+            password, tls = await ask_files(self._name, lambda: (self._password(), self._tls()))
         options = connection_options(settings.url)
         return await asyncpg.connect(
             options.url,
             password=password,
-            ssl=self._tls(),
+            ssl=tls,
             timeout=settings.connect_timeout,
             command_timeout=settings.statement_timeout + _SERVER_FIRST_SECONDS,
             statement_cache_size=0,  # works behind a connection pooler
@@ -166,6 +167,10 @@ class PostgresSink:
             return await postgres_table.prepare(connection, self._settings.table, create=self._settings.create_table)
         except postgres_table.NoSuchTableError as error:
             raise UnavailableError(f"sinks.{self._name}: {error}", Reason.MISSING) from None
+
+    def _password(self) -> str | None:
+        settings = self._settings
+        return read_secret(self._name, "password", settings.password_file, settings.password_env, self.secrets)
 
     def _tls(self) -> ssl.SSLContext | Literal["disable", "prefer"]:
         settings = self._settings

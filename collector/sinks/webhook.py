@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import anyio
+import anyio.to_thread
 import httpx
 from yarl import URL
 
@@ -23,7 +25,7 @@ from collector.http_errors import proxy_answer
 from collector.model import SinkRecord
 from collector.proxies import ProxyUrlError, describe
 from collector.redaction import Secrets
-from collector.sinks.credentials import choose_proxy, read_secret, tls_context
+from collector.sinks.credentials import ask_files, choose_proxy, read_secret, tls_context
 from collector.sinks.early_answer import Transport
 from collector.sinks.errors import (
     TEXT_LIMIT,
@@ -63,6 +65,15 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
+class _Files(NamedTuple):
+    """What the files of the settings hold at one attempt."""
+
+    stamps: Sequence[object]  # of the certificate files
+    context: ssl.SSLContext | None  # None: the client's is still good
+    token: str | None
+    hmac_secret: str | None
+
+
 class WebhookSink:
     """Sends one request at a time and keeps the connection open."""
 
@@ -83,7 +94,10 @@ class WebhookSink:
 
     async def send(self, records: Sequence[SinkRecord], *, key: str) -> None:
         """POST the batch; any 2xx status delivers it."""
-        if records and (failure := (await self._post(json_array(records), len(records), key))[1]):
+        if not records:
+            return
+        body = await anyio.to_thread.run_sync(json_array, records)  # a large batch takes a while
+        if failure := (await self._post(body, len(records), key))[1]:
             raise failure
 
     async def check(self) -> str:
@@ -105,6 +119,8 @@ class WebhookSink:
 
         It is repeated at once where the receiver hung up in the middle: its answer, such as 413, may have been lost.
         """
+        if self._settings.gzip:
+            body = await anyio.to_thread.run_sync(gzip, body)
         for _ in range(_INTERRUPTED_RETRIES):
             with suppress(_InterruptedError):
                 return await self._attempt(body, count, key)
@@ -116,8 +132,10 @@ class WebhookSink:
         try:
             async with self._lock:
                 with anyio.fail_after(settings.timeout):
-                    client = await self._open()
-                    return await self._exchange(client, body, count, key)
+                    found = await ask_files(self._name, self._ask_files)
+                    client = await self._open(found)
+                    headers = await anyio.to_thread.run_sync(self._headers, found, body, count, key)
+                    return await self._exchange(client, body, headers)
         except httpx.ConnectTimeout:
             raise self._timeout(f"no connection within {settings.connect_timeout:g} s") from None
         except httpx.WriteTimeout:
@@ -138,14 +156,10 @@ class WebhookSink:
             raise UnavailableError(text, Reason.UNAUTHORIZED if refused else Reason.CONNECTION) from None
 
     async def _exchange(
-        self, client: httpx.AsyncClient, body: bytes, count: int, key: str
+        self, client: httpx.AsyncClient, body: bytes, headers: Mapping[str, str]
     ) -> tuple[int, SinkError | None]:
-        if self._settings.gzip:
-            body = gzip(body)
         content = b""
-        async with client.stream(
-            "POST", self._settings.url, content=self._parts(body), headers=self._headers(body, count, key)
-        ) as response:
+        async with client.stream("POST", self._settings.url, content=self._parts(body), headers=headers) as response:
             # The status alone counts: the body is read for a person, and to reuse the connection.
             with anyio.move_on_after(_BODY_SECONDS):
                 try:
@@ -172,8 +186,22 @@ class WebhookSink:
             yield bytes(view[start : start + _PART_BYTES])
         self._sent = True
 
-    def _headers(self, body: bytes, count: int, key: str) -> dict[str, str]:
-        """Return the headers."""
+    def _ask_files(self) -> _Files:
+        """Return what the settings' files hold now; to be called in a thread."""
+        settings = self._settings
+        stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
+        context = None
+        if self._client is None or stamps != self._stamps:
+            context = tls_context(self._name, settings.ca_file, settings.cert_file, settings.key_file)
+        return _Files(
+            stamps,
+            context,
+            read_secret(self._name, "token", settings.token_file, settings.token_env, self.secrets),
+            read_secret(self._name, "hmac_secret", settings.hmac_secret_file, settings.hmac_secret_env, self.secrets),
+        )
+
+    def _headers(self, found: _Files, body: bytes, count: int, key: str) -> dict[str, str]:
+        """Return the headers; to be called in a thread, because a large body takes a while to sign."""
         settings = self._settings
         timestamp = rfc3339(time.time(), "seconds")
         headers = {
@@ -187,19 +215,15 @@ class WebhookSink:
         }
         if settings.gzip:
             headers["Content-Encoding"] = "gzip"
-        token = read_secret(self._name, "token", settings.token_file, settings.token_env, self.secrets)
-        if token is not None:
+        if (token := found.token) is not None:
             if not (token.isascii() and token.isprintable()):
                 text = (
                     f"sinks.{self._name}.token_{'file' if settings.token_file else 'env'}: expected one line of ASCII"
                 )
                 raise UnavailableError(text, Reason.MISCONFIGURED)
             headers["Authorization"] = f"Bearer {token}"
-        secret = read_secret(
-            self._name, "hmac_secret", settings.hmac_secret_file, settings.hmac_secret_env, self.secrets
-        )
-        if secret is not None:
-            headers["X-Signature"] = signature(secret, timestamp, body)
+        if found.hmac_secret is not None:
+            headers["X-Signature"] = signature(found.hmac_secret, timestamp, body)
         return headers
 
     def _map_answer(self, status: int, headers: Mapping[str, str], content: bytes) -> SinkError:
@@ -211,19 +235,18 @@ class WebhookSink:
             return KnownKeyError(f"{text} (it is processing the batch)", Reason.SERVER_ERROR, retry_after=wait)
         return from_status(status, text, wait, about_records=_ABOUT_RECORDS)
 
-    async def _open(self) -> httpx.AsyncClient:
+    async def _open(self, found: _Files) -> httpx.AsyncClient:
         """Return the client, a new one if its certificate files have changed."""
         settings = self._settings
-        stamps = [file_stamp(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file]
-        if self._client is None or stamps != self._stamps:
+        if self._client is None or found.context is not None:
             await self._close_client()
-            context: ssl.SSLContext = tls_context(self._name, settings.ca_file, settings.cert_file, settings.key_file)
+            assert found.context is not None  # noqa: S101  without a client there is one
             try:
                 self._proxy = choose_proxy(settings.proxy, settings.url)
             except ProxyUrlError as error:
                 raise UnavailableError(f"sinks.{self._name}: {error}", Reason.MISCONFIGURED) from None
             self._client = httpx.AsyncClient(
-                transport=Transport(context, self._proxy),
+                transport=Transport(found.context, self._proxy),
                 trust_env=False,  # the proxy is chosen in proxies.py, and ~/.netrc holds no secrets of ours
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 event_hooks={"response": [self._refuse_redirect]},
@@ -234,7 +257,7 @@ class WebhookSink:
                     write=settings.write_timeout,
                 ),
             )
-            self._stamps = stamps
+            self._stamps = found.stamps
         return self._client
 
     async def _close_client(self) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -23,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.end_deadline import EndDeadline, Stage
-from collector.files import UnreadableFileError, read_secret
+from collector.files import UnreadableFileError, in_time, read_secret
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
 from collector.store.engines import STATEMENT_TIMEOUT_SECONDS, postgres_engine, sqlite_engine
@@ -109,8 +110,11 @@ class Database:
         """
         location = locate(settings.url)
         if isinstance(location, PostgresLocation) and settings.password_file is not None:
-            with suppress(UnreadableFileError):  # which connecting reports
-                location = location._replace(password=read_secret(settings.password_file))  # errors must not repeat it
+            with suppress(UnreadableFileError, OSError):  # which connecting reports
+                # Errors must not repeat it.
+                asked = partial(in_time, settings.password_file, partial(read_secret, settings.password_file))
+                password = await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+                location = location._replace(password=password)
         database = cls(location, settings, mode, end)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database._close)

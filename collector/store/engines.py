@@ -1,17 +1,19 @@
 """The engines of SQLAlchemy for SQLite and PostgreSQL, with all that their connections are set to."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio.to_thread
 import asyncpg
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation
-from collector.files import UnreadableFileError, read_secret
+from collector.files import UnreadableFileError, in_time, read_secret
 from collector.store.errors import StoreError
 from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT
 from collector.tls import client_context
@@ -70,7 +72,7 @@ def postgres_engine(
             timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
             command_timeout=STATEMENT_TIMEOUT_SECONDS,
             server_settings=options.server_settings,
-            password=None if password_file is None else _password(password_file),
+            password=None if password_file is None else await _password(password_file),
             statement_cache_size=0,
         )
 
@@ -89,8 +91,10 @@ def postgres_engine(
     )
 
 
-def _password(path: Path) -> str:
+async def _password(path: Path) -> str:
     try:
-        return read_secret(path)
-    except UnreadableFileError as error:
+        # In a thread: a file system that hangs must not stop anything else.
+        asked = partial(in_time, path, partial(read_secret, path))
+        return await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+    except (UnreadableFileError, OSError) as error:
         raise StoreError(f"store.password_file {path}: {error}") from None

@@ -107,7 +107,9 @@ class Leadership:
         """Who leads; nobody does when for the length of a lease no collector was seen to."""
         leads = self.leads
         has_leader = leads or self._clock() - self._led_at <= LEASE_SECONDS
-        return LeadStatus(leads=leads, has_leader=has_leader, holder=self._me if leads else self._holder)
+        holder = self._me if leads else self._holder
+        # This collector does not stand by for itself, while it takes over or could not renew its lease.
+        return LeadStatus(leads=leads, has_leader=has_leader, holder="" if holder == self._me and not leads else holder)
 
     def begin(self) -> None:
         """Record from now on: the history has been brought in line with the inventory, or is about to be."""

@@ -110,7 +110,7 @@ changes = Table(
     Column("changes", Text),  # JSON: each field that was altered, with before and after
     Column("last_known", Text),  # as in gpuid_placements
     Index("gpuid_changes_time", "time", "id"),
-    Index("gpuid_changes_altered", "uuid", sqlite_where=ALTERED, postgresql_where=ALTERED),
+    Index("gpuid_changes_altered", "uuid", "time", sqlite_where=ALTERED, postgresql_where=ALTERED),
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
 )
 

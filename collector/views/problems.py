@@ -89,7 +89,7 @@ def config_problems(status: ConfigStatus) -> Iterator[Problem]:
     """Yield why the configuration in force is not what its file says."""
     if not status.ok:
         text = "has been rejected" if status.readable else "has been unreadable"
-        detail = f"{status.error}. The configuration from before stays in force; the next start would fail."
+        detail = f"{status.error}. The previous configuration stays in force; the next start would fail."
         yield Problem(kind="config", text=text, detail=detail, since=status.failing_since)
     if status.restart:
         detail = f"Changes of {status.tables} take effect at the next start; all others are in force."

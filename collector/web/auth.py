@@ -17,7 +17,7 @@ import bcrypt
 from aiohttp import web
 
 from collector.config import ServerSettings
-from collector.files import UnreadableFileError, read_secret
+from collector.files import UnreadableFileError, in_time, read_secret
 from collector.web.public_url import local_path
 
 __all__ = ["ADMITTED", "authentication"]
@@ -76,15 +76,17 @@ class _Authenticator:
             return True
         scheme, _, credentials = authorization.partition(" ")
         if scheme.lower() == "bearer" and self._token_file is not None:
-            return self._is_token(credentials.strip(), self._token_file)
+            return await self._is_token(credentials.strip(), self._token_file)
         if scheme.lower() == "basic" and self._users:
             return await self._is_password(credentials.strip())
         return False
 
-    def _is_token(self, token: str, path: Path) -> bool:
+    async def _is_token(self, token: str, path: Path) -> bool:
         try:
-            expected = read_secret(path)
-        except UnreadableFileError as error:
+            # In a thread: a file system that hangs must not stop anything else.
+            asked = functools.partial(in_time, path, functools.partial(read_secret, path))
+            expected = await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+        except (UnreadableFileError, OSError) as error:
             fields = {"file": str(path)}
             log.warning("cannot read server.bearer_token_file, rejecting all bearer tokens: %s", error, extra=fields)
             return False

@@ -16,4 +16,6 @@ def upgrade() -> None:
     op.add_column("gpuid_changes", sa.Column("last_known", sa.Text))
     op.add_column("gpuid_ghosts", sa.Column("facts", sa.Text))
     altered = sa.text("event = 'altered'")
-    op.create_index("gpuid_changes_altered", "gpuid_changes", ["uuid"], sqlite_where=altered, postgresql_where=altered)
+    op.create_index(
+        "gpuid_changes_altered", "gpuid_changes", ["uuid", "time"], sqlite_where=altered, postgresql_where=altered
+    )
