@@ -87,7 +87,7 @@ class Leadership:
         self._database = database
         self._clock = clock
         self._me = one_line(holder or f"{socket.gethostname()} (pid {os.getpid()})", MAX_HOLDER_LENGTH)
-        self._holder = self._me if database.single_process else ""  # when it was last asked for
+        self._holder = ""  # another collector that had the lease when it was last asked for
         self._held_until = float("inf") if database.single_process else float("-inf")  # on `clock`
         self._led_at = clock()  # when somebody was last known to lead
         self._asking = anyio.Lock()
@@ -107,9 +107,7 @@ class Leadership:
         """Who leads; nobody does when for the length of a lease no collector was seen to."""
         leads = self.leads
         has_leader = leads or self._clock() - self._led_at <= LEASE_SECONDS
-        holder = self._me if leads else self._holder
-        # This collector does not stand by for itself, while it takes over or could not renew its lease.
-        return LeadStatus(leads=leads, has_leader=has_leader, holder="" if holder == self._me and not leads else holder)
+        return LeadStatus(leads=leads, has_leader=has_leader, holder=self._me if leads else self._holder)
 
     def begin(self) -> None:
         """Record from now on: the history has been brought in line with the inventory, or is about to be."""
@@ -195,7 +193,8 @@ class Leadership:
         if row is None:
             self._holder, self._held_until = "", float("-inf")
             return
-        self._holder = self._me if asked is not None else one_line(row["holder"], MAX_HOLDER_LENGTH)
+        # This collector does not stand by for itself, while it takes over or could not renew its lease.
+        self._holder = "" if asked is not None else one_line(row["holder"], MAX_HOLDER_LENGTH)
         if asked is None:
             self._held_until = float("-inf")
             self.stand_by()  # what this collector did not write yet, the other one has recorded
