@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from collector.inventory.last_known import with_last_known
 from collector.model import Gpu, Place
 
-__all__ = ["Absent", "AbsentGpus"]
+__all__ = ["Absent", "AbsentGpus", "merged"]
 
 
 class Absent(NamedTuple):
@@ -14,6 +15,17 @@ class Absent(NamedTuple):
     place: Place
     time: float
     facts: Gpu | None = None  # what is last known of it, as `collector.inventory.last_known.facts_of` returns it
+
+
+def merged(known: Absent, recorded: Absent) -> Absent:
+    """Return where a GPU was later, by two inventories, with what either knows of it in that cluster."""
+    later, earlier = (recorded, known) if known.time < recorded.time else (known, recorded)
+    if earlier.facts is None or earlier.place.cluster != later.place.cluster:
+        return later
+    same_node = earlier.place == later.place
+    own = later.facts or Gpu(uuid=earlier.facts.uuid)
+    facts = with_last_known(own, earlier.facts, earlier.time, same_node=same_node)
+    return later if facts is own else later._replace(facts=facts)
 
 
 class AbsentGpus:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from collector.inventory.absent import AbsentGpus
+from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
@@ -261,18 +261,22 @@ class Inventory:
             self._absent.add(uuid, place, left.get(uuid, 0.0), facts.get(uuid))
         return step.done()
 
-    def recall(self, absent: Mapping[str, Place], left: Mapping[str, float]) -> None:
-        """Take over where another inventory recorded GPUs last that are in no node.
+    def recall(
+        self, absent: Mapping[str, Place], left: Mapping[str, float], facts: Mapping[str, Gpu] = _NO_FACTS
+    ) -> None:
+        """Take over where another inventory recorded GPUs last that are in no node, and what it knows of them.
 
         `left` says since when (Unix seconds) they can be somewhere else, by UUID, also of other GPUs: none that is in
-        no node comes back before that.
+        no node comes back before that. What this inventory knows of a GPU is kept where the other one knows nothing.
         """
-        for uuid, place in absent.items():
-            if not self._locations.places(uuid) and self._absent.get(uuid) is None:
-                self._absent.add(uuid, place, left.get(uuid, 0.0))
-        for uuid, time in left.items():
-            if (known := self._absent.get(uuid)) is not None and known.time < time:
-                self._absent.add(uuid, absent.get(uuid, known.place), time)
+        for uuid in dict.fromkeys((*absent, *left)):
+            known, time = self._absent.get(uuid), left.get(uuid, 0.0)
+            if known is not None:
+                both = merged(known, Absent(absent.get(uuid, known.place), time, facts.get(uuid)))
+                if both != known:
+                    self._absent.add(uuid, *both)
+            elif uuid in absent and not self._locations.places(uuid):
+                self._absent.add(uuid, absent[uuid], time, facts.get(uuid))
 
     def adopt(self, recorded: NodeState) -> Step:
         """Take over what another inventory recorded of a node, where its reading is the newer one.

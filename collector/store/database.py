@@ -13,26 +13,23 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import anyio
 import anyio.to_thread
 import asyncpg
-from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, Table, event, select, text
+from sqlalchemy import Table, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.end_deadline import EndDeadline, Stage
 from collector.files import UnreadableFileError, in_time, read_secret
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
+from collector.store.engines import STATEMENT_TIMEOUT_SECONDS, postgres_engine, sqlite_engine
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
 from collector.store.files import (
-    BUSY_TIMEOUT_SECONDS,
-    DAMAGED_TEXT,
     check_readable,
     claim,
     foreign_log,
@@ -41,7 +38,6 @@ from collector.store.files import (
     verify,
 )
 from collector.store.migrate import check_complete, check_version, is_current, migrate, stage
-from collector.tls import client_context
 
 __all__ = ["Database", "OpenMode"]
 
@@ -50,10 +46,9 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 CLOSE_TIMEOUT_SECONDS = 3.0  # that the connections have to end in order
-CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 ANSWER_CONNECTIONS = 4  # for what is read with a deadline
 GIVE_UP_SECONDS = 0.5  # after the deadline of an answer, when the engine itself should have ended the query
-STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
+GIVE_UP_AGAIN_SECONDS = 0.05  # until the next attempt: SQLite ends what runs just then, not the next statement
 IDLE_TRANSACTION_SECONDS = 10  # that a writing client may say nothing; less than a lease lasts
 VERIFY_SECONDS = 60.0  # between two searches for the cause of errors that a sound store does not lead to
 RETRY_SECONDS = 5.0  # between two attempts to open what could not be opened
@@ -95,7 +90,7 @@ class Database:
         self._mode = mode
         self._reader: AsyncEngine | None = None
         self._writer: AsyncEngine | None = None
-        self._answerer: AsyncEngine | None = None  # for what is read with a deadline; an SQLite file's is the reader
+        self._answerer: AsyncEngine | None = None  # for what is read with a deadline
         self._lease: AsyncEngine | None = None  # one connection for the lead alone, which must not wait for readers
         self._answers: set[asyncio.Task[Any]] = set()  # what runs for somebody who may have gone
         self._asked: set[Any] = set()  # the engine's own connections that they use
@@ -224,13 +219,7 @@ class Database:
         with self.shielded():
             try:
                 async with AsyncExitStack() as stack:
-                    connection = await stack.enter_async_context(engine.connect())
-                    stack.push_async_callback(self._end_if_replaced, connection, engine)
-                    if not self.single_process:
-                        connection = await self._limited(engine, connection, stack, deadline)
-                    else:
-                        await self._end_at(connection, stack, deadline)
-                    yield connection
+                    yield await self._limited(engine, stack, deadline)
             except FOREIGN as error:
                 if self.trouble is not None:  # for which it was given up
                     raise _again(self.trouble) from error
@@ -247,37 +236,55 @@ class Database:
 
     async def _end_answers(self) -> None:
         """Give up what still runs for others, so that the connections can be closed."""
-        for driver in self._asked:
-            self._give_up(driver)
-        if self._answers:
-            await asyncio.wait(self._answers, timeout=CLOSE_TIMEOUT_SECONDS)
+        with anyio.move_on_after(min(CLOSE_TIMEOUT_SECONDS, self.end.left(Stage.CLOSE)), shield=True):
+            while self._answers:
+                for driver in self._asked:
+                    self._give_up(driver)
+                await asyncio.wait(self._answers, timeout=GIVE_UP_AGAIN_SECONDS)
 
-    async def _limited(
-        self, engine: AsyncEngine, connection: AsyncConnection, stack: AsyncExitStack, deadline: float
-    ) -> AsyncConnection:
-        """Have PostgreSQL end a query at the deadline, and ourselves one of a server that hangs soon after it."""
-        for _ in range(2):
-            await self._end_at(connection, stack, deadline + GIVE_UP_SECONDS)
+    async def _limited(self, engine: AsyncEngine, stack: AsyncExitStack, deadline: float) -> AsyncConnection:
+        """Connect; what the connection does ends at the deadline.
+
+        PostgreSQL ends it, and we end that of a server that hangs soon after.
+        """
+        for is_last in (False, True):
+            connection = await stack.enter_async_context(engine.connect())
+            stack.push_async_callback(self._end_if_replaced, connection, engine)
+            if anyio.current_time() >= deadline or engine is not self._answerer:  # it waited for a connection till now
+                raise TimeoutError
+            await self._end_at(connection, stack, deadline + (0.0 if self.single_process else GIVE_UP_SECONDS))
+            if self.single_process:
+                return connection
             milliseconds = max(1, int((deadline - anyio.current_time()) * 1000))
             try:
                 await connection.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
-                break
             except DBAPIError as error:
-                if not error.connection_invalidated or anyio.current_time() > deadline:
+                # The server ends those that nobody uses when it restarts; none in the pool is used again.
+                if is_last or not error.connection_invalidated:
                     raise
-            # The server has ended it while nobody used it, for one that restarted. None in the pool is used again.
-            connection = await stack.enter_async_context(engine.connect())
-        return connection
+            else:
+                return connection
+        raise AssertionError("the last attempt returns or raises")
 
     async def _end_at(self, connection: AsyncConnection, stack: AsyncExitStack, deadline: float) -> None:
-        """Give up what a connection does at the deadline, unless the stack has ended by then."""
+        """Give up what a connection does from the deadline on, until the stack ends."""
         driver = (await connection.get_raw_connection()).driver_connection
+        loop = asyncio.get_running_loop()
+
+        timer: asyncio.TimerHandle
+
+        def give_up() -> None:
+            nonlocal timer
+            self._give_up(driver)
+            timer = loop.call_later(GIVE_UP_AGAIN_SECONDS, give_up)
+
+        timer = loop.call_at(deadline, give_up)
+        stack.callback(lambda: timer.cancel())
         self._asked.add(driver)
         stack.callback(self._asked.discard, driver)
-        stack.callback(asyncio.get_running_loop().call_at(deadline, self._give_up, driver).cancel)
 
     def _give_up(self, driver: Any) -> None:
-        """End what a connection does, without waiting for it."""
+        """End what a connection does, without waiting for it; SQLite may do something else after it."""
         if isinstance(driver, asyncpg.Connection):
             driver.terminate()  # a server that hangs hears no request to cancel either
             return
@@ -370,15 +377,15 @@ class Database:
     async def _connect(self) -> None:
         """Claim and check the file, make the engines and the tables; raises StoreError."""
         location, mode = self.location, self._mode
+        # Whoever asks over HTTP has an engine apart, so as not to keep recording and delivering from connections.
         try:
             if isinstance(location, PostgresLocation):
                 password_file = self._settings.password_file
-                self._reader = _postgres(location, password_file)
+                self._reader = postgres_engine(location, password_file)
                 self._writer = None if mode is OpenMode.READER else self._reader
                 if mode is OpenMode.COLLECTOR:
-                    self._lease = _postgres(location, password_file, connections=1)
-                # Whoever asks over HTTP must not keep recording and delivering from their connections.
-                self._answerer = _postgres(location, password_file, connections=ANSWER_CONNECTIONS, ping=False)
+                    self._lease = postgres_engine(location, password_file, connections=1)
+                self._answerer = postgres_engine(location, password_file, connections=ANSWER_CONNECTIONS, ping=False)
             else:
                 if mode is OpenMode.COLLECTOR:
                     if self._claimed is None:
@@ -388,11 +395,15 @@ class Database:
                     await anyio.to_thread.run_sync(prepare_file, location.path, abandon_on_cancel=True)
                 else:
                     await anyio.to_thread.run_sync(check_readable, location.path, abandon_on_cancel=True)
-                self._reader = self._answerer = _sqlite(
-                    location.path, read_only=mode in _READING, begin="BEGIN", connections=4, cache=4096
+                read_only = mode in _READING
+                self._reader = sqlite_engine(
+                    location.path, read_only=read_only, begin="BEGIN", connections=4, cache=4096
+                )
+                self._answerer = sqlite_engine(
+                    location.path, read_only=read_only, begin="BEGIN", connections=ANSWER_CONNECTIONS, cache=4096
                 )
                 if mode not in _READING:
-                    self._writer = _sqlite(
+                    self._writer = sqlite_engine(
                         location.path, read_only=False, begin="BEGIN IMMEDIATE", connections=1, cache=32768
                     )
             await self._prepare()
@@ -433,13 +444,13 @@ class Database:
         Not what an engine still met in a file that was set aside meanwhile.
         """
         found = explain(error, self.location)
-        if engine not in (self._reader, self._writer):
+        if engine not in (self._reader, self._writer, self._answerer):
             return found
         if self.recovers and self.trouble is None and self._file is not None:
             if is_odd(error) and anyio.current_time() >= self._verify_at:
                 self._verify_at = anyio.current_time() + VERIFY_SECONDS
                 found = await self._verified(found)
-            if isinstance(found, DamagedStoreError) and engine in (self._reader, self._writer):
+            if isinstance(found, DamagedStoreError) and engine in (self._reader, self._writer, self._answerer):
                 self.trouble = found
         return found
 
@@ -499,9 +510,9 @@ class Database:
         )
 
     async def _dispose(self) -> None:
-        await self._end_answers()
         engines = {self._reader, self._writer, self._answerer, self._lease}
         self._reader = self._writer = self._answerer = self._lease = None
+        await self._end_answers()
         for engine in filter(None, engines):
             await _dispose(engine, self.end)
 
@@ -533,81 +544,6 @@ _LIMITS = (
 )
 _LIMIT_IDLENESS = text(f"SELECT {_LIMITS}")
 _TAKE_TURN = text(f"SELECT {_LIMITS}, pg_advisory_xact_lock({schema.APPLICATION_ID})")
-
-
-def _sqlite(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
-    """Make an engine whose connections keep `cache` KiB of pages each; the system keeps the others."""
-    query = {"uri": "true"}
-    if read_only:
-        query["mode"] = "ro"
-        if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
-            query["immutable"] = "1"  # nobody writes to it, and we may not create what a reader otherwise shares
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database="file:" + quote(str(path)), query=query),
-        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS},
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
-        max_overflow=0,
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _record: object) -> None:
-        connection.driver_connection.text_factory = DAMAGED_TEXT
-        cursor = connection.cursor()
-        # NORMAL keeps every commit when the process is killed, for it is in the system's memory by then. When the
-        # whole machine loses power the last commits may be missing, but the file stays sound.
-        cursor.execute("PRAGMA synchronous = NORMAL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute(f"PRAGMA cache_size = -{cache}")
-        cursor.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the log keeps after a great write
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def start(connection: Connection) -> None:
-        # Python's own begin comes too late, at the first write; and a write that starts as a read can be refused.
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def _postgres(
-    location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True
-) -> AsyncEngine:
-    options = connection_options(location.url)
-
-    async def connect(*_args: object, **_kwargs: object) -> Any:
-        return await asyncpg.connect(
-            options.url,
-            ssl=client_context() if options.system_authorities else None,
-            timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
-            command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            server_settings=options.server_settings,
-            password=None if password_file is None else await _password(password_file),
-            statement_cache_size=0,
-        )
-
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        # No statement outlives its transaction, so that a pooler may give the next one another connection.
-        connect_args={
-            "async_creator_fn": connect,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": str,  # the unnamed one
-        },
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        pool_pre_ping=ping,
-    )
-
-
-async def _password(path: Path) -> str:
-    try:
-        # In a thread: a file system that hangs must not stop anything else.
-        asked = partial(in_time, path, partial(read_secret, path))
-        return await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
-    except (UnreadableFileError, OSError) as error:
-        raise StoreError(f"store.password_file {path}: {error}") from None
 
 
 async def _dispose(engine: AsyncEngine, end: EndDeadline) -> None:

@@ -53,9 +53,16 @@ _OWN_TEXT = b"CREATE TABLE gpuid_"
 
 def check_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
     """Make sure that the folder of a file is there, or is the one that a collector makes; raises StoreError."""
-    if path.parent != own and not path.parent.exists():
-        # Rather than a new history where a typing error points to.
-        raise StoreError(f"store {path}: the directory {path.parent} does not exist; create it or fix store.url")
+    folders = [path.parent]
+    if path.is_symlink():
+        try:
+            folders.append(path.resolve().parent)
+        except RuntimeError:
+            raise StoreError(f"store {path}: it is a symbolic link to itself; fix store.url") from None
+    for folder in folders:
+        if folder != own and not folder.exists():
+            # Rather than a new history where a typing error points to.
+            raise StoreError(f"store {path}: the directory {folder} does not exist; create it or fix store.url")
 
 
 def prepare_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
@@ -68,8 +75,11 @@ def prepare_folder(path: Path, *, own: Path = OWN_FOLDER) -> None:
 def claim(path: Path) -> int:
     """Make sure that no other collector writes the file; the lock goes when its file descriptor does."""
     prepare_folder(path)
-    lock = path.resolve()  # or a link to the file would be a way past it
-    lock = lock.with_name(lock.name + ".lock")
+    if path.exists() and not path.is_file():
+        raise _no_file(path)
+    lock = _beside(path, ".lock")  # of the file itself, or a link to it would be a way past it
+    if lock.exists() and not lock.is_file():
+        raise StoreError(f"store {path}: {lock} is no file, and so cannot be its lock; move it away")
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,15 +126,15 @@ def prepare_file(path: Path) -> None:
         raise _no_file(path)
     # SQLite gives the files beside it the mode of the database, whatever the umask; so that one must be right first.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE))
-    for side in ("", *SIDE_FILES):
-        _make_private(_beside(path, side))
     head = _read(path, _HEAD_BYTES)
+    ours = _mark(head) == APPLICATION_ID or _OWN_TEXT in head
+    if ours or not head:  # what may be another program's is not touched
+        _make_all_private(path)
     log_bytes = _size(_beside(path, "-wal"))
     if not head and log_bytes:
         raise _damaged(path, "it is empty, but its write-ahead log is not")
     if head and not head.startswith(_MAGIC):
         raise DamagedStoreError(f"store {path}: not a database{MOVE_AWAY}")
-    ours = _mark(head) == APPLICATION_ID or _OWN_TEXT in head
     if head and len(head) < MIN_PAGE_BYTES:
         raise _damaged(path, "it ends within its header")
     if ours:
@@ -135,6 +145,7 @@ def prepare_file(path: Path) -> None:
         if head and not ours and not _error_name(error).startswith(_PASSING):
             raise _foreign(path) from error
         raise
+    _make_all_private(path)
     if ours and not log_bytes and _size(path) < _pages(head) * _page_bytes(head):
         raise _damaged(path, "its end is missing")  # with a log, the copying of its pages may have been interrupted
     with closing(_connection(path, "rw")) as connection:
@@ -257,6 +268,11 @@ def _foreign(path: Path) -> StoreError:
 def _no_file(path: Path) -> StoreError:
     kind = "a directory" if path.is_dir() else "not a regular file"
     return StoreError(f"store {path}: is {kind}; choose another store.url")
+
+
+def _make_all_private(path: Path) -> None:
+    for side in ("", *SIDE_FILES):
+        _make_private(_beside(path, side))
 
 
 def _make_private(file: Path) -> None:

@@ -36,7 +36,7 @@ MAX_HOLDER_LENGTH = 100  # characters
 
 def boot_clock() -> float:
     """Return seconds on a clock that is never set, and that also counts while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class LeadStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,8 +88,7 @@ class Leadership:
         self._database = database
         self._clock = clock
         self._me = one_line(holder or f"{socket.gethostname()} (pid {os.getpid()})", MAX_HOLDER_LENGTH)
-        self._holder = self._me if database.single_process else ""  # when it was last asked for
-        self._mine = database.single_process  # the lease, when it was last asked for
+        self._holder = ""  # another collector that had the lease when it was last asked for
         self._held_until = float("inf") if database.single_process else float("-inf")  # on `clock`
         self._led_at = clock()  # when somebody was last known to lead
         self._asking = anyio.Lock()
@@ -109,9 +108,7 @@ class Leadership:
         """Who leads; nobody does when for the length of a lease no collector was seen to."""
         leads = self.leads
         has_leader = leads or self._clock() - self._led_at <= LEASE_SECONDS
-        # A collector does not stand by for itself, while it takes over or could not renew its lease.
-        others = "" if self._mine else self._holder
-        return LeadStatus(leads=leads, has_leader=has_leader, holder=self._me if leads else others)
+        return LeadStatus(leads=leads, has_leader=has_leader, holder=self._me if leads else self._holder)
 
     def begin(self) -> None:
         """Record from now on: the history has been brought in line with the inventory, or is about to be."""
@@ -196,10 +193,10 @@ class Leadership:
     def _note(self, row: RowMapping | None, asked: float | None) -> None:
         """Note who has the lease; `asked` is when it was asked for, if this collector may have it now."""
         if row is None:
-            self._mine, self._holder, self._held_until = False, "", float("-inf")
+            self._holder, self._held_until = "", float("-inf")
             return
-        self._mine = asked is not None
-        self._holder = one_line(row["holder"], MAX_HOLDER_LENGTH)
+        # This collector does not stand by for itself, while it takes over or could not renew its lease.
+        self._holder = "" if asked is not None else one_line(row["holder"], MAX_HOLDER_LENGTH)
         if asked is None:
             self._held_until = float("-inf")
             self.stand_by()  # what this collector did not write yet, the other one has recorded

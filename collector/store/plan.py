@@ -150,7 +150,8 @@ def differences(
             else:
                 found = _altered(known, gpu)
                 if found or known.last_known != gpu.last_known:
-                    changes.append(Change.of(state, Event.ALTERED, state.time or now, gpu, changes=found))
+                    at = max(state.time or now, known.since)  # which another collector may have noticed later
+                    changes.append(Change.of(state, Event.ALTERED, at, gpu, changes=found))
     staying = recorded.elsewhere | {one.uuid for one in recorded.here if (one.uuid, one.place) not in left}
     changes += _arrived(arrivals, left, staying, nodes)
     for placement in left.values():

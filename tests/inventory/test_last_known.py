@@ -11,6 +11,7 @@ from collector.model import (
     Fingerprint,
     Gpu,
     GpuRef,
+    LastReport,
     NodeInfo,
     NodeState,
     Place,
@@ -225,6 +226,52 @@ class TestOfAnotherCollector:
         assert standby.facts(A) == {"serial": ("s1", 11.0)}
         standby.inventory.adopt(leader.state(A))
         assert standby.facts(A) == {"serial": ("s1", 10.0)}
+
+    def test_a_departure_that_it_noticed_later_leaves_what_this_one_knows(self) -> None:
+        standby = World()
+        standby.read(A, 10.0, FULL)
+        standby.read(A, 20.0)
+        standby.inventory.recall({"GPU-1": A}, {"GPU-1": 25.0}, {})
+        standby.read(A, 30.0, BARE)
+        assert standby.facts(A)["serial"] == ("s1", 10.0)
+        assert standby.facts(A)["chassis"] == ("c1", 10.0)
+
+    @pytest.mark.parametrize("noticed", [15.0, 25.0])
+    def test_what_both_know_of_an_absent_gpu_is_put_together(self, noticed: float) -> None:
+        leader, standby = World(), World()
+        leader.read(A, 5.0, msgspec.structs.replace(FULL, board_part_number=None))
+        leader.read(A, noticed)
+        standby.read(A, 10.0, msgspec.structs.replace(NO_SERIAL, chassis=None))
+        standby.read(A, 20.0)
+        facts = leader.inventory.facts("GPU-1")
+        assert facts is not None
+        standby.inventory.recall({"GPU-1": A}, {"GPU-1": noticed}, {"GPU-1": facts})
+        standby.read(A, 30.0, BARE)
+        assert standby.facts(A)["serial"] == ("s1", 5.0)
+        assert standby.facts(A)["chassis"] == ("c1", 5.0)
+        assert standby.facts(A)["board_part_number"] == ("699", 10.0)
+
+    def test_a_gpu_that_only_it_has_seen_keeps_its_facts(self) -> None:
+        leader, standby = World(), World()
+        leader.read(A, 10.0, FULL)
+        leader.remove(A, 20.0)
+        facts = leader.inventory.facts("GPU-1")
+        assert facts is not None
+        standby.inventory.recall({"GPU-1": A}, {"GPU-1": 20.0}, {"GPU-1": facts})
+        standby.read(A, 30.0, NO_SERIAL)
+        assert standby.facts(A) == {"serial": ("s1", 10.0)}
+
+    @pytest.mark.parametrize("noticed", [15.0, 25.0])
+    def test_no_cluster_obtains_what_another_one_said_of_an_absent_gpu(self, noticed: float) -> None:
+        standby = World()
+        standby.read(A, 10.0, FULL)
+        standby.read(A, 20.0)
+        recorded = msgspec.structs.replace(BARE, model="H200", last_known=(LastReport("model", 14.0),))
+        standby.inventory.recall({"GPU-1": WEST}, {"GPU-1": noticed}, {"GPU-1": recorded})
+        last = WEST if noticed > 20.0 else A
+        standby.read(last, 30.0, BARE)
+        assert standby.only(last).gpu.model == ("H200" if last == WEST else "H100")
+        assert standby.only(last).gpu.serial == (None if last == WEST else "s1")
 
 
 class TestConflicts:

@@ -1,21 +1,24 @@
 """An answer over HTTP waits for the store only so long, and leaves nothing behind that keeps others waiting."""
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from collector.store import Store, StoreError, StoreSettings
+from collector.store.database import ANSWER_CONNECTIONS
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 
@@ -96,6 +99,90 @@ async def test_a_query_that_takes_too_long_is_ended(settings: StoreSettings, cap
         assert caplog.text == ""
 
 
+async def test_a_query_whose_deadline_passes_between_two_statements_is_ended(settings: StoreSettings) -> None:
+    async with Store.open(settings) as store:
+        with pytest.raises(StoreError, match="in time"):
+            await ask(store, text(ENDLESS), SHORT, pause=2 * SHORT)
+        await eventually(lambda: not store.database._answers)
+        assert await answers(store)
+
+
+async def test_a_query_whose_deadline_passes_while_it_is_queued_never_begins(settings: StoreSettings) -> None:
+    begun = False
+
+    async with Store.open(settings) as store, occupied(store):
+        deadline = anyio.current_time() + SHORT
+
+        async def late() -> None:
+            nonlocal begun
+            async with store.database.answer(deadline) as connection:
+                begun = True
+                await connection.execute(text(ENDLESS))
+
+        with pytest.raises(StoreError, match="in time"):
+            await store.database.within(deadline, late())
+    assert not begun
+
+
+async def test_answers_leave_the_connections_of_the_recorder_alone(settings: StoreSettings) -> None:
+    async with Store.open(settings) as store, occupied(store):
+        started = anyio.current_time()
+        async with store.database.read() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+        assert anyio.current_time() - started < 20  # less than anybody waits for a connection
+
+
+async def test_no_query_goes_on_after_the_store_has_closed(settings: StoreSettings) -> None:
+    async with Store.open(settings) as store:
+        pausing = anyio.Event()
+        tasks = store.database._answers
+
+        async def run() -> None:
+            async with store.database.answer(anyio.current_time() + 600) as connection:
+                pausing.set()
+                await anyio.sleep(SHORT)  # the store closes meanwhile
+                await connection.execute(text(ENDLESS))
+
+        query = asyncio.create_task(store.database.within(anyio.current_time() + 600, run()))
+        await pausing.wait()
+    assert not tasks
+    with pytest.raises(StoreError):
+        await query
+
+
+async def test_a_query_never_runs_without_a_limit(postgres_server: PostgresServer) -> None:
+    async with Store.open(StoreSettings(url=postgres_server.new_database())) as store:
+
+        @event.listens_for(answerer(store).sync_engine, "before_cursor_execute")
+        def cut(connection: Any, _cursor: Any, statement: str, *_others: object) -> None:
+            if "statement_timeout" in statement:
+                connection.connection.driver_connection.terminate()
+
+        with pytest.raises(StoreError):
+            await ask(store, text(ENDLESS), SHORT)
+        await eventually(lambda: not store.database._answers)
+
+
+@contextlib.asynccontextmanager
+async def occupied(store: Store) -> AsyncIterator[None]:
+    """Have all the connections for answers in use during the block."""
+    over = anyio.Event()
+
+    async def occupy(*, task_status: TaskStatus[None]) -> None:
+        async with store.database.answer(anyio.current_time() + 600) as connection:
+            await connection.execute(text("SELECT 1"))
+            task_status.started()
+            await over.wait()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(ANSWER_CONNECTIONS):
+            await tasks.start(occupy)
+        try:
+            yield
+        finally:
+            over.set()
+
+
 async def test_a_file_system_that_hangs_takes_few_threads(sqlite_settings: StoreSettings) -> None:
     hangs = True
 
@@ -126,12 +213,15 @@ def answerer(store: Store) -> AsyncEngine:
     return store.database._answerer
 
 
-async def ask(store: Store, query: Any, seconds: float) -> None:
-    """Ask the database anything, as the history asks it."""
+async def ask(store: Store, query: Any, seconds: float, *, pause: float = 0.0) -> None:
+    """Ask the database anything, as the history asks it, after a first statement and a pause."""
     deadline = anyio.current_time() + seconds
 
     async def run() -> None:
         async with store.database.answer(deadline) as connection:
+            if pause:
+                await connection.execute(text("SELECT 1"))
+                await anyio.sleep(pause)
             await connection.execute(query)
 
     await store.database.within(deadline, run())

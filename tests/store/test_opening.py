@@ -151,17 +151,38 @@ class TestTheFile:
         path.mkdir() if kind == "a directory" else os.mkfifo(path)
         for access in OpenMode:
             assert await refusal(sqlite_settings, access) == (f"store {path}: is {kind}; choose another store.url")
-        assert [found.name for found in path.parent.iterdir() if not found.name.endswith(".lock")] == ["gpuid.db"]
+        assert [found.name for found in path.parent.iterdir()] == ["gpuid.db"]
+
+    async def test_what_is_in_the_way_of_its_lock_is_named(self, sqlite_settings):
+        lock = path_of(sqlite_settings).with_name("gpuid.db.lock")
+        lock.mkdir()
+        assert await refusal(sqlite_settings) == (
+            f"store {path_of(sqlite_settings)}: {lock} is no file, and so cannot be its lock; move it away"
+        )
+
+    async def test_a_link_into_a_folder_that_is_not_there_says_so(self, sqlite_settings, tmp_path):
+        path = path_of(sqlite_settings)
+        path.symlink_to(tmp_path / "absent" / "gpuid.db")
+        assert await refusal(sqlite_settings) == (
+            f"store {path}: the directory {tmp_path}/absent does not exist; create it or fix store.url"
+        )
+
+    async def test_a_link_to_itself_says_so(self, sqlite_settings):
+        path = path_of(sqlite_settings)
+        path.symlink_to(path)
+        assert await refusal(sqlite_settings) == f"store {path}: it is a symbolic link to itself; fix store.url"
 
     async def test_another_programs_database_is_refused_and_left_alone(self, sqlite_settings):
         path = path_of(sqlite_settings)
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE music (title TEXT)")
+        path.chmod(0o644)
         before = path.read_bytes()
         assert await refusal(sqlite_settings) == (
             f"store {path}: it is another program's database; choose another store.url"
         )
         assert path.read_bytes() == before
+        assert path.stat().st_mode & 0o777 == 0o644  # its readers are not locked out
 
     async def test_a_second_collector_is_refused(self, sqlite_settings):
         async with Store.open(sqlite_settings):

@@ -153,6 +153,11 @@ class TestTheDifferenceWhenTheStepsAreLost:
         assert (found.event, found.gpu.serial, found.time) == ("altered", "s", 9.0)
         assert found.changes == (FieldChange("serial", "old", "s"),)
 
+    def test_nothing_alters_before_it_was_recorded_to_come(self):
+        before = [OpenPlacement("GPU-1", "old", "c", "m", (), A, 9.5, 9.5)]
+        (found,) = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0, GPU_1=8.9)}, 100.0)
+        assert (found.event, found.time) == ("altered", 9.5)
+
     def test_a_fact_that_is_no_longer_reported_has_altered(self):
         before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
         node = snapshot(A, 9.0, GPU_1=1.0)

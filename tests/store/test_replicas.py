@@ -9,7 +9,7 @@ import pytest
 from collector.config import Duration
 from collector.config.sinks import StdoutSettings
 from collector.delivery.delivery import Delivery
-from collector.model import Place
+from collector.model import Gpu, Place
 from collector.store import StoreSettings, Subscription
 from tests.store.killed import Silent
 from tests.support.waiting import eventually
@@ -135,6 +135,21 @@ async def test_changes_without_a_leader_are_recorded_by_the_next(replica):
         ("vanished", "GPU-4", "b"),
     ]
     assert await second.present() == {("GPU-2", "a", 10.0), ("GPU-1", "c", 20.0)}
+
+
+async def test_a_new_leader_knows_what_the_one_before_last_knew_of_absent_gpus(replica):
+    first, second = await replica("first"), await replica("second")
+    first.read("a", 10.0, "1", "2")
+    second.read("a", 10.5, Gpu(uuid="GPU-1"), "2")  # as if it had begun when GPU-1 no longer said so
+    second.read("a", 20.5)
+    first.remove("a", 21.0)
+    assert await first.store.history_writer.flushed(30)
+    await first.end()
+    await second.lead()
+    second.read("b", 30.0, Gpu(uuid="GPU-1"), Gpu(uuid="GPU-2"))
+    states = {gpu.uuid: gpu for gpu in second.one.inventory.node(Place("prod", "b")).gpus}
+    assert (states["GPU-1"].serial, dict(states["GPU-1"].last_known)["serial"]) == ("serial-1", 10.0)
+    assert (states["GPU-2"].serial, states["GPU-2"].model) == ("serial-2", "NVIDIA H100")
 
 
 async def test_a_new_leader_does_not_undo_the_last_changes(replica):

@@ -28,6 +28,7 @@ class Fleet:
     def __init__(self) -> None:
         self.time = 1000.0
         self.homes: dict[str, Place | None] = dict(zip(GPUS, PLACES, strict=False))
+        self.serials = dict.fromkeys(GPUS, 0)
 
     def read(self, place: Place, observer: int) -> Reading:
         found = [uuid for uuid, home in self.homes.items() if home == place]
@@ -39,7 +40,7 @@ class Fleet:
             time=self.time - observer * 0.013,  # the command has run somewhat before its answer is there
             driver_version=None,
             cuda_version=None,
-            gpus=tuple(Gpu(uuid=uuid) for uuid in found),
+            gpus=tuple(Gpu(uuid=uuid, serial=f"{uuid}-{self.serials[uuid]}") for uuid in found),
             started=self.time,
             ended=self.time,
         )
@@ -106,6 +107,9 @@ def happen(steps, fleet: Fleet, observers) -> bool:
         if kind == "move":
             fleet.time += 1
             fleet.homes[what[0]] = what[1]
+        elif kind == "alter":
+            fleet.time += 1
+            fleet.serials[what[0]] += 1
         elif kind == "read":
             observers[what[0]].read(fleet, what[1])
         elif kind == "gone":
@@ -134,7 +138,7 @@ async def check(store: Store) -> None:
                 if not at_once:
                     assert one.until is not None
                     assert one.until <= other.since, (one, other)
-        times = [change.time for change in changes if change.uuid == uuid and change.event != "altered"]
+        times = [change.time for change in changes if change.uuid == uuid]
         assert times == sorted(times), [change for change in changes if change.uuid == uuid]
 
 
@@ -159,6 +163,7 @@ who, where = st.sampled_from([0, 1]), st.sampled_from(PLACES)
 schedule = st.lists(
     st.one_of(
         st.tuples(st.just("move"), st.sampled_from(GPUS), st.sampled_from([*PLACES, None])),
+        st.tuples(st.just("alter"), st.sampled_from(GPUS)),
         st.tuples(st.just("read"), who, where),
         st.tuples(st.just("read"), who, where),
         st.tuples(st.just("verify"), who),
@@ -174,10 +179,11 @@ def chosen(seed: int):
     rng = random.Random(seed)
     steps = []
     for _ in range(rng.randrange(5, 40)):
-        kind = rng.choice(["move", "read", "read", "read", "verify", "verify", "gone", "take over"])
+        kind = rng.choice(["move", "alter", "read", "read", "read", "verify", "verify", "gone", "take over"])
         steps.append(
             {
                 "move": ("move", rng.choice(GPUS), rng.choice([*PLACES, *PLACES, None])),
+                "alter": ("alter", rng.choice(GPUS)),
                 "read": ("read", rng.randrange(2), rng.choice(PLACES)),
                 "verify": ("verify", rng.randrange(2)),
                 "gone": ("gone", rng.randrange(2), rng.choice(PLACES)),

@@ -1,0 +1,100 @@
+"""The engines of SQLAlchemy for SQLite and PostgreSQL, with all that their connections are set to."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import anyio.to_thread
+import asyncpg
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from collector.config.libpq import connection_options
+from collector.config.store import PostgresLocation
+from collector.files import UnreadableFileError, in_time, read_secret
+from collector.store.errors import StoreError
+from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT
+from collector.tls import client_context
+
+__all__ = ["STATEMENT_TIMEOUT_SECONDS", "postgres_engine", "sqlite_engine"]
+
+CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
+STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
+
+
+def sqlite_engine(path: Path, *, read_only: bool, begin: str, connections: int, cache: int) -> AsyncEngine:
+    """Make an engine whose connections keep `cache` KiB of pages each; the system keeps the others."""
+    query = {"uri": "true"}
+    if read_only:
+        query["mode"] = "ro"
+        if not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists():
+            query["immutable"] = "1"  # nobody writes to it, and we may not create what a reader otherwise shares
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database="file:" + quote(str(path)), query=query),
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_SECONDS},
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        connection.driver_connection.text_factory = DAMAGED_TEXT
+        cursor = connection.cursor()
+        # NORMAL keeps every commit when the process is killed, for it is in the system's memory by then. When the
+        # whole machine loses power the last commits may be missing, but the file stays sound.
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA cache_size = -{cache}")
+        cursor.execute("PRAGMA journal_size_limit = 67108864")  # bytes that the log keeps after a great write
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def start(connection: Connection) -> None:
+        # Python's own begin comes too late, at the first write; and a write that starts as a read can be refused.
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def postgres_engine(
+    location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True
+) -> AsyncEngine:
+    """Make an engine whose connections are tried before each use, if `ping`; the password is read at each connect."""
+    options = connection_options(location.url)
+
+    async def connect(*_args: object, **_kwargs: object) -> Any:
+        return await asyncpg.connect(
+            options.url,
+            ssl=client_context() if options.system_authorities else None,
+            timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS,
+            server_settings=options.server_settings,
+            password=None if password_file is None else await _password(password_file),
+            statement_cache_size=0,
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        # No statement outlives its transaction, so that a pooler may give the next one another connection.
+        connect_args={
+            "async_creator_fn": connect,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": str,  # the unnamed one
+        },
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=ping,
+    )
+
+
+async def _password(path: Path) -> str:
+    try:
+        # In a thread: a file system that hangs must not stop anything else.
+        asked = partial(in_time, path, partial(read_secret, path))
+        return await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
+    except (UnreadableFileError, OSError) as error:
+        raise StoreError(f"store.password_file {path}: {error}") from None
