@@ -65,7 +65,9 @@ class Reloader:
                     continue
                 back = not self.status.readable
                 if self._seen is None:  # it may have changed since the start
-                    changed = await anyio.to_thread.run_sync(_differs, path, self._started_with, abandon_on_cancel=True)
+                    changed = await anyio.to_thread.run_sync(
+                        _differs, path, content, self._started_with, abandon_on_cancel=True
+                    )
                 else:
                     changed = content != self._seen
                 if back and not changed:
@@ -75,10 +77,10 @@ class Reloader:
                     await self._load(path, content, quiet=not changed)
 
     async def _load(self, path: Path, content: bytes, *, quiet: bool = False) -> None:
-        """Put a file in force; `content` is what it held a moment ago, a later one is seen as another change."""
+        """Put the content of a file in force; a later one is seen as another change."""
         self._seen = content
         try:
-            config = await anyio.to_thread.run_sync(load, path, abandon_on_cancel=True)
+            config = await anyio.to_thread.run_sync(load, path, content, abandon_on_cancel=True)
         except ConfigError as error:
             self._failed(str(error), readable=True)
             if not quiet:
@@ -103,13 +105,14 @@ class Reloader:
         self._failed(f"{path}: {why}", readable=False)
 
     def _failed(self, error: str, *, readable: bool) -> None:
-        since = self._clock() if self.status.failing_since is None else self.status.failing_since
+        same = not self.status.ok and self.status.readable == readable  # another error of that kind is the same state
+        since = self.status.failing_since if same else self._clock()
         error = redact(error, MAX_ERROR_CHARACTERS)
         self.status = dataclasses.replace(self.status, error=error, readable=readable, failing_since=since)
 
 
-def _differs(path: Path, config: Config) -> bool:
+def _differs(path: Path, content: bytes, config: Config) -> bool:
     try:
-        return load(path, warn=False) != config
+        return load(path, content, warn=False) != config
     except ConfigError:
         return True

@@ -16,8 +16,15 @@ from collector.views.columns import GPU_COLUMNS
 
 __all__ = ["ls"]
 
-_FILTERS = ("cluster", "node", "serial", "uuid", "model", "chassis", "machine")
-_TERM_FILTERS = ("serial", "uuid", "chassis", "node")  # what the positional TERM may be
+_FILTERS = ("cluster", "node", "serial", "uuid", "model", "chassis", "machine", "board_part_number", "gpu_part_number")
+_TERM_FILTERS = (
+    "serial",
+    "uuid",
+    "chassis",
+    "node",
+    "board_part_number",
+    "gpu_part_number",
+)  # what the positional TERM may be
 
 _TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "state")
 _PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
@@ -29,8 +36,8 @@ _Filters = Mapping[str, Sequence[str]]
 
 def _filter_options(function: Any) -> Any:
     for name in reversed(_FILTERS):
-        label = name.replace("uuid", "UUID")
-        option = click.option(f"--{name}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
+        label = name.replace("uuid", "UUID").replace("gpu_", "GPU ").replace("_", " ")
+        option = click.option(f"--{name.replace('_', '-')}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
         function = option(function)
     return function
 
@@ -49,7 +56,7 @@ def _filter_options(function: Any) -> Any:
 @click.option("--json", "output", flag_value="json", help="Same as -o json.")
 @connection_options
 def ls(term: str | None, output: str, **options: Any) -> None:
-    r"""List the GPUs of a running collector; TERM is a serial, UUID, chassis or node.
+    r"""List the GPUs of a running collector; TERM is a serial, UUID, chassis, node or part number.
 
     A filter given several times matches any of its values; different filters must all match. Without
     --url and without a configuration, this asks http://127.0.0.1:8080.
@@ -57,7 +64,7 @@ def ls(term: str | None, output: str, **options: Any) -> None:
     \b
     Examples:
       gpuid ls                                     every GPU
-      gpuid ls 1652922001234                       one serial, UUID, chassis or node
+      gpuid ls 1652922001234                       one serial, UUID, chassis, node or part number
       gpuid ls --cluster prod --model "NVIDIA H100 80GB HBM3" -o wide
       gpuid ls -o json | jq -r '.[].uuid'
       gpuid ls --url https://gpuid.example.com --token-file ~/.gpuid-token -o csv > gpus.csv

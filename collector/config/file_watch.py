@@ -1,5 +1,6 @@
 """Watches the configuration file for new content."""
 
+import errno
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import anyio
 import anyio.to_thread
 import watchfiles
 
-from collector.files import file_stamp
+from collector.files import file_stamp, read_file
 
 __all__ = ["file_contents", "read_content"]
 
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 _REPLACE_SECONDS = 1.0  # that the file may be missing while an editor or a deployment replaces it
 _POLL_MILLISECONDS = 100  # between two looks at what the system reports
 _TIMEOUT_MILLISECONDS = 500  # until an empty report
+_LOOK_SECONDS = 2.0  # between two looks at the file while its directory cannot be watched
+_RETRY_LOOKS = 30  # after so many, watching the directory is tried again
 
 
 async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
@@ -40,17 +43,32 @@ async def file_contents(path: Path) -> AsyncIterator[bytes | OSError]:
 def read_content(path: Path) -> bytes | OSError:
     """Return the content of the file, or why it cannot be read."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         return error
+    except ValueError as error:  # no path at all, such as one with a null byte
+        return OSError(errno.EINVAL, str(error))
 
 
 async def _directory_changes(path: Path) -> AsyncIterator[bool]:
     """Yield True whenever something changes in the directory of a file, because another one may take the file's place.
 
     Yields True once as soon as the directory is watched, because the file may have changed before, and False now and
-    then while nothing changes.
+    then while nothing changes, or while the directory cannot be watched. Never ends.
     """
+    warned = False
+    while True:
+        async for changed in _watched_changes(path, quiet=warned):
+            yield changed
+        warned = True
+        yield True
+        for _ in range(_RETRY_LOOKS):
+            await anyio.sleep(_LOOK_SECONDS)
+            yield False
+
+
+async def _watched_changes(path: Path, *, quiet: bool) -> AsyncIterator[bool]:
+    """Yield what `_directory_changes` does until the directory cannot be watched."""
     for polling in (False, True):
         first = True
         try:
@@ -64,5 +82,7 @@ async def _directory_changes(path: Path) -> AsyncIterator[bool]:
             ):
                 yield bool(found) or first
                 first = False
-        except OSError as error:  # such as the limit of inotify watches
-            log.warning("cannot watch the configuration directory: %s", error, extra={"polling": not polling})
+        except (OSError, RuntimeError) as error:  # such as the limit of inotify watches
+            if not quiet:
+                retry = "looking at the file now and then" if polling else "polling it"
+                log.warning("cannot watch the configuration directory: %s; %s", error, retry)

@@ -54,10 +54,14 @@ class ConfigError(GpuidError):
     """The configuration is invalid; the text names the file, the key and what was expected."""
 
 
-def load(path: Path, *, warn: bool = True) -> Config:
-    """Read the configuration file at `path`, with a warning of old keys unless not wanted; raises ConfigError."""
+def load(path: Path, content: bytes | None = None, *, warn: bool = True) -> Config:
+    """Read the configuration file at `path`, with a warning of old keys unless not wanted; raises ConfigError.
+
+    `content` is what it holds, if it has been read already.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark in front
+        found = path.read_bytes() if content is None else content
+        text = found.decode("utf-8-sig")  # editors on Windows put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {describe_os_error(error, 'expected UTF-8 text')}") from error
     return parse(text, path, warn=warn)

@@ -14,13 +14,21 @@ from collector.config.values import Duration, Listen, Size, quote
 
 __all__ = ["PRESETS", "ClusterSettings", "Config", "DefaultSettings", "MetricsSettings", "PodSource", "ServerSettings"]
 
-_OWN_LABELS = frozenset(
+_OWN_LABELS = frozenset(  # a test compares them with the families and rules
     {"node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version"}
-    | {"state", "reason", "resource", "sink", "source", "le", "encoding", "version"}
+    | {"state", "reason", "resource", "sink", "source", "field", "le", "encoding", "version"}
     | {"generation", "implementation", "major", "minor", "patchlevel"}  # of Python's own metrics
 )
 
 _PROMETHEUS_LABELS = frozenset({"job", "instance", "alertname", "severity"})  # of targets, and of our alerts
+
+# Words of PromQL, in any case, of which some cannot be labels at all, and the others would make rules hard to read.
+_PROMQL_WORDS = frozenset(
+    {"and", "or", "unless", "atan2", "inf", "nan", "sum", "avg", "count", "min", "max", "group", "stddev", "stdvar"}
+    | {"topk", "bottomk", "count_values", "quantile", "limitk", "limit_ratio", "offset", "smoothed", "anchored", "by"}
+    | {"without", "on", "ignoring", "group_left", "group_right", "fill", "fill_left", "fill_right", "bool"}
+    | {"start", "end", "step", "range"}
+)
 
 _POSITIVE_KEYS = (  # of a cluster
     "exec_concurrency",
@@ -215,6 +223,8 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that gpuid sets itself')
         if self.cluster_label in _PROMETHEUS_LABELS:
             raise ValueError(f'cluster_label: "{self.cluster_label}" is a label that Prometheus sets itself')
+        if self.cluster_label.lower() in _PROMQL_WORDS:
+            raise ValueError(f'cluster_label: "{self.cluster_label}" is a word of PromQL')
         for label in self.node_labels:
             if not is_label_key(label):
                 raise ValueError(f"node_labels: expected keys of Kubernetes labels, got {quote(label)}")

@@ -1,9 +1,9 @@
 """Walks and filters the nodes and GPUs of all clusters."""
 
-from collections.abc import AsyncIterator, Container, Mapping
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 
 from collector.inventory import Inventory
-from collector.model import NodeState, Placement
+from collector.model import Gpu, NodeState, Placement
 from collector.views.cooperative import yielding
 
 __all__ = ["Filters", "admits", "filter_gpus", "filter_nodes", "walk_nodes"]
@@ -11,6 +11,7 @@ __all__ = ["Filters", "admits", "filter_gpus", "filter_nodes", "walk_nodes"]
 Filters = Mapping[str, frozenset[str]]  # by column: the values that are admitted; all of them must hold
 
 _INDEXED = ("uuid", "serial", "chassis")  # what the inventory finds without a walk
+_COMMON = ("model", "board_part_number", "gpu_part_number")  # what many GPUs share
 
 
 async def walk_nodes(inventory: Inventory, clusters: Container[str] | None = None) -> AsyncIterator[NodeState]:
@@ -37,7 +38,7 @@ async def filter_gpus(
 ) -> tuple[list[Placement], int]:
     """Return `limit` of the GPUs that the filters admit, from `offset` on, and how many there are in all.
 
-    The filters are cluster, node, machine, serial, uuid, model and chassis.
+    The filters are cluster, node, machine, serial, uuid, model, chassis, board_part_number and gpu_part_number.
     """
     if (key := next((key for key in _INDEXED if key in filters), None)) is not None:
         found = [placement for value in sorted(filters[key]) for placement in inventory.find(**{key: value})]
@@ -46,7 +47,7 @@ async def filter_gpus(
     window: list[Placement] = []
     total = 0
     async for entry in _admitted_nodes(inventory, filters):
-        matching = [index for index, gpu in enumerate(entry.gpus) if admits(filters, "model", gpu.model or "")]
+        matching = [index for index, gpu in enumerate(entry.gpus) if _admits_all(filters, gpu, _COMMON)]
         shown = matching[max(0, offset - total) : max(0, offset + limit - total)]
         window += [entry.placement(entry.gpus[index], entry.since[index]) for index in shown]
         total += len(matching)
@@ -56,6 +57,10 @@ async def filter_gpus(
 def admits(filters: Filters, key: str, value: str) -> bool:
     """Return whether the filters admit a value of one column."""
     return key not in filters or value in filters[key]
+
+
+def _admits_all(filters: Filters, gpu: Gpu, keys: Sequence[str]) -> bool:
+    return all(admits(filters, key, getattr(gpu, key) or "") for key in keys if key in filters)
 
 
 async def _admitted_nodes(inventory: Inventory, filters: Filters) -> AsyncIterator[NodeState]:
@@ -70,6 +75,6 @@ def _admits_gpu(inventory: Inventory, filters: Filters, placement: Placement) ->
         admits(filters, "cluster", placement.place.cluster)
         and admits(filters, "node", placement.place.node)
         and admits(filters, "machine", entry.node.machine if entry else "")
-        and all(admits(filters, key, getattr(gpu, key) or "") for key in ("serial", "model", "chassis"))
+        and _admits_all(filters, gpu, ("serial", "chassis", *_COMMON))
         and ("uuid" not in filters or gpu.uuid.lower() in {value.lower() for value in filters["uuid"]})
     )

@@ -1,4 +1,4 @@
-"""Finds GPUs by serial, UUID or chassis, and nodes by name or machine; also those that only the history knows."""
+"""Finds GPUs by serial, UUID, chassis or part number, and nodes by name or machine; also in the history."""
 
 import functools
 from collections.abc import Callable
@@ -115,14 +115,17 @@ async def _search_present(inventory: Inventory, term: str, *, exact: bool) -> Se
     matches = _matcher(term, exact=exact)
     if exact:
         result.gpus = Hits.of(_indexed(inventory, term))
+    parts: Hits[Placement] = Hits()
     async for entry in walk_nodes(inventory):
         if matches(entry.place.node) or matches(entry.node.machine):
             result.nodes.add(entry)
-        if exact:
+        if exact and result.gpus.total:  # no serial, UUID or chassis is a part number, too
             continue
         for gpu, since in zip(entry.gpus, entry.since, strict=True):
-            if _matches_gpu(gpu, matches):
-                result.gpus.add(entry.placement(gpu, since))
+            if _matches_part(gpu, matches) if exact else _matches_gpu(gpu, matches):
+                parts.add(entry.placement(gpu, since))
+    if parts.total:
+        result.gpus = parts
     return result
 
 
@@ -134,7 +137,11 @@ def _matcher(term: str, *, exact: bool) -> _Matcher:
 
 
 def _matches_gpu(gpu: Gpu, matches: _Matcher) -> bool:
-    return matches(gpu.serial) or matches(gpu.uuid) or matches(gpu.chassis)
+    return matches(gpu.serial) or matches(gpu.uuid) or matches(gpu.chassis) or _matches_part(gpu, matches)
+
+
+def _matches_part(gpu: Gpu, matches: _Matcher) -> bool:
+    return matches(gpu.board_part_number) or matches(gpu.gpu_part_number)
 
 
 def _indexed(inventory: Inventory, term: str) -> list[Placement]:

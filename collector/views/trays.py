@@ -7,7 +7,7 @@ from typing import NamedTuple
 from collector.model import Gpu, NodeState
 from collector.views.cluster_summary import missing_gpus
 
-__all__ = ["Seat", "Tray", "position", "seats", "seats_by_tray", "trays"]
+__all__ = ["Seat", "Tray", "last_known_chassis", "position", "seats", "seats_by_tray", "trays"]
 
 
 class Tray(NamedTuple):
@@ -37,6 +37,17 @@ def seats_by_tray(entry: NodeState) -> list[tuple[Tray, list[Seat]]]:
     (tray,) = found
     silent = [Seat(one.pci_bus_id, None, silent=True) for one in entry.silent]
     return [(tray, [*seats(tray.gpus, missing_gpus(entry)), *silent])]
+
+
+def last_known_chassis(gpus: Sequence[Gpu]) -> dict[str, float]:
+    """Return the chassis that none of these GPUs reports any more, with when one did last (Unix seconds)."""
+    found: dict[str, float] = {}
+    for gpu in gpus:
+        for field, time in gpu.last_known or ():
+            if field == "chassis" and gpu.chassis:
+                found[gpu.chassis] = max(time, found.get(gpu.chassis, time))
+    reported = {gpu.chassis for gpu in gpus if all(field != "chassis" for field, _ in gpu.last_known or ())}
+    return {chassis: time for chassis, time in found.items() if chassis not in reported}
 
 
 def trays(gpus: Sequence[Gpu]) -> list[Tray]:

@@ -15,7 +15,7 @@ __all__ = ["clusters", "gpus", "nodes"]
 
 PAGING_PARAMETERS = frozenset({"limit", "offset"})
 NODE_FILTERS = frozenset({"cluster", "node", "machine", "chassis"})
-GPU_FILTERS = NODE_FILTERS | {"serial", "uuid", "model"}
+GPU_FILTERS = NODE_FILTERS | {"serial", "uuid", "model", "board_part_number", "gpu_part_number"}
 
 
 async def clusters(request: web.Request) -> web.Response:
@@ -38,7 +38,7 @@ async def nodes(request: web.Request) -> web.Response:
 
 
 async def gpus(request: web.Request) -> web.Response:
-    """Return the GPUs, filtered by cluster, node, machine, serial, uuid, model and chassis."""
+    """Return the GPUs, filtered by cluster, node, machine, serial, uuid, model, chassis and part numbers."""
     collector = request.app[COLLECTOR]
     filters, part = _filters(request, GPU_FILTERS), paging(request)
     found, total = await filter_gpus(collector.inventory, filters, offset=part.offset, limit=part.limit)

@@ -14,7 +14,7 @@ from collector.web import api, health, history, metrics, pages
 from collector.web.auth import authentication
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
-from collector.web.public_url import EXTERNAL_URL, PublicUrl, local_path
+from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
 from collector.web.security_headers import SECURITY_HEADERS
 
 __all__ = ["ROUTES", "application"]
@@ -29,14 +29,15 @@ def application(
     collector: CollectorView, server: ServerSettings, limits: HttpLimits = DEFAULT_LIMITS
 ) -> web.Application:
     """Return the HTTP application of a collector."""
-    app = web.Application(middlewares=[_errors, authentication(server)])
+    app = web.Application(middlewares=[find_below_prefix, _errors, authentication(server), route_below_prefix])
     app[COLLECTOR] = collector
     app[SUMMARIES] = ClusterSummaries(collector)
     app[health.READINESS] = health.Readiness()
     app.on_response_prepare.append(_add_headers)
     app[EXTERNAL_URL] = external = PublicUrl.parse(server.external_url) if server.external_url else None
     pages.add_to(app, limits)
-    # A proxy may leave the prefix of the public URL in the path, or take it away.
+    # A proxy may leave the prefix of the public URL in the path, or take it away; `find_below_prefix` does the same
+    # for a prefix that only the request names.
     for prefix in {"", external.prefix if external else ""}:
         app.router.add_routes(
             [web.get(f"{prefix}{path}", handler, allow_head=path != pages.STREAM) for path, handler in ROUTES.items()]

@@ -9,6 +9,7 @@ import logging
 import resource
 import socket
 import struct
+import sys
 import termios
 import time
 from collections import Counter
@@ -54,7 +55,9 @@ class Connections:
 
     def __init__(self, server: web.Server, settings: ServerSettings, tls: SSLContext | None, logger: logging.Logger):
         self.settings = settings
-        self.limit = min(settings.max_connections, max(8, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        unlimited = files == resource.RLIM_INFINITY  # which is -1
+        self.limit = settings.max_connections if unlimited else min(settings.max_connections, max(8, files // 2))
         self._server = server
         self._tls = tls
         self._logger = logger
@@ -188,7 +191,7 @@ class _Connection(web.RequestHandler):
         self._head_bytes = 0
         self._last_bytes = b""
         self._output: asyncio.Transport | None = None  # `transport` is None before all is sent
-        self._waits: tuple[float, int] | None = None  # since when output waits, and what had been acknowledged then
+        self._waits: tuple[float, int] | None = None  # since when output waits, and what had been taken then
         _set_options(sock, settings.write_timeout)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -243,8 +246,8 @@ class _Connection(web.RequestHandler):
 
     def is_overdue(self, now: float) -> bool:
         """Return whether the client has used up its time; called regularly."""
-        if self._unsent():
-            return self._is_slow_reader(now)
+        if unsent := self._unsent():
+            return self._is_slow_reader(now, unsent)
         self._waits = None
         if self._is_answering:
             self._idle_since = now
@@ -274,15 +277,18 @@ class _Connection(web.RequestHandler):
     def _is_answering(self) -> bool:
         return self._request_in_progress or bool(self._messages)
 
-    def _is_slow_reader(self, now: float) -> bool:
+    def _is_slow_reader(self, now: float, unsent: int) -> bool:
         acknowledged = self._acknowledged()
+        taken = -unsent if acknowledged is None else acknowledged
         if self._waits is None:
-            self._waits = (now, acknowledged)
+            self._waits = (now, taken)
         since, before = self._waits
         if now - since < self._settings.write_timeout:
             return False
-        self._waits = (now, acknowledged)
-        return acknowledged - before < MIN_WRITE_RATE * self._settings.write_timeout
+        self._waits = (now, taken)
+        if acknowledged is None:  # what is left may have been taken and written again, unless it is just as much
+            return taken == before
+        return taken - before < MIN_WRITE_RATE * self._settings.write_timeout
 
     def _unsent(self) -> int:
         """Return how many bytes the client has not taken yet."""
@@ -290,20 +296,21 @@ class _Connection(web.RequestHandler):
             return 0
         waiting = self._output.get_write_buffer_size()
         with contextlib.suppress(OSError, ValueError):
-            waiting += int.from_bytes(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)), "little", signed=True)
+            waiting += int.from_bytes(fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder, signed=True)
         return waiting
 
-    def _acknowledged(self) -> int:
-        """Return how many bytes the client has taken so far."""
+    def _acknowledged(self) -> int | None:
+        """Return how many bytes the client has taken so far; None if the kernel does not say."""
         with contextlib.suppress(OSError, ValueError):
             info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            return int.from_bytes(info[_ACKED_OFFSET : _ACKED_OFFSET + 8], "little")
-        return 0
+            if len(info) >= _ACKED_OFFSET + 8:  # an old kernel, or a sandbox's own, returns less
+                return int.from_bytes(info[_ACKED_OFFSET : _ACKED_OFFSET + 8], sys.byteorder)
+        return None
 
 
 def _set_options(sock: socket.socket, write_timeout: float) -> None:
     """Let the kernel hold little, and give up a client that takes nothing even after we have closed."""
-    with contextlib.suppress(OSError):  # each is a precaution that not every system has
+    with contextlib.suppress(OSError):  # precautions, which a kernel may refuse
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(write_timeout * 1000)))
 

@@ -5,12 +5,13 @@ lies there deceives only itself.
 """
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-__all__ = ["EXTERNAL_URL", "PublicUrl", "local_path", "public_url"]
+__all__ = ["EXTERNAL_URL", "PublicUrl", "find_below_prefix", "local_path", "public_url", "route_below_prefix"]
 
 _HOST = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?", re.ASCII)
 _PREFIX = re.compile(r"(?:/[\w.~%!$&'()*+,;=:@-]+)+", re.ASCII)  # never "//host", which is another server's address
@@ -30,7 +31,18 @@ class PublicUrl(NamedTuple):
         return cls(url.scheme, url.netloc, url.path.rstrip("/"))
 
 
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _BelowPrefix(NamedTuple):
+    """The path of a request without the prefix that a proxy left in it, and what answers it."""
+
+    path: str
+    handler: _Handler
+
+
 EXTERNAL_URL: web.AppKey["PublicUrl | None"] = web.AppKey("external_url")
+_BELOW_PREFIX = web.RequestKey("below_prefix", _BelowPrefix)
 
 
 def public_url(request: web.Request) -> PublicUrl:
@@ -48,8 +60,37 @@ def public_url(request: web.Request) -> PublicUrl:
     )
 
 
+@web.middleware
+async def find_below_prefix(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Find the route of a path that a proxy passed on with the prefix of X-Forwarded-Prefix still in it.
+
+    It is the first middleware: what the others do depends on the path. `route_below_prefix` is the last one.
+    """
+    prefix, path = public_url(request).prefix, request.rel_url.raw_path
+    unknown = isinstance(request.match_info.http_exception, web.HTTPNotFound)
+    if unknown and prefix and f"{path}/".startswith(f"{prefix}/"):
+        rest = path[len(prefix) :] or "/"
+        found = await request.app.router.resolve(request.clone(rel_url=request.rel_url.with_path(rest, encoded=True)))
+        if not isinstance(found.http_exception, web.HTTPNotFound):
+            request.match_info.update(found)
+            request[_BELOW_PREFIX] = _BelowPrefix(rest, found.route.handler)
+    return await handler(request)
+
+
+@web.middleware
+async def route_below_prefix(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Have the route answer that `find_below_prefix` has found, if it has found one."""
+    found: _BelowPrefix | None = request.get(_BELOW_PREFIX)
+    if found is not None:
+        return await found.handler(request)
+    return await handler(request)
+
+
 def local_path(request: web.Request) -> str:
-    """Return the path of a request without the prefix of the configured URL, which a proxy may leave or take away."""
+    """Return the path of a request without the prefix of the public URL, which a proxy may leave or take away."""
+    found: _BelowPrefix | None = request.get(_BELOW_PREFIX)
+    if found is not None:
+        return found.path
     external = request.app[EXTERNAL_URL]
     path = request.rel_url.raw_path
     if external is None or not external.prefix or not path.startswith(f"{external.prefix}/"):

@@ -1,6 +1,7 @@
 """A configuration that changes while a collector starts, or while its store is in trouble."""
 
 import logging
+import os
 import re
 import sqlite3
 import time
@@ -191,6 +192,31 @@ class TestReported:
         expected = Reported(0, 0, [f"unreadable: {world.config}: is a directory"], ["has been unreadable"])
         await eventually(lambda: self.reported(world), expected)
 
+    async def test_a_pipe_in_its_place_is_reported_until_a_file_is_back(self, world: World, service: Service) -> None:
+        content = world.config.read_text()
+        world.config.unlink()
+        os.mkfifo(world.config)
+        expected = Reported(0, 0, [f"unreadable: {world.config}: not a regular file"], ["has been unreadable"])
+        await eventually(lambda: self.reported(world), expected)
+        world.replace_config(content)
+        await eventually(lambda: self.reported(world), Reported(1, 0, [], []))
+
+    async def page_time(self, world: World) -> str:
+        async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
+            page = (await client.get("/", headers={"Accept": "text/html"})).text
+        return page.partition("The configuration file</strong>")[2].partition('<time datetime="')[2].partition('"')[0]
+
+    async def test_unreadable_is_since_when_it_is(self, world: World, service: Service) -> None:
+        world.write("sim-0", more="[[clusters")
+        await eventually(lambda: self.reported_page(world), ["has been rejected"])
+        rejected = await self.page_time(world)
+        world.write("sim-0", more="[[[clusters")
+        await service.reload(world.config)
+        assert await self.page_time(world) == rejected, "still rejected"
+        world.config.unlink()
+        await eventually(lambda: self.reported_page(world), ["has been unreadable"])
+        assert await self.page_time(world) > rejected
+
     async def test_a_rejected_file_that_comes_back_is_still_rejected(self, world: World, service: Service) -> None:
         world.write("sim-0", more="[[clusters")
         await eventually(lambda: self.reported_page(world), ["has been rejected"])
@@ -217,3 +243,22 @@ class TestReported:
         async with httpx.AsyncClient(base_url=world.urls[0], timeout=60) as client:
             for path in ("/", "/readyz?verbose"):
                 assert secret not in (await client.get(path)).text
+
+
+async def test_a_file_whose_directory_cannot_be_watched_is_looked_at_now_and_then(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def awatch(*_paths: Path, **_options: object) -> AsyncIterator[set[object]]:
+        raise OSError(28, "OS file watch limit reached.")
+        yield set()
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    world.write("sim-0")
+    service = Service(load(world.config))
+    async with world.running(service):
+        await eventually(lambda: world.urls)
+        world.write("sim-0", "sim-1")
+        await eventually(lambda: set(service.clusters.statuses) == {"sim-0", "sim-1"})
+        world.write("sim-0")
+        await eventually(lambda: set(service.clusters.statuses) == {"sim-0"})
+    assert caplog.text.count("cannot watch the configuration directory") == 2

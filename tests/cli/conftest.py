@@ -33,6 +33,8 @@ from tests.web.conftest import FakeCollector
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
+PARTS = {"board_part_number": "699-PART", "gpu_part_number": "2941-PART"}
+
 
 @pytest.fixture
 def gpuid(tmp_path: Path) -> Run:
@@ -85,7 +87,11 @@ def inventory() -> Inventory:
     for cluster, node, gpus in (
         ("prod-a", "n1", [Gpu(uuid="GPU-a1", serial="100", model="NVIDIA H100")]),
         ("prod-a", "n2", [Gpu(uuid=f"GPU-a{n}", serial=f"10{n}", model="NVIDIA H100") for n in "23"]),
-        ("prod-b", "n3", [Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1") for n in "12"]),
+        (
+            "prod-b",
+            "n3",
+            [Gpu(uuid=f"GPU-b{n}", serial="900", model="NVIDIA GB200", chassis="C1", **PARTS) for n in "12"],
+        ),
     ):
         inventory.apply(_reading(cluster, node, *gpus))
     return inventory

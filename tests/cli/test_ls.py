@@ -54,10 +54,10 @@ class TestTable:
         lines = ls("--url", url, "--node", "n1", "-o", "wide").stdout.splitlines()
         assert lines[0].split() == [
             *("CLUSTER", "NODE", "SERIAL", "UUID", "MODEL", "CHASSIS", "STATE", "SLOT", "TRAY", "HOST", "MODULE"),
-            *("MACHINE", "PCI_BUS_ID", "SINCE", "CONFIRMED", "CLAIM"),
+            *("MACHINE", "PCI_BUS_ID", "SINCE", "CONFIRMED", "CLAIM", "LAST_KNOWN"),
         ]
         assert "i-n1" in lines[1]
-        assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z  False")
+        assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z  False  -")
 
     def test_a_terminal_gets_a_bold_heading(self, url: str):
         with Terminal("ls", "--url", url) as terminal:
@@ -117,6 +117,9 @@ class TestFilters:
             (["C1"], ["GPU-b1", "GPU-b2"]),
             (["gpu-b2"], ["GPU-b2"]),
             (["n2", "--uuid", "GPU-a3"], ["GPU-a3"]),
+            (["699-PART"], ["GPU-b1", "GPU-b2"]),
+            (["--board-part-number", "699-PART"], ["GPU-b1", "GPU-b2"]),
+            (["--gpu-part-number", "2941-PART", "--node", "n3"], ["GPU-b1", "GPU-b2"]),
         ],
     )
     def test_filters_are_applied(self, url: str, args: list[str], expected: list[str]):

@@ -1,6 +1,8 @@
 """`gpuid print`: what is shipped for Prometheus and Grafana, with the configured label."""
 
+import contextlib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ import yaml
 from click.testing import CliRunner
 
 from collector.cli import gpuid
+from collector.config.settings import MetricsSettings
+from collector.exposition.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -68,10 +72,40 @@ def test_another_label_comes_from_the_configuration(folder: Path, command: str) 
 
 
 def test_a_label_that_no_configuration_may_have_is_refused() -> None:
-    for label, why in (("a-b", "expected a Prometheus label name"), ("node", "is a label that gpuid sets itself")):
+    for label, why in (
+        ("a-b", "expected a Prometheus label name"),
+        ("node", "is a label that gpuid sets itself"),
+        ("nan", "is a word of PromQL"),
+        ("Inf", "is a word of PromQL"),
+        ("bool", "is a word of PromQL"),
+    ):
         result = CliRunner().invoke(gpuid, ["print", "rules", "--cluster-label", label])
         assert result.exit_code == 2
         assert why in result.output
+
+
+def labels_of_rules() -> set[str]:
+    """The labels that the shipped rules group, join and match by, or set."""
+    found: set[str] = set()
+    texts = (run("rules", name) for name in ("alerts", "recording"))
+    groups = [group for text in texts for group in yaml.safe_load(text)["groups"]]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        found |= rule.get("labels", {}).keys()
+        for names in re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", rule["expr"]):
+            found |= {name.strip() for name in names.split(",") if name.strip()}
+        found |= set(re.findall(r'([a-zA-Z_]\w*)\s*(?:=~|!~|!=|=)\s*"', rule["expr"]))
+    return found
+
+
+def test_no_label_of_any_family_or_rule_can_be_the_clusters() -> None:
+    own = {label for family in FAMILIES for label in family.labels} | labels_of_rules()
+    assert {"field", "sink", "severity"} <= own
+    accepted = set()
+    for label in own - {"cluster"}:
+        with contextlib.suppress(ValueError):
+            MetricsSettings(cluster_label=label)
+            accepted.add(label)
+    assert accepted == set()
 
 
 class TestAnotherLabel:

@@ -346,6 +346,12 @@ BAD = [
         f'[metrics]\ncluster_label = "instance"\n{CLUSTER}',
         'metrics.cluster_label: "instance" is a label that Prometheus sets itself',
     ),
+    (
+        f'[metrics]\ncluster_label = "field"\n{CLUSTER}',
+        'metrics.cluster_label: "field" is a label that gpuid sets itself',
+    ),
+    (f'[metrics]\ncluster_label = "NaN"\n{CLUSTER}', 'metrics.cluster_label: "NaN" is a word of PromQL'),
+    (f'[metrics]\ncluster_label = "by"\n{CLUSTER}', 'metrics.cluster_label: "by" is a word of PromQL'),
     (f'[server.basic_auth]\nbob = "hunter2"\n{CLUSTER}', "server.basic_auth.bob: expected a bcrypt hash"),
     # Values that no cluster could run with
     *(

@@ -204,6 +204,30 @@ class TestSlowReaders:
 
             await eventually(trickle)
 
+    @pytest.mark.parametrize("reads", [True, False])
+    async def test_a_kernel_that_does_not_say_what_was_taken_cuts_no_reader(
+        self, large: Site, serving: Any, reads: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = socket.socket.getsockopt
+
+        def short(self: socket.socket, level: int, name: int, size: int = 0) -> int | bytes:
+            if (level, name) == (socket.IPPROTO_TCP, socket.TCP_INFO):
+                return asked(self, level, name, 104)
+            return asked(self, level, name, size) if size else asked(self, level, name)
+
+        monkeypatch.setattr(socket.socket, "getsockopt", short)
+        async with serving(large, write_timeout=Duration(0.5), idle_timeout=LONG) as client:
+            reader = await Client(client.base_url.port).open()
+            reader.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            if not reads:
+                await eventually(reader.is_over)
+                return
+            received = bytearray()
+            while data := await reader.receive():
+                received += data
+                await anyio.sleep(0.01)  # it needs several times the timeout for all
+            assert received.count(b"gpuid_gpu_info{") == 3200
+
     async def test_one_that_reads_gets_everything(self, large: Site, serving: Any) -> None:
         async with serving(large, write_timeout=Duration(2)) as client:
             answer = await client.get("/metrics", timeout=60)

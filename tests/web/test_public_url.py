@@ -97,3 +97,51 @@ async def test_credentials_are_asked_for_below_the_prefix(site: Any, serving: An
             for path in ("/p/metrics", "/metrics", "/p/healthz", "/p/p/healthz")
         }
     assert statuses == {"/p/metrics": 401, "/metrics": 401, "/p/healthz": 200, "/p/p/healthz": 401}
+
+
+async def test_a_proxy_may_leave_the_prefix_that_it_names_in_the_path(client: httpx.AsyncClient) -> None:
+    headers = {"X-Forwarded-Prefix": "/gpuid/"}
+    assert await target(client, "/gpuid/sd", **headers) == (None, "gpuid:8080", "/gpuid/metrics")
+    for path in (
+        "/gpuid",
+        "/gpuid/",
+        "/gpuid/metrics",
+        "/gpuid/healthz",
+        "/gpuid/api/v1/gpus?limit=1",
+        "/gpuid/clusters/prod%2Da",
+        "/gpuid/gpus/GPU-a2",
+        "/gpuid/search?q=G",
+    ):
+        there = await client.get(path, headers=headers)
+        assert (path, there.status_code) == (path, 200)
+        same = await client.get(path.removeprefix("/gpuid") or "/", headers=headers)
+        assert there.headers["Content-Type"] == same.headers["Content-Type"]
+    assert (await client.head("/gpuid/metrics", headers=headers)).status_code == 200
+    assert (await client.post("/gpuid/metrics", headers=headers)).status_code == 405
+    for path in ("/gpuid/no", "/gpuidmetrics", "/gpuid/gpuid/metrics", "/other/metrics"):
+        assert (await client.get(path, headers=headers)).status_code == 404
+    refused = await client.get("/gpuid/api/v1/gpus?no=1", headers=headers)
+    assert refused.json() == (await client.get("/api/v1/gpus?no=1")).json()
+
+
+async def test_what_a_page_leads_to_keeps_the_prefix_once(client: httpx.AsyncClient) -> None:
+    headers = {**BROWSER, "X-Forwarded-Prefix": "/gpuid"}
+    text = (await client.get("/gpuid/clusters/prod-a", headers=headers)).text
+    links = re.findall(r'(?:href|src|action|data-live)="(/[^"]*)"', text)
+    assert links
+    assert [link for link in links if not re.match(r"/gpuid/(?!gpuid)|/gpuid$", link)] == []
+
+
+async def test_a_named_prefix_opens_nothing(site: Any, serving: Any, tmp_path: Any) -> None:
+    (tmp_path / "token").write_text("t")
+    async with serving(site, bearer_token_file=tmp_path / "token") as client:
+        for prefix, path, status in (
+            ("/p", "/p/metrics", 401),
+            ("/p", "/p/healthz", 200),
+            ("/p", "/p/no", 401),
+            ("/gpus", "/gpus/healthz", 401),
+            ("/metrics", "/metrics", 401),
+            ("/static", "/static/healthz", 401),
+        ):
+            answer = await client.get(path, headers={"X-Forwarded-Prefix": prefix})
+            assert (path, answer.status_code) == (path, status)

@@ -13,6 +13,7 @@ from collector.views import humanize
 from collector.views.alterations import describe_changes
 from collector.views.cooperative import yielding
 from collector.views.recent_changes import current_place
+from collector.views.trays import last_known_chassis
 from collector.web.keys import COLLECTOR
 from collector.web.pages import links
 from collector.web.pages.static import STATIC_PATHS
@@ -99,6 +100,7 @@ _templates.filters |= {
     "describe_status": humanize.describe_status,
     "describe_failure": humanize.describe_failure,
     "describe_unread": humanize.describe_unread,
+    "last_known_chassis": last_known_chassis,
 }
 _templates.globals |= {
     "version": __version__,

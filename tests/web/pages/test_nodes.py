@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from collector.model import Gpu, GpuRef, NodeInfo, ReadFailure, Uncovered
@@ -203,3 +204,18 @@ async def test_a_node_that_nobody_knows_is_not_found(client: httpx.AsyncClient, 
     page = await visit(client, "/clusters/prod-a/nodes/none")
     assert page.status == 404
     assert "No node “none” with GPUs or a GPU pod is known in the cluster “prod-a”." in page.text
+
+
+async def test_a_last_known_chassis_is_marked_wherever_it_is_shown(site: Any, serving: Any, visit: Any) -> None:
+    gpus = [Gpu(uuid=f"GPU-c{n}", serial=f"S-{n}", chassis="C-1", tray="2", module=str(n)) for n in range(2)]
+    site.read("prod-a", "n7", *gpus, time=1764000100.0)
+    silent = [msgspec.structs.replace(gpu, chassis=None) for gpu in gpus]
+    async with serving(site) as client:
+        site.read("prod-a", "n7", gpus[0], silent[1], time=1764000200.0)
+        assert "(last known)" not in (await visit(client, "/clusters/prod-a/nodes/n7")).text, "one reports it"
+        site.read("prod-a", "n7", *silent, time=1764000300.0)
+        text = (await visit(client, "/clusters/prod-a/nodes/n7")).text
+        assert "Chassis C-1 (last known) tray 2" in text
+        assert text.count("C-1 (last known)") == 2, "in the tray and in the details"
+        assert "C-1 (last known)" in (await visit(client, "/clusters/prod-a")).text
+        assert (await visit(client, "/search?q=C-1")).text.count("chassis C-1 (last known)") == 2

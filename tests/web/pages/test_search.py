@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from collector.model import Gpu
@@ -153,3 +154,22 @@ async def test_many_hits_come_in_parts(site: Any, serving: Any, visit: Any) -> N
     assert "150 hits for “ C8 ”" in page.text
     assert "101–150 of 150 hits" in page.text
     assert "/gpus/GPU-149" in page.links
+
+
+async def test_a_part_number_is_found_reported_or_last_known(site: Any, serving: Any, visit: Any) -> None:
+    gpus = [
+        Gpu(uuid=f"GPU-p{n}", serial=f"P-{n}", board_part_number="699-2G548-0201-800", gpu_part_number="2941-886-A1")
+        for n in range(2)
+    ]
+    site.read("prod-a", "n7", *gpus, time=1764000100.0)
+    unsaid = msgspec.structs.replace(gpus[1], board_part_number=None, gpu_part_number=None)
+    site.read("prod-a", "n7", gpus[0], unsaid, time=1764000200.0)
+    async with serving(site) as client:
+        for term in ("699-2G548-0201-800", "699-2g548-0201-800", "2941-886-A1", "2G548"):
+            text = (await visit(client, f"/search?q={term}")).text
+            assert "2 GPUs present" in text
+        for parameter in ("board_part_number=699-2G548-0201-800", "gpu_part_number=2941-886-A1"):
+            answer = (await client.get(f"/api/v1/gpus?{parameter}")).json()
+            assert [row["uuid"] for row in answer["gpus"]] == ["GPU-p0", "GPU-p1"]
+            assert (await client.get(f"/api/v1/gpus?{parameter}&serial=P-1")).json()["total"] == 1
+        assert (await client.get("/api/v1/gpus?board_part_number=no&serial=P-1")).json()["total"] == 0
