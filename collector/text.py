@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  a spreadsheet takes the wide ones, too
+MAX_PAGE_LENGTH = 1 << 14  # characters of a web page that are searched for words
 _MAX_HOST_LENGTH = 100  # characters of a host that a redirect names
 
 
@@ -93,7 +94,10 @@ def describe_redirect(status: int, location: str | None, remedy: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Return the words of a web page, each phrase once: an error page repeats its title; other text stays as it is."""
+    """Return the words of a web page, each phrase once: an error page repeats its title; other text stays as it is.
+
+    Of a page the first MAX_PAGE_LENGTH characters count.
+    """
     start = text[:1000].lstrip("\ufeff \t\r\n").lower()
     if not start.startswith("<") or not any(
         mark in start for mark in ("<!doctype html", "<html", "<head", "<title", "<body", "<h1")
@@ -101,7 +105,7 @@ def without_markup(text: str) -> str:
         return text
     page = _Page()
     with suppress(AssertionError, ValueError):  # which Python raises for some markup that is broken
-        page.feed(text)
+        page.feed(text[:MAX_PAGE_LENGTH])
         page.close()
     return "; ".join(dict.fromkeys(page.phrases))
 

@@ -19,7 +19,7 @@ from collector.config.sinks import SinkSettings
 from collector.delivery.observer import DeliveryObserver
 from collector.end_deadline import EndDeadline, Stage
 from collector.events import wait_any
-from collector.sinks import KnownKeyError, Reason, RejectedError, Sink, SinkError, TooLargeError, UnavailableError
+from collector.sinks import KnownKeyError, RejectedError, Sink, SinkError, TooLargeError, UnavailableError
 from collector.store import Batch, BatchState, Outbox, StoreError
 
 __all__ = ["CLOSE_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS", "SinkWorker", "StoreView", "closes_in", "wait_for_any"]
@@ -31,7 +31,6 @@ SINK_BACKOFF = Backoff(initial=1.0, maximum=300.0)
 STORE_BACKOFF = Backoff(initial=0.5, maximum=30.0)  # to acknowledge a batch
 GROW_AFTER_BATCHES = 100  # that are delivered in a row before a sink that found one too large gets larger ones again
 STEP_BACKOFF = Backoff(initial=4.0, maximum=4.0)  # after a step that failed before its batch was sent
-_OUTCOME_UNKNOWN = (Reason.TIMEOUT, Reason.CONNECTION)
 INTERNAL_REASON = "internal"  # an error of our own, beside the values of sinks.Reason
 
 log = logging.getLogger(__name__)
@@ -108,6 +107,8 @@ class SinkWorker:
         self._scope = anyio.CancelScope()
         self._started = False
         self._ended = anyio.Event()
+        self._unanswered = ""  # the key of a batch that the sink may have, although it did not say so
+        self._leading = False  # a batch was begun since this process got the lead
         self._trouble = ""  # the text of the last attempt's error; empty after a success
         self._limit = settings.batch_records  # of the records of a batch; less where the sink found one too large
         self._delivered = 0  # batches, since the limit was changed
@@ -148,6 +149,7 @@ class SinkWorker:
     async def _step(self) -> None:
         """Deliver the next batch if it is due; otherwise wait until it may be."""
         if not self._store.leads:
+            self._leading = False
             await self._wait(POLL_SECONDS, self._ending)
             return
         committed = self._store.next_commit()  # before the outbox is read, so that no commit is missed
@@ -156,7 +158,7 @@ class SinkWorker:
         if seconds == 0.0:
             batch = await self._outbox.next_batch(self.name, self._limit)
             if batch is not None:
-                await self._deliver(batch, resumed=waiting.closed)
+                await self._deliver(batch, begun=waiting.closed)
             return
         await self._wait(POLL_SECONDS if seconds is None else min(seconds, POLL_SECONDS), committed, self._ending)
         if committed.is_set():
@@ -170,23 +172,26 @@ class SinkWorker:
             batch = await self._outbox.next_batch(self.name, self._limit)
             if batch is None:
                 return
-            await self._deliver(batch, resumed=waiting.closed)
+            await self._deliver(batch, begun=waiting.closed)
 
-    async def _deliver(self, batch: Batch, *, resumed: bool = False) -> None:
+    async def _deliver(self, batch: Batch, *, begun: bool = False) -> None:
         """Send a batch until the sink takes or rejects it, the lead is lost or the delivery ends.
 
-        One that is `resumed` was begun before, perhaps by a process that ended, and may have been sent.
+        One that was `begun` before this process got the lead may have been sent by another one.
         Of a batch that is too large, the first half is sent instead; the second is the next batch.
         """
         records = Counter(record.cluster for record in batch.records)
-        unanswered = False  # an attempt after which the sink may have the batch or not
+        if begun and not self._leading and not batch.rejected:
+            self._unanswered = batch.key
+        self._leading = True
         for attempt in itertools.count():
             if not self._store.leads:  # the lease may have expired while this process was stopped
                 return
             error = await self._send(batch)
             if isinstance(error, KnownKeyError):
-                error = self._known(batch, error, repeated=attempt > 0 or resumed, unanswered=unanswered)
-            unanswered = unanswered or getattr(error, "reason", None) in _OUTCOME_UNKNOWN
+                error = self._known(batch, error)
+            if isinstance(error, UnavailableError) and error.outcome_unknown:
+                self._unanswered = batch.key
             if error is None:
                 await self._acknowledge(functools.partial(self._outbox.confirm, batch))
                 self._succeeded(records)
@@ -205,12 +210,12 @@ class SinkWorker:
             if self._ending.is_set():
                 return
 
-    def _known(self, batch: Batch, error: KnownKeyError, *, repeated: bool, unanswered: bool) -> SinkError | None:
+    def _known(self, batch: Batch, error: KnownKeyError) -> SinkError | None:
         """Return what it means that the receiver knows a batch's key: None if it has the batch."""
-        if not repeated:
-            return error
-        if batch.dead_letter is not None and not unanswered:  # it may well know the key of what it rejected
-            return RejectedError(f"{error}; it rejected a batch with this key before")
+        if batch.key != self._unanswered:
+            # It may well know the key of what it rejected.
+            rejected = RejectedError(f"{error}; it rejected a batch with this key before")
+            return rejected if batch.rejected else error
         log.warning("receiver has batch already: %s", error, extra={"sink": self.name, "key": batch.key})
         return None
 

@@ -1,5 +1,6 @@
 """What can go wrong at a sink: an error says whether to try again later or never again."""
 
+import re
 from collections.abc import Container
 from enum import StrEnum
 
@@ -48,7 +49,8 @@ _REASONS = {
     425: Reason.SERVER_ERROR,
     429: Reason.THROTTLED,
 }
-# What servers and proxies answer with 400 before they look at a body: nginx, Go, Apache, Tomcat and HTTP.sys.
+# What servers and proxies answer with 400 before they look at a body: nginx, Go, Apache, Tomcat, HTTP.sys, HAProxy and
+# uvicorn, and Starlette, Django and Werkzeug for a host that they do not serve.
 _NOT_OF_THE_BODY = (
     "plain http request was sent to https port",
     "sent an http request to an https server",
@@ -59,7 +61,14 @@ _NOT_OF_THE_BODY = (
     "request header or cookie too large",
     "request header field exceeds",
     "required host header",
-    "bad request - invalid host",
+    r"bad request - (invalid host|request too long)",
+    r"http error 400\. the (request|size of the request)",
+    r"your browser sent an invalid request\.",
+    r"your browser sent a request that this server could not understand",
+    r"invalid http request received\.",
+    r"invalid host header",
+    r"answered 400: bad request \(400\)$",
+    r"host '[^']*' is not trusted",
 )
 
 
@@ -72,15 +81,21 @@ class SinkError(GpuidError):
 
 
 class UnavailableError(SinkError):
-    """The sink cannot take the batch now: retry it, not before `retry_after` seconds if the sink named a time."""
+    """The sink cannot take the batch now: retry it, not before `retry_after` seconds if the sink named a time.
 
-    def __init__(self, text: str, reason: Reason, *, retry_after: float | None = None) -> None:
+    With `outcome_unknown` the receiver was sent the whole batch, and may have it.
+    """
+
+    def __init__(
+        self, text: str, reason: Reason, *, retry_after: float | None = None, outcome_unknown: bool = False
+    ) -> None:
         super().__init__(text, reason)
         self.retry_after = retry_after
+        self.outcome_unknown = outcome_unknown
 
 
 class KnownKeyError(UnavailableError):
-    """The receiver knows the batch's idempotency key: it has the batch, if that was sent before."""
+    """The receiver knows the batch's idempotency key: it has the batch, if an earlier attempt may have delivered it."""
 
 
 class RejectedError(SinkError):
@@ -102,10 +117,14 @@ def from_status(
     A batch is refused for good only by a status of `about_records`. Whatever else it is, somebody can fix it at either
     end or in between without changing the records, and the sink waits until then.
     """
-    if status in about_records and not (status == 400 and any(words in text.lower() for words in _NOT_OF_THE_BODY)):
+    if status in about_records and not (
+        status == 400 and any(re.search(words, text.lower()) for words in _NOT_OF_THE_BODY)
+    ):
         if status != 413:
             return RejectedError(text)
         if retry_after is None:
             return TooLargeError(text)
     fallback = Reason.MISCONFIGURED if status < 500 else Reason.SERVER_ERROR
-    return UnavailableError(text, _REASONS.get(status, fallback), retry_after=retry_after)
+    reason = _REASONS.get(status, fallback)
+    # A proxy says 502, 503 or 504 also of a request that a receiver took and did not answer.
+    return UnavailableError(text, reason, retry_after=retry_after, outcome_unknown=status >= 500)

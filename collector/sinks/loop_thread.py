@@ -87,7 +87,10 @@ class LoopThread:
                 with contextlib.suppress(concurrent.futures.InvalidStateError):  # nobody waits any more
                     ended.set_result(None)
 
-        threading.Thread(target=run, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=run, name=self._name, daemon=True).start()
+        except RuntimeError:  # a limit of processes or memory, which Python does not name
+            raise OSError(f"no thread for {self._name}") from None
         return started.result()
 
 

@@ -44,6 +44,9 @@ __all__ = ["ANSWER", "CredentialsError", "S3Client"]
 
 ANSWER = "GpuidAnswer"  # of what a call returns, and of a ClientError's response: the body as it came
 
+MAX_PROGRAM_BYTES = 1 << 20  # that a credential_process may print
+PROGRAM_END_SECONDS = 0.02  # between two looks at whether a program that closed its output has ended
+
 _DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")  # S3 Express One Zone; its names end so, and those of its access points
 
 
@@ -248,10 +251,20 @@ def _process_provider(session: Any, profile_name: str) -> Any:
     return AioProcessProvider(profile_name=profile_name, load_config=lambda: session.full_config, popen=_Program.start)
 
 
+async def _whole(reader: asyncio.StreamReader) -> bytes:
+    whole = bytearray()
+    while part := await reader.read(1 << 16):
+        whole += part
+        if len(whole) > MAX_PROGRAM_BYTES:
+            text = f"it printed more than {MAX_PROGRAM_BYTES >> 20} MiB"
+            raise CredentialRetrievalError(provider="custom-process", error_msg=text)
+    return bytes(whole)
+
+
 class _Program:
     """A `credential_process` without input and without a terminal, which is killed when its time is over.
 
-    An agent that it starts may hold its output open for ever, so a thread waits for it that keeps nothing from ending.
+    An agent that it starts may hold its output open for ever: what waits for that can be cancelled and leaves nothing.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -266,23 +279,30 @@ class _Program:
         return self._process.returncode
 
     async def communicate(self) -> tuple[bytes, bytes]:
+        """Return what it wrote to its output and to its errors, once it has ended and nothing holds these open."""
         loop = asyncio.get_running_loop()
-        output: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
+        readers = []
+        with contextlib.ExitStack() as pipes:
+            try:
+                for pipe in (self._process.stdout, self._process.stderr):
+                    reader = asyncio.StreamReader()
+                    transport, _ = await loop.connect_read_pipe(
+                        functools.partial(asyncio.StreamReaderProtocol, reader), pipe
+                    )
+                    pipes.callback(transport.close)
+                    readers.append(reader)
+                output, errors = [await _whole(reader) for reader in readers]
+                while self._process.poll() is None:  # noqa: ASYNC110  nothing tells that it has ended
+                    await asyncio.sleep(PROGRAM_END_SECONDS)
+            except BaseException:
+                self._kill()
+                raise
+        return output, errors
 
-        def finish(written: tuple[bytes, bytes]) -> None:
-            if not output.done():
-                output.set_result(written)
-
-        def wait() -> None:
-            written = self._process.communicate()
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(finish, written)
-
-        threading.Thread(target=wait, name="gpuid credential_process", daemon=True).start()
-        try:
-            return await output
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                if self._process.returncode is None:
-                    os.killpg(self._process.pid, signal.SIGKILL)
-            raise
+    def _kill(self) -> None:
+        if self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(RuntimeError):  # no thread: Python itself takes notice of the end, some time later
+            threading.Thread(target=self._process.wait, name="gpuid credential_process", daemon=True).start()

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from aiohttp import ClientError as TransportError
+from aiohttp import ClientHttpProxyError
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
@@ -18,7 +20,6 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     NoAuthTokenError,
     NoCredentialsError,
     PartialCredentialsError,
-    ProxyConnectionError,
     ReadTimeoutError,
     RefreshWithMFAUnsupportedError,
     SSOError,
@@ -27,11 +28,13 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from collector.backoff import parse_retry_after
+from collector.http_errors import reason
 from collector.proxies import ProxyUrlError
 from collector.sinks.errors import Reason, from_status
-from collector.sinks.pages import page_text
 from collector.sinks.s3_client import ANSWER, CredentialsError
 from collector.sinks.s3_http import UnusableAnswerError
+from collector.sinks.s3_proxy import PROXY
+from collector.text import one_line, without_markup
 
 __all__ = ["Failure", "describe_failure", "not_stored"]
 
@@ -105,23 +108,44 @@ def describe_failure(error: BaseException, operation: str, foreign: Callable[[st
     match error:
         case ClientError():
             return _answered(error, foreign)
-        case TimeoutError() | ConnectTimeoutError() | ReadTimeoutError():
+        case TimeoutError():
             return Failure(foreign(str(error)), Reason.TIMEOUT)
         case _ if isinstance(error, _UNAUTHORIZED_ERRORS):
             return Failure(foreign(str(error)), Reason.UNAUTHORIZED)
-        case HTTPClientError() if isinstance(cause := error.kwargs.get("error"), UnusableAnswerError):
-            return Failure(f"{operation} {foreign(str(cause))}", Reason.MISCONFIGURED)
-        case HTTPClientError() if isinstance(cause := error.kwargs.get("error"), ProxyUrlError):
-            return Failure(foreign(str(cause)), Reason.MISCONFIGURED)
-        case HTTPClientError() if _is_local(error.kwargs.get("error")):
-            return Failure(foreign(str(error)), Reason.MISCONFIGURED)
-        case ProxyConnectionError() if "407" in str(error):
-            return Failure(foreign(str(error)), Reason.UNAUTHORIZED)
-        case HTTPClientError() | ConnectionError() | TransportError() | ResponseParserError():
+        case HTTPClientError() | ConnectionError():
+            return _not_answered(error, operation, foreign)
+        case TransportError() | ResponseParserError():
             return Failure(foreign(str(error)), Reason.CONNECTION)
         case BotoCoreError() | OSError() | ValueError():
             return Failure(foreign(str(error)), Reason.MISCONFIGURED)
     return None
+
+
+def _not_answered(error: Any, operation: str, foreign: Callable[[str], str]) -> Failure:
+    """Return why a request got no answer, or none that is to be used."""
+    match error.kwargs.get("error"):
+        case _ if isinstance(error, ConnectTimeoutError):
+            return Failure(_with_places(error, "no connection in time"), Reason.TIMEOUT)
+        case _ if isinstance(error, ReadTimeoutError):
+            return Failure(_with_places(error, "no answer in time"), Reason.TIMEOUT)
+        case UnusableAnswerError() as cause:
+            return Failure(f"{operation} {foreign(str(cause))}", Reason.MISCONFIGURED)
+        case ProxyUrlError() as cause:
+            return Failure(foreign(str(cause)), Reason.MISCONFIGURED)
+        case cause if _is_local(cause):
+            return Failure(foreign(str(cause)), Reason.MISCONFIGURED)
+        case ClientHttpProxyError(status=HTTPStatus.PROXY_AUTHENTICATION_REQUIRED) as cause:
+            return Failure(_with_places(error, reason(cause)), Reason.UNAUTHORIZED)
+        case Exception() as cause:
+            return Failure(_with_places(error, foreign(reason(cause))), Reason.CONNECTION)
+    return Failure(foreign(str(error)), Reason.CONNECTION)
+
+
+def _with_places(error: Any, words: str) -> str:
+    """Return what went wrong with the server that it went wrong with, and the proxy on the way."""
+    server = one_line(urlsplit(error.kwargs.get("endpoint_url") or "").netloc.rpartition("@")[2])
+    proxy = error.kwargs.get(PROXY, "")
+    return f"{f'{server}: ' if server else ''}{words}{f'; through {proxy}' if proxy and proxy not in words else ''}"
 
 
 def not_stored(answer: dict[str, Any], foreign: Callable[[str], str]) -> str | None:
@@ -134,7 +158,7 @@ def not_stored(answer: dict[str, Any], foreign: Callable[[str], str]) -> str | N
     if status == HTTPStatus.OK and etag.strip('" ') and not etag.startswith("W/") and b"<html" not in body.lower():
         return None
     problem = "without an ETag" if status == HTTPStatus.OK and not etag.strip('" ') else "which is not S3's answer"
-    words = foreign(page_text(body))
+    words = foreign(without_markup(body.decode(errors="replace")))
     return (
         f"PutObject answered {status} {problem}, so nothing is stored; check endpoint_url{': ' if words else ''}{words}"
     )
@@ -155,7 +179,8 @@ def _answered(error: Any, foreign: Callable[[str], str]) -> Failure:
         message = foreign(str(answer.get("Message") or ""))
         said = f" {foreign(code)}{': ' if message else ''}{message}"
     else:  # no answer of S3's: botocore makes a code and a message of the status
-        code, words = "", foreign(page_text(error.response.get(ANSWER) or b""))
+        code, body = "", error.response.get(ANSWER) or b""
+        words = foreign(without_markup(body.decode(errors="replace")))
         said = f": {words}" if words else f"{_phrase(status)} with an empty body"
     text = f"{error.operation_name} answered {status}{said}"
     retry_after = parse_retry_after(meta.get("HTTPHeaders", {}).get("retry-after"), time.time())
@@ -167,12 +192,11 @@ def _reason(operation: str, code: str, status: int) -> Reason:
         return Reason.UNAUTHORIZED
     if code.startswith("KMS."):
         return Reason.MISCONFIGURED
-    if (reason := _REASON_BY_CODE.get(code)) is not None:
-        return reason
+    if (known := _REASON_BY_CODE.get(code)) is not None:
+        return known
     if status in {HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}:
         return Reason.MISCONFIGURED
-    reason = from_status(status, "").reason
-    return Reason.MISCONFIGURED if reason is Reason.REJECTED else reason  # a status never speaks of the batch
+    return from_status(status, "").reason
 
 
 def _phrase(status: int) -> str:

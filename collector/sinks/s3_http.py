@@ -7,14 +7,14 @@ from typing import Any
 import anyio
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 
-from collector.sinks.pages import page_text
-from collector.text import describe_redirect
+from collector.text import describe_redirect, one_line, without_markup
 
 __all__ = ["HttpSession", "UnusableAnswerError"]
 
 _NO_S3 = "with a page instead of S3's answer, so nothing is stored; check endpoint_url"
 
 MAX_ANSWER_BYTES = 1 << 20  # of the body of an answer; those of S3 and STS have a few kilobytes
+_MAX_WORDS_LENGTH = 1 << 14  # characters of an answer that an error repeats, before it is shortened
 _PART_BYTES = 1 << 16  # of a request's body that are handed over at once
 
 
@@ -58,7 +58,7 @@ class _Requests:
         # botocore would take it for an error of the service, or for a success without a look at it.
         page = body.strip() and not body.lstrip().startswith((b"<?xml", b"<Error"))
         if method in ("PUT", "DELETE") and response.ok and page:
-            raise UnusableAnswerError(f"answered {response.status} {_NO_S3}: {page_text(body)}")
+            raise UnusableAnswerError(f"answered {response.status} {_NO_S3}: {_words(body)}")
         return _Answer(response, body)
 
 
@@ -89,6 +89,10 @@ async def _read(response: Any) -> bytes:
     return bytes(body)
 
 
+def _words(body: bytes) -> str:
+    return one_line(without_markup(body.decode(errors="replace")), _MAX_WORDS_LENGTH)
+
+
 def _refuse_redirect(response: Any, body: bytes) -> None:
     """Raise UnusableAnswerError for a redirect that is not AWS's word that a bucket is in another region.
 
@@ -100,7 +104,7 @@ def _refuse_redirect(response: Any, body: bytes) -> None:
         response.close()
         raise UnusableAnswerError(describe_redirect(response.status, location, "endpoint_url and region"))
     if "x-amz-bucket-region" not in response.headers and b"<Error" not in body:
-        words = page_text(body)
+        words = _words(body)
         said = f": {words}" if words else " with an empty body"
         raise UnusableAnswerError(f"answered {response.status} {response.reason}{said}; check endpoint_url and region")
 

@@ -3,17 +3,21 @@
 botocore itself reads NO_PROXY without networks, knows no SOCKS, and behind a proxy aiobotocore checks no certificate.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
 
-from collector.proxies import is_socks
+from collector.proxies import ProxyUrlError, describe, is_socks
 from collector.sinks.credentials import choose_proxy
-from collector.socks import SocksProxyError, connector
+from collector.socks import connector
 from collector.urls import parse_url
 
-__all__ = ["with_proxy"]
+__all__ = ["PROXY", "with_proxy"]
+
+PROXY = "gpuid_proxy"  # of the `kwargs` of botocore's errors: the proxy on the way
 
 
 def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSession]:
@@ -26,6 +30,15 @@ def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSes
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._proxy_config = _Rule(proxy)
+
+        async def send(self, request: Any) -> Any:
+            try:
+                return await super().send(request)
+            except BotoCoreError as error:
+                with suppress(ProxyUrlError):
+                    if (chosen := self._proxy_config.proxy_url_for(request.url)) is not None:
+                        error.kwargs[PROXY] = describe(parse_url(chosen))
+                raise
 
         def _create_connector(self, proxy_url: str | None) -> Any:
             url = parse_url(proxy_url) if proxy_url else None
@@ -65,7 +78,4 @@ class _SocksRequests:
         self._session = session
 
     async def request(self, *arguments: Any, **options: Any) -> Any:
-        try:
-            return await self._session.request(*arguments, **options | {"proxy": None, "proxy_headers": None})
-        except SocksProxyError as error:  # for which botocore would blame the endpoint
-            raise ConnectionError(str(error)) from None
+        return await self._session.request(*arguments, **options | {"proxy": None, "proxy_headers": None})

@@ -153,7 +153,8 @@ class WebhookSink:
             if self._begun and not self._sent:
                 raise _InterruptedError(text, Reason.CONNECTION) from None
             refused = isinstance(error, httpx.ProxyError) and str(error).startswith("407")
-            raise UnavailableError(text, Reason.UNAUTHORIZED if refused else Reason.CONNECTION) from None
+            reason = Reason.UNAUTHORIZED if refused else Reason.CONNECTION
+            raise UnavailableError(text, reason, outcome_unknown=self._sent) from None
 
     async def _exchange(
         self, client: httpx.AsyncClient, body: bytes, headers: Mapping[str, str]
@@ -170,12 +171,15 @@ class WebhookSink:
                 except httpx.HTTPError:
                     _log.debug("response body incomplete", extra={"sink": self._name})
         status = response.status_code
+        if status == 204 and (
+            response.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in response.headers
+        ):
+            await self._close_client()  # what comes would be taken for the next answer
         if not response.is_success:
             return status, self._map_answer(status, response.headers, content[:_BODY_LIMIT])
         if not self._sent:
-            return status, self._unavailable(
-                f"answered {status} before it had read the whole batch", Reason.SERVER_ERROR
-            )
+            text = self._text(f"answered {status} before it had read the whole batch")
+            return status, UnavailableError(text, Reason.SERVER_ERROR, outcome_unknown=True)
         return status, None
 
     async def _parts(self, body: bytes) -> AsyncIterator[bytes]:
@@ -233,7 +237,8 @@ class WebhookSink:
         wait = parse_retry_after(headers.get("Retry-After"), time.time())
         if status == 409:
             return KnownKeyError(f"{text} (it is processing the batch)", Reason.SERVER_ERROR, retry_after=wait)
-        return from_status(status, text, wait, about_records=_ABOUT_RECORDS)
+        about = _ABOUT_RECORDS if "X-Squid-Error" not in headers else ()  # of a proxy that passed nothing on
+        return from_status(status, text, wait, about_records=about)
 
     async def _open(self, found: _Files) -> httpx.AsyncClient:
         """Return the client, a new one if its certificate files have changed."""
@@ -281,7 +286,7 @@ class WebhookSink:
         return UnavailableError(self._text(text), reason)
 
     def _timeout(self, text: str) -> UnavailableError:
-        return self._unavailable(self._with_proxy(text), Reason.TIMEOUT)
+        return UnavailableError(self._text(self._with_proxy(text)), Reason.TIMEOUT, outcome_unknown=self._sent)
 
     def _with_proxy(self, text: str) -> str:
         """Return a text that names the proxy on the way, which may be the one that it is about."""

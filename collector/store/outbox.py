@@ -39,11 +39,11 @@ class Subscription(NamedTuple):
 
 
 class SinkBacklog(NamedTuple):
-    """What waits for a sink."""
+    """What waits for a sink, dead letters that are to be sent again included."""
 
     records: int
     oldest: float | None  # Unix seconds; None when nothing waits
-    dead_letters: int = 0  # batches that it rejected
+    dead_letters: int = 0  # batches that it rejected, and that wait for a person
 
 
 class SinkState(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class SinkState(msgspec.Struct, frozen=True, kw_only=True):
 
     sink: str
     emit: str
-    records: int  # dead letters aside
+    records: int  # with those of dead letters that are to be sent again
     oldest: float | None  # Unix seconds; None when nothing waits
     next: str | None  # the key of the batch that was handed out and is not confirmed
     configured: bool = True  # if not, its backlog is kept for some days
@@ -74,7 +74,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     store: str = ""  # the id of the store that it is from
     emit: str = ""  # of what kind they are; empty for a dead letter
     last: int = 0  # where the cursor goes when it is delivered
-    dead_letter: int | None = None  # the id, if it is one that is replayed
+    dead_letter: int | None = None  # the id of its row among the dead letters, if it is one that is sent again
+    rejected: bool = False  # its sink rejected it before, under this key
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +119,7 @@ class Outbox:
                         await _warn(connection, state, "sink removed from the configuration; keeping its backlog")
                 elif sinks[name].emit != state["emit"]:
                     await _warn(connection, state, "sink emits other records now; dropping its backlog")
-                    await connection.execute(delete(schema.sinks).where(_sinks.name == name))
+                    await _drop(connection, name)
                 elif state["gone"] is not None:
                     await connection.execute(here.values(gone=None))
             for name, wanted in sinks.items():
@@ -139,7 +140,10 @@ class Outbox:
         async with self._leadership.write() as connection:
             for state in (await connection.execute(over)).mappings().all():
                 await _warn(connection, state, "sink missing from the configuration for days; dropping its backlog")
-                await connection.execute(delete(schema.sinks).where(_sinks.name == state["name"]))
+                await _drop(connection, state["name"])
+                await connection.execute(
+                    update(schema.dead_letters).where(_letters.sink == state["name"]).values(replay=False)
+                )
 
     async def next_batch_state(self, sink: str, limit: int) -> BatchState:
         """Return what the sink's next batch would hold, counting up to `limit` records."""
@@ -194,6 +198,7 @@ class Outbox:
                         records=_decoded(letter["records"], "dead letter", letter["id"]),
                         store=store,
                         dead_letter=letter["id"],
+                        rejected=not letter["half"],
                     )
             if state is None:
                 return None
@@ -223,8 +228,8 @@ class Outbox:
     async def halve(self, batch: Batch, reason: str) -> Batch | None:
         """Make two batches of one of at least two records, and return the first; None if it is no longer the next.
 
-        Records that were read together cannot be told apart by a cursor: these become dead letters that are replayed,
-        for `reason`.
+        Records that were read together cannot be told apart by a cursor: their halves are kept beside the dead letters,
+        with `reason`, until they are delivered.
         """
         async with self._leadership.write() as connection:
             if batch.store != self._database.id:  # that one was damaged: this one has other batches
@@ -239,10 +244,11 @@ class Outbox:
             if state is None or state["upto"] != batch.last or state["emit"] != batch.emit:
                 return None
             ahead = _counted(state).where(_TABLES[batch.emit].c.id <= batch.last)
-            rows = [(row[0], sound_count(row[2])) for row in await connection.execute(ahead)]
+            found = (await connection.execute(ahead)).all()
+            rows = [(row[0], sound_count(row[2])) for row in found]
             if len(rows) < 2:
                 await _advance(connection, batch)
-                return await _insert_halves(connection, batch, self._clock(), reason)
+                return await _insert_halves(connection, batch, moment(found[0][1]) if found else self._clock(), reason)
             totals = itertools.accumulate(count for _, count in rows)
             half = sum(count for _, count in rows) / 2
             upto = [
@@ -270,7 +276,7 @@ class Outbox:
         async with self._database.write() as connection:
             known = batch.store == self._database.id  # else that one was damaged, and the batch is kept in this one
             if known and batch.dead_letter is not None:
-                row = {"reason": reason, "time": self._clock(), "replay": False}
+                row = {"reason": reason, "time": self._clock(), "replay": False, "half": False}
                 await connection.execute(
                     update(schema.dead_letters).where(_letters.id == batch.dead_letter).values(row)
                 )
@@ -288,7 +294,7 @@ class Outbox:
                 )
 
     async def backlog(self, sink: str) -> SinkBacklog:
-        """Return what waits for the sink, dead letters counted apart."""
+        """Return what waits for the sink, and how many dead letters it has."""
         async with self._database.read() as connection:
             return await _backlog(connection, sink, await _state(connection, sink))
 
@@ -315,7 +321,7 @@ class Outbox:
     async def dead_letters(self, sink: str | None = None) -> list[DeadLetter]:
         """Return the dead letters, oldest first, without their records."""
         columns = [column for column in schema.dead_letters.c if column.name != "records"]
-        query = select(*columns).order_by(_letters.id)
+        query = select(*columns).where(~_letters.half).order_by(_letters.id)
         if sink is not None:
             query = query.where(_letters.sink == sink)
         async with self._database.read() as connection:
@@ -324,7 +330,8 @@ class Outbox:
     async def show(self, id: int) -> DeadLetter | None:  # noqa: A002
         """Return one dead letter with its records; None if there is none of this id."""
         async with self._database.read() as connection:
-            row = (await connection.execute(select(schema.dead_letters).where(_letters.id == id))).mappings().first()
+            query = select(schema.dead_letters).where(_letters.id == id, ~_letters.half)
+            row = (await connection.execute(query)).mappings().first()
         if row is None:
             return None
         return _letter(row, _decoded(row["records"], "dead letter", id))
@@ -339,7 +346,8 @@ class Outbox:
     async def drop(self, ids: Collection[int]) -> int:
         """Delete dead letters; returns how many of these ids there were."""
         async with self._database.write() as connection:
-            return _count(await connection.execute(delete(schema.dead_letters).where(_letters.id.in_(ids))))
+            chosen = delete(schema.dead_letters).where(_letters.id.in_(ids), ~_letters.half)
+            return _count(await connection.execute(chosen))
 
     def _key(self, state: RowMapping, upto: int) -> str:
         """Return the key of a sink's batch, which is another one in every store and for every sink."""
@@ -376,14 +384,29 @@ async def _state(connection: AsyncConnection, sink: str) -> RowMapping | None:
 
 
 async def _backlog(connection: AsyncConnection, sink: str, state: RowMapping | None) -> SinkBacklog:
-    dead = await connection.scalar(select(func.count(_letters.id)).where(_letters.sink == sink)) or 0
+    kept = select(
+        func.count(_letters.id).filter(~_letters.replay),
+        func.count(_letters.id).filter(_letters.replay),
+        func.sum(_letters.count).filter(_letters.replay),
+        func.min(_letters.time).filter(_letters.replay),
+    )
+    dead, again, count, oldest = (await connection.execute(kept.where(_letters.sink == sink))).one()
+    waiting, times = max(int(count or 0), again), [] if oldest is None else [moment(oldest)]
     if state is None:
-        return SinkBacklog(0, None, dead)
+        return SinkBacklog(waiting, min(times, default=None), dead)
     ahead = _counted(state).subquery()
     first = _counted(state).limit(1).subquery()
     count, rows = (await connection.execute(select(func.sum(ahead.c.count), func.count(ahead.c.id)))).one()
-    oldest = await connection.scalar(select(first.c.time))
-    return SinkBacklog(max(int(count or 0), rows), None if oldest is None else moment(oldest), dead)
+    waiting += max(int(count or 0), rows)
+    if (oldest := await connection.scalar(select(first.c.time))) is not None:
+        times.append(moment(oldest))
+    return SinkBacklog(waiting, min(times, default=None), dead)
+
+
+async def _drop(connection: AsyncConnection, sink: str) -> None:
+    """Delete a sink's backlog."""
+    await connection.execute(delete(schema.dead_letters).where(_letters.sink == sink, _letters.half))
+    await connection.execute(delete(schema.sinks).where(_sinks.name == sink))
 
 
 async def _warn(connection: AsyncConnection, state: RowMapping, message: str) -> None:
@@ -419,7 +442,7 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
 
 
 async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float, reason: str) -> Batch:
-    """Make two dead letters that are replayed of a batch, or of the dead letter that it is; return the first.
+    """Keep the halves of a batch, or of the dead letter that it is, to be sent next; return the first.
 
     The second is dated between the first and the next one, so that they stay in order however often they are halved.
     """
@@ -440,6 +463,7 @@ async def _insert_halves(connection: AsyncConnection, batch: Batch, time: float,
             "count": len(records),
             "records": encode_records(records),
             "replay": True,
+            "half": True,
         }
         id_ = batch.dead_letter if name == "first" else None
         if id_ is None:

@@ -18,7 +18,7 @@ ROWS_PER_TRANSACTION = 20_000  # that one looks at
 async def prune(database: Database, before: float | None) -> int:
     """Forget what ended before this time (None: nothing), and readings that were delivered; returns how many rows.
 
-    Changes that still wait for a sink stay, however old they are.
+    What still waits for a sink stays, however old it is: changes, and dead letters that are to be sent again.
     """
     forgotten = await _delivered_readings(database)
     if before is None:
@@ -30,7 +30,8 @@ async def prune(database: Database, before: float | None) -> int:
     forgotten += await _sweep(database, schema.changes, changes)
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
     forgotten += await _absent(database)
-    letters = await _sweep(database, schema.dead_letters, schema.dead_letters.c.time < before)
+    old = schema.dead_letters.c.time < before
+    letters = await _sweep(database, schema.dead_letters, old & ~schema.dead_letters.c.replay)
     if letters:
         log.warning("deleted dead letters older than store.retention", extra={"dead_letters": letters})
     return forgotten + letters

@@ -12,6 +12,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -32,7 +33,7 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0003"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0004"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
@@ -155,6 +156,7 @@ dead_letters = Table(
     Column("count", Integer, nullable=False),
     Column("records", LargeBinary, nullable=False),
     Column("replay", Boolean, nullable=False),  # to be sent again
+    Column("half", Boolean, nullable=False, server_default=false()),  # of one too large: it was not rejected
     Index("gpuid_dead_letters_sink", "sink", "id"),
     sqlite_autoincrement=True,
 )

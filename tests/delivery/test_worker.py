@@ -24,7 +24,9 @@ def batch(number: int, *, records: int = 1, letter: int | None = None) -> Batch:
     names = ("node", "machine", "source", "chassis", "gpu", "time", "uuid", "model", "event")
     fields: dict[str, Any] = dict.fromkeys(names, "")
     one = SinkRecord(cluster="prod", **fields)
-    return Batch(sink="lake", key=f"key-{number}", records=[one] * records, dead_letter=letter)
+    return Batch(
+        sink="lake", key=f"key-{number}", records=[one] * records, dead_letter=letter, rejected=letter is not None
+    )
 
 
 class World:
@@ -271,13 +273,17 @@ async def test_batches_grow_again_when_the_sink_takes_them() -> None:
     assert (world.limits[1], world.limits[-1]) == (4, 32)
 
 
+def lost() -> UnavailableError:
+    return UnavailableError("no answer", Reason.TIMEOUT, outcome_unknown=True)
+
+
 def known_key() -> KnownKeyError:
     return KnownKeyError("answered 409", Reason.SERVER_ERROR)
 
 
 async def test_a_repeated_key_that_the_receiver_knows_is_delivered(caplog: pytest.LogCaptureFixture) -> None:
     world = World(batch(1), age=3600)
-    world.answer = lambda number: UnavailableError("no answer", Reason.TIMEOUT) if number == 1 else known_key()
+    world.answer = lambda number: lost() if number == 1 else known_key()
     await world.run(until=lambda: not world.batches)
     assert (world.sent, world.confirmed, world.failures) == (["key-1"] * 2, ["key-1"], ["timeout"])
     assert "receiver has batch already: answered 409" in caplog.text
@@ -289,6 +295,62 @@ async def test_a_new_key_that_the_receiver_knows_is_being_processed() -> None:
     world.during_wait = lambda: world.ending.set() if world.sent else None
     await world.run(until=lambda: False)
     assert (world.sent, world.confirmed, world.failures) == (["key-1"], [], ["server_error"])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        known_key(),
+        UnavailableError("connection refused", Reason.CONNECTION),
+        UnavailableError("no connection", Reason.TIMEOUT),
+        UnavailableError("answered 401", Reason.UNAUTHORIZED),
+        UnavailableError("answered 429", Reason.THROTTLED),
+        RuntimeError("bug"),
+    ],
+)
+async def test_a_key_that_no_attempt_delivered_holds_the_sink_up(before: Exception) -> None:
+    world = World(batch(1), age=3600)
+    world.answer = lambda number: before if number < 3 else known_key()
+    world.during_wait = lambda: world.ending.set() if len(world.sent) == 6 else None
+    await world.run(until=lambda: False)
+    assert (world.sent, world.confirmed, world.dead) == (["key-1"] * 6, [], [])
+
+
+async def test_a_key_that_one_of_many_attempts_may_have_delivered_is_delivered() -> None:
+    world = World(batch(1), age=3600)
+    refused = UnavailableError("connection refused", Reason.CONNECTION)
+    world.answer = lambda number: {1: lost(), 2: refused}.get(number, known_key())
+    await world.run(until=lambda: not world.batches)
+    assert (world.sent, world.confirmed) == (["key-1"] * 3, ["key-1"])
+
+
+async def test_a_batch_that_this_process_began_itself_is_not_a_repetition() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.closed_batch = True  # as a second half is
+    world.answer = lambda number: known_key() if number > 1 else None
+    world.during_wait = lambda: world.ending.set() if len(world.sent) == 4 else None
+    await world.run(until=lambda: False)
+    assert (world.sent, world.confirmed) == (["key-1", "key-2", "key-2", "key-2"], ["key-1"])
+
+
+async def test_a_batch_that_another_process_may_have_sent_meanwhile_is_a_repetition() -> None:
+    world = World(batch(1), batch(2), age=3600)
+    world.answer = lambda number: known_key() if number > 1 else None
+
+    def stand_by() -> None:
+        world.leads = not world.waits or len(world.waits) > 3
+        world.closed_batch = True
+
+    confirm = world.confirm
+
+    async def confirm_and_lose(one: Batch) -> None:
+        await confirm(one)
+        world.leads = not world.batches
+
+    world.confirm = confirm_and_lose  # type: ignore[method-assign]
+    world.during_wait = stand_by
+    await world.run(until=lambda: not world.batches)
+    assert (world.sent, world.confirmed) == (["key-1", "key-2"], ["key-1", "key-2"])
 
 
 async def test_a_key_that_a_process_before_may_have_sent_is_a_repeated_one() -> None:
@@ -312,8 +374,7 @@ async def test_a_half_is_no_repetition() -> None:
 async def test_the_key_of_a_dead_letter_may_be_known_as_rejected(answered: bool, delivered: bool) -> None:
     world = World(batch(1, letter=7), age=3600)
     world.closed_batch = True
-    lost = UnavailableError("no answer", Reason.TIMEOUT)
-    world.answer = lambda number: lost if number == 1 and not answered else known_key()
+    world.answer = lambda number: lost() if number == 1 and not answered else known_key()
     await world.run(until=lambda: not world.batches)
     assert bool(world.confirmed) is delivered
     assert [reason for _, reason in world.dead] == (

@@ -72,12 +72,35 @@ def test_a_batch_that_is_too_large_is_told_from_one_that_is_wrong() -> None:
         "400 No required SSL certificate was sent; nginx",
         "400 Request Header Or Cookie Too Large",
         "Bad Request; Bad Request - Invalid Hostname; HTTP Error 400. The request hostname is invalid.",
+        "Bad Request; Bad Request - Request Too Long; HTTP Error 400. The size of the request headers is too long.",
+        "Bad Request; Bad Request - Invalid Header; HTTP Error 400. The request has an invalid header name.",
+        "400 Bad request; Your browser sent an invalid request.",
+        "400 Bad Request; Bad Request; Your browser sent a request that this server could not understand.",
+        "Invalid HTTP request received.",
+        "Invalid host header",
+        "Bad Request (400)",
+        "400 Bad Request; Bad Request; Host 'gpus.example.com' is not trusted.",
     ],
 )
 def test_a_400_that_is_not_about_the_records_is_not_final(said: str) -> None:
     error = from_status(400, f"sinks.hook: http://x: answered 400: {said}", about_records=OF_RECORDS)
     assert isinstance(error, UnavailableError)
     assert error.reason is Reason.MISCONFIGURED
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "Bad Request",
+        '{"detail": "chassis is not trusted."}',
+        '{"error": "Bad Request (400)", "field": "gpu"}',
+        "400 Bad Request; The browser (or proxy) sent a request that this server could not understand.",  # Flask's
+    ],
+)
+def test_a_400_that_may_be_about_the_records_is_final(said: str) -> None:
+    error = from_status(400, f"sinks.hook: http://x: answered 400: {said}", about_records=OF_RECORDS)
+    assert isinstance(error, RejectedError)
 
 
 def test_the_reason_label_is_a_closed_set() -> None:

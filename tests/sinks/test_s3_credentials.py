@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import ssl
 import subprocess
 import sys
@@ -375,6 +376,51 @@ class TestNothingElseWaits:
             assert all(running(int(file.read_text())) for file in pids)
             tasks.cancel_scope.cancel()
         await eventually(lambda: not any(running(int(file.read_text())) for file in pids))
+
+    async def test_an_agent_that_keeps_the_output_open_leaves_nothing_behind(
+        self, record: MakeRecord, tmp_path: Path
+    ) -> None:
+        program(tmp_path, f"setsid sleep 1000 & echo $! >>\"{tmp_path}/agents\"; echo '{answer_of_program('KEY')}'")
+        settings = S3Settings(bucket="gpu-serials", endpoint_url="http://127.0.0.1:1", timeout=Duration(2))
+        sink = S3Sink("lake", settings)
+        try:
+            threads: list[int] = []
+            files: list[int] = []
+            for _ in range(3):
+                with pytest.raises(UnavailableError, match="no answer within 2 s"):
+                    await sink.send([record()], key="k")
+                threads.append(threading.active_count())
+                files.append(open_files())
+            await eventually(lambda: threading.active_count() <= threads[0] and open_files() <= files[0])
+            assert not [thread for thread in threading.enumerate() if "credential_process" in thread.name]
+        finally:
+            await sink.aclose()
+            for agent in (tmp_path / "agents").read_text().split():
+                os.kill(int(agent), signal.SIGKILL)
+
+    async def test_a_program_that_prints_without_end_is_ended(self, record: MakeRecord, tmp_path: Path) -> None:
+        program(tmp_path, f'echo $$ >"{tmp_path}/pid"; exec yes')
+        async with lake("http://127.0.0.1:1") as sink:
+            with pytest.raises(UnavailableError, match="it printed more than 1 MiB") as caught:
+                await sink.send([record()], key="k")
+        assert caught.value.reason is Reason.UNAUTHORIZED
+        await eventually(lambda: not running(int((tmp_path / "pid").read_text())))
+
+    async def test_a_thread_that_cannot_start_is_a_line_for_a_person(
+        self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sink = S3Sink("lake", S3Settings(bucket="gpu-serials", endpoint_url="http://127.0.0.1:1"))
+        arguments = sink._put_arguments([record()], "k")
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name.startswith("gpuid s3"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(UnavailableError, match=r"the sink's thread cannot start$"):
+            await sink._put(arguments)
 
 
 def running(process: int) -> bool:

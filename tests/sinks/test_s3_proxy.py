@@ -154,10 +154,45 @@ async def test_a_service_behind_a_proxy_has_to_show_its_certificate(
         async with lake(f"https://localhost:{s3}", proxy=way, ca_file=certificates.ca) as sink:
             await sink.send([record()], key="k")
         async with lake(f"https://localhost:{s3}", proxy=way) as sink:
-            with pytest.raises(UnavailableError):
+            text = rf": localhost:{s3}: certificate verify failed: .*certificate.*; through .*127\.0\.0\.1:{port}$"
+            with pytest.raises(UnavailableError, match=text):
                 await sink.send([record()], key="k")
     assert len(stored) == 1
     assert seen == [f"CONNECT localhost:{s3} HTTP/1.1" if scheme == "http" else "socks localhost"] * 2
+
+
+@pytest.mark.parametrize(("status", "reason"), [(407, Reason.UNAUTHORIZED), (403, Reason.CONNECTION)])
+async def test_what_a_proxy_answers_is_repeated(
+    status: int, reason: Reason, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:s3cr3t@127.0.0.1:{port}")
+        async with lake("https://s3.test") as sink:
+            with pytest.raises(
+                UnavailableError, match=f"the proxy answered HTTP status {status}.*127.0.0.1:{port}$"
+            ) as caught:
+                await sink.send([record()], key="k")
+    assert caught.value.reason is reason
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_that_cannot_be_resolved_is_named(
+    scheme: str, record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"{scheme}://nowhere.invalid:3128")
+    async with lake("http://s3.test") as sink:
+        with pytest.raises(UnavailableError, match=r"nowhere\.invalid") as caught:
+            await sink.send([record()], key="k")
+    assert caught.value.reason is Reason.CONNECTION
+    assert "unhandled" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5"])

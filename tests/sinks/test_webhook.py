@@ -432,6 +432,33 @@ async def test_what_is_not_about_the_records_holds_the_sink_up(status: int, reco
                 await sink.check()
 
 
+async def test_a_400_of_a_proxy_that_passed_nothing_on_holds_the_sink_up(record: MakeRecord) -> None:
+    with receiving() as receiver:
+        receiver.respond(400, "Invalid Request", headers={"X-Squid-Error": "ERR_INVALID_REQ 0"})
+        async with webhook(receiver.url) as sink:
+            with pytest.raises(UnavailableError, match="answered 400: Invalid Request"):
+                await sink.send([record()], key="k")
+
+
+async def test_a_204_with_a_body_delivers(record: MakeRecord) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                return
+            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+            requests.append(head)
+            writer.write(b"HTTP/1.1 204 X\r\nContent-Length: 20\r\n\r\n" + b"x" * 20)
+            await writer.drain()
+
+    requests: list[bytes] = []
+    async with listening(handle) as port, webhook(f"http://127.0.0.1:{port}/") as sink:
+        for number in range(4):
+            await sink.send([record()], key=f"k{number}")
+    assert len(requests) == 4
+
+
 async def test_a_known_key_is_told_from_other_answers(record: MakeRecord) -> None:
     with receiving() as receiver:
         receiver.respond(409, "duplicate", headers={"Retry-After": "3"})

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from collector.model import Gpu, UnidentifiedGpu
 from collector.store import Batch, OpenMode, SinkBacklog, SinkState, Store, Subscription
+from collector.store.retention import prune
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -276,6 +277,39 @@ class TestHalves:
         (letter,) = await collector.store.outbox.dead_letters()
         assert (letter.count, letter.reason, letter.replay) == (1, "answered 413", False)
         assert await collector.store.outbox.backlog("lake") == SinkBacklog(0, None, dead_letters=1)
+
+    async def test_they_wait_and_are_no_dead_letters(self, collector):
+        outbox = collector.store.outbox
+        await collector.store.reconcile({"lake": READINGS})
+        await read(collector, "a", 10.0, *"12345")
+        await read(collector, "b", 11.0, "6")
+        half = await outbox.halve(await outbox.next_batch("lake", 3), "answered 413")
+        assert not half.rejected
+        assert await outbox.backlog("lake") == SinkBacklog(6, 10.0)
+        assert [(one.records, one.oldest) for one in await outbox.sinks()] == [(6, 10.0)]
+        assert await outbox.dead_letters() == []
+        assert await outbox.show(half.dead_letter) is None
+        assert await outbox.drop([half.dead_letter]) == 0
+        await prune(collector.store.database, time.time() + 3600)
+        assert await outbox.next_batch("lake", 3) == half
+        await outbox.dead_letter(half, "answered 422")
+        assert await outbox.backlog("lake") == SinkBacklog(4, 10.5, dead_letters=1)
+        await outbox.replay([half.dead_letter])
+        assert [letter.id for letter in await outbox.dead_letters()] == [half.dead_letter]
+        while (batch := await outbox.next_batch("lake", 3)).dead_letter != half.dead_letter:
+            await outbox.confirm(batch)
+        assert batch.rejected
+
+    async def test_those_of_a_sink_that_is_given_up_are_dropped(self, collector):
+        outbox = collector.store.outbox
+        await collector.store.reconcile({"lake": READINGS})
+        await read(collector, "a", 10.0, *"12345")
+        half = await outbox.halve(await outbox.next_batch("lake", 3), "answered 413")
+        await outbox.dead_letter(half, "answered 422")
+        await outbox.replay([half.dead_letter])
+        await collector.store.reconcile({})
+        await outbox.give_up(time.time() + 60)
+        assert await outbox.backlog("lake") == SinkBacklog(0, None, dead_letters=1)
 
     async def test_those_of_a_replayed_dead_letter_come_before_later_ones(self, collector):
         await collector.store.reconcile({"lake": CHANGES})

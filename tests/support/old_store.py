@@ -10,6 +10,7 @@ _STATEMENTS = (
     "ALTER TABLE gpuid_changes DROP COLUMN last_known",
     "ALTER TABLE gpuid_placements DROP COLUMN last_known",
     "ALTER TABLE gpuid_ghosts DROP COLUMN facts",
+    "ALTER TABLE gpuid_dead_letters DROP COLUMN half",
     "UPDATE gpuid_schema SET version_num = '0001'",
 )
 

@@ -1,0 +1,14 @@
+"""What waits to be sent as a half of what was too large, among the dead letters."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column; what was kept before counts as rejected."""
+    op.add_column("gpuid_dead_letters", sa.Column("half", sa.Boolean, nullable=False, server_default=sa.false()))
