@@ -27,6 +27,7 @@ from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.end_deadline import EndDeadline, Stage
 from collector.files import UnreadableFileError, in_time, read_secret
+from collector.postgres import Connector
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
@@ -574,14 +575,12 @@ def _postgres(
     location: PostgresLocation, password_file: Path | None, *, connections: int = 5, ping: bool = True
 ) -> AsyncEngine:
     options = connection_options(location.url)
+    connector = Connector(options, timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS)
 
     async def connect(*_args: object, **_kwargs: object) -> Any:
-        return await asyncpg.connect(
-            options.url,
+        return await connector.connect(
             ssl=client_context() if options.system_authorities else None,
-            timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
             command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            server_settings=options.server_settings,
             password=None if password_file is None else await _password(password_file),
             statement_cache_size=0,
         )
