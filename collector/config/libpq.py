@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from collector.urls import is_host
+
 __all__ = ["ConnectionOptions", "connection_options"]
 
 APPLICATION_NAME = "gpuid"
@@ -159,7 +161,7 @@ def _several_hosts(url: str, given: Mapping[str, str]) -> tuple[tuple[str, int],
     if not all(named) or not all(found):
         raise ValueError("url: expected hosts as host:port, with a comma between two")
     ports = (given.get("port") or os.environ.get("PGPORT") or str(DEFAULT_PORT)).split(",")
-    if len(ports) not in (1, len(named)):
+    if len(ports) not in (1, len(named)) or not all(map(str.isdecimal, ports)):
         raise ValueError("url: expected one port, or one for each host")
     defaults = ports if len(ports) > 1 else ports * len(named)
     unquoted = unquote if not given.get("host") and in_url else str
@@ -185,6 +187,8 @@ def _parameters(url: str) -> dict[str, str]:
     if given.get("ssl") == "true":  # which libpq takes for the sake of JDBC
         del given["ssl"]
         given.setdefault("sslmode", "require")
+    if not all(map(_can_be_a_host, [*map(unquote, hosts), *given.get("host", "").split(",")])):
+        raise ValueError("url: expected hosts as host:port, with a comma between two")
     return given
 
 
@@ -194,6 +198,17 @@ def _twice(url: str, given: Mapping[str, str]) -> list[str]:
     login, _, address = parts.netloc.rpartition("@")
     before = {"dbname": parts.path.strip("/"), "host": address, "port": address, "user": login.partition(":")[0]}
     return [name for name in given if before.get(name)]
+
+
+def _can_be_a_host(text: str) -> bool:
+    """Return whether a host with or without its port is a folder of a socket, or a name or an address."""
+    if not text or text.startswith("/"):
+        return True
+    found = _HOST.fullmatch(text)
+    try:
+        return found is not None and (not found[1] or is_host(found[1].strip("[]").encode("idna").decode()))
+    except UnicodeError:
+        return False
 
 
 def _problem(name: str, value: str) -> str | None:
