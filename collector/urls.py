@@ -1,8 +1,15 @@
 """Parses URLs that come from elsewhere."""
 
+import ipaddress
+import re
+
 from yarl import URL
 
-__all__ = ["InvalidUrlError", "parse_url"]
+__all__ = ["InvalidUrlError", "is_host", "parse_url"]
+
+_MAX_HOST_LENGTH = 253  # characters of a name, as DNS has it
+_LABEL = re.compile(r"[\w-]{1,63}", re.ASCII)
+_NUMBER = re.compile(r"\d+|0[xX][0-9A-Fa-f]*", re.ASCII)
 
 
 class InvalidUrlError(ValueError):
@@ -15,3 +22,17 @@ def parse_url(text: str) -> URL:
         return URL(text)
     except (ValueError, IndexError):  # the latter for a user with brackets and no host after it: "http://[]@"
         raise InvalidUrlError("not a URL") from None
+
+
+def is_host(name: str) -> bool:
+    """Return whether a server can have this name, in ASCII, or this address: Python raises odd errors for others."""
+    labels = name.removesuffix(".").split(".")
+    try:
+        if ":" in name:
+            ipaddress.IPv6Address(name)
+            return True
+        if _NUMBER.fullmatch(labels[-1]):  # the resolver takes 127.1 for an address, and the clients of HTTP do not
+            ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return len(name) <= _MAX_HOST_LENGTH and all(map(_LABEL.fullmatch, labels))

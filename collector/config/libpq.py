@@ -3,19 +3,24 @@
 The driver would send those that it does not know to the server as settings, which refuses the connection.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from collector.urls import is_host
 
 __all__ = ["ConnectionOptions", "connection_options"]
 
 APPLICATION_NAME = "gpuid"
 LEAST_CONNECT_TIMEOUT_SECONDS = 2  # as libpq has it
+DEFAULT_PORT = 5432
 MAX_PORT = 65535
 
 _NAMED_PROBLEMS = 3  # at most, in one error
 _NAME = re.compile(r"[A-Za-z_][\w.]{0,40}", re.ASCII)  # that an error may repeat: what is not a name may be a secret
+_HOST = re.compile(r"(\[[^\[\]]*\]|/.*|[^:]*)(?::(\d*))?", re.ASCII)
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _NO_SUCH_THING = "is not supported; remove it"
 _TIME_LIMITS = "is not supported; remove it: each statement has a time limit, which finds dead connections, too"
@@ -109,8 +114,10 @@ class ConnectionOptions(NamedTuple):
 
     url: str  # with those parameters that the driver understands; it may contain a password
     server_settings: dict[str, str]
-    connect_timeout: float | None  # seconds; None if the URL names none
+    connect_timeout: float | None  # seconds for each host; None if the URL names none
     system_authorities: bool  # sslrootcert=system: trust the public authorities, and check the server's name
+    hosts: tuple[tuple[str, int], ...]  # with their ports if there are several, else none: the driver finds the one
+    target_session_attrs: str | None  # which of them is wanted
 
 
 def connection_options(url: str) -> ConnectionOptions:
@@ -139,6 +146,28 @@ def connection_options(url: str) -> ConnectionOptions:
         server_settings={"application_name": APPLICATION_NAME} | {k: v for k, v in settings.items() if v},
         connect_timeout=_connect_timeout(given.get("connect_timeout", "0")),
         system_authorities=system,
+        hosts=_several_hosts(url, given),
+        target_session_attrs=given.get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS"),
+    )
+
+
+def _several_hosts(url: str, given: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """Return the hosts and their ports if there are several, as libpq finds them; raises ValueError."""
+    in_url = urlsplit(url).netloc.rpartition("@")[2]
+    named = (given.get("host") or in_url or os.environ.get("PGHOST", "")).split(",")
+    if len(named) < 2:
+        return ()
+    found = [_HOST.fullmatch(host) for host in named]
+    if not all(named) or not all(found):
+        raise ValueError("url: expected hosts as host:port, with a comma between two")
+    ports = (given.get("port") or os.environ.get("PGPORT") or str(DEFAULT_PORT)).split(",")
+    if len(ports) not in (1, len(named)) or not all(map(str.isdecimal, ports)):
+        raise ValueError("url: expected one port, or one for each host")
+    defaults = ports if len(ports) > 1 else ports * len(named)
+    unquoted = unquote if not given.get("host") and in_url else str
+    return tuple(
+        (unquoted(host[1].strip("[]")), int((not given.get("port") and host[2]) or default))
+        for host, default in zip(filter(None, found), defaults, strict=True)
     )
 
 
@@ -158,6 +187,8 @@ def _parameters(url: str) -> dict[str, str]:
     if given.get("ssl") == "true":  # which libpq takes for the sake of JDBC
         del given["ssl"]
         given.setdefault("sslmode", "require")
+    if not all(map(_can_be_a_host, [*map(unquote, hosts), *given.get("host", "").split(",")])):
+        raise ValueError("url: expected hosts as host:port, with a comma between two")
     return given
 
 
@@ -167,6 +198,17 @@ def _twice(url: str, given: Mapping[str, str]) -> list[str]:
     login, _, address = parts.netloc.rpartition("@")
     before = {"dbname": parts.path.strip("/"), "host": address, "port": address, "user": login.partition(":")[0]}
     return [name for name in given if before.get(name)]
+
+
+def _can_be_a_host(text: str) -> bool:
+    """Return whether a host with or without its port is a folder of a socket, or a name or an address."""
+    if not text or text.startswith("/"):
+        return True
+    found = _HOST.fullmatch(text)
+    try:
+        return found is not None and (not found[1] or is_host(found[1].strip("[]").encode("idna").decode()))
+    except UnicodeError:
+        return False
 
 
 def _problem(name: str, value: str) -> str | None:

@@ -1,6 +1,7 @@
 """The settings of each kind of sink."""
 
 import re
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from collector.config.libpq import connection_options
 from collector.config.postgres import split_postgres_url
 from collector.config.values import Duration
 from collector.proxies import ProxyUrlError, parse_proxy
-from collector.urls import parse_url
+from collector.urls import is_host, parse_url
 
 __all__ = ["CommonSinkSettings", "PostgresSettings", "S3Settings", "SinkSettings", "StdoutSettings", "WebhookSettings"]
 
@@ -163,7 +164,9 @@ def _http_url(key: str, url: str) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-        usable = usable and bool(parse_url(url).host)
+        host = parse_url(url).raw_host or ""
+        usable = usable and is_host(host) and _has_letters(parts.hostname or "")
+        usable = usable and (":" in host or "[" not in parts.netloc)
     except ValueError:
         usable = False
     if not usable or not url.isprintable() or " " in url:
@@ -172,12 +175,19 @@ def _http_url(key: str, url: str) -> None:
         raise ValueError(f"{key}: must not contain a user or password")
 
 
+def _has_letters(host: str) -> bool:
+    """Return whether what is not ASCII in a host is letters, digits and their marks, which alone names consist of."""
+    return all(letter.isascii() or letter.isalnum() or unicodedata.category(letter)[0] == "M" for letter in host)
+
+
 def _proxy(proxy: str | None) -> None:
     if proxy:
         try:
             url = parse_proxy(proxy, "proxy")
         except ProxyUrlError as error:
             raise ValueError(str(error)) from None
+        if not is_host(url.raw_host or ""):
+            raise ValueError("proxy: expected a URL such as http://proxy:3128 or socks5://proxy:1080")
         if url.user is not None or url.password is not None:
             raise ValueError("proxy: must not contain a user or password; use HTTP_PROXY or HTTPS_PROXY instead")
 

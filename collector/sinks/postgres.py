@@ -13,6 +13,7 @@ import asyncpg
 from collector.config.libpq import connection_options
 from collector.config.sinks import PostgresSettings
 from collector.model import SinkRecord
+from collector.postgres import Connector
 from collector.redaction import Secrets
 from collector.sinks import postgres_table
 from collector.sinks.credentials import ask_files, read_secret, tls_context
@@ -78,6 +79,7 @@ class PostgresSink:
         self.secrets = Secrets(os.environ.get("PGPASSWORD"))
         self._name = name
         self._settings = settings
+        self._connector = Connector(connection_options(settings.url), timeout=settings.connect_timeout)
         self._lock = anyio.Lock()
         self._connection: asyncpg.Connection | None = None
         self._table: postgres_table.Table | None = None
@@ -151,15 +153,11 @@ class PostgresSink:
         settings = self._settings
         with anyio.fail_after(settings.connect_timeout):
             password, tls = await ask_files(self._name, lambda: (self._password(), self._tls()))
-        options = connection_options(settings.url)
-        return await asyncpg.connect(
-            options.url,
+        return await self._connector.connect(
             password=password,
             ssl=tls,
-            timeout=settings.connect_timeout,
             command_timeout=settings.statement_timeout + _SERVER_FIRST_SECONDS,
             statement_cache_size=0,  # works behind a connection pooler
-            server_settings=options.server_settings,
         )
 
     async def _prepare(self, connection: asyncpg.Connection) -> postgres_table.Table:

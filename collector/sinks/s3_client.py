@@ -21,8 +21,15 @@ import aioboto3  # type: ignore[import-untyped]  # which pins the libraries belo
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
 from aiobotocore.credentials import AioProcessProvider  # type: ignore[import-untyped]
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
-from botocore.credentials import AssumeRoleProvider, ProcessProvider  # type: ignore[import-untyped]
+from aiobotocore.utils import AioContainerMetadataFetcher  # type: ignore[import-untyped]
+from botocore.credentials import (  # type: ignore[import-untyped]
+    AssumeRoleProvider,
+    ContainerProvider,
+    InstanceMetadataProvider,
+    ProcessProvider,
+)
 from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
     ClientError,
     ConnectionError,  # noqa: A004  botocore's own
     CredentialRetrievalError,
@@ -31,13 +38,14 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     NoCredentialsError,
 )
 from botocore.loaders import create_loader  # type: ignore[import-untyped]
+from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
 from collector.config.sinks import S3Settings
 from collector.files import file_stamp
 from collector.model import GpuidError
 from collector.redaction import Secrets
 from collector.sinks.credentials import tls_context
-from collector.sinks.s3_http import HttpSession
+from collector.sinks.s3_http import CredentialServiceSession, HttpSession, UnusableAnswerError
 from collector.sinks.s3_proxy import with_proxy
 
 __all__ = ["ANSWER", "CredentialsError", "S3Client"]
@@ -50,8 +58,19 @@ PROGRAM_END_SECONDS = 0.02  # between two looks at whether a program that closed
 _DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")  # S3 Express One Zone; its names end so, and those of its access points
 
 
+# What gives credentials, by botocore's name for it, and what leads there.
+_SOURCES = {
+    "assume-role": ("STS", "AWS_ENDPOINT_URL_STS"),
+    "assume-role-with-web-identity": ("STS", "AWS_ENDPOINT_URL_STS"),
+    "container-role": ("the credential service of the container", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+    "custom-process": ("credential_process", "the program"),
+    "iam-role": ("the credential service of the instance", "AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+    "sso": ("SSO", "AWS_ENDPOINT_URL_SSO"),
+}
+
+
 class CredentialsError(GpuidError):
-    """AWS's chain gives no credentials; the text is botocore's."""
+    """AWS's chain gives no credentials; the text says which part of it failed."""
 
 
 class S3Client:
@@ -88,7 +107,9 @@ class S3Client:
             await self.close()
         if self._client is None:
             await self._make()
-        frozen = await _retrieved(self._credentials.get_frozen_credentials)
+        method = self._credentials.method
+        frozen = await _retrieved(self._credentials.get_frozen_credentials, method)
+        _check(frozen, method)
         self._secrets.add_renewed(frozen.secret_key, frozen.token)
         return self._client
 
@@ -104,7 +125,7 @@ class S3Client:
         self._checksum = _suitable_checksum(settings, session)
         if settings.ca_file is not None:
             tls_context(self._name, settings.ca_file, None, None)  # whose errors name the key
-        self._credentials = await _retrieved(session.get_credentials)
+        self._credentials = await session.get_credentials()
         if self._credentials is None:
             raise NoCredentialsError
         opening = aioboto3.Session(botocore_session=session).client(
@@ -210,15 +231,38 @@ def _other_files(session: Any) -> list[Any]:
 # Credentials
 
 
-async def _retrieved(get: Any) -> Any:
+async def _retrieved(get: Any, method: str) -> Any:
     """Return the credentials; raises CredentialsError, or the error of a service that was asked for them."""
+    source, variable = _SOURCES.get(method, (f"AWS's {method}", ""))
     try:
         return await get()
-    except (ClientError, ConnectionError, HTTPClientError, InvalidConfigError):
+    except (ClientError, ConnectionError, HTTPClientError, InvalidConfigError) as error:
+        if isinstance(cause := getattr(error, "kwargs", {}).get("error"), UnusableAnswerError):
+            what, _, _ = str(cause).partition(";")  # without what to do about S3's
+            raise CredentialsError(f"{source} {what}; check {variable}") from None
         raise
+    except (BotoCoreError, CredentialsError) as error:
+        raise CredentialsError(str(error)) from None
+    except KeyError as error:
+        raise CredentialsError(f"{source} gave an answer that has no {error.args[0]}") from None
+    except (AttributeError, TypeError):
+        raise CredentialsError(f"{source} gave an answer of another form than AWS's") from None
     except Exception as error:  # the chain raises whatever its many parts do
-        text = str(error) if not isinstance(error, KeyError) else ""
-        raise CredentialsError(text or f"AWS's credentials: {error!r}") from None
+        raise CredentialsError(f"{source} failed: {error or type(error).__name__}") from None
+
+
+def _check(frozen: Any, method: str) -> None:
+    """Raise CredentialsError for what cannot sign: botocore takes whatever a service answers."""
+    source, _ = _SOURCES.get(method, (f"AWS's {method}", ""))
+    for name, value in (("AccessKeyId", frozen.access_key), ("SecretAccessKey", frozen.secret_key)):
+        if not isinstance(value, str) or not value:
+            raise CredentialsError(f"{source} gave an answer whose {name} is {_kind(value)}")
+    if frozen.token is not None and not isinstance(frozen.token, str):
+        raise CredentialsError(f"{source} gave an answer whose Token is {_kind(frozen.token)}")
+
+
+def _kind(value: object) -> str:
+    return "empty" if value is None or value == "" else "not a text"
 
 
 def _unattended(profile: str | None) -> Any:
@@ -226,6 +270,17 @@ def _unattended(profile: str | None) -> Any:
     session = AioSession(profile=profile)
     session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
     for provider in session.get_component("credential_provider").providers:
+        provider.load = functools.partial(_retrieved, provider.load, provider.METHOD)
+        if isinstance(provider, ContainerProvider):
+            provider._fetcher = AioContainerMetadataFetcher(  # noqa: SLF001
+                session=CredentialServiceSession(timeout=AioContainerMetadataFetcher.TIMEOUT_SECONDS)
+            )
+        elif isinstance(provider, InstanceMetadataProvider):
+            fetcher = provider._role_fetcher  # noqa: SLF001
+            fetcher._session = CredentialServiceSession(  # noqa: SLF001
+                timeout=fetcher._timeout,  # noqa: SLF001
+                proxies=get_environ_proxies(fetcher._base_url),  # noqa: SLF001
+            )
         if isinstance(provider, AssumeRoleProvider):
             provider._prompter = _refuse_to_ask  # noqa: SLF001
             provider._profile_provider_builder._create_process_provider = functools.partial(  # noqa: SLF001
@@ -291,7 +346,7 @@ class _Program:
                     )
                     pipes.callback(transport.close)
                     readers.append(reader)
-                output, errors = [await _whole(reader) for reader in readers]
+                output, errors = await asyncio.gather(*map(_whole, readers))
                 while self._process.poll() is None:  # noqa: ASYNC110  nothing tells that it has ended
                     await asyncio.sleep(PROGRAM_END_SECONDS)
             except BaseException:

@@ -6,10 +6,11 @@ from typing import Any
 
 import anyio
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
+from aiobotocore.utils import _RefCountedSession  # type: ignore[import-untyped]  # what it asks those services by
 
 from collector.text import describe_redirect, one_line, without_markup
 
-__all__ = ["HttpSession", "UnusableAnswerError"]
+__all__ = ["CredentialServiceSession", "HttpSession", "UnusableAnswerError"]
 
 _NO_S3 = "with a page instead of S3's answer, so nothing is stored; check endpoint_url"
 
@@ -27,6 +28,26 @@ class HttpSession(AIOHTTPSession):  # type: ignore[misc]
 
     async def _get_session(self, proxy_url: str | None) -> "_Requests":
         return _Requests(await super()._get_session(proxy_url))
+
+
+class CredentialServiceSession(_RefCountedSession):  # type: ignore[misc]
+    """The way to the credential service of a container or an instance: a redirect would have us sign by any key."""
+
+    async def _get_session(self, proxy_url: str | None) -> "_PlainRequests":
+        return _PlainRequests(await super()._get_session(proxy_url))
+
+
+class _PlainRequests:
+    """The requests of a session of aiohttp; raises UnusableAnswerError."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def request(self, method: str, **options: Any) -> "_Answer":
+        async with self._session.request(method, allow_redirects=False, **options) as response:
+            body = await _read(response)
+            _refuse_redirect(response, body)
+        return _Answer(response, body)
 
 
 class _Requests:

@@ -7,13 +7,13 @@ from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
-import asyncpg
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from collector.config.libpq import connection_options
 from collector.config.store import PostgresLocation
 from collector.files import UnreadableFileError, in_time, read_secret
+from collector.postgres import Connector
 from collector.store.errors import StoreError
 from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT
 from collector.tls import client_context
@@ -64,14 +64,12 @@ def postgres_engine(
 ) -> AsyncEngine:
     """Make an engine whose connections are tried before each use, if `ping`; the password is read at each connect."""
     options = connection_options(location.url)
+    connector = Connector(options, timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS)
 
     async def connect(*_args: object, **_kwargs: object) -> Any:
-        return await asyncpg.connect(
-            options.url,
+        return await connector.connect(
             ssl=client_context() if options.system_authorities else None,
-            timeout=options.connect_timeout or CONNECT_TIMEOUT_SECONDS,
             command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            server_settings=options.server_settings,
             password=None if password_file is None else await _password(password_file),
             statement_cache_size=0,
         )

@@ -136,3 +136,32 @@ def test_what_libpq_would_let_win_over_the_rest_of_the_url_is_refused(parameter)
 
 def test_a_service_is_refused_rather_than_understood_in_part():
     assert "service is not supported; write what the service holds into the URL" in refusal("service=db")
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://db/fleet", ()),
+        ("postgresql:///fleet?host=/run/postgresql&port=5433", ()),
+        ("postgresql://u:p@one,two:5433/fleet", (("one", 5432), ("two", 5433))),
+        ("postgresql://[::1]:1,%2Frun%2Fpg:2/fleet", (("::1", 1), ("/run/pg", 2))),
+        ("postgresql:///fleet?host=one,two&port=7", (("one", 7), ("two", 7))),
+        ("postgresql:///fleet?host=one,/run/pg&port=7,8", (("one", 7), ("/run/pg", 8))),
+    ],
+)
+def test_several_hosts_are_for_us_to_try(url, hosts):
+    assert connection_options(url).hosts == hosts
+
+
+def test_several_hosts_of_the_environment(monkeypatch):
+    monkeypatch.setenv("PGHOST", "one,two")
+    monkeypatch.setenv("PGPORT", "7,8")
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "primary")
+    found = connection_options("postgresql:///fleet")
+    assert (found.hosts, found.target_session_attrs) == ((("one", 7), ("two", 8)), "primary")
+
+
+@pytest.mark.parametrize("parameters", ["host=one,,two", "host=one,two&port=1,2,3"])
+def test_hosts_without_a_name_or_a_port_are_refused(parameters):
+    with pytest.raises(ValueError, match="^url: expected "):
+        connection_options(f"postgresql:///fleet?{parameters}")

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -406,3 +407,13 @@ async def test_parameters_of_the_url_reach_the_server(
         await sink.check()
     assert caught.value.reason is Reason.MISSING
     await sink.aclose()
+
+
+async def test_a_host_that_hangs_is_passed_over_for_the_next(
+    postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
+        url = postgres.url.replace("@", f"@127.0.0.1:{silent.getsockname()[1]},")
+        async with table(postgres, tmp_path, url=url, connect_timeout=Duration(1), create_table=True) as sink:
+            await sink.send([record()], key="k")
+    assert await rows(owner, "gpu") == [("1761025346025",)]

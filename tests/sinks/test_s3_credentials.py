@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import anyio
@@ -319,6 +320,114 @@ def chain(mfa: str) -> str:
     return first + mfa.replace("[default]", "[profile second]")
 
 
+def by_container(monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> None:
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}/keys")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "hunter2-token")
+
+
+def by_instance(monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", url)
+
+
+def by_sts(monkeypatch: pytest.MonkeyPatch, url: str, folder: Path) -> None:
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/gpuid")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(folder / "token"))
+    (folder / "token").write_text("hunter2-token")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+
+
+CONTAINER = "the credential service of the container"
+INSTANCE = "the credential service of the instance"
+KEYS = {"AccessKeyId": "EVIL", "SecretAccessKey": "s", "Token": "t", "Expiration": "2099-01-01T00:00:00Z"}
+
+
+class TestCredentialServices:
+    """Only they give keys, and what is wrong with their answers is said of them."""
+
+    async def refusal(self, record: MakeRecord, endpoint: str = "http://127.0.0.1:1") -> str:
+        async with lake(endpoint) as sink:
+            with pytest.raises(UnavailableError) as caught:
+                await sink.send([record()], key="k")
+        assert caught.value.reason is Reason.UNAUTHORIZED
+        assert "hunter2" not in str(caught.value)
+        return str(caught.value).removeprefix("sinks.lake: s3://gpu-serials: ")
+
+    @pytest.mark.parametrize(
+        ("service", "said"),
+        [
+            (by_container, f"{CONTAINER} redirects (302) to {{}}; check AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+            (by_instance, f"{INSTANCE} redirects (302) to {{}}; check AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+            (by_sts, "STS redirects (302) to {}; check AWS_ENDPOINT_URL_STS"),
+        ],
+    )
+    async def test_a_redirect_leads_to_nobody_else(
+        self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: Any, said: str
+    ) -> None:
+        def elsewhere(_: Exchange) -> web.StreamResponse:
+            return web.Response(status=302, headers={"Location": f"{other}/hunter2"})
+
+        async with answering(lambda _: web.json_response(KEYS)) as (other, seen), answering(elsewhere) as (url, _):
+            service(monkeypatch, url, tmp_path)
+            text = await self.refusal(record, other)
+        assert text == said.format(other.removeprefix("http://"))
+        assert seen == []
+
+    async def test_an_instance_s_keys_are_used(self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+        def answer(exchange: Exchange) -> web.StreamResponse:
+            if exchange.path.endswith("/api/token"):
+                return web.Response(text="token")
+            assert exchange.headers["x-aws-ec2-metadata-token"] == "token"
+            if exchange.path.endswith("/role"):
+                return web.json_response(KEYS | {"AccessKeyId": "GOOD"})
+            return web.Response(text="role")
+
+        async with answering(answer) as (url, _), answering(stored) as (s3, seen):
+            by_instance(monkeypatch, url, Path())
+            async with lake(s3) as sink:
+                await sink.send([record()], key="k")
+        assert [scope(one)[0] for one in seen] == ["GOOD"]
+
+    @pytest.mark.parametrize(
+        ("answer", "said"),
+        [
+            (KEYS | {"AccessKeyId": None}, "gave an answer whose AccessKeyId is empty"),
+            (KEYS | {"SecretAccessKey": 5}, "gave an answer whose SecretAccessKey is not a text"),
+            (KEYS | {"Token": ["t"]}, "gave an answer whose Token is not a text"),
+            ({"AccessKeyId": "EVIL"}, "gave an answer that has no SecretAccessKey"),
+            (KEYS | {"Expiration": 5}, "gave an answer of another form than AWS's"),
+            (KEYS | {"Expiration": "tomorrow"}, "failed: "),
+            ([], "gave an answer of another form than AWS's"),
+            (None, "gave an answer of another form than AWS's"),
+        ],
+    )
+    async def test_an_odd_answer_is_a_line_that_names_the_service(
+        self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch, answer: object, said: str
+    ) -> None:
+        async with answering(lambda _: web.json_response(answer)) as (url, _):
+            by_container(monkeypatch, url, Path())
+            assert (await self.refusal(record)).startswith(f"{CONTAINER} {said}")
+
+    async def test_an_answer_without_end_is_not_kept(self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with answering(lambda _: web.Response(body=bytes(2 << 20))) as (url, _):
+            by_container(monkeypatch, url, Path())
+            assert (await self.refusal(record)).startswith(f"{CONTAINER} answered 200 with more than 1 MiB")
+
+    @pytest.mark.parametrize(
+        ("page", "said"),
+        [
+            ("<html><body>Welcome</body></html>", "STS gave an answer that has no AssumeRoleWithWebIdentityResult"),
+            ("Welcome", "STS failed: Unable to parse response"),
+        ],
+    )
+    async def test_a_page_in_place_of_sts(
+        self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, said: str
+    ) -> None:
+        async with answering(lambda _: web.Response(text=page)) as (url, _):
+            by_sts(monkeypatch, url, tmp_path)
+            assert (await self.refusal(record)).startswith(said)
+
+
 class TestNothingElseWaits:
     async def test_a_file_that_hangs_costs_only_its_own_sink(
         self, record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -405,6 +514,12 @@ class TestNothingElseWaits:
                 await sink.send([record()], key="k")
         assert caught.value.reason is Reason.UNAUTHORIZED
         await eventually(lambda: not running(int((tmp_path / "pid").read_text())))
+
+    async def test_a_program_that_complains_at_length_is_heard(self, record: MakeRecord, tmp_path: Path) -> None:
+        program(tmp_path, f"head -c 500000 /dev/zero >&2; echo '{answer_of_program('KEY')}'")
+        async with answering(stored) as (url, seen), lake(url, timeout=Duration(30)) as sink:
+            await sink.send([record()], key="k")
+        assert [scope(one)[0] for one in seen] == ["KEY"]
 
     async def test_a_thread_that_cannot_start_is_a_line_for_a_person(
         self, record: MakeRecord, monkeypatch: pytest.MonkeyPatch

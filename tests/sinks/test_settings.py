@@ -32,6 +32,23 @@ def test_the_type_chooses_the_settings() -> None:
         ({"type": "webhook", "url": "ftp://host/"}, "url: expected a URL"),
         ({"type": "webhook", "url": "https:///path"}, "url: expected a URL"),
         ({"type": "webhook", "url": "https://host:99999/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://../"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://a..b/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://.a/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://" + "a" * 64}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://127.1:1/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://256.1.1.1/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://0x7f.1/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://a%20b/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://[v1.a]/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://\u2603.com/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://*.example.com/"}, "url: expected a URL"),
+        ({"type": "webhook", "url": "https://" + "a." * 127}, "url: expected a URL"),
+        ({"type": "s3", "bucket": "abc", "endpoint_url": "https://.."}, "endpoint_url: expected a URL"),
+        ({"type": "s3", "bucket": "abc", "proxy": "http://..:3128"}, "proxy: expected a URL such as"),
+        ({"type": "webhook", "url": "https://h/", "proxy": "socks5://a..b"}, "proxy: expected a URL such as"),
+        ({"type": "postgres", "url": "postgresql://me@../db"}, "url: expected hosts as host:port"),
+        ({"type": "postgres", "url": "postgresql://me@/db?host=a..b"}, "url: expected hosts as host:port"),
         ({"type": "webhook", "url": "https://me:hunter2@host/"}, "url: must not contain a user"),
         ({"type": "webhook", "url": "https://h/", "proxy": "http://me:hunter2@p:1"}, "proxy: must not contain a user"),
         ({"type": "webhook", "url": "https://h/", "proxy": "ftp://hunter2@p"}, "proxy: ftp proxies are not supported"),
@@ -70,3 +87,11 @@ def test_a_proxy_may_be_any_or_none(proxy: str) -> None:
 def test_only_settings_of_a_known_sink_open_one() -> None:
     with pytest.raises(TypeError):
         open_sink("lake", CommonSinkSettings())
+
+
+@pytest.mark.parametrize(
+    "host", ["h", "a.b.", "a_b.svc", "127.0.0.1:1", "[::1]:8443", "\u00fc.example", "xn--tda.de", "a" * 63 + ".b"]
+)
+def test_a_host_that_can_be_one_is_taken(host: str) -> None:
+    assert read({"type": "webhook", "url": f"https://{host}/"})
+    assert read({"type": "postgres", "url": f"postgresql://me@{host}/db"})

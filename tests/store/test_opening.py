@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -260,6 +261,15 @@ class TestPostgres:
         message = await refusal(settings)
         assert message.startswith("store postgresql://gpuid@127.0.0.1:1/fleet: the server cannot be reached (")
         assert "hunter2" not in message
+
+    async def test_a_host_that_hangs_is_passed_over_for_the_next(self, postgres_server):
+        url = postgres_server.new_database()
+        with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
+            hosts = f"@127.0.0.1:{silent.getsockname()[1]},"
+            settings = StoreSettings(url=url.replace("@", hosts) + "?connect_timeout=2&target_session_attrs=read-write")
+            with anyio.fail_after(60):
+                async with Store.open(settings) as store:
+                    assert await store.leadership.ask()
 
     async def test_a_missing_database_is_reported(self, postgres_server):
         url = postgres_server.new_database() + "x"

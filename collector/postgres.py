@@ -1,0 +1,57 @@
+"""Connections to PostgreSQL, host by host as libpq makes them: the driver has one time limit for all of them."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+
+from collector.config.libpq import ConnectionOptions
+
+__all__ = ["Connector"]
+
+
+class Connector:
+    """Connects to the first host that answers within `timeout` seconds and is what target_session_attrs asks for."""
+
+    def __init__(self, options: ConnectionOptions, *, timeout: float) -> None:
+        self._options = options
+        self._timeout = timeout
+        self._first = 0  # of the hosts: the one after that which the last attempt was cancelled at
+
+    async def connect(self, **driver: Any) -> asyncpg.Connection:
+        """Return a connection; raises what the driver does, if no host answers the error of the last one."""
+        if not self._options.hosts:
+            return await self._one(**driver)
+        if self._options.target_session_attrs != "prefer-standby":
+            return await self._any_of(**driver)
+        try:
+            return await self._any_of(target_session_attrs="standby", **driver)
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched):
+            return await self._any_of(target_session_attrs="any", **driver)
+
+    async def _any_of(self, **driver: Any) -> asyncpg.Connection:
+        hosts = self._options.hosts
+        failure: Exception | None = None
+        for number in range(self._first, self._first + len(hosts)):
+            host, port = hosts[number % len(hosts)]
+            try:
+                connection = await self._one(host=host, port=port, **driver)
+            except asyncio.CancelledError:
+                # Whoever has less time than a host that hangs would never get to the others.
+                self._first = (number + 1) % len(hosts)
+                raise
+            except (OSError, asyncpg.CannotConnectNowError) as error:
+                failure = error
+            except asyncpg.TargetServerAttributeNotMatched as error:
+                failure = failure or error
+            else:
+                self._first = 0
+                return connection
+        assert failure is not None  # noqa: S101  there are hosts
+        raise failure
+
+    async def _one(self, **driver: Any) -> asyncpg.Connection:
+        options = self._options
+        return await asyncpg.connect(
+            options.url, timeout=self._timeout, server_settings=options.server_settings, **driver
+        )
