@@ -85,16 +85,21 @@ class ProcessStop:
             self._reported = True
 
     def leave(self) -> None:
-        """End a process whose work is done, if threads that hang would hold it up; else return."""
+        """End a process whose work is done, after a signal or if threads that hang would hold it up; else return.
+
+        Python's own end takes seconds where much was loaded, and none of these threads keeps the deadline during it.
+        """
         import threading  # every program that has threads has it
 
         own, until = threading.current_thread(), time.monotonic() + _IMPATIENT_SECONDS
+        hanging = False
         for thread in threading.enumerate():
             if thread is not own and not thread.daemon:
                 thread.join(max(0.0, until - time.monotonic()))
-                if thread.is_alive():
-                    _flush()
-                    self._end(0)
+                hanging = hanging or thread.is_alive()
+        if hanging or self.received is not None:
+            _flush()
+            self._end(0)
 
     @property
     def _exit_code(self) -> int:

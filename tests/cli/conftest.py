@@ -33,7 +33,7 @@ from tests.web.conftest import FakeCollector
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-PARTS = {"board_part_number": "699-PART", "gpu_part_number": "2941-PART"}
+PARTS: dict[str, Any] = {"board_part_number": "699-PART", "gpu_part_number": "2941-PART"}
 
 
 @pytest.fixture

@@ -538,7 +538,7 @@ class TestChildren:
         await failure(make(timeout=5).run())
         plugin.path.write_text("#!/no/such/interpreter\n")
         await failure(make(args=("other",)).run())
-        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+        assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208  less: of the tests before
 
 
 class TestCertificate:

@@ -208,7 +208,7 @@ class TestWhatChanges:
                 replace(tmp_path / "credentials", credentials(f"KEY{number}"))
                 await sink.send([record()], key="k")
             await eventually(lambda: open_files() <= files + 1)
-            assert threading.active_count() <= threads
+            await eventually(lambda: threading.active_count() <= threads + 1)  # of anyio's, which come and go
         await eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "gpuid s3 lake"])
 
 
