@@ -90,7 +90,7 @@ async def test_damage_at_the_start_and_while_running(
     await anyio.to_thread.run_sync(functools.partial(collector.stop, signal.SIGKILL))
     collector.start()
     await eventually(collector.gpus, expected())
-    assert {record["uuid"] for record in collector.records()} == set(uuids)
+    await eventually(lambda: {record["uuid"] for record in collector.records()}, set(uuids))
 
 
 async def test_a_strict_store_ends_it(collector: CollectorProcess, simulator: Simulator, tmp_path: Path) -> None:
