@@ -163,5 +163,5 @@ def test_several_hosts_of_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("parameters", ["host=one,,two", "host=one,two&port=1,2,3"])
 def test_hosts_without_a_name_or_a_port_are_refused(parameters):
-    with pytest.raises(ValueError, match="^url: expected "):
+    with pytest.raises(ValueError, match=r"^url: expected "):
         connection_options(f"postgresql:///fleet?{parameters}")
