@@ -17,11 +17,15 @@ from yarl import URL
 from collector.proxies import SOCKS_PORT, describe, is_socks
 from collector.text import one_line
 
-__all__ = ["SocksProxyError", "connect", "connector"]
+__all__ = ["SocksProxyError", "SocksTimeoutError", "connect", "connector"]
 
 
 class SocksProxyError(aiohttp.ClientConnectionError):
     """A SOCKS proxy made no connection; the text is the reason, without secrets."""
+
+
+class SocksTimeoutError(SocksProxyError):
+    """A SOCKS proxy made no connection in time."""
 
 
 def connector(
@@ -57,7 +61,7 @@ async def connect(proxy: URL, host: str, port: int, timeout: float | None = None
     try:
         return await client.connect(host, port, timeout=timeout)
     except ProxyTimeoutError:
-        raise SocksProxyError(f"{place}: timed out") from None
+        raise SocksTimeoutError(f"{place}: timed out") from None
     except ProxyConnectionError as error:
         number = error.errno or 0  # a negative one is the resolver's
         why = os.strerror(number).lower() if number > 0 else "cannot be resolved"

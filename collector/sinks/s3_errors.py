@@ -34,6 +34,7 @@ from collector.sinks.errors import Reason, from_status
 from collector.sinks.s3_client import ANSWER, CredentialsError
 from collector.sinks.s3_http import UnusableAnswerError
 from collector.sinks.s3_proxy import PROXY
+from collector.socks import SocksTimeoutError
 from collector.text import one_line, without_markup
 
 __all__ = ["Failure", "describe_failure", "not_stored"]
@@ -136,6 +137,8 @@ def _not_answered(error: Any, operation: str, foreign: Callable[[str], str]) -> 
             return Failure(foreign(str(cause)), Reason.MISCONFIGURED)
         case ClientHttpProxyError(status=HTTPStatus.PROXY_AUTHENTICATION_REQUIRED) as cause:
             return Failure(_with_places(error, reason(cause)), Reason.UNAUTHORIZED)
+        case SocksTimeoutError() as cause:
+            return Failure(_with_places(error, foreign(reason(cause))), Reason.TIMEOUT)
         case Exception() as cause:
             return Failure(_with_places(error, foreign(reason(cause))), Reason.CONNECTION)
     return Failure(foreign(str(error)), Reason.CONNECTION)

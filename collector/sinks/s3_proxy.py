@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, HTTPClientError  # type: ignore[import-untyped]
 from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
 
 from collector.proxies import ProxyUrlError, describe, is_socks
@@ -35,6 +35,8 @@ def with_proxy(kind: type[AIOHTTPSession], proxy: str | None) -> type[AIOHTTPSes
             try:
                 return await super().send(request)
             except BotoCoreError as error:
+                if isinstance(error, HTTPClientError):  # which alone does not say where
+                    error.kwargs.setdefault("endpoint_url", request.url)
                 with suppress(ProxyUrlError):
                     if (chosen := self._proxy_config.proxy_url_for(request.url)) is not None:
                         error.kwargs[PROXY] = describe(parse_url(chosen))

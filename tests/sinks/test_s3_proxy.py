@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from collector.config import Duration
 from collector.config.sinks import S3Settings
 from collector.model import SinkRecord
 from collector.sinks import Reason, UnavailableError, open_sink
@@ -216,3 +218,49 @@ async def test_one_that_is_no_url_is_misconfigured(record: MakeRecord, monkeypat
         ) as caught:
             await sink.send([record()], key="k")
     assert caught.value.reason is Reason.MISCONFIGURED
+
+
+async def test_a_socks_proxy_that_does_not_answer_is_a_timeout(record: MakeRecord) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        async with lake("http://s3.test", proxy=f"socks5://{place}", connect_timeout=Duration(0.5)) as sink:
+            with pytest.raises(UnavailableError, match=f"proxy {place}: timed out") as caught:
+                await sink.send([record()], key="k")
+    assert caught.value.reason is Reason.TIMEOUT
+    assert "unhandled" not in str(caught.value)
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+async def test_what_tls_fails_for_comes_first(trusting: bool, record: MakeRecord, certificates: Any) -> None:
+    settings = {"ca_file": certificates.client_cert} if trusting else {}
+    async with service([], server_tls(certificates)) as port, lake(f"https://localhost:{port}", **settings) as sink:
+        with pytest.raises(UnavailableError) as caught:
+            await sink.send([record()], key="k")
+    said = str(caught.value).removeprefix(f"sinks.lake: s3://gpus: localhost:{port}: certificate verify failed: ")
+    assert said.endswith(("certificate", "certificate in certificate chain"))
+    assert len(said) < 60
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "said"),
+    [
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "TLS failure: "),
+        ("http", b"", "the server closed the connection"),
+        ("http", b"SSH-2.0-OpenSSH\r\n", "the answer is not HTTP as expected"),
+    ],
+)
+async def test_a_server_of_another_kind_is_named_without_the_object(
+    scheme: str, answer: bytes, said: str, record: MakeRecord
+) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async with listening(handle) as port, lake(f"{scheme}://127.0.0.1:{port}") as sink:
+        with pytest.raises(UnavailableError) as caught:
+            await sink.send([record()], key="k")
+    assert str(caught.value).startswith(f"sinks.lake: s3://gpus: 127.0.0.1:{port}: {said}")
+    assert "year" not in str(caught.value)
+    assert caught.value.reason is Reason.CONNECTION
