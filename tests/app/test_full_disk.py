@@ -1,6 +1,7 @@
 """`gpuid run` on a disk that is full, a real one: it publishes, says so, and catches up when there is room."""
 
 import functools
+import itertools
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -110,8 +111,14 @@ async def test_all_is_published_and_recorded_in_the_end(site: Site, tmp_path: Pa
         await anyio.to_thread.run_sync(site.disk.fill)
         site.configure(simulator, "sim-0", "sim-1")  # some hundred changes more
         await eventually(collector.gpus, expected("sim-0", "sim-1"))
-        await eventually(lambda: site.store()[0], 0.0)
-        simulator.clusters["sim-0"].move_gpu("gpu-0001", "gpu-0002")
+        nodes = itertools.cycle([("gpu-0001", "gpu-0002"), ("gpu-0002", "gpu-0001")])
+
+        async def up_on_a_full_disk() -> float | None:
+            await anyio.to_thread.run_sync(site.disk.fill)  # PostgreSQL gives up what it no longer needs
+            simulator.clusters["sim-0"].move_gpu(*next(nodes))
+            return (await anyio.to_thread.run_sync(site.store))[0]
+
+        await waiting.eventually(up_on_a_full_disk, 0.0)
         await eventually(collector.gpus, expected("sim-0", "sim-1"))
         assert collector.logged("store unavailable")
 
