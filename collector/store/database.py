@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -24,10 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from collector.config.store import PostgresLocation, SqliteLocation, StoreSettings, locate
 from collector.end_deadline import EndDeadline, Stage
-from collector.files import UnreadableFileError, in_time, read_secret
 from collector.store import schema
 from collector.store.damaged import SetAside, describe_loss, set_aside, set_aside_files, set_aside_log
-from collector.store.engines import STATEMENT_TIMEOUT_SECONDS, postgres_engine, sqlite_engine
+from collector.store.engines import STATEMENT_TIMEOUT_SECONDS, postgres_engine, read_password, sqlite_engine
 from collector.store.errors import FOREIGN, DamagedStoreError, StoreError, UnavailableStoreError, explain, is_odd
 from collector.store.files import (
     check_readable,
@@ -85,7 +83,7 @@ class Database:
         self.end = end or EndDeadline()
         self.id = ""  # random, and the store's for ever
         self.trouble: StoreError | None = None  # why it is not open at present
-        self.renewed = False  # whether it was begun in place of a damaged one; until whoever acts on it says no
+        self.renewed = False  # whether it replaces a damaged one, and nobody has acted on that yet
         self._settings = settings
         self._mode = mode
         self._reader: AsyncEngine | None = None
@@ -110,11 +108,9 @@ class Database:
         """
         location = locate(settings.url)
         if isinstance(location, PostgresLocation) and settings.password_file is not None:
-            with suppress(UnreadableFileError, OSError):  # which connecting reports
-                # Errors must not repeat it.
-                asked = partial(in_time, settings.password_file, partial(read_secret, settings.password_file))
-                password = await anyio.to_thread.run_sync(asked, abandon_on_cancel=True)
-                location = location._replace(password=password)
+            with suppress(StoreError):  # which connecting reports
+                password = await read_password(settings.password_file)
+                location = location._replace(password=password)  # errors must not repeat it
         database = cls(location, settings, mode, end)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(database._close)
@@ -207,7 +203,7 @@ class Database:
     def _answered(self, task: asyncio.Task[Any]) -> None:
         self._answers.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever asked may have gone
+            task.exception()  # the caller may be gone
 
     @asynccontextmanager
     async def answer(self, deadline: float) -> AsyncIterator[AsyncConnection]:
@@ -377,7 +373,7 @@ class Database:
     async def _connect(self) -> None:
         """Claim and check the file, make the engines and the tables; raises StoreError."""
         location, mode = self.location, self._mode
-        # Whoever asks over HTTP has an engine apart, so as not to keep recording and delivering from connections.
+        # HTTP requests use an engine of their own, so that they cannot starve recording and delivery of connections.
         try:
             if isinstance(location, PostgresLocation):
                 password_file = self._settings.password_file

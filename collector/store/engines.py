@@ -18,7 +18,7 @@ from collector.store.errors import StoreError
 from collector.store.files import BUSY_TIMEOUT_SECONDS, DAMAGED_TEXT
 from collector.tls import client_context
 
-__all__ = ["STATEMENT_TIMEOUT_SECONDS", "postgres_engine", "sqlite_engine"]
+__all__ = ["STATEMENT_TIMEOUT_SECONDS", "postgres_engine", "read_password", "sqlite_engine"]
 
 CONNECT_TIMEOUT_SECONDS = 10.0  # to PostgreSQL, unless the URL says otherwise
 STATEMENT_TIMEOUT_SECONDS = 60  # on PostgreSQL, for both ends
@@ -70,7 +70,7 @@ def postgres_engine(
         return await connector.connect(
             ssl=client_context() if options.system_authorities else None,
             command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            password=None if password_file is None else await _password(password_file),
+            password=None if password_file is None else await read_password(password_file),
             statement_cache_size=0,
         )
 
@@ -89,7 +89,8 @@ def postgres_engine(
     )
 
 
-async def _password(path: Path) -> str:
+async def read_password(path: Path) -> str:
+    """Return the password in a file; raises StoreError."""
     try:
         # In a thread: a file system that hangs must not stop anything else.
         asked = partial(in_time, path, partial(read_secret, path))

@@ -162,7 +162,7 @@ class TestDeadline:
         starting.configure(
             {"sim-0": site.simulator.kubeconfig}, after=f'[store]\nurl = "{postgres_server.new_database()}"\n'
         )
-        with frozen(postgres_server):
+        with postgres_server.frozen():
             before = connections(postgres_server.port)
             starting.start()
             site.move_gpus()
@@ -187,7 +187,7 @@ class TestDeadline:
         assert "Traceback" not in site.collector.tail()
 
     def test_the_loop_itself_and_the_log_hang(self, tmp_path: Path) -> None:
-        """What nobody foresees: nothing runs any more in the main thread, and whoever reads the log has stopped."""
+        """The unforeseen: the main thread is stuck, and nothing reads the log any more."""
         reading, writing = os.pipe()
         process = subprocess.Popen([sys.executable, "-c", HANGING_PROCESS], stderr=writing, stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -241,32 +241,13 @@ def plugged(command: Path) -> str:
     )
 
 
-@contextlib.contextmanager
-def frozen(server: PostgresServer) -> Iterator[None]:
-    """Stop every process of a PostgreSQL server, as a machine that hangs does."""
-    postmaster = (server._folder / "data" / "postmaster.pid").read_text().split()[0]
-    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    processes = [int(postmaster), *map(int, children)]
-
-    def send(number: signal.Signals) -> None:
-        for pid in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    send(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        send(signal.SIGCONT)
-
-
 def connections(port: int) -> int:
     """Count the connections to a port that are open on the client's side."""
     fields = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     return sum(one[2].endswith(f":{port:04X}") and one[3] == "01" for one in fields)
 
 
-# A file system whose server is gone: whoever asks for the file waits, in the system, where no signal gets him out.
+# A file system whose server is gone: a process that opens the file blocks in the kernel, where no signal reaches it.
 HANGING_FILES = """
 import os, threading, pathlib
 hanging = os.environ.get("HANGING_FILE")

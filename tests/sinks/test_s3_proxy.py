@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,10 +12,10 @@ from typing import Any
 import pytest
 
 from collector.config import Duration
-from collector.config.sinks import S3Settings
 from collector.model import SinkRecord
-from collector.sinks import Reason, UnavailableError, open_sink
+from collector.sinks import Reason, UnavailableError
 from tests.sinks.test_webhook import listening, server_tls
+from tests.support.s3 import lake as lake_of
 
 pytestmark = pytest.mark.anyio
 MakeRecord = Callable[..., SinkRecord]
@@ -37,13 +38,7 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(key, value)
 
 
-@asynccontextmanager
-async def lake(endpoint: str, **settings: Any) -> AsyncIterator[Any]:
-    sink = open_sink("lake", S3Settings(bucket="gpus", endpoint_url=endpoint, path_style=True, **settings))
-    try:
-        yield sink
-    finally:
-        await sink.aclose()
+lake = functools.partial(lake_of, bucket="gpus")
 
 
 async def put(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:

@@ -3,12 +3,9 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -28,31 +25,6 @@ SHORT = 0.5  # seconds
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n"
 
 
-@contextlib.contextmanager
-def frozen(server: PostgresServer) -> Iterator[None]:
-    """Stop every process of a server, as a machine that hangs does."""
-    main = int((server._folder / "data" / "postmaster.pid").read_text().split()[0])
-    pids = [main, *(pid for pid in _pids() if _parent(pid) == main)]
-    try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        yield
-    finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-
-def _pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def _parent(pid: int) -> int:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
-
-
 async def refused(store: Store) -> str:
     """Ask until the deadline, and return the error."""
     with anyio.fail_after(30), pytest.raises(StoreError) as caught:
@@ -67,7 +39,7 @@ async def test_a_frozen_server_keeps_no_answer_waiting(
         async with anyio.create_task_group() as tasks:  # so that there are connections already
             for _ in range(8):
                 tasks.start_soon(store.history.within(60).changes)
-        with frozen(postgres_server), caplog.at_level(logging.WARNING):
+        with postgres_server.frozen(), caplog.at_level(logging.WARNING):
             started = time.monotonic()
             for _ in range(3):
                 async with anyio.create_task_group() as tasks:
