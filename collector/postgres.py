@@ -37,7 +37,7 @@ class Connector:
             try:
                 connection = await self._one(host=host, port=port, **driver)
             except asyncio.CancelledError:
-                # Whoever has less time than a host that hangs would never get to the others.
+                # Otherwise a caller with a shorter time limit would never get past a host that hangs.
                 self._first = (number + 1) % len(hosts)
                 raise
             except (OSError, asyncpg.CannotConnectNowError) as error:

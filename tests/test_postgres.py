@@ -81,7 +81,7 @@ async def test_a_refused_login_ends_the_search(new_database: Callable[[], str], 
         await connector("/nosuch", [postgres_server.port, 1]).connect()
 
 
-async def test_whoever_has_less_time_than_a_host_that_hangs_gets_to_the_next(
+async def test_a_caller_with_less_time_than_a_host_that_hangs_gets_to_the_next(
     postgres_server: PostgresServer, new_database: Callable[[], str], silent: int
 ) -> None:
     made = connector(new_database(), [silent, postgres_server.port])

@@ -125,7 +125,7 @@ class TestADelivery:
 
 @asynccontextmanager
 async def answering_at_once() -> AsyncIterator[str]:
-    """Serve what answers as an S3 does, but before it has read an object, and reads no more of it."""
+    """Serve an S3 that answers before it has read the object, and then stops reading."""
 
     async def handle(stream: anyio.abc.SocketStream) -> None:
         async with stream:

@@ -162,7 +162,7 @@ def said(gpu):
 
 @given(gpus, gpus)
 def test_the_changes_lead_from_one_state_to_the_other(before, after):
-    """Whoever applies them to what was reported before has what is reported after."""
+    """Applied to what was reported before, they give what is reported after."""
     names = [name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known")]
     reported = {name: getattr(before, name) if before.reports(name) else None for name in names}
     changes = field_changes(before, after)
