@@ -50,7 +50,7 @@ class CollectedClusters(Mapping[str, CollectedCluster]):
     def add(self, cluster: CollectedCluster) -> None:
         """Add a cluster, or replace the one of its name, of which it is not known whether it is a duplicate."""
         settings = cluster.settings
-        self._duplicates.add(settings.name, (settings.node_selector, settings.active_sources))
+        self._duplicates.add(settings.name, settings.scope)
         self._clusters[settings.name] = cluster
 
     def pop(self, name: str) -> CollectedCluster:

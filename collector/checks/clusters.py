@@ -95,7 +95,7 @@ class ClusterCheck(Check):
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name, details=self.details))
         self.step = "loading its context"
         self.nodes: Sequence[NodeInfo] = ()  # those with a GPU pod, which the collector would read
-        self.scope = (cluster.node_selector, cluster.active_sources)
+        self.scope = cluster.scope
         self.proofs: frozenset[Proof] = frozenset()  # of which server it is
         self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
         self._cluster = cluster
@@ -282,8 +282,10 @@ class ClusterCheck(Check):
         self.step = "looking for pods of other presets"
         sources = self._cluster.active_sources
         hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
-        for name, source in PRESETS.items():
-            if source not in sources:
+        for name, others in PRESETS.items():
+            for source in others:
+                if source.name in {one.name for one in sources}:
+                    continue
                 try:
                     found = len(await _list(client, source))
                 except ClusterError:
@@ -295,7 +297,7 @@ class ClusterCheck(Check):
 
     async def _read_node(self, client: ApiClient, source: PodSource, pod: PodObject) -> None:
         name = f"{source.namespace}/{pod.name}"
-        self.step = f"running {self._cluster.command[0]} in {name}"
+        self.step = f"running {source.command[0]} in {name}"
         if any(self._is_denied(Right(verb, "pods/exec", source.namespace)) for verb in ("create", "get")):
             return
         self.details.read = name

@@ -99,7 +99,7 @@ def render(
     `same_server` maps a context to the one before it that has the same server.
     """
     defaults = DefaultSettings()
-    preset = PRESETS[defaults.preset]
+    (preset, *_) = defaults.active_sources
     return "\n".join(
         (
             "# Configuration of gpuid: check it with `gpuid check`, run it with `gpuid run`. A running collector",

@@ -90,7 +90,7 @@ class SmiCommand:
         `known` returns the GPUs of the node's earlier readings, which are asked for one by one if need be; without any
         the first `capacity` are.
         """
-        output, exit_status = await self._run(self._cluster.command, self._cluster.exec_timeout)
+        output, exit_status = await self._run(self._source.command, self._cluster.exec_timeout)
         warnings: list[str] = []
         try:
             report = await self._parse(output, warnings)
@@ -137,7 +137,7 @@ class SmiCommand:
         """Read GPUs one by one, within the time of one command; unless they are `known`, a silent one is the end."""
         deadline = anyio.current_time() + self._cluster.exec_timeout
         for at, (ref, argument) in enumerate(targets):
-            command = command_for_one(self._cluster.command, argument)
+            command = command_for_one(self._source.command, argument)
             left = deadline - anyio.current_time()
             if command is None or left <= 0 or at == MAX_SINGLE_READS:
                 found.unread += [one for one, _ in targets[at:]]

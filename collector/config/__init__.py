@@ -3,17 +3,17 @@
 from collector.config.loading import ConfigError, load, parse
 from collector.config.selector import Requirement, parse_selector
 from collector.config.settings import (
-    PRESETS,
     ClusterSettings,
     Config,
     DefaultSettings,
     MetricsSettings,
-    PodSource,
     ServerSettings,
 )
+from collector.config.sources import DEFAULT_COMMAND, PRESETS, PodSource, SourceMethod
 from collector.config.values import Duration, Listen, Size
 
 __all__ = [
+    "DEFAULT_COMMAND",
     "PRESETS",
     "ClusterSettings",
     "Config",
@@ -26,6 +26,7 @@ __all__ = [
     "Requirement",
     "ServerSettings",
     "Size",
+    "SourceMethod",
     "load",
     "parse",
     "parse_selector",

@@ -212,9 +212,31 @@ def _convert(value: object, kind: Any, at: str, base: Path) -> Any:
         message, _, where = str(error).partition(" - at `$")
         key = (at + where.rstrip("`").replace("[...]", ".*")).lstrip(".")
         message = re.sub(r"^Object missing required field `(\w+)`", r'expected a key "\1" in the table', message)
+        if message.startswith("Invalid enum value"):
+            message = _expected_choice(kind, value, where)
         message = _TYPE_NAME.sub(lambda found: _TYPE_NAMES.get(found[1], found[0]), message[:1].lower() + message[1:])
         joint = "." if re.match(r"[a-z_.A-Z]+: ", message) else ": "  # a rule between keys names its own key
         raise ValueError(f"{key}{joint if key else ''}{message}") from error
+
+
+def _expected_choice(kind: Any, value: Any, where: str) -> str:
+    """Return what was expected instead of the value at `where` in a table, which is none of its choices."""
+    info: Any = msgspec.inspect.type_info(kind)
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", where):
+        if name:
+            fields = _struct(info, value).fields
+            info = next(field.type for field in fields if field.encode_name == name)
+        else:
+            info = info.item_type
+        value = value[name or int(index)]
+    kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else [info]
+    choices: list[object] = []
+    for one in kinds:
+        if isinstance(one, msgspec.inspect.LiteralType):
+            choices += one.values
+        elif isinstance(one, msgspec.inspect.EnumType):
+            choices += [member.value for member in one.cls]
+    return f"expected one of {', '.join(map(str, choices))}, got {quote(value)}"
 
 
 def _decode(base: Path, kind: Any, value: object) -> object:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from collector.config.selector import is_label_key, parse_selector
+from collector.config.selector import is_label_key
 from collector.config.sinks import SinkSettings
+from collector.config.sources import DEFAULT_COMMAND, PRESETS, PodSource, SourceMethod, check_selector
 from collector.config.store import StoreSettings
 from collector.config.values import Duration, Listen, Size, quote
 
-__all__ = ["PRESETS", "ClusterSettings", "Config", "DefaultSettings", "MetricsSettings", "PodSource", "ServerSettings"]
+__all__ = ["ClusterSettings", "Config", "DefaultSettings", "MetricsSettings", "ServerSettings"]
 
 _OWN_LABELS = frozenset(  # a test compares them with the families and rules
     {"node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version"}
@@ -63,55 +64,15 @@ _EXTERNAL_URL = re.compile(
 )
 
 
-class PodSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Pods that see the GPUs of their node: where they are, and in which container the command runs."""
-
-    namespace: str
-    selector: str  # Kubernetes label selector; empty selects every pod of the namespace
-    container: str
-
-    def __post_init__(self) -> None:
-        """Reject names and selectors that Kubernetes does not allow."""
-        for key in ("namespace", "container"):
-            if not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", getattr(self, key)):
-                raise ValueError(f"{key}: expected a name that Kubernetes allows, got {quote(getattr(self, key))}")
-        _check_selector("selector", self.selector)
-
-    @property
-    def name(self) -> str:
-        """What it is called in metrics, problems and the log: `namespace/selector`."""
-        return f"{self.namespace}/{self.selector}"
-
-
-def _check_selector(key: str, text: str) -> None:
-    try:
-        parse_selector(text)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
-
-
-PRESETS: dict[str, PodSource] = {
-    "gpu-operator": PodSource(
-        namespace="gpu-operator", selector="app=nvidia-device-plugin-daemonset", container="nvidia-device-plugin"
-    ),
-    "device-plugin": PodSource(
-        namespace="kube-system", selector="name=nvidia-device-plugin-ds", container="nvidia-device-plugin-ctr"
-    ),
-    "gke": PodSource(
-        namespace="kube-system", selector="k8s-app=nvidia-gpu-device-plugin", container="nvidia-gpu-device-plugin"
-    ),
-}
-
-
 class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The keys that every cluster may set, and `[defaults]` sets for all of them."""
 
     kubeconfig: str | None = None  # path, or paths joined by ":"; None is $KUBECONFIG, then ~/.kube/config
-    preset: str = "gpu-operator"  # a key of PRESETS
+    preset: str | tuple[str, ...] = "gpu-operator"  # keys of PRESETS, whose sources are used in this order
     sources: tuple[PodSource, ...] = ()  # instead of the preset; on each node, the first with a ready pod is used
     refresh: Duration = Duration(3600)  # a node is read again when its reading is older than this
     grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series, and a new one may lack one
-    command: tuple[str, ...] = ("nvidia-smi", "-q", "-x")
+    command: tuple[str, ...] | None = None  # for sources that name none; None is that of the preset
     exec_timeout: Duration = Duration(30)  # from opening the exec to its exit status
     exec_concurrency: int = 16  # concurrent execs in one cluster
     request_rate: float = 100.0  # API requests per second to one server; reduced on 429
@@ -137,18 +98,45 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{key}: expected a finite value above zero, got {getattr(self, key):g}")
         if self.loop_share > 1:
             raise ValueError(f"loop_share: expected at most 1, got {self.loop_share:g}")
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quote(self.preset)}")
-        _check_selector("node_selector", self.node_selector)
-        if not self.command:
+        if not self.presets:
+            raise ValueError("preset: expected at least one")
+        for name in self.presets:
+            if name not in PRESETS:
+                raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quote(name)}")
+        check_selector("node_selector", self.node_selector)
+        if self.command is not None and not self.command:
             raise ValueError("command: expected at least the name of a program")
         if self.kubeconfig is not None and not self.kubeconfig.strip(os.pathsep):
             raise ValueError("kubeconfig: expected a path")
 
     @property
+    def presets(self) -> tuple[str, ...]:
+        """The names of the presets."""
+        return (self.preset,) if isinstance(self.preset, str) else self.preset
+
+    @property
     def active_sources(self) -> tuple[PodSource, ...]:
-        """The configured sources, or else that of the preset."""
-        return self.sources or (PRESETS[self.preset],)
+        """The configured sources, or else those of the presets, each with the command that it runs.
+
+        A source's own command counts, then that of the cluster; in a preset it is the other way round, for what was
+        configured counts before what was not.
+        """
+        if self.sources:
+            return tuple(_with_command(source, source.command or self.command) for source in self.sources)
+        sources = dict.fromkeys(source for name in self.presets for source in PRESETS[name])
+        return tuple(_with_command(source, self.command or source.command) for source in sources)
+
+    @property
+    def scope(self) -> tuple[object, ...]:
+        """Which nodes and pods are watched: what two settings of one cluster have in common that are the same."""
+        pods = ((source.namespace, source.selector, source.container, source.method) for source in self.active_sources)
+        return (self.node_selector, *pods)
+
+
+def _with_command(source: PodSource, command: tuple[str, ...] | None) -> PodSource:
+    if source.method is not SourceMethod.EXEC:
+        return source
+    return msgspec.structs.replace(source, command=command or DEFAULT_COMMAND)
 
 
 class ClusterSettings(DefaultSettings, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ class ClusterObjects:
         self._fleet = fleet
         self._storage = storage
         self._factory = factory
-        self._namespace = PRESETS["gpu-operator"].namespace
+        self._namespace = PRESETS["gpu-operator"][0].namespace
         self._pods: dict[str, str] = {}  # key of the device-plugin pod, by node
         self._generations: dict[str, int] = {}  # how often a name has been reused, by `node NAME` or `pod NODE`
         self._last_number = 0  # of a node

@@ -176,7 +176,7 @@ class ObjectFactory:
     def gpu_pod(self, node: str, generation: int, since: float | None = None) -> Document:
         """Return the device-plugin pod of a node; a new `generation` is a new pod."""
         prefix = "nvidia-device-plugin-daemonset-"
-        source = PRESETS["gpu-operator"]
+        source = PRESETS["gpu-operator"][0]
         return self.pod(
             source.namespace,
             self.pod_name(prefix, node, generation),

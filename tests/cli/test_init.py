@@ -100,7 +100,7 @@ class TestFile:
             if not line.startswith("# ") or (" = " in line and line.split()[2] == "=")
         ]
         text = "\n".join(line for line in settings if not line.startswith("preset"))
-        assert config.parse(text, Path("gpuid.toml")).clusters[0].sources == (config.PRESETS["gpu-operator"],)
+        assert config.parse(text, Path("gpuid.toml")).clusters[0].active_sources == config.PRESETS["gpu-operator"]
 
     def test_contexts_of_one_server_are_kept_with_a_warning(self, here: Path):
         kubeconfig(here / "k", ["admin", "eu", "dev"], servers={"dev": "https://127.0.0.1:1"})

@@ -85,7 +85,7 @@ class TestFailedReadings:
         assert "with its GPUs the cluster would have more than 5 (max_gpus)" in caplog.text
 
     async def test_a_pod_without_the_container_gets_no_exec(self, world: World) -> None:
-        source = msgspec.structs.replace(PRESETS["gpu-operator"], container="absent")
+        source = msgspec.structs.replace(PRESETS["gpu-operator"][0], container="absent")
         async with world.watched(sources=(source,)) as seen:
             await eventually(lambda: seen.uncovered == dict.fromkeys(world.cluster.nodes, ReadFailure.NO_CONTAINER))
             await world.stays(lambda: not seen.failures and world.execs.total() == 0)

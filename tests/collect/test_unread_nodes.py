@@ -49,7 +49,7 @@ class Cluster:
         self.now = 1000.0
         self.seen = Observed()
         settings = ClusterSettings(
-            context="c", grace=Duration(GRACE), sources=(PRESETS["gpu-operator"], PRESETS["gke"])
+            context="c", grace=Duration(GRACE), sources=(*PRESETS["gpu-operator"], *PRESETS["gke"])
         )
         self._sources = settings.active_sources
         self.queue = NodeQueue(

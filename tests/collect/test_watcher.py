@@ -220,14 +220,14 @@ class TestTwoSources:
     )
 
     async def test_each_node_is_read_once_through_the_first_source(self, world: World) -> None:
-        async with world.watched(sources=(PRESETS["gpu-operator"], self.EXPORTER)):
+        async with world.watched(sources=(*PRESETS["gpu-operator"], self.EXPORTER)):
             await world.settled()
             assert world.execs == Counter(dict.fromkeys(world.cluster.nodes, 1))
             assert world.requested("list", "pods") == 2
 
     async def test_a_source_without_a_ready_pod_is_replaced_by_another(self, world: World) -> None:
         world.cluster.set_ready(world.first, ready=False)
-        async with world.watched(sources=(PRESETS["gpu-operator"], self.EXPORTER)) as seen:
+        async with world.watched(sources=(*PRESETS["gpu-operator"], self.EXPORTER)) as seen:
             await world.settled()
             assert seen.published[world.first].source.startswith("gpu-operator/nvidia-dcgm-exporter-")
             world.cluster.set_ready(world.first)

@@ -41,7 +41,7 @@ def test_the_minimal_configuration_is_valid() -> None:
 def test_the_guide_from_the_go_program_has_a_valid_configuration(tmp_path: Path) -> None:
     (text,) = re.findall(r"```toml\n(.+?)```", (CONFIG / "from-go-gpuid.md").read_text(), re.DOTALL)
     config = parse(text, tmp_path / "gpuid.toml")
-    assert config.clusters[0].active_sources == (PRESETS["gpu-operator"],)
+    assert config.clusters[0].active_sources == PRESETS["gpu-operator"]
     assert config.sinks["lake"] == S3Settings(
         bucket="gpuids", prefix="serial-numbers", region="us-east-1", emit="readings", columns="peer"
     )

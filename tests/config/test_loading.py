@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from collector.config import (
 
 FILE = Path("/etc/gpuid/gpuid.toml")
 CLUSTER = '[[clusters]]\ncontext = "prod"\n'
-SOURCE = PodSource(namespace="gpus", selector="app=smi", container="smi")
+SOURCE = PodSource(namespace="gpus", selector="app=smi", container="smi", command=("nvidia-smi", "-q", "-x"))
 HASH = "$2b$12$" + "a" * 53
 
 
@@ -53,7 +54,7 @@ class TestMeaning:
         assert (cluster.preset, cluster.sources, cluster.node_selector) == ("gpu-operator", (), "")
         assert (cluster.refresh, cluster.grace, cluster.exec_timeout) == (3600.0, 600.0, 30.0)
         assert (cluster.exec_concurrency, cluster.request_rate, cluster.request_burst) == (16, 100.0, 200)
-        assert cluster.command == ("nvidia-smi", "-q", "-x")
+        assert cluster.command is None
         config = read(CLUSTER)
         assert config.defaults == DefaultSettings()
         assert (config.server.listen, config.server.basic_auth) == ("0.0.0.0:8080", {})
@@ -79,7 +80,7 @@ class TestMeaning:
             request_rate=2.5,
             request_burst=9,
             node_selector="gpu=yes",
-            sources=(SOURCE,),
+            sources=(msgspec.structs.replace(SOURCE, command=()),),
         )
 
     def test_every_key_of_the_server_and_the_metrics_is_read(self) -> None:
@@ -115,9 +116,23 @@ class TestInheritance:
         assert [(cluster.refresh, cluster.grace) for cluster in config.clusters] == [(7200.0, 60.0), (10800.0, 60.0)]
         assert config.defaults.refresh == 7200.0
 
+    def test_presets_are_used_in_the_order_in_which_they_are_listed(self) -> None:
+        text = f'{CLUSTER}preset = ["gke", "gpu-operator", "gke"]\n'
+        assert first(text).active_sources == (*PRESETS["gke"], *PRESETS["gpu-operator"])
+
+    def test_the_command_of_a_cluster_replaces_that_of_its_preset(self) -> None:
+        (source,) = first(f'{CLUSTER}preset = "gke"\ncommand = ["smi"]\n').active_sources
+        assert source.command == ("smi",)
+
+    def test_a_sources_own_command_counts_before_that_of_the_cluster(self) -> None:
+        places = 'namespace = "gpus", selector = "", container = "smi"'
+        sources = f'sources = [{{{places}, command = ["own"]}}, {{{places}}}, {{{places}, method = "log"}}]\n'
+        commands = [source.command for source in first(f'{CLUSTER}command = ["smi"]\n{sources}').active_sources]
+        assert commands == [("own",), ("smi",), ()]
+
     @pytest.mark.parametrize("preset", list(PRESETS))
     def test_a_preset_names_its_source(self, preset: str) -> None:
-        assert first(f'{CLUSTER}preset = "{preset}"\n').active_sources == (PRESETS[preset],)
+        assert first(f'{CLUSTER}preset = "{preset}"\n').active_sources == PRESETS[preset]
 
     def test_the_default_preset_is_the_gpu_operator(self) -> None:
         assert first(CLUSTER).active_sources == (
@@ -125,13 +140,14 @@ class TestInheritance:
                 namespace="gpu-operator",
                 selector="app=nvidia-device-plugin-daemonset",
                 container="nvidia-device-plugin",
+                command=("nvidia-smi", "-q", "-x"),
             ),
         )
 
     def test_a_clusters_preset_replaces_the_default_sources(self) -> None:
         text = f'[[defaults.sources]]\nnamespace = "gpus"\nselector = "app=smi"\ncontainer = "smi"\n{CLUSTER}'
         assert first(text).active_sources == (SOURCE,)
-        assert first(f'{text}preset = "gke"\n').active_sources == (PRESETS["gke"],)
+        assert first(f'{text}preset = "gke"\n').active_sources == PRESETS["gke"]
 
     def test_a_clusters_sources_replace_the_default_preset(self) -> None:
         sources = 'sources = [{namespace = "gpus", selector = "app=smi", container = "smi"}]\n'
@@ -365,6 +381,19 @@ BAD = [
     ),
     (f"[defaults]\nrequest_burst = 0\n{CLUSTER}", "defaults.request_burst: expected a finite value above zero, got 0"),
     (f'{CLUSTER}preset = "x"', 'clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "x"'),
+    (f"{CLUSTER}preset = []", "clusters[0].preset: expected at least one"),
+    (
+        f'{CLUSTER}preset = ["gke", "x"]',
+        'clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "x"',
+    ),
+    (
+        f'{CLUSTER}sources = [{{namespace = "n", selector = "", container = "c", method = "ssh"}}]',
+        'clusters[0].sources[0].method: expected one of exec, log, got "ssh"',
+    ),
+    (
+        f'{CLUSTER}sources = [{{namespace = "n", selector = "", container = "c", method = "log", command = ["smi"]}}]',
+        'clusters[0].sources[0].command: expected only with method = "exec"; with "log", the pod runs it itself',
+    ),
     (f"{CLUSTER}command = []", "clusters[0].command: expected at least the name of a program"),
     (f'{CLUSTER}kubeconfig = ":"', "clusters[0].kubeconfig: expected a path"),
     ('[[clusters]]\ncontext = ""', "clusters[0].context: expected the name of a context"),

@@ -52,7 +52,7 @@ class FakeCollector:
     refresh_seconds: float = 3600.0
     pods: Sequence[int] = (1,)  # of each source
     listed_nodes: int | None = 10  # in each cluster; None before it has been listed
-    pod_sources: Sequence[PodSource] = (PRESETS["gpu-operator"],)
+    pod_sources: Sequence[PodSource] = PRESETS["gpu-operator"]
     selector: str = ""  # of nodes
     similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
     time: float = 1764000600.0

@@ -127,7 +127,7 @@ class TestWhatHasNotBeenSeen:
     async def test_one_of_two_sources_that_matches_nothing_where_nodes_lack_pods(
         self, whole: Any, serving: Any, visit: Any
     ) -> None:
-        whole.collector.pod_sources = (PRESETS["gpu-operator"], PRESETS["gke"])
+        whole.collector.pod_sources = (*PRESETS["gpu-operator"], *PRESETS["gke"])
         whole.collector.pods = (5, 0)
         assert "No problems" in await self.seen(whole, serving, visit)
         whole.add("prod-a", "bare")
