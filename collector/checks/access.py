@@ -1,6 +1,5 @@
 """Asks an API server who we are and what we may do; a server that does not say is not at fault."""
 
-import msgspec
 from kubernetes_asyncio.client import (
     AuthenticationV1Api,
     AuthorizationV1Api,
@@ -11,23 +10,12 @@ from kubernetes_asyncio.client import (
     VersionApi,
 )
 
+from collector.checks.rights import Right
 from collector.kube.client import ApiClient
 from collector.kube.errors import ForbiddenError, ServerError
 from collector.kube.wire import MalformedError
 
-__all__ = ["Right", "is_granted", "server_version", "user_name"]
-
-
-class Right(msgspec.Struct, frozen=True):
-    """A verb on a resource, in one namespace or, if that is empty, in the whole cluster."""
-
-    verb: str
-    resource: str  # with a subresource after a slash
-    namespace: str = ""
-
-    def __str__(self) -> str:
-        """Return it as `verb resource in namespace`."""
-        return f"{self.verb} {self.resource}" + (f" in {self.namespace}" if self.namespace else "")
+__all__ = ["is_granted", "server_version", "user_name"]
 
 
 async def server_version(api: ApiClient) -> str:
@@ -52,7 +40,7 @@ async def is_granted(api: ApiClient, right: Right) -> bool | None:
     """Return whether the server grants us a right, None if it does not tell us."""
     resource, _, subresource = right.resource.partition("/")
     attributes = V1ResourceAttributes(
-        namespace=right.namespace, verb=right.verb, resource=resource, subresource=subresource
+        namespace=right.namespace, verb=right.verb, group=right.group, resource=resource, subresource=subresource
     )
     review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
     try:

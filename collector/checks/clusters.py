@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import anyio
 import msgspec
 
-from collector.checks.access import Right, is_granted, server_version, user_name
+from collector.checks.access import is_granted, server_version, user_name
 from collector.checks.check import Check, run_checks
 from collector.checks.finding import ClusterDetails, Finding, PodCount, Subject
+from collector.checks.rights import Right, needed_rights
 from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
 from collector.collect.objects import NodeObject, PodObject
@@ -194,10 +195,7 @@ class ClusterCheck(Check):
 
     async def _check_rights(self, client: ApiClient) -> None:
         self.step = "checking its permissions"
-        rights = [Right(verb, "nodes") for verb in ("list", "watch")]
-        for namespace in dict.fromkeys(source.namespace for source in self._cluster.active_sources):
-            rights += [Right(verb, "pods", namespace) for verb in ("list", "watch")]
-            rights += [Right(verb, "pods/exec", namespace) for verb in ("create", "get")]
+        rights = needed_rights(self._cluster)
         granted: dict[Right, bool | None] = {}
         errors: list[ClusterError] = []
 
@@ -213,15 +211,16 @@ class ClusterCheck(Check):
         if errors:
             raise errors[0]
         self.details.rights = {str(right): answer for right in rights if (answer := granted[right]) is not None}
-        missing: dict[tuple[str, str], list[str]] = {}
+        missing: dict[tuple[str, str, str], list[str]] = {}
         for right in rights:
-            if granted[right] is False:
-                missing.setdefault((right.resource, right.namespace), []).append(right.verb)
-        for (resource, namespace), verbs in missing.items():
+            if granted[right] is False and not right.optional:
+                missing.setdefault((right.group, right.resource, right.namespace), []).append(right.verb)
+        for (group, resource, namespace), verbs in missing.items():
             where = f" in namespace {namespace}" if namespace else ""
             self.finding.add_problem(
                 f"may not {' or '.join(verbs)} {resource}{where}",
-                f'add {{apiGroups: [""], resources: ["{resource}"], verbs: {msgspec.json.encode(verbs).decode()}}}'
+                f'add {{apiGroups: ["{group}"], resources: ["{resource}"], '
+                f"verbs: {msgspec.json.encode(verbs).decode()}}}"
                 f" to a {'Role' + where if namespace else 'ClusterRole'}",
             )
 

@@ -1,0 +1,44 @@
+"""What a collector must be allowed to do in a cluster, from its settings: what `check` asks for."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from collector.config import ClusterSettings, SourceMethod
+
+__all__ = ["Right", "needed_rights"]
+
+_METHODS = {  # what each method needs; an exec over a WebSocket needs `get`, and since Kubernetes 1.35 also `create`
+    SourceMethod.EXEC: (("create", "pods/exec"), ("get", "pods/exec")),
+    SourceMethod.LOG: (("get", "pods/log"),),
+}
+
+
+class Right(msgspec.Struct, frozen=True):
+    """A verb on a resource, in one namespace or, if that is empty, in the whole cluster."""
+
+    verb: str
+    resource: str  # with a subresource after a slash
+    namespace: str = ""
+    group: str = ""  # of the API; empty is the core
+    optional: bool = False  # what it is for is left out without it
+
+    def __str__(self) -> str:
+        """Return it as `verb resource in namespace`."""
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        return f"{self.verb} {resource}" + (f" in {self.namespace}" if self.namespace else "")
+
+
+def needed_rights(cluster: ClusterSettings) -> list[Right]:
+    """Return the rights that the sources of a cluster need, those in the whole cluster first."""
+    return list(dict.fromkeys(_needed(cluster)))
+
+
+def _needed(cluster: ClusterSettings) -> Iterator[Right]:
+    for verb in ("list", "watch"):
+        yield Right(verb, "nodes")
+    for source in cluster.active_sources:
+        for verb in ("list", "watch"):
+            yield Right(verb, "pods", source.namespace)
+        for verb, resource in _METHODS[source.method]:
+            yield Right(verb, resource, source.namespace)
