@@ -2,6 +2,7 @@
 
 import shlex
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import anyio
@@ -11,16 +12,26 @@ import watchfiles
 from collector.cli.options import DURATION, LISTEN
 from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import ConfigError, Duration, Listen
-from collector.simulator import Simulator
+from collector.simulator import DEFAULT_SHAPE, SHAPES, Simulator
 from collector.text import counted, describe_os_error
 
 __all__ = ["simulate"]
 
+_CLUSTERS = 3  # where neither their number nor their shapes are given
 _FIRST_LINE = "# Written by gpuid simulate.\n"
 
 
 @click.command()
-@click.option("--clusters", type=click.IntRange(1), default=3, show_default=True, help="Number of clusters.")
+@click.option("--clusters", type=click.IntRange(1), help="Number of clusters. Default: 3, or one of each --shape.")
+@click.option(
+    "--shape",
+    "shapes",
+    metavar="NAME",
+    type=click.Choice([*SHAPES, "all"]),
+    multiple=True,
+    help=f"Distribution that the clusters are like, several in turn: {', '.join(SHAPES)}, or all. "
+    f"[default: {DEFAULT_SHAPE.name}]",
+)
 @click.option("--nodes", type=click.IntRange(0), default=20, show_default=True, help="Nodes per cluster.")
 @click.option("--gpus", type=click.IntRange(0), default=8, show_default=True, help="GPUs per node.")
 @click.option(
@@ -44,7 +55,8 @@ _FIRST_LINE = "# Written by gpuid simulate.\n"
 )
 @click.option("--for", "duration", type=DURATION, help="Stop after this time. Default: run until Ctrl-C.")
 def simulate(
-    clusters: int,
+    clusters: int | None,
+    shapes: tuple[str, ...],
     nodes: int,
     gpus: int,
     output: Path | None,
@@ -62,9 +74,13 @@ def simulate(
     \b
     Examples:
       gpuid simulate --clusters 2 --nodes 5 --kubeconfig sim.kubeconfig
+      gpuid simulate --shape gke --shape helm
       gpuid init --kubeconfig sim.kubeconfig -o sim.toml && gpuid run -c sim.toml
       kubectl --kubeconfig sim.kubeconfig --context sim-0 get pods -A -w
     """
+    if "all" in shapes:
+        shapes = tuple(SHAPES)
+    clusters = clusters or len(shapes) or _CLUSTERS
     if listen.port + clusters > 65535:
         raise click.BadParameter(
             f"{counted(clusters, 'cluster')} need {clusters + 1} ports starting at {listen.port}", param_hint="--listen"
@@ -79,6 +95,7 @@ def simulate(
         host=listen.host or "0.0.0.0",  # noqa: S104  asked for
         ports=listen.port,
         seed=seed,
+        shapes=shapes or (DEFAULT_SHAPE.name,),
     )
     run_until_stopped(_simulate, simulator, output, duration)
 
@@ -107,6 +124,7 @@ def _banner(simulator: Simulator, path: Path, duration: float | None) -> str:
     simulated = (
         f"{len(simulator.clusters)} clusters, contexts {first} … {last}," if first != last else f"cluster {first}"
     )
+    shapes = {name: cluster.shape.name for name, cluster in simulator.clusters.items()}
     return "\n".join(
         (
             f"Simulating {simulated} {f'for {duration:g} s or ' if duration else ''}until Ctrl-C.",
@@ -115,11 +133,21 @@ def _banner(simulator: Simulator, path: Path, duration: float | None) -> str:
             f"  export KUBECONFIG={shlex.quote(str(path.resolve()))}",
             f"  kubectl --context {first} get pods -A -w",
             "",
+            *(_shapes(shapes) if set(shapes.values()) != {DEFAULT_SHAPE.name} else ()),
             f"Control     {simulator.control_url}",
             f"  curl {simulator.control_url}    lists the actions",
             f"  curl -X POST {simulator.control_url}/clusters/{first}/swap_tray",
         )
     )
+
+
+def _shapes(shapes: Mapping[str, str]) -> Iterator[str]:
+    """Yield lines with the shape of each cluster, which is the name of the preset that reads it."""
+    first = "Presets"
+    for name, shape in shapes.items():
+        yield f"{first:<12}{name} {shape}"
+        first = ""
+    yield ""
 
 
 def _check_replaceable(path: Path, *, force: bool) -> None:

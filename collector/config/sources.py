@@ -14,6 +14,8 @@ __all__ = ["DEFAULT_COMMAND", "PRESETS", "PodSource", "SourceMethod", "check_sel
 
 DEFAULT_COMMAND = ("nvidia-smi", "-q", "-x")
 
+_PLUGIN_CONTAINER = "nvidia-device-plugin-ctr"  # of NVIDIA's device plugin, in its manifests and in its chart
+
 
 class SourceMethod(Enum):
     """How the pods of a source are read."""
@@ -54,8 +56,12 @@ def check_selector(key: str, text: str) -> None:
         raise ValueError(f"{key}: {error}") from error
 
 
+# Each preset stays in one namespace, so that it needs no rights in another, which may not even exist; several presets
+# may be listed. docs/clusters.md says what each one fits, and what was tried.
 PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
     {
+        # NVIDIA/gpu-operator, assets/state-device-plugin/0500_daemonset.yaml (v26.7.0, a22dbf6): labels, container, and
+        # NVIDIA_VISIBLE_DEVICES=all in a privileged container. The namespace is that of NVIDIA's instructions.
         "gpu-operator": (
             PodSource(
                 namespace="gpu-operator",
@@ -64,20 +70,88 @@ PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
                 command=DEFAULT_COMMAND,
             ),
         ),
+        # The same DaemonSet in the namespace that OpenShift suggests: operatorframework.io/suggested-namespace in
+        # bundle/manifests/gpu-operator-certified.clusterserviceversion.yaml, ocpSuggestedNamespace in
+        # controllers/state_manager.go (v26.7.0, a22dbf6).
+        "openshift": (
+            PodSource(
+                namespace="nvidia-gpu-operator",
+                selector="app=nvidia-device-plugin-daemonset",
+                container="nvidia-device-plugin",
+                command=DEFAULT_COMMAND,
+            ),
+        ),
+        # NVIDIA/k8s-device-plugin, deployments/static/nvidia-device-plugin.yml, and the two other manifests there
+        # (v0.20.0, 1b826ac); deployments/container/Dockerfile sets NVIDIA_VISIBLE_DEVICES=all.
         "device-plugin": (
             PodSource(
                 namespace="kube-system",
                 selector="name=nvidia-device-plugin-ds",
-                container="nvidia-device-plugin-ctr",
+                container=_PLUGIN_CONTAINER,
                 command=DEFAULT_COMMAND,
             ),
         ),
+        # NVIDIA/k8s-device-plugin, deployments/helm/nvidia-device-plugin/templates (v0.20.0, 1b826ac), in the namespace
+        # of its README. The label is also that of the chart's pods of GPU feature discovery and of the MPS control
+        # daemon, which have no such container.
+        "helm": (
+            PodSource(
+                namespace="nvidia-device-plugin",
+                selector="app.kubernetes.io/name=nvidia-device-plugin",
+                container=_PLUGIN_CONTAINER,
+                command=DEFAULT_COMMAND,
+            ),
+        ),
+        # Microsoft's "Use GPUs on AKS" (articles/aks of azure-aks-docs): the static manifest in its own namespace.
+        "aks": (
+            PodSource(
+                namespace="gpu-resources",
+                selector="name=nvidia-device-plugin-ds",
+                container=_PLUGIN_CONTAINER,
+                command=DEFAULT_COMMAND,
+            ),
+        ),
+        # GoogleCloudPlatform/container-engine-accelerators, cmd/nvidia_gpu/device-plugin.yaml and Dockerfile (992db81).
+        # The image is distroless and $PATH lacks the driver, which is mounted at /usr/local/nvidia; the manifest sets
+        # LD_LIBRARY_PATH for it. GKE's own manifest may differ: the file says that it is not the source of truth.
         "gke": (
             PodSource(
                 namespace="kube-system",
                 selector="k8s-app=nvidia-gpu-device-plugin",
                 container="nvidia-gpu-device-plugin",
                 command=("/usr/local/nvidia/bin/nvidia-smi", "-q", "-x"),
+            ),
+        ),
+        # NVIDIA/gpu-operator (v26.7.0, a22dbf6): assets/state-driver/0500_daemonset.yaml of a ClusterPolicy and
+        # manifests/state-driver/0500_daemonset.yaml of an NVIDIADriver have this label and this container; their `app`
+        # differs. The container's own startup probe runs `nvidia-smi` (assets/state-driver/0400_configmap.yaml).
+        "driver": (
+            PodSource(
+                namespace="gpu-operator",
+                selector="app.kubernetes.io/component=nvidia-driver",
+                container="nvidia-driver-ctr",
+                command=DEFAULT_COMMAND,
+            ),
+        ),
+        # kubernetes-sigs/dra-driver-nvidia-gpu, deployments/helm/dra-driver-nvidia-gpu/templates/kubeletplugin.yaml and
+        # deployments/container/Dockerfile (0.5.0-dev, 9593204), in the namespace of its instructions: a privileged
+        # container with busybox, runc instead of NVIDIA's runtime, and the driver's root file system at /driver-root.
+        # The driver itself runs nvidia-smi there by chroot (disableGPUPersistenceMode in cmd/gpu-kubelet-plugin).
+        "dra": (
+            PodSource(
+                namespace="dra-driver-nvidia-gpu",
+                selector="dra-driver-nvidia-gpu-component=kubelet-plugin",
+                container="gpus",
+                command=("chroot", "/driver-root", "nvidia-smi", "-q", "-x"),
+            ),
+        ),
+        # config/kubernetes/reader of this repository.
+        "reader": (
+            PodSource(
+                namespace="gpuid",
+                selector="app.kubernetes.io/name=gpuid-reader",
+                container="reader",
+                method=SourceMethod.LOG,
             ),
         ),
     }

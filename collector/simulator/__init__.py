@@ -4,6 +4,17 @@ from collector.simulator.actions import Done
 from collector.simulator.cluster import SimulatedCluster
 from collector.simulator.faults import ExecFaultKind
 from collector.simulator.fleet import Fleet, Placed, SimulationError
+from collector.simulator.shapes import DEFAULT_SHAPE, SHAPES
 from collector.simulator.simulator import Simulator
 
-__all__ = ["Done", "ExecFaultKind", "Fleet", "Placed", "SimulatedCluster", "SimulationError", "Simulator"]
+__all__ = [
+    "DEFAULT_SHAPE",
+    "SHAPES",
+    "Done",
+    "ExecFaultKind",
+    "Fleet",
+    "Placed",
+    "SimulatedCluster",
+    "SimulationError",
+    "Simulator",
+]

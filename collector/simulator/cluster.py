@@ -14,6 +14,7 @@ from collector.simulator.faults import Counters, ExecFault, ExecFaultKind
 from collector.simulator.fleet import Fleet, SimulationError
 from collector.simulator.objects import ObjectFactory
 from collector.simulator.server import ApiServer, describe
+from collector.simulator.shapes import Shape
 from collector.simulator.storage import Storage
 
 __all__ = ["SimulatedCluster"]
@@ -32,6 +33,7 @@ class SimulatedCluster:
         self,
         name: str,
         fleet: Fleet,
+        shape: Shape,
         *,
         siblings: Mapping[str, "SimulatedCluster"],
         on_token: Callable[[], None],
@@ -47,12 +49,13 @@ class SimulatedCluster:
         self._on_token = on_token
         self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation must be repeatable
         self._storage = Storage()
-        factory = ObjectFactory(name, fleet.kind(name), seed, time.time() - _AGE_SECONDS)
+        factory = ObjectFactory(name, fleet.kind(name), shape, seed, time.time() - _AGE_SECONDS)
         self.objects = ClusterObjects(name, fleet, self._storage, factory)
         self.server = ApiServer(
             self._storage,
             token=_new_token(name),
             run_smi=self._run_smi,
+            image=shape.image,
             latency=latency,
             bookmark_interval=bookmark_interval,
             context=context,
@@ -77,19 +80,28 @@ class SimulatedCluster:
         return self.server.counters
 
     @property
+    def shape(self) -> Shape:
+        """The distribution that it is like."""
+        return self.objects.shape
+
+    @property
     def nodes(self) -> list[str]:
         """The names of the nodes with GPUs."""
         return self._fleet.nodes(self.name)
 
     def pod(self, node: str) -> str:
-        """Return the device-plugin pod of a node, as `namespace/name`."""
+        """Return the GPU pod of a node, as `namespace/name`."""
         return self.objects.pod(node)
 
     def describe(self) -> dict[str, Any]:
         """Return the state and counters of the cluster as JSON values."""
-        return {"name": self.name, "kind": self._fleet.kind(self.name), "gpu_nodes": len(self.nodes)} | describe(
-            self.server
-        )
+        facts = {
+            "name": self.name,
+            "shape": self.shape.name,
+            "kind": self._fleet.kind(self.name),
+            "gpu_nodes": len(self.nodes),
+        }
+        return facts | describe(self.server)
 
     # Machines
 
@@ -142,7 +154,7 @@ class SimulatedCluster:
 
     @action
     def delete_node(self, node: str | None = None) -> Done:
-        """Delete a node and its pod; its host and GPUs become free for the next new or migrated node."""
+        """Delete a node and its pods; its host and GPUs become free for the next new or migrated node."""
         node = self._node(node)
         if self.objects.has_pod(node):
             self.server.execs.kill(self.pod(node))
@@ -152,7 +164,7 @@ class SimulatedCluster:
 
     @action
     def add_node(self, node: str | None = None) -> Done:
-        """Add a node, with a pod, on a free host if there is one."""
+        """Add a node, with its pods, on a free host if there is one."""
         if node is None:
             taken = set(self.nodes)
             node = next(name for number in range(10_000_000) if (name := f"gpu-{number:04d}") not in taken)

@@ -2,11 +2,11 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from collector.config import PRESETS
 from collector.simulator.fleet import Fleet, SimulationError
-from collector.simulator.objects import GPU_POD_LABELS, NODES, PODS, Document, ObjectFactory, Resource
+from collector.simulator.objects import NODES, PODS, Document, ObjectFactory, Resource
+from collector.simulator.shapes import DaemonSet
 from collector.simulator.storage import Storage
 from collector.timestamps import rfc3339
 
@@ -14,6 +14,7 @@ __all__ = ["CPU_NODES", "ClusterObjects"]
 
 CPU_NODES = 2  # of each cluster
 _MIG_INSTANCES_PER_GPU = 7
+_AMOUNTS = ("capacity", "allocatable")
 
 
 class ClusterObjects:
@@ -24,8 +25,8 @@ class ClusterObjects:
         self._fleet = fleet
         self._storage = storage
         self._factory = factory
-        self._namespace = PRESETS["gpu-operator"][0].namespace
-        self._pods: dict[str, str] = {}  # key of the device-plugin pod, by node
+        self.shape = factory.shape
+        self._pods: dict[str, str] = {}  # key of the GPU pod, by node
         self._generations: dict[str, int] = {}  # how often a name has been reused, by `node NAME` or `pod NODE`
         self._last_number = 0  # of a node
         self._units: dict[str, int] = {}  # `nvidia.com/gpu` per GPU, by node; 1 where missing
@@ -33,35 +34,41 @@ class ClusterObjects:
             gpus = fleet.capacity(cluster, node)
             storage.seed(NODES, node, None, "", functools.partial(factory.node, node, self._number(), gpus))
         for node in fleet.nodes(cluster):
-            key = f"{self._namespace}/{factory.pod_name('nvidia-device-plugin-daemonset-', node, 0)}"
-            storage.seed(PODS, key, GPU_POD_LABELS, node, functools.partial(factory.gpu_pod, node, 0))
-            self._pods[node] = key
+            self._pods[node] = self._seed_daemon(self.shape.gpu_pods, node)
+            for other in self.shape.others:
+                self._seed_daemon(other, node)
         self._add_other_objects()
 
     def pod(self, node: str) -> str:
-        """Return the key of the device-plugin pod of a node."""
+        """Return the key of the GPU pod of a node: the one through which a preset reads it."""
         if node not in self._pods:
-            raise SimulationError(f"{self._cluster}: no device-plugin pod on {node}")
+            raise SimulationError(f"{self._cluster}: no GPU pod on {node}")
         return self._pods[node]
 
     def add_node(self, node: str) -> None:
-        """Create the node of a new VM, and its pod."""
+        """Create the node of a new VM, and its pods."""
         generation = self._next(f"node {node}")
         gpus = self._fleet.capacity(self._cluster, node)
         document = self._factory.node(node, self._number(), gpus, generation=generation, since=time.time())
         self._storage.put(NODES, document)
         self.add_pod(node)
+        for other in self.shape.others:
+            self._storage.put(PODS, self._factory.daemon_pod(other, node, generation, time.time()))
 
     def delete_node(self, node: str) -> None:
-        """Delete a node and its pod, if it has one."""
+        """Delete a node and its pods."""
         if node in self._pods:
             self.delete_pod(node)
+        generation = self._generations.get(f"node {node}", 0)
+        for other in self.shape.others:
+            self._storage.delete(PODS, self._daemon_key(other, node, generation))
         self._units.pop(node, None)
         self._storage.delete(NODES, node)
 
     def add_pod(self, node: str) -> None:
         """Create a pod as the DaemonSet does: first it is pending, then it runs."""
-        document = self._factory.gpu_pod(node, self._next(f"pod {node}"), time.time())
+        generation = self._next(f"pod {node}")
+        document = self._factory.daemon_pod(self.shape.gpu_pods, node, generation, time.time())
         self._pods[node] = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
         status = document["status"]
         document["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
@@ -131,8 +138,7 @@ class ClusterObjects:
         def change(document: Document) -> None:
             uid = document["metadata"]["uid"]
             document["status"]["nodeInfo"]["bootID"] = self._factory.uid("boot", uid, boot)
-            for amounts in ("capacity", "allocatable"):
-                document["status"][amounts]["nvidia.com/gpu"] = gpus
+            self._offer(document, gpus)
             _set_condition(document, "Ready", ready=True)
 
         self.edit(NODES, node, change)
@@ -141,10 +147,7 @@ class ClusterObjects:
         """Make only the GPUs that are found allocatable; the capacity stays."""
         gpus = self._amount(node)
 
-        def change(document: Document) -> None:
-            document["status"]["allocatable"]["nvidia.com/gpu"] = gpus
-
-        self.edit(NODES, node, change)
+        self.edit(NODES, node, lambda document: self._offer(document, gpus, ("allocatable",)))
 
     def share_gpus(self, node: str, replicas: int, *, label: int) -> None:
         """Offer every GPU `replicas` times, as time-slicing does; the label says `label`, or is absent if that is 0."""
@@ -166,11 +169,11 @@ class ClusterObjects:
         self.edit(PODS, self.pod(node), lambda document: _set_labels(document, {"app": app}))
 
     def rename_container(self, node: str, name: str) -> None:
-        """Change the name of the container of a pod."""
+        """Change the name of the container of a pod; of several, the last."""
 
         def change(document: Document) -> None:
-            document["spec"]["containers"][0]["name"] = name
-            document["status"]["containerStatuses"][0]["name"] = name
+            document["spec"]["containers"][-1]["name"] = name
+            document["status"]["containerStatuses"][-1]["name"] = name
 
         self.edit(PODS, self.pod(node), change)
 
@@ -182,10 +185,10 @@ class ClusterObjects:
         """Let a node offer 0 GPUs, as the kubelet does once its device plugin is gone, or not name them at all."""
 
         def change(document: Document) -> None:
-            for amounts in ("capacity", "allocatable"):
-                document["status"][amounts]["nvidia.com/gpu"] = "0"
-                if forget:
-                    del document["status"][amounts]["nvidia.com/gpu"]
+            self._offer(document, "0")
+            if forget:
+                for amounts in _AMOUNTS:
+                    document["status"][amounts].pop(self.shape.resource, None)
 
         self.edit(NODES, node, change)
 
@@ -198,13 +201,17 @@ class ClusterObjects:
         change(document)
         self._storage.put(resource, document)
 
+    def _offer(self, document: Document, gpus: str, where: Sequence[str] = _AMOUNTS) -> None:
+        if self.shape.resource:
+            for amounts in where:
+                document["status"][amounts][self.shape.resource] = gpus
+
     def _divide(self, node: str, units: int, labels: Mapping[str, str | None]) -> None:
         self._units[node] = units
         gpus = self._amount(node)
 
         def change(document: Document) -> None:
-            for amounts in ("capacity", "allocatable"):
-                document["status"][amounts]["nvidia.com/gpu"] = gpus
+            self._offer(document, gpus)
             _set_labels(document, labels)
 
         self.edit(NODES, node, change)
@@ -220,18 +227,26 @@ class ClusterObjects:
             self._storage.seed(NODES, node, None, "", functools.partial(factory.node, node, self._number(), 0))
             pods.append(("kube-system", "kube-proxy-", node, "kube-proxy", "DaemonSet"))
             pods.append(("kube-system", "coredns-674b8bbfcf-", node, "coredns", "ReplicaSet"))
-        pods.append((self._namespace, "gpu-operator-6f7c9d8b54-", cpu_nodes[0], "gpu-operator", "ReplicaSet"))
-        pods += [
-            (self._namespace, "nvidia-dcgm-exporter-", node, "nvidia-dcgm-exporter", "DaemonSet")
-            for node in self._fleet.nodes(self._cluster)[:2]
-        ]
+        if controller := self.shape.controller:
+            pods.append((self.shape.namespace, f"{controller}-6f7c9d8b54-", cpu_nodes[0], controller, "ReplicaSet"))
         for namespace, prefix, node, app, owner in pods:
             name = factory.pod_name(prefix, namespace, node)
             labels = {"app": app}
             make = functools.partial(
-                factory.pod, namespace, name, node, labels, app, f"registry.example/{app}:v1", owner=(owner, app)
+                factory.pod, namespace, name, node, labels, (app,), f"registry.example/{app}:v1", owner=(owner, app)
             )
             self._storage.seed(PODS, f"{namespace}/{name}", labels, node, make)
+        for node in self._fleet.nodes(self._cluster)[:2]:
+            for sparse in self.shape.sparse:
+                self._seed_daemon(sparse, node)
+
+    def _seed_daemon(self, of: DaemonSet, node: str) -> str:
+        key = self._daemon_key(of, node, 0)
+        self._storage.seed(PODS, key, of.labels, node, functools.partial(self._factory.daemon_pod, of, node))
+        return key
+
+    def _daemon_key(self, of: DaemonSet, node: str, generation: int) -> str:
+        return f"{self.shape.namespace}/{self._factory.pod_name(of.prefix, node, generation)}"
 
     def _number(self) -> int:
         self._last_number += 1

@@ -9,6 +9,7 @@ from aiohttp import WSMsgType, web
 from collector.simulator import errors, execution
 from collector.simulator.execution import ERROR, STDERR, STDOUT, Command, Outcome
 from collector.simulator.faults import ExecFault, ExecFaultKind
+from collector.simulator.images import Image
 from collector.simulator.objects import PODS
 from collector.simulator.requests import RequestInfo
 from collector.simulator.smi import Printed
@@ -30,11 +31,13 @@ class ExecSessions:
         self,
         state: State,
         run_smi: Callable[[str, Sequence[str]], Printed],
+        image: Callable[[str, str], Image],
         latency: float,
     ) -> None:
         self.latency = latency  # seconds that a command takes
         self._storage, self._faults, self._counters, self._connections = state
         self._run_smi = run_smi
+        self._image = image  # of a container, by the name of its pod and its own
         self._killed: dict[str, set[asyncio.Event]] = {}  # of the running commands, by pod
 
     async def serve(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
@@ -148,9 +151,8 @@ class ExecSessions:
         return True
 
     def _outcome(self, command: Command, fault: ExecFault | None) -> Outcome:
-        has_program = command.pod.startswith("gpu-operator/nvidia-")
-        printed = (lambda: self._run_smi(command.node, command.argv)) if has_program else None
-        return execution.outcome(command, fault, printed)
+        image = self._image(command.pod.partition("/")[2], command.container)
+        return execution.outcome(command, fault, image, lambda: self._run_smi(command.node, command.argv))
 
 
 class _Channels:

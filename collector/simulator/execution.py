@@ -1,6 +1,5 @@
 """Simulates a command in a container: its output, and the Status at its end."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import msgspec
 
 from collector.simulator import errors
 from collector.simulator.faults import ExecFault, ExecFaultKind
+from collector.simulator.images import Image, start
 from collector.simulator.objects import Document
 from collector.simulator.requests import flag
 from collector.simulator.smi import Printed
@@ -71,20 +71,31 @@ def command(entry: Entry, query: Mapping[str, str], argv: Sequence[str]) -> Comm
     return Command(entry.key, entry.node, container, tuple(argv), wanted["stdout"], wanted["stderr"])
 
 
-def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], Printed] | None) -> Outcome:
-    """Return the outcome of a command; `nvidia_smi` runs the program, None if the container lacks it."""
-    shell, program = _program(wanted.argv)
+def outcome(wanted: Command, fault: ExecFault | None, image: Image, nvidia_smi: Callable[[], Printed]) -> Outcome:
+    """Return the outcome of a command in a container of an image; `nvidia_smi` runs the program."""
     if fault is not None and fault.how is ExecFaultKind.INTERNAL_ERROR:
         text = fault.stderr or "rpc error: code = DeadlineExceeded desc = context deadline exceeded"
         return _internal(f"error executing command in container: {text}")
-    if program != "nvidia-smi" or nvidia_smi is None or (fault is not None and fault.how is ExecFaultKind.NO_BINARY):
-        if shell:
-            return _ended(wanted, 127, b"", f"{shell}: 1: {program}: not found\n".encode())
+    if fault is not None and fault.how is ExecFaultKind.NO_BINARY:
+        image = image.without("nvidia-smi")
+    started = start(image, wanted.argv)
+    if started.runtime_error:
         return _internal(
             "error executing command in container: failed to exec in container: failed to start exec "
-            f'"{"0" * 64}": OCI runtime exec failed: exec failed: unable to start container process: exec: '
-            f'"{wanted.argv[0]}": executable file not found in $PATH: unknown'
+            f'"{"0" * 64}": OCI runtime exec failed: exec failed: unable to start container process: '
+            f"{started.runtime_error}: unknown"
         )
+    if started.program != "nvidia-smi":
+        return _ended(wanted, started.exit_status, b"", started.stderr.encode())
+    return _of_nvidia_smi(wanted, fault, nvidia_smi)
+
+
+def killed(wanted: Command) -> Outcome:
+    """Return the outcome of a command whose container was stopped."""
+    return _ended(wanted, 137, b"", b"")
+
+
+def _of_nvidia_smi(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], Printed]) -> Outcome:
     if fault is None:
         printed = nvidia_smi()
         return _ended(wanted, printed.exit_status, printed.stdout, b"")
@@ -105,28 +116,9 @@ def outcome(wanted: Command, fault: ExecFault | None, nvidia_smi: Callable[[], P
             return _ended(wanted, 0, b"", stderr)
 
 
-def killed(wanted: Command) -> Outcome:
-    """Return the outcome of a command whose container was stopped."""
-    return _ended(wanted, 137, b"", b"")
-
-
 def _runs(document: Document, container: str) -> bool:
     statuses = document.get("status", {}).get("containerStatuses", [])
     return any(status["name"] == container and "running" in status.get("state", {}) for status in statuses)
-
-
-def _program(argv: Sequence[str]) -> tuple[str, str]:
-    """Return the shell that runs the command (or "") and the name of the program without its directory."""
-    name = argv[0].rpartition("/")[2]
-    if name in ("sh", "bash") and len(argv) > 2 and argv[1].startswith("-") and argv[1].endswith("c"):
-        try:
-            words = shlex.split(argv[2])
-        except ValueError:
-            words = argv[2].split()
-        while words and (words[0] == "exec" or "=" in words[0]):
-            words = words[1:]
-        return name, words[0].rpartition("/")[2] if words else ""
-    return "", name
 
 
 def _ended(wanted: Command, exit_status: int, stdout: bytes, stderr: bytes) -> Outcome:

@@ -1,15 +1,15 @@
 """Creates the Kubernetes objects of a simulated cluster, nodes and pods, as documents."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from collector.config import PRESETS
 from collector.simulator import smi
 from collector.simulator.fleet import MODELS
+from collector.simulator.shapes import DaemonSet, Shape
 from collector.timestamps import rfc3339
 
 __all__ = [
-    "GPU_POD_LABELS",
     "KUBERNETES_VERSION",
     "LEASES",
     "NODES",
@@ -22,16 +22,9 @@ __all__ = [
 
 Document = dict[str, Any]
 KUBERNETES_VERSION = "v1.34.2"
-GPU_POD_LABELS = {
-    "app": "nvidia-device-plugin-daemonset",
-    "app.kubernetes.io/managed-by": "gpu-operator",
-    "controller-revision-hash": "6d8f7b9c5d",
-    "pod-template-generation": "1",
-}
 
 _NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
-_MACHINES = {"h100": "p5.48xlarge", "gb200": "p6e-gb200.36xlarge"}
 _ARCHITECTURE = {"h100": "amd64", "gb200": "arm64"}
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _IMAGES = (
@@ -76,9 +69,10 @@ RESOURCES = {(resource.group, resource.plural): resource for resource in (PODS, 
 class ObjectFactory:
     """Creates the documents of one cluster; the same arguments give the same document."""
 
-    def __init__(self, cluster: str, kind: str, seed: int, born: float) -> None:
+    def __init__(self, cluster: str, kind: str, shape: Shape, seed: int, born: float) -> None:
         self.cluster = cluster
         self.kind = kind
+        self.shape = shape
         self._salt = f"{seed}/{cluster}/"
         self._born = rfc3339(born, "seconds")
 
@@ -97,7 +91,8 @@ class ObjectFactory:
         created = rfc3339(since, "seconds") if since is not None else self._born
         address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         zone = _ZONES[number % len(_ZONES)]
-        machine = _MACHINES[self.kind] if gpus else "m7i.xlarge"
+        platform = self.shape.platform
+        machine = platform.machines[self.kind if gpus else ""]
         labels = {
             "beta.kubernetes.io/arch": _ARCHITECTURE[self.kind],
             "beta.kubernetes.io/os": "linux",
@@ -118,13 +113,11 @@ class ObjectFactory:
             "pods": "110",
         }
         if gpus:
-            labels |= {
-                "nvidia.com/gpu.present": "true",
-                "nvidia.com/gpu.product": MODELS[self.kind].replace(" ", "-"),
-                "nvidia.com/gpu.count": str(gpus),
-                "nvidia.com/cuda.driver.major": smi.DRIVER_VERSION[self.kind].partition(".")[0],
-            }
-            amounts["nvidia.com/gpu"] = str(gpus)
+            driver = smi.DRIVER_VERSION[self.kind].partition(".")[0]
+            facts = {"product": MODELS[self.kind].replace(" ", "-"), "gpus": gpus, "driver": driver}
+            labels |= {name: value.format_map(facts) for name, value in self.shape.node_labels.items()}
+            if self.shape.resource:
+                amounts[self.shape.resource] = str(gpus)
         return {
             "kind": "Node",
             "apiVersion": "v1",
@@ -141,7 +134,9 @@ class ObjectFactory:
             },
             "spec": {
                 "podCIDR": f"10.244.{number & 255}.0/24",
-                "providerID": f"aws:///{zone}/i-0{self._digest('machine', name, generation)[:16]}",
+                "providerID": platform.provider_id.format(
+                    zone=zone, machine=self._digest("machine", name, generation)[:16]
+                ),
             },
             "status": {
                 "capacity": amounts,
@@ -158,8 +153,8 @@ class ObjectFactory:
                     "machineID": self._digest("machine-id", name, generation)[:32],
                     "systemUUID": self.uid("system", name, generation),
                     "bootID": self.uid("boot", name, generation, 0),
-                    "kernelVersion": "6.8.0-1024-aws",
-                    "osImage": "Ubuntu 24.04.2 LTS",
+                    "kernelVersion": platform.kernel,
+                    "osImage": platform.os_image,
                     "containerRuntimeVersion": "containerd://2.1.4",
                     "kubeletVersion": KUBERNETES_VERSION,
                     "kubeProxyVersion": "",
@@ -173,18 +168,16 @@ class ObjectFactory:
             },
         }
 
-    def gpu_pod(self, node: str, generation: int, since: float | None = None) -> Document:
-        """Return the device-plugin pod of a node; a new `generation` is a new pod."""
-        prefix = "nvidia-device-plugin-daemonset-"
-        source = PRESETS["gpu-operator"][0]
+    def daemon_pod(self, of: DaemonSet, node: str, generation: int = 0, since: float | None = None) -> Document:
+        """Return the pod of a DaemonSet on a node; a new `generation` is a new pod."""
         return self.pod(
-            source.namespace,
-            self.pod_name(prefix, node, generation),
+            self.shape.namespace,
+            self.pod_name(of.prefix, node, generation),
             node,
-            GPU_POD_LABELS,
-            source.container,
-            "registry.example/nvidia/k8s-device-plugin:v0.17.4",
-            owner=("DaemonSet", "nvidia-device-plugin-daemonset"),
+            of.labels,
+            tuple(of.containers),
+            of.image,
+            owner=("DaemonSet", of.name),
             since=since,
         )
 
@@ -193,14 +186,14 @@ class ObjectFactory:
         namespace: str,
         name: str,
         node: str,
-        labels: dict[str, str],
-        container: str,
+        labels: Mapping[str, str],
+        containers: Sequence[str],
         image: str,
         *,
         owner: tuple[str, str],
         since: float | None = None,
     ) -> Document:
-        """Return a running and ready pod with one container."""
+        """Return a running and ready pod, all of whose containers have one image."""
         started = rfc3339(since, "seconds") if since is not None else self._born
         uid = self.uid("pod", namespace, name)
         address = f"10.244.{int(uid[:2], 16)}.{int(uid[2:4], 16)}"
@@ -214,7 +207,7 @@ class ObjectFactory:
                 "uid": uid,
                 "resourceVersion": "",
                 "creationTimestamp": started,
-                "labels": labels,
+                "labels": dict(labels),
                 "ownerReferences": [
                     {
                         "apiVersion": "apps/v1",
@@ -250,6 +243,7 @@ class ObjectFactory:
                         "imagePullPolicy": "IfNotPresent",
                         "securityContext": {"privileged": True},
                     }
+                    for container in containers
                 ],
                 "restartPolicy": "Always",
                 "terminationGracePeriodSeconds": 30,
@@ -288,6 +282,7 @@ class ObjectFactory:
                         "containerID": self.container_id(uid, container, 0),
                         "started": True,
                     }
+                    for container in containers
                 ],
                 "qosClass": "BestEffort",
             },

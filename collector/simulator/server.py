@@ -12,6 +12,7 @@ from collector.simulator import discovery, errors, read_verbs, write_verbs
 from collector.simulator.connections import Connections
 from collector.simulator.exec_sessions import ExecSessions
 from collector.simulator.faults import Counters, Faults
+from collector.simulator.images import Image
 from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
 from collector.simulator.requests import RequestInfo, flag, parse
 from collector.simulator.smi import Printed
@@ -37,6 +38,7 @@ class ApiServer:
         *,
         token: str,
         run_smi: Callable[[str, Sequence[str]], Printed],
+        image: Callable[[str, str], Image],
         latency: float,
         bookmark_interval: float,
         context: ssl.SSLContext,
@@ -48,7 +50,7 @@ class ApiServer:
         self.counters = Counters()
         self.connections = Connections()
         self._state = State(storage, self.faults, self.counters, self.connections)
-        self.execs = ExecSessions(self._state, run_smi, latency)
+        self.execs = ExecSessions(self._state, run_smi, image, latency)
         self.bookmark_interval = bookmark_interval
         self.host = host
         self.port = 0

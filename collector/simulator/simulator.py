@@ -2,7 +2,9 @@
 
 import base64
 import contextlib
+import itertools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +15,7 @@ from collector.simulator import certificates
 from collector.simulator.cluster import SimulatedCluster
 from collector.simulator.control import ControlServer
 from collector.simulator.fleet import Fleet
+from collector.simulator.shapes import DEFAULT_SHAPE, SHAPES
 
 __all__ = ["Simulator"]
 
@@ -22,7 +25,8 @@ class Simulator:
 
     `nodes` is the number per cluster, `gpus` that per node; `latency` (of an exec) and `bookmark_interval` are seconds.
     The servers listen on `ports` and the following ones, the control server on the last; 0 means any free ports. Files
-    are written to `directory`, by default a temporary one. The same `seed` makes the same fleet.
+    are written to `directory`, by default a temporary one. The same `seed` makes the same fleet. The clusters have the
+    `shapes` (keys of SHAPES) in turn.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Simulator:
         directory: Path | None = None,
         seed: int = 0,
         bookmark_interval: float = 10.0,
+        shapes: Sequence[str] = (DEFAULT_SHAPE.name,),
     ) -> None:
         self.fleet = Fleet(clusters=clusters, nodes=nodes, gpus=gpus, seed=seed)
         self.clusters: dict[str, SimulatedCluster] = {}
@@ -45,6 +50,9 @@ class Simulator:
         self._seed = seed
         self._latency = latency
         self._bookmark_interval = bookmark_interval
+        self._shapes = dict(
+            zip(self.fleet.clusters, itertools.cycle([SHAPES[shape] for shape in shapes]), strict=False)
+        )
         self._directory = directory
         self._control = ControlServer(self.clusters, self.fleet)
         self._open = contextlib.AsyncExitStack()
@@ -75,6 +83,7 @@ class Simulator:
                 cluster = self.clusters[name] = SimulatedCluster(
                     name,
                     self.fleet,
+                    self._shapes[name],
                     siblings=self.clusters,
                     on_token=self._write_kubeconfig,
                     seed=self._seed,
