@@ -125,7 +125,7 @@ class ClusterCheck(Check):
                 for pod in await self._list_pods(client, source)
             ]
             await self._list_nodes(client, candidates)
-            if not any(count.total for count in self.details.pods):
+            if not candidates:
                 if self.details.pods:
                     await self._try_other_presets(client)
             elif (chosen := choose(candidates)) is None:
@@ -266,13 +266,14 @@ class ClusterCheck(Check):
         if self._is_denied(Right("list", "pods", source.namespace)):
             return []
         pods = await _list(client, source)
+        usable = [pod for pod in pods if not lacks_container(Candidate(0, source, pod))]
         self.details.pods.append(
             PodCount(
                 namespace=source.namespace,
                 selector=source.selector,
                 container=source.container,
-                ready=sum(map(ready, pods)),
-                total=len(pods),
+                ready=sum(map(ready, usable)),
+                total=len(usable),
             )
         )
         return pods

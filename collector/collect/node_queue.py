@@ -125,7 +125,7 @@ class NodeQueue:
 
     def set_pod(self, order: int, source: PodSource, before: PodObject | None, after: PodObject | None) -> None:
         """Apply a change of a pod that `source`, the one at `order` in the configuration, selects."""
-        self._pods[order] += (after is not None) - (before is not None)
+        self._pods[order] += _is_candidate(order, source, after) - _is_candidate(order, source, before)
         if before is not None and before.node and (after is None or after.node != before.node):
             node = self._nodes[before.node]
             del node.pods[order, before.key]
@@ -397,3 +397,7 @@ class NodeQueue:
         if not self._paused and due < self._waiting_until:
             self._waiting_until = float("-inf")
             self._sooner.pulse()
+
+
+def _is_candidate(order: int, source: PodSource, pod: PodObject | None) -> bool:
+    return pod is not None and not schedule.lacks_container(Candidate(order, source, pod))

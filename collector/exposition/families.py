@@ -129,7 +129,7 @@ FAMILIES = (
         "gpuid_source_pods",
         "gauge",
         ("cluster", "source"),
-        "Pods that a source selects; the source is its namespace and selector.",
+        "Pods that a source selects and that have its container; the source is its namespace and selector.",
     ),
     Family(
         "gpuid_read_duration_seconds",

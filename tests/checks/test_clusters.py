@@ -417,3 +417,4 @@ class TestPods:
             clusters["sim-0"].rename_container(node, "gpu-feature-discovery")
         details = await clusters.details("sim-0")
         assert (details.node, details.gpus) == ("gpu-0002", 4)
+        assert [(count.ready, count.total) for count in details.pods] == [(1, 1)]

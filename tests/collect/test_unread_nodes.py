@@ -329,7 +329,7 @@ class TestTheSurvey:
         cluster = Cluster(gpu_node(), cpu_node())
         cluster.set_pod(None, pod())
         cluster.set_pod(pod(), pod())
-        cluster.set_pod(None, pod(node="", name="unscheduled"), order=1)
+        cluster.set_pod(None, pod(node="", name="unscheduled", containers=()), order=1)
         cluster.set_pod(pod(), None)
         cluster.queue.set_node(cpu_node(), None)
         assert cluster.seen.surveys == [
@@ -339,6 +339,15 @@ class TestTheSurvey:
             Survey(2, (0, 1)),
             Survey(1, (0, 1)),
         ]
+
+    def test_pods_without_the_container_are_not_counted(self) -> None:
+        cluster = Cluster(gpu_node())
+        pending = pod(name="gfd", containers=())  # which containers it has is known once it has been started
+        cluster.set_pod(None, pending)
+        cluster.set_pod(None, OTHER, order=1)
+        cluster.set_pod(pending, OTHER)
+        cluster.set_pod(OTHER, None)
+        assert cluster.seen.surveys == [Survey(1, (0, 0)), Survey(1, (1, 0)), Survey(1, (0, 0))]
 
 
 class TestTheLog:
