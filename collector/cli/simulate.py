@@ -22,7 +22,7 @@ _FIRST_LINE = "# Written by gpuid simulate.\n"
 
 
 @click.command()
-@click.option("--clusters", type=click.IntRange(1), help="Number of clusters. Default: 3, or one of each --shape.")
+@click.option("--clusters", type=click.IntRange(1), help="Number of clusters. Default: 3, or one for each --shape.")
 @click.option(
     "--shape",
     "shapes",

@@ -86,7 +86,7 @@ class TestFile:
         init("--context", ARN)
         text = (here / "gpuid.toml").read_text()
         for line in (
-            '# Pods that can run nvidia-smi, by preset: gpu-operator, device-plugin, gke.\npreset = "gpu-operator"',
+            f'# Pods that can run nvidia-smi, by preset: {", ".join(config.PRESETS)}.\npreset = "gpu-operator"',
             '# refresh = "1h"',
             'listen = "0.0.0.0:8080"',
             f'[[clusters]]\nname = "{ARN}"\ncontext = "{ARN}"',

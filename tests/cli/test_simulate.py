@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from collector.cli import gpuid as command
 from collector.kube.kubeconfig import contexts
+from collector.simulator import SHAPES
 from tests.support.processes import free_ports
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -86,6 +87,16 @@ class TestRunning:
         ]
         assert [len(fleet) for fleet in fleets] == [24, 24, 24]
         assert fleets[0] == fleets[1] != fleets[2]
+
+    def test_clusters_have_the_given_shapes_in_turn(self, start: Callable[..., Simulation]):
+        simulation = start("--clusters", "3", "--shape", "gke", "--shape", "helm")
+        assert "\nPresets     sim-0 gke\n            sim-1 helm\n            sim-2 gke\n\n" in simulation.banner
+        clusters = httpx.get(f"{simulation.control}/clusters").json().values()
+        assert [cluster["shape"] for cluster in clusters] == ["gke", "helm", "gke"]
+
+    def test_there_is_a_cluster_of_each_shape_unless_their_number_is_given(self, gpuid: Run):
+        result = gpuid("simulate", "--shape", "all", "--nodes", "1", "--gpus", "1", "--for", "100ms")
+        assert result.stdout.startswith(f"Simulating {len(SHAPES)} clusters, ")
 
     def test_a_watch_ends_when_connections_are_dropped(self, start: Callable[..., Simulation]):
         simulation = start()

@@ -380,11 +380,11 @@ BAD = [
         ]
     ),
     (f"[defaults]\nrequest_burst = 0\n{CLUSTER}", "defaults.request_burst: expected a finite value above zero, got 0"),
-    (f'{CLUSTER}preset = "x"', 'clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "x"'),
+    (f'{CLUSTER}preset = "x"', f'clusters[0].preset: expected one of {", ".join(PRESETS)}, got "x"'),
     (f"{CLUSTER}preset = []", "clusters[0].preset: expected at least one"),
     (
         f'{CLUSTER}preset = ["gke", "x"]',
-        'clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "x"',
+        f'clusters[0].preset: expected one of {", ".join(PRESETS)}, got "x"',
     ),
     (
         f'{CLUSTER}sources = [{{namespace = "n", selector = "", container = "c", method = "ssh"}}]',
@@ -481,7 +481,7 @@ class TestRefusals:
 
     def test_a_refused_value_is_shortened_to_one_line(self) -> None:
         message = refusal(f'{CLUSTER}preset = "a\\nb{"x" * 1000}"')
-        assert message.startswith('clusters[0].preset: expected one of gpu-operator, device-plugin, gke, got "a\\nbxxx')
+        assert message.startswith(f'clusters[0].preset: expected one of {", ".join(PRESETS)}, got "a\\nbxxx')
         assert len(message) < 200
 
     def test_a_password_in_place_of_a_hash_is_not_repeated(self) -> None:
