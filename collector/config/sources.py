@@ -61,7 +61,8 @@ def check_selector(key: str, text: str) -> None:
 PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
     {
         # NVIDIA/gpu-operator, assets/state-device-plugin/0500_daemonset.yaml (v26.7.0, a22dbf6): labels, container, and
-        # NVIDIA_VISIBLE_DEVICES=all in a privileged container. The namespace is that of NVIDIA's instructions.
+        # NVIDIA_VISIBLE_DEVICES=all in a privileged container; the same since v1.11.0. The namespace is the one of
+        # NVIDIA's instructions.
         "gpu-operator": (
             PodSource(
                 namespace="gpu-operator",
@@ -124,7 +125,8 @@ PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
         ),
         # NVIDIA/gpu-operator (v26.7.0, a22dbf6): assets/state-driver/0500_daemonset.yaml of a ClusterPolicy and
         # manifests/state-driver/0500_daemonset.yaml of an NVIDIADriver have this label and this container; their `app`
-        # differs. The container's own startup probe runs `nvidia-smi` (assets/state-driver/0400_configmap.yaml).
+        # differs. So since v23.9.0. The container's own startup probe runs `nvidia-smi`
+        # (assets/state-driver/0400_configmap.yaml).
         "driver": (
             PodSource(
                 namespace="gpu-operator",

@@ -1,6 +1,7 @@
 """The files that users start from agree with the program and with each other."""
 
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,30 @@ def test_the_guide_from_the_go_program_has_a_valid_configuration(tmp_path: Path)
     assert config.sinks["lake"] == S3Settings(
         bucket="gpuids", prefix="serial-numbers", region="us-east-1", emit="readings", columns="peer"
     )
+
+
+def test_every_cluster_of_the_guide_by_distribution_has_a_valid_configuration(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "clusters.md").read_text()
+    clusters = [
+        cluster
+        for text in re.findall(r"```toml\n(.+?)```", guide, re.DOTALL)
+        for cluster in parse(textwrap.dedent(text), tmp_path / "gpuid.toml").clusters
+    ]
+    assert {preset for cluster in clusters if not cluster.sources for preset in cluster.presets} == set(PRESETS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_is_named_wherever_they_are_listed(preset: str) -> None:
+    assert f'"{preset}"' in (CONFIG / "gpuid.full.toml").read_text()
+    assert f"`{preset}`" in (ROOT / "README.md").read_text()
+    assert f"`{preset}`" in (ROOT / "docs" / "clusters.md").read_text()
+
+
+def test_the_guide_by_distribution_names_the_namespace_of_each_preset() -> None:
+    guide = (ROOT / "docs" / "clusters.md").read_text()
+    rows = re.findall(r"^\| (`.+`) \| `([\w-]+)` \|$", guide, re.MULTILINE)
+    said = {preset: namespace for presets, namespace in rows for preset in re.findall(r"`([\w-]+)`", presets)}
+    assert said == {name: source.namespace for name, (source,) in PRESETS.items()}
 
 
 def test_the_full_configuration_states_the_defaults() -> None:
