@@ -46,6 +46,8 @@ _PHRASES: tuple[tuple[ReadFailure, tuple[str, ...]], ...] = (
     ),
     (ReadFailure.NOT_FOUND, ("pod not found", "pod does not exist")),
 )
+# The last words of runc before the cause. With what the runtimes above it say, the cause begins after 250 characters.
+_PREAMBLES = ("unable to start container process: ", "starting container process caused: ")
 
 
 class Output(msgspec.Struct, frozen=True):
@@ -237,9 +239,17 @@ def _exit_code(status: bytes) -> int:
     except UNDECODABLE as error:
         raise ExecError(ReadFailure.CONNECTION, "cannot read the exit status") from error
     if code is None:
-        message = redact(ended.message or ended.reason or "no reason given", 300)
-        raise ExecError(_reason_in(message) or ReadFailure.CONNECTION, f"the command did not run: {message}")
+        message = _cause(ended.message or ended.reason or "no reason given")
+        text = f"the command did not run: {redact(message, 300)}"
+        raise ExecError(_reason_in(message) or ReadFailure.CONNECTION, text)
     return code
+
+
+def _cause(message: str) -> str:
+    """Return what a message says after the preamble of the container runtimes, if it has one."""
+    for preamble in _PREAMBLES:
+        message = message.rpartition(preamble)[2] or message
+    return message
 
 
 def _unsuccessful(code: int, output: Output) -> ExecError:

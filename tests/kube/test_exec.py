@@ -183,6 +183,24 @@ class TestACommandThatEndsBadly:
         server.plays(says((3, status)))
         assert (await server.fails())[0] is reason
 
+    @pytest.mark.parametrize(
+        "preamble",
+        [
+            "exec failed: unable to start container process: ",
+            "exec failed: container_linux.go:380: starting container process caused: ",
+        ],
+    )
+    async def test_says_what_a_runtime_says_at_its_end(self, server: Server, preamble: str) -> None:
+        cause = (
+            'exec: "/usr/local/nvidia/bin/nvidia-smi": stat /usr/local/nvidia/bin/nvidia-smi: no such file or directory'
+        )
+        text = (
+            "error executing command in container: failed to exec in container: failed to start exec "
+            f'"{"5e" * 32}": OCI runtime exec failed: {preamble}{cause}: unknown'
+        )
+        server.plays(says((3, internal(text))))
+        assert await server.fails() == (ReadFailure.NO_BINARY, f"the command did not run: {cause}: unknown")
+
 
 class TestAnExecThatIsRefused:
     @pytest.mark.parametrize(
