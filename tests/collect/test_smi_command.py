@@ -1,6 +1,7 @@
 """Reading a node whose nvidia-smi prints no document, because one of its GPUs does not answer."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,18 @@ class TestOneByOne:
             assert reading.lost == (GpuRef(None, "00000000:19:00.0"),)
             assert world.cluster.counters.peak_execs_per_node == 1
             assert seen.failures == []
+
+    @pytest.mark.parametrize("preset", ["gke", "dra"])
+    async def test_the_command_of_a_preset_reads_one_by_one(self, preset: str, tmp_path: Path) -> None:
+        async with Simulator(
+            clusters=1, nodes=2, gpus=2, latency=0.0, directory=tmp_path, shapes=[preset]
+        ) as simulator:
+            world = World(simulator)
+            world.cluster.lose_gpu(world.first, silent=True)
+            async with world.watched(preset=preset) as seen:
+                await eventually(lambda: world.first in seen.published)
+                assert len(seen.published[world.first].gpus) == 1
+                assert seen.failures == []
 
     async def test_unknown_gpus_are_read_by_index(self, world: World) -> None:
         uuid, *_ = (card.uuid for card in world.simulator.fleet.cards("sim-0", world.first))
