@@ -1,7 +1,7 @@
 """Creates the Kubernetes objects of a simulated cluster, nodes and pods, as documents."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from collector.simulator import smi
@@ -187,7 +187,7 @@ class ObjectFactory:
         name: str,
         node: str,
         labels: Mapping[str, str],
-        containers: Sequence[str],
+        containers: tuple[str, ...],
         image: str,
         *,
         owner: tuple[str, str],
