@@ -2,17 +2,20 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 
 from collector.checks.finding import Finding
+from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.model import GpuidError
 from collector.redaction import redact
 
-__all__ = ["Check", "run_checks"]
+__all__ = ["CONCURRENT_CLUSTERS", "Check", "plugin_timeout", "run_checks"]
 
+CONCURRENT_CLUSTERS = 32  # each may start a credential plugin
 MAX_ERROR_LENGTH = 300  # characters of an error that nobody expected
+_PLUGIN_TIME = 0.9  # of a check's, for a credential plugin
 
 
 class Check(ABC):
@@ -32,13 +35,28 @@ class Check(ABC):
         return ""
 
 
-async def run_checks(checks: Sequence[Check], timeout: float, *, concurrency: float = math.inf) -> list[Finding]:
-    """Run checks beside each other, each for at most `timeout` seconds, and return their findings in order."""
+def plugin_timeout(timeout: float) -> float:
+    """Return the seconds for a credential plugin: less than what the check may take, as one that hangs may say why."""
+    return min(_PLUGIN_TIME * timeout, PLUGIN_TIMEOUT_SECONDS)
+
+
+async def run_checks(
+    checks: Sequence[Check],
+    timeout: float,
+    *,
+    concurrency: float = math.inf,
+    on_done: Callable[[], None] = lambda: None,
+) -> list[Finding]:
+    """Run checks beside each other, each for at most `timeout` seconds, and return their findings in order.
+
+    `on_done` is called after each.
+    """
     limiter = anyio.CapacityLimiter(concurrency)
 
     async def run(check: Check) -> None:
         async with limiter:
             await _run_check(check, timeout)
+        on_done()
 
     async with anyio.create_task_group() as tasks:
         for check in checks:

@@ -8,17 +8,18 @@ import anyio
 import msgspec
 
 from collector.checks.access import is_granted, server_version, user_name
-from collector.checks.check import Check, run_checks
-from collector.checks.finding import ClusterDetails, Finding, PodCount, Subject
+from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
+from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
+from collector.checks.fitting import Survey, find_fit
+from collector.checks.gpu_pods import look_for_pods
 from collector.checks.rights import Right, needed_rights
 from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
 from collector.collect.smi_command import GpusLostError, SmiCommand
-from collector.config import PRESETS, ClusterSettings, PodSource
+from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient
-from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.kube.errors import (
     CertificateTimeError,
     ClusterError,
@@ -40,7 +41,6 @@ from collector.tls import Validity
 
 __all__ = ["check_clusters"]
 
-_CONCURRENT_CLUSTERS = 32  # each may start a credential plugin
 _MAX_NAMES = 5  # of nodes that a problem names
 
 _EXEC_HINTS = {
@@ -51,7 +51,6 @@ _EXEC_HINTS = {
     ReadFailure.EXIT_STATUS: "the node's driver may be broken; kubectl exec shows the full output",
     ReadFailure.BAD_OUTPUT: "`command` must print what `nvidia-smi -q -x` prints",
 }
-_PLUGIN_TIME = 0.9  # of a check's, for a credential plugin
 _SAME_PLUGIN = "runs the same plugin and shows its output"
 _ISSUER_HINT = (
     "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
@@ -64,7 +63,7 @@ async def check_clusters(clusters: Sequence[ClusterSettings], timeout: float) ->
     A cluster that the collector would skip, because one before it is the same cluster, has that as a problem.
     """
     checks = [ClusterCheck(cluster, timeout) for cluster in clusters]
-    findings = await run_checks(checks, timeout, concurrency=_CONCURRENT_CLUSTERS)
+    findings = await run_checks(checks, timeout, concurrency=CONCURRENT_CLUSTERS)
     _report_duplicates(checks)
     return findings
 
@@ -100,8 +99,7 @@ class ClusterCheck(Check):
         self.proofs: frozenset[Proof] = frozenset()  # of which server it is
         self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
         self._cluster = cluster
-        # Less than what the check may take: a plugin that hangs has often said why.
-        self._plugin_timeout = min(_PLUGIN_TIME * timeout, PLUGIN_TIMEOUT_SECONDS)
+        self._plugin_timeout = plugin_timeout(timeout)
         self._plugin = ""  # the kubeconfig's credential plugin
         self._anonymous = False  # the kubeconfig names no credentials
 
@@ -127,11 +125,11 @@ class ClusterCheck(Check):
             await self._list_nodes(client, candidates)
             if not candidates:
                 if self.details.pods:
-                    await self._try_other_presets(client)
+                    await self._report_no_pods(client)
             elif (chosen := choose(candidates)) is None:
-                self._explain_unreadable(candidates)
+                await self._explain_unreadable(client, candidates)
             else:
-                self._report_uncovered(candidates)
+                await self._report_uncovered(client, candidates)
                 await self._read_node(client, chosen.source, chosen.pod)
 
     def hint(self, error: GpuidError) -> str:
@@ -235,16 +233,16 @@ class ClusterCheck(Check):
             self.nodes = [node.facts for node in found.values() if node.key in with_pod]
             self._gpu_nodes = [node for node in found.values() if node.facts.gpu_sign]
 
-    def _explain_unreadable(self, candidates: Sequence[Candidate]) -> None:
+    async def _explain_unreadable(self, client: ApiClient, candidates: Sequence[Candidate]) -> None:
         """Report why no pod can be read though there are some."""
         for candidate in candidates:
             if ready(candidate.pod) and lacks_container(candidate):
                 text = f'{candidate.pod.key}: the pod has no container named "{candidate.source.container}"'
-                self.finding.add_problem(text, _EXEC_HINTS[ReadFailure.NO_CONTAINER])
+                await self._report_unfit(client, text, _EXEC_HINTS[ReadFailure.NO_CONTAINER])
                 return
-        self.finding.add_problem("no pod is ready", "see `kubectl describe pod`")
+        await self._report_unfit(client, "no pod is ready", "see `kubectl describe pod`")
 
-    def _report_uncovered(self, candidates: Sequence[Candidate]) -> None:
+    async def _report_uncovered(self, client: ApiClient, candidates: Sequence[Candidate]) -> None:
         """Report GPU nodes that no ready pod covers; new ones may still be waiting for theirs."""
         by_node: dict[str, list[Candidate]] = {}
         for candidate in candidates:
@@ -255,10 +253,51 @@ class ClusterCheck(Check):
         ]
         if lacking:
             names = ", ".join(lacking[:_MAX_NAMES]) + (", …" if len(lacking) > _MAX_NAMES else "")
-            self.finding.add_problem(
+            await self._report_unfit(
+                client,
                 f"{len(lacking)} of {counted(len(self._gpu_nodes), 'GPU node')} without a ready GPU pod: {names}",
                 "each needs a ready pod of a source; node_selector can leave nodes out",
             )
+
+    async def _report_no_pods(self, client: ApiClient) -> None:
+        places = " or ".join(
+            f'"{source.selector}" in namespace {source.namespace}' for source in self._cluster.active_sources
+        )
+        hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
+        await self._report_unfit(client, f"no pods match {places}", hint)
+
+    async def _report_unfit(self, client: ApiClient, text: str, hint: str) -> None:
+        """Report a problem with the pods of the configured sources, and what would fit the cluster better."""
+        step, self.step = self.step, "looking for pods of other presets"
+        try:
+            hint = await self._fit_hint(client, hint)
+        except ClusterError as error:
+            hint = f"{hint}; other presets were not looked for: {error}"
+        finally:  # also when there is no time left to look
+            self.finding.add_problem(text, hint)
+        self.step = step
+
+    async def _fit_hint(self, client: ApiClient, hint: str) -> str:
+        """Return what would cover more GPU nodes, which is also put into the details; `hint` if nothing would."""
+        cluster = self._cluster
+        groups, namespaces = await look_for_pods(client, cluster.active_sources)
+        denied = self._is_denied(Right("list", "nodes"))
+        gpu_nodes = None if denied else frozenset(node.key for node in self._gpu_nodes)
+        survey = Survey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces)
+        fit = find_fit(survey, presets=cluster.presets, sources=cluster.sources)
+        better = not fit.is_among(cluster.active_sources)
+        if better:
+            self.details.fit = FitDetails(
+                setting=fit.setting,
+                presets=fit.presets,
+                sources=fit.sources,
+                covered=fit.covered,
+                gpu_nodes=None if gpu_nodes is None else len(gpu_nodes),
+                uncovered=fit.uncovered,
+                namespaces=namespaces,
+            )
+            hint = f"{fit.setting} fits: {fit.seen}"
+        return "; ".join(filter(None, (hint, fit.remedy, survey.limits if fit.uncovered or not better else "")))
 
     async def _list_pods(self, client: ApiClient, source: PodSource) -> list[PodObject]:
         """Return a source's pods and note their number, neither without the right to list them."""
@@ -277,23 +316,6 @@ class ClusterCheck(Check):
             )
         )
         return pods
-
-    async def _try_other_presets(self, client: ApiClient) -> None:
-        self.step = "looking for pods of other presets"
-        sources = self._cluster.active_sources
-        hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
-        for name, others in PRESETS.items():
-            for source in others:
-                if source.name in {one.name for one in sources}:
-                    continue
-                try:
-                    found = len(await _list(client, source))
-                except ClusterError:
-                    continue
-                if found:
-                    hint = f'preset = "{name}" would find {found}'
-        places = " or ".join(f'"{source.selector}" in namespace {source.namespace}' for source in sources)
-        self.finding.add_problem(f"no pods match {places}", hint)
 
     async def _read_node(self, client: ApiClient, source: PodSource, pod: PodObject) -> None:
         name = f"{source.namespace}/{pod.name}"

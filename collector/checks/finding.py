@@ -4,9 +4,10 @@ from enum import StrEnum
 
 import msgspec
 
+from collector.config import PodSource
 from collector.text import one_line
 
-__all__ = ["ClusterDetails", "Finding", "PodCount", "Problem", "Subject"]
+__all__ = ["ClusterDetails", "Finding", "FitDetails", "PodCount", "Problem", "Subject"]
 
 
 class Subject(StrEnum):
@@ -34,6 +35,18 @@ class PodCount(msgspec.Struct, frozen=True, kw_only=True):
     total: int
 
 
+class FitDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """What would cover more GPU nodes than what is configured."""
+
+    setting: str  # as TOML
+    presets: tuple[str, ...]
+    sources: tuple[PodSource, ...]  # instead of presets
+    covered: int  # GPU nodes that it covers
+    gpu_nodes: int | None  # None without the right to list nodes
+    uncovered: tuple[str, ...]  # GPU nodes that have no pod of any preset
+    namespaces: tuple[str, ...] | None  # in which was looked; None is all
+
+
 class ClusterDetails(msgspec.Struct, kw_only=True):
     """What was learned about a cluster; what the check did not get to is None or empty."""
 
@@ -48,6 +61,7 @@ class ClusterDetails(msgspec.Struct, kw_only=True):
     node: str | None = None
     gpus: int | None = None
     driver_version: str | None = None
+    fit: FitDetails | None = None
     credential_expiry: str | None = None  # RFC 3339; when credentials end that gpuid cannot renew by itself
 
 

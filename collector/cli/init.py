@@ -1,37 +1,66 @@
-"""`gpuid init`: writes a commented configuration from the contexts of a kubeconfig."""
+"""`gpuid init`: writes a commented configuration from the contexts of a kubeconfig, with what fits each cluster."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import stat
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
+import anyio
 import click
-import tomli_w
+import msgspec
 
 from collector import config as configuration
+from collector.checks.fitting import Fit
+from collector.checks.gpu_pods import find_fits
+from collector.cli.initial_config import NewCluster, cluster_names, render, render_clusters, string
+from collector.cli.logs import configure
+from collector.cli.options import LISTEN, TIMEOUT
+from collector.cli.progress import counting_bar
 from collector.cli.suggestions import unknown_name
-from collector.config import PRESETS, ConfigError, DefaultSettings, ServerSettings
-from collector.kube.kubeconfig import contexts
+from collector.config import ClusterSettings, Config, ConfigError, DefaultSettings, Duration, Listen
+from collector.config.store import StoreSettings
+from collector.kube.kubeconfig import Context, contexts
 from collector.text import counted, describe_os_error, escaped, one_line, shell_word
 
-__all__ = ["init", "render"]
+__all__ = ["init"]
 
-_LISTED_CONTEXTS = 10
-
-
-class _TomlEscapes(dict[int, str]):
-    """The escapes of what does not print, for str.translate: a terminal shows it, and does not obey it."""
-
-    def __missing__(self, code: int) -> str:
-        letter = chr(code)
-        if letter.isprintable() or letter == "\n":
-            return letter
-        return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+_LISTED_CONTEXTS = 10  # of those that were not asked
+_MAX_REASON = 300  # characters of why a cluster could not be asked
+_LISTEN = Listen("127.0.0.1:8080")
 
 
-_TOML_ESCAPES = _TomlEscapes()
+class _Answer(msgspec.Struct, frozen=True):
+    """What was learned about one cluster: what fits, or else why that is not known."""
+
+    fit: Fit | None
+    reason: str = ""
+
+    @property
+    def setting(self) -> str:
+        """The preset or sources that fit, as TOML; empty where the default preset is kept."""
+        return self.fit.setting if self.fit is not None else ""
+
+    @property
+    def comments(self) -> list[str]:
+        """What the configuration says about it, in sentences."""
+        if self.fit is None:
+            clauses = [
+                f"could not be asked: {self.reason}",
+                "it keeps the default preset; `gpuid check` says what would fit",
+            ]
+        else:
+            clauses = [self.fit.seen, self.fit.lacking, self.fit.remedy, self.fit.survey.limits]
+        return [f"{clause[0].upper()}{clause[1:]}." for clause in clauses if clause]
+
+    @property
+    def summary(self) -> str:
+        """What standard output says about it, in one line."""
+        if self.fit is None:
+            return f"could not be asked and keeps the default preset: {self.reason}"
+        found = f"{self.setting or 'keeps the default preset'}: {self.fit.seen}"
+        return "; ".join(filter(None, (found, self.fit.lacking, self.fit.survey.limits)))
 
 
 @click.command()
@@ -47,7 +76,8 @@ _TOML_ESCAPES = _TomlEscapes()
 @click.option(
     "--kubeconfig",
     metavar="PATH",
-    help="Kubeconfig, or several joined by a colon. Default: $KUBECONFIG, then ~/.kube/config.",
+    help="Kubeconfig, or several joined by a colon. Default: $KUBECONFIG, then (with --add) that of the file, then"
+    " ~/.kube/config.",
 )
 @click.option(
     "--context",
@@ -56,133 +86,108 @@ _TOML_ESCAPES = _TomlEscapes()
     multiple=True,
     help="Only this context; * and ? are wildcards. May be given several times. Default: all.",
 )
+@click.option(
+    "--add", is_flag=True, help="Add the contexts that are not in the file yet; the rest of it stays as it is."
+)
+@click.option("--offline", is_flag=True, help="Ask no cluster what fits it.")
+@click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="Timeout per cluster.")
+@click.option(
+    "--listen", type=LISTEN, metavar="HOST:PORT", help="Address of metrics, API and page. Default: 127.0.0.1:8080."
+)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def init(output: Path, kubeconfig: str | None, patterns: tuple[str, ...], force: bool) -> None:
+def init(
+    output: Path,
+    kubeconfig: str | None,
+    patterns: tuple[str, ...],
+    add: bool,
+    offline: bool,
+    timeout: Duration,
+    listen: Listen | None,
+    force: bool,
+) -> None:
     r"""Write a commented configuration with one cluster per context of your kubeconfig.
 
-    No cluster is contacted; use `gpuid check` for that.
+    Each cluster is asked which pods can be read there: for its nodes, and for the pods of every preset, in all
+    namespaces or, without the right to that, in those of the presets. The preset or the sources that fit are
+    written for it. A cluster that cannot be asked keeps the default preset, and a comment says why.
 
     \b
     Examples:
       gpuid init
       gpuid init --context 'prod-*' --context 'arn:aws:eks:*'
       gpuid init --kubeconfig ~/clusters/eu:~/clusters/us -o /etc/gpuid/gpuid.toml
+      gpuid init --add
     """
-    found = contexts(kubeconfig)
+    _check_options(output, add=add, force=force, listen=listen)
+    before = _read(output) if add else b""
+    known = configuration.load(output, before) if add else Config()
+    inherited = _inherited_kubeconfig(known, output)
+    given = kubeconfig or os.environ.get("KUBECONFIG")
+    found = contexts(kubeconfig if given else inherited)
+    source = _absolute(given) or inherited
+    names, left_out = _choose(found, patterns)
+    if add:
+        there = {(cluster.context, _files(cluster.kubeconfig)) for cluster in known.clusters}
+        names = [name for name in names if (name, _files(source)) not in there]
+    answers = {} if offline or not names else _ask(names, source, known.defaults, timeout)
+    same_server = _same_servers({name: found[name].server for name in names})
+    clusters = [
+        NewCluster(
+            name=name,
+            context=context,
+            kubeconfig=source if add and source != inherited else None,
+            comments=(*_warning(same_server, context), *(answers[context].comments if context in answers else ())),
+            setting=answers[context].setting if context in answers else "",
+        )
+        for context, name in cluster_names(names, [cluster.name for cluster in known.clusters]).items()
+    ]
+    if add:
+        if clusters:
+            _add(output, before, render_clusters(clusters))
+        _print_summary(answers, names, same_server, left_out, to_stderr=False)
+        if clusters:
+            _print_end(output, f"Added {counted(len(clusters), 'cluster')} to")
+        else:
+            click.echo(f"Nothing to add: {escaped(str(output))} has every one of these contexts.")
+        return
+    text = render(clusters, kubeconfig=source, listen=str(listen or _LISTEN), store=_store_url(output))
+    configuration.parse(text, output)  # never write what `gpuid run` would reject
+    to_stdout = str(output) == "-"
+    if to_stdout:
+        click.echo(text, nl=False)
+    else:
+        _write(output, text.encode(), replace=force)
+    _print_summary(answers, names, same_server, left_out, to_stderr=to_stdout)
+    if not to_stdout:
+        _print_end(output, "Wrote")
+
+
+def _check_options(output: Path, *, add: bool, force: bool, listen: Listen | None) -> None:
+    """Refuse what cannot be done before any cluster is asked, which may take a while."""
+    to_stdout = str(output) == "-"
+    if add and (force or listen is not None or to_stdout):
+        other = "--force" if force else "-o -" if to_stdout else "--listen"
+        raise click.UsageError(f"--add cannot be used with {other}")
+    if not add and not to_stdout:
+        if not force and output.exists():
+            raise _exists(output)
+        if not output.absolute().parent.is_dir():
+            raise ConfigError(f"{output}: no such file or directory")
+
+
+def _exists(output: Path) -> ConfigError:
+    return ConfigError(f"{output}: already exists; use --force to replace it, or --add to add to it")
+
+
+def _choose(found: Mapping[str, Context], patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the contexts to write, and why others cannot be used."""
     usable = [name for name, context in found.items() if name and not context.problem]
     left_out = {name: context.problem for name, context in found.items() if context.problem}
     if not usable:
         raise ConfigError(next(iter(left_out.values()), "the kubeconfig's only context has no name"))
     if named := next((name for name in patterns if name in left_out), None):
         raise ConfigError(f"--context: {left_out[named]}")
-    names = _select(usable, patterns)
-    same_server = _same_servers({name: found[name].server for name in names})
-    text = render(names, kubeconfig=_absolute(kubeconfig or os.environ.get("KUBECONFIG")), same_server=same_server)
-    configuration.parse(text, output)  # never write what `gpuid run` would reject
-    if str(output) == "-":
-        click.echo(text, nl=False)
-    else:
-        _write(output, text, force)
-    for line in _summary(names, same_server) + [f"Left out: {one_line(problem)}" for problem in left_out.values()]:
-        click.echo(line, err=str(output) == "-")
-    if str(output) != "-":
-        named = "" if output == Path("gpuid.toml") else f" -c {shell_word(str(output))}"
-        click.echo(f"Wrote {escaped(str(output))}. Next:\n  gpuid check{named}    checks every cluster")
-        click.echo(f"  gpuid run{named}      collects and serves")
-
-
-def render(
-    names: Sequence[str], *, kubeconfig: str | None, same_server: Mapping[str, str] = MappingProxyType({})
-) -> str:
-    """Return the text of a configuration of these contexts; with `kubeconfig` None it has the default one.
-
-    `same_server` maps a context to the one before it that has the same server.
-    """
-    defaults = DefaultSettings()
-    (preset, *_) = defaults.active_sources
-    return "\n".join(
-        (
-            "# Configuration of gpuid: check it with `gpuid check`, run it with `gpuid run`. A running collector",
-            "# reloads this file when it changes. Durations are written as 30s, 5m or 1h.",
-            "",
-            "# Defaults for all clusters; each of these keys may also be set per cluster.",
-            "[defaults]",
-            *(
-                (_values(kubeconfig=kubeconfig),)
-                if kubeconfig
-                else (
-                    "# Kubeconfig file. Default: $KUBECONFIG, then ~/.kube/config.",
-                    '# kubeconfig = "~/.kube/config"',
-                )
-            ),
-            f"# Pods that can run nvidia-smi, by preset: {', '.join(PRESETS)}.",
-            _values(preset=defaults.preset),
-            "# Or list sources instead of a preset; on each node, the first source with a ready pod is used:",
-            f"# sources = [{{ namespace = {_string(preset.namespace)}, selector = {_string(preset.selector)},"
-            f" container = {_string(preset.container)} }}]",
-            "# Maximum age of a reading; a node is also read again whenever its pod or its GPUs change.",
-            '# refresh = "1h"',
-            "# How long a node without a GPU pod keeps its series.",
-            '# grace = "10m"',
-            "# Label selector of the nodes to watch; empty: all.",
-            '# node_selector = ""',
-            "",
-            "[server]",
-            "# Address of metrics, API and page; use 127.0.0.1:8080 to serve this machine only.",
-            _values(listen=str(ServerSettings().listen)),
-            "# TLS and authentication:",
-            '# cert_file = "tls.crt"',
-            '# key_file = "tls.key"',
-            '# client_ca_file = "clients.crt"',
-            '# bearer_token_file = "token"',
-            "",
-            "# One table per cluster. `name` is the `cluster` label of its series: use the one of your dashboards.",
-            *(
-                f"{_warning(same_server, context)}[[clusters]]\n{_values(name=name, context=context)}\n"
-                for context, name in _cluster_names(names).items()
-            ),
-        )
-    )
-
-
-def _same_servers(servers: Mapping[str, str]) -> dict[str, str]:
-    """Map each context to the first one before it with the same server.
-
-    They may still be different clusters: some proxies serve many clusters at one URL.
-    """
-    first: dict[str, str] = {}
-    for name, server in servers.items():
-        first.setdefault(server, name)
-    return {name: first[server] for name, server in servers.items() if server and first[server] != name}
-
-
-def _warning(same_server: Mapping[str, str], name: str) -> str:
-    if name not in same_server:
-        return ""
-    return (
-        f"# Same server as {_string(same_server[name])}. If both are the same cluster, remove one of the two: only the"
-        " first is read.\n"
-    )
-
-
-def _values(**table: Any) -> str:
-    """Return a table as TOML, with an escape for whatever does not print."""
-    return tomli_w.dumps(table).rstrip("\n").translate(_TOML_ESCAPES)
-
-
-def _string(text: str) -> str:
-    return _values(x=text).removeprefix("x = ")
-
-
-def _cluster_names(contexts: Collection[str]) -> dict[str, str]:
-    """Map each context to the name of its cluster: its own, without the characters that a name may not have."""
-    names: dict[str, str] = {}
-    for context in contexts:
-        name = "".join(letter if letter.isprintable() else "_" for letter in context)
-        while name != context and (name in contexts or name in names.values()):
-            name += "_"
-        names[context] = name
-    return names
+    return _select(usable, patterns), list(left_out.values())
 
 
 def _select(names: Collection[str], patterns: Sequence[str]) -> list[str]:
@@ -196,30 +201,156 @@ def _select(names: Collection[str], patterns: Sequence[str]) -> list[str]:
     return [name for name in names if not patterns or any(name in matched for matched in matches.values())]
 
 
-def _summary(names: Sequence[str], same_server: Mapping[str, str]) -> list[str]:
-    lines = [f"Found {counted(len(names), 'context')}:"]
-    lines += [f"  {escaped(name)}" for name in names[:_LISTED_CONTEXTS]]
-    if len(names) > _LISTED_CONTEXTS:
-        lines.append(f"  … and {len(names) - _LISTED_CONTEXTS} more")
+def _ask(names: Sequence[str], kubeconfig: str | None, defaults: DefaultSettings, timeout: float) -> dict[str, _Answer]:
+    """Ask all clusters at the same time what fits them."""
+    settings = msgspec.structs.asdict(defaults) | {"kubeconfig": kubeconfig}
+    clusters = [ClusterSettings(**settings, context=name, name=str(index)) for index, name in enumerate(names)]
+    configure("error", "text")
+    with counting_bar("asking clusters", len(clusters)) as advance:
+        checks = anyio.run(find_fits, clusters, timeout, advance)
+    return {
+        name: _Answer(check.fit, "; ".join(one_line(problem.text, _MAX_REASON) for problem in check.finding.problems))
+        for name, check in zip(names, checks, strict=True)
+    }
+
+
+def _same_servers(servers: Mapping[str, str]) -> dict[str, str]:
+    """Map each context to the first one before it with the same server.
+
+    They may still be different clusters: some proxies serve many clusters at one URL.
+    """
+    first: dict[str, str] = {}
+    for name, server in servers.items():
+        first.setdefault(server, name)
+    return {name: first[server] for name, server in servers.items() if server and first[server] != name}
+
+
+def _warning(same_server: Mapping[str, str], name: str) -> Iterator[str]:
+    if name in same_server:
+        other = string(same_server[name])
+        yield f"Same server as {other}. If both are the same cluster, remove one of the two: only the first is read."
+
+
+def _print_summary(
+    answers: Mapping[str, _Answer],
+    names: Sequence[str],
+    same_server: Mapping[str, str],
+    left_out: Sequence[str],
+    *,
+    to_stderr: bool,
+) -> None:
+    lines = [f"Found {counted(len(names), 'context')}:"] if names else []
+    if answers:
+        lines += [f"  {escaped(name)}: {answers[name].summary}" for name in names]
+    else:
+        lines += [f"  {escaped(name)}" for name in names[:_LISTED_CONTEXTS]]
+        if len(names) > _LISTED_CONTEXTS:
+            lines.append(f"  … and {len(names) - _LISTED_CONTEXTS} more")
     if same_server:
         lines.append(
             f"{len(same_server)} of them {'have' if len(same_server) > 1 else 'has'} the same server as another one; if"
             " both are the same cluster, remove one of the two (see the comments in the file)."
         )
-    return lines
+    lines += [f"Left out: {one_line(problem)}" for problem in left_out]
+    for line in lines:
+        click.echo(line, err=to_stderr)
 
 
-def _absolute(paths: str | None) -> str | None:
-    """Return paths resolved against the current folder; those in a configuration are relative to its own folder."""
-    parts = [Path(part).expanduser() for part in (paths or "").split(os.pathsep) if part]  # contexts() has tried them
-    return os.pathsep.join(str(Path.cwd() / part) for part in parts) or None
+def _print_end(output: Path, done: str) -> None:
+    named = "" if output == Path("gpuid.toml") else f" -c {shell_word(str(output))}"
+    click.echo(f"{done} {escaped(str(output))}. Next:\n  gpuid check{named}    checks every cluster")
+    click.echo(f"  gpuid run{named}      collects and serves")
 
 
-def _write(path: Path, text: str, force: bool) -> None:
+def _absolute(paths: str | None, folder: Path | None = None) -> str | None:
+    """Return paths resolved against the current folder, or another."""
+    return os.pathsep.join(str((folder or Path.cwd()) / _expanded(part)) for part in _split(paths)) or None
+
+
+def _inherited_kubeconfig(known: Config, file: Path) -> str | None:
+    """Return the kubeconfig that a configuration's [defaults] name; its paths are relative to the file's folder."""
+    return _absolute(known.defaults.kubeconfig, file.absolute().parent)
+
+
+def _files(kubeconfig: str | None) -> tuple[str, ...]:
+    """Return the files that a kubeconfig setting stands for."""
+    paths = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    return tuple(os.path.realpath(_expanded(part)) for part in _split(paths))
+
+
+def _split(paths: str | None) -> list[str]:
+    return [part for part in (paths or "").split(os.pathsep) if part]
+
+
+def _expanded(path: str) -> Path:
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        return Path(path).expanduser()
+    except RuntimeError:  # "~name" of nobody
+        return Path(path)
+
+
+def _store_url(output: Path) -> str:
+    """Return the URL of an SQLite file of its own, beside the configuration; below /etc that is the default folder."""
+    folder = output.absolute().parent
+    if Path("/etc") in (folder, *folder.parents):
+        folder = Path(StoreSettings().url.removeprefix("sqlite://")).parent
+    name = "gpuid" if str(output) == "-" else output.stem
+    path = f"{folder}/{name}.db"
+    return "sqlite://" + path.translate({ord(letter): f"%{ord(letter):02X}" for letter in "%?\n"})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {describe_os_error(error, 'cannot be read')}") from error
+
+
+def _add(path: Path, before: bytes, tables: str) -> None:
+    """Append tables of clusters to a configuration; raises ConfigError where that would make it invalid."""
+    line_end = "\r\n" if b"\r\n" in before else "\n"
+    text = ("\n" if before.endswith(b"\n") else "\n\n") + tables
+    after = before + text.replace("\n", line_end).encode()
+    try:
+        configuration.load(path, after, warn=False)
+    except ConfigError as error:
+        raise ConfigError(f"{error} (with [[clusters]] tables added at its end; write the clusters as such)") from error
+    if _read(path) != before:
+        raise ConfigError(f"{path}: has changed in the meantime; try again")
+    _write(path, after, replace=True)
+
+
+def _write(path: Path, content: bytes, *, replace: bool) -> None:
+    """Write a file as a whole or not at all; what is no regular file, such as a pipe, is written to."""
+    target = path.resolve()  # a link stays one
+    try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)
+            return
+        created = not target.exists()
+        target.touch(exist_ok=replace)  # so that it gets the mode that the umask leaves, and nobody else creates it
+        try:
+            _replace(target, content)
+        except BaseException:
+            if created:
+                target.unlink()
+            raise
     except FileExistsError as error:
-        raise ConfigError(f"{path}: already exists; use --force to replace it") from error
+        raise _exists(path) from error
     except OSError as error:
         raise ConfigError(f"{path}: {describe_os_error(error, 'cannot be written')}") from error
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Replace the content of a file, which keeps its mode."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name[:50]}.", delete=False) as file:
+        partial = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            os.fsync(file.fileno())
+            partial.replace(target)
+        except BaseException:
+            partial.unlink()
+            raise

@@ -1,8 +1,10 @@
-"""The progress of the first inventory, drawn on standard error if that is a terminal."""
+"""Progress bars, drawn on standard error if that is a terminal."""
 
 import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -11,7 +13,10 @@ from collector.cli.console import error_console
 from collector.inventory import Inventory
 from collector.model import ClusterState
 
-__all__ = ["show_first_inventory"]
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["counting_bar", "show_first_inventory"]
 
 _POLL_SECONDS = 0.25
 _STALL_SECONDS = 10.0  # without a new reading, the bar ends after this time
@@ -21,11 +26,7 @@ async def show_first_inventory(service: Service) -> None:
     """Draw a progress bar until all nodes that can be read have been read, or none has been for a while."""
     if not sys.stderr.isatty():
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("reading nodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=error_console(), transient=True, redirect_stdout=False)
-    with contextlib.suppress(OSError), bar as progress:  # a terminal that is closed ends only the bar
+    with contextlib.suppress(OSError), _bar("reading nodes") as progress:  # a terminal that is closed ends only the bar
         task = progress.add_task("", total=None)
         done, since = -1, time.monotonic()
         while time.monotonic() - since < _STALL_SECONDS:
@@ -37,6 +38,24 @@ async def show_first_inventory(service: Service) -> None:
             if done == total and states and ClusterState.STARTING not in states:
                 return
             await anyio.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def counting_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
+    """Draw a progress bar for the block, and yield what advances it by one."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with _bar(text) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _bar(text: str) -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=error_console(), transient=True, redirect_stdout=False)
 
 
 def _read(inventory: Inventory) -> tuple[int, int]:

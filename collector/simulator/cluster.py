@@ -390,16 +390,17 @@ class SimulatedCluster:
         return self._done("no longer throttles")
 
     @action
-    def deny(self, verb: str = "*", resource: str = "*") -> Done:
-        """Deny a right: 403 for the verb on the resource, such as list pods or create pods/exec."""
-        self.server.faults.denied.add((verb, resource))
-        return self._done(f"denies {verb} {resource}")
+    def deny(self, verb: str = "*", resource: str = "*", namespace: str = "*") -> Done:
+        """Deny a right: 403 for the verb on the resource, such as list pods; namespace "" is across all namespaces."""
+        self.server.faults.denied.add((verb, resource, namespace))
+        where = "" if namespace == "*" else f" in {namespace or 'all namespaces'}"
+        return self._done(f"denies {verb} {resource}{where}")
 
     @action
     def allow(self, verb: str | None = None, resource: str | None = None) -> Done:
         """Allow a denied right again, or all of them."""
         denied = self.server.faults.denied
-        denied -= {pair for pair in denied if verb in (None, pair[0]) and resource in (None, pair[1])}
+        denied -= {one for one in denied if verb in (None, one[0]) and resource in (None, one[1])}
         return self._done(f"denies {len(denied)} rights")
 
     @action

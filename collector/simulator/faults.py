@@ -1,5 +1,6 @@
 """Fault injection into a simulated API server, and its counters."""
 
+import itertools
 from collections import Counter
 from enum import StrEnum
 from typing import Any
@@ -38,16 +39,17 @@ class Faults:
 
     def __init__(self) -> None:
         self.refuses_tokens = False
-        self.denied: set[tuple[str, str]] = set()  # (verb, resource), either may be "*"
+        # (verb, resource, namespace), each may be "*"; the namespace is empty for requests in all of them
+        self.denied: set[tuple[str, str, str]] = set()
         self.throttled: int | None = 0  # number of requests that still get 429; None means all
         self.retry_after = 1  # seconds
         self.expired_as_status = False  # watches from a compacted version get HTTP 410 instead of an ERROR event
         self.delays: dict[str, float] = {}  # seconds added to an exec, by node or "*"
         self.execs: dict[str, ExecFault] = {}  # by node or "*"
 
-    def denies(self, verb: str, resource: str) -> bool:
+    def denies(self, verb: str, resource: str, namespace: str) -> bool:
         """Return whether a right is denied."""
-        return any(pair in self.denied for pair in ((verb, resource), (verb, "*"), ("*", resource), ("*", "*")))
+        return any(what in self.denied for what in itertools.product((verb, "*"), (resource, "*"), (namespace, "*")))
 
     def throttles(self) -> bool:
         """Return whether to throttle this request, and count it."""
@@ -76,7 +78,10 @@ class Faults:
         """Return the active faults as JSON values."""
         return {
             "refuses_tokens": self.refuses_tokens,
-            "denied": sorted(f"{verb} {resource}" for verb, resource in self.denied),
+            "denied": sorted(
+                f"{verb} {resource}" + ("" if namespace == "*" else f" in {namespace or 'all namespaces'}")
+                for verb, resource, namespace in self.denied
+            ),
             "throttled": "all" if self.throttled is None else self.throttled,
             "delays": self.delays,
             "execs": self.execs,

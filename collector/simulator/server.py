@@ -144,7 +144,7 @@ class ApiServer:
         # Exec over WebSocket is a GET, and since Kubernetes 1.35 also needs the right to create.
         verbs = {info.verb, "create"} if info.subresource == "exec" else {info.verb}
         for verb in sorted(verbs, reverse=True):
-            if self.faults.denies(verb, info.right):
+            if self.faults.denies(verb, info.right, info.namespace):
                 raise errors.forbidden(USER, verb, info.right, info.group, info.namespace, info.name)
 
 

@@ -32,7 +32,7 @@ def review(info: RequestInfo, document: Document, faults: Faults, user: str) -> 
         return _json(document | {"status": {"userInfo": {"username": user, "groups": groups}}}, status=201)
     wanted = (document.get("spec") or {}).get("resourceAttributes") or {}
     resource = "/".join(filter(None, (wanted.get("resource", ""), wanted.get("subresource", ""))))
-    allowed = not faults.denies(wanted.get("verb", ""), resource)
+    allowed = not faults.denies(wanted.get("verb", ""), resource, wanted.get("namespace", ""))
     status = {"allowed": True} if allowed else {"allowed": False, "reason": "denied by the simulation"}
     return _json(document | {"status": status}, status=201)
 

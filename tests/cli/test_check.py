@@ -75,6 +75,7 @@ class TestGood:
         assert finding.pop("version").startswith("v1.")
         assert finding.pop("driver_version")
         assert finding.pop("credential_expiry") is None
+        assert finding.pop("fit") is None
         assert finding == {
             "cluster": "sim-0",
             "context": "sim-0",

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from collector import config
 from collector.cli import gpuid
-from collector.cli.init import render
+from collector.cli.initial_config import NewCluster, cluster_names
+from collector.cli.initial_config import render as render_config
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -49,7 +50,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def init(*args: str | Path) -> Result:
-    return CliRunner().invoke(gpuid, ["init", *map(str, args)])
+    """Run it without asking a cluster."""
+    return CliRunner().invoke(gpuid, ["init", "--offline", *map(str, args)])
+
+
+def render(names: list[str], *, kubeconfig: str | None, comments: tuple[str, ...] = ()) -> str:
+    clusters = [
+        NewCluster(context=context, name=name, comments=comments) for context, name in cluster_names(names).items()
+    ]
+    return render_config(clusters, kubeconfig=kubeconfig, listen="127.0.0.1:8080", store="sqlite:///x.db")
 
 
 def contexts(path: Path) -> list[str | None]:
@@ -78,7 +87,7 @@ class TestFile:
     def test_the_default_kubeconfig_is_not_named(self, gpuid: Run, tmp_path: Path):
         (tmp_path / "home/.kube").mkdir()
         kubeconfig(tmp_path / "home/.kube/config", ["a"])
-        result = gpuid("init")
+        result = gpuid("init", "--offline")
         assert (result.returncode, result.stderr) == (0, "")
         assert config.load(tmp_path / "home/gpuid.toml").clusters[0].kubeconfig is None
 
@@ -88,7 +97,8 @@ class TestFile:
         for line in (
             f'# Pods that can run nvidia-smi, by preset: {", ".join(config.PRESETS)}.\npreset = "gpu-operator"',
             '# refresh = "1h"',
-            'listen = "0.0.0.0:8080"',
+            'listen = "127.0.0.1:8080"',
+            f'[store]\nurl = "sqlite://{here}/gpuid.db"',
             f'[[clusters]]\nname = "{ARN}"\ncontext = "{ARN}"',
         ):
             assert line in text
@@ -119,8 +129,7 @@ class TestFile:
 
     @given(st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True), st.text(min_size=1))
     def test_any_name_survives(self, names: list[str], path: str):
-        same_server = dict.fromkeys(names, names[0])
-        text = render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}", same_server=same_server)
+        text = render(names, kubeconfig=f"/k/{path.replace(os.pathsep, '')}")
         loaded = config.parse(text, Path("gpuid.toml"))
         assert [cluster.context for cluster in loaded.clusters] == names
         printable = [name for name in names if name.isprintable()]
@@ -176,7 +185,7 @@ class TestRefusals:
         result = init()
         assert (result.exit_code, result.output) == (
             2,
-            "gpuid: gpuid.toml: already exists; use --force to replace it\n",
+            "gpuid: gpuid.toml: already exists; use --force to replace it, or --add to add to it\n",
         )
         assert (here / "gpuid.toml").read_text() == "mine"
         assert init("--force").exit_code == 0

@@ -1,0 +1,212 @@
+"""Decides which presets or sources fit a cluster, from the pods of every preset that are there. No I/O."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from collector.config import DEFAULT_COMMAND, PRESETS, PodSource, SourceMethod
+from collector.text import counted
+
+__all__ = ["READER", "Fit", "PodGroup", "Survey", "find_fit"]
+
+READER = "reader"  # the preset of the DaemonSet for nodes that have no other pod to read
+MAX_PARTS = 8  # presets or sources that are combined
+MAX_NAMES = 5  # of nodes and namespaces that a text names
+
+_Key = tuple[str, str, str, SourceMethod]  # a source but for its command
+
+_READER_PLACE = "config/kubernetes/reader, see docs/clusters.md"
+
+
+class PodGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """The pods of one source that have its container, in the namespace that the source then names."""
+
+    source: PodSource
+    ready: int
+    total: int
+    nodes: frozenset[str]  # that they are on
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen in a cluster."""
+
+    groups: tuple[PodGroup, ...] = ()
+    gpu_nodes: frozenset[str] | None = None  # what Kubernetes says has GPUs; None where nodes may not be listed
+    namespaces: tuple[str, ...] | None = None  # in which was looked; None is all
+
+    @property
+    def limits(self) -> str:
+        """What could not be looked at, as one clause; empty where all could."""
+        missing = []
+        if self.gpu_nodes is None:
+            missing.append("may not list nodes")
+        if self.namespaces:
+            missing.append(f"may not list pods in all namespaces: looked only in {_names(self.namespaces)}")
+        elif self.namespaces is not None:
+            missing.append("may not list pods in all namespaces, nor in any that a preset names")
+        return "; ".join(missing)
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """What to read in a cluster: presets, or sources where their pods are in other namespaces."""
+
+    presets: tuple[str, ...] = ()
+    sources: tuple[PodSource, ...] = ()  # instead of presets
+    groups: tuple[PodGroup, ...] = ()  # of pods that were seen
+    covered: int = 0  # GPU nodes that have one of them; where GPU nodes are unknown, nodes
+    uncovered: tuple[str, ...] = ()  # GPU nodes that have none
+    survey: Survey = Survey()
+
+    def is_among(self, sources: Iterable[PodSource]) -> bool:
+        """Return whether no other pods are read than those of some sources."""
+        return {_key(group.source) for group in self.groups} <= set(map(_key, sources))
+
+    @property
+    def setting(self) -> str:
+        """The key and value for the configuration, as TOML; empty where nothing fits."""
+        if self.sources:
+            return f"sources = [{', '.join(map(_inline_table, self.sources))}]"
+        if not self.presets:
+            return ""
+        return f"preset = {_toml(self.presets if len(self.presets) > 1 else self.presets[0])}"
+
+    @property
+    def seen(self) -> str:
+        """What was seen of it, as one clause."""
+        known = self.survey.gpu_nodes
+        if not self.groups:
+            has = f"none of {counted(len(known), 'GPU node')} has a pod" if known else "no pod"
+            return f"{'no GPU node, and ' if known is not None and not known else ''}{has} of any preset"
+        nodes = f"{self.covered:,} of {counted(len(known), 'GPU node')}" if known else counted(self.covered, "node")
+        unsigned = "; no node says that it has GPUs" if known is not None and not known else ""
+        return f"{nodes} covered by {' and '.join(map(_describe, self.groups))}{unsigned}"
+
+    @property
+    def lacking(self) -> str:
+        """Which GPU nodes have no pod that could be read, as one clause; empty where all have one."""
+        if not self.uncovered:
+            return ""
+        return f"{counted(len(self.uncovered), 'GPU node')} without any GPU pod: {_names(self.uncovered)}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do for those, as one clause; empty where there is nothing to do."""
+        if not self.uncovered:
+            return ""
+        apply = f"for GPU nodes without any GPU pod, apply the reader ({_READER_PLACE})"
+        if self.sources:
+            return f"{apply} and add its source"
+        if READER in self.presets:
+            return apply
+        return f"{apply} and set preset = {_toml((*self.presets, READER) if self.presets else READER)}"
+
+
+class _Option(msgspec.Struct, frozen=True):
+    """What can be chosen as a whole: what is configured, a preset, or one of its sources in another namespace."""
+
+    presets: tuple[str, ...]  # empty where it has to be written as sources
+    groups: tuple[PodGroup, ...]
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        return frozenset[str]().union(*(group.nodes for group in self.groups))
+
+    @property
+    def has_ready(self) -> bool:
+        return any(group.ready for group in self.groups)
+
+
+def find_fit(survey: Survey, *, presets: Sequence[str] = (), sources: Sequence[PodSource] = ()) -> Fit:
+    """Return what covers most GPU nodes with few parts; of equals what is configured, the reader, the first of PRESETS.
+
+    The reader goes first because somebody has deployed it to be read, and because it needs no right to exec.
+    `presets` or `sources` are what is configured. A source without a ready pod counts only where no other has one.
+    """
+    options = _options(survey.groups, presets, sources)
+    options = [option for option in options if option.has_ready] or options
+    everything = frozenset[str]().union(*(option.nodes for option in options))
+    wanted = everything if not survey.gpu_nodes else survey.gpu_nodes
+    chosen = _cover(options, wanted)
+    if not chosen and options:  # pods that are not on a node yet, or on others
+        chosen = [max(options, key=lambda option: sum(group.total for group in option.groups))]
+    groups = tuple(dict.fromkeys(group for option in chosen for group in option.groups))
+    by_name = all(option.presets for option in chosen)
+    named = tuple(dict.fromkeys(name for option in chosen for name in option.presets))
+    covered = wanted & frozenset[str]().union(*(group.nodes for group in groups))
+    uncovered = tuple(sorted((survey.gpu_nodes or frozenset()) - covered))
+    if not chosen and uncovered and survey.namespaces is None and READER in PRESETS:
+        by_name, named = True, (READER,)
+    return Fit(
+        presets=named if by_name else (),
+        sources=() if by_name else tuple(dict.fromkeys(group.source for group in groups)),
+        groups=groups,
+        covered=len(covered),
+        uncovered=uncovered,
+        survey=survey,
+    )
+
+
+def _options(groups: Iterable[PodGroup], presets: Sequence[str], sources: Sequence[PodSource]) -> list[_Option]:
+    """Return what there are pods for, in the order of preference."""
+    by_source: dict[_Key, PodGroup] = {}
+    for group in groups:
+        by_source.setdefault(_key(group.source), group)
+    choices: list[tuple[tuple[str, ...], Sequence[PodSource]]] = []
+    if sources:
+        choices.append(((), sources))
+    elif presets:
+        choices.append((tuple(presets), [source for name in presets for source in PRESETS[name]]))
+    choices += [((name,), PRESETS[name]) for name in sorted(PRESETS, key=lambda name: name != READER)]
+    options = [
+        _Option(names, found)
+        for names, wanted in choices
+        if (found := tuple(by_source[key] for key in dict.fromkeys(map(_key, wanted)) if key in by_source))
+    ]
+    placed = {_key(group.source) for option in options for group in option.groups}
+    return options + [_Option((), (group,)) for key, group in by_source.items() if key not in placed]
+
+
+def _cover(options: Sequence[_Option], wanted: Collection[str]) -> list[_Option]:
+    """Return few options that together cover as many nodes as all do, in the order of `options`."""
+    left, chosen = frozenset(wanted), list[int]()
+    nodes = [option.nodes for option in options]
+    while left and len(chosen) < MAX_PARTS:
+        best = max(range(len(options)), key=lambda index: (len(nodes[index] & left), -index), default=None)
+        if best is None or not nodes[best] & left:
+            break
+        chosen.append(best)
+        left -= nodes[best]
+    for index in list(chosen):  # the first ones may have become superfluous
+        others = frozenset[str]().union(*(nodes[other] for other in chosen if other != index))
+        if nodes[index] & frozenset(wanted) <= others:
+            chosen.remove(index)
+    return [options[index] for index in sorted(chosen)]
+
+
+def _key(source: PodSource) -> _Key:
+    return (source.namespace, source.selector, source.container, source.method)
+
+
+def _describe(group: PodGroup) -> str:
+    ready = "" if group.ready == group.total else f" ({group.ready:,} of {counted(group.total, 'pod')} ready)"
+    return f"pods of {group.source.container} in namespace {group.source.namespace}{ready}"
+
+
+def _names(names: Collection[str]) -> str:
+    return ", ".join(list(names)[:MAX_NAMES]) + (", …" if len(names) > MAX_NAMES else "")
+
+
+def _inline_table(source: PodSource) -> str:
+    """Return a source as an inline table of TOML, without the keys that have their default."""
+    table: dict[str, object] = {key: getattr(source, key) for key in ("namespace", "selector", "container")}
+    if source.method is not SourceMethod.EXEC:
+        table["method"] = source.method.value
+    if source.command not in ((), DEFAULT_COMMAND):
+        table["command"] = source.command
+    return f"{{ {', '.join(f'{key} = {_toml(value)}' for key, value in table.items())} }}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return msgspec.json.encode(value).decode()  # a string of JSON is one of TOML

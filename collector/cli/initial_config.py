@@ -1,0 +1,135 @@
+"""The text of a new configuration, and of clusters that are added to one."""
+
+import itertools
+import textwrap
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from collector.config import PRESETS, DefaultSettings, ServerSettings
+
+__all__ = ["NewCluster", "cluster_names", "render", "render_clusters", "string"]
+
+_COMMENT_WIDTH = 118  # characters of a line
+
+
+class _TomlEscapes(dict[int, str]):
+    """The escapes of what does not print, for str.translate: a terminal shows it, and does not obey it."""
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        if letter.isprintable() or letter == "\n":
+            return letter
+        return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+
+
+_TOML_ESCAPES = _TomlEscapes()
+
+
+class NewCluster(msgspec.Struct, frozen=True, kw_only=True):
+    """One [[clusters]] table."""
+
+    name: str
+    context: str
+    kubeconfig: str | None = None  # where the defaults do not have it
+    comments: tuple[str, ...] = ()  # each one line
+    setting: str = ""  # the preset or sources, as TOML
+
+
+def render(clusters: Sequence[NewCluster], *, kubeconfig: str | None, listen: str, store: str) -> str:
+    """Return the text of a configuration; with `kubeconfig` None it has the default one."""
+    defaults = DefaultSettings()
+    (preset, *_) = defaults.active_sources
+    return "\n".join(
+        (
+            "# Configuration of gpuid: check it with `gpuid check`, run it with `gpuid run`. A running collector",
+            "# reloads this file when it changes. Durations are written as 30s, 5m or 1h.",
+            "",
+            "# Defaults for all clusters; each of these keys may also be set per cluster.",
+            "[defaults]",
+            *(
+                (_values(kubeconfig=kubeconfig),)
+                if kubeconfig
+                else (
+                    "# Kubeconfig file. Default: $KUBECONFIG, then ~/.kube/config.",
+                    '# kubeconfig = "~/.kube/config"',
+                )
+            ),
+            f"# Pods that can run nvidia-smi, by preset: {', '.join(PRESETS)}.",
+            _values(preset=defaults.preset),
+            "# Or list sources instead of a preset; on each node, the first source with a ready pod is used:",
+            f"# sources = [{{ namespace = {string(preset.namespace)}, selector = {string(preset.selector)},"
+            f" container = {string(preset.container)} }}]",
+            "# Maximum age of a reading; a node is also read again whenever its pod or its GPUs change.",
+            '# refresh = "1h"',
+            "# How long a node without a GPU pod keeps its series.",
+            '# grace = "10m"',
+            "# Label selector of the nodes to watch; empty: all.",
+            '# node_selector = ""',
+            "",
+            "[server]",
+            f"# Address of metrics, API and page; {ServerSettings().listen} serves other machines, too.",
+            _values(listen=listen),
+            "# TLS and authentication:",
+            '# cert_file = "tls.crt"',
+            '# key_file = "tls.key"',
+            '# client_ca_file = "clients.crt"',
+            '# bearer_token_file = "token"',
+            "",
+            "# What has happened to every GPU, for `gpuid where`, `history` and `diff`, and for sinks.",
+            "[store]",
+            _values(url=store),
+            "# What ended longer ago is deleted. Default: kept forever.",
+            '# retention = "365d"',
+            "",
+            "# One table per cluster. `name` is the `cluster` label of its series: use the one of your dashboards.",
+            "",
+            render_clusters(clusters),
+        )
+    )
+
+
+def render_clusters(clusters: Sequence[NewCluster]) -> str:
+    """Return the tables of clusters."""
+    return "\n".join(map(_table, clusters))
+
+
+def _table(cluster: NewCluster) -> str:
+    keys = {"name": cluster.name, "context": cluster.context, "kubeconfig": cluster.kubeconfig}
+    lines = [line for comment in cluster.comments for line in _comment(comment)]
+    lines += ["[[clusters]]", _values(**{key: value for key, value in keys.items() if value is not None})]
+    return "".join(f"{line}\n" for line in (*lines, cluster.setting) if line)
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, _COMMENT_WIDTH, break_long_words=False, break_on_hyphens=False)]
+
+
+def _values(**table: Any) -> str:
+    """Return a table as TOML, with an escape for whatever does not print."""
+    return tomli_w.dumps(table).rstrip("\n").translate(_TOML_ESCAPES)
+
+
+def string(text: str) -> str:
+    """Return a text as TOML."""
+    return _values(x=text).removeprefix("x = ")
+
+
+def cluster_names(contexts: Collection[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Map each context to the name of its cluster: its own, without the characters that a name may not have.
+
+    One that is `taken` gets a number.
+    """
+    names: dict[str, str] = {}
+    for context in contexts:
+        name = "".join(letter if letter.isprintable() else "_" for letter in context)
+        while name != context and (name in contexts or name in names.values()):
+            name += "_"
+        names[context] = name if name not in taken else _numbered(name, {*contexts, *names.values(), *taken})
+    return names
+
+
+def _numbered(name: str, taken: Collection[str]) -> str:
+    return next(numbered for number in itertools.count(2) if (numbered := f"{name}-{number}") not in taken)
