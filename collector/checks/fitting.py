@@ -106,6 +106,11 @@ class _Option(msgspec.Struct, frozen=True):
 
     presets: tuple[str, ...]  # empty where it has to be written as sources
     groups: tuple[PodGroup, ...]
+    configured: bool = False
+
+    @property
+    def preference(self) -> int:
+        return 2 if self.configured else int(all(group.source.method is SourceMethod.LOG for group in self.groups))
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -117,9 +122,9 @@ class _Option(msgspec.Struct, frozen=True):
 
 
 def find_fit(survey: Survey, *, presets: Sequence[str] = (), sources: Sequence[PodSource] = ()) -> Fit:
-    """Return what covers most GPU nodes with few parts; of equals what is configured, the reader, the first of PRESETS.
+    """Return what covers most GPU nodes with few parts; of equals what is configured, logs, the first of PRESETS.
 
-    The reader goes first because somebody has deployed it to be read, and because it needs no right to exec.
+    Logs go before execs: they need fewer rights, and somebody has deployed the reader to be read.
     `presets` or `sources` are what is configured. A source without a ready pod counts only where no other has one.
     """
     options = _options(survey.groups, presets, sources)
@@ -147,20 +152,17 @@ def find_fit(survey: Survey, *, presets: Sequence[str] = (), sources: Sequence[P
 
 
 def _options(groups: Iterable[PodGroup], presets: Sequence[str], sources: Sequence[PodSource]) -> list[_Option]:
-    """Return what there are pods for, in the order of preference."""
+    """Return what there are pods for, in the order in which it is written."""
     by_source: dict[_Key, PodGroup] = {}
     for group in groups:
         by_source.setdefault(_key(group.source), group)
-    choices: list[tuple[tuple[str, ...], Sequence[PodSource]]] = []
-    if sources:
-        choices.append(((), sources))
-    elif presets:
-        choices.append((tuple(presets), [source for name in presets for source in PRESETS[name]]))
-    choices += [((name,), PRESETS[name]) for name in sorted(PRESETS, key=lambda name: name != READER)]
+    configured = sources or [source for name in presets for source in PRESETS[name]]
+    choices: list[tuple[tuple[str, ...], Sequence[PodSource]]] = [(() if sources else tuple(presets), configured)]
+    choices += [((name,), PRESETS[name]) for name in PRESETS]
     options = [
-        _Option(names, found)
+        _Option(names, there, wanted is configured)
         for names, wanted in choices
-        if (found := tuple(by_source[key] for key in dict.fromkeys(map(_key, wanted)) if key in by_source))
+        if (there := tuple(by_source[key] for key in dict.fromkeys(map(_key, wanted)) if key in by_source))
     ]
     placed = {_key(group.source) for option in options for group in option.groups}
     return options + [_Option((), (group,)) for key, group in by_source.items() if key not in placed]
@@ -170,8 +172,12 @@ def _cover(options: Sequence[_Option], wanted: Collection[str]) -> list[_Option]
     """Return few options that together cover as many nodes as all do, in the order of `options`."""
     left, chosen = frozenset(wanted), list[int]()
     nodes = [option.nodes for option in options]
+
+    def rank(index: int) -> tuple[int, int, int]:
+        return len(nodes[index] & left), options[index].preference, -index
+
     while left and len(chosen) < MAX_PARTS:
-        best = max(range(len(options)), key=lambda index: (len(nodes[index] & left), -index), default=None)
+        best = max(range(len(options)), key=rank, default=None)
         if best is None or not nodes[best] & left:
             break
         chosen.append(best)

@@ -3,21 +3,24 @@
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from collector import config
 from collector.checks.clusters import ClusterCheck, check_clusters
-from collector.checks.finding import ClusterDetails, Finding
+from collector.checks.finding import ClusterDetails, Finding, FitDetails
 from collector.config import ClusterSettings
-from collector.kube.errors import UnauthorizedError
-from collector.simulator import ExecFaultKind, SimulatedCluster, Simulator
+from collector.kube.errors import UnauthorizedError, UnreachableError
+from collector.simulator import SHAPES, ExecFaultKind, SimulatedCluster, Simulator
 from collector.simulator.fleet import Card
+from tests.support.gpu_pods import add_pods
 
 pytestmark = pytest.mark.anyio
 
@@ -165,7 +168,10 @@ class TestReading:
         (text, hint), *_duplicate = await clusters.problems("x")
         assert text.startswith("gpu-operator/")
         assert text.endswith(': the pod has no container named "x"')
-        assert hint == "set `container` of the source to a container of this pod"
+        assert hint == (
+            'preset = "gpu-operator" fits: 3 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace'
+            " gpu-operator"
+        )
 
 
 class TestConnection:
@@ -386,14 +392,87 @@ class TestDuplicates:
 
 
 class TestPods:
-    async def test_without_pods_the_preset_that_would_find_some_is_named(self, clusters: Clusters):
+    async def test_without_pods_the_preset_that_fits_is_named(self, clusters: Clusters):
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
-        assert await clusters.problems("x") == [
-            (
-                'no pods match "k8s-app=nvidia-gpu-device-plugin" in namespace kube-system',
-                'preset = "gpu-operator" would find 3',
-            )
-        ]
+        finding = (await clusters.check())["x"]
+        assert finding.text == (
+            'no pods match "k8s-app=nvidia-gpu-device-plugin" in namespace kube-system (preset = "gpu-operator" fits: 3'
+            " of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator)"
+        )
+        assert finding.details is not None
+        assert finding.details.fit == FitDetails(
+            setting='preset = "gpu-operator"',
+            presets=("gpu-operator",),
+            sources=(),
+            covered=3,
+            gpu_nodes=3,
+            uncovered=(),
+            namespaces=None,
+        )
+
+    async def test_where_pods_were_looked_for_is_told_if_none_was_found(self, clusters: Clusters):
+        for node in clusters["sim-0"].nodes:
+            clusters["sim-0"].remove_pod(node)
+        clusters["sim-0"].deny("list", "pods", "")
+        clusters["sim-0"].deny("list", "pods", "kube-system")
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert text == 'no pods match "app=nvidia-device-plugin-daemonset" in namespace gpu-operator'
+        assert hint.startswith(
+            "set `preset` or `sources` to the pods that can run nvidia-smi; for GPU nodes without any GPU pod, apply"
+            ' the reader (config/kubernetes/reader, see docs/clusters.md) and set preset = "reader"; may not list pods'
+            " in all namespaces: looked only in gpu-operator, "
+        )
+        assert "kube-system" not in hint
+
+    async def test_a_preset_that_covers_more_nodes_is_named(self, clusters: Clusters):
+        cluster = clusters["sim-0"]
+        chart = SHAPES["helm"]._replace(namespace="nvidia")
+        cluster.remove_pod("gpu-0002")
+        add_pods(cluster, chart, "gpu-0001", "gpu-0002")
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert text == "1 of 3 GPU nodes without a ready GPU pod: gpu-0002"
+        setting, _, seen = hint.partition(" fits: ")
+        assert [source["namespace"] for source in tomllib.loads(setting)["sources"]] == ["gpu-operator", "nvidia"]
+        assert seen == (
+            "3 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator and pods of"
+            " nvidia-device-plugin-ctr in namespace nvidia"
+        )
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{setting}')
+        ((text, _hint),) = await clusters.problems("x")
+        assert text.startswith('it is the same cluster as "sim-0"')
+
+    async def test_a_pod_that_is_not_ready_is_no_reason_for_another_preset(self, clusters: Clusters):
+        cluster = clusters["sim-0"]
+        add_pods(cluster, SHAPES["gke"])
+        cluster.set_ready("gpu-0002", False)
+        finding = (await clusters.check())["sim-0"]
+        assert finding.text.startswith("1 of 3 GPU nodes without a ready GPU pod: gpu-0002 (each needs a ready pod")
+        assert finding.details is not None
+        assert finding.details.fit is None
+
+    @pytest.mark.parametrize(
+        ("error", "hint"),
+        [
+            (UnreachableError("lost"), "nvidia-smi; other presets were not looked for: lost"),
+            (None, "set `preset` or `sources` to the pods that can run nvidia-smi"),
+        ],
+    )
+    async def test_the_problem_stays_when_other_presets_cannot_be_looked_for(
+        self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch, error: Exception | None, hint: str
+    ):
+        async def look(*_: object) -> None:
+            if error:
+                raise error
+            await anyio.sleep_forever()
+
+        monkeypatch.setattr("collector.checks.clusters.look_for_pods", look)
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
+        first, *more = await clusters.problems("x", timeout=30 if error else 3)
+        assert first[0].startswith("no pods match ")
+        assert first[1].endswith(hint)
+        assert [text for text, _hint in more] == (
+            [] if error else ["no answer within 3 s while looking for pods of other presets"]
+        )
 
     async def test_pods_of_which_none_is_ready_are_counted(self, clusters: Clusters):
         for node in clusters["sim-0"].nodes:

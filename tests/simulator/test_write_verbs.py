@@ -147,6 +147,14 @@ class TestReviews:
         api.cluster.allow()
         assert await self.may(api, "list", "pods")
 
+    async def test_a_right_can_be_denied_in_one_namespace_or_across_all(self, api: Any) -> None:
+        for namespace, refused in (("", "/api/v1/pods"), ("gpu-operator", "/api/v1/namespaces/gpu-operator/pods")):
+            api.cluster.deny("list", "pods", namespace)
+            assert (await api.refused(refused))["code"] == 403
+            await api.get("/api/v1/namespaces/kube-system/pods")
+        denied = api.cluster.server.faults.describe()["denied"]
+        assert denied == ["list pods in all namespaces", "list pods in gpu-operator"]
+
     async def test_a_self_subject_review_names_the_user(self, api: Any) -> None:
         _, body = await api.ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", json={})
         assert body["status"]["userInfo"]["username"] == "simulated-user"

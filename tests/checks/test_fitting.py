@@ -1,0 +1,197 @@
+"""Which presets or sources fit a cluster, decided from what was seen there."""
+
+import tomllib
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.checks.fitting import MAX_PARTS, Fit, PodGroup, Survey, find_fit
+from collector.config import PRESETS, PodSource
+
+OPERATOR, PLUGIN, HELM, GKE, READER = (
+    PRESETS[name][0] for name in ("gpu-operator", "device-plugin", "helm", "gke", "reader")
+)
+CUSTOM = PodSource(namespace="mine", selector="app=smi", container="smi")
+
+
+def group(source: PodSource, nodes: Iterable[str], *, namespace: str = "", ready: int | None = None) -> PodGroup:
+    found = frozenset(nodes)
+    there = msgspec.structs.replace(source, namespace=namespace) if namespace else source
+    return PodGroup(source=there, ready=len(found) if ready is None else ready, total=len(found), nodes=found)
+
+
+def fit(*groups: PodGroup, gpu_nodes: str | None = "abc", namespaces: tuple[str, ...] | None = None) -> Fit:
+    nodes = None if gpu_nodes is None else frozenset(gpu_nodes)
+    return find_fit(Survey(groups=groups, gpu_nodes=nodes, namespaces=namespaces))
+
+
+@pytest.mark.parametrize(
+    ("groups", "setting", "covered", "uncovered"),
+    [
+        ([group(OPERATOR, "abc")], 'preset = "gpu-operator"', 3, ""),
+        ([group(GKE, "abc"), group(OPERATOR, "ab")], 'preset = "gke"', 3, ""),
+        ([group(GKE, "abc"), group(OPERATOR, "abc")], 'preset = "gpu-operator"', 3, ""),
+        ([group(OPERATOR, "abc"), group(READER, "abc")], 'preset = "reader"', 3, ""),
+        ([group(OPERATOR, "abc"), group(READER, "abc", namespace="ops")], "sources = [", 3, ""),
+        ([group(OPERATOR, "ab"), group(READER, "c")], 'preset = ["gpu-operator", "reader"]', 3, ""),
+        ([group(READER, "c"), group(OPERATOR, "a")], 'preset = ["gpu-operator", "reader"]', 2, "b"),
+        ([group(OPERATOR, "ab")], 'preset = "gpu-operator"', 2, "c"),
+        ([group(OPERATOR, "abcxyz")], 'preset = "gpu-operator"', 3, ""),
+        ([group(PLUGIN, "wxyz"), group(OPERATOR, "abc")], 'preset = "gpu-operator"', 3, ""),  # on every node but those
+        ([group(OPERATOR, "abc", ready=0), group(GKE, "ab")], 'preset = "gke"', 2, "c"),
+        ([group(OPERATOR, "abc", ready=1), group(GKE, "abc")], 'preset = "gpu-operator"', 3, ""),
+        ([group(OPERATOR, "abc", ready=0)], 'preset = "gpu-operator"', 3, ""),
+        ([group(OPERATOR, "", ready=0)], 'preset = "gpu-operator"', 0, "abc"),  # waiting for a node
+        ([], 'preset = "reader"', 0, "abc"),
+    ],
+)
+def test_what_covers_most_gpu_nodes_fits(groups: list[PodGroup], setting: str, covered: int, uncovered: str):
+    found = fit(*groups)
+    assert found.setting.startswith(setting)
+    assert (found.covered, "".join(found.uncovered)) == (covered, uncovered)
+
+
+def test_a_first_choice_that_the_next_ones_replace_is_dropped():
+    found = fit(group(OPERATOR, "bcde"), group(GKE, "abc"), group(HELM, "def"), gpu_nodes="abcdef")
+    assert (found.presets, found.covered) == (("helm", "gke"), 6)
+
+
+def test_pods_in_another_namespace_are_written_as_sources():
+    found = fit(group(HELM, "abc", namespace="nvidia"))
+    assert found.presets == ()
+    assert found.setting == (
+        'sources = [{ namespace = "nvidia", selector = "app.kubernetes.io/name=nvidia-device-plugin", '
+        'container = "nvidia-device-plugin-ctr" }]'
+    )
+    assert found.seen == "3 of 3 GPU nodes covered by pods of nvidia-device-plugin-ctr in namespace nvidia"
+
+
+def test_with_such_ones_presets_are_written_as_sources_too():
+    found = fit(group(GKE, "a"), group(READER, "bc", namespace="ops"))
+    (gke, reader) = tomllib.loads(found.setting)["sources"]
+    assert (reader["namespace"], reader["method"], "command" in reader) == ("ops", "log", False)
+    assert (gke["namespace"], gke["command"]) == ("kube-system", list(GKE.command))
+
+
+def test_a_preset_is_named_by_its_own_namespace():
+    moved = group(OPERATOR, "abc", namespace=PRESETS["openshift"][0].namespace)
+    assert fit(moved).setting == 'preset = "openshift"'
+
+
+def test_what_is_configured_goes_first_among_equals():
+    survey = Survey(groups=(group(OPERATOR, "ab"), group(CUSTOM, "ab"), group(GKE, "abc")), gpu_nodes=frozenset("ab"))
+    assert find_fit(survey, sources=[CUSTOM]).sources == (CUSTOM,)
+    assert find_fit(survey, presets=["gke"]).presets == ("gke",)
+    assert find_fit(survey).presets == ("gpu-operator",)
+
+
+def test_what_is_added_to_own_sources_is_written_with_them():
+    survey = Survey(groups=(group(CUSTOM, "ab"), group(GKE, "c")), gpu_nodes=frozenset("abc"))
+    assert find_fit(survey, sources=[CUSTOM]).sources == (CUSTOM, GKE)
+
+
+@pytest.mark.parametrize(
+    ("found", "texts"),
+    [
+        (
+            fit(group(OPERATOR, "ab", ready=1)),
+            (
+                "2 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator"
+                " (1 of 2 pods ready)",
+                "1 GPU node without any GPU pod: c",
+                "for GPU nodes without any GPU pod, apply the reader (config/kubernetes/reader, see docs/clusters.md)"
+                ' and set preset = ["gpu-operator", "reader"]',
+                "",
+            ),
+        ),
+        (
+            fit(gpu_nodes="abcdef", namespaces=("kube-system",)),
+            (
+                "none of 6 GPU nodes has a pod of any preset",
+                "6 GPU nodes without any GPU pod: a, b, c, d, e, …",
+                "for GPU nodes without any GPU pod, apply the reader (config/kubernetes/reader, see docs/clusters.md)"
+                ' and set preset = "reader"',
+                "may not list pods in all namespaces: looked only in kube-system",
+            ),
+        ),
+        (
+            fit(gpu_nodes="", namespaces=()),
+            (
+                "no GPU node, and no pod of any preset",
+                "",
+                "",
+                "may not list pods in all namespaces, nor in any that a preset names",
+            ),
+        ),
+        (
+            fit(group(GKE, "ab"), gpu_nodes=None),
+            (
+                "2 nodes covered by pods of nvidia-gpu-device-plugin in namespace kube-system",
+                "",
+                "",
+                "may not list nodes",
+            ),
+        ),
+        (
+            fit(group(GKE, "ab"), gpu_nodes=""),
+            (
+                "2 nodes covered by pods of nvidia-gpu-device-plugin in namespace kube-system; no node says that it has"
+                " GPUs",
+                "",
+                "",
+                "",
+            ),
+        ),
+    ],
+)
+def test_it_says_what_was_seen_and_what_was_not(found: Fit, texts: tuple[str, str, str, str]):
+    assert (found.seen, found.lacking, found.remedy, found.survey.limits) == texts
+
+
+def test_where_not_all_could_be_looked_at_the_default_is_kept():
+    assert fit(namespaces=("kube-system",)).setting == ""
+    assert fit(gpu_nodes=None).setting == ""
+    assert fit(gpu_nodes="").setting == ""
+
+
+NODES = st.frozensets(st.sampled_from("abcdef"), max_size=6)
+SOURCES = st.sampled_from([source for preset in PRESETS.values() for source in preset])
+
+
+@given(
+    st.lists(st.tuples(SOURCES, NODES, st.booleans(), st.sampled_from(["", "nvidia", "gpu-operator"])), max_size=12),
+    st.none() | NODES,
+    st.randoms(use_true_random=False),
+)
+def test_no_source_alone_covers_more_and_none_is_superfluous(found, gpu_nodes, random):
+    groups = {
+        one.source: one
+        for source, nodes, is_ready, namespace in found
+        for one in [group(source, nodes, namespace=namespace, ready=len(nodes) * is_ready)]
+    }
+    survey = Survey(groups=tuple(groups.values()), gpu_nodes=gpu_nodes)
+    result = find_fit(survey)
+    usable = [one for one in survey.groups if one.ready] or survey.groups
+    wanted = gpu_nodes or frozenset().union(*(one.nodes for one in usable))
+    reached = frozenset().union(*(one.nodes & wanted for one in usable))
+    assert result.covered == len(reached) or len(result.groups) >= MAX_PARTS
+    if result.setting and result.covered:
+        for one in result.groups:
+            rest = frozenset().union(*(other.nodes for other in result.groups if other is not one))
+            assert not (one.nodes & wanted <= rest & wanted) or result.presets
+    shuffled = list(survey.groups)
+    random.shuffle(shuffled)
+    again = find_fit(msgspec.structs.replace(survey, groups=tuple(shuffled)))
+    assert (again.covered, again.uncovered) == (result.covered, result.uncovered)
+    assert set(tomllib.loads(result.setting)) <= {"preset", "sources"}
+
+
+def test_a_cluster_cannot_make_the_result_large():
+    nodes = [f"n{number}" for number in range(500)]
+    groups = [group(HELM, [node], namespace=f"ns-{node}") for node in nodes]
+    found = find_fit(Survey(groups=tuple(groups), gpu_nodes=frozenset(nodes)))
+    assert len(found.sources) == MAX_PARTS
+    assert len(found.lacking) < 200
