@@ -14,13 +14,12 @@ import msgspec
 from collector import config as configuration
 from collector.checks.fitting import Fit
 from collector.checks.gpu_pods import find_fits
-from collector.cli.initial_config import NewCluster, cluster_names, render, render_clusters, string
+from collector.cli.initial_config import NewCluster, cluster_names, render, render_clusters, store_url, string
 from collector.cli.logs import configure
 from collector.cli.options import LISTEN, TIMEOUT
 from collector.cli.progress import counting_bar
 from collector.cli.suggestions import unknown_name
 from collector.config import ClusterSettings, Config, ConfigError, DefaultSettings, Duration, Listen
-from collector.config.store import StoreSettings
 from collector.kube.kubeconfig import Context, contexts
 from collector.text import counted, describe_os_error, escaped, one_line, shell_word
 
@@ -150,7 +149,7 @@ def init(
         else:
             click.echo(f"Nothing to add: {escaped(str(output))} has every one of these contexts.")
         return
-    text = render(clusters, kubeconfig=source, listen=str(listen or _LISTEN), store=_store_url(output))
+    text = render(clusters, kubeconfig=source, listen=str(listen or _LISTEN), store=store_url(output))
     configuration.parse(text, output)  # never write what `gpuid run` would reject
     to_stdout = str(output) == "-"
     if to_stdout:
@@ -287,16 +286,6 @@ def _expanded(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # "~name" of nobody
         return Path(path)
-
-
-def _store_url(output: Path) -> str:
-    """Return the URL of an SQLite file of its own, beside the configuration; below /etc that is the default folder."""
-    folder = output.absolute().parent
-    if Path("/etc") in (folder, *folder.parents):
-        folder = Path(StoreSettings().url.removeprefix("sqlite://")).parent
-    name = "gpuid" if str(output) == "-" else output.stem
-    path = f"{folder}/{name}.db"
-    return "sqlite://" + path.translate({ord(letter): f"%{ord(letter):02X}" for letter in "%?\n"})
 
 
 def _read(path: Path) -> bytes:

@@ -3,14 +3,16 @@
 import itertools
 import textwrap
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import tomli_w
 
 from collector.config import PRESETS, DefaultSettings, ServerSettings
+from collector.config.store import StoreSettings
 
-__all__ = ["NewCluster", "cluster_names", "render", "render_clusters", "string"]
+__all__ = ["NewCluster", "cluster_names", "render", "render_clusters", "store_url", "string"]
 
 _COMMENT_WIDTH = 118  # characters of a line
 
@@ -83,6 +85,7 @@ def render(clusters: Sequence[NewCluster], *, kubeconfig: str | None, listen: st
             _values(url=store),
             "# What ended longer ago is deleted. Default: kept forever.",
             '# retention = "365d"',
+            "# Sinks receive what happens as records: [sinks.NAME] with the type stdout, webhook, s3 or postgres.",
             "",
             "# One table per cluster. `name` is the `cluster` label of its series: use the one of your dashboards.",
             "",
@@ -115,6 +118,16 @@ def _values(**table: Any) -> str:
 def string(text: str) -> str:
     """Return a text as TOML."""
     return _values(x=text).removeprefix("x = ")
+
+
+def store_url(output: Path) -> str:
+    """Return the URL of an SQLite file of its own, beside the configuration; below /etc that is the default folder."""
+    folder = output.absolute().parent
+    if Path("/etc") in (folder, *folder.parents):
+        folder = Path(StoreSettings().url.removeprefix("sqlite://")).parent
+    name = "gpuid" if str(output) == "-" else output.stem
+    path = f"{folder}/{name}.db"
+    return "sqlite://" + path.translate({ord(letter): f"%{ord(letter):02X}" for letter in "%?\n"})
 
 
 def cluster_names(contexts: Collection[str], taken: Collection[str] = ()) -> dict[str, str]:

@@ -1,20 +1,26 @@
 """`gpuid init`."""
 
 import os
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collector import config
 from collector.cli import gpuid
-from collector.cli.initial_config import NewCluster, cluster_names
+from collector.cli.initial_config import NewCluster, cluster_names, store_url
 from collector.cli.initial_config import render as render_config
+from collector.config.store import locate
+from collector.simulator import SHAPES, Simulator
+from tests.support.terminal import Terminal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -135,6 +141,12 @@ class TestFile:
         printable = [name for name in names if name.isprintable()]
         assert [cluster.name for cluster in loaded.clusters if cluster.context in printable] == printable
 
+    @given(st.lists(st.text(min_size=1), max_size=6, unique=True), st.lists(st.text(min_size=1), max_size=6))
+    def test_no_name_is_given_twice_or_taken(self, contexts: list[str], taken: list[str]):
+        names = cluster_names(contexts, taken)
+        assert list(names) == contexts
+        assert len({*names.values(), *taken}) == len(names) + len(set(taken))
+
     def test_a_context_name_that_is_not_printable_is_replaced(self):
         loaded = config.parse(render(["a\x1f", "a_", "b"], kubeconfig=None), Path("gpuid.toml"))
         assert [(cluster.name, cluster.context) for cluster in loaded.clusters] == [
@@ -224,3 +236,301 @@ class TestRefusals:
     def test_an_absent_folder_is_one_line_and_exit_2(self, here: Path):
         result = init("-o", "absent/gpuid.toml")
         assert (result.exit_code, result.output) == (2, "gpuid: absent/gpuid.toml: no such file or directory\n")
+
+
+class Fleet:
+    """A simulated cluster for each of some shapes, and the command in the folder of an own kubeconfig."""
+
+    def __init__(self, simulator: Simulator, portal: BlockingPortal, run: Run, folder: Path) -> None:
+        self._simulator, self._portal, self._run = simulator, portal, run
+        self.config = folder / "gpuid.toml"
+        self.kubeconfig = simulator.kubeconfig
+
+    def act(self, name: str, action: str, *args: Any) -> None:
+        self._portal.call(getattr(self._simulator.clusters[name], action), *args)
+
+    def url(self, name: str) -> str:
+        return self._simulator.clusters[name].url
+
+    def init(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        return self._run("init", "--kubeconfig", self.kubeconfig, "-o", self.config, *args)
+
+    def check(self) -> subprocess.CompletedProcess[str]:
+        return self._run("check", "-c", self.config)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, gpuid: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """Clusters sim-0 (GPU operator), sim-1 (the chart in a namespace that no preset names) and sim-2 (GKE)."""
+    shapes = {**SHAPES, "elsewhere": SHAPES["helm"]._replace(name="elsewhere", namespace="nvidia")}
+    monkeypatch.setattr("collector.simulator.simulator.SHAPES", shapes)
+    simulator = Simulator(clusters=3, nodes=2, gpus=2, latency=0.001, shapes=["gpu-operator", "elsewhere", "gke"])
+    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(simulator):
+        yield Fleet(simulator, portal, gpuid, tmp_path)
+
+
+class TestAsking:
+    def test_each_cluster_gets_what_fits_and_can_be_run_at_once(self, fleet: Fleet):
+        result = fleet.init()
+        assert (result.returncode, result.stderr) == (0, "")
+        sources = (
+            'sources = [{ namespace = "nvidia", selector = "app.kubernetes.io/name=nvidia-device-plugin", container ='
+            ' "nvidia-device-plugin-ctr" }]'
+        )
+        covered = "2 of 2 GPU nodes covered by pods of"
+        assert result.stdout.splitlines()[:4] == [
+            "Found 3 contexts:",
+            f'  sim-0: preset = "gpu-operator": {covered} nvidia-device-plugin in namespace gpu-operator',
+            f"  sim-1: {sources}: {covered} nvidia-device-plugin-ctr in namespace nvidia",
+            f'  sim-2: preset = "gke": {covered} nvidia-gpu-device-plugin in namespace kube-system',
+        ]
+        assert (
+            f"# {covered} nvidia-device-plugin-ctr in namespace nvidia.\n"
+            f'[[clusters]]\nname = "sim-1"\ncontext = "sim-1"\n{sources}\n'
+        ) in fleet.config.read_text()
+        checked = fleet.check()
+        assert checked.returncode == 0, checked.stdout
+        assert "3 of 3 clusters are ready." in checked.stdout
+
+    def test_what_cannot_be_asked_keeps_the_default_and_says_why(self, fleet: Fleet):
+        fleet.act("sim-0", "stop")
+        fleet.act("sim-2", "freeze_connections", True)
+        result = fleet.init("--timeout", "3s", "--context", "sim-0", "--context", "sim-2")
+        assert (result.returncode, result.stderr) == (0, "")
+        lost = f"{fleet.url('sim-0')}: connection refused"
+        silent = "no answer within 3 s while listing its nodes"
+        _found, first, second, *_ = result.stdout.splitlines()
+        assert first == f"  sim-0: could not be asked and keeps the default preset: {lost}"
+        assert second == f"  sim-2: could not be asked and keeps the default preset: {silent}"
+        text = fleet.config.read_text()
+        for reason, name in ((lost, "sim-0"), (silent, "sim-2")):
+            assert (
+                f"# Could not be asked: {reason}.\n"
+                "# It keeps the default preset; `gpuid check` says what would fit.\n"
+                f'[[clusters]]\nname = "{name}"\ncontext = "{name}"\n'
+            ) in text
+        presets = [cluster.preset for cluster in config.load(fleet.config).clusters]
+        assert presets == ["gpu-operator", "gpu-operator"]
+
+    def test_a_missing_right_and_an_uncovered_node_are_in_the_comments(self, fleet: Fleet):
+        fleet.act("sim-0", "deny", "list", "pods", "")
+        fleet.act("sim-0", "remove_pod", "gpu-0001")
+        result = fleet.init("--context", "sim-0")
+        comments = " ".join(
+            line.removeprefix("# ")
+            for line in fleet.config.read_text().partition("dashboards.\n")[2].splitlines()
+            if line.startswith("# ")
+        )
+        assert comments.startswith(
+            "1 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator. 1 GPU node without any"
+            " GPU pod: gpu-0001. For GPU nodes without any GPU pod, apply the reader (config/kubernetes/reader, see"
+            ' docs/clusters.md) and set preset = ["gpu-operator", "reader"]. May not list pods in all namespaces:'
+            " looked only in gpu-operator, "
+        )
+        assert "1 GPU node without any GPU pod: gpu-0001; may not list pods in all namespaces" in result.stdout
+
+    def test_no_cluster_is_asked_offline(self, fleet: Fleet):
+        result = fleet.init("--offline")
+        assert result.stdout.startswith("Found 3 contexts:\n  sim-0\n  sim-1\n  sim-2\nWrote ")
+        assert not any(sum(one.counters.responses.values()) for one in fleet._simulator.clusters.values())
+        assert "\n\n[[clusters]]\n" in fleet.config.read_text()
+
+    def test_credentials_are_in_no_comment(self, fleet: Fleet):
+        for name in ("sim-0", "sim-1", "sim-2"):
+            fleet.act(name, "refuse_tokens")
+        result = fleet.init()
+        assert result.stdout.count("unauthorized") == 3
+        for entry in yaml.safe_load(fleet.kubeconfig.read_text())["users"]:
+            assert entry["user"]["token"] not in fleet.config.read_text() + result.stdout
+
+    def test_what_is_wrong_with_the_output_is_known_before_anybody_is_asked(self, fleet: Fleet):
+        fleet.config.write_text("mine")
+        assert fleet.init().returncode == 2
+        assert fleet.init("-o", fleet.config.with_name("absent") / "x.toml").returncode == 2
+        assert not any(sum(one.counters.responses.values()) for one in fleet._simulator.clusters.values())
+
+    def test_ctrl_c_while_asking_writes_nothing(self, fleet: Fleet):
+        fleet.act("sim-2", "freeze_connections", True)
+        with Terminal("init", "--kubeconfig", fleet.kubeconfig, "-o", fleet.config, env={"NO_COLOR": "1"}) as terminal:
+            terminal.until("2/3 ")
+            terminal.process.send_signal(signal.SIGINT)
+            assert terminal.end() == 130
+        assert "asking clusters" in terminal.text
+        assert "Traceback" not in terminal.text
+        assert "Wrote" not in terminal.text
+        assert not fleet.config.exists()
+
+    def test_the_bar_is_gone_at_the_end(self, fleet: Fleet):
+        with Terminal("init", "--kubeconfig", fleet.kubeconfig, "-o", fleet.config, env={"NO_COLOR": "1"}) as terminal:
+            assert terminal.end() == 0
+        assert "3/3 " in terminal.text
+        assert "Found 3 contexts:" in terminal.text[terminal.text.rindex("3/3 ") :]
+
+
+MINE = b"""# mine
+[defaults]
+refresh = "2h"   # odd   spacing
+
+[store]
+url = "sqlite:///mine.db"
+
+[[clusters]]
+context = "c01"  # the first one
+kubeconfig = "KUBECONFIG"
+
+[sinks.log]
+type = "stdout\""""
+
+
+class TestAdding:
+    @pytest.fixture
+    def file(self, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A configuration with the context c01 of a kubeconfig with three contexts."""
+        path = kubeconfig(tmp_path / "three", ["c00", "c01", "c02"])
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        (here / "gpuid.toml").write_bytes(MINE.replace(b"KUBECONFIG", str(path).encode()))
+        return here / "gpuid.toml"
+
+    def test_what_is_not_there_is_added_and_the_rest_stays(self, file: Path, tmp_path: Path):
+        before = file.read_bytes()
+        file.chmod(0o640)
+        result = init("--add")
+        assert (result.exit_code, result.output) == (
+            0,
+            "Found 2 contexts:\n  c00\n  c02\nAdded 2 clusters to gpuid.toml. Next:\n"
+            "  gpuid check    checks every cluster\n  gpuid run      collects and serves\n",
+        )
+        after = file.read_bytes()
+        assert after.startswith(before)
+        path = tmp_path / "three"
+        assert after[len(before) :].decode() == (
+            f'\n\n[[clusters]]\nname = "c00"\ncontext = "c00"\nkubeconfig = "{path}"\n'
+            f'\n[[clusters]]\nname = "c02"\ncontext = "c02"\nkubeconfig = "{path}"\n'
+        )
+        assert [cluster.context for cluster in config.load(file).clusters] == ["c01", "c00", "c02"]
+        assert [one.name for one in file.parent.iterdir()] == ["gpuid.toml"]
+        assert file.stat().st_mode & 0o777 == 0o640
+        assert init("--add").output == "Nothing to add: gpuid.toml has every one of these contexts.\n"
+        assert file.read_bytes() == after
+
+    def test_the_kubeconfig_of_the_defaults_is_not_repeated(self, here: Path, tmp_path: Path):
+        init("--context", ARN)
+        before = (here / "gpuid.toml").read_text()
+        assert init("--add", "--context", "g*").exit_code == 0
+        context = "gke_project_europe-west4-a_prod"
+        assert (here / "gpuid.toml").read_text() == (
+            f'{before}\n[[clusters]]\nname = "{context}"\ncontext = "{context}"\n'
+        )
+
+    def test_without_any_other_that_of_the_defaults_is_read(
+        self, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        init("--context", ARN)
+        monkeypatch.delenv("KUBECONFIG")
+        monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+        assert init("--add").exit_code == 0
+        assert set(contexts(here / "gpuid.toml")) == set(ODD)
+
+    def test_one_context_of_two_kubeconfigs_is_two_clusters(self, file: Path, here: Path):
+        kubeconfig(here / "other", ["c01"])
+        assert init("--add", "--kubeconfig", "other").exit_code == 0
+        clusters = [(cluster.name, cluster.kubeconfig) for cluster in config.load(file).clusters]
+        assert clusters[1] == ("c01-2", str(here / "other"))
+
+    def test_a_link_stays_one_and_line_ends_stay_as_they_are(self, file: Path, here: Path):
+        real = here / "real.toml"
+        real.write_bytes(file.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+        file.unlink()
+        file.symlink_to(real)
+        assert init("--add").exit_code == 0
+        assert file.is_symlink()
+        assert b"\n" not in real.read_bytes().replace(b"\r\n", b"")
+        assert len(contexts(file)) == 3
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[[clusters", "gpuid.toml: "),
+            ("clusters = [{context = 'x'}]", "(with [[clusters]] tables added at its end; write the clusters as such)"),
+            (None, "gpuid.toml: no such file or directory"),
+        ],
+    )
+    def test_what_it_cannot_be_added_to_is_one_line_and_stays(self, file: Path, text: str | None, message: str):
+        file.unlink()
+        if text is not None:
+            file.write_text(text)
+        result = init("--add")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert (file.read_text() if file.exists() else None) == text
+
+    @pytest.mark.parametrize("other", [["--force"], ["--listen", ":1"], ["-o", "-"]])
+    def test_other_options_that_make_no_sense_with_it_are_refused(self, file: Path, other: list[str]):
+        result = init("--add", *other)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"--add cannot be used with {'-o -' if other[0] == '-o' else other[0]}" in result.stderr
+
+    def test_a_file_that_changed_while_asking_is_left_alone(self, file: Path, monkeypatch: pytest.MonkeyPatch):
+        def ask(*_: object) -> dict[str, object]:
+            file.write_bytes(file.read_bytes() + b"\n# by somebody else\n")
+            return {}
+
+        monkeypatch.setattr("collector.cli.init._ask", ask)
+        result = CliRunner().invoke(gpuid, ["init", "--add"])
+        assert (result.exit_code, result.stderr) == (
+            2,
+            "gpuid: gpuid.toml: has changed in the meantime; try again\n",
+        )
+        assert file.read_text().endswith("# by somebody else\n")
+
+    def test_the_same_settings_are_asked_with_and_clusters_get_what_fits(self, fleet: Fleet):
+        fleet.init("--context", "sim-0", "--offline")
+        text = fleet.config.read_text().replace('# node_selector = ""', 'node_selector = "kubernetes.io/os=linux"')
+        fleet.config.write_text(text)
+        result = fleet.init("--add")
+        assert (result.returncode, result.stderr) == (0, "")
+        added = fleet.config.read_text().removeprefix(text)
+        assert added.count("# 2 of 2 GPU nodes covered by pods of") == 2
+        assert 'context = "sim-2"\npreset = "gke"\n' in added
+
+
+class TestWriting:
+    def test_a_file_keeps_its_mode_and_what_fails_leaves_nothing(self, here: Path, monkeypatch: pytest.MonkeyPatch):
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", fail)
+        result = init()
+        assert (result.exit_code, result.output) == (2, "gpuid: gpuid.toml: no space left on device\n")
+        assert list(here.iterdir()) == []
+        (here / "gpuid.toml").write_text("mine")
+        assert init("--force").exit_code == 2
+        assert [path.read_text() for path in here.iterdir()] == ["mine"]
+
+    def test_what_is_no_file_is_written_to(self, here: Path):
+        os.mkfifo(here / "pipe")
+        read = os.open(here / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        assert init("--force", "-o", "pipe").exit_code == 0
+        assert b"[[clusters]]" in os.read(read, 65536)
+        os.close(read)
+
+    @pytest.mark.parametrize(
+        ("output", "store"),
+        [("eu.toml", "eu.db"), ("a b%?.toml", "a b%25%3F.db"), ("-", "gpuid.db"), ("x/gpuid.toml", "x/gpuid.db")],
+    )
+    def test_each_configuration_has_a_store_of_its_own_beside_it(self, here: Path, output: str, store: str):
+        (here / "x").mkdir()
+        result = init("-o", output)
+        text = result.stdout if output == "-" else (here / output).read_text()
+        settings = config.parse(text, here / "x").store
+        assert settings is not None
+        assert settings.url == f"sqlite://{here}/{store}"
+        assert locate(settings.url) == (here / store.replace("%25", "%").replace("%3F", "?"),)
+
+    def test_below_etc_the_store_is_in_the_folder_for_data(self):
+        assert store_url(Path("/etc/gpuid/eu.toml")) == "sqlite:///var/lib/gpuid/eu.db"
+
+    def test_it_listens_where_told(self, here: Path):
+        init("--listen", "[::1]:9")
+        assert str(config.load(here / "gpuid.toml").server.listen) == "[::1]:9"
