@@ -71,6 +71,13 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         return f"preset = {_toml(self.presets if len(self.presets) > 1 else self.presets[0])}"
 
     @property
+    def setting_block(self) -> str:
+        """The same with several sources on a line each."""
+        if len(self.sources) < 2:
+            return self.setting
+        return "\n".join(("sources = [", *(f"  {_inline_table(source)}," for source in self.sources), "]"))
+
+    @property
     def seen(self) -> str:
         """What was seen of it, as one clause."""
         known = self.survey.gpu_nodes
@@ -132,8 +139,8 @@ def find_fit(survey: Survey, *, presets: Sequence[str] = (), sources: Sequence[P
     everything = frozenset[str]().union(*(option.nodes for option in options))
     wanted = everything if not survey.gpu_nodes else survey.gpu_nodes
     chosen = _cover(options, wanted)
-    if not chosen and options:  # pods that are not on a node yet, or on others
-        chosen = [max(options, key=lambda option: sum(group.total for group in option.groups))]
+    if not chosen:  # there may be pods that are not on a node yet
+        chosen = [option for option in options if not option.nodes][:1]
     groups = tuple(dict.fromkeys(group for option in chosen for group in option.groups))
     by_name = all(option.presets for option in chosen)
     named = tuple(dict.fromkeys(name for option in chosen for name in option.presets))

@@ -39,7 +39,7 @@ class _Answer(msgspec.Struct, frozen=True):
     @property
     def setting(self) -> str:
         """The preset or sources that fit, as TOML; empty where the default preset is kept."""
-        return self.fit.setting if self.fit is not None else ""
+        return self.fit.setting_block if self.fit is not None else ""
 
     @property
     def comments(self) -> list[str]:
@@ -58,7 +58,7 @@ class _Answer(msgspec.Struct, frozen=True):
         """What standard output says about it, in one line."""
         if self.fit is None:
             return f"could not be asked and keeps the default preset: {self.reason}"
-        found = f"{self.setting or 'keeps the default preset'}: {self.fit.seen}"
+        found = f"{self.fit.setting or 'keeps the default preset'}: {self.fit.seen}"
         return "; ".join(filter(None, (found, self.fit.lacking, self.fit.survey.limits)))
 
 

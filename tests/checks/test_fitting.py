@@ -45,6 +45,7 @@ def fit(*groups: PodGroup, gpu_nodes: str | None = "abc", namespaces: tuple[str,
         ([group(OPERATOR, "abc", ready=1), group(GKE, "abc")], 'preset = "gpu-operator"', 3, ""),
         ([group(OPERATOR, "abc", ready=0)], 'preset = "gpu-operator"', 3, ""),
         ([group(OPERATOR, "", ready=0)], 'preset = "gpu-operator"', 0, "abc"),  # waiting for a node
+        ([group(PLUGIN, "xyz")], 'preset = "reader"', 0, "abc"),  # on the other nodes, where it does nothing
         ([], 'preset = "reader"', 0, "abc"),
     ],
 )
@@ -74,6 +75,8 @@ def test_with_such_ones_presets_are_written_as_sources_too():
     (gke, reader) = tomllib.loads(found.setting)["sources"]
     assert (reader["namespace"], reader["method"], "command" in reader) == ("ops", "log", False)
     assert (gke["namespace"], gke["command"]) == ("kube-system", list(GKE.command))
+    assert tomllib.loads(found.setting_block) == tomllib.loads(found.setting)
+    assert found.setting_block.count("\n") == 3
 
 
 def test_a_preset_is_named_by_its_own_namespace():
