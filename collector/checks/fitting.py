@@ -11,6 +11,7 @@ __all__ = ["READER", "Fit", "PodGroup", "Survey", "find_fit"]
 
 READER = "reader"  # the preset of the DaemonSet for nodes that have no other pod to read
 MAX_PARTS = 8  # presets or sources that are combined
+MAX_ELSEWHERE = 100  # sources in other namespaces than those of the presets, those on most nodes, that are considered
 MAX_NAMES = 5  # of nodes and namespaces that a text names
 
 _Key = tuple[str, str, str, SourceMethod]  # a source but for its command
@@ -28,7 +29,7 @@ class PodGroup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen in a cluster."""
+    """What was seen in a cluster; the groups are in the order of PRESETS."""
 
     groups: tuple[PodGroup, ...] = ()
     gpu_nodes: frozenset[str] | None = None  # what Kubernetes says has GPUs; None where nodes may not be listed
@@ -172,7 +173,9 @@ def _options(groups: Iterable[PodGroup], presets: Sequence[str], sources: Sequen
         if (there := tuple(by_source[key] for key in dict.fromkeys(map(_key, wanted)) if key in by_source))
     ]
     placed = {_key(group.source) for option in options for group in option.groups}
-    return options + [_Option((), (group,)) for key, group in by_source.items() if key not in placed]
+    elsewhere = [group for key, group in by_source.items() if key not in placed]
+    elsewhere.sort(key=lambda group: -len(group.nodes))  # of equals, those of the first preset stay the first
+    return options + [_Option((), (group,)) for group in elsewhere[:MAX_ELSEWHERE]]
 
 
 def _cover(options: Sequence[_Option], wanted: Collection[str]) -> list[_Option]:

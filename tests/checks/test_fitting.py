@@ -70,6 +70,12 @@ def test_pods_in_another_namespace_are_written_as_sources():
     assert found.seen == "3 of 3 GPU nodes covered by pods of nvidia-device-plugin-ctr in namespace nvidia"
 
 
+def test_in_another_namespace_too_the_first_preset_goes_first():
+    driver = PRESETS["driver"][0]
+    groups = [group(source, "abc", namespace="gpu-operator-resources") for source in (OPERATOR, driver)]
+    assert [source.container for source in fit(*groups).sources] == [OPERATOR.container]
+
+
 def test_with_such_ones_presets_are_written_as_sources_too():
     found = fit(group(GKE, "a"), group(READER, "bc", namespace="ops"))
     (gke, reader) = tomllib.loads(found.setting)["sources"]
