@@ -1,5 +1,6 @@
 """Checks on each cluster, step by step, what the collector will do there."""
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -124,8 +125,7 @@ class ClusterCheck(Check):
             ]
             await self._list_nodes(client, candidates)
             if not candidates:
-                if self.details.pods:
-                    await self._report_no_pods(client)
+                await self._report_no_pods(client)
             elif (chosen := choose(candidates)) is None:
                 await self._explain_unreadable(client, candidates)
             else:
@@ -260,6 +260,12 @@ class ClusterCheck(Check):
             )
 
     async def _report_no_pods(self, client: ApiClient) -> None:
+        if not self.details.pods:  # none may be listed, which has been reported
+            with contextlib.suppress(ClusterError):
+                hint = await self._fit_hint(client, "")
+                if self.details.fit is not None:
+                    self.finding.add_problem("the GPU pods are in another place", hint)
+            return
         places = " or ".join(
             f'"{source.selector}" in namespace {source.namespace}' for source in self._cluster.active_sources
         )

@@ -350,6 +350,15 @@ class TestRights:
         assert finding.details is not None
         assert finding.details.pods == []
 
+    async def test_without_it_a_preset_whose_pods_may_be_listed_is_named(self, clusters: Clusters):
+        for namespace in ("", "kube-system"):
+            clusters["sim-0"].deny("list", "pods", namespace)
+        clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
+        missing, (text, hint) = await clusters.problems("x")
+        assert missing[0] == "may not list pods in namespace kube-system"
+        assert text == "the GPU pods are in another place"
+        assert hint.startswith('preset = "gpu-operator" fits: 3 of 3 GPU nodes covered')
+
     async def test_a_server_without_access_reviews_is_judged_by_its_answers(self, clusters: Clusters):
         clusters["sim-0"].deny("create", "selfsubjectaccessreviews")
         clusters["sim-0"].deny("create", "selfsubjectreviews")
