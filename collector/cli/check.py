@@ -42,8 +42,9 @@ def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: boo
     r"""Check every cluster of the configuration, its store and its sinks.
 
     For each cluster, this checks reachability, identity and permissions (list and watch pods and nodes,
-    exec), counts the GPU pods and runs nvidia-smi in one of them. For the store and each sink, it checks
-    reachability and write permission. No record is sent: a webhook gets an empty array, and an s3 bucket
+    exec), counts the GPU pods and runs nvidia-smi in one of them. Where they do not cover every GPU node, it
+    names the preset or sources that cover more. For the store and each sink, it checks reachability and write
+    permission. No record is sent: a webhook gets an empty array, and an s3 bucket
     one small object, which is deleted. With --cluster, the store and the sinks are not checked. Exit code 1
     if any check fails.
 
