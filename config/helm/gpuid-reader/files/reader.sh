@@ -1,0 +1,106 @@
+#!/bin/sh
+# Prints `nvidia-smi -q -x` when it starts and every 5 minutes, for gpuid, which reads the log of this container.
+# For any POSIX sh with awk and a writable /tmp. Never runs nvidia-smi twice at once, and ends at once on SIGTERM.
+#   INTERVAL_SECONDS  from one run to the next, give or take 5% so that the nodes of a cluster drift apart (300)
+#   TIMEOUT_SECONDS   after which nvidia-smi is ended (60)
+#   NVIDIA_SMI        the program (nvidia-smi)
+set -u
+LC_ALL=C # whatever bytes it prints
+export LC_ALL
+
+RETRY_SECONDS=60       # from a failure to the next run, or INTERVAL_SECONDS where that is less
+MAX_FAILURES=12        # in a row; then the container ends, to be started again with the driver that the node has now
+MAX_OUTPUT_BLOCKS=8192 # of 512 bytes (bash: 1024), in a file that nvidia-smi writes
+
+interval=${INTERVAL_SECONDS:-300} limit=${TIMEOUT_SECONDS:-60} program=${NVIDIA_SMI:-nvidia-smi}
+cut=$(dirname "$0")/cut.awk output=${TMPDIR:-/tmp}/output errors=${TMPDIR:-/tmp}/errors
+smi='' watchdog='' sleeper=''
+
+say() {
+  printf 'gpuid-reader: %s\n' "$*"
+}
+
+stop() {
+  trap '' TERM INT
+  [ -z "$watchdog" ] || kill -TERM "$watchdog"
+  for process in $smi $sleeper; do
+    kill -KILL "$process"
+  done
+  exit 0
+} 2>/dev/null
+
+pause() { # SECONDS
+  sleep "$1" &
+  sleeper=$!
+  wait "$sleeper"
+  sleeper=''
+}
+
+watch() { # PROCESS: ends it when it takes too long. Runs beside the process that waits for it, until that is over.
+  trap 'kill -KILL "$!" 2>/dev/null; exit' TERM
+  pause "$limit"
+  say "$program has not ended after $limit s; ending it"
+  kill -TERM "$1" 2>/dev/null
+  pause 2
+  kill -KILL "$1" 2>/dev/null
+  pause 5
+  while kill -0 "$1" 2>/dev/null; do # it hangs in the kernel, where a second one would hang as well
+    say "$program cannot be killed: it hangs in the driver; waiting for it"
+    pause "$interval"
+  done
+}
+
+first_lines() { # FILE: the words in it, and no part of a document
+  awk '!/</ && NF && count++ < 20 { print substr($0, 1, 500) }' "$1"
+}
+
+read_gpus() { # print one document, or why there is none
+  "$program" -q -x </dev/null >"$output" 2>"$errors" &
+  smi=$!
+  watch "$smi" &
+  watchdog=$!
+  wait "$smi" 2>/dev/null
+  status=$?
+  smi=''
+  kill -TERM "$watchdog" 2>/dev/null
+  watchdog=''
+  first_lines "$errors"
+  if grep -q '</nvidia_smi_log>' "$output"; then
+    awk -f "$cut" "$output"
+    [ "$status" -eq 0 ] || say "$program printed its document, but ended with exit status $status"
+    return 0
+  fi
+  first_lines "$output"
+  say "$program printed no document and ended with exit status $status"
+  return 1
+}
+
+jitter() { # LIMIT: a number from 0 to that, different on each node and at each time
+  seed=$(printf '%s' "$(uname -n) $$ $(date +%s)" | cksum)
+  echo $((${seed%% *} % ($1 + 1)))
+}
+
+for number in "$interval" "$limit"; do
+  case $number in
+  0* | *[!0-9]*)
+    say "INTERVAL_SECONDS and TIMEOUT_SECONDS: expected seconds as a whole number from 1, got '$number'"
+    exit 2
+    ;;
+  esac
+done
+exec 2>&1
+trap stop TERM INT
+ulimit -f "$MAX_OUTPUT_BLOCKS"
+: >"$output" >"$errors" || { say "cannot write to ${TMPDIR:-/tmp}" && exit 2; }
+retry=$((interval < RETRY_SECONDS ? interval : RETRY_SECONDS))
+failures=0
+while :; do
+  if read_gpus; then
+    failures=0
+    pause $((interval - interval / 20 + $(jitter $((interval / 10)))))
+  else
+    failures=$((failures + 1))
+    [ "$failures" -lt "$MAX_FAILURES" ] || { say "$failures failures in a row; ending" && exit 1; }
+    pause "$retry"
+  fi
+done
