@@ -17,6 +17,8 @@ function trimmed(text) {
   }
   if (text ~ /^<gpu[ >]/)
     start[++gpus] = NR
+  if (index(text, "<nvidia_smi_log") && documents++ || index(text, "</nvidia_smi_log") && ends++)
+    doubt = 1
   if (index(text, "process_name>") && text !~ /^<process_name>.*<\/process_name>$/)
     doubt = 1
 }

@@ -14,7 +14,7 @@ MAX_OUTPUT_BLOCKS=8192 # of 512 bytes (bash: 1024), in a file that nvidia-smi wr
 
 interval=${INTERVAL_SECONDS:-300} limit=${TIMEOUT_SECONDS:-60} program=${NVIDIA_SMI:-nvidia-smi}
 cut=$(dirname "$0")/cut.awk output=${TMPDIR:-/tmp}/output errors=${TMPDIR:-/tmp}/errors
-smi='' watchdog='' sleeper=''
+smi='' sleeper='' failures=0
 
 say() {
   printf 'gpuid-reader: %s\n' "$*"
@@ -22,12 +22,11 @@ say() {
 
 stop() {
   trap '' TERM INT
-  [ -z "$watchdog" ] || kill -TERM "$watchdog"
   for process in $smi $sleeper; do
-    kill -KILL "$process"
+    kill -KILL "$process" 2>/dev/null
   done
   exit 0
-} 2>/dev/null
+}
 
 pause() { # SECONDS
   sleep "$1" &
@@ -36,18 +35,23 @@ pause() { # SECONDS
   sleeper=''
 }
 
-watch() { # PROCESS: ends it when it takes too long. Runs beside the process that waits for it, until that is over.
-  trap 'kill -KILL "$!" 2>/dev/null; exit' TERM
-  pause "$limit"
-  say "$program has not ended after $limit s; ending it"
-  kill -TERM "$1" 2>/dev/null
-  pause 2
-  kill -KILL "$1" 2>/dev/null
-  pause 5
-  while kill -0 "$1" 2>/dev/null; do # it hangs in the kernel, where a second one would hang as well
-    say "$program cannot be killed: it hangs in the driver; waiting for it"
-    pause "$interval"
+await() { # wait for nvidia-smi, and end it when it takes too long; its exit status is in $status
+  elapsed=0
+  while kill -0 "$smi" 2>/dev/null; do
+    if [ "$elapsed" -eq "$limit" ]; then
+      say "$program has not ended after $limit s; ending it"
+      kill -TERM "$smi" 2>/dev/null
+    elif [ "$elapsed" -eq $((limit + 2)) ]; then
+      kill -KILL "$smi" 2>/dev/null
+    elif [ "$elapsed" -gt $((limit + 5)) ] && [ $((elapsed % interval)) -eq 0 ]; then
+      say "$program cannot be killed after $elapsed s: it hangs in the driver, as a second one would; waiting for it"
+    fi
+    pause 1 # the shell takes note of whatever process of its own has ended meanwhile
+    elapsed=$((elapsed + 1))
   done
+  wait "$smi" 2>/dev/null
+  status=$?
+  smi=''
 }
 
 first_lines() { # FILE: the words in it, and no part of a document
@@ -57,13 +61,7 @@ first_lines() { # FILE: the words in it, and no part of a document
 read_gpus() { # print one document, or why there is none
   "$program" -q -x </dev/null >"$output" 2>"$errors" &
   smi=$!
-  watch "$smi" &
-  watchdog=$!
-  wait "$smi" 2>/dev/null
-  status=$?
-  smi=''
-  kill -TERM "$watchdog" 2>/dev/null
-  watchdog=''
+  await
   first_lines "$errors"
   if grep -q '</nvidia_smi_log>' "$output"; then
     awk -f "$cut" "$output"
@@ -75,11 +73,13 @@ read_gpus() { # print one document, or why there is none
   return 1
 }
 
-jitter() { # LIMIT: a number from 0 to that, different on each node and at each time
+choose_wait() { # the interval, give or take 5%, different on each node and at each time; it is in $seconds
   seed=$(printf '%s' "$(uname -n) $$ $(date +%s)" | cksum)
-  echo $((${seed%% *} % ($1 + 1)))
+  seed=${seed%% *}
+  seconds=$((interval - interval / 20 + seed % (interval / 10 + 1)))
 }
 
+exec 2>&1
 for number in "$interval" "$limit"; do
   case $number in
   0* | *[!0-9]*)
@@ -88,19 +88,17 @@ for number in "$interval" "$limit"; do
     ;;
   esac
 done
-exec 2>&1
 trap stop TERM INT
 ulimit -f "$MAX_OUTPUT_BLOCKS"
 : >"$output" >"$errors" || { say "cannot write to ${TMPDIR:-/tmp}" && exit 2; }
-retry=$((interval < RETRY_SECONDS ? interval : RETRY_SECONDS))
-failures=0
 while :; do
   if read_gpus; then
     failures=0
-    pause $((interval - interval / 20 + $(jitter $((interval / 10)))))
+    choose_wait
   else
     failures=$((failures + 1))
     [ "$failures" -lt "$MAX_FAILURES" ] || { say "$failures failures in a row; ending" && exit 1; }
-    pause "$retry"
+    seconds=$((interval < RETRY_SECONDS ? interval : RETRY_SECONDS))
   fi
+  pause "$seconds"
 done
