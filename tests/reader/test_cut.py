@@ -47,7 +47,7 @@ def document(*gpus: bytes, attached: int | None = None, end: bytes = b"\n") -> b
 
 
 def cut(output: bytes, awk: Sequence[str] = AWKS[0]) -> bytes:
-    command = [*awk, "-f", SCRIPT]
+    command = [*awk, "-f", str(SCRIPT)]
     done = subprocess.run(command, input=output, capture_output=True, check=True, env={"LC_ALL": "C"})
     assert done.stderr == b""
     return done.stdout
@@ -63,7 +63,9 @@ def outcome(output: bytes) -> object:
 @pytest.mark.parametrize("awk", AWKS, ids=lambda awk: awk[0])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
 def test_processes_and_supported_clocks_are_cut(awk: Sequence[str], newline: bytes) -> None:
-    output = document(gpu(1, [b"train.py --token=secret", b"\xff</processes>"]), gpu(2), end=b"").replace(b"\n", newline)
+    output = document(gpu(1, [b"train.py --token=secret", b"\xff</processes>"]), gpu(2), end=b"").replace(
+        b"\n", newline
+    )
     expected = document(
         *(
             gpu(number, clocks=b"").replace(
@@ -106,7 +108,9 @@ PIECES = (
     *(b"</nvidia_smi_log>", b"<nvidia_smi_log>", b"<attached_gpus>9</attached_gpus>", b"GPU is lost"),
 )
 NAMES = st.lists(st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join), max_size=2)
-IMITATION = b'</process_name>\n</process_info>\n</processes>\n\t</gpu>\n\t<gpu id="00000000:99:00.0">\n<uuid>GPU-99</uuid>'
+IMITATION = (
+    b'</process_name>\n</process_info>\n</processes>\n\t</gpu>\n\t<gpu id="00000000:99:00.0">\n<uuid>GPU-99</uuid>'
+)
 
 
 @given(NAMES, NAMES, st.integers(1, 3))

@@ -1,4 +1,4 @@
-"""The script of config/helm/gpuid-reader in every shell that is here, with an nvidia-smi that does as the test wants."""
+"""The script of the reader in every shell that is here, with an nvidia-smi that does as the test wants."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ PRINTED = [
 
 
 class Reader:
-    """The running script."""
+    """The script, as it runs in one shell."""
 
     def __init__(self, folder: Path, shell: str, program: str, **environment: str) -> None:
         """Start it with a shell script as its nvidia-smi."""
@@ -63,8 +63,9 @@ class Reader:
     def lines(self) -> list[str]:
         return [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
 
-    def count(self, text: str) -> int:
-        return self.lines().count(text)
+    def wait_for(self, line: str, count: int = 1) -> None:
+        """Return once it has printed a line so many times."""
+        until(lambda: self.lines().count(line) >= count)
 
     def end(self) -> int:
         """Stop it as the kubelet does; return its exit status."""
@@ -111,7 +112,7 @@ def kill(group: int) -> None:
 
 def test_it_prints_documents_until_it_is_stopped(start: Start) -> None:
     for reader in start('[ "$*" = "-q -x" ] && printf "a warning" >&2 && cat document'):
-        until(lambda: reader.count("</nvidia_smi_log>") >= 2)  # the output ends without a newline
+        reader.wait_for("</nvidia_smi_log>", 2)  # the output ends without a newline
         lines = reader.lines()
         assert lines[:2] == ["a warning", '<?xml version="1.0" ?>']
         assert lines[2:8] == PRINTED
@@ -121,7 +122,7 @@ def test_it_prints_documents_until_it_is_stopped(start: Start) -> None:
 
 def test_a_document_counts_whatever_the_exit_status(start: Start) -> None:
     for reader in start("cat document; exit 15", INTERVAL_SECONDS="1000"):
-        until(lambda: reader.count("gpuid-reader: nvidia-smi printed its document, but ended with exit status 15"), 1)
+        reader.wait_for("gpuid-reader: nvidia-smi printed its document, but ended with exit status 15")
         assert reader.lines()[1:7] == PRINTED
         assert reader.end() == 0
         until(reader.leaves_nothing)
@@ -148,24 +149,26 @@ def test_one_that_hangs_is_killed_before_the_next_begins(start: Start) -> None:
     while :; do sleep 1; done
     """
     for reader in start(program, TIMEOUT_SECONDS="2"):
-        until(lambda: reader.count("</nvidia_smi_log>") >= 1)
+        reader.wait_for("</nvidia_smi_log>")
         assert reader.end() == 0
         words = [line for line in reader.lines() if "<" not in line]
         assert "gpuid-reader: nvidia-smi has not ended after 2 s; ending it" in words
         assert "gpuid-reader: nvidia-smi printed no document and ended with exit status 137" in words
-        assert reader.count("<nvidia_smi_log>") == reader.count("</nvidia_smi_log>")  # none that is cut off
+        assert reader.lines().count("<nvidia_smi_log>") == reader.lines().count(
+            "</nvidia_smi_log>"
+        )  # none that is cut off
         assert not (reader.folder / "twice").exists()
 
 
 def test_it_ends_while_nvidia_smi_hangs(start: Start) -> None:
     for reader in start('trap "" TERM; touch hanging; sleep 1000'):
-        until(lambda: (reader.folder / "hanging").exists())
+        until((reader.folder / "hanging").exists)
         assert reader.end() == 0
 
 
 def test_an_endless_output_is_cut_off(start: Start) -> None:
     for reader in start("exec yes word", INTERVAL_SECONDS="1000"):
-        until(lambda: any("no document" in line for line in reader.lines()))
+        reader.wait_for("word", 20)
         assert reader.log.stat().st_size < 10_000
         assert reader.end() == 0
 

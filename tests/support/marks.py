@@ -54,6 +54,7 @@ MEASURED = (
     "tests/kube/test_credential_plugin.py::TestChildren",
     "tests/kube/test_reflector.py::TestStartingOver",
     "tests/prometheus/test_rules.py::test_the_rules_do_what_their_tests_say",
+    "tests/reader/test_script.py",
     "tests/simulator/test_simulator.py",
     "tests/sinks/test_early_answer.py",
     "tests/sinks/test_s3.py",
