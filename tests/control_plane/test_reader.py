@@ -114,6 +114,16 @@ def test_each_variant_is_admitted_with_no_more_than_it_says(plane: ControlPlane,
 
 
 @needs_kubectl
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gpuid_finds_the_pods_by_namespace_label_and_container(variant: str) -> None:
+    daemonset = kustomize(READER / variant)["DaemonSet"]
+    template = daemonset["spec"]["template"]
+    assert daemonset["metadata"]["namespace"] == "gpuid"
+    assert template["metadata"]["labels"] == {"app.kubernetes.io/name": "gpuid-reader"}
+    assert [container["name"] for container in template["spec"]["containers"]] == ["reader"]
+
+
+@needs_kubectl
 def test_what_bottlerocket_needs_is_one_host_path(plane: ControlPlane) -> None:
     objects = kustomize(READER / "bottlerocket")
     label(plane, objects["Namespace"], "restricted")
@@ -199,9 +209,15 @@ def test_helm_installs_upgrades_and_removes_it(plane: ControlPlane, helm: Helm) 
 
 @pytest.mark.parametrize(
     ("value", "named"),
-    [("variant=eks", "/variant"), ("intervalSeconds=0", "/intervalSeconds"), ("interval=5", "interval")],
+    [("variant=eks", "/variant"), ("intervalSeconds=29", "/intervalSeconds"), ("interval=5", "interval")],
 )
 def test_the_chart_names_a_wrong_value(helm: Helm, value: str, named: str) -> None:
     refused = helm("template", CHART, "--set", value, check=False)
     assert refused.returncode == 1
     assert named in refused.stderr
+
+
+def test_the_cluster_may_choose_the_user(helm: Helm) -> None:
+    text = helm("template", CHART, "--set", "runAsUser=null").stdout
+    assert "runAsNonRoot: true" in text
+    assert "runAsUser" not in text

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Prints `nvidia-smi -q -x` when it starts and every 5 minutes, for gpuid, which reads the log of this container.
 # For any POSIX sh with awk and a writable /tmp. Never runs nvidia-smi twice at once, and ends at once on SIGTERM.
-#   INTERVAL_SECONDS  from one run to the next, give or take 5% so that the nodes of a cluster drift apart (300)
+#   INTERVAL_SECONDS  from one run to the next, give or take 5% so that the nodes of a cluster drift apart (300); from 30
+#                     on, for gpuid tells documents apart by the pauses between them
 #   TIMEOUT_SECONDS   after which nvidia-smi is ended (60)
 #   NVIDIA_SMI        the program (nvidia-smi)
 set -u
@@ -31,7 +32,7 @@ stop() {
 pause() { # SECONDS
   sleep "$1" &
   sleeper=$!
-  wait "$sleeper"
+  wait "$sleeper" || { say "cannot sleep; ending" && exit 1; } # rather than to run without a pause
   sleeper=''
 }
 
@@ -64,8 +65,8 @@ read_gpus() { # print one document, or why there is none
   await
   first_lines "$errors"
   if grep -q '</nvidia_smi_log>' "$output"; then
-    awk -f "$cut" "$output"
     [ "$status" -eq 0 ] || say "$program printed its document, but ended with exit status $status"
+    awk -f "$cut" "$output"
     return 0
   fi
   first_lines "$output"
@@ -74,9 +75,12 @@ read_gpus() { # print one document, or why there is none
 }
 
 choose_wait() { # the interval, give or take 5%, different on each node and at each time; it is in $seconds
-  seed=$(printf '%s' "$(uname -n) $$ $(date +%s)" | cksum)
-  seed=${seed%% *}
-  seconds=$((interval - interval / 20 + seed % (interval / 10 + 1)))
+  seconds=$(awk -v text="$(uname -n) $(date +%s)" -v interval="$interval" 'BEGIN {
+    for (at = 1; at <= length(text); at++)
+      number = (number * 31 + index("0123456789abcdefghijklmnopqrstuvwxyz-.", substr(text, at, 1))) % 65521
+    print interval - int(interval / 20) + number % (int(interval / 10) + 1)
+  }')
+  seconds=${seconds:-$interval}
 }
 
 exec 2>&1
