@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from collector.config.sources import PRESETS, PodSource, SourceMethod
 from tests.control_plane.conftest import Planes
 from tests.control_plane.plane import ControlPlane, binaries
 
@@ -115,12 +116,16 @@ def test_each_variant_is_admitted_with_no_more_than_it_says(plane: ControlPlane,
 
 @needs_kubectl
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gpuid_finds_the_pods_by_namespace_label_and_container(variant: str) -> None:
+def test_the_preset_names_its_pods(variant: str) -> None:
+    (source,) = PRESETS["reader"]
     daemonset = kustomize(READER / variant)["DaemonSet"]
     template = daemonset["spec"]["template"]
-    assert daemonset["metadata"]["namespace"] == "gpuid"
-    assert template["metadata"]["labels"] == {"app.kubernetes.io/name": "gpuid-reader"}
-    assert [container["name"] for container in template["spec"]["containers"]] == ["reader"]
+    assert source == PodSource(
+        namespace=daemonset["metadata"]["namespace"],
+        selector=",".join(f"{key}={value}" for key, value in template["metadata"]["labels"].items()),
+        container="".join(container["name"] for container in template["spec"]["containers"]),
+        method=SourceMethod.LOG,
+    )
 
 
 @needs_kubectl
