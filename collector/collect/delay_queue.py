@@ -12,6 +12,10 @@ class DelayQueue:
         self._times: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []  # may hold outdated entries; `_times` decides
 
+    def __len__(self) -> int:
+        """Return how many names have a time."""
+        return len(self._times)
+
     def schedule(self, name: str, time: float | None) -> None:
         """Set the time at which a name is due, in place of an earlier one; None removes it."""
         if time is None:
