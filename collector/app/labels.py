@@ -35,7 +35,7 @@ class NodeLabels:
             elif step.reading is not None and place == Place(step.reading.cluster, step.reading.node.name):
                 change = self._partial.add if step.reading.partial or step.reading.unread else self._partial.discard
                 change(place)
-            collected.supervisor.mark(place.node)
+            collected.supervisor.relabel(place.node)
 
     def may_write(self) -> bool:
         """Return whether this collector writes labels now; a standby does not."""

@@ -90,7 +90,7 @@ class LiveCollector:
     def label_trouble(self, cluster: str) -> LabelTrouble | None:
         """Return why the labels of some nodes of a cluster cannot be written; None where they can, or need not be."""
         collected = self._clusters.get(cluster)
-        return None if collected is None else collected.supervisor.label_trouble
+        return collected.supervisor.label_trouble if collected is not None and collected.status.up else None
 
     def sources(self, cluster: str) -> Sequence[PodSource]:
         """Return where GPU pods are looked for in a cluster, in the order of the configuration."""

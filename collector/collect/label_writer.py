@@ -136,10 +136,10 @@ class LabelWriter:
         if (written := self._written.get(after.key)) is not None and labels == written.labels:
             written.seen = True
         if before is None or (before.own_labels, before.facts.uid) != (after.own_labels, after.facts.uid):
-            self.mark(after.key)
+            self.look_at(after.key)
 
-    def mark(self, name: str) -> None:
-        """Have a node looked at."""
+    def look_at(self, name: str) -> None:
+        """Compare a node's labels with what they should be, as soon as that can be done."""
         if self._queue.node(name) is not None:  # or its arrival will do that
             self._schedule(name, anyio.current_time())
 
@@ -229,16 +229,18 @@ class LabelWriter:
         # Before it is sent: the watch may show it before the answer has come.
         written = _Written(write.labels, write.node.version, anyio.current_time(), contests)
         self._written[name] = written
+        sent = False
         try:
             await client.read(method, name, body, field_manager=FIELD_MANAGER, _content_type=_STRATEGIC_MERGE)
-        except Exception as error:
-            if self._written.pop(name, None) is not None and before is not None:
-                self._written[name] = before
-            if isinstance(error, ClusterError):
-                return self._note_failure(name, error)
-            # A bug that concerns one node must not cost the cluster the others.
+            sent = True
+        except ClusterError as error:
+            return self._note_failure(name, error)
+        except Exception:  # a bug that concerns one node must not cost the cluster the others
             self._log.bind(node=name).exception("unexpected error while writing labels")
             return self._note_node_failure(name, LabelFailure.INVALID, "unexpected error, see the log")
+        finally:
+            if not sent and self._written.pop(name, None) is not None and before is not None:
+                self._written[name] = before
         self._source.on_labels_written(self._cluster.name)
         if self._refused is not None:
             self._log.info("labels can be written again")

@@ -82,10 +82,10 @@ class ClusterSupervisor:
         """Have a node read again in `delay` seconds; returns False where its watcher says that cannot be."""
         return self._watcher is None or self._watcher.verify(node, delay)
 
-    def mark(self, node: str) -> None:
+    def relabel(self, node: str) -> None:
         """Note that what is known of a node has changed, and with it what its labels should be."""
         if self._watcher is not None:
-            self._watcher.mark(node)
+            self._watcher.relabel(node)
 
     @property
     def label_trouble(self) -> LabelTrouble | None:

@@ -110,10 +110,10 @@ class ClusterWatcher:
         """Why the labels of some nodes are not what they should be, if anything keeps them from it."""
         return None if self._labels is None else self._labels.trouble
 
-    def mark(self, node: str) -> None:
+    def relabel(self, node: str) -> None:
         """Note that what is known of a node has changed, and with it what its labels should be."""
         if self._labels is not None:
-            self._labels.mark(node)
+            self._labels.look_at(node)
 
     async def _watch(self, client: ApiClient) -> None:
         reflectors: list[Reflector[Any]] = [

@@ -102,7 +102,7 @@ class World:
         node = NodeInfo(name="n", uid="u")
         gpu = Gpu(uuid=f"GPU-{serial}", serial=serial)
         self.state = NodeState(place=Place("c", "n"), node=node, time=1.0, fingerprint=READ, gpus=(gpu,), since=(1.0,))
-        self.writer.mark("n")
+        self.writer.look_at("n")
 
     def show(self, labels: dict[str, str], uid: str = "u") -> None:
         """Let the watch show the node."""
@@ -165,7 +165,7 @@ async def test_nothing_is_written_where_nothing_differs(world: World) -> None:
     async with world.running():
         await world.quiet(0)
         world.show(GPU)
-        world.writer.mark("n")
+        world.writer.look_at("n")
         await world.quiet(0)
 
 
@@ -188,7 +188,7 @@ async def test_what_has_changed_since_the_reading_waits_for_the_next_one(world: 
         await world.quiet(0)
         world.read = READ
         world.show({}, uid="u")
-        world.writer.mark("n")
+        world.writer.look_at("n")
         await eventually(lambda: world.labels == GPU)
 
 
@@ -269,9 +269,9 @@ async def test_a_watch_that_is_behind_causes_no_second_patch(world: World) -> No
     world.show({})
     async with world.running():
         await eventually(lambda: world.written, 1)
-        world.writer.mark("n")
+        world.writer.look_at("n")
         await anyio.sleep(2 * POLICY.settle)
-        world.writer.mark("n")
+        world.writer.look_at("n")
         await world.quiet(1)
         world.show(GPU)
         await world.quiet(1)
@@ -289,7 +289,7 @@ async def test_what_another_client_changes_is_written_again_once_and_then_report
         world.show(OTHER)
         await eventually(lambda: world.failures[LabelFailure.CONTESTED], 2)
         world.show({})
-        world.writer.mark("n")
+        world.writer.look_at("n")
         await world.quiet(2)
         trouble = world.writer.trouble
         assert trouble is not None
