@@ -20,6 +20,7 @@ from collector.collect.watcher import ClusterWatcher
 from collector.model import Gpu, LabelFailure, Reading
 from collector.simulator import Simulator
 from collector.simulator.objects import NODES
+from collector.store.leadership import Leadership
 from tests.collect.world import FAST
 from tests.support.waiting import eventually
 
@@ -170,6 +171,16 @@ async def test_without_labels_nothing_is_written_and_what_was_stays(fleet: Fleet
         await fleet.service.reload(path)
         await fleet.labelled()
         assert fleet.patches() == before + 1
+
+
+async def test_a_standby_writes_nothing_until_it_leads(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Leadership, "leads", property(lambda _self: False))
+        async with fleet.running():
+            await fleet.read()
+            await fleet.stays({node: {} for node in fleet.clusters["sim-0"].nodes})
+            patched.undo()
+            await fleet.labelled()
 
 
 async def test_labels_follow_gpus_that_are_replaced_and_that_move(fleet: Fleet) -> None:
