@@ -63,7 +63,7 @@ def run(east: ControlPlane, tmp_path: Path) -> Iterator[Run]:
     collector = CollectorProcess(tmp_path)
 
     def start() -> CollectorProcess:
-        collector.configure({"east": kubeconfig}, before='[defaults]\nlabels = true\nrefresh = "10s"')
+        collector.configure({"east": kubeconfig}, before="[defaults]\nlabels = true")
         collector.start()
         return collector
 
@@ -84,6 +84,7 @@ def test_labels_are_written_under_our_name_and_stale_ones_removed(east: ControlP
         {"f:metadata": {"f:labels": {f"f:{key}": {} for key in LABELS}}},
     )
     until(lambda: collector.total("gpuid_label_success_total", cluster="east"), 1.0)
+    assert collector.total("gpuid_read_success_total", cluster="east") == 1
 
     east.replace_pod("gpu-1", TWO[:1])
     until(lambda: labels(east), {"gpuid.github.com/gpu-0": "1650122000002", "gpuid.github.com/owner": "ada"})
