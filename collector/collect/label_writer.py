@@ -122,7 +122,10 @@ class LabelWriter:
         if self._refused is not None:
             return self._refused
         first = min(self._failing.values(), key=lambda one: one.since, default=None)
-        return first and msgspec.structs.replace(first, nodes=len(self._failing))
+        if first is None:
+            return None
+        nodes = sum(one.reason is first.reason for one in self._failing.values())
+        return msgspec.structs.replace(first, nodes=nodes)
 
     # What has changed
 
