@@ -23,6 +23,8 @@ __all__ = [
     "GpuRef",
     "GpuidError",
     "Known",
+    "LabelFailure",
+    "LabelTrouble",
     "LastReport",
     "NodeInfo",
     "NodeState",
@@ -459,6 +461,26 @@ class WatchRestart(StrEnum):
     FORBIDDEN = "forbidden"
     SERVER_ERROR = "server_error"
     LIMIT_EXCEEDED = "limit_exceeded"
+
+
+class LabelFailure(StrEnum):
+    """Why labels of a node are not what they should be: the closed set of the `reason` label."""
+
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"  # the node is gone
+    CONFLICT = "conflict"  # the node is another one by now, of the same name
+    INVALID = "invalid"
+    CONTESTED = "contested"  # another client changes what was written
+    UNAVAILABLE = "unavailable"  # the API server fails or does not answer
+
+
+class LabelTrouble(msgspec.Struct, frozen=True, kw_only=True):
+    """Why labels of some nodes of a cluster cannot be written, in one line, and since when (Unix seconds)."""
+
+    reason: LabelFailure
+    message: str
+    since: float
+    nodes: int | None = None  # how many cannot; None: none can
 
 
 NO_UUIDS: frozenset[str] = frozenset()  # one for all nodes: an empty set of its own would cost each of them 200 bytes

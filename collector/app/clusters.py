@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from anyio.abc import TaskGroup
 
 from collector.app.collected import CollectedCluster, CollectedClusters
+from collector.app.labels import NodeLabels
 from collector.app.publisher import Publisher
 from collector.collect.observer import Observer
 from collector.collect.supervisor import ClusterSupervisor
@@ -34,6 +35,7 @@ class Clusters:
         observer: Observer,
         *,
         node_labels: Sequence[str] = (),
+        labels: NodeLabels | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._collected = collected
@@ -42,6 +44,7 @@ class Clusters:
         self._metrics = metrics
         self._observer = observer
         self._node_labels = node_labels
+        self._labels = labels
         self._clock = clock
 
     async def reconcile(self, clusters: Collection[ClusterSettings], tasks: TaskGroup) -> None:
@@ -70,6 +73,7 @@ class Clusters:
                 await known.supervisor.stop()
                 status = known.status
                 log.info("cluster changed in the configuration", extra={"cluster": name})
+            self._metrics.count_labels(name, counted=settings.labels)
             supervisor = ClusterSupervisor(settings, self._new_watcher, self._observer.on_status)
             self._collected.add(CollectedCluster(settings, supervisor, status, known.synced if known else None))
             if known is None:
@@ -120,4 +124,4 @@ class Clusters:
                 self._publisher.publish(self._inventory.unlist_node(Place(name, node), self._clock()))
         claimed = self._inventory.nodes_in_claim(name)
         known = {node: one for node, one in self._inventory.known(name).items() if node not in claimed}
-        return ClusterWatcher(settings, self._observer, known=known, node_labels=self._node_labels)
+        return ClusterWatcher(settings, self._observer, known=known, node_labels=self._node_labels, labels=self._labels)

@@ -33,6 +33,7 @@ class Publisher:
         self._listeners = tuple(listeners)
         self._history: HistoryWriter | None = None
         self._verify: Callable[[Place, float], None] = lambda _place, _delay: None
+        self._label: Callable[[Step], None] = lambda _step: None
 
     def record_to(self, history: HistoryWriter) -> None:
         """Record what is published from now on."""
@@ -42,6 +43,10 @@ class Publisher:
         """Call `verify` for each node that a step wants to be read again, with in how many seconds."""
         self._verify = verify
 
+    def label_with(self, label: Callable[[Step], None]) -> None:
+        """Call `label` with each step, whose nodes' labels may have to change."""
+        self._label = label
+
     def publish(self, step: Step, *, record: bool = True) -> None:
         """Publish what one step did; with `record` False, without a trace in the history."""
         self._exposition.update(step.nodes)
@@ -49,6 +54,7 @@ class Publisher:
             self._history.append(step)
         if step.removed_cluster is not None and step.changes:
             log.info("removed %d GPUs from the inventory", len(step.changes), extra={"cluster": step.removed_cluster})
+        self._label(step)
         self._recent.add(step.changes)
         for change in step.changes:
             if change.event is Event.MOVED:

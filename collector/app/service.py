@@ -12,6 +12,7 @@ from collector import gc_freeze
 from collector.app.clusters import Clusters
 from collector.app.collected import CollectedClusters
 from collector.app.expiry import SinkExpiry
+from collector.app.labels import NodeLabels
 from collector.app.observer import CollectObserver
 from collector.app.publisher import Publisher
 from collector.app.reload import Reloader
@@ -55,6 +56,7 @@ class Service:
         self._sink_statuses = SinkStatuses()
         self._publisher = Publisher(self.exposition, self.metrics, self._recent, listeners)
         self.observer = CollectObserver(self.clusters, self.inventory, self._publisher, self.metrics)
+        self._labels = NodeLabels(self.clusters, self.inventory, self.metrics)
         self._cluster_tasks = Clusters(
             self.clusters,
             self.inventory,
@@ -62,8 +64,10 @@ class Service:
             self.metrics,
             self.observer,
             node_labels=config.metrics.node_labels,
+            labels=self._labels,
         )
         self._publisher.verify_with(self._cluster_tasks.verify)
+        self._publisher.label_with(self._labels.on_step)
         self._store: Store | None = None
         self._sinks: SinkReconciler | None = None
         self._sink_expiry = SinkExpiry(self.metrics)
@@ -128,6 +132,7 @@ class Service:
             now=time.time(),
         )
         self._store = store
+        self._labels.write_while(lambda: store.leadership.leads)
         self.metrics.register_store(
             up=lambda: store.health.status.up,
             pending=lambda: store.history_writer.pending,

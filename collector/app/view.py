@@ -8,7 +8,7 @@ from collector.app.collected import CollectedClusters
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.model import ClusterStatus, Survey
+from collector.model import ClusterStatus, LabelTrouble, Survey
 from collector.store import History, LeadStatus, Store, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
@@ -86,6 +86,11 @@ class LiveCollector:
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same."""
         return self._clusters.resemblances(cluster)
+
+    def label_trouble(self, cluster: str) -> LabelTrouble | None:
+        """Return why the labels of some nodes of a cluster cannot be written; None where they can, or need not be."""
+        collected = self._clusters.get(cluster)
+        return collected.supervisor.label_trouble if collected is not None and collected.status.up else None
 
     def sources(self, cluster: str) -> Sequence[PodSource]:
         """Return where GPU pods are looked for in a cluster, in the order of the configuration."""

@@ -37,6 +37,8 @@ def needed_rights(cluster: ClusterSettings) -> list[Right]:
 def _needed(cluster: ClusterSettings) -> Iterator[Right]:
     for verb in ("list", "watch"):
         yield Right(verb, "nodes")
+    if cluster.labels:
+        yield Right("patch", "nodes")
     for source in cluster.active_sources:
         for verb in ("list", "watch"):
             yield Right(verb, "pods", source.namespace)

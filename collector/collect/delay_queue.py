@@ -4,6 +4,8 @@ import heapq
 
 __all__ = ["DelayQueue"]
 
+MAX_OUTDATED = 64  # entries beside as many as there are names
+
 
 class DelayQueue:
     """A priority queue of names by due time, at most one time per name. The times may be of any one clock."""
@@ -12,6 +14,10 @@ class DelayQueue:
         self._times: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []  # may hold outdated entries; `_times` decides
 
+    def __len__(self) -> int:
+        """Return how many names have a time."""
+        return len(self._times)
+
     def schedule(self, name: str, time: float | None) -> None:
         """Set the time at which a name is due, in place of an earlier one; None removes it."""
         if time is None:
@@ -19,6 +25,9 @@ class DelayQueue:
         elif self._times.get(name) != time:
             self._times[name] = time
             heapq.heappush(self._heap, (time, name))
+            if len(self._heap) > MAX_OUTDATED + 2 * len(self._times):
+                self._heap = [(at, which) for which, at in self._times.items()]
+                heapq.heapify(self._heap)
 
     def pop_due(self, now: float) -> str | None:
         """Remove and return the name that has been due for longest; None if none is due."""

@@ -165,6 +165,23 @@ class NodeQueue:
         self._reschedule(node)
         return True
 
+    # What a writer of labels asks for
+
+    @property
+    def paused(self) -> bool:
+        """Whether the view of the cluster is not complete, or not current."""
+        return self._paused
+
+    def node(self, name: str) -> NodeObject | None:
+        """Return a node that exists, with GPUs or without."""
+        return self._objects.get(name)
+
+    def fingerprint(self, name: str) -> Fingerprint | None:
+        """Return what a reading of a node made now would depend on; None where it could not be read."""
+        node = self._nodes.get(name)
+        target = None if node is None else self.select(node)
+        return None if target is None else target.fingerprint
+
     # What a reader asks for and reports
 
     async def get(self) -> TrackedNode:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from collector.collect.gpu_signs import find_sign
+from collector.collect.node_labels import own_labels
 from collector.collect.sharing import GpuLabels, count_gpus, units_per_gpu
 from collector.kube.wire import MalformedError, decode
 from collector.model import NodeInfo
@@ -92,6 +93,7 @@ class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     facts: NodeInfo  # capacity and allocatable as far as labels tell
     created: float = 0.0  # Unix seconds; 0 where that is not known
     labels: GpuLabels = GpuLabels()
+    own_labels: tuple[tuple[str, str], ...] = ()  # those that name its GPUs; empty where gpuid does not write them
 
     @property
     def key(self) -> str:
@@ -141,8 +143,8 @@ def decode_pod(raw: msgspec.Raw) -> PodObject:
     )
 
 
-def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeObject]:
-    """Return a decoder of nodes that keeps the named labels; it raises MalformedError."""
+def node_decoder(labels: Collection[str] = (), *, with_own_labels: bool = False) -> Callable[[msgspec.Raw], NodeObject]:
+    """Return a decoder of nodes that keeps the named labels, and if asked to those of gpuid; raises MalformedError."""
     wanted = sorted(set(labels))
 
     def decode_node(raw: msgspec.Raw) -> NodeObject:
@@ -171,6 +173,7 @@ def node_decoder(labels: Collection[str] = ()) -> Callable[[msgspec.Raw], NodeOb
             ),
             created=_unix_seconds(node.metadata.created),
             labels=told,
+            own_labels=own_labels(has) if with_own_labels else (),
         )
 
     return decode_node

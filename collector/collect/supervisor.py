@@ -14,7 +14,7 @@ from collector.collect.context_logger import ContextLogger
 from collector.collect.watcher import ClusterWatcher
 from collector.config import ClusterSettings
 from collector.events import ResettableEvent
-from collector.model import ClusterState, ClusterStatus
+from collector.model import ClusterState, ClusterStatus, LabelTrouble
 from collector.shortage import why_short
 
 __all__ = ["ClusterSupervisor"]
@@ -81,6 +81,16 @@ class ClusterSupervisor:
     def verify(self, node: str, delay: float = 0.0) -> bool:
         """Have a node read again in `delay` seconds; returns False where its watcher says that cannot be."""
         return self._watcher is None or self._watcher.verify(node, delay)
+
+    def relabel(self, node: str) -> None:
+        """Note that what is known of a node has changed, and with it what its labels should be."""
+        if self._watcher is not None:
+            self._watcher.relabel(node)
+
+    @property
+    def label_trouble(self) -> LabelTrouble | None:
+        """Why the labels of some nodes are not what they should be, if anything keeps them from it."""
+        return None if self._watcher is None else self._watcher.label_trouble
 
     def renew(self) -> None:
         """Replace the watcher by a new one, unless paused."""

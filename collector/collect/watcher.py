@@ -14,6 +14,7 @@ from kubernetes_asyncio.client import CoreV1Api
 
 from collector.backoff import Backoff
 from collector.collect.context_logger import ContextLogger
+from collector.collect.label_writer import LabelPolicy, LabelSource, LabelWriter
 from collector.collect.node_queue import NodeQueue
 from collector.collect.node_reader import NodeReader
 from collector.collect.objects import NodeObject, PodObject, decode_pod, node_decoder, without_echoes
@@ -24,7 +25,7 @@ from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ClusterError, FailedWatchError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
 from collector.kube.session import Session
-from collector.model import ClusterState, ClusterStatus, Known
+from collector.model import ClusterState, ClusterStatus, Known, LabelTrouble
 
 __all__ = ["ClusterWatcher", "Intervals", "nodes", "pods"]
 
@@ -41,6 +42,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
     connect: Backoff = Backoff(
         initial=1.0, maximum=5.0
     )  # between attempts to open an API client, which reads files only
+    labels: LabelPolicy = LabelPolicy()
 
 
 class ClusterWatcher:
@@ -48,6 +50,7 @@ class ClusterWatcher:
 
     `known` are the readings of an earlier run, by node: a node whose pod is unchanged and whose reading is fresh is not
     read again, and a node that no longer exists is reported as gone. `node_labels` are the labels that NodeInfo keeps.
+    `labels` says what the labels depend on that the cluster's settings may have written onto its nodes.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ClusterWatcher:
         *,
         known: Mapping[str, Known] | None = None,
         node_labels: Sequence[str] = (),
+        labels: LabelSource | None = None,
         intervals: Intervals | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -68,6 +72,9 @@ class ClusterWatcher:
         self._log = ContextLogger(log, cluster=cluster.name)
         self._queue = NodeQueue(cluster, observer, known=known or {}, retry=self._intervals.retry, rng=self._rng)
         self._reader = NodeReader(cluster, observer, self._queue)
+        self._labels: LabelWriter | None = None
+        if cluster.labels and labels is not None:
+            self._labels = LabelWriter(cluster, self._queue, labels, policy=self._intervals.labels, rng=self._rng)
         self._status: ClusterStatus | None = None
         # By the index of each reflector:
         self._unproven: set[int] = set()  # not proven current since the start, or since its server failed
@@ -98,9 +105,19 @@ class ClusterWatcher:
         """Have a node read again in `delay` seconds; returns False where it is gone, or has no ready pod."""
         return self._queue.verify(node, delay)
 
+    @property
+    def label_trouble(self) -> LabelTrouble | None:
+        """Why the labels of some nodes are not what they should be, if anything keeps them from it."""
+        return None if self._labels is None else self._labels.trouble
+
+    def relabel(self, node: str) -> None:
+        """Note that what is known of a node has changed, and with it what its labels should be."""
+        if self._labels is not None:
+            self._labels.look_at(node)
+
     async def _watch(self, client: ApiClient) -> None:
         reflectors: list[Reflector[Any]] = [
-            self._reflector(client, 0, nodes(client, self._cluster, self._node_labels), self._queue.set_node)
+            self._reflector(client, 0, nodes(client, self._cluster, self._node_labels), self._set_node)
         ]
         for order, source in enumerate(self._cluster.active_sources):
             set_pod = functools.partial(self._queue.set_pod, order, source)
@@ -112,6 +129,13 @@ class ClusterWatcher:
             for reflector in reflectors:
                 tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
             tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
+            if self._labels is not None:
+                tasks.start_soon(self._labels.run, client, name=f"{self._cluster.name} labels")
+
+    def _set_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
+        self._queue.set_node(before, after)
+        if self._labels is not None:
+            self._labels.set_node(before, after)
 
     def _reflector(
         self, client: ApiClient, index: int, resource: Resource[T], on_change: Callable[[T | None, T | None], None]
@@ -191,7 +215,7 @@ def pods(client: ApiClient, source: PodSource) -> Resource[PodObject]:
 def nodes(client: ApiClient, cluster: ClusterSettings, labels: Sequence[str] = ()) -> Resource[NodeObject]:
     """Return the nodes that a cluster's settings select, with the labels that their facts are to carry."""
     method = _selecting(CoreV1Api(client).list_node, cluster.node_selector)
-    decode = without_echoes(node_decoder(labels), client.session.secrets)
+    decode = without_echoes(node_decoder(labels, with_own_labels=cluster.labels), client.session.secrets)
     return Resource(name="nodes", method=method, decode=decode)
 
 

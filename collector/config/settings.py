@@ -78,6 +78,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     request_rate: float = 100.0  # API requests per second to one server; reduced on 429
     request_burst: int = 200  # API requests that may be sent in one burst
     node_selector: str = ""  # which nodes to watch; empty watches all
+    labels: bool = False  # name the GPUs of each node in its labels, gpuid.github.com/…
     # What one API server may send and make us keep. Past a limit of a list or a watch the cluster is down
     # (limit_exceeded); past one of an exec that reading has failed. The defaults fit 10,000 nodes.
     max_answer_size: Size = Size(32 << 20)  # an answer, decompressed; lists come in pages of 100 objects

@@ -138,6 +138,18 @@ FAMILIES = (
         "Time from the start of the exec to the applied reading.",
     ),
     Family(
+        "gpuid_label_success_total",
+        "counter",
+        ("cluster",),
+        "Nodes whose labels were written; absent unless the cluster has `labels = true`.",
+    ),
+    Family(
+        "gpuid_label_failure_total",
+        "counter",
+        ("cluster", "reason"),
+        "Nodes whose labels could not be written, or were changed by another client (contested).",
+    ),
+    Family(
         "gpuid_watch_restarts_total",
         "counter",
         ("cluster", "resource", "reason"),

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from collector import __version__
 from collector.exposition.families import FAMILIES
-from collector.model import UNREAD_REASONS, ClusterState, ReadFailure, UnreadReason, WatchRestart
+from collector.model import UNREAD_REASONS, ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
 from collector.tls import Validity
 
 __all__ = ["Metrics"]
@@ -156,6 +156,27 @@ class Metrics:
         if metrics := self._clusters.get(cluster):
             metrics.watch_restarts.labels(cluster, resource, reason).inc()
 
+    def count_labels(self, cluster: str, *, counted: bool) -> None:
+        """Create the series of a cluster whose nodes gpuid labels, or remove them for one that it does not."""
+        if metrics := self._clusters.get(cluster):
+            if counted:
+                metrics.label_success.labels(cluster)
+                for reason in LabelFailure:
+                    metrics.label_failure.labels(cluster, reason)
+            else:
+                metrics.label_success.clear()
+                metrics.label_failure.clear()
+
+    def labels_written(self, cluster: str) -> None:
+        """Count a node whose labels were written."""
+        if metrics := self._clusters.get(cluster):
+            metrics.label_success.labels(cluster).inc()
+
+    def label_failed(self, cluster: str, reason: LabelFailure) -> None:
+        """Count a node whose labels could not be written, or were changed by another client."""
+        if metrics := self._clusters.get(cluster):
+            metrics.label_failure.labels(cluster, reason).inc()
+
     def exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records delivered to a sink, by cluster."""
         for cluster, count in records.items():
@@ -258,6 +279,8 @@ class _ClusterMetrics:
         self.source_pods = _gauge("gpuid_source_pods", own, label)
         self.read_duration = _histogram("gpuid_read_duration_seconds", own, label, buckets=_READ_SECONDS_BUCKETS)
         self.watch_restarts = _counter("gpuid_watch_restarts_total", own, label)
+        self.label_success = _counter("gpuid_label_success_total", own, label)
+        self.label_failure = _counter("gpuid_label_failure_total", own, label)
         self.export_success = _counter("gpuid_export_success_total", own, label)
         self.export_failure = _counter("gpuid_export_failure_total", own, label)
         _gauge("gpuid_cluster_resemblances", own, label).labels(cluster).set_function(resemblances)

@@ -138,7 +138,8 @@ class ApiServer:
         if info.verb == "get":
             return read_verbs.get(self.storage, request, info, resource, time.time())
         body = b"" if info.verb == "delete" else await request.read()
-        return write_verbs.write(self.storage, info, resource, body, request.content_type)
+        manager = request.query.get("fieldManager", "")
+        return write_verbs.write(self.storage, info, resource, body, request.content_type, manager)
 
     def _authorize(self, info: RequestInfo) -> None:
         # Exec over WebSocket is a GET, and since Kubernetes 1.35 also needs the right to create.

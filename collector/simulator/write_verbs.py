@@ -1,11 +1,13 @@
 """Serves create, update, patch and delete, and the reviews of the user's own rights."""
 
+import re
 import time
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from collector.config.selector import is_label_key
 from collector.simulator import errors, patches, protobuf
 from collector.simulator.faults import Faults
 from collector.simulator.objects import NODES, Document, Resource
@@ -14,6 +16,8 @@ from collector.simulator.storage import Storage
 from collector.timestamps import rfc3339
 
 __all__ = ["REVIEWS", "read_body", "review", "write"]
+
+_LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
 REVIEWS = {"selfsubjectaccessreviews", "selfsubjectreviews"}
 
@@ -38,9 +42,12 @@ def review(info: RequestInfo, document: Document, faults: Faults, user: str) -> 
 
 
 def write(
-    storage: Storage, info: RequestInfo, resource: Resource, body: bytes, content_type: str
+    storage: Storage, info: RequestInfo, resource: Resource, body: bytes, content_type: str, manager: str = ""
 ) -> web.StreamResponse:
-    """Create, update, patch or delete one object; raises ApiError if it conflicts or does not exist."""
+    """Create, update, patch or delete one object; raises ApiError if it conflicts or does not exist.
+
+    `manager` is the name under which a change is noted in the object's managedFields, without the fields.
+    """
     if info.verb == "create":
         return _create(storage, info, resource, _decode(body, content_type))
     key = f"{info.namespace}/{info.name}" if resource.namespaced else info.name
@@ -53,14 +60,30 @@ def write(
     current = entry.document()
     if info.verb == "patch":
         changed = _checked(patches.apply(content_type, current, _json_value(body)))
+        _validate(changed, current, f'{resource.kind} "{info.name}"')
     else:
         changed = _decode(body, content_type)
     if changed["metadata"].get("resourceVersion", str(entry.version)) != str(entry.version):
         raise errors.conflict(resource.plural, info.name, resource.group)
     changed = _merged(current, changed, info.subresource, resource)
     if changed != current:
-        entry = storage.put(resource, changed)
+        entry = storage.put(resource, _managed(changed, manager, resource) if manager else changed)
     return web.Response(body=entry.body, content_type="application/json")
+
+
+def _validate(changed: Document, current: Document, subject: str) -> None:
+    """Raise ApiError 422 for a uid that is not the object's, or labels that no object may have."""
+    uid = changed["metadata"].get("uid")
+    if uid not in (None, current["metadata"]["uid"]):
+        raise errors.invalid(subject, "metadata.uid", f'Invalid value: "{uid}": field is immutable')
+    for key, value in (changed["metadata"].get("labels") or {}).items():
+        if not (is_label_key(key) and _LABEL_VALUE.fullmatch(value)):
+            raise errors.invalid(
+                subject,
+                "metadata.labels",
+                f'Invalid value: "{value}": a valid label must be an empty'
+                " string or consist of alphanumeric characters, '-', '_' or '.'",
+            )
 
 
 def _merged(current: Document, changed: Document, subresource: str, resource: Resource) -> Document:
@@ -76,6 +99,19 @@ def _merged(current: Document, changed: Document, subresource: str, resource: Re
     if resource is NODES:
         changed["status"] = current["status"]  # changed only by the status subresource
     return changed
+
+
+def _managed(document: Document, manager: str, resource: Resource) -> Document:
+    entry = {
+        "manager": manager,
+        "operation": "Update",
+        "apiVersion": resource.api_version,
+        "time": rfc3339(time.time(), "seconds"),
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {},
+    }
+    others = [one for one in document["metadata"].get("managedFields", ()) if one.get("manager") != manager]
+    return document | {"metadata": document["metadata"] | {"managedFields": [*others, entry]}}
 
 
 def _create(storage: Storage, info: RequestInfo, resource: Resource, document: Document) -> web.Response:

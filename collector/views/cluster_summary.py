@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 import anyio
 
 from collector.config import PodSource
-from collector.model import ClusterState, ClusterStatus, NodeState, ReadFailure, Survey, Uncovered, UnreadReason
+from collector.model import (
+    ClusterState,
+    ClusterStatus,
+    LabelTrouble,
+    NodeState,
+    ReadFailure,
+    Survey,
+    Uncovered,
+    UnreadReason,
+)
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 
@@ -46,6 +55,7 @@ class ClusterSummary:
     node_selector: str
     resembles: Sequence[str]  # the clusters that show the same nodes, without proof that they are the same
     stale: bool  # its view has not been proved current for long
+    labels: LabelTrouble | None = None  # why labels of its nodes cannot be written
     nodes: int = 0  # GPU nodes
     read: int = 0  # of which the last reading stands
     unread: Counter[UnreadReason] = field(default_factory=Counter)  # the other nodes, by reason
@@ -136,6 +146,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         node_selector=view.node_selector(cluster),
         resembles=sorted(view.resembles(cluster)),
         stale=_is_stale(view, cluster),
+        labels=view.label_trouble(cluster),
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
     async for entry in yielding(list(inventory.nodes(cluster).values())):

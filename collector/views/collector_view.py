@@ -6,7 +6,7 @@ from typing import Protocol
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.model import ClusterStatus, Survey
+from collector.model import ClusterStatus, LabelTrouble, Survey
 from collector.store import History, LeadStatus, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
@@ -69,6 +69,9 @@ class CollectorView(Protocol):
 
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""
+
+    def label_trouble(self, cluster: str) -> LabelTrouble | None:
+        """Return why the labels of some nodes of a cluster cannot be written; None where they can, or need not be."""
 
     def sources(self, cluster: str) -> Sequence[PodSource]:
         """Return where GPU pods are looked for in a cluster, in the order of the configuration."""

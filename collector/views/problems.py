@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from collector.model import ClusterState, ReadFailure, Uncovered, UnreadReason
+from collector.model import ClusterState, LabelFailure, ReadFailure, Uncovered, UnreadReason
 from collector.store import LeadStatus, StoreStatus
 from collector.text import counted
 from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
@@ -182,6 +182,7 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             " the API server at the same address; if not, one of them copies the other."
         )
         yield Problem(kind="cluster", name=name, text=text, detail=detail, severe=False)
+    yield from _label_problems(summary)
     if summary.claims:
         text = f"has {counted(summary.claims, 'GPU')} reported by two nodes, being verified"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.CLAIM, text=text, severe=False)
@@ -190,6 +191,19 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
     elif summary.up and summary.stale:
         text = f"has not been confirmed as current for {duration(MAX_SYNCED_AGE_SECONDS)}"
         yield Problem(kind="cluster", name=name, text=text, since=summary.synced, severe=False)
+
+
+def _label_problems(summary: ClusterSummary) -> Iterator[Problem]:
+    """Yield why nodes of a cluster do not have the labels that they should have."""
+    if (trouble := summary.labels) is None:
+        return
+    nodes = "its nodes" if trouble.nodes is None else counted(trouble.nodes, "node")
+    text = f"has labels that cannot be written onto {nodes}"
+    if trouble.reason is LabelFailure.CONTESTED:
+        text = f"has labels on {nodes} that another client keeps changing"
+    yield Problem(
+        kind="cluster", name=summary.name, text=text, detail=trouble.message, since=trouble.since, severe=False
+    )
 
 
 def _unread_problems(summary: ClusterSummary) -> Iterator[Problem]:

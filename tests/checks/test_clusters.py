@@ -343,6 +343,17 @@ class TestRights:
         ]
         assert clusters["sim-0"].counters.execs.total() == 0
 
+    async def test_labels_need_the_right_to_patch_nodes(self, clusters: Clusters):
+        clusters["sim-1"].deny("patch", "nodes")
+        assert await clusters.problems("sim-1") == []
+        clusters.configure("labels = true")
+        assert await clusters.problems("sim-1") == [
+            (
+                "may not patch nodes",
+                'add {apiGroups: [""], resources: ["nodes"], verbs: ["patch"]} to a ClusterRole',
+            )
+        ]
+
     async def test_without_the_right_to_list_pods_none_are_missed(self, clusters: Clusters):
         clusters["sim-0"].deny("list", "pods")
         finding = (await clusters.check())["sim-0"]

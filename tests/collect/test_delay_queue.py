@@ -44,3 +44,11 @@ def test_the_last_time_of_each_name_counts(calls: list[tuple[str, int | None]]) 
     popped = [queue.pop_due(20) for _ in expected]
     assert popped == [name for _, name in expected]
     assert queue.pop_due(20) is None
+
+
+def test_names_that_are_scheduled_again_and_again_take_no_more_memory() -> None:
+    queue = DelayQueue()
+    for number in range(10_000):
+        queue.schedule(str(number % 3), float(number))
+    assert (len(queue), len(queue._heap) <= 70) == (3, True)
+    assert [queue.pop_due(1e9) for _ in range(4)] == ["1", "2", "0", None]

@@ -185,6 +185,13 @@ class TestANode:
     def test_keeps_no_labels_by_default(self) -> None:
         assert node_decoder()(raw(NODE)).facts.labels == ()
 
+    def test_keeps_the_labels_that_name_its_gpus_if_asked_to(self) -> None:
+        labels = {"gpuid.github.com/gpu-1": "2", "gpuid.github.com/chassis": "1", "gpuid.github.com/owner": "ada"}
+        node = raw(advertising(labels, "8", "8"))
+        own = (("gpuid.github.com/chassis", "1"), ("gpuid.github.com/gpu-1", "2"))
+        assert node_decoder(with_own_labels=True)(node).own_labels == own
+        assert node_decoder()(node).own_labels == ()
+
     @pytest.mark.parametrize(
         ("amount", "expected"),
         [

@@ -102,7 +102,7 @@ POD = ("metadata", "spec", "status", "nodeName", "phase", "containerStatuses", "
 NODE = ("providerID", "nodeInfo", "bootID", "capacity", "allocatable", "nvidia.com/gpu", "nvidia.com/gpu.replicas")
 STATUS = ("kind", "status", "message", "reason", "details", "causes", "retryAfterSeconds", "code")
 
-decode_node = node_decoder(["name", "nvidia.com/gpu.replicas"])
+decode_node = node_decoder(["name", "nvidia.com/gpu.replicas"], with_own_labels=True)
 bodies = json_documents(*STATUS, values=["Expired", "Gone", "ExitCode", "Success", "Failure", "1", "9" * 5000])
 objects = json_documents(*META, *POD, *NODE, values=["8", "1Ki", "Running"])
 raw_objects = objects.map(msgspec.Raw)

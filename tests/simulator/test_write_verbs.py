@@ -32,6 +32,17 @@ class TestNodes:
         assert node["metadata"]["labels"]["gpuid.example/chassis"] == "1"
         assert (await api.get("/api/v1/nodes/gpu-0000")) == node
 
+    async def test_a_null_removes_a_label_and_the_manager_of_a_change_is_kept(self, api: Any) -> None:
+        headers = {"Content-Type": "application/strategic-merge-patch+json"}
+        path = "/api/v1/nodes/gpu-0000?fieldManager="
+        for manager, value in (("one", "1"), ("two", None), ("one", None)):
+            patch = {"metadata": {"labels": {"gpuid.example/chassis": value}}}
+            status, node = await api.ask("PATCH", path + manager, json=patch, headers=headers)
+            assert status == 200
+            assert node["metadata"]["labels"].get("gpuid.example/chassis") == value
+        # The last one changed nothing.
+        assert [one["manager"] for one in node["metadata"]["managedFields"]] == ["one", "two"]
+
     async def test_a_json_patch_works_too(self, api: Any) -> None:
         status, node = await api.ask(
             "PATCH",
@@ -47,7 +58,7 @@ class TestNodes:
         assert after == before
 
     async def test_name_and_status_stay(self, api: Any) -> None:
-        patch = {"metadata": {"name": "x", "uid": "y"}, "status": {"capacity": None}, "spec": {"unschedulable": True}}
+        patch = {"metadata": {"name": "x"}, "status": {"capacity": None}, "spec": {"unschedulable": True}}
         before = await api.get("/api/v1/nodes/gpu-0000")
         _, after = await api.ask("PATCH", "/api/v1/nodes/gpu-0000", json=patch, headers=MERGE)
         assert after["spec"]["unschedulable"] is True
@@ -68,6 +79,10 @@ class TestNodes:
             ('{"metadata": {"labels": {"a": 1}}}', "application/merge-patch+json", 400),
             ("{}", "application/apply-patch+yaml", 415),
             ('{"metadata": {"resourceVersion": "1"}}', "application/merge-patch+json", 409),
+            ('{"metadata": {"uid": "of another node"}}', "application/merge-patch+json", 422),
+            ('{"metadata": {"labels": {"a": "-"}}}', "application/merge-patch+json", 422),
+            ('{"metadata": {"labels": {"a": "AAAA"}}}'.replace("A", "a" * 16), "application/merge-patch+json", 422),
+            ('{"metadata": {"labels": {"a/b/c": "d"}}}', "application/merge-patch+json", 422),
         ],
     )
     async def test_a_bad_patch_is_a_status(self, api: Any, body: str, media_type: str, code: int) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.model import ClusterState, ClusterStatus
+from collector.model import ClusterState, ClusterStatus, LabelFailure, LabelTrouble
 from collector.store import StoreStatus
 from collector.store.damaged import SetAside
 from collector.views.cluster_summary import summarize
@@ -25,6 +25,25 @@ async def test_clusters_that_resemble_each_other_are_named_with_what_to_do() -> 
     assert problem.detail.startswith("all of them are published. If they are one cluster, remove one")
     assert not problem.severe
     assert cluster_row(site.collector, "prod-a")["resembles"] == ["prod-c", "prod-b"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "nodes", "text"),
+    [
+        (LabelFailure.FORBIDDEN, None, "has labels that cannot be written onto its nodes"),
+        (LabelFailure.INVALID, 2, "has labels that cannot be written onto 2 nodes"),
+        (LabelFailure.CONTESTED, 1, "has labels on 1 node that another client keeps changing"),
+    ],
+)
+async def test_labels_that_cannot_be_written_are_one_problem(
+    reason: LabelFailure, nodes: int | None, text: str
+) -> None:
+    site = Site()
+    site.collector.statuses["prod-a"] = ClusterStatus(cluster="prod-a", state=ClusterState.UP, message="", since=1.0)
+    site.collector.label_troubles["prod-a"] = LabelTrouble(reason=reason, message="why", since=2.0, nodes=nodes)
+    problems = list(cluster_problems(await summarize(site.collector, "prod-a")))
+    (problem,) = [problem for problem in problems if "labels" in problem.text]
+    assert (problem.text, problem.detail, problem.since, problem.severe) == (text, "why", 2.0, False)
 
 
 def test_a_damaged_file_of_the_store_is_a_problem_until_it_is_taken_away() -> None:

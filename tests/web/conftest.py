@@ -19,6 +19,7 @@ from collector.model import (
     Fingerprint,
     Gpu,
     GpuRef,
+    LabelTrouble,
     NodeInfo,
     Place,
     ReadFailure,
@@ -55,6 +56,7 @@ class FakeCollector:
     pod_sources: Sequence[PodSource] = PRESETS["gpu-operator"]
     selector: str = ""  # of nodes
     similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
+    label_troubles: dict[str, LabelTrouble] = field(default_factory=dict)
     time: float = 1764000600.0
     cluster_label: str = "cluster"
     config_status: ConfigStatus = field(default_factory=ConfigStatus)
@@ -82,6 +84,9 @@ class FakeCollector:
 
     def sources(self, _cluster: str) -> Sequence[PodSource]:
         return self.pod_sources
+
+    def label_trouble(self, cluster: str) -> LabelTrouble | None:
+        return self.label_troubles.get(cluster)
 
     def resembles(self, cluster: str) -> Collection[str]:
         return self.similar.get(cluster, [])

@@ -1,0 +1,63 @@
+"""Says what the labels of nodes depend on, and has nodes looked at whose labels may have to change."""
+
+from collections.abc import Callable
+
+from collector.app.collected import CollectedClusters
+from collector.exposition import Metrics
+from collector.inventory import Inventory
+from collector.model import LabelFailure, NodeState, Place, Step
+
+__all__ = ["NodeLabels"]
+
+
+class NodeLabels:
+    """What the writers of labels ask and report to (collector.collect.label_writer.LabelSource)."""
+
+    def __init__(self, clusters: CollectedClusters, inventory: Inventory, metrics: Metrics) -> None:
+        self._clusters = clusters
+        self._inventory = inventory
+        self._metrics = metrics
+        self._leads: Callable[[], bool] = lambda: True
+        self._partial: set[Place] = set()  # nodes whose last reading lacks GPUs that may be there
+
+    def write_while(self, leads: Callable[[], bool]) -> None:
+        """Have labels written only while `leads` returns True."""
+        self._leads = leads
+
+    def on_step(self, step: Step) -> None:
+        """Have the nodes looked at that a step has touched, in the clusters whose nodes gpuid labels."""
+        for place, state in step.nodes.items():
+            collected = self._clusters.get(place.cluster)
+            if collected is None or not collected.settings.labels:
+                continue
+            if state is None:
+                self._partial.discard(place)
+            elif step.reading is not None and place == Place(step.reading.cluster, step.reading.node.name):
+                change = self._partial.add if step.reading.partial or step.reading.unread else self._partial.discard
+                change(place)
+            collected.supervisor.relabel(place.node)
+
+    def may_write(self) -> bool:
+        """Return whether this collector writes labels now; a standby does not."""
+        return self._leads()
+
+    def settled(self, cluster: str, node: str) -> NodeState | None:
+        """Return a node whose last reading stands and is complete; None for any other, whose labels stay."""
+        place = Place(cluster, node)
+        state = self._inventory.node(place)
+        if state is None or state.unread is not None or place in self._partial:
+            return None
+        return None if state.silent or not all(one.lost for one in state.unseen) else state
+
+    def in_claim(self, state: NodeState) -> bool:
+        """Return whether a GPU of a node is in an open claim: where it is will be known before long."""
+        claimed = self._inventory.claimed(state.place.cluster)
+        return bool(claimed) and any(gpu.uuid in claimed for gpu in state.gpus)
+
+    def on_labels_written(self, cluster: str) -> None:
+        """Count a node whose labels were written."""
+        self._metrics.labels_written(cluster)
+
+    def on_label_failure(self, cluster: str, reason: LabelFailure) -> None:
+        """Count a node whose labels could not be written, or were changed by another client."""
+        self._metrics.label_failed(cluster, reason)
