@@ -30,6 +30,7 @@ __all__ = [
     "NodeState",
     "Place",
     "Placement",
+    "ReadError",
     "ReadFailure",
     "Reading",
     "Sharing",
@@ -240,13 +241,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeInfo
     source: str  # `namespace/pod` that was read
     fingerprint: Fingerprint
-    time: float  # Unix seconds, when the output was complete
+    time: float  # Unix seconds, when the output was complete, or a document in a log was begun
     driver_version: str | None
     cuda_version: str | None
     gpus: tuple[Gpu, ...]
     unidentified: tuple[UnidentifiedGpu, ...] = ()  # the tool named no UUID: they go into records and nowhere else
     # When the command was started and its output was complete, on this process's monotonic clock. It tells whether a
-    # reading can answer a claim: only one that was started after the claim. None: it answers every claim.
+    # reading can answer a claim: only one that was started after the claim. None: it answers every claim. What a pod
+    # had printed by itself was started when it was proven not to be there yet, and long ago where nothing proves that.
     started: float | None = None
     ended: float | None = None
     sharing: Sharing | None = None  # what it and the readings before it told of the node's capacity
@@ -399,6 +401,16 @@ class ReadFailure(StrEnum):
     EXIT_STATUS = "exit_status"
     BAD_OUTPUT = "bad_output"
     CONNECTION = "connection"
+    NO_DOCUMENT = "no_document"  # nothing of nvidia-smi in the log of a pod that prints it
+    STALE = "stale"  # the log's last document is too old to be taken for how the node is now
+
+
+class ReadError(GpuidError):
+    """A node could not be read; `reason` is the label for it."""
+
+    def __init__(self, reason: ReadFailure, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class Failing(NamedTuple):

@@ -13,13 +13,14 @@ from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, r
 from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
 from collector.checks.fitting import Survey, find_fit
 from collector.checks.gpu_pods import look_for_pods
-from collector.checks.rights import Right, needed_rights
+from collector.checks.rights import METHOD_RIGHTS, Right, needed_rights
 from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
+from collector.collect.node_reader import pod_reader, why_stale
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
-from collector.collect.smi_command import GpusLostError, SmiCommand
-from collector.config import ClusterSettings, PodSource
+from collector.collect.smi_reading import GpusLostError
+from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.kube.client import ApiClient
 from collector.kube.errors import (
     CertificateTimeError,
@@ -31,11 +32,10 @@ from collector.kube.errors import (
     UnreachableError,
     UntrustedCertificateError,
 )
-from collector.kube.exec import ExecError
 from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
-from collector.model import GpuidError, GpuRef, NodeInfo, ReadFailure
+from collector.model import GpuidError, GpuRef, NodeInfo, ReadError, ReadFailure
 from collector.text import counted, shell_word
 from collector.timestamps import rfc3339
 from collector.tls import Validity
@@ -52,6 +52,15 @@ _EXEC_HINTS = {
     ReadFailure.EXIT_STATUS: "the node's driver may be broken; kubectl exec shows the full output",
     ReadFailure.BAD_OUTPUT: "`command` must print what `nvidia-smi -q -x` prints",
 }
+_LOG_HINTS = {
+    ReadFailure.FORBIDDEN: "pods/log needs get",
+    ReadFailure.NO_CONTAINER: "set `container` of the source to the container of this pod that prints",
+    ReadFailure.TIMEOUT: "exec_timeout is too short for this log",
+    ReadFailure.BAD_OUTPUT: "kubectl logs shows what the pod prints; it must be what `nvidia-smi -q -x` prints",
+    ReadFailure.NO_DOCUMENT: "a pod that was just started, or whose log was just rotated, prints one within minutes",
+    ReadFailure.STALE: "kubectl logs shows whether the pod still prints; restart it, or have it print every 5 minutes",
+}
+_HINTS = {SourceMethod.EXEC: _EXEC_HINTS, SourceMethod.LOG: _LOG_HINTS}
 _SAME_PLUGIN = "runs the same plugin and shows its output"
 _ISSUER_HINT = (
     "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
@@ -238,7 +247,7 @@ class ClusterCheck(Check):
         for candidate in candidates:
             if ready(candidate.pod) and lacks_container(candidate):
                 text = f'{candidate.pod.key}: the pod has no container named "{candidate.source.container}"'
-                await self._report_unfit(client, text, _EXEC_HINTS[ReadFailure.NO_CONTAINER])
+                await self._report_unfit(client, text, _HINTS[candidate.source.method][ReadFailure.NO_CONTAINER])
                 return
         await self._report_unfit(client, "no pod is ready", "see `kubectl describe pod`")
 
@@ -325,24 +334,33 @@ class ClusterCheck(Check):
 
     async def _read_node(self, client: ApiClient, source: PodSource, pod: PodObject) -> None:
         name = f"{source.namespace}/{pod.name}"
-        self.step = f"running {source.command[0]} in {name}"
-        if any(self._is_denied(Right(verb, "pods/exec", source.namespace)) for verb in ("create", "get")):
+        logs = source.method is SourceMethod.LOG
+        self.step = f"reading the log of {name}" if logs else f"running {source.command[0]} in {name}"
+        rights = (Right(verb, resource, source.namespace) for verb, resource in METHOD_RIGHTS[source.method])
+        if any(map(self._is_denied, rights)):
             return
         self.details.read = name
         self.details.node = pod.node
         try:
-            reading = await SmiCommand(client, source, pod.name, self._cluster).read(
+            reading = await pod_reader(client, source, pod.name, self._cluster).read(
                 lambda: (), self._capacity(pod.node)
             )
-        except ExecError as error:
-            self.finding.add_problem(f"{name}: {error}", _EXEC_HINTS.get(error.reason, ""))
-            self._add_lost(name, error.lost if isinstance(error, GpusLostError) else ())
+        except ReadError as error:
+            self._add_failure(name, source, error)
         else:
             report = reading.report
             self.details.gpus = len(report.gpus) + len(report.unidentified)
             self.details.driver_version = report.driver_version
             listed = map(GpuRef.of, report.unidentified)
             self._add_lost(name, [*report.lost, *(ref for ref in listed if ref.pci_bus_id)])
+            if reading.printed is not None:
+                stale = why_stale(reading.printed.time, time.time(), self._cluster.refresh)
+                for failure in filter(None, (reading.printed.failure, stale)):
+                    self._add_failure(name, source, failure)
+
+    def _add_failure(self, name: str, source: PodSource, error: ReadError) -> None:
+        self.finding.add_problem(f"{name}: {error}", _HINTS[source.method].get(error.reason, ""))
+        self._add_lost(name, error.lost if isinstance(error, GpusLostError) else ())
 
     def _add_lost(self, name: str, lost: Sequence[GpuRef]) -> None:
         for ref in dict.fromkeys(lost):

@@ -6,9 +6,9 @@ import msgspec
 
 from collector.config import ClusterSettings, SourceMethod
 
-__all__ = ["Right", "needed_rights"]
+__all__ = ["METHOD_RIGHTS", "Right", "needed_rights"]
 
-_METHODS = {  # what each method needs; an exec over a WebSocket needs `get`, and since Kubernetes 1.35 also `create`
+METHOD_RIGHTS = {  # an exec over a WebSocket needs `get`, and since Kubernetes 1.35 also `create`
     SourceMethod.EXEC: (("create", "pods/exec"), ("get", "pods/exec")),
     SourceMethod.LOG: (("get", "pods/log"),),
 }
@@ -42,5 +42,5 @@ def _needed(cluster: ClusterSettings) -> Iterator[Right]:
     for source in cluster.active_sources:
         for verb in ("list", "watch"):
             yield Right(verb, "pods", source.namespace)
-        for verb, resource in _METHODS[source.method]:
+        for verb, resource in METHOD_RIGHTS[source.method]:
             yield Right(verb, resource, source.namespace)

@@ -1,4 +1,4 @@
-"""Reads the GPUs of nodes: runs the command in a pod of each, and reports the reading or why it failed."""
+"""Reads the GPUs of nodes in a pod of each, by a command or from its log, and reports the reading or why it failed."""
 
 import functools
 import logging
@@ -10,18 +10,21 @@ from collector.collect import schedule
 from collector.collect.context_logger import ContextLogger
 from collector.collect.node_queue import NodeQueue, Target, TrackedNode
 from collector.collect.observer import Observer
-from collector.collect.smi_command import GpusLostError, SmiCommand, SmiReading
-from collector.config import ClusterSettings
+from collector.collect.smi_command import SmiCommand
+from collector.collect.smi_log import NoDocumentError, SmiLog
+from collector.collect.smi_reading import GpusLostError, Printed, SmiReading
+from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.kube.client import ApiClient
-from collector.kube.exec import ExecError
-from collector.model import ReadFailure, Reading
+from collector.model import ReadError, ReadFailure, Reading
 from collector.redaction import redacting
+from collector.timestamps import rfc3339
 
-__all__ = ["NodeReader"]
+__all__ = ["NodeReader", "pod_reader", "why_stale"]
 
 log = logging.getLogger(__name__)
 
 _FREE_SECONDS = 0.005  # that applying a reading may take before it counts towards the cluster's share of the loop
+STALE_SECONDS = 900.0  # a document that is older, and older than `refresh`, is reported as such; printers take minutes
 _GPU_SECONDS = 2e-4  # that recording and publishing a GPU may take after that; for ordinary nodes it is free as well
 
 
@@ -70,38 +73,90 @@ class NodeReader:
         started = anyio.current_time()
         try:
             with redacting(client.session.secrets):
-                read = await self._run_command(client, target)
-        except ExecError as error:
+                read = await self._read_pod(client, target)
+        except NoDocumentError as error:
+            self._queue.log_times(target).look(error.newest, error.asked)
+            self._failed(target, error, log, early=self._queue.awaits_first_document(target.node))
+        except ReadError as error:
             self._failed(target, error, log)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
             log.exception("unexpected error while reading node")
-            self._failed(target, ExecError(ReadFailure.BAD_OUTPUT, "unexpected error, see the log"), log)
+            self._failed(target, ReadError(ReadFailure.BAD_OUTPUT, "unexpected error, see the log"), log)
         else:
-            self._log_warnings(target.node, read.warnings, log)
             share = client.session.share
             applied = share.clock()
-            self._succeeded(target, read, started, log)
+            self._take(target, read, started, log)
             share.charge(applied + _FREE_SECONDS)
             share.spend(max(0.0, read.report.named * _GPU_SECONDS - _FREE_SECONDS))
 
-    async def _run_command(self, client: ApiClient, target: Target) -> SmiReading:
-        """Run the command in a pod and parse what it prints; raises ExecError."""
+    async def _read_pod(self, client: ApiClient, target: Target) -> SmiReading:
+        """Read a pod as its source says; raises ReadError."""
         source, pod = target.candidate.source, target.candidate.pod
         if schedule.find_container(target.candidate) is None:
-            raise ExecError(ReadFailure.NO_CONTAINER, f'the pod has no container named "{source.container}"')
-        command = SmiCommand(client, source, pod.name, self._cluster, parsing=self._parsing)
+            raise ReadError(ReadFailure.NO_CONTAINER, f'the pod has no container named "{source.container}"')
+        reader = pod_reader(client, source, pod.name, self._cluster, parsing=self._parsing)
         known = functools.partial(self._observer.known_gpus, self._cluster.name, target.node.name)
-        return await command.read(known, target.fingerprint.capacity)
+        return await reader.read(known, target.fingerprint.capacity)
 
-    def _succeeded(self, target: Target, read: SmiReading, started: float, log: ContextLogger) -> None:
+    def _take(self, target: Target, read: SmiReading, started: float, log: ContextLogger) -> None:
+        """Report what was read of a pod."""
+        if read.printed is not None:
+            self._take_printed(target, read, read.printed, started, log)
+            return
+        self._log_warnings(target.node, read.warnings, log)
+        self._succeeded(target, read, started, log)
+
+    def _take_printed(
+        self, target: Target, read: SmiReading, printed: Printed, asked: float, log: ContextLogger
+    ) -> None:
+        """Report a document that a pod had printed by itself, and what of it does not hold any more.
+
+        One that was printed before what the node's last reading says is no news, and neither is one that was reported,
+        where a newer one is waited for or is missing.
+        """
+        node, now = target.node, time.time()
+        dated = self._queue.log_times(target).date(printed, now)
+        warnings = read.warnings
+        if dated.ahead:
+            direction = "ahead of" if dated.ahead > 0 else "behind"
+            text = f"the node's clock is {abs(dated.ahead) / 60:.0f} min {direction} ours; its log is dated by ours"
+            warnings = (*warnings, text)
+        self._log_warnings(node, warnings, log)
+        failure = printed.failure or why_stale(dated.time, now, self._cluster.refresh)
+        answered = self._queue.answered(node, dated.started)
+        document = (printed.stamp, target.fingerprint)
+        outdated = node.read_at is not None and dated.time + 1.0 < min(node.read_at, now)
+        reported = node.applied == document and (failure is not None or not answered)
+        if not (outdated or reported):
+            if not self._succeeded(target, read, asked, log, printed_at=dated.time, begun=dated.started):
+                return
+            node.applied = document
+        if failure is not None:
+            self._failed(target, failure, log)
+        elif outdated:
+            self._queue.failed(target, ReadFailure.STALE)  # a newer one will be there before it counts as stale
+        elif reported:
+            self._queue.unchanged(target)
+
+    def _succeeded(
+        self,
+        target: Target,
+        read: SmiReading,
+        started: float,
+        log: ContextLogger,
+        *,
+        printed_at: float | None = None,
+        begun: float | None = None,
+    ) -> bool:
+        """Report a reading, which a pod may have printed before; returns whether it counts."""
         node, report = target.node, read.report
         if self._queue.current_info(target) is None:
-            return
+            return False
         ended = anyio.current_time()
         if not self._queue.has_room(target, report.named):
             text = f"with its GPUs the cluster would have more than {self._cluster.max_gpus:,} (max_gpus)"
-            self._failed(target, ExecError(ReadFailure.BAD_OUTPUT, text), log)
-            return
+            self._failed(target, ReadError(ReadFailure.BAD_OUTPUT, text), log)
+            return False
         mig = any(gpu.mig for gpu in report.gpus)
         # Many commands at once are not for every refresh, and for no more than failures are worth.
         info = self._queue.succeeded(target, found=report.named, mig=mig, like_a_failure=read.one_by_one)
@@ -113,7 +168,7 @@ class NodeReader:
             node=info,
             source=target.candidate.pod.key,
             fingerprint=target.fingerprint,
-            time=time.time(),
+            time=time.time() if printed_at is None else printed_at,
             driver_version=report.driver_version,
             cuda_version=report.cuda_version,
             gpus=report.gpus,
@@ -121,16 +176,22 @@ class NodeReader:
             lost=report.lost,
             unread=report.unread,
             partial=report.partial,
-            started=started,
+            started=started if begun is None else begun,
             ended=ended,
             sharing=node.sharing,
         )
+        node.read_at, node.applied = reading.time, None
         self._observer.on_reading(reading, ended - started)
+        return True
 
-    def _failed(self, target: Target, error: ExecError, log: ContextLogger) -> None:
+    def _failed(self, target: Target, error: ReadError, log: ContextLogger, *, early: bool = False) -> None:
+        """Report a failed reading; one that is merely `early` is tried again, and not reported."""
         node = target.node
         reason = error.reason if self._queue.current_info(target) is not None else ReadFailure.NOT_FOUND
         self._queue.failed(target, reason)
+        if early and node.last_failure is None:
+            log.debug("reading too early: %s", error)
+            return
         # Warn once for each node and reason; once for all nodes where a right is missing, which concerns them all.
         repeated = node.last_failure == reason or (reason is ReadFailure.FORBIDDEN and self._forbidden)
         node.last_failure = reason
@@ -145,3 +206,27 @@ class NodeReader:
         for text in warnings:
             log.log(logging.DEBUG if text in node.last_warnings else logging.WARNING, "%s", text)
         node.last_warnings = warnings
+
+
+def pod_reader(
+    client: ApiClient,
+    source: PodSource,
+    pod: str,
+    cluster: ClusterSettings,
+    *,
+    parsing: anyio.CapacityLimiter | None = None,
+) -> SmiCommand | SmiLog:
+    """Return what reads a pod of a source, as its method says."""
+    kind = SmiLog if source.method is SourceMethod.LOG else SmiCommand
+    return kind(client, source, pod, cluster, parsing=parsing)
+
+
+def why_stale(printed: float | None, now: float, refresh: float) -> ReadError | None:
+    """Return the error for a document that is too old to be taken for how its node is now; None for one that is not."""
+    if printed is None or now - printed <= max(refresh, STALE_SECONDS):
+        return None
+    text = (
+        f"the last document in the log was printed {(now - printed) / 60:.0f} min ago, at {rfc3339(printed, 'seconds')}"
+        ": nvidia-smi hangs, or the pod prints too rarely"
+    )
+    return ReadError(ReadFailure.STALE, text)

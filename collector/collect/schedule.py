@@ -33,6 +33,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     backoff: Backoff = Backoff(initial=1.0, maximum=300.0)  # after failures, for as long as the pod lives
     timeout_delay: float = 300.0  # after the first command that did not end; doubles up to the cluster's `refresh`
     settle: float = 5.0  # between readings that only a change of the GPU capacity causes
+    first_document: float = 120.0  # for which a pod that prints may have printed nothing yet
+    newer_document: Backoff = Backoff(initial=5.0, maximum=30.0)  # while one is waited for that answers a claim
+    newer_patience: float = 900.0  # for which one is waited for; printers take a few minutes between two
 
     def backoff_after(self, reason: ReadFailure, refresh: float) -> Backoff:
         """Return the delays after failures of this kind.

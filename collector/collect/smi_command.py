@@ -6,7 +6,6 @@ the command from printing any, the others are read one by one.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -16,6 +15,7 @@ from collector.collect import nvidia_smi
 from collector.collect.nvidia_smi import BadOutputError, Report
 from collector.collect.printable import printable_report
 from collector.collect.smi_output import lost_gpus, own_text, own_words
+from collector.collect.smi_reading import GpusLostError, SmiReading, distinct
 from collector.config import ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
@@ -24,7 +24,7 @@ from collector.model import Gpu, GpuRef, ReadFailure
 from collector.redaction import redact
 from collector.text import counted
 
-__all__ = ["MAX_SINGLE_READS", "GpusLostError", "SmiCommand", "SmiReading", "command_for_one"]
+__all__ = ["MAX_SINGLE_READS", "SmiCommand", "command_for_one"]
 
 MAX_SINGLE_READS = 16  # GPUs that are read one by one; the largest machines have 16
 
@@ -34,7 +34,6 @@ _FREE_SECONDS = 0.005  # that parsing may take before it counts towards the clus
 _CORRUPTED_INFOROM = 14  # the exit status that is only a warning: all GPUs were read
 _MAX_STDERR_BYTES = 2000
 _MAX_STDERR_CHARACTERS = 300
-_MAX_WARNINGS = 10  # of one reading
 
 # Reasons after which no further GPU is asked for: it would end the same way, or a second command would run beside one
 # that hangs.
@@ -48,22 +47,6 @@ _HOPELESS = frozenset(
         ReadFailure.NO_BINARY,
     }
 )
-
-
-class GpusLostError(ExecError):
-    """No GPU could be read; `lost` are those of which the tool says that they do not answer."""
-
-    def __init__(self, failure: ExecError, lost: Sequence[GpuRef]) -> None:
-        super().__init__(failure.reason, str(failure))
-        self.lost = tuple(lost)
-
-
-class SmiReading(NamedTuple):
-    """What was read of a node."""
-
-    report: Report
-    warnings: tuple[str, ...]  # each in one line
-    one_by_one: bool = False  # the command printed no document, and its GPUs were read singly
 
 
 class SmiCommand:
@@ -107,7 +90,7 @@ class SmiCommand:
         report = _with_exit_status(report, exit_status)
         if report.contested and report.partial:
             return await self._read_contested(report, warnings, capacity)
-        return SmiReading(report, _distinct(warnings))
+        return SmiReading(report, distinct(warnings))
 
     async def _read_one_by_one(
         self, failure: ExecError, lost: tuple[GpuRef, ...], known: Sequence[Gpu], capacity: int | None
@@ -119,7 +102,7 @@ class SmiCommand:
         if not found.gpus:
             raise GpusLostError(failure, found.report().lost)
         warnings.append(f"{counted(len(found.gpus), 'GPU')} read one by one")
-        return SmiReading(found.report(), _distinct(warnings), one_by_one=True)
+        return SmiReading(found.report(), distinct(warnings), one_by_one=True)
 
     async def _read_contested(self, report: Report, warnings: list[str], capacity: int | None) -> SmiReading:
         """Return what each GPU reports of itself, where only the first of all is certain."""
@@ -128,7 +111,7 @@ class SmiCommand:
         await self._read_singles(found, _targets((), (), report.attached or capacity), warnings, known=False)
         whole = report.attached is not None and len(found.gpus) == report.attached
         return SmiReading(
-            msgspec.structs.replace(found.report(), partial=not whole), _distinct(warnings), one_by_one=True
+            msgspec.structs.replace(found.report(), partial=not whole), distinct(warnings), one_by_one=True
         )
 
     async def _read_singles(
@@ -248,10 +231,6 @@ def _targets(known: Sequence[Gpu], lost: Sequence[GpuRef], capacity: int | None)
     if not known:
         return [(GpuRef(), str(index)) for index in range(min(capacity or MAX_SINGLE_READS, MAX_SINGLE_READS))]
     return [(GpuRef.of(gpu), gpu.pci_bus_id or gpu.uuid) for gpu in known if not any(ref.means(gpu) for ref in lost)]
-
-
-def _distinct(warnings: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(warnings))[:_MAX_WARNINGS]
 
 
 def _said_lost(output: Output) -> tuple[GpuRef, ...]:

@@ -46,6 +46,7 @@ _POSITIVE_KEYS = (  # of a cluster
     "max_gpus",
     "max_exec_size",
     "max_exec_frames",
+    "max_log_size",
     "loop_share",
 )
 
@@ -80,7 +81,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     node_selector: str = ""  # which nodes to watch; empty watches all
     labels: bool = False  # name the GPUs of each node in its labels, gpuid.github.com/…
     # What one API server may send and make us keep. Past a limit of a list or a watch the cluster is down
-    # (limit_exceeded); past one of an exec that reading has failed. The defaults fit 10,000 nodes.
+    # (limit_exceeded); past one of an exec or a log that reading has failed. The defaults fit 10,000 nodes.
     max_answer_size: Size = Size(32 << 20)  # an answer, decompressed; lists come in pages of 100 objects
     max_error_size: Size = Size(64 << 10)  # what is read of the body of an error
     max_list_pages: int = 1000
@@ -90,6 +91,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_gpus: int = 200_000
     max_exec_size: Size = Size(8 << 20)  # what an exec sends, on all channels
     max_exec_frames: int = 100_000  # that an exec sends, empty ones and pings included
+    max_log_size: Size = Size(8 << 20)  # what is read of a pod's log at once
     loop_share: float = 0.25  # of the event loop's time on average, for what the API server sends
 
     def __post_init__(self) -> None:

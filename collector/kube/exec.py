@@ -16,7 +16,7 @@ from collector.kube.client import ApiClient
 from collector.kube.errors import UNDECODABLE, ClusterError, ForbiddenError, NotFoundError, ServerError
 from collector.kube.limits import LoopShare
 from collector.kube.secrets import redacts_errors
-from collector.model import GpuidError, ReadFailure
+from collector.model import ReadError, ReadFailure
 from collector.redaction import redact
 
 __all__ = ["ExecError", "Output", "run"]
@@ -57,8 +57,8 @@ class Output(msgspec.Struct, frozen=True):
     stderr: bytes
 
 
-class ExecError(GpuidError):
-    """A command could not be run, or its output could not be read; `reason` is the label for it.
+class ExecError(ReadError):
+    """A command could not be run, or its output could not be read.
 
     `output` is what a command printed that ended with an `exit_status` other than 0.
     """
@@ -66,8 +66,7 @@ class ExecError(GpuidError):
     def __init__(
         self, reason: ReadFailure, text: str, *, exit_status: int | None = None, output: Output | None = None
     ) -> None:
-        super().__init__(text)
-        self.reason = reason
+        super().__init__(reason, text)
         self.exit_status = exit_status
         self.output = output
 

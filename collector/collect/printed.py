@@ -1,0 +1,175 @@
+"""Find the last whole document in the log of a pod that prints what `nvidia-smi -q -x` prints, again and again.
+
+A log may begin and end anywhere: it was rotated, only its end was asked for, or the pod is printing right now. Each
+line has the time at which it was printed before it, by the clock of the node.
+
+Names of processes may hold anything, so also a whole document with line breaks. A document begins only where one can be
+expected: after one whose names are all in one line, or after a pause.
+"""
+
+import collections
+import datetime
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from collector.collect.smi_output import has_name_with_line_break, own_text
+
+__all__ = ["LastDocument", "Log", "find_last"]
+
+PAUSE_SECONDS = 20.0  # between two lines; nvidia-smi does not make one of that length, and printers do between two runs
+_MAX_LATER_BYTES = 1 << 16  # of what was printed after the document
+_MAX_STARTS = 64  # of documents that are looked at, from the end
+
+_TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"
+_STAMP = re.compile(rb"^(" + _TIME + rb")(?: |$)", re.MULTILINE)
+_LINE_TIME = re.compile(_TIME)
+_PROLOG = rb"(?:<\?[^>\n]*>[ \t]*|<![^>\n]*>[ \t]*)*"
+_START = re.compile(
+    rb"^(?:" + _TIME + rb" )?(?:\xef\xbb\xbf)?[ \t]*" + _PROLOG + rb"<nvidia_smi_log(?=[\s/>])", re.MULTILINE
+)
+_END_TAG = b"</nvidia_smi_log>"
+_END = re.compile(_END_TAG + rb"(?=[ \t\r]*$)", re.MULTILINE)  # in a name, it would not end its line
+_PROLOG_LINE = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*" + _PROLOG + rb"\r?")
+
+
+class LastDocument(NamedTuple):
+    """The last whole document of a log."""
+
+    output: bytes  # it and what was printed with it, without times
+    stamp: str  # when its first line was printed, as the kubelet wrote it: no other document of this log has the same
+    time: float | None  # when its run began to print, in Unix seconds by the node's clock; None where it is not known
+    later: bytes  # what was printed after it that is no document: a later run has failed
+
+
+class Log(NamedTuple):
+    """What was found in a log."""
+
+    last: LastDocument | None
+    newest: str  # the stamp of the last document that begins, which may be cut off; empty where none does
+    cut: bool  # a document ends in it whose beginning may be further up
+    text: bytes  # what it says instead of a document
+
+
+def find_last(log: bytes, *, complete: bool) -> Log:
+    """Return the last whole document of a log; `complete` says that nothing comes before its first line."""
+    sections = _sections(log, complete=complete)
+    newest = _stamp_at(log, sections[-1].root) if sections else ""
+    for section in reversed(sections):
+        ends = [match.end() for match in _END.finditer(log, section.start, section.end)]
+        if ends:
+            broken = has_name_with_line_break(log[section.start : section.end], 0)
+            return Log(_document(log, section, ends[-1] if broken else ends[0]), newest, cut=False, text=b"")
+    text = own_text(_without_times(log[-_MAX_LATER_BYTES:]))
+    return Log(None, newest, cut=not complete, text=text)
+
+
+class _Section(NamedTuple):
+    """What was printed from the run of one document on, until that of the next one."""
+
+    start: int
+    root: int  # the line in which the document begins
+    end: int
+
+
+def _sections(log: bytes, *, complete: bool) -> list[_Section]:
+    """Return the parts of a log that begin with a document, whole or not, in order."""
+    roots = collections.deque((match.start() for match in _START.finditer(log)), maxlen=_MAX_STARTS)
+    starts: list[tuple[int, int]] = []
+    for root in roots:
+        floor = starts[-1][0] if starts else 0
+        start = _print_start(log, root, floor)
+        trusted = _is_after_pause(log, start)
+        if not trusted and starts:
+            trusted = not has_name_with_line_break(log[floor:start], 0)
+        elif not trusted:
+            trusted = start == 0 and complete
+        if trusted:
+            starts.append((start, root))
+    ends = [*(start for start, _root in starts), len(log)][1:]
+    return [_Section(start, root, end) for (start, root), end in zip(starts, ends, strict=True)]
+
+
+def _print_start(log: bytes, root: int, floor: int) -> int:
+    """Return where the run of the command began to print, of whose document the root element is in this line.
+
+    What it says before it belongs to it, but for what was printed by an earlier run.
+    """
+    begin, after = root, _time_at(log, root)
+    while begin > floor:
+        line = log.rfind(b"\n", 0, begin - 1) + 1
+        if line < floor or _END_TAG in log[line:begin]:
+            break
+        time = _time_at(log, line)
+        if _are_apart(time, after):
+            break
+        stripped = _STAMP.sub(b"", log[line : begin - 1], count=1)
+        if not _PROLOG_LINE.fullmatch(stripped) and b"<" in stripped:
+            break  # of a document that is cut off
+        begin, after = line, time if time is not None else after
+    return begin
+
+
+def _is_after_pause(log: bytes, begin: int) -> bool:
+    if begin == 0:
+        return False
+    return _are_apart(_time_at(log, log.rfind(b"\n", 0, begin - 1) + 1), _time_at(log, begin))
+
+
+def _document(log: bytes, section: _Section, end: int) -> LastDocument:
+    """Return the document of a section, which ends at `end`, with what was printed until a pause after it."""
+    after = log.find(b"\n", end) + 1 or len(log)
+    ended = _time_at(log, log.rfind(b"\n", 0, end) + 1)
+    lines = _lines(log, after, section.end)
+    later_at = next((at for at, time in lines if _are_apart(ended, time)), section.end)
+    later = _without_times(log[max(later_at, len(log) - _MAX_LATER_BYTES) : log.rfind(b"\n") + 1])
+    return LastDocument(
+        output=_without_times(log[section.start : later_at]),
+        stamp=_stamp_at(log, section.root),
+        time=time if (time := _time_at(log, section.start)) is not None else _time_at(log, section.root),
+        later=b"\n".join(_texts(later)),
+    )
+
+
+def _are_apart(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and abs(other - one) >= PAUSE_SECONDS
+
+
+def _lines(log: bytes, start: int, end: int) -> Iterator[tuple[int, float | None]]:
+    """Yield where each line begins, and its time."""
+    while start < end:
+        yield start, _time_at(log, start)
+        start = log.find(b"\n", start) + 1 or end
+
+
+def _texts(later: bytes) -> Iterator[bytes]:
+    """Yield the lines that are no part of a document, where documents are cut off."""
+    inside = False
+    for line in later.split(b"\n"):
+        text = line.strip()
+        if b"<nvidia_smi_log" in text:
+            inside = True
+        if not inside or not (text.startswith(b"<") or text.endswith(b">")):
+            yield line
+
+
+def _time_at(log: bytes, line: int) -> float | None:
+    """Return the time of a line in Unix seconds, by the clock of its node; None where it has none."""
+    match = _LINE_TIME.match(log, line)
+    return None if match is None else _seconds(match[0].decode("ascii"))
+
+
+def _stamp_at(log: bytes, line: int) -> str:
+    match = _LINE_TIME.match(log, line)
+    return "" if match is None else match[0].decode("ascii")
+
+
+def _seconds(stamp: str) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(stamp).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _without_times(log: bytes) -> bytes:
+    return _STAMP.sub(b"", log)

@@ -1,0 +1,134 @@
+"""Read what nvidia-smi reports from the log of a pod that prints it again and again, without running anything."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import anyio
+import anyio.to_thread
+
+from collector.collect import nvidia_smi, printed
+from collector.collect.nvidia_smi import BadOutputError, Report
+from collector.collect.printable import printable_report
+from collector.collect.printed import Log
+from collector.collect.smi_output import lost_gpus, own_words
+from collector.collect.smi_reading import GpusLostError, Moment, Printed, SmiReading, distinct
+from collector.config import ClusterSettings, PodSource
+from collector.kube import logs
+from collector.kube.client import ApiClient
+from collector.kube.logs import LogError
+from collector.model import Gpu, ReadError, ReadFailure
+from collector.redaction import redact
+
+__all__ = ["NoDocumentError", "SmiLog"]
+
+_LINES_PER_GPU = 650  # two documents of 300 lines each, as a GPU has without supported clocks, and some more
+_MOST_GPUS = 16
+_MORE = 12  # times as many lines are asked for where the document is longer; some GPUs have 1,000 lines of clocks
+_PARSE_INLINE_BYTES = 1 << 18  # a larger log is parsed in a thread, for it would hold up the event loop noticeably
+_FREE_SECONDS = 0.005  # that parsing may take before it counts towards the cluster's share of the loop
+
+
+class NoDocumentError(LogError):
+    """No whole document is in a log; `newest` is the stamp of one that has begun, and `asked` when it was asked for."""
+
+    def __init__(self, text: str, newest: str, asked: Moment) -> None:
+        super().__init__(ReadFailure.NO_DOCUMENT, text)
+        self.newest = newest
+        self.asked = asked
+
+
+class _Found(NamedTuple):
+    log: Log
+    report: Report | None
+    warnings: list[str]
+
+
+class SmiLog:
+    """The log of the container of one pod."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        source: PodSource,
+        pod: str,
+        cluster: ClusterSettings,
+        *,
+        parsing: anyio.CapacityLimiter | None = None,
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._pod = pod
+        self._cluster = cluster
+        self._parsing = parsing  # limits how many large logs are parsed at once
+
+    async def read(self, known: Callable[[], Sequence[Gpu]], capacity: int | None) -> SmiReading:  # noqa: ARG002
+        """Return what the last whole document of the log reports; raises ReadError.
+
+        Where that is longer than one of `capacity` GPUs is expected to be, more of the log is read once.
+        """
+        lines = _LINES_PER_GPU * min(max(capacity or _MOST_GPUS // 2, 1), _MOST_GPUS)
+        found, asked = await self._find(lines)
+        if found.log.last is None and found.log.cut:
+            found, asked = await self._find(_MORE * lines)
+        log, last = found.log, found.log.last
+        if last is None or found.report is None:
+            if (failure := _said(log.text, "no document of nvidia-smi in the log")) is not None:
+                raise failure
+            raise NoDocumentError(self._why_none(log), log.newest, asked)
+        failure = _said(last.later, "nvidia-smi has printed no document since")
+        stamp = last.stamp or hashlib.blake2b(last.output, digest_size=16).hexdigest()
+        printed_then = Printed(stamp=stamp, time=last.time, newest=log.newest or stamp, asked=asked, failure=failure)
+        return SmiReading(found.report, distinct(found.warnings), printed=printed_then)
+
+    async def _find(self, lines: int) -> tuple[_Found, Moment]:
+        """Return what the last lines of the log hold, and when they were asked for."""
+        asked = Moment(time.time(), anyio.current_time())
+        log = await logs.read_tail(
+            self._client,
+            self._source.namespace,
+            self._pod,
+            self._source.container,
+            lines=lines,
+            timeout=self._cluster.exec_timeout,
+        )
+        share, secrets = self._client.session.share, self._client.session.secrets
+        spent = 0.0
+
+        def parse() -> _Found:
+            nonlocal spent
+            began = time.thread_time()
+            try:
+                found, warnings = printed.find_last(log, complete=log.count(b"\n") < lines), list[str]()
+                if found.last is None:
+                    return _Found(found, None, warnings)
+                report = nvidia_smi.parse(found.last.output, warnings)
+                return _Found(found, printable_report(report, secrets), warnings)
+            finally:
+                spent = time.thread_time() - began
+
+        try:
+            if len(log) <= _PARSE_INLINE_BYTES:
+                return parse(), asked
+            return await anyio.to_thread.run_sync(functools.partial(parse), limiter=self._parsing), asked
+        except BadOutputError as error:
+            raise LogError(ReadFailure.BAD_OUTPUT, redact(f"the last document of the log: {error}")) from error
+        finally:
+            share.spend(max(0.0, spent - _FREE_SECONDS))
+
+    def _why_none(self, log: Log) -> str:
+        where = f'the log of container "{self._source.container}"'
+        if log.newest or log.cut:
+            return f"{where} has no document of nvidia-smi that is whole"
+        return f"{where} has no document of nvidia-smi; does the pod print `nvidia-smi -q -x`?"
+
+
+def _said(text: bytes, what: str) -> ReadError | None:
+    """Return the error for what was printed instead of a document; None where that is nothing."""
+    if not (words := own_words(text)):
+        return None
+    failure = LogError(ReadFailure.BAD_OUTPUT, f"{what}: {redact(words)}")
+    lost = lost_gpus(text)
+    return GpusLostError(failure, lost) if lost else failure

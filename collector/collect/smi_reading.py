@@ -1,0 +1,50 @@
+"""What reading a pod results in, whichever way it is read: a report of its node's GPUs, or an error."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from collector.collect.nvidia_smi import Report
+from collector.model import GpuRef, ReadError
+
+__all__ = ["GpusLostError", "Moment", "Printed", "SmiReading", "distinct"]
+
+_MAX_WARNINGS = 10  # of one reading
+
+
+class Moment(NamedTuple):
+    """A moment by both clocks of this process."""
+
+    time: float  # Unix seconds
+    monotonic: float
+
+
+class Printed(NamedTuple):
+    """When a pod has printed by itself what was read."""
+
+    stamp: str  # tells the document from others of the same container
+    time: float | None  # when its run began to print, in Unix seconds by the node's clock
+    newest: str  # the stamp of the newest document that has begun, this one or one that is not whole yet
+    asked: Moment  # before the log was asked for: what is not in it was printed after that
+    failure: ReadError | None = None  # of a later run, which printed no document
+
+
+class SmiReading(NamedTuple):
+    """What was read of a node."""
+
+    report: Report
+    warnings: tuple[str, ...]  # each in one line
+    one_by_one: bool = False  # the command printed no document, and its GPUs were read singly
+    printed: Printed | None = None  # when a pod had printed it by itself; None: it was asked for it
+
+
+class GpusLostError(ReadError):
+    """No GPU could be read; `lost` are those of which the tool says that they do not answer."""
+
+    def __init__(self, failure: ReadError, lost: Sequence[GpuRef]) -> None:
+        super().__init__(failure.reason, str(failure))
+        self.lost = tuple(lost)
+
+
+def distinct(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return the first warnings, each once."""
+    return tuple(dict.fromkeys(warnings))[:_MAX_WARNINGS]
