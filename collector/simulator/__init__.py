@@ -2,7 +2,7 @@
 
 from collector.simulator.actions import Done
 from collector.simulator.cluster import SimulatedCluster
-from collector.simulator.faults import ExecFaultKind
+from collector.simulator.faults import ExecFaultKind, LogFaultKind
 from collector.simulator.fleet import Fleet, Placed, SimulationError
 from collector.simulator.shapes import DEFAULT_SHAPE, SHAPES
 from collector.simulator.simulator import Simulator
@@ -13,6 +13,7 @@ __all__ = [
     "Done",
     "ExecFaultKind",
     "Fleet",
+    "LogFaultKind",
     "Placed",
     "SimulatedCluster",
     "SimulationError",

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from collector.simulator import errors, smi
 from collector.simulator.actions import Done, action
 from collector.simulator.cluster_objects import ClusterObjects
-from collector.simulator.faults import Counters, ExecFault, ExecFaultKind
+from collector.simulator.faults import Counters, ExecFault, ExecFaultKind, LogFault, LogFaultKind
 from collector.simulator.fleet import Fleet, SimulationError
 from collector.simulator.objects import ObjectFactory
+from collector.simulator.printing import PRINT_SECONDS
 from collector.simulator.server import ApiServer, describe
 from collector.simulator.shapes import Shape
 from collector.simulator.storage import Storage
@@ -451,6 +452,40 @@ class SimulatedCluster:
             else:
                 faults.pop(node, None)
         return self._done("execs work again", _nodes(node))
+
+    # Logs
+
+    @action
+    def add_readers(self, node: str | None = None, interval: float = PRINT_SECONDS) -> Done:
+        """Create the pods of the reader on a node, or on all: each prints nvidia-smi -q -x now and every `interval`."""
+        nodes = self.nodes if node is None else [self._node(node)]
+        for each in nodes:
+            self.objects.add_reader(each)
+        self.server.logs.set_interval(interval)
+        return self._done(f"created the reader's pods on {len(nodes)} nodes", tuple(nodes))
+
+    @action
+    def print_now(self, node: str | None = None) -> Done:
+        """Have the reader's pods on a node, or on all, print now."""
+        self.server.logs.print_all(node)
+        return self._done("printed", _nodes(node))
+
+    @action
+    def fail_log(
+        self, how: LogFaultKind = LogFaultKind.EMPTY, node: str | None = None, seconds: float = 3600.0
+    ) -> Done:
+        """Spoil the logs of the reader's pods on a node, or on all, until heal_log; seconds: how old, or far ahead."""
+        self.server.faults.logs[node or "*"] = LogFault(how, seconds)
+        return self._done(f"logs are of no use: {how}", _nodes(node))
+
+    @action
+    def heal_log(self, node: str | None = None) -> Done:
+        """Have the logs of the reader's pods on a node, or on all, be as they were printed."""
+        if node is None:
+            self.server.faults.logs.clear()
+        else:
+            self.server.faults.logs.pop(node, None)
+        return self._done("logs work again", _nodes(node))
 
     async def open(self, port: int) -> None:
         """Start the API server for the first time; raises ConfigError when the port is not available."""

@@ -27,6 +27,7 @@ class ClusterObjects:
         self._factory = factory
         self.shape = factory.shape
         self._pods: dict[str, str] = {}  # key of the GPU pod, by node
+        self._readers: dict[str, str] = {}  # key of the pod that prints beside it, by node
         self._generations: dict[str, int] = {}  # how often a name has been reused, by `node NAME` or `pod NODE`
         self._last_number = 0  # of a node
         self._units: dict[str, int] = {}  # `nvidia.com/gpu` per GPU, by node; 1 where missing
@@ -62,6 +63,7 @@ class ClusterObjects:
         generation = self._generations.get(f"node {node}", 0)
         for other in self.shape.others:
             self._storage.delete(PODS, self._daemon_key(other, node, generation))
+        self.delete_reader(node)
         self._units.pop(node, None)
         self._storage.delete(NODES, node)
 
@@ -81,6 +83,18 @@ class ClusterObjects:
         del self._pods[node]
         self._storage.delete(PODS, key)
         return key
+
+    def add_reader(self, node: str) -> None:
+        """Replace the pod of a node that prints what nvidia-smi reports, or create it."""
+        self.delete_reader(node)
+        document = self._factory.reader_pod(node, self._next(f"reader {node}"), time.time())
+        self._readers[node] = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
+        self._storage.put(PODS, document)
+
+    def delete_reader(self, node: str) -> None:
+        """Delete the pod of a node that prints, if there is one."""
+        if (key := self._readers.pop(node, None)) is not None:
+            self._storage.delete(PODS, key)
 
     def stop_pod(self, node: str, *, reason: str = "Completed") -> None:
         """Stop the container of the pod."""

@@ -34,6 +34,8 @@ _EXAMPLE_BODIES = {
     "slow_exec": '{"seconds": 5}',
     "hang_exec": '{"node": "gpu-0000"}',
     "fail_exec": '{"how": "exit_status", "exit_status": 9, "times": 3}',
+    "add_readers": '{"interval": 60}',
+    "fail_log": '{"node": "gpu-0000", "how": "old", "seconds": 3600}',
 }
 
 

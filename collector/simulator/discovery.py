@@ -11,6 +11,7 @@ __all__ = ["document"]
 _GROUPS = ("authentication.k8s.io", "authorization.k8s.io", "coordination.k8s.io")
 _EXEC = {"name": "pods/exec", "singularName": "", "namespaced": True, "kind": "PodExecOptions",
          "verbs": ["create", "get"]}  # fmt: skip
+_LOG = {"name": "pods/log", "singularName": "", "namespaced": True, "kind": "Pod", "verbs": ["get"]}
 _REVIEW = {"name": "selfsubjectaccessreviews", "singularName": "selfsubjectaccessreview", "namespaced": False,
            "kind": "SelfSubjectAccessReview", "verbs": ["create"]}  # fmt: skip
 _SELF = {"name": "selfsubjectreviews", "singularName": "selfsubjectreview", "namespaced": False,
@@ -43,7 +44,7 @@ def _documents() -> dict[str, Document]:
         "/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
         "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups},
         **{f"/apis/{group['name']}": group | {"kind": "APIGroup", "apiVersion": "v1"} for group in groups},
-        "/api/v1": _resources("v1", [*_served(""), _EXEC]),
+        "/api/v1": _resources("v1", [*_served(""), _EXEC, _LOG]),
         "/apis/coordination.k8s.io/v1": _resources("coordination.k8s.io/v1", _served("coordination.k8s.io")),
         "/apis/authorization.k8s.io/v1": _resources("authorization.k8s.io/v1", [_REVIEW]),
         "/apis/authentication.k8s.io/v1": _resources("authentication.k8s.io/v1", [_SELF]),

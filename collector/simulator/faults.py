@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Counters", "ExecFault", "ExecFaultKind", "Faults"]
+__all__ = ["Counters", "ExecFault", "ExecFaultKind", "Faults", "LogFault", "LogFaultKind"]
 
 
 class ExecFaultKind(StrEnum):
@@ -34,6 +34,25 @@ class ExecFault(msgspec.Struct):
     times: int | None = None
 
 
+class LogFaultKind(StrEnum):
+    """The ways in which the log of a pod that prints can be of no use."""
+
+    EMPTY = "empty"  # nothing was printed, or the file has just been rotated
+    ROTATED = "rotated"  # the file begins in the middle of the last document
+    CUT = "cut"  # the only document has no end
+    OLD = "old"  # the pod has printed nothing for `seconds`
+    CLOCK = "clock"  # the clock of the node is `seconds` ahead
+    OTHER = "other"  # lines that are no document
+    GARBAGE = "garbage"  # bytes that are no text
+
+
+class LogFault(msgspec.Struct):
+    """What is wrong with the logs of a node's pods that print."""
+
+    how: LogFaultKind
+    seconds: float = 3600.0
+
+
 class Faults:
     """The active faults."""
 
@@ -46,6 +65,7 @@ class Faults:
         self.expired_as_status = False  # watches from a compacted version get HTTP 410 instead of an ERROR event
         self.delays: dict[str, float] = {}  # seconds added to an exec, by node or "*"
         self.execs: dict[str, ExecFault] = {}  # by node or "*"
+        self.logs: dict[str, LogFault] = {}  # by node or "*"
 
     def denies(self, verb: str, resource: str, namespace: str) -> bool:
         """Return whether a right is denied."""
@@ -70,6 +90,15 @@ class Faults:
                 del self.execs[key]
         return fault
 
+    def log_fault(self, node: str) -> LogFault | None:
+        """Return what is wrong with the logs of a node."""
+        return self.logs.get(node, self.logs.get("*"))
+
+    def keeps_from_printing(self, node: str) -> bool:
+        """Return whether the pods of a node that print do not print any more."""
+        fault = self.log_fault(node)
+        return fault is not None and fault.how is LogFaultKind.OLD
+
     def delay(self, node: str) -> float:
         """Return the seconds that are added to this exec."""
         return self.delays.get(node, self.delays.get("*", 0.0))
@@ -85,6 +114,7 @@ class Faults:
             "throttled": "all" if self.throttled is None else self.throttled,
             "delays": self.delays,
             "execs": self.execs,
+            "logs": self.logs,
         }
 
 

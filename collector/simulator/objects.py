@@ -14,6 +14,8 @@ __all__ = [
     "LEASES",
     "NODES",
     "PODS",
+    "READER_LABELS",
+    "READER_NAMESPACE",
     "RESOURCES",
     "Document",
     "ObjectFactory",
@@ -22,6 +24,9 @@ __all__ = [
 
 Document = dict[str, Any]
 KUBERNETES_VERSION = "v1.34.2"
+
+READER_NAMESPACE = "gpuid"
+READER_LABELS = {"app.kubernetes.io/name": "gpuid-reader"}  # of pods that print what nvidia-smi reports
 
 _NAME_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
@@ -178,6 +183,19 @@ class ObjectFactory:
             tuple(of.containers),
             of.image,
             owner=("DaemonSet", of.name),
+            since=since,
+        )
+
+    def reader_pod(self, node: str, generation: int, since: float) -> Document:
+        """Return the pod of a node that prints what nvidia-smi reports."""
+        return self.pod(
+            READER_NAMESPACE,
+            self.pod_name("gpuid-reader-", "reader", node, generation),
+            node,
+            READER_LABELS,
+            "reader",
+            "registry.example/debian:stable-slim",
+            owner=("DaemonSet", "gpuid-reader"),
             since=since,
         )
 

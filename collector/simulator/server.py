@@ -1,5 +1,6 @@
 """One simulated API server: accepts requests over TLS, authenticates, authorizes and dispatches them."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from collector.simulator.exec_sessions import ExecSessions
 from collector.simulator.faults import Counters, Faults
 from collector.simulator.images import Image
 from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
+from collector.simulator.printing import PodLogs
 from collector.simulator.requests import RequestInfo, flag, parse
 from collector.simulator.smi import Printed
 from collector.simulator.state import State
@@ -51,11 +53,13 @@ class ApiServer:
         self.connections = Connections()
         self._state = State(storage, self.faults, self.counters, self.connections)
         self.execs = ExecSessions(self._state, run_smi, image, latency)
+        self.logs = PodLogs(self._state, run_smi)
         self.bookmark_interval = bookmark_interval
         self.host = host
         self.port = 0
         self._context = context
         self._runner: web.ServerRunner | None = None
+        self._printing: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -79,12 +83,15 @@ class ApiServer:
         self.port = runner.addresses[0][1]
         self.connections.server = server
         self._runner = runner
+        self._printing = asyncio.create_task(self.logs.run())
 
     async def stop(self) -> None:
         """Close the port and every connection."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
+        if self._printing is not None:
+            self._printing.cancel()
         self.connections.thaw()
         self.connections.drop()
         await runner.cleanup()
@@ -92,7 +99,7 @@ class ApiServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         info = parse(request.method, request.path, watch=flag(request.query, "watch"))
-        verb = "exec" if info.subresource == "exec" else info.verb
+        verb = info.subresource if info.subresource in ("exec", "log") else info.verb
         self.counters.requests[verb, info.resource] += 1
         try:
             response = await self._respond(request, info)
@@ -124,6 +131,8 @@ class ApiServer:
             raise errors.unknown_path()
         if info.subresource == "exec" and resource is PODS:
             return await self.execs.serve(request, info)
+        if info.subresource == "log" and resource is PODS:
+            return self.logs.serve(request, info)
         if info.subresource and not (info.subresource == "status" and resource is NODES):
             raise errors.unknown_path()
         return await self._serve(request, info, resource)
