@@ -10,6 +10,7 @@ from collector.collect import schedule
 from collector.collect.context_logger import ContextLogger
 from collector.collect.node_queue import NodeQueue, Target, TrackedNode
 from collector.collect.observer import Observer
+from collector.collect.printed import PAUSE_SECONDS
 from collector.collect.smi_command import SmiCommand
 from collector.collect.smi_log import NoDocumentError, SmiLog
 from collector.collect.smi_reading import GpusLostError, Printed, SmiReading
@@ -31,10 +32,13 @@ _GPU_SECONDS = 2e-4  # that recording and publishing a GPU may take after that; 
 class NodeReader:
     """Reads the nodes of one cluster when its queue hands them out, `exec_concurrency` at a time."""
 
-    def __init__(self, cluster: ClusterSettings, observer: Observer, queue: NodeQueue) -> None:
+    def __init__(
+        self, cluster: ClusterSettings, observer: Observer, queue: NodeQueue, *, pause: float = PAUSE_SECONDS
+    ) -> None:
         self._cluster = cluster
         self._observer = observer
         self._queue = queue
+        self._pause = pause  # between two documents that a pod prints
         self._log = ContextLogger(log, cluster=cluster.name)
         self._forbidden = False  # it was logged that exec is not allowed
         # Large outputs that are parsed at once: each takes memory, and the interpreter from the event loop.
@@ -94,7 +98,7 @@ class NodeReader:
         source, pod = target.candidate.source, target.candidate.pod
         if schedule.find_container(target.candidate) is None:
             raise ReadError(ReadFailure.NO_CONTAINER, f'the pod has no container named "{source.container}"')
-        reader = pod_reader(client, source, pod.name, self._cluster, parsing=self._parsing)
+        reader = pod_reader(client, source, pod.name, self._cluster, parsing=self._parsing, pause=self._pause)
         known = functools.partial(self._observer.known_gpus, self._cluster.name, target.node.name)
         return await reader.read(known, target.fingerprint.capacity)
 
@@ -215,10 +219,12 @@ def pod_reader(
     cluster: ClusterSettings,
     *,
     parsing: anyio.CapacityLimiter | None = None,
+    pause: float = PAUSE_SECONDS,
 ) -> SmiCommand | SmiLog:
     """Return what reads a pod of a source, as its method says."""
-    kind = SmiLog if source.method is SourceMethod.LOG else SmiCommand
-    return kind(client, source, pod, cluster, parsing=parsing)
+    if source.method is SourceMethod.LOG:
+        return SmiLog(client, source, pod, cluster, parsing=parsing, pause=pause)
+    return SmiCommand(client, source, pod, cluster, parsing=parsing)
 
 
 def why_stale(printed: float | None, now: float, refresh: float) -> ReadError | None:

@@ -3,8 +3,8 @@
 A log may begin and end anywhere: it was rotated, only its end was asked for, or the pod is printing right now. Each
 line has the time at which it was printed before it, by the clock of the node.
 
-Names of processes may hold anything, so also a whole document with line breaks. A document begins only where one can be
-expected: after one whose names are all in one line, or after a pause.
+Names of processes may hold anything, so also an end and another whole document. Nothing in the text tells them apart
+from true ones, but a pause does: nvidia-smi prints a document without one, and printers wait between two.
 """
 
 import collections
@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from collector.collect.smi_output import has_name_with_line_break, own_text
+from collector.collect.smi_output import own_text
 
 __all__ = ["LastDocument", "Log", "find_last"]
 
-PAUSE_SECONDS = 20.0  # between two lines; nvidia-smi does not make one of that length, and printers do between two runs
+PAUSE_SECONDS = 20.0  # between two lines: between two runs of nvidia-smi it is longer, within one shorter
 _MAX_LATER_BYTES = 1 << 16  # of what was printed after the document
 _MAX_STARTS = 64  # of documents that are looked at, from the end
 
@@ -47,21 +47,23 @@ class Log(NamedTuple):
 
     last: LastDocument | None
     newest: str  # the stamp of the last document that begins, which may be cut off; empty where none does
-    cut: bool  # a document ends in it whose beginning may be further up
+    cut: bool  # a document ends in it that does not begin in it
     text: bytes  # what it says instead of a document
 
 
-def find_last(log: bytes, *, complete: bool) -> Log:
-    """Return the last whole document of a log; `complete` says that nothing comes before its first line."""
-    sections = _sections(log, complete=complete)
+def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Log:
+    """Return the last whole document of a log; `complete` says that nothing comes before its first line.
+
+    Documents that follow each other without a `pause` count as one, of which nvidia-smi's first one is read.
+    """
+    sections = _sections(log, complete=complete, pause=pause)
     newest = _stamp_at(log, sections[-1].root) if sections else ""
     for section in reversed(sections):
         ends = [match.end() for match in _END.finditer(log, section.start, section.end)]
         if ends:
-            broken = has_name_with_line_break(log[section.start : section.end], 0)
-            return Log(_document(log, section, ends[-1] if broken else ends[0]), newest, cut=False, text=b"")
+            return Log(_document(log, section, ends[-1], pause), newest, cut=False, text=b"")
     text = own_text(_without_times(log[-_MAX_LATER_BYTES:]))
-    return Log(None, newest, cut=not complete, text=text)
+    return Log(None, newest, cut=_END.search(log) is not None, text=text)
 
 
 class _Section(NamedTuple):
@@ -72,36 +74,31 @@ class _Section(NamedTuple):
     end: int
 
 
-def _sections(log: bytes, *, complete: bool) -> list[_Section]:
+def _sections(log: bytes, *, complete: bool, pause: float) -> list[_Section]:
     """Return the parts of a log that begin with a document, whole or not, in order."""
     roots = collections.deque((match.start() for match in _START.finditer(log)), maxlen=_MAX_STARTS)
     starts: list[tuple[int, int]] = []
     for root in roots:
-        floor = starts[-1][0] if starts else 0
-        start = _print_start(log, root, floor)
-        trusted = _is_after_pause(log, start)
-        if not trusted and starts:
-            trusted = not has_name_with_line_break(log[floor:start], 0)
-        elif not trusted:
-            trusted = start == 0 and complete
-        if trusted:
+        start = _print_start(log, root, starts[-1][0] if starts else 0, pause)
+        first = start == 0 and complete
+        if first or _are_apart(_time_at(log, _line_before(log, start)), _time_at(log, start), pause):
             starts.append((start, root))
     ends = [*(start for start, _root in starts), len(log)][1:]
     return [_Section(start, root, end) for (start, root), end in zip(starts, ends, strict=True)]
 
 
-def _print_start(log: bytes, root: int, floor: int) -> int:
+def _print_start(log: bytes, root: int, floor: int, pause: float) -> int:
     """Return where the run of the command began to print, of whose document the root element is in this line.
 
     What it says before it belongs to it, but for what was printed by an earlier run.
     """
     begin, after = root, _time_at(log, root)
     while begin > floor:
-        line = log.rfind(b"\n", 0, begin - 1) + 1
+        line = _line_before(log, begin)
         if line < floor or _END_TAG in log[line:begin]:
             break
         time = _time_at(log, line)
-        if _are_apart(time, after):
+        if _are_apart(time, after, pause):
             break
         stripped = _STAMP.sub(b"", log[line : begin - 1], count=1)
         if not _PROLOG_LINE.fullmatch(stripped) and b"<" in stripped:
@@ -110,18 +107,12 @@ def _print_start(log: bytes, root: int, floor: int) -> int:
     return begin
 
 
-def _is_after_pause(log: bytes, begin: int) -> bool:
-    if begin == 0:
-        return False
-    return _are_apart(_time_at(log, log.rfind(b"\n", 0, begin - 1) + 1), _time_at(log, begin))
-
-
-def _document(log: bytes, section: _Section, end: int) -> LastDocument:
+def _document(log: bytes, section: _Section, end: int, pause: float) -> LastDocument:
     """Return the document of a section, which ends at `end`, with what was printed until a pause after it."""
     after = log.find(b"\n", end) + 1 or len(log)
     ended = _time_at(log, log.rfind(b"\n", 0, end) + 1)
     lines = _lines(log, after, section.end)
-    later_at = next((at for at, time in lines if _are_apart(ended, time)), section.end)
+    later_at = next((at for at, time in lines if _are_apart(ended, time, pause)), section.end)
     later = _without_times(log[max(later_at, len(log) - _MAX_LATER_BYTES) : log.rfind(b"\n") + 1])
     return LastDocument(
         output=_without_times(log[section.start : later_at]),
@@ -131,8 +122,13 @@ def _document(log: bytes, section: _Section, end: int) -> LastDocument:
     )
 
 
-def _are_apart(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and abs(other - one) >= PAUSE_SECONDS
+def _are_apart(one: float | None, other: float | None, pause: float) -> bool:
+    return one is not None and other is not None and abs(other - one) >= pause
+
+
+def _line_before(log: bytes, begin: int) -> int:
+    """Return where the line before the one at `begin` begins; -1 where there is none."""
+    return log.rfind(b"\n", 0, begin - 1) + 1 if begin > 0 else -1
 
 
 def _lines(log: bytes, start: int, end: int) -> Iterator[tuple[int, float | None]]:
@@ -155,7 +151,7 @@ def _texts(later: bytes) -> Iterator[bytes]:
 
 def _time_at(log: bytes, line: int) -> float | None:
     """Return the time of a line in Unix seconds, by the clock of its node; None where it has none."""
-    match = _LINE_TIME.match(log, line)
+    match = _LINE_TIME.match(log, line) if line >= 0 else None
     return None if match is None else _seconds(match[0].decode("ascii"))
 
 

@@ -12,7 +12,7 @@ import anyio.to_thread
 from collector.collect import nvidia_smi, printed
 from collector.collect.nvidia_smi import BadOutputError, Report
 from collector.collect.printable import printable_report
-from collector.collect.printed import Log
+from collector.collect.printed import PAUSE_SECONDS, Log
 from collector.collect.smi_output import lost_gpus, own_words
 from collector.collect.smi_reading import GpusLostError, Moment, Printed, SmiReading, distinct
 from collector.config import ClusterSettings, PodSource
@@ -42,6 +42,7 @@ class NoDocumentError(LogError):
 
 class _Found(NamedTuple):
     log: Log
+    complete: bool  # nothing comes before it
     report: Report | None
     warnings: list[str]
 
@@ -57,12 +58,14 @@ class SmiLog:
         cluster: ClusterSettings,
         *,
         parsing: anyio.CapacityLimiter | None = None,
+        pause: float = PAUSE_SECONDS,
     ) -> None:
         self._client = client
         self._source = source
         self._pod = pod
         self._cluster = cluster
         self._parsing = parsing  # limits how many large logs are parsed at once
+        self._pause = pause  # by which documents are told apart
 
     async def read(self, known: Callable[[], Sequence[Gpu]], capacity: int | None) -> SmiReading:  # noqa: ARG002
         """Return what the last whole document of the log reports; raises ReadError.
@@ -71,7 +74,7 @@ class SmiLog:
         """
         lines = _LINES_PER_GPU * min(max(capacity or _MOST_GPUS // 2, 1), _MOST_GPUS)
         found, asked = await self._find(lines)
-        if found.log.last is None and found.log.cut:
+        if found.log.last is None and not found.complete:
             found, asked = await self._find(_MORE * lines)
         log, last = found.log, found.log.last
         if last is None or found.report is None:
@@ -94,6 +97,7 @@ class SmiLog:
             lines=lines,
             timeout=self._cluster.exec_timeout,
         )
+        complete = log.count(b"\n") < lines
         share, secrets = self._client.session.share, self._client.session.secrets
         spent = 0.0
 
@@ -101,11 +105,12 @@ class SmiLog:
             nonlocal spent
             began = time.thread_time()
             try:
-                found, warnings = printed.find_last(log, complete=log.count(b"\n") < lines), list[str]()
+                warnings: list[str] = []
+                found = printed.find_last(log, complete=complete, pause=self._pause)
                 if found.last is None:
-                    return _Found(found, None, warnings)
+                    return _Found(found, complete, None, warnings)
                 report = nvidia_smi.parse(found.last.output, warnings)
-                return _Found(found, printable_report(report, secrets), warnings)
+                return _Found(found, complete, printable_report(report, secrets), warnings)
             finally:
                 spent = time.thread_time() - began
 
@@ -120,7 +125,11 @@ class SmiLog:
 
     def _why_none(self, log: Log) -> str:
         where = f'the log of container "{self._source.container}"'
-        if log.newest or log.cut:
+        if log.cut and not log.newest:
+            return (
+                f"{where} begins in the middle of a document: it was rotated, or its documents are too close together"
+            )
+        if log.newest:
             return f"{where} has no document of nvidia-smi that is whole"
         return f"{where} has no document of nvidia-smi; does the pod print `nvidia-smi -q -x`?"
 

@@ -22,7 +22,6 @@ __all__ = [
     "entity_error",
     "find_certain_part",
     "find_document",
-    "has_name_with_line_break",
     "lost_gpus",
     "own_text",
     "own_words",
@@ -91,7 +90,7 @@ def find_document(output: bytes) -> Document:
     output, start = _find_root(output, warnings)
     head = output[:start]
     several = _ROOT_START.search(output, start + 1) is not None  # documents, or a name of a process says so
-    if has_name_with_line_break(output, start):
+    if _has_name_with_line_break(output, start):
         raise ContestedOutputError("a line break in the name of a process, which may imitate GPUs")
     content = _cut(output, start, warnings, several=several)
     end = content.find(_ROOT_END)
@@ -221,7 +220,7 @@ def _find_root(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
     return output, start
 
 
-def has_name_with_line_break(output: bytes, start: int) -> bool:
+def _has_name_with_line_break(output: bytes, start: int) -> bool:
     """Return whether the name of a process is not on one line, as the tool prints it."""
     names = _NAMES_START.search(output, start)
     at = output.find(_NAME_TAG, names.end()) if names is not None else -1

@@ -19,6 +19,7 @@ from collector.collect.node_queue import NodeQueue
 from collector.collect.node_reader import NodeReader
 from collector.collect.objects import NodeObject, PodObject, decode_pod, node_decoder, without_echoes
 from collector.collect.observer import Observer
+from collector.collect.printed import PAUSE_SECONDS
 from collector.collect.schedule import RetryPolicy
 from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient, ApiMethod
@@ -39,6 +40,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 
     watch: WatchIntervals = WatchIntervals()
     retry: RetryPolicy = RetryPolicy()
+    print_pause: float = PAUSE_SECONDS  # between two documents that a pod prints
     connect: Backoff = Backoff(
         initial=1.0, maximum=5.0
     )  # between attempts to open an API client, which reads files only
@@ -71,7 +73,7 @@ class ClusterWatcher:
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
         self._log = ContextLogger(log, cluster=cluster.name)
         self._queue = NodeQueue(cluster, observer, known=known or {}, retry=self._intervals.retry, rng=self._rng)
-        self._reader = NodeReader(cluster, observer, self._queue)
+        self._reader = NodeReader(cluster, observer, self._queue, pause=self._intervals.print_pause)
         self._labels: LabelWriter | None = None
         if cluster.labels and labels is not None:
             self._labels = LabelWriter(cluster, self._queue, labels, policy=self._intervals.labels, rng=self._rng)

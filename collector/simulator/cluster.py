@@ -456,11 +456,11 @@ class SimulatedCluster:
     # Logs
 
     @action
-    def add_readers(self, node: str | None = None, interval: float = PRINT_SECONDS) -> Done:
-        """Create the pods of the reader on a node, or on all: each prints nvidia-smi -q -x now and every `interval`."""
+    def add_readers(self, node: str | None = None, interval: float = PRINT_SECONDS, age: float = 0.0) -> Done:
+        """Create the reader's pods on a node or all, `age` seconds ago: they print now and every `interval` seconds."""
         nodes = self.nodes if node is None else [self._node(node)]
         for each in nodes:
-            self.objects.add_reader(each)
+            self.objects.add_reader(each, time.time() - age)
         self.server.logs.set_interval(interval)
         return self._done(f"created the reader's pods on {len(nodes)} nodes", tuple(nodes))
 

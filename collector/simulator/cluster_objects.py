@@ -84,10 +84,10 @@ class ClusterObjects:
         self._storage.delete(PODS, key)
         return key
 
-    def add_reader(self, node: str) -> None:
+    def add_reader(self, node: str, since: float) -> None:
         """Replace the pod of a node that prints what nvidia-smi reports, or create it."""
         self.delete_reader(node)
-        document = self._factory.reader_pod(node, self._next(f"reader {node}"), time.time())
+        document = self._factory.reader_pod(node, self._next(f"reader {node}"), since)
         self._readers[node] = f"{document['metadata']['namespace']}/{document['metadata']['name']}"
         self._storage.put(PODS, document)
 

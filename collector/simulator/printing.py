@@ -87,8 +87,8 @@ class PodLogs:
         return web.Response(body=_tail(lines, query, time.time()), content_type="text/plain")
 
     def _print(self, container: str, node: str) -> None:
-        if not self._faults.keeps_from_printing(node):
-            runs = self._runs.setdefault(container, collections.deque(maxlen=_KEPT_DOCUMENTS))
+        runs = self._runs.setdefault(container, collections.deque(maxlen=_KEPT_DOCUMENTS))
+        if not (runs and self._faults.keeps_from_printing(node)):
             runs.append(_Run(time.time(), self._run_smi(node, ("-q", "-x")).stdout.splitlines()))
 
     def _lines(self, entry: Entry, container: str) -> Iterator[tuple[float, bytes]]:

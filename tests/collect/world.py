@@ -34,7 +34,14 @@ __all__ = ["FAST", "Observed", "World"]
 
 FAST = Intervals(
     watch=WatchIntervals(trust=0.02, healthy=0.2, pause=0.02, backoff=Backoff(initial=0.02, maximum=0.05, jitter=0.2)),
-    retry=RetryPolicy(backoff=Backoff(initial=0.05, maximum=0.1, jitter=0.2), timeout_delay=0.1, settle=0.2),
+    retry=RetryPolicy(
+        backoff=Backoff(initial=0.05, maximum=0.1, jitter=0.2),
+        timeout_delay=0.1,
+        settle=0.2,
+        first_document=0.3,
+        newer_document=Backoff(initial=0.05, maximum=0.1),
+    ),
+    print_pause=0.05,
     connect=Backoff(initial=0.02, maximum=0.05),
 )
 
@@ -149,6 +156,19 @@ class World:
         **options: Any,
     ) -> AsyncIterator[Observed]:
         """Watch with a fresh observer while the context is open."""
+        async with self.watched_by(known=known, intervals=intervals, labels=labels, **options) as (_watcher, seen):
+            yield seen
+
+    @asynccontextmanager
+    async def watched_by(
+        self,
+        *,
+        known: dict[str, Known] | None = None,
+        intervals: Intervals = FAST,
+        labels: tuple[str, ...] = (),
+        **options: Any,
+    ) -> AsyncIterator[tuple[ClusterWatcher, Observed]]:
+        """Watch as `watched`, and yield the watcher too."""
         self.seen = Observed()
         settings = {"context": "sim-0", "kubeconfig": str(self.simulator.kubeconfig)} | options
         watcher = ClusterWatcher(
@@ -156,7 +176,7 @@ class World:
         )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watcher.run)
-            yield self.seen
+            yield watcher, self.seen
             tasks.cancel_scope.cancel()
 
     @property

@@ -1,0 +1,240 @@
+"""Nodes that are read from the logs of pods that print, in a simulated cluster."""
+
+import logging
+import time
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from collector.collect import log_times
+from collector.config import PRESETS, Duration, PodSource, Size, SourceMethod
+from collector.model import ReadFailure, Uncovered
+from collector.simulator import LogFaultKind
+from collector.simulator.objects import NODES
+from tests.collect.world import FAST, World
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+READER = PodSource(
+    namespace="gpuid",
+    selector="app.kubernetes.io/name=gpuid-reader",
+    container="reader",
+    method=SourceMethod.LOG,
+)
+PLUGIN = PRESETS["gpu-operator"][0]
+FROM_LOGS: dict[str, Any] = {"sources": (READER,)}
+
+
+@pytest.fixture(autouse=True)
+def instant_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated nvidia-smi takes no time, so that a document is known to be newer as soon as it is."""
+    monkeypatch.setattr(log_times, "RUN_SECONDS", 0.0)
+
+
+@pytest.fixture
+def printing(world: World) -> World:
+    """A cluster whose pods have printed once, and print on demand from now on."""
+    world.cluster.deny("create", "pods/exec")
+    world.cluster.deny("get", "pods/exec")
+    world.cluster.add_readers()
+    return world
+
+
+class TestReadings:
+    async def test_every_gpu_is_found_without_the_right_to_exec(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            assert seen.failures == []
+        assert printing.execs.total() == 0
+        assert printing.requested("log", "pods") >= 4
+
+    async def test_a_reading_is_of_when_it_was_printed(self, printing: World) -> None:
+        printing.cluster.print_now()
+        before = time.time()
+        await anyio.sleep(0.2)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            assert all(reading.time <= before for reading in seen.readings)
+            assert all(reading.started is not None and reading.started < 0 for reading in seen.readings)
+
+    async def test_the_same_document_confirms_nothing_again(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
+            await printing.settled()
+            await eventually(lambda: len(seen.readings) > 16)
+            assert len({(reading.node.name, reading.time, reading.started) for reading in seen.readings}) == 4
+
+    async def test_a_newer_document_makes_the_reading_new(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
+            await printing.settled()
+            first = dict(seen.published)
+            asked = anyio.current_time()
+            await anyio.sleep(0.4)
+            printing.cluster.swap_tray(printing.first)
+            printing.cluster.print_now()
+            await printing.settled()
+            now = seen.published[printing.first]
+            assert now.time > first[printing.first].time
+            assert now.started is not None
+            assert asked < now.started < anyio.current_time()
+
+    async def test_a_lost_gpu_is_lost_although_nothing_was_run(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
+            await printing.settled()
+            printing.cluster.lose_gpu(printing.first, silent=True)
+            await anyio.sleep(0.1)
+            printing.cluster.print_now(printing.first)
+            await eventually(lambda: any(seen.lost))
+            assert seen.failures[-1] == (printing.first, ReadFailure.BAD_OUTPUT)
+            assert "no document since: Unable to determine the device handle" in seen.messages[-1]
+            printing.cluster.reboot_node(printing.first)
+            await anyio.sleep(0.1)
+            printing.cluster.print_now(printing.first)
+            await printing.settled()
+            await eventually(lambda: seen.readings[-1].time > time.time() - 5)
+
+    async def test_a_large_log_is_read_too(self, printing: World) -> None:
+        for _ in range(5):
+            await anyio.sleep(0.06)
+            printing.cluster.print_now()
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            assert seen.failures == []
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("how", "reason", "text"),
+        [
+            (LogFaultKind.EMPTY, ReadFailure.NO_DOCUMENT, "has no document of nvidia-smi; does the pod print"),
+            (LogFaultKind.ROTATED, ReadFailure.NO_DOCUMENT, "begins in the middle of a document: it was rotated"),
+            (LogFaultKind.CUT, ReadFailure.NO_DOCUMENT, "has no document of nvidia-smi that is whole"),
+            (LogFaultKind.OTHER, ReadFailure.BAD_OUTPUT, "in the log: waiting for the driver"),
+            (LogFaultKind.GARBAGE, ReadFailure.BAD_OUTPUT, "no document of nvidia-smi in the log"),
+        ],
+    )
+    async def test_a_log_without_a_document_is_a_failure_until_it_has_one(
+        self, printing: World, how: LogFaultKind, reason: ReadFailure, text: str
+    ) -> None:
+        printing.cluster.fail_log(how, printing.first)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await eventually(lambda: len(seen.failures) > 1)
+            assert set(seen.failures) == {(printing.first, reason)}
+            assert text in seen.messages[0]
+            printing.cluster.heal_log()
+            await printing.settled()
+
+    async def test_a_pod_that_has_just_been_started_is_given_time(self, printing: World) -> None:
+        printing.cluster.fail_log(LogFaultKind.EMPTY)
+        patient = msgspec.structs.replace(FAST, retry=msgspec.structs.replace(FAST.retry, first_document=600.0))
+        async with printing.watched(**FROM_LOGS, intervals=patient) as seen:
+            await eventually(lambda: printing.requested("log", "pods") > 12)
+            assert (seen.failures, seen.readings, seen.uncovered) == ([], [], {})
+            printing.cluster.heal_log()
+            await printing.settled()
+            assert seen.failures == []
+
+    async def test_an_old_document_counts_and_is_reported(
+        self, printing: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        printing.cluster.add_readers(age=86400.0)
+        printing.cluster.fail_log(LogFaultKind.OLD, printing.first, seconds=47 * 60)
+        async with printing.watched(**FROM_LOGS, refresh=Duration(600)) as seen:
+            await eventually(lambda: seen.gpus == printing.truth and len(seen.failures) > 3)
+            assert set(seen.failures) == {(printing.first, ReadFailure.STALE)}
+            assert "printed 47 min ago, at 20" in seen.messages[0]
+            assert len([one for one in seen.readings if one.node.name == printing.first]) == 1
+            assert seen.published[printing.first].time < time.time() - 46 * 60
+            printing.cluster.heal_log()
+            printing.cluster.print_now()
+            await eventually(lambda: seen.published[printing.first].time > time.time() - 60)
+            failures = len(seen.failures)
+            await printing.stays(lambda: len(seen.failures) == failures)
+        warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+
+    async def test_a_clock_that_is_wrong_dates_nothing_into_the_future(
+        self, printing: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        printing.cluster.fail_log(LogFaultKind.CLOCK, printing.first, seconds=1800)
+        async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
+            await printing.settled()
+            await eventually(lambda: len(seen.readings) > 16)
+            times = {reading.time for reading in seen.readings if reading.node.name == printing.first}
+            assert len(times) == 1
+            assert max(times) <= time.time()
+        warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert warnings == ["the node's clock is 30 min ahead of ours; its log is dated by ours"]
+
+    async def test_a_missing_right_names_the_right(self, printing: World) -> None:
+        printing.cluster.deny("get", "pods/log")
+        async with printing.watched(**FROM_LOGS) as seen:
+            await eventually(lambda: len(seen.failures) >= 4)
+            assert {reason for _, reason in seen.failures} == {ReadFailure.FORBIDDEN}
+            assert "pods/log needs the verb get" in seen.messages[0]
+
+    async def test_a_log_larger_than_the_budget_is_a_failure(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS, max_log_size=Size(4096)) as seen:
+            await eventually(lambda: len(seen.failures) >= 4)
+            assert {reason for _, reason in seen.failures} == {ReadFailure.BAD_OUTPUT}
+            assert "are larger than 4KiB (max_log_size)" in seen.messages[0]
+
+
+class TestClaims:
+    async def test_only_a_document_printed_after_the_question_answers_it(self, printing: World) -> None:
+        async with printing.watched_by(**FROM_LOGS) as (watcher, seen):
+            await printing.settled()
+            asked, reads = anyio.current_time(), printing.requested("log", "pods")
+            assert watcher.verify(printing.first)
+            await eventually(lambda: printing.requested("log", "pods") > reads + 3)
+            assert all(reading.started is not None and reading.started < asked for reading in seen.readings)
+            printing.cluster.print_now()
+            await eventually(lambda: (seen.published[printing.first].started or 0) >= asked)
+            reads = printing.requested("log", "pods")
+            await printing.stays(lambda: printing.requested("log", "pods") == reads)
+
+    async def test_a_newer_document_is_not_waited_for_without_an_end(self, printing: World) -> None:
+        impatient = msgspec.structs.replace(FAST, retry=msgspec.structs.replace(FAST.retry, newer_patience=0.3))
+        async with printing.watched_by(**FROM_LOGS, intervals=impatient) as (watcher, _seen):
+            await printing.settled()
+            assert watcher.verify(printing.first)
+            await anyio.sleep(1.0)
+            reads = printing.requested("log", "pods")
+            await printing.stays(lambda: printing.requested("log", "pods") == reads)
+
+
+class TestBothMethods:
+    async def test_a_node_is_read_by_the_first_source_that_covers_it(self, world: World) -> None:
+        world.cluster.add_readers(world.first)
+        world.cluster.add_readers(world.second)
+        world.cluster.remove_pod(world.first)
+        async with world.watched(sources=(PLUGIN, READER)) as seen:
+            await world.settled()
+            assert world.execs.keys() == set(world.cluster.nodes) - {world.first}
+            assert seen.published[world.first].source.startswith("gpuid/gpuid-reader-")
+            world.cluster.restore_pod(world.first)
+            await eventually(lambda: seen.published[world.first].source.startswith("gpu-operator/"))
+            await world.settled()
+
+    async def test_a_document_that_is_older_than_the_last_reading_takes_nothing_back(self, world: World) -> None:
+        world.cluster.add_readers()
+        await anyio.sleep(1.2)
+        async with world.watched(sources=(PLUGIN, READER)) as seen:
+            await world.settled()
+            world.cluster.swap_tray(world.first)
+            world.cluster.restart_container(world.first)
+            await world.settled()
+            world.cluster.remove_pod(world.first)
+            await eventually(lambda: world.requested("log", "pods") > 2)
+            assert seen.gpus == world.truth
+            world.cluster.print_now(world.first)
+            await eventually(lambda: seen.published[world.first].source.startswith("gpuid/"))
+            await world.settled()
+            assert seen.failures == []
+
+    async def test_a_node_without_any_pod_says_so(self, world: World) -> None:
+        async with world.watched(**FROM_LOGS, grace=Duration(0)) as seen:
+            await eventually(lambda: set(seen.uncovered.values()) == {Uncovered.NO_POD})
+            assert world.cluster.server.storage.get(NODES, world.first) is not None
