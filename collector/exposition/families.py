@@ -135,7 +135,7 @@ FAMILIES = (
         "gpuid_read_duration_seconds",
         "histogram",
         ("cluster",),
-        "Time from the start of the exec to the applied reading.",
+        "Time from the start of the exec, or from asking for the log, to the applied reading.",
     ),
     Family(
         "gpuid_label_success_total",

@@ -25,14 +25,16 @@ STATES = {
     ClusterState.DUPLICATE: "is skipped: it is configured twice",
 }
 FAILURES = {
-    ReadFailure.FORBIDDEN: "permission to create or get pods/exec is missing",
+    ReadFailure.FORBIDDEN: "permission for pods/exec or pods/log is missing",
     ReadFailure.NOT_FOUND: "its pod no longer exists",
     ReadFailure.NO_CONTAINER: "its pod has no container with the configured name",
     ReadFailure.NO_BINARY: "the command was not found in the container",
-    ReadFailure.TIMEOUT: "the command timed out (possibly a hung GPU)",
+    ReadFailure.TIMEOUT: "the command or the log timed out (possibly a hung GPU)",
     ReadFailure.EXIT_STATUS: "the command exited with an error",
-    ReadFailure.BAD_OUTPUT: "the output of the command is not valid nvidia-smi XML",
+    ReadFailure.BAD_OUTPUT: "the output of nvidia-smi is not valid XML",
     ReadFailure.CONNECTION: "the connection to its pod failed",
+    ReadFailure.NO_DOCUMENT: "its pod has printed no nvidia-smi document",
+    ReadFailure.STALE: "the last document that its pod printed is too old",
 }
 UNCOVERED = {
     Uncovered.PENDING: "it is waiting for its first reading",

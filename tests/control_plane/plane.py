@@ -19,9 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.support.processes import Process, free_ports
 from tests.support.waiting import until
 
-__all__ = ["MODEL", "ControlPlane", "binaries"]
+__all__ = ["MODEL", "READER_LABELS", "READER_NAMESPACE", "ControlPlane", "binaries"]
 
 NAMESPACE = "gpu-operator"
+READER_NAMESPACE = "gpuid"
+READER_LABELS = {"app.kubernetes.io/name": "gpuid-reader"}
 CONTAINER = "nvidia-device-plugin"
 MODEL = "NVIDIA H100 80GB HBM3"
 PROGRAMS = ("etcd", "kube-apiserver", "kwok")
@@ -49,7 +51,7 @@ class ControlPlane:
         self.name, self.folder, self._programs = name, folder, programs
         self._nodes = tuple(nodes)
         self._etcd_port, peer, self._port, self._kubelet_port = free_ports(4)
-        for inner in ("bin", "outputs", "certs"):
+        for inner in ("bin", "outputs", "certs", "logs"):
             (folder / inner).mkdir(parents=True)
         self.kubeconfig = self.write_kubeconfig("admin", token="admin")
         self._write_files()
@@ -77,6 +79,7 @@ class ControlPlane:
             *("--server-address", f"{here}:{self._kubelet_port}", "--node-port", str(self._kubelet_port)),
             *("--tls-cert-file", folder / "kubelet.crt", "--tls-private-key-file", folder / "kubelet.key"),
             *("--config", Path(__file__).with_name("kwok.yaml"), "--config", folder / "execs.yaml"),
+            *("--config", folder / "logs.yaml"),
             env={"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},  # kwok looks commands up on its own PATH
         )
         self.http = httpx.Client(
@@ -86,6 +89,7 @@ class ControlPlane:
             timeout=30,
         )
         self._outputs: dict[str, str] = {}
+        self._readers: list[str] = []
 
     # The servers
 
@@ -192,6 +196,32 @@ class ControlPlane:
         )
         return pod
 
+    def add_reader(self, node: str) -> str:
+        """The node's pod that prints, in its own namespace, with a log in which nothing is yet."""
+        self.http.post("/api/v1/namespaces", json={"metadata": {"name": READER_NAMESPACE}})  # it may be there
+        pod = f"{node}-reader"
+        self.log(node).write_bytes(b"")
+        self.create(
+            f"/api/v1/namespaces/{READER_NAMESPACE}/pods",
+            {
+                "metadata": {"name": pod, "labels": READER_LABELS},
+                "spec": {"nodeName": node, "containers": [{"name": "reader", "image": "reader"}]},
+            },
+        )
+        self._readers.append(pod)
+        return pod
+
+    def log(self, node: str) -> Path:
+        """The file with what the node's reader has printed, as a container runtime writes it."""
+        return self.folder / "logs" / f"{node}.log"
+
+    def print_document(self, node: str, gpus: Iterable[tuple[str, str]], at: float) -> None:
+        """Have the node's reader print a document, a line in a microsecond, at some time in Unix seconds."""
+        with self.log(node).open("a") as file:
+            for number, line in enumerate(_nvidia_smi_output(gpus).replace("<gpu", "\n<gpu").splitlines()):
+                moment = datetime.datetime.fromtimestamp(at + number / 1e6, datetime.UTC)
+                file.write(f"{moment:%Y-%m-%dT%H:%M:%S.%f}000Z stdout F {line}\n")
+
     def print_gpus(self, pod: str, gpus: Iterable[tuple[str, str]]) -> None:
         """Say what nvidia-smi prints in a pod from now on."""
         (self.folder / "outputs" / f"{pod}.xml").write_text(_nvidia_smi_output(gpus))
@@ -227,6 +257,9 @@ class ControlPlane:
         """Delete every node and pod."""
         for node in list(self._outputs):
             self.delete_node(node)
+        while self._readers:
+            pod = f"/api/v1/namespaces/{READER_NAMESPACE}/pods/{self._readers.pop()}"
+            self.http.delete(pod, params={"gracePeriodSeconds": "0"})
 
     # Private, in the order of use
 
@@ -261,6 +294,15 @@ class ControlPlane:
         program.chmod(0o755)
         pods = [f"{node}-{letter}" for node in self._nodes for letter in GENERATIONS]
         (self.folder / "execs.yaml").write_text(yaml.safe_dump_all(self._exec(pod) for pod in pods))
+        (self.folder / "logs.yaml").write_text(yaml.safe_dump_all(map(self._logs, self._nodes)))
+
+    def _logs(self, node: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "kwok.x-k8s.io/v1alpha1",
+            "kind": "Logs",
+            "metadata": {"name": f"{node}-reader", "namespace": READER_NAMESPACE},
+            "spec": {"logs": [{"containers": ["reader"], "logsFile": str(self.log(node)), "follow": False}]},
+        }
 
     def _exec(self, pod: str) -> dict[str, Any]:
         envs = [{"name": "POD", "value": pod}, {"name": "OUTPUTS", "value": str(self.folder / "outputs")}]
