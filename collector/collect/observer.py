@@ -24,7 +24,7 @@ class Observer(Protocol):
     """Receives what happens in clusters, on the event loop: no method may block. Times are Unix seconds."""
 
     def on_reading(self, reading: Reading, seconds: float) -> None:
-        """Handle a reading, which took `seconds` from the start of the exec to the parsed output."""
+        """Handle a reading, which took `seconds` from asking for it to the parsed output."""
 
     def on_read_failure(
         self, cluster: str, node: str, reason: ReadFailure, message: str, lost: Sequence[GpuRef]

@@ -78,10 +78,10 @@ class SmiLog:
             found, asked = await self._find(_MORE * lines)
         log, last = found.log, found.log.last
         if last is None or found.report is None:
-            if (failure := _said(log.text, "no document of nvidia-smi in the log")) is not None:
+            if (failure := self._said(log.text, "no document of nvidia-smi in the log")) is not None:
                 raise failure
             raise NoDocumentError(self._why_none(log), log.newest, asked)
-        failure = _said(last.later, "nvidia-smi has printed no document since")
+        failure = self._said(last.later, "nvidia-smi has printed no document since")
         stamp = last.stamp or hashlib.blake2b(last.output, digest_size=16).hexdigest()
         printed_then = Printed(stamp=stamp, time=last.time, newest=log.newest or stamp, asked=asked, failure=failure)
         return SmiReading(found.report, distinct(found.warnings), printed=printed_then)
@@ -133,11 +133,13 @@ class SmiLog:
             return f"{where} has no document of nvidia-smi that is whole"
         return f"{where} has no document of nvidia-smi; does the pod print `nvidia-smi -q -x`?"
 
+    def _said(self, text: bytes, what: str) -> ReadError | None:
+        """Return the error for what was printed instead of a document; None where that is nothing.
 
-def _said(text: bytes, what: str) -> ReadError | None:
-    """Return the error for what was printed instead of a document; None where that is nothing."""
-    if not (words := own_words(text)):
-        return None
-    failure = LogError(ReadFailure.BAD_OUTPUT, f"{what}: {redact(words)}")
-    lost = lost_gpus(text)
-    return GpusLostError(failure, lost) if lost else failure
+        It need not be raised, so it loses our secrets here.
+        """
+        if not (words := own_words(text)):
+            return None
+        failure = LogError(ReadFailure.BAD_OUTPUT, f"{what}: {self._client.session.secrets.redact(words)}")
+        lost = lost_gpus(text)
+        return GpusLostError(failure, lost) if lost else failure

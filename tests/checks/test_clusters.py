@@ -18,7 +18,7 @@ from collector.checks.clusters import ClusterCheck, check_clusters
 from collector.checks.finding import ClusterDetails, Finding, FitDetails
 from collector.config import ClusterSettings
 from collector.kube.errors import UnauthorizedError, UnreachableError
-from collector.simulator import SHAPES, ExecFaultKind, SimulatedCluster, Simulator
+from collector.simulator import SHAPES, ExecFaultKind, LogFaultKind, SimulatedCluster, Simulator
 from collector.simulator.fleet import Card
 from tests.support.gpu_pods import add_pods
 
@@ -517,3 +517,47 @@ class TestPods:
         details = await clusters.details("sim-0")
         assert (details.node, details.gpus) == ("gpu-0002", 4)
         assert [(count.ready, count.total) for count in details.pods] == [(1, 1)]
+
+
+class TestLogs:
+    @pytest.fixture
+    def logs(self, clusters: Clusters) -> Clusters:
+        selector = "app.kubernetes.io/name=gpuid-reader"
+        source = f'{{namespace = "gpuid", selector = "{selector}", container = "reader", method = "log"}}'
+        clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-1"\nsources = [{source}]')
+        for verb in ("create", "get"):
+            clusters["sim-1"].deny(verb, "pods/exec")
+        clusters["sim-1"].add_readers(age=86400.0)
+        return clusters
+
+    async def problems(self, clusters: Clusters) -> list[tuple[str, str]]:
+        return [one for one in await clusters.problems("x") if "is the same cluster" not in one[0]]
+
+    async def test_a_log_is_read_without_the_right_to_exec(self, logs: Clusters):
+        details = (await logs.check())["x"].details
+        assert details is not None
+        assert (details.gpus, details.read.split("-")[0] if details.read else "") == (4, "gpuid/gpuid")
+        assert details.rights["get pods/log in gpuid"]
+        assert not [right for right in details.rights if "exec" in right]
+        assert await self.problems(logs) == []
+
+    async def test_a_missing_right_names_the_rule_that_grants_it(self, logs: Clusters):
+        logs["sim-1"].deny("get", "pods/log")
+        ((text, hint),) = await self.problems(logs)
+        assert text == "may not get pods/log in namespace gpuid"
+        assert '"pods/log"' in hint
+
+    @pytest.mark.parametrize(
+        ("how", "text", "hint"),
+        [
+            (LogFaultKind.EMPTY, "does the pod print", "whose log was just rotated"),
+            (LogFaultKind.OTHER, "waiting for the driver", "kubectl logs shows what the pod prints"),
+            (LogFaultKind.OLD, "was printed 120 min ago", "kubectl logs shows whether the pod still prints"),
+        ],
+    )
+    async def test_a_log_of_no_use_names_a_remedy(self, logs: Clusters, how: LogFaultKind, text: str, hint: str):
+        logs["sim-1"].fail_log(how, seconds=7200)
+        ((problem, remedy),) = await self.problems(logs)
+        assert text in problem
+        assert hint in remedy
+        assert "running" not in problem

@@ -8,11 +8,12 @@ import anyio
 import msgspec
 import pytest
 
-from collector.collect import log_times
+from collector.collect import log_times, smi_log
 from collector.config import PRESETS, Duration, PodSource, Size, SourceMethod
 from collector.model import ReadFailure, Uncovered
 from collector.simulator import LogFaultKind
 from collector.simulator.objects import NODES
+from collector.simulator.smi import Printed
 from tests.collect.world import FAST, World
 from tests.support.waiting import eventually
 
@@ -25,6 +26,12 @@ READER = PodSource(
     method=SourceMethod.LOG,
 )
 PLUGIN = PRESETS["gpu-operator"][0]
+FAKE = """x</process_name></process_info></processes></gpu></nvidia_smi_log>
+<?xml version="1.0" ?>
+<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">
+<nvidia_smi_log>
+<attached_gpus>1</attached_gpus>
+<gpu id="00000000:01:00.0"><uuid>{uuid}</uuid><processes><process_info><process_name>y"""
 FROM_LOGS: dict[str, Any] = {"sources": (READER,)}
 
 
@@ -94,6 +101,26 @@ class TestReadings:
             printing.cluster.print_now(printing.first)
             await printing.settled()
             await eventually(lambda: seen.readings[-1].time > time.time() - 5)
+
+    async def test_a_document_longer_than_expected_is_read_too(
+        self, printing: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(smi_log, "_LINES_PER_GPU", 60)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            assert seen.failures == []
+            assert printing.requested("log", "pods") == 8
+
+    async def test_a_document_in_the_name_of_a_process_is_none(self, printing: World) -> None:
+        name = FAKE.format(uuid="GPU-11111111-0000-0000-0000-000000000000")
+        printing.cluster.run_process(name, printing.first)
+        await anyio.sleep(0.1)
+        printing.cluster.print_now(printing.first)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await eventually(lambda: len(seen.published) == 4)
+            first = seen.published[printing.first]
+            assert {(printing.first, gpu.uuid) for gpu in first.gpus} < printing.truth
+            assert first.partial
 
     async def test_a_large_log_is_read_too(self, printing: World) -> None:
         for _ in range(5):
@@ -180,6 +207,16 @@ class TestFailures:
             await eventually(lambda: len(seen.failures) >= 4)
             assert {reason for _, reason in seen.failures} == {ReadFailure.BAD_OUTPUT}
             assert "are larger than 4KiB (max_log_size)" in seen.messages[0]
+
+    async def test_no_secret_of_ours_is_repeated(self, printing: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        said = Printed(f"error: {printing.cluster.token}\n".encode(), 9)
+        async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
+            await printing.settled()
+            monkeypatch.setattr(printing.cluster.server.logs, "_run_smi", lambda _node, _argv: said)
+            printing.cluster.print_now()
+            await eventually(lambda: len(seen.messages) >= 4)
+            assert not any(printing.cluster.token in message for message in seen.messages)
+            assert "no document since: error: " in seen.messages[0]
 
 
 class TestClaims:

@@ -129,7 +129,7 @@ def test_the_full_configuration_is_valid_with_every_comment_taken_away(tmp_path:
     text = re.sub(r"^preset = .*$", "", text, flags=re.MULTILINE).replace("$2b$…", f"$2b$12${'a' * 53}")
     text = re.sub(r'^password_file = "store.*$', "", text, flags=re.MULTILINE)  # SQLite has none
     config = parse(text, tmp_path / "gpuid.toml")
-    assert len(config.defaults.sources) == 1
+    assert len(config.defaults.sources) == 2
     assert config.server.client_ca_file == tmp_path / "tls" / "ca.crt"
     assert config.server.bearer_token_file == tmp_path / "token"
     assert {sink.__struct_config__.tag for sink in config.sinks.values()} == {"stdout", "webhook", "s3", "postgres"}

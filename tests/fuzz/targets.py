@@ -31,6 +31,7 @@ from collector.backoff import parse_retry_after
 from collector.collect import nvidia_smi
 from collector.collect.objects import decode_pod, node_decoder
 from collector.collect.printable import printable_report
+from collector.collect.printed import find_last
 from collector.config import ConfigError, Duration, Listen, ServerSettings
 from collector.config.postgres import split_postgres_url
 from collector.config.selector import is_label_key, parse_selector
@@ -531,6 +532,19 @@ def _smi(output: bytes) -> None:
     assert all(gpu.uuid.isprintable() for gpu in report.gpus)
 
 
+PRINTED = (
+    b"".join(b"2026-10-06T00:17:09.669794202Z " + line for line in SMI.replace(b"><", b">\n<").splitlines(True)) + b"\n"
+)
+
+
+def _log(log: bytes) -> None:
+    for complete in (True, False):
+        found = find_last(log, complete=complete)
+        if found.last is not None:
+            assert b"</nvidia_smi_log>" in found.last.output
+            _smi(found.last.output)
+
+
 def _texts(text: str) -> None:
     assert one_line(text, 40).isprintable()
     assert printable(text).isprintable()
@@ -598,6 +612,7 @@ TARGETS: dict[str, Target[Any]] = {
     "postgres": Target(_postgres, st.tuples(st.text(max_size=5), any_text)),
     "record-time": _text(parse_time, any_text | st.sampled_from(VALUES), RejectedError),
     "nvidia-smi": _bytes(_smi, damaged(SMI) | st.binary(), nvidia_smi.BadOutputError),
+    "log": _bytes(_log, st.lists(damaged(PRINTED), max_size=3).map(b"".join) | st.binary(), nvidia_smi.BadOutputError),
     "text": _text(_texts, any_text | urls),
     "redaction": Target(_redaction, st.tuples(any_text | urls, any_text)),
 }

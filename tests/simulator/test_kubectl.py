@@ -106,3 +106,13 @@ async def test_it_watches_pods(simulator: Simulator) -> None:
             while not (new.encode() in seen and b"Pending" in seen):
                 seen += await process.stdout.receive()
         process.terminate()
+
+
+async def test_it_shows_logs(kubectl: Any, simulator: Simulator) -> None:
+    simulator.clusters["sim-0"].add_readers("gpu-0000")
+    name = (await kubectl("-n", "gpuid", "get", "pods", "-o", "name")).stdout.strip()
+    shown = (await kubectl("-n", "gpuid", "logs", name)).stdout
+    assert len(nvidia_smi.parse(shown.encode()).gpus) > 0
+    tail = (await kubectl("-n", "gpuid", "logs", name, "--tail=1", "--timestamps")).stdout
+    assert tail.endswith("Z </nvidia_smi_log>\n")
+    assert "previous terminated" in (await kubectl("-n", "gpuid", "logs", name, "--previous", check=False)).stderr
