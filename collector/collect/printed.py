@@ -9,6 +9,7 @@ from true ones, but a pause does: nvidia-smi prints a document without one, and 
 
 import collections
 import datetime
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,14 +21,14 @@ __all__ = ["LastDocument", "Log", "find_last"]
 PAUSE_SECONDS = 20.0  # between two lines: between two runs of nvidia-smi it is longer, within one shorter
 _MAX_LATER_BYTES = 1 << 16  # of what was printed after the document
 _MAX_STARTS = 64  # of documents that are looked at, from the end
+_MAX_TEXT_LINES = 1000  # before and after a document that may belong to its run
 
 _TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"
 _STAMP = re.compile(rb"^(" + _TIME + rb")(?: |$)", re.MULTILINE)
 _LINE_TIME = re.compile(_TIME)
 _PROLOG = rb"(?:<\?[^>\n]*>[ \t]*|<![^>\n]*>[ \t]*)*"
-_START = re.compile(
-    rb"^(?:" + _TIME + rb" )?(?:\xef\xbb\xbf)?[ \t]*" + _PROLOG + rb"<nvidia_smi_log(?=[\s/>])", re.MULTILINE
-)
+_ROOT = re.compile(rb"<nvidia_smi_log(?=[\s/>])")
+_BEFORE_ROOT = re.compile(rb"(?:" + _TIME + rb" )?(?:\xef\xbb\xbf)?[ \t]*" + _PROLOG)  # in its line
 _END_TAG = b"</nvidia_smi_log>"
 _END = re.compile(_END_TAG + rb"(?=[ \t\r]*$)", re.MULTILINE)  # in a name, it would not end its line
 _PROLOG_LINE = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]*" + _PROLOG + rb"\r?")
@@ -62,7 +63,8 @@ def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Lo
         ends = [match.end() for match in _END.finditer(log, section.start, section.end)]
         if ends:
             return Log(_document(log, section, ends[-1], pause), newest, cut=False, text=b"")
-    text = own_text(_without_times(log[-_MAX_LATER_BYTES:]))
+    texts = _texts(log, max(0, len(log) - _MAX_LATER_BYTES), pause)
+    text = own_text(_without_times(b"".join(texts)))
     return Log(None, newest, cut=_END.search(log) is not None, text=text)
 
 
@@ -76,9 +78,8 @@ class _Section(NamedTuple):
 
 def _sections(log: bytes, *, complete: bool, pause: float) -> list[_Section]:
     """Return the parts of a log that begin with a document, whole or not, in order."""
-    roots = collections.deque((match.start() for match in _START.finditer(log)), maxlen=_MAX_STARTS)
     starts: list[tuple[int, int]] = []
-    for root in roots:
+    for root in collections.deque(_roots(log), maxlen=_MAX_STARTS):
         start = _print_start(log, root, starts[-1][0] if starts else 0, pause)
         first = start == 0 and complete
         if first or _are_apart(_time_at(log, _line_before(log, start)), _time_at(log, start), pause):
@@ -87,13 +88,29 @@ def _sections(log: bytes, *, complete: bool, pause: float) -> list[_Section]:
     return [_Section(start, root, end) for (start, root), end in zip(starts, ends, strict=True)]
 
 
+def _roots(log: bytes) -> Iterator[int]:
+    """Yield where each line begins that a document begins in."""
+    end = -1  # of the line that was looked at
+    for match in _ROOT.finditer(log):
+        if match.start() < end:  # only the first of a line can begin one
+            continue
+        line = log.rfind(b"\n", 0, match.start()) + 1
+        end = log.find(b"\n", match.start())
+        if end < 0:
+            end = len(log)
+        if _BEFORE_ROOT.fullmatch(log, line, match.start()):
+            yield line
+
+
 def _print_start(log: bytes, root: int, floor: int, pause: float) -> int:
     """Return where the run of the command began to print, of whose document the root element is in this line.
 
     What it says before it belongs to it, but for what was printed by an earlier run.
     """
     begin, after = root, _time_at(log, root)
-    while begin > floor:
+    for _ in range(_MAX_TEXT_LINES):
+        if begin <= floor:
+            break
         line = _line_before(log, begin)
         if line < floor or _END_TAG in log[line:begin]:
             break
@@ -111,14 +128,14 @@ def _document(log: bytes, section: _Section, end: int, pause: float) -> LastDocu
     """Return the document of a section, which ends at `end`, with what was printed until a pause after it."""
     after = log.find(b"\n", end) + 1 or len(log)
     ended = _time_at(log, log.rfind(b"\n", 0, end) + 1)
-    lines = _lines(log, after, section.end)
+    lines = itertools.islice(_lines(log, after, section.end), _MAX_TEXT_LINES)
     later_at = next((at for at, time in lines if _are_apart(ended, time, pause)), section.end)
-    later = _without_times(log[max(later_at, len(log) - _MAX_LATER_BYTES) : log.rfind(b"\n") + 1])
+    later = _texts(log, max(later_at, len(log) - _MAX_LATER_BYTES), pause)
     return LastDocument(
         output=_without_times(log[section.start : later_at]),
         stamp=_stamp_at(log, section.root),
         time=time if (time := _time_at(log, section.start)) is not None else _time_at(log, section.root),
-        later=b"\n".join(_texts(later)),
+        later=_without_times(b"".join(later)),
     )
 
 
@@ -138,15 +155,18 @@ def _lines(log: bytes, start: int, end: int) -> Iterator[tuple[int, float | None
         start = log.find(b"\n", start) + 1 or end
 
 
-def _texts(later: bytes) -> Iterator[bytes]:
-    """Yield the lines that are no part of a document, where documents are cut off."""
-    inside = False
-    for line in later.split(b"\n"):
-        text = line.strip()
-        if b"<nvidia_smi_log" in text:
-            inside = True
-        if not inside or not (text.startswith(b"<") or text.endswith(b">")):
-            yield line
+def _texts(log: bytes, start: int, pause: float) -> Iterator[bytes]:
+    """Yield the whole lines of a log from `start` on that belong to no document, whole or cut off.
+
+    What follows the beginning of one without a pause may be in the name of a process.
+    """
+    inside, before = False, None
+    for line, time in _lines(log, start, log.rfind(b"\n") + 1):
+        text = log[line : log.find(b"\n", line) + 1]
+        inside = (inside and not _are_apart(before, time, pause)) or b"<nvidia_smi_log" in text
+        if not inside:
+            yield text
+        before = time if time is not None else before
 
 
 def _time_at(log: bytes, line: int) -> float | None:

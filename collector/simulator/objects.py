@@ -193,7 +193,7 @@ class ObjectFactory:
             self.pod_name("gpuid-reader-", "reader", node, generation),
             node,
             READER_LABELS,
-            "reader",
+            ("reader",),
             "registry.example/debian:stable-slim",
             owner=("DaemonSet", "gpuid-reader"),
             since=since,
