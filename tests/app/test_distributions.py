@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
-DISTRIBUTIONS = [name for name in PRESETS if name != "reader"]  # whose pods are read by their logs
+DISTRIBUTIONS = list(PRESETS)
 NODES = 2  # of each cluster
 
 
