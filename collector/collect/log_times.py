@@ -12,7 +12,7 @@ from collector.collect.smi_reading import Moment, Printed
 
 __all__ = ["Dated", "LogTimes", "moment_of"]
 
-RUN_SECONDS = 30.0  # for which nvidia-smi may have looked at its GPUs before it printed the first line
+RUN_SECONDS = 90.0  # from the start of a run to its first line; the reader gives nvidia-smi 60 s, and prints then
 CLOCK_TOLERANCE_SECONDS = 60.0
 _LONG_AGO = float("-inf")
 

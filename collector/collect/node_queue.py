@@ -18,7 +18,7 @@ from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate, RetryPolicy
 from collector.collect.sharing import count_gpus, learn, units_per_gpu
-from collector.config import ClusterSettings, PodSource
+from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.events import ResettableEvent
 from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Sharing, Survey, Uncovered, UnreadReason
 
@@ -272,7 +272,9 @@ class NodeQueue:
     def failed(self, target: Target, reason: ReadFailure) -> None:
         """Note that a node could not be read."""
         node, now = target.node, self._clock()
-        backoff = self._retry.backoff_after(reason, self._cluster.refresh)
+        backoff = self._retry.backoff
+        if target.candidate.source.method is SourceMethod.EXEC:  # else nothing was run
+            backoff = self._retry.backoff_after(reason, self._cluster.refresh)
         node.attempt = schedule.failed(node.attempt, target.fingerprint, now, backoff, self._rng)
 
     def answered(self, node: TrackedNode, started: float) -> bool:

@@ -15,7 +15,7 @@ from collector.collect import nvidia_smi
 from collector.collect.nvidia_smi import BadOutputError, Report
 from collector.collect.printable import printable_report
 from collector.collect.smi_output import lost_gpus, own_text, own_words
-from collector.collect.smi_reading import GpusLostError, SmiReading, distinct
+from collector.collect.smi_reading import GpusLostError, SmiReading, distinct, with_exit_status
 from collector.config import ClusterSettings, PodSource
 from collector.kube import exec as pod_exec
 from collector.kube.client import ApiClient
@@ -31,7 +31,6 @@ MAX_SINGLE_READS = 16  # GPUs that are read one by one; the largest machines hav
 _PROGRAM = "nvidia-smi"
 _PARSE_INLINE_BYTES = 1 << 18  # a larger output is parsed in a thread, for it would hold up the event loop noticeably
 _FREE_SECONDS = 0.005  # that parsing may take before it counts towards the cluster's share of the loop
-_CORRUPTED_INFOROM = 14  # the exit status that is only a warning: all GPUs were read
 _MAX_STDERR_BYTES = 2000
 _MAX_STDERR_CHARACTERS = 300
 
@@ -87,7 +86,7 @@ class SmiCommand:
             warnings.append(f"command succeeded with output on stderr: {stderr}")
         if exit_status:
             warnings.append(f"the command ended with exit status {exit_status}, after a complete document")
-        report = _with_exit_status(report, exit_status)
+        report = with_exit_status(report, exit_status)
         if report.contested and report.partial:
             return await self._read_contested(report, warnings, capacity)
         return SmiReading(report, distinct(warnings))
@@ -127,7 +126,7 @@ class SmiCommand:
                 break
             try:
                 output, exit_status = await self._run(command, left)
-                found.add(_with_exit_status(await self._parse(output, [], first_only=True), exit_status))
+                found.add(with_exit_status(await self._parse(output, [], first_only=True), exit_status))
             except BadOutputError:
                 if said := _said_lost(output):
                     found.add_silent(ref, said)
@@ -235,12 +234,6 @@ def _targets(known: Sequence[Gpu], lost: Sequence[GpuRef], capacity: int | None)
 
 def _said_lost(output: Output) -> tuple[GpuRef, ...]:
     return lost_gpus(own_text(output.stdout) + b"\n" + output.stderr)
-
-
-def _with_exit_status(report: Report, exit_status: int) -> Report:
-    """Return a report with what the exit status says besides it."""
-    partial = report.partial or exit_status not in (0, _CORRUPTED_INFOROM)
-    return msgspec.structs.replace(report, partial=partial)
 
 
 def _failure(exit_status: int, output: Output, error: BadOutputError) -> ExecError:

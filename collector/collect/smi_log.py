@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from collector.collect import nvidia_smi, printed
 from collector.collect.nvidia_smi import BadOutputError, Report
 from collector.collect.printable import printable_report
 from collector.collect.printed import PAUSE_SECONDS, Log
-from collector.collect.smi_output import lost_gpus, own_words
-from collector.collect.smi_reading import GpusLostError, Moment, Printed, SmiReading, distinct
+from collector.collect.smi_output import ROOT, lost_gpus, own_words
+from collector.collect.smi_reading import GpusLostError, Moment, Printed, SmiReading, distinct, with_exit_status
 from collector.config import ClusterSettings, PodSource
 from collector.kube import logs
 from collector.kube.client import ApiClient
@@ -28,6 +29,9 @@ _LINES_PER_GPU = 650  # two documents of 300 lines each, as a GPU has without su
 _MOST_GPUS = 16
 _MORE = 12  # times as many lines are asked for where the document is longer; some GPUs have 1,000 lines of clocks
 _PARSE_INLINE_BYTES = 1 << 18  # a larger log is parsed in a thread, for it would hold up the event loop noticeably
+# What the reader says of a run (config/kubernetes/reader).
+_EXIT_STATUS = re.compile(rb"^gpuid-reader: .* ended with exit status ([0-9]{1,3})\r?$", re.MULTILINE)
+_HANGS = re.compile(rb"^gpuid-reader: .* (?:has not ended|cannot be killed) after ", re.MULTILINE)
 _FREE_SECONDS = 0.005  # that parsing may take before it counts towards the cluster's share of the loop
 
 
@@ -110,6 +114,9 @@ class SmiLog:
                 if found.last is None:
                     return _Found(found, complete, None, warnings)
                 report = nvidia_smi.parse(found.last.output, warnings)
+                if (exit_status := _exit_status(found.last.output)) is not None:
+                    report = with_exit_status(report, exit_status)
+                    warnings.append(f"nvidia-smi ended with exit status {exit_status}, after a complete document")
                 return _Found(found, complete, printable_report(report, secrets), warnings)
             finally:
                 spent = time.thread_time() - began
@@ -140,6 +147,22 @@ class SmiLog:
         """
         if not (words := own_words(text)):
             return None
-        failure = LogError(ReadFailure.BAD_OUTPUT, f"{what}: {self._client.session.secrets.redact(words)}")
+        failure = LogError(_reason(text), f"{what}: {self._client.session.secrets.redact(words)}")
         lost = lost_gpus(text)
         return GpusLostError(failure, lost) if lost else failure
+
+
+def _exit_status(output: bytes) -> int | None:
+    """Return the exit status of a run, as far as the pod has named it before the document."""
+    match = _EXIT_STATUS.search(output[: output.find(f"<{ROOT}".encode())])
+    return None if match is None else int(match[1])
+
+
+def _reason(text: bytes) -> ReadFailure:
+    """Return why a run printed no document, as far as the pod says so."""
+    statuses = list(_EXIT_STATUS.finditer(text))  # each ends a run
+    if _HANGS.search(text, statuses[-2].end() if len(statuses) > 1 else 0):
+        return ReadFailure.TIMEOUT
+    if not statuses:
+        return ReadFailure.BAD_OUTPUT
+    return ReadFailure.NO_BINARY if int(statuses[-1][1]) in (126, 127) else ReadFailure.EXIT_STATUS

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from collector.collect.nvidia_smi import Report
 from collector.model import GpuRef, ReadError
 
-__all__ = ["GpusLostError", "Moment", "Printed", "SmiReading", "distinct"]
+__all__ = ["GpusLostError", "Moment", "Printed", "SmiReading", "distinct", "with_exit_status"]
 
 _MAX_WARNINGS = 10  # of one reading
+_CORRUPTED_INFOROM = 14  # the exit status that is only a warning: all GPUs were read
 
 
 class Moment(NamedTuple):
@@ -43,6 +46,12 @@ class GpusLostError(ReadError):
     def __init__(self, failure: ReadError, lost: Sequence[GpuRef]) -> None:
         super().__init__(failure.reason, str(failure))
         self.lost = tuple(lost)
+
+
+def with_exit_status(report: Report, exit_status: int) -> Report:
+    """Return a report with what the exit status says besides it."""
+    partial = report.partial or exit_status not in (0, _CORRUPTED_INFOROM)
+    return msgspec.structs.replace(report, partial=partial)
 
 
 def distinct(warnings: Sequence[str]) -> tuple[str, ...]:

@@ -208,6 +208,46 @@ class TestFailures:
             assert {reason for _, reason in seen.failures} == {ReadFailure.BAD_OUTPUT}
             assert "are larger than 4KiB (max_log_size)" in seen.messages[0]
 
+    @pytest.mark.parametrize(
+        ("lines", "reason"),
+        [
+            (["gpuid-reader: nvidia-smi printed no document and ended with exit status 9"], ReadFailure.EXIT_STATUS),
+            (
+                ["not found", "gpuid-reader: nvidia-smi printed no document and ended with exit status 127"],
+                ReadFailure.NO_BINARY,
+            ),
+            (
+                [
+                    "gpuid-reader: nvidia-smi has not ended after 60 s; ending it",
+                    "gpuid-reader: nvidia-smi printed no document and ended with exit status 143",
+                ],
+                ReadFailure.TIMEOUT,
+            ),
+            (["gpuid-reader: nvidia-smi cannot be killed after 300 s: it hangs in the driver"], ReadFailure.TIMEOUT),
+            (["NVIDIA-SMI has failed"], ReadFailure.BAD_OUTPUT),
+        ],
+    )
+    async def test_what_the_reader_says_of_a_run_is_the_reason(
+        self, printing: World, monkeypatch: pytest.MonkeyPatch, lines: list[str], reason: ReadFailure
+    ) -> None:
+        said = Printed("\n".join(lines).encode(), 9)
+        monkeypatch.setattr(printing.cluster.server.logs, "_run_smi", lambda _node, _argv: said)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await eventually(lambda: len(seen.failures) >= 8)
+            assert {reason for _, reason in seen.failures} == {reason}
+
+    @pytest.mark.parametrize(("status", "partial"), [(14, False), (15, True)])
+    async def test_an_exit_status_that_the_reader_names_counts(
+        self, printing: World, monkeypatch: pytest.MonkeyPatch, status: int, partial: bool
+    ) -> None:
+        logs = printing.cluster.server.logs
+        line = f"gpuid-reader: nvidia-smi printed its document, but ended with exit status {status}\n".encode()
+        run = logs._run_smi
+        monkeypatch.setattr(logs, "_run_smi", lambda node, argv: Printed(line + run(node, argv).stdout))
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            assert {reading.partial for reading in seen.readings} == {partial}
+
     async def test_no_secret_of_ours_is_repeated(self, printing: World, monkeypatch: pytest.MonkeyPatch) -> None:
         said = Printed(f"error: {printing.cluster.token}\n".encode(), 9)
         async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
