@@ -8,7 +8,7 @@ from collector.app.collected import CollectedClusters
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.model import ClusterStatus, Survey
+from collector.model import ClusterStatus, SliceStatus, Survey
 from collector.store import History, LeadStatus, Store, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
@@ -82,6 +82,11 @@ class LiveCollector:
         """Return how much there is in a cluster; None before it has been listed completely."""
         collected = self._clusters.get(cluster)
         return None if collected is None else collected.survey
+
+    def slices_lost(self, cluster: str) -> SliceStatus | None:
+        """Return why a cluster's ResourceSlices are no longer seen; None where they are, or never were."""
+        collected = self._clusters.get(cluster)
+        return collected.slices if collected is not None and collected.slices_lost else None
 
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same."""

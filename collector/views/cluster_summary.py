@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 import anyio
 
 from collector.config import PodSource
-from collector.model import ClusterState, ClusterStatus, NodeState, ReadFailure, Survey, Uncovered, UnreadReason
+from collector.model import (
+    ClusterState,
+    ClusterStatus,
+    NodeState,
+    ReadFailure,
+    SliceStatus,
+    Survey,
+    Uncovered,
+    UnreadReason,
+)
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 
@@ -45,6 +54,7 @@ class ClusterSummary:
     sources: Sequence[PodSource]
     node_selector: str
     resembles: Sequence[str]  # the clusters that show the same nodes, without proof that they are the same
+    slices_lost: SliceStatus | None  # why its ResourceSlices are no longer seen; None where they are, or never were
     stale: bool  # its view has not been proved current for long
     nodes: int = 0  # GPU nodes
     read: int = 0  # of which the last reading stands
@@ -135,6 +145,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         sources=view.sources(cluster),
         node_selector=view.node_selector(cluster),
         resembles=sorted(view.resembles(cluster)),
+        slices_lost=view.slices_lost(cluster),
         stale=_is_stale(view, cluster),
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
@@ -194,7 +205,14 @@ def fleet_coverage(summaries: Iterable[ClusterSummary]) -> tuple[int, Counter[Un
 
 def _count_lost(summary: ClusterSummary, entry: NodeState) -> None:
     lost_uuids = entry.lost_uuids
-    names = [gpu.serial or gpu.uuid for gpu in entry.gpus if gpu.uuid in lost_uuids]
+    unlisted = entry.unlisted_uuids
+    names = [
+        f"{gpu.serial or gpu.uuid} (no longer in its ResourceSlices)"
+        if gpu.uuid in unlisted
+        else gpu.serial or gpu.uuid
+        for gpu in entry.gpus
+        if gpu.uuid in lost_uuids
+    ]
     names += [f"{one.pci_bus_id} (never read)" for one in entry.silent]
     summary.lost += len(names)
     room = max(0, MAX_LOST_NAMES - len(summary.lost_names))

@@ -174,6 +174,9 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             detail=f"refresh interval: {duration(summary.refresh)}",
             severe=False,
         )
+    if summary.up and summary.slices_lost is not None:
+        text = "has ResourceSlices that are no longer seen; what they said last stands"
+        yield Problem(kind="cluster", name=name, text=text, detail=summary.slices_lost.message, severe=False)
     if summary.resembles:
         names = ", ".join(f'"{other}"' for other in summary.resembles)
         text = f"shows nodes with the same uids as {names}, without proof that they are one cluster"

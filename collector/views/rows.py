@@ -90,13 +90,15 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
 
 def _lost_gpus(entry: NodeState) -> Iterator[Row]:
     """Yield the GPUs of a node that do not answer; of one that was never read only the address is known."""
-    node = entry.place.node
+    node, unlisted, listed = entry.place.node, entry.unlisted_uuids, entry.node.listed
     for one in entry.placements() if entry.unseen else ():
         if one.lost:
             gpu, seen = one.gpu, rfc3339(one.confirmed)
-            yield {"node": node, "pci_bus_id": gpu.pci_bus_id, "serial": gpu.serial, "uuid": gpu.uuid, "seen": seen}
+            told = {"serial": gpu.serial, "uuid": gpu.uuid, "seen": seen, "unlisted": gpu.uuid in unlisted}
+            yield {"node": node, "pci_bus_id": gpu.pci_bus_id, **told}
     for silent in entry.silent:
-        yield {"node": node, "pci_bus_id": silent.pci_bus_id, "serial": None, "uuid": None, "seen": None}
+        told = {"serial": None, "uuid": None, "seen": None, "unlisted": entry.time is None and listed is not None}
+        yield {"node": node, "pci_bus_id": silent.pci_bus_id, **told}
 
 
 def gpu_row(view: CollectorView, placement: Placement) -> Row:

@@ -23,6 +23,7 @@ from collector.model import (
     Place,
     ReadFailure,
     Reading,
+    SliceStatus,
     Step,
     Survey,
     UnreadReason,
@@ -54,6 +55,7 @@ class FakeCollector:
     listed_nodes: int | None = 10  # in each cluster; None before it has been listed
     pod_sources: Sequence[PodSource] = PRESETS["gpu-operator"]
     selector: str = ""  # of nodes
+    lost_slices: dict[str, SliceStatus] = field(default_factory=dict)
     similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
     time: float = 1764000600.0
     cluster_label: str = "cluster"
@@ -79,6 +81,9 @@ class FakeCollector:
         if self.listed_nodes is None or cluster not in self.statuses:
             return None
         return Survey(self.listed_nodes, tuple(self.pods))
+
+    def slices_lost(self, cluster: str) -> SliceStatus | None:
+        return self.lost_slices.get(cluster)
 
     def sources(self, _cluster: str) -> Sequence[PodSource]:
         return self.pod_sources
