@@ -84,7 +84,8 @@ class SliceWatch:
     async def run(self) -> None:
         """Watch until cancelled, whatever fails."""
         while True:
-            await anyio.sleep(await self._run_once())
+            delay = await self._run_once()
+            await anyio.sleep(delay)
 
     async def _run_once(self) -> float:
         """Find the API and watch until that fails for good; returns after how many seconds to try again."""

@@ -174,6 +174,20 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             detail=f"refresh interval: {duration(summary.refresh)}",
             severe=False,
         )
+    yield from _doubts(summary)
+    if summary.claims:
+        text = f"has {counted(summary.claims, 'GPU')} reported by two nodes, being verified"
+        yield Problem(kind="cluster", name=name, nodes=NodeCondition.CLAIM, text=text, severe=False)
+    if summary.up and (summary.survey is None or summary.synced is None):
+        yield Problem(kind="cluster", name=name, text="has not been listed completely yet", severe=False)
+    elif summary.up and summary.stale:
+        text = f"has not been confirmed as current for {duration(MAX_SYNCED_AGE_SECONDS)}"
+        yield Problem(kind="cluster", name=name, text=text, since=summary.synced, severe=False)
+
+
+def _doubts(summary: ClusterSummary) -> Iterator[Problem]:
+    """Yield what makes it doubtful that what is published of a cluster is all, and once."""
+    name = summary.name
     if summary.up and summary.slices_lost is not None:
         text = "has ResourceSlices that are no longer seen; what they said last stands"
         yield Problem(kind="cluster", name=name, text=text, detail=summary.slices_lost.message, severe=False)
@@ -185,14 +199,6 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             " the API server at the same address; if not, one of them copies the other."
         )
         yield Problem(kind="cluster", name=name, text=text, detail=detail, severe=False)
-    if summary.claims:
-        text = f"has {counted(summary.claims, 'GPU')} reported by two nodes, being verified"
-        yield Problem(kind="cluster", name=name, nodes=NodeCondition.CLAIM, text=text, severe=False)
-    if summary.up and (summary.survey is None or summary.synced is None):
-        yield Problem(kind="cluster", name=name, text="has not been listed completely yet", severe=False)
-    elif summary.up and summary.stale:
-        text = f"has not been confirmed as current for {duration(MAX_SYNCED_AGE_SECONDS)}"
-        yield Problem(kind="cluster", name=name, text=text, since=summary.synced, severe=False)
 
 
 def _unread_problems(summary: ClusterSummary) -> Iterator[Problem]:
