@@ -48,6 +48,8 @@ def with_devices(facts: NodeInfo, devices: NodeDevices, most: int) -> NodeInfo:
     A device plugin may count the same GPUs, or others of the node: the larger number is taken, never the sum.
     """
     capacity = max(devices.gpus, most - devices.passed)
+    if not capacity and not devices.passed:  # the driver runs where it has never found a GPU
+        return msgspec.structs.replace(facts, listed=devices.listed)
     allocatable = devices.usable
     if facts.capacity:
         capacity = max(capacity, facts.capacity)

@@ -13,7 +13,6 @@ import msgspec
 from collector.collect import schedule
 from collector.collect.context_logger import ContextLogger
 from collector.collect.delay_queue import DelayQueue
-from collector.collect.gpu_signs import SLICE_SIGN
 from collector.collect.listed import Boards, with_devices
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
@@ -118,7 +117,7 @@ class NodeQueue:
             self._objects[name] = after
             if known is not None and (known.facts, known.labels) == (after.facts, after.labels):
                 return
-            if name not in self._nodes and (after.facts.gpu_sign or name in self._devices):
+            if name not in self._nodes and (after.facts.gpu_sign or self._has_listed_gpus(name)):
                 self._track(name)
             if known is not None and known.facts.uid != after.facts.uid and name in self._nodes:
                 self._nodes[name].sharing = None  # another machine
@@ -148,7 +147,7 @@ class NodeQueue:
             del self._devices[name]
         else:
             self._devices[name] = devices
-        if name in self._nodes or (devices is not None and name in self._objects):
+        if name in self._nodes or (name in self._objects and self._has_listed_gpus(name)):
             node = self._track(name)
             node.boards.change(node.devices, devices, self._clock())
             node.devices = devices
@@ -291,6 +290,10 @@ class NodeQueue:
             node = self._nodes[name] = TrackedNode(name, devices=self._devices.get(name))
         return node
 
+    def _has_listed_gpus(self, name: str) -> bool:
+        devices = self._devices.get(name)
+        return devices is not None and devices.gpus + devices.passed > 0
+
     def _counted(self, node: TrackedNode, known: NodeObject) -> NodeInfo:
         """Return a node's info with its capacity in GPUs, as far as readings and ResourceSlices have told it."""
         facts = self._shared(known, node.sharing)
@@ -346,7 +349,8 @@ class NodeQueue:
 
     def _sign(self, node: TrackedNode) -> str:
         """Return by what Kubernetes says that a node, which exists, has GPUs; empty if it does not."""
-        return self._objects[node.name].facts.gpu_sign or (SLICE_SIGN if node.devices is not None else "")
+        known = self._objects[node.name]
+        return self._counted(node, known).gpu_sign if node.devices is not None else known.facts.gpu_sign
 
     def _due_time(self, node: TrackedNode, now: float) -> float | None:
         if node.reading or (target := self.select(node)) is None:

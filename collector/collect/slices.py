@@ -59,12 +59,14 @@ class SliceObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: str  # its name
     version: str
     pool: str
+    node: str  # that it is for as a whole, empty for one that is for none or several
     generation: int
     count: int  # slices of the pool's generation
     boards: tuple[Board, ...]  # of nodes alone: a device that is everywhere or by a selector is none of a node's
 
     def published(self) -> Iterator[str]:
         """Yield the texts that others get to see."""
+        yield self.node
         for board in self.boards:
             yield from (board.node, board.uuid or "", board.bus or "")
 
@@ -143,6 +145,7 @@ def decode_slice(raw: msgspec.Raw) -> SliceObject:
         key=_text(one.metadata.name, "metadata.name", _MAX_NAME_LENGTH),
         version=one.metadata.version,
         pool=sys.intern(_text(one.spec.pool.name, "spec.pool.name", _MAX_NAME_LENGTH)),
+        node=sys.intern(_text(one.spec.node, "spec.nodeName", _MAX_NAME_LENGTH)),
         generation=one.spec.pool.generation,
         count=one.spec.pool.count,
         boards=tuple(_boards(one.spec)),
@@ -159,6 +162,8 @@ def _complete(slices: Collection[SliceObject]) -> Mapping[str, tuple[Board, ...]
         return None
     nodes: dict[str, list[Board]] = {}
     for one in sorted(current, key=lambda one: one.key):
+        if one.node:
+            nodes.setdefault(one.node, [])  # which may have no GPU left
         for board in one.boards:
             nodes.setdefault(board.node, []).append(board)
     return {node: tuple(boards) for node, boards in nodes.items()}
