@@ -1,6 +1,7 @@
 """ResourceSlices watched from end to end: what they add to a cluster, and that nothing depends on them."""
 
 import logging
+from typing import Any
 
 import anyio
 import msgspec
@@ -10,6 +11,7 @@ from collector.backoff import Backoff
 from collector.collect.gpu_signs import SLICE_SIGN
 from collector.collect.slice_watch import SliceIntervals
 from collector.model import ClusterState, SliceState, Uncovered, WatchRestart
+from collector.simulator.slices import SliceVersion
 from tests.collect.world import FAST, World
 from tests.support.waiting import eventually
 
@@ -29,7 +31,7 @@ class TestWhatSlicesAdd:
     @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
     @pytest.mark.parametrize("split", [False, True])
     async def test_nodes_without_a_pod_are_gpu_nodes_with_a_capacity(
-        self, world: World, version: str, split: bool
+        self, world: World, version: SliceVersion, split: bool
     ) -> None:
         world.cluster.publish_slices(version=version, split=split)
         without_pods(world)
@@ -87,7 +89,7 @@ class TestWhatSlicesAdd:
 
 class TestLoss:
     @pytest.mark.parametrize("how", [{}, {"listed": True}, {"silent": True}])
-    async def test_the_loss_of_a_gpu_has_its_node_read_again(self, world: World, how: dict[str, bool]) -> None:
+    async def test_the_loss_of_a_gpu_has_its_node_read_again(self, world: World, how: dict[str, Any]) -> None:
         world.cluster.publish_slices()
         async with world.watched() as seen:
             await world.settled()

@@ -108,8 +108,8 @@ class TestDevices:
 
     @pytest.mark.parametrize("beta", [False, True])
     def test_a_tainted_gpu_counts_and_is_not_for_pods(self, book: Book, beta: bool) -> None:
-        xid = {"taints": [{"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"}]}
-        note = {"taints": [{"key": "gpu.nvidia.com/unmonitored", "effect": "None"}]}
+        xid: dict[str, Any] = {"taints": [{"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoSchedule"}]}
+        note: dict[str, Any] = {"taints": [{"key": "gpu.nvidia.com/unmonitored", "effect": "None"}]}
         book.put(slice_of(gpu(A, **xid), gpu(B, **note), beta=beta))
         assert (book.uuids(), book.said["n"].usable) == ([A, B], 1)  # type: ignore[union-attr]
 

@@ -5,6 +5,7 @@ import pytest
 
 from collector.inventory import Inventory
 from collector.model import (
+    NO_UUIDS,
     Event,
     Fingerprint,
     Gpu,
@@ -82,7 +83,11 @@ class TestUncoveredNodes:
     def test_a_gpu_that_is_no_longer_listed_is_lost(self, world: World) -> None:
         world.uncover()
         assert world.list(*refs(A)).changes == ()
-        assert (world.node.lost_uuids, world.node.unlisted_uuids, world.node.found) == ({B}, {B}, 1)
+        assert (world.node.lost_uuids, world.node.unlisted_uuids, world.node.found) == (
+            frozenset({B}),
+            frozenset({B}),
+            1,
+        )
         assert [(one.gpu.uuid, one.lost, one.confirmed) for one in world.node.placements()] == [
             (A, False, 10.0),
             (B, True, 10.0),
@@ -90,7 +95,7 @@ class TestUncoveredNodes:
 
     def test_it_is_lost_whichever_comes_first(self, world: World) -> None:
         world.list(*refs(A))
-        assert world.node.lost_uuids == set()
+        assert world.node.lost_uuids == NO_UUIDS
         world.uncover()
         assert world.node.lost_uuids == {B}
 
@@ -102,41 +107,41 @@ class TestUncoveredNodes:
     def test_all_may_be_lost(self, world: World) -> None:
         world.uncover()
         world.list()
-        assert (world.node.lost_uuids, world.node.found) == ({A, B}, 0)
+        assert (world.node.lost_uuids, world.node.found) == (frozenset({A, B}), 0)
 
     def test_one_that_is_listed_again_is_not_lost(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         world.list(*refs(A, B))
-        assert (world.node.lost_uuids, world.node.found) == (set(), 2)
+        assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
 
     def test_one_that_nvidia_smi_calls_lost_stays_lost_while_it_is_listed(self, world: World) -> None:
         world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
         world.list(*refs(A, B, C))
-        assert (world.node.lost_uuids, world.node.unlisted_uuids) == ({B}, set())
+        assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), NO_UUIDS)
 
     def test_slices_that_are_gone_say_nothing(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
         world.inventory.set_node("east", msgspec.structs.replace(world.info, listed=None))
-        assert (world.node.lost_uuids, world.node.unlisted_uuids) == ({B}, set())
+        assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), NO_UUIDS)
 
     def test_a_gpu_given_to_a_virtual_machine_is_not_lost(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A), GpuRef(None, BUSES[B]))
-        assert world.node.lost_uuids == set()
+        assert world.node.lost_uuids == NO_UUIDS
 
     def test_one_that_was_read_though_it_was_not_listed_is_not_lost(self, world: World) -> None:
         world.list(*refs(A))
         world.read(A, B, time=21.0)
         world.uncover()
         world.list(*refs(A, C))
-        assert world.node.lost_uuids == set()
+        assert world.node.lost_uuids == NO_UUIDS
 
     def test_another_machine_under_the_same_name_accuses_nobody(self, world: World) -> None:
         world.uncover()
         world.list(*refs(C), boot_id="another")
-        assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (set(), [A, B])
+        assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
 
     def test_a_reboot_that_costs_a_gpu_does(self, world: World) -> None:
         world.uncover()
@@ -154,7 +159,7 @@ class TestUncoveredNodes:
 class TestCoveredNodes:
     def test_slices_alone_accuse_nobody(self, world: World) -> None:
         world.list(*refs(A))
-        assert (world.node.lost_uuids, world.node.found) == (set(), 2)
+        assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
 
     def test_a_reading_decides(self, world: World) -> None:
         world.uncover()
@@ -162,7 +167,7 @@ class TestCoveredNodes:
         world.cover()
         assert world.node.lost_uuids == {B}
         world.read(A, B, time=31.0)
-        assert (world.node.lost_uuids, world.node.found) == (set(), 2)
+        assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
 
     def test_a_gpu_that_neither_lists_has_vanished(self, world: World) -> None:
         world.uncover()
@@ -206,4 +211,4 @@ def test_another_node_of_the_same_name_accuses_nobody(world: World) -> None:
     world.uncover()
     world.info = msgspec.structs.replace(world.info, uid="2")
     world.list(*refs(A))
-    assert world.node.lost_uuids == set()
+    assert world.node.lost_uuids == NO_UUIDS
