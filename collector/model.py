@@ -470,6 +470,7 @@ class SliceStatus(NamedTuple):
 
     state: SliceState
     message: str = ""
+    lost: bool = False  # they were seen, and are no longer
 
     @property
     def unseen(self) -> bool:

@@ -22,7 +22,6 @@ class CollectedCluster:
     synced: float | None = None  # Unix seconds of the last proof that its view is current
     survey: Survey | None = None  # how much there is in it; None before it has been listed completely
     slices: SliceStatus | None = None  # whether its ResourceSlices are seen; None before that was tried
-    slices_lost: bool = False  # they were seen, and are no longer
 
 
 class CollectedClusters(Mapping[str, CollectedCluster]):

@@ -135,9 +135,9 @@ class CollectObserver:
         """Publish whether a cluster's ResourceSlices are seen."""
         if (collected := self._clusters.get(cluster)) is None or self._clusters.is_duplicate(cluster):
             return
-        seen = collected.slices is not None and collected.slices.state is SliceState.WATCHED
-        collected.slices_lost = status.unseen and (seen or collected.slices_lost)
-        collected.slices = status
+        before = collected.slices
+        lost = status.unseen and before is not None and (before.state is SliceState.WATCHED or before.lost)
+        collected.slices = status._replace(lost=lost)
         self._metrics.slices(cluster, None if status.state is SliceState.ABSENT else not status.unseen)
 
     def on_synced(self, cluster: str, time: float) -> None:
@@ -240,7 +240,6 @@ class CollectObserver:
         name = duplicate.cluster
         self._clusters[name].supervisor.pause()
         self._clusters[name].synced = self._clusters[name].survey = self._clusters[name].slices = None
-        self._clusters[name].slices_lost = False
         self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
         fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
         log.warning("skipping cluster: %s", duplicate, extra=fields)

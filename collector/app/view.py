@@ -83,10 +83,10 @@ class LiveCollector:
         collected = self._clusters.get(cluster)
         return None if collected is None else collected.survey
 
-    def slices_lost(self, cluster: str) -> SliceStatus | None:
-        """Return why a cluster's ResourceSlices are no longer seen; None where they are, or never were."""
+    def slices(self, cluster: str) -> SliceStatus | None:
+        """Return whether a cluster's ResourceSlices are seen; None before that was tried."""
         collected = self._clusters.get(cluster)
-        return collected.slices if collected is not None and collected.slices_lost else None
+        return None if collected is None else collected.slices
 
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same."""

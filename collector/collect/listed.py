@@ -36,10 +36,9 @@ class Boards:
             self.since, self.most = now, 0
         self.boot_id = boot_id
 
-    def restore(self, boot_id: str, most: int | None) -> None:
+    def restore(self, boot_id: str, most: int) -> None:
         """Take up what an earlier run knew."""
-        if most is not None:
-            self.boot_id, self.most = boot_id, max(most, self.most)
+        self.boot_id, self.most = boot_id, max(most, self.most)
 
 
 def with_devices(facts: NodeInfo, devices: NodeDevices, most: int) -> NodeInfo:

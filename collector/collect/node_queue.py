@@ -46,7 +46,7 @@ class TrackedNode:
     found: int = 0  # GPUs in that, as far as this queue knows
     sharing: Sharing | None = None  # what that told of its capacity
     devices: NodeDevices | None = None  # what ResourceSlices say of it
-    boards: Boards = dataclasses.field(default_factory=Boards)  # how many they listed since it booted
+    boards: Boards | None = None  # how many they listed since it booted; None while they have listed none
     read_boot_id: str = ""  # of the boot in which it was made
     podless_since: float | None = None  # since when it has had no pod that has the container
     grace_until: float | None = None  # the end of the time for which a node may lack a ready pod; None while it has one
@@ -149,6 +149,7 @@ class NodeQueue:
             self._devices[name] = devices
         if name in self._nodes or (name in self._objects and self._has_listed_gpus(name)):
             node = self._track(name)
+            node.boards = node.boards or Boards()
             node.boards.change(node.devices, devices, self._clock())
             node.devices = devices
             self._reschedule(node)
@@ -275,7 +276,9 @@ class NodeQueue:
             node = self._track(name)
             node.observed = node.observed_before = node.was_read = True
             node.sharing, node.read_boot_id = known.sharing, known.fingerprint.boot_id
-            node.boards.restore(known.fingerprint.boot_id, known.boards)
+            if known.boards is not None:
+                node.boards = node.boards or Boards()
+                node.boards.restore(known.fingerprint.boot_id, known.boards)
             node.attempt = schedule.resumed(known, wall_time - known.time, now, self._cluster.refresh, self._rng)
         self._known = {}
 
@@ -297,10 +300,11 @@ class NodeQueue:
     def _counted(self, node: TrackedNode, known: NodeObject) -> NodeInfo:
         """Return a node's info with its capacity in GPUs, as far as readings and ResourceSlices have told it."""
         facts = self._shared(known, node.sharing)
-        if node.boards.boot_id != facts.boot_id:
-            node.boards.reboot(facts.boot_id, self._clock())
         if node.devices is None:
             return facts
+        node.boards = node.boards or Boards()
+        if node.boards.boot_id != facts.boot_id:
+            node.boards.reboot(facts.boot_id, self._clock())
         return with_devices(facts, node.devices, node.boards.most)
 
     @staticmethod

@@ -20,7 +20,7 @@ from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
 from collector.kube.lister import not_kubernetes
 from collector.kube.reflector import Reflector, Resource, WatchIntervals
-from collector.kube.wire import MalformedError
+from collector.kube.wire import MalformedError, decode
 from collector.model import SliceState, SliceStatus, WatchRestart
 
 __all__ = ["SliceIntervals", "SliceWatch", "find_slice_api", "slices"]
@@ -30,6 +30,17 @@ _APIS: dict[str, Callable[[ApiClient], Any]] = {  # the newest first; v1alpha3 (
     "v1beta2": ResourceV1beta2Api,
     "v1beta1": ResourceV1beta1Api,
 }
+
+
+class _Version(msgspec.Struct, frozen=True):
+    version: str = ""
+
+
+class _Group(msgspec.Struct, frozen=True):
+    versions: list[_Version] | None = None
+
+
+_GROUP_DECODER = msgspec.json.Decoder(_Group)
 
 
 class SliceIntervals(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,14 +145,13 @@ class SliceWatch:
 def slices(client: ApiClient, method: ApiMethod) -> Resource[SliceObject]:
     """Return the slices of the NVIDIA driver; `method` lists those of all drivers."""
     selected = functools.partial(method, field_selector=f"spec.driver={DRIVER}")
-    decode = without_echoes(decode_slice, client.session.secrets)
-    return Resource(name="resourceslices", method=selected, decode=decode)
+    return Resource(name="resourceslices", method=selected, decode=without_echoes(decode_slice, client.session.secrets))
 
 
 async def find_slice_api(client: ApiClient) -> Callable[[ApiClient], Any] | None:
     """Return the newest API class by which the server serves slices, None if there is none; raises ClusterError."""
     try:
-        group = await ResourceApi(client).get_api_group()
+        group = decode(_GROUP_DECODER, await client.read(ResourceApi(client).get_api_group))
     except NotFoundError:
         return None
     except MalformedError as error:

@@ -54,7 +54,7 @@ class ClusterSummary:
     sources: Sequence[PodSource]
     node_selector: str
     resembles: Sequence[str]  # the clusters that show the same nodes, without proof that they are the same
-    slices_lost: SliceStatus | None  # why its ResourceSlices are no longer seen; None where they are, or never were
+    slices: SliceStatus | None  # whether its ResourceSlices are seen; None before that was tried
     stale: bool  # its view has not been proved current for long
     nodes: int = 0  # GPU nodes
     read: int = 0  # of which the last reading stands
@@ -145,7 +145,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         sources=view.sources(cluster),
         node_selector=view.node_selector(cluster),
         resembles=sorted(view.resembles(cluster)),
-        slices_lost=view.slices_lost(cluster),
+        slices=view.slices(cluster),
         stale=_is_stale(view, cluster),
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)

@@ -67,8 +67,8 @@ class CollectorView(Protocol):
     def survey(self, cluster: str) -> Survey | None:
         """Return how much there is in a cluster, GPUs or not; None before it has been listed completely."""
 
-    def slices_lost(self, cluster: str) -> SliceStatus | None:
-        """Return why a cluster's ResourceSlices are no longer seen; None where they are, or never were."""
+    def slices(self, cluster: str) -> SliceStatus | None:
+        """Return whether a cluster's ResourceSlices are seen; None before that was tried."""
 
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""

@@ -188,9 +188,9 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
 def _doubts(summary: ClusterSummary) -> Iterator[Problem]:
     """Yield what makes it doubtful that what is published of a cluster is all, and once."""
     name = summary.name
-    if summary.up and summary.slices_lost is not None:
+    if summary.up and summary.slices is not None and summary.slices.lost:
         text = "has ResourceSlices that are no longer seen; what they said last stands"
-        yield Problem(kind="cluster", name=name, text=text, detail=summary.slices_lost.message, severe=False)
+        yield Problem(kind="cluster", name=name, text=text, detail=summary.slices.message, severe=False)
     if summary.resembles:
         names = ", ".join(f'"{other}"' for other in summary.resembles)
         text = f"shows nodes with the same uids as {names}, without proof that they are one cluster"

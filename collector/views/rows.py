@@ -29,7 +29,7 @@ Row = dict[str, Any]  # by column; times are RFC 3339 in UTC, what is unknown is
 def cluster_row(view: CollectorView, name: str) -> Row:
     """Return one cluster: its status, and how much is in it."""
     entries = view.inventory.nodes(name).values()
-    status, survey = view.statuses.get(name), view.survey(name)
+    status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
     unread = {reason: count for reason, count in counts.items() if count}
     return {
@@ -50,6 +50,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
             {"source": source.name, "container": source.container, "pods": pods}
             for source, pods in itertools.zip_longest(view.sources(name), survey.pods if survey else ())
         ],
+        "resource_slices": slices.state if slices else None,
         "gpus": view.inventory.count(name),
         "gpus_lost": sum(entry.lost for entry in entries),
         "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),

@@ -227,3 +227,21 @@ class TestWithoutSlices:
             await eventually(lambda: seen.state is ClusterState.UP)
             await world.settled()
             assert seen.slices == []
+
+    @pytest.mark.parametrize(
+        ("body", "state"),
+        [
+            (b"<html>", SliceState.FAILING),
+            (b'{"versions": [null, {}, {"version": "v2"}]}', SliceState.ABSENT),
+            (b'{"versions": null}', SliceState.ABSENT),
+            (b"null", SliceState.ABSENT),
+            (b'{"versions": 1}', SliceState.FAILING),
+        ],
+    )
+    async def test_a_discovery_that_makes_no_sense_costs_the_slices_alone(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, body: bytes, state: SliceState
+    ) -> None:
+        monkeypatch.setattr(world.cluster.slices, "discovery", lambda _path: body)
+        async with world.watched() as seen:
+            await world.settled()
+            await eventually(lambda: [status.state for status in seen.slices] == [state])

@@ -57,6 +57,12 @@ def slice_of(
     return decode_slice(msgspec.Raw(msgspec.json.encode(document)))
 
 
+_KEYS = (
+    *("metadata", "name", "resourceVersion", "spec", "pool", "generation", "resourceSliceCount", "nodeName"),
+    *("devices", "basic", "attributes", "type", "uuid", "parentUUID", PCI, "string", "taints", "key", "effect"),
+)
+
+
 class Book:
     """A book, the slices in it, and what it said last of each node."""
 
@@ -210,6 +216,23 @@ class TestHostileServers:
         assert book.said == {"n": None}
         book.delete("s0")
         assert book.uuids() == [A]
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=70),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=6),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(st.sampled_from(_KEYS), _JSON))
+def test_any_document_is_a_slice_or_malformed(document: dict[str, Any]) -> None:
+    try:
+        one = decode_slice(msgspec.Raw(msgspec.json.encode({"metadata": {}, "spec": {}} | document)))
+    except MalformedError:
+        return
+    assert all(board.node and (board.uuid or board.bus) for board in one.boards)
+    Book().put(one)
 
 
 @given(

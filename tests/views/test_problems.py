@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.model import ClusterState, ClusterStatus
+from collector.model import ClusterState, ClusterStatus, SliceState, SliceStatus
 from collector.store import StoreStatus
 from collector.store.damaged import SetAside
 from collector.views.cluster_summary import summarize
@@ -25,6 +25,18 @@ async def test_clusters_that_resemble_each_other_are_named_with_what_to_do() -> 
     assert problem.detail.startswith("all of them are published. If they are one cluster, remove one")
     assert not problem.severe
     assert cluster_row(site.collector, "prod-a")["resembles"] == ["prod-c", "prod-b"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_slices_that_are_no_longer_seen_are_a_problem_and_those_never_seen_are_none(lost: bool) -> None:
+    site = Site()
+    site.collector.statuses["prod-a"] = ClusterStatus(cluster="prod-a", state=ClusterState.UP, message="", since=1.0)
+    site.collector.slice_statuses["prod-a"] = SliceStatus(SliceState.FORBIDDEN, "may not list", lost=lost)
+    problems = [one for one in cluster_problems(await summarize(site.collector, "prod-a")) if "Slices" in one.text]
+    told = [(one.text, one.detail, one.severe) for one in problems]
+    text = "has ResourceSlices that are no longer seen; what they said last stands"
+    assert told == ([(text, "may not list", False)] if lost else [])
+    assert cluster_row(site.collector, "prod-a")["resource_slices"] == "forbidden"
 
 
 def test_a_damaged_file_of_the_store_is_a_problem_until_it_is_taken_away() -> None:

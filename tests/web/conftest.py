@@ -55,7 +55,7 @@ class FakeCollector:
     listed_nodes: int | None = 10  # in each cluster; None before it has been listed
     pod_sources: Sequence[PodSource] = PRESETS["gpu-operator"]
     selector: str = ""  # of nodes
-    lost_slices: dict[str, SliceStatus] = field(default_factory=dict)
+    slice_statuses: dict[str, SliceStatus] = field(default_factory=dict)
     similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
     time: float = 1764000600.0
     cluster_label: str = "cluster"
@@ -82,8 +82,8 @@ class FakeCollector:
             return None
         return Survey(self.listed_nodes, tuple(self.pods))
 
-    def slices_lost(self, cluster: str) -> SliceStatus | None:
-        return self.lost_slices.get(cluster)
+    def slices(self, cluster: str) -> SliceStatus | None:
+        return self.slice_statuses.get(cluster)
 
     def sources(self, _cluster: str) -> Sequence[PodSource]:
         return self.pod_sources
