@@ -53,6 +53,8 @@ class SimulatedCluster:
         factory = ObjectFactory(name, fleet.kind(name), shape, seed, time.time() - _AGE_SECONDS)
         self.objects = ClusterObjects(name, fleet, self._storage, factory)
         self.slices = Slices(name, fleet, self._storage, factory)
+        if shape.slices:
+            self.slices.publish("v1")
         self.server = ApiServer(
             self._storage,
             token=_new_token(name),
