@@ -14,6 +14,7 @@ from tests.support.processes import CollectorProcess
 from tests.support.waiting import until
 
 RIGHTS = Path(__file__).parents[2] / "config" / "kubernetes" / "watched-cluster" / "rbac.yaml"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 A, B, C, D = (f"GPU-{number:08d}-0000-0000-0000-000000000000" for number in range(1, 5))
@@ -89,6 +90,8 @@ class Driver:
             "ClusterRole": f"{ROLES}/clusterroles/{name}",
             "ClusterRoleBinding": f"{ROLES}/clusterrolebindings/{name}",
             "Role": f"{ROLES}/{namespaced}/roles/{name}",
+            "ValidatingAdmissionPolicy": f"{ADMISSION}/validatingadmissionpolicies/{name}",
+            "ValidatingAdmissionPolicyBinding": f"{ADMISSION}/validatingadmissionpolicybindings/{name}",
             "RoleBinding": f"{ROLES}/{namespaced}/rolebindings/{name}",
         }[kind]
 
