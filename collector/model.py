@@ -36,6 +36,8 @@ __all__ = [
     "Sharing",
     "SilentGpu",
     "SinkRecord",
+    "SliceState",
+    "SliceStatus",
     "Step",
     "Survey",
     "Uncovered",
@@ -216,6 +218,9 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ready: bool = True  # False only where Kubernetes says so
     labels: tuple[tuple[str, str], ...] = ()  # only the labels on the configured allow-list, sorted
     gpu_sign: str = ""  # the resource or label by which Kubernetes says that the node has GPUs; empty: it does not
+    # The GPUs that complete ResourceSlices list, those given to virtual machines by their addresses alone; None: no
+    # slices tell.
+    listed: tuple[GpuRef, ...] | None = None
 
     @property
     def machine(self) -> str:
@@ -232,6 +237,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     boot_id: str
     capacity: int | None  # as advertised
     allocatable: int | None = None
+    listed: tuple[GpuRef, ...] | None = None  # by ResourceSlices
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,6 +269,7 @@ class Known(NamedTuple):
     fingerprint: Fingerprint
     time: float
     sharing: Sharing | None = None
+    boards: int | None = None  # the node's capacity, where ResourceSlices told it in the boot of the fingerprint
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,7 +280,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     since: float
     confirmed: float
     claim: bool = False  # another node had it first and has not let go of it yet
-    lost: bool = False  # it did not answer when its node was read last
+    lost: bool = False  # it did not answer when its node was read last, or its node no longer lists it
 
 
 class Event(StrEnum):
@@ -426,7 +433,7 @@ class Unseen(NamedTuple):
 
     uuid: str
     confirmed: float  # Unix seconds of the last reading that found it
-    lost: bool  # it did not answer; else it could not be asked
+    lost: bool  # it did not answer, or its node's ResourceSlices list it no more; else it could not be asked
 
 
 class SilentGpu(NamedTuple):
@@ -461,6 +468,28 @@ class Survey(NamedTuple):
 
     nodes: int  # all that `node_selector` selects
     pods: tuple[int, ...]  # by source, in the order of the configuration
+
+
+class SliceState(StrEnum):
+    """Whether the ResourceSlices of a cluster are seen."""
+
+    WATCHED = "watched"
+    ABSENT = "absent"  # its API server has none
+    FORBIDDEN = "forbidden"
+    FAILING = "failing"
+
+
+class SliceStatus(NamedTuple):
+    """Whether the ResourceSlices of a cluster are seen and, if not, why in one line without secrets."""
+
+    state: SliceState
+    message: str = ""
+    lost: bool = False  # they were seen, and are no longer
+
+    @property
+    def unseen(self) -> bool:
+        """True where there may be slices that are not seen."""
+        return self.state in (SliceState.FORBIDDEN, SliceState.FAILING)
 
 
 class WatchRestart(StrEnum):
@@ -535,6 +564,13 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if not self.unseen:
             return NO_UUIDS
         return frozenset(one.uuid for one in self.unseen if one.lost) & {gpu.uuid for gpu in self.gpus}
+
+    @property
+    def unlisted_uuids(self) -> frozenset[str]:
+        """The UUIDs of the lost GPUs that the ResourceSlices of their node do not list."""
+        if not self.unseen or self.node.listed is None:
+            return NO_UUIDS
+        return self.lost_uuids - {ref.uuid for ref in self.node.listed}
 
     @property
     def _doubtful(self) -> int:

@@ -7,7 +7,7 @@ from collector.collect.duplicates import DuplicateDetector, Verdict
 from collector.collect.supervisor import ClusterSupervisor
 from collector.config import ClusterSettings
 from collector.kube.identity import Proof
-from collector.model import ClusterStatus, NodeInfo, Survey
+from collector.model import ClusterStatus, NodeInfo, SliceStatus, Survey
 
 __all__ = ["CollectedCluster", "CollectedClusters"]
 
@@ -21,6 +21,7 @@ class CollectedCluster:
     status: ClusterStatus
     synced: float | None = None  # Unix seconds of the last proof that its view is current
     survey: Survey | None = None  # how much there is in it; None before it has been listed completely
+    slices: SliceStatus | None = None  # whether its ResourceSlices are seen; None before that was tried
 
 
 class CollectedClusters(Mapping[str, CollectedCluster]):

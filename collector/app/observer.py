@@ -22,6 +22,8 @@ from collector.model import (
     Place,
     ReadFailure,
     Reading,
+    SliceState,
+    SliceStatus,
     Survey,
     UnreadReason,
     WatchRestart,
@@ -72,7 +74,9 @@ class CollectObserver:
         before = self._inventory.node(place)
         step = self._inventory.read_failed(place, reason, self._clock(), message, lost)
         # That a node cannot be read is not kept.
-        self._publisher.publish(step, record=bool(step.changes or lost))
+        after = self._inventory.node(place)
+        unlisted = before is not None and after is not None and before.unseen != after.unseen
+        self._publisher.publish(step, record=bool(step.changes or lost) or unlisted)
         self._log_lost(before, place)
         self._coverage.check(cluster)
 
@@ -94,13 +98,21 @@ class CollectObserver:
         if has_pod:
             self._act_on(self._clusters.claim(cluster, node))
         if not self._clusters.is_duplicate(cluster):
-            self._publisher.publish(self._inventory.set_node(cluster, node))
+            self._publisher.publish(self._inventory.set_node(cluster, node, self._clock()))
+            if node.listed is not None:
+                self._log_lost(before, Place(cluster, node.name))
             self._coverage.check(cluster)
 
     def on_uncovered(self, cluster: str, node: str, reason: UnreadReason | None) -> None:
         """Keep that no ready pod covers a node, or that one does again."""
-        step = self._inventory.set_uncovered(Place(cluster, node), reason, self._clock())
-        self._publisher.publish(step, record=bool(step.changes))
+        place = Place(cluster, node)
+        before = self._inventory.node(place)
+        step = self._inventory.set_uncovered(place, reason, self._clock())
+        after = self._inventory.node(place)
+        unlisted = before is not None and after is not None and before.unseen != after.unseen
+        self._publisher.publish(step, record=bool(step.changes) or unlisted)
+        if unlisted:
+            self._log_lost(before, place)
         self._coverage.check(cluster)
 
     def on_node_gone(self, cluster: str, node: str, time: float) -> None:
@@ -118,6 +130,15 @@ class CollectObserver:
             return
         cluster.status = status
         self._metrics.cluster_state(status.cluster, status.state)
+
+    def on_slices(self, cluster: str, status: SliceStatus) -> None:
+        """Publish whether a cluster's ResourceSlices are seen."""
+        if (collected := self._clusters.get(cluster)) is None or self._clusters.is_duplicate(cluster):
+            return
+        before = collected.slices
+        lost = status.unseen and before is not None and (before.state is SliceState.WATCHED or before.lost)
+        collected.slices = status._replace(lost=lost)
+        self._metrics.slices(cluster, None if status.state is SliceState.ABSENT else not status.unseen)
 
     def on_synced(self, cluster: str, time: float) -> None:
         """Publish the last proof that a cluster's view is current."""
@@ -172,10 +193,14 @@ class CollectObserver:
                 fields["serial"] = gpu.serial
             if placement.lost and gpu.uuid not in was:
                 fields["last_seen"] = rfc3339(placement.confirmed) or ""
-                text = "GPU lost: the GPU at %s does not answer: serial %s, UUID %s, last seen %s"
+                what = (
+                    "is no longer listed by ResourceSlices" if gpu.uuid in after.unlisted_uuids else "does not answer"
+                )
+                text = "GPU lost: the GPU at %s %s: serial %s, UUID %s, last seen %s"
                 log.warning(
                     text,
                     gpu.pci_bus_id or "an unknown address",
+                    what,
                     gpu.serial or "unknown",
                     gpu.uuid,
                     fields["last_seen"],
@@ -214,7 +239,7 @@ class CollectObserver:
         """Stop collecting a cluster that is the same as another one, which publishes what is in it."""
         name = duplicate.cluster
         self._clusters[name].supervisor.pause()
-        self._clusters[name].synced = self._clusters[name].survey = None
+        self._clusters[name].synced = self._clusters[name].survey = self._clusters[name].slices = None
         self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
         fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
         log.warning("skipping cluster: %s", duplicate, extra=fields)

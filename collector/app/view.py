@@ -8,7 +8,7 @@ from collector.app.collected import CollectedClusters
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.model import ClusterStatus, LabelTrouble, Survey
+from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
 from collector.store import History, LeadStatus, Store, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
@@ -82,6 +82,11 @@ class LiveCollector:
         """Return how much there is in a cluster; None before it has been listed completely."""
         collected = self._clusters.get(cluster)
         return None if collected is None else collected.survey
+
+    def slices(self, cluster: str) -> SliceStatus | None:
+        """Return whether a cluster's ResourceSlices are seen; None before that was tried."""
+        collected = self._clusters.get(cluster)
+        return None if collected is None else collected.slices
 
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same."""

@@ -13,7 +13,8 @@ from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, r
 from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
 from collector.checks.fitting import Survey, find_fit
 from collector.checks.gpu_pods import look_for_pods
-from collector.checks.rights import METHOD_RIGHTS, Right, needed_rights
+from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
+from collector.checks.slices import look_at_slices
 from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
 from collector.collect.node_reader import pod_reader, why_stale
@@ -36,7 +37,7 @@ from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, GpuRef, NodeInfo, ReadError, ReadFailure
-from collector.text import counted, shell_word
+from collector.text import counted, one_line, shell_word
 from collector.timestamps import rfc3339
 from collector.tls import Validity
 
@@ -240,7 +241,11 @@ class ClusterCheck(Check):
             found, _version = await list_all(client, watcher.nodes(client, self._cluster))
             with_pod = {candidate.pod.node for candidate in candidates if not lacks_container(candidate)}
             self.nodes = [node.facts for node in found.values() if node.key in with_pod]
-            self._gpu_nodes = [node for node in found.values() if node.facts.gpu_sign]
+            self.step = "looking at its ResourceSlices"
+            slices = await look_at_slices(client, list(filter(self._is_denied, SLICE_RIGHTS)))
+            self.details.resource_slices = one_line(slices.text)
+            self.finding.summary = "" if slices.seen else one_line(slices.text)
+            self._gpu_nodes = [node for node in found.values() if node.facts.gpu_sign or node.key in slices.gpus]
 
     async def _explain_unreadable(self, client: ApiClient, candidates: Sequence[Candidate]) -> None:
         """Report why no pod can be read though there are some."""

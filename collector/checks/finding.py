@@ -62,6 +62,7 @@ class ClusterDetails(msgspec.Struct, kw_only=True):
     gpus: int | None = None
     driver_version: str | None = None
     fit: FitDetails | None = None
+    resource_slices: str | None = None  # whether the ResourceSlices of a DRA driver are seen, and what they list
     credential_expiry: str | None = None  # RFC 3339; when credentials end that gpuid cannot renew by itself
 
 

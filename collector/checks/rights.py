@@ -6,7 +6,7 @@ import msgspec
 
 from collector.config import ClusterSettings, SourceMethod
 
-__all__ = ["METHOD_RIGHTS", "Right", "needed_rights"]
+__all__ = ["METHOD_RIGHTS", "SLICE_RIGHTS", "Right", "needed_rights"]
 
 METHOD_RIGHTS = {  # an exec over a WebSocket needs `get`, and since Kubernetes 1.35 also `create`
     SourceMethod.EXEC: (("create", "pods/exec"), ("get", "pods/exec")),
@@ -29,6 +29,11 @@ class Right(msgspec.Struct, frozen=True):
         return f"{self.verb} {resource}" + (f" in {self.namespace}" if self.namespace else "")
 
 
+SLICE_RIGHTS = tuple(
+    Right(verb, "resourceslices", group="resource.k8s.io", optional=True) for verb in ("list", "watch")
+)
+
+
 def needed_rights(cluster: ClusterSettings) -> list[Right]:
     """Return the rights that the sources of a cluster need, those in the whole cluster first."""
     return list(dict.fromkeys(_needed(cluster)))
@@ -39,6 +44,7 @@ def _needed(cluster: ClusterSettings) -> Iterator[Right]:
         yield Right(verb, "nodes")
     if cluster.labels:
         yield Right("patch", "nodes")
+    yield from SLICE_RIGHTS
     for source in cluster.active_sources:
         for verb in ("list", "watch"):
             yield Right(verb, "pods", source.namespace)

@@ -1,12 +1,14 @@
 """Which nodes are GPU nodes: the resources and labels by which Kubernetes says that a node has NVIDIA GPUs.
 
 A node without such a sign may be one all the same: where a source has a pod on it, that pod is asked. ResourceSlices of
-`gpu.nvidia.com` (DRA) will be one more sign; they are objects of their own and so not looked at here.
+`gpu.nvidia.com` (DRA) are one more sign; they are objects of their own, and so not looked at here.
 """
 
 from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["find_sign"]
+__all__ = ["SLICE_SIGN", "find_sign"]
+
+SLICE_SIGN = "resourceslices.resource.k8s.io"  # the sign of a node whose GPUs ResourceSlices list
 
 # An amount of 0 is a sign, too. When a device plugin is gone, the kubelet sets its resource to 0 instead of removing
 # it, "to indicate that the resource is managed by device plugin and had been registered before" (MachineInfo in

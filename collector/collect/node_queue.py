@@ -13,11 +13,13 @@ import msgspec
 from collector.collect import schedule
 from collector.collect.context_logger import ContextLogger
 from collector.collect.delay_queue import DelayQueue
+from collector.collect.listed import Boards, with_devices
 from collector.collect.log_times import LogTimes, moment_of
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate, RetryPolicy
 from collector.collect.sharing import count_gpus, learn, units_per_gpu
+from collector.collect.slices import NodeDevices
 from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.events import ResettableEvent
 from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Sharing, Survey, Uncovered, UnreadReason
@@ -50,6 +52,8 @@ class TrackedNode:
     was_read: bool = False  # the observer has a reading of it
     found: int = 0  # GPUs in that, as far as this queue knows
     sharing: Sharing | None = None  # what that told of its capacity
+    devices: NodeDevices | None = None  # what ResourceSlices say of it
+    boards: Boards | None = None  # how many they listed since it booted; None while they have listed none
     read_boot_id: str = ""  # of the boot in which it was made
     podless_since: float | None = None  # since when it has had no pod that has the container
     grace_until: float | None = None  # the end of the time for which a node may lack a ready pod; None while it has one
@@ -100,6 +104,7 @@ class NodeQueue:
         self._log = ContextLogger(log, cluster=cluster.name)
         self._objects: dict[str, NodeObject] = {}  # every node that exists
         self._nodes: dict[str, TrackedNode] = {}  # every node that has GPUs or a GPU pod, or that the observer knows
+        self._devices: dict[str, NodeDevices] = {}  # what ResourceSlices say, by node, whether it exists or not
         self._pods = [0] * len(cluster.active_sources)  # how many there are of each source
         self._found = 0  # GPUs on all nodes
         self._survey: Survey | None = None  # as the observer knows it
@@ -119,8 +124,8 @@ class NodeQueue:
             self._objects[name] = after
             if known is not None and (known.facts, known.labels) == (after.facts, after.labels):
                 return
-            if name not in self._nodes and after.facts.gpu_sign:
-                self._nodes[name] = TrackedNode(name)
+            if name not in self._nodes and (after.facts.gpu_sign or self._has_listed_gpus(name)):
+                self._track(name)
             if known is not None and known.facts.uid != after.facts.uid and name in self._nodes:
                 self._nodes[name].sharing = None  # another machine
         elif before is not None:
@@ -138,10 +143,23 @@ class NodeQueue:
             del node.pods[order, before.key]
             self._reschedule(node)
         if after is not None and after.node:
-            node = self._nodes.setdefault(after.node, TrackedNode(after.node))
+            node = self._track(after.node)
             node.pods[order, after.key] = Candidate(order, source, after)
             self._reschedule(node)
         self._report_survey()
+
+    def set_devices(self, name: str, devices: NodeDevices | None) -> None:
+        """Apply a change of what ResourceSlices say of a node; None: they say nothing any more."""
+        if devices is None:
+            del self._devices[name]
+        else:
+            self._devices[name] = devices
+        if name in self._nodes or (name in self._objects and self._has_listed_gpus(name)):
+            node = self._track(name)
+            node.boards = node.boards or Boards()
+            node.boards.change(node.devices, devices, self._clock())
+            node.devices = devices
+            self._reschedule(node)
 
     def resume(self) -> None:
         """Hand out nodes: the view is complete and current."""
@@ -219,7 +237,8 @@ class NodeQueue:
         candidate, known = schedule.choose(node.pods.values()), self._objects.get(node.name)
         if candidate is None or known is None:
             return None
-        return Target(node, candidate, schedule.fingerprint(candidate, known.facts))
+        listed = None if node.devices is None else node.devices.listed
+        return Target(node, candidate, schedule.fingerprint(candidate, known.facts, listed))
 
     def current_info(self, target: Target) -> NodeInfo | None:
         """Return the current info of a node; None if the pod that was read is no longer on it.
@@ -260,7 +279,7 @@ class NodeQueue:
         node.was_read, node.read_boot_id = True, target.fingerprint.boot_id
         self._found += found - node.found
         node.found = found
-        return self._counted(known, node.sharing)
+        return self._counted(node, known)
 
     def unchanged(self, target: Target) -> None:
         """Note that a node was read, and that this told nothing new."""
@@ -319,19 +338,42 @@ class NodeQueue:
             if name not in self._objects:
                 self._observer.on_node_gone(self._cluster.name, name, wall_time)
                 continue
-            node = self._nodes.setdefault(name, TrackedNode(name))
+            node = self._track(name)
             node.observed = node.observed_before = node.was_read = True
             node.sharing, node.read_boot_id, node.read_at = known.sharing, known.fingerprint.boot_id, known.time
+            if known.boards is not None:
+                node.boards = node.boards or Boards()
+                node.boards.restore(known.fingerprint.boot_id, known.boards)
             node.attempt = schedule.resumed(known, wall_time - known.time, now, self._cluster.refresh, self._rng)
         self._known = {}
 
     def _info(self, node: TrackedNode) -> NodeInfo | None:
         """Return what is known of a node; None where it does not exist."""
         known = self._objects.get(node.name)
-        return None if known is None else self._counted(known, node.sharing)
+        return None if known is None else self._counted(node, known)
+
+    def _track(self, name: str) -> TrackedNode:
+        """Return what is tracked of a node, from now on if it was not."""
+        if (node := self._nodes.get(name)) is None:
+            node = self._nodes[name] = TrackedNode(name, devices=self._devices.get(name))
+        return node
+
+    def _has_listed_gpus(self, name: str) -> bool:
+        devices = self._devices.get(name)
+        return devices is not None and devices.gpus + devices.passed > 0
+
+    def _counted(self, node: TrackedNode, known: NodeObject) -> NodeInfo:
+        """Return a node's info with its capacity in GPUs, as far as readings and ResourceSlices have told it."""
+        facts = self._shared(known, node.sharing)
+        if node.devices is None:
+            return facts
+        node.boards = node.boards or Boards()
+        if node.boards.boot_id != facts.boot_id:
+            node.boards.reboot(facts.boot_id, self._clock())
+        return with_devices(facts, node.devices, node.boards.most)
 
     @staticmethod
-    def _counted(known: NodeObject, sharing: Sharing | None) -> NodeInfo:
+    def _shared(known: NodeObject, sharing: Sharing | None) -> NodeInfo:
         """Return a node's info with its capacity in GPUs, as far as readings have told how many units are one."""
         if sharing is None:
             return known.facts
@@ -374,6 +416,11 @@ class NodeQueue:
         if due is not None:
             self._wake_before(due)
 
+    def _sign(self, node: TrackedNode) -> str:
+        """Return by what Kubernetes says that a node, which exists, has GPUs; empty if it does not."""
+        known = self._objects[node.name]
+        return self._counted(node, known).gpu_sign if node.devices is not None else known.facts.gpu_sign
+
     def _due_time(self, node: TrackedNode, now: float) -> float | None:
         if node.reading or (target := self.select(node)) is None:
             return None
@@ -389,7 +436,7 @@ class NodeQueue:
 
     def _gone_at(self, node: TrackedNode) -> float | None:
         """Return when what was read of a node ends for want of a pod; None if it has one, or nothing to lose."""
-        if node.podless_since is None or not (node.was_read or not self._objects[node.name].facts.gpu_sign):
+        if node.podless_since is None or not (node.was_read or not self._sign(node)):
             return None
         return node.podless_since + self._cluster.grace
 
@@ -399,7 +446,7 @@ class NodeQueue:
         if gone_at is not None and gone_at <= now:
             warned = node.warned
             self._give_up(node)
-            if not self._objects[node.name].facts.gpu_sign:
+            if not self._sign(node):
                 return
             node.grace_until, node.warned = now, warned
             self._nodes[node.name] = node
@@ -448,7 +495,7 @@ class NodeQueue:
             elif not within_grace:
                 level = logging.INFO if node.warned else logging.WARNING
                 node.warned = True
-        sign = self._objects[node.name].facts.gpu_sign
+        sign = self._sign(node)
         fields = {"node": node.name, "reason": reason.value} | ({"gpu_sign": sign} if sign else {})
         self._log.log(level, "GPU node without a ready pod", extra=fields)
 

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -42,8 +42,6 @@ _MAX_NAME_LENGTH = 253
 _MAX_NAMESPACE_LENGTH = 63
 _MAX_LABEL_LENGTH = 63
 _MAX_PROVIDER_ID_LENGTH = 1000
-
-T = TypeVar("T", "PodObject", "NodeObject")
 
 _QUANTITY = re.compile(r"([0-9]{1,18})(k|M|Ki|Mi)?")
 _MULTIPLIERS = {None: 1, "k": 1000, "M": 1000_000, "Ki": 1 << 10, "Mi": 1 << 20}
@@ -104,6 +102,13 @@ class NodeObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Return the texts that others get to see."""
         facts = self.facts
         return (facts.name, facts.provider_id, facts.uid, facts.boot_id, *(value for _, value in facts.labels))
+
+
+class _Publishable(Protocol):
+    def published(self) -> Iterable[str]: ...
+
+
+T = TypeVar("T", bound=_Publishable)
 
 
 def without_echoes(decode: Callable[[msgspec.Raw], T], secrets: Secrets) -> Callable[[msgspec.Raw], T]:

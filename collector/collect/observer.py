@@ -11,6 +11,7 @@ from collector.model import (
     NodeInfo,
     ReadFailure,
     Reading,
+    SliceStatus,
     Survey,
     UnreadReason,
     WatchRestart,
@@ -55,6 +56,9 @@ class Observer(Protocol):
     def on_status(self, status: ClusterStatus) -> None:
         """Handle a change of the cluster's state, or of the message that explains it."""
 
+    def on_slices(self, cluster: str, status: SliceStatus) -> None:
+        """Handle whether the cluster's ResourceSlices are seen, first and whenever that changes."""
+
     def on_synced(self, cluster: str, time: float) -> None:
         """Handle new proof that the whole view of the cluster is current up to `time`."""
 
@@ -68,4 +72,4 @@ class Observer(Protocol):
         """Handle all that is proven of which server the cluster is read from, whenever that changes."""
 
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
-        """Handle a watch of `pods` or `nodes` that had to be restarted."""
+        """Handle a watch of `pods`, `nodes` or `resourceslices` that had to be restarted."""

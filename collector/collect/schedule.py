@@ -8,7 +8,7 @@ import msgspec
 from collector.backoff import Backoff
 from collector.collect.objects import Container, PodObject
 from collector.config import PodSource
-from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Uncovered, UnreadReason
+from collector.model import Fingerprint, GpuRef, Known, NodeInfo, ReadFailure, Uncovered, UnreadReason
 
 __all__ = [
     "Attempt",
@@ -104,8 +104,8 @@ def find_container(candidate: Candidate) -> Container | None:
     return next((container for container in candidate.pod.containers if container.name == name), None)
 
 
-def fingerprint(candidate: Candidate, node: NodeInfo) -> Fingerprint:
-    """Return what a reading made now depends on."""
+def fingerprint(candidate: Candidate, node: NodeInfo, listed: tuple[GpuRef, ...] | None = None) -> Fingerprint:
+    """Return what a reading made now depends on; `listed` are the GPUs that ResourceSlices list on the node."""
     container = find_container(candidate)
     return Fingerprint(
         pod_uid=candidate.pod.uid,
@@ -114,22 +114,25 @@ def fingerprint(candidate: Candidate, node: NodeInfo) -> Fingerprint:
         boot_id=node.boot_id,
         capacity=node.advertised[0],
         allocatable=node.advertised[1],
+        listed=listed,
     )
 
 
 def due(last: Attempt | None, current: Fingerprint, now: float, *, settle: float) -> float:
     """Return when a node is due to be read.
 
-    If nothing differs from the last attempt: at the time that it set. If only capacity or allocatable differ, the
-    device plugin is starting or stopping, or regards a GPU as unhealthy: such readings stay `settle` seconds apart. If
-    anything else differs: now.
+    If nothing differs from the last attempt: at the time that it set. If only capacity or allocatable differ, or what
+    ResourceSlices list, the device plugin or the DRA driver is starting or stopping, or regards a GPU as unhealthy:
+    such readings stay `settle` seconds apart. If anything else differs: now.
     """
     if last is None:
         return now
     if last.fingerprint == current:
         return last.next
-    counts = {"capacity": current.capacity, "allocatable": current.allocatable}
-    if msgspec.structs.replace(last.fingerprint, **counts) == current:
+    alike = msgspec.structs.replace(
+        last.fingerprint, capacity=current.capacity, allocatable=current.allocatable, listed=current.listed
+    )
+    if alike == current:
         return max(now, last.ended + settle)
     return now
 

@@ -21,16 +21,25 @@ from collector.collect.objects import NodeObject, PodObject, decode_pod, node_de
 from collector.collect.observer import Observer
 from collector.collect.printed import PAUSE_SECONDS
 from collector.collect.schedule import RetryPolicy
+from collector.collect.slice_watch import SliceIntervals, SliceWatch
+from collector.collect.slices import SliceBook
 from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ClusterError, FailedWatchError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
 from collector.kube.session import Session
-from collector.model import ClusterState, ClusterStatus, Known, LabelTrouble
+from collector.model import ClusterState, ClusterStatus, Known, LabelTrouble, SliceState, SliceStatus
 
 __all__ = ["ClusterWatcher", "Intervals", "nodes", "pods"]
 
 log = logging.getLogger(__name__)
+
+_SLICE_TEXTS = {
+    SliceState.WATCHED: "watched",
+    SliceState.ABSENT: "not served by the API server",
+    SliceState.FORBIDDEN: "not seen, what they said last stands",
+    SliceState.FAILING: "not seen, what they said last stands",
+}
 
 T = TypeVar("T", bound=HasKey)
 
@@ -41,6 +50,8 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
     watch: WatchIntervals = WatchIntervals()
     retry: RetryPolicy = RetryPolicy()
     print_pause: float = PAUSE_SECONDS  # between two documents that a pod prints
+    slices: SliceIntervals = SliceIntervals()
+    slices_wait: float = 5.0  # seconds at the start for which no node is read before ResourceSlices are listed
     connect: Backoff = Backoff(
         initial=1.0, maximum=5.0
     )  # between attempts to open an API client, which reads files only
@@ -78,6 +89,9 @@ class ClusterWatcher:
         if cluster.labels and labels is not None:
             self._labels = LabelWriter(cluster, self._queue, labels, policy=self._intervals.labels, rng=self._rng)
         self._status: ClusterStatus | None = None
+        self._slices = SliceBook(self._queue.set_devices)
+        self._slice_status: SliceStatus | None = None
+        self._slices_settled = False  # they are listed, or nothing waits for them any more
         # By the index of each reflector:
         self._unproven: set[int] = set()  # not proven current since the start, or since its server failed
         self._starting: set[int] = set()  # not healthy yet
@@ -127,7 +141,19 @@ class ClusterWatcher:
         self._unproven = set(range(len(reflectors)))
         self._starting, self._reading = set(self._unproven), False
         self._synced = [0.0] * len(reflectors)
+        slices = SliceWatch(
+            client,
+            on_change=self._slices.apply,
+            on_status=self._report_slices,
+            on_restart=functools.partial(self._observer.on_watch_restart, self._cluster.name, "resourceslices"),
+            on_settled=self._settle_slices,
+            timing=self._intervals.watch,
+            intervals=self._intervals.slices,
+            rng=self._rng,
+        )
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(slices.run, name=f"{self._cluster.name} slices")
+            tasks.start_soon(self._stop_waiting_for_slices, name=f"{self._cluster.name} slices wait")
             for reflector in reflectors:
                 tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
             tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
@@ -188,9 +214,31 @@ class ClusterWatcher:
 
     def _resume_if_current(self) -> None:
         # At the start not before each watch works or has failed: a cluster whose nodes are read is up, as a rule.
-        if not self._reading and not self._unproven and not self._starting - self._errors.keys():
+        ready = not self._unproven and not self._starting - self._errors.keys()
+        if ready and self._slices_settled and not self._reading:
             self._reading = True
             self._queue.resume()
+
+    def _settle_slices(self) -> None:
+        if not self._slices_settled:
+            self._slices_settled = True
+            self._resume_if_current()
+
+    async def _stop_waiting_for_slices(self) -> None:
+        await anyio.sleep(self._intervals.slices_wait)
+        self._settle_slices()
+
+    def _report_slices(self, status: SliceStatus) -> None:
+        before, self._slice_status = self._slice_status, status
+        if status == before:
+            return
+        self._observer.on_slices(self._cluster.name, status)
+        if status.state is not (SliceState.ABSENT if before is None else before.state):
+            # Without the right from the start, nothing is lost that was there.
+            lost = status.unseen and before is not None and before.state is SliceState.WATCHED
+            level = logging.WARNING if lost else logging.INFO if before is not None else logging.DEBUG
+            log = self._log.bind(slices=status.state.value)
+            log.log(level, "ResourceSlices %s%s", _SLICE_TEXTS[status.state], f": {status.message}" * status.unseen)
 
     def _report(self, state: ClusterState, message: str = "") -> None:
         before = self._status

@@ -132,6 +132,13 @@ FAMILIES = (
         "Pods that a source selects and that have its container; the source is its namespace and selector.",
     ),
     Family(
+        "gpuid_resource_slices_watched",
+        "gauge",
+        ("cluster",),
+        "1 while the ResourceSlices of the NVIDIA DRA driver are watched, 0 while they are not seen; absent where the "
+        "API server has none.",
+    ),
+    Family(
         "gpuid_read_duration_seconds",
         "histogram",
         ("cluster",),

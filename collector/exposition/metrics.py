@@ -100,6 +100,7 @@ class Metrics:
             if state is ClusterState.DUPLICATE:  # it is not watched, so its view will not be confirmed again
                 metrics.synced.clear()
                 metrics.source_pods.clear()
+                metrics.slices.clear()
                 metrics.credential_expiry.clear()
                 metrics.credential_lifetime.clear()
 
@@ -114,6 +115,14 @@ class Metrics:
             metrics.source_pods.clear()
             for source, count in pods.items():
                 metrics.source_pods.labels(cluster, source).set(count)
+
+    def slices(self, cluster: str, watched: bool | None) -> None:
+        """Set whether the ResourceSlices of a cluster are watched; None if its API server has none."""
+        if metrics := self._clusters.get(cluster):
+            if watched is None:
+                metrics.slices.clear()
+            else:
+                metrics.slices.labels(cluster).set(watched)
 
     def credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
         """Set when a cluster's credentials are good; None if they do not end."""
@@ -277,6 +286,7 @@ class _ClusterMetrics:
         _gauge("gpuid_gpu_nodes", own, label).labels(cluster).set_function(nodes)
         unread_nodes = _gauge("gpuid_unread_nodes", own, label)
         self.source_pods = _gauge("gpuid_source_pods", own, label)
+        self.slices = _gauge("gpuid_resource_slices_watched", own, label)
         self.read_duration = _histogram("gpuid_read_duration_seconds", own, label, buckets=_READ_SECONDS_BUCKETS)
         self.watch_restarts = _counter("gpuid_watch_restarts_total", own, label)
         self.label_success = _counter("gpuid_label_success_total", own, label)

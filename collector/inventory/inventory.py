@@ -13,6 +13,7 @@ from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
 from collector.inventory.last_known import facts_of, newest_marks, with_last_known
+from collector.inventory.listed import with_listed
 from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus
 from collector.inventory.verify_backoff import VerifyBackoff
 from collector.model import (
@@ -63,7 +64,7 @@ class Inventory:
     What a GPU no longer says of itself, such as its serial, stays as last known (`collector.inventory.last_known`).
 
     A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
-    is known by its bus address alone.
+    is known by its bus address alone. So does one that only ResourceSlices can tell of (`collector.inventory.listed`).
     """
 
     def __init__(self, *, max_absent: int = MAX_ABSENT_GPUS) -> None:
@@ -146,8 +147,11 @@ class Inventory:
             self._ask_homes(uuid, node.place, step)
         return step.done(reading)
 
-    def set_node(self, cluster: str, node: NodeInfo) -> Step:
-        """Keep what Kubernetes says of a node, before its first reading or between readings."""
+    def set_node(self, cluster: str, node: NodeInfo, time: float = 0.0) -> Step:
+        """Keep what Kubernetes says of a node, before its first reading or between readings.
+
+        `time` is that at which it says so, for what its ResourceSlices reveal.
+        """
         step = _Draft()
         place = Place(cluster, node.name)
         if (before := self.node(place)) is None:
@@ -155,7 +159,7 @@ class Inventory:
             silent = known.silent if known is not None and known.node.uid == node.uid else ()
             self._put(NodeState(place=place, node=node, silent=silent), step)
         elif before.node != node:
-            self._put(msgspec.structs.replace(before, node=node), step)
+            self._put(with_listed(before.node, msgspec.structs.replace(before, node=node), time), step)
             if not node.ready:
                 self._lose_claimed(place, step)
         else:  # equal: the caller holds the new value anyway, and one copy is enough
@@ -175,8 +179,10 @@ class Inventory:
             failing = Failing(reason, time if node.failing is None else node.failing.since, message)
             unseen = also_lost(node, lost)
             silent = also_silent(node, lost, unseen, time)
-            if (node.failing, node.unseen, node.silent) != (failing, unseen, silent):
-                self._put(msgspec.structs.replace(node, failing=failing, unseen=unseen, silent=silent), step)
+            after = msgspec.structs.replace(node, failing=failing, unseen=unseen, silent=silent)
+            after = with_listed(node.node, after, time)
+            if (node.failing, node.unseen, node.silent) != (after.failing, after.unseen, after.silent):
+                self._put(after, step)
             self._lose_claimed(place, step)
         return step.done()
 
@@ -193,7 +199,8 @@ class Inventory:
             since = time if node.uncovered is None else node.uncovered.since
             uncovered = None if reason is None else Unread(reason, since)
             if node.uncovered != uncovered:
-                self._put(msgspec.structs.replace(node, uncovered=uncovered), step)
+                after = msgspec.structs.replace(node, uncovered=uncovered)
+                self._put(with_listed(node.node, after, time), step)
             if reason is not None:
                 self._lose_claimed(place, step)
         return step.done()
@@ -374,7 +381,7 @@ class Inventory:
     def known(self, cluster: str) -> dict[str, Known]:
         """Return, by node, the last readings that need not be repeated while they are fresh."""
         return {
-            name: Known(node.fingerprint, node.time, node.sharing)
+            name: Known(node.fingerprint, node.time, node.sharing, _boards(node))
             for name, node in self.nodes(cluster).items()
             if node.fingerprint is not None and node.time is not None
         }
@@ -666,6 +673,13 @@ def _confirmed(node: NodeState, uuid: str, since: float) -> float:
     """Return when (Unix seconds) a GPU of a node, which has it since `since`, was last read there."""
     unseen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
     return unseen if unseen is not None else since if node.time is None else node.time
+
+
+def _boards(node: NodeState) -> int | None:
+    """Return the capacity of a node that ResourceSlices told in the boot of its last reading; else None."""
+    if node.node.listed is None or node.fingerprint is None or node.fingerprint.boot_id != node.node.boot_id:
+        return None
+    return node.node.capacity
 
 
 def _with_facts(gpus: tuple[Gpu, ...], recorded: NodeState) -> tuple[Gpu, ...]:

@@ -16,6 +16,7 @@ from collector.simulator.objects import ObjectFactory
 from collector.simulator.printing import PRINT_SECONDS
 from collector.simulator.server import ApiServer, describe
 from collector.simulator.shapes import Shape
+from collector.simulator.slices import Slices, SliceVersion
 from collector.simulator.storage import Storage
 
 __all__ = ["SimulatedCluster"]
@@ -52,9 +53,13 @@ class SimulatedCluster:
         self._storage = Storage()
         factory = ObjectFactory(name, fleet.kind(name), shape, seed, time.time() - _AGE_SECONDS)
         self.objects = ClusterObjects(name, fleet, self._storage, factory)
+        self.slices = Slices(name, fleet, self._storage, factory)
+        if shape.slices:
+            self.slices.publish("v1")
         self.server = ApiServer(
             self._storage,
             token=_new_token(name),
+            slices=self.slices,
             run_smi=self._run_smi,
             image=shape.image,
             latency=latency,
@@ -160,6 +165,7 @@ class SimulatedCluster:
         if self.objects.has_pod(node):
             self.server.execs.kill(self.pod(node))
         self.objects.delete_node(node)
+        self.slices.delete(node)
         gpus = self._fleet.remove(self.name, node)
         return self._done(f"deleted {node}", (node,), gpus)
 
@@ -171,6 +177,7 @@ class SimulatedCluster:
             node = next(name for number in range(10_000_000) if (name := f"gpu-{number:04d}") not in taken)
         gpus = self._fleet.add(self.name, node)
         self.objects.add_node(node)
+        self.slices.update(node)
         return self._done(f"added {node} with {len(gpus)} GPUs", (node,), gpus)
 
     @action
@@ -184,6 +191,7 @@ class SimulatedCluster:
         node = self._node(node)
         gpus = self._fleet.lose(self.name, node, uuid, listed=listed, silent=silent)
         self.objects.set_allocatable(node)
+        self.slices.update(node)
         return self._done(f"{gpus[0]} fell off the bus of {node}", (node,), gpus)
 
     @action
@@ -195,6 +203,7 @@ class SimulatedCluster:
         node = self._node(node)
         gpus = self._fleet.set_mig(self.name, node, enabled)
         self.objects.set_mig(node, enabled=enabled, labelled=labelled)
+        self.slices.update(node)
         self._restart_if_there(node)
         return self._done(f"MIG is {'on' if enabled else 'off'} on {node}", (node,), gpus)
 
@@ -326,6 +335,25 @@ class SimulatedCluster:
         node = self._node(node)
         self.objects.withdraw_gpus(node, forget=forget)
         return self._done(f"{node} offers no GPUs", (node,))
+
+    @action
+    def publish_slices(self, version: SliceVersion = "v1", split: bool = False, plugin: bool = False) -> Done:
+        """Serve ResourceSlices, one for each node, or with split one for each GPU, as the NVIDIA DRA driver does.
+
+        Unless plugin, no device plugin is beside it: nodes offer no GPUs and have no labels of it.
+        """
+        for node in () if plugin else self.nodes:
+            self.objects.withdraw_gpus(node, forget=True)
+            self.objects.label_node(node, {"nvidia.com/gpu.present": None, "nvidia.com/gpu.count": None})
+        self.slices.publish(version, split=split)
+        return self._done("publishes ResourceSlices", tuple(self.nodes))
+
+    @action
+    def delete_slices(self, node: str | None = None) -> Done:
+        """Delete the ResourceSlices of a node, as the kubelet does when the driver is gone."""
+        node = self._node(node)
+        self.slices.delete(node)
+        return self._done(f"deleted the ResourceSlices of {node}", (node,))
 
     # API server
 
@@ -498,6 +526,7 @@ class SimulatedCluster:
             self._stop_pod(node)
         self._fleet.reboot(self.name, node)
         self.objects.node_up(node)
+        self.slices.update(node)
         if has_pod:
             self.objects.start_pod(node, new_sandbox=True)
 

@@ -52,11 +52,12 @@ class Resource(NamedTuple):
     verbs: tuple[str, ...]
     fields: tuple[str, ...]  # allowed in field selectors
     short: str  # name for kubectl
+    version: str = "v1"
 
     @property
     def api_version(self) -> str:
         """The apiVersion of its objects."""
-        return f"{self.group}/v1" if self.group else "v1"
+        return f"{self.group}/{self.version}" if self.group else self.version
 
 
 PODS = Resource(

@@ -18,6 +18,7 @@ class RequestInfo(NamedTuple):
     name: str = ""
     subresource: str = ""
     is_resource: bool = True
+    version: str = "v1"  # of the API
 
     @property
     def right(self) -> str:
@@ -30,10 +31,11 @@ def parse(method: str, path: str, *, watch: bool) -> RequestInfo:
     parts = [part for part in path.split("/") if part]
     if parts[:2] == ["api", "v1"] and len(parts) > 2:
         group, rest = "", parts[2:]
-    elif parts[:1] == ["apis"] and len(parts) > 3 and parts[2] == "v1":
+    elif parts[:1] == ["apis"] and len(parts) > 3:
         group, rest = parts[1], parts[3:]
     else:
         return RequestInfo(method.lower(), "", path, is_resource=False)
+    version = parts[2] if group else parts[1]
     namespace = ""
     if rest[0] == "namespaces" and len(rest) > 2:
         namespace, rest = rest[1], rest[2:]
@@ -43,7 +45,7 @@ def parse(method: str, path: str, *, watch: bool) -> RequestInfo:
     verb = _VERBS.get(method, method.lower())
     if method == "GET" and not name:
         verb = "watch" if watch else "list"
-    return RequestInfo(verb, group, resource, namespace, name, subresource)
+    return RequestInfo(verb, group, resource, namespace, name, subresource, version=version)
 
 
 def flag(query: Mapping[str, str], key: str) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from collector.config import ConfigError
@@ -17,6 +18,7 @@ from collector.simulator.images import Image
 from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
 from collector.simulator.printing import PodLogs
 from collector.simulator.requests import RequestInfo, flag, parse
+from collector.simulator.slices import Slices
 from collector.simulator.smi import Printed
 from collector.simulator.state import State
 from collector.simulator.storage import Storage
@@ -39,6 +41,7 @@ class ApiServer:
         storage: Storage,
         *,
         token: str,
+        slices: Slices,
         run_smi: Callable[[str, Sequence[str]], Printed],
         image: Callable[[str, str], Image],
         latency: float,
@@ -48,6 +51,7 @@ class ApiServer:
     ) -> None:
         self.storage = storage
         self.token = token
+        self._slices = slices
         self.faults = Faults()
         self.counters = Counters()
         self.connections = Connections()
@@ -122,11 +126,11 @@ class ApiServer:
         if self.faults.refuses_tokens or request.headers.get("Authorization") != f"Bearer {self.token}":
             raise errors.unauthorized()
         if not info.is_resource:
-            return _discovery(info.resource)
+            return self._discovery(info.resource)
         self._authorize(info)
         if info.resource in write_verbs.REVIEWS:
             return write_verbs.review(info, await write_verbs.read_body(request), self.faults, USER)
-        resource = RESOURCES.get((info.group, info.resource))
+        resource = self._resource(info)
         if resource is None:
             raise errors.unknown_path()
         if info.subresource == "exec" and resource is PODS:
@@ -136,6 +140,20 @@ class ApiServer:
         if info.subresource and not (info.subresource == "status" and resource is NODES):
             raise errors.unknown_path()
         return await self._serve(request, info, resource)
+
+    def _resource(self, info: RequestInfo) -> Resource | None:
+        known = (RESOURCES.get((info.group, info.resource)), self._slices.resource)
+        wanted = (info.group, info.resource, info.version)
+        return next((one for one in known if one and (one.group, one.plural, one.version) == wanted), None)
+
+    def _discovery(self, path: str) -> web.Response:
+        body = self._slices.discovery(path) or discovery.document(path)
+        if body is None:
+            raise errors.unknown_path()
+        if path.rstrip("/") == "/apis" and (group := self._slices.group()) is not None:
+            groups = msgspec.json.decode(body)
+            body = msgspec.json.encode(groups | {"groups": [*groups["groups"], group]})
+        return web.Response(body=body, content_type="application/json")
 
     async def _serve(self, request: web.BaseRequest, info: RequestInfo, resource: Resource) -> web.StreamResponse:
         if info.verb not in resource.verbs:
@@ -156,13 +174,6 @@ class ApiServer:
         for verb in sorted(verbs, reverse=True):
             if self.faults.denies(verb, info.right, info.namespace):
                 raise errors.forbidden(USER, verb, info.right, info.group, info.namespace, info.name)
-
-
-def _discovery(path: str) -> web.Response:
-    body = discovery.document(path)
-    if body is None:
-        raise errors.unknown_path()
-    return web.Response(body=body, content_type="application/json")
 
 
 def describe(server: ApiServer) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Shape(NamedTuple):
     controller: str = ""  # a Deployment in the namespace; its pod is on a node without GPUs
     node_labels: Mapping[str, str] = MappingProxyType({})  # of GPU nodes; with {product}, {gpus}, {driver}
     resource: str = "nvidia.com/gpu"  # that GPU nodes offer; empty with DRA, which offers none
+    slices: bool = False  # a DRA driver publishes ResourceSlices
     platform: Platform = AWS
 
     def image(self, pod: str, container: str) -> Image:
@@ -240,6 +241,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
                 controller="dra-driver-nvidia-gpu-controller",
                 node_labels=_NFD_LABELS,
                 resource="",
+                slices=True,
             ),
             # On EKS with Bottlerocket, whose device plugin is a service of the host.
             Shape(

@@ -4,14 +4,14 @@ import asyncio
 import base64
 import binascii
 from bisect import bisect_right
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from collector.simulator import errors
-from collector.simulator.objects import RESOURCES, Document, Resource
+from collector.simulator.objects import Document, Resource
 from collector.simulator.selection import Labels, label_selector, required_fields
 
 __all__ = ["Entry", "Event", "Filter", "Page", "Storage", "WatchSubscription"]
@@ -159,7 +159,7 @@ class Storage:
     def __init__(self, history: int = HISTORY_EVENTS) -> None:
         self.version = 1000
         self.compacted = self.version  # older versions are no longer available
-        self._objects: dict[Resource, dict[str, Entry]] = {resource: {} for resource in RESOURCES.values()}
+        self._objects: defaultdict[Resource, dict[str, Entry]] = defaultdict(dict)
         self._sorted: dict[Resource, list[str]] = {}
         self._history: deque[Event] = deque()
         self.max_history = history
@@ -320,6 +320,8 @@ def _field(entry: Entry, field: str) -> str:
         return namespace
     if field == "spec.nodeName":
         return entry.node
+    if field == "spec.driver":
+        return str(entry.document()["spec"]["driver"])
     phase = entry.document().get("status", {}).get("phase", "")
     return str(phase)
 

@@ -1,4 +1,4 @@
-"""Renders pods, nodes and leases as the Table that kubectl asks for."""
+"""Renders pods, nodes, leases and ResourceSlices as the Table that kubectl asks for."""
 
 import calendar
 import time
@@ -20,6 +20,7 @@ _COLUMNS = {
     ),
     LEASES: (("Name", 0), ("Holder", 0), ("Age", 0)),
 }  # fmt: skip
+_SLICE_COLUMNS = (("Name", 0), ("Node", 0), ("Driver", 0), ("Pool", 0), ("Age", 0))
 
 
 def preferred(accept: str) -> bool:
@@ -38,7 +39,7 @@ def render(resource: Resource, entries: Sequence[Entry], metadata: dict[str, Any
             "columnDefinitions": [
                 {"name": name, "type": "string", "format": "name" if name == "Name" else "", "description": "",
                  "priority": priority}
-                for name, priority in _COLUMNS[resource]
+                for name, priority in _COLUMNS.get(resource, _SLICE_COLUMNS)
             ],
             "rows": [_row(resource, entry.document(), now) for entry in entries],
         }
@@ -52,6 +53,9 @@ def _row(resource: Resource, document: Document, now: float) -> dict[str, Any]:
         cells = _pod(document, age)
     elif resource is NODES:
         cells = _node(document, age)
+    elif resource.plural == "resourceslices":
+        spec = document["spec"]
+        cells = [metadata["name"], spec.get("nodeName", ""), spec["driver"], spec["pool"]["name"], age]
     else:
         cells = [metadata["name"], (document.get("spec") or {}).get("holderIdentity") or "", age]
     partial = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}

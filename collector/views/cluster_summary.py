@@ -15,6 +15,7 @@ from collector.model import (
     LabelTrouble,
     NodeState,
     ReadFailure,
+    SliceStatus,
     Survey,
     Uncovered,
     UnreadReason,
@@ -54,6 +55,7 @@ class ClusterSummary:
     sources: Sequence[PodSource]
     node_selector: str
     resembles: Sequence[str]  # the clusters that show the same nodes, without proof that they are the same
+    slices: SliceStatus | None  # whether its ResourceSlices are seen; None before that was tried
     stale: bool  # its view has not been proved current for long
     labels: LabelTrouble | None = None  # why labels of its nodes cannot be written
     nodes: int = 0  # GPU nodes
@@ -145,6 +147,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         sources=view.sources(cluster),
         node_selector=view.node_selector(cluster),
         resembles=sorted(view.resembles(cluster)),
+        slices=view.slices(cluster),
         stale=_is_stale(view, cluster),
         labels=view.label_trouble(cluster),
     )
@@ -205,7 +208,14 @@ def fleet_coverage(summaries: Iterable[ClusterSummary]) -> tuple[int, Counter[Un
 
 def _count_lost(summary: ClusterSummary, entry: NodeState) -> None:
     lost_uuids = entry.lost_uuids
-    names = [gpu.serial or gpu.uuid for gpu in entry.gpus if gpu.uuid in lost_uuids]
+    unlisted = entry.unlisted_uuids
+    names = [
+        f"{gpu.serial or gpu.uuid} (no longer in its ResourceSlices)"
+        if gpu.uuid in unlisted
+        else gpu.serial or gpu.uuid
+        for gpu in entry.gpus
+        if gpu.uuid in lost_uuids
+    ]
     names += [f"{one.pci_bus_id} (never read)" for one in entry.silent]
     summary.lost += len(names)
     room = max(0, MAX_LOST_NAMES - len(summary.lost_names))

@@ -6,7 +6,7 @@ from typing import Protocol
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
-from collector.model import ClusterStatus, LabelTrouble, Survey
+from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
 from collector.store import History, LeadStatus, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
@@ -66,6 +66,9 @@ class CollectorView(Protocol):
 
     def survey(self, cluster: str) -> Survey | None:
         """Return how much there is in a cluster, GPUs or not; None before it has been listed completely."""
+
+    def slices(self, cluster: str) -> SliceStatus | None:
+        """Return whether a cluster's ResourceSlices are seen; None before that was tried."""
 
     def resembles(self, cluster: str) -> Collection[str]:
         """Return the clusters that show the same nodes as a cluster, without proof that they are the same, sorted."""

@@ -174,14 +174,7 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             detail=f"refresh interval: {duration(summary.refresh)}",
             severe=False,
         )
-    if summary.resembles:
-        names = ", ".join(f'"{other}"' for other in summary.resembles)
-        text = f"shows nodes with the same uids as {names}, without proof that they are one cluster"
-        detail = (
-            "all of them are published. If they are one cluster, remove one from the configuration, or let both verify"
-            " the API server at the same address; if not, one of them copies the other."
-        )
-        yield Problem(kind="cluster", name=name, text=text, detail=detail, severe=False)
+    yield from _doubts(summary)
     yield from _label_problems(summary)
     if summary.claims:
         text = f"has {counted(summary.claims, 'GPU')} reported by two nodes, being verified"
@@ -204,6 +197,22 @@ def _label_problems(summary: ClusterSummary) -> Iterator[Problem]:
     yield Problem(
         kind="cluster", name=summary.name, text=text, detail=trouble.message, since=trouble.since, severe=False
     )
+
+
+def _doubts(summary: ClusterSummary) -> Iterator[Problem]:
+    """Yield what makes it doubtful that what is published of a cluster is all, and once."""
+    name = summary.name
+    if summary.up and summary.slices is not None and summary.slices.lost:
+        text = "has ResourceSlices that are no longer seen; what they said last stands"
+        yield Problem(kind="cluster", name=name, text=text, detail=summary.slices.message, severe=False)
+    if summary.resembles:
+        names = ", ".join(f'"{other}"' for other in summary.resembles)
+        text = f"shows nodes with the same uids as {names}, without proof that they are one cluster"
+        detail = (
+            "all of them are published. If they are one cluster, remove one from the configuration, or let both verify"
+            " the API server at the same address; if not, one of them copies the other."
+        )
+        yield Problem(kind="cluster", name=name, text=text, detail=detail, severe=False)
 
 
 def _unread_problems(summary: ClusterSummary) -> Iterator[Problem]:

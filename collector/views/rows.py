@@ -29,7 +29,7 @@ Row = dict[str, Any]  # by column; times are RFC 3339 in UTC, what is unknown is
 def cluster_row(view: CollectorView, name: str) -> Row:
     """Return one cluster: its status, and how much is in it."""
     entries = view.inventory.nodes(name).values()
-    status, survey = view.statuses.get(name), view.survey(name)
+    status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
     unread = {reason: count for reason, count in counts.items() if count}
     return {
@@ -50,6 +50,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
             {"source": source.name, "container": source.container, "pods": pods}
             for source, pods in itertools.zip_longest(view.sources(name), survey.pods if survey else ())
         ],
+        "resource_slices": slices.state if slices else None,
         "gpus": view.inventory.count(name),
         "gpus_lost": sum(entry.lost for entry in entries),
         "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),
@@ -90,13 +91,15 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
 
 def _lost_gpus(entry: NodeState) -> Iterator[Row]:
     """Yield the GPUs of a node that do not answer; of one that was never read only the address is known."""
-    node = entry.place.node
+    node, unlisted, listed = entry.place.node, entry.unlisted_uuids, entry.node.listed
     for one in entry.placements() if entry.unseen else ():
         if one.lost:
             gpu, seen = one.gpu, rfc3339(one.confirmed)
-            yield {"node": node, "pci_bus_id": gpu.pci_bus_id, "serial": gpu.serial, "uuid": gpu.uuid, "seen": seen}
+            told = {"serial": gpu.serial, "uuid": gpu.uuid, "seen": seen, "unlisted": gpu.uuid in unlisted}
+            yield {"node": node, "pci_bus_id": gpu.pci_bus_id, **told}
     for silent in entry.silent:
-        yield {"node": node, "pci_bus_id": silent.pci_bus_id, "serial": None, "uuid": None, "seen": None}
+        told = {"serial": None, "uuid": None, "seen": None, "unlisted": entry.time is None and listed is not None}
+        yield {"node": node, "pci_bus_id": silent.pci_bus_id, **told}
 
 
 def gpu_row(view: CollectorView, placement: Placement) -> Row:

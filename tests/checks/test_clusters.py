@@ -561,3 +561,27 @@ class TestLogs:
         assert text in problem
         assert hint in remedy
         assert "running" not in problem
+
+
+class TestResourceSlices:
+    async def test_gpus_that_only_slices_list_are_known(self, clusters: Clusters):
+        clusters["sim-0"].publish_slices()
+        clusters["sim-0"].remove_pod("gpu-0001")
+        finding = (await clusters.check())["sim-0"]
+        assert finding.details is not None
+        assert finding.details.resource_slices == "ResourceSlices list 12 GPUs on 3 nodes"
+        assert [problem.text for problem in finding.problems] == ["1 of 3 GPU nodes without a ready GPU pod: gpu-0001"]
+
+    @pytest.mark.parametrize("verb", ["list", "watch"])
+    async def test_a_missing_right_is_said_and_no_problem(self, clusters: Clusters, verb: str):
+        clusters["sim-0"].publish_slices()
+        clusters["sim-0"].deny(verb, "resourceslices")
+        finding = (await clusters.check())["sim-0"]
+        text = f"ResourceSlices are not seen: may not {verb} resourceslices.resource.k8s.io; without them, "
+        assert finding.ok
+        assert finding.text.startswith(text)
+
+    async def test_a_server_without_them_has_none(self, clusters: Clusters):
+        finding = (await clusters.check())["sim-0"]
+        assert finding.details is not None
+        assert (finding.text, finding.details.resource_slices) == ("", "the API server has no ResourceSlices")

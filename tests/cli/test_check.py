@@ -82,9 +82,12 @@ class TestGood:
             "ok": True,
             "server": clusters["sim-0"].url,
             "user": "simulated-user",
+            "resource_slices": "the API server has no ResourceSlices",
             "rights": {
                 "list nodes": True,
                 "watch nodes": True,
+                "list resourceslices.resource.k8s.io": True,
+                "watch resourceslices.resource.k8s.io": True,
                 "list pods in gpu-operator": True,
                 "watch pods in gpu-operator": True,
                 "create pods/exec in gpu-operator": True,

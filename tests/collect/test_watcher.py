@@ -26,7 +26,7 @@ class TestFirstReading:
         async with world.watched() as seen:
             await world.settled()
             assert world.execs == Counter(dict.fromkeys(world.cluster.nodes, 1))
-            assert (world.requested("list"), world.requested("watch"), world.requested("get")) == (2, 2, 0)
+            assert (world.requested("list"), world.requested("watch"), world.requested("get")) == (2, 2, 1)
             assert seen.states == [ClusterState.STARTING, ClusterState.UP]
             assert (seen.failures, seen.restarts, seen.gone) == ([], [], [])
 

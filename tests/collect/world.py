@@ -9,6 +9,7 @@ import anyio
 
 from collector.backoff import Backoff
 from collector.collect.schedule import RetryPolicy
+from collector.collect.slice_watch import SliceIntervals
 from collector.collect.watcher import ClusterWatcher, Intervals
 from collector.config import ClusterSettings
 from collector.kube.identity import Proof
@@ -22,6 +23,7 @@ from collector.model import (
     NodeInfo,
     ReadFailure,
     Reading,
+    SliceStatus,
     Survey,
     UnreadReason,
     WatchRestart,
@@ -43,6 +45,10 @@ FAST = Intervals(
     ),
     print_pause=0.05,
     connect=Backoff(initial=0.02, maximum=0.05),
+    slices=SliceIntervals(
+        forbidden=Backoff(initial=0.05, maximum=0.1),
+        failed=Backoff(initial=0.02, maximum=0.05),
+    ),
 )
 
 
@@ -60,6 +66,7 @@ class Observed:
         self.uncovered: dict[str, UnreadReason] = {}
         self.surveys: list[Survey] = []
         self.statuses: list[ClusterStatus] = []
+        self.slices: list[SliceStatus] = []
         self.synced: list[float] = []
         self.expiries: list[Validity | None] = []
         self.restarts: list[tuple[str, WatchRestart]] = []
@@ -104,6 +111,9 @@ class Observed:
 
     def on_status(self, status: ClusterStatus) -> None:
         self.statuses.append(status)
+
+    def on_slices(self, cluster: str, status: SliceStatus) -> None:
+        self.slices.append(status)
 
     def on_credential_expiry(self, cluster: str, expiry: Validity | None) -> None:
         self.expiries.append(expiry)

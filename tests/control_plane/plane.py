@@ -163,13 +163,18 @@ class ControlPlane:
             )
         )
 
-    def add_node(self, node: str, gpus: Iterable[tuple[str, str]]) -> None:
-        """A node and its device-plugin pod; `gpus` are the (serial, UUID) that its nvidia-smi prints."""
-        capacity = {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": str(len(gpus := list(gpus)))}
+    def add_node(self, node: str, gpus: Iterable[tuple[str, str]], *, plugin: bool = True) -> None:
+        """A node and its GPU pod; `gpus` are the (serial, UUID) that its nvidia-smi prints.
+
+        Without `plugin` Kubernetes does not count them, as where a DRA driver manages GPUs.
+        """
+        capacity = {"cpu": "64", "memory": "512Gi", "pods": "110"}
+        if plugin:
+            capacity["nvidia.com/gpu"] = str(len(gpus := list(gpus)))
         self.create(
             "/api/v1/nodes",
             {
-                "metadata": {"name": node, "labels": {"nvidia.com/gpu.present": "true"}},
+                "metadata": {"name": node, "labels": {"nvidia.com/gpu.present": "true"} if plugin else {}},
                 "spec": {"providerID": f"aws:///us-east-1a/i-{self.name}-{node}"},
                 "status": {
                     "capacity": capacity,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.model import ClusterState, ClusterStatus, LabelFailure, LabelTrouble
+from collector.model import ClusterState, ClusterStatus, LabelFailure, LabelTrouble, SliceState, SliceStatus
 from collector.store import StoreStatus
 from collector.store.damaged import SetAside
 from collector.views.cluster_summary import summarize
@@ -44,6 +44,18 @@ async def test_labels_that_cannot_be_written_are_one_problem(
     problems = list(cluster_problems(await summarize(site.collector, "prod-a")))
     (problem,) = [problem for problem in problems if "labels" in problem.text]
     assert (problem.text, problem.detail, problem.since, problem.severe) == (text, "why", 2.0, False)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_slices_that_are_no_longer_seen_are_a_problem_and_those_never_seen_are_none(lost: bool) -> None:
+    site = Site()
+    site.collector.statuses["prod-a"] = ClusterStatus(cluster="prod-a", state=ClusterState.UP, message="", since=1.0)
+    site.collector.slice_statuses["prod-a"] = SliceStatus(SliceState.FORBIDDEN, "may not list", lost=lost)
+    problems = [one for one in cluster_problems(await summarize(site.collector, "prod-a")) if "Slices" in one.text]
+    told = [(one.text, one.detail, one.severe) for one in problems]
+    text = "has ResourceSlices that are no longer seen; what they said last stands"
+    assert told == ([(text, "may not list", False)] if lost else [])
+    assert cluster_row(site.collector, "prod-a")["resource_slices"] == "forbidden"
 
 
 def test_a_damaged_file_of_the_store_is_a_problem_until_it_is_taken_away() -> None:

@@ -24,6 +24,7 @@ from collector.model import (
     Place,
     ReadFailure,
     Reading,
+    SliceStatus,
     Step,
     Survey,
     UnreadReason,
@@ -55,6 +56,7 @@ class FakeCollector:
     listed_nodes: int | None = 10  # in each cluster; None before it has been listed
     pod_sources: Sequence[PodSource] = PRESETS["gpu-operator"]
     selector: str = ""  # of nodes
+    slice_statuses: dict[str, SliceStatus] = field(default_factory=dict)
     similar: dict[str, list[str]] = field(default_factory=dict)  # clusters that resemble each other
     label_troubles: dict[str, LabelTrouble] = field(default_factory=dict)
     time: float = 1764000600.0
@@ -81,6 +83,9 @@ class FakeCollector:
         if self.listed_nodes is None or cluster not in self.statuses:
             return None
         return Survey(self.listed_nodes, tuple(self.pods))
+
+    def slices(self, cluster: str) -> SliceStatus | None:
+        return self.slice_statuses.get(cluster)
 
     def sources(self, _cluster: str) -> Sequence[PodSource]:
         return self.pod_sources

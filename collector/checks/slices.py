@@ -1,0 +1,50 @@
+"""Whether a collector would see the ResourceSlices of a cluster, and the GPUs that they list."""
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from collector.checks.rights import SLICE_RIGHTS, Right
+from collector.collect.slice_watch import find_slice_api, slices
+from collector.collect.slices import NodeDevices, SliceBook
+from collector.kube.client import ApiClient
+from collector.kube.errors import ClusterError
+from collector.kube.reflector import list_all
+from collector.text import counted
+
+__all__ = ["SliceReport", "look_at_slices"]
+
+_WITHOUT = (
+    "without them, GPU nodes that only a DRA driver knows have no capacity, and losses there show in readings alone"
+)
+
+
+class SliceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found; `text` is one line."""
+
+    text: str
+    seen: bool = True  # False where there may be slices that are not seen
+    gpus: Mapping[str, int] = {}  # that they list, by node
+
+
+async def look_at_slices(client: ApiClient, denied: Collection[Right]) -> SliceReport:
+    """List the slices of a cluster, of which the server has `denied` rights; whatever fails is in the report."""
+    try:
+        api = await find_slice_api(client)
+        if api is None:
+            return SliceReport(text="the API server has no ResourceSlices")
+        missing = [right.verb for right in SLICE_RIGHTS if right in denied]
+        if missing:
+            right = SLICE_RIGHTS[0]
+            what = f"may not {' or '.join(missing)} {right.resource}.{right.group}"
+            return SliceReport(text=f"ResourceSlices are not seen: {what}; {_WITHOUT}", seen=False)
+        found, _version = await list_all(client, slices(client, api(client).list_resource_slice))
+    except ClusterError as error:
+        return SliceReport(text=f"ResourceSlices are not seen: {error}", seen=False)
+    nodes: dict[str, NodeDevices | None] = {}
+    book = SliceBook(nodes.__setitem__)
+    for one in found.values():
+        book.apply(None, one)
+    gpus = {node: devices.gpus for node, devices in nodes.items() if devices is not None and devices.gpus}
+    listed = f"{counted(sum(gpus.values()), 'GPU')} on {counted(len(gpus), 'node')}"
+    return SliceReport(text=f"ResourceSlices list {listed}", gpus=gpus)

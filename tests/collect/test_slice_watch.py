@@ -1,0 +1,247 @@
+"""ResourceSlices watched from end to end: what they add to a cluster, and that nothing depends on them."""
+
+import logging
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from collector.backoff import Backoff
+from collector.collect.gpu_signs import SLICE_SIGN
+from collector.collect.slice_watch import SliceIntervals
+from collector.model import ClusterState, SliceState, Uncovered, WatchRestart
+from collector.simulator.slices import SliceVersion
+from tests.collect.world import FAST, World
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+def asking_often() -> SliceIntervals:
+    return msgspec.structs.replace(FAST.slices, absent=Backoff(initial=0.05, maximum=0.1))
+
+
+def without_pods(world: World) -> None:
+    for node in world.cluster.nodes:
+        world.cluster.remove_pod(node)
+
+
+class TestWhatSlicesAdd:
+    @pytest.mark.parametrize("version", ["v1", "v1beta2", "v1beta1"])
+    @pytest.mark.parametrize("split", [False, True])
+    async def test_nodes_without_a_pod_are_gpu_nodes_with_a_capacity(
+        self, world: World, version: SliceVersion, split: bool
+    ) -> None:
+        world.cluster.publish_slices(version=version, split=split)
+        without_pods(world)
+        async with world.watched() as seen:
+            await eventually(lambda: seen.nodes.keys() == set(world.cluster.nodes))
+            info = seen.nodes[world.first]
+            assert (info.gpu_sign, info.capacity, info.allocatable, info.advertised[0]) == (SLICE_SIGN, 2, 2, None)
+            assert {ref.uuid for ref in info.listed or ()} == {
+                uuid for node, uuid in world.truth if node == world.first
+            }
+            assert set(seen.uncovered.values()) == {Uncovered.NO_POD}
+            assert seen.slices[-1].state is SliceState.WATCHED
+            assert seen.state is ClusterState.UP
+
+    async def test_nodes_are_read_once_though_slices_come_too(self, world: World) -> None:
+        world.cluster.publish_slices()
+        async with world.watched() as seen:
+            await world.settled()
+            assert set(world.execs.values()) == {1}
+            assert {seen.nodes[node].capacity for node in world.cluster.nodes} == {2}
+
+    async def test_addresses_are_those_of_nvidia_smi(self, world: World) -> None:
+        world.cluster.publish_slices()
+        async with world.watched() as seen:
+            await world.settled()
+            read = {gpu.uuid: gpu.pci_bus_id for gpu in seen.published[world.first].gpus}
+            assert dict(seen.nodes[world.first].listed or ()) == read
+
+    async def test_a_device_plugin_beside_it_does_not_double_the_capacity(self, world: World) -> None:
+        world.cluster.publish_slices(plugin=True)
+        async with world.watched() as seen:
+            await world.settled()
+            info = seen.nodes[world.first]
+            assert (info.capacity, info.allocatable, info.gpu_sign) == (2, 2, "nvidia.com/gpu")
+
+    async def test_instances_count_as_boards(self, world: World) -> None:
+        world.cluster.set_mig(world.first)
+        world.cluster.publish_slices()
+        async with world.watched() as seen:
+            await world.settled()
+            assert seen.nodes[world.first].capacity == 2
+
+    async def test_nodes_without_slices_are_as_ever(self, world: World) -> None:
+        world.cluster.publish_slices()
+        async with world.watched() as seen:
+            await world.settled()
+            assert not any(node.startswith("cpu") for node in seen.nodes)
+
+    async def test_a_node_selector_leaves_their_nodes_out(self, world: World) -> None:
+        world.cluster.publish_slices()
+        async with world.watched(node_selector=f"kubernetes.io/hostname={world.first}") as seen:
+            await eventually(lambda: seen.published)
+            await world.stays(lambda: seen.nodes.keys() == {world.first})
+
+
+class TestLoss:
+    @pytest.mark.parametrize("how", [{}, {"listed": True}, {"silent": True}])
+    async def test_the_loss_of_a_gpu_has_its_node_read_again(self, world: World, how: dict[str, Any]) -> None:
+        world.cluster.publish_slices()
+        async with world.watched() as seen:
+            await world.settled()
+            before = len(seen.readings) + len(seen.failures)
+            world.cluster.lose_gpu(world.first, **how)
+            await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
+            await eventually(lambda: len(seen.readings) + len(seen.failures) > before)
+            # Its node does not seem complete for having lost it.
+            assert (seen.nodes[world.first].capacity, seen.nodes[world.first].allocatable) == (2, 1)
+            world.cluster.reboot_node(world.first)
+            world.cluster.withdraw_gpus(world.first, forget=True)
+            await eventually(lambda: seen.nodes[world.first].allocatable == 2)
+            await world.settled()
+
+    async def test_without_a_pod_the_listing_alone_changes(self, world: World) -> None:
+        world.cluster.publish_slices(split=True)
+        without_pods(world)
+        async with world.watched() as seen:
+            await eventually(lambda: seen.nodes.keys() == set(world.cluster.nodes))
+            world.cluster.lose_gpu(world.first)
+            await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
+            assert (seen.nodes[world.first].capacity, world.execs.total()) == (2, 0)
+
+    async def test_a_generation_with_the_same_gpus_costs_no_reading(self, world: World) -> None:
+        world.cluster.publish_slices()
+        async with world.watched():
+            await world.settled()
+            execs = world.execs.total()
+            world.cluster.publish_slices()
+            await world.stays(lambda: world.execs.total() == execs)
+
+    async def test_the_capacity_outlives_a_restart(self, world: World) -> None:
+        world.cluster.publish_slices()
+        async with world.watched() as seen:
+            await world.settled()
+            world.cluster.lose_gpu(world.first)
+            await world.settled()
+            known = {node: one._replace(boards=seen.nodes[node].capacity) for node, one in seen.known().items()}
+        execs = world.execs.total()
+        async with world.watched(known=known) as seen:
+            await eventually(lambda: seen.nodes.keys() == set(world.cluster.nodes))
+            assert (seen.nodes[world.first].capacity, len(seen.nodes[world.first].listed or ())) == (2, 1)
+            await world.stays(lambda: world.execs.total() == execs)
+
+    async def test_a_driver_that_is_gone_takes_no_gpu_with_it(self, world: World) -> None:
+        world.cluster.publish_slices()
+        async with world.watched() as seen:
+            await world.settled()
+            world.cluster.delete_slices(world.first)
+            await eventually(lambda: seen.nodes[world.first].listed is None)
+            await world.settled()
+            assert seen.gone == []
+
+
+class TestWithoutSlices:
+    async def test_a_server_without_the_api_costs_one_request(self, world: World) -> None:
+        async with world.watched() as seen:
+            await world.settled()
+            assert [status.state for status in seen.slices] == [SliceState.ABSENT]
+            assert (world.requested("get"), world.requested("list"), world.requested("watch")) == (1, 2, 2)
+
+    async def test_an_api_that_comes_later_is_found(self, world: World) -> None:
+        async with world.watched(intervals=msgspec.structs.replace(FAST, slices=asking_often())) as seen:
+            await world.settled()
+            world.cluster.publish_slices()
+            await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
+            await eventually(lambda: all(node.listed for node in seen.nodes.values()))
+            await world.settled()
+
+    @pytest.mark.parametrize("verb", ["list", "watch"])
+    async def test_a_missing_right_is_reported_and_costs_nothing_else(
+        self, world: World, verb: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        world.cluster.publish_slices(plugin=True)
+        world.cluster.deny(verb, "resourceslices")
+        async with world.watched() as seen:
+            await world.settled()
+            await eventually(lambda: seen.slices and seen.slices[-1].state is SliceState.FORBIDDEN)
+            assert "resourceslices" in seen.slices[-1].message
+            assert (seen.states, seen.restarts) == ([ClusterState.STARTING, ClusterState.UP], [])
+            world.cluster.allow(verb, "resourceslices")
+            await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
+            await eventually(lambda: all(node.listed for node in seen.nodes.values()))
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+    async def test_what_was_seen_stands_while_the_right_is_gone(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        world.cluster.publish_slices()
+        without_pods(world)
+        async with world.watched() as seen:
+            await eventually(lambda: len(seen.nodes) == len(world.cluster.nodes))
+            world.cluster.deny("*", "resourceslices")
+            world.cluster.drop_connections()
+            await eventually(lambda: seen.slices[-1].state is SliceState.FORBIDDEN)
+            await eventually(lambda: seen.state is ClusterState.UP)
+            assert {node.capacity for node in seen.nodes.values()} == {2}
+            world.cluster.delete_node(world.second)
+            world.cluster.lose_gpu(world.first)
+            world.cluster.allow()
+            await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
+            await eventually(lambda: world.second in seen.gone)
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert any(text.startswith("ResourceSlices not seen, what they said last stands: ") for text in warnings)
+
+    async def test_a_server_that_moves_on_to_another_version_is_followed(self, world: World) -> None:
+        world.cluster.publish_slices(version="v1beta1")
+        async with world.watched() as seen:
+            await world.settled()
+            world.cluster.publish_slices(version="v1")
+            world.cluster.drop_connections()
+            world.cluster.lose_gpu(world.first)
+            await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
+            assert seen.slices[-1].state is SliceState.WATCHED
+
+    async def test_too_many_slices_cost_the_slices_alone(self, world: World) -> None:
+        world.cluster.publish_slices(split=True, plugin=True)
+        for at in range(20):
+            world.cluster.add_node(f"more-{at}")
+        async with world.watched(max_objects=30) as seen:
+            await world.settled()
+            await eventually(lambda: seen.slices and seen.slices[-1].state is SliceState.FAILING)
+            assert "max_objects" in seen.slices[-1].message
+            assert ("resourceslices", WatchRestart.LIMIT_EXCEEDED) in seen.restarts
+            assert seen.state is ClusterState.UP
+
+    async def test_slices_that_do_not_come_delay_the_first_reading_for_a_bounded_time(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def hang(_client: object) -> None:
+            await anyio.sleep_forever()
+
+        monkeypatch.setattr("collector.collect.slice_watch.find_slice_api", hang)
+        async with world.watched(intervals=msgspec.structs.replace(FAST, slices_wait=0.3)) as seen:
+            await eventually(lambda: seen.state is ClusterState.UP)
+            await world.settled()
+            assert seen.slices == []
+
+    @pytest.mark.parametrize(
+        ("body", "state"),
+        [
+            (b"<html>", SliceState.FAILING),
+            (b'{"versions": [null, {}, {"version": "v2"}]}', SliceState.ABSENT),
+            (b'{"versions": null}', SliceState.ABSENT),
+            (b"null", SliceState.ABSENT),
+            (b'{"versions": 1}', SliceState.FAILING),
+        ],
+    )
+    async def test_a_discovery_that_makes_no_sense_costs_the_slices_alone(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, body: bytes, state: SliceState
+    ) -> None:
+        monkeypatch.setattr(world.cluster.slices, "discovery", lambda _path: body)
+        async with world.watched() as seen:
+            await world.settled()
+            await eventually(lambda: [status.state for status in seen.slices] == [state])

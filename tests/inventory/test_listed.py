@@ -1,0 +1,214 @@
+"""What ResourceSlices reveal of GPUs that cannot be read, and what they leave to readings."""
+
+import msgspec
+import pytest
+
+from collector.inventory import Inventory
+from collector.model import (
+    NO_UUIDS,
+    Event,
+    Fingerprint,
+    Gpu,
+    GpuRef,
+    NodeInfo,
+    NodeState,
+    Place,
+    ReadFailure,
+    Reading,
+    SilentGpu,
+    Step,
+    Uncovered,
+)
+
+A, B, C = (f"GPU-{letter}" for letter in "abc")
+BUSES = {A: "00000000:1B:00.0", B: "00000000:3B:00.0", C: "00000000:5D:00.0"}
+NODE = Place("east", "n")
+
+
+def refs(*uuids: str) -> tuple[GpuRef, ...]:
+    return tuple(GpuRef(uuid, BUSES[uuid]) for uuid in uuids)
+
+
+class World:
+    """One node of an inventory: what its slices list, and its readings."""
+
+    def __init__(self, *, read: bool = True) -> None:
+        self.inventory = Inventory()
+        self.info = NodeInfo(name="n", uid="1", boot_id="b", capacity=2, listed=refs(A, B))
+        self.inventory.set_node("east", self.info)
+        if read:
+            self.read(A, B)
+
+    def read(self, *uuids: str, node: str = "n", time: float = 10.0) -> Step:
+        info = msgspec.structs.replace(self.info, name=node)
+        fingerprint = Fingerprint(
+            pod_uid="p", container_id="c", restarts=0, boot_id=info.boot_id, capacity=None, listed=info.listed
+        )
+        gpus = tuple(Gpu(uuid=uuid, pci_bus_id=BUSES[uuid]) for uuid in uuids)
+        reading = Reading(
+            cluster="east",
+            node=info,
+            source="ns/p",
+            fingerprint=fingerprint,
+            time=time,
+            driver_version=None,
+            cuda_version=None,
+            gpus=gpus,
+        )
+        return self.inventory.apply(reading)
+
+    def list(self, *listed: GpuRef, boot_id: str = "b", time: float = 20.0) -> Step:
+        self.info = msgspec.structs.replace(self.info, listed=listed, boot_id=boot_id)
+        return self.inventory.set_node("east", self.info, time)
+
+    def uncover(self) -> Step:
+        return self.inventory.set_uncovered(NODE, Uncovered.NO_POD, 15.0)
+
+    def cover(self) -> Step:
+        return self.inventory.set_uncovered(NODE, None, 30.0)
+
+    @property
+    def node(self) -> NodeState:
+        node = self.inventory.node(NODE)
+        assert node is not None
+        return node
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class TestUncoveredNodes:
+    def test_a_gpu_that_is_no_longer_listed_is_lost(self, world: World) -> None:
+        world.uncover()
+        assert world.list(*refs(A)).changes == ()
+        assert (world.node.lost_uuids, world.node.unlisted_uuids, world.node.found) == (
+            frozenset({B}),
+            frozenset({B}),
+            1,
+        )
+        assert [(one.gpu.uuid, one.lost, one.confirmed) for one in world.node.placements()] == [
+            (A, False, 10.0),
+            (B, True, 10.0),
+        ]
+
+    def test_it_is_lost_whichever_comes_first(self, world: World) -> None:
+        world.list(*refs(A))
+        assert world.node.lost_uuids == NO_UUIDS
+        world.uncover()
+        assert world.node.lost_uuids == {B}
+
+    def test_it_is_lost_where_readings_fail(self, world: World) -> None:
+        world.list(*refs(A))
+        world.inventory.read_failed(NODE, ReadFailure.FORBIDDEN, 20.0)
+        assert world.node.lost_uuids == {B}
+
+    def test_all_may_be_lost(self, world: World) -> None:
+        world.uncover()
+        world.list()
+        assert (world.node.lost_uuids, world.node.found) == (frozenset({A, B}), 0)
+
+    def test_one_that_is_listed_again_is_not_lost(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        world.list(*refs(A, B))
+        assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
+
+    def test_one_that_nvidia_smi_calls_lost_stays_lost_while_it_is_listed(self, world: World) -> None:
+        world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
+        world.list(*refs(A, B, C))
+        assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), NO_UUIDS)
+
+    def test_slices_that_are_gone_say_nothing(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        world.inventory.set_node("east", msgspec.structs.replace(world.info, listed=None))
+        assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), NO_UUIDS)
+
+    def test_a_gpu_given_to_a_virtual_machine_is_not_lost(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A), GpuRef(None, BUSES[B]))
+        assert world.node.lost_uuids == NO_UUIDS
+
+    def test_one_that_was_read_though_it_was_not_listed_is_not_lost(self, world: World) -> None:
+        world.list(*refs(A))
+        world.read(A, B, time=21.0)
+        world.uncover()
+        world.list(*refs(A, C))
+        assert world.node.lost_uuids == NO_UUIDS
+
+    def test_another_machine_under_the_same_name_accuses_nobody(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(C), boot_id="another")
+        assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
+
+    def test_a_reboot_that_costs_a_gpu_does(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A), boot_id="another")
+        assert world.node.lost_uuids == {B}
+
+    def test_a_lost_gpu_that_turns_up_in_another_node_of_the_cluster_has_moved(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        step = world.read(B, node="m", time=30.0)
+        assert [(change.event, change.place.node) for change in step.changes] == [(Event.MOVED, "m")]
+        assert [gpu.uuid for gpu in world.node.gpus] == [A]
+
+
+class TestCoveredNodes:
+    def test_slices_alone_accuse_nobody(self, world: World) -> None:
+        world.list(*refs(A))
+        assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
+
+    def test_a_reading_decides(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        world.cover()
+        assert world.node.lost_uuids == {B}
+        world.read(A, B, time=31.0)
+        assert (world.node.lost_uuids, world.node.found) == (NO_UUIDS, 2)
+
+    def test_a_gpu_that_neither_lists_has_vanished(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        world.cover()
+        (change,) = world.read(A, time=31.0).changes
+        assert (change.event, change.gpu.uuid, change.last_seen) == (Event.VANISHED, B, 10.0)
+
+
+class TestNodesThatWereNeverRead:
+    def test_a_gpu_that_is_no_longer_listed_is_lost_by_its_address(self) -> None:
+        world = World(read=False)
+        world.list(*refs(A))
+        assert world.node.silent == (SilentGpu(BUSES[B], 20.0, "b"),)
+        assert (world.node.lost, world.node.found) == (1, None)
+
+    def test_one_that_is_listed_again_is_not(self) -> None:
+        world = World(read=False)
+        world.list(*refs(A))
+        world.list(*refs(A, B))
+        assert world.node.silent == ()
+
+    def test_another_card_in_its_place_is_not(self) -> None:
+        world = World(read=False)
+        world.list(*refs(A), GpuRef(C, BUSES[B]))
+        assert world.node.silent == ()
+
+    def test_a_reboot_accuses_nobody(self) -> None:
+        world = World(read=False)
+        world.list(*refs(A), boot_id="another")
+        assert world.node.silent == ()
+
+    def test_a_reading_that_finds_it_ends_that(self) -> None:
+        world = World(read=False)
+        world.list(*refs(A))
+        world.read(A, B, time=21.0)
+        assert (world.node.silent, world.node.found) == ((), 2)
+
+
+def test_another_node_of_the_same_name_accuses_nobody(world: World) -> None:
+    world.uncover()
+    world.info = msgspec.structs.replace(world.info, uid="2")
+    world.list(*refs(A))
+    assert world.node.lost_uuids == NO_UUIDS
