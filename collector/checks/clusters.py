@@ -10,7 +10,7 @@ import msgspec
 
 from collector.checks.access import is_granted, server_version, user_name
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
-from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
+from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject, TokenDetails
 from collector.checks.fitting import Survey, find_fit
 from collector.checks.gpu_pods import look_for_pods
 from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
@@ -36,6 +36,7 @@ from collector.kube.errors import (
 from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
+from collector.kube.token_renewal import may_renew
 from collector.model import GpuidError, GpuRef, NodeInfo, ReadError, ReadFailure
 from collector.text import counted, one_line, shell_word
 from collector.timestamps import rfc3339
@@ -127,6 +128,7 @@ class ClusterCheck(Check):
             self._anonymous = session.anonymous
             await self._authenticate(client)
             await self._reach_server(client)
+            await self._check_token(client)
             await self._check_rights(client)
             candidates = [
                 Candidate(order, source, pod)
@@ -150,6 +152,8 @@ class ClusterCheck(Check):
                 return "a sign-in page or a proxy may answer instead of the API server; check the address"
             case UnauthorizedError() | ForbiddenError() if self._anonymous:
                 return "give the user a token, a certificate or an exec plugin (kubectl config set-credentials)"
+            case UnauthorizedError() if "gpuid grant" in str(error):
+                return ""  # it says what to do
             case UnauthorizedError():
                 return f"log in again; `{kubectl}` fails the same way" if kubectl else "check the pod's service account"
             case CredentialPluginFailedError():
@@ -200,6 +204,28 @@ class ClusterCheck(Check):
         self.details.latency_seconds = round(time.perf_counter() - started, 4)
         self.step = "authenticating"
         self.details.user = client.session.secrets.redact(await user_name(client)) or None
+
+    async def _check_token(self, client: ApiClient) -> None:
+        """Note whose token it is, when it ends and whether gpuid can renew it, if it is a service account's."""
+        self.step = "asking whether its token can be renewed"
+        tokens = client.session.tokens
+        if tokens is None or (token := tokens.token) is None:
+            return
+        await tokens.probe()
+        tokens.may_renew = await may_renew(client, token)
+        expiry = rfc3339(token.validity.ends, "seconds")
+        self.details.token = TokenDetails(
+            user=token.user, expiry=expiry, renewable=tokens.may_renew, kept=not tokens.obstacle
+        )
+        if tokens.may_renew is None:
+            outcome = "the server does not say whether gpuid may renew it"
+        elif not tokens.may_renew:
+            outcome = "gpuid cannot renew it: it may not create serviceaccounts/token of itself"
+        elif tokens.obstacle:
+            outcome = f"gpuid renews it in memory alone: {tokens.where}: {tokens.obstacle}"
+        else:
+            outcome = "gpuid renews it"
+        self.finding.summary = one_line(f"the token of {token.user} ends on {expiry}; {outcome}")
 
     async def _check_rights(self, client: ApiClient) -> None:
         self.step = "checking its permissions"

@@ -7,7 +7,7 @@ import msgspec
 from collector.config import PodSource
 from collector.text import one_line
 
-__all__ = ["ClusterDetails", "Finding", "FitDetails", "PodCount", "Problem", "Subject"]
+__all__ = ["ClusterDetails", "Finding", "FitDetails", "PodCount", "Problem", "Subject", "TokenDetails"]
 
 
 class Subject(StrEnum):
@@ -47,6 +47,15 @@ class FitDetails(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[str, ...] | None  # in which was looked; None is all
 
 
+class TokenDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """A bound service-account token that a cluster is watched by."""
+
+    user: str
+    expiry: str | None  # RFC 3339
+    renewable: bool | None  # by gpuid; None if the server does not say
+    kept: bool  # a renewed one is written to the token file, and not only in memory
+
+
 class ClusterDetails(msgspec.Struct, kw_only=True):
     """What was learned about a cluster; what the check did not get to is None or empty."""
 
@@ -63,6 +72,7 @@ class ClusterDetails(msgspec.Struct, kw_only=True):
     driver_version: str | None = None
     fit: FitDetails | None = None
     resource_slices: str | None = None  # whether the ResourceSlices of a DRA driver are seen, and what they list
+    token: TokenDetails | None = None
     credential_expiry: str | None = None  # RFC 3339; when credentials end that gpuid cannot renew by itself
 
 

@@ -28,6 +28,7 @@ from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ClusterError, FailedWatchError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
 from collector.kube.session import Session
+from collector.kube.token_renewal import TokenRenewal
 from collector.model import ClusterState, ClusterStatus, Known, LabelTrouble, SliceState, SliceStatus
 
 __all__ = ["ClusterWatcher", "Intervals", "nodes", "pods"]
@@ -156,6 +157,7 @@ class ClusterWatcher:
             tasks.start_soon(self._stop_waiting_for_slices, name=f"{self._cluster.name} slices wait")
             for reflector in reflectors:
                 tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
+            tasks.start_soon(TokenRenewal(client).run, name=f"{self._cluster.name} token renewal")
             tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
             if self._labels is not None:
                 tasks.start_soon(self._labels.run, client, name=f"{self._cluster.name} labels")

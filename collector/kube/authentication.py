@@ -18,6 +18,7 @@ from collector.kube.credentials import (
 from collector.kube.errors import BadContextError
 from collector.kube.oidc import Oidc
 from collector.kube.secrets import redacted
+from collector.kube.token_credentials import TokenCredentials
 from collector.redaction import Secrets
 from collector.text import one_line
 
@@ -28,24 +29,24 @@ _SUCCESSORS = {"gcp": "gke-gcloud-auth-plugin", "azure": "kubelogin"}
 
 
 def choose(
-    info: ConnectionInfo, clock: Callable[[], float], secrets: Secrets, plugin_timeout: float = PLUGIN_TIMEOUT_SECONDS
+    info: ConnectionInfo,
+    clock: Callable[[], float],
+    secrets: Secrets,
+    plugin_timeout: float = PLUGIN_TIMEOUT_SECONDS,
+    before: Credentials | None = None,
 ) -> Credentials:
     """Return the credentials of the user, in kubectl's order of preference; raises BadContextError.
 
     What they obtain is added to `secrets`, and no error of theirs repeats any of those. A credential plugin may take
-    `plugin_timeout` seconds.
+    `plugin_timeout` seconds. `before` are the credentials that these take the place of, for the same server.
     """
     user, where = info.user, info.where
     if user.token and (user.username or user.password):
         raise BadContextError(f"{_key(info, 'token')}: expected either a token or username and password")
     if user.exec is not None and user.auth_provider is not None:
         raise BadContextError(f"{_key(info, 'exec')}: expected either exec or auth-provider")
-    if user.token_file:
-        return FileCredentials(
-            Path(user.token_file), where=where, fallback=user.token, fallback_where=_key(info, "token"), clock=clock
-        )
-    if user.token:
-        return StaticCredentials(bearer(user.token, _key(info, "token"), lapse=jwt_validity(user.token)))
+    if user.token_file or user.token:
+        return _token(info, clock, before)
     if user.username or user.password:
         try:
             return StaticCredentials(basic(user.username, user.password))
@@ -65,6 +66,19 @@ def choose(
         hint = f"; use the exec plugin {successor} instead" if successor else ""
         raise BadContextError(f'{where}: auth-provider "{name}" is not supported{hint}')
     return StaticCredentials(Credential())
+
+
+def _token(info: ConnectionInfo, clock: Callable[[], float], before: Credentials | None) -> Credentials:
+    user, where = info.user, _key(info, "token")
+    renewed = before if isinstance(before, TokenCredentials) else None
+    if not user.token_file:
+        token = StaticCredentials(bearer(user.token, where, lapse=jwt_validity(user.token)))
+        return TokenCredentials(token, None, clock=clock, before=renewed)
+    file = Path(user.token_file)
+    tokens = FileCredentials(file, where=info.where, fallback=user.token, fallback_where=where, clock=clock)
+    if not info.files:
+        return tokens  # the pod's own, which the kubelet renews
+    return TokenCredentials(tokens, file, clock=clock, before=renewed)
 
 
 def _key(info: ConnectionInfo, key: str) -> str:

@@ -28,6 +28,7 @@ import msgspec
 from kubernetes_asyncio.client import ApiClient as GeneratedApiClient
 from kubernetes_asyncio.client import Configuration
 
+from collector.kube.credentials import Credential
 from collector.kube.session import MAX_MESSAGE_BYTES, REQUEST_TIMEOUT_SECONDS, Answer, Request, Session
 from collector.kube.transport import WebSocket
 from collector.kube.wire import MalformedError
@@ -71,11 +72,16 @@ class ApiClient(GeneratedApiClient):
         await self.session.close()
 
     async def read(
-        self, method: ApiMethod, *args: Any, timeout: float = REQUEST_TIMEOUT_SECONDS, **kwargs: Any
+        self,
+        method: ApiMethod,
+        *args: Any,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,
+        credential: Credential | None = None,
+        **kwargs: Any,
     ) -> bytes:
-        """Return the body of the answer to `method(*args, **kwargs)`."""
+        """Return the body of the answer to `method(*args, **kwargs)`; `credential` is presented instead of our own."""
         request = await _prepare(method, args, kwargs)
-        return (await self.session.fetch(request, timeout=timeout)).body
+        return (await self.session.fetch(request, timeout=timeout, credential=credential)).body
 
     @asynccontextmanager
     async def stream(

@@ -38,6 +38,7 @@ from collector.kube.errors import (
 from collector.kube.identity import Evidence, Proof
 from collector.kube.limits import LoopShare, RateLimiter, SharedLimiter
 from collector.kube.secrets import add_connection, add_credential
+from collector.kube.token_credentials import TokenCredentials
 from collector.kube.transport import ConnectionSettings, Transport, WebSocket, request_timeout
 from collector.proxies import describe
 from collector.redaction import Secrets, redacting
@@ -155,6 +156,11 @@ class Session:
         return plugin.command if plugin is not None and isinstance(self._credentials, RefreshingCredentials) else ""
 
     @property
+    def tokens(self) -> TokenCredentials | None:
+        """The credentials in use if they are a token that the kubeconfig holds or names the file of."""
+        return self._credentials if isinstance(self._credentials, TokenCredentials) else None
+
+    @property
     def anonymous(self) -> bool:
         """Whether the kubeconfig names nothing to authenticate by."""
         user = self._settings.info.user
@@ -165,8 +171,13 @@ class Session:
         with redacting(self.secrets):
             await self._credential()
 
-    async def fetch(self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS) -> Answer:
-        """Send a request and read the whole answer, both within `timeout`; LimitExceededError for a large one."""
+    async def fetch(
+        self, request: Request, *, timeout: float = REQUEST_TIMEOUT_SECONDS, credential: Credential | None = None
+    ) -> Answer:
+        """Send a request and read the whole answer, both within `timeout`; LimitExceededError for a large one.
+
+        `credential` is presented instead of our own, and nothing else if it is refused.
+        """
 
         async def send(transport: Transport, headers: _Headers) -> Answer:
             async with transport.http.request(
@@ -180,7 +191,7 @@ class Session:
             ) as response:
                 return Answer(response.status, await self._body(response))
 
-        async with self._sent(send) as answer:
+        async with self._sent(send, credential) as answer:
             return answer
 
     @asynccontextmanager
@@ -267,21 +278,22 @@ class Session:
             await self.share.pause(started)
 
     @asynccontextmanager
-    async def _sent(self, send: _Send[_T]) -> AsyncIterator[_T]:
+    async def _sent(self, send: _Send[_T], instead: Credential | None = None) -> AsyncIterator[_T]:
         """Send one request and keep its connections for the body of the `with`, whose errors lose our secrets, too."""
         with redacting(self.secrets):
-            transport, answer = await self._send(send)
+            transport, answer = await self._send(send, instead)
             try:
                 yield answer
             finally:
                 await transport.release()
 
-    async def _send(self, send: _Send[_T]) -> tuple[Transport, _T]:
+    async def _send(self, send: _Send[_T], instead: Credential | None = None) -> tuple[Transport, _T]:
         """Send one request, twice if other credentials or certificates may help; the transport returned is in use."""
-        repeated = False
+        repeated = instead is not None
         while True:
             await self.limiter.acquire()
-            transport, credential = await self._lease()
+            transport, own = await self._lease()
+            credential = instead or own
             authorization = credential.authorization or transport.settings.authorization
             headers = [("Authorization", authorization)] if authorization else []
             try:
@@ -426,7 +438,8 @@ class Session:
         add_connection(self.secrets, info, settings)
         same = {"where": info.where, "files": info.files, "user_name": info.user_name}
         if before is None or msgspec.structs.replace(before, **same) != info:
-            self._credentials = authentication.choose(info, self._clock, self.secrets, self._plugin_timeout)
+            kept = self._credentials if before is not None and before.cluster == info.cluster else None
+            self._credentials = authentication.choose(info, self._clock, self.secrets, self._plugin_timeout, kept)
         self._info, self._settings = info, settings
         self.evidence.add_server(settings.server, settings.server_name, settings.proxy, settings.trust)
         # A stamp from before the files were read counts: what changed in between is then seen the next time.

@@ -18,6 +18,7 @@ from yarl import URL
 
 from collector import __version__
 from collector.kube import tls
+from collector.kube.bound_token import bound_token, expiry_problem
 from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import Credential, impersonation, jwt_validity
 from collector.kube.errors import (
@@ -84,7 +85,11 @@ class ConnectionSettings:
         if not credential.authorization and not self.authorization and certificate is None:
             name = one_line(self.info.user_name, 100)
             return f'user "{name}" of the kubeconfig has no credentials' if name else "its context names no user"
-        token = jwt_validity(credential.authorization.removeprefix("Bearer "))
+        text = credential.authorization.removeprefix("Bearer ")
+        bound = bound_token(text)
+        if bound is not None and self.info.files and (problem := expiry_problem(bound, now)):
+            return problem
+        token = jwt_validity(text)
         if token is not None and now >= token.ends:
             return f"the token expired on {rfc3339(token.ends, 'seconds')}; renew it"
         return self.certificate_problem(credential, now)

@@ -401,9 +401,21 @@ class SimulatedCluster:
     @action
     def rotate_token(self) -> Done:
         """Accept only a new token, and write it to the kubeconfig."""
+        self.server.accounts.revoke()
         self.server.token = _new_token(self.name)
         self._on_token()
         return self._done("accepts only a new token")
+
+    @action
+    def bind_token(self, lifetime: float = 3600.0, age: float = 0.0) -> Done:
+        """Accept only the token of a service account, made `age` seconds ago, and write it to the kubeconfig.
+
+        It ends `lifetime` seconds after it was made, and renews itself by the TokenRequest API.
+        """
+        self.server.accounts.revoke()
+        self.server.token = self.server.accounts.issue("gpuid", "gpuid", lifetime, age=age)
+        self._on_token()
+        return self._done(f"accepts only a service account's token of {lifetime:g} s")
 
     @action
     def throttle(self, requests: int | None = None, retry_after: int = 1) -> Done:

@@ -12,6 +12,8 @@ _GROUPS = ("authentication.k8s.io", "authorization.k8s.io", "coordination.k8s.io
 _EXEC = {"name": "pods/exec", "singularName": "", "namespaced": True, "kind": "PodExecOptions",
          "verbs": ["create", "get"]}  # fmt: skip
 _LOG = {"name": "pods/log", "singularName": "", "namespaced": True, "kind": "Pod", "verbs": ["get"]}
+_TOKEN = {"name": "serviceaccounts/token", "singularName": "", "namespaced": True, "group": "authentication.k8s.io",
+          "version": "v1", "kind": "TokenRequest", "verbs": ["create"]}  # fmt: skip
 _REVIEW = {"name": "selfsubjectaccessreviews", "singularName": "selfsubjectaccessreview", "namespaced": False,
            "kind": "SelfSubjectAccessReview", "verbs": ["create"]}  # fmt: skip
 _SELF = {"name": "selfsubjectreviews", "singularName": "selfsubjectreview", "namespaced": False,
@@ -44,7 +46,7 @@ def _documents() -> dict[str, Document]:
         "/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
         "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups},
         **{f"/apis/{group['name']}": group | {"kind": "APIGroup", "apiVersion": "v1"} for group in groups},
-        "/api/v1": _resources("v1", [*_served(""), _EXEC, _LOG]),
+        "/api/v1": _resources("v1", [*_served(""), _EXEC, _LOG, _TOKEN]),
         "/apis/coordination.k8s.io/v1": _resources("coordination.k8s.io/v1", _served("coordination.k8s.io")),
         "/apis/authorization.k8s.io/v1": _resources("authorization.k8s.io/v1", [_REVIEW]),
         "/apis/authentication.k8s.io/v1": _resources("authentication.k8s.io/v1", [_SELF]),

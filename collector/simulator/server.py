@@ -18,6 +18,7 @@ from collector.simulator.images import Image
 from collector.simulator.objects import NODES, PODS, RESOURCES, Resource
 from collector.simulator.printing import PodLogs
 from collector.simulator.requests import RequestInfo, flag, parse
+from collector.simulator.service_accounts import ServiceAccounts
 from collector.simulator.slices import Slices
 from collector.simulator.smi import Printed
 from collector.simulator.state import State
@@ -52,6 +53,7 @@ class ApiServer:
         self.storage = storage
         self.token = token
         self._slices = slices
+        self.accounts = ServiceAccounts()
         self.faults = Faults()
         self.counters = Counters()
         self.connections = Connections()
@@ -123,13 +125,14 @@ class ApiServer:
             return web.Response(text="ok")
         if self.faults.throttles():
             raise errors.too_many_requests(self.faults.retry_after)
-        if self.faults.refuses_tokens or request.headers.get("Authorization") != f"Bearer {self.token}":
-            raise errors.unauthorized()
+        user = self._authenticate(request)
         if not info.is_resource:
             return self._discovery(info.resource)
-        self._authorize(info)
+        self._authorize(info, user)
         if info.resource in write_verbs.REVIEWS:
-            return write_verbs.review(info, await write_verbs.read_body(request), self.faults, USER)
+            return write_verbs.review(info, await write_verbs.read_body(request), self.faults, user)
+        if (info.group, info.right) == ("", "serviceaccounts/token"):
+            return self.accounts.answer(info, await write_verbs.read_body(request))
         resource = self._resource(info)
         if resource is None:
             raise errors.unknown_path()
@@ -168,12 +171,20 @@ class ApiServer:
         manager = request.query.get("fieldManager", "")
         return write_verbs.write(self.storage, info, resource, body, request.content_type, manager)
 
-    def _authorize(self, info: RequestInfo) -> None:
+    def _authenticate(self, request: web.BaseRequest) -> str:
+        """Return the user; raises ApiError 401."""
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        user = USER if token == self.token and not self.accounts.knows(token) else self.accounts.user(token)
+        if self.faults.refuses_tokens or not user:
+            raise errors.unauthorized()
+        return user
+
+    def _authorize(self, info: RequestInfo, user: str) -> None:
         # Exec over WebSocket is a GET, and since Kubernetes 1.35 also needs the right to create.
         verbs = {info.verb, "create"} if info.subresource == "exec" else {info.verb}
         for verb in sorted(verbs, reverse=True):
             if self.faults.denies(verb, info.right, info.namespace):
-                raise errors.forbidden(USER, verb, info.right, info.group, info.namespace, info.name)
+                raise errors.forbidden(user, verb, info.right, info.group, info.namespace, info.name)
 
 
 def describe(server: ApiServer) -> dict[str, Any]:

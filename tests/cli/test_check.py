@@ -76,6 +76,7 @@ class TestGood:
         assert finding.pop("driver_version")
         assert finding.pop("credential_expiry") is None
         assert finding.pop("fit") is None
+        assert finding.pop("token") is None
         assert finding == {
             "cluster": "sim-0",
             "context": "sim-0",

@@ -42,6 +42,7 @@ from collector.files import UnreadableFileError, read_secret
 from collector.inventory import Inventory
 from collector.kube import authentication, kubeconfig, oidc, transport, wire
 from collector.kube import exec as pod_exec
+from collector.kube.bound_token import bound_token
 from collector.kube.client import ApiClient
 from collector.kube.connection import AuthProvider, ClusterEntry, ConnectionInfo, Exec, User
 from collector.kube.credential_plugin import CredentialPlugin
@@ -190,13 +191,15 @@ def _issuer(given: tuple[int, bytes, str | None]) -> None:
 
 def _token(text: str) -> None:
     oidc._expiry(text)
+    bound_token(text)
     bearer(text, "x")
 
 
+CLAIMS = ("exp", "iat", "sub", "aud", "kubernetes.io", "namespace", "serviceaccount", "name", "uid", "pod")
 jwts = st.builds(
     lambda head, claims, tail: f"{head}.{claims}.{tail}",
     texts,
-    json_documents("exp").map(lambda body: _base64(body)) | texts,
+    json_documents(*CLAIMS).map(lambda body: _base64(body)) | texts,
     texts,
 )
 

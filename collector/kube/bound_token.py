@@ -1,0 +1,125 @@
+"""Reads what a bound service-account token says of itself; nothing of it is verified."""
+
+import base64
+import re
+from typing import NamedTuple
+
+import msgspec
+
+from collector.kube.connection import Redacted
+from collector.kube.errors import UNDECODABLE
+from collector.timestamps import rfc3339
+from collector.tls import Validity
+
+__all__ = ["MAX_TOKEN_LENGTH", "BoundObject", "BoundToken", "bound_token", "expiry_problem"]
+
+MAX_TOKEN_LENGTH = 16 << 10  # characters; real ones have about a thousand, and servers limit all headers to this
+MAX_AUDIENCES = 32
+_SUBJECT = "system:serviceaccount:"
+_YEAR_10000 = 253402300800.0  # Unix seconds, past what a date can say
+_FORM = re.compile(r"[\w-]+\.([\w-]+)\.[\w-]+", re.ASCII)
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")  # of a namespace or a service account
+
+
+class BoundObject(NamedTuple):
+    """An object that a token ends with."""
+
+    kind: str  # of API version v1
+    name: str
+    uid: str
+
+
+class BoundToken(Redacted, frozen=True):
+    """A token of a service account that ends at a certain time, as the TokenRequest API makes them."""
+
+    text: str
+    namespace: str
+    name: str  # of the service account
+    uid: str  # of the service account
+    validity: Validity
+    audiences: tuple[str, ...] = ()
+    bound_to: BoundObject | None = None  # None: to the service account alone
+
+    @property
+    def user(self) -> str:
+        """What Kubernetes calls the user of this token."""
+        return f"{_SUBJECT}{self.namespace}:{self.name}"
+
+    @property
+    def lifetime(self) -> float:
+        """Return the seconds from its beginning to its end."""
+        return self.validity.ends - self.validity.begins
+
+    @property
+    def of_pod(self) -> bool:
+        """Whether the kubelet made it for a pod: it replaces the token in time, and the token ends with the pod."""
+        return self.bound_to is not None and self.bound_to.kind == "Pod"
+
+    def same_account(self, other: "BoundToken") -> bool:
+        """Return whether both are of one service account, which has not been deleted and made again in between."""
+        return (self.namespace, self.name, self.uid) == (other.namespace, other.name, other.uid)
+
+    def at(self, share: float) -> float:
+        """Return the Unix time at which a share of the lifetime is over."""
+        return self.validity.begins + share * self.lifetime
+
+
+def bound_token(token: str) -> BoundToken | None:
+    """Return what a token claims; None for any other token than a service account's that ends."""
+    form = _FORM.fullmatch(token) if len(token) <= MAX_TOKEN_LENGTH else None
+    if form is None:
+        return None
+    try:
+        payload = base64.urlsafe_b64decode(form[1] + "=" * (-len(form[1]) % 4))
+        claims = msgspec.json.decode(payload, type=_Claims)
+    except UNDECODABLE:
+        return None
+    bound = claims.kubernetes
+    account, audiences = bound.serviceaccount, (claims.aud,) if isinstance(claims.aud, str) else claims.aud
+    if claims.sub != f"{_SUBJECT}{bound.namespace}:{account.name}" or len(audiences) > MAX_AUDIENCES:
+        return None
+    if not 0 <= claims.iat < claims.exp < _YEAR_10000:
+        return None
+    if not _NAME.fullmatch(bound.namespace) or not _NAME.fullmatch(account.name):
+        return None
+    references = (("Pod", bound.pod), ("Secret", bound.secret), ("Node", bound.node))  # a pod's token names its node
+    return BoundToken(
+        text=token,
+        namespace=bound.namespace,
+        name=account.name,
+        uid=account.uid,
+        validity=Validity(claims.iat, claims.exp),
+        audiences=audiences,
+        bound_to=next((BoundObject(kind, found.name, found.uid) for kind, found in references if found), None),
+    )
+
+
+def expiry_problem(token: BoundToken, now: float) -> str:
+    """Return what to do about a token that has ended; empty for one that has not."""
+    if now < token.validity.ends:
+        return ""
+    ended = f"the token of {token.user} expired on {rfc3339(token.validity.ends, 'seconds')}"
+    if token.of_pod:
+        return f"{ended}; it is a pod's, which the kubelet renews"
+    return f"{ended} and cannot renew itself; make another with `gpuid grant CONTEXT --kubeconfig FILE`"
+
+
+class _Reference(Redacted, frozen=True, rename=None):
+    name: str = ""
+    uid: str = ""
+
+
+class _Bound(Redacted, frozen=True, rename=None):
+    namespace: str
+    serviceaccount: _Reference
+    pod: _Reference | None = None
+    secret: _Reference | None = None
+    node: _Reference | None = None
+
+
+class _Claims(Redacted, frozen=True, rename=None):
+    sub: str
+    exp: float  # Unix seconds, as is the next one
+    iat: float
+    kubernetes: _Bound = msgspec.field(name="kubernetes.io")
+    aud: str | tuple[str, ...] = ()

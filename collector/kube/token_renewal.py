@@ -1,0 +1,263 @@
+"""Renews a cluster's service-account token in time, by the TokenRequest API, as the kubelet does for pods."""
+
+import functools
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+import msgspec
+from kubernetes_asyncio.client import (
+    AuthenticationV1TokenRequest,
+    AuthorizationV1Api,
+    CoreV1Api,
+    V1BoundObjectReference,
+    V1ResourceAttributes,
+    V1SelfSubjectAccessReview,
+    V1SelfSubjectAccessReviewSpec,
+    V1TokenRequestSpec,
+)
+
+from collector.backoff import Backoff
+from collector.kube.bound_token import MAX_TOKEN_LENGTH, BoundToken, bound_token
+from collector.kube.client import ApiClient
+from collector.kube.credentials import Credential, bearer
+from collector.kube.errors import UNDECODABLE, ClusterError, ForbiddenError, ServerError, UnauthorizedError
+from collector.kube.token_credentials import TokenCredentials
+from collector.model import GpuidError
+from collector.redaction import redacting
+from collector.timestamps import rfc3339
+
+__all__ = ["RENEWAL_SHARE", "BadTokenError", "TokenRenewal", "may_renew", "request_token"]
+
+log = logging.getLogger(__name__)
+
+RENEWAL_SHARE = 0.8  # of a token's lifetime, after which it is renewed
+MAX_JITTER_SECONDS = 10.0  # by which a renewal is earlier, so that not all clusters' are at once
+CHECK_INTERVAL_SECONDS = 60.0  # between two looks at the token, which others may replace too
+MIN_INTERVAL_SECONDS = 1.0
+RIGHT_INTERVAL_SECONDS = 3600.0  # after which a missing right may have been granted
+RETRY = Backoff(initial=5.0, maximum=300.0)
+MIN_LIFETIME_SECONDS = 600  # that the API asks for
+MAX_LIFETIME_SECONDS = 1 << 32
+MAX_ANSWER_BYTES = 1 << 20
+
+
+class BadTokenError(GpuidError):
+    """The API server answered a TokenRequest with something that must not take the place of the present token."""
+
+
+class TokenRenewal:
+    """Keeps the token of one session from ending, in a task beside those that use it.
+
+    `share` of a token's lifetime passes before it is renewed; `clock` returns Unix seconds.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        *,
+        share: float = RENEWAL_SHARE,
+        clock: Callable[[], float] = time.time,
+        wait: Callable[[float], Awaitable[None]] = anyio.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._client = client
+        self._share = share
+        self._clock = clock
+        self._wait = wait
+        self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
+        self._cluster = {"cluster": client.session.cluster.name}
+        self._tokens: TokenCredentials | None = None
+        self._text = ""  # the token that the following is about
+        self._renew_at = float("inf")
+        self._try_at = float("-inf")
+        self._ask_at = float("-inf")  # for the right to renew it
+        self._failures = 0
+        self._said: dict[str, str] = {}  # what is the matter -> as it was logged last
+
+    async def run(self) -> None:
+        """Renew the token whenever it is due, until cancelled."""
+        while True:
+            await self._wait(await self.step())
+
+    async def step(self) -> float:
+        """Do what is due now; returns after how many seconds to look again."""
+        tokens = self._client.session.tokens
+        if tokens is None:
+            return CHECK_INTERVAL_SECONDS
+        try:
+            await self._client.session.authenticate()  # which reads a file again
+        except ClusterError:  # which the requests report
+            return CHECK_INTERVAL_SECONDS
+        token = tokens.token
+        if token is None:
+            return CHECK_INTERVAL_SECONDS
+        if tokens is not self._tokens or token.text != self._text:
+            self._tokens = tokens
+            self._start(token)
+        await tokens.probe()
+        if not tokens.may_renew and self._clock() >= self._ask_at:
+            await self._ask(tokens, token)
+        if tokens.renewed is not None:
+            await self._save(tokens)
+        if tokens.may_renew is not False and self._clock() >= max(self._renew_at, self._try_at):
+            await self._renew(tokens, token)
+        return self._pause(tokens)
+
+    def _start(self, token: BoundToken) -> None:
+        self._text, self._failures = token.text, 0
+        jitter = self._rng.uniform(0, min(MAX_JITTER_SECONDS, (1 - self._share) * token.lifetime / 2))
+        self._renew_at = token.at(self._share) - jitter
+        self._try_at = self._ask_at = float("-inf")
+
+    def _pause(self, tokens: TokenCredentials) -> float:
+        due = self._ask_at if not tokens.may_renew else float("inf")
+        if tokens.may_renew is not False:
+            due = min(due, max(self._renew_at, self._try_at))
+        return min(CHECK_INTERVAL_SECONDS, max(MIN_INTERVAL_SECONDS, due - self._clock()))
+
+    async def _ask(self, tokens: TokenCredentials, token: BoundToken) -> None:
+        """Find out whether the token may be renewed; without an answer it is tried when it is due."""
+        try:
+            answer = await may_renew(self._client, token)
+        except ClusterError:  # which the requests report
+            self._ask_at = self._clock() + CHECK_INTERVAL_SECONDS
+            return
+        tokens.may_renew = answer
+        self._ask_at = self._clock() + RIGHT_INTERVAL_SECONDS
+        if answer is False:
+            self._say("right", logging.INFO, f"{_lacking(token)}; {_end(token)}")
+
+    async def _renew(self, tokens: TokenCredentials, token: BoundToken) -> None:
+        try:
+            fresh = await request_token(self._client, token)
+        except ForbiddenError as error:
+            tokens.may_renew, self._ask_at = False, self._clock() + RIGHT_INTERVAL_SECONDS
+            self._say("right", logging.INFO, f"{_lacking(token)}; {_end(token)}: {error}")
+        except GpuidError as error:
+            self._try_at = self._clock() + RETRY.delay(self._failures, self._rng)
+            self._failures += 1
+            self._say("failure", logging.WARNING, f"token not renewed; {_end(token)}: {error}")
+        else:
+            self._said = {matter: text for matter, text in self._said.items() if matter == "file"}
+            tokens.may_renew = True
+            tokens.adopt(fresh)
+            self._start(fresh)
+            log.info("token of %s renewed; %s", fresh.user, _end(fresh), extra=self._cluster)
+            await self._save(tokens)
+
+    async def _save(self, tokens: TokenCredentials) -> None:
+        if not await tokens.save() and tokens.obstacle:
+            stored = tokens.stored_validity
+            end = f", which ends on {rfc3339(stored.ends, 'seconds')}" if stored is not None else ""
+            why = f"the renewed token is kept in memory alone: {tokens.where}: {tokens.obstacle}"
+            self._say("file", logging.INFO, f"{why}; after a restart the old one counts{end}")
+
+    def _say(self, matter: str, level: int, text: str) -> None:
+        """Log what would otherwise be said again and again."""
+        if self._said.get(matter) != text:
+            self._said[matter] = text
+            log.log(level, "%s", text, extra=self._cluster)
+
+
+async def may_renew(client: ApiClient, token: BoundToken, credential: Credential | None = None) -> bool | None:
+    """Return whether the API server grants the account of a token to renew it, None if it does not say.
+
+    `credential` asks instead of our own. Raises ClusterError.
+    """
+    attributes = V1ResourceAttributes(
+        namespace=token.namespace, verb="create", resource="serviceaccounts", subresource="token", name=token.name
+    )
+    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
+    method = functools.partial(AuthorizationV1Api(client).create_self_subject_access_review, review)
+    try:
+        body = await client.read(method, credential=credential)
+        return msgspec.json.decode(body, type=_Review).status.allowed
+    except (ForbiddenError, ServerError, *UNDECODABLE):
+        return None
+
+
+async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
+    """Return a new token in place of the present one, which the API server has already accepted.
+
+    It is asked for as the present one was: lifetime, audiences, the object that it is bound to. Raises ClusterError,
+    and BadTokenError for one that must not take its place.
+    """
+    bound_to = present.bound_to
+    reference = bound_to and V1BoundObjectReference(
+        api_version="v1", kind=bound_to.kind, name=bound_to.name, uid=bound_to.uid
+    )
+    spec = V1TokenRequestSpec(
+        audiences=list(present.audiences),
+        expiration_seconds=min(max(round(present.lifetime), MIN_LIFETIME_SECONDS), MAX_LIFETIME_SECONDS),
+        bound_object_ref=reference,
+    )
+    secrets = client.session.secrets
+    with redacting(secrets):
+        body = await client.read(
+            CoreV1Api(client).create_namespaced_service_account_token,
+            present.name,
+            present.namespace,
+            AuthenticationV1TokenRequest(spec=spec),
+        )
+        try:
+            text = msgspec.json.decode(body, type=_Answer).status.token if len(body) <= MAX_ANSWER_BYTES else ""
+        except UNDECODABLE:
+            text = ""
+        if len(text) <= MAX_TOKEN_LENGTH:
+            secrets.add_renewed(text)
+        fresh = _checked(text, present)
+        try:
+            await may_renew(client, fresh, bearer(fresh.text, client.session.host))
+        except UnauthorizedError:
+            raise BadTokenError("the API server refuses the token that it has just made") from None
+    return fresh
+
+
+def _checked(text: str, present: BoundToken) -> BoundToken:
+    """Return a token that may take the place of the present one; raises BadTokenError for any other."""
+    fresh = bound_token(text)
+    if fresh is None:
+        what = "nothing" if not text else "something"
+        raise BadTokenError(f"the API server answered with {what} that is no service-account token")
+    if not fresh.same_account(present):
+        raise BadTokenError("the API server answered with the token of another service account")
+    if set(fresh.audiences) != set(present.audiences):
+        raise BadTokenError("the API server answered with a token for other audiences")
+    if fresh.bound_to != present.bound_to:
+        raise BadTokenError("the API server answered with a token that is bound to something else")
+    if fresh.validity.ends <= present.validity.ends:
+        raise BadTokenError("the API server answered with a token that ends no later")
+    return fresh
+
+
+def _lacking(token: BoundToken) -> str:
+    return f"token not renewed: {token.user} may not create serviceaccounts/token of itself"
+
+
+def _end(token: BoundToken) -> str:
+    return f"it ends on {rfc3339(token.validity.ends, 'seconds')}"
+
+
+class _Allowed(msgspec.Struct, frozen=True):
+    allowed: bool
+
+
+class _Review(msgspec.Struct, frozen=True):
+    status: _Allowed
+
+
+class _Token(msgspec.Struct, frozen=True):
+    token: str
+
+    def __repr__(self) -> str:
+        return "_Token(…)"
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    status: _Token
+
+    def __repr__(self) -> str:
+        return "_Answer(…)"
