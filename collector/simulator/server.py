@@ -132,7 +132,7 @@ class ApiServer:
         if info.resource in write_verbs.REVIEWS:
             return write_verbs.review(info, await write_verbs.read_body(request), self.faults, user)
         if (info.group, info.right) == ("", "serviceaccounts/token"):
-            return self.accounts.answer(info, await write_verbs.read_body(request))
+            return await self.accounts.answer(info, request)
         resource = self._resource(info)
         if resource is None:
             raise errors.unknown_path()

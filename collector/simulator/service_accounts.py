@@ -11,8 +11,8 @@ import msgspec
 from aiohttp import web
 
 from collector.simulator import errors
-from collector.simulator.objects import Document
 from collector.simulator.requests import RequestInfo
+from collector.simulator.write_verbs import read_body
 from collector.timestamps import rfc3339
 
 __all__ = ["AUDIENCE", "ServiceAccounts"]
@@ -69,10 +69,11 @@ class ServiceAccounts:
         user, end = self._tokens.get(token, ("", 0.0))
         return user if self._clock() < end else ""
 
-    def answer(self, info: RequestInfo, document: Document) -> web.Response:
+    async def answer(self, info: RequestInfo, request: web.BaseRequest) -> web.Response:
         """Answer a TokenRequest; raises ApiError."""
         if info.verb != "create":
             raise errors.method_not_allowed()
+        document = await read_body(request)
         if (info.namespace, info.name) not in self._uids:
             raise errors.not_found("serviceaccounts", info.name, "")
         spec = document.get("spec") or {}

@@ -77,6 +77,16 @@ class Clusters:
             entry["user"] = {"auth-provider": {"name": "oidc", "config": login}}
         self._write_kubeconfig(document)
 
+    def name_token_file(self) -> Path:
+        """Let all users have their token in a file beside the kubeconfig; returns that of sim-0."""
+        document = json.loads(self._simulator.kubeconfig.read_text())
+        for entry in document["users"]:
+            file = self._folder / f"{entry['name']}.token"
+            file.write_text(entry["user"].pop("token"))
+            entry["user"]["tokenFile"] = file.name
+        self._write_kubeconfig(document)
+        return self._folder / "sim-0.token"
+
     def without_credentials(self) -> None:
         """Let no user have any."""
         document = json.loads(self._simulator.kubeconfig.read_text())
@@ -585,3 +595,51 @@ class TestResourceSlices:
         finding = (await clusters.check())["sim-0"]
         assert finding.details is not None
         assert (finding.text, finding.details.resource_slices) == ("", "the API server has no ResourceSlices")
+
+
+class TestServiceAccountTokens:
+    async def test_one_that_renews_itself_is_named_with_its_end(self, clusters: Clusters):
+        clusters["sim-0"].bind_token(3600)
+        clusters.name_token_file()
+        finding = (await clusters.check())["sim-0"]
+        assert finding.details is not None
+        token = finding.details.token
+        assert token is not None
+        assert finding.ok
+        assert (token.user, token.renewable, token.kept) == ("system:serviceaccount:gpuid:gpuid", True, True)
+        assert finding.text == f"the token of {token.user} ends on {token.expiry}; gpuid renews it"
+        assert finding.details.credential_expiry is None
+
+    async def test_one_in_the_kubeconfig_is_renewed_in_memory_alone(self, clusters: Clusters):
+        clusters["sim-0"].bind_token(3600)
+        finding = (await clusters.check())["sim-0"]
+        assert finding.details is not None
+        assert finding.details.token is not None
+        assert (finding.details.token.renewable, finding.details.token.kept) == (True, False)
+        assert finding.text.endswith(
+            "; gpuid renews it in memory alone: the kubeconfig: it is inline in the kubeconfig"
+        )
+        assert finding.details.credential_expiry == finding.details.token.expiry
+
+    async def test_one_without_the_right_says_so(self, clusters: Clusters):
+        clusters["sim-0"].bind_token(3600)
+        clusters["sim-0"].deny("create", "serviceaccounts/token")
+        clusters.name_token_file()
+        finding = (await clusters.check())["sim-0"]
+        assert finding.details is not None
+        assert finding.details.token is not None
+        assert finding.ok
+        assert finding.details.token.renewable is False
+        assert finding.text.endswith("; gpuid cannot renew it: it may not create serviceaccounts/token of itself")
+        assert finding.details.credential_expiry == finding.details.token.expiry
+
+    async def test_one_that_has_ended_says_how_to_get_another(self, clusters: Clusters):
+        clusters["sim-0"].bind_token(3600, age=7200)
+        ((text, hint),) = await clusters.problems("sim-0")
+        assert text.endswith(" and cannot renew itself; make another with `gpuid grant CONTEXT --kubeconfig FILE`")
+        assert hint == ""
+
+    async def test_a_token_without_an_end_is_not_spoken_of(self, clusters: Clusters):
+        finding = (await clusters.check())["sim-0"]
+        assert finding.details is not None
+        assert (finding.details.token, finding.text) == (None, "")

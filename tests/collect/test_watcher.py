@@ -328,6 +328,15 @@ class TestMisbehavingApiServer:
             assert (seen.restarts, seen.states) == ([], [ClusterState.STARTING, ClusterState.UP])
             assert (world.requested("list"), world.execs.total()) == (2, 4)
 
+    async def test_a_service_accounts_token_is_renewed_while_it_is_watched(self, world: World) -> None:
+        world.cluster.bind_token(3600, age=3000)
+        async with world.watched() as seen:
+            await world.settled()
+            await eventually(lambda: world.requested("create", "serviceaccounts"), 1)
+            await world.stays(lambda: world.requested("create", "serviceaccounts") == 1)
+            assert seen.states == [ClusterState.STARTING, ClusterState.UP]
+            assert seen.expiries[-1] is not None, "the token is inline: after a restart, the old one counts"
+
     async def test_readings_stand_while_the_token_is_refused(
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -83,11 +83,9 @@ def test_it_may_be_bound_to_an_object(bound, expected):
         service_account_token(MADE, name="a" * 254),
         service_account_token(MADE, aud=["a"] * 33),
         service_account_token(MADE, aud=[1]),
-        service_account_token(MADE, **{"kubernetes.io": None}),
-        service_account_token(MADE, **{"kubernetes.io": []}),
+        service_account_token(MADE, bound={"namespace": None}),
+        service_account_token(MADE, bound={"serviceaccount": []}),
         service_account_token(MADE, signature="a" * MAX_TOKEN_LENGTH),
-        # One of the older kind, which does not end.
-        service_account_token(MADE, exp=None, iat=None, **{"kubernetes.io/serviceaccount/namespace": "gpuid"}),
     ],
 )
 def test_any_other_token_is_none(token):

@@ -43,7 +43,8 @@ class TokenApi:
         server.paths |= {TOKEN: self._request, REVIEW: self._review}
 
     def token(self, number: int, **claims: Any) -> str:
-        return service_account_token(**({"made": int(self.clock()), "signature": f"s3cr3t-{number}"} | claims))
+        given: dict[str, Any] = {"made": int(self.clock()), "signature": f"s3cr3t-{number}"} | claims
+        return service_account_token(**given)
 
     async def _request(self, request):
         body = await request.json()
