@@ -88,7 +88,8 @@ FAMILIES = (
         ("cluster",),
         "When the first of a cluster's credentials ends that gpuid cannot renew by itself: the client certificate of"
         " the kubeconfig or of its exec plugin, or a token with an end in it. Absent if none ends; token files, and"
-        " tokens of exec plugins and OIDC, are renewed.",
+        " tokens of exec plugins and OIDC, are renewed. A service account's token counts unless gpuid renews it in time"
+        " and in its file.",
     ),
     Family(
         "gpuid_credential_lifetime_seconds",
