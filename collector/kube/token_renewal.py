@@ -21,9 +21,16 @@ from kubernetes_asyncio.client import (
 
 from collector.backoff import Backoff
 from collector.kube.bound_token import MAX_TOKEN_LENGTH, BoundToken, bound_token
-from collector.kube.client import ApiClient
-from collector.kube.credentials import Credential, bearer
-from collector.kube.errors import UNDECODABLE, ClusterError, ForbiddenError, ServerError, UnauthorizedError
+from collector.kube.client import ApiClient, ApiMethod
+from collector.kube.credentials import bearer
+from collector.kube.errors import (
+    UNDECODABLE,
+    ClusterError,
+    ForbiddenError,
+    NotFoundError,
+    ServerError,
+    UnauthorizedError,
+)
 from collector.kube.token_credentials import TokenCredentials
 from collector.model import GpuidError
 from collector.redaction import redacting
@@ -162,19 +169,10 @@ class TokenRenewal:
             log.log(level, "%s", text, extra=self._cluster)
 
 
-async def may_renew(client: ApiClient, token: BoundToken, credential: Credential | None = None) -> bool | None:
-    """Return whether the API server grants the account of a token to renew it, None if it does not say.
-
-    `credential` asks instead of our own. Raises ClusterError.
-    """
-    attributes = V1ResourceAttributes(
-        namespace=token.namespace, verb="create", resource="serviceaccounts", subresource="token", name=token.name
-    )
-    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
-    method = functools.partial(AuthorizationV1Api(client).create_self_subject_access_review, review)
+async def may_renew(client: ApiClient, token: BoundToken) -> bool | None:
+    """Return whether we may renew a token of ours, None if the API server does not say; raises ClusterError."""
     try:
-        body = await client.read(method, credential=credential)
-        return msgspec.json.decode(body, type=_Review).status.allowed
+        return msgspec.json.decode(await client.read(_question(client, token)), type=_Review).status.allowed
     except (ForbiddenError, ServerError, *UNDECODABLE):
         return None
 
@@ -209,11 +207,17 @@ async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
         if len(text) <= MAX_TOKEN_LENGTH:
             secrets.add_renewed(text)
         fresh = _checked(text, present)
-        try:
-            await may_renew(client, fresh, bearer(fresh.text, client.session.host))
-        except UnauthorizedError:
-            raise BadTokenError("the API server refuses the token that it has just made") from None
+        await _prove(client, fresh)
     return fresh
+
+
+def _question(client: ApiClient, token: BoundToken) -> ApiMethod:
+    """Return the request that asks whether a token's account may renew it."""
+    attributes = V1ResourceAttributes(
+        namespace=token.namespace, verb="create", resource="serviceaccounts", subresource="token", name=token.name
+    )
+    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
+    return functools.partial(AuthorizationV1Api(client).create_self_subject_access_review, review)
 
 
 def _checked(text: str, present: BoundToken) -> BoundToken:
@@ -231,6 +235,16 @@ def _checked(text: str, present: BoundToken) -> BoundToken:
     if fresh.validity.ends <= present.validity.ends:
         raise BadTokenError("the API server answered with a token that ends no later")
     return fresh
+
+
+async def _prove(client: ApiClient, fresh: BoundToken) -> None:
+    """Present a new token for the first time; raises BadTokenError if it is refused, ClusterError if nobody says."""
+    try:
+        await client.read(_question(client, fresh), credential=bearer(fresh.text, client.session.host))
+    except UnauthorizedError:
+        raise BadTokenError("the API server refuses the token that it has just made") from None
+    except (ForbiddenError, NotFoundError):
+        pass  # it knows who asks
 
 
 def _lacking(token: BoundToken) -> str:

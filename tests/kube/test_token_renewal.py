@@ -36,6 +36,7 @@ class TokenApi:
         self.requests: list[dict[str, Any]] = []
         self.reviews: list[dict[str, Any]] = []
         self.allowed: bool | None = True
+        self.broken = 0  # the HTTP status of every review
         self.answer: Callable[[], web.Response] | None = None  # instead of a token
         self.claims: dict[str, Any] = {}  # of the tokens
         self.gate = anyio.Event()
@@ -58,6 +59,8 @@ class TokenApi:
     async def _review(self, request):
         body = await request.json()
         self.reviews.append(body["spec"]["resourceAttributes"])
+        if self.broken:
+            return status(self.broken, "not now", "ServiceUnavailable")
         if self.allowed is None:
             return status(403, "no reviews here", "Forbidden")
         return web.json_response(body | {"status": {"allowed": self.allowed}}, status=201)
@@ -441,6 +444,23 @@ class TestBadAnswers:
         assert world.file.read_text() == first + "\n"
         (warning,) = messages(caplog, logging.WARNING)
         assert "the API server refuses the token that it has just made" in warning
+
+    @pytest.mark.parametrize("code", [429, 503])
+    async def test_a_new_one_that_nobody_has_accepted_yet_is_not_used(self, world, api, server, clock, code):
+        world.write(first := api.token(0))
+        async with world.client() as client:
+            renewal = world.renewal(client)
+            await renewal.step()
+            clock.advance(0.9 * LIFETIME)
+            api.broken = code
+            await renewal.step()
+            await get(client.session, PODS)
+            assert (shown(server), world.file.read_text()) == ("s3cr3t-0", first + "\n")
+            api.broken = 0
+            clock.advance(10)
+            await renewal.step()
+            await get(client.session, PODS)
+        assert shown(server) == "s3cr3t-2"
 
     async def test_it_is_tried_again_ever_more_slowly_and_its_end_published(self, world, api, clock):
         day = 4 * 3600
