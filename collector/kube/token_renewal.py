@@ -20,7 +20,7 @@ from kubernetes_asyncio.client import (
 )
 
 from collector.backoff import Backoff
-from collector.kube.bound_token import MAX_TOKEN_LENGTH, BoundToken, bound_token
+from collector.kube.bound_token import BoundToken, bound_token
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.credentials import bearer
 from collector.kube.errors import (
@@ -204,9 +204,8 @@ async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
             text = msgspec.json.decode(body, type=_Answer).status.token if len(body) <= MAX_ANSWER_BYTES else ""
         except UNDECODABLE:
             text = ""
-        if len(text) <= MAX_TOKEN_LENGTH:
-            secrets.add_renewed(text)
         fresh = _checked(text, present)
+        secrets.add_renewed(present.text, fresh.text)  # the present one, too: it must not be crowded out by bad ones
         await _prove(client, fresh)
     return fresh
 
