@@ -225,7 +225,7 @@ class ClusterCheck(Check):
             outcome = f"gpuid renews it in memory alone: {tokens.where}: {tokens.obstacle}"
         else:
             outcome = "gpuid renews it"
-        self.finding.summary = one_line(f"the token of {token.user} ends on {expiry}; {outcome}")
+        self.finding.summary = one_line(f"its token ends on {expiry}; {outcome}")
 
     async def _check_rights(self, client: ApiClient) -> None:
         self.step = "checking its permissions"

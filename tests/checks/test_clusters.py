@@ -607,7 +607,7 @@ class TestServiceAccountTokens:
         assert token is not None
         assert finding.ok
         assert (token.user, token.renewable, token.kept) == ("system:serviceaccount:gpuid:gpuid", True, True)
-        assert finding.text == f"the token of {token.user} ends on {token.expiry}; gpuid renews it"
+        assert finding.text == f"its token ends on {token.expiry}; gpuid renews it"
         assert finding.details.credential_expiry is None
 
     async def test_one_in_the_kubeconfig_is_renewed_in_memory_alone(self, clusters: Clusters):
