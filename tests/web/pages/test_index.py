@@ -59,7 +59,7 @@ async def test_unreadable_nodes_are_shown_with_their_reasons(whole: Any, serving
     )
     assert (
         "prod-b has no GPU node that can be read since 2025-11-24T16:09:00Z ( 60 seconds ago ) "
-        "permission to create or get pods/exec is missing (1 node)" in page.text
+        "permission for pods/exec or pods/log is missing (1 node)" in page.text
     )
     assert "/clusters/prod-a?show=failing" in page.links
 

@@ -80,7 +80,7 @@ async def test_an_unreadable_node_has_a_reason_and_a_time(site: Any, serving: An
     )
     assert said in known
     assert "new cannot be read It has never been read; capacity 8." in new
-    assert "permission to create or get pods/exec is missing. See the collector's log for details." in new
+    assert "permission for pods/exec or pods/log is missing. See the collector's log for details." in new
     assert (
         "n9 of prod-a has been unreadable since 2025-11-24T16:09:00Z ( 60 seconds ago ) : the command exited "
         "with an error. This is what was last known there." in gpu
