@@ -10,11 +10,12 @@ import msgspec
 
 from collector.checks.access import is_granted, server_version, user_name
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
-from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject, TokenDetails
+from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
 from collector.checks.fitting import Survey, find_fit
 from collector.checks.gpu_pods import look_for_pods
 from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
 from collector.checks.slices import look_at_slices
+from collector.checks.tokens import look_at_token
 from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
 from collector.collect.node_reader import pod_reader, why_stale
@@ -36,7 +37,6 @@ from collector.kube.errors import (
 from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
-from collector.kube.token_renewal import may_renew
 from collector.model import GpuidError, GpuRef, NodeInfo, ReadError, ReadFailure
 from collector.text import counted, one_line, shell_word
 from collector.timestamps import rfc3339
@@ -206,26 +206,10 @@ class ClusterCheck(Check):
         self.details.user = client.session.secrets.redact(await user_name(client)) or None
 
     async def _check_token(self, client: ApiClient) -> None:
-        """Note whose token it is, when it ends and whether gpuid can renew it, if it is a service account's."""
         self.step = "asking whether its token can be renewed"
-        tokens = client.session.tokens
-        if tokens is None or (token := tokens.token) is None:
-            return
-        await tokens.probe()
-        tokens.may_renew = await may_renew(client, token)
-        expiry = rfc3339(token.validity.ends, "seconds")
-        self.details.token = TokenDetails(
-            user=token.user, expiry=expiry, renewable=tokens.may_renew, kept=not tokens.obstacle
-        )
-        if tokens.may_renew is None:
-            outcome = "the server does not say whether gpuid may renew it"
-        elif not tokens.may_renew:
-            outcome = "gpuid cannot renew it: it may not create serviceaccounts/token of itself"
-        elif tokens.obstacle:
-            outcome = f"gpuid renews it in memory alone: {tokens.where}: {tokens.obstacle}"
-        else:
-            outcome = "gpuid renews it"
-        self.finding.summary = one_line(f"its token ends on {expiry}; {outcome}")
+        if (found := await look_at_token(client)) is not None:
+            self.details.token = found.details
+            self.finding.add_note(found.text)
 
     async def _check_rights(self, client: ApiClient) -> None:
         self.step = "checking its permissions"
@@ -270,7 +254,8 @@ class ClusterCheck(Check):
             self.step = "looking at its ResourceSlices"
             slices = await look_at_slices(client, list(filter(self._is_denied, SLICE_RIGHTS)))
             self.details.resource_slices = one_line(slices.text)
-            self.finding.summary = "" if slices.seen else one_line(slices.text)
+            if not slices.seen:
+                self.finding.add_note(slices.text)
             self._gpu_nodes = [node for node in found.values() if node.facts.gpu_sign or node.key in slices.gpus]
 
     async def _explain_unreadable(self, client: ApiClient, candidates: Sequence[Candidate]) -> None:

@@ -98,6 +98,10 @@ class Finding(msgspec.Struct, kw_only=True):
             return self.summary
         return "; ".join(problem.text + (f" ({problem.hint})" if problem.hint else "") for problem in self.problems)
 
+    def add_note(self, text: str) -> None:
+        """Add to what the subject says about itself, as one line."""
+        self.summary = "; ".join(filter(None, (self.summary, one_line(text))))
+
     def add_problem(self, text: object, hint: str = "") -> None:
         """Add what is wrong, each part as one line."""
         self.problems.append(Problem(one_line(text), one_line(hint)))

@@ -633,6 +633,14 @@ class TestServiceAccountTokens:
         assert finding.text.endswith("; gpuid cannot renew it: it may not create serviceaccounts/token of itself")
         assert finding.details.credential_expiry == finding.details.token.expiry
 
+    async def test_it_is_said_beside_what_else_there_is_to_say(self, clusters: Clusters):
+        clusters["sim-0"].bind_token(3600)
+        clusters["sim-0"].publish_slices()
+        clusters["sim-0"].deny("list", "resourceslices")
+        token, slices = (await clusters.check())["sim-0"].text.split("; ResourceSlices ")
+        assert token.startswith("its token ends on ")
+        assert slices.startswith("are not seen")
+
     async def test_one_that_has_ended_says_how_to_get_another(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600, age=7200)
         ((text, hint),) = await clusters.problems("sim-0")
