@@ -13,6 +13,8 @@ from tests.support.processes import CollectorProcess
 Planes = Mapping[str, ControlPlane]
 Collect = Callable[[Mapping[str, Path]], CollectorProcess]
 
+# West has the API of ResourceSlices in its oldest version alone.
+FLAGS = {"east": (), "west": ("--runtime-config=resource.k8s.io/v1=false,resource.k8s.io/v1beta1=true",)}
 NODES = ("gpu-1", "gpu-2", "gpu-3")
 
 
@@ -25,7 +27,7 @@ def control_planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planes]
             "no etcd, kube-apiserver and kwok in $KUBEBUILDER_ASSETS or the cache: run tests/control_plane/build"
         )
     folder = tmp_path_factory.mktemp("control-planes")
-    planes = {name: ControlPlane(name, folder / name, programs, NODES) for name in ("east", "west")}
+    planes = {name: ControlPlane(name, folder / name, programs, NODES, *FLAGS[name]) for name in ("east", "west")}
     with contextlib.ExitStack() as stack:
         for plane in planes.values():
             stack.enter_context(plane.running())

@@ -45,9 +45,9 @@ def binaries() -> Path | None:
 
 
 class ControlPlane:
-    """One cluster; `nodes` are the names that device-plugin pods can be placed on."""
+    """One cluster; `nodes` are the names that device-plugin pods can be placed on, `flags` more of the API server's."""
 
-    def __init__(self, name: str, folder: Path, programs: Path, nodes: Iterable[str]) -> None:
+    def __init__(self, name: str, folder: Path, programs: Path, nodes: Iterable[str], *flags: str) -> None:
         self.name, self.folder, self._programs = name, folder, programs
         self._nodes = tuple(nodes)
         self._etcd_port, peer, self._port, self._kubelet_port = free_ports(4)
@@ -64,6 +64,7 @@ class ControlPlane:
         )
         self.apiserver = self._process(
             "kube-apiserver",
+            *flags,
             *(f"--etcd-servers={etcd}", f"--bind-address={here}", f"--secure-port={self._port}"),
             *(f"--cert-dir={folder / 'certs'}", "--service-cluster-ip-range=10.0.0.0/24", "--allow-privileged"),
             f"--token-auth-file={folder / 'tokens.csv'}",

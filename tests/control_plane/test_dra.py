@@ -16,15 +16,16 @@ from tests.support.waiting import until
 RIGHTS = Path(__file__).parents[2] / "config" / "kubernetes" / "watched-cluster" / "rbac.yaml"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
-SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 A, B, C, D = (f"GPU-{number:08d}-0000-0000-0000-000000000000" for number in range(1, 5))
 
 
 class Driver:
     """The DRA driver of a cluster, and the administrator of its rights."""
 
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: ControlPlane, version: str) -> None:
         self.plane = plane
+        self._version = version
+        self._slices = f"/apis/resource.k8s.io/{version}/resourceslices"
         self._generations: dict[str, int] = {}
 
     def apply_rights(self, *, with_slices: bool = True) -> None:
@@ -54,11 +55,11 @@ class Driver:
             "devices": [self._device(at, uuid) for at, uuid in enumerate(uuids)],
         }
         if generation == 1:
-            self.plane.create(SLICES, {"metadata": {"name": f"{node}-gpu"}, "spec": spec})
+            self.plane.create(self._slices, {"metadata": {"name": f"{node}-gpu"}, "spec": spec})
             return
         headers = {"Content-Type": "application/merge-patch+json"}
         patch = json.dumps({"spec": spec})
-        self.plane.http.patch(f"{SLICES}/{node}-gpu", content=patch, headers=headers).raise_for_status()
+        self.plane.http.patch(f"{self._slices}/{node}-gpu", content=patch, headers=headers).raise_for_status()
 
     def delete_pod(self, node: str) -> None:
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{node}-a"
@@ -66,10 +67,9 @@ class Driver:
 
     def clear(self) -> None:
         for node in self._generations:
-            self.plane.http.delete(f"{SLICES}/{node}-gpu").raise_for_status()
+            self.plane.http.delete(f"{self._slices}/{node}-gpu").raise_for_status()
 
-    @staticmethod
-    def _device(at: int, uuid: str) -> Mapping[str, Any]:
+    def _device(self, at: int, uuid: str) -> Mapping[str, Any]:
         attributes = {
             "type": {"string": "gpu"},
             "uuid": {"string": uuid},
@@ -77,7 +77,8 @@ class Driver:
             "cudaComputeCapability": {"version": "9.0.0"},
             "resource.kubernetes.io/pciBusID": {"string": f"0000:{uuid[11]}b:00.0"},
         }
-        return {"name": f"gpu-{at}", "attributes": attributes, "capacity": {"memory": {"value": "80Gi"}}}
+        facts = {"attributes": attributes, "capacity": {"memory": {"value": "80Gi"}}}
+        return {"name": f"gpu-{at}"} | ({"basic": facts} if self._version == "v1beta1" else facts)
 
     @staticmethod
     def _path(manifest: Mapping[str, Any]) -> str:
@@ -98,7 +99,7 @@ class Driver:
 
 @pytest.fixture
 def driver(planes: Planes) -> Iterator[Driver]:
-    driver = Driver(planes["east"])
+    driver = Driver(planes["east"], "v1")
     driver.apply_rights()
     yield driver
     driver.clear()
@@ -162,3 +163,13 @@ def test_the_right_is_optional_and_may_come_and_go(driver: Driver, collect: Coll
     until(lambda: collector.total("gpuid_cluster_up", cluster="east"), 1)
     assert gpus(collector, "gpu-1") == {"capacity": 2, "allocatable": 2}
     assert "has ResourceSlices that are no longer seen" in collector.text("/")
+
+
+def test_a_server_that_has_an_older_version_alone_is_asked_in_that(planes: Planes, collect: Collect) -> None:
+    west = Driver(planes["west"], "v1beta1")
+    west.add_node("gpu-1", A, B)
+    try:
+        collector = collect({"west": planes["west"].kubeconfig})
+        until(lambda: gpus(collector, "gpu-1"), {"found": 2, "capacity": 2, "allocatable": 2})
+    finally:
+        west.clear()
