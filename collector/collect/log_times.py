@@ -5,12 +5,14 @@ in the log when it was read was printed after that. So each document is dated be
 it and the first one that had, whatever its node says, and keeps that date however often it is read.
 """
 
+import dataclasses
 import datetime
 from typing import NamedTuple
 
 from collector.collect.smi_reading import Moment, Printed
+from collector.model import Fingerprint
 
-__all__ = ["Dated", "LogTimes", "moment_of"]
+__all__ = ["Dated", "LogState", "LogTimes", "moment_of"]
 
 RUN_SECONDS = 90.0  # from the start of a run to its first line; the reader gives nvidia-smi 60 s, and prints then
 CLOCK_TOLERANCE_SECONDS = 60.0
@@ -58,6 +60,36 @@ class LogTimes:
     def _note(self, stamps: tuple[str, ...], asked: Moment) -> None:
         self._begun = {stamp: self._begun.get(stamp, self._looked) for stamp in stamps if stamp}
         self._looked = asked
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class LogState:
+    """What is known of the log through which a node is read, and of what was asked of it."""
+
+    applied: tuple[str, Fingerprint] | None = None  # the document that was reported last, and what it depends on
+    _asked: float | None = None  # since when a document that is newer than that is wanted, on the monotonic clock
+    _polls: int = 0  # for it
+    _times: LogTimes | None = None
+    _container: tuple[str, str, int] = ("", "", 0)  # which has printed that log: pod, ID and restarts
+
+    def times_of(self, current: Fingerprint, created: str, now: float) -> LogTimes:
+        """Return when the documents of a container were printed, whose pod was created at an RFC 3339 time."""
+        container = (current.pod_uid, current.container_id, current.restarts)
+        if self._times is None or self._container != container:
+            self._times, self._container = LogTimes(moment_of(created), now), container
+        return self._times
+
+    def ask(self, now: float) -> None:
+        """Note that only a document of a run that starts from now on is an answer."""
+        self._asked, self._polls = now, 0
+
+    def unanswered(self, started: float, now: float, patience: float) -> int | None:
+        """Return how often a newer document was waited for already; None where none is, or not any more."""
+        if self._asked is None or started >= self._asked or now - self._asked > patience:
+            self._asked = None
+            return None
+        self._polls += 1
+        return self._polls - 1
 
 
 def moment_of(text: str) -> float:

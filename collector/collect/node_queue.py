@@ -14,7 +14,7 @@ from collector.collect import schedule
 from collector.collect.context_logger import ContextLogger
 from collector.collect.delay_queue import DelayQueue
 from collector.collect.listed import Boards, with_devices
-from collector.collect.log_times import LogTimes, moment_of
+from collector.collect.log_times import LogState, LogTimes
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate, RetryPolicy
@@ -43,12 +43,8 @@ class TrackedNode:
     attempt: Attempt | None = None
     reading: bool = False  # handed out, and not done yet
     verify_at: float | None = None  # to be read again then, whatever the last attempt said
-    asked_at: float | None = None  # when that was asked for last, until a reading was started after it
-    polls: int = 0  # readings since then that were not
-    log: LogTimes | None = None  # when the documents in its log were printed, if it is read from one
-    log_of: tuple[str, str, int] = ("", "", 0)  # the container that has printed that log: pod, ID and restarts
-    applied: tuple[str, Fingerprint] | None = None  # the document that the observer has, and what it depends on
     read_at: float | None = None  # the time of the observer's reading of it
+    log: LogState = dataclasses.field(default_factory=LogState)  # if it is read from one
     was_read: bool = False  # the observer has a reading of it
     found: int = 0  # GPUs in that, as far as this queue knows
     sharing: Sharing | None = None  # what that told of its capacity
@@ -186,7 +182,7 @@ class NodeQueue:
         if node is None or not (node.reading or self.select(node)):
             return False
         now = self._clock()
-        node.asked_at, node.polls = now, 0
+        node.log.ask(now)
         at = now + delay
         node.verify_at = at if node.verify_at is None else min(node.verify_at, at)
         self._reschedule(node)
@@ -301,30 +297,21 @@ class NodeQueue:
 
         A document that a pod had printed before answers nothing, so a newer one is waited for, but not forever.
         """
-        if node.asked_at is None or started >= node.asked_at:
-            node.asked_at = None
-            return True
         now = self._clock()
-        if now - node.asked_at > self._retry.newer_patience:
-            node.asked_at = None
+        polls = node.log.unanswered(started, now, self._retry.newer_patience)
+        if polls is None:
             return True
-        at = now + self._retry.newer_document.delay(node.polls, self._rng)
-        node.polls += 1
+        at = now + self._retry.newer_document.delay(polls, self._rng)
         node.verify_at = at if node.verify_at is None else min(node.verify_at, at)
         return False
 
     def log_times(self, target: Target) -> LogTimes:
         """Return what is known of the times of the log that is read."""
-        node, current = target.node, target.fingerprint
-        container = (current.pod_uid, current.container_id, current.restarts)
-        if node.log is None or node.log_of != container:
-            node.log = LogTimes(moment_of(target.candidate.pod.created), self._clock())
-            node.log_of = container
-        return node.log
+        return target.node.log.times_of(target.fingerprint, target.candidate.pod.created, self._clock())
 
-    def awaits_first_document(self, node: TrackedNode) -> bool:
+    def awaits_first_document(self, target: Target) -> bool:
         """Return whether a pod may not have printed anything yet, because it has just been started."""
-        return node.log is not None and self._clock() - node.log.since < self._retry.first_document
+        return self._clock() - self.log_times(target).since < self._retry.first_document
 
     def done(self, node: TrackedNode) -> None:
         """Take a node back from its reader, whatever came of it."""
@@ -459,7 +446,7 @@ class NodeQueue:
         node.observed, node.observed_info, node.observed_pod = False, None, False
         node.observed_uncovered, node.attempt = None, None
         node.was_read, node.sharing, node.read_boot_id = False, None, ""
-        node.applied = node.read_at = node.asked_at = None
+        node.read_at, node.log = None, LogState()
         self._found -= node.found
         node.found = 0
         node.podless_since, node.grace_until, node.warned, node.last_failure = None, None, False, None

@@ -80,7 +80,7 @@ class NodeReader:
                 read = await self._read_pod(client, target)
         except NoDocumentError as error:
             self._queue.log_times(target).look(error.newest, error.asked)
-            self._failed(target, error, log, early=self._queue.awaits_first_document(target.node))
+            self._failed(target, error, log, early=self._queue.awaits_first_document(target))
         except ReadError as error:
             self._failed(target, error, log)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
@@ -130,11 +130,11 @@ class NodeReader:
         answered = self._queue.answered(node, dated.started)
         document = (printed.stamp, target.fingerprint)
         outdated = node.read_at is not None and dated.time + 1.0 < min(node.read_at, now)
-        reported = node.applied == document and (failure is not None or not answered)
+        reported = node.log.applied == document and (failure is not None or not answered)
         if not (outdated or reported):
             if not self._succeeded(target, read, asked, log, printed_at=dated.time, begun=dated.started):
                 return
-            node.applied = document
+            node.log.applied = document
         if failure is not None:
             self._failed(target, failure, log)
         elif outdated:
@@ -184,7 +184,7 @@ class NodeReader:
             ended=ended,
             sharing=node.sharing,
         )
-        node.read_at, node.applied = reading.time, None
+        node.read_at, node.log.applied = reading.time, None
         self._observer.on_reading(reading, ended - started)
         return True
 
