@@ -22,6 +22,7 @@ class Right(msgspec.Struct, frozen=True):
     namespace: str = ""
     group: str = ""  # of the API; empty is the core
     optional: bool = False  # what it is for is left out without it
+    names: tuple[str, ...] = ()  # of the only objects that it is about; empty: all
 
     def __str__(self) -> str:
         """Return it as `verb resource in namespace`."""
