@@ -53,10 +53,14 @@ def policy_spec(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
         # Nobody else is concerned, even if this policy cannot be evaluated.
         "matchConditions": [{"name": "user", "expression": f"request.userInfo.username == {_string(user)}"}],
         "validations": [
-            {"expression": _NO_INPUT, "message": "gpuid may use neither standard input nor a terminal"},
-            {"expression": f"{_HAS_COMMAND} && ({admitted})", "message": f"gpuid may only run {commands}"},
+            _validation(_NO_INPUT, "gpuid may use neither standard input nor a terminal"),
+            _validation(f"{_HAS_COMMAND} && ({admitted})", f"gpuid may only run {commands}"),
         ],
     }
+
+
+def _validation(expression: str, message: str) -> dict[str, str]:
+    return {"expression": expression, "message": message, "reason": "Forbidden"}
 
 
 def _admits(namespace: str, container: str, command: Sequence[str]) -> str:
@@ -64,7 +68,7 @@ def _admits(namespace: str, container: str, command: Sequence[str]) -> str:
     runs = f"object.command == {_list(command)}"
     argument = f"object.command[{len(command) + 1}]"  # after `-i`
     if command_for_one(command, argument) is not None:
-        single = f"{_list([*command, '-i'])[:-1]}, {argument}]"
+        single = f"{_list([*command, '-i'])[:-1]}, string({argument})]"
         size = len(command) + 2
         runs = (
             f"({runs} || object.command.size() == {size} && object.command == {single}"
