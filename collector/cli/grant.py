@@ -19,7 +19,7 @@ from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, CommandError, ParsedText, config_option
 from collector.cli.suggestions import listed, unknown_name
 from collector.config import ClusterSettings, ConfigError, Duration
-from collector.grant.contexts import CollectorContext, admin_cluster, make_secret, write
+from collector.grant.contexts import CollectorContext, admin_cluster, check_target, make_secret, write
 from collector.grant.documents import dump
 from collector.grant.granting import Done, Options, Outcome, apply, compare, revoke
 from collector.grant.manifests import make_manifests, needs_policy
@@ -132,6 +132,8 @@ def grant(
         clusters = [msgspec.structs.replace(cluster, kubeconfig=admin_kubeconfig) for cluster in clusters]
     if action is _Action.REVOKE and not yes:
         _confirm(clusters)
+    if kubeconfig is not None:
+        check_target(kubeconfig, [cluster.name for cluster in clusters])
     work = [_Work(cluster, action, options, int(duration) if tokens else None) for cluster in clusters]
     with error_console().status(f"Asking {counted(len(clusters), 'cluster')} …"):
         anyio.run(_run, work, timeout)
@@ -193,8 +195,6 @@ def _select(
     """Return the clusters that are meant; what changes clusters must name them if there are several."""
     if everything and names:
         raise click.UsageError("expected either clusters or --all")
-    if not clusters:
-        raise ConfigError("the configuration has no clusters")
     if not names and not everything and len(clusters) > 1 and action not in (_Action.PRINT, _Action.CHECK):
         known = listed([cluster.name for cluster in clusters])
         raise click.UsageError(f"expected the clusters that are meant, or --all; there are {known}")

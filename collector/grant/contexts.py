@@ -19,7 +19,7 @@ from collector.kube.connection import ClusterEntry
 from collector.kube.go_values import BadYamlError, load_yaml
 from collector.text import describe_os_error, one_line
 
-__all__ = ["CollectorContext", "admin_cluster", "make_secret", "merged", "token_file", "write"]
+__all__ = ["CollectorContext", "admin_cluster", "check_target", "make_secret", "merged", "token_file", "write"]
 
 SECRET = "gpuid-kubeconfig"  # noqa: S105  a name
 SECRET_NAMESPACE = "gpuid"  # noqa: S105
@@ -79,6 +79,16 @@ def make_secret(contexts: Sequence[CollectorContext]) -> dict[str, Any]:
         "type": "Opaque",
         "stringData": {"config": dump([document])},
     }
+
+
+def check_target(path: Path, names: Sequence[str]) -> None:
+    """Raise GrantError if contexts of these names cannot be written into a file, as far as that can be seen before."""
+    path = path.resolve()
+    contexts = [CollectorContext(name, {}, Token("", "")) for name in names]
+    merged(_load(path), contexts, {name: {} for name in names}, where=str(path))
+    folder = next(folder for folder in path.parents if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise GrantError(f"{path}: {folder} is no folder that can be written to")
 
 
 def write(path: Path, contexts: Sequence[CollectorContext]) -> None:

@@ -33,6 +33,7 @@ _DERIVED = {
     ("", "configmaps"): ("kube-root-ca.crt", "openshift-service-ca.crt"),
     ("", "serviceaccounts"): ("default", "builder", "deployer", ACCOUNT),
 }
+_ACCOUNT_OF = "kubernetes.io/service-account.name"  # annotates a Secret with a token, which goes with its account
 _IGNORED = frozenset({"events", "endpoints", "endpointslices", "leases"})
 
 
@@ -60,6 +61,7 @@ class _Metadata(msgspec.Struct):
     name: str
     namespace: str = ""
     labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
 
 
 class _List(msgspec.Struct):
@@ -159,8 +161,10 @@ class Objects:
             else:
                 method = functools.partial(_CORE_LISTS[resource], self._core, namespace)
             kept = _DERIVED.get((group, resource), ())
-            names = [one["metadata"]["name"] for one in await self._items(method)]
-            found += [f"{resource} {name}" for name in names if name not in kept]
+            for one in await self._items(method):
+                name, annotations = one["metadata"]["name"], one["metadata"].get("annotations") or {}
+                if name not in kept and not name.startswith("system:") and _ACCOUNT_OF not in annotations:
+                    found.append(f"{resource} {name}")
         return found
 
     async def token(self, seconds: int) -> Token:

@@ -1,5 +1,6 @@
 """`gpuid grant` on a real API server with RBAC: its rights are enough, each is needed, and they are all there is."""
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ Grant = Callable[..., Result]
 def east(planes: Planes) -> Iterator[ControlPlane]:
     """A control plane with one node of one GPU, and without rights of ours at the end."""
     plane = planes["east"]
+    remove_rights(plane)  # those of tests before
     plane.add_node("gpu-1", GPUS)
     yield plane
     remove_rights(plane)
@@ -115,6 +117,10 @@ def missing(kubeconfig: Path, toml: str = "") -> list[str]:
     clusters = configuration.parse(text, Path("gpuid.toml")).clusters
     (finding,) = anyio.run(check_clusters, clusters, 60.0)
     return [problem.text for problem in finding.problems]
+
+
+def is_missing(kubeconfig: Path, named: str) -> bool:
+    return named in missing(kubeconfig)
 
 
 def test_everything_works_with_exactly_these_rights(east: ControlPlane, kubeconfig: Path, collect: Collect) -> None:
@@ -198,8 +204,8 @@ def check_nothing_else(thief: httpx.Client) -> None:
         ("PATCH", f"{POLICIES}/validatingadmissionpolicybindings/gpuid-exec"),
     ):
         headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
-        body = {"content": json.dumps(container)} if method in ("POST", "PATCH") else {}
-        assert thief.request(method, path, headers=headers, **body).status_code == 403, (method, path)
+        body = json.dumps(container) if method in ("POST", "PATCH") else None
+        assert thief.request(method, path, headers=headers, content=body).status_code == 403, (method, path)
     request = {"spec": {"expirationSeconds": 600}}
     assert thief.post(f"{account}/gpuid/token", json=request).status_code == 201  # to renew its own
 
@@ -224,7 +230,8 @@ def test_each_missing_right_is_named(east: ControlPlane, kubeconfig: Path) -> No
         ]
         east.apply(dict(role) | {"rules": rules}, path)
         where = f" in namespace {right.namespace}" if right.namespace else ""
-        until(lambda right=right, where=where: f"may not {right.verb} {right.resource}{where}" in missing(kubeconfig))
+        named = f"may not {right.verb} {right.resource}{where}"
+        until(functools.partial(is_missing, kubeconfig, named))
         east.apply(role, path)
     until(lambda: missing(kubeconfig), [])
 
@@ -322,6 +329,86 @@ def test_an_administrator_without_a_right_learns_which(east: ControlPlane, grant
     assert result.exit_code == 1
     assert result.output.count("\n") == 1
     assert 'cannot get resource "namespaces"' in result.output
+
+
+def test_nothing_is_applied_where_a_right_is_missing(east: ControlPlane, grant: Grant) -> None:
+    rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}]
+    east.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "auditor"},
+            "rules": rules,
+        },
+        f"{RBAC}/clusterroles/auditor",
+    )
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "auditor", "namespace": NAMESPACE}}
+    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/auditor"
+    east.apply(account, path)
+    east.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "auditor"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "auditor"},
+            "subjects": [{"kind": "ServiceAccount", "name": "auditor", "namespace": NAMESPACE}],
+        },
+        f"{RBAC}/clusterrolebindings/auditor",
+    )
+    token = east.create(f"{path}/token", {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+    auditor = east.write_kubeconfig("auditor", token=token)
+    until(lambda: 'cannot patch resource "namespaces"' in grant("--apply", kubeconfig=auditor).output)
+    result = grant("--apply", kubeconfig=auditor)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "may not apply Namespace gpuid" in result.output
+    assert grant("--check", kubeconfig=auditor).output.startswith("east: 10 differences\n")
+
+
+def test_a_cluster_that_cannot_be_reached_stops_no_other(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+    nowhere = f'[[clusters]]\ncontext = "nowhere"\nkubeconfig = "{east.kubeconfig}"\n'
+    file = tmp_path / "kubeconfig"
+    result = grant("--all", "--apply", "--kubeconfig", file, toml=nowhere)
+    assert result.exit_code == 1
+    assert 'gpuid: nowhere: no context "nowhere"' in result.output
+    assert "Wrote 1 context" in result.output
+    until(lambda: missing(file), [])
+
+
+def test_a_namespace_that_does_not_exist_is_named(east: ControlPlane, grant: Grant) -> None:
+    source = '[[clusters.sources]]\nnamespace = "elsewhere"\nselector = ""\ncontainer = "x"\n'
+    result = grant("--apply", toml=source)
+    assert result.exit_code == 1
+    assert 'namespace "elsewhere" does not exist; set `preset` or `sources`' in result.output
+    assert east.http.get("/api/v1/namespaces/gpuid").status_code == 404
+
+
+def test_what_another_tool_manages_stays_as_it_is(east: ControlPlane, grant: Grant) -> None:
+    labels = {"app.kubernetes.io/managed-by": "Helm"}
+    path = f"{RBAC}/clusterroles/gpuid"
+    east.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "gpuid", "labels": labels},
+            "rules": [],
+        },
+        path,
+    )
+    result = grant("--apply")
+    east.http.delete(path).raise_for_status()
+    assert result.exit_code == 1
+    assert "east: ClusterRole gpuid is managed by Helm" in result.output
+
+
+def test_the_secret_has_a_kubeconfig_that_works(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+    result = grant("--apply", "--secret", "--duration", "1h")
+    assert result.exit_code == 0, result.output
+    secret = yaml.safe_load(result.stdout)
+    east.apply(secret, "/api/v1/namespaces/gpuid/secrets/gpuid-kubeconfig")
+    file = tmp_path / "config"
+    file.write_text(secret["stringData"]["config"])
+    until(lambda: missing(file), [])
+    east.http.delete("/api/v1/namespaces/gpuid/secrets/gpuid-kubeconfig").raise_for_status()
 
 
 def test_odd_commands_are_admitted_as_they_are(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
