@@ -56,7 +56,7 @@ def make_manifests(
         _object("v1", "Namespace", NAMESPACE),
         _object("v1", "ServiceAccount", ACCOUNT, NAMESPACE, **account),
     ]
-    # Before the right to exec, so that there never is one without the policy.
+    # Before the right to exec: API servers look for policies once a second.
     if policy_version is not None and needs_policy(cluster):
         version = f"{POLICY_GROUP}/{policy_version}"
         sources = [source for source in cluster.active_sources if source.method is SourceMethod.EXEC]
