@@ -190,6 +190,7 @@ def gpuid() -> None:
     \b
     On your clusters:
       gpuid init                        writes ./gpuid.toml from ~/.kube/config
+      gpuid grant --all --apply         gives a collector its rights in them
       gpuid check                       checks clusters, store and sinks
       gpuid run                         collects and serves, until Ctrl-C
     \b

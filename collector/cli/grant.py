@@ -291,5 +291,5 @@ def _hand_out(contexts: Sequence[CollectorContext], failed: Sequence[str], file:
     elif contexts:
         write(file, contexts)
         first = f"--kubeconfig {shell_word(str(file))} --context {shell_word(contexts[0].name)}"
-        click.echo(f"Wrote {counted(len(contexts), 'context')} to {escaped(str(file))}, named as their clusters. Try:")
+        click.echo(f"Wrote {counted(len(contexts), 'context')} to {escaped(str(file))}, named as the cluster. Try:")
         click.echo(f"  kubectl {first} get nodes")

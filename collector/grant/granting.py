@@ -106,7 +106,8 @@ async def revoke(client: ApiClient) -> list[Done]:
     done = []
     namespaces = []
     # The policies last, so that there never is the right to exec without them.
-    for manifest in sorted(await objects.ours(), key=lambda one: one["apiVersion"].startswith(POLICY_GROUP)):
+    found = [one for one in await objects.ours() if not one["metadata"].get("deletionTimestamp")]
+    for manifest in sorted(found, key=lambda one: one["apiVersion"].startswith(POLICY_GROUP)):
         if manifest["kind"] == "Namespace":
             namespaces.append(manifest)
             continue
@@ -115,8 +116,8 @@ async def revoke(client: ApiClient) -> list[Done]:
     for manifest in namespaces:
         if manifest["metadata"]["name"] != NAMESPACE:  # somebody else's label
             continue
-        if found := await objects.contents(NAMESPACE):
-            named = ", ".join(found[:_MAX_NAMES]) + (", …" if len(found) > _MAX_NAMES else "")
+        if held := await objects.contents(NAMESPACE):
+            named = ", ".join(held[:_MAX_NAMES]) + (", …" if len(held) > _MAX_NAMES else "")
             done.append(Done(Outcome.KEPT, title(manifest), f"it holds {named}"))
         else:
             await objects.delete(manifest)

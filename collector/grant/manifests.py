@@ -32,7 +32,7 @@ POLICY_GROUP = "admissionregistration.k8s.io"
 _USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 _RBAC_GROUP = "rbac.authorization.k8s.io"
 _POLICY = "gpuid-exec"
-_RENEWAL = Right("create", "serviceaccounts/token", NAMESPACE, names=(ACCOUNT,))
+_RENEWAL = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
 _SUBJECTS = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]
 # What servers and controllers add to an object that has no rights in it.
 _NOT_OURS = ("apiVersion", "kind", "metadata", "status", "secrets", "imagePullSecrets")
@@ -106,18 +106,13 @@ def _object(version: str, kind: str, name: str, namespace: str = "", **body: Any
 
 def _role(name: str, namespace: str, rights: Sequence[Right]) -> list[Manifest]:
     """Return a role with these rights, of a namespace or, if that is empty, of the cluster; and its binding."""
-    verbs: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    verbs: dict[tuple[str, str, str], list[str]] = {}
     for right in rights:
-        verbs.setdefault((right.group, right.resource, right.names), []).append(right.verb)
-    rules = [
-        {
-            "apiGroups": [group],
-            "resources": [resource],
-            **({"resourceNames": list(names)} if names else {}),
-            "verbs": of,
-        }
-        for (group, resource, names), of in verbs.items()
-    ]
+        verbs.setdefault((right.group, right.resource, right.name), []).append(right.verb)
+    rules = []
+    for (group, resource, only), listed in verbs.items():
+        names = {"resourceNames": [only]} if only else {}
+        rules.append({"apiGroups": [group], "resources": [resource], **names, "verbs": listed})
     kind, version = "Role" if namespace else "ClusterRole", f"{_RBAC_GROUP}/v1"
     reference = {"apiGroup": _RBAC_GROUP, "kind": kind, "name": name}
     return [

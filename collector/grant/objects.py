@@ -1,6 +1,7 @@
 """The objects that hold rights, at one API server: read, applied and deleted through the generated API classes."""
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from collector.kube.wire import MalformedError
 __all__ = ["Objects", "Token"]
 
 FIELD_MANAGER = "gpuid"
+MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparing it takes no time
 
 _SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
 _RBAC = ("rbac.authorization.k8s.io", "v1")
@@ -218,7 +220,7 @@ class Objects:
         return [self._checked(one) for one in listed.items or ()]
 
     async def _document(self, method: ApiMethod) -> Manifest:
-        return self._checked(await self._read(dict[str, Any], method))
+        return self._checked(await self._read(dict[str, Any], method, limit=MAX_OBJECT_BYTES))
 
     def _checked(self, document: dict[str, Any]) -> Manifest:
         """Return a document if it has the metadata of an object; raises MalformedError."""
@@ -231,8 +233,10 @@ class Objects:
     def _malformed(self) -> MalformedError:
         return MalformedError(f"{self._client.session.host}: not an answer of the Kubernetes API")
 
-    async def _read(self, kind: Any, method: ApiMethod, *args: Any) -> Any:
+    async def _read(self, kind: Any, method: ApiMethod, *args: Any, limit: float = math.inf) -> Any:
         body = await self._client.read(method, *args)
+        if len(body) > limit:
+            raise MalformedError(f"{self._client.session.host}: an object with rights has {len(body):,} bytes")
         try:
             return msgspec.json.decode(body, type=kind)
         except UNDECODABLE:

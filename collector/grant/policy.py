@@ -29,7 +29,7 @@ def policy_spec(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
     What the server would fill in is written out, so that it can be compared with what the server has.
     """
     rules = dict.fromkeys((source.namespace, source.container, source.command) for source in sources)
-    admitted = " || ".join(f"({_admits(*rule)})" for rule in rules)
+    admitted = "\n  || ".join(f"({_admits(*rule)})" for rule in rules)
     commands = "; ".join(
         f"{' '.join(map(shell_word, command))} in container {container} of namespace {namespace}"
         for namespace, container, command in rules
@@ -54,7 +54,7 @@ def policy_spec(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
         "matchConditions": [{"name": "user", "expression": f"request.userInfo.username == {_string(user)}"}],
         "validations": [
             _validation(_NO_INPUT, "gpuid may use neither standard input nor a terminal"),
-            _validation(f"{_HAS_COMMAND} && ({admitted})", f"gpuid may only run {commands}"),
+            _validation(f"{_HAS_COMMAND} && (\n  {admitted}\n)", f"gpuid may only run {commands}"),
         ],
     }
 
@@ -71,10 +71,10 @@ def _admits(namespace: str, container: str, command: Sequence[str]) -> str:
         single = f"{_list([*command, '-i'])[:-1]}, string({argument})]"
         size = len(command) + 2
         runs = (
-            f"({runs} || object.command.size() == {size} && object.command == {single}"
-            f" && {argument}.matches({_string(_ONE_GPU)}))"
+            f"({runs}\n    || object.command.size() == {size} && object.command == {single}"
+            f"\n    && {argument}.matches({_string(_ONE_GPU)}))"
         )
-    return f"request.namespace == {_string(namespace)} && object.container == {_string(container)} && {runs}"
+    return f"request.namespace == {_string(namespace)} && object.container == {_string(container)}\n    && {runs}"
 
 
 def _list(texts: Iterable[str]) -> str:

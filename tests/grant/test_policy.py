@@ -27,8 +27,10 @@ def test_only_the_service_account_is_concerned() -> None:
 
 def test_another_program_than_nvidia_smi_has_no_form_for_one_gpu() -> None:
     assert rule(source("cat", "/tmp/x"))["expression"] == (
-        'has(object.container) && has(object.command) && ((request.namespace == "ns" && object.container == "c"'
-        ' && object.command == ["cat", "/tmp/x"]))'
+        "has(object.container) && has(object.command) && (\n"
+        '  (request.namespace == "ns" && object.container == "c"\n'
+        '    && object.command == ["cat", "/tmp/x"])\n'
+        ")"
     )
 
 
@@ -43,7 +45,7 @@ def test_another_program_than_nvidia_smi_has_no_form_for_one_gpu() -> None:
 def test_nvidia_smi_may_also_read_one_gpu(command: tuple[str, ...], size: int) -> None:
     words = ", ".join(f'"{word}"' for word in command)
     expression = rule(source(*command))["expression"]
-    assert f"object.command == [{words}] ||" in expression
+    assert f"object.command == [{words}]\n    ||" in expression
     assert f'object.command.size() == {size} && object.command == [{words}, "-i", string(' in expression
 
 
@@ -73,4 +75,4 @@ def test_the_message_is_one_line() -> None:
 
 def test_sources_that_run_the_same_are_one_rule() -> None:
     assert rule(source("x"), source("x")) == rule(source("x"))
-    assert " || (request.namespace" in rule(source("x"), source("y"))["expression"]
+    assert "\n  || (request.namespace" in rule(source("x"), source("y"))["expression"]
