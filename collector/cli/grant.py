@@ -21,10 +21,11 @@ from collector.cli.suggestions import listed, unknown_name
 from collector.config import ClusterSettings, ConfigError, Duration
 from collector.grant.contexts import CollectorContext, admin_cluster, check_target, make_secret, write
 from collector.grant.documents import dump
-from collector.grant.granting import Done, Options, Outcome, apply, compare, revoke
+from collector.grant.granting import Done, GrantError, Options, Outcome, apply, compare, revoke
 from collector.grant.manifests import make_manifests, needs_policy
 from collector.grant.objects import Objects
 from collector.kube.client import ApiClient
+from collector.kube.errors import NotFoundError
 from collector.kube.session import Session
 from collector.text import counted, escaped, one_line, shell_word
 
@@ -172,7 +173,11 @@ class _Work(Check):
                 self.done = await revoke(client)
             if self.seconds is not None and cluster.context is not None:
                 entry = await anyio.to_thread.run_sync(admin_cluster, cluster.context, cluster.kubeconfig)
-                self.context = CollectorContext(cluster.name, entry, await Objects(client).token(self.seconds))
+                try:
+                    token = await Objects(client).token(self.seconds)
+                except NotFoundError as error:
+                    raise GrantError(f"{error}; give the rights first, with --apply") from error
+                self.context = CollectorContext(cluster.name, entry, token)
 
 
 async def _run(work: Sequence[_Work], timeout: float) -> None:

@@ -1,5 +1,6 @@
 """`gpuid grant`: what is printed, and what is refused; on real clusters: tests/control_plane/test_grant.py."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
+from collector.cli.grant import _shortened
 from collector.simulator import Simulator
+from collector.timestamps import rfc3339
 
 Grant = Callable[..., Result]
 
@@ -135,3 +138,12 @@ class TestServerWithoutPolicies:
         result = grant(self.toml(simulator), "--apply", "--secret")
         assert (result.exit_code, result.stdout) == (1, "")
         assert "--secret: not printed, because it would lack prod" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("left", "words"), [(3600.0, ""), (3590.0, ""), (1800.0, ", as long as the server allows"), (-1.0, ", as long")]
+)
+def test_a_token_that_the_server_shortened_says_so(left: float, words: str):
+    text = _shortened(rfc3339(time.time() + left, "seconds"), 3600)
+    assert text.startswith(words)
+    assert bool(text) == bool(words)
