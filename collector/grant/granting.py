@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+import anyio
+
 from collector.config import ClusterSettings
 from collector.grant.manifests import (
+    ACCOUNT,
     LABELS,
     NAMESPACE,
     POLICY_GROUP,
@@ -22,6 +25,8 @@ from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
 from collector.model import GpuidError
 
 __all__ = ["Done", "GrantError", "Options", "Outcome", "apply", "compare", "revoke"]
+
+POLICY_DELAY_SECONDS = 2.0  # after which API servers know a policy: they look for changes once a second
 
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 _MAX_NAMES = 3  # of what a namespace still holds
@@ -56,7 +61,9 @@ class Done(NamedTuple):
     why: str = ""
 
 
-async def apply(client: ApiClient, cluster: ClusterSettings, options: Options) -> list[Done]:
+async def apply(
+    client: ApiClient, cluster: ClusterSettings, options: Options, *, policy_delay: float = POLICY_DELAY_SECONDS
+) -> list[Done]:
     """Give a cluster's rights and take away those of ours that it no longer needs; return what was done.
 
     Everything is tried first: where one thing would fail, nothing is changed. Raises ClusterError and GrantError.
@@ -67,11 +74,18 @@ async def apply(client: ApiClient, cluster: ClusterSettings, options: Options) -
     for manifest in changed:
         await _try(objects, manifest)
     done = []
+    account = live.get(("ServiceAccount", NAMESPACE, ACCOUNT))
+    unnoticed = False  # a policy that servers do not know yet, and a collector that could use the rights before
     for manifest in wanted:
         before = live.get(key(manifest))
         if manifest not in changed:
             done.append(Done(Outcome.UNCHANGED, title(manifest)))
             continue
+        if manifest["apiVersion"].startswith(POLICY_GROUP):
+            unnoticed = account is not None
+        elif unnoticed:
+            await anyio.sleep(policy_delay)
+            unnoticed = False
         try:
             applied = await objects.apply(manifest)
         except ClusterError as error:
@@ -135,7 +149,8 @@ async def _state(
         if version is None:
             raise GrantError(
                 "the API server has no ValidatingAdmissionPolicy (Kubernetes 1.30), without which exec allows every"
-                ' command; use sources with method = "log", upgrade, or accept that with --without-policy'
+                ' command, and labels every change of a node; use method = "log" and no labels, upgrade, or accept it'
+                " with --without-policy"
             )
     wanted = make_manifests(cluster, renewal=options.renewal, policy_version=version)
     found = [(one, await objects.get(one)) for one in wanted]

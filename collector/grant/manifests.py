@@ -7,7 +7,7 @@ from typing import Any
 from collector.checks.rights import Right, needed_rights
 from collector.config import ClusterSettings, SourceMethod
 from collector.grant.documents import dump
-from collector.grant.policy import policy_spec
+from collector.grant.policy import exec_policy, label_policy
 
 __all__ = [
     "ACCOUNT",
@@ -31,7 +31,6 @@ POLICY_GROUP = "admissionregistration.k8s.io"
 
 _USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 _RBAC_GROUP = "rbac.authorization.k8s.io"
-_POLICY = "gpuid-exec"
 _RENEWAL = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
 _SUBJECTS = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]
 # What servers and controllers add to an object that has no rights in it.
@@ -39,8 +38,8 @@ _NOT_OURS = ("apiVersion", "kind", "metadata", "status", "secrets", "imagePullSe
 
 
 def needs_policy(cluster: ClusterSettings) -> bool:
-    """Return whether a cluster's sources run commands."""
-    return any(source.method is SourceMethod.EXEC for source in cluster.active_sources)
+    """Return whether a cluster's rights allow more than is needed, unless policies limit them."""
+    return bool(_policies(cluster))
 
 
 def make_manifests(
@@ -49,20 +48,18 @@ def make_manifests(
     """Return the manifests of the rights that a cluster's sources need, in the order in which to apply them.
 
     `renewal`: with the right to renew the tokens of the service account. `policy_version` is that of the admission
-    policies; None leaves the policy out, so that any command may be run.
+    policies; None leaves them out, so that any command may be run.
     """
     account = {"automountServiceAccountToken": False}
     found = [
         _object("v1", "Namespace", NAMESPACE),
         _object("v1", "ServiceAccount", ACCOUNT, NAMESPACE, **account),
     ]
-    # Before the right to exec: API servers look for policies once a second.
-    if policy_version is not None and needs_policy(cluster):
-        version = f"{POLICY_GROUP}/{policy_version}"
-        sources = [source for source in cluster.active_sources if source.method is SourceMethod.EXEC]
-        binding = {"policyName": _POLICY, "validationActions": ["Deny"]}
-        found.append(_object(version, "ValidatingAdmissionPolicy", _POLICY, spec=policy_spec(_USER, sources)))
-        found.append(_object(version, "ValidatingAdmissionPolicyBinding", _POLICY, spec=binding))
+    # Before the rights that they limit.
+    for name, spec in _policies(cluster).items() if policy_version is not None else ():
+        version, binding = f"{POLICY_GROUP}/{policy_version}", {"policyName": name, "validationActions": ["Deny"]}
+        found.append(_object(version, "ValidatingAdmissionPolicy", name, spec=spec))
+        found.append(_object(version, "ValidatingAdmissionPolicyBinding", name, spec=binding))
     by_namespace: dict[str, list[Right]] = {}
     for right in needed_rights(cluster):
         by_namespace.setdefault(right.namespace, []).append(right)
@@ -92,6 +89,16 @@ def difference(wanted: Manifest | None, live: Manifest | None) -> list[str]:
         return []
     old, new = (title(one) if one is not None else "absent" for one in (live, wanted))
     return list(difflib.unified_diff(before, after, old, new, n=1000, lineterm=""))
+
+
+def _policies(cluster: ClusterSettings) -> dict[str, dict[str, Any]]:
+    """Return the `spec` of each policy that limits a cluster's rights, by its name."""
+    found = {}
+    if sources := [source for source in cluster.active_sources if source.method is SourceMethod.EXEC]:
+        found["gpuid-exec"] = exec_policy(_USER, sources)
+    if Right("patch", "nodes") in needed_rights(cluster):
+        found["gpuid-labels"] = label_policy(_USER)
+    return found
 
 
 def _object(version: str, kind: str, name: str, namespace: str = "", **body: Any) -> Manifest:

@@ -1,4 +1,4 @@
-"""The admission policy that limits an exec to the commands of the sources: RBAC can only allow every command."""
+"""The admission policies that limit what RBAC allows as a whole: which command is run, and what of a node changes."""
 
 import json
 import re
@@ -9,7 +9,9 @@ from collector.collect.smi_command import command_for_one
 from collector.config import PodSource
 from collector.text import shell_word
 
-__all__ = ["policy_spec"]
+__all__ = ["exec_policy", "label_policy"]
+
+LABEL_PREFIX = "gpuid.github.com/"  # of the labels of a node that are ours
 
 # What names one GPU to `nvidia-smi -i`: its bus address, its UUID or its index; in RE2, which CEL matches with.
 _ONE_GPU = (
@@ -23,17 +25,47 @@ _HAS_COMMAND = "has(object.container) && has(object.command)"
 _UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")
 
 
-def policy_spec(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
-    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may run the commands of sources, nothing else.
-
-    What the server would fill in is written out, so that it can be compared with what the server has.
-    """
+def exec_policy(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
+    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may run only the commands of sources."""
     rules = dict.fromkeys((source.namespace, source.container, source.command) for source in sources)
     admitted = "\n  || ".join(f"({_admits(*rule)})" for rule in rules)
     commands = "; ".join(
         f"{' '.join(map(shell_word, command))} in container {container} of namespace {namespace}"
         for namespace, container, command in rules
     )
+    return _spec(
+        user,
+        ("CONNECT", "pods/exec"),
+        [
+            _validation(_NO_INPUT, "gpuid may use neither standard input nor a terminal"),
+            _validation(f"{_HAS_COMMAND} && (\n  {admitted}\n)", f"gpuid may only run {commands}"),
+        ],
+    )
+
+
+def label_policy(user: str) -> dict[str, Any]:
+    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may change only our labels of nodes."""
+    unchanged = (("spec", "{}"), ("metadata.annotations", "{}"), ("metadata.finalizers", "[]"))
+    same = " && ".join(
+        f"{_or_empty(f'object.{path}', empty)} == {_or_empty(f'oldObject.{path}', empty)}"
+        for path, empty in (*unchanged, ("metadata.ownerReferences", "[]"))
+    )
+    now, before = (_or_empty(f"{one}.metadata.labels", "{}") for one in ("object", "oldObject"))
+    ours = f"key.startsWith({_string(LABEL_PREFIX)})"
+    labels = (
+        f"{now}.all(key, {ours} || key in {before} && {now}[key] == {before}[key])"
+        f" && {before}.all(key, {ours} || key in {now})"
+    )
+    message = f"gpuid may only change the labels {LABEL_PREFIX}… of a node"
+    return _spec(user, ("UPDATE", "nodes"), [_validation(same, message), _validation(labels, message)])
+
+
+def _spec(user: str, what: tuple[str, str], validations: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the `spec` of a policy for what a user does: an operation on a resource.
+
+    What the server would fill in is written out, so that it can be compared with what the server has.
+    """
+    operation, resource = what
     return {
         "failurePolicy": "Fail",
         "matchConstraints": {
@@ -44,19 +76,21 @@ def policy_spec(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
                 {
                     "apiGroups": [""],
                     "apiVersions": ["v1"],
-                    "operations": ["CONNECT"],
-                    "resources": ["pods/exec"],
+                    "operations": [operation],
+                    "resources": [resource],
                     "scope": "*",
                 }
             ],
         },
         # Nobody else is concerned, even if this policy cannot be evaluated.
         "matchConditions": [{"name": "user", "expression": f"request.userInfo.username == {_string(user)}"}],
-        "validations": [
-            _validation(_NO_INPUT, "gpuid may use neither standard input nor a terminal"),
-            _validation(f"{_HAS_COMMAND} && (\n  {admitted}\n)", f"gpuid may only run {commands}"),
-        ],
+        "validations": validations,
     }
+
+
+def _or_empty(path: str, empty: str) -> str:
+    """Return the expression for a field that is left out where it is empty."""
+    return f"(has({path}) ? {path} : {empty})"
 
 
 def _validation(expression: str, message: str) -> dict[str, str]:

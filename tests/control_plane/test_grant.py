@@ -1,6 +1,7 @@
 """`gpuid grant` on a real API server with RBAC: its rights are enough, each is needed, and they are all there is."""
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ import anyio
 import httpx
 import pytest
 import yaml
+from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
-from collector import config as configuration
 from collector.checks.clusters import check_clusters
-from collector.checks.rights import needed_rights
+from collector.checks.rights import Right, needed_rights
 from collector.cli import gpuid as command
 from collector.config import ClusterSettings
+from collector.grant import manifests
 from collector.grant.manifests import make_manifests
 from collector.simulator import Placed
 from tests.control_plane.conftest import Collect, Planes
@@ -111,11 +113,12 @@ def exec_status(
     return client.request(method, path, params=query | params).status_code
 
 
-def missing(kubeconfig: Path, toml: str = "") -> list[str]:
+def missing(kubeconfig: Path) -> list[str]:
     """What `gpuid check` finds missing."""
-    text = f'[[clusters]]\ncontext = "east"\nkubeconfig = "{kubeconfig}"\n{toml}'
-    clusters = configuration.parse(text, Path("gpuid.toml")).clusters
-    (finding,) = anyio.run(check_clusters, clusters, 60.0)
+    cluster = ClusterSettings(context="east", kubeconfig=str(kubeconfig))
+    with start_blocking_portal("asyncio") as portal:
+        (finding,) = portal.call(check_clusters, [cluster], 60.0)
+        portal.call(anyio.sleep, 0)
     return [problem.text for problem in finding.problems]
 
 
@@ -412,6 +415,43 @@ def test_the_secret_has_a_kubeconfig_that_works(east: ControlPlane, grant: Grant
     file.write_text(secret["stringData"]["config"])
     until(lambda: missing(file), [])
     east.http.delete("/api/v1/namespaces/gpuid/secrets/gpuid-kubeconfig").raise_for_status()
+
+
+def test_of_a_node_only_our_labels_can_be_changed(
+    east: ControlPlane, grant: Grant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "needed_rights", lambda cluster: [*needed_rights(cluster), Right("patch", "nodes")])
+    file = tmp_path / "kubeconfig"
+    result = grant("--apply", "--kubeconfig", file)
+    assert result.exit_code == 0, result.output
+    assert grant("--check").exit_code == 0
+    node = "/api/v1/nodes/gpu-1"
+    with as_collector(east, file) as thief:
+
+        def status(client: httpx.Client, patch: object) -> int:
+            headers = {"Content-Type": "application/strategic-merge-patch+json"}
+            return client.patch(node, content=json.dumps(patch), headers=headers).status_code
+
+        def labelled(**labels: str | None) -> dict[str, Any]:
+            return {"metadata": {"labels": {name.replace("_", "/"): value for name, value in labels.items()}}}
+
+        own = labelled(**{"gpuid.github.com_gpu-0": "1650122000001"})
+        until(lambda: status(thief, own), 200)
+        values = itertools.count()
+        until(lambda: status(thief, {"metadata": {"annotations": {"x": f"{next(values)}"}}}), 403)
+        for patch in (
+            {"spec": {"taints": [{"key": "x", "effect": "NoExecute"}]}},
+            {"spec": {"unschedulable": True}},
+            {"metadata": {"finalizers": ["example.com/x"]}},
+            labelled(**{"nvidia.com_gpu.present": "false"}),
+            labelled(**{"nvidia.com_gpu.present": None}),
+            labelled(**{"gpuid.github.com.evil_x": "y"}),
+            labelled(**{"gpuid.github.com_gpu-1": "x", "other": "y"}),
+        ):
+            assert status(thief, patch) == 403, patch
+        assert status(thief, labelled(**{"gpuid.github.com_gpu-0": None})) == 200
+        assert status(thief, own) == 200
+        assert status(east.http, {"metadata": {"annotations": {"x": "y"}}}) == 200
 
 
 def test_odd_commands_are_admitted_as_they_are(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:

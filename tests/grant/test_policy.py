@@ -3,7 +3,7 @@
 import pytest
 
 from collector.config import PodSource
-from collector.grant.policy import policy_spec
+from collector.grant.policy import exec_policy, label_policy
 
 
 def source(*command: str, namespace: str = "ns", container: str = "c") -> PodSource:
@@ -11,12 +11,12 @@ def source(*command: str, namespace: str = "ns", container: str = "c") -> PodSou
 
 
 def rule(*sources: PodSource) -> dict[str, str]:
-    validations: list[dict[str, str]] = policy_spec("system:serviceaccount:gpuid:gpuid", sources)["validations"]
+    validations: list[dict[str, str]] = exec_policy("system:serviceaccount:gpuid:gpuid", sources)["validations"]
     return validations[1]
 
 
 def test_only_the_service_account_is_concerned() -> None:
-    spec = policy_spec("system:serviceaccount:gpuid:gpuid", [source("x")])
+    spec = exec_policy("system:serviceaccount:gpuid:gpuid", [source("x")])
     assert spec["matchConditions"] == [
         {"name": "user", "expression": 'request.userInfo.username == "system:serviceaccount:gpuid:gpuid"'}
     ]
@@ -76,3 +76,12 @@ def test_the_message_is_one_line() -> None:
 def test_sources_that_run_the_same_are_one_rule() -> None:
     assert rule(source("x"), source("x")) == rule(source("x"))
     assert "\n  || (request.namespace" in rule(source("x"), source("y"))["expression"]
+
+
+def test_of_a_node_only_our_labels_may_change() -> None:
+    spec = label_policy("system:serviceaccount:gpuid:gpuid")
+    (rules,) = spec["matchConstraints"]["resourceRules"]
+    assert (rules["operations"], rules["resources"]) == (["UPDATE"], ["nodes"])
+    expressions = [one["expression"] for one in spec["validations"]]
+    assert "(has(object.spec) ? object.spec : {}) == (has(oldObject.spec) ? oldObject.spec : {})" in expressions[0]
+    assert 'key.startsWith("gpuid.github.com/")' in expressions[1]
