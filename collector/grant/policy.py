@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from collector.collect.node_labels import LABEL_PREFIX
 from collector.collect.smi_command import command_for_one
 from collector.config import PodSource
 from collector.text import shell_word
 
 __all__ = ["exec_policy", "label_policy"]
 
-LABEL_PREFIX = "gpuid.github.com/"  # of the labels of a node that are ours
 
 # What names one GPU to `nvidia-smi -i`: its bus address, its UUID or its index; in RE2, which CEL matches with.
 _ONE_GPU = (
@@ -46,15 +46,15 @@ def exec_policy(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
 def label_policy(user: str) -> dict[str, Any]:
     """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may change only our labels of nodes."""
     unchanged = (("spec", "{}"), ("metadata.annotations", "{}"), ("metadata.finalizers", "[]"))
-    same = " && ".join(
+    same = "\n&& ".join(
         f"{_or_empty(f'object.{path}', empty)} == {_or_empty(f'oldObject.{path}', empty)}"
         for path, empty in (*unchanged, ("metadata.ownerReferences", "[]"))
     )
     now, before = (_or_empty(f"{one}.metadata.labels", "{}") for one in ("object", "oldObject"))
     ours = f"key.startsWith({_string(LABEL_PREFIX)})"
     labels = (
-        f"{now}.all(key, {ours} || key in {before} && {now}[key] == {before}[key])"
-        f" && {before}.all(key, {ours} || key in {now})"
+        f"{now}.all(key, {ours}\n  || key in {before}\n  && {now}[key] == {before}[key])"
+        f"\n&& {before}.all(key, {ours} || key in {now})"
     )
     message = f"gpuid may only change the labels {LABEL_PREFIX}… of a node"
     return _spec(user, ("UPDATE", "nodes"), [_validation(same, message), _validation(labels, message)])

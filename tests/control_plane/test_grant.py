@@ -15,10 +15,9 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
 from collector.checks.clusters import check_clusters
-from collector.checks.rights import Right, needed_rights
+from collector.checks.rights import needed_rights
 from collector.cli import gpuid as command
 from collector.config import ClusterSettings
-from collector.grant import manifests
 from collector.grant.manifests import make_manifests
 from collector.simulator import Placed
 from tests.control_plane.conftest import Collect, Planes
@@ -217,7 +216,7 @@ def test_each_missing_right_is_named(east: ControlPlane, kubeconfig: Path) -> No
     until(lambda: missing(kubeconfig), [])
     cluster = ClusterSettings(context="east")
     roles = [one for one in make_manifests(cluster) if one["kind"] in ("Role", "ClusterRole")]
-    for right in needed_rights(cluster):
+    for right in (one for one in needed_rights(cluster) if not one.optional):
         (role,) = [
             one
             for one in roles
@@ -417,14 +416,11 @@ def test_the_secret_has_a_kubeconfig_that_works(east: ControlPlane, grant: Grant
     east.http.delete("/api/v1/namespaces/gpuid/secrets/gpuid-kubeconfig").raise_for_status()
 
 
-def test_of_a_node_only_our_labels_can_be_changed(
-    east: ControlPlane, grant: Grant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manifests, "needed_rights", lambda cluster: [*needed_rights(cluster), Right("patch", "nodes")])
-    file = tmp_path / "kubeconfig"
-    result = grant("--apply", "--kubeconfig", file)
+def test_of_a_node_only_our_labels_can_be_changed(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+    file, toml = tmp_path / "kubeconfig", "labels = true\n"
+    result = grant("--apply", "--kubeconfig", file, toml=toml)
     assert result.exit_code == 0, result.output
-    assert grant("--check").exit_code == 0
+    assert grant("--check", toml=toml).exit_code == 0
     node = "/api/v1/nodes/gpu-1"
     with as_collector(east, file) as thief:
 

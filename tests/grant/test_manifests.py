@@ -28,6 +28,13 @@ def test_the_manifest_to_apply_by_hand_is_what_the_default_preset_needs() -> Non
     assert list(yaml.safe_load_all(RBAC.read_text())) == make_manifests(ClusterSettings(context="prod"))
 
 
+def test_the_manifest_for_labels_has_the_same_policy() -> None:
+    by_hand = list(yaml.safe_load_all(RBAC.with_name("labels.yaml").read_text()))
+    granted = make_manifests(ClusterSettings(context="prod", labels=True))
+    assert by_hand[:2] == [one for one in granted if one["metadata"]["name"] == "gpuid-labels"]
+    assert by_hand[2]["rules"][0] == {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}
+
+
 def test_each_namespace_has_its_role() -> None:
     manifests = make_manifests(cluster(source("a"), source("b", SourceMethod.LOG)))
     assert [title(one) for one in manifests] == [
