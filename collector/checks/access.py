@@ -40,7 +40,12 @@ async def is_granted(api: ApiClient, right: Right) -> bool | None:
     """Return whether the server grants us a right, None if it does not tell us."""
     resource, _, subresource = right.resource.partition("/")
     attributes = V1ResourceAttributes(
-        namespace=right.namespace, verb=right.verb, group=right.group, resource=resource, subresource=subresource
+        namespace=right.namespace,
+        verb=right.verb,
+        group=right.group,
+        resource=resource,
+        subresource=subresource,
+        name=right.name,
     )
     review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
     try:

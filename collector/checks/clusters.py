@@ -47,7 +47,7 @@ __all__ = ["check_clusters"]
 _MAX_NAMES = 5  # of nodes that a problem names
 
 _EXEC_HINTS = {
-    ReadFailure.FORBIDDEN: "pods/exec needs both create and get",
+    ReadFailure.FORBIDDEN: "gpuid grant --apply gives all that is needed",
     ReadFailure.NO_CONTAINER: "set `container` of the source to a container of this pod",
     ReadFailure.NO_BINARY: "set `command`, or choose pods whose container has nvidia-smi",
     ReadFailure.TIMEOUT: "nvidia-smi hangs on that node, or exec_timeout is too short",

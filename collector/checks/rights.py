@@ -22,11 +22,13 @@ class Right(msgspec.Struct, frozen=True):
     namespace: str = ""
     group: str = ""  # of the API; empty is the core
     optional: bool = False  # what it is for is left out without it
+    name: str = ""  # of the only object that it is about; empty is all of them
 
     def __str__(self) -> str:
-        """Return it as `verb resource in namespace`."""
+        """Return it as `verb resource name in namespace`."""
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f"{self.verb} {resource}" + (f" in {self.namespace}" if self.namespace else "")
+        what = f"{resource} {self.name}" if self.name else resource
+        return f"{self.verb} {what}" + (f" in {self.namespace}" if self.namespace else "")
 
 
 SLICE_RIGHTS = tuple(

@@ -23,6 +23,7 @@ _COMMANDS = {
     "demo": ("collector.cli.demo:demo", "Run a simulated fleet and a collector on this machine."),
     "init": ("collector.cli.init:init", "Write a configuration from the contexts of your kubeconfig."),
     "check": ("collector.cli.check:check", "Check every cluster, the store and every sink."),
+    "grant": ("collector.cli.grant:grant", "Give a collector the least rights in its clusters, and tokens."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
     "ls": ("collector.cli.ls:ls", "List the GPUs of a running collector, or find one."),
     "top": ("collector.cli.top:top", "Show a running collector's clusters and the latest changes, live."),
@@ -189,6 +190,7 @@ def gpuid() -> None:
     \b
     On your clusters:
       gpuid init                        writes ./gpuid.toml from ~/.kube/config
+      gpuid grant --all --apply         gives a collector its rights in them
       gpuid check                       checks clusters, store and sinks
       gpuid run                         collects and serves, until Ctrl-C
     \b

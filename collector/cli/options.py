@@ -17,6 +17,7 @@ __all__ = [
     "TERM",
     "TIMEOUT",
     "CommandError",
+    "ParsedText",
     "config_option",
     "found_config",
     "log_options",
@@ -34,7 +35,7 @@ class CommandError(click.ClickException):
     """A command could not do or find what it was asked to: one line, exit code 1."""
 
 
-class _ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+class ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
     """A value that one of our own types parses."""
 
     def __init__(self, name: str, parse: Callable[[object], Any]) -> None:
@@ -61,10 +62,10 @@ def _term(text: object) -> str:
     return term
 
 
-DURATION = _ParsedText("duration", Duration.parse)
-TIMEOUT = _ParsedText("duration", _timeout)
-TERM = _ParsedText("text", _term)
-LISTEN = _ParsedText("host:port", Listen.parse)
+DURATION = ParsedText("duration", Duration.parse)
+TIMEOUT = ParsedText("duration", _timeout)
+TERM = ParsedText("text", _term)
+LISTEN = ParsedText("host:port", Listen.parse)
 
 
 def found_config() -> Path | None:

@@ -263,7 +263,9 @@ def _refused(error: ClusterError) -> ExecError:
     """Return the error for an exec that did not start."""
     text = str(error)
     if isinstance(error, ForbiddenError):
-        return ExecError(ReadFailure.FORBIDDEN, f"{text} (pods/exec needs the verbs get and create)")
+        if "denied request" not in text:  # as admission plugins say it, which are asked once the right is there
+            text += " (pods/exec needs the verbs get and create)"
+        return ExecError(ReadFailure.FORBIDDEN, text)
     if isinstance(error, NotFoundError):
         return ExecError(_reason_in(text) or ReadFailure.NOT_FOUND, text)
     if isinstance(error, ServerError):

@@ -18,6 +18,7 @@ PLACED = Placed(
     "east", "gpu-1", "GPU-00000000-0000-0000-0000-000000000001", serial="1650122000001", chassis="", model=MODEL
 )
 
+POLICIES = "/apis/admissionregistration.k8s.io/v1"
 # Where the objects of each kind live.
 PATHS = {
     "Namespace": "/api/v1/namespaces/{name}",
@@ -28,6 +29,9 @@ PATHS = {
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments/{name}",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/{name}",
+    "ValidatingAdmissionPolicy": f"{POLICIES}/validatingadmissionpolicies/{{name}}",
+    "ValidatingAdmissionPolicyBinding": f"{POLICIES}/validatingadmissionpolicybindings/{{name}}",
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/{name}",
 }
 
@@ -70,7 +74,7 @@ def test_without_the_right_to_exec_readings_fail_as_forbidden(
     (role,) = [
         one
         for one in manifests(MANIFESTS / "watched-cluster" / "rbac.yaml")
-        if one["metadata"]["name"] == "gpuid-pods" and one["kind"] == "ClusterRole"
+        if one["metadata"]["name"] == "gpuid" and one["kind"] == "Role"
     ]
     apply(east, role | {"rules": [rule for rule in role["rules"] if rule["resources"] != ["pods/exec"]]})
     collector = collect({"east": kubeconfig})
@@ -86,7 +90,7 @@ def test_without_the_right_to_list_the_cluster_is_down(
     kubeconfig: Path,
     collect: Collect,
 ) -> None:
-    binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/gpu-operator/rolebindings/gpuid-pods"
+    binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/gpu-operator/rolebindings/gpuid"
     east.http.delete(binding).raise_for_status()
     planes["west"].add_node("gpu-1", GPUS)
     collector = collect({"east": kubeconfig, "west": planes["west"].kubeconfig})

@@ -225,6 +225,13 @@ class TestAnExecThatIsRefused:
         server.refuses(403, "no")
         assert (await server.fails())[1].endswith("(pods/exec needs the verbs get and create)")
 
+    async def test_by_a_policy_is_not_for_want_of_a_right(self, server: Server) -> None:
+        denial = "ValidatingAdmissionPolicy 'gpuid-exec' with binding 'gpuid-exec' denied request: no"
+        server.refuses(403, denial)
+        text = (await server.fails())[1]
+        assert denial in text
+        assert "needs the verbs" not in text
+
 
 class TestAnExecThatGoesWrong:
     async def test_ends_at_its_deadline_and_leaves_nothing_open(self, server: Server) -> None:

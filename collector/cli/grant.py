@@ -1,0 +1,300 @@
+"""`gpuid grant`: gives a collector the least rights in its clusters, takes them away, and hands out its tokens."""
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+
+import anyio
+import click
+import msgspec
+
+from collector import config as configuration
+from collector.checks.check import Check, run_checks
+from collector.checks.finding import Finding, Subject
+from collector.cli.console import error_console
+from collector.cli.logs import configure
+from collector.cli.options import TIMEOUT, CommandError, ParsedText, config_option
+from collector.cli.suggestions import listed, unknown_name
+from collector.config import ClusterSettings, ConfigError, Duration
+from collector.grant.contexts import CollectorContext, admin_cluster, check_target, make_secret, write
+from collector.grant.documents import dump
+from collector.grant.granting import Done, GrantError, Options, Outcome, apply, compare, revoke
+from collector.grant.manifests import make_manifests, needs_policy
+from collector.grant.objects import Objects
+from collector.kube.client import ApiClient
+from collector.kube.errors import NotFoundError
+from collector.kube.session import Session
+from collector.text import counted, escaped, one_line, shell_word
+
+__all__ = ["grant"]
+
+_CONCURRENT_CLUSTERS = 32  # each may start a credential plugin
+_MIN_DURATION_SECONDS = 600  # of a token; an API server takes no less
+_SHORTENED = 0.95  # of what was asked for: a token that ends before was cut by the server
+
+
+def _duration(text: object) -> Duration:
+    if (duration := Duration.parse(text)) < _MIN_DURATION_SECONDS:
+        raise ValueError("must be at least 10m, of which API servers take no less")
+    return duration
+
+
+class _Action(Enum):
+    """What is done with the rights."""
+
+    PRINT = "print"
+    APPLY = "apply"
+    CHECK = "check"
+    REVOKE = "revoke"
+    NOTHING = "nothing"  # tokens alone
+
+
+@click.command()
+@config_option
+@click.argument("names", nargs=-1, metavar="[CLUSTER]…")
+@click.option("--all", "everything", is_flag=True, help="All clusters of the configuration.")
+@click.option(
+    "--apply", "applies", is_flag=True, help="Apply the rights, with the credentials of the cluster's context."
+)
+@click.option("--check", "checks", is_flag=True, help="Show what differs from them; exit code 1 if anything does.")
+@click.option("--revoke", "revokes", is_flag=True, help="Delete all that --apply made, which ends every token at once.")
+@click.option("--yes", is_flag=True, help="Do not ask before --revoke.")
+@click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write contexts with new tokens for the collector into this kubeconfig.",
+)
+@click.option("--secret", is_flag=True, help="Print a Secret with such a kubeconfig, for a collector in Kubernetes.")
+@click.option(
+    "--duration",
+    type=ParsedText("duration", _duration),
+    default="30d",
+    show_default=True,
+    help="How long new tokens are good for; the server may shorten it.",
+)
+@click.option("--no-renewal", is_flag=True, help="Without the right to renew these tokens.")
+@click.option("--without-policy", is_flag=True, help="Without the admission policy: exec may then run any command.")
+@click.option(
+    "--admin-kubeconfig",
+    metavar="PATH",
+    help="Kubeconfig with the credentials to use. Default: the one of the configuration.",
+)
+@click.option("--timeout", type=TIMEOUT, default="30s", show_default=True, help="Timeout per cluster.")
+@click.pass_context
+def grant(
+    ctx: click.Context,
+    config: Path,
+    names: tuple[str, ...],
+    everything: bool,
+    applies: bool,
+    checks: bool,
+    revokes: bool,
+    yes: bool,
+    kubeconfig: Path | None,
+    secret: bool,
+    duration: Duration,
+    no_renewal: bool,
+    without_policy: bool,
+    admin_kubeconfig: str | None,
+    timeout: Duration,
+) -> None:
+    r"""Print or apply the least rights that gpuid needs in clusters, given by their name or context.
+
+    Without an option, the manifests are printed, ready for kubectl apply, and no cluster is contacted. They
+    hold a service account, what it may list and watch, and for exec an admission policy (Kubernetes 1.30)
+    by which it may run the configured command alone. Clusters that read logs need no exec.
+
+    --kubeconfig and --secret hand out tokens of that service account, which the collector renews itself. A
+    kubeconfig keeps the contexts that are in it; each token has its own file beside it.
+
+    \b
+    Examples:
+      gpuid grant prod | kubectl --context prod apply -f -
+      gpuid grant --all --apply --kubeconfig collector.kubeconfig
+      gpuid grant --all --apply --secret | kubectl --context hub apply -f -
+      gpuid grant --check
+      gpuid grant prod --revoke
+    """
+    configure("error", "text")
+    tokens = kubeconfig is not None or secret
+    action = _action(applies, checks, revokes, tokens=tokens)
+    if kubeconfig is not None and secret:
+        raise click.UsageError("expected either --kubeconfig or --secret")
+    clusters = _select(configuration.load(config).clusters, names, everything, action)
+    options = Options(renewal=not no_renewal, policy=not without_policy)
+    if action is _Action.PRINT:
+        click.echo(_manifests(clusters, options), nl=False)
+        return
+    if admin_kubeconfig is not None:
+        clusters = [msgspec.structs.replace(cluster, kubeconfig=admin_kubeconfig) for cluster in clusters]
+    if action is _Action.REVOKE and not yes:
+        _confirm(clusters)
+    if kubeconfig is not None:
+        check_target(kubeconfig, [cluster.name for cluster in clusters])
+    work = [_Work(cluster, action, options, int(duration) if tokens else None) for cluster in clusters]
+    with error_console().status(f"Asking {counted(len(clusters), 'cluster')} …"):
+        anyio.run(_run, work, timeout)
+    for one in work:
+        _report(one, err=secret)
+    failed = [one.finding.name for one in work if not one.finding.ok]
+    if tokens:
+        _hand_out([one.context for one in work if one.context is not None], failed, kubeconfig)
+    ctx.exit(1 if failed or any(one.diffs for one in work) else 0)
+
+
+class _Work(Check):
+    """What is to be done in one cluster, and what was."""
+
+    def __init__(self, cluster: ClusterSettings, action: _Action, options: Options, seconds: int | None) -> None:
+        super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name))
+        self.step = "talking to its API server"
+        self.timeout_hint = "raise --timeout or check the network"
+        self.action = action
+        self.done: Sequence[Done] = ()
+        self.diffs: Sequence[Sequence[str]] = ()
+        self.context: CollectorContext | None = None
+        self.seconds = seconds  # that a new token is to last
+        self._cluster = cluster
+        self._options = options
+
+    async def run(self) -> None:
+        """Do it; raises GpuidError."""
+        cluster = self._cluster
+        async with ApiClient(Session(cluster)) as client:
+            if self.action is _Action.APPLY:
+                self.done = await apply(client, cluster, self._options)
+            elif self.action is _Action.CHECK:
+                self.diffs = await compare(client, cluster, self._options)
+            elif self.action is _Action.REVOKE:
+                self.done = await revoke(client)
+            if self.seconds is not None and cluster.context is not None:
+                entry = await anyio.to_thread.run_sync(admin_cluster, cluster.context, cluster.kubeconfig)
+                try:
+                    token = await Objects(client).token(self.seconds)
+                except NotFoundError as error:
+                    raise GrantError(f"{error}; give the rights first, with --apply") from error
+                self.context = CollectorContext(cluster.name, entry, token)
+
+
+async def _run(work: Sequence[_Work], timeout: float) -> None:
+    await run_checks(work, timeout, concurrency=_CONCURRENT_CLUSTERS)
+
+
+def _action(applies: bool, checks: bool, revokes: bool, *, tokens: bool) -> _Action:
+    chosen = {_Action.APPLY: applies, _Action.CHECK: checks, _Action.REVOKE: revokes}
+    actions = [action for action, given in chosen.items() if given]
+    if len(actions) > 1:
+        raise click.UsageError("expected one of --apply, --check and --revoke")
+    if actions and tokens and actions != [_Action.APPLY]:
+        raise click.UsageError(f"--{actions[0].value}: expected neither --kubeconfig nor --secret")
+    return actions[0] if actions else _Action.NOTHING if tokens else _Action.PRINT
+
+
+def _select(
+    clusters: Sequence[ClusterSettings], names: Sequence[str], everything: bool, action: _Action
+) -> list[ClusterSettings]:
+    """Return the clusters that are meant; what changes clusters must name them if there are several."""
+    if everything and names:
+        raise click.UsageError("expected either clusters or --all")
+    if not names and not everything and len(clusters) > 1 and action not in (_Action.PRINT, _Action.CHECK):
+        known = listed([cluster.name for cluster in clusters])
+        raise click.UsageError(f"expected the clusters that are meant, or --all; there are {known}")
+    chosen = [_named(clusters, name) for name in dict.fromkeys(names)] if names else list(clusters)
+    chosen = list({cluster.name: cluster for cluster in chosen}.values())
+    if action is _Action.PRINT:
+        return chosen
+    contexts: dict[tuple[str | None, str | None], str] = {}
+    for cluster in chosen:
+        if cluster.context is None:
+            raise ConfigError(
+                f"{one_line(cluster.name)}: in_cluster has no context with an administrator's credentials; "
+                "print the manifests and apply them with kubectl"
+            )
+        other = contexts.setdefault((cluster.kubeconfig, cluster.context), cluster.name)
+        if other != cluster.name:
+            raise ConfigError(
+                f"{one_line(other)} and {one_line(cluster.name)} have the same context, in which there is one set of"
+                " rights; name one of them, with all sources"
+            )
+    return chosen
+
+
+def _named(clusters: Sequence[ClusterSettings], name: str) -> ClusterSettings:
+    by_name = {cluster.name: cluster for cluster in clusters}
+    by_context = {cluster.context: cluster for cluster in clusters if cluster.context}
+    if (found := by_name.get(name) or by_context.get(name)) is not None:
+        return found
+    raise ConfigError(unknown_name("cluster", name, [*by_name, *(one for one in by_context if one not in by_name)]))
+
+
+def _manifests(clusters: Sequence[ClusterSettings], options: Options) -> str:
+    """Return the manifests as text; raises ConfigError if clusters need different ones."""
+    version = "v1" if options.policy else None
+    texts = {
+        cluster.name: dump(make_manifests(cluster, renewal=options.renewal, policy_version=version))
+        for cluster in clusters
+    }
+    first = next(iter(texts))
+    other = next((name for name, text in texts.items() if text != texts[first]), None)
+    if other is not None:
+        raise ConfigError(
+            f"{one_line(first)} and {one_line(other)} need different rights; name one cluster, or use --apply"
+        )
+    head = f"# The rights of gpuid in {listed(list(texts))}.\n"
+    if version is not None and any(map(needs_policy, clusters)):
+        head += "# The admission policy, by which it may run one command alone, needs Kubernetes 1.30.\n"
+    return head + texts[first]
+
+
+def _confirm(clusters: Sequence[ClusterSettings]) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("--revoke: expected --yes, as there is nobody to ask")
+    names = listed([cluster.name for cluster in clusters])
+    click.confirm(f"Take gpuid's rights away in {names}?", abort=True, err=True)
+
+
+def _report(work: _Work, *, err: bool) -> None:
+    """Print what was done in a cluster, or what differs; problems on stderr."""
+    name = one_line(work.finding.name)
+    for done in work.done:
+        if done.outcome is not Outcome.UNCHANGED:
+            why = f": {done.why}" if done.why else ""
+            click.echo(f"{name}: {done.outcome.value} {escaped(done.title)}{escaped(why)}", err=err)
+    if unchanged := sum(done.outcome is Outcome.UNCHANGED for done in work.done):
+        click.echo(f"{name}: unchanged {counted(unchanged, 'object')}", err=err)
+    if work.action is _Action.REVOKE and work.finding.ok and not work.done:
+        click.echo(f"{name}: nothing to revoke", err=err)
+    if work.action is _Action.CHECK and work.finding.ok:
+        click.echo(f"{name}: {counted(len(work.diffs), 'difference') if work.diffs else 'as needed'}", err=err)
+    for diff in work.diffs:
+        click.echo("\n".join(map(escaped, diff)), err=err)
+    if work.context is not None and work.seconds is not None:
+        ends = work.context.token.ends
+        click.echo(f"{name}: token until {escaped(ends)}{_shortened(ends, work.seconds)}", err=err)
+    for problem in work.finding.problems:
+        click.echo(f"gpuid: {name}: {problem.text}" + (f" ({problem.hint})" if problem.hint else ""), err=True)
+
+
+def _shortened(ends: str, seconds: int) -> str:
+    try:
+        left = datetime.fromisoformat(ends).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return ""
+    return "" if left >= _SHORTENED * seconds else ", as long as the server allows"
+
+
+def _hand_out(contexts: Sequence[CollectorContext], failed: Sequence[str], file: Path | None) -> None:
+    """Write the contexts into a kubeconfig, or print the Secret that has them."""
+    if file is None:
+        if failed:  # applied, it would take the contexts of these clusters away
+            raise CommandError(f"--secret: not printed, because it would lack {listed(failed)}")
+        click.echo(dump([make_secret(contexts)]), nl=False)
+    elif contexts:
+        write(file, contexts)
+        first = f"--kubeconfig {shell_word(str(file))} --context {shell_word(contexts[0].name)}"
+        click.echo(f"Wrote {counted(len(contexts), 'context')} to {escaped(str(file))}, named as the cluster. Try:")
+        click.echo(f"  kubectl {first} get nodes")

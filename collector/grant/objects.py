@@ -1,0 +1,257 @@
+"""The objects that hold rights, at one API server: read, applied and deleted through the generated API classes."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from kubernetes_asyncio.client import ApisApi, CoreV1Api, CustomObjectsApi
+
+from collector.grant.manifests import ACCOUNT, LABELS, NAMESPACE, POLICY_GROUP, Manifest
+from collector.kube.client import ApiClient, ApiMethod
+from collector.kube.errors import UNDECODABLE, ClusterError, NotFoundError
+from collector.kube.wire import MalformedError
+
+__all__ = ["Objects", "Token"]
+
+FIELD_MANAGER = "gpuid"
+MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparing it takes no time
+
+_SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
+_RBAC = ("rbac.authorization.k8s.io", "v1")
+_PLURALS = {  # of the kinds that are not of the core API
+    "ClusterRole": "clusterroles",
+    "ClusterRoleBinding": "clusterrolebindings",
+    "Role": "roles",
+    "RoleBinding": "rolebindings",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+}
+_POLICY_KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+_POLICY_VERSIONS = ("v1", "v1beta1")  # since Kubernetes 1.30 and 1.28, where the older one is off by default
+# What Kubernetes itself puts into a namespace, and what is gone with its owner.
+_DERIVED = {
+    ("", "configmaps"): ("kube-root-ca.crt", "openshift-service-ca.crt"),
+    ("", "serviceaccounts"): ("default", "builder", "deployer", ACCOUNT),
+}
+_ACCOUNT_OF = "kubernetes.io/service-account.name"  # annotates a Secret with a token, which goes with its account
+_IGNORED = frozenset({"events", "endpoints", "endpointslices", "leases"})
+
+
+class Token(NamedTuple):
+    """A token of the service account."""
+
+    text: str
+    ends: str  # RFC 3339
+
+    def __repr__(self) -> str:
+        """Return when it ends alone."""
+        return f"Token(ends={self.ends!r})"
+
+
+class _TokenStatus(msgspec.Struct):
+    token: str
+    expirationTimestamp: str  # noqa: N815
+
+
+class _TokenRequest(msgspec.Struct):
+    status: _TokenStatus
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    namespace: str = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _List(msgspec.Struct):
+    items: list[dict[str, Any]] | None = None
+
+
+class _Resource(msgspec.Struct):
+    name: str
+    namespaced: bool = False
+    verbs: tuple[str, ...] = ()
+
+
+class _ResourceList(msgspec.Struct):
+    resources: tuple[_Resource, ...] | None = None
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Group(msgspec.Struct):
+    name: str
+    preferredVersion: _Version  # noqa: N815
+
+
+class _GroupList(msgspec.Struct):
+    groups: tuple[_Group, ...] | None = None
+
+
+class Objects:
+    """The objects of one API server; every method raises ClusterError, and MalformedError."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self._core, self._custom = CoreV1Api(client), CustomObjectsApi(client)
+
+    async def policy_version(self) -> str | None:
+        """Return the version in which the server has validating admission policies; None if it has none."""
+        for version in _POLICY_VERSIONS:
+            try:
+                found = await self._read(_ResourceList, self._custom.get_api_resources, POLICY_GROUP, version)
+            except NotFoundError:
+                continue
+            if any(resource.name == _PLURALS["ValidatingAdmissionPolicy"] for resource in found.resources or ()):
+                return version
+        return None
+
+    async def get(self, manifest: Manifest) -> Manifest | None:
+        """Return an object as the server has it; None if there is none."""
+        try:
+            return await self._document(self._method("get", manifest))
+        except NotFoundError:
+            return None
+
+    async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Apply a manifest on the server's side, or only have it checked, and return the object that it makes."""
+        options = {"dry_run": "All"} if dry_run else {}
+        method = functools.partial(
+            self._method("patch", manifest),
+            body=manifest,
+            field_manager=FIELD_MANAGER,
+            force=True,
+            _content_type="application/apply-patch+yaml",
+            **options,
+        )
+        return await self._document(method)
+
+    async def delete(self, manifest: Manifest) -> None:
+        """Delete an object, if it is still there."""
+        try:
+            await self._client.read(self._method("delete", manifest))
+        except NotFoundError:
+            return
+
+    async def ours(self) -> list[Manifest]:
+        """Return every object with our labels, of the kinds that `grant` makes."""
+        found: list[Manifest] = []
+        listed = self._core.list_namespaced_service_account
+        found += await self._list("v1", "ServiceAccount", functools.partial(listed, NAMESPACE))
+        found += await self._list("v1", "Namespace", self._core.list_namespace)
+        policy_version = await self.policy_version()
+        for kind, plural in _PLURALS.items():
+            group, version = (POLICY_GROUP, policy_version) if kind in _POLICY_KINDS else _RBAC
+            if version is not None:
+                listed = functools.partial(self._custom.list_cluster_custom_object, group, version, plural)
+                found += await self._list(f"{group}/{version}", kind, listed)
+        return found
+
+    async def contents(self, namespace: str) -> list[str]:
+        """Return what is in a namespace besides what Kubernetes itself puts there, as `resource name`."""
+        found = []
+        for group, version, resource in await self._listable():
+            if group:
+                method = functools.partial(
+                    self._custom.list_namespaced_custom_object, group, version, namespace, resource
+                )
+            else:
+                method = functools.partial(_CORE_LISTS[resource], self._core, namespace)
+            kept = _DERIVED.get((group, resource), ())
+            for one in await self._items(method):
+                name, annotations = one["metadata"]["name"], one["metadata"].get("annotations") or {}
+                if name not in kept and not name.startswith("system:") and _ACCOUNT_OF not in annotations:
+                    found.append(f"{resource} {name}")
+        return found
+
+    async def token(self, seconds: int) -> Token:
+        """Return a new token of the service account, for as long as the server gives one."""
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": seconds},
+        }
+        create = self._core.create_namespaced_service_account_token
+        status = (await self._read(_TokenRequest, create, ACCOUNT, NAMESPACE, request)).status
+        self._client.session.secrets.add(status.token)
+        return Token(status.token, status.expirationTimestamp)
+
+    async def _listable(self) -> list[tuple[str, str, str]]:
+        """Return group, version and resource of all that can be listed in a namespace."""
+        found = [("", "v1", resource) for resource in _CORE_LISTS]
+        groups = await self._read(_GroupList, ApisApi(self._client).get_api_versions)
+        for group in groups.groups or ():
+            name, version = group.name, group.preferredVersion.version
+            try:
+                resources = await self._read(_ResourceList, self._custom.get_api_resources, name, version)
+            except ClusterError:  # of a server that is not there at the moment
+                continue
+            found += [
+                (name, version, resource.name)
+                for resource in resources.resources or ()
+                if resource.namespaced and "list" in resource.verbs and resource.name not in _IGNORED
+            ]
+        return found
+
+    async def _list(self, version: str, kind: str, method: ApiMethod) -> list[Manifest]:
+        listed = await self._items(functools.partial(method, label_selector=_SELECTOR))
+        return [{**one, "apiVersion": version, "kind": kind} for one in listed]
+
+    def _method(self, verb: str, manifest: Manifest) -> ApiMethod:
+        """Return the generated method that does something with the object of a manifest."""
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        name, namespace = metadata["name"], metadata.get("namespace", "")
+        place = {"name": name, **({"namespace": namespace} if namespace else {})}
+        if kind in _PLURALS:
+            group, _, version = manifest["apiVersion"].partition("/")
+            scope = "namespaced" if namespace else "cluster"
+            method = getattr(self._custom, f"{verb}_{scope}_custom_object")
+            return functools.partial(method, **place, group=group, version=version, plural=_PLURALS[kind])
+        noun = "namespace" if kind == "Namespace" else "namespaced_service_account"
+        return functools.partial(getattr(self._core, f"{'read' if verb == 'get' else verb}_{noun}"), **place)
+
+    async def _items(self, method: ApiMethod) -> list[Manifest]:
+        listed = await self._read(_List, method)
+        return [self._checked(one) for one in listed.items or ()]
+
+    async def _document(self, method: ApiMethod) -> Manifest:
+        return self._checked(await self._read(dict[str, Any], method, limit=MAX_OBJECT_BYTES))
+
+    def _checked(self, document: dict[str, Any]) -> Manifest:
+        """Return a document if it has the metadata of an object; raises MalformedError."""
+        try:
+            msgspec.convert(document.get("metadata"), _Metadata)
+        except msgspec.ValidationError:
+            raise self._malformed() from None
+        return document
+
+    def _malformed(self) -> MalformedError:
+        return MalformedError(f"{self._client.session.host}: not an answer of the Kubernetes API")
+
+    async def _read(self, kind: Any, method: ApiMethod, *args: Any, limit: float = math.inf) -> Any:
+        body = await self._client.read(method, *args)
+        if len(body) > limit:
+            raise MalformedError(f"{self._client.session.host}: an object with rights has {len(body):,} bytes")
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except UNDECODABLE:
+            raise self._malformed() from None
+
+
+_CORE_LISTS: Mapping[str, Any] = {  # what a namespace can hold that is not of a group
+    "configmaps": CoreV1Api.list_namespaced_config_map,
+    "limitranges": CoreV1Api.list_namespaced_limit_range,
+    "persistentvolumeclaims": CoreV1Api.list_namespaced_persistent_volume_claim,
+    "pods": CoreV1Api.list_namespaced_pod,
+    "podtemplates": CoreV1Api.list_namespaced_pod_template,
+    "replicationcontrollers": CoreV1Api.list_namespaced_replication_controller,
+    "resourcequotas": CoreV1Api.list_namespaced_resource_quota,
+    "secrets": CoreV1Api.list_namespaced_secret,
+    "serviceaccounts": CoreV1Api.list_namespaced_service_account,
+    "services": CoreV1Api.list_namespaced_service,
+}

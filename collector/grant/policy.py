@@ -1,0 +1,121 @@
+"""The admission policies that limit what RBAC allows as a whole: which command is run, and what of a node changes."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from collector.collect.node_labels import LABEL_PREFIX
+from collector.collect.smi_command import command_for_one
+from collector.config import PodSource
+from collector.text import shell_word
+
+__all__ = ["exec_policy", "label_policy"]
+
+
+# What names one GPU to `nvidia-smi -i`: its bus address, its UUID or its index; in RE2, which CEL matches with.
+_ONE_GPU = (
+    r"^([0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]"
+    r"|GPU-[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+    r"|[0-9]{1,2})$"
+)
+# `object` is the PodExecOptions of the request; what is not set is left out of it.
+_NO_INPUT = "!(has(object.stdin) && object.stdin) && !(has(object.tty) && object.tty)"
+_HAS_COMMAND = "has(object.container) && has(object.command)"
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")
+
+
+def exec_policy(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
+    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may run only the commands of sources."""
+    rules = dict.fromkeys((source.namespace, source.container, source.command) for source in sources)
+    admitted = "\n  || ".join(f"({_admits(*rule)})" for rule in rules)
+    commands = "; ".join(
+        f"{' '.join(map(shell_word, command))} in container {container} of namespace {namespace}"
+        for namespace, container, command in rules
+    )
+    return _spec(
+        user,
+        ("CONNECT", "pods/exec"),
+        [
+            _validation(_NO_INPUT, "gpuid may use neither standard input nor a terminal"),
+            _validation(f"{_HAS_COMMAND} && (\n  {admitted}\n)", f"gpuid may only run {commands}"),
+        ],
+    )
+
+
+def label_policy(user: str) -> dict[str, Any]:
+    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may change only our labels of nodes."""
+    unchanged = (("spec", "{}"), ("metadata.annotations", "{}"), ("metadata.finalizers", "[]"))
+    same = "\n&& ".join(
+        f"{_or_empty(f'object.{path}', empty)} == {_or_empty(f'oldObject.{path}', empty)}"
+        for path, empty in (*unchanged, ("metadata.ownerReferences", "[]"))
+    )
+    now, before = (_or_empty(f"{one}.metadata.labels", "{}") for one in ("object", "oldObject"))
+    ours = f"key.startsWith({_string(LABEL_PREFIX)})"
+    labels = (
+        f"{now}.all(key, {ours}\n  || key in {before}\n  && {now}[key] == {before}[key])"
+        f"\n&& {before}.all(key, {ours} || key in {now})"
+    )
+    message = f"gpuid may only change the labels {LABEL_PREFIX}… of a node"
+    return _spec(user, ("UPDATE", "nodes"), [_validation(same, message), _validation(labels, message)])
+
+
+def _spec(user: str, what: tuple[str, str], validations: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the `spec` of a policy for what a user does: an operation on a resource.
+
+    What the server would fill in is written out, so that it can be compared with what the server has.
+    """
+    operation, resource = what
+    return {
+        "failurePolicy": "Fail",
+        "matchConstraints": {
+            "matchPolicy": "Equivalent",
+            "namespaceSelector": {},
+            "objectSelector": {},
+            "resourceRules": [
+                {
+                    "apiGroups": [""],
+                    "apiVersions": ["v1"],
+                    "operations": [operation],
+                    "resources": [resource],
+                    "scope": "*",
+                }
+            ],
+        },
+        # Nobody else is concerned, even if this policy cannot be evaluated.
+        "matchConditions": [{"name": "user", "expression": f"request.userInfo.username == {_string(user)}"}],
+        "validations": validations,
+    }
+
+
+def _or_empty(path: str, empty: str) -> str:
+    """Return the expression for a field that is left out where it is empty."""
+    return f"(has({path}) ? {path} : {empty})"
+
+
+def _validation(expression: str, message: str) -> dict[str, str]:
+    return {"expression": expression, "message": message, "reason": "Forbidden"}
+
+
+def _admits(namespace: str, container: str, command: Sequence[str]) -> str:
+    """Return the expression that is true for a command in a container; also for one GPU, if nvidia-smi can do that."""
+    runs = f"object.command == {_list(command)}"
+    argument = f"object.command[{len(command) + 1}]"  # after `-i`
+    if command_for_one(command, argument) is not None:
+        single = f"{_list([*command, '-i'])[:-1]}, string({argument})]"
+        size = len(command) + 2
+        runs = (
+            f"({runs}\n    || object.command.size() == {size} && object.command == {single}"
+            f"\n    && {argument}.matches({_string(_ONE_GPU)}))"
+        )
+    return f"request.namespace == {_string(namespace)} && object.container == {_string(container)}\n    && {runs}"
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_string, texts))}]"
+
+
+def _string(text: str) -> str:
+    """Return a text as a literal of CEL, whose escapes are those of JSON, but for characters above U+FFFF."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)

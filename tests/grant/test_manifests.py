@@ -1,0 +1,106 @@
+"""What is granted for which sources, as plain documents."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from collector.config import ClusterSettings, PodSource, SourceMethod
+from collector.grant.documents import dump
+from collector.grant.manifests import Manifest, difference, make_manifests, title
+
+RBAC = Path(__file__).parents[2] / "config" / "kubernetes" / "watched-cluster" / "rbac.yaml"
+
+
+def cluster(*sources: PodSource) -> ClusterSettings:
+    return ClusterSettings(context="prod", sources=sources)
+
+
+def source(namespace: str, method: SourceMethod = SourceMethod.EXEC) -> PodSource:
+    return PodSource(namespace=namespace, selector="", container="c", method=method)
+
+
+def named(manifests: list[Manifest], name: str) -> dict[str, Any]:
+    return dict(next(one for one in manifests if title(one) == name))
+
+
+def test_the_manifest_to_apply_by_hand_is_what_the_default_preset_needs() -> None:
+    assert list(yaml.safe_load_all(RBAC.read_text())) == make_manifests(ClusterSettings(context="prod"))
+
+
+def test_the_manifest_for_labels_has_the_same_policy() -> None:
+    by_hand = list(yaml.safe_load_all(RBAC.with_name("labels.yaml").read_text()))
+    granted = make_manifests(ClusterSettings(context="prod", labels=True))
+    assert by_hand[:2] == [one for one in granted if one["metadata"]["name"] == "gpuid-labels"]
+    assert by_hand[2]["rules"][0] == {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}
+
+
+def test_each_namespace_has_its_role() -> None:
+    manifests = make_manifests(cluster(source("a"), source("b", SourceMethod.LOG)))
+    assert [title(one) for one in manifests] == [
+        "Namespace gpuid",
+        "ServiceAccount gpuid in gpuid",
+        "ValidatingAdmissionPolicy gpuid-exec",
+        "ValidatingAdmissionPolicyBinding gpuid-exec",
+        "ClusterRole gpuid",
+        "ClusterRoleBinding gpuid",
+        "Role gpuid in a",
+        "RoleBinding gpuid in a",
+        "Role gpuid in b",
+        "RoleBinding gpuid in b",
+        "Role gpuid-token in gpuid",
+        "RoleBinding gpuid-token in gpuid",
+    ]
+    assert [rule["resources"] for rule in named(manifests, "Role gpuid in a")["rules"]] == [["pods"], ["pods/exec"]]
+    assert [rule["resources"] for rule in named(manifests, "Role gpuid in b")["rules"]] == [["pods"], ["pods/log"]]
+    policy = named(manifests, "ValidatingAdmissionPolicy gpuid-exec")
+    assert 'request.namespace == "b"' not in policy["spec"]["validations"][1]["expression"]
+
+
+def test_logs_need_neither_exec_nor_policy() -> None:
+    manifests = make_manifests(cluster(source("a", SourceMethod.LOG)))
+    assert "exec" not in dump(manifests)
+
+
+def test_the_token_s_renewal_and_the_policy_can_be_left_out() -> None:
+    manifests = make_manifests(cluster(source("a")), renewal=False, policy_version=None)
+    assert not any("token" in title(one) or "Policy" in title(one) for one in manifests)
+
+
+def test_a_source_in_our_own_namespace_has_a_role_of_its_own() -> None:
+    titles = [title(one) for one in make_manifests(cluster(source("gpuid", SourceMethod.LOG)))]
+    assert "Role gpuid in gpuid" in titles
+    assert "Role gpuid-token in gpuid" in titles
+
+
+class TestDifference:
+    role = named(make_manifests(ClusterSettings(context="prod")), "Role gpuid in gpu-operator")
+
+    def test_what_the_server_adds_is_none(self) -> None:
+        metadata = self.role["metadata"] | {"uid": "1", "resourceVersion": "2", "managedFields": []}
+        metadata |= {"labels": metadata["labels"] | {"foreign": "x"}}
+        live = dict(reversed((self.role | {"metadata": metadata}).items()))
+        assert difference(self.role, live) == []
+
+    def test_a_right_that_somebody_added_is_one(self) -> None:
+        live = self.role | {
+            "rules": [*self.role["rules"], {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
+        }
+        diff = difference(self.role, live)
+        assert diff[:2] == ["--- Role gpuid in gpu-operator", "+++ Role gpuid in gpu-operator"]
+        assert "-  - secrets" in diff
+        assert not any(line.startswith("+") for line in diff[2:])
+
+    def test_an_aggregation_that_somebody_added_is_one(self) -> None:
+        assert difference(self.role, self.role | {"aggregationRule": {}}) != []
+
+    def test_a_label_that_is_gone_is_one(self) -> None:
+        assert difference(self.role, self.role | {"metadata": self.role["metadata"] | {"labels": None}}) != []
+
+    def test_what_is_absent_is_all_of_it(self) -> None:
+        assert difference(self.role, None)[0] == "--- absent"
+        assert difference(None, self.role)[1] == "+++ absent"
+
+    def test_a_service_account_may_have_secrets(self) -> None:
+        account = named(make_manifests(ClusterSettings(context="prod")), "ServiceAccount gpuid in gpuid")
+        assert difference(account, account | {"secrets": [{"name": "x"}], "imagePullSecrets": []}) == []
