@@ -1,7 +1,9 @@
 """What every test shares."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -24,6 +26,16 @@ def pytest_configure() -> None:
         os.environ.pop(name, None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs and their children have it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """Undo what a command that a test runs in this process sets: the tests after it look for log lines, too."""
+    loggers = (logging.getLogger(), logging.getLogger("collector"))
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture
