@@ -16,6 +16,7 @@ from collector.collect.watcher import ClusterWatcher
 from collector.config import ClusterSettings
 from collector.exposition import Metrics
 from collector.inventory import Inventory
+from collector.kube.session import HandedOver
 from collector.model import ClusterState, ClusterStatus, NodeState, Place
 
 __all__ = ["Clusters"]
@@ -46,6 +47,7 @@ class Clusters:
         self._node_labels = node_labels
         self._labels = labels
         self._clock = clock
+        self._credentials: HandedOver = {}  # a token that was renewed outlives the task that renewed it
 
     async def reconcile(self, clusters: Collection[ClusterSettings], tasks: TaskGroup) -> None:
         """Let exactly these clusters run, in `tasks`."""
@@ -124,4 +126,11 @@ class Clusters:
                 self._publisher.publish(self._inventory.unlist_node(Place(name, node), self._clock()))
         claimed = self._inventory.nodes_in_claim(name)
         known = {node: one for node, one in self._inventory.known(name).items() if node not in claimed}
-        return ClusterWatcher(settings, self._observer, known=known, node_labels=self._node_labels, labels=self._labels)
+        return ClusterWatcher(
+            settings,
+            self._observer,
+            known=known,
+            node_labels=self._node_labels,
+            labels=self._labels,
+            handed_over=self._credentials,
+        )

@@ -27,7 +27,7 @@ from collector.config import ClusterSettings, PodSource
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ClusterError, FailedWatchError
 from collector.kube.reflector import HasKey, Reflector, Resource, WatchIntervals
-from collector.kube.session import Session
+from collector.kube.session import HandedOver, Session
 from collector.kube.token_renewal import TokenRenewal
 from collector.model import ClusterState, ClusterStatus, Known, LabelTrouble, SliceState, SliceStatus
 
@@ -64,7 +64,8 @@ class ClusterWatcher:
 
     `known` are the readings of an earlier run, by node: a node whose pod is unchanged and whose reading is fresh is not
     read again, and a node that no longer exists is reported as gone. `node_labels` are the labels that NodeInfo keeps.
-    `labels` says what the labels depend on that the cluster's settings may have written onto its nodes.
+    `labels` says what the labels depend on that the cluster's settings may have written onto its nodes. `handed_over`
+    are the credentials of earlier sessions, and of those to come.
     """
 
     def __init__(
@@ -75,12 +76,14 @@ class ClusterWatcher:
         known: Mapping[str, Known] | None = None,
         node_labels: Sequence[str] = (),
         labels: LabelSource | None = None,
+        handed_over: HandedOver | None = None,
         intervals: Intervals | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._cluster = cluster
         self._observer = observer
         self._node_labels = node_labels
+        self._handed_over: HandedOver = {} if handed_over is None else handed_over
         self._intervals = intervals or Intervals()
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
         self._log = ContextLogger(log, cluster=cluster.name)
@@ -109,6 +112,7 @@ class ClusterWatcher:
                 self._observer.on_session(name)
                 session = Session(
                     self._cluster,
+                    handed_over=self._handed_over,
                     on_credential_expiry=functools.partial(self._observer.on_credential_expiry, name),
                     on_proof=functools.partial(self._observer.on_proof, name),
                 )

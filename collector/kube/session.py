@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -21,7 +21,7 @@ import msgspec
 from collector.config import ClusterSettings
 from collector.files import file_stamp, in_time
 from collector.kube import authentication, kubeconfig
-from collector.kube.connection import ConnectionInfo
+from collector.kube.connection import ClusterEntry, ConnectionInfo
 from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.kube.credentials import Credential, Credentials, RefreshingCredentials
 from collector.kube.errors import (
@@ -44,7 +44,7 @@ from collector.proxies import describe
 from collector.redaction import Secrets, redacting
 from collector.tls import Validity
 
-__all__ = ["REQUEST_TIMEOUT_SECONDS", "Answer", "Request", "Session"]
+__all__ = ["REQUEST_TIMEOUT_SECONDS", "Answer", "HandedOver", "Request", "Session"]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,10 @@ _NOT_REPORTED = Validity(math.nan, math.nan)
 _T = TypeVar("_T")
 _Headers = list[tuple[str, str]]
 _Send = Callable[[Transport, _Headers], Awaitable[_T]]
+
+
+HandedOver = MutableMapping[tuple[str | None, str | None], tuple[ClusterEntry, Credentials]]
+"""By kubeconfig and context: the credentials of the last session there, and the server that they are for."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +96,8 @@ class Session:
     credentials expire, the next request uses the new ones, and those under way are not interrupted.
 
     `clock` returns Unix seconds; `service_account` is the folder of an in-cluster session; `websockets` limits how many
-    are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `on_credential_expiry`
+    are open in all sessions together; `plugin_timeout` is what a credential plugin may take. `handed_over` are the
+    credentials of sessions before, whose renewed tokens go on to count, and those of this one. `on_credential_expiry`
     gets when what is presented is good that nobody here can renew, None if it does not end, first and whenever that
     changes. `on_proof` gets what proves which server this is, whenever that changes.
     """
@@ -106,6 +111,7 @@ class Session:
         websockets: SharedLimiter = _ALL_WEBSOCKETS,
         websocket_close_timeout: float = WEBSOCKET_CLOSE_TIMEOUT_SECONDS,
         plugin_timeout: float = PLUGIN_TIMEOUT_SECONDS,
+        handed_over: HandedOver | None = None,
         on_credential_expiry: Callable[[Validity | None], None] = lambda _expiry: None,
         on_proof: Callable[[frozenset[Proof]], None] = lambda _proofs: None,
     ) -> None:
@@ -120,6 +126,7 @@ class Session:
         self._websockets = websockets
         self._websocket_close_timeout = websocket_close_timeout
         self._plugin_timeout = plugin_timeout
+        self._handed_over: HandedOver = {} if handed_over is None else handed_over
         self._on_credential_expiry = on_credential_expiry
         self._expiry: Validity | None = _NOT_REPORTED
         self._info: ConnectionInfo | None = None
@@ -438,8 +445,12 @@ class Session:
         add_connection(self.secrets, info, settings)
         same = {"where": info.where, "files": info.files, "user_name": info.user_name}
         if before is None or msgspec.structs.replace(before, **same) != info:
-            kept = self._credentials if before is not None and before.cluster == info.cluster else None
+            context = (self.cluster.kubeconfig, self.cluster.context)
+            server, kept = self._handed_over.get(context, (None, None))
+            if server != info.cluster:
+                kept = None
             self._credentials = authentication.choose(info, self._clock, self.secrets, self._plugin_timeout, kept)
+            self._handed_over[context] = (info.cluster, self._credentials)
         self._info, self._settings = info, settings
         self.evidence.add_server(settings.server, settings.server_name, settings.proxy, settings.trust)
         # A stamp from before the files were read counts: what changed in between is then seen the next time.

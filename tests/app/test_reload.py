@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+import yaml
 
 from collector.app import Service, load
+from collector.model import ClusterState
 from collector.simulator import Simulator
+from collector.simulator.server import ApiServer
 from tests.app.world import ConfiguredService
 from tests.support.waiting import eventually
 
@@ -28,12 +31,24 @@ class World(ConfiguredService):
         (folder / "etc").mkdir()
         super().__init__(folder / "etc")
         self._simulator = simulator
+        self._kubeconfig = simulator.kubeconfig
         self.store = folder / "gpuid.db"
 
-    def write(self, *clusters: str, more: str = "", listen: str = "127.0.0.1:0") -> None:
+    def write(self, *clusters: str, more: str = "", listen: str = "127.0.0.1:0", defaults: str = "") -> None:
         text = f'[server]\nlisten = "{listen}"\n[store]\nurl = "sqlite://{self.store}"\n{more}'
-        text += f'[defaults]\nkubeconfig = "{self._simulator.kubeconfig}"\n'
+        text += f'[defaults]\nkubeconfig = "{self._kubeconfig}"\n{defaults}'
         self.replace_config(text + "".join(f'[[clusters]]\ncontext = "{name}"\n' for name in clusters))
+
+    def bind_inline_token(self, name: str, *, lifetime: float, age: float) -> ApiServer:
+        """Use a service account's token where no renewed one can be written, as in a Secret."""
+        server = self._simulator.clusters[name].server
+        self._simulator.clusters[name].bind_token(lifetime=lifetime, age=age)
+        document = yaml.safe_load(self._simulator.kubeconfig.read_text())
+        document["users"] = [{"name": name, "user": {"token": server.token}}]
+        self._kubeconfig = self.config.with_name("inline.kubeconfig")
+        self._kubeconfig.write_text(yaml.safe_dump(document))
+        self.write(name)
+        return server
 
 
 @pytest.fixture
@@ -49,6 +64,21 @@ async def test_a_signal_before_the_store_is_loaded_waits_for_it(world: World) ->
     async with world.running(service):
         await service.reload(world.config)
         assert set(service.clusters.statuses) == {"sim-0", "sim-1"}
+
+
+async def test_a_renewed_token_goes_on_to_count_after_an_edit(world: World) -> None:
+    server = world.bind_inline_token("sim-0", lifetime=3600, age=3500)
+    service = Service(load(world.config))
+    async with world.running(service):
+        await eventually(lambda: len(server.accounts._tokens), 2)  # it was renewed
+        await eventually(lambda: service.clusters.statuses["sim-0"].state, ClusterState.UP)
+        del server.accounts._tokens[server.token]  # it has ended
+        server.token = ""
+        edited = time.time()
+        world.write("sim-0", defaults='grace = "11m"\n')
+        await service.reload(world.config)
+        await eventually(lambda: service.clusters.statuses["sim-0"].since > edited)
+        await eventually(lambda: service.clusters.statuses["sim-0"].state, ClusterState.UP)
 
 
 async def test_an_edit_between_reading_and_watching_is_not_missed(world: World) -> None:
