@@ -1,4 +1,4 @@
-"""Looks for the pods of every preset in one cluster: in all namespaces, or else in those of the presets."""
+"""Looks for the pods of every known source in one cluster: in all namespaces, or else in those of the sources."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from collector.checks.rights import Right
 from collector.collect import watcher
 from collector.collect.objects import PodObject, decode_pod, without_echoes
 from collector.collect.schedule import Candidate, find_container, ready
-from collector.config import PRESETS, ClusterSettings, PodSource
+from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ForbiddenError
 from collector.kube.lister import Resource
@@ -61,11 +61,12 @@ async def find_fits(
 async def look_for_pods(
     client: ApiClient, sources: Sequence[PodSource] = ()
 ) -> tuple[list[PodGroup], tuple[str, ...] | None]:
-    """Return the pods of some sources and of every preset, and the namespaces looked in, None if in all.
+    """Return the pods of some sources and of all known ones, and the namespaces looked in, None if in all.
 
     Selector by selector, so that no more is kept at a time than the pods of one. Raises ClusterError.
     """
-    wanted = dict.fromkeys((*sources, *(source for preset in PRESETS.values() for source in preset)))
+    presets = (source for preset in PRESETS.values() for source in preset)
+    wanted = dict.fromkeys((*sources, *presets, *OTHER_SOURCES))
     by_selector: dict[str, list[PodSource]] = {}
     for source in wanted:
         by_selector.setdefault(source.selector, []).append(source)

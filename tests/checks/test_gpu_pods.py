@@ -11,18 +11,33 @@ from aiohttp.test_utils import TestServer
 
 from collector.checks.fitting import Fit
 from collector.checks.gpu_pods import FitCheck, find_fits
-from collector.config import PRESETS, ClusterSettings
+from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
 from collector.simulator import SHAPES, SimulatedCluster, Simulator
+from collector.simulator.shapes import Shape
 
 pytestmark = pytest.mark.anyio
 
 ELSEWHERE = SHAPES["helm"]._replace(name="elsewhere", namespace="nvidia")
 
 
+def like(preset: str, name: str, namespace: str, label: str) -> Shape:
+    """Return a shape that has its pods in another namespace and with another label."""
+    shape = SHAPES[preset]
+    pods = shape.gpu_pods._replace(labels=dict([label.split("=")]))
+    return shape._replace(name=name, namespace=namespace, gpu_pods=pods, controller="")
+
+
+OTHERS = (
+    like("device-plugin", "operator-1.8", "gpu-operator-resources", "app=nvidia-device-plugin-daemonset"),
+    like("dra", "dra-25", "nvidia-dra-driver-gpu", "nvidia-dra-driver-gpu-component=kubelet-plugin"),
+    like("dra", "gpucluster", "gpu-operator", "app=nvidia-dra-driver-kubelet-plugin"),
+)
+
+
 @pytest.fixture
 async def simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Simulator]:
-    """A cluster of each shape, and one with the chart in a namespace that no preset names."""
-    shapes = {**SHAPES, "elsewhere": ELSEWHERE}
+    """A cluster of each shape, and those that no preset fits."""
+    shapes = {**SHAPES, **{shape.name: shape for shape in (ELSEWHERE, *OTHERS)}}
     monkeypatch.setattr("collector.simulator.simulator.SHAPES", shapes)
     async with Simulator(
         clusters=len(shapes), nodes=2, gpus=2, directory=tmp_path, shapes=list(shapes), latency=0.001
@@ -57,7 +72,7 @@ async def test_each_shape_gets_its_preset(simulator: Simulator):
     }
     expected: dict[str, tuple[str, ...]] = {name: (name,) for name in SHAPES}
     # Where the driver's pods are, those of the device plugin are too.
-    assert found == expected | {"driver": ("gpu-operator",), "elsewhere": ()}
+    assert found == expected | {"driver": ("gpu-operator",)} | {shape.name: () for shape in (ELSEWHERE, *OTHERS)}
     assert len(done) == len(clusters)
 
 
@@ -69,13 +84,22 @@ async def test_pods_are_found_in_any_namespace(simulator: Simulator):
     assert (group.ready, group.total) == (2, 2)  # and not those of GFD and MPS, under the same label
 
 
+@pytest.mark.parametrize(("shape", "source"), [*zip([one.name for one in OTHERS], OTHER_SOURCES, strict=True)])
+async def test_installations_without_a_preset_are_recognised(simulator: Simulator, shape: str, source: PodSource):
+    found = await fit(simulator, shape)
+    assert (found.sources, found.covered, found.uncovered) == ((source,), 2, ())
+    named(simulator, shape).deny("list", "pods", "")
+    assert (await fit(simulator, shape)).sources == (source,)
+
+
 async def test_without_that_right_the_presets_namespaces_are_looked_at(simulator: Simulator):
     cluster = named(simulator, "helm")
     cluster.deny("list", "pods", "")
     cluster.deny("list", "pods", "kube-system")
     found = await fit(simulator, "helm")
     assert found.presets == ("helm",)
-    namespaces = dict.fromkeys(source.namespace for preset in PRESETS.values() for source in preset)
+    known = (*(source for preset in PRESETS.values() for source in preset), *OTHER_SOURCES)
+    namespaces = dict.fromkeys(source.namespace for source in known)
     assert found.survey.namespaces == tuple(name for name in namespaces if name != "kube-system")
     assert cluster.counters.responses[403] == 0
     named(simulator, "elsewhere").deny("list", "pods", "")
