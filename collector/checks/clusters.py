@@ -11,7 +11,7 @@ import msgspec
 from collector.checks.access import is_granted, server_version, user_name
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
-from collector.checks.fitting import Survey, find_fit
+from collector.checks.fitting import Survey, command_hint, find_fit
 from collector.checks.gpu_pods import look_for_pods
 from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
 from collector.checks.slices import look_at_slices
@@ -327,7 +327,7 @@ class ClusterCheck(Check):
                 uncovered=fit.uncovered,
                 namespaces=namespaces,
             )
-            hint = f"{fit.setting} fits: {fit.seen}"
+            hint = "; ".join(filter(None, (f"{fit.setting} fits: {fit.seen}", fit.caution)))
         return "; ".join(filter(None, (hint, fit.remedy, survey.limits if fit.uncovered or not better else "")))
 
     async def _list_pods(self, client: ApiClient, source: PodSource) -> list[PodObject]:
@@ -375,7 +375,8 @@ class ClusterCheck(Check):
                     self._add_failure(name, source, failure)
 
     def _add_failure(self, name: str, source: PodSource, error: ReadError) -> None:
-        self.finding.add_problem(f"{name}: {error}", _HINTS[source.method].get(error.reason, ""))
+        hint = command_hint(source) if error.reason is ReadFailure.NO_BINARY else ""
+        self.finding.add_problem(f"{name}: {error}", hint or _HINTS[source.method].get(error.reason, ""))
         self._add_lost(name, error.lost if isinstance(error, GpusLostError) else ())
 
     def _add_lost(self, name: str, lost: Sequence[GpuRef]) -> None:

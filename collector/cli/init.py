@@ -50,7 +50,7 @@ class _Answer(msgspec.Struct, frozen=True):
                 "it keeps the default preset; `gpuid check` says what would fit",
             ]
         else:
-            clauses = [self.fit.seen, self.fit.lacking, self.fit.remedy, self.fit.survey.limits]
+            clauses = [self.fit.seen, self.fit.caution, self.fit.lacking, self.fit.remedy, self.fit.survey.limits]
         return [f"{clause[0].upper()}{clause[1:]}." for clause in clauses if clause]
 
     @property
@@ -59,7 +59,7 @@ class _Answer(msgspec.Struct, frozen=True):
         if self.fit is None:
             return f"could not be asked and keeps the default preset: {self.reason}"
         found = f"{self.fit.setting or 'keeps the default preset'}: {self.fit.seen}"
-        return "; ".join(filter(None, (found, self.fit.lacking, self.fit.survey.limits)))
+        return "; ".join(filter(None, (found, self.fit.caution, self.fit.lacking, self.fit.survey.limits)))
 
 
 @click.command()

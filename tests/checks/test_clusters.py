@@ -153,6 +153,29 @@ class TestReading:
         assert problem.text.startswith(f"{clusters['sim-0'].pod(str(finding.details.node))}: ")
         assert (problem.hint, finding.details.gpus) == (hint, None)
 
+    @pytest.mark.parametrize(
+        ("shape", "setting"),
+        [
+            ("gke", '[{ namespace = "kube-system", selector = "NAME", container = "nvidia-gpu-device-plugin" }]'),
+            ("dra", '[{ namespace = "dra-driver-nvidia-gpu", selector = "NAME", container = "gpus" }]'),
+            ("gke", ""),  # the preset, and a command for all clusters
+        ],
+    )
+    async def test_pods_of_a_preset_with_another_command_name_the_one_that_fits(
+        self, tmp_path: Path, shape: str, setting: str
+    ):
+        (preset,) = config.PRESETS[shape]
+        (tmp_path / "simulator").mkdir()
+        async with Simulator(
+            clusters=1, nodes=1, gpus=1, latency=0.001, directory=tmp_path / "simulator", shapes=[shape]
+        ) as simulator:
+            clusters = Clusters(simulator, tmp_path)
+            more = f"sources = {setting.replace('NAME', preset.selector)}" if setting else f'preset = "{shape}"'
+            clusters.configure(f'command = ["nvidia-smi", "-q", "-x"]\n{more}')
+            ((text, hint),) = await clusters.problems("sim-0")
+        assert "executable file not found" in text
+        assert hint == f'set command = {json.dumps(list(preset.command))}, as preset = "{shape}" has it for these pods'
+
     @pytest.mark.parametrize("how", [{"silent": True}, {"listed": True}])
     async def test_a_gpu_that_does_not_answer_is_a_problem(self, clusters: Clusters, how: dict[str, bool]):
         cluster = clusters["sim-0"]
@@ -448,9 +471,9 @@ class TestPods:
         ((text, hint),) = await clusters.problems("sim-0")
         assert text == 'no pods match "app=nvidia-device-plugin-daemonset" in namespace gpu-operator'
         assert hint.startswith(
-            "set `preset` or `sources` to the pods that can run nvidia-smi; for GPU nodes without any GPU pod, apply"
-            ' the reader (config/kubernetes/reader, see docs/clusters.md) and set preset = "reader"; may not list pods'
-            " in all namespaces: looked only in gpu-operator, "
+            "set `preset` or `sources` to the pods that can run nvidia-smi; to look for pods in other namespaces, run"
+            " gpuid check or gpuid init as a user who may list pods in all of them; may not list pods in all"
+            " namespaces: looked only in gpu-operator, "
         )
         assert "kube-system" not in hint
 
@@ -465,7 +488,8 @@ class TestPods:
         assert [source["namespace"] for source in tomllib.loads(setting)["sources"]] == ["gpu-operator", "nvidia"]
         assert seen == (
             "3 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator and pods of"
-            " nvidia-device-plugin-ctr in namespace nvidia"
+            " nvidia-device-plugin-ctr in namespace nvidia; make sure that only administrators can create pods in"
+            " namespace nvidia, which no preset names: its pods say what GPUs there are"
         )
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{setting}')
         ((text, _hint),) = await clusters.problems("x")

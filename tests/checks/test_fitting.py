@@ -9,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.checks.fitting import MAX_PARTS, Fit, PodGroup, Survey, find_fit
-from collector.config import PRESETS, PodSource
+from collector.config import OTHER_SOURCES, PRESETS, PodSource
 
 OPERATOR, PLUGIN, HELM, GKE, READER = (
     PRESETS[name][0] for name in ("gpu-operator", "device-plugin", "helm", "gke", "reader")
 )
+ELSEWHERE = (
+    "to look for pods in other namespaces, run gpuid check or gpuid init as a user who may list pods in all of them"
+)
+APPLY_READER = "apply the reader (config/kubernetes/reader, see docs/clusters.md)"
 CUSTOM = PodSource(namespace="mine", selector="app=smi", container="smi")
 
 
@@ -35,7 +39,8 @@ def fit(*groups: PodGroup, gpu_nodes: str | None = "abc", namespaces: tuple[str,
         ([group(GKE, "abc"), group(OPERATOR, "ab")], 'preset = "gke"', 3, ""),
         ([group(GKE, "abc"), group(OPERATOR, "abc")], 'preset = "gpu-operator"', 3, ""),
         ([group(OPERATOR, "abc"), group(READER, "abc")], 'preset = "reader"', 3, ""),
-        ([group(OPERATOR, "abc"), group(READER, "abc", namespace="ops")], "sources = [", 3, ""),
+        ([group(OPERATOR, "abc"), group(READER, "abc", namespace="tenant")], 'preset = "gpu-operator"', 3, ""),
+        ([group(GKE, "a"), group(OPERATOR, "bc"), group(READER, "abc", namespace="tenant")], 'preset = ["gpu-', 3, ""),
         ([group(OPERATOR, "ab"), group(READER, "c")], 'preset = ["gpu-operator", "reader"]', 3, ""),
         ([group(READER, "c"), group(OPERATOR, "a")], 'preset = ["gpu-operator", "reader"]', 2, "b"),
         ([group(OPERATOR, "ab")], 'preset = "gpu-operator"', 2, "c"),
@@ -68,6 +73,22 @@ def test_pods_in_another_namespace_are_written_as_sources():
         'container = "nvidia-device-plugin-ctr" }]'
     )
     assert found.seen == "3 of 3 GPU nodes covered by pods of nvidia-device-plugin-ctr in namespace nvidia"
+
+
+def test_pods_in_another_namespace_replace_none_of_a_preset():
+    found = fit(
+        group(OPERATOR, "ab"), group(PLUGIN, "abc", namespace="other"), group(READER, "abc", namespace="tenant")
+    )
+    assert [source.namespace for source in found.sources] == ["gpu-operator", "tenant"]
+    assert found.caution == (
+        "make sure that only administrators can create pods in namespace tenant, which no preset names: its pods say"
+        " what GPUs there are"
+    )
+    found = fit(group(PLUGIN, "b", namespace="x"), group(OTHER_SOURCES[1], "c"))
+    assert "in namespace x, which" in found.caution
+    assert fit(group(OTHER_SOURCES[1], "abc")).caution == ""
+    survey = Survey(groups=(group(CUSTOM, "ab"), group(OPERATOR, "c")), gpu_nodes=frozenset("abc"))
+    assert find_fit(survey, sources=[CUSTOM]).caution == ""
 
 
 def test_in_another_namespace_too_the_first_preset_goes_first():
@@ -110,26 +131,60 @@ def test_what_is_added_to_own_sources_is_written_with_them():
             (
                 "2 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator"
                 " (1 of 2 pods ready)",
-                "1 GPU node without any GPU pod: c",
-                "for GPU nodes without any GPU pod, apply the reader (config/kubernetes/reader, see docs/clusters.md)"
-                ' and set preset = ["gpu-operator", "reader"]',
+                "1 GPU node without a known GPU pod: c",
+                f'for GPU nodes without a known GPU pod, {APPLY_READER} and set preset = ["gpu-operator", "reader"]',
                 "",
             ),
         ),
         (
             fit(gpu_nodes="abcdef", namespaces=("kube-system",)),
             (
-                "none of 6 GPU nodes has a pod of any preset",
-                "6 GPU nodes without any GPU pod: a, b, c, d, e, …",
-                "for GPU nodes without any GPU pod, apply the reader (config/kubernetes/reader, see docs/clusters.md)"
-                ' and set preset = "reader"',
+                "no pod of any preset seen on 6 GPU nodes",
+                "6 GPU nodes without a known GPU pod seen: a, b, c, d, e, …",
+                ELSEWHERE,
                 "may not list pods in all namespaces: looked only in kube-system",
+            ),
+        ),
+        (
+            fit(gpu_nodes="abcdef"),
+            (
+                "none of 6 GPU nodes has a pod of any preset",
+                "6 GPU nodes without a known GPU pod: a, b, c, d, e, …",
+                f"for GPU nodes without a known GPU pod, {APPLY_READER}",
+                "",
+            ),
+        ),
+        (
+            fit(group(OPERATOR, "ab"), namespaces=("gpu-operator",)),
+            (
+                "2 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator",
+                "1 GPU node without a known GPU pod seen: c",
+                ELSEWHERE,
+                "may not list pods in all namespaces: looked only in gpu-operator",
+            ),
+        ),
+        (
+            fit(gpu_nodes="abcd", namespaces=()),
+            (
+                "4 GPU nodes with unknown pods",
+                "",
+                ELSEWHERE,
+                "may not list pods in all namespaces, nor in any that a preset names",
+            ),
+        ),
+        (
+            fit(gpu_nodes=None, namespaces=()),
+            (
+                "nothing is known",
+                "",
+                "",
+                "may not list nodes; may not list pods in all namespaces, nor in any that a preset names",
             ),
         ),
         (
             fit(gpu_nodes="", namespaces=()),
             (
-                "no GPU node, and no pod of any preset",
+                "no GPU node",
                 "",
                 "",
                 "may not list pods in all namespaces, nor in any that a preset names",
@@ -190,7 +245,8 @@ def test_no_source_alone_covers_more_and_none_is_superfluous(found, gpu_nodes, r
     if result.setting and result.covered:
         for one in result.groups:
             rest = frozenset().union(*(other.nodes for other in result.groups if other is not one))
-            assert not (one.nodes & wanted <= rest & wanted) or result.presets
+            spare = one.nodes & wanted <= rest & wanted
+            assert not spare or result.presets or result.caution  # pods of a preset stay
     shuffled = list(survey.groups)
     random.shuffle(shuffled)
     again = find_fit(msgspec.structs.replace(survey, groups=tuple(shuffled)))

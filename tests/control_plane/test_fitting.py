@@ -51,7 +51,8 @@ def test_all_namespaces_are_searched(east: ControlPlane, tmp_path: Path) -> None
     assert [source["namespace"] for source in cluster["sources"]] == [NAMESPACE, "nvidia"]
     assert comments == (
         "2 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator and pods of"
-        " nvidia-device-plugin-ctr in namespace nvidia."
+        " nvidia-device-plugin-ctr in namespace nvidia. Make sure that only administrators can create pods in namespace"
+        " nvidia, which no preset names: its pods say what GPUs there are."
     )
     config = tmp_path / "gpuid.toml"
     config.write_text(f'[[clusters]]\ncontext = "east"\nkubeconfig = "{east.kubeconfig}"\npreset = "aks"\n')
@@ -68,5 +69,5 @@ def test_with_the_rights_of_a_collector_its_namespace_is(east: ControlPlane) -> 
     cluster, comments = init(east.write_kubeconfig("gpuid", token=token))
     assert cluster["preset"] == "gpu-operator"
     assert comments.startswith("1 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator.")
-    assert "1 GPU node without any GPU pod: gpu-2." in comments
+    assert "1 GPU node without a known GPU pod seen: gpu-2." in comments
     assert comments.endswith("May not list pods in all namespaces: looked only in gpu-operator.")
