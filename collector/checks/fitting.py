@@ -29,6 +29,7 @@ class PodGroup(msgspec.Struct, frozen=True, kw_only=True):
     ready: int
     total: int
     nodes: frozenset[str]  # that they are on
+    ready_nodes: frozenset[str]  # that ready ones are on
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +163,10 @@ class _Option(msgspec.Struct, frozen=True):
         return frozenset[str]().union(*(group.nodes for group in self.groups))
 
     @property
+    def ready_nodes(self) -> frozenset[str]:
+        return frozenset[str]().union(*(group.ready_nodes for group in self.groups))
+
+    @property
     def has_ready(self) -> bool:
         return any(group.ready for group in self.groups)
 
@@ -171,17 +176,22 @@ def find_fit(survey: Survey, *, presets: Sequence[str] = (), sources: Sequence[P
 
     Logs go before execs: they need fewer rights, and somebody has deployed the reader to be read. Pods in namespaces
     that nobody names only cover what no others do: whoever may create pods in any of them could dictate what is read.
-    `presets` or `sources` are what is configured. A source without a ready pod counts only where no other has one.
+    `presets` or `sources` are what is configured. Pods that are not ready only cover what no ready ones do, and a
+    source without any ready one counts only where no other has one.
     """
     options = _options(survey.groups, presets, sources)
-    options = [option for option in options if option.has_ready] or options
-    everything = frozenset[str]().union(*(option.nodes for option in options))
+    known = _with_ready([option for option in options if not option.elsewhere])
+    others = _with_ready([option for option in options if option.elsewhere])
+    everything = frozenset[str]().union(*(option.nodes for option in known + others))
     wanted = everything if not survey.gpu_nodes else survey.gpu_nodes
-    chosen = _cover([option for option in options if not option.elsewhere], wanted)
-    left = wanted - frozenset[str]().union(*(option.nodes for option in chosen))
-    chosen += _cover([option for option in options if option.elsewhere], left)[: MAX_PARTS - len(chosen)]
+    chosen: list[_Option] = []
+    for among in (known, others):
+        for only_ready in (True, False):
+            left = wanted - frozenset[str]().union(*(option.nodes for option in chosen))
+            chosen += _cover([option for option in among if option not in chosen], left, only_ready)
+    chosen = [option for option in known + others if option in chosen][:MAX_PARTS]
     if not chosen:  # there may be pods that are not on a node yet
-        chosen = [option for option in options if not option.nodes][:1]
+        chosen = [option for option in known + others if not option.nodes][:1]
     groups = tuple(dict.fromkeys(group for option in chosen for group in option.groups))
     by_name = all(option.presets for option in chosen)
     named = tuple(dict.fromkeys(name for option in chosen for name in option.presets))
@@ -234,10 +244,15 @@ def _options(groups: Iterable[PodGroup], presets: Sequence[str], sources: Sequen
     return options + [_Option((), (group,), elsewhere=True) for group in elsewhere[:MAX_ELSEWHERE]]
 
 
-def _cover(options: Sequence[_Option], wanted: Collection[str]) -> list[_Option]:
-    """Return few options that together cover as many nodes as all do, in the order of `options`."""
+def _with_ready(options: list[_Option]) -> list[_Option]:
+    """Return the options that have a ready pod, or all if none has one."""
+    return [option for option in options if option.has_ready] or options
+
+
+def _cover(options: Sequence[_Option], wanted: Collection[str], only_ready: bool) -> list[_Option]:
+    """Return few options that together cover as many nodes as all do, with ready pods or with any."""
     left, chosen = frozenset(wanted), list[int]()
-    nodes = [option.nodes for option in options]
+    nodes = [option.ready_nodes if only_ready else option.nodes for option in options]
 
     def rank(index: int) -> tuple[int, int, int]:
         return len(nodes[index] & left), options[index].preference, -index
@@ -252,7 +267,7 @@ def _cover(options: Sequence[_Option], wanted: Collection[str]) -> list[_Option]
         others = frozenset[str]().union(*(nodes[other] for other in chosen if other != index))
         if nodes[index] & frozenset(wanted) <= others:
             chosen.remove(index)
-    return [options[index] for index in sorted(chosen)]
+    return [options[index] for index in chosen]
 
 
 def _key(source: PodSource) -> _Key:

@@ -24,6 +24,7 @@ from collector.kube.session import Session
 __all__ = ["FitCheck", "find_fits", "look_for_pods"]
 
 _ALL = ""  # namespaces, as Kubernetes writes it
+_LIVING = "status.phase!=Failed,status.phase!=Succeeded"  # pods that run or may run yet; not an evicted one
 
 
 class FitCheck(Check):
@@ -115,7 +116,7 @@ async def _may_list(client: ApiClient, namespace: str) -> bool:
 
 
 async def _list(client: ApiClient, selector: str, namespace: str) -> Collection[PodObject]:
-    method = _pods(client, namespace)
+    method = functools.partial(_pods(client, namespace), field_selector=_LIVING)
     if selector:
         method = functools.partial(method, label_selector=selector)
     decode = without_echoes(decode_pod, client.session.secrets)
@@ -146,4 +147,5 @@ def _group(source: PodSource, pods: Iterable[PodObject]) -> Iterator[PodGroup]:
             ready=sum(map(ready, found)),
             total=len(found),
             nodes=frozenset(pod.node for pod in found if pod.node),
+            ready_nodes=frozenset(pod.node for pod in found if pod.node and ready(pod)),
         )

@@ -495,14 +495,16 @@ class TestPods:
         ((text, _hint),) = await clusters.problems("x")
         assert text.startswith('it is the same cluster as "sim-0"')
 
-    async def test_a_pod_that_is_not_ready_is_no_reason_for_another_preset(self, clusters: Clusters):
+    async def test_for_a_pod_that_is_not_ready_a_preset_with_a_ready_one_is_named(self, clusters: Clusters):
         cluster = clusters["sim-0"]
-        add_pods(cluster, SHAPES["gke"])
         cluster.set_ready("gpu-0002", False)
         finding = (await clusters.check())["sim-0"]
         assert finding.text.startswith("1 of 3 GPU nodes without a ready GPU pod: gpu-0002 (each needs a ready pod")
         assert finding.details is not None
         assert finding.details.fit is None
+        add_pods(cluster, SHAPES["gke"], "gpu-0002")
+        ((_text, hint),) = await clusters.problems("sim-0")
+        assert hint.startswith('preset = ["gpu-operator", "gke"] fits: 3 of 3 GPU nodes covered by ')
 
     @pytest.mark.parametrize(
         ("error", "hint"),

@@ -22,9 +22,13 @@ CUSTOM = PodSource(namespace="mine", selector="app=smi", container="smi")
 
 
 def group(source: PodSource, nodes: Iterable[str], *, namespace: str = "", ready: int | None = None) -> PodGroup:
+    """Return pods on some nodes, of which the first `ready` ones are ready; by default all."""
     found = frozenset(nodes)
     there = msgspec.structs.replace(source, namespace=namespace) if namespace else source
-    return PodGroup(source=there, ready=len(found) if ready is None else ready, total=len(found), nodes=found)
+    count = len(found) if ready is None else ready
+    return PodGroup(
+        source=there, ready=count, total=len(found), nodes=found, ready_nodes=frozenset(sorted(found)[:count])
+    )
 
 
 def fit(*groups: PodGroup, gpu_nodes: str | None = "abc", namespaces: tuple[str, ...] | None = None) -> Fit:
@@ -47,7 +51,10 @@ def fit(*groups: PodGroup, gpu_nodes: str | None = "abc", namespaces: tuple[str,
         ([group(OPERATOR, "abcxyz")], 'preset = "gpu-operator"', 3, ""),
         ([group(PLUGIN, "wxyz"), group(OPERATOR, "abc")], 'preset = "gpu-operator"', 3, ""),  # on every node but those
         ([group(OPERATOR, "abc", ready=0), group(GKE, "ab")], 'preset = "gke"', 2, "c"),
-        ([group(OPERATOR, "abc", ready=1), group(GKE, "abc")], 'preset = "gpu-operator"', 3, ""),
+        ([group(OPERATOR, "abc", ready=1), group(GKE, "abc")], 'preset = "gke"', 3, ""),
+        ([group(OPERATOR, "abc", ready=2), group(GKE, "c")], 'preset = ["gpu-operator", "gke"]', 3, ""),
+        ([group(OPERATOR, "abc", ready=1), group(GKE, "ab")], 'preset = ["gpu-operator", "gke"]', 3, ""),
+        ([group(OPERATOR, "abc", ready=0), group(READER, "abc", namespace="x")], 'preset = "gpu-operator"', 3, ""),
         ([group(OPERATOR, "abc", ready=0)], 'preset = "gpu-operator"', 3, ""),
         ([group(OPERATOR, "", ready=0)], 'preset = "gpu-operator"', 0, "abc"),  # waiting for a node
         ([group(PLUGIN, "xyz")], 'preset = "reader"', 0, "abc"),  # on the other nodes, where it does nothing
@@ -238,14 +245,18 @@ def test_no_source_alone_covers_more_and_none_is_superfluous(found, gpu_nodes, r
     }
     survey = Survey(groups=tuple(groups.values()), gpu_nodes=gpu_nodes)
     result = find_fit(survey)
-    usable = [one for one in survey.groups if one.ready] or survey.groups
+    known = {*(source for preset in PRESETS.values() for source in preset), *OTHER_SOURCES}
+    named = [one for one in survey.groups if one.source in known]
+    others = [one for one in survey.groups if one.source not in known]
+    usable = [*([one for one in named if one.ready] or named), *([one for one in others if one.ready] or others)]
     wanted = gpu_nodes or frozenset().union(*(one.nodes for one in usable))
     reached = frozenset().union(*(one.nodes & wanted for one in usable))
     assert result.covered == len(reached) or len(result.groups) >= MAX_PARTS
     if result.setting and result.covered:
         for one in result.groups:
             rest = frozenset().union(*(other.nodes for other in result.groups if other is not one))
-            spare = one.nodes & wanted <= rest & wanted
+            ready = frozenset().union(*(other.ready_nodes for other in result.groups if other is not one))
+            spare = one.nodes & wanted <= rest and one.ready_nodes & wanted <= ready
             assert not spare or result.presets or result.caution  # pods of a preset stay
     shuffled = list(survey.groups)
     random.shuffle(shuffled)

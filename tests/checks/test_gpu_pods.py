@@ -13,7 +13,9 @@ from collector.checks.fitting import Fit
 from collector.checks.gpu_pods import FitCheck, find_fits
 from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
 from collector.simulator import SHAPES, SimulatedCluster, Simulator
+from collector.simulator.objects import PODS
 from collector.simulator.shapes import Shape
+from tests.support.gpu_pods import add_pods
 
 pytestmark = pytest.mark.anyio
 
@@ -128,6 +130,21 @@ async def test_gpu_nodes_without_pods_are_named(simulator: Simulator):
     assert (found.setting, found.uncovered) == ('preset = "aks"', ("gpu-0001",))
     assert 'set preset = ["aks", "reader"]' in found.remedy
     assert not (await fit(simulator, "aks", node_selector="kubernetes.io/hostname=gpu-0000")).uncovered
+
+
+async def test_a_pod_that_is_not_ready_leaves_its_node_to_another(simulator: Simulator):
+    named(simulator, "driver").set_ready("gpu-0001", False)  # of the driver
+    add_pods(named(simulator, "gke"), SHAPES["reader"], "gpu-0001")
+    named(simulator, "gke").set_ready("gpu-0001", False)
+    assert (await fit(simulator, "driver")).presets == ("gpu-operator",)
+    assert (await fit(simulator, "gke")).presets == ("gke", "reader")
+
+
+async def test_a_pod_that_was_evicted_covers_nothing(simulator: Simulator):
+    cluster = named(simulator, "aks")
+    cluster.objects.edit(PODS, cluster.pod("gpu-0001"), lambda pod: pod["status"].update(phase="Failed"))
+    found = await fit(simulator, "aks")
+    assert (found.covered, found.uncovered, found.groups[0].total) == (1, ("gpu-0001",), 1)
 
 
 async def test_of_a_cluster_that_cannot_be_asked_the_reason_is_known(simulator: Simulator):
