@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from collector.checks.fitting import Fit
-from collector.checks.gpu_pods import FitCheck, find_fits
+from collector.checks.gpu_pods import MAX_NAMESPACES, FitCheck, find_fits
 from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
 from collector.simulator import SHAPES, SimulatedCluster, Simulator
 from collector.simulator.objects import PODS
@@ -101,10 +101,11 @@ async def test_without_that_right_the_presets_namespaces_are_looked_at(simulator
     found = await fit(simulator, "helm")
     assert found.presets == ("helm",)
     known = (*(source for preset in PRESETS.values() for source in preset), *OTHER_SOURCES)
-    namespaces = dict.fromkeys(source.namespace for source in known)
+    namespaces = dict.fromkeys((*(source.namespace for source in known), "nvidia"))
     assert found.survey.namespaces == tuple(name for name in namespaces if name != "kube-system")
     assert cluster.counters.responses[403] == 0
     named(simulator, "elsewhere").deny("list", "pods", "")
+    named(simulator, "elsewhere").deny("list", "pods", "nvidia")
     missed = await fit(simulator, "elsewhere")
     assert (missed.setting, missed.uncovered) == ("", ("gpu-0000", "gpu-0001"))
     assert missed.survey.limits.startswith("may not list pods in all namespaces: looked only in gpu-operator, ")
@@ -175,6 +176,40 @@ def pod(name: str, namespace: str, container: str = "nvidia-device-plugin-ctr") 
         "spec": {"nodeName": f"node-{name}", "containers": [{"name": container}]},
         "status": {"phase": "Running", "containerStatuses": [{"name": container, "ready": True}]},
     }
+
+
+@pytest.mark.parametrize("how", ["listed", "context"])
+async def test_pods_are_looked_for_wherever_they_may_be_listed(tmp_path: Path, how: str):
+    """On a server that grants pods of the namespace `team`, and may let us see which namespaces there are."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            right = (await request.json())["spec"]["resourceAttributes"]
+            place = (right["resource"], right.get("namespace", ""))
+            allowed = place in {("pods", "team"), ("nodes", "")} or (how == "listed" and place[0] == "namespaces")
+            return web.json_response({"spec": {}, "status": {"allowed": allowed}})
+        if request.path == "/api/v1/namespaces":
+            names = ["a", "team", "B\x1b[31m", *(f"ns-{number}" for number in range(2 * MAX_NAMESPACES))]
+            return web.json_response(page([{"metadata": {"name": name}} for name in names]))
+        asked.append(request.path)
+        selected = request.query.get("labelSelector") == PRESETS["helm"][0].selector
+        return web.json_response(page([pod("p1", "team")] if selected and "team" in request.path else []))
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(application) as server:
+        path = tmp_path / "kubeconfig"
+        context = "{cluster: c, namespace: team}" if how == "context" else "{cluster: c}"
+        path.write_text(
+            f"clusters: [{{name: c, cluster: {{server: '{server.make_url('')}'}}}}]\n"
+            f"contexts: [{{name: c, context: {context}}}]"
+        )
+        (check,) = await find_fits([ClusterSettings(context="c", kubeconfig=str(path))], 30)
+    assert check.fit is not None, check.finding.text
+    assert [source.namespace for source in check.fit.sources] == ["team"]
+    assert check.fit.survey.namespaces == ("team",)
+    assert set(asked) == {"/api/v1/nodes", "/api/v1/namespaces/team/pods"}
 
 
 @pytest.fixture
