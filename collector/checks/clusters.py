@@ -33,6 +33,7 @@ from collector.kube.errors import (
     UnauthorizedError,
     UnreachableError,
     UntrustedCertificateError,
+    denied_by_admission,
 )
 from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
@@ -63,6 +64,8 @@ _LOG_HINTS = {
     ReadFailure.STALE: "kubectl logs shows whether the pod still prints; restart it, or have it print every 5 minutes",
 }
 _HINTS = {SourceMethod.EXEC: _EXEC_HINTS, SourceMethod.LOG: _LOG_HINTS}
+_OWN_POLICY = "ValidatingAdmissionPolicy 'gpuid-"  # of `gpuid grant`, which can change what it admits
+_ADMISSION_HINT = "the cluster's own admission control denies it; ask who runs the cluster to admit it"
 _SAME_PLUGIN = "runs the same plugin and shows its output"
 _ISSUER_HINT = (
     "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
@@ -375,7 +378,11 @@ class ClusterCheck(Check):
                     self._add_failure(name, source, failure)
 
     def _add_failure(self, name: str, source: PodSource, error: ReadError) -> None:
-        hint = command_hint(source) if error.reason is ReadFailure.NO_BINARY else ""
+        hint = ""
+        if error.reason is ReadFailure.NO_BINARY:
+            hint = command_hint(source)
+        elif error.reason is ReadFailure.FORBIDDEN and denied_by_admission(str(error)):
+            hint = "" if _OWN_POLICY in str(error) else _ADMISSION_HINT
         self.finding.add_problem(f"{name}: {error}", hint or _HINTS[source.method].get(error.reason, ""))
         self._add_lost(name, error.lost if isinstance(error, GpusLostError) else ())
 

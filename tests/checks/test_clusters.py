@@ -18,6 +18,7 @@ from collector.checks.clusters import ClusterCheck, check_clusters
 from collector.checks.finding import ClusterDetails, Finding, FitDetails
 from collector.config import ClusterSettings
 from collector.kube.errors import UnauthorizedError, UnreachableError
+from collector.model import ReadError, ReadFailure
 from collector.simulator import SHAPES, ExecFaultKind, LogFaultKind, SimulatedCluster, Simulator
 from collector.simulator.fleet import Card
 from tests.support.gpu_pods import add_pods
@@ -152,6 +153,26 @@ class TestReading:
         assert finding.details is not None
         assert problem.text.startswith(f"{clusters['sim-0'].pod(str(finding.details.node))}: ")
         assert (problem.hint, finding.details.gpus) == (hint, None)
+
+    @pytest.mark.parametrize(
+        ("denial", "hint"),
+        [
+            (
+                "ValidatingAdmissionPolicy 'gpuid-exec' with binding 'gpuid-exec' denied request: no",
+                "gpuid grant --apply",
+            ),
+            ('admission webhook "guard.corp" denied the request: no', "the cluster's own admission control denies it"),
+        ],
+    )
+    async def test_what_admission_denies_is_no_missing_right(
+        self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch, denial: str, hint: str
+    ):
+        def refuse(*_: object) -> None:
+            raise ReadError(ReadFailure.FORBIDDEN, denial)
+
+        monkeypatch.setattr("collector.checks.clusters.pod_reader", refuse)
+        ((_text, found),) = await clusters.problems("sim-0")
+        assert found.startswith(hint)
 
     @pytest.mark.parametrize(
         ("shape", "setting"),
