@@ -122,7 +122,7 @@ def merged(
     found: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", **(document or {})}
     for key in _LISTS:
         found[key] = [one for one in found.get(key) or () if isinstance(one, dict)]
-    ours = {one.get("name") for one in found["contexts"] if _is_ours(one)}
+    ours = [one.get("name") for one in found["contexts"] if _is_ours(one)]
     for context in contexts:
         entries = {
             "clusters": context.cluster,
@@ -146,6 +146,11 @@ def merged(
     return found
 
 
+def _is_kubeconfig(document: Mapping[str, Any]) -> bool:
+    lists = (document.get(key) or [] for key in _LISTS)
+    return document.get("kind") in (None, "Config") and all(isinstance(one, list) for one in lists)
+
+
 def _is_ours(context: Mapping[str, Any]) -> bool:
     entry = context.get("context")
     return isinstance(entry, dict) and entry.get("extensions") == _MARK
@@ -167,7 +172,7 @@ def _load(path: Path) -> Mapping[str, Any] | None:
         raise GrantError(f"{path}: {describe_os_error(error, 'cannot be read')}") from error
     except BadYamlError as error:
         raise GrantError(f"{path}: not valid YAML{f' ({error})' if str(error) else ''}") from None
-    if found is not None and (not isinstance(found, dict) or found.get("kind") not in (None, "Config")):
+    if found is not None and (not isinstance(found, dict) or not _is_kubeconfig(found)):
         raise GrantError(f"{path}: not a kubeconfig; choose another file")
     return found
 
