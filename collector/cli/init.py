@@ -119,7 +119,7 @@ def init(
     """
     _check_options(output, add=add, force=force, listen=listen)
     before = _read(output) if add else b""
-    known = configuration.load(output, before) if add else Config()
+    known = configuration.load(output, before, may_be_empty=True) if add else Config()
     inherited = _inherited_kubeconfig(known, output)
     given = kubeconfig or os.environ.get("KUBECONFIG")
     found = contexts(kubeconfig if given else inherited)

@@ -107,7 +107,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
             if name not in PRESETS:
                 raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quote(name)}")
         check_selector("node_selector", self.node_selector)
-        if self.command is not None and not self.command:
+        if self.command is not None and not any(self.command[:1]):
             raise ValueError("command: expected at least the name of a program")
         if self.kubeconfig is not None and not self.kubeconfig.strip(os.pathsep):
             raise ValueError("kubeconfig: expected a path")

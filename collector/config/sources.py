@@ -39,6 +39,8 @@ class PodSource(msgspec.Struct, frozen=True, kw_only=True):
             if not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", getattr(self, key)):
                 raise ValueError(f"{key}: expected a name that Kubernetes allows, got {quote(getattr(self, key))}")
         check_selector("selector", self.selector)
+        if self.command and not self.command[0]:
+            raise ValueError("command: expected at least the name of a program")
         if self.command and self.method is SourceMethod.LOG:
             raise ValueError('command: expected only with method = "exec"; with "log", the pod runs it itself')
 

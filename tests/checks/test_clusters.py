@@ -645,6 +645,15 @@ class TestResourceSlices:
 
 
 class TestServiceAccountTokens:
+    async def test_what_is_said_of_the_token_and_of_slices_stands_side_by_side(self, clusters: Clusters):
+        clusters["sim-0"].publish_slices()
+        clusters["sim-0"].deny("list", "resourceslices")
+        clusters["sim-0"].bind_token(3600)
+        clusters.name_token_file()
+        finding = (await clusters.check())["sim-0"]
+        token, slices, *_ = finding.text.split("; ResourceSlices ")
+        assert (finding.ok, "its token ends on " in token, "not seen" in slices) == (True, True, True)
+
     async def test_one_that_renews_itself_is_named_with_its_end(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
         clusters.name_token_file()

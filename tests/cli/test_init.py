@@ -393,6 +393,13 @@ class TestAdding:
         (here / "gpuid.toml").write_bytes(MINE.replace(b"KUBECONFIG", str(path).encode()))
         return here / "gpuid.toml"
 
+    @pytest.mark.parametrize("text", ["", '[server]\nlisten = "127.0.0.1:8081"\n'])
+    def test_a_file_without_clusters_gets_its_first_ones(self, file: Path, text: str):
+        file.write_text(text)
+        result = init("--add")
+        assert result.exit_code == 0, result.output
+        assert [cluster.context for cluster in config.load(file).clusters] == ["c00", "c01", "c02"]
+
     def test_what_is_not_there_is_added_and_the_rest_stays(self, file: Path, tmp_path: Path):
         before = file.read_bytes()
         file.chmod(0o640)
@@ -532,6 +539,8 @@ class TestWriting:
 
     def test_below_etc_the_store_is_in_the_folder_for_data(self):
         assert store_url(Path("/etc/gpuid/eu.toml")) == "sqlite:///var/lib/gpuid/eu.db"
+        assert store_url(Path("/nowhere/../etc/eu.toml")) == "sqlite:///var/lib/gpuid/eu.db"
+        assert store_url(Path("/nowhere/x/../eu.toml")) == "sqlite:///nowhere/eu.db"
 
     def test_it_listens_where_told(self, here: Path):
         init("--listen", "[::1]:9")
