@@ -11,7 +11,7 @@ import msgspec
 from collector.checks.access import is_granted, server_version, user_name
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
-from collector.checks.fitting import Survey, command_hint, find_fit
+from collector.checks.fitting import MAX_NAMES, PodSurvey, command_hint, find_fit
 from collector.checks.gpu_pods import look_for_pods
 from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
 from collector.checks.slices import look_at_slices
@@ -39,13 +39,11 @@ from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, GpuRef, NodeInfo, ReadError, ReadFailure
-from collector.text import counted, one_line, shell_word
+from collector.text import counted, enumerated, one_line, shell_word
 from collector.timestamps import rfc3339
 from collector.tls import Validity
 
 __all__ = ["check_clusters"]
-
-_MAX_NAMES = 5  # of nodes that a problem names
 
 _EXEC_HINTS = {
     ReadFailure.FORBIDDEN: "gpuid grant --apply gives all that is needed",
@@ -280,7 +278,7 @@ class ClusterCheck(Check):
             node.key for node in self._gpu_nodes if node.created <= oldest and why_uncovered(by_node.get(node.key, ()))
         ]
         if lacking:
-            names = ", ".join(lacking[:_MAX_NAMES]) + (", …" if len(lacking) > _MAX_NAMES else "")
+            names = enumerated(lacking, MAX_NAMES)
             await self._report_unfit(
                 client,
                 f"{len(lacking)} of {counted(len(self._gpu_nodes), 'GPU node')} without a ready GPU pod: {names}",
@@ -292,7 +290,7 @@ class ClusterCheck(Check):
             with contextlib.suppress(ClusterError):
                 hint = await self._fit_hint(client, "")
                 if self.details.fit is not None:
-                    self.finding.add_problem("the GPU pods are in another place", hint)
+                    self.finding.add_problem("the GPU pods are elsewhere", hint)
             return
         places = " or ".join(
             f'"{source.selector}" in namespace {source.namespace}' for source in self._cluster.active_sources
@@ -317,7 +315,7 @@ class ClusterCheck(Check):
         groups, namespaces = await look_for_pods(client, cluster.active_sources)
         denied = self._is_denied(Right("list", "nodes"))
         gpu_nodes = None if denied else frozenset(node.key for node in self._gpu_nodes)
-        survey = Survey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces)
+        survey = PodSurvey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces)
         fit = find_fit(survey, presets=cluster.presets, sources=cluster.sources)
         better = not fit.is_among(cluster.active_sources)
         if better:

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from collector.config import DEFAULT_COMMAND, OTHER_SOURCES, PRESETS, PodSource, SourceMethod
-from collector.text import counted
+from collector.text import counted, enumerated
 
-__all__ = ["READER", "Fit", "PodGroup", "Survey", "command_hint", "find_fit"]
+__all__ = ["MAX_NAMES", "READER", "Fit", "PodGroup", "PodSurvey", "command_hint", "find_fit"]
 
 READER = "reader"  # the preset of the DaemonSet for nodes that have no other pod to read
 MAX_PARTS = 8  # presets or sources that are combined
@@ -32,7 +32,7 @@ class PodGroup(msgspec.Struct, frozen=True, kw_only=True):
     ready_nodes: frozenset[str]  # that ready ones are on
 
 
-class Survey(msgspec.Struct, frozen=True, kw_only=True):
+class PodSurvey(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen in a cluster; the groups are in the order of PRESETS."""
 
     groups: tuple[PodGroup, ...] = ()
@@ -53,7 +53,9 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
         if self.blind:
             missing.append("may not list pods in all namespaces, nor in any that a preset names")
         elif self.namespaces:
-            missing.append(f"may not list pods in all namespaces: looked only in {_names(self.namespaces)}")
+            missing.append(
+                f"may not list pods in all namespaces: looked only in {enumerated(self.namespaces, MAX_NAMES)}"
+            )
         return "; ".join(missing)
 
 
@@ -66,7 +68,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     covered: int = 0  # GPU nodes that have one of them; where GPU nodes are unknown, nodes
     uncovered: tuple[str, ...] = ()  # GPU nodes that have none
     unnamed: tuple[str, ...] = ()  # namespaces of sources that neither the configuration nor a known source names
-    survey: Survey = Survey()
+    survey: PodSurvey = PodSurvey()
 
     def is_among(self, sources: Iterable[PodSource]) -> bool:
         """Return whether no other pods are read than those of some sources."""
@@ -104,7 +106,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         if not self.uncovered or self.survey.blind:
             return ""
         seen = "" if self.survey.namespaces is None else " seen"
-        return f"{counted(len(self.uncovered), 'GPU node')} without a known GPU pod{seen}: {_names(self.uncovered)}"
+        names = enumerated(self.uncovered, MAX_NAMES)
+        return f"{counted(len(self.uncovered), 'GPU node')} without a known GPU pod{seen}: {names}"
 
     @property
     def remedy(self) -> str:
@@ -171,7 +174,7 @@ class _Option(msgspec.Struct, frozen=True):
         return any(group.ready for group in self.groups)
 
 
-def find_fit(survey: Survey, *, presets: Sequence[str] = (), sources: Sequence[PodSource] = ()) -> Fit:
+def find_fit(survey: PodSurvey, *, presets: Sequence[str] = (), sources: Sequence[PodSource] = ()) -> Fit:
     """Return what covers most GPU nodes with few parts; of equals what is configured, logs, the first of PRESETS.
 
     Logs go before execs: they need fewer rights, and somebody has deployed the reader to be read. Pods in namespaces
@@ -277,10 +280,6 @@ def _key(source: PodSource) -> _Key:
 def _describe(group: PodGroup) -> str:
     ready = "" if group.ready == group.total else f" ({group.ready:,} of {counted(group.total, 'pod')} ready)"
     return f"pods of {group.source.container} in namespace {group.source.namespace}{ready}"
-
-
-def _names(names: Collection[str]) -> str:
-    return ", ".join(list(names)[:MAX_NAMES]) + (", …" if len(names) > MAX_NAMES else "")
 
 
 def _inline_table(source: PodSource) -> str:

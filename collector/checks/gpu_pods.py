@@ -11,7 +11,7 @@ from kubernetes_asyncio.client import CoreV1Api
 from collector.checks.access import is_granted
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import Finding, Subject
-from collector.checks.fitting import Fit, PodGroup, Survey, find_fit
+from collector.checks.fitting import Fit, PodGroup, PodSurvey, find_fit
 from collector.checks.rights import Right
 from collector.collect import watcher
 from collector.collect.objects import PodObject, decode_pod, without_echoes
@@ -65,7 +65,7 @@ class FitCheck(Check):
             gpu_nodes = await _gpu_nodes(client, self._cluster)
             self.step = "looking for GPU pods"
             groups, namespaces = await look_for_pods(client)
-        self.fit = find_fit(Survey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces))
+        self.fit = find_fit(PodSurvey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces))
 
 
 async def find_fits(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 
 import msgspec
@@ -17,7 +17,7 @@ DEFAULT_COMMAND = ("nvidia-smi", "-q", "-x")
 _PLUGIN_CONTAINER = "nvidia-device-plugin-ctr"  # of NVIDIA's device plugin, in its manifests and in its chart
 
 
-class SourceMethod(Enum):
+class SourceMethod(StrEnum):
     """How the pods of a source are read."""
 
     EXEC = "exec"  # by running a command in them

@@ -421,7 +421,7 @@ class TestRights:
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
         missing, (text, hint) = await clusters.problems("x")
         assert missing[0] == "may not list pods in namespace kube-system"
-        assert text == "the GPU pods are in another place"
+        assert text == "the GPU pods are elsewhere"
         assert hint.startswith('preset = "gpu-operator" fits: 3 of 3 GPU nodes covered')
 
     async def test_a_server_without_access_reviews_is_judged_by_its_answers(self, clusters: Clusters):

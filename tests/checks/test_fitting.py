@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.checks.fitting import MAX_PARTS, Fit, PodGroup, Survey, find_fit
+from collector.checks.fitting import MAX_PARTS, Fit, PodGroup, PodSurvey, find_fit
 from collector.config import OTHER_SOURCES, PRESETS, PodSource
 
 OPERATOR, PLUGIN, HELM, GKE, READER = (
@@ -33,7 +33,7 @@ def group(source: PodSource, nodes: Iterable[str], *, namespace: str = "", ready
 
 def fit(*groups: PodGroup, gpu_nodes: str | None = "abc", namespaces: tuple[str, ...] | None = None) -> Fit:
     nodes = None if gpu_nodes is None else frozenset(gpu_nodes)
-    return find_fit(Survey(groups=groups, gpu_nodes=nodes, namespaces=namespaces))
+    return find_fit(PodSurvey(groups=groups, gpu_nodes=nodes, namespaces=namespaces))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_pods_in_another_namespace_replace_none_of_a_preset():
     found = fit(group(PLUGIN, "b", namespace="x"), group(OTHER_SOURCES[1], "c"))
     assert "in namespace x, which" in found.caution
     assert fit(group(OTHER_SOURCES[1], "abc")).caution == ""
-    survey = Survey(groups=(group(CUSTOM, "ab"), group(OPERATOR, "c")), gpu_nodes=frozenset("abc"))
+    survey = PodSurvey(groups=(group(CUSTOM, "ab"), group(OPERATOR, "c")), gpu_nodes=frozenset("abc"))
     assert find_fit(survey, sources=[CUSTOM]).caution == ""
 
 
@@ -119,14 +119,16 @@ def test_a_preset_is_named_by_its_own_namespace():
 
 
 def test_what_is_configured_goes_first_among_equals():
-    survey = Survey(groups=(group(OPERATOR, "ab"), group(CUSTOM, "ab"), group(GKE, "abc")), gpu_nodes=frozenset("ab"))
+    survey = PodSurvey(
+        groups=(group(OPERATOR, "ab"), group(CUSTOM, "ab"), group(GKE, "abc")), gpu_nodes=frozenset("ab")
+    )
     assert find_fit(survey, sources=[CUSTOM]).sources == (CUSTOM,)
     assert find_fit(survey, presets=["gke"]).presets == ("gke",)
     assert find_fit(survey).presets == ("gpu-operator",)
 
 
 def test_what_is_added_to_own_sources_is_written_with_them():
-    survey = Survey(groups=(group(CUSTOM, "ab"), group(GKE, "c")), gpu_nodes=frozenset("abc"))
+    survey = PodSurvey(groups=(group(CUSTOM, "ab"), group(GKE, "c")), gpu_nodes=frozenset("abc"))
     assert find_fit(survey, sources=[CUSTOM]).sources == (CUSTOM, GKE)
 
 
@@ -243,7 +245,7 @@ def test_no_source_alone_covers_more_and_none_is_superfluous(found, gpu_nodes, r
         for source, nodes, is_ready, namespace in found
         for one in [group(source, nodes, namespace=namespace, ready=len(nodes) * is_ready)]
     }
-    survey = Survey(groups=tuple(groups.values()), gpu_nodes=gpu_nodes)
+    survey = PodSurvey(groups=tuple(groups.values()), gpu_nodes=gpu_nodes)
     result = find_fit(survey)
     known = {*(source for preset in PRESETS.values() for source in preset), *OTHER_SOURCES}
     named = [one for one in survey.groups if one.source in known]
@@ -268,6 +270,6 @@ def test_no_source_alone_covers_more_and_none_is_superfluous(found, gpu_nodes, r
 def test_a_cluster_cannot_make_the_result_large():
     nodes = [f"n{number}" for number in range(500)]
     groups = [group(HELM, [node], namespace=f"ns-{node}") for node in nodes]
-    found = find_fit(Survey(groups=tuple(groups), gpu_nodes=frozenset(nodes)))
+    found = find_fit(PodSurvey(groups=tuple(groups), gpu_nodes=frozenset(nodes)))
     assert len(found.sources) == MAX_PARTS
     assert len(found.lacking) < 200

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import asyncpg
@@ -43,7 +43,6 @@ from collector.files import UnreadableFileError, read_secret
 from collector.grant import contexts
 from collector.grant.contexts import CollectorContext
 from collector.grant.granting import GrantError
-from collector.grant.objects import Token
 from collector.inventory import Inventory
 from collector.kube import authentication, kubeconfig, oidc, transport, wire
 from collector.kube import exec as pod_exec
@@ -311,7 +310,7 @@ def _collector_kubeconfig(content: bytes) -> None:
     """Add a context of `gpuid grant` to a file that somebody else wrote."""
     file = _FOLDER / "collector"
     file.write_bytes(content)
-    context = CollectorContext("a", {"server": "https://a"}, Token("x", ""))
+    context = CollectorContext("a", {"server": "https://a"}, cast("Any", None))
     with contextlib.suppress(GrantError):
         yaml.safe_dump(contexts.merged(contexts._load(file), [context], {"a": {"token": "x"}}))
 
