@@ -62,7 +62,12 @@ async def test_a_problem_is_shown_until_it_is_solved(page: httpx.AsyncClient, si
     await says(page, "/", ["16 GPUs", "The sink hook</strong> is failing"])  # every node is read
     simulator.clusters["sim-0"].deny("create", "pods/exec")
     simulator.clusters["sim-0"].deny("get", "pods/exec")
-    await says(page, "/", ["has no GPU node that can be read", "permission for pods/exec or pods/log is missing (2 nodes)"], "No problems")
+    await says(
+        page,
+        "/",
+        ["has no GPU node that can be read", "permission for pods/exec or pods/log is missing (2 nodes)"],
+        "No problems",
+    )
     await says(page, "/clusters/sim-0", [">cannot be read<"], ">complete<")
     await says(page, "/clusters/sim-1", ["No problems"])
     (row, _) = (await page.get("/api/v1/nodes?cluster=sim-0")).json()["nodes"]
