@@ -1,8 +1,9 @@
-"""What is asked of files: their content, whether one has changed, and the secret that is in it; none may hang."""
+"""What is asked of files: their content, whether one has changed, the secret in it, and to replace it as a whole."""
 
 import errno
 import os
 import stat
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from collector.model import GpuidError
 from collector.text import describe_os_error
 
-__all__ = ["MAX_FILE_BYTES", "UnreadableFileError", "file_stamp", "in_time", "read_file", "read_secret"]
+__all__ = ["MAX_FILE_BYTES", "UnreadableFileError", "file_stamp", "in_time", "read_file", "read_secret", "replace_file"]
 
 MAX_FILE_BYTES = 16 << 20  # of what people write by hand, or tools for them: kubeconfigs, certificates, tokens
 FILE_TIMEOUT_SECONDS = 10.0  # after which a file system counts as hanging
@@ -90,3 +91,24 @@ def read_secret(file: Path | str) -> str:
         return read_file(file).decode("utf-8").strip()
     except (OSError, ValueError) as error:
         raise UnreadableFileError(describe_os_error(error, "expected UTF-8 text")) from None
+
+
+def replace_file(file: Path, content: bytes, mode: int) -> None:
+    """Write a file as a whole, also to the disk, or leave it as it was; raises OSError. A link is replaced itself."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:50]}.")  # that nobody else may read
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,6 +1,8 @@
 """Short texts: foreign text that is safe in a line, a log or a file, counts with their nouns, and why things failed."""
 
+import itertools
 import shlex
+from collections.abc import Collection
 from contextlib import suppress
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
@@ -10,6 +12,7 @@ __all__ = [
     "csv_text",
     "describe_os_error",
     "describe_redirect",
+    "enumerated",
     "escaped",
     "one_line",
     "printable",
@@ -73,6 +76,11 @@ def counted(count: int, noun: str) -> str:
     """Return a count with its noun: "1 GPU", "1,200 GPUs", "2 batches"."""
     ending = "" if count == 1 else "es" if noun.endswith("ch") else "s"
     return f"{count:,} {noun}{ending}"
+
+
+def enumerated(names: Collection[str], limit: int) -> str:
+    """Return names in a row, with "…" in place of those after the first `limit`."""
+    return ", ".join(itertools.islice(names, limit)) + (", …" if len(names) > limit else "")
 
 
 def describe_os_error(error: BaseException, default: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.files import MAX_FILE_BYTES, file_stamp, in_time, read_file
+from collector.files import MAX_FILE_BYTES, file_stamp, in_time, read_file, replace_file
 
 
 def test_a_file_that_nobody_touched_has_the_same_stamp(tmp_path: Path) -> None:
@@ -83,3 +83,14 @@ def test_a_file_system_that_does_not_answer_costs_its_time_once() -> None:
 def test_the_error_of_the_work_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         in_time("/file", lambda: 1 // 0)
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    replace_file(file, b"one", 0o600)
+    replace_file(file, b"two", 0o640)
+    assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"two", 0o640)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_file(tmp_path / "folder", b"three", 0o600)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder", "kubeconfig"]

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.text import csv_text, describe_redirect, escaped, one_line, printable, printable_json, shell_word
+from collector.text import (
+    csv_text,
+    describe_redirect,
+    enumerated,
+    escaped,
+    one_line,
+    printable,
+    printable_json,
+    shell_word,
+)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +129,8 @@ def test_a_shell_reads_a_word_as_the_text_that_it_was(text):
     environment = {"LC_ALL": "C.UTF-8"}
     done = subprocess.run([bash, "-c", f"printf %s {word}"], capture_output=True, check=True, env=environment)
     assert done.stdout.decode() == text
+
+
+@pytest.mark.parametrize(("names", "text"), [((), ""), (("a", "b"), "a, b"), (("a", "b", "c"), "a, b, …")])
+def test_names_in_a_row_are_not_many(names: tuple[str, ...], text: str) -> None:
+    assert enumerated(names, 2) == text

@@ -11,7 +11,7 @@ import msgspec
 from collector.checks.access import is_granted, server_version, user_name
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
-from collector.checks.fitting import Survey, find_fit
+from collector.checks.fitting import MAX_NAMES, PodSurvey, command_hint, find_fit
 from collector.checks.gpu_pods import look_for_pods
 from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
 from collector.checks.slices import look_at_slices
@@ -33,18 +33,17 @@ from collector.kube.errors import (
     UnauthorizedError,
     UnreachableError,
     UntrustedCertificateError,
+    denied_by_admission,
 )
 from collector.kube.identity import Proof
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
 from collector.model import GpuidError, GpuRef, NodeInfo, ReadError, ReadFailure
-from collector.text import counted, one_line, shell_word
+from collector.text import counted, enumerated, one_line, shell_word
 from collector.timestamps import rfc3339
 from collector.tls import Validity
 
 __all__ = ["check_clusters"]
-
-_MAX_NAMES = 5  # of nodes that a problem names
 
 _EXEC_HINTS = {
     ReadFailure.FORBIDDEN: "gpuid grant --apply gives all that is needed",
@@ -63,6 +62,8 @@ _LOG_HINTS = {
     ReadFailure.STALE: "kubectl logs shows whether the pod still prints; restart it, or have it print every 5 minutes",
 }
 _HINTS = {SourceMethod.EXEC: _EXEC_HINTS, SourceMethod.LOG: _LOG_HINTS}
+_OWN_POLICY = "ValidatingAdmissionPolicy 'gpuid-"  # of `gpuid grant`, which can change what it admits
+_ADMISSION_HINT = "the cluster's own admission control denies it; ask who runs the cluster to admit it"
 _SAME_PLUGIN = "runs the same plugin and shows its output"
 _ISSUER_HINT = (
     "check idp-issuer-url and idp-certificate-authority in the kubeconfig; is the issuer reachable from here?"
@@ -277,7 +278,7 @@ class ClusterCheck(Check):
             node.key for node in self._gpu_nodes if node.created <= oldest and why_uncovered(by_node.get(node.key, ()))
         ]
         if lacking:
-            names = ", ".join(lacking[:_MAX_NAMES]) + (", …" if len(lacking) > _MAX_NAMES else "")
+            names = enumerated(lacking, MAX_NAMES)
             await self._report_unfit(
                 client,
                 f"{len(lacking)} of {counted(len(self._gpu_nodes), 'GPU node')} without a ready GPU pod: {names}",
@@ -289,7 +290,7 @@ class ClusterCheck(Check):
             with contextlib.suppress(ClusterError):
                 hint = await self._fit_hint(client, "")
                 if self.details.fit is not None:
-                    self.finding.add_problem("the GPU pods are in another place", hint)
+                    self.finding.add_problem("the GPU pods are elsewhere", hint)
             return
         places = " or ".join(
             f'"{source.selector}" in namespace {source.namespace}' for source in self._cluster.active_sources
@@ -314,7 +315,7 @@ class ClusterCheck(Check):
         groups, namespaces = await look_for_pods(client, cluster.active_sources)
         denied = self._is_denied(Right("list", "nodes"))
         gpu_nodes = None if denied else frozenset(node.key for node in self._gpu_nodes)
-        survey = Survey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces)
+        survey = PodSurvey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces)
         fit = find_fit(survey, presets=cluster.presets, sources=cluster.sources)
         better = not fit.is_among(cluster.active_sources)
         if better:
@@ -327,7 +328,7 @@ class ClusterCheck(Check):
                 uncovered=fit.uncovered,
                 namespaces=namespaces,
             )
-            hint = f"{fit.setting} fits: {fit.seen}"
+            hint = "; ".join(filter(None, (f"{fit.setting} fits: {fit.seen}", fit.caution)))
         return "; ".join(filter(None, (hint, fit.remedy, survey.limits if fit.uncovered or not better else "")))
 
     async def _list_pods(self, client: ApiClient, source: PodSource) -> list[PodObject]:
@@ -375,7 +376,12 @@ class ClusterCheck(Check):
                     self._add_failure(name, source, failure)
 
     def _add_failure(self, name: str, source: PodSource, error: ReadError) -> None:
-        self.finding.add_problem(f"{name}: {error}", _HINTS[source.method].get(error.reason, ""))
+        hint = ""
+        if error.reason is ReadFailure.NO_BINARY:
+            hint = command_hint(source)
+        elif error.reason is ReadFailure.FORBIDDEN and denied_by_admission(str(error)):
+            hint = "" if _OWN_POLICY in str(error) else _ADMISSION_HINT
+        self.finding.add_problem(f"{name}: {error}", hint or _HINTS[source.method].get(error.reason, ""))
         self._add_lost(name, error.lost if isinstance(error, GpusLostError) else ())
 
     def _add_lost(self, name: str, lost: Sequence[GpuRef]) -> None:

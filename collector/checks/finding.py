@@ -43,7 +43,7 @@ class FitDetails(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[PodSource, ...]  # instead of presets
     covered: int  # GPU nodes that it covers
     gpu_nodes: int | None  # None without the right to list nodes
-    uncovered: tuple[str, ...]  # GPU nodes that have no pod of any preset
+    uncovered: tuple[str, ...]  # GPU nodes on which no known pod was seen
     namespaces: tuple[str, ...] | None  # in which was looked; None is all
 
 

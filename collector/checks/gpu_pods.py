@@ -1,29 +1,48 @@
-"""Looks for the pods of every preset in one cluster: in all namespaces, or else in those of the presets."""
+"""Looks for the pods of every known source in one cluster: in all namespaces, or else in those it may."""
 
 import functools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+import anyio
 import msgspec
 from kubernetes_asyncio.client import CoreV1Api
 
 from collector.checks.access import is_granted
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import Finding, Subject
-from collector.checks.fitting import Fit, PodGroup, Survey, find_fit
+from collector.checks.fitting import Fit, PodGroup, PodSurvey, find_fit
 from collector.checks.rights import Right
 from collector.collect import watcher
 from collector.collect.objects import PodObject, decode_pod, without_echoes
 from collector.collect.schedule import Candidate, find_container, ready
-from collector.config import PRESETS, ClusterSettings, PodSource
+from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
 from collector.kube.client import ApiClient, ApiMethod
-from collector.kube.errors import ForbiddenError
+from collector.kube.errors import ForbiddenError, ServerError
 from collector.kube.lister import Resource
 from collector.kube.reflector import list_all
 from collector.kube.session import Session
+from collector.kube.wire import MalformedError, decode, decode_page
 
-__all__ = ["FitCheck", "find_fits", "look_for_pods"]
+__all__ = ["MAX_NAMESPACES", "FitCheck", "find_fits", "look_for_pods"]
+
+MAX_NAMESPACES = 100  # that are asked for one by one, without the right to list pods in all
 
 _ALL = ""  # namespaces, as Kubernetes writes it
+_LIVING = "status.phase!=Failed,status.phase!=Succeeded"  # pods that run or may run yet; not an evicted one
+_FURTHER_NAMESPACES = ("nvidia",)  # of the chart and of the DRA driver, in Amazon's user guide
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class _Metadata(msgspec.Struct):
+    name: str = ""
+
+
+class _Namespace(msgspec.Struct):
+    metadata: _Metadata
+
+
+_NAMESPACE_DECODER = msgspec.json.Decoder(_Namespace)
 
 
 class FitCheck(Check):
@@ -46,7 +65,7 @@ class FitCheck(Check):
             gpu_nodes = await _gpu_nodes(client, self._cluster)
             self.step = "looking for GPU pods"
             groups, namespaces = await look_for_pods(client)
-        self.fit = find_fit(Survey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces))
+        self.fit = find_fit(PodSurvey(groups=tuple(groups), gpu_nodes=gpu_nodes, namespaces=namespaces))
 
 
 async def find_fits(
@@ -61,11 +80,12 @@ async def find_fits(
 async def look_for_pods(
     client: ApiClient, sources: Sequence[PodSource] = ()
 ) -> tuple[list[PodGroup], tuple[str, ...] | None]:
-    """Return the pods of some sources and of every preset, and the namespaces looked in, None if in all.
+    """Return the pods of some sources and of all known ones, and the namespaces looked in, None if in all.
 
     Selector by selector, so that no more is kept at a time than the pods of one. Raises ClusterError.
     """
-    wanted = dict.fromkeys((*sources, *(source for preset in PRESETS.values() for source in preset)))
+    presets = (source for preset in PRESETS.values() for source in preset)
+    wanted = dict.fromkeys((*sources, *presets, *OTHER_SOURCES))
     by_selector: dict[str, list[PodSource]] = {}
     for source in wanted:
         by_selector.setdefault(source.selector, []).append(source)
@@ -95,11 +115,32 @@ async def _gpu_nodes(client: ApiClient, cluster: ClusterSettings) -> frozenset[s
 
 
 async def _namespaces(client: ApiClient, sources: Iterable[PodSource]) -> tuple[str, ...] | None:
-    """Return in which namespaces pods can be looked for: None for all, else those of the sources that we may list."""
+    """Return in which namespaces pods can be looked for: None for all, else those that are known and we may list."""
     if await _may_list(client, _ALL):
         return None
-    names = dict.fromkeys(source.namespace for source in sources)
-    return tuple([name for name in names if await _may_list(client, name)])
+    known = (*(source.namespace for source in sources), *_FURTHER_NAMESPACES, client.session.namespace)
+    names = [name for name in dict.fromkeys((*known, *await _existing(client))) if _NAMESPACE.fullmatch(name)]
+    listed: set[str] = set()
+
+    async def ask(name: str) -> None:
+        if await _may_list(client, name):
+            listed.add(name)
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(ask, name)
+    return tuple(name for name in names if name in listed)
+
+
+async def _existing(client: ApiClient) -> list[str]:
+    """Return the names of up to MAX_NAMESPACES namespaces; none where we may not list them."""
+    if not await is_granted(client, Right("list", "namespaces")):
+        return []
+    try:
+        page = decode_page(await client.read(CoreV1Api(client).list_namespace, limit=MAX_NAMESPACES))
+        return [decode(_NAMESPACE_DECODER, item).metadata.name for item in page.items[:MAX_NAMESPACES]]
+    except (ForbiddenError, ServerError, MalformedError):
+        return []
 
 
 async def _may_list(client: ApiClient, namespace: str) -> bool:
@@ -114,7 +155,7 @@ async def _may_list(client: ApiClient, namespace: str) -> bool:
 
 
 async def _list(client: ApiClient, selector: str, namespace: str) -> Collection[PodObject]:
-    method = _pods(client, namespace)
+    method = functools.partial(_pods(client, namespace), field_selector=_LIVING)
     if selector:
         method = functools.partial(method, label_selector=selector)
     decode = without_echoes(decode_pod, client.session.secrets)
@@ -145,4 +186,5 @@ def _group(source: PodSource, pods: Iterable[PodObject]) -> Iterator[PodGroup]:
             ready=sum(map(ready, found)),
             total=len(found),
             nodes=frozenset(pod.node for pod in found if pod.node),
+            ready_nodes=frozenset(pod.node for pod in found if pod.node and ready(pod)),
         )

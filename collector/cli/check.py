@@ -41,10 +41,10 @@ _STYLES = {"result": result_style}
 def check(ctx: click.Context, config: Path, names: tuple[str, ...], as_json: bool, timeout: Duration) -> None:
     r"""Check every cluster of the configuration, its store and its sinks.
 
-    For each cluster, this checks reachability, identity and permissions (list and watch pods and nodes,
-    exec), counts the GPU pods and runs nvidia-smi in one of them. Where they do not cover every GPU node, it
-    names the preset or sources that cover more. For the store and each sink, it checks reachability and write
-    permission. No record is sent: a webhook gets an empty array, and an s3 bucket
+    For each cluster, this checks reachability, identity and permissions (list and watch nodes and pods, exec
+    or logs, and whatever else its settings need), counts the GPU pods and reads one of them. Where they do not
+    cover every GPU node, it names the preset or sources that cover more. For the store and each sink, it checks
+    reachability and write permission. No record is sent: a webhook gets an empty array, and an s3 bucket
     one small object, which is deleted. With --cluster, the store and the sinks are not checked. Exit code 1
     if any check fails.
 

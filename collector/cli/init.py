@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +19,7 @@ from collector.cli.options import LISTEN, TIMEOUT
 from collector.cli.progress import counting_bar
 from collector.cli.suggestions import unknown_name
 from collector.config import ClusterSettings, Config, ConfigError, DefaultSettings, Duration, Listen
+from collector.files import replace_file
 from collector.kube.kubeconfig import Context, contexts
 from collector.text import counted, describe_os_error, escaped, one_line, shell_word
 
@@ -50,7 +50,7 @@ class _Answer(msgspec.Struct, frozen=True):
                 "it keeps the default preset; `gpuid check` says what would fit",
             ]
         else:
-            clauses = [self.fit.seen, self.fit.lacking, self.fit.remedy, self.fit.survey.limits]
+            clauses = [self.fit.seen, self.fit.caution, self.fit.lacking, self.fit.remedy, self.fit.survey.limits]
         return [f"{clause[0].upper()}{clause[1:]}." for clause in clauses if clause]
 
     @property
@@ -59,7 +59,7 @@ class _Answer(msgspec.Struct, frozen=True):
         if self.fit is None:
             return f"could not be asked and keeps the default preset: {self.reason}"
         found = f"{self.fit.setting or 'keeps the default preset'}: {self.fit.seen}"
-        return "; ".join(filter(None, (found, self.fit.lacking, self.fit.survey.limits)))
+        return "; ".join(filter(None, (found, self.fit.caution, self.fit.lacking, self.fit.survey.limits)))
 
 
 @click.command()
@@ -119,7 +119,7 @@ def init(
     """
     _check_options(output, add=add, force=force, listen=listen)
     before = _read(output) if add else b""
-    known = configuration.load(output, before) if add else Config()
+    known = configuration.load(output, before, may_be_empty=True) if add else Config()
     inherited = _inherited_kubeconfig(known, output)
     given = kubeconfig or os.environ.get("KUBECONFIG")
     found = contexts(kubeconfig if given else inherited)
@@ -319,7 +319,7 @@ def _write(path: Path, content: bytes, *, replace: bool) -> None:
         created = not target.exists()
         target.touch(exist_ok=replace)  # so that it gets the mode that the umask leaves, and nobody else creates it
         try:
-            _replace(target, content)
+            replace_file(target, content, stat.S_IMODE(target.stat().st_mode))
         except BaseException:
             if created:
                 target.unlink()
@@ -328,18 +328,3 @@ def _write(path: Path, content: bytes, *, replace: bool) -> None:
         raise _exists(path) from error
     except OSError as error:
         raise ConfigError(f"{path}: {describe_os_error(error, 'cannot be written')}") from error
-
-
-def _replace(target: Path, content: bytes) -> None:
-    """Replace the content of a file, which keeps its mode."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name[:50]}.", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
-            os.fsync(file.fileno())
-            partial.replace(target)
-        except BaseException:
-            partial.unlink()
-            raise

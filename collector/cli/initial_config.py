@@ -123,6 +123,8 @@ def string(text: str) -> str:
 def store_url(output: Path) -> str:
     """Return the URL of an SQLite file of its own, beside the configuration; below /etc that is the default folder."""
     folder = output.absolute().parent
+    if ".." in folder.parts:
+        folder = folder.resolve()
     if Path("/etc") in (folder, *folder.parents):
         folder = Path(StoreSettings().url.removeprefix("sqlite://")).parent
     name = "gpuid" if str(output) == "-" else output.stem

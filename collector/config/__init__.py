@@ -9,11 +9,12 @@ from collector.config.settings import (
     MetricsSettings,
     ServerSettings,
 )
-from collector.config.sources import DEFAULT_COMMAND, PRESETS, PodSource, SourceMethod
+from collector.config.sources import DEFAULT_COMMAND, OTHER_SOURCES, PRESETS, PodSource, SourceMethod
 from collector.config.values import Duration, Listen, Size
 
 __all__ = [
     "DEFAULT_COMMAND",
+    "OTHER_SOURCES",
     "PRESETS",
     "ClusterSettings",
     "Config",

@@ -39,7 +39,7 @@ _MIN_DURATIONS = {
 }
 
 # msgspec's errors name Python's types; users know those of TOML.
-_TYPE_NAME = re.compile(r"`(\w+)(?: \| null)?`")
+_TYPE_NAME = re.compile(r"`(\w+(?: \| \w+)*)`")
 _TYPE_NAMES = {
     "array": "an array",
     "bool": "true or false",
@@ -54,20 +54,20 @@ class ConfigError(GpuidError):
     """The configuration is invalid; the text names the file, the key and what was expected."""
 
 
-def load(path: Path, content: bytes | None = None, *, warn: bool = True) -> Config:
+def load(path: Path, content: bytes | None = None, *, warn: bool = True, may_be_empty: bool = False) -> Config:
     """Read the configuration file at `path`, with a warning of old keys unless not wanted; raises ConfigError.
 
-    `content` is what it holds, if it has been read already.
+    `content` is what it holds, if it has been read already; it `may_be_empty` of clusters, if they are still to come.
     """
     try:
         found = path.read_bytes() if content is None else content
         text = found.decode("utf-8-sig")  # editors on Windows put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {describe_os_error(error, 'expected UTF-8 text')}") from error
-    return parse(text, path, warn=warn)
+    return parse(text, path, warn=warn, may_be_empty=may_be_empty)
 
 
-def parse(text: str, path: Path, *, warn: bool = True) -> Config:
+def parse(text: str, path: Path, *, warn: bool = True, may_be_empty: bool = False) -> Config:
     """Parse TOML text; `path` is for messages and the base of relative paths. Raises ConfigError."""
     try:
         document = tomllib.loads(text)
@@ -89,7 +89,7 @@ def parse(text: str, path: Path, *, warn: bool = True) -> Config:
         config = _settings(document, base)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if not config.clusters:
+    if not config.clusters and not may_be_empty:
         raise ConfigError(f"{path}: clusters: expected at least one [[clusters]] table")
     try:
         return _resolved(config, base)
@@ -142,6 +142,9 @@ def _check_choices(table: Mapping[str, Any], key: str) -> None:
         raise ValueError(f"{key}: expected either preset or sources, not both")
     if table.get("sources") == []:
         raise ValueError(f"{key}.sources: expected at least one source")
+    for index, source in enumerate(table.get("sources", ())):
+        if source.get("command") == []:
+            raise ValueError(f"{key}.sources[{index}].command: expected at least the name of a program")
     if table.get("name") == "":
         raise ValueError(f"{key}.name: expected printable characters in one line, got {quote('')}")
 
@@ -214,9 +217,14 @@ def _convert(value: object, kind: Any, at: str, base: Path) -> Any:
         message = re.sub(r"^Object missing required field `(\w+)`", r'expected a key "\1" in the table', message)
         if message.startswith("Invalid enum value"):
             message = _expected_choice(kind, value, where)
-        message = _TYPE_NAME.sub(lambda found: _TYPE_NAMES.get(found[1], found[0]), message[:1].lower() + message[1:])
+        message = _TYPE_NAME.sub(_type_names, message[:1].lower() + message[1:])
         joint = "." if re.match(r"[a-z_.A-Z]+: ", message) else ": "  # a rule between keys names its own key
         raise ValueError(f"{key}{joint if key else ''}{message}") from error
+
+
+def _type_names(found: re.Match[str]) -> str:
+    names = [name for name in found[1].split(" | ") if name != "null"]
+    return " or ".join(_TYPE_NAMES[name] for name in names) if set(names) <= _TYPE_NAMES.keys() else found[0]
 
 
 def _expected_choice(kind: Any, value: Any, where: str) -> str:

@@ -74,8 +74,8 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     refresh: Duration = Duration(3600)  # a node is read again when its reading is older than this
     grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series, and a new one may lack one
     command: tuple[str, ...] | None = None  # for sources that name none; None is that of the preset
-    exec_timeout: Duration = Duration(30)  # from opening the exec to its exit status
-    exec_concurrency: int = 16  # concurrent execs in one cluster
+    exec_timeout: Duration = Duration(30)  # from opening the exec to its exit status, or for reading a log
+    exec_concurrency: int = 16  # nodes of one cluster that are read at the same time
     request_rate: float = 100.0  # API requests per second to one server; reduced on 429
     request_burst: int = 200  # API requests that may be sent in one burst
     node_selector: str = ""  # which nodes to watch; empty watches all
@@ -85,9 +85,9 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_answer_size: Size = Size(32 << 20)  # an answer, decompressed; lists come in pages of 100 objects
     max_error_size: Size = Size(64 << 10)  # what is read of the body of an error
     max_list_pages: int = 1000
-    max_objects: int = 30_000  # nodes, and pods of each source
-    max_object_size: Size = Size(4 << 20)  # a node or pod as it is sent
-    max_kept_size: Size = Size(32 << 20)  # what is kept of all nodes, and of the pods of each source
+    max_objects: int = 30_000  # nodes, pods of each source, and ResourceSlices
+    max_object_size: Size = Size(4 << 20)  # a node, pod or slice as it is sent
+    max_kept_size: Size = Size(32 << 20)  # what is kept of all nodes, of the pods of each source, and of all slices
     max_gpus: int = 200_000
     max_exec_size: Size = Size(8 << 20)  # what an exec sends, on all channels
     max_exec_frames: int = 100_000  # that an exec sends, empty ones and pings included
@@ -107,7 +107,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
             if name not in PRESETS:
                 raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {quote(name)}")
         check_selector("node_selector", self.node_selector)
-        if self.command is not None and not self.command:
+        if self.command is not None and not any(self.command[:1]):
             raise ValueError("command: expected at least the name of a program")
         if self.kubeconfig is not None and not self.kubeconfig.strip(os.pathsep):
             raise ValueError("kubeconfig: expected a path")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 
 import msgspec
@@ -10,14 +10,14 @@ import msgspec
 from collector.config.selector import parse_selector
 from collector.config.values import quote
 
-__all__ = ["DEFAULT_COMMAND", "PRESETS", "PodSource", "SourceMethod", "check_selector"]
+__all__ = ["DEFAULT_COMMAND", "OTHER_SOURCES", "PRESETS", "PodSource", "SourceMethod", "check_selector"]
 
 DEFAULT_COMMAND = ("nvidia-smi", "-q", "-x")
 
 _PLUGIN_CONTAINER = "nvidia-device-plugin-ctr"  # of NVIDIA's device plugin, in its manifests and in its chart
 
 
-class SourceMethod(Enum):
+class SourceMethod(StrEnum):
     """How the pods of a source are read."""
 
     EXEC = "exec"  # by running a command in them
@@ -39,6 +39,8 @@ class PodSource(msgspec.Struct, frozen=True, kw_only=True):
             if not re.fullmatch(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", getattr(self, key)):
                 raise ValueError(f"{key}: expected a name that Kubernetes allows, got {quote(getattr(self, key))}")
         check_selector("selector", self.selector)
+        if self.command and not self.command[0]:
+            raise ValueError("command: expected at least the name of a program")
         if self.command and self.method is SourceMethod.LOG:
             raise ValueError('command: expected only with method = "exec"; with "log", the pod runs it itself')
 
@@ -82,8 +84,9 @@ PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
                 command=DEFAULT_COMMAND,
             ),
         ),
-        # NVIDIA/k8s-device-plugin, deployments/static/nvidia-device-plugin.yml, and the two other manifests there
-        # (v0.20.0, 1b826ac); deployments/container/Dockerfile sets NVIDIA_VISIBLE_DEVICES=all.
+        # NVIDIA/k8s-device-plugin, deployments/static/nvidia-device-plugin.yml, and the one for the CPU manager there
+        # (v0.20.0, 1b826ac); deployments/container/Dockerfile sets NVIDIA_VISIBLE_DEVICES=all. The third manifest,
+        # nvidia-device-plugin-privileged-with-service-account.yml, has the namespace nvidia-device-plugin.
         "device-plugin": (
             PodSource(
                 namespace="kube-system",
@@ -157,4 +160,33 @@ PRESETS: Mapping[str, tuple[PodSource, ...]] = MappingProxyType(
             ),
         ),
     }
+)
+
+# Pods of further installations, whose namespaces no preset has: `gpuid init` and `gpuid check` look for them, too.
+OTHER_SOURCES = (
+    # NVIDIA/gpu-operator before v1.11.0 (assets/state-device-plugin/0400_device_plugin.yml of v1.8.2 and v1.10.1); from
+    # v1.9.0 on, in the operator's namespace.
+    PodSource(
+        namespace="gpu-operator-resources",
+        selector="app=nvidia-device-plugin-daemonset",
+        container=_PLUGIN_CONTAINER,
+        command=DEFAULT_COMMAND,
+    ),
+    # kubernetes-sigs/dra-driver-nvidia-gpu, deployments/helm/nvidia-dra-driver-gpu (v25.3.0 to v25.12.0), and what was
+    # upgraded from there by site/content/docs/upgrade.md, with nameOverride. Images (deployments/container/Dockerfile):
+    # of 25.3 cuda:…-base-ubi9, then distroless/cc:…-dev, which has busybox.
+    PodSource(
+        namespace="nvidia-dra-driver-gpu",
+        selector="nvidia-dra-driver-gpu-component=kubelet-plugin",
+        container="gpus",
+        command=("chroot", "/driver-root", "nvidia-smi", "-q", "-x"),
+    ),
+    # NVIDIA/gpu-operator, manifests/state-dra-driver/0500_daemonset.yaml (v26.7.0, a22dbf6) of a GPUCluster: its
+    # /driver-root is that of the driver container, whose preset goes first; a driver of the host is under /host.
+    PodSource(
+        namespace="gpu-operator",
+        selector="app=nvidia-dra-driver-kubelet-plugin",
+        container="gpus",
+        command=("chroot", "/host", "nvidia-smi", "-q", "-x"),
+    ),
 )

@@ -4,13 +4,12 @@ import base64
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from collector.files import read_file
+from collector.files import read_file, replace_file
 from collector.grant.documents import dump
 from collector.grant.granting import GrantError
 from collector.grant.objects import Token
@@ -102,8 +101,8 @@ def write(path: Path, contexts: Sequence[CollectorContext]) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for one in contexts:
-            _replace(path.parent / token_file(one.name), one.token.text)
-        _replace(path, text)
+            replace_file(path.parent / token_file(one.name), one.token.text.encode(), 0o600)
+        replace_file(path, text.encode(), 0o600)
     except OSError as error:
         raise GrantError(f"{error.filename or path}: {describe_os_error(error, 'cannot be written')}") from error
 
@@ -122,7 +121,7 @@ def merged(
     found: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", **(document or {})}
     for key in _LISTS:
         found[key] = [one for one in found.get(key) or () if isinstance(one, dict)]
-    ours = {one.get("name") for one in found["contexts"] if _is_ours(one)}
+    ours = [one.get("name") for one in found["contexts"] if _is_ours(one)]
     for context in contexts:
         entries = {
             "clusters": context.cluster,
@@ -146,6 +145,11 @@ def merged(
     return found
 
 
+def _is_kubeconfig(document: Mapping[str, Any]) -> bool:
+    lists = (document.get(key) or [] for key in _LISTS)
+    return document.get("kind") in (None, "Config") and all(isinstance(one, list) for one in lists)
+
+
 def _is_ours(context: Mapping[str, Any]) -> bool:
     entry = context.get("context")
     return isinstance(entry, dict) and entry.get("extensions") == _MARK
@@ -167,20 +171,6 @@ def _load(path: Path) -> Mapping[str, Any] | None:
         raise GrantError(f"{path}: {describe_os_error(error, 'cannot be read')}") from error
     except BadYamlError as error:
         raise GrantError(f"{path}: not valid YAML{f' ({error})' if str(error) else ''}") from None
-    if found is not None and (not isinstance(found, dict) or found.get("kind") not in (None, "Config")):
+    if found is not None and (not isinstance(found, dict) or not _is_kubeconfig(found)):
         raise GrantError(f"{path}: not a kubeconfig; choose another file")
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replace a file by one that only its owner may read."""
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # with mode 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

@@ -104,6 +104,7 @@ class ConnectionInfo(Redacted, frozen=True):
     folder: str = ""  # what the user's exec command is relative to
     user: User = User()
     user_name: str = ""  # as the kubeconfig calls it
+    namespace: str = ""  # of the context
     files: tuple[str, ...] = ()  # the kubeconfig files that this was read from
 
     @property

@@ -263,7 +263,7 @@ def _refused(error: ClusterError) -> ExecError:
     """Return the error for an exec that did not start."""
     text = str(error)
     if isinstance(error, ForbiddenError):
-        if "denied request" not in text:  # as admission plugins say it, which are asked once the right is there
+        if not error.by_admission:
             text += " (pods/exec needs the verbs get and create)"
         return ExecError(ReadFailure.FORBIDDEN, text)
     if isinstance(error, NotFoundError):

@@ -198,6 +198,7 @@ def _find(context: str, files: tuple[str, ...], merged: _Merged) -> ConnectionIn
         cluster=_absolute(entry, cluster.folder, "certificate_authority"),
         user=_absolute(_entry(user, where), user.folder, "client_certificate", "client_key", "token_file"),
         user_name=chosen.user,
+        namespace=chosen.namespace,
         files=files,
     )
 

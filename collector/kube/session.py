@@ -168,6 +168,11 @@ class Session:
         return self._credentials if isinstance(self._credentials, TokenCredentials) else None
 
     @property
+    def namespace(self) -> str:
+        """The namespace of the kubeconfig's context; empty where it names none."""
+        return self._settings.info.namespace
+
+    @property
     def anonymous(self) -> bool:
         """Whether the kubeconfig names nothing to authenticate by."""
         user = self._settings.info.user
@@ -443,7 +448,7 @@ class Session:
         settings = await anyio.to_thread.run_sync(ConnectionSettings, info, self.evidence, abandon_on_cancel=True)
         before = self._info
         add_connection(self.secrets, info, settings)
-        same = {"where": info.where, "files": info.files, "user_name": info.user_name}
+        same = {key: getattr(info, key) for key in ("where", "files", "user_name", "namespace")}
         if before is None or msgspec.structs.replace(before, **same) != info:
             context = (self.cluster.kubeconfig, self.cluster.context)
             server, kept = self._handed_over.get(context, (None, None))

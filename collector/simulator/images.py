@@ -65,7 +65,7 @@ def _run_script(image: Image, shell: str, script: str) -> Started:
     file = image.find(program)
     if not file:
         return Started(exit_status=_NOT_FOUND, stderr=f"{shell}: 1: {program}: not found\n")
-    return Started(program=file.rpartition("/")[2])
+    return start(image, words)
 
 
 def _change_root(image: Image, root: str, program: str) -> Started:

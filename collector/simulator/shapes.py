@@ -253,6 +253,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
                     {"reader": _READER_IMAGE},
                     "registry.example/debian:12-slim",
                 ),
+                node_labels={"karpenter.k8s.aws/instance-gpu-manufacturer": "nvidia"},  # one that its DaemonSet takes
                 platform=_BOTTLEROCKET,
             ),
         )

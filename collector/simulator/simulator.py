@@ -11,6 +11,7 @@ from typing import Self
 
 import msgspec
 
+from collector.files import replace_file
 from collector.simulator import certificates
 from collector.simulator.cluster import SimulatedCluster
 from collector.simulator.control import ControlServer
@@ -122,8 +123,5 @@ class Simulator:
             "contexts": [{"name": name, "context": {"cluster": name, "user": name}} for name in self.clusters],
         }
         # JSON is YAML. The file is replaced atomically, so that nobody reads half of it; only its owner may read it.
-        path = self.kubeconfig
-        partial = path.with_suffix(".new")
-        partial.touch(mode=0o600)
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
-        partial.replace(path)
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+        replace_file(self.kubeconfig, text, 0o600)

@@ -18,6 +18,7 @@ from collector.checks.clusters import ClusterCheck, check_clusters
 from collector.checks.finding import ClusterDetails, Finding, FitDetails
 from collector.config import ClusterSettings
 from collector.kube.errors import UnauthorizedError, UnreachableError
+from collector.model import ReadError, ReadFailure
 from collector.simulator import SHAPES, ExecFaultKind, LogFaultKind, SimulatedCluster, Simulator
 from collector.simulator.fleet import Card
 from tests.support.gpu_pods import add_pods
@@ -152,6 +153,49 @@ class TestReading:
         assert finding.details is not None
         assert problem.text.startswith(f"{clusters['sim-0'].pod(str(finding.details.node))}: ")
         assert (problem.hint, finding.details.gpus) == (hint, None)
+
+    @pytest.mark.parametrize(
+        ("denial", "hint"),
+        [
+            (
+                "ValidatingAdmissionPolicy 'gpuid-exec' with binding 'gpuid-exec' denied request: no",
+                "gpuid grant --apply",
+            ),
+            ('admission webhook "guard.corp" denied the request: no', "the cluster's own admission control denies it"),
+        ],
+    )
+    async def test_what_admission_denies_is_no_missing_right(
+        self, clusters: Clusters, monkeypatch: pytest.MonkeyPatch, denial: str, hint: str
+    ):
+        def refuse(*_: object) -> None:
+            raise ReadError(ReadFailure.FORBIDDEN, denial)
+
+        monkeypatch.setattr("collector.checks.clusters.pod_reader", refuse)
+        ((_text, found),) = await clusters.problems("sim-0")
+        assert found.startswith(hint)
+
+    @pytest.mark.parametrize(
+        ("shape", "setting"),
+        [
+            ("gke", '[{ namespace = "kube-system", selector = "NAME", container = "nvidia-gpu-device-plugin" }]'),
+            ("dra", '[{ namespace = "dra-driver-nvidia-gpu", selector = "NAME", container = "gpus" }]'),
+            ("gke", ""),  # the preset, and a command for all clusters
+        ],
+    )
+    async def test_pods_of_a_preset_with_another_command_name_the_one_that_fits(
+        self, tmp_path: Path, shape: str, setting: str
+    ):
+        (preset,) = config.PRESETS[shape]
+        (tmp_path / "simulator").mkdir()
+        async with Simulator(
+            clusters=1, nodes=1, gpus=1, latency=0.001, directory=tmp_path / "simulator", shapes=[shape]
+        ) as simulator:
+            clusters = Clusters(simulator, tmp_path)
+            more = f"sources = {setting.replace('NAME', preset.selector)}" if setting else f'preset = "{shape}"'
+            clusters.configure(f'command = ["nvidia-smi", "-q", "-x"]\n{more}')
+            ((text, hint),) = await clusters.problems("sim-0")
+        assert "executable file not found" in text
+        assert hint == f'set command = {json.dumps(list(preset.command))}, as preset = "{shape}" has it for these pods'
 
     @pytest.mark.parametrize("how", [{"silent": True}, {"listed": True}])
     async def test_a_gpu_that_does_not_answer_is_a_problem(self, clusters: Clusters, how: dict[str, bool]):
@@ -377,7 +421,7 @@ class TestRights:
         clusters.configure('[[clusters]]\nname = "x"\ncontext = "sim-0"\npreset = "gke"')
         missing, (text, hint) = await clusters.problems("x")
         assert missing[0] == "may not list pods in namespace kube-system"
-        assert text == "the GPU pods are in another place"
+        assert text == "the GPU pods are elsewhere"
         assert hint.startswith('preset = "gpu-operator" fits: 3 of 3 GPU nodes covered')
 
     async def test_a_server_without_access_reviews_is_judged_by_its_answers(self, clusters: Clusters):
@@ -448,9 +492,9 @@ class TestPods:
         ((text, hint),) = await clusters.problems("sim-0")
         assert text == 'no pods match "app=nvidia-device-plugin-daemonset" in namespace gpu-operator'
         assert hint.startswith(
-            "set `preset` or `sources` to the pods that can run nvidia-smi; for GPU nodes without any GPU pod, apply"
-            ' the reader (config/kubernetes/reader, see docs/clusters.md) and set preset = "reader"; may not list pods'
-            " in all namespaces: looked only in gpu-operator, "
+            "set `preset` or `sources` to the pods that can run nvidia-smi; to look for pods in other namespaces, run"
+            " gpuid check or gpuid init as a user who may list pods in all of them; may not list pods in all"
+            " namespaces: looked only in gpu-operator, "
         )
         assert "kube-system" not in hint
 
@@ -465,20 +509,23 @@ class TestPods:
         assert [source["namespace"] for source in tomllib.loads(setting)["sources"]] == ["gpu-operator", "nvidia"]
         assert seen == (
             "3 of 3 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator and pods of"
-            " nvidia-device-plugin-ctr in namespace nvidia"
+            " nvidia-device-plugin-ctr in namespace nvidia; make sure that only administrators can create pods in"
+            " namespace nvidia, which no preset names: its pods say what GPUs there are"
         )
         clusters.configure(f'[[clusters]]\nname = "x"\ncontext = "sim-0"\n{setting}')
         ((text, _hint),) = await clusters.problems("x")
         assert text.startswith('it is the same cluster as "sim-0"')
 
-    async def test_a_pod_that_is_not_ready_is_no_reason_for_another_preset(self, clusters: Clusters):
+    async def test_for_a_pod_that_is_not_ready_a_preset_with_a_ready_one_is_named(self, clusters: Clusters):
         cluster = clusters["sim-0"]
-        add_pods(cluster, SHAPES["gke"])
         cluster.set_ready("gpu-0002", False)
         finding = (await clusters.check())["sim-0"]
         assert finding.text.startswith("1 of 3 GPU nodes without a ready GPU pod: gpu-0002 (each needs a ready pod")
         assert finding.details is not None
         assert finding.details.fit is None
+        add_pods(cluster, SHAPES["gke"], "gpu-0002")
+        ((_text, hint),) = await clusters.problems("sim-0")
+        assert hint.startswith('preset = ["gpu-operator", "gke"] fits: 3 of 3 GPU nodes covered by ')
 
     @pytest.mark.parametrize(
         ("error", "hint"),
@@ -598,6 +645,15 @@ class TestResourceSlices:
 
 
 class TestServiceAccountTokens:
+    async def test_what_is_said_of_the_token_and_of_slices_stands_side_by_side(self, clusters: Clusters):
+        clusters["sim-0"].publish_slices()
+        clusters["sim-0"].deny("list", "resourceslices")
+        clusters["sim-0"].bind_token(3600)
+        clusters.name_token_file()
+        finding = (await clusters.check())["sim-0"]
+        token, slices, *_ = finding.text.split("; ResourceSlices ")
+        assert (finding.ok, "its token ends on " in token, "not seen" in slices) == (True, True, True)
+
     async def test_one_that_renews_itself_is_named_with_its_end(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600)
         clusters.name_token_file()

@@ -10,19 +10,36 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from collector.checks.fitting import Fit
-from collector.checks.gpu_pods import FitCheck, find_fits
-from collector.config import PRESETS, ClusterSettings
+from collector.checks.gpu_pods import MAX_NAMESPACES, FitCheck, find_fits
+from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
 from collector.simulator import SHAPES, SimulatedCluster, Simulator
+from collector.simulator.objects import PODS
+from collector.simulator.shapes import Shape
+from tests.support.gpu_pods import add_pods
 
 pytestmark = pytest.mark.anyio
 
 ELSEWHERE = SHAPES["helm"]._replace(name="elsewhere", namespace="nvidia")
 
 
+def like(preset: str, name: str, namespace: str, label: str) -> Shape:
+    """Return a shape that has its pods in another namespace and with another label."""
+    shape = SHAPES[preset]
+    pods = shape.gpu_pods._replace(labels=dict([label.split("=")]))
+    return shape._replace(name=name, namespace=namespace, gpu_pods=pods, controller="")
+
+
+OTHERS = (
+    like("device-plugin", "operator-1.8", "gpu-operator-resources", "app=nvidia-device-plugin-daemonset"),
+    like("dra", "dra-25", "nvidia-dra-driver-gpu", "nvidia-dra-driver-gpu-component=kubelet-plugin"),
+    like("dra", "gpucluster", "gpu-operator", "app=nvidia-dra-driver-kubelet-plugin"),
+)
+
+
 @pytest.fixture
 async def simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Simulator]:
-    """A cluster of each shape, and one with the chart in a namespace that no preset names."""
-    shapes = {**SHAPES, "elsewhere": ELSEWHERE}
+    """A cluster of each shape, and those that no preset fits."""
+    shapes = {**SHAPES, **{shape.name: shape for shape in (ELSEWHERE, *OTHERS)}}
     monkeypatch.setattr("collector.simulator.simulator.SHAPES", shapes)
     async with Simulator(
         clusters=len(shapes), nodes=2, gpus=2, directory=tmp_path, shapes=list(shapes), latency=0.001
@@ -57,7 +74,7 @@ async def test_each_shape_gets_its_preset(simulator: Simulator):
     }
     expected: dict[str, tuple[str, ...]] = {name: (name,) for name in SHAPES}
     # Where the driver's pods are, those of the device plugin are too.
-    assert found == expected | {"driver": ("gpu-operator",), "elsewhere": ()}
+    assert found == expected | {"driver": ("gpu-operator",)} | {shape.name: () for shape in (ELSEWHERE, *OTHERS)}
     assert len(done) == len(clusters)
 
 
@@ -69,16 +86,26 @@ async def test_pods_are_found_in_any_namespace(simulator: Simulator):
     assert (group.ready, group.total) == (2, 2)  # and not those of GFD and MPS, under the same label
 
 
+@pytest.mark.parametrize(("shape", "source"), [*zip([one.name for one in OTHERS], OTHER_SOURCES, strict=True)])
+async def test_installations_without_a_preset_are_recognised(simulator: Simulator, shape: str, source: PodSource):
+    found = await fit(simulator, shape)
+    assert (found.sources, found.covered, found.uncovered) == ((source,), 2, ())
+    named(simulator, shape).deny("list", "pods", "")
+    assert (await fit(simulator, shape)).sources == (source,)
+
+
 async def test_without_that_right_the_presets_namespaces_are_looked_at(simulator: Simulator):
     cluster = named(simulator, "helm")
     cluster.deny("list", "pods", "")
     cluster.deny("list", "pods", "kube-system")
     found = await fit(simulator, "helm")
     assert found.presets == ("helm",)
-    namespaces = dict.fromkeys(source.namespace for preset in PRESETS.values() for source in preset)
+    known = (*(source for preset in PRESETS.values() for source in preset), *OTHER_SOURCES)
+    namespaces = dict.fromkeys((*(source.namespace for source in known), "nvidia"))
     assert found.survey.namespaces == tuple(name for name in namespaces if name != "kube-system")
     assert cluster.counters.responses[403] == 0
     named(simulator, "elsewhere").deny("list", "pods", "")
+    named(simulator, "elsewhere").deny("list", "pods", "nvidia")
     missed = await fit(simulator, "elsewhere")
     assert (missed.setting, missed.uncovered) == ("", ("gpu-0000", "gpu-0001"))
     assert missed.survey.limits.startswith("may not list pods in all namespaces: looked only in gpu-operator, ")
@@ -104,6 +131,21 @@ async def test_gpu_nodes_without_pods_are_named(simulator: Simulator):
     assert (found.setting, found.uncovered) == ('preset = "aks"', ("gpu-0001",))
     assert 'set preset = ["aks", "reader"]' in found.remedy
     assert not (await fit(simulator, "aks", node_selector="kubernetes.io/hostname=gpu-0000")).uncovered
+
+
+async def test_a_pod_that_is_not_ready_leaves_its_node_to_another(simulator: Simulator):
+    named(simulator, "driver").set_ready("gpu-0001", False)  # of the driver
+    add_pods(named(simulator, "gke"), SHAPES["reader"], "gpu-0001")
+    named(simulator, "gke").set_ready("gpu-0001", False)
+    assert (await fit(simulator, "driver")).presets == ("gpu-operator",)
+    assert (await fit(simulator, "gke")).presets == ("gke", "reader")
+
+
+async def test_a_pod_that_was_evicted_covers_nothing(simulator: Simulator):
+    cluster = named(simulator, "aks")
+    cluster.objects.edit(PODS, cluster.pod("gpu-0001"), lambda pod: pod["status"].update(phase="Failed"))
+    found = await fit(simulator, "aks")
+    assert (found.covered, found.uncovered, found.groups[0].total) == (1, ("gpu-0001",), 1)
 
 
 async def test_of_a_cluster_that_cannot_be_asked_the_reason_is_known(simulator: Simulator):
@@ -134,6 +176,40 @@ def pod(name: str, namespace: str, container: str = "nvidia-device-plugin-ctr") 
         "spec": {"nodeName": f"node-{name}", "containers": [{"name": container}]},
         "status": {"phase": "Running", "containerStatuses": [{"name": container, "ready": True}]},
     }
+
+
+@pytest.mark.parametrize("how", ["listed", "context"])
+async def test_pods_are_looked_for_wherever_they_may_be_listed(tmp_path: Path, how: str):
+    """On a server that grants pods of the namespace `team`, and may let us see which namespaces there are."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            right = (await request.json())["spec"]["resourceAttributes"]
+            place = (right["resource"], right.get("namespace", ""))
+            allowed = place in {("pods", "team"), ("nodes", "")} or (how == "listed" and place[0] == "namespaces")
+            return web.json_response({"spec": {}, "status": {"allowed": allowed}})
+        if request.path == "/api/v1/namespaces":
+            names = ["a", "team", "B\x1b[31m", *(f"ns-{number}" for number in range(2 * MAX_NAMESPACES))]
+            return web.json_response(page([{"metadata": {"name": name}} for name in names]))
+        asked.append(request.path)
+        selected = request.query.get("labelSelector") == PRESETS["helm"][0].selector
+        return web.json_response(page([pod("p1", "team")] if selected and "team" in request.path else []))
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(application) as server:
+        path = tmp_path / "kubeconfig"
+        context = "{cluster: c, namespace: team}" if how == "context" else "{cluster: c}"
+        path.write_text(
+            f"clusters: [{{name: c, cluster: {{server: '{server.make_url('')}'}}}}]\n"
+            f"contexts: [{{name: c, context: {context}}}]"
+        )
+        (check,) = await find_fits([ClusterSettings(context="c", kubeconfig=str(path))], 30)
+    assert check.fit is not None, check.finding.text
+    assert [source.namespace for source in check.fit.sources] == ["team"]
+    assert check.fit.survey.namespaces == ("team",)
+    assert set(asked) == {"/api/v1/nodes", "/api/v1/namespaces/team/pods"}
 
 
 @pytest.fixture

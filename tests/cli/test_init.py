@@ -278,16 +278,19 @@ class TestAsking:
             ' "nvidia-device-plugin-ctr" }]'
         )
         covered = "2 of 2 GPU nodes covered by pods of"
+        pods = "can create pods in namespace nvidia, which no preset names: its pods say what GPUs there are"
         assert result.stdout.splitlines()[:4] == [
             "Found 3 contexts:",
             f'  sim-0: preset = "gpu-operator": {covered} nvidia-device-plugin in namespace gpu-operator',
-            f"  sim-1: {sources}: {covered} nvidia-device-plugin-ctr in namespace nvidia",
+            f"  sim-1: {sources}: {covered} nvidia-device-plugin-ctr in namespace nvidia; make sure that only"
+            f" administrators {pods}",
             f'  sim-2: preset = "gke": {covered} nvidia-gpu-device-plugin in namespace kube-system',
         ]
+        text = fleet.config.read_text().replace("\n# ", " ")
         assert (
-            f"# {covered} nvidia-device-plugin-ctr in namespace nvidia.\n"
+            f" {covered} nvidia-device-plugin-ctr in namespace nvidia. Make sure that only administrators {pods}.\n"
             f'[[clusters]]\nname = "sim-1"\ncontext = "sim-1"\n{sources}\n'
-        ) in fleet.config.read_text()
+        ) in text
         checked = fleet.check()
         assert checked.returncode == 0, checked.stdout
         assert "3 of 3 clusters are ready." in checked.stdout
@@ -322,12 +325,11 @@ class TestAsking:
             if line.startswith("# ")
         )
         assert comments.startswith(
-            "1 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator. 1 GPU node without any"
-            " GPU pod: gpu-0001. For GPU nodes without any GPU pod, apply the reader (config/kubernetes/reader, see"
-            ' docs/clusters.md) and set preset = ["gpu-operator", "reader"]. May not list pods in all namespaces:'
-            " looked only in gpu-operator, "
+            "1 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator. 1 GPU node without"
+            " a known GPU pod seen: gpu-0001. To look for pods in other namespaces, run gpuid check or gpuid init as a"
+            " user who may list pods in all of them. May not list pods in all namespaces: looked only in gpu-operator, "
         )
-        assert "1 GPU node without any GPU pod: gpu-0001; may not list pods in all namespaces" in result.stdout
+        assert "1 GPU node without a known GPU pod seen: gpu-0001; may not list pods in all namespaces" in result.stdout
 
     def test_no_cluster_is_asked_offline(self, fleet: Fleet):
         result = fleet.init("--offline")
@@ -390,6 +392,13 @@ class TestAdding:
         monkeypatch.setenv("KUBECONFIG", str(path))
         (here / "gpuid.toml").write_bytes(MINE.replace(b"KUBECONFIG", str(path).encode()))
         return here / "gpuid.toml"
+
+    @pytest.mark.parametrize("text", ["", '[server]\nlisten = "127.0.0.1:8081"\n'])
+    def test_a_file_without_clusters_gets_its_first_ones(self, file: Path, text: str):
+        file.write_text(text)
+        result = init("--add")
+        assert result.exit_code == 0, result.output
+        assert [cluster.context for cluster in config.load(file).clusters] == ["c00", "c01", "c02"]
 
     def test_what_is_not_there_is_added_and_the_rest_stays(self, file: Path, tmp_path: Path):
         before = file.read_bytes()
@@ -530,6 +539,8 @@ class TestWriting:
 
     def test_below_etc_the_store_is_in_the_folder_for_data(self):
         assert store_url(Path("/etc/gpuid/eu.toml")) == "sqlite:///var/lib/gpuid/eu.db"
+        assert store_url(Path("/nowhere/../etc/eu.toml")) == "sqlite:///var/lib/gpuid/eu.db"
+        assert store_url(Path("/nowhere/x/../eu.toml")) == "sqlite:///nowhere/eu.db"
 
     def test_it_listens_where_told(self, here: Path):
         init("--listen", "[::1]:9")

@@ -324,6 +324,16 @@ BAD = [
     (f"{CLUSTER}in_cluster = 1", "clusters[0].in_cluster: expected true or false, got a whole number"),
     (f'{CLUSTER}command = "smi"', "clusters[0].command: expected an array, got a string"),
     (f"{CLUSTER}command = [1]", "clusters[0].command[0]: expected a string, got a whole number"),
+    (f"{CLUSTER}preset = 5", "clusters[0].preset: expected a string or an array, got a whole number"),
+    (f'{CLUSTER}command = [""]', "clusters[0].command: expected at least the name of a program"),
+    (
+        f'{CLUSTER}sources = [{{ namespace = "a", selector = "", container = "b", command = ["", "-q"] }}]',
+        "clusters[0].sources[0].command: expected at least the name of a program",
+    ),
+    (
+        f'{CLUSTER}sources = [{{ namespace = "a", selector = "", container = "b", command = [] }}]',
+        "clusters[0].sources[0].command: expected at least the name of a program",
+    ),
     (f"{CLUSTER}exec_concurrency = 1.5", "clusters[0].exec_concurrency: expected a whole number, got a number"),
     (f"{CLUSTER}loop_share = 1.5", "clusters[0].loop_share: expected at most 1, got 1.5"),
     (f"{CLUSTER}max_object_size = 5", 'clusters[0].max_object_size: expected a size such as "64KiB" or "4MiB", got 5'),

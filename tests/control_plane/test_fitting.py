@@ -51,7 +51,8 @@ def test_all_namespaces_are_searched(east: ControlPlane, tmp_path: Path) -> None
     assert [source["namespace"] for source in cluster["sources"]] == [NAMESPACE, "nvidia"]
     assert comments == (
         "2 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator and pods of"
-        " nvidia-device-plugin-ctr in namespace nvidia."
+        " nvidia-device-plugin-ctr in namespace nvidia. Make sure that only administrators can create pods in namespace"
+        " nvidia, which no preset names: its pods say what GPUs there are."
     )
     config = tmp_path / "gpuid.toml"
     config.write_text(f'[[clusters]]\ncontext = "east"\nkubeconfig = "{east.kubeconfig}"\npreset = "aks"\n')
@@ -68,5 +69,29 @@ def test_with_the_rights_of_a_collector_its_namespace_is(east: ControlPlane) -> 
     cluster, comments = init(east.write_kubeconfig("gpuid", token=token))
     assert cluster["preset"] == "gpu-operator"
     assert comments.startswith("1 of 2 GPU nodes covered by pods of nvidia-device-plugin in namespace gpu-operator.")
-    assert "1 GPU node without any GPU pod: gpu-2." in comments
+    assert "1 GPU node without a known GPU pod seen: gpu-2." in comments
     assert comments.endswith("May not list pods in all namespaces: looked only in gpu-operator.")
+
+
+@pytest.mark.parametrize("pods", [True, False])
+def test_with_rights_in_one_namespace_that_is_looked_in(east: ControlPlane, pods: bool) -> None:
+    """An account that may list nodes and namespaces, and, or not, the pods of one namespace."""
+    group, name = "rbac.authorization.k8s.io", "visitor"
+    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": "nvidia"}]
+    apply(east, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "nvidia"}})
+    for kind, resources in (("ClusterRole", ["nodes", "namespaces"]), ("Role", ["pods"] if pods else [])):
+        metadata = {"name": name} | ({"namespace": "nvidia"} if kind == "Role" else {})
+        rules = [{"apiGroups": [""], "resources": resources, "verbs": ["list"]}] if resources else []
+        apply(east, {"apiVersion": f"{group}/v1", "kind": kind, "metadata": metadata, "rules": rules})
+        role = {"apiGroup": group, "kind": kind, "name": name}
+        binding = {"metadata": metadata, "roleRef": role, "subjects": subjects}
+        apply(east, {"apiVersion": f"{group}/v1", "kind": f"{kind}Binding", **binding})
+    path = f"/api/v1/namespaces/nvidia/serviceaccounts/{name}/token"
+    token = east.create(path, {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+    kubeconfig = east.write_kubeconfig(name, token=token)
+    said = "1 of 2 GPU nodes covered by pods of nvidia-device-plugin-ctr" if pods else "2 GPU nodes with unknown pods."
+    until(lambda: init(kubeconfig)[1].startswith(said), True)  # once the API server goes by the new rights
+    cluster, comments = init(kubeconfig)
+    assert [source["namespace"] for source in cluster.get("sources", ())] == ["nvidia"] * pods
+    assert "apply the reader" not in comments
+    assert "To look for pods in other namespaces, run gpuid check or gpuid init as a user who" in comments

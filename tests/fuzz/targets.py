@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import asyncpg
@@ -32,6 +32,7 @@ from collector.collect import nvidia_smi
 from collector.collect.objects import decode_pod, node_decoder
 from collector.collect.printable import printable_report
 from collector.collect.printed import find_last
+from collector.collect.slices import SliceBook, decode_slice
 from collector.config import ConfigError, Duration, Listen, ServerSettings
 from collector.config.postgres import split_postgres_url
 from collector.config.selector import is_label_key, parse_selector
@@ -39,6 +40,9 @@ from collector.config.sinks import PostgresSettings, S3Settings, WebhookSettings
 from collector.config.store import locate
 from collector.exposition import Exposition, Metrics
 from collector.files import UnreadableFileError, read_secret
+from collector.grant import contexts
+from collector.grant.contexts import CollectorContext
+from collector.grant.granting import GrantError
 from collector.inventory import Inventory
 from collector.kube import authentication, kubeconfig, oidc, transport, wire
 from collector.kube import exec as pod_exec
@@ -208,6 +212,28 @@ def _base64(body: bytes) -> str:
     return base64.urlsafe_b64encode(body).decode()
 
 
+# Slices of a DRA driver
+
+SLICE = ("spec", "pool", "generation", "resourceSliceCount", "nodeName", "devices", "basic", "string")
+ATTRIBUTES = ("attributes", "uuid", "type", "taints", "key", "effect", "resource.kubernetes.io/pciBusID")
+slice_lists = st.lists(
+    json_documents(*META, *SLICE, *ATTRIBUTES, values=["gpu", "NoSchedule", "gpu.nvidia.com/gpu-lost", "GPU-1"]),
+    max_size=3,
+)
+
+
+def _slices(bodies: list[bytes]) -> None:
+    reported: list[object] = []
+    book = SliceBook(lambda *said: reported.append(said))
+    kept = []
+    for body in bodies:
+        with contextlib.suppress(MalformedError):
+            kept.append(decode_slice(msgspec.Raw(body)))
+            book.apply(None, kept[-1])
+    for one in kept:
+        book.apply(one, None)
+
+
 # Configuration
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="gpuid-fuzz-"))
@@ -278,6 +304,15 @@ def _kubeconfig(content: bytes) -> None:
             info = kubeconfig.find(name, str(file))
             transport.ConnectionSettings(info)
             authentication.choose(info, lambda: 0.0, Secrets())
+
+
+def _collector_kubeconfig(content: bytes) -> None:
+    """Add a context of `gpuid grant` to a file that somebody else wrote."""
+    file = _FOLDER / "collector"
+    file.write_bytes(content)
+    context = CollectorContext("a", {"server": "https://a"}, cast("Any", None))
+    with contextlib.suppress(GrantError):
+        yaml.safe_dump(contexts.merged(contexts._load(file), [context], {"a": {"token": "x"}}))
 
 
 def _config(text: str) -> None:
@@ -590,6 +625,7 @@ TARGETS: dict[str, Target[Any]] = {
     "watch": _bytes(_lines, json_documents("type", "object").map(lambda body: body + b"\n"), MalformedError),
     "pod": _bytes(lambda body: decode_pod(msgspec.Raw(body)), objects, MalformedError),
     "node": _bytes(lambda body: decode_node(msgspec.Raw(body)), objects, MalformedError),
+    "slice": Target(_slices, slice_lists, from_bytes=lambda data: data.splitlines()),
     "model": _bytes(_models, json_documents("status", "gitVersion", "userInfo", "username", "allowed", "spec")),
     "exec": _bytes(_ended, bodies, ExecError),
     "plugin": _bytes(_PLUGIN._credential, credentials | whole_credentials, CredentialPluginFailedError),
@@ -597,6 +633,7 @@ TARGETS: dict[str, Target[Any]] = {
     "token": _text(_token, jwts | any_text, BadContextError),
     "user": Target(_user, st.tuples(any_text, any_text, any_text)),
     "kubeconfig": _bytes(_kubeconfig, kubeconfigs, ClusterError),
+    "collector-kubeconfig": _bytes(_collector_kubeconfig, kubeconfigs),
     "retry-after": _text(lambda text: parse_retry_after(text, 0.0), texts | http_dates | any_text),
     "selector": _text(parse_selector, any_text | texts.map(lambda text: f"a in ({text}), !b"), ValueError),
     "proxy": _text(_proxy, urls, BadContextError),

@@ -64,7 +64,12 @@ def test_no_hostile_answer_is_an_error_of_another_kind(form: str, status: int) -
         ("proxy", "https://[]@/x"),
         ("retry-after", ", , ,"),
         ("token", f"a.{'W1s' * 30_000}.c"),
+        ("collector-kubeconfig", "clusters: 5"),
+        (
+            "collector-kubeconfig",
+            "contexts: [{name: [a], context: {extensions: [{name: gpuid, extension: {managed-by: gpuid}}]}}]",
+        ),
     ],
 )
 def test_what_was_once_an_error_of_another_kind_is_not(name: str, text: str) -> None:
-    TARGETS[name].run(text)
+    TARGETS[name].run(text.encode() if name == "collector-kubeconfig" else text)

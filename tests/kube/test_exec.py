@@ -225,8 +225,14 @@ class TestAnExecThatIsRefused:
         server.refuses(403, "no")
         assert (await server.fails())[1].endswith("(pods/exec needs the verbs get and create)")
 
-    async def test_by_a_policy_is_not_for_want_of_a_right(self, server: Server) -> None:
-        denial = "ValidatingAdmissionPolicy 'gpuid-exec' with binding 'gpuid-exec' denied request: no"
+    @pytest.mark.parametrize(
+        "denial",
+        [
+            "ValidatingAdmissionPolicy 'gpuid-exec' with binding 'gpuid-exec' denied request: no",
+            'admission webhook "guard.corp" denied the request: no',
+        ],
+    )
+    async def test_by_admission_is_not_for_want_of_a_right(self, server: Server, denial: str) -> None:
         server.refuses(403, denial)
         text = (await server.fails())[1]
         assert denial in text

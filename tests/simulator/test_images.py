@@ -6,7 +6,7 @@ from collector.simulator.images import EMPTY_IMAGE, Image, Started, start
 
 PLUGIN = Image(frozenset({"/usr/bin/nvidia-smi", "/bin/sh"}))
 DISTROLESS = Image(frozenset({"/usr/local/nvidia/bin/nvidia-smi"}))
-CHROOT = Image(frozenset({"/busybox/chroot", "/root/usr/bin/nvidia-smi"}), ("/usr/bin", "/busybox"))
+CHROOT = Image(frozenset({"/busybox/chroot", "/busybox/sh", "/root/usr/bin/nvidia-smi"}), ("/usr/bin", "/busybox"))
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ CHROOT = Image(frozenset({"/busybox/chroot", "/root/usr/bin/nvidia-smi"}), ("/us
         (DISTROLESS, ["/usr/local/nvidia/bin/nvidia-smi"]),
         (CHROOT, ["chroot", "/root", "nvidia-smi", "-q"]),
         (CHROOT, ["/busybox/chroot", "/root/", "/usr/bin/nvidia-smi"]),
+        (CHROOT, ["sh", "-c", "exec chroot /root nvidia-smi -q -x"]),
     ],
 )
 def test_a_program_is_found(image: Image, argv: list[str]) -> None:
@@ -48,6 +49,7 @@ def test_the_runtime_refuses_what_the_image_lacks(image: Image, argv: list[str],
     [
         (PLUGIN, ["sh", "-c", "nvidia-smo -q"], 127, "sh: 1: nvidia-smo: not found\n"),
         (PLUGIN, ["sh", "-c", "'"], 127, "sh: 1: ': not found\n"),
+        (CHROOT, ["sh", "-c", "chroot /root smi"], 127, "chroot: can't execute 'smi': No such file or directory\n"),
         (CHROOT, ["chroot", "/root", "smi"], 127, "chroot: can't execute 'smi': No such file or directory\n"),
         (
             CHROOT,

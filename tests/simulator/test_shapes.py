@@ -1,9 +1,11 @@
 """Clusters as each distribution makes them: their presets find the pods, and their images have what the presets run."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
 from collector.config import PRESETS, SourceMethod
 from collector.simulator import DEFAULT_SHAPE, SHAPES, SimulatedCluster, Simulator
@@ -90,6 +92,16 @@ async def test_what_the_image_lacks_is_not_found(
     ):
         messages = [message.data async for message in socket]
     assert said in messages[-1].decode()
+
+
+async def test_the_reader_runs_on_the_nodes_of_its_shape(clusters: dict[str, SimulatedCluster]) -> None:
+    manifest = Path(__file__).parents[2] / "config" / "kubernetes" / "reader" / "base" / "daemonset.yaml"
+    affinity = yaml.safe_load(manifest.read_text())["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    for node in await listed(clusters["reader"], "/api/v1/nodes"):
+        labels = node["metadata"]["labels"]
+        fits = any(all(labels.get(one["key"]) in one["values"] for one in term["matchExpressions"]) for term in terms)
+        assert fits == (node["metadata"]["name"] in clusters["reader"].nodes)
 
 
 async def test_a_dra_node_offers_no_resource(clusters: dict[str, SimulatedCluster]) -> None:
