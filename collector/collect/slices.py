@@ -12,6 +12,9 @@ A pool changes as a whole: of its slices only those of the highest generation co
 (`resourceSliceCount`). Until then, what it said before stands. A pool that has no slice left says nothing: the kubelet
 deletes the slices of a driver that is gone, which the GPUs need not be.
 
+Slices that are for different nodes are never of one pool, whatever name they give it: a kubelet may publish what it
+likes as long as `nodeName` is its own (NodeRestriction), and must not change what is known of another node by that.
+
 A tainted device is listed all the same, so its GPU counts; one that keeps pods away is not allocatable. Only
 `gpu.nvidia.com/gpu-lost` says what a missing device says: the driver no longer reaches the GPU.
 """
@@ -36,6 +39,8 @@ _LOST_TAINT = f"{DRIVER}/gpu-lost"  # TaintKeyGPULost of the driver's device_hea
 _REPELLING_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 _MAX_NAME_LENGTH = 253  # PoolNameMaxLength and the names of objects and nodes
 _MAX_TEXT_LENGTH = 64  # DeviceAttributeMaxValueLength
+
+_Place = tuple[str, str]  # a pool: the node that its slices are for, empty for none or several, and its name
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -64,6 +69,11 @@ class SliceObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     count: int  # slices of the pool's generation
     boards: tuple[Board, ...]  # of nodes alone: a device that is everywhere or by a selector is none of a node's
 
+    @property
+    def place(self) -> _Place:
+        """The pool that it is of."""
+        return self.node, self.pool
+
     def published(self) -> Iterator[str]:
         """Yield the texts that others get to see."""
         yield self.node
@@ -88,21 +98,21 @@ class SliceBook:
 
     def __init__(self, on_devices: Callable[[str, NodeDevices | None], None]) -> None:
         self._on_devices = on_devices
-        self._slices: dict[str, dict[str, SliceObject]] = {}  # by pool and name
-        self._complete: dict[str, Mapping[str, tuple[Board, ...]]] = {}  # by pool and node
-        self._pools: dict[str, set[str]] = {}  # by node
+        self._slices: dict[_Place, dict[str, SliceObject]] = {}  # by pool and name
+        self._complete: dict[_Place, Mapping[str, tuple[Board, ...]]] = {}  # by pool and node
+        self._pools: dict[str, set[_Place]] = {}  # by node
         self._reported: dict[str, NodeDevices] = {}
 
     def apply(self, before: SliceObject | None, after: SliceObject | None) -> None:
         """Apply a change of a slice."""
-        if before is not None and (after is None or after.pool != before.pool):
-            self._slices.get(before.pool, {}).pop(before.key, None)
-            self._refresh(before.pool)
+        if before is not None and (after is None or after.place != before.place):
+            self._slices.get(before.place, {}).pop(before.key, None)
+            self._refresh(before.place)
         if after is not None:
-            self._slices.setdefault(after.pool, {})[after.key] = after
-            self._refresh(after.pool)
+            self._slices.setdefault(after.place, {})[after.key] = after
+            self._refresh(after.place)
 
-    def _refresh(self, pool: str) -> None:
+    def _refresh(self, pool: _Place) -> None:
         slices = self._slices.get(pool)
         found: Mapping[str, tuple[Board, ...]] | None = {}
         if slices:
@@ -199,7 +209,7 @@ def _boards(spec: "_Spec") -> Iterable[Board]:
     found: dict[tuple[str, str], Board] = {}
     for device in spec.devices or ():
         inner = device.basic or device
-        attributes, node = inner.attributes or _Attributes(), inner.node or spec.node
+        attributes, node = inner.attributes or _Attributes(), spec.node or inner.node
         kind, bus = _value(attributes.type, "type"), _value(attributes.bus, "pciBusID")
         uuid = _value(attributes.parent if kind == "mig" else attributes.uuid, "uuid") if kind != "vfio" else ""
         if not node or not (uuid or (kind == "vfio" and bus)):

@@ -175,6 +175,38 @@ class TestPools:
         book.put(slice_of(gpu(A)), slice_of(gpu(B), pool="other"))
         assert book.uuids() == [B]
 
+    def test_a_slice_may_change_its_node(self, book: Book) -> None:
+        book.put(slice_of(gpu(A)), slice_of(gpu(B), node="m"))
+        assert (book.uuids(), book.uuids("m")) == (None, [B])
+
+
+class TestHostileNodes:
+    """A kubelet may publish slices whose `nodeName` is its own node, whatever pool and devices they name."""
+
+    @pytest.mark.parametrize(("generation", "count"), [(999, 1), (1, 1), (1, 2), (0, 1)])
+    def test_a_slice_of_another_node_in_the_same_pool_changes_nothing(
+        self, book: Book, generation: int, count: int
+    ) -> None:
+        book.put(slice_of(gpu(A), gpu(B)))
+        book.put(slice_of(gpu(C), name="evil", node="m", generation=generation, count=count))
+        assert book.uuids() == [A, B]
+        book.put(slice_of(gpu(A), generation=2))
+        assert book.uuids() == [A]
+        book.delete("evil")
+        assert book.uuids() == [A]
+
+    def test_one_that_was_there_before_changes_nothing_either(self, book: Book) -> None:
+        book.put(slice_of(name="evil", node="m", generation=999), slice_of(gpu(A)))
+        assert book.uuids() == [A]
+
+    def test_one_without_a_node_changes_nothing_either(self, book: Book) -> None:
+        book.put(slice_of(gpu(A)), slice_of(gpu(B, nodeName="m"), name="other", node=None, generation=999))
+        assert (book.uuids(), book.uuids("m")) == ([A], [B])
+
+    def test_devices_are_of_the_node_that_the_slice_is_for(self, book: Book) -> None:
+        book.put(slice_of(gpu(A)), slice_of(gpu(B, nodeName="n"), name="evil", node="m", pool="m"))
+        assert (book.uuids(), book.uuids("m")) == ([A], [B])
+
 
 class TestHostileServers:
     @pytest.mark.parametrize(
@@ -267,9 +299,9 @@ def test_the_order_of_what_is_there_at_the_end_does_not_matter(changes: list[Any
 
 
 def _all_complete(slices: Any) -> bool:
-    pools: dict[str, list[SliceObject]] = {}
+    pools: dict[tuple[str, str], list[SliceObject]] = {}
     for one in slices:
-        pools.setdefault(one.pool, []).append(one)
+        pools.setdefault((one.node, one.pool), []).append(one)
     for members in pools.values():
         newest = [one for one in members if one.generation == max(each.generation for each in members)]
         if any(one.count != len(newest) for one in newest):
