@@ -325,13 +325,13 @@ class Inventory:
             if (since, unseen, silent, gpus) != (node.since, node.unseen, node.silent, node.gpus):
                 draft = _Draft()
                 adopted = msgspec.structs.replace(node, since=since, unseen=unseen, silent=silent, gpus=gpus)
-                self._put(adopted, draft)
+                self._put(with_listed(node.node, adopted, recorded.time), draft)
                 if gpus != node.gpus:
                     self._reindex(place, node.gpus, gpus)
                 steps.append(draft.done())
         elif recorded.silent and node.time is None and not node.silent:
             draft = _Draft()
-            self._put(msgspec.structs.replace(node, silent=recorded.silent), draft)
+            self._put(with_listed(node.node, msgspec.structs.replace(node, silent=recorded.silent), 0.0), draft)
             steps.append(draft.done())
         return Step(
             changes=tuple(change for step in steps for change in step.changes),
