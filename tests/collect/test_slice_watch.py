@@ -22,6 +22,10 @@ def asking_often() -> SliceIntervals:
     return msgspec.structs.replace(FAST.slices, absent=Backoff(initial=0.05, maximum=0.1))
 
 
+def test_a_server_without_the_api_is_asked_again_within_minutes() -> None:
+    assert SliceIntervals().absent.delay(20) <= 400
+
+
 def without_pods(world: World) -> None:
     for node in world.cluster.nodes:
         world.cluster.remove_pod(node)
@@ -192,6 +196,24 @@ class TestWithoutSlices:
             world.cluster.allow()
             await eventually(lambda: len(seen.nodes[world.first].listed or ()) == 1)
             await eventually(lambda: world.second in seen.gone)
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert any(text.startswith("ResourceSlices not seen, what they said last stands: ") for text in warnings)
+
+    async def test_a_server_that_serves_them_no_more_is_reported_until_it_does(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        world.cluster.publish_slices()
+        without_pods(world)
+        async with world.watched() as seen:
+            await eventually(lambda: seen.slices and seen.slices[-1].state is SliceState.WATCHED)
+            await eventually(lambda: len(seen.nodes) == len(world.cluster.nodes))
+            world.cluster.slices.resource = None
+            world.cluster.drop_connections()
+            await eventually(lambda: "no longer serves" in seen.slices[-1].message)
+            assert {status.state for status in seen.slices} == {SliceState.WATCHED, SliceState.FAILING}
+            assert {node.capacity for node in seen.nodes.values()} == {2}
+            world.cluster.publish_slices()
+            await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert any(text.startswith("ResourceSlices not seen, what they said last stands: ") for text in warnings)
 
