@@ -73,7 +73,9 @@ def _unlisted(unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef,
     for gpu in missing:
         known = seen.get(gpu.uuid)
         confirmed = node.time if known is None else known.confirmed
-        seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=same or (known is not None and known.lost), unlisted=True)
+        # Of another machine the slices may have come before the boot ID: then what they said is taken back.
+        was_lost = known is not None and known.lost and not (known.unlisted and uuids)
+        seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=same or was_lost, unlisted=True)
     return tuple(seen.values())
 
 

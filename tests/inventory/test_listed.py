@@ -195,6 +195,25 @@ class TestUncoveredNodes:
         world.list(*refs(C), boot_id="another")
         assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
 
+    def test_it_accuses_nobody_either_where_its_slices_come_before_its_boot_id(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(C))
+        assert world.node.lost_uuids == {A, B}
+        world.list(*refs(C), boot_id="another")
+        assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
+
+    def test_a_reboot_after_which_nothing_is_listed_finds_no_gpu_again(self, world: World) -> None:
+        world.uncover()
+        world.list()
+        world.list(boot_id="another")
+        assert world.node.lost_uuids == {A, B}
+
+    def test_what_nvidia_smi_calls_lost_is_not_taken_back(self, world: World) -> None:
+        world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
+        world.list(*refs(A, B, C), boot_id="another")
+        world.list(*refs(B, C), boot_id="another")
+        assert B in world.node.lost_uuids
+
     def test_a_reboot_that_costs_a_gpu_does(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A), boot_id="another")
