@@ -38,6 +38,7 @@ __all__ = [
     "UnauthorizedError",
     "UnreachableError",
     "UntrustedCertificateError",
+    "denied_by_admission",
     "from_answer",
     "from_transport",
     "unexpected",
@@ -89,6 +90,19 @@ class ForbiddenError(ClusterError):
     """The server knows the user and denies the request."""
 
     state = ClusterState.FORBIDDEN
+
+    @property
+    def by_admission(self) -> bool:
+        """Whether an admission policy or webhook denies this one request, and no right is missing."""
+        return denied_by_admission(str(self))
+
+
+def denied_by_admission(text: str) -> bool:
+    """Return whether a denial is that of an admission policy (`denied request`) or webhook (`denied the request`).
+
+    They are asked once the right is there, and answer with 403, too.
+    """
+    return "denied request" in text or "denied the request" in text
 
 
 class UnreachableError(ClusterError):
