@@ -21,6 +21,7 @@ A tainted device is listed all the same, so its GPU counts; one that keeps pods 
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Annotated
 
 import msgspec
 
@@ -255,10 +256,13 @@ class _Meta(msgspec.Struct, frozen=True, gc=False):
     version: str = msgspec.field(name="resourceVersion", default="")
 
 
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Pool(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
-    generation: int = 0
-    count: int = msgspec.field(name="resourceSliceCount", default=0)
+    generation: _Int64 = 0
+    count: _Int64 = msgspec.field(name="resourceSliceCount", default=0)
 
 
 class _Attribute(msgspec.Struct, frozen=True, gc=False):

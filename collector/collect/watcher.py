@@ -5,11 +5,12 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
 from kubernetes_asyncio.client import CoreV1Api
 
 from collector.backoff import Backoff
@@ -142,7 +143,19 @@ class ClusterWatcher:
         self._unproven = set(range(len(reflectors)))
         self._starting, self._reading = set(self._unproven), False
         self._synced = [0.0] * len(reflectors)
-        slices = SliceWatch(
+        watch_slices = functools.partial(self._watch_slices, client)
+        async with anyio.create_task_group() as tasks:
+            self._start_optional(tasks, "the watch of ResourceSlices", watch_slices, self._note_slices_bug)
+            tasks.start_soon(self._stop_waiting_for_slices, name=f"{self._cluster.name} slices wait")
+            for reflector in reflectors:
+                tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
+            self._start_optional(tasks, "the renewal of the token", TokenRenewal(client).run)
+            tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
+            if self._labels is not None:
+                self._start_optional(tasks, "the writer of labels", functools.partial(self._labels.run, client))
+
+    async def _watch_slices(self, client: ApiClient) -> None:
+        slices = SliceWatch(  # a new one after a bug: what that kept it from handling comes again
             client,
             on_change=self._slices.apply,
             on_status=self._report_slices,
@@ -152,15 +165,28 @@ class ClusterWatcher:
             intervals=self._intervals.slices,
             rng=self._rng,
         )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(slices.run, name=f"{self._cluster.name} slices")
-            tasks.start_soon(self._stop_waiting_for_slices, name=f"{self._cluster.name} slices wait")
-            for reflector in reflectors:
-                tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
-            tasks.start_soon(TokenRenewal(client).run, name=f"{self._cluster.name} token renewal")
-            tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
-            if self._labels is not None:
-                tasks.start_soon(self._labels.run, client, name=f"{self._cluster.name} labels")
+        await slices.run()
+
+    def _start_optional(
+        self,
+        tasks: TaskGroup,
+        what: str,
+        run: Callable[[], Awaitable[None]],
+        on_bug: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start a part without which the cluster can be read: a bug in it costs that part, until the next attempt."""
+
+        async def run_again() -> None:
+            for attempt in itertools.count():
+                try:
+                    await run()
+                except Exception:
+                    level = logging.DEBUG if attempt else logging.ERROR
+                    self._log.log(level, "unexpected error in %s; starting it again", what, exc_info=True)
+                    on_bug()
+                await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
+
+        tasks.start_soon(run_again, name=f"{self._cluster.name}: {what}")
 
     def _set_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
         self._queue.set_node(before, after)
@@ -228,6 +254,10 @@ class ClusterWatcher:
 
     async def _stop_waiting_for_slices(self) -> None:
         await anyio.sleep(self._intervals.slices_wait)
+        self._settle_slices()
+
+    def _note_slices_bug(self) -> None:
+        self._report_slices(SliceStatus(SliceState.FAILING, "unexpected error, see the log"))
         self._settle_slices()
 
     def _report_slices(self, status: SliceStatus) -> None:

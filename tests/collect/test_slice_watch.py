@@ -238,6 +238,28 @@ class TestWithoutSlices:
             assert ("resourceslices", WatchRestart.LIMIT_EXCEEDED) in seen.restarts
             assert seen.state is ClusterState.UP
 
+    async def test_a_bug_costs_the_slices_alone(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(*_slices: object) -> None:
+            raise ValueError("a bug")
+
+        world.cluster.publish_slices(plugin=True)
+        with monkeypatch.context() as patch:
+            patch.setattr("collector.collect.watcher.SliceBook.apply", fail)
+            async with world.watched() as seen:
+                await world.settled()
+                await eventually(lambda: seen.slices and seen.slices[-1].state is SliceState.FAILING)
+                assert "unexpected error" in seen.slices[-1].message
+                assert seen.states == [ClusterState.STARTING, ClusterState.UP]
+                await world.stays(lambda: seen.slices[-1].state is SliceState.FAILING)
+                patch.undo()
+                await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
+                await eventually(lambda: all(node.listed for node in seen.nodes.values()))
+        assert [record.message for record in caplog.records if record.exc_info and record.levelno > logging.DEBUG] == [
+            "unexpected error in the watch of ResourceSlices; starting it again"
+        ]
+
     async def test_slices_that_do_not_come_delay_the_first_reading_for_a_bounded_time(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -217,6 +217,8 @@ class TestHostileServers:
             {"nodeName": "n", "devices": [gpu("GPU-" + "a" * 61)]},
             {"devices": "none"},
             {"pool": {"generation": 1e99}},
+            {"pool": {"generation": 2**63}},
+            {"pool": {"resourceSliceCount": 2**64 - 1}},
         ],
     )
     def test_what_no_api_server_accepts_is_refused(self, spec: dict[str, Any]) -> None:
