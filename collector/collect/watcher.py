@@ -93,6 +93,7 @@ class ClusterWatcher:
         self._status: ClusterStatus | None = None
         self._slices = SliceBook(self._queue.set_devices)
         self._slice_status: SliceStatus | None = None
+        self._slices_warned = False  # it was logged that they cannot be watched
         self._slices_settled = False  # they are listed, or nothing waits for them any more
         # By the index of each reflector:
         self._unproven: set[int] = set()  # not proven current since the start, or since its server failed
@@ -268,9 +269,23 @@ class ClusterWatcher:
         if status.state is not (SliceState.ABSENT if before is None else before.state):
             # Without the right from the start, nothing is lost that was there.
             lost = status.unseen and before is not None and before.state is SliceState.WATCHED
-            level = logging.WARNING if lost else logging.INFO if before is not None else logging.DEBUG
-            log = self._log.bind(slices=status.state.value)
-            log.log(level, "ResourceSlices %s%s", _SLICE_TEXTS[status.state], f": {status.message}" * status.unseen)
+            self._log_slices(logging.WARNING if lost else logging.INFO if before is not None else logging.DEBUG, status)
+        self._warn_of_slices()
+
+    def _warn_of_slices(self) -> None:
+        """Log once that slices cannot be watched though the cluster is up; while it is down, that says enough."""
+        status = self._slice_status
+        if status is None or self._status is None or self._status.state is not ClusterState.UP:
+            return
+        if status.state is SliceState.FAILING and not self._slices_warned:
+            self._log_slices(logging.WARNING, status)
+        elif status.state is not SliceState.FAILING:
+            self._slices_warned = False
+
+    def _log_slices(self, level: int, status: SliceStatus) -> None:
+        self._slices_warned = level >= logging.WARNING
+        log = self._log.bind(slices=status.state.value)
+        log.log(level, "ResourceSlices %s%s", _SLICE_TEXTS[status.state], f": {status.message}" * status.unseen)
 
     def _report(self, state: ClusterState, message: str = "") -> None:
         before = self._status
@@ -283,6 +298,7 @@ class ClusterWatcher:
         log = self._log.bind(state=state.value)
         if state is ClusterState.UP:
             log.info("cluster up")
+            self._warn_of_slices()
         elif state is not ClusterState.STARTING:
             log.log(logging.WARNING if changed else logging.DEBUG, "cluster down: %s", message)
 

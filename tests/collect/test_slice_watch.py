@@ -283,9 +283,18 @@ class TestWithoutSlices:
         ],
     )
     async def test_a_discovery_that_makes_no_sense_costs_the_slices_alone(
-        self, world: World, monkeypatch: pytest.MonkeyPatch, body: bytes, state: SliceState
+        self,
+        world: World,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        body: bytes,
+        state: SliceState,
     ) -> None:
         monkeypatch.setattr(world.cluster.slices, "discovery", lambda _path: body)
         async with world.watched() as seen:
             await world.settled()
             await eventually(lambda: [status.state for status in seen.slices] == [state])
+            await world.stays(lambda: seen.state is ClusterState.UP)
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(warnings) == (state is SliceState.FAILING)
+        assert all(text.startswith("ResourceSlices not seen") for text in warnings)
