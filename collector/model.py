@@ -550,6 +550,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     claims: frozenset[str] = NO_UUIDS  # UUIDs of `gpus` that another node had first and has not let go of yet
     unseen: tuple[Unseen, ...] = ()  # those of `gpus` that the last reading did not find
     silent: tuple[SilentGpu, ...] = ()  # GPUs that do not answer and are not known, and so not among `gpus`
+    partial: bool = False  # its last reading lacks GPUs that may be there
 
     @property
     def found(self) -> int | None:

@@ -97,6 +97,7 @@ class Inventory:
             source=reading.source,
             fingerprint=reading.fingerprint,
             sharing=reading.sharing,
+            partial=reading.partial or bool(reading.unread),
         )
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
@@ -321,10 +322,13 @@ class Inventory:
             same = node.time == recorded.time
             unseen = recorded.unseen if same else node.unseen
             silent = recorded.silent if same else node.silent
+            partial = recorded.partial if same else node.partial
             gpus = _with_facts(node.gpus, recorded)
-            if (since, unseen, silent, gpus) != (node.since, node.unseen, node.silent, node.gpus):
+            adopted = msgspec.structs.replace(
+                node, since=since, unseen=unseen, silent=silent, partial=partial, gpus=gpus
+            )
+            if adopted != node:
                 draft = _Draft()
-                adopted = msgspec.structs.replace(node, since=since, unseen=unseen, silent=silent, gpus=gpus)
                 self._put(with_listed(node.node, adopted, recorded.time), draft)
                 if gpus != node.gpus:
                     self._reindex(place, node.gpus, gpus)
