@@ -33,6 +33,8 @@ from collector.text import printable
 __all__ = ["DRIVER", "Board", "NodeDevices", "SliceBook", "SliceObject", "decode_slice"]
 
 DRIVER = "gpu.nvidia.com"
+MAX_SLICE_DEVICES = 128  # ResourceSliceMaxDevices of the API
+MAX_POOL_BOARDS = 4096  # a pool of more says nothing; one of the driver has those of one node
 MAX_POOL_SLICES = 1024  # a pool of more says nothing; the driver needs one for each GPU, and one
 MAX_NODE_POOLS = 64  # likewise for a node that is in more pools
 
@@ -152,20 +154,23 @@ class SliceBook:
 def decode_slice(raw: msgspec.Raw) -> SliceObject:
     """Return one slice of any version of the API; raises MalformedError."""
     one = decode(_SLICE_DECODER, raw)
+    ours = one.spec.driver == DRIVER  # or the server has not looked at the field selector
+    if len(one.spec.devices or ()) > MAX_SLICE_DEVICES:
+        raise MalformedError(f"a ResourceSlice has more than {MAX_SLICE_DEVICES} devices")
     return SliceObject(
         key=_text(one.metadata.name, "metadata.name", _MAX_NAME_LENGTH),
         version=one.metadata.version,
-        pool=sys.intern(_text(one.spec.pool.name, "spec.pool.name", _MAX_NAME_LENGTH)),
-        node=sys.intern(_text(one.spec.node, "spec.nodeName", _MAX_NAME_LENGTH)),
+        pool=sys.intern(_text(one.spec.pool.name, "spec.pool.name", _MAX_NAME_LENGTH)) if ours else "",
+        node=sys.intern(_text(one.spec.node, "spec.nodeName", _MAX_NAME_LENGTH)) if ours else "",
         generation=one.spec.pool.generation,
         count=one.spec.pool.count,
-        boards=tuple(_boards(one.spec)),
+        boards=tuple(_boards(one.spec)) if ours else (),
     )
 
 
 def _complete(slices: Collection[SliceObject]) -> Mapping[str, tuple[Board, ...]] | None:
     """Return a pool's boards by node; None while its newest generation is not complete."""
-    if len(slices) > MAX_POOL_SLICES:
+    if len(slices) > MAX_POOL_SLICES or sum(len(one.boards) for one in slices) > MAX_POOL_BOARDS:
         return None
     newest = max(one.generation for one in slices)
     current = [one for one in slices if one.generation == newest]
@@ -292,6 +297,7 @@ class _Device(_Inner, frozen=True, gc=False):
 
 
 class _Spec(msgspec.Struct, frozen=True, gc=False):
+    driver: str = ""
     pool: _Pool = _Pool()
     node: str = msgspec.field(name="nodeName", default="")
     devices: list[_Device] | None = None
