@@ -244,6 +244,9 @@ class CollectObserver:
         self._clusters[name].synced = self._clusters[name].survey = self._clusters[name].slices = None
         self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
         fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
-        log.warning("skipping cluster: %s", duplicate, extra=fields)
-        status = ClusterStatus(cluster=name, state=ClusterState.DUPLICATE, message=str(duplicate), since=self._clock())
+        message, other = str(duplicate), self._clusters.get(duplicate.node.cluster)
+        if self._clusters[name].settings.labels and other is not None and not other.settings.labels:
+            message += f'; its `labels = true` has no effect, set it for "{duplicate.node.cluster}"'
+        log.warning("skipping cluster: %s", message, extra=fields)
+        status = ClusterStatus(cluster=name, state=ClusterState.DUPLICATE, message=message, since=self._clock())
         self.on_status(status)

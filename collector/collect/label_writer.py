@@ -227,7 +227,7 @@ class LabelWriter:
             log.info("labels changed by another client; writing them again")
             return
         written.retry_at = now + self._policy.contest.delay(written.contests - 2, self._rng)
-        message = f"another client keeps changing the labels of {name}; its managedFields say which"
+        message = f"another client, or another gpuid, keeps changing the labels of {name}; its managedFields say which"
         log.log(logging.WARNING if written.contests == 2 else logging.DEBUG, "%s", message)
         self._fail(name, LabelFailure.CONTESTED, message)
 
