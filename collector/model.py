@@ -434,14 +434,19 @@ class Unseen(NamedTuple):
     uuid: str
     confirmed: float  # Unix seconds of the last reading that found it
     lost: bool  # it did not answer, or its node's ResourceSlices list it no more; else it could not be asked
+    unlisted: bool = False  # the ResourceSlices did not list it, which nothing has refuted since
 
 
 class SilentGpu(NamedTuple):
-    """A GPU of a node that does not answer, and of which nvidia-smi has never said more than its address."""
+    """A GPU of a node that does not answer, and of which nvidia-smi has never said more than its address.
+
+    Or one of a node that was never read, which ResourceSlices have listed, and do not any more.
+    """
 
     pci_bus_id: str  # as `canonical_bus_id` writes it
     since: float  # Unix seconds of the first reading that named it
     boot_id: str  # of the node, when nvidia-smi named it last
+    unlisted: bool = False  # slices said so, not nvidia-smi
 
 
 class Uncovered(StrEnum):
@@ -545,6 +550,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     claims: frozenset[str] = NO_UUIDS  # UUIDs of `gpus` that another node had first and has not let go of yet
     unseen: tuple[Unseen, ...] = ()  # those of `gpus` that the last reading did not find
     silent: tuple[SilentGpu, ...] = ()  # GPUs that do not answer and are not known, and so not among `gpus`
+    partial: bool = False  # its last reading lacks GPUs that may be there
 
     @property
     def found(self) -> int | None:
@@ -567,10 +573,10 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def unlisted_uuids(self) -> frozenset[str]:
-        """The UUIDs of the lost GPUs that the ResourceSlices of their node do not list."""
-        if not self.unseen or self.node.listed is None:
+        """The UUIDs of the lost GPUs of which that is known because ResourceSlices did not list them."""
+        if not self.unseen:
             return NO_UUIDS
-        return self.lost_uuids - {ref.uuid for ref in self.node.listed}
+        return self.lost_uuids & {one.uuid for one in self.unseen if one.unlisted}
 
     @property
     def _doubtful(self) -> int:

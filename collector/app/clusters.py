@@ -75,7 +75,7 @@ class Clusters:
                 await known.supervisor.stop()
                 status = known.status
                 log.info("cluster changed in the configuration", extra={"cluster": name})
-            self._metrics.count_labels(name, counted=settings.labels)
+            self._metrics.keep_label_series(name, keep=settings.labels)
             supervisor = ClusterSupervisor(settings, self._new_watcher, self._observer.on_status)
             self._collected.add(CollectedCluster(settings, supervisor, status, known.synced if known else None))
             if known is None:

@@ -18,7 +18,6 @@ class NodeLabels:
         self._inventory = inventory
         self._metrics = metrics
         self._leads: Callable[[], bool] = lambda: True
-        self._partial: set[Place] = set()  # nodes whose last reading lacks GPUs that may be there
 
     def write_while(self, leads: Callable[[], bool]) -> None:
         """Have labels written only while `leads` returns True."""
@@ -26,16 +25,10 @@ class NodeLabels:
 
     def on_step(self, step: Step) -> None:
         """Have the nodes looked at that a step has touched, in the clusters whose nodes gpuid labels."""
-        for place, state in step.nodes.items():
+        for place in step.nodes:
             collected = self._clusters.get(place.cluster)
-            if collected is None or not collected.settings.labels:
-                continue
-            if state is None:
-                self._partial.discard(place)
-            elif step.reading is not None and place == Place(step.reading.cluster, step.reading.node.name):
-                change = self._partial.add if step.reading.partial or step.reading.unread else self._partial.discard
-                change(place)
-            collected.supervisor.relabel(place.node)
+            if collected is not None and collected.settings.labels:
+                collected.supervisor.relabel(place.node)
 
     def may_write(self) -> bool:
         """Return whether this collector writes labels now; a standby does not."""
@@ -43,9 +36,8 @@ class NodeLabels:
 
     def settled(self, cluster: str, node: str) -> NodeState | None:
         """Return a node whose last reading stands and is complete; None for any other, whose labels stay."""
-        place = Place(cluster, node)
-        state = self._inventory.node(place)
-        if state is None or state.unread is not None or place in self._partial:
+        state = self._inventory.node(Place(cluster, node))
+        if state is None or state.unread is not None or state.partial:
             return None
         return None if state.silent or not all(one.lost for one in state.unseen) else state
 

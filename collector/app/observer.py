@@ -35,6 +35,8 @@ __all__ = ["CollectObserver"]
 
 log = logging.getLogger(__name__)
 
+_UNLISTED = "is no longer listed by ResourceSlices"
+
 
 class CollectObserver:
     """What the clusters report to (collector.collect.observer.Observer)."""
@@ -193,9 +195,7 @@ class CollectObserver:
                 fields["serial"] = gpu.serial
             if placement.lost and gpu.uuid not in was:
                 fields["last_seen"] = rfc3339(placement.confirmed) or ""
-                what = (
-                    "is no longer listed by ResourceSlices" if gpu.uuid in after.unlisted_uuids else "does not answer"
-                )
+                what = _UNLISTED if gpu.uuid in after.unlisted_uuids else "does not answer"
                 text = "GPU lost: the GPU at %s %s: serial %s, UUID %s, last seen %s"
                 log.warning(
                     text,
@@ -224,8 +224,10 @@ class CollectObserver:
         was = {one.pci_bus_id for one in before.silent} if before is not None else set()
         now = {one.pci_bus_id for one in after.silent}
         where = {"cluster": after.place.cluster, "node": after.place.node}
+        unlisted = {one.pci_bus_id for one in after.silent if one.unlisted}
         for bus in sorted(now - was):
-            log.warning("GPU lost: the GPU at %s does not answer, and was never read", bus, extra={**where, "bus": bus})
+            what = _UNLISTED if bus in unlisted else "does not answer"
+            log.warning("GPU lost: the GPU at %s %s, and was never read", bus, what, extra={**where, "bus": bus})
         if not (ended := was - now):
             return
         for placement in after.placements():
@@ -242,6 +244,9 @@ class CollectObserver:
         self._clusters[name].synced = self._clusters[name].survey = self._clusters[name].slices = None
         self._publisher.publish(self._inventory.remove_cluster(name, self._clock()))
         fields = {"cluster": name, "state": ClusterState.DUPLICATE.value}
-        log.warning("skipping cluster: %s", duplicate, extra=fields)
-        status = ClusterStatus(cluster=name, state=ClusterState.DUPLICATE, message=str(duplicate), since=self._clock())
+        message, other = str(duplicate), self._clusters.get(duplicate.node.cluster)
+        if self._clusters[name].settings.labels and other is not None and not other.settings.labels:
+            message += f'; its `labels = true` has no effect, set it for "{duplicate.node.cluster}"'
+        log.warning("skipping cluster: %s", message, extra=fields)
+        status = ClusterStatus(cluster=name, state=ClusterState.DUPLICATE, message=message, since=self._clock())
         self.on_status(status)

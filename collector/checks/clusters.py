@@ -14,7 +14,7 @@ from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCou
 from collector.checks.fitting import MAX_NAMES, PodSurvey, command_hint, find_fit
 from collector.checks.gpu_pods import look_for_pods
 from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
-from collector.checks.slices import look_at_slices
+from collector.checks.slices import SliceReport, look_at_slices
 from collector.checks.tokens import look_at_token
 from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
@@ -111,6 +111,7 @@ class ClusterCheck(Check):
         self.scope = cluster.scope
         self.proofs: frozenset[Proof] = frozenset()  # of which server it is
         self._gpu_nodes: Sequence[NodeObject] = ()  # those that Kubernetes says have GPUs
+        self._slices: SliceReport | None = None
         self._cluster = cluster
         self._plugin_timeout = plugin_timeout(timeout)
         self._plugin = ""  # the kubeconfig's credential plugin
@@ -255,6 +256,7 @@ class ClusterCheck(Check):
             self.step = "looking at its ResourceSlices"
             slices = await look_at_slices(client, list(filter(self._is_denied, SLICE_RIGHTS)))
             self.details.resource_slices = one_line(slices.text)
+            self._slices = slices
             if not slices.seen:
                 self.finding.add_note(slices.text)
             self._gpu_nodes = [node for node in found.values() if node.facts.gpu_sign or node.key in slices.gpus]
@@ -296,7 +298,10 @@ class ClusterCheck(Check):
             f'"{source.selector}" in namespace {source.namespace}' for source in self._cluster.active_sources
         )
         hint = "set `preset` or `sources` to the pods that can run nvidia-smi"
-        await self._report_unfit(client, f"no pods match {places}", hint)
+        text = f"no pods match {places}"
+        if self._slices is not None and (self._slices.gpus or not self._slices.seen):
+            text += f"; {self._slices.text}"
+        await self._report_unfit(client, text, hint)
 
     async def _report_unfit(self, client: ApiClient, text: str, hint: str) -> None:
         """Report a problem with the pods of the configured sources, and what would fit the cluster better."""

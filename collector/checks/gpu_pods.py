@@ -12,7 +12,8 @@ from collector.checks.access import is_granted
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import Finding, Subject
 from collector.checks.fitting import Fit, PodGroup, PodSurvey, find_fit
-from collector.checks.rights import Right
+from collector.checks.rights import SLICE_RIGHTS, Right
+from collector.checks.slices import look_at_slices
 from collector.collect import watcher
 from collector.collect.objects import PodObject, decode_pod, without_echoes
 from collector.collect.schedule import Candidate, find_container, ready
@@ -61,7 +62,7 @@ class FitCheck(Check):
         async with ApiClient(session) as client:
             self.step = "obtaining credentials"
             await session.authenticate()
-            self.step = "listing its nodes"
+            self.step = "looking for GPU nodes"
             gpu_nodes = await _gpu_nodes(client, self._cluster)
             self.step = "looking for GPU pods"
             groups, namespaces = await look_for_pods(client)
@@ -111,7 +112,9 @@ async def _gpu_nodes(client: ApiClient, cluster: ClusterSettings) -> frozenset[s
         found, _version = await list_all(client, watcher.nodes(client, cluster))
     except ForbiddenError:
         return None
-    return frozenset(node.key for node in found.values() if node.facts.gpu_sign)
+    denied = [right for right in SLICE_RIGHTS if await is_granted(client, right) is False]
+    listed = (await look_at_slices(client, denied)).gpus
+    return frozenset(node.key for node in found.values() if node.facts.gpu_sign or node.key in listed)
 
 
 async def _namespaces(client: ApiClient, sources: Iterable[PodSource]) -> tuple[str, ...] | None:

@@ -45,6 +45,7 @@ async def look_at_slices(client: ApiClient, denied: Collection[Right]) -> SliceR
     book = SliceBook(nodes.__setitem__)
     for one in found.values():
         book.apply(None, one)
-    gpus = {node: devices.gpus for node, devices in nodes.items() if devices is not None and devices.gpus}
+    counts = {node: devices.gpus + devices.passed for node, devices in nodes.items() if devices is not None}
+    gpus = {node: count for node, count in counts.items() if count}
     listed = f"{counted(sum(gpus.values()), 'GPU')} on {counted(len(gpus), 'node')}"
     return SliceReport(text=f"ResourceSlices list {listed}", gpus=gpus)

@@ -14,7 +14,7 @@ from kubernetes_asyncio.client import CoreV1Api
 from collector.backoff import Backoff
 from collector.collect.context_logger import ContextLogger
 from collector.collect.delay_queue import DelayQueue
-from collector.collect.node_labels import gpu_labels, label_changes
+from collector.collect.node_labels import MAX_OWN_LABELS, gpu_labels, label_changes
 from collector.collect.node_queue import NodeQueue
 from collector.collect.objects import NodeObject
 from collector.config import ClusterSettings
@@ -28,6 +28,7 @@ __all__ = ["FIELD_MANAGER", "LabelPolicy", "LabelSource", "LabelWriter"]
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "gpuid"
+MAX_PARTS = 64  # patches in a row that remove labels of which a node has more than are kept; then another one adds them
 
 _STRATEGIC_MERGE = "application/strategic-merge-patch+json"
 
@@ -72,6 +73,7 @@ class _Written:
     version: str  # of the node as it was known then
     at: float
     contests: int = 0  # how often in a row another one has changed them
+    parts: int = 0  # patches in a row after which the node may have more labels than were known
     seen: bool = False  # the watch has shown them
     retry_at: float | None = None  # when to write them again, after another one has changed them
 
@@ -154,7 +156,12 @@ class LabelWriter:
         while True:
             name = await self._next()
             started = share.clock()
-            write = self._compare(name)
+            try:
+                write = self._compare(name)
+            except Exception:  # a bug that concerns one node must not cost the cluster the others
+                self._schedule(name, anyio.current_time() + self._note_bug(name))
+                await share.pause(started)
+                continue
             if write is None and not len(self._due):
                 self._refused, self._refusals = None, 0  # nothing is left to write
             await share.pause(started)
@@ -201,6 +208,8 @@ class LabelWriter:
         written = self._written.get(name)
         if written is None or written.labels != labels:
             return now
+        if 0 < written.parts <= MAX_PARTS and node.version != written.version:
+            return now
         if written.retry_at is None:
             settled = written.at + self._policy.settle
             if not written.seen and (now < settled or node.version == written.version):
@@ -218,7 +227,7 @@ class LabelWriter:
             log.info("labels changed by another client; writing them again")
             return
         written.retry_at = now + self._policy.contest.delay(written.contests - 2, self._rng)
-        message = f"another client keeps changing the labels of {name}; its managedFields say which"
+        message = f"another client, or another gpuid, keeps changing the labels of {name}; its managedFields say which"
         log.log(logging.WARNING if written.contests == 2 else logging.DEBUG, "%s", message)
         self._fail(name, LabelFailure.CONTESTED, message)
 
@@ -228,9 +237,12 @@ class LabelWriter:
         body = {"metadata": metadata | {"labels": write.changes}}
         method = CoreV1Api(client).patch_node
         before = self._written.get(name)
-        contests = before.contests if before is not None and before.labels == write.labels else 0
+        repeated = before is not None and before.labels == write.labels
+        contests = before.contests if before is not None and repeated else 0
+        parts = before.parts if before is not None and repeated else 0
+        parts = parts + 1 if len(write.node.own_labels) >= MAX_OWN_LABELS else 0
         # Before it is sent: the watch may show it before the answer has come.
-        written = _Written(write.labels, write.node.version, anyio.current_time(), contests)
+        written = _Written(write.labels, write.node.version, anyio.current_time(), contests, parts)
         self._written[name] = written
         sent = False
         try:
@@ -239,8 +251,7 @@ class LabelWriter:
         except ClusterError as error:
             return self._note_failure(name, error)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
-            self._log.bind(node=name).exception("unexpected error while writing labels")
-            return self._note_node_failure(name, LabelFailure.INVALID, "unexpected error, see the log")
+            return self._note_bug(name)
         finally:
             if not sent and self._written.pop(name, None) is not None and before is not None:
                 self._written[name] = before
@@ -274,6 +285,8 @@ class LabelWriter:
                 return self._note_node_failure(name, LabelFailure.CONFLICT, str(error))
             case ServerError(status=422 | 400 | 413):
                 return self._note_node_failure(name, LabelFailure.INVALID, str(error))
+            case ForbiddenError(by_admission=True):
+                return self._note_node_failure(name, LabelFailure.INVALID, str(error))
             case ForbiddenError():
                 reason, message = LabelFailure.FORBIDDEN, f"{error}; {_REMEDY}"
             case _:
@@ -286,6 +299,12 @@ class LabelWriter:
         self._log.log(level, "labels cannot be written: %s", message, extra={"reason": reason.value})
         self._refusals += 1
         return self._policy.retry.delay(self._refusals - 1, self._rng)
+
+    def _note_bug(self, name: str) -> float:
+        """Log the error that is being handled, once for a node; returns after how many seconds to try again."""
+        if not self._attempts[name]:
+            self._log.bind(node=name).exception("unexpected error while writing labels")
+        return self._note_node_failure(name, LabelFailure.INVALID, "unexpected error, see the log")
 
     def _note_node_failure(self, name: str, reason: LabelFailure, message: str) -> float:
         self._source.on_label_failure(self._cluster.name, reason)

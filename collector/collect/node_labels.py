@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from collector.model import Gpu
 
-__all__ = ["LABEL_PREFIX", "gpu_labels", "is_gpu_label", "label_changes", "own_labels"]
+__all__ = ["LABEL_PREFIX", "MAX_OWN_LABELS", "gpu_labels", "is_gpu_label", "label_changes", "own_labels"]
 
 LABEL_PREFIX = "gpuid.github.com/"
 MAX_VALUE_LENGTH = 63  # of a label, as the API server accepts it

@@ -46,7 +46,7 @@ _GROUP_DECODER = msgspec.json.Decoder(_Group)
 class SliceIntervals(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait, in seconds; only tests have reason to change them."""
 
-    absent: Backoff = Backoff(initial=3600.0, maximum=3600.0)  # before an API server without the API is asked again
+    absent: Backoff = Backoff(initial=5.0, maximum=300.0)  # before an API server without the API is asked again
     forbidden: Backoff = Backoff(initial=5.0, maximum=300.0)  # before what was forbidden or not found is tried again
     failed: Backoff = Backoff(initial=1.0, maximum=15.0, jitter=0.5)  # before a failed discovery is repeated
 
@@ -77,7 +77,8 @@ class SliceWatch:
         self._intervals = intervals or SliceIntervals()
         self._rng = rng
         self._api: Callable[[ApiClient], Any] = ResourceV1Api
-        self._failures = 0  # in a row
+        self._failures = 0  # in a row, to find the API or to watch
+        self._watched = False  # once, at least
         self._error: ClusterError | None = None  # why the reflector was given up
         self._scope = anyio.CancelScope()  # of the reflector
         # One for all versions of the API: it knows which slices are gone once it lists again.
@@ -106,8 +107,7 @@ class SliceWatch:
             self._fail(error)
         else:
             if api is None:
-                self._note(SliceState.ABSENT)
-                return self._intervals.absent.delay(0, self._rng)
+                return self._note_absence()
             self._api = api
             with anyio.CancelScope() as self._scope:
                 await self._reflector.run()
@@ -116,12 +116,23 @@ class SliceWatch:
         self._failures += 1
         return backoff.delay(self._failures - 1, self._rng)
 
+    def _note_absence(self) -> float:
+        """Note that the server does not have the API, or does no more; returns after how many seconds to ask again."""
+        backoff = self._intervals.absent
+        if self._watched:
+            host, backoff = self._client.session.host, self._intervals.forbidden
+            self._note(SliceState.FAILING, f"{host}: the API server no longer serves ResourceSlices")
+        else:
+            self._note(SliceState.ABSENT)
+        self._failures += 1
+        return backoff.delay(self._failures - 1, self._rng)
+
     async def _list(self, **arguments: Any) -> Any:
         return await self._api(self._client).list_resource_slice(**arguments)
 
     def _note_health(self, error: ClusterError | None) -> None:
         if error is None:
-            self._failures = 0
+            self._failures, self._watched = 0, True
             self._note(SliceState.WATCHED)
             return
         self._fail(error)

@@ -12,12 +12,16 @@ A pool changes as a whole: of its slices only those of the highest generation co
 (`resourceSliceCount`). Until then, what it said before stands. A pool that has no slice left says nothing: the kubelet
 deletes the slices of a driver that is gone, which the GPUs need not be.
 
+Slices that are for different nodes are never of one pool, whatever name they give it: a kubelet may publish what it
+likes as long as `nodeName` is its own (NodeRestriction), and must not change what is known of another node by that.
+
 A tainted device is listed all the same, so its GPU counts; one that keeps pods away is not allocatable. Only
 `gpu.nvidia.com/gpu-lost` says what a missing device says: the driver no longer reaches the GPU.
 """
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Annotated
 
 import msgspec
 
@@ -29,6 +33,8 @@ from collector.text import printable
 __all__ = ["DRIVER", "Board", "NodeDevices", "SliceBook", "SliceObject", "decode_slice"]
 
 DRIVER = "gpu.nvidia.com"
+MAX_SLICE_DEVICES = 128  # ResourceSliceMaxDevices of the API
+MAX_POOL_BOARDS = 4096  # a pool of more says nothing; one of the driver has those of one node
 MAX_POOL_SLICES = 1024  # a pool of more says nothing; the driver needs one for each GPU, and one
 MAX_NODE_POOLS = 64  # likewise for a node that is in more pools
 
@@ -36,6 +42,8 @@ _LOST_TAINT = f"{DRIVER}/gpu-lost"  # TaintKeyGPULost of the driver's device_hea
 _REPELLING_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 _MAX_NAME_LENGTH = 253  # PoolNameMaxLength and the names of objects and nodes
 _MAX_TEXT_LENGTH = 64  # DeviceAttributeMaxValueLength
+
+_Place = tuple[str, str]  # a pool: the node that its slices are for, empty for none or several, and its name
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -64,6 +72,11 @@ class SliceObject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     count: int  # slices of the pool's generation
     boards: tuple[Board, ...]  # of nodes alone: a device that is everywhere or by a selector is none of a node's
 
+    @property
+    def place(self) -> _Place:
+        """The pool that it is of."""
+        return self.node, self.pool
+
     def published(self) -> Iterator[str]:
         """Yield the texts that others get to see."""
         yield self.node
@@ -88,21 +101,21 @@ class SliceBook:
 
     def __init__(self, on_devices: Callable[[str, NodeDevices | None], None]) -> None:
         self._on_devices = on_devices
-        self._slices: dict[str, dict[str, SliceObject]] = {}  # by pool and name
-        self._complete: dict[str, Mapping[str, tuple[Board, ...]]] = {}  # by pool and node
-        self._pools: dict[str, set[str]] = {}  # by node
+        self._slices: dict[_Place, dict[str, SliceObject]] = {}  # by pool and name
+        self._complete: dict[_Place, Mapping[str, tuple[Board, ...]]] = {}  # by pool and node
+        self._pools: dict[str, set[_Place]] = {}  # by node
         self._reported: dict[str, NodeDevices] = {}
 
     def apply(self, before: SliceObject | None, after: SliceObject | None) -> None:
         """Apply a change of a slice."""
-        if before is not None and (after is None or after.pool != before.pool):
-            self._slices.get(before.pool, {}).pop(before.key, None)
-            self._refresh(before.pool)
+        if before is not None and (after is None or after.place != before.place):
+            self._slices.get(before.place, {}).pop(before.key, None)
+            self._refresh(before.place)
         if after is not None:
-            self._slices.setdefault(after.pool, {})[after.key] = after
-            self._refresh(after.pool)
+            self._slices.setdefault(after.place, {})[after.key] = after
+            self._refresh(after.place)
 
-    def _refresh(self, pool: str) -> None:
+    def _refresh(self, pool: _Place) -> None:
         slices = self._slices.get(pool)
         found: Mapping[str, tuple[Board, ...]] | None = {}
         if slices:
@@ -141,20 +154,23 @@ class SliceBook:
 def decode_slice(raw: msgspec.Raw) -> SliceObject:
     """Return one slice of any version of the API; raises MalformedError."""
     one = decode(_SLICE_DECODER, raw)
+    ours = one.spec.driver == DRIVER  # or the server has not looked at the field selector
+    if len(one.spec.devices or ()) > MAX_SLICE_DEVICES:
+        raise MalformedError(f"a ResourceSlice has more than {MAX_SLICE_DEVICES} devices")
     return SliceObject(
         key=_text(one.metadata.name, "metadata.name", _MAX_NAME_LENGTH),
         version=one.metadata.version,
-        pool=sys.intern(_text(one.spec.pool.name, "spec.pool.name", _MAX_NAME_LENGTH)),
-        node=sys.intern(_text(one.spec.node, "spec.nodeName", _MAX_NAME_LENGTH)),
+        pool=sys.intern(_text(one.spec.pool.name, "spec.pool.name", _MAX_NAME_LENGTH)) if ours else "",
+        node=sys.intern(_text(one.spec.node, "spec.nodeName", _MAX_NAME_LENGTH)) if ours else "",
         generation=one.spec.pool.generation,
         count=one.spec.pool.count,
-        boards=tuple(_boards(one.spec)),
+        boards=tuple(_boards(one.spec)) if ours else (),
     )
 
 
 def _complete(slices: Collection[SliceObject]) -> Mapping[str, tuple[Board, ...]] | None:
     """Return a pool's boards by node; None while its newest generation is not complete."""
-    if len(slices) > MAX_POOL_SLICES:
+    if len(slices) > MAX_POOL_SLICES or sum(len(one.boards) for one in slices) > MAX_POOL_BOARDS:
         return None
     newest = max(one.generation for one in slices)
     current = [one for one in slices if one.generation == newest]
@@ -199,7 +215,7 @@ def _boards(spec: "_Spec") -> Iterable[Board]:
     found: dict[tuple[str, str], Board] = {}
     for device in spec.devices or ():
         inner = device.basic or device
-        attributes, node = inner.attributes or _Attributes(), inner.node or spec.node
+        attributes, node = inner.attributes or _Attributes(), spec.node or inner.node
         kind, bus = _value(attributes.type, "type"), _value(attributes.bus, "pciBusID")
         uuid = _value(attributes.parent if kind == "mig" else attributes.uuid, "uuid") if kind != "vfio" else ""
         if not node or not (uuid or (kind == "vfio" and bus)):
@@ -245,10 +261,13 @@ class _Meta(msgspec.Struct, frozen=True, gc=False):
     version: str = msgspec.field(name="resourceVersion", default="")
 
 
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
 class _Pool(msgspec.Struct, frozen=True, gc=False):
     name: str = ""
-    generation: int = 0
-    count: int = msgspec.field(name="resourceSliceCount", default=0)
+    generation: _Int64 = 0
+    count: _Int64 = msgspec.field(name="resourceSliceCount", default=0)
 
 
 class _Attribute(msgspec.Struct, frozen=True, gc=False):
@@ -278,6 +297,7 @@ class _Device(_Inner, frozen=True, gc=False):
 
 
 class _Spec(msgspec.Struct, frozen=True, gc=False):
+    driver: str = ""
     pool: _Pool = _Pool()
     node: str = msgspec.field(name="nodeName", default="")
     devices: list[_Device] | None = None

@@ -5,11 +5,12 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
 from kubernetes_asyncio.client import CoreV1Api
 
 from collector.backoff import Backoff
@@ -95,6 +96,7 @@ class ClusterWatcher:
         self._status: ClusterStatus | None = None
         self._slices = SliceBook(self._queue.set_devices)
         self._slice_status: SliceStatus | None = None
+        self._slices_warned = False  # it was logged that they cannot be watched
         self._slices_settled = False  # they are listed, or nothing waits for them any more
         # By the index of each reflector:
         self._unproven: set[int] = set()  # not proven current since the start, or since its server failed
@@ -146,7 +148,19 @@ class ClusterWatcher:
         self._unproven = set(range(len(reflectors)))
         self._starting, self._reading = set(self._unproven), False
         self._synced = [0.0] * len(reflectors)
-        slices = SliceWatch(
+        watch_slices = functools.partial(self._watch_slices, client)
+        async with anyio.create_task_group() as tasks:
+            self._start_optional(tasks, "the watch of ResourceSlices", watch_slices, self._note_slices_bug)
+            tasks.start_soon(self._stop_waiting_for_slices, name=f"{self._cluster.name} slices wait")
+            for reflector in reflectors:
+                tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
+            self._start_optional(tasks, "the renewal of the token", TokenRenewal(client).run)
+            tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
+            if self._labels is not None:
+                self._start_optional(tasks, "the writer of labels", functools.partial(self._labels.run, client))
+
+    async def _watch_slices(self, client: ApiClient) -> None:
+        slices = SliceWatch(  # a new one after a bug: what that kept it from handling comes again
             client,
             on_change=self._slices.apply,
             on_status=self._report_slices,
@@ -156,15 +170,28 @@ class ClusterWatcher:
             intervals=self._intervals.slices,
             rng=self._rng,
         )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(slices.run, name=f"{self._cluster.name} slices")
-            tasks.start_soon(self._stop_waiting_for_slices, name=f"{self._cluster.name} slices wait")
-            for reflector in reflectors:
-                tasks.start_soon(reflector.run, name=f"{self._cluster.name} reflector")
-            tasks.start_soon(TokenRenewal(client).run, name=f"{self._cluster.name} token renewal")
-            tasks.start_soon(self._reader.run, client, name=f"{self._cluster.name} node reader")
-            if self._labels is not None:
-                tasks.start_soon(self._labels.run, client, name=f"{self._cluster.name} labels")
+        await slices.run()
+
+    def _start_optional(
+        self,
+        tasks: TaskGroup,
+        what: str,
+        run: Callable[[], Awaitable[None]],
+        on_bug: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start a part without which the cluster can be read: a bug in it costs that part, until the next attempt."""
+
+        async def run_again() -> None:
+            for attempt in itertools.count():
+                try:
+                    await run()
+                except Exception:
+                    level = logging.DEBUG if attempt else logging.ERROR
+                    self._log.log(level, "unexpected error in %s; starting it again", what, exc_info=True)
+                    on_bug()
+                await anyio.sleep(self._intervals.connect.delay(attempt, self._rng))
+
+        tasks.start_soon(run_again, name=f"{self._cluster.name}: {what}")
 
     def _set_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
         self._queue.set_node(before, after)
@@ -234,6 +261,10 @@ class ClusterWatcher:
         await anyio.sleep(self._intervals.slices_wait)
         self._settle_slices()
 
+    def _note_slices_bug(self) -> None:
+        self._report_slices(SliceStatus(SliceState.FAILING, "unexpected error, see the log"))
+        self._settle_slices()
+
     def _report_slices(self, status: SliceStatus) -> None:
         before, self._slice_status = self._slice_status, status
         if status == before:
@@ -242,9 +273,23 @@ class ClusterWatcher:
         if status.state is not (SliceState.ABSENT if before is None else before.state):
             # Without the right from the start, nothing is lost that was there.
             lost = status.unseen and before is not None and before.state is SliceState.WATCHED
-            level = logging.WARNING if lost else logging.INFO if before is not None else logging.DEBUG
-            log = self._log.bind(slices=status.state.value)
-            log.log(level, "ResourceSlices %s%s", _SLICE_TEXTS[status.state], f": {status.message}" * status.unseen)
+            self._log_slices(logging.WARNING if lost else logging.INFO if before is not None else logging.DEBUG, status)
+        self._warn_of_slices()
+
+    def _warn_of_slices(self) -> None:
+        """Log once that slices cannot be watched though the cluster is up; while it is down, that says enough."""
+        status = self._slice_status
+        if status is None or self._status is None or self._status.state is not ClusterState.UP:
+            return
+        if status.state is SliceState.FAILING and not self._slices_warned:
+            self._log_slices(logging.WARNING, status)
+        elif status.state is not SliceState.FAILING:
+            self._slices_warned = False
+
+    def _log_slices(self, level: int, status: SliceStatus) -> None:
+        self._slices_warned = level >= logging.WARNING
+        log = self._log.bind(slices=status.state.value)
+        log.log(level, "ResourceSlices %s%s", _SLICE_TEXTS[status.state], f": {status.message}" * status.unseen)
 
     def _report(self, state: ClusterState, message: str = "") -> None:
         before = self._status
@@ -257,6 +302,7 @@ class ClusterWatcher:
         log = self._log.bind(state=state.value)
         if state is ClusterState.UP:
             log.info("cluster up")
+            self._warn_of_slices()
         elif state is not ClusterState.STARTING:
             log.log(logging.WARNING if changed else logging.DEBUG, "cluster down: %s", message)
 

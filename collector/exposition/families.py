@@ -146,16 +146,16 @@ FAMILIES = (
         "Time from the start of the exec, or from asking for the log, to the applied reading.",
     ),
     Family(
-        "gpuid_label_success_total",
+        "gpuid_node_label_writes_total",
         "counter",
         ("cluster",),
-        "Nodes whose labels were written; absent unless the cluster has `labels = true`.",
+        "Writes of node labels that succeeded; absent unless the cluster has `labels = true`.",
     ),
     Family(
-        "gpuid_label_failure_total",
+        "gpuid_node_label_failures_total",
         "counter",
         ("cluster", "reason"),
-        "Nodes whose labels could not be written, or were changed by another client (contested).",
+        "Writes of node labels that failed, and changes of them by another client (contested).",
     ),
     Family(
         "gpuid_watch_restarts_total",

@@ -165,26 +165,26 @@ class Metrics:
         if metrics := self._clusters.get(cluster):
             metrics.watch_restarts.labels(cluster, resource, reason).inc()
 
-    def count_labels(self, cluster: str, *, counted: bool) -> None:
+    def keep_label_series(self, cluster: str, *, keep: bool) -> None:
         """Create the series of a cluster whose nodes gpuid labels, or remove them for one that it does not."""
         if metrics := self._clusters.get(cluster):
-            if counted:
-                metrics.label_success.labels(cluster)
+            if keep:
+                metrics.label_writes.labels(cluster)
                 for reason in LabelFailure:
-                    metrics.label_failure.labels(cluster, reason)
+                    metrics.label_failures.labels(cluster, reason)
             else:
-                metrics.label_success.clear()
-                metrics.label_failure.clear()
+                metrics.label_writes.clear()
+                metrics.label_failures.clear()
 
     def labels_written(self, cluster: str) -> None:
-        """Count a node whose labels were written."""
+        """Count a write of a node's labels."""
         if metrics := self._clusters.get(cluster):
-            metrics.label_success.labels(cluster).inc()
+            metrics.label_writes.labels(cluster).inc()
 
     def label_failed(self, cluster: str, reason: LabelFailure) -> None:
-        """Count a node whose labels could not be written, or were changed by another client."""
+        """Count a write of a node's labels that failed, or a change of them by another client."""
         if metrics := self._clusters.get(cluster):
-            metrics.label_failure.labels(cluster, reason).inc()
+            metrics.label_failures.labels(cluster, reason).inc()
 
     def exported(self, sink: str, records: Mapping[str, int]) -> None:
         """Count the records delivered to a sink, by cluster."""
@@ -289,8 +289,8 @@ class _ClusterMetrics:
         self.slices = _gauge("gpuid_resource_slices_watched", own, label)
         self.read_duration = _histogram("gpuid_read_duration_seconds", own, label, buckets=_READ_SECONDS_BUCKETS)
         self.watch_restarts = _counter("gpuid_watch_restarts_total", own, label)
-        self.label_success = _counter("gpuid_label_success_total", own, label)
-        self.label_failure = _counter("gpuid_label_failure_total", own, label)
+        self.label_writes = _counter("gpuid_node_label_writes_total", own, label)
+        self.label_failures = _counter("gpuid_node_label_failures_total", own, label)
         self.export_success = _counter("gpuid_export_success_total", own, label)
         self.export_failure = _counter("gpuid_export_failure_total", own, label)
         _gauge("gpuid_cluster_resemblances", own, label).labels(cluster).set_function(resemblances)

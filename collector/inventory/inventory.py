@@ -97,6 +97,7 @@ class Inventory:
             source=reading.source,
             fingerprint=reading.fingerprint,
             sharing=reading.sharing,
+            partial=reading.partial or bool(reading.unread),
         )
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
@@ -321,17 +322,20 @@ class Inventory:
             same = node.time == recorded.time
             unseen = recorded.unseen if same else node.unseen
             silent = recorded.silent if same else node.silent
+            partial = recorded.partial if same else node.partial
             gpus = _with_facts(node.gpus, recorded)
-            if (since, unseen, silent, gpus) != (node.since, node.unseen, node.silent, node.gpus):
+            adopted = msgspec.structs.replace(
+                node, since=since, unseen=unseen, silent=silent, partial=partial, gpus=gpus
+            )
+            if adopted != node:
                 draft = _Draft()
-                adopted = msgspec.structs.replace(node, since=since, unseen=unseen, silent=silent, gpus=gpus)
-                self._put(adopted, draft)
+                self._put(with_listed(node.node, adopted, recorded.time), draft)
                 if gpus != node.gpus:
                     self._reindex(place, node.gpus, gpus)
                 steps.append(draft.done())
         elif recorded.silent and node.time is None and not node.silent:
             draft = _Draft()
-            self._put(msgspec.structs.replace(node, silent=recorded.silent), draft)
+            self._put(with_listed(node.node, msgspec.structs.replace(node, silent=recorded.silent), 0.0), draft)
             steps.append(draft.done())
         return Step(
             changes=tuple(change for step in steps for change in step.changes),

@@ -4,9 +4,14 @@ Where a node is read, its readings decide. Where it cannot be, a GPU that an ear
 slices of the node no longer list is lost: it keeps its place, as one that does not answer does. A node that was never
 read has GPUs that only slices have named; of those that they name no more, the bus address is kept.
 
+Such a GPU is back once they list it, however long nothing was seen of them in between. One that a reading called lost
+stays so while they list it; it is back where they list it again.
+
 What slices listed when a GPU was read all the same accuses nobody, and neither does a node that seems to be another
 machine: it was booted since, and none of its GPUs is listed.
 """
+
+from collections.abc import Iterator
 
 import msgspec
 
@@ -26,8 +31,11 @@ def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
     unseen, silent = node.unseen, node.silent
     if node.uncovered is not None or node.failing is not None:
         unseen = _unlisted(_answering(unseen, before, listed), node, listed)
-    if node.time is None and before.listed is not None:
-        silent = _silent(before, node, listed, time)
+        silent = _silent_still(silent, before, listed)
+    elif node.time is None:
+        silent = _silent_still(silent, before, listed)
+    if node.time is None and before.listed is not None and before.boot_id == node.node.boot_id:
+        silent = (*silent, *_silent_now(silent, before.listed, node, listed, time))
     if (unseen, silent) == (node.unseen, node.silent):
         return node
     return msgspec.structs.replace(node, unseen=unseen, silent=silent)
@@ -35,10 +43,11 @@ def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
 
 def _answering(unseen: tuple[Unseen, ...], before: NodeInfo, listed: tuple[GpuRef, ...]) -> tuple[Unseen, ...]:
     """Return the unseen GPUs without those that slices list again."""
-    if not unseen or before.listed is None or before.listed == listed:
+    if not unseen:
         return unseen
-    again = {ref.uuid for ref in listed} - {ref.uuid for ref in before.listed}
-    return tuple(one for one in unseen if one.uuid not in again)
+    has = {ref.uuid for ref in listed}
+    again = set() if before.listed is None else has - {ref.uuid for ref in before.listed}
+    return tuple(one for one in unseen if one.uuid not in (has if one.unlisted else again))
 
 
 def _unlisted(unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef, ...]) -> tuple[Unseen, ...]:
@@ -64,17 +73,31 @@ def _unlisted(unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef,
     for gpu in missing:
         known = seen.get(gpu.uuid)
         confirmed = node.time if known is None else known.confirmed
-        seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=same or (known is not None and known.lost))
+        # Of another machine the slices may have come before the boot ID: then what they said is taken back.
+        was_lost = known is not None and known.lost and not (known.unlisted and uuids)
+        seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=same or was_lost, unlisted=True)
     return tuple(seen.values())
 
 
-def _silent(before: NodeInfo, node: NodeState, listed: tuple[GpuRef, ...], time: float) -> tuple[SilentGpu, ...]:
-    """Return the GPUs of a node that was never read that are named no more, by their addresses."""
-    if before.listed == listed or before.boot_id != node.node.boot_id:
-        return node.silent
-    had = {ref.pci_bus_id for ref in before.listed or ()}
+def _silent_still(silent: tuple[SilentGpu, ...], before: NodeInfo, listed: tuple[GpuRef, ...]) -> tuple[SilentGpu, ...]:
+    """Return the silent GPUs without those at whose addresses slices list one again."""
+    if not silent:
+        return silent
     has = {ref.pci_bus_id for ref in listed}
-    kept = [one for one in node.silent if one.pci_bus_id not in has - had]
-    known = {one.pci_bus_id for one in kept}
-    gone = [bus for bus in sorted(had - has - known - {None}, key=str) if bus is not None]
-    return (*kept, *(SilentGpu(bus, time, node.node.boot_id) for bus in gone))
+    again = set() if before.listed is None else has - {ref.pci_bus_id for ref in before.listed}
+    return tuple(one for one in silent if one.pci_bus_id not in (has if one.unlisted else again))
+
+
+def _silent_now(
+    silent: tuple[SilentGpu, ...],
+    before: tuple[GpuRef, ...],
+    node: NodeState,
+    listed: tuple[GpuRef, ...],
+    time: float,
+) -> Iterator[SilentGpu]:
+    """Yield the GPUs of a node that was never read that are named no more, by their addresses."""
+    if before == listed:
+        return
+    known = {one.pci_bus_id for one in silent} | {ref.pci_bus_id for ref in listed}
+    for bus in sorted({ref.pci_bus_id for ref in before if ref.pci_bus_id is not None} - known):
+        yield SilentGpu(bus, time, node.node.boot_id, unlisted=True)

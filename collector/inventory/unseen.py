@@ -33,8 +33,7 @@ def unseen_gpus(before: NodeState, reading: Reading) -> tuple[Unseen, ...]:
     for gpu in left:
         confirmed = seen[gpu.uuid].confirmed if gpu.uuid in seen else before.time
         if any(ref.means(gpu) for ref in reading.unread):
-            was_lost = gpu.uuid in seen and seen[gpu.uuid].lost
-            unseen.append(Unseen(gpu.uuid, confirmed, lost=was_lost))
+            unseen.append(seen.get(gpu.uuid) or Unseen(gpu.uuid, confirmed, lost=False))
         elif same is not False and (reading.partial or any(ref.means(gpu) for ref in missing)):
             unseen.append(Unseen(gpu.uuid, confirmed, lost=bool(same)))
     return tuple(unseen)

@@ -58,6 +58,7 @@ class Kept(Generic[T]):
         """Keep an object; return what was kept before under its key, if anything, which stays if it is equal.
 
         Equal means in every field, not in the version alone: a server may send different objects under one version.
+        Raises MalformedError for a number that no API server has.
         """
         if not one.key:  # without a name it can be neither read nor told from others
             return one
@@ -164,4 +165,7 @@ def check_size(client: ApiClient, name: str, size: int) -> None:
 
 
 def _size(one: object) -> int:
-    return len(_ENCODER.encode(one))
+    try:
+        return len(_ENCODER.encode(one))
+    except OverflowError as error:
+        raise MalformedError("a number does not fit into 64 bits") from error

@@ -67,6 +67,7 @@ def encode_node(state: NodeState) -> bytes:
             claims=tuple(sorted(state.claims)),
             unseen=state.unseen,
             silent=state.silent,
+            partial=state.partial,
             last_known={index: gpu.last_known for index, gpu in enumerate(state.gpus) if gpu.last_known},
         )
     )
@@ -101,6 +102,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
         unseen=stored.unseen,
         silent=stored.silent,
+        partial=stored.partial,
     )
 
 
@@ -221,6 +223,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     claims: tuple[str, ...] = ()
     unseen: tuple[Unseen, ...] = ()
     silent: tuple[SilentGpu, ...] = ()
+    partial: bool = False
     last_known: dict[int, tuple[LastReport, ...]] = {}  # by the position of the GPU
 
 

@@ -216,7 +216,10 @@ def _count_lost(summary: ClusterSummary, entry: NodeState) -> None:
         for gpu in entry.gpus
         if gpu.uuid in lost_uuids
     ]
-    names += [f"{one.pci_bus_id} (never read)" for one in entry.silent]
+    names += [
+        f"{one.pci_bus_id} (never read{', no longer in its ResourceSlices' if one.unlisted else ''})"
+        for one in entry.silent
+    ]
     summary.lost += len(names)
     room = max(0, MAX_LOST_NAMES - len(summary.lost_names))
     summary.lost_names += [f"{name} in {entry.place.node}" for name in names[:room]]

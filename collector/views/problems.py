@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from collector.model import ClusterState, LabelFailure, ReadFailure, Uncovered, UnreadReason
+from collector.model import ClusterState, LabelFailure, ReadFailure, SliceState, Uncovered, UnreadReason
 from collector.store import LeadStatus, StoreStatus
 from collector.text import counted
 from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
@@ -202,9 +202,12 @@ def _label_problems(summary: ClusterSummary) -> Iterator[Problem]:
 def _doubts(summary: ClusterSummary) -> Iterator[Problem]:
     """Yield what makes it doubtful that what is published of a cluster is all, and once."""
     name = summary.name
-    if summary.up and summary.slices is not None and summary.slices.lost:
-        text = "has ResourceSlices that are no longer seen; what they said last stands"
-        yield Problem(kind="cluster", name=name, text=text, detail=summary.slices.message, severe=False)
+    slices = summary.slices if summary.up else None
+    if slices is not None and (slices.lost or slices.state is SliceState.FAILING):
+        text = "may have ResourceSlices, which cannot be watched"
+        if slices.lost:
+            text = "has ResourceSlices that are no longer seen; what they said last stands"
+        yield Problem(kind="cluster", name=name, text=text, detail=slices.message, severe=False)
     if summary.resembles:
         names = ", ".join(f'"{other}"' for other in summary.resembles)
         text = f"shows nodes with the same uids as {names}, without proof that they are one cluster"

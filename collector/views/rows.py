@@ -91,14 +91,14 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
 
 def _lost_gpus(entry: NodeState) -> Iterator[Row]:
     """Yield the GPUs of a node that do not answer; of one that was never read only the address is known."""
-    node, unlisted, listed = entry.place.node, entry.unlisted_uuids, entry.node.listed
+    node, unlisted = entry.place.node, entry.unlisted_uuids
     for one in entry.placements() if entry.unseen else ():
         if one.lost:
             gpu, seen = one.gpu, rfc3339(one.confirmed)
             told = {"serial": gpu.serial, "uuid": gpu.uuid, "seen": seen, "unlisted": gpu.uuid in unlisted}
             yield {"node": node, "pci_bus_id": gpu.pci_bus_id, **told}
     for silent in entry.silent:
-        told = {"serial": None, "uuid": None, "seen": None, "unlisted": entry.time is None and listed is not None}
+        told = {"serial": None, "uuid": None, "seen": None, "unlisted": silent.unlisted}
         yield {"node": node, "pci_bus_id": silent.pci_bus_id, **told}
 
 

@@ -28,10 +28,12 @@ class World:
         self.config = folder / "gpuid.toml"
         self.changes: list[Change] = []
 
-    def write(self, *names: str) -> None:
+    def write(self, *names: str, labelled: str = "") -> None:
         text = f'[server]\nlisten = "127.0.0.1:0"\n[store]\nurl = "sqlite://{self._folder}/gpuid.db"\n'
         text += f'[defaults]\nkubeconfig = "{self._simulator.kubeconfig}"\n'
-        self.config.write_text(text + "".join(f'[[clusters]]\nname = "{name}"\ncontext = "sim-0"\n' for name in names))
+        for name in names:
+            text += f'[[clusters]]\nname = "{name}"\ncontext = "sim-0"\nlabels = {str(name == labelled).lower()}\n'
+        self.config.write_text(text)
 
     @asynccontextmanager
     async def collecting(self) -> AsyncIterator[Service]:
@@ -68,6 +70,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 def settled(service: Service, **states: ClusterState) -> bool:
     return {name: status.state for name, status in service.clusters.statuses.items()} == states
+
+
+@pytest.mark.parametrize("labelled", ["admin", "dev"])
+async def test_labels_that_only_the_duplicate_asks_for_are_spoken_of(world: World, labelled: str) -> None:
+    world.write("admin", "dev", labelled=labelled)
+    async with world.collecting() as service:
+        await eventually(lambda: settled(service, admin=ClusterState.UP, dev=ClusterState.DUPLICATE))
+        said = '; its `labels = true` has no effect, set it for "admin"' in service.clusters.statuses["dev"].message
+        assert said == (labelled == "dev")
 
 
 async def test_the_fleet_is_published_once_and_the_duplicate_explained(

@@ -93,7 +93,9 @@ class Fleet:
         text = self.service.metrics.render(clusters=[name], with_process=False, openmetrics=False).decode()
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         wanted = {"cluster": name, "reason": reason.value}
-        return sum(one.value for one in samples if one.name == "gpuid_label_failure_total" and one.labels == wanted)
+        return sum(
+            one.value for one in samples if one.name == "gpuid_node_label_failures_total" and one.labels == wanted
+        )
 
     async def read(self, name: str = "sim-0") -> None:
         """Wait until every node of a cluster has been read as it is."""
@@ -275,6 +277,33 @@ async def test_a_reading_that_finds_no_gpu_removes_the_labels_unless_it_is_parti
         await fleet.stays(before)
         fleet.service.observer.on_reading(reading, 0.1)
         await eventually(lambda: fleet.labels() == before | {state.node.name: {}})
+
+
+@pytest.mark.parametrize("partial", [True, False])
+async def test_after_a_restart_the_labels_of_a_partial_reading_stay(fleet: Fleet, partial: bool) -> None:
+    first = fleet.clusters["sim-0"].nodes[0]
+    async with fleet.running(labels=False):
+        await fleet.read()
+        state = fleet.service.inventory.nodes("sim-0")[first]
+        assert state.fingerprint is not None
+        reading = Reading(
+            cluster="sim-0",
+            node=state.node,
+            source=state.source,
+            fingerprint=state.fingerprint,
+            time=time.time(),
+            driver_version=None,
+            cuda_version=None,
+            gpus=state.gpus,
+            partial=partial,
+        )
+        fleet.service.observer.on_reading(reading, 0.1)
+    wanted = fleet.truth() | ({first: {}} if partial else {})
+    execs = fleet.execs()
+    async with fleet.running():
+        await eventually(lambda: fleet.labels() == wanted)
+        await fleet.stays(wanted)
+    assert fleet.execs() == execs
 
 
 async def test_a_new_machine_under_an_old_name_gets_its_own_labels(fleet: Fleet) -> None:

@@ -93,3 +93,16 @@ async def test_a_gpu_that_a_reading_finds_missing_is_missing_of_the_capacity(wor
     await world.has(found=3, capacity=4, allocatable=3)
     world.sim.reboot_node(NODE)
     await world.has(found=4, capacity=4, allocatable=4)
+
+
+async def test_a_gpu_that_was_listed_again_while_nobody_watched_is_back(world: World) -> None:
+    await world.has(found=4, capacity=4, allocatable=4)
+    world.sim.remove_pod(NODE)
+    await world.total("gpuid_unread_nodes", 1, reason="no_pod")
+    world.sim.lose_gpu(NODE)
+    await world.has(found=3, capacity=4, allocatable=3, lost=1)
+    await anyio.to_thread.run_sync(world.collector.stop, signal.SIGTERM)
+    world.sim.reboot_node(NODE)
+    world.collector.start()
+    await world.has(found=4, capacity=4, allocatable=4)
+    assert world.sim.counters.execs.total() == 1

@@ -629,6 +629,17 @@ class TestResourceSlices:
         assert finding.details.resource_slices == "ResourceSlices list 12 GPUs on 3 nodes"
         assert [problem.text for problem in finding.problems] == ["1 of 3 GPU nodes without a ready GPU pod: gpu-0001"]
 
+    async def test_they_are_spoken_of_where_no_pod_matches(self, clusters: Clusters):
+        clusters["sim-0"].publish_slices()
+        for node in clusters["sim-0"].nodes:
+            clusters["sim-0"].remove_pod(node)
+        (problem,) = (await clusters.check())["sim-0"].problems
+        assert problem.text.startswith("no pods match ")
+        assert problem.text.endswith("; ResourceSlices list 12 GPUs on 3 nodes")
+        clusters["sim-0"].deny("list", "resourceslices")
+        (problem,) = (await clusters.check())["sim-0"].problems
+        assert "; ResourceSlices are not seen: may not list" in problem.text
+
     @pytest.mark.parametrize("verb", ["list", "watch"])
     async def test_a_missing_right_is_said_and_no_problem(self, clusters: Clusters, verb: str):
         clusters["sim-0"].publish_slices()

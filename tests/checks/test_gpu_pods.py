@@ -148,6 +148,26 @@ async def test_a_pod_that_was_evicted_covers_nothing(simulator: Simulator):
     assert (found.covered, found.uncovered, found.groups[0].total) == (1, ("gpu-0001",), 1)
 
 
+async def test_gpu_nodes_that_only_slices_name_are_counted(simulator: Simulator):
+    cluster = named(simulator, "device-plugin")
+    cluster.publish_slices()
+    cluster.remove_pod("gpu-0001")
+    found = await fit(simulator, "device-plugin")
+    assert found.survey.gpu_nodes == frozenset({"gpu-0000", "gpu-0001"})
+    assert found.uncovered == ("gpu-0001",)
+    assert not (await fit(simulator, "device-plugin", node_selector="kubernetes.io/hostname=gpu-0000")).uncovered
+
+
+@pytest.mark.parametrize("verb", ["list", "watch"])
+async def test_slices_that_a_collector_would_not_see_are_not_asked_for(simulator: Simulator, verb: str):
+    cluster = named(simulator, "device-plugin")
+    cluster.publish_slices()
+    cluster.deny(verb, "resourceslices")
+    found = await fit(simulator, "device-plugin")
+    assert (found.presets, found.covered, found.survey.gpu_nodes) == (("device-plugin",), 2, frozenset())
+    assert cluster.counters.responses[403] == 0
+
+
 async def test_of_a_cluster_that_cannot_be_asked_the_reason_is_known(simulator: Simulator):
     cluster = named(simulator, "gke")
     await cluster.stop()

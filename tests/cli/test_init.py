@@ -301,7 +301,7 @@ class TestAsking:
         result = fleet.init("--timeout", "3s", "--context", "sim-0", "--context", "sim-2")
         assert (result.returncode, result.stderr) == (0, "")
         lost = f"{fleet.url('sim-0')}: connection refused"
-        silent = "no answer within 3 s while listing its nodes"
+        silent = "no answer within 3 s while looking for GPU nodes"
         _found, first, second, *_ = result.stdout.splitlines()
         assert first == f"  sim-0: could not be asked and keeps the default preset: {lost}"
         assert second == f"  sim-2: could not be asked and keeps the default preset: {silent}"

@@ -12,7 +12,7 @@ import pytest
 
 from collector.backoff import Backoff
 from collector.collect.label_writer import LabelPolicy, LabelWriter
-from collector.collect.node_labels import LABEL_PREFIX
+from collector.collect.node_labels import LABEL_PREFIX, own_labels
 from collector.collect.node_queue import NodeQueue
 from collector.collect.objects import NodeObject
 from collector.config import ClusterSettings
@@ -193,21 +193,29 @@ async def test_what_has_changed_since_the_reading_waits_for_the_next_one(world: 
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "reason"),
+    ("error", "reason"),
     [
-        (409, "Conflict", LabelFailure.CONFLICT),
-        (422, 'Node "n" is invalid: metadata.uid: Invalid value: "u": field is immutable', LabelFailure.CONFLICT),
-        (422, 'Node "n" is invalid: metadata.labels: Invalid value: "-"', LabelFailure.INVALID),
+        (server_error(409, "Conflict"), LabelFailure.CONFLICT),
+        (server_error(422, 'Node "n" is invalid: metadata.uid: field is immutable'), LabelFailure.CONFLICT),
+        (server_error(422, 'Node "n" is invalid: metadata.labels: Invalid value: "-"'), LabelFailure.INVALID),
+        (ForbiddenError('admission webhook "guard.corp" denied the request: pinned'), LabelFailure.INVALID),
+        (
+            ForbiddenError(
+                "nodes \"n\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'p' denied request: no"
+            ),
+            LabelFailure.INVALID,
+        ),
     ],
 )
 async def test_a_refusal_of_one_node_is_retried_and_concerns_no_other(
-    world: World, status: int, text: str, reason: LabelFailure
+    world: World, error: ClusterError, reason: LabelFailure, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.errors = [server_error(status, text)] * 2
+    world.errors = [error] * 2
     world.show({})
     async with world.running():
         await eventually(lambda: world.labels == GPU)
         assert (dict(world.failures), world.written, world.writer.trouble) == ({reason: 2}, 1, None)
+        assert not any("gpuid grant" in text for text in caplog.messages)
 
 
 async def test_a_node_that_is_gone_is_not_tried_again(world: World) -> None:
@@ -255,6 +263,25 @@ async def test_a_trouble_ends_when_there_is_nothing_left_to_write(world: World) 
         await eventually(lambda: world.writer.trouble is None)
 
 
+async def test_a_bug_in_the_comparison_ends_nothing_either(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_gpus: object) -> dict[str, str]:
+        raise ValueError("a bug")
+
+    world.show({})
+    with monkeypatch.context() as patch:
+        patch.setattr("collector.collect.label_writer.gpu_labels", fail)
+        async with world.running():
+            await eventually(lambda: world.failures[LabelFailure.INVALID] >= 2)
+            trouble = world.writer.trouble
+            assert trouble is not None
+            assert trouble.reason is LabelFailure.INVALID
+            patch.undo()
+            await eventually(lambda: world.labels == GPU)
+    assert caplog.messages.count("unexpected error while writing labels") == 1
+
+
 async def test_a_bug_with_one_node_ends_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.errors = [ValueError("a bug")]
     world.show({})
@@ -297,6 +324,32 @@ async def test_what_another_client_changes_is_written_again_once_and_then_report
         world.find("1650122000002")
         await eventually(lambda: world.labels == OTHER)
         await eventually(lambda: world.writer.trouble is None)
+
+
+async def test_more_labels_than_are_kept_of_a_node_are_removed_in_turns_that_accuse_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {f"{LABEL_PREFIX}gpu-{number}": "x" for number in range(10000, 11200)}
+
+    def show() -> None:  # as a watch that brings the node with what is kept of its labels
+        world.show(dict(own_labels(there)))
+
+    async def patch(_method: object, _name: str, body: dict[str, Any], **_options: Any) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        world.bodies.append(body)
+        for key, value in body["metadata"]["labels"].items():
+            there.pop(key, None)
+            if value is not None:
+                there[key] = value
+        show()
+        return b"{}"
+
+    monkeypatch.setattr(world, "read_", patch)
+    show()
+    async with world.running():
+        await eventually(lambda: there == GPU)
+        await world.quiet(3)
+        assert (dict(world.failures), world.writer.trouble) == ({}, None)
 
 
 async def test_a_deleted_node_is_forgotten(world: World) -> None:

@@ -22,6 +22,10 @@ def asking_often() -> SliceIntervals:
     return msgspec.structs.replace(FAST.slices, absent=Backoff(initial=0.05, maximum=0.1))
 
 
+def test_a_server_without_the_api_is_asked_again_within_minutes() -> None:
+    assert SliceIntervals().absent.delay(20) <= 400
+
+
 def without_pods(world: World) -> None:
     for node in world.cluster.nodes:
         world.cluster.remove_pod(node)
@@ -195,6 +199,24 @@ class TestWithoutSlices:
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert any(text.startswith("ResourceSlices not seen, what they said last stands: ") for text in warnings)
 
+    async def test_a_server_that_serves_them_no_more_is_reported_until_it_does(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        world.cluster.publish_slices()
+        without_pods(world)
+        async with world.watched() as seen:
+            await eventually(lambda: seen.slices and seen.slices[-1].state is SliceState.WATCHED)
+            await eventually(lambda: len(seen.nodes) == len(world.cluster.nodes))
+            world.cluster.slices.resource = None
+            world.cluster.drop_connections()
+            await eventually(lambda: "no longer serves" in seen.slices[-1].message)
+            assert {status.state for status in seen.slices} == {SliceState.WATCHED, SliceState.FAILING}
+            assert {node.capacity for node in seen.nodes.values()} == {2}
+            world.cluster.publish_slices()
+            await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert any(text.startswith("ResourceSlices not seen, what they said last stands: ") for text in warnings)
+
     async def test_a_server_that_moves_on_to_another_version_is_followed(self, world: World) -> None:
         world.cluster.publish_slices(version="v1beta1")
         async with world.watched() as seen:
@@ -215,6 +237,28 @@ class TestWithoutSlices:
             assert "max_objects" in seen.slices[-1].message
             assert ("resourceslices", WatchRestart.LIMIT_EXCEEDED) in seen.restarts
             assert seen.state is ClusterState.UP
+
+    async def test_a_bug_costs_the_slices_alone(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(*_slices: object) -> None:
+            raise ValueError("a bug")
+
+        world.cluster.publish_slices(plugin=True)
+        with monkeypatch.context() as patch:
+            patch.setattr("collector.collect.watcher.SliceBook.apply", fail)
+            async with world.watched() as seen:
+                await world.settled()
+                await eventually(lambda: seen.slices and seen.slices[-1].state is SliceState.FAILING)
+                assert "unexpected error" in seen.slices[-1].message
+                assert seen.states == [ClusterState.STARTING, ClusterState.UP]
+                await world.stays(lambda: seen.slices[-1].state is SliceState.FAILING)
+                patch.undo()
+                await eventually(lambda: seen.slices[-1].state is SliceState.WATCHED)
+                await eventually(lambda: all(node.listed for node in seen.nodes.values()))
+        assert [record.message for record in caplog.records if record.exc_info and record.levelno > logging.DEBUG] == [
+            "unexpected error in the watch of ResourceSlices; starting it again"
+        ]
 
     async def test_slices_that_do_not_come_delay_the_first_reading_for_a_bounded_time(
         self, world: World, monkeypatch: pytest.MonkeyPatch
@@ -239,9 +283,18 @@ class TestWithoutSlices:
         ],
     )
     async def test_a_discovery_that_makes_no_sense_costs_the_slices_alone(
-        self, world: World, monkeypatch: pytest.MonkeyPatch, body: bytes, state: SliceState
+        self,
+        world: World,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        body: bytes,
+        state: SliceState,
     ) -> None:
         monkeypatch.setattr(world.cluster.slices, "discovery", lambda _path: body)
         async with world.watched() as seen:
             await world.settled()
             await eventually(lambda: [status.state for status in seen.slices] == [state])
+            await world.stays(lambda: seen.state is ClusterState.UP)
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(warnings) == (state is SliceState.FAILING)
+        assert all(text.startswith("ResourceSlices not seen") for text in warnings)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.collect.slices import MAX_NODE_POOLS, MAX_POOL_SLICES, NodeDevices, SliceBook, SliceObject, decode_slice
+from collector.collect.slices import (
+    MAX_NODE_POOLS,
+    MAX_POOL_BOARDS,
+    MAX_POOL_SLICES,
+    MAX_SLICE_DEVICES,
+    NodeDevices,
+    SliceBook,
+    SliceObject,
+    decode_slice,
+)
 from collector.kube.wire import MalformedError
 from collector.model import GpuRef
 
@@ -59,7 +68,20 @@ def slice_of(
 
 _KEYS = (
     *("metadata", "name", "resourceVersion", "spec", "pool", "generation", "resourceSliceCount", "nodeName"),
-    *("devices", "basic", "attributes", "type", "uuid", "parentUUID", PCI, "string", "taints", "key", "effect"),
+    *(
+        "driver",
+        "devices",
+        "basic",
+        "attributes",
+        "type",
+        "uuid",
+        "parentUUID",
+        PCI,
+        "string",
+        "taints",
+        "key",
+        "effect",
+    ),
 )
 
 
@@ -175,6 +197,38 @@ class TestPools:
         book.put(slice_of(gpu(A)), slice_of(gpu(B), pool="other"))
         assert book.uuids() == [B]
 
+    def test_a_slice_may_change_its_node(self, book: Book) -> None:
+        book.put(slice_of(gpu(A)), slice_of(gpu(B), node="m"))
+        assert (book.uuids(), book.uuids("m")) == (None, [B])
+
+
+class TestHostileNodes:
+    """A kubelet may publish slices whose `nodeName` is its own node, whatever pool and devices they name."""
+
+    @pytest.mark.parametrize(("generation", "count"), [(999, 1), (1, 1), (1, 2), (0, 1)])
+    def test_a_slice_of_another_node_in_the_same_pool_changes_nothing(
+        self, book: Book, generation: int, count: int
+    ) -> None:
+        book.put(slice_of(gpu(A), gpu(B)))
+        book.put(slice_of(gpu(C), name="evil", node="m", generation=generation, count=count))
+        assert book.uuids() == [A, B]
+        book.put(slice_of(gpu(A), generation=2))
+        assert book.uuids() == [A]
+        book.delete("evil")
+        assert book.uuids() == [A]
+
+    def test_one_that_was_there_before_changes_nothing_either(self, book: Book) -> None:
+        book.put(slice_of(name="evil", node="m", generation=999), slice_of(gpu(A)))
+        assert book.uuids() == [A]
+
+    def test_one_without_a_node_changes_nothing_either(self, book: Book) -> None:
+        book.put(slice_of(gpu(A)), slice_of(gpu(B, nodeName="m"), name="other", node=None, generation=999))
+        assert (book.uuids(), book.uuids("m")) == ([A], [B])
+
+    def test_devices_are_of_the_node_that_the_slice_is_for(self, book: Book) -> None:
+        book.put(slice_of(gpu(A)), slice_of(gpu(B, nodeName="n"), name="evil", node="m", pool="m"))
+        assert (book.uuids(), book.uuids("m")) == ([A], [B])
+
 
 class TestHostileServers:
     @pytest.mark.parametrize(
@@ -184,16 +238,40 @@ class TestHostileServers:
             {"nodeName": "n" * 254, "devices": [gpu(A)]},
             {"nodeName": "n", "devices": [gpu("GPU-" + "a" * 61)]},
             {"devices": "none"},
+            {"nodeName": "n", "devices": [gpu(A)] * (MAX_SLICE_DEVICES + 1)},
             {"pool": {"generation": 1e99}},
+            {"pool": {"generation": 2**63}},
+            {"pool": {"resourceSliceCount": 2**64 - 1}},
         ],
     )
     def test_what_no_api_server_accepts_is_refused(self, spec: dict[str, Any]) -> None:
         with pytest.raises(MalformedError):
-            decode_slice(msgspec.Raw(msgspec.json.encode({"metadata": {"name": "s"}, "spec": spec})))
+            decode_slice(
+                msgspec.Raw(
+                    msgspec.json.encode({"metadata": {"name": "s"}, "spec": {"driver": "gpu.nvidia.com"} | spec})
+                )
+            )
 
     @pytest.mark.parametrize("spec", [{}, {"devices": None, "pool": {}}, {"devices": [{}, {"basic": None}]}])
     def test_what_is_empty_or_null_lists_nothing(self, spec: dict[str, Any]) -> None:
         assert decode_slice(msgspec.Raw(msgspec.json.encode({"metadata": {}, "spec": spec}))).boards == ()
+
+    @pytest.mark.parametrize("driver", ["", "gpu.example.com"])
+    def test_slices_of_other_drivers_say_nothing(self, book: Book, driver: str) -> None:
+        spec = {"driver": driver, "nodeName": "n", "devices": [gpu(A)], "pool": {"name": "n", "resourceSliceCount": 1}}
+        foreign = decode_slice(msgspec.Raw(msgspec.json.encode({"metadata": {"name": "f"}, "spec": spec})))
+        book.put(foreign)
+        assert book.said == {}
+        book.put(slice_of(gpu(B)))
+        assert book.uuids() == [B]
+        book.delete("f")
+        assert book.uuids() == [B]
+
+    def test_a_pool_of_too_many_devices_says_nothing_new(self, book: Book) -> None:
+        devices = [gpu(f"GPU-{number:08d}", nodeName=f"n{number}") for number in range(MAX_SLICE_DEVICES)]
+        count = MAX_POOL_BOARDS // MAX_SLICE_DEVICES + 1
+        book.put(*(slice_of(*devices, name=f"s{at}", count=count, node=None) for at in range(count)))
+        assert book.said == {}
 
     def test_texts_that_do_not_print_are_cleaned(self) -> None:
         (board,) = slice_of(gpu(A), node="n\x1b[2J").boards
@@ -201,9 +279,11 @@ class TestHostileServers:
 
     def test_more_gpus_than_a_node_has_say_nothing(self, book: Book) -> None:
         uuids = [f"GPU-{number:08d}" for number in range(257)]
-        book.put(slice_of(*map(gpu, uuids)))
+        parts = [uuids[:100], uuids[100:200], uuids[200:]]
+        book.put(*(slice_of(*map(gpu, part), name=f"s{at}", count=3) for at, part in enumerate(parts)))
         assert book.said == {}
-        book.put(slice_of(*map(gpu, uuids[:256]), generation=2))
+        parts[2].pop()
+        book.put(*(slice_of(*map(gpu, part), name=f"s{at}", count=3, generation=2) for at, part in enumerate(parts)))
         assert len(book.uuids() or ()) == 256
 
     def test_a_pool_of_too_many_slices_says_nothing_new(self, book: Book) -> None:
@@ -267,9 +347,9 @@ def test_the_order_of_what_is_there_at_the_end_does_not_matter(changes: list[Any
 
 
 def _all_complete(slices: Any) -> bool:
-    pools: dict[str, list[SliceObject]] = {}
+    pools: dict[tuple[str, str], list[SliceObject]] = {}
     for one in slices:
-        pools.setdefault(one.pool, []).append(one)
+        pools.setdefault((one.node, one.pool), []).append(one)
     for members in pools.values():
         newest = [one for one in members if one.generation == max(each.generation for each in members)]
         if any(one.count != len(newest) for one in newest):

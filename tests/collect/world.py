@@ -46,6 +46,7 @@ FAST = Intervals(
     print_pause=0.05,
     connect=Backoff(initial=0.02, maximum=0.05),
     slices=SliceIntervals(
+        absent=Backoff(initial=3600.0, maximum=3600.0),
         forbidden=Backoff(initial=0.05, maximum=0.1),
         failed=Backoff(initial=0.02, maximum=0.05),
     ),

@@ -83,18 +83,18 @@ def test_labels_are_written_under_our_name_and_stale_ones_removed(east: ControlP
         "Update",
         {"f:metadata": {"f:labels": {f"f:{key}": {} for key in LABELS}}},
     )
-    until(lambda: collector.total("gpuid_label_success_total", cluster="east"), 1.0)
+    until(lambda: collector.total("gpuid_node_label_writes_total", cluster="east"), 1.0)
     assert collector.total("gpuid_read_success_total", cluster="east") == 1
 
     east.replace_pod("gpu-1", TWO[:1])
     until(lambda: labels(east), {"gpuid.github.com/gpu-0": "1650122000002", "gpuid.github.com/owner": "ada"})
-    until(lambda: collector.total("gpuid_label_success_total", cluster="east"), 2.0)
-    assert collector.total("gpuid_label_failure_total", cluster="east") == 0
+    until(lambda: collector.total("gpuid_node_label_writes_total", cluster="east"), 2.0)
+    assert collector.total("gpuid_node_label_failures_total", cluster="east") == 0
 
 
 def test_without_the_right_to_patch_one_problem_says_so_until_it_is_given(east: ControlPlane, run: Run) -> None:
     collector = run()
-    until(lambda: collector.total("gpuid_label_failure_total", cluster="east", reason="forbidden"))
+    until(lambda: collector.total("gpuid_node_label_failures_total", cluster="east", reason="forbidden"))
     assert "has labels that cannot be written onto its nodes" in collector.text("/")
     assert collector.logged("labels cannot be written: ", cluster="east", reason="forbidden") == 1
     assert labels(east) == {}

@@ -19,6 +19,7 @@ from collector.model import (
     Step,
     Uncovered,
 )
+from collector.store.codec import decode_node, encode_node
 
 A, B, C = (f"GPU-{letter}" for letter in "abc")
 BUSES = {A: "00000000:1B:00.0", B: "00000000:3B:00.0", C: "00000000:5D:00.0"}
@@ -60,6 +61,19 @@ class World:
     def list(self, *listed: GpuRef, boot_id: str = "b", time: float = 20.0) -> Step:
         self.info = msgspec.structs.replace(self.info, listed=listed, boot_id=boot_id)
         return self.inventory.set_node("east", self.info, time)
+
+    def delete_slices(self, boot_id: str = "b") -> Step:
+        self.info = msgspec.structs.replace(self.info, listed=None, boot_id=boot_id)
+        return self.inventory.set_node("east", self.info, 25.0)
+
+    def restarted(self, listed: tuple[GpuRef, ...] | None) -> "World":
+        """Return a world that knows what a store kept of this one, and what Kubernetes says first."""
+        again = World(read=False)
+        again.inventory = Inventory()
+        again.inventory.restore([decode_node(NODE, self.node.time, encode_node(self.node))], {})
+        again.info = msgspec.structs.replace(self.info, listed=listed)
+        again.inventory.set_node("east", again.info, 40.0)
+        return again
 
     def uncover(self) -> Step:
         return self.inventory.set_uncovered(NODE, Uncovered.NO_POD, 15.0)
@@ -123,8 +137,46 @@ class TestUncoveredNodes:
     def test_slices_that_are_gone_say_nothing(self, world: World) -> None:
         world.uncover()
         world.list(*refs(A))
-        world.inventory.set_node("east", msgspec.structs.replace(world.info, listed=None))
+        world.delete_slices()
+        assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), frozenset({B}))
+
+    def test_one_that_is_listed_again_after_all_slices_were_gone_is_not_lost(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        world.delete_slices()
+        world.list(*refs(A, B))
+        assert (world.node.lost_uuids, world.node.unlisted_uuids, world.node.found) == (NO_UUIDS, NO_UUIDS, 2)
+
+    def test_one_that_is_listed_again_after_a_reboot_is_not_lost(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        world.delete_slices(boot_id="another")
+        world.list(*refs(A, B), boot_id="another")
+        assert world.node.lost_uuids == NO_UUIDS
+
+    def test_one_that_nvidia_smi_calls_lost_stays_lost_when_slices_are_back(self, world: World) -> None:
+        world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
+        world.delete_slices()
+        world.list(*refs(A, B))
         assert (world.node.lost_uuids, world.node.unlisted_uuids) == (frozenset({B}), NO_UUIDS)
+
+    def test_one_that_was_lost_before_a_restart_is_back_once_it_is_listed(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        for listed in (refs(A, B), None):
+            again = world.restarted(listed)
+            again.list(*refs(A, B))
+            assert again.node.lost_uuids == {B}  # what covers the node is not known yet
+            again.uncover()
+            assert (again.node.lost_uuids, again.node.found) == (NO_UUIDS, 2)
+
+    def test_what_another_inventory_recorded_of_it_does_not_make_a_listed_one_lost(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(A))
+        recorded = world.node
+        world.list(*refs(A, B))
+        world.inventory.adopt(recorded)
+        assert world.node.lost_uuids == NO_UUIDS
 
     def test_a_gpu_given_to_a_virtual_machine_is_not_lost(self, world: World) -> None:
         world.uncover()
@@ -142,6 +194,25 @@ class TestUncoveredNodes:
         world.uncover()
         world.list(*refs(C), boot_id="another")
         assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
+
+    def test_it_accuses_nobody_either_where_its_slices_come_before_its_boot_id(self, world: World) -> None:
+        world.uncover()
+        world.list(*refs(C))
+        assert world.node.lost_uuids == {A, B}
+        world.list(*refs(C), boot_id="another")
+        assert (world.node.lost_uuids, [one.uuid for one in world.node.unseen]) == (NO_UUIDS, [A, B])
+
+    def test_a_reboot_after_which_nothing_is_listed_finds_no_gpu_again(self, world: World) -> None:
+        world.uncover()
+        world.list()
+        world.list(boot_id="another")
+        assert world.node.lost_uuids == {A, B}
+
+    def test_what_nvidia_smi_calls_lost_is_not_taken_back(self, world: World) -> None:
+        world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
+        world.list(*refs(A, B, C), boot_id="another")
+        world.list(*refs(B, C), boot_id="another")
+        assert B in world.node.lost_uuids
 
     def test_a_reboot_that_costs_a_gpu_does(self, world: World) -> None:
         world.uncover()
@@ -181,7 +252,7 @@ class TestNodesThatWereNeverRead:
     def test_a_gpu_that_is_no_longer_listed_is_lost_by_its_address(self) -> None:
         world = World(read=False)
         world.list(*refs(A))
-        assert world.node.silent == (SilentGpu(BUSES[B], 20.0, "b"),)
+        assert world.node.silent == (SilentGpu(BUSES[B], 20.0, "b", unlisted=True),)
         assert (world.node.lost, world.node.found) == (1, None)
 
     def test_one_that_is_listed_again_is_not(self) -> None:
@@ -189,6 +260,27 @@ class TestNodesThatWereNeverRead:
         world.list(*refs(A))
         world.list(*refs(A, B))
         assert world.node.silent == ()
+
+    def test_one_that_is_listed_again_after_all_slices_were_gone_is_not(self) -> None:
+        world = World(read=False)
+        world.list(*refs(A))
+        world.delete_slices()
+        assert world.node.silent[0].unlisted
+        world.list(*refs(A, B))
+        assert world.node.silent == ()
+
+    def test_one_that_is_listed_again_after_a_reboot_is_not(self) -> None:
+        world = World(read=False)
+        world.list(*refs(A))
+        world.list(*refs(A, B), boot_id="another")
+        assert world.node.silent == ()
+
+    def test_one_that_nvidia_smi_does_not_reach_stays_when_slices_come(self) -> None:
+        world = World(read=False)
+        world.delete_slices()
+        world.inventory.read_failed(NODE, ReadFailure.BAD_OUTPUT, 12.0, lost=refs(B))
+        world.list(*refs(A, B))
+        assert world.node.silent == (SilentGpu(BUSES[B], 12.0, "b"),)
 
     def test_another_card_in_its_place_is_not(self) -> None:
         world = World(read=False)

@@ -192,6 +192,14 @@ class TestAList:
         async with playing(tmp_path, text(body)) as play:
             assert "not an answer of the Kubernetes API: a resource version or" in str(await first_failure(play))
 
+    @pytest.mark.parametrize("number", [2**64, -(2**63) - 1])
+    async def test_with_a_number_that_no_api_server_has_is_no_answer_of_kubernetes(
+        self, tmp_path: Path, number: int
+    ) -> None:
+        huge = pod("a", 1) | {"status": {"containerStatuses": [{"name": "c", "restartCount": number}]}}
+        async with playing(tmp_path, page(1, huge)) as play:
+            assert "not an answer of the Kubernetes API" in str(await first_failure(play))
+
     async def test_of_deep_json_is_no_answer_of_kubernetes(self, tmp_path: Path) -> None:
         body = '{"metadata": {}, "items": [' + "[" * 100_000
         async with playing(tmp_path, text(body)) as play:

@@ -58,6 +58,16 @@ async def test_slices_that_are_no_longer_seen_are_a_problem_and_those_never_seen
     assert cluster_row(site.collector, "prod-a")["resource_slices"] == "forbidden"
 
 
+async def test_slices_that_cannot_be_watched_are_a_problem_from_the_start() -> None:
+    site = Site()
+    site.collector.statuses["prod-a"] = ClusterStatus(cluster="prod-a", state=ClusterState.UP, message="", since=1.0)
+    site.collector.slice_statuses["prod-a"] = SliceStatus(SliceState.FAILING, "too many")
+    problems = [one for one in cluster_problems(await summarize(site.collector, "prod-a")) if "Slices" in one.text]
+    assert [(one.text, one.detail) for one in problems] == [
+        ("may have ResourceSlices, which cannot be watched", "too many")
+    ]
+
+
 def test_a_damaged_file_of_the_store_is_a_problem_until_it_is_taken_away() -> None:
     files = SetAside(files=2, bytes=1_500_000, newest="/data/gpuid.db.damaged-20261126T012345Z")
     (problem,) = store_problems(StoreStatus(set_aside=files))
