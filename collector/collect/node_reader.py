@@ -77,10 +77,12 @@ class NodeReader:
         started = anyio.current_time()
         try:
             with redacting(client.session.secrets):
+                if await self._is_unchanged(client, target):
+                    return
                 read = await self._read_pod(client, target)
         except NoDocumentError as error:
             self._queue.log_times(target).look(error.newest, error.asked)
-            self._failed(target, error, log, early=self._queue.awaits_first_document(target))
+            self._take_no_document(target, error, log)
         except ReadError as error:
             self._failed(target, error, log)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
@@ -101,6 +103,41 @@ class NodeReader:
         reader = pod_reader(client, source, pod.name, self._cluster, parsing=self._parsing, pause=self._pause)
         known = functools.partial(self._observer.known_gpus, self._cluster.name, target.node.name)
         return await reader.read(known, target.fingerprint.capacity)
+
+    async def _is_unchanged(self, client: ApiClient, target: Target) -> bool:
+        """Return whether a pod has printed nothing since its log was read, by its last line; raises ReadError.
+
+        That is not asked where a new document is expected, or where what is known of the node needs all of the log.
+        """
+        node, source = target.node, target.candidate.source
+        if source.method is not SourceMethod.LOG or node.log.applied is None or node.last_failure is not None:
+            return False
+        times = self._queue.log_times(target)
+        last_line, dated = times.last_line(node.log.applied[0], anyio.current_time()), times.dated
+        if not last_line or dated is None or why_stale(dated.time, time.time(), self._cluster.refresh) is not None:
+            return False
+        line, asked = await SmiLog(client, source, target.candidate.pod.name, self._cluster).last_line()
+        if line != last_line:
+            return False
+        times.unchanged(asked)
+        self._queue.answered(target, dated.started)
+        self._queue.unchanged(target)
+        return True
+
+    def _take_no_document(self, target: Target, error: NoDocumentError, log: ContextLogger) -> None:
+        """Report a log that has no document, unless the reading is of the same container and still holds.
+
+        The kubelet rotates logs, and of what it has put aside nothing can be read.
+        """
+        node = target.node
+        if node.read_at is None or not node.log.was_read(target.fingerprint):
+            self._failed(target, error, log, early=self._queue.awaits_first_document(target))
+        elif (stale := why_stale(node.read_at, time.time(), self._cluster.refresh)) is not None:
+            self._failed(target, stale, log)
+        else:
+            log.debug("log without a document, rotated since the last one: %s", error)
+            self._queue.answered(target, float("-inf"))
+            self._queue.unchanged(target)
 
     def _take(self, target: Target, read: SmiReading, started: float, log: ContextLogger) -> None:
         """Report what was read of a pod."""
@@ -127,10 +164,13 @@ class NodeReader:
             warnings = (*warnings, text)
         self._log_warnings(node, warnings, log)
         failure = printed.failure or why_stale(dated.time, now, self._cluster.refresh)
-        answered = self._queue.answered(node, dated.started)
+        answered = self._queue.answered(target, dated.started)
         document = (printed.stamp, target.fingerprint)
         outdated = node.read_at is not None and dated.time + 1.0 < min(node.read_at, now)
-        reported = node.log.applied == document and (failure is not None or not answered)
+        if answered:
+            reported = failure is not None and node.log.applied == document
+        else:  # what the node is like now is not in it
+            reported = node.log.applied is not None and node.log.applied[0] == printed.stamp
         if not (outdated or reported):
             if not self._succeeded(target, read, asked, log, printed_at=dated.time, begun=dated.started):
                 return
