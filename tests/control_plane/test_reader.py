@@ -13,6 +13,7 @@ import yaml
 from collector.config.sources import PRESETS, PodSource, SourceMethod
 from tests.control_plane.conftest import Planes
 from tests.control_plane.plane import ControlPlane, binaries
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "config" / "helm" / "gpuid-reader"
@@ -110,8 +111,9 @@ def test_each_variant_is_admitted_with_no_more_than_it_says(plane: ControlPlane,
     if VARIANTS[variant] == "privileged":
         for standard in ("baseline", "restricted"):
             label(plane, objects["Namespace"], standard)
-            refused = create_pod(plane, objects["DaemonSet"])
-            assert f'violates PodSecurity "{standard}:latest"' in refused["message"]
+            refusal = f'violates PodSecurity "{standard}:latest"'
+            # The plugin knows the namespace from a watch.
+            until(lambda refusal=refusal: refusal in create_pod(plane, objects["DaemonSet"]).get("message", ""))
 
 
 @needs_kubectl
@@ -214,12 +216,24 @@ def test_helm_installs_upgrades_and_removes_it(plane: ControlPlane, helm: Helm) 
 
 @pytest.mark.parametrize(
     ("value", "named"),
-    [("variant=eks", "/variant"), ("intervalSeconds=29", "/intervalSeconds"), ("interval=5", "interval")],
+    [
+        ("variant=eks", "/variant"),
+        ("intervalSeconds=29", "/intervalSeconds"),
+        ("timeoutSeconds=61", "/timeoutSeconds"),
+        ("interval=5", "interval"),
+    ],
 )
 def test_the_chart_names_a_wrong_value(helm: Helm, value: str, named: str) -> None:
     refused = helm("template", CHART, "--set", value, check=False)
     assert refused.returncode == 1
     assert named in refused.stderr
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resources_may_be_left_out(helm: Helm, variant: str) -> None:
+    daemonset = by_kind(helm("template", CHART, "--set", f"resources=null,variant={variant}").stdout)["DaemonSet"]
+    (container,) = daemonset["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == ({"claims": [{"name": "gpus"}]} if variant == "dra" else None)
 
 
 def test_the_cluster_may_choose_the_user(helm: Helm) -> None:
