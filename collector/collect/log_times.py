@@ -22,7 +22,8 @@ __all__ = ["Dated", "LogState", "LogTimes", "LookPolicy", "moment_of"]
 RUN_SECONDS = 90.0  # from the start of a run to its first line; the reader gives nvidia-smi 60 s, and prints then
 CLOCK_TOLERANCE_SECONDS = 60.0
 _LONG_AGO = float("-inf")
-_LATEST = (1.05, 1.15)  # periods after which the next document is looked for: the reader's differ by 5% either way
+_NEVER = float("inf")
+_LATEST = (1.08, 1.15)  # periods after which the next document is looked for: the reader's differ by 5% either way
 _EARLIEST = 0.9  # of a period, before which there is no newer document
 
 
@@ -55,7 +56,7 @@ class LogTimes:
         self._said: float | None = None  # the time of that document by the node's clock
         self._period: float | None = None  # between two documents; None: not known
         self._last_line = b""
-        self._expected = _LONG_AGO  # when the next document is looked for, on the monotonic clock
+        self._expected = _NEVER  # when the next document is looked for, on the monotonic clock
         self._late = False  # it was not there when it was to be
 
     @property
@@ -80,7 +81,7 @@ class LogTimes:
         period = min(max(self._period or policy.period, pause), refresh)
         printed = now.time if self._dated is None else self._dated[1].time
         wait = printed + period * rng.uniform(*_LATEST) - now.time
-        self._late = wait <= 0
+        self._late = wait <= 0 or now.monotonic >= self._expected
         if self._late:
             wait = min(max(-wait, pause), period)
         wait = min(wait, refresh)
@@ -102,8 +103,12 @@ class LogTimes:
         self._note((newest,), asked)
         self._last_line = b""
 
-    def date(self, printed: Printed, now: float) -> Dated:
-        """Return when a document was printed, for a reading that was complete at `now`, in Unix seconds."""
+    def date(self, printed: Printed, now: float, known: float | None = None) -> Dated:
+        """Return when a document was printed, for a reading that was complete at `now`, in Unix seconds.
+
+        `known` is the time of a reading of the same container by an earlier run. A first document that its node dates
+        into the future may be that one.
+        """
         self._note((printed.stamp, printed.newest), printed.asked)
         self._last_line = printed.last_line
         if self._dated is not None and self._dated[0] == printed.stamp:
@@ -113,9 +118,11 @@ class LogTimes:
         said = earliest if printed.time is None else printed.time
         time = min(max(said, earliest), now)
         ahead = said - time if abs(said - time) >= CLOCK_TOLERANCE_SECONDS else 0.0
+        if self._dated is None and known is not None and said > now:
+            time = max(earliest, min(known, now))
         dated = Dated(time, bound.monotonic - RUN_SECONDS, ahead)
         self._period = printed.period or self._since_last(printed.time) or self._period
-        self._dated, self._said = (printed.stamp, dated), printed.time
+        self._dated, self._said, self._expected = (printed.stamp, dated), printed.time, _NEVER
         return dated
 
     def _since_last(self, said: float | None) -> float | None:

@@ -40,7 +40,7 @@ class NodeReader:
         self._queue = queue
         self._pause = pause  # between two documents that a pod prints
         self._log = ContextLogger(log, cluster=cluster.name)
-        self._forbidden = False  # it was logged that exec is not allowed
+        self._forbidden: set[tuple[str, SourceMethod]] = set()  # what was logged not to be allowed, by namespace
         # Large outputs that are parsed at once: each takes memory, and the interpreter from the event loop.
         self._parsing = anyio.CapacityLimiter(1)
 
@@ -156,7 +156,8 @@ class NodeReader:
         where a newer one is waited for or is missing.
         """
         node, now = target.node, time.time()
-        dated = self._queue.log_times(target).date(printed, now)
+        known = node.read_at if node.log.was_read(target.fingerprint) else None
+        dated = self._queue.log_times(target).date(printed, now, known)
         warnings = read.warnings
         if dated.ahead:
             direction = "ahead of" if dated.ahead > 0 else "behind"
@@ -205,7 +206,8 @@ class NodeReader:
         # Many commands at once are not for every refresh, and for no more than failures are worth.
         info = self._queue.succeeded(target, found=report.named, mig=mig, like_a_failure=read.one_by_one)
         if node.last_failure is not None:
-            node.last_failure, self._forbidden = None, False
+            node.last_failure = None
+            self._forbidden.discard(_right(target))
             log.info("node readable again")
         reading = Reading(
             cluster=self._cluster.name,
@@ -237,9 +239,11 @@ class NodeReader:
             log.debug("reading too early: %s", error)
             return
         # Warn once for each node and reason; once for all nodes where a right is missing, which concerns them all.
-        repeated = node.last_failure == reason or (reason is ReadFailure.FORBIDDEN and self._forbidden)
+        repeated = node.last_failure == reason
         node.last_failure = reason
-        self._forbidden = self._forbidden or reason is ReadFailure.FORBIDDEN
+        if reason is ReadFailure.FORBIDDEN:
+            repeated = repeated or _right(target) in self._forbidden
+            self._forbidden.add(_right(target))
         level = logging.DEBUG if repeated else logging.WARNING
         log.log(level, "reading failed: %s", error, extra={"reason": reason.value})
         lost = error.lost if isinstance(error, GpusLostError) else ()
@@ -265,6 +269,11 @@ def pod_reader(
     if source.method is SourceMethod.LOG:
         return SmiLog(client, source, pod, cluster, parsing=parsing, pause=pause)
     return SmiCommand(client, source, pod, cluster, parsing=parsing)
+
+
+def _right(target: Target) -> tuple[str, SourceMethod]:
+    source = target.candidate.source
+    return source.namespace, source.method
 
 
 def why_stale(printed: float | None, now: float, refresh: float) -> ReadError | None:

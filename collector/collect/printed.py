@@ -20,6 +20,7 @@ __all__ = ["LastDocument", "Log", "find_last", "last_line"]
 
 PAUSE_SECONDS = 20.0  # between two lines: between two runs of nvidia-smi it is longer, within one shorter
 _MAX_LATER_BYTES = 1 << 16  # of what was printed after the document
+_MAX_UNTIMED_BYTES = 1 << 10
 _MAX_STARTS = 64  # of documents that are looked at, from the end
 _MAX_TEXT_LINES = 1000  # before and after a document that may belong to its run
 
@@ -51,6 +52,7 @@ class Log(NamedTuple):
     newest: str  # the stamp of the last document that begins, which may be cut off; empty where none does
     cut: bool  # a document ends in it that does not begin in it
     text: bytes  # what it says instead of a document
+    untimed: bytes = b""  # what was sent in place of lines of a log, each of which has a time
 
 
 def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Log:
@@ -68,7 +70,15 @@ def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Lo
             return Log(_document(log, section, ends[-1], pause, period), newest, cut=False, text=b"")
     texts = _texts(log, max(0, len(log) - _MAX_LATER_BYTES), pause)
     text = own_text(_without_times(b"".join(texts)))
-    return Log(None, newest, cut=_END.search(log) is not None, text=text)
+    return Log(None, newest, cut=_END.search(log) is not None, text=text, untimed=_untimed(log))
+
+
+def _untimed(log: bytes) -> bytes:
+    """Return a log without any time; else its last line, if that has neither a time nor an end."""
+    if _STAMP.search(log) is not None:
+        last = log.rfind(b"\n") + 1
+        log = b"" if _LINE_TIME.match(log, last) else log[last:]
+    return log[:_MAX_UNTIMED_BYTES].strip()
 
 
 class _Section(NamedTuple):

@@ -25,8 +25,10 @@ from collector.redaction import redact
 
 __all__ = ["NoDocumentError", "SmiLog"]
 
+_MAX_WORDS_LENGTH = 300
 _LINES_PER_GPU = 650  # two documents of 300 lines each, as a GPU has without supported clocks, and some more
 _MOST_GPUS = 16
+_LINE_BYTES = 96  # with its time; of more lines than max_log_size has room for, nothing could be read
 _MORE = 12  # times as many lines are asked for where the document is longer; some GPUs have 1,000 lines of clocks
 _PARSE_INLINE_BYTES = 1 << 18  # a larger log is parsed in a thread, for it would hold up the event loop noticeably
 # What the reader says of a run (config/kubernetes/reader).
@@ -80,9 +82,13 @@ class SmiLog:
         lines = _LINES_PER_GPU * min(max(capacity or _MOST_GPUS // 2, 1), _MOST_GPUS)
         found, asked = await self._find(lines)
         if found.log.last is None and not found.complete:
-            found, asked = await self._find(_MORE * lines)
+            most = int(self._cluster.max_log_size) // _LINE_BYTES
+            found, asked = await self._find(max(lines, min(_MORE * lines, most)))
         log, last = found.log, found.log.last
         if last is None or found.report is None:
+            if log.untimed:  # the kubelet has failed in the middle of a good answer, or somebody else has answered
+                words = self._client.session.secrets.redact(log.untimed.decode(errors="replace"), _MAX_WORDS_LENGTH)
+                raise LogError(ReadFailure.CONNECTION, f"the log cannot be read; the answer was: {words}")
             if (failure := self._said(log.text, "no document of nvidia-smi in the log")) is not None:
                 raise failure
             raise NoDocumentError(self._why_none(log), log.newest, asked)

@@ -147,6 +147,7 @@ class TestFailures:
             (LogFaultKind.ROTATED, ReadFailure.NO_DOCUMENT, "begins in the middle of a document: it was rotated"),
             (LogFaultKind.CUT, ReadFailure.NO_DOCUMENT, "has no document of nvidia-smi that is whole"),
             (LogFaultKind.OTHER, ReadFailure.BAD_OUTPUT, "in the log: waiting for the driver"),
+            (LogFaultKind.UNREADABLE, ReadFailure.CONNECTION, "the answer was: unable to retrieve container logs for "),
             (LogFaultKind.GARBAGE, ReadFailure.BAD_OUTPUT, "no document of nvidia-smi in the log"),
         ],
     )
@@ -203,12 +204,41 @@ class TestFailures:
         warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
         assert warnings == ["the node's clock is 30 min ahead of ours; its log is dated by ours"]
 
+    async def test_a_clock_that_is_ahead_makes_nothing_new_after_a_restart(self, printing: World) -> None:
+        printing.cluster.fail_log(LogFaultKind.CLOCK, printing.first, seconds=7200)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            known = seen.known()
+        await anyio.sleep(0.3)
+        often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.2, pause=0.1))
+        fast = msgspec.structs.replace(FAST, retry=often)
+        async with printing.watched(**FROM_LOGS, known=known, intervals=fast) as seen:
+            await eventually(lambda: len(seen.published) == 4)
+            assert {name: reading.time for name, reading in seen.published.items()} == {
+                name: one.time for name, one in known.items()
+            }
+            printing.cluster.print_now()
+            await eventually(lambda: seen.published[printing.first].time > known[printing.first].time)
+
     async def test_a_missing_right_names_the_right(self, printing: World) -> None:
         printing.cluster.deny("get", "pods/log")
         async with printing.watched(**FROM_LOGS) as seen:
             await eventually(lambda: len(seen.failures) >= 4)
             assert {reason for _, reason in seen.failures} == {ReadFailure.FORBIDDEN}
             assert "pods/log needs the verb get" in seen.messages[0]
+
+    async def test_each_missing_right_is_logged(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        world.cluster.add_readers(world.first)
+        world.cluster.remove_pod(world.first)
+        for resource in ("pods/exec", "pods/log"):
+            world.cluster.deny("get", resource)
+            world.cluster.deny("create", resource)
+        async with world.watched(sources=(PLUGIN, READER)) as seen:
+            await eventually(lambda: {node for node, _ in seen.failures} == set(world.cluster.nodes))
+        warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 2
+        assert any("pods/exec" in text for text in warnings)
+        assert any("pods/log" in text for text in warnings)
 
     async def test_a_log_larger_than_the_budget_is_a_failure(self, printing: World) -> None:
         async with printing.watched(**FROM_LOGS, max_log_size=Size(4096)) as seen:
@@ -288,6 +318,19 @@ class TestClaims:
             await anyio.sleep(1.0)
             reads = printing.requested("log", "pods")
             await printing.stays(lambda: printing.requested("log", "pods") == reads)
+
+
+class TestWhatWasAnswered:
+    @pytest.mark.parametrize("answer", [b"unable to retrieve container logs", b"<html>\n<body>Sign in</body>\n"])
+    async def test_it_is_told_as_it_is(self, printing: World, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+        async def read_tail(*_args: Any, **_options: Any) -> bytes:
+            return answer
+
+        monkeypatch.setattr(logs, "read_tail", read_tail)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await eventually(lambda: len(seen.failures) >= 4)
+            assert {reason for _, reason in seen.failures} == {ReadFailure.CONNECTION}
+            assert " ".join(answer.decode().split()) in seen.messages[0]
 
 
 class TestWhenToLook:
