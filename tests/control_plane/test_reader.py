@@ -239,6 +239,11 @@ def test_resources_may_be_left_out(helm: Helm, variant: str) -> None:
     assert container["resources"] == ({"claims": [{"name": "gpus"}]} if variant == "dra" else None)
 
 
+def test_pods_may_have_a_priority(helm: Helm) -> None:
+    assert "priorityClassName" not in helm("template", CHART).stdout
+    assert "priorityClassName: high\n" in helm("template", CHART, "--set", "priorityClassName=high").stdout
+
+
 def test_the_cluster_may_choose_the_user(helm: Helm) -> None:
     text = helm("template", CHART, "--set", "runAsUser=null").stdout
     assert "runAsNonRoot: true" in text
