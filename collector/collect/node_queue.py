@@ -45,7 +45,7 @@ class TrackedNode:
     reading: bool = False  # handed out, and not done yet
     verify_at: float | None = None  # to be read again then, whatever the last attempt said
     read_at: float | None = None  # the time of the observer's reading of it
-    log: LogState = dataclasses.field(default_factory=LogState)  # if it is read from one
+    log_state: LogState | None = None  # once it is read from one
     was_read: bool = False  # the observer has a reading of it
     found: int = 0  # GPUs in that, as far as this queue knows
     sharing: Sharing | None = None  # what that told of its capacity
@@ -57,6 +57,13 @@ class TrackedNode:
     warned: bool = False  # it was logged that it lacks one, after its grace
     last_failure: ReadFailure | None = None  # how the last attempt failed; None after a success
     last_warnings: tuple[str, ...] = ()  # of the last reading that succeeded
+
+    @property
+    def log(self) -> LogState:
+        """What is known of the log that it is read from."""
+        if self.log_state is None:
+            self.log_state = LogState()
+        return self.log_state
 
     @property
     def has_candidates(self) -> bool:
@@ -183,7 +190,8 @@ class NodeQueue:
         if node is None or not (node.reading or self.select(node)):
             return False
         now = self._clock()
-        node.log.ask(now)
+        if any(candidate.source.method is SourceMethod.LOG for candidate in node.pods.values()):
+            node.log.ask(now)
         at = now + delay
         node.verify_at = at if node.verify_at is None else min(node.verify_at, at)
         self._reschedule(node)
@@ -274,7 +282,8 @@ class NodeQueue:
             rebooted=target.fingerprint.boot_id != node.read_boot_id,
         )
         node.was_read, node.read_boot_id = True, target.fingerprint.boot_id
-        node.log.note_reading(target.fingerprint)
+        if target.candidate.source.method is SourceMethod.LOG:
+            node.log.note_reading(target.fingerprint)
         self._found += found - node.found
         node.found = found
         return self._counted(node, known)
@@ -336,10 +345,10 @@ class NodeQueue:
             if known.boards is not None:
                 node.boards = node.boards or Boards()
                 node.boards.restore(known.fingerprint.boot_id, known.boards)
-            node.log.note_reading(known.fingerprint)
             age, refresh = wall_time - known.time, self._cluster.refresh
             node.attempt = schedule.resumed(known, age, now, refresh, self._rng)
             if (target := self.select(node)) and target.candidate.source.method is SourceMethod.LOG:
+                node.log.note_reading(known.fingerprint)
                 # All of them have printed since, or soon will have. They are not looked at all at once.
                 wait = self._rng.uniform(0.0, min(self._retry.looks.period, refresh))
                 node.attempt = msgspec.structs.replace(node.attempt, next=now + wait)
@@ -459,7 +468,7 @@ class NodeQueue:
         node.observed, node.observed_info, node.observed_pod = False, None, False
         node.observed_uncovered, node.attempt = None, None
         node.was_read, node.sharing, node.read_boot_id = False, None, ""
-        node.read_at, node.log = None, LogState()
+        node.read_at = node.log_state = None
         self._found -= node.found
         node.found = 0
         node.podless_since, node.grace_until, node.warned, node.last_failure = None, None, False, None

@@ -226,7 +226,9 @@ class NodeReader:
             ended=ended,
             sharing=node.sharing,
         )
-        node.read_at, node.log.applied = reading.time, None
+        node.read_at = reading.time
+        if node.log_state is not None:
+            node.log_state.applied = None
         self._observer.on_reading(reading, ended - started)
         return True
 
