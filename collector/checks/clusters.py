@@ -18,6 +18,7 @@ from collector.checks.slices import SliceReport, look_at_slices
 from collector.checks.tokens import look_at_token
 from collector.collect import watcher
 from collector.collect.duplicates import REMEDY, DuplicateDetector
+from collector.collect.log_times import LogTimes, moment_of
 from collector.collect.node_reader import pod_reader, why_stale
 from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
@@ -376,7 +377,9 @@ class ClusterCheck(Check):
             listed = map(GpuRef.of, report.unidentified)
             self._add_lost(name, [*report.lost, *(ref for ref in listed if ref.pci_bus_id)])
             if reading.printed is not None:
-                stale = why_stale(reading.printed.time, time.time(), self._cluster.refresh)
+                now = time.time()
+                printed = LogTimes(moment_of(pod.created), anyio.current_time()).date(reading.printed, now)
+                stale = why_stale(printed.time, now, self._cluster.refresh)
                 for failure in filter(None, (reading.printed.failure, stale)):
                     self._add_failure(name, source, failure)
 

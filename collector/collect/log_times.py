@@ -3,20 +3,28 @@
 The times in a log are the node's, whose clock may be wrong. What does not depend on it is that a document which was not
 in the log when it was read was printed after that. So each document is dated between the last reading that did not have
 it and the first one that had, whatever its node says, and keeps that date however often it is read.
+
+From the times of documents it is also told when to look for the next one.
 """
 
 import dataclasses
 import datetime
+import random
 from typing import NamedTuple
+
+import msgspec
 
 from collector.collect.smi_reading import Moment, Printed
 from collector.model import Fingerprint
 
-__all__ = ["Dated", "LogState", "LogTimes", "moment_of"]
+__all__ = ["Dated", "LogState", "LogTimes", "LookPolicy", "moment_of"]
 
 RUN_SECONDS = 90.0  # from the start of a run to its first line; the reader gives nvidia-smi 60 s, and prints then
 CLOCK_TOLERANCE_SECONDS = 60.0
 _LONG_AGO = float("-inf")
+_NEVER = float("inf")
+_LATEST = (1.08, 1.15)  # periods after which the next document is looked for: the reader's differ by 5% either way
+_EARLIEST = 0.9  # of a period, before which there is no newer document
 
 
 class Dated(NamedTuple):
@@ -25,6 +33,13 @@ class Dated(NamedTuple):
     time: float  # Unix seconds
     started: float  # since when its run is known to have started, on the monotonic clock
     ahead: float  # by how many seconds the node's clock was wrong; 0 where it may have been right
+
+
+class LookPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a log is looked at, in seconds."""
+
+    period: float = 300.0  # between two documents, until a log has shown its own
+    pause: float = 60.0  # at least, between two looks for the next document
 
 
 class LogTimes:
@@ -38,14 +53,64 @@ class LogTimes:
         self._looked = Moment(created, _LONG_AGO)
         self._begun: dict[str, Moment] = {}  # when it was known not to have begun, by stamp, of the last documents
         self._dated: tuple[str, Dated] | None = None
+        self._said: float | None = None  # the time of that document by the node's clock
+        self._period: float | None = None  # between two documents; None: not known
+        self._last_line = b""
+        self._expected = _NEVER  # when the next document is looked for, on the monotonic clock
+        self._late = False  # it was not there when it was to be
+
+    @property
+    def dated(self) -> Dated | None:
+        """The last document, if there was one."""
+        return None if self._dated is None else self._dated[1]
+
+    def last_line(self, stamp: str, now: float) -> bytes:
+        """Return the last line of the log, by which it is told whether more was printed after a document.
+
+        Empty where it is not known, or where another document is expected to be there now.
+        """
+        is_last = self._dated is not None and self._dated[0] == stamp
+        return self._last_line if is_last and (self._late or now < self._expected) else b""
+
+    def next_look(self, now: Moment, refresh: float, policy: LookPolicy, rng: random.Random) -> float:
+        """Return in how many seconds to look for the next document: soon after it was to be printed.
+
+        One that is late is looked for again, at growing intervals of up to its period.
+        """
+        pause = min(policy.pause, refresh)
+        period = min(max(self._period or policy.period, pause), refresh)
+        printed = now.time if self._dated is None else self._dated[1].time
+        wait = printed + period * rng.uniform(*_LATEST) - now.time
+        self._late = wait <= 0 or now.monotonic >= self._expected
+        if self._late:
+            wait = min(max(-wait, pause), period)
+        wait = min(wait, refresh)
+        self._expected = now.monotonic + wait
+        return wait
+
+    def earliest(self, now: float) -> float:
+        """Return in how many seconds a newer document may be there, from `now` in Unix seconds; 0: not known."""
+        if self._dated is None or self._period is None or self._dated[1].ahead:
+            return 0.0
+        return max(0.0, self._dated[1].time + self._period * _EARLIEST - now)
+
+    def unchanged(self, asked: Moment) -> None:
+        """Note that nothing had been printed when the log was looked at."""
+        self._looked = asked
 
     def look(self, newest: str, asked: Moment) -> None:
         """Note which document was the last one that had begun when the log was read."""
         self._note((newest,), asked)
+        self._last_line = b""
 
-    def date(self, printed: Printed, now: float) -> Dated:
-        """Return when a document was printed, for a reading that was complete at `now`, in Unix seconds."""
+    def date(self, printed: Printed, now: float, known: float | None = None) -> Dated:
+        """Return when a document was printed, for a reading that was complete at `now`, in Unix seconds.
+
+        `known` is the time of a reading of the same container by an earlier run. A first document that its node dates
+        into the future may be that one.
+        """
         self._note((printed.stamp, printed.newest), printed.asked)
+        self._last_line = printed.last_line
         if self._dated is not None and self._dated[0] == printed.stamp:
             return self._dated[1]
         bound = self._begun[printed.stamp]
@@ -53,9 +118,15 @@ class LogTimes:
         said = earliest if printed.time is None else printed.time
         time = min(max(said, earliest), now)
         ahead = said - time if abs(said - time) >= CLOCK_TOLERANCE_SECONDS else 0.0
+        if self._dated is None and known is not None and said > now:
+            time = max(earliest, min(known, now))
         dated = Dated(time, bound.monotonic - RUN_SECONDS, ahead)
-        self._dated = (printed.stamp, dated)
+        self._period = printed.period or self._since_last(printed.time) or self._period
+        self._dated, self._said, self._expected = (printed.stamp, dated), printed.time, _NEVER
         return dated
+
+    def _since_last(self, said: float | None) -> float | None:
+        return said - self._said if said is not None and self._said is not None and said > self._said else None
 
     def _note(self, stamps: tuple[str, ...], asked: Moment) -> None:
         self._begun = {stamp: self._begun.get(stamp, self._looked) for stamp in stamps if stamp}
@@ -67,6 +138,9 @@ class LogState:
     """What is known of the log through which a node is read, and of what was asked of it."""
 
     applied: tuple[str, Fingerprint] | None = None  # the document that was reported last, and what it depends on
+    _seen: Fingerprint | None = None  # what a document would depend on, when it was noted last
+    _by_event: bool = False  # a newer document is wanted for a change of that alone
+    _read: tuple[str, str, int] | None = None  # the container of which the observer has a reading
     _asked: float | None = None  # since when a document that is newer than that is wanted, on the monotonic clock
     _polls: int = 0  # for it
     _times: LogTimes | None = None
@@ -74,14 +148,37 @@ class LogState:
 
     def times_of(self, current: Fingerprint, created: str, now: float) -> LogTimes:
         """Return when the documents of a container were printed, whose pod was created at an RFC 3339 time."""
-        container = (current.pod_uid, current.container_id, current.restarts)
+        container = _container(current)
         if self._times is None or self._container != container:
             self._times, self._container = LogTimes(moment_of(created), now), container
         return self._times
 
     def ask(self, now: float) -> None:
         """Note that only a document of a run that starts from now on is an answer."""
-        self._asked, self._polls = now, 0
+        self._asked, self._polls, self._by_event = now, 0, False
+
+    def note(self, current: Fingerprint, now: float) -> None:
+        """Note what a document depends on now: where that has changed, only a newer one than that is an answer.
+
+        Another container has another log, and prints when it starts.
+        """
+        before, self._seen = self._seen, current
+        if before is None or before == current:
+            return
+        if _container(before) == _container(current):
+            by_event = self._asked is None or self._by_event
+            self.ask(now)
+            self._by_event = by_event
+        elif self._by_event:
+            self._asked = None
+
+    def note_reading(self, current: Fingerprint) -> None:
+        """Note that the observer has a reading that depends on this."""
+        self._read, self._seen = _container(current), self._seen or current
+
+    def was_read(self, current: Fingerprint) -> bool:
+        """Return whether the observer's reading is of the container that would be read now."""
+        return self._read == _container(current)
 
     def unanswered(self, started: float, now: float, patience: float) -> int | None:
         """Return how often a newer document was waited for already; None where none is, or not any more."""
@@ -90,6 +187,10 @@ class LogState:
             return None
         self._polls += 1
         return self._polls - 1
+
+
+def _container(current: Fingerprint) -> tuple[str, str, int]:
+    return current.pod_uid, current.container_id, current.restarts
 
 
 def moment_of(text: str) -> float:

@@ -20,6 +20,7 @@ from collector.collect.observer import Observer
 from collector.collect.schedule import Attempt, Candidate, RetryPolicy
 from collector.collect.sharing import count_gpus, learn, units_per_gpu
 from collector.collect.slices import NodeDevices
+from collector.collect.smi_reading import Moment
 from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.events import ResettableEvent
 from collector.model import Fingerprint, Known, NodeInfo, ReadFailure, Sharing, Survey, Uncovered, UnreadReason
@@ -44,7 +45,7 @@ class TrackedNode:
     reading: bool = False  # handed out, and not done yet
     verify_at: float | None = None  # to be read again then, whatever the last attempt said
     read_at: float | None = None  # the time of the observer's reading of it
-    log: LogState = dataclasses.field(default_factory=LogState)  # if it is read from one
+    log_state: LogState | None = None  # once it is read from one
     was_read: bool = False  # the observer has a reading of it
     found: int = 0  # GPUs in that, as far as this queue knows
     sharing: Sharing | None = None  # what that told of its capacity
@@ -56,6 +57,13 @@ class TrackedNode:
     warned: bool = False  # it was logged that it lacks one, after its grace
     last_failure: ReadFailure | None = None  # how the last attempt failed; None after a success
     last_warnings: tuple[str, ...] = ()  # of the last reading that succeeded
+
+    @property
+    def log(self) -> LogState:
+        """What is known of the log that it is read from."""
+        if self.log_state is None:
+            self.log_state = LogState()
+        return self.log_state
 
     @property
     def has_candidates(self) -> bool:
@@ -182,7 +190,8 @@ class NodeQueue:
         if node is None or not (node.reading or self.select(node)):
             return False
         now = self._clock()
-        node.log.ask(now)
+        if any(candidate.source.method is SourceMethod.LOG for candidate in node.pods.values()):
+            node.log.ask(now)
         at = now + delay
         node.verify_at = at if node.verify_at is None else min(node.verify_at, at)
         self._reschedule(node)
@@ -256,11 +265,11 @@ class NodeQueue:
 
         With `like_a_failure` it is due again as soon as after a failure. Raises KeyError for a node that is gone.
         """
-        node, now = target.node, self._clock()
+        node = target.node
         if like_a_failure:
             self.failed(target, ReadFailure.EXIT_STATUS)
         else:
-            node.attempt = schedule.succeeded(node.attempt, target.fingerprint, now, self._cluster.refresh, self._rng)
+            self.unchanged(target)
         known = self._objects[node.name]
         capacity, allocatable = known.facts.advertised
         node.sharing = learn(
@@ -273,16 +282,21 @@ class NodeQueue:
             rebooted=target.fingerprint.boot_id != node.read_boot_id,
         )
         node.was_read, node.read_boot_id = True, target.fingerprint.boot_id
+        if target.candidate.source.method is SourceMethod.LOG:
+            node.log.note_reading(target.fingerprint)
         self._found += found - node.found
         node.found = found
         return self._counted(node, known)
 
     def unchanged(self, target: Target) -> None:
         """Note that a node was read, and that this told nothing new."""
-        node = target.node
-        node.attempt = schedule.succeeded(
-            node.attempt, target.fingerprint, self._clock(), self._cluster.refresh, self._rng
-        )
+        node, now, refresh = target.node, self._clock(), self._cluster.refresh
+        if target.candidate.source.method is SourceMethod.LOG:
+            moment = Moment(time.time(), now)
+            wait = self.log_times(target).next_look(moment, refresh, self._retry.looks, self._rng)
+            node.attempt = Attempt(fingerprint=target.fingerprint, ended=now, next=now + wait)
+        else:
+            node.attempt = schedule.succeeded(node.attempt, target.fingerprint, now, refresh, self._rng)
 
     def failed(self, target: Target, reason: ReadFailure) -> None:
         """Note that a node could not be read."""
@@ -292,16 +306,16 @@ class NodeQueue:
             backoff = self._retry.backoff_after(reason, self._cluster.refresh)
         node.attempt = schedule.failed(node.attempt, target.fingerprint, now, backoff, self._rng)
 
-    def answered(self, node: TrackedNode, started: float) -> bool:
+    def answered(self, target: Target, started: float) -> bool:
         """Return whether a reading that was started then is what was asked for; else the node is read again soon.
 
         A document that a pod had printed before answers nothing, so a newer one is waited for, but not forever.
         """
-        now = self._clock()
+        node, now = target.node, self._clock()
         polls = node.log.unanswered(started, now, self._retry.newer_patience)
         if polls is None:
             return True
-        at = now + self._retry.newer_document.delay(polls, self._rng)
+        at = now + max(self._retry.newer_document.delay(polls, self._rng), self.log_times(target).earliest(time.time()))
         node.verify_at = at if node.verify_at is None else min(node.verify_at, at)
         return False
 
@@ -331,7 +345,13 @@ class NodeQueue:
             if known.boards is not None:
                 node.boards = node.boards or Boards()
                 node.boards.restore(known.fingerprint.boot_id, known.boards)
-            node.attempt = schedule.resumed(known, wall_time - known.time, now, self._cluster.refresh, self._rng)
+            age, refresh = wall_time - known.time, self._cluster.refresh
+            node.attempt = schedule.resumed(known, age, now, refresh, self._rng)
+            if (target := self.select(node)) and target.candidate.source.method is SourceMethod.LOG:
+                node.log.note_reading(known.fingerprint)
+                # All of them have printed since, or soon will have. They are not looked at all at once.
+                wait = self._rng.uniform(0.0, min(self._retry.looks.period, refresh))
+                node.attempt = msgspec.structs.replace(node.attempt, next=now + wait)
         self._known = {}
 
     def _info(self, node: TrackedNode) -> NodeInfo | None:
@@ -411,6 +431,8 @@ class NodeQueue:
     def _due_time(self, node: TrackedNode, now: float) -> float | None:
         if node.reading or (target := self.select(node)) is None:
             return None
+        if target.candidate.source.method is SourceMethod.LOG:
+            node.log.note(target.fingerprint, now)
         due = schedule.due(node.attempt, target.fingerprint, now, settle=self._retry.settle)
         if node.verify_at is not None:
             soonest = now if node.attempt is None else max(now, node.attempt.ended + self._retry.settle)
@@ -446,7 +468,7 @@ class NodeQueue:
         node.observed, node.observed_info, node.observed_pod = False, None, False
         node.observed_uncovered, node.attempt = None, None
         node.was_read, node.sharing, node.read_boot_id = False, None, ""
-        node.read_at, node.log = None, LogState()
+        node.read_at = node.log_state = None
         self._found -= node.found
         node.found = 0
         node.podless_since, node.grace_until, node.warned, node.last_failure = None, None, False, None

@@ -40,7 +40,7 @@ class NodeReader:
         self._queue = queue
         self._pause = pause  # between two documents that a pod prints
         self._log = ContextLogger(log, cluster=cluster.name)
-        self._forbidden = False  # it was logged that exec is not allowed
+        self._forbidden: set[tuple[str, SourceMethod]] = set()  # what was logged not to be allowed, by namespace
         # Large outputs that are parsed at once: each takes memory, and the interpreter from the event loop.
         self._parsing = anyio.CapacityLimiter(1)
 
@@ -77,10 +77,12 @@ class NodeReader:
         started = anyio.current_time()
         try:
             with redacting(client.session.secrets):
+                if await self._is_unchanged(client, target):
+                    return
                 read = await self._read_pod(client, target)
         except NoDocumentError as error:
             self._queue.log_times(target).look(error.newest, error.asked)
-            self._failed(target, error, log, early=self._queue.awaits_first_document(target))
+            self._take_no_document(target, error, log)
         except ReadError as error:
             self._failed(target, error, log)
         except Exception:  # a bug that concerns one node must not cost the cluster the others
@@ -102,6 +104,41 @@ class NodeReader:
         known = functools.partial(self._observer.known_gpus, self._cluster.name, target.node.name)
         return await reader.read(known, target.fingerprint.capacity)
 
+    async def _is_unchanged(self, client: ApiClient, target: Target) -> bool:
+        """Return whether a pod has printed nothing since its log was read, by its last line; raises ReadError.
+
+        That is not asked where a new document is expected, or where what is known of the node needs all of the log.
+        """
+        node, source = target.node, target.candidate.source
+        if source.method is not SourceMethod.LOG or node.log.applied is None or node.last_failure is not None:
+            return False
+        times = self._queue.log_times(target)
+        last_line, dated = times.last_line(node.log.applied[0], anyio.current_time()), times.dated
+        if not last_line or dated is None or why_stale(dated.time, time.time(), self._cluster.refresh) is not None:
+            return False
+        line, asked = await SmiLog(client, source, target.candidate.pod.name, self._cluster).last_line()
+        if line != last_line:
+            return False
+        times.unchanged(asked)
+        self._queue.answered(target, dated.started)
+        self._queue.unchanged(target)
+        return True
+
+    def _take_no_document(self, target: Target, error: NoDocumentError, log: ContextLogger) -> None:
+        """Report a log that has no document, unless the reading is of the same container and still holds.
+
+        The kubelet rotates logs, and of what it has put aside nothing can be read.
+        """
+        node = target.node
+        if node.read_at is None or not node.log.was_read(target.fingerprint):
+            self._failed(target, error, log, early=self._queue.awaits_first_document(target))
+        elif (stale := why_stale(node.read_at, time.time(), self._cluster.refresh)) is not None:
+            self._failed(target, stale, log)
+        else:
+            log.debug("log without a document, rotated since the last one: %s", error)
+            self._queue.answered(target, float("-inf"))
+            self._queue.unchanged(target)
+
     def _take(self, target: Target, read: SmiReading, started: float, log: ContextLogger) -> None:
         """Report what was read of a pod."""
         if read.printed is not None:
@@ -119,7 +156,8 @@ class NodeReader:
         where a newer one is waited for or is missing.
         """
         node, now = target.node, time.time()
-        dated = self._queue.log_times(target).date(printed, now)
+        known = node.read_at if node.log.was_read(target.fingerprint) else None
+        dated = self._queue.log_times(target).date(printed, now, known)
         warnings = read.warnings
         if dated.ahead:
             direction = "ahead of" if dated.ahead > 0 else "behind"
@@ -127,10 +165,13 @@ class NodeReader:
             warnings = (*warnings, text)
         self._log_warnings(node, warnings, log)
         failure = printed.failure or why_stale(dated.time, now, self._cluster.refresh)
-        answered = self._queue.answered(node, dated.started)
+        answered = self._queue.answered(target, dated.started)
         document = (printed.stamp, target.fingerprint)
         outdated = node.read_at is not None and dated.time + 1.0 < min(node.read_at, now)
-        reported = node.log.applied == document and (failure is not None or not answered)
+        if answered:
+            reported = failure is not None and node.log.applied == document
+        else:  # what the node is like now is not in it
+            reported = node.log.applied is not None and node.log.applied[0] == printed.stamp
         if not (outdated or reported):
             if not self._succeeded(target, read, asked, log, printed_at=dated.time, begun=dated.started):
                 return
@@ -165,7 +206,8 @@ class NodeReader:
         # Many commands at once are not for every refresh, and for no more than failures are worth.
         info = self._queue.succeeded(target, found=report.named, mig=mig, like_a_failure=read.one_by_one)
         if node.last_failure is not None:
-            node.last_failure, self._forbidden = None, False
+            node.last_failure = None
+            self._forbidden.discard(_right(target))
             log.info("node readable again")
         reading = Reading(
             cluster=self._cluster.name,
@@ -184,7 +226,9 @@ class NodeReader:
             ended=ended,
             sharing=node.sharing,
         )
-        node.read_at, node.log.applied = reading.time, None
+        node.read_at = reading.time
+        if node.log_state is not None:
+            node.log_state.applied = None
         self._observer.on_reading(reading, ended - started)
         return True
 
@@ -197,9 +241,11 @@ class NodeReader:
             log.debug("reading too early: %s", error)
             return
         # Warn once for each node and reason; once for all nodes where a right is missing, which concerns them all.
-        repeated = node.last_failure == reason or (reason is ReadFailure.FORBIDDEN and self._forbidden)
+        repeated = node.last_failure == reason
         node.last_failure = reason
-        self._forbidden = self._forbidden or reason is ReadFailure.FORBIDDEN
+        if reason is ReadFailure.FORBIDDEN:
+            repeated = repeated or _right(target) in self._forbidden
+            self._forbidden.add(_right(target))
         level = logging.DEBUG if repeated else logging.WARNING
         log.log(level, "reading failed: %s", error, extra={"reason": reason.value})
         lost = error.lost if isinstance(error, GpusLostError) else ()
@@ -225,6 +271,11 @@ def pod_reader(
     if source.method is SourceMethod.LOG:
         return SmiLog(client, source, pod, cluster, parsing=parsing, pause=pause)
     return SmiCommand(client, source, pod, cluster, parsing=parsing)
+
+
+def _right(target: Target) -> tuple[str, SourceMethod]:
+    source = target.candidate.source
+    return source.namespace, source.method
 
 
 def why_stale(printed: float | None, now: float, refresh: float) -> ReadError | None:

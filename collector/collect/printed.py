@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from collector.collect.smi_output import own_text
 
-__all__ = ["LastDocument", "Log", "find_last"]
+__all__ = ["LastDocument", "Log", "find_last", "last_line"]
 
 PAUSE_SECONDS = 20.0  # between two lines: between two runs of nvidia-smi it is longer, within one shorter
 _MAX_LATER_BYTES = 1 << 16  # of what was printed after the document
+_MAX_UNTIMED_BYTES = 1 << 10
 _MAX_STARTS = 64  # of documents that are looked at, from the end
 _MAX_TEXT_LINES = 1000  # before and after a document that may belong to its run
 
@@ -41,6 +42,7 @@ class LastDocument(NamedTuple):
     stamp: str  # when its first line was printed, as the kubelet wrote it: no other document of this log has the same
     time: float | None  # when its run began to print, in Unix seconds by the node's clock; None where it is not known
     later: bytes  # what was printed after it that is no document: a later run has failed
+    period: float | None  # seconds since the one before it, by the node's clock; None where that is not in the log
 
 
 class Log(NamedTuple):
@@ -50,6 +52,7 @@ class Log(NamedTuple):
     newest: str  # the stamp of the last document that begins, which may be cut off; empty where none does
     cut: bool  # a document ends in it that does not begin in it
     text: bytes  # what it says instead of a document
+    untimed: bytes = b""  # what was sent in place of lines of a log, each of which has a time
 
 
 def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Log:
@@ -59,13 +62,23 @@ def find_last(log: bytes, *, complete: bool, pause: float = PAUSE_SECONDS) -> Lo
     """
     sections = _sections(log, complete=complete, pause=pause)
     newest = _stamp_at(log, sections[-1].root) if sections else ""
-    for section in reversed(sections):
+    for at in reversed(range(len(sections))):
+        section = sections[at]
         ends = [match.end() for match in _END.finditer(log, section.start, section.end)]
         if ends:
-            return Log(_document(log, section, ends[-1], pause), newest, cut=False, text=b"")
+            period = _seconds_between(log, sections[at - 1].start, section.start) if at else None
+            return Log(_document(log, section, ends[-1], pause, period), newest, cut=False, text=b"")
     texts = _texts(log, max(0, len(log) - _MAX_LATER_BYTES), pause)
     text = own_text(_without_times(b"".join(texts)))
-    return Log(None, newest, cut=_END.search(log) is not None, text=text)
+    return Log(None, newest, cut=_END.search(log) is not None, text=text, untimed=_untimed(log))
+
+
+def _untimed(log: bytes) -> bytes:
+    """Return a log without any time; else its last line, if that has neither a time nor an end."""
+    if _STAMP.search(log) is not None:
+        last = log.rfind(b"\n") + 1
+        log = b"" if _LINE_TIME.match(log, last) else log[last:]
+    return log[:_MAX_UNTIMED_BYTES].strip()
 
 
 class _Section(NamedTuple):
@@ -124,7 +137,13 @@ def _print_start(log: bytes, root: int, floor: int, pause: float) -> int:
     return begin
 
 
-def _document(log: bytes, section: _Section, end: int, pause: float) -> LastDocument:
+def last_line(log: bytes) -> bytes:
+    """Return the last line of a log, with its time; empty where it has none, by which one is told from another."""
+    line = log[log.rfind(b"\n", 0, len(log) - 1) + 1 :]
+    return line if _LINE_TIME.match(line) else b""
+
+
+def _document(log: bytes, section: _Section, end: int, pause: float, period: float | None) -> LastDocument:
     """Return the document of a section, which ends at `end`, with what was printed until a pause after it."""
     after = log.find(b"\n", end) + 1 or len(log)
     ended = _time_at(log, log.rfind(b"\n", 0, end) + 1)
@@ -136,11 +155,17 @@ def _document(log: bytes, section: _Section, end: int, pause: float) -> LastDocu
         stamp=_stamp_at(log, section.root),
         time=time if (time := _time_at(log, section.start)) is not None else _time_at(log, section.root),
         later=_without_times(b"".join(later)),
+        period=period,
     )
 
 
 def _are_apart(one: float | None, other: float | None, pause: float) -> bool:
     return one is not None and other is not None and abs(other - one) >= pause
+
+
+def _seconds_between(log: bytes, line: int, later: int) -> float | None:
+    one, other = _time_at(log, line), _time_at(log, later)
+    return other - one if one is not None and other is not None and other > one else None
 
 
 def _line_before(log: bytes, begin: int) -> int:

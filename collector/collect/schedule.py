@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from collector.backoff import Backoff
+from collector.collect.log_times import LookPolicy
 from collector.collect.objects import Container, PodObject
 from collector.config import PodSource
 from collector.model import Fingerprint, GpuRef, Known, NodeInfo, ReadFailure, Uncovered, UnreadReason
@@ -33,9 +34,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     backoff: Backoff = Backoff(initial=1.0, maximum=300.0)  # after failures, for as long as the pod lives
     timeout_delay: float = 300.0  # after the first command that did not end; doubles up to the cluster's `refresh`
     settle: float = 5.0  # between readings that only a change of the GPU capacity causes
-    first_document: float = 120.0  # for which a pod that prints may have printed nothing yet
+    first_document: float = 360.0  # for which a log may be empty: its pod has just been started, or it was rotated
     newer_document: Backoff = Backoff(initial=5.0, maximum=30.0)  # while one is waited for that answers a claim
     newer_patience: float = 900.0  # for which one is waited for; printers take a few minutes between two
+    looks: LookPolicy = LookPolicy()  # at a log whose node was read
 
     def backoff_after(self, reason: ReadFailure, refresh: float) -> Backoff:
         """Return the delays after failures of this kind.

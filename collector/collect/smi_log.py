@@ -25,8 +25,10 @@ from collector.redaction import redact
 
 __all__ = ["NoDocumentError", "SmiLog"]
 
+_MAX_WORDS_LENGTH = 300
 _LINES_PER_GPU = 650  # two documents of 300 lines each, as a GPU has without supported clocks, and some more
 _MOST_GPUS = 16
+_LINE_BYTES = 96  # with its time; of more lines than max_log_size has room for, nothing could be read
 _MORE = 12  # times as many lines are asked for where the document is longer; some GPUs have 1,000 lines of clocks
 _PARSE_INLINE_BYTES = 1 << 18  # a larger log is parsed in a thread, for it would hold up the event loop noticeably
 # What the reader says of a run (config/kubernetes/reader).
@@ -49,6 +51,7 @@ class _Found(NamedTuple):
     complete: bool  # nothing comes before it
     report: Report | None
     warnings: list[str]
+    last_line: bytes
 
 
 class SmiLog:
@@ -79,28 +82,47 @@ class SmiLog:
         lines = _LINES_PER_GPU * min(max(capacity or _MOST_GPUS // 2, 1), _MOST_GPUS)
         found, asked = await self._find(lines)
         if found.log.last is None and not found.complete:
-            found, asked = await self._find(_MORE * lines)
+            most = int(self._cluster.max_log_size) // _LINE_BYTES
+            found, asked = await self._find(max(lines, min(_MORE * lines, most)))
         log, last = found.log, found.log.last
         if last is None or found.report is None:
+            if log.untimed:  # the kubelet has failed in the middle of a good answer, or somebody else has answered
+                words = self._client.session.secrets.redact(log.untimed.decode(errors="replace"), _MAX_WORDS_LENGTH)
+                raise LogError(ReadFailure.CONNECTION, f"the log cannot be read; the answer was: {words}")
             if (failure := self._said(log.text, "no document of nvidia-smi in the log")) is not None:
                 raise failure
             raise NoDocumentError(self._why_none(log), log.newest, asked)
         failure = self._said(last.later, "nvidia-smi has printed no document since")
         stamp = last.stamp or hashlib.blake2b(last.output, digest_size=16).hexdigest()
-        printed_then = Printed(stamp=stamp, time=last.time, newest=log.newest or stamp, asked=asked, failure=failure)
+        printed_then = Printed(
+            stamp=stamp,
+            time=last.time,
+            newest=log.newest or stamp,
+            asked=asked,
+            failure=failure,
+            period=last.period,
+            last_line=found.last_line,
+        )
         return SmiReading(found.report, distinct(found.warnings), printed=printed_then)
+
+    async def last_line(self) -> tuple[bytes, Moment]:
+        """Return the last line of the log, and when it was asked for; raises ReadError.
+
+        As long as it is the same, nothing was printed.
+        """
+        asked = Moment(time.time(), anyio.current_time())
+        return printed.last_line(await self._read_tail(1)), asked
+
+    async def _read_tail(self, lines: int) -> bytes:
+        source, timeout = self._source, self._cluster.exec_timeout
+        return await logs.read_tail(
+            self._client, source.namespace, self._pod, source.container, lines=lines, timeout=timeout
+        )
 
     async def _find(self, lines: int) -> tuple[_Found, Moment]:
         """Return what the last lines of the log hold, and when they were asked for."""
         asked = Moment(time.time(), anyio.current_time())
-        log = await logs.read_tail(
-            self._client,
-            self._source.namespace,
-            self._pod,
-            self._source.container,
-            lines=lines,
-            timeout=self._cluster.exec_timeout,
-        )
+        log = await self._read_tail(lines)
         complete = log.count(b"\n") < lines
         share, secrets = self._client.session.share, self._client.session.secrets
         spent = 0.0
@@ -111,13 +133,14 @@ class SmiLog:
             try:
                 warnings: list[str] = []
                 found = printed.find_last(log, complete=complete, pause=self._pause)
+                last_line = printed.last_line(log)
                 if found.last is None:
-                    return _Found(found, complete, None, warnings)
+                    return _Found(found, complete, None, warnings, last_line)
                 report = nvidia_smi.parse(found.last.output, warnings)
                 if (exit_status := _exit_status(found.last.output)) is not None:
                     report = with_exit_status(report, exit_status)
                     warnings.append(f"nvidia-smi ended with exit status {exit_status}, after a complete document")
-                return _Found(found, complete, printable_report(report, secrets), warnings)
+                return _Found(found, complete, printable_report(report, secrets), warnings, last_line)
             finally:
                 spent = time.thread_time() - began
 

@@ -29,6 +29,8 @@ class Printed(NamedTuple):
     newest: str  # the stamp of the newest document that has begun, this one or one that is not whole yet
     asked: Moment  # before the log was asked for: what is not in it was printed after that
     failure: ReadError | None = None  # of a later run, which printed no document
+    period: float | None = None  # seconds since the document before it, by the node's clock
+    last_line: bytes = b""  # of the log, by which it is told whether more was printed; empty where that cannot be
 
 
 class SmiReading(NamedTuple):

@@ -71,7 +71,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: str | None = None  # path, or paths joined by ":"; None is $KUBECONFIG, then ~/.kube/config
     preset: str | tuple[str, ...] = "gpu-operator"  # keys of PRESETS, whose sources are used in this order
     sources: tuple[PodSource, ...] = ()  # instead of the preset; on each node, the first with a ready pod is used
-    refresh: Duration = Duration(3600)  # a node is read again when its reading is older than this
+    refresh: Duration = Duration(3600)  # a node is read again when its reading is older; from a log as that is printed
     grace: Duration = Duration(600)  # how long a node without a GPU pod keeps its series, and a new one may lack one
     command: tuple[str, ...] | None = None  # for sources that name none; None is that of the preset
     exec_timeout: Duration = Duration(30)  # from opening the exec to its exit status, or for reading a log

@@ -33,7 +33,8 @@ class Conflicts:
         self._claims = claims
         self._node = node
         self._uuids: dict[str, set[str]] = {}  # by cluster
-        self._sorted: dict[Place, tuple[tuple[Gpu, ...], dict[str, _Board]]] = {}  # by serial, valid for these GPUs
+        # By serial, valid for these GPUs and claims of a node:
+        self._sorted: dict[Place, tuple[tuple[Gpu, ...], frozenset[str], dict[str, _Board]]] = {}
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of a cluster's GPUs in conflict; the view is live."""
@@ -54,6 +55,13 @@ class Conflicts:
         self.update(gpu.uuid)
         # More of the serial than a board can have are left there: all others of it stay as they are.
         if gpu.serial is not None and len(self._board(gpu.serial, place)) <= MAX_BOARD_GPUS:
+            self.serial_changed(gpu.serial, place)
+
+    def gpu_moved(self, gpu: Gpu, place: Place) -> None:
+        """Decide again after a node has got one GPU that it had merely claimed, and nothing else has changed in it."""
+        self.update(gpu.uuid)
+        # Likewise: where there were more than a board can have before, all others stay as they are.
+        if gpu.serial is not None and len(self._board(gpu.serial, place)) <= MAX_BOARD_GPUS + 1:
             self.serial_changed(gpu.serial, place)
 
     def update_serial(self, serial: str) -> None:
@@ -130,16 +138,21 @@ class Conflicts:
         return False
 
     def _board(self, serial: str, place: Place) -> _Board:
-        """Return a node's GPUs that report a serial; none of a node that is being removed, which decides nothing."""
-        if not (gpus := self._gpus(place)):
+        """Return a node's GPUs that report a serial; none of a node that is being removed, which decides nothing.
+
+        Those that it merely claims are not confirmed there, and left out.
+        """
+        node = self._node(place)
+        if node is None or not node.gpus:
             self._sorted.pop(place, None)
             return ()
         known = self._sorted.get(place)
-        if known is None or known[0] is not gpus:
+        if known is None or known[0] is not node.gpus or known[1] is not node.claims:
             if len(self._sorted) >= _MAX_SORTED_NODES:
                 self._sorted.clear()
-            known = self._sorted[place] = (gpus, _by_serial(gpus))
-        return known[1].get(serial, ())
+            gpus = [gpu for gpu in node.gpus if gpu.uuid not in node.claims] if node.claims else node.gpus
+            known = self._sorted[place] = (node.gpus, node.claims, _by_serial(gpus))
+        return known[2].get(serial, ())
 
     def _gpus(self, place: Place) -> tuple[Gpu, ...]:
         node = self._node(place)

@@ -143,7 +143,7 @@ class Inventory:
         self._put(node, step)
         self._depart(left.values(), before, reading.time, step)
         if before.gpus != node.gpus or before.claims != node.claims:
-            self._reindex(node.place, before.gpus, node.gpus)
+            self._reindex(node.place, before, node)
         for uuid in opened:
             self._ask_homes(uuid, node.place, step)
         return step.done(reading)
@@ -229,7 +229,7 @@ class Inventory:
                     self._locations.discard(uuid, node.place)
                     node = self._without(uuid, node)
                 self._put(node, step)
-                self._reindex(node.place, before.gpus, node.gpus)
+                self._reindex(node.place, before, node)
         for name in list(self.nodes(cluster)):
             self._remove(Place(cluster, name), time, step)
         self._absent.forget_cluster(cluster)
@@ -331,7 +331,7 @@ class Inventory:
                 draft = _Draft()
                 self._put(with_listed(node.node, adopted, recorded.time), draft)
                 if gpus != node.gpus:
-                    self._reindex(place, node.gpus, gpus)
+                    self._reindex(place, node, adopted)
                 steps.append(draft.done())
         elif recorded.silent and node.time is None and not node.silent:
             draft = _Draft()
@@ -458,7 +458,7 @@ class Inventory:
         self._count_unread(place.cluster, node.unread, None)
         step.nodes[place] = None
         self._depart(zip(node.gpus, node.since, strict=True), node, time, step)
-        self._reindex(place, node.gpus, ())
+        self._reindex(place, node, None)
 
     def _count_failing(self, cluster: str, before: Failing | None, after: Failing | None) -> None:
         if before is not after:
@@ -615,7 +615,7 @@ class Inventory:
         for other, claim in self._claims.claimants(uuid).items():
             claim.confirmed = None
             self._ask(claimant, other, step)
-        self._conflicts.update(uuid)
+        self._conflicts.gpu_moved(gpu, claimant)
 
     def _lose_claimed(self, place: Place, step: "_Draft") -> None:
         """Take from a node that does not answer the GPUs that other nodes of its cluster claim."""
@@ -636,12 +636,17 @@ class Inventory:
         self._chassis.replace(place, {gpu.chassis}, {gpu.chassis} & {one.chassis for one in without.gpus})
         self._conflicts.gpu_lost(gpu, place)
 
-    def _reindex(self, place: Place, before: Collection[Gpu], after: Collection[Gpu]) -> None:
-        """Bring the indexes and conflicts in line with a node's GPUs, given those that it had before."""
+    def _reindex(self, place: Place, node_before: NodeState, node: NodeState | None) -> None:
+        """Bring the indexes and conflicts in line with a node's GPUs, given what it was before; None: it is gone."""
+        before = node_before.gpus
+        after, claims = ((), NO_UUIDS) if node is None else (node.gpus, node.claims)
         serials = self._serials.replace(place, {gpu.serial for gpu in before}, {gpu.serial for gpu in after})
         self._chassis.replace(place, {gpu.chassis for gpu in before}, {gpu.chassis for gpu in after})
         for uuid in {gpu.uuid for gpu in itertools.chain(before, after)}:
             self._conflicts.update(uuid)
+        if claims != node_before.claims:  # what is merely claimed is in no conflict by its serial
+            settled = claims ^ node_before.claims
+            serials = {*serials, *(gpu.serial for gpu in after if gpu.uuid in settled and gpu.serial is not None)}
         for serial in serials:
             self._conflicts.serial_changed(serial, place)
 

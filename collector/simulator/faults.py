@@ -44,6 +44,7 @@ class LogFaultKind(StrEnum):
     CLOCK = "clock"  # the clock of the node is `seconds` ahead
     OTHER = "other"  # lines that are no document
     GARBAGE = "garbage"  # bytes that are no text
+    UNREADABLE = "unreadable"  # the kubelet cannot read it, and sends why in its place, with status 200
 
 
 class LogFault(msgspec.Struct):

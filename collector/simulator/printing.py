@@ -83,6 +83,9 @@ class PodLogs:
             raise errors.bad_request(
                 f'container "{container}" in pod "{info.name}" is waiting to start: ContainerCreating'
             )
+        fault = self._faults.log_fault(entry.node)
+        if fault is not None and fault.how is LogFaultKind.UNREADABLE:
+            return web.Response(text=f"unable to retrieve container logs for {running}", content_type="text/plain")
         lines = list(self._lines(entry, running))
         return web.Response(body=_tail(lines, query, time.time()), content_type="text/plain")
 
@@ -111,7 +114,7 @@ class PodLogs:
 def _spoiled(lines: list[tuple[float, bytes]], last: int, fault: LogFault) -> list[tuple[float, bytes]]:
     """Return what a fault leaves of a log, of which the last document has so many lines."""
     match fault.how:
-        case LogFaultKind.EMPTY:
+        case LogFaultKind.EMPTY | LogFaultKind.UNREADABLE:
             return []
         case LogFaultKind.ROTATED:
             return lines[len(lines) - last // 2 :]

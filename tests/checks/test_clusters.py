@@ -619,6 +619,11 @@ class TestLogs:
         assert hint in remedy
         assert "running" not in problem
 
+    async def test_a_clock_that_is_behind_is_no_old_document(self, logs: Clusters):
+        logs["sim-1"].add_readers()
+        logs["sim-1"].fail_log(LogFaultKind.CLOCK, seconds=-7200)
+        assert await self.problems(logs) == []
+
 
 class TestResourceSlices:
     async def test_gpus_that_only_slices_list_are_known(self, clusters: Clusters):

@@ -8,6 +8,7 @@ import pytest
 
 from collector.collect.gpu_signs import find_sign
 from collector.collect.objects import node_decoder
+from tests.support.gpu_labels import GPU_LABELS
 
 
 @pytest.mark.parametrize(
@@ -26,28 +27,7 @@ def test_resources(capacity: dict[str, str], sign: str) -> None:
     assert find_sign(capacity, {}) == sign
 
 
-@pytest.mark.parametrize(
-    "label",
-    [
-        ("nvidia.com/gpu.present", "true"),
-        ("nvidia.com/gpu.count", "8"),
-        ("feature.node.kubernetes.io/pci-10de.present", "true"),
-        ("feature.node.kubernetes.io/pci-0302_10de.present", "true"),
-        ("feature.node.kubernetes.io/pci-0300_10de.present", "true"),
-        ("cloud.google.com/gke-accelerator", "nvidia-tesla-t4"),
-        ("karpenter.k8s.aws/instance-gpu-manufacturer", "nvidia"),
-        ("karpenter.k8s.aws/instance-gpu-count", "4"),
-        ("karpenter.k8s.aws/instance-gpu-name", "h100"),
-        ("eks.amazonaws.com/instance-gpu-manufacturer", "nvidia"),
-        ("eks.amazonaws.com/instance-gpu-count", "1"),
-        ("karpenter.azure.com/sku-gpu-manufacturer", "nvidia"),
-        ("karpenter.azure.com/sku-gpu-name", "A100"),
-        ("kubernetes.azure.com/accelerator", "nvidia"),
-        ("accelerator", "nvidia"),
-        ("accelerator", "nvidia-tesla-k80"),
-        ("k8s.amazonaws.com/accelerator", "nvidia-tesla-v100"),
-    ],
-)
+@pytest.mark.parametrize("label", GPU_LABELS)
 def test_labels(label: tuple[str, str]) -> None:
     assert find_sign({"cpu": "8"}, dict([label, ("zone", "a")])) == label[0]
 

@@ -1,10 +1,15 @@
 """When documents were printed, whatever the clock of their node says."""
 
+import random
+
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.collect.log_times import RUN_SECONDS, LogTimes, moment_of
+from collector.collect.log_times import RUN_SECONDS, LogState, LogTimes, LookPolicy, moment_of
 from collector.collect.smi_reading import Moment, Printed
+from collector.model import Fingerprint
 
 CREATED = 1_000_000.0
 NOT_KNOWN = float("-inf")
@@ -70,6 +75,98 @@ class TestStarts:
         times = LogTimes(CREATED, 0.0)
         times.look("", Moment(CREATED + 5, 5.0))
         assert times.date(seen("a", CREATED + 10, at=20), CREATED + 21).started == 5 - RUN_SECONDS
+
+
+class TestNextLook:
+    """When the log is looked at for the next document."""
+
+    POLICY = LookPolicy(period=300.0, pause=60.0)
+
+    def look(self, times: LogTimes, at: float, refresh: float = 3600.0) -> float:
+        return times.next_look(Moment(CREATED + at, at), refresh, self.POLICY, random.Random(0))
+
+    @pytest.mark.parametrize(("period", "usual"), [(None, 300), (600.0, 600), (60.0, 60), (30.0, 60), (9000.0, 3600)])
+    def test_it_is_soon_after_it_was_to_be_printed(self, period: float | None, usual: float) -> None:
+        times = LogTimes(CREATED, 0.0)
+        times.date(seen("a", CREATED + 100, at=110)._replace(period=period), CREATED + 110)
+        assert usual * 1.05 - 10 < self.look(times, 110, refresh=3600 * 1.2) <= usual * 1.2
+
+    def test_the_period_is_learned_from_two_looks(self) -> None:
+        times = LogTimes(CREATED, 0.0)
+        times.date(seen("a", CREATED + 100, at=110), CREATED + 110)
+        times.date(seen("b", CREATED + 220, at=225), CREATED + 225)
+        assert 115 <= self.look(times, 225) <= 138
+
+    def test_a_late_one_is_looked_for_at_growing_intervals(self) -> None:
+        times, at, waits = LogTimes(CREATED, 0.0), 1.0, []
+        times.date(seen("a", CREATED, at=1), CREATED + 1)
+        for _ in range(8):
+            waits.append(self.look(times, at))
+            at += waits[-1]
+        assert waits[1] == 60
+        assert waits[1:] == sorted(waits[1:])
+        assert waits[-1] == 300
+
+    def test_it_is_never_later_than_the_refresh(self) -> None:
+        times = LogTimes(CREATED, 0.0)
+        times.date(seen("a", CREATED, at=1), CREATED + 1)
+        assert [self.look(times, at, refresh=10.0) for at in (1, 100, 5000)] == [10.0] * 3
+
+    def test_the_last_line_tells_only_until_then(self) -> None:
+        times = LogTimes(CREATED, 0.0)
+        times.date(seen("a", CREATED, at=1)._replace(last_line=b"end"), CREATED + 1)
+        wait = self.look(times, 1)
+        assert [times.last_line("a", at) for at in (1.0, wait, 1.0 + wait)] == [b"end", b"end", b""]
+        assert times.last_line("b", 1.0) == b""
+        self.look(times, 1 + wait)  # it is late
+        assert times.last_line("a", 2 + wait) == b"end"
+
+    def test_none_is_waited_for_before_it_can_be_there(self) -> None:
+        times = LogTimes(CREATED, 0.0)
+        assert times.earliest(CREATED) == 0
+        times.date(seen("a", CREATED, at=1), CREATED + 1)
+        assert times.earliest(CREATED + 1) == 0
+        times.date(seen("b", CREATED + 300, at=301), CREATED + 301)
+        assert times.earliest(CREATED + 301) == 269
+
+
+class TestChanges:
+    """What makes only a newer document an answer."""
+
+    BEFORE = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8, allocatable=8)
+
+    @pytest.mark.parametrize("change", [{"capacity": 7}, {"allocatable": 7}, {"boot_id": "x"}, {"listed": ()}])
+    def test_a_change_of_the_node_does(self, change: dict[str, object]) -> None:
+        state = LogState()
+        state.note(self.BEFORE, 10.0)
+        assert state.unanswered(-1.0, 15.0, 900.0) is None
+        after = msgspec.structs.replace(self.BEFORE, **change)
+        state.note(after, 20.0)
+        state.note(after, 30.0)
+        assert [state.unanswered(at, 40.0, 900.0) for at in (19.0, 19.0, 20.0, 19.0)] == [0, 1, None, None]
+
+    def test_one_since_the_reading_of_an_earlier_run_does(self) -> None:
+        state = LogState()
+        state.note_reading(self.BEFORE)
+        state.note(msgspec.structs.replace(self.BEFORE, capacity=7), 20.0)
+        assert state.unanswered(19.0, 40.0, 900.0) == 0
+
+    def test_another_container_does_not(self) -> None:
+        state = LogState()
+        state.note(self.BEFORE, 10.0)
+        rebooted = msgspec.structs.replace(self.BEFORE, boot_id="x")
+        state.note(rebooted, 20.0)
+        state.note(msgspec.structs.replace(rebooted, restarts=1), 30.0)
+        assert state.unanswered(-1.0, 40.0, 900.0) is None
+
+    def test_a_claim_is_not_settled_by_that(self) -> None:
+        state = LogState()
+        state.note(self.BEFORE, 10.0)
+        state.ask(15.0)
+        rebooted = msgspec.structs.replace(self.BEFORE, boot_id="x")
+        state.note(rebooted, 20.0)
+        state.note(msgspec.structs.replace(rebooted, restarts=1), 30.0)
+        assert state.unanswered(-1.0, 40.0, 900.0) == 0
 
 
 @given(st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=12), st.sampled_from([0.0, 7200.0, -7200.0]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from collector.collect.printed import Log, find_last
+from collector.collect.printed import Log, find_last, last_line
 
 PROLOG = [b'<?xml version="1.0" ?>', b'<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">']
 START = 1_790_000_000.0
@@ -42,6 +42,17 @@ def name_in(log: Log) -> str | None:
     return name
 
 
+class TestLastLines:
+    def test_it_is_told_from_others_by_its_time(self) -> None:
+        log = document(START, "a")
+        assert last_line(log) == stamp(START + (len(lines_of("a")) - 1) * 1e-3) + b" </nvidia_smi_log>\n"
+        assert last_line(log[:-1]) == last_line(log)[:-1]
+
+    @pytest.mark.parametrize("log", [b"", b"\n", b"</nvidia_smi_log>\n", b"2026-11-26T05:00:00Z a\nb\n"])
+    def test_without_a_time_it_is_none(self, log: bytes) -> None:
+        assert last_line(log) == b""
+
+
 class TestWholeLogs:
     def test_the_last_document_counts(self) -> None:
         log = find_last(document(START, "a") + document(START + 300, "b"), complete=True)
@@ -49,12 +60,14 @@ class TestWholeLogs:
         assert log.last is not None
         assert log.last.time == pytest.approx(START + 300, abs=1e-3)
         assert log.last.stamp == log.newest
+        assert log.last.period == pytest.approx(300, abs=1e-3)
 
     def test_one_that_is_being_printed_does_not(self) -> None:
         begun = document(START + 300, "b")
         log = find_last(document(START, "a") + begun[: len(begun) // 2], complete=True)
         assert name_in(log) == "a"
         assert log.last is not None
+        assert log.last.period is None
         assert log.newest > log.last.stamp
         assert b"uuid" not in log.last.later
 

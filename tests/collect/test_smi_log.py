@@ -8,8 +8,10 @@ import anyio
 import msgspec
 import pytest
 
-from collector.collect import log_times, smi_log
+from collector.collect import log_times, node_reader, smi_log
+from collector.collect.log_times import LookPolicy
 from collector.config import PRESETS, Duration, PodSource, Size, SourceMethod
+from collector.kube import logs
 from collector.model import ReadFailure, Uncovered
 from collector.simulator import LogFaultKind
 from collector.simulator.objects import NODES
@@ -50,6 +52,12 @@ def printing(world: World) -> World:
     return world
 
 
+async def looked_at(world: World, times: int) -> None:
+    """Wait until logs were looked at so many more times."""
+    before = world.requested("log", "pods")
+    await eventually(lambda: world.requested("log", "pods") > before + times)
+
+
 class TestReadings:
     async def test_every_gpu_is_found_without_the_right_to_exec(self, printing: World) -> None:
         async with printing.watched(**FROM_LOGS) as seen:
@@ -70,7 +78,7 @@ class TestReadings:
     async def test_the_same_document_confirms_nothing_again(self, printing: World) -> None:
         async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
             await printing.settled()
-            await eventually(lambda: len(seen.readings) > 16)
+            await looked_at(printing, 16)
             assert len({(reading.node.name, reading.time, reading.started) for reading in seen.readings}) == 4
 
     async def test_a_newer_document_makes_the_reading_new(self, printing: World) -> None:
@@ -139,6 +147,7 @@ class TestFailures:
             (LogFaultKind.ROTATED, ReadFailure.NO_DOCUMENT, "begins in the middle of a document: it was rotated"),
             (LogFaultKind.CUT, ReadFailure.NO_DOCUMENT, "has no document of nvidia-smi that is whole"),
             (LogFaultKind.OTHER, ReadFailure.BAD_OUTPUT, "in the log: waiting for the driver"),
+            (LogFaultKind.UNREADABLE, ReadFailure.CONNECTION, "the answer was: unable to retrieve container logs for "),
             (LogFaultKind.GARBAGE, ReadFailure.BAD_OUTPUT, "no document of nvidia-smi in the log"),
         ],
     )
@@ -188,12 +197,28 @@ class TestFailures:
         printing.cluster.fail_log(LogFaultKind.CLOCK, printing.first, seconds=1800)
         async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
             await printing.settled()
-            await eventually(lambda: len(seen.readings) > 16)
+            await looked_at(printing, 16)
             times = {reading.time for reading in seen.readings if reading.node.name == printing.first}
             assert len(times) == 1
             assert max(times) <= time.time()
         warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
         assert warnings == ["the node's clock is 30 min ahead of ours; its log is dated by ours"]
+
+    async def test_a_clock_that_is_ahead_makes_nothing_new_after_a_restart(self, printing: World) -> None:
+        printing.cluster.fail_log(LogFaultKind.CLOCK, printing.first, seconds=7200)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            known = seen.known()
+        await anyio.sleep(0.3)
+        often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.2, pause=0.1))
+        fast = msgspec.structs.replace(FAST, retry=often)
+        async with printing.watched(**FROM_LOGS, known=known, intervals=fast) as seen:
+            await eventually(lambda: len(seen.published) == 4)
+            assert {name: reading.time for name, reading in seen.published.items()} == {
+                name: one.time for name, one in known.items()
+            }
+            printing.cluster.print_now()
+            await eventually(lambda: seen.published[printing.first].time > known[printing.first].time)
 
     async def test_a_missing_right_names_the_right(self, printing: World) -> None:
         printing.cluster.deny("get", "pods/log")
@@ -201,6 +226,19 @@ class TestFailures:
             await eventually(lambda: len(seen.failures) >= 4)
             assert {reason for _, reason in seen.failures} == {ReadFailure.FORBIDDEN}
             assert "pods/log needs the verb get" in seen.messages[0]
+
+    async def test_each_missing_right_is_logged(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        world.cluster.add_readers(world.first)
+        world.cluster.remove_pod(world.first)
+        for resource in ("pods/exec", "pods/log"):
+            world.cluster.deny("get", resource)
+            world.cluster.deny("create", resource)
+        async with world.watched(sources=(PLUGIN, READER)) as seen:
+            await eventually(lambda: {node for node, _ in seen.failures} == set(world.cluster.nodes))
+        warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 2
+        assert any("pods/exec" in text for text in warnings)
+        assert any("pods/log" in text for text in warnings)
 
     async def test_a_log_larger_than_the_budget_is_a_failure(self, printing: World) -> None:
         async with printing.watched(**FROM_LOGS, max_log_size=Size(4096)) as seen:
@@ -280,6 +318,110 @@ class TestClaims:
             await anyio.sleep(1.0)
             reads = printing.requested("log", "pods")
             await printing.stays(lambda: printing.requested("log", "pods") == reads)
+
+
+class TestWhatWasAnswered:
+    @pytest.mark.parametrize("answer", [b"unable to retrieve container logs", b"<html>\n<body>Sign in</body>\n"])
+    async def test_it_is_told_as_it_is(self, printing: World, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+        async def read_tail(*_args: Any, **_options: Any) -> bytes:
+            return answer
+
+        monkeypatch.setattr(logs, "read_tail", read_tail)
+        async with printing.watched(**FROM_LOGS) as seen:
+            await eventually(lambda: len(seen.failures) >= 4)
+            assert {reason for _, reason in seen.failures} == {ReadFailure.CONNECTION}
+            assert " ".join(answer.decode().split()) in seen.messages[0]
+
+
+class TestWhenToLook:
+    async def test_what_is_printed_is_seen_long_before_the_refresh(self, printing: World) -> None:
+        often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.5, pause=0.1))
+        async with printing.watched(**FROM_LOGS, intervals=msgspec.structs.replace(FAST, retry=often)) as seen:
+            await printing.settled()
+            printing.cluster.swap_tray(printing.first)
+            printing.cluster.print_now()
+            await printing.settled()
+            assert seen.failures == []
+
+    async def test_a_log_to_which_nothing_was_added_is_not_transferred(
+        self, printing: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[int] = []
+        read_tail = logs.read_tail
+
+        async def read_and_count(*args: Any, lines: int, timeout: float) -> bytes:
+            asked.append(lines)
+            return await read_tail(*args, lines=lines, timeout=timeout)
+
+        monkeypatch.setattr(logs, "read_tail", read_and_count)
+        often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.2, pause=0.1))
+        async with printing.watched(**FROM_LOGS, intervals=msgspec.structs.replace(FAST, retry=often)) as seen:
+            await printing.settled()
+            await eventually(lambda: asked.count(1) > 16)
+            assert len(asked) - asked.count(1) <= 8  # when they were read first, and when they were to have printed
+            assert seen.failures == []
+
+    async def test_a_change_of_the_node_is_not_answered_by_what_was_printed_before(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            reads = printing.requested("log", "pods")
+            printing.cluster.lose_gpu(printing.first)
+            await eventually(lambda: printing.requested("log", "pods") > reads + 3)
+            assert len([reading for reading in seen.readings if reading.node.name == printing.first]) == 1
+            printing.cluster.print_now(printing.first)
+            await printing.settled()
+            reads = printing.requested("log", "pods")
+            await printing.stays(lambda: printing.requested("log", "pods") == reads)
+
+    async def test_a_replaced_pod_prints_when_it_starts_and_that_is_enough(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            printing.cluster.swap_tray(printing.first)
+            printing.cluster.add_readers(printing.first)
+            await printing.settled()
+            reads = printing.requested("log", "pods")
+            await printing.stays(lambda: printing.requested("log", "pods") == reads)
+            assert seen.failures == []
+
+    async def test_an_earlier_run_is_followed_by_a_look(self, printing: World) -> None:
+        async with printing.watched(**FROM_LOGS) as seen:
+            await printing.settled()
+            known = seen.known()
+        printing.cluster.swap_tray(printing.first)
+        printing.cluster.print_now()
+        often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.5, pause=0.1))
+        fast = msgspec.structs.replace(FAST, retry=often)
+        async with printing.watched(**FROM_LOGS, known=known, intervals=fast):
+            await printing.settled()
+
+    async def test_a_log_that_was_rotated_is_no_failure_while_the_reading_holds(self, printing: World) -> None:
+        often = msgspec.structs.replace(FAST.retry, looks=LookPolicy(period=0.2, pause=0.1), first_document=0.0)
+        fast = msgspec.structs.replace(FAST, retry=often)
+        async with printing.watched(**FROM_LOGS, intervals=fast) as seen:
+            await printing.settled()
+            for how in (LogFaultKind.EMPTY, LogFaultKind.ROTATED, LogFaultKind.CUT):
+                printing.cluster.fail_log(how)
+                await looked_at(printing, 12)
+            assert seen.failures == []
+            known = seen.known()
+        async with printing.watched(**FROM_LOGS, known=known, intervals=fast) as seen:
+            await looked_at(printing, 12)
+            assert seen.failures == []
+            printing.cluster.heal_log()
+            printing.cluster.swap_tray(printing.first)
+            printing.cluster.print_now()
+            await eventually(lambda: printing.truth >= seen.gpus and len(seen.published) == 4)
+            assert seen.failures == []
+
+    async def test_a_log_that_stays_without_a_document_is_stale(
+        self, printing: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(node_reader, "STALE_SECONDS", 1.0)
+        async with printing.watched(**FROM_LOGS, refresh=Duration(0.2)) as seen:
+            await printing.settled()
+            printing.cluster.fail_log(LogFaultKind.EMPTY)
+            await eventually(lambda: len(set(seen.failures)) == 4)
+            assert {reason for _, reason in seen.failures} == {ReadFailure.STALE}
 
 
 class TestBothMethods:

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 
 from collector.backoff import Backoff
+from collector.collect.log_times import LookPolicy
 from collector.collect.schedule import RetryPolicy
 from collector.collect.slice_watch import SliceIntervals
 from collector.collect.watcher import ClusterWatcher, Intervals
@@ -42,6 +43,7 @@ FAST = Intervals(
         settle=0.2,
         first_document=0.3,
         newer_document=Backoff(initial=0.05, maximum=0.1),
+        looks=LookPolicy(period=60.0, pause=0.1),
     ),
     print_pause=0.05,
     connect=Backoff(initial=0.02, maximum=0.05),

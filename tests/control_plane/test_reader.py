@@ -1,5 +1,6 @@
 """The reader's manifests and chart on a real API server, which admits them as far as they say."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from collector.config.sources import PRESETS, PodSource, SourceMethod
 from tests.control_plane.conftest import Planes
 from tests.control_plane.plane import ControlPlane, binaries
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "config" / "helm" / "gpuid-reader"
@@ -96,6 +98,10 @@ def create_pod(plane: ControlPlane, daemonset: dict[str, Any]) -> Any:
     return plane.http.post(PODS, json=pod, params={"dryRun": "All", "fieldValidation": "Strict"}).json()
 
 
+def violates(plane: ControlPlane, daemonset: dict[str, Any], standard: str) -> bool:
+    return f'violates PodSecurity "{standard}:latest"' in create_pod(plane, daemonset).get("message", "")
+
+
 @needs_kubectl
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_is_admitted_with_no_more_than_it_says(plane: ControlPlane, variant: str) -> None:
@@ -110,8 +116,7 @@ def test_each_variant_is_admitted_with_no_more_than_it_says(plane: ControlPlane,
     if VARIANTS[variant] == "privileged":
         for standard in ("baseline", "restricted"):
             label(plane, objects["Namespace"], standard)
-            refused = create_pod(plane, objects["DaemonSet"])
-            assert f'violates PodSecurity "{standard}:latest"' in refused["message"]
+            until(functools.partial(violates, plane, objects["DaemonSet"], standard))  # the plugin watches the label
 
 
 @needs_kubectl
@@ -214,12 +219,29 @@ def test_helm_installs_upgrades_and_removes_it(plane: ControlPlane, helm: Helm) 
 
 @pytest.mark.parametrize(
     ("value", "named"),
-    [("variant=eks", "/variant"), ("intervalSeconds=29", "/intervalSeconds"), ("interval=5", "interval")],
+    [
+        ("variant=eks", "/variant"),
+        ("intervalSeconds=29", "/intervalSeconds"),
+        ("timeoutSeconds=61", "/timeoutSeconds"),
+        ("interval=5", "interval"),
+    ],
 )
 def test_the_chart_names_a_wrong_value(helm: Helm, value: str, named: str) -> None:
     refused = helm("template", CHART, "--set", value, check=False)
     assert refused.returncode == 1
     assert named in refused.stderr
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resources_may_be_left_out(helm: Helm, variant: str) -> None:
+    daemonset = by_kind(helm("template", CHART, "--set", f"resources=null,variant={variant}").stdout)["DaemonSet"]
+    (container,) = daemonset["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == ({"claims": [{"name": "gpus"}]} if variant == "dra" else None)
+
+
+def test_pods_may_have_a_priority(helm: Helm) -> None:
+    assert "priorityClassName" not in helm("template", CHART).stdout
+    assert "priorityClassName: high\n" in helm("template", CHART, "--set", "priorityClassName=high").stdout
 
 
 def test_the_cluster_may_choose_the_user(helm: Helm) -> None:

@@ -31,7 +31,7 @@ from collector.backoff import parse_retry_after
 from collector.collect import nvidia_smi
 from collector.collect.objects import decode_pod, node_decoder
 from collector.collect.printable import printable_report
-from collector.collect.printed import find_last
+from collector.collect.printed import find_last, last_line
 from collector.collect.slices import SliceBook, decode_slice
 from collector.config import ConfigError, Duration, Listen, ServerSettings
 from collector.config.postgres import split_postgres_url
@@ -581,6 +581,7 @@ def _log(log: bytes) -> None:
         if found.last is not None:
             assert b"</nvidia_smi_log>" in found.last.output
             _smi(found.last.output)
+    assert log.endswith(last_line(log))
 
 
 def _texts(text: str) -> None:

@@ -1080,12 +1080,10 @@ class Naive:
         everything = [
             (place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values() if place in self.homes(gpu.uuid)
         ]
-        published = [(place, gpu) for place, gpus in self.gpus.items() for gpu in gpus.values()]
-
-        reporting = [(place, gpu) for place, gpu in published if gpu.reports("serial")]
+        reporting = [(place, gpu) for place, gpu in everything if gpu.reports("serial")]
 
         def shares(place: Place, gpu: Gpu) -> bool:
-            others = [other for other in self.gpus[place].values() if other.uuid != gpu.uuid]
+            others = [other for at, other in everything if at == place and other.uuid != gpu.uuid]
             return gpu.multi_gpu_board or any(other.serial == gpu.serial for other in others)
 
         def others(place: Place, gpu: Gpu) -> set[Place]:

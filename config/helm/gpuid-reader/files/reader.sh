@@ -3,7 +3,7 @@
 # For any POSIX sh with awk and a writable /tmp. Never runs nvidia-smi twice at once, and ends at once on SIGTERM.
 #   INTERVAL_SECONDS  from one run to the next, give or take 5% so that the nodes of a cluster drift apart (300); from 30
 #                     on, for gpuid tells documents apart by the pauses between them
-#   TIMEOUT_SECONDS   after which nvidia-smi is ended (60)
+#   TIMEOUT_SECONDS   after which nvidia-smi is ended (60); at most 60, for by that gpuid knows when a document was measured
 #   NVIDIA_SMI        the program (nvidia-smi)
 set -u
 LC_ALL=C # whatever bytes it prints

@@ -14,7 +14,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 gpuid-reader-{{ include "gpuid-reader.scripts" . | sha256sum | trunc 10 }}
 {{- end }}
 
-{{/* Any of these labels says that a node has GPUs. */}}
+{{/* Any of these labels says that a node has GPUs; collector/collect/gpu_signs.py says whose they are. */}}
 {{- define "gpuid-reader.nodeSelectorTerms" -}}
 {{- if eq .Values.variant "gpu-operator" -}}
 - matchExpressions:
@@ -26,6 +26,8 @@ gpuid-reader-{{ include "gpuid-reader.scripts" . | sha256sum | trunc 10 }}
 - matchExpressions:
     - {key: nvidia.com/gpu.present, operator: In, values: ["true"]}
 - matchExpressions:
+    - {key: nvidia.com/gpu.count, operator: Gt, values: ["0"]}
+- matchExpressions:
     - {key: feature.node.kubernetes.io/pci-10de.present, operator: In, values: ["true"]}
 - matchExpressions:
     - {key: feature.node.kubernetes.io/pci-0302_10de.present, operator: In, values: ["true"]}
@@ -34,6 +36,14 @@ gpuid-reader-{{ include "gpuid-reader.scripts" . | sha256sum | trunc 10 }}
 - matchExpressions:
     - {key: karpenter.k8s.aws/instance-gpu-manufacturer, operator: In, values: [nvidia]}
 - matchExpressions:
+    - {key: eks.amazonaws.com/instance-gpu-manufacturer, operator: In, values: [nvidia]}
+- matchExpressions:
+    - {key: karpenter.azure.com/sku-gpu-manufacturer, operator: In, values: [nvidia]}
+- matchExpressions:
     - {key: kubernetes.azure.com/accelerator, operator: In, values: [nvidia]}
+- matchExpressions:
+    - {key: accelerator, operator: In, values: [nvidia, nvidia-l4, nvidia-tesla-a100, nvidia-tesla-k80, nvidia-tesla-p100, nvidia-tesla-t4, nvidia-tesla-v100]}
+- matchExpressions:
+    - {key: k8s.amazonaws.com/accelerator, operator: In, values: [nvidia, nvidia-l4, nvidia-tesla-a100, nvidia-tesla-k80, nvidia-tesla-p100, nvidia-tesla-t4, nvidia-tesla-v100]}
 {{- end }}
 {{- end }}
