@@ -1,4 +1,4 @@
-"""What a collector must be allowed to do in a cluster, from its settings: what `check` asks for."""
+"""What a collector must be allowed to do in a cluster, from its settings: what `check` asks for and `grant` gives."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,11 @@ import msgspec
 
 from collector.config import ClusterSettings, SourceMethod
 
-__all__ = ["METHOD_RIGHTS", "SLICE_RIGHTS", "Right", "needed_rights"]
+__all__ = ["ACCOUNT", "METHOD_RIGHTS", "NAMESPACE", "SLICE_RIGHTS", "USER", "Right", "needed_rights"]
+
+NAMESPACE = "gpuid"  # of the service account that `gpuid grant` makes
+ACCOUNT = "gpuid"
+USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
 
 METHOD_RIGHTS = {  # an exec over a WebSocket needs `get`, and since Kubernetes 1.35 also `create`
     SourceMethod.EXEC: (("create", "pods/exec"), ("get", "pods/exec")),
