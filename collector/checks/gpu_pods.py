@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import msgspec
 from kubernetes_asyncio.client import CoreV1Api
 
-from collector.checks.access import is_granted
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import Finding, Subject
 from collector.checks.fitting import Fit, PodGroup, Survey, find_fit
@@ -15,6 +14,7 @@ from collector.collect import watcher
 from collector.collect.objects import PodObject, decode_pod, without_echoes
 from collector.collect.schedule import Candidate, find_container, ready
 from collector.config import PRESETS, ClusterSettings, PodSource
+from collector.kube.access import is_granted
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ForbiddenError
 from collector.kube.lister import Resource
