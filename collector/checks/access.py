@@ -1,21 +1,12 @@
-"""Asks an API server who we are and what we may do; a server that does not say is not at fault."""
+"""Asks an API server who we are and which version it has; a server that does not say is not at fault."""
 
-from kubernetes_asyncio.client import (
-    AuthenticationV1Api,
-    AuthorizationV1Api,
-    V1ResourceAttributes,
-    V1SelfSubjectAccessReview,
-    V1SelfSubjectAccessReviewSpec,
-    V1SelfSubjectReview,
-    VersionApi,
-)
+from kubernetes_asyncio.client import AuthenticationV1Api, V1SelfSubjectReview, VersionApi
 
-from collector.checks.rights import Right
 from collector.kube.client import ApiClient
 from collector.kube.errors import ForbiddenError, ServerError
 from collector.kube.wire import MalformedError
 
-__all__ = ["is_granted", "server_version", "user_name"]
+__all__ = ["server_version", "user_name"]
 
 
 async def server_version(api: ApiClient) -> str:
@@ -34,22 +25,3 @@ async def user_name(api: ApiClient) -> str:
         return ""
     info = review.status and review.status.user_info
     return info.username or "" if info else ""
-
-
-async def is_granted(api: ApiClient, right: Right) -> bool | None:
-    """Return whether the server grants us a right, None if it does not tell us."""
-    resource, _, subresource = right.resource.partition("/")
-    attributes = V1ResourceAttributes(
-        namespace=right.namespace,
-        verb=right.verb,
-        group=right.group,
-        resource=resource,
-        subresource=subresource,
-        name=right.name,
-    )
-    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
-    try:
-        answer = await AuthorizationV1Api(api).create_self_subject_access_review(review)
-    except (ForbiddenError, ServerError, MalformedError):
-        return None
-    return bool(answer.status.allowed) if answer.status else None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import anyio
 import msgspec
 
-from collector.checks.access import is_granted, server_version, user_name
+from collector.checks.access import server_version, user_name
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
 from collector.checks.fitting import MAX_NAMES, PodSurvey, command_hint, find_fit
@@ -24,6 +24,7 @@ from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
 from collector.collect.smi_reading import GpusLostError
 from collector.config import ClusterSettings, PodSource, SourceMethod
+from collector.kube.access import is_granted
 from collector.kube.client import ApiClient
 from collector.kube.errors import (
     CertificateTimeError,

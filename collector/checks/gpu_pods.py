@@ -8,7 +8,6 @@ import anyio
 import msgspec
 from kubernetes_asyncio.client import CoreV1Api
 
-from collector.checks.access import is_granted
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import Finding, Subject
 from collector.checks.fitting import Fit, PodGroup, PodSurvey, find_fit
@@ -18,6 +17,7 @@ from collector.collect import watcher
 from collector.collect.objects import PodObject, decode_pod, without_echoes
 from collector.collect.schedule import Candidate, find_container, ready
 from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
+from collector.kube.access import is_granted
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ForbiddenError, ServerError
 from collector.kube.lister import Resource

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
 
 import anyio
@@ -12,26 +11,30 @@ import click
 import msgspec
 
 from collector import config as configuration
-from collector.checks.check import Check, run_checks
-from collector.checks.finding import Finding, Subject
+from collector.checks.check import CONCURRENT_CLUSTERS, run_checks
 from collector.cli.console import error_console
 from collector.cli.logs import configure
 from collector.cli.options import TIMEOUT, CommandError, ParsedText, config_option
 from collector.cli.suggestions import listed, unknown_name
 from collector.config import ClusterSettings, ConfigError, Duration
-from collector.grant.contexts import CollectorContext, admin_cluster, check_target, make_secret, write
+from collector.grant.contexts import CollectorContext, check_target, make_secret, write
 from collector.grant.documents import dump
-from collector.grant.granting import Done, GrantError, Options, Outcome, apply, compare, revoke
-from collector.grant.manifests import make_manifests, needs_policy
-from collector.grant.objects import Objects
-from collector.kube.client import ApiClient
-from collector.kube.errors import NotFoundError
-from collector.kube.session import Session
+from collector.grant.granting import Options, Outcome
+from collector.grant.manifests import USUAL_AUDIENCES, make_manifests, needs_policy
+from collector.grant.work import Action, Identify, Work
 from collector.text import counted, escaped, one_line, shell_word
 
 __all__ = ["grant"]
 
-_CONCURRENT_CLUSTERS = 32  # each may start a credential plugin
+_MAX_SECRET_BYTES = 1 << 20  # that an API server stores
+_POLICY_HEAD = """\
+# The admission policies need Kubernetes 1.30. Where kubectl refuses them, nothing limits pods/exec to one command, nor
+# the patch of nodes to labels: delete these rights again, or use `gpuid grant --apply`, which refuses to give them.
+"""
+_AUDIENCE_HEAD = """\
+# The policy gpuid-token admits the audiences of most API servers. For others (as in GKE), say --audience, or use
+# --apply, which asks the server for them; else tokens cannot be renewed.
+"""
 _MIN_DURATION_SECONDS = 600  # of a token; an API server takes no less
 _SHORTENED = 0.95  # of what was asked for: a token that ends before was cut by the server
 
@@ -40,16 +43,6 @@ def _duration(text: object) -> Duration:
     if (duration := Duration.parse(text)) < _MIN_DURATION_SECONDS:
         raise ValueError("must be at least 10m, of which API servers take no less")
     return duration
-
-
-class _Action(Enum):
-    """What is done with the rights."""
-
-    PRINT = "print"
-    APPLY = "apply"
-    CHECK = "check"
-    REVOKE = "revoke"
-    NOTHING = "nothing"  # tokens alone
 
 
 @click.command()
@@ -74,10 +67,20 @@ class _Action(Enum):
     type=ParsedText("duration", _duration),
     default="30d",
     show_default=True,
-    help="How long new tokens are good for; the server may shorten it.",
+    help="How long new tokens are good for, and renewed ones at most; the server may shorten it.",
+)
+@click.option(
+    "--audience",
+    multiple=True,
+    metavar="URL",
+    help="For which new tokens may be renewed: the API server's own, which --apply and --check ask it for.",
 )
 @click.option("--no-renewal", is_flag=True, help="Without the right to renew these tokens.")
-@click.option("--without-policy", is_flag=True, help="Without the admission policy: exec may then run any command.")
+@click.option(
+    "--without-policy",
+    is_flag=True,
+    help="Without the admission policies: exec may then run any command, `labels = true` change all of a node.",
+)
 @click.option(
     "--admin-kubeconfig",
     metavar="PATH",
@@ -97,6 +100,7 @@ def grant(
     kubeconfig: Path | None,
     secret: bool,
     duration: Duration,
+    audience: tuple[str, ...],
     no_renewal: bool,
     without_policy: bool,
     admin_kubeconfig: str | None,
@@ -105,17 +109,19 @@ def grant(
     r"""Print or apply the least rights that gpuid needs in clusters, given by their name or context.
 
     Without an option, the manifests are printed, ready for kubectl apply, and no cluster is contacted. They
-    hold a service account, what it may list and watch, and for exec an admission policy (Kubernetes 1.30)
-    by which it may run the configured command alone. Clusters that read logs need no exec.
+    hold a service account, what it may list and watch, and admission policies (Kubernetes 1.30) by which it
+    may run the configured command alone. Where kubectl refuses these, exec allows any command: delete the
+    rights, or use --apply, which refuses before. Clusters that read logs need no exec.
 
     --kubeconfig and --secret hand out tokens of that service account, which the collector renews itself. A
-    kubeconfig keeps the contexts that are in it; each token has its own file beside it.
+    kubeconfig keeps the contexts that are in it; each token has its own file beside it. Contexts are named
+    as your own, so that `kubeconfig` is all that changes in the collector's gpuid.toml.
 
     \b
     Examples:
       gpuid grant prod | kubectl --context prod apply -f -
       gpuid grant --all --apply --kubeconfig collector.kubeconfig
-      gpuid grant --all --apply --secret | kubectl --context hub apply -f -
+      gpuid grant --all --apply --secret | kubectl --context hub apply --server-side -f -
       gpuid grant --check
       gpuid grant prod --revoke
     """
@@ -125,102 +131,93 @@ def grant(
     if kubeconfig is not None and secret:
         raise click.UsageError("expected either --kubeconfig or --secret")
     clusters = _select(configuration.load(config).clusters, names, everything, action)
-    options = Options(renewal=not no_renewal, policy=not without_policy)
-    if action is _Action.PRINT:
+    options = Options(
+        renewal=not no_renewal, policy=not without_policy, audiences=tuple(audience), seconds=int(duration)
+    )
+    if action is Action.PRINT:
         click.echo(_manifests(clusters, options), nl=False)
         return
     if admin_kubeconfig is not None:
         clusters = [msgspec.structs.replace(cluster, kubeconfig=admin_kubeconfig) for cluster in clusters]
-    if action is _Action.REVOKE and not yes:
+    if action is Action.REVOKE and not yes:
         _confirm(clusters)
+    contexts = _check_contexts(clusters) if tokens else []
     if kubeconfig is not None:
-        check_target(kubeconfig, [cluster.name for cluster in clusters])
-    work = [_Work(cluster, action, options, int(duration) if tokens else None) for cluster in clusters]
+        check_target(kubeconfig, contexts)
+    seconds = int(duration) if tokens else None
+    work = [Work(cluster, action, options, seconds, timeout) for cluster in clusters]
     with error_console().status(f"Asking {counted(len(clusters), 'cluster')} …"):
-        anyio.run(_run, work, timeout)
+        anyio.run(_run, work, clusters, timeout)
     for one in work:
         _report(one, err=secret)
     failed = [one.finding.name for one in work if not one.finding.ok]
     if tokens:
         _hand_out([one.context for one in work if one.context is not None], failed, kubeconfig)
-    ctx.exit(1 if failed or any(one.diffs for one in work) else 0)
+    ctx.exit(0 if all(one.complete for one in work) or (action is Action.REVOKE and not failed) else 1)
 
 
-class _Work(Check):
-    """What is to be done in one cluster, and what was."""
-
-    def __init__(self, cluster: ClusterSettings, action: _Action, options: Options, seconds: int | None) -> None:
-        super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name))
-        self.step = "talking to its API server"
-        self.timeout_hint = "raise --timeout or check the network"
-        self.action = action
-        self.done: Sequence[Done] = ()
-        self.diffs: Sequence[Sequence[str]] = ()
-        self.context: CollectorContext | None = None
-        self.seconds = seconds  # that a new token is to last
-        self._cluster = cluster
-        self._options = options
-
-    async def run(self) -> None:
-        """Do it; raises GpuidError."""
-        cluster = self._cluster
-        async with ApiClient(Session(cluster)) as client:
-            if self.action is _Action.APPLY:
-                self.done = await apply(client, cluster, self._options)
-            elif self.action is _Action.CHECK:
-                self.diffs = await compare(client, cluster, self._options)
-            elif self.action is _Action.REVOKE:
-                self.done = await revoke(client)
-            if self.seconds is not None and cluster.context is not None:
-                entry = await anyio.to_thread.run_sync(admin_cluster, cluster.context, cluster.kubeconfig)
-                try:
-                    token = await Objects(client).token(self.seconds)
-                except NotFoundError as error:
-                    raise GrantError(f"{error}; give the rights first, with --apply") from error
-                self.context = CollectorContext(cluster.name, entry, token)
+async def _run(work: Sequence[Work], clusters: Sequence[ClusterSettings], timeout: float) -> None:
+    if len(work) > 1 and work[0].action is Action.APPLY:
+        looks = [Identify(cluster, timeout) for cluster in clusters if cluster.context is not None]
+        await run_checks(looks, timeout, concurrency=CONCURRENT_CLUSTERS)
+        names: dict[str, str] = {}
+        for look in looks:
+            other = names.setdefault(look.identity, look.finding.name) if look.identity else look.finding.name
+            if other != look.finding.name:
+                raise ConfigError(_one_set(other, look.finding.name, "lead to the same cluster"))
+    await run_checks(work, timeout, concurrency=CONCURRENT_CLUSTERS)
 
 
-async def _run(work: Sequence[_Work], timeout: float) -> None:
-    await run_checks(work, timeout, concurrency=_CONCURRENT_CLUSTERS)
+def _one_set(name: str, other: str, relation: str) -> str:
+    return (
+        f"{one_line(name)} and {one_line(other)} {relation}, in which there is one set of rights; name one of them,"
+        " with all sources"
+    )
 
 
-def _action(applies: bool, checks: bool, revokes: bool, *, tokens: bool) -> _Action:
-    chosen = {_Action.APPLY: applies, _Action.CHECK: checks, _Action.REVOKE: revokes}
+def _action(applies: bool, checks: bool, revokes: bool, *, tokens: bool) -> Action:
+    chosen = {Action.APPLY: applies, Action.CHECK: checks, Action.REVOKE: revokes}
     actions = [action for action, given in chosen.items() if given]
     if len(actions) > 1:
         raise click.UsageError("expected one of --apply, --check and --revoke")
-    if actions and tokens and actions != [_Action.APPLY]:
+    if actions and tokens and actions != [Action.APPLY]:
         raise click.UsageError(f"--{actions[0].value}: expected neither --kubeconfig nor --secret")
-    return actions[0] if actions else _Action.NOTHING if tokens else _Action.PRINT
+    return actions[0] if actions else Action.NOTHING if tokens else Action.PRINT
 
 
 def _select(
-    clusters: Sequence[ClusterSettings], names: Sequence[str], everything: bool, action: _Action
+    clusters: Sequence[ClusterSettings], names: Sequence[str], everything: bool, action: Action
 ) -> list[ClusterSettings]:
     """Return the clusters that are meant; what changes clusters must name them if there are several."""
     if everything and names:
         raise click.UsageError("expected either clusters or --all")
-    if not names and not everything and len(clusters) > 1 and action not in (_Action.PRINT, _Action.CHECK):
+    if not names and not everything and len(clusters) > 1 and action not in (Action.PRINT, Action.CHECK):
         known = listed([cluster.name for cluster in clusters])
         raise click.UsageError(f"expected the clusters that are meant, or --all; there are {known}")
     chosen = [_named(clusters, name) for name in dict.fromkeys(names)] if names else list(clusters)
     chosen = list({cluster.name: cluster for cluster in chosen}.values())
-    if action is _Action.PRINT:
+    if action is Action.PRINT:
         return chosen
     contexts: dict[tuple[str | None, str | None], str] = {}
     for cluster in chosen:
-        if cluster.context is None:
-            raise ConfigError(
-                f"{one_line(cluster.name)}: in_cluster has no context with an administrator's credentials; "
-                "print the manifests and apply them with kubectl"
-            )
         other = contexts.setdefault((cluster.kubeconfig, cluster.context), cluster.name)
-        if other != cluster.name:
-            raise ConfigError(
-                f"{one_line(other)} and {one_line(cluster.name)} have the same context, in which there is one set of"
-                " rights; name one of them, with all sources"
-            )
+        if other != cluster.name and cluster.context is not None:
+            raise ConfigError(_one_set(other, cluster.name, "have the same context"))
     return chosen
+
+
+def _check_contexts(clusters: Sequence[ClusterSettings]) -> list[str]:
+    """Return the names of the contexts to write; raises ConfigError if two clusters have the same."""
+    names: dict[str, str] = {}
+    for cluster in clusters:
+        if cluster.context is None:
+            continue
+        if (other := names.setdefault(cluster.context, cluster.name)) != cluster.name:
+            raise ConfigError(
+                f"{one_line(other)} and {one_line(cluster.name)} have contexts of one name in two kubeconfigs,"
+                " which cannot both be in one; name one of them, or rename a context"
+            )
+    return list(names)
 
 
 def _named(clusters: Sequence[ClusterSettings], name: str) -> ClusterSettings:
@@ -235,7 +232,15 @@ def _manifests(clusters: Sequence[ClusterSettings], options: Options) -> str:
     """Return the manifests as text; raises ConfigError if clusters need different ones."""
     version = "v1" if options.policy else None
     texts = {
-        cluster.name: dump(make_manifests(cluster, renewal=options.renewal, policy_version=version))
+        cluster.name: dump(
+            make_manifests(
+                cluster,
+                renewal=options.renewal,
+                policy_version=version,
+                audiences=options.audiences or USUAL_AUDIENCES,
+                seconds=options.seconds,
+            )
+        )
         for cluster in clusters
     }
     first = next(iter(texts))
@@ -246,7 +251,9 @@ def _manifests(clusters: Sequence[ClusterSettings], options: Options) -> str:
         )
     head = f"# The rights of gpuid in {listed(list(texts))}.\n"
     if version is not None and any(map(needs_policy, clusters)):
-        head += "# The admission policy, by which it may run one command alone, needs Kubernetes 1.30.\n"
+        head += _POLICY_HEAD
+    if version is not None and options.renewal and not options.audiences:
+        head += _AUDIENCE_HEAD
     return head + texts[first]
 
 
@@ -257,7 +264,7 @@ def _confirm(clusters: Sequence[ClusterSettings]) -> None:
     click.confirm(f"Take gpuid's rights away in {names}?", abort=True, err=True)
 
 
-def _report(work: _Work, *, err: bool) -> None:
+def _report(work: Work, *, err: bool) -> None:
     """Print what was done in a cluster, or what differs; problems on stderr."""
     name = one_line(work.finding.name)
     for done in work.done:
@@ -266,9 +273,9 @@ def _report(work: _Work, *, err: bool) -> None:
             click.echo(f"{name}: {done.outcome.value} {escaped(done.title)}{escaped(why)}", err=err)
     if unchanged := sum(done.outcome is Outcome.UNCHANGED for done in work.done):
         click.echo(f"{name}: unchanged {counted(unchanged, 'object')}", err=err)
-    if work.action is _Action.REVOKE and work.finding.ok and not work.done:
+    if work.action is Action.REVOKE and work.finding.ok and not work.done:
         click.echo(f"{name}: nothing to revoke", err=err)
-    if work.action is _Action.CHECK and work.finding.ok:
+    if work.action is Action.CHECK and work.finding.ok:
         click.echo(f"{name}: {counted(len(work.diffs), 'difference') if work.diffs else 'as needed'}", err=err)
     for diff in work.diffs:
         click.echo("\n".join(map(escaped, diff)), err=err)
@@ -292,9 +299,15 @@ def _hand_out(contexts: Sequence[CollectorContext], failed: Sequence[str], file:
     if file is None:
         if failed:  # applied, it would take the contexts of these clusters away
             raise CommandError(f"--secret: not printed, because it would lack {listed(failed)}")
-        click.echo(dump([make_secret(contexts)]), nl=False)
+        secret = make_secret(contexts)
+        if (size := len(secret["stringData"]["config"].encode())) > _MAX_SECRET_BYTES:
+            raise CommandError(
+                f"--secret: not printed, because {size:,} bytes are more than the 1 MiB that Kubernetes stores;"
+                " name fewer clusters, or use --kubeconfig"
+            )
+        click.echo(dump([secret]), nl=False)
     elif contexts:
         write(file, contexts)
         first = f"--kubeconfig {shell_word(str(file))} --context {shell_word(contexts[0].name)}"
-        click.echo(f"Wrote {counted(len(contexts), 'context')} to {escaped(str(file))}, named as the cluster. Try:")
+        click.echo(f"Wrote {counted(len(contexts), 'context')} to {escaped(str(file))}, named as yours. Try:")
         click.echo(f"  kubectl {first} get nodes")

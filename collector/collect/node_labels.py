@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping
 
 from collector.model import Gpu
 
-__all__ = ["LABEL_PREFIX", "MAX_OWN_LABELS", "gpu_labels", "is_gpu_label", "label_changes", "own_labels"]
+__all__ = ["LABEL_FORM", "LABEL_PREFIX", "MAX_OWN_LABELS", "gpu_labels", "is_gpu_label", "label_changes", "own_labels"]
 
 LABEL_PREFIX = "gpuid.github.com/"
+LABEL_FORM = r"gpu-[0-9]{1,5}|chassis(?:-count|-[0-9]{1,5}(?:-gpu-[0-9]{1,5})?)?"  # what follows; also in RE2
 MAX_VALUE_LENGTH = 63  # of a label, as the API server accepts it
 MAX_GPUS = 256  # of a node that get a label; the largest machines have 16
 MAX_OWN_LABELS = 2 * MAX_GPUS + 1  # of a node that are kept: as many as we ever write
@@ -20,7 +21,7 @@ _ABSENT = "N/A"  # what nvidia-smi prints in place of a serial
 _NOT_SET = "na"  # what stands in a label then
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.-]")
 _ILLEGAL_ENDS = re.compile(r"\A[^A-Za-z0-9]+|[^A-Za-z0-9]+\Z")
-_NAME = re.compile(r"gpu-[0-9]{1,5}|chassis(?:-count|-[0-9]{1,5}(?:-gpu-[0-9]{1,5})?)?")
+_NAME = re.compile(LABEL_FORM)
 
 
 def gpu_labels(gpus: Iterable[Gpu]) -> dict[str, str]:

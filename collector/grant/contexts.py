@@ -12,10 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 from collector.files import read_file, replace_file
 from collector.grant.documents import dump
 from collector.grant.granting import GrantError
-from collector.grant.objects import Token
 from collector.kube import kubeconfig
 from collector.kube.connection import ClusterEntry
 from collector.kube.go_values import BadYamlError, load_yaml
+from collector.kube.token_request import MadeToken
 from collector.text import describe_os_error, one_line
 
 __all__ = ["CollectorContext", "admin_cluster", "check_target", "make_secret", "merged", "token_file", "write"]
@@ -32,7 +32,7 @@ class CollectorContext(NamedTuple):
 
     name: str
     cluster: Mapping[str, Any]  # an entry of `clusters`
-    token: Token
+    token: MadeToken
 
 
 def admin_cluster(context: str, paths: str | None) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def make_secret(contexts: Sequence[CollectorContext]) -> dict[str, Any]:
 def check_target(path: Path, names: Sequence[str]) -> None:
     """Raise GrantError if contexts of these names cannot be written into a file, as far as that can be seen before."""
     path = path.resolve()
-    contexts = [CollectorContext(name, {}, Token("", "")) for name in names]
+    contexts = [CollectorContext(name, {}, MadeToken(text="")) for name in names]
     merged(_load(path), contexts, {name: {} for name in names}, where=str(path))
     folder = next(folder for folder in path.parents if folder.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -1,25 +1,29 @@
 """Gives one cluster's rights, takes them away, and compares them with what they should be."""
 
-from collections.abc import Sequence
-from enum import Enum
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from enum import StrEnum
 from typing import NamedTuple
 
 import anyio
 
+from collector.checks.rights import ACCOUNT, NAMESPACE
 from collector.config import ClusterSettings
 from collector.grant.manifests import (
-    ACCOUNT,
+    DEFAULT_DURATION_SECONDS,
     LABELS,
-    NAMESPACE,
     POLICY_GROUP,
+    USUAL_AUDIENCES,
     Manifest,
     difference,
     key,
     make_manifests,
     needs_policy,
+    service_account,
     title,
 )
-from collector.grant.objects import Objects
+from collector.grant.objects import Binding, Objects
+from collector.grant.other_rights import find_other_rights
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
 from collector.model import GpuidError
@@ -28,6 +32,10 @@ __all__ = ["Done", "GrantError", "Options", "Outcome", "apply", "compare", "revo
 
 POLICY_DELAY_SECONDS = 2.0  # after which API servers know a policy: they look for changes once a second
 
+_SHORT_SECONDS = 600  # of a token that is asked for to see its audiences, the least there is
+_ACCOUNT = ("ServiceAccount", NAMESPACE, ACCOUNT)
+_SERVICE_ACCOUNT = service_account()
+_LASTING = "its token never ends; delete it as soon as the collector has another"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 _MAX_NAMES = 3  # of what a namespace still holds
 
@@ -40,10 +48,12 @@ class Options(NamedTuple):
     """How much is granted."""
 
     renewal: bool = True  # the right to renew the tokens of the service account
-    policy: bool = True  # exec is limited to the commands of the sources
+    policy: bool = True  # what RBAC allows as a whole is limited by admission policies
+    audiences: tuple[str, ...] = ()  # of renewed tokens; none are those of the API server, which is asked for them
+    seconds: int = DEFAULT_DURATION_SECONDS  # that a renewed token lasts at most
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """What was done with an object."""
 
     CREATED = "created"
@@ -51,6 +61,7 @@ class Outcome(Enum):
     UNCHANGED = "unchanged"
     DELETED = "deleted"
     KEPT = "kept"
+    FOREIGN = "did not delete"  # though it gives rights that are not needed
 
 
 class Done(NamedTuple):
@@ -62,71 +73,94 @@ class Done(NamedTuple):
 
 
 async def apply(
-    client: ApiClient, cluster: ClusterSettings, options: Options, *, policy_delay: float = POLICY_DELAY_SECONDS
-) -> list[Done]:
-    """Give a cluster's rights and take away those of ours that it no longer needs; return what was done.
+    client: ApiClient,
+    cluster: ClusterSettings,
+    options: Options,
+    done: list[Done],
+    *,
+    policy_delay: float = POLICY_DELAY_SECONDS,
+) -> None:
+    """Give a cluster's rights and take away those of ours that it no longer needs; what was done is added to `done`.
 
     Everything is tried first: where one thing would fail, nothing is changed. Raises ClusterError and GrantError.
     """
     objects = Objects(client)
-    wanted, live = await _state(objects, cluster, options)
-    changed = [one for one in wanted if difference(one, live.get(key(one)))]
-    for manifest in changed:
-        await _try(objects, manifest)
-    done = []
-    account = live.get(("ServiceAccount", NAMESPACE, ACCOUNT))
+    state = await _look(objects, cluster, options)
+    others = await find_other_rights(objects)
+    superfluous = [(one, "no longer needed") for one in await _extra(objects, state.wanted)]
+    superfluous += [(one, "of an older gpuid") for one in others.former]
+    for manifest in state.wanted:
+        live = state.live.get(key(manifest))
+        if difference(manifest, live):
+            _refuse_foreign(manifest, live)
+            await _try(objects, manifest)
+    for manifest, _why in superfluous:
+        await objects.delete(manifest, dry_run=True)
+    wanted = {key(one): one for one in state.wanted}
     unnoticed = False  # a policy that servers do not know yet, and a collector that could use the rights before
-    for manifest in wanted:
-        before = live.get(key(manifest))
-        if manifest not in changed:
+    for one, live in [(one, state.live.get(one)) for one in wanted]:
+        manifest = wanted[one]
+        if not difference(manifest, live):
             done.append(Done(Outcome.UNCHANGED, title(manifest)))
-            continue
-        if manifest["apiVersion"].startswith(POLICY_GROUP):
-            unnoticed = account is not None
-        elif unnoticed:
-            await anyio.sleep(policy_delay)
-            unnoticed = False
-        try:
-            applied = await objects.apply(manifest)
-        except ClusterError as error:
-            raise GrantError(f"{title(manifest)}: {error}; {len(done)} of {len(wanted)} objects are applied") from error
-        if difference(manifest, applied):
-            raise GrantError(
-                f"{title(manifest)} has something that gpuid did not put there; see `gpuid grant --check`, delete it"
-                " and apply again"
-            )
-        done.append(Done(Outcome.CHANGED if before else Outcome.CREATED, title(manifest)))
-    for manifest in await _extra(objects, wanted):
+        else:
+            if manifest["apiVersion"].startswith(POLICY_GROUP):
+                unnoticed = _ACCOUNT in state.live
+            elif unnoticed:
+                await anyio.sleep(policy_delay)
+                unnoticed = False
+            with _progress(title(manifest), done, wanted):
+                _refuse_addition(manifest, await objects.apply(manifest))
+            done.append(Done(Outcome.CHANGED if live else Outcome.CREATED, title(manifest)))
+        if one == _ACCOUNT and state.guessed:
+            with _progress("TokenRequest", done, wanted):
+                options = options._replace(audiences=await _audiences(objects))
+            wanted |= {key(one): one for one in _make(cluster, options, state.policy_version) if key(one) in wanted}
+    for manifest, why in superfluous:
         await objects.delete(manifest)
-        done.append(Done(Outcome.DELETED, title(manifest), "no longer needed"))
-    return done
+        done.append(Done(Outcome.DELETED, title(manifest), why))
+    done += [Done(Outcome.FOREIGN, title(one.manifest), _why_foreign(one)) for one in others.foreign]
+    done += [Done(Outcome.KEPT, title(one), _LASTING) for one in others.tokens]
 
 
 async def compare(client: ApiClient, cluster: ClusterSettings, options: Options) -> list[list[str]]:
     """Return a diff, as lines, for each object that is not as it should be: missing, changed, or no longer needed."""
     objects = Objects(client)
-    wanted, live = await _state(objects, cluster, options)
-    diffs = [difference(one, live.get(key(one))) for one in wanted]
-    diffs += [difference(None, one) for one in await _extra(objects, wanted)]
+    state = await _look(objects, cluster, options)
+    others = await find_other_rights(objects)
+    diffs = [difference(one, state.live.get(key(one))) for one in state.wanted]
+    diffs += [difference(None, one) for one in await _extra(objects, state.wanted)]
+    diffs += [difference(None, one) for one in others.former]
+    diffs += [[*difference(None, one.manifest), f"# {_why_foreign(one)}"] for one in others.foreign]
+    diffs += [[*difference(None, one), f"# {_LASTING}"] for one in others.tokens]
     return [diff for diff in diffs if diff]
 
 
-async def revoke(client: ApiClient) -> list[Done]:
-    """Delete every object of ours, the service account first: that ends its tokens; return what was done.
+async def revoke(client: ApiClient, done: list[Done]) -> None:
+    """Delete every object of ours, the service account first: that ends its tokens; what was done is added to `done`.
 
     The namespace goes only if it is ours and nothing else is in it.
     """
     objects = Objects(client)
-    done = []
     namespaces = []
-    # The policies last, so that there never is the right to exec without them.
+    others = await find_other_rights(objects)
     found = [one for one in await objects.ours() if not one["metadata"].get("deletionTimestamp")]
+    account = await objects.get(_SERVICE_ACCOUNT)
+    if account is not None and not _is_ours(account):  # by label it is not found
+        made_here = not difference(_SERVICE_ACCOUNT, _labelled(_at(_SERVICE_ACCOUNT, account)))
+        has_rights = others.former or any(one["kind"] != "Namespace" for one in found)
+        if made_here or has_rights:
+            found.insert(0, _SERVICE_ACCOUNT)
+        else:
+            done.append(Done(Outcome.KEPT, title(_SERVICE_ACCOUNT), "gpuid did not make it, nor give it rights"))
+    found += [*others.former, *others.tokens]
+    # The policies last, so that there never is the right to exec without them.
     for manifest in sorted(found, key=lambda one: one["apiVersion"].startswith(POLICY_GROUP)):
         if manifest["kind"] == "Namespace":
             namespaces.append(manifest)
             continue
         await objects.delete(manifest)
         done.append(Done(Outcome.DELETED, title(manifest)))
+    done += [Done(Outcome.FOREIGN, title(one.manifest), _why_foreign(one)) for one in others.foreign]
     for manifest in namespaces:
         if manifest["metadata"]["name"] != NAMESPACE:  # somebody else's label
             continue
@@ -136,23 +170,32 @@ async def revoke(client: ApiClient) -> list[Done]:
         else:
             await objects.delete(manifest)
             done.append(Done(Outcome.DELETED, title(manifest)))
-    return done
 
 
-async def _state(
-    objects: Objects, cluster: ClusterSettings, options: Options
-) -> tuple[list[Manifest], dict[tuple[str, str, str], Manifest]]:
+class _State(NamedTuple):
+    """What a cluster needs and what it has."""
+
+    wanted: list[Manifest]
+    live: dict[tuple[str, str, str], Manifest]  # those of the wanted objects that are there
+    policy_version: str | None
+    guessed: (
+        bool  # the audiences of the API server could not be asked for yet, and those in `wanted` are the usual ones
+    )
+
+
+async def _look(objects: Objects, cluster: ClusterSettings, options: Options) -> _State:
     """Return the manifests that a cluster needs, and those of its objects that are there."""
-    version = None
-    if options.policy and needs_policy(cluster):
-        version = await objects.policy_version()
-        if version is None:
-            raise GrantError(
-                "the API server has no ValidatingAdmissionPolicy (Kubernetes 1.30), without which exec allows every"
-                ' command, and labels every change of a node; use method = "log" and no labels, upgrade, or accept it'
-                " with --without-policy"
-            )
-    wanted = make_manifests(cluster, renewal=options.renewal, policy_version=version)
+    version = await objects.policy_version() if options.policy else None
+    if version is None and options.policy and needs_policy(cluster):
+        raise GrantError(
+            "the API server has no ValidatingAdmissionPolicy (Kubernetes 1.30), without which exec allows every"
+            ' command, and labels every change of a node; use method = "log" and no labels, upgrade, or accept it'
+            " with --without-policy"
+        )
+    guessed = options.renewal and version is not None and not options.audiences
+    if guessed and await objects.get(_SERVICE_ACCOUNT) is not None:
+        options, guessed = options._replace(audiences=await _audiences(objects)), False
+    wanted = _make(cluster, options, version)
     found = [(one, await objects.get(one)) for one in wanted]
     for one, live in found:
         manager = ((live or one)["metadata"].get("labels") or {}).get(_MANAGED_BY, LABELS[_MANAGED_BY])
@@ -160,7 +203,67 @@ async def _state(
             raise GrantError(f"{title(one)} is managed by {manager}; delete or rename it there")
     # A namespace that somebody else made is theirs, labels included.
     wanted = [one for one, live in found if one["kind"] != "Namespace" or live is None or _is_ours(live)]
-    return wanted, {key(one): _at(one, live) for one, live in found if live is not None}
+    live_ones = {key(one): _at(one, live) for one, live in found if live is not None}
+    return _State(wanted, live_ones, version, guessed)
+
+
+def _make(cluster: ClusterSettings, options: Options, policy_version: str | None) -> list[Manifest]:
+    return make_manifests(
+        cluster,
+        renewal=options.renewal,
+        policy_version=policy_version,
+        audiences=options.audiences or USUAL_AUDIENCES,
+        seconds=options.seconds,
+    )
+
+
+async def _audiences(objects: Objects) -> tuple[str, ...]:
+    """Return the audiences of the API server, as it fills them in."""
+    try:
+        return (await objects.token(_SHORT_SECONDS)).audiences
+    except ForbiddenError as error:
+        raise GrantError(
+            f"cannot ask the API server for its audiences, which --audience says instead: {error}"
+        ) from error
+
+
+def _refuse_foreign(manifest: Manifest, live: Manifest | None) -> None:
+    """Raise GrantError for an object that is there, differs, and was not labelled as ours."""
+    if live is None or _is_ours(live) or not difference(manifest, _labelled(live)):
+        return
+    kind, namespace, name = key(manifest)
+    place = f" -n {namespace}" if namespace else ""
+    labels = " ".join(f"{label}={value}" for label, value in LABELS.items())
+    raise GrantError(
+        f"{title(manifest)} is there, is not labelled as gpuid's and differs from what is needed, as --check shows;"
+        f" delete it, or hand it over: kubectl label {kind.lower()} {name}{place} {labels}"
+    )
+
+
+def _refuse_addition(manifest: Manifest, applied: Manifest) -> None:
+    if difference(manifest, applied):
+        raise GrantError(
+            f"{title(manifest)} has something that gpuid did not put there; see `gpuid grant --check`, delete it"
+            " and apply again"
+        )
+
+
+@contextlib.contextmanager
+def _progress(what: str, done: Sequence[Done], wanted: Collection[object]) -> Iterator[None]:
+    """Say in an error how far it went before."""
+    try:
+        yield
+    except GpuidError as error:
+        text = str(error) if isinstance(error, GrantError) else f"{what}: {error}"
+        raise GrantError(f"{text}; {len(done)} of {len(wanted)} objects are applied") from error
+
+
+def _why_foreign(binding: Binding) -> str:
+    return f"it gives {binding.role.kind} {binding.role.name} to gpuid's service account, and is not gpuid's"
+
+
+def _labelled(live: Manifest) -> Manifest:
+    return {**live, "metadata": {**live["metadata"], "labels": dict(LABELS)}}
 
 
 def _at(manifest: Manifest, live: Manifest) -> Manifest:
@@ -182,7 +285,7 @@ async def _try(objects: Objects, manifest: Manifest) -> None:
     """Have the server check a manifest; raises GrantError with what is in the way."""
     namespace = manifest["metadata"].get("namespace", "")
     try:
-        await objects.apply(manifest, dry_run=True)
+        _refuse_addition(manifest, await objects.apply(manifest, dry_run=True))
     except NotFoundError as error:
         if namespace == NAMESPACE:  # which is about to be made
             return

@@ -4,32 +4,39 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from collector.checks.rights import Right, needed_rights
-from collector.config import ClusterSettings, SourceMethod
+from collector.checks.rights import ACCOUNT, NAMESPACE, USER, Right, needed_rights
+from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.grant.documents import dump
-from collector.grant.policy import exec_policy, label_policy
+from collector.grant.policy import exec_policy, label_policy, token_policy
 
 __all__ = [
-    "ACCOUNT",
+    "DEFAULT_DURATION_SECONDS",
     "LABELS",
-    "NAMESPACE",
+    "NAMES",
     "POLICY_GROUP",
+    "TOKEN_POLICY",
+    "USUAL_AUDIENCES",
     "Manifest",
     "difference",
+    "exec_sources",
     "key",
     "make_manifests",
     "needs_policy",
+    "service_account",
     "title",
 ]
 
 Manifest = Mapping[str, Any]
 
-NAMESPACE = "gpuid"
-ACCOUNT = "gpuid"
 LABELS = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}  # of all that is ours
 POLICY_GROUP = "admissionregistration.k8s.io"
 
-_USER = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
+TOKEN_POLICY = "gpuid-token"  # noqa: S105  a name
+NAMES = frozenset({"gpuid", "gpuid-exec", "gpuid-labels", TOKEN_POLICY})  # of all that is ours
+DEFAULT_DURATION_SECONDS = 30 * 86400  # of a token
+# Those of most API servers: EKS and others, kubeadm, and k3s, which has its own name besides kubeadm's.
+USUAL_AUDIENCES = ("https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "k3s")
+
 _RBAC_GROUP = "rbac.authorization.k8s.io"
 _RENEWAL = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
 _SUBJECTS = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]
@@ -38,25 +45,37 @@ _NOT_OURS = ("apiVersion", "kind", "metadata", "status", "secrets", "imagePullSe
 
 
 def needs_policy(cluster: ClusterSettings) -> bool:
-    """Return whether a cluster's rights allow more than is needed, unless policies limit them."""
-    return bool(_policies(cluster))
+    """Return whether what a cluster's sources and labels need allows more than that, unless policies limit it."""
+    return cluster.labels or bool(exec_sources(cluster))
+
+
+def exec_sources(cluster: ClusterSettings) -> list[PodSource]:
+    """Return the sources whose command is run by exec."""
+    return [source for source in cluster.active_sources if source.method is SourceMethod.EXEC]
+
+
+def service_account() -> Manifest:
+    """Return the manifest of the service account whose tokens a collector has."""
+    return _object("v1", "ServiceAccount", ACCOUNT, NAMESPACE, automountServiceAccountToken=False)
 
 
 def make_manifests(
-    cluster: ClusterSettings, *, renewal: bool = True, policy_version: str | None = "v1"
+    cluster: ClusterSettings,
+    *,
+    renewal: bool = True,
+    policy_version: str | None = "v1",
+    audiences: Sequence[str] = USUAL_AUDIENCES,
+    seconds: int = DEFAULT_DURATION_SECONDS,
 ) -> list[Manifest]:
     """Return the manifests of the rights that a cluster's sources need, in the order in which to apply them.
 
-    `renewal`: with the right to renew the tokens of the service account. `policy_version` is that of the admission
-    policies; None leaves them out, so that any command may be run.
+    `renewal`: with the right to renew the tokens of the service account, for `audiences` and `seconds` at most.
+    `policy_version` is that of the admission policies; None leaves them out: only RBAC limits the rights then.
     """
-    account = {"automountServiceAccountToken": False}
-    found = [
-        _object("v1", "Namespace", NAMESPACE),
-        _object("v1", "ServiceAccount", ACCOUNT, NAMESPACE, **account),
-    ]
+    found = [_object("v1", "Namespace", NAMESPACE), service_account()]
     # Before the rights that they limit.
-    for name, spec in _policies(cluster).items() if policy_version is not None else ():
+    policies = _policies(cluster, audiences if renewal else (), seconds) if policy_version is not None else {}
+    for name, spec in policies.items():
         version, binding = f"{POLICY_GROUP}/{policy_version}", {"policyName": name, "validationActions": ["Deny"]}
         found.append(_object(version, "ValidatingAdmissionPolicy", name, spec=spec))
         found.append(_object(version, "ValidatingAdmissionPolicyBinding", name, spec=binding))
@@ -66,7 +85,7 @@ def make_manifests(
     for namespace, rights in by_namespace.items():
         found += _role("gpuid", namespace, rights)
     if renewal:
-        found += _role("gpuid-token", NAMESPACE, [_RENEWAL])
+        found += _role(TOKEN_POLICY, NAMESPACE, [_RENEWAL])
     return found
 
 
@@ -91,13 +110,16 @@ def difference(wanted: Manifest | None, live: Manifest | None) -> list[str]:
     return list(difflib.unified_diff(before, after, old, new, n=1000, lineterm=""))
 
 
-def _policies(cluster: ClusterSettings) -> dict[str, dict[str, Any]]:
-    """Return the `spec` of each policy that limits a cluster's rights, by its name."""
-    found = {}
-    if sources := [source for source in cluster.active_sources if source.method is SourceMethod.EXEC]:
-        found["gpuid-exec"] = exec_policy(_USER, sources)
+def _policies(cluster: ClusterSettings, audiences: Sequence[str], seconds: int) -> dict[str, dict[str, Any]]:
+    """Return the `spec` of each policy that limits the service account, by its name.
+
+    That of exec is there without any source that needs it: it also limits what roles of others allow.
+    """
+    found = {"gpuid-exec": exec_policy(USER, exec_sources(cluster))}
     if Right("patch", "nodes") in needed_rights(cluster):
-        found["gpuid-labels"] = label_policy(_USER)
+        found["gpuid-labels"] = label_policy(USER)
+    if audiences:
+        found[TOKEN_POLICY] = token_policy(USER, audiences, seconds)
     return found
 
 

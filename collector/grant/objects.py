@@ -3,17 +3,20 @@
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-from kubernetes_asyncio.client import ApisApi, CoreV1Api, CustomObjectsApi
+from kubernetes_asyncio.client import ApisApi, CoreV1Api, CustomObjectsApi, V1TokenRequestSpec
 
-from collector.grant.manifests import ACCOUNT, LABELS, NAMESPACE, POLICY_GROUP, Manifest
+from collector.checks.rights import ACCOUNT, NAMESPACE, USER
+from collector.grant.manifests import LABELS, NAMES, POLICY_GROUP, Manifest
+from collector.kube.bound_token import bound_token
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import UNDECODABLE, ClusterError, NotFoundError
+from collector.kube.token_request import MadeToken, create_token
 from collector.kube.wire import MalformedError
 
-__all__ = ["Objects", "Token"]
+__all__ = ["Binding", "Objects"]
 
 FIELD_MANAGER = "gpuid"
 MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparing it takes no time
@@ -39,31 +42,37 @@ _ACCOUNT_OF = "kubernetes.io/service-account.name"  # annotates a Secret with a 
 _IGNORED = frozenset({"events", "endpoints", "endpointslices", "leases"})
 
 
-class Token(NamedTuple):
-    """A token of the service account."""
-
-    text: str
-    ends: str  # RFC 3339
-
-    def __repr__(self) -> str:
-        """Return when it ends alone."""
-        return f"Token(ends={self.ends!r})"
-
-
-class _TokenStatus(msgspec.Struct):
-    token: str
-    expirationTimestamp: str  # noqa: N815
-
-
-class _TokenRequest(msgspec.Struct):
-    status: _TokenStatus
-
-
 class _Metadata(msgspec.Struct):
     name: str
     namespace: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+
+
+class _Reference(msgspec.Struct):
+    name: str
+    kind: str = ""
+    namespace: str = ""
+
+
+class Binding(msgspec.Struct):
+    """What gives a role to its subjects."""
+
+    metadata: _Metadata
+    role: _Reference = msgspec.field(name="roleRef")
+    subjects: tuple[_Reference, ...] | None = None
+    kind: str = ""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The binding as it is written."""
+        group, version = _RBAC
+        document: Manifest = msgspec.to_builtins(self)
+        return {"apiVersion": f"{group}/{version}", **document}
+
+
+class _BindingList(msgspec.Struct):
+    items: tuple[Binding, ...] | None = None
 
 
 class _List(msgspec.Struct):
@@ -131,15 +140,19 @@ class Objects:
         )
         return await self._document(method)
 
-    async def delete(self, manifest: Manifest) -> None:
-        """Delete an object, if it is still there."""
+    async def delete(self, manifest: Manifest, *, dry_run: bool = False) -> None:
+        """Delete an object, if it is still there, or only have that checked."""
+        options = {"dry_run": "All"} if dry_run else {}
         try:
-            await self._client.read(self._method("delete", manifest))
+            await self._client.read(functools.partial(self._method("delete", manifest), **options))
         except NotFoundError:
             return
 
     async def ours(self) -> list[Manifest]:
-        """Return every object with our labels, of the kinds that `grant` makes."""
+        """Return every object with our labels and names, of the kinds that `grant` makes.
+
+        What gives rights to others was made from a copy of our manifests, and is theirs.
+        """
         found: list[Manifest] = []
         listed = self._core.list_namespaced_service_account
         found += await self._list("v1", "ServiceAccount", functools.partial(listed, NAMESPACE))
@@ -150,7 +163,8 @@ class Objects:
             if version is not None:
                 listed = functools.partial(self._custom.list_cluster_custom_object, group, version, plural)
                 found += await self._list(f"{group}/{version}", kind, listed)
-        return found
+        theirs = {_place(one) for one in found if one["kind"].endswith("RoleBinding") and not _is_for_us(one)}
+        return [one for one in found if _is_named(one) and not (_place(one) in theirs and "Role" in one["kind"])]
 
     async def contents(self, namespace: str) -> list[str]:
         """Return what is in a namespace besides what Kubernetes itself puts there, as `resource name`."""
@@ -169,17 +183,40 @@ class Objects:
                     found.append(f"{resource} {name}")
         return found
 
-    async def token(self, seconds: int) -> Token:
+    async def token(self, seconds: int) -> MadeToken:
         """Return a new token of the service account, for as long as the server gives one."""
-        request = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": {"expirationSeconds": seconds},
-        }
-        create = self._core.create_namespaced_service_account_token
-        status = (await self._read(_TokenRequest, create, ACCOUNT, NAMESPACE, request)).status
-        self._client.session.secrets.add(status.token)
-        return Token(status.token, status.expirationTimestamp)
+        spec = V1TokenRequestSpec(audiences=[], expiration_seconds=seconds)
+        made = await create_token(self._client, NAMESPACE, ACCOUNT, spec)
+        self._client.session.secrets.add(made.text)
+        token = bound_token(made.text)
+        if token is None or token.user != USER:
+            raise MalformedError(f"{self._client.session.host}: the answer to a TokenRequest has no token of {USER}")
+        return made
+
+    async def identity(self) -> str:
+        """Return what tells this cluster from others, by whichever context or server it is reached."""
+        system = await self._document(functools.partial(self._core.read_namespace, "kube-system"))
+        return str(system["metadata"].get("uid", ""))
+
+    async def bindings(self) -> list[Binding]:
+        """Return all bindings of roles that the server has."""
+        found = []
+        for kind in ("ClusterRoleBinding", "RoleBinding"):
+            method = functools.partial(self._custom.list_cluster_custom_object, *_RBAC, _PLURALS[kind])
+            listed = (await self._read(_BindingList, method)).items or ()
+            found += [msgspec.structs.replace(one, kind=kind) for one in listed]
+        return found
+
+    async def lasting_tokens(self) -> list[Manifest]:
+        """Return the Secrets with tokens of the service account that do not end, without their data."""
+        method = functools.partial(
+            self._core.list_namespaced_secret, NAMESPACE, field_selector="type=kubernetes.io/service-account-token"
+        )
+        return [
+            {"apiVersion": "v1", "kind": "Secret", "metadata": one["metadata"]}
+            for one in await self._items(method)
+            if (one["metadata"].get("annotations") or {}).get(_ACCOUNT_OF) == ACCOUNT
+        ]
 
     async def _listable(self) -> list[tuple[str, str, str]]:
         """Return group, version and resource of all that can be listed in a namespace."""
@@ -212,7 +249,7 @@ class Objects:
             scope = "namespaced" if namespace else "cluster"
             method = getattr(self._custom, f"{verb}_{scope}_custom_object")
             return functools.partial(method, **place, group=group, version=version, plural=_PLURALS[kind])
-        noun = "namespace" if kind == "Namespace" else "namespaced_service_account"
+        noun = _CORE_NOUNS[kind]
         return functools.partial(getattr(self._core, f"{'read' if verb == 'get' else verb}_{noun}"), **place)
 
     async def _items(self, method: ApiMethod) -> list[Manifest]:
@@ -243,6 +280,24 @@ class Objects:
             raise self._malformed() from None
 
 
+def _place(manifest: Manifest) -> tuple[str, str]:
+    metadata = manifest["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def _is_named(manifest: Manifest) -> bool:
+    return manifest["metadata"]["name"] in NAMES
+
+
+def _is_for_us(binding: Manifest) -> bool:
+    """Return whether a binding has our service account among its subjects, whoever else there is."""
+    subjects = binding.get("subjects")
+    return isinstance(subjects, list) and any(
+        isinstance(one, dict) and (one.get("namespace"), one.get("name")) == (NAMESPACE, ACCOUNT) for one in subjects
+    )
+
+
+_CORE_NOUNS = {"Namespace": "namespace", "Secret": "namespaced_secret", "ServiceAccount": "namespaced_service_account"}
 _CORE_LISTS: Mapping[str, Any] = {  # what a namespace can hold that is not of a group
     "configmaps": CoreV1Api.list_namespaced_config_map,
     "limitranges": CoreV1Api.list_namespaced_limit_range,

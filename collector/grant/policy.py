@@ -1,17 +1,16 @@
-"""The admission policies that limit what RBAC allows as a whole: which command is run, and what of a node changes."""
+"""The admission policies that limit what RBAC allows as a whole: commands, changes of nodes, and new tokens."""
 
 import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from collector.collect.node_labels import LABEL_PREFIX
+from collector.collect.node_labels import LABEL_FORM, LABEL_PREFIX, MAX_OWN_LABELS
 from collector.collect.smi_command import command_for_one
 from collector.config import PodSource
 from collector.text import shell_word
 
-__all__ = ["exec_policy", "label_policy"]
-
+__all__ = ["exec_policy", "label_policy", "token_policy"]
 
 # What names one GPU to `nvidia-smi -i`: its bus address, its UUID or its index; in RE2, which CEL matches with.
 _ONE_GPU = (
@@ -26,8 +25,14 @@ _UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")
 
 
 def exec_policy(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
-    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may run only the commands of sources."""
+    """Return the `spec` of a ValidatingAdmissionPolicy by which `user` may run only the commands of sources.
+
+    Without any source it may run none, whatever other roles allow.
+    """
+    what = ("CONNECT", "pods/exec")
     rules = dict.fromkeys((source.namespace, source.container, source.command) for source in sources)
+    if not rules:
+        return _spec(user, what, [_validation("false", "gpuid may run no command here")])
     admitted = "\n  || ".join(f"({_admits(*rule)})" for rule in rules)
     commands = "; ".join(
         f"{' '.join(map(shell_word, command))} in container {container} of namespace {namespace}"
@@ -35,7 +40,7 @@ def exec_policy(user: str, sources: Iterable[PodSource]) -> dict[str, Any]:
     )
     return _spec(
         user,
-        ("CONNECT", "pods/exec"),
+        what,
         [
             _validation(_NO_INPUT, "gpuid may use neither standard input nor a terminal"),
             _validation(f"{_HAS_COMMAND} && (\n  {admitted}\n)", f"gpuid may only run {commands}"),
@@ -51,13 +56,44 @@ def label_policy(user: str) -> dict[str, Any]:
         for path, empty in (*unchanged, ("metadata.ownerReferences", "[]"))
     )
     now, before = (_or_empty(f"{one}.metadata.labels", "{}") for one in ("object", "oldObject"))
-    ours = f"key.startsWith({_string(LABEL_PREFIX)})"
+    ours = f"key.matches({_string(f'^{re.escape(LABEL_PREFIX)}({LABEL_FORM})$')})"
     labels = (
         f"{now}.all(key, {ours}\n  || key in {before}\n  && {now}[key] == {before}[key])"
         f"\n&& {before}.all(key, {ours} || key in {now})"
     )
+    few = " ".join(
+        (
+            f"{now}.filter(key, {ours}).size() <= {MAX_OWN_LABELS}\n||",
+            f"{now}.size() <= {before}.size()",  # so that what is too much can be taken away
+        )
+    )
     message = f"gpuid may only change the labels {LABEL_PREFIX}… of a node"
-    return _spec(user, ("UPDATE", "nodes"), [_validation(same, message), _validation(labels, message)])
+    return _spec(
+        user,
+        ("UPDATE", "nodes"),
+        [
+            _validation(same, message),
+            _validation(labels, message),
+            _validation(few, f"gpuid may give a node at most {MAX_OWN_LABELS} labels"),
+        ],
+    )
+
+
+def token_policy(user: str, audiences: Iterable[str], seconds: int) -> dict[str, Any]:
+    """Return the `spec` of a policy by which `user` makes tokens for the API server alone, of at most `seconds`.
+
+    `audiences` are those of the API server, which it fills in before it asks policies if a request names none.
+    """
+    within = f"object.spec.audiences.all(audience, audience in {_list(audiences)})"
+    lasting = f"object.spec.expirationSeconds <= {seconds}"
+    return _spec(
+        user,
+        ("CREATE", "serviceaccounts/token"),
+        [
+            _validation(within, "gpuid may only make tokens for the API server"),
+            _validation(lasting, f"gpuid may only make tokens of at most {seconds} seconds"),
+        ],
+    )
 
 
 def _spec(user: str, what: tuple[str, str], validations: list[dict[str, str]]) -> dict[str, Any]:

@@ -96,9 +96,12 @@ class TokenCredentials:
         """Have the file read again."""
         self._source.reset(version)
 
-    def adopt(self, token: BoundToken) -> None:
-        """Use this token from the next request on."""
+    def adopt(self, token: BoundToken, *, instead_of: BoundToken) -> bool:
+        """Use this token from the next request on; return False if another one is in use by now, which stays."""
+        if self.token is None or self.token.text != instead_of.text:
+            return False
         self.renewed, self._prefers_stored = token, False
+        return True
 
     async def probe(self) -> None:
         """Find out whether a renewed token can be written to the file."""

@@ -7,31 +7,17 @@ import time
 from collections.abc import Awaitable, Callable
 
 import anyio
-import msgspec
-from kubernetes_asyncio.client import (
-    AuthenticationV1TokenRequest,
-    AuthorizationV1Api,
-    CoreV1Api,
-    V1BoundObjectReference,
-    V1ResourceAttributes,
-    V1SelfSubjectAccessReview,
-    V1SelfSubjectAccessReviewSpec,
-    V1TokenRequestSpec,
-)
+from kubernetes_asyncio.client import V1BoundObjectReference, V1TokenRequestSpec
 
 from collector.backoff import Backoff
+from collector.kube.access import Right, access_review, is_granted
 from collector.kube.bound_token import BoundToken, bound_token
-from collector.kube.client import ApiClient, ApiMethod
+from collector.kube.client import ApiClient
 from collector.kube.credentials import bearer
-from collector.kube.errors import (
-    UNDECODABLE,
-    ClusterError,
-    ForbiddenError,
-    NotFoundError,
-    ServerError,
-    UnauthorizedError,
-)
+from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError, UnauthorizedError
 from collector.kube.token_credentials import TokenCredentials
+from collector.kube.token_request import create_token
+from collector.kube.wire import MalformedError
 from collector.model import GpuidError
 from collector.redaction import redacting
 from collector.timestamps import rfc3339
@@ -48,7 +34,13 @@ RIGHT_INTERVAL_SECONDS = 3600.0  # after which a missing right may have been gra
 RETRY = Backoff(initial=5.0, maximum=300.0)
 MIN_LIFETIME_SECONDS = 600  # that the API asks for
 MAX_LIFETIME_SECONDS = 1 << 32
-MAX_ANSWER_BYTES = 1 << 20
+SPACING_SHARE = 0.5  # of a token's lifetime, before which the next is not asked for, whatever the clock says
+MAX_SPACING_SECONDS = 3600.0
+MAX_SKEW_SECONDS = 60.0  # of this clock and the server's, beyond which it is said
+
+
+# Where there is one, a clock that goes on while the machine sleeps.
+_elapsed = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class BadTokenError(GpuidError):
@@ -58,7 +50,8 @@ class BadTokenError(GpuidError):
 class TokenRenewal:
     """Keeps the token of one session from ending, in a task beside those that use it.
 
-    `share` of a token's lifetime passes before it is renewed; `clock` returns Unix seconds.
+    `share` of a token's lifetime passes before it is renewed; `clock` returns Unix seconds, and `elapsed` those since
+    any moment, by a clock that nobody sets.
     """
 
     def __init__(
@@ -67,12 +60,15 @@ class TokenRenewal:
         *,
         share: float = RENEWAL_SHARE,
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = _elapsed,
         wait: Callable[[float], Awaitable[None]] = anyio.sleep,
         rng: random.Random | None = None,
     ) -> None:
         self._client = client
         self._share = share
         self._clock = clock
+        self._elapsed = elapsed
+        self._next = float("-inf")  # by `elapsed`: not before
         self._wait = wait
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
         self._cluster = {"cluster": client.session.cluster.name}
@@ -109,7 +105,7 @@ class TokenRenewal:
             await self._ask(tokens, token)
         if tokens.renewed is not None:
             await self._save(tokens)
-        if tokens.may_renew is not False and self._clock() >= max(self._renew_at, self._try_at):
+        if tokens.may_renew is not False and self._left() <= 0:
             await self._renew(tokens, token)
         return self._pause(tokens)
 
@@ -120,10 +116,14 @@ class TokenRenewal:
         self._try_at = self._ask_at = float("-inf")
 
     def _pause(self, tokens: TokenCredentials) -> float:
-        due = self._ask_at if not tokens.may_renew else float("inf")
+        left = self._ask_at - self._clock() if not tokens.may_renew else float("inf")
         if tokens.may_renew is not False:
-            due = min(due, max(self._renew_at, self._try_at))
-        return min(CHECK_INTERVAL_SECONDS, max(MIN_INTERVAL_SECONDS, due - self._clock()))
+            left = min(left, self._left())
+        return min(CHECK_INTERVAL_SECONDS, max(MIN_INTERVAL_SECONDS, left))
+
+    def _left(self) -> float:
+        """Return the seconds until the token is to be renewed."""
+        return max(max(self._renew_at, self._try_at) - self._clock(), self._next - self._elapsed())
 
     async def _ask(self, tokens: TokenCredentials, token: BoundToken) -> None:
         """Find out whether the token may be renewed; without an answer it is tried when it is due."""
@@ -148,11 +148,17 @@ class TokenRenewal:
             self._failures += 1
             self._say("failure", logging.WARNING, f"token not renewed; {_end(token)}: {error}")
         else:
-            self._said = {matter: text for matter, text in self._said.items() if matter == "file"}
+            self._said = {matter: text for matter, text in self._said.items() if matter in ("file", "clock")}
             tokens.may_renew = True
-            tokens.adopt(fresh)
+            self._next = self._elapsed() + min(SPACING_SHARE * fresh.lifetime, MAX_SPACING_SECONDS)
+            if not tokens.adopt(fresh, instead_of=token):
+                return  # somebody has put in another one, which the next step looks at
             self._start(fresh)
             log.info("token of %s renewed; %s", fresh.user, _end(fresh), extra=self._cluster)
+            if abs(skew := self._clock() - fresh.validity.begins) > MAX_SKEW_SECONDS:
+                which = "ahead of" if skew > 0 else "behind"
+                why = f"this machine's clock is {which} the API server's by more than {MAX_SKEW_SECONDS:g} s"
+                self._say("clock", logging.WARNING, f"{why}; tokens may be renewed too early or too late")
             await self._save(tokens)
 
     async def _save(self, tokens: TokenCredentials) -> None:
@@ -171,10 +177,7 @@ class TokenRenewal:
 
 async def may_renew(client: ApiClient, token: BoundToken) -> bool | None:
     """Return whether we may renew a token of ours, None if the API server does not say; raises ClusterError."""
-    try:
-        return msgspec.json.decode(await client.read(_question(client, token)), type=_Review).status.allowed
-    except (ForbiddenError, ServerError, *UNDECODABLE):
-        return None
+    return await is_granted(client, _right(token))
 
 
 async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
@@ -194,15 +197,9 @@ async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
     )
     secrets = client.session.secrets
     with redacting(secrets):
-        body = await client.read(
-            CoreV1Api(client).create_namespaced_service_account_token,
-            present.name,
-            present.namespace,
-            AuthenticationV1TokenRequest(spec=spec),
-        )
         try:
-            text = msgspec.json.decode(body, type=_Answer).status.token if len(body) <= MAX_ANSWER_BYTES else ""
-        except UNDECODABLE:
+            text = (await create_token(client, present.namespace, present.name, spec)).text
+        except MalformedError:
             text = ""
         fresh = _checked(text, present)
         secrets.add_renewed(present.text, fresh.text)  # the present one, too: it must not be crowded out by bad ones
@@ -210,13 +207,9 @@ async def request_token(client: ApiClient, present: BoundToken) -> BoundToken:
     return fresh
 
 
-def _question(client: ApiClient, token: BoundToken) -> ApiMethod:
-    """Return the request that asks whether a token's account may renew it."""
-    attributes = V1ResourceAttributes(
-        namespace=token.namespace, verb="create", resource="serviceaccounts", subresource="token", name=token.name
-    )
-    review = V1SelfSubjectAccessReview(spec=V1SelfSubjectAccessReviewSpec(resource_attributes=attributes))
-    return functools.partial(AuthorizationV1Api(client).create_self_subject_access_review, review)
+def _right(token: BoundToken) -> Right:
+    """Return the right to renew a token."""
+    return Right("create", "serviceaccounts/token", token.namespace, name=token.name)
 
 
 def _checked(text: str, present: BoundToken) -> BoundToken:
@@ -239,7 +232,7 @@ def _checked(text: str, present: BoundToken) -> BoundToken:
 async def _prove(client: ApiClient, fresh: BoundToken) -> None:
     """Present a new token for the first time; raises BadTokenError if it is refused, ClusterError if nobody says."""
     try:
-        await client.read(_question(client, fresh), credential=bearer(fresh.text, client.session.host))
+        await client.read(access_review(client, _right(fresh)), credential=bearer(fresh.text, client.session.host))
     except UnauthorizedError:
         raise BadTokenError("the API server refuses the token that it has just made") from None
     except (ForbiddenError, NotFoundError):
@@ -252,25 +245,3 @@ def _lacking(token: BoundToken) -> str:
 
 def _end(token: BoundToken) -> str:
     return f"it ends on {rfc3339(token.validity.ends, 'seconds')}"
-
-
-class _Allowed(msgspec.Struct, frozen=True):
-    allowed: bool
-
-
-class _Review(msgspec.Struct, frozen=True):
-    status: _Allowed
-
-
-class _Token(msgspec.Struct, frozen=True):
-    token: str
-
-    def __repr__(self) -> str:
-        return "_Token(…)"
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    status: _Token
-
-    def __repr__(self) -> str:
-        return "_Answer(…)"

@@ -10,7 +10,10 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
-from collector.cli.grant import _shortened
+from collector.cli.grant import _hand_out, _shortened
+from collector.cli.options import CommandError
+from collector.grant.contexts import CollectorContext
+from collector.kube.token_request import MadeToken
 from collector.simulator import Simulator
 from collector.timestamps import rfc3339
 
@@ -73,7 +76,7 @@ class TestPrinting:
         toml = '[[clusters]]\nname = "here"\nin_cluster = true\n'
         assert grant(toml).exit_code == 0
         result = grant(toml, "--apply")
-        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
         assert "here: in_cluster has no context" in result.stderr
 
 
@@ -104,6 +107,35 @@ def test_two_clusters_of_one_context_have_one_set_of_rights(grant: Grant):
     result = grant(toml, "--apply", "--all")
     assert result.exit_code == 2
     assert "a and b have the same context" in result.stderr
+
+
+def test_contexts_of_one_name_are_refused_before_anybody_is_asked(grant: Grant, tmp_path: Path):
+    toml = "".join(
+        f'[[clusters]]\ncontext = "x"\nname = "{name}"\nkubeconfig = "{tmp_path / name}"\n' for name in ("a", "b")
+    )
+    result = grant(toml, "--all", "--kubeconfig", tmp_path / "k")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "a and b have contexts of one name in two kubeconfigs" in result.stderr
+
+
+def test_a_secret_that_kubernetes_would_not_store_is_not_printed(capsys: pytest.CaptureFixture[str]):
+    contexts = [
+        CollectorContext(f"c{number}", {"server": "https://x"}, MadeToken(text="t" * 4000)) for number in range(300)
+    ]
+    with pytest.raises(CommandError, match="more than the 1 MiB that Kubernetes stores"):
+        _hand_out(contexts, [], None)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_limits_the_rights_is_said_where_they_are_printed(grant: Grant):
+    printed = grant(clusters("prod")).stdout
+    assert "Where kubectl refuses them, nothing limits pods/exec" in printed
+    assert "For others (as in GKE), say --audience" in printed
+    reader = grant(clusters("prod", more='preset = "reader"\n'), "--audience", "https://x", "--duration", "1h").stdout
+    assert "kubectl refuses" not in reader
+    assert "say --audience" not in reader
+    assert 'audience in ["https://x"]' in reader
+    assert "expirationSeconds <= 3600" in reader
 
 
 def test_a_context_that_cannot_be_used_is_one_line(grant: Grant):

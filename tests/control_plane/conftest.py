@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from collector.cli import gpuid as command
 from tests.control_plane.plane import ControlPlane, binaries
+from tests.control_plane.rights import Grant, remove_rights
 from tests.support.processes import CollectorProcess
 
 Planes = Mapping[str, ControlPlane]
@@ -57,3 +60,34 @@ def collect(tmp_path: Path) -> Iterator[Collect]:
             return collector
 
         yield start
+
+
+@pytest.fixture
+def east(planes: Planes) -> Iterator[ControlPlane]:
+    """A control plane with one node of one GPU, and without rights of ours at the end."""
+    plane = planes["east"]
+    remove_rights(plane)  # those of tests before
+    plane.add_node("gpu-1", [("1650122000001", "GPU-00000000-0000-0000-0000-000000000001")])
+    yield plane
+    remove_rights(plane)
+
+
+@pytest.fixture
+def grant(east: ControlPlane, tmp_path: Path) -> Grant:
+    """Run `gpuid grant` for the cluster `east`, as an administrator, with more of a configuration."""
+
+    def run(*args: str | Path, toml: str = "", kubeconfig: Path = east.kubeconfig) -> Result:
+        config = tmp_path / "admin.toml"
+        config.write_text(f'[[clusters]]\ncontext = "east"\nkubeconfig = "{kubeconfig}"\n{toml}')
+        return CliRunner().invoke(command, ["grant", "-c", str(config), *map(str, args)])
+
+    return run
+
+
+@pytest.fixture
+def kubeconfig(grant: Grant, tmp_path: Path) -> Path:
+    """The collector's kubeconfig, once its rights are applied."""
+    file = tmp_path / "collector" / "kubeconfig"
+    result = grant("--apply", "--kubeconfig", file)
+    assert result.exit_code == 0, result.output
+    return file

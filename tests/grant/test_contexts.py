@@ -11,12 +11,14 @@ import yaml
 from collector.config import ClusterSettings
 from collector.grant.contexts import CollectorContext, admin_cluster, check_target, make_secret, token_file, write
 from collector.grant.granting import GrantError
-from collector.grant.objects import Token
 from collector.kube import kubeconfig
+from collector.kube.token_request import MadeToken
 
 
 def context(name: str, token: str = "t0ken") -> CollectorContext:
-    return CollectorContext(name, {"server": f"https://{name}.example.com"}, Token(token, "2026-01-01T00:00:00Z"))
+    return CollectorContext(
+        name, {"server": f"https://{name}.example.com"}, MadeToken(text=token, ends="2026-01-01T00:00:00Z")
+    )
 
 
 def admin(tmp_path: Path, **cluster: Any) -> dict[str, Any]:

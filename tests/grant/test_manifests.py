@@ -42,6 +42,8 @@ def test_each_namespace_has_its_role() -> None:
         "ServiceAccount gpuid in gpuid",
         "ValidatingAdmissionPolicy gpuid-exec",
         "ValidatingAdmissionPolicyBinding gpuid-exec",
+        "ValidatingAdmissionPolicy gpuid-token",
+        "ValidatingAdmissionPolicyBinding gpuid-token",
         "ClusterRole gpuid",
         "ClusterRoleBinding gpuid",
         "Role gpuid in a",
@@ -57,9 +59,22 @@ def test_each_namespace_has_its_role() -> None:
     assert 'request.namespace == "b"' not in policy["spec"]["validations"][1]["expression"]
 
 
-def test_logs_need_neither_exec_nor_policy() -> None:
+def test_logs_need_no_exec_and_the_policy_admits_none() -> None:
     manifests = make_manifests(cluster(source("a", SourceMethod.LOG)))
-    assert "exec" not in dump(manifests)
+    assert "pods/exec" not in dump(one for one in manifests if "Policy" not in one["kind"])
+    policy = named(manifests, "ValidatingAdmissionPolicy gpuid-exec")
+    assert [one["expression"] for one in policy["spec"]["validations"]] == ["false"]
+
+
+def test_a_token_is_for_the_api_server_and_as_long_as_is_said() -> None:
+    policy = named(
+        make_manifests(cluster(source("a")), audiences=["https://api", 'x"'], seconds=3600),
+        "ValidatingAdmissionPolicy gpuid-token",
+    )
+    assert [one["expression"] for one in policy["spec"]["validations"]] == [
+        'object.spec.audiences.all(audience, audience in ["https://api", "x\\""])',
+        "object.spec.expirationSeconds <= 3600",
+    ]
 
 
 def test_the_token_s_renewal_and_the_policy_can_be_left_out() -> None:

@@ -84,4 +84,5 @@ def test_of_a_node_only_our_labels_may_change() -> None:
     assert (rules["operations"], rules["resources"]) == (["UPDATE"], ["nodes"])
     expressions = [one["expression"] for one in spec["validations"]]
     assert "(has(object.spec) ? object.spec : {}) == (has(oldObject.spec) ? oldObject.spec : {})" in expressions[0]
-    assert 'key.startsWith("gpuid.github.com/")' in expressions[1]
+    assert 'key.matches("^gpuid\\\\.github\\\\.com/(gpu-[0-9]{1,5}|chassis' in expressions[1]
+    assert ".size() <= 513" in expressions[2]

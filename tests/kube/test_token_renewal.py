@@ -89,7 +89,7 @@ class World:
         return self.kubeconfig.client(clock=self.clock, on_credential_expiry=self.expiries.append)
 
     def renewal(self, client, **options):
-        return TokenRenewal(client, clock=self.clock, **options)
+        return TokenRenewal(client, **({"clock": self.clock, "elapsed": self.clock} | options))
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ class TestInAFile:
         ]
         assert world.file.read_text() == api.token(1, lifetime=86400, aud=["https://issuer.example.com", "other"],
                                                    bound=bound) + "\n"  # fmt: skip
-        attributes = {"namespace": "gpuid", "name": "collector", "verb": "create"}
+        attributes = {"namespace": "gpuid", "name": "collector", "verb": "create", "group": ""}
         assert api.reviews[0] == attributes | {"resource": "serviceaccounts", "subresource": "token"}
 
     async def test_what_somebody_else_writes_wins_when_it_ends_later(self, world, api, server, clock):
@@ -533,6 +533,54 @@ class TestOfOthers:
         async with world.client() as client:
             assert await world.renewal(client).step() == 60
         assert api.reviews == api.requests == []
+
+
+class TestRotationDuringRenewal:
+    @pytest.mark.parametrize("claims", [{"uid": "uid-2"}, {"name": "other"}, {"lifetime": 86400}])
+    async def test_what_was_put_into_the_file_wins(self, world, api, server, clock, claims):
+        world.write(api.token(0))
+        api.gate = anyio.Event()
+        clock.advance(0.9 * LIFETIME)
+        async with world.client() as client:
+            renewal = world.renewal(client)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(renewal.step)
+                await eventually(lambda: len(api.requests), 1)
+                world.write(rotated := api.token(77, **claims))
+                clock.advance(60)
+                await get(client.session, PODS)
+                assert shown(server) == "s3cr3t-77"
+                api.gate.set()
+            await get(client.session, PODS)
+            assert shown(server) == "s3cr3t-77"
+            await renewal.step()
+            await get(client.session, PODS)
+        assert shown(server) == "s3cr3t-77"
+        assert world.file.read_text() == rotated + "\n"
+
+
+class TestOtherClock:
+    @pytest.mark.parametrize("ahead", [3000.0, 4000.0, 90000.0])
+    async def test_a_clock_that_is_ahead_renews_no_more_often(self, world, api, clock, caplog, ahead):
+        world.write(api.token(0))
+        clock.advance(5)
+        async with world.client() as client:
+            renewal, start = world.renewal(client, clock=lambda: clock() + ahead), clock()
+            while clock() < start + LIFETIME:
+                clock.advance(await renewal.step())
+        assert len(api.requests) <= 3
+        (warning,) = messages(caplog, logging.WARNING)
+        assert warning.startswith("this machine's clock is ahead of the API server's by more than 60 s; ")
+
+    async def test_a_server_that_dates_back_is_not_asked_for_ever(self, world, api, clock):
+        world.write(api.token(0, lifetime=600))
+        async with world.client() as client:
+            renewal, start = world.renewal(client), clock()
+            clock.advance(500)
+            while clock() < start + 3600:
+                api.claims = {"made": int(clock()) - 100_000, "exp": int(clock()) + 400}
+                clock.advance(await renewal.step())
+        assert len(api.requests) < 60
 
 
 async def test_no_request_waits_for_a_renewal(world, api, server, clock):

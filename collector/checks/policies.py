@@ -1,0 +1,50 @@
+"""Finds out whether an API server enforces the admission policy that limits exec; that it is stored does not say so."""
+
+import functools
+from enum import StrEnum
+
+from kubernetes_asyncio.client import CoreV1Api
+
+from collector.kube.client import ApiClient, ApiMethod
+from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
+
+__all__ = ["NOT_IN_FORCE", "ExecLimit", "look_at_exec"]
+
+NOT_IN_FORCE = (
+    "no admission policy limits its exec: whoever has the token may run any command in the pods of its sources"
+)
+
+_POD = "gpuid-no-such-pod"
+_COMMAND = "gpuid-no-such-command"
+
+
+class ExecLimit(StrEnum):
+    """What becomes of an exec that only a policy denies."""
+
+    IN_FORCE = "in_force"
+    NOT_IN_FORCE = "not_in_force"
+    NO_RIGHT = "no_right"  # RBAC denies it before
+    UNKNOWN = "unknown"
+
+
+async def look_at_exec(client: ApiClient, namespace: str, *, as_user: str = "") -> ExecLimit:
+    """Try to run a command that no source has in a pod that does not exist: policies are asked before it is looked up.
+
+    `as_user` is whom to impersonate. Raises nothing.
+    """
+    headers = {"Impersonate-User": as_user} if as_user else {}
+    run: ApiMethod = CoreV1Api(client).connect_get_namespaced_pod_exec
+    try:
+        await client.read(
+            functools.partial(run, _headers=headers), _POD, namespace, command=[_COMMAND], container=_POD, stdout=True
+        )
+    except ForbiddenError as error:
+        text = str(error)
+        if "denied request" in text or "denied the request" in text:  # by a policy, or by a webhook
+            return ExecLimit.IN_FORCE
+        return ExecLimit.UNKNOWN if "impersonate" in text else ExecLimit.NO_RIGHT
+    except NotFoundError:
+        return ExecLimit.NOT_IN_FORCE
+    except ClusterError:
+        pass
+    return ExecLimit.UNKNOWN

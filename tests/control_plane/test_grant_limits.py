@@ -1,0 +1,218 @@
+"""What limits the rights of `gpuid grant` beyond RBAC, and what it does with objects of others, on a real server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from collector.checks.policies import ExecLimit, look_at_exec
+from collector.config import ClusterSettings
+from collector.grant import work
+from collector.kube.client import ApiClient
+from collector.kube.session import Session
+from tests.control_plane.plane import CONTAINER, NAMESPACE, ControlPlane
+from tests.control_plane.rights import POLICIES, RBAC, Grant, as_collector, exec_status
+from tests.support.waiting import until
+
+LOGS = (
+    f'[[clusters.sources]]\nnamespace = "{NAMESPACE}"\nselector = "app=nvidia-device-plugin-daemonset"\n'
+    f'container = "{CONTAINER}"\nmethod = "log"\n'
+)
+ACCOUNT = "/api/v1/namespaces/gpuid/serviceaccounts/gpuid"
+GROUP = "rbac.authorization.k8s.io"
+US = {"kind": "ServiceAccount", "name": "gpuid", "namespace": "gpuid"}
+
+
+def make(plane: ControlPlane, path: str, **document: Any) -> None:
+    """Create an object, and its namespace."""
+    plane.http.post("/api/v1/namespaces", json={"metadata": {"name": "gpuid"}})
+    plane.create(path, {"apiVersion": f"{GROUP}/v1"} | document if GROUP in path else document)
+
+
+def bind(plane: ControlPlane, name: str, role: str, namespace: str = "", subject: Any = US) -> str:
+    """Bind a ClusterRole, and return the path of the binding."""
+    place = f"{RBAC}/namespaces/{namespace}/rolebindings" if namespace else f"{RBAC}/clusterrolebindings"
+    reference = {"apiGroup": GROUP, "kind": "ClusterRole", "name": role}
+    make(plane, place, metadata={"name": name}, roleRef=reference, subjects=[subject])
+    return f"{place}/{name}"
+
+
+def grant_as_before(plane: ControlPlane) -> None:
+    """Give rights by the manifest that there was before `gpuid grant`."""
+    rules = {"gpuid-nodes": [("nodes", ["list", "watch"])], "gpuid-pods": [("pods/exec", ["get", "create"])]}
+    for name, given in rules.items():
+        listed = [{"apiGroups": [""], "resources": [resource], "verbs": verbs} for resource, verbs in given]
+        make(plane, f"{RBAC}/clusterroles", metadata={"name": name}, rules=listed)
+    bind(plane, "gpuid-nodes", "gpuid-nodes")
+    bind(plane, "gpuid-pods", "gpuid-pods", NAMESPACE)
+    make(plane, ACCOUNT.rpartition("/")[0], metadata={"name": "gpuid"}, automountServiceAccountToken=False)
+    metadata = {"name": "gpuid-token", "annotations": {"kubernetes.io/service-account.name": "gpuid"}}
+    make(plane, "/api/v1/namespaces/gpuid/secrets", metadata=metadata, type="kubernetes.io/service-account-token")
+
+
+def is_gone(plane: ControlPlane, *paths: str) -> bool:
+    return all(plane.http.get(path).status_code == 404 for path in paths)
+
+
+FORMER = (
+    f"{RBAC}/clusterroles/gpuid-nodes",
+    f"{RBAC}/clusterroles/gpuid-pods",
+    f"{RBAC}/clusterrolebindings/gpuid-nodes",
+    f"{RBAC}/namespaces/{NAMESPACE}/rolebindings/gpuid-pods",
+)
+
+
+def test_rights_of_an_older_gpuid_are_taken_away(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+    grant_as_before(east)
+    result = grant("--check", toml=LOGS)
+    assert result.exit_code == 1
+    for title in (
+        "ClusterRole gpuid-nodes",
+        "ClusterRoleBinding gpuid-nodes",
+        f"RoleBinding gpuid-pods in {NAMESPACE}",
+    ):
+        assert f"--- {title}" in result.output
+    assert "# its token never ends" in result.output
+    file = tmp_path / "kubeconfig"
+    result = grant("--apply", "--kubeconfig", file, toml=LOGS)
+    assert result.exit_code == 0, result.output
+    assert "east: deleted ClusterRole gpuid-pods: of an older gpuid" in result.output
+    assert "east: kept Secret gpuid-token in gpuid: its token never ends" in result.output
+    assert is_gone(east, *FORMER)
+    # Even if somebody gives it again: for logs, no exec is admitted.
+    give = {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get"]}
+    make(east, f"{RBAC}/clusterroles", metadata={"name": "foreign"}, rules=[give])
+    foreign = bind(east, "foreign", "foreign")
+    with as_collector(east, file) as thief:
+        until(lambda: "denied request" in thief.get(exec_path("gpu-1-a")).text)
+        assert exec_status(thief, ["sh"]) == 403
+    for action in ("--check", "--apply"):
+        result = grant(action, toml=LOGS)
+        assert result.exit_code == 1
+        assert "it gives ClusterRole foreign to gpuid's service account" in result.output
+    result = grant("--revoke", "--yes", toml=LOGS)
+    assert "east: did not delete ClusterRoleBinding foreign" in result.output
+    assert is_gone(east, ACCOUNT, "/api/v1/namespaces/gpuid/secrets/gpuid-token")
+    for path in (foreign, f"{RBAC}/clusterroles/foreign"):
+        east.http.delete(path).raise_for_status()
+
+
+def exec_path(pod: str) -> str:
+    return f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/exec?command=sh&container={CONTAINER}&stdout=true"
+
+
+def test_rights_of_an_older_gpuid_alone_are_revoked(east: ControlPlane, grant: Grant) -> None:
+    grant_as_before(east)
+    assert grant("--revoke", "--yes").exit_code == 0
+    assert is_gone(east, *FORMER, ACCOUNT, "/api/v1/namespaces/gpuid/secrets/gpuid-token")
+
+
+def test_tokens_are_renewed_for_the_api_server_alone(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    result = grant("--apply", "--kubeconfig", file, "--duration", "1h")
+    assert result.exit_code == 0, result.output
+    assert grant("--check", "--duration", "1h").exit_code == 0
+    with as_collector(east, file) as thief:
+
+        def ask(**spec: Any) -> int:
+            return thief.post(f"{ACCOUNT}/token", json={"spec": spec}).status_code
+
+        own = ["https://kubernetes.default.svc"]
+        until(lambda: ask(audiences=["sts.amazonaws.com"], expirationSeconds=600), 403)
+        until(lambda: ask(audiences=own, expirationSeconds=3600), 201)
+        assert ask(audiences=[*own, "vault"], expirationSeconds=600) == 403
+        assert ask(audiences=own, expirationSeconds=3601) == 403
+        assert ask(expirationSeconds=4294967296) == 403
+    refused = grant("--apply", "--audience", "other", "--duration", "1h")
+    assert "east: changed ValidatingAdmissionPolicy gpuid-token" in refused.output
+
+
+def test_objects_of_somebody_else_are_left_alone(east: ControlPlane, grant: Grant) -> None:
+    rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+    role = f"{RBAC}/clusterroles/gpuid"
+    make(east, f"{RBAC}/clusterroles", metadata={"name": "gpuid"}, rules=[rule])
+    result = grant("--apply")
+    assert result.exit_code == 1
+    assert "ClusterRole gpuid is there, is not labelled as gpuid's and differs" in result.output
+    labels = "app.kubernetes.io/managed-by=gpuid app.kubernetes.io/part-of=gpuid"
+    assert f"kubectl label clusterrole gpuid {labels}" in result.output
+    assert is_gone(east, ACCOUNT)
+    assert grant("--revoke", "--yes").exit_code == 0
+    assert east.http.get(role).json()["rules"] == [rule]
+    east.http.delete(role).raise_for_status()
+
+
+def test_what_would_stay_is_found_before_anything_is_changed(east: ControlPlane, grant: Grant) -> None:
+    labels = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}
+    aggregation = {"clusterRoleSelectors": [{"matchLabels": {"x": "y"}}]}
+    metadata = {"name": "gpuid", "labels": labels}
+    make(east, f"{RBAC}/clusterroles", metadata=metadata, aggregationRule=aggregation, rules=[])
+    result = grant("--apply")
+    assert result.exit_code == 1
+    assert "ClusterRole gpuid has something that gpuid did not put there" in result.output
+    assert is_gone(east, ACCOUNT, f"{POLICIES}/validatingadmissionpolicies/gpuid-exec")
+
+
+def test_a_copy_of_the_manifests_for_others_is_theirs(east: ControlPlane, grant: Grant) -> None:
+    labels = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
+    roles, bindings = (f"{RBAC}/namespaces/default/{kind}" for kind in ("roles", "rolebindings"))
+    make(east, roles, metadata={"name": "gpuid", "labels": labels}, rules=rules)
+    reference = {"apiGroup": GROUP, "kind": "Role", "name": "gpuid"}
+    them = {"kind": "ServiceAccount", "name": "gpuid", "namespace": "team-b"}
+    make(east, bindings, metadata={"name": "gpuid", "labels": labels}, roleRef=reference, subjects=[them])
+    for args in (["--apply"], ["--revoke", "--yes"]):
+        assert "default" not in grant(*args).output
+    for kind in (roles, bindings):
+        east.http.delete(f"{kind}/gpuid").raise_for_status()
+
+
+def test_the_account_goes_without_its_labels_too(east: ControlPlane, grant: Grant) -> None:
+    assert grant("--apply").exit_code == 0
+    patch = {"metadata": {"labels": None}, "automountServiceAccountToken": None}
+    headers = {"Content-Type": "application/merge-patch+json"}
+    east.http.patch(ACCOUNT, content=json.dumps(patch), headers=headers).raise_for_status()
+    assert "east: deleted ServiceAccount gpuid in gpuid" in grant("--revoke", "--yes").output
+    assert is_gone(east, ACCOUNT)
+
+
+def exec_limit(kubeconfig: Path) -> ExecLimit:
+    async def look() -> ExecLimit:
+        async with ApiClient(Session(ClusterSettings(context="east", kubeconfig=str(kubeconfig)))) as client:
+            return await look_at_exec(client, NAMESPACE)
+
+    return anyio.run(look)
+
+
+def test_whether_a_policy_is_in_force_is_tried(
+    east: ControlPlane, grant: Grant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "kubeconfig"
+    assert grant("--apply", "--without-policy", "--kubeconfig", file).exit_code == 0
+    until(lambda: exec_limit(file), ExecLimit.NOT_IN_FORCE)
+    assert grant("--apply").exit_code == 0
+    until(lambda: exec_limit(file), ExecLimit.IN_FORCE)
+
+    async def unlimited(*_args: Any, **_options: Any) -> ExecLimit:
+        return ExecLimit.NOT_IN_FORCE
+
+    monkeypatch.setattr(work, "look_at_exec", unlimited)
+    monkeypatch.setattr(work, "ENFORCEMENT_SECONDS", 0.0)
+    for args in (["--check"], ["--apply", "--kubeconfig", tmp_path / "other"]):
+        result = grant(*args)
+        assert result.exit_code == 1
+        assert "the admission policies are there but not in force" in result.output
+    assert not (tmp_path / "other").exists()
+
+
+def test_two_contexts_of_one_cluster_have_one_set_of_rights(east: ControlPlane, grant: Grant, tmp_path: Path) -> None:
+    other = json.loads(east.kubeconfig.read_text())
+    other["contexts"][0]["name"] = "again"
+    (tmp_path / "other").write_text(json.dumps(other))
+    toml = f'[[clusters]]\ncontext = "again"\nkubeconfig = "{tmp_path / "other"}"\n'
+    result = grant("--apply", "--all", toml=toml)
+    assert result.exit_code == 2
+    assert "east and again lead to the same cluster" in result.output
+    assert is_gone(east, ACCOUNT)
