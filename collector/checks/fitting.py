@@ -1,4 +1,4 @@
-"""Decides which presets or sources fit a cluster, from the pods of every preset that are there. No I/O."""
+"""Decides which presets or sources fit a cluster, from the pods of every known source that are there. No I/O."""
 
 from collections.abc import Collection, Iterable, Sequence
 

@@ -107,7 +107,7 @@ def init(
     r"""Write a commented configuration with one cluster per context of your kubeconfig.
 
     Each cluster is asked which pods can be read there: for its nodes, and for the pods of every preset, in all
-    namespaces or, without the right to that, in those of the presets. The preset or the sources that fit are
+    namespaces or, without the right to that, where they may be listed. The preset or the sources that fit are
     written for it. A cluster that cannot be asked keeps the default preset, and a comment says why.
 
     \b

@@ -716,7 +716,7 @@ class TestServiceAccountTokens:
     async def test_one_that_has_ended_says_how_to_get_another(self, clusters: Clusters):
         clusters["sim-0"].bind_token(3600, age=7200)
         ((text, hint),) = await clusters.problems("sim-0")
-        assert text.endswith(" and cannot renew itself; make another with `gpuid grant CONTEXT --kubeconfig FILE`")
+        assert text.endswith(" and cannot renew itself; make another with `gpuid grant CLUSTER --kubeconfig FILE`")
         assert hint == ""
 
     async def test_a_token_without_an_end_is_not_spoken_of(self, clusters: Clusters):

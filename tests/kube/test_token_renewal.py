@@ -495,7 +495,7 @@ class TestEnded:
         assert type(error) is UnauthorizedError
         assert str(error).endswith(
             f"the token of {USER} expired on 2027-01-15T09:00:00Z and cannot renew itself;"
-            " make another with `gpuid grant CONTEXT --kubeconfig FILE`"
+            " make another with `gpuid grant CLUSTER --kubeconfig FILE`"
         )
 
     async def test_what_grant_writes_then_is_used(self, world, api, server, clock, failure):
