@@ -29,13 +29,16 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def log_levels() -> Iterator[None]:
-    """Undo what a command that a test runs in this process sets: the tests after it look for log lines, too."""
+def log_settings() -> Iterator[None]:
+    """Undo how a command that a test runs in this process logs: the tests after it look for log lines, too."""
     loggers = (logging.getLogger(), logging.getLogger("collector"))
     levels = [logger.level for logger in loggers]
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if type(handler).__module__.startswith("collector.")]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture
