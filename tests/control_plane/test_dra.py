@@ -27,6 +27,7 @@ class Driver:
         self._version = version
         self._slices = f"/apis/resource.k8s.io/{version}/resourceslices"
         self._generations: dict[str, int] = {}
+        self._intruders: list[str] = []
 
     def apply_rights(self, *, with_slices: bool = True) -> None:
         for manifest in yaml.safe_load_all(RIGHTS.read_text()):
@@ -61,13 +62,24 @@ class Driver:
         patch = json.dumps({"spec": spec})
         self.plane.http.patch(f"{self._slices}/{node}-gpu", content=patch, headers=headers).raise_for_status()
 
+    def intrude(self, node: str, pool: str) -> None:
+        """Publish an empty slice of a node in the pool of another one, as its kubelet may."""
+        spec = {
+            "driver": "gpu.nvidia.com",
+            "nodeName": node,
+            "pool": {"name": pool, "generation": 999, "resourceSliceCount": 1},
+            "devices": [],
+        }
+        self._intruders.append(f"{node}-in-{pool}")
+        self.plane.create(self._slices, {"metadata": {"name": self._intruders[-1]}, "spec": spec})
+
     def delete_pod(self, node: str) -> None:
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{node}-a"
         self.plane.http.delete(path, params={"gracePeriodSeconds": "0"}).raise_for_status()
 
     def clear(self) -> None:
-        for node in self._generations:
-            self.plane.http.delete(f"{self._slices}/{node}-gpu").raise_for_status()
+        for name in (*(f"{node}-gpu" for node in self._generations), *self._intruders):
+            self.plane.http.delete(f"{self._slices}/{name}").raise_for_status()
 
     def _device(self, at: int, uuid: str) -> Mapping[str, Any]:
         attributes = {
@@ -125,6 +137,7 @@ def test_slices_reveal_gpus_and_their_loss_without_any_exec(driver: Driver, coll
     driver.publish("gpu-2", C)  # never read, so the other one is known by its address alone
     until(lambda: gpus(collector, "gpu-2"), {"capacity": 2, "allocatable": 1, "lost": 1})
 
+    driver.intrude("gpu-2", "gpu-1")  # which changes nothing of what follows
     driver.delete_pod("gpu-1")  # nobody can ask there any more
     until(lambda: collector.total("gpuid_unread_nodes", cluster="east", reason="no_pod"), 1)
     driver.publish("gpu-1", A)
