@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from collector.checks.clusters import check_clusters
 from collector.checks.policies import ExecLimit, look_at_exec
 from collector.config import ClusterSettings
 from collector.grant import work
@@ -186,14 +187,22 @@ def exec_limit(kubeconfig: Path) -> ExecLimit:
     return anyio.run(look)
 
 
+def said_by_check(kubeconfig: Path) -> str:
+    cluster = ClusterSettings(context="east", kubeconfig=str(kubeconfig))
+    (finding,) = anyio.run(check_clusters, [cluster], 60.0)
+    return finding.text
+
+
 def test_whether_a_policy_is_in_force_is_tried(
     east: ControlPlane, grant: Grant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "kubeconfig"
     assert grant("--apply", "--without-policy", "--kubeconfig", file).exit_code == 0
     until(lambda: exec_limit(file), ExecLimit.NOT_IN_FORCE)
+    assert "no admission policy limits its exec" in said_by_check(file)
     assert grant("--apply").exit_code == 0
     until(lambda: exec_limit(file), ExecLimit.IN_FORCE)
+    assert "exec" not in said_by_check(file)
 
     async def unlimited(*_args: Any, **_options: Any) -> ExecLimit:
         return ExecLimit.NOT_IN_FORCE
