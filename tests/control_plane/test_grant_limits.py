@@ -156,6 +156,22 @@ def test_what_would_stay_is_found_before_anything_is_changed(east: ControlPlane,
     assert is_gone(east, ACCOUNT, f"{POLICIES}/validatingadmissionpolicies/gpuid-exec")
 
 
+def test_who_may_not_look_for_what_is_too_much_changes_nothing(east: ControlPlane, grant: Grant) -> None:
+    verbs = ["get", "create", "patch", "update", "delete", "escalate", "bind"]
+    rule = {"apiGroups": ["*"], "resources": ["*"], "verbs": verbs}
+    make(east, f"{RBAC}/clusterroles", metadata={"name": "no-lists"}, rules=[rule])
+    them = {"kind": "ServiceAccount", "name": "no-lists", "namespace": NAMESPACE}
+    binding = bind(east, "no-lists", "no-lists", subject=them)
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    make(east, accounts, metadata={"name": "no-lists"})
+    token = east.create(f"{accounts}/no-lists/token", {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+    kubeconfig = east.write_kubeconfig("no-lists", token=token)
+    until(lambda: "cannot list resource" in grant("--apply", kubeconfig=kubeconfig).output)
+    assert is_gone(east, ACCOUNT, f"{RBAC}/clusterroles/gpuid")
+    for path in (binding, f"{RBAC}/clusterroles/no-lists", f"{accounts}/no-lists"):
+        east.http.delete(path).raise_for_status()
+
+
 def test_a_copy_of_the_manifests_for_others_is_theirs(east: ControlPlane, grant: Grant) -> None:
     labels = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
