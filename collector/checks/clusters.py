@@ -13,7 +13,8 @@ from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, r
 from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCount, Subject
 from collector.checks.fitting import MAX_NAMES, PodSurvey, command_hint, find_fit
 from collector.checks.gpu_pods import look_for_pods
-from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, Right, needed_rights
+from collector.checks.policies import NOT_IN_FORCE, ExecLimit, look_at_exec
+from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, USER, Right, needed_rights
 from collector.checks.slices import SliceReport, look_at_slices
 from collector.checks.tokens import look_at_token
 from collector.collect import watcher
@@ -30,6 +31,7 @@ from collector.kube.errors import (
     CertificateTimeError,
     ClusterError,
     CredentialPluginFailedError,
+    ExpiredTokenError,
     ForbiddenError,
     ServerError,
     UnauthorizedError,
@@ -134,6 +136,7 @@ class ClusterCheck(Check):
             await self._reach_server(client)
             await self._check_token(client)
             await self._check_rights(client)
+            await self._check_exec_limit(client)
             candidates = [
                 Candidate(order, source, pod)
                 for order, source in enumerate(self._cluster.active_sources)
@@ -156,8 +159,8 @@ class ClusterCheck(Check):
                 return "a sign-in page or a proxy may answer instead of the API server; check the address"
             case UnauthorizedError() | ForbiddenError() if self._anonymous:
                 return "give the user a token, a certificate or an exec plugin (kubectl config set-credentials)"
-            case UnauthorizedError() if "gpuid grant" in str(error):
-                return ""  # it says what to do
+            case ExpiredTokenError():
+                return "make another with `gpuid grant CLUSTER --kubeconfig FILE`"
             case UnauthorizedError():
                 return f"log in again; `{kubectl}` fails the same way" if kubectl else "check the pod's service account"
             case CredentialPluginFailedError():
@@ -245,6 +248,14 @@ class ClusterCheck(Check):
                 f"verbs: {msgspec.json.encode(verbs).decode()}}}"
                 f" to a {'Role' + where if namespace else 'ClusterRole'}",
             )
+
+    async def _check_exec_limit(self, client: ApiClient) -> None:
+        """Say so if the account that `gpuid grant` made is not limited to the commands of the sources."""
+        namespaces = [one.namespace for one in self._cluster.active_sources if one.method is SourceMethod.EXEC]
+        if self.details.user == USER and namespaces:
+            self.step = "trying whether its exec is limited"
+            if await look_at_exec(client, namespaces[0]) is ExecLimit.NOT_IN_FORCE:
+                self.finding.add_note(NOT_IN_FORCE)
 
     def _is_denied(self, right: Right) -> bool:
         return self.details.rights.get(str(right)) is False

@@ -39,10 +39,9 @@ async def look_at_exec(client: ApiClient, namespace: str, *, as_user: str = "") 
             functools.partial(run, _headers=headers), _POD, namespace, command=[_COMMAND], container=_POD, stdout=True
         )
     except ForbiddenError as error:
-        text = str(error)
-        if "denied request" in text or "denied the request" in text:  # by a policy, or by a webhook
+        if error.by_admission:
             return ExecLimit.IN_FORCE
-        return ExecLimit.UNKNOWN if "impersonate" in text else ExecLimit.NO_RIGHT
+        return ExecLimit.UNKNOWN if as_user and "impersonate" in str(error) else ExecLimit.NO_RIGHT
     except NotFoundError:
         return ExecLimit.NOT_IN_FORCE
     except ClusterError:

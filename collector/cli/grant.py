@@ -261,7 +261,7 @@ def _confirm(clusters: Sequence[ClusterSettings]) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("--revoke: expected --yes, as there is nobody to ask")
     names = listed([cluster.name for cluster in clusters])
-    click.confirm(f"Take gpuid's rights away in {names}?", abort=True, err=True)
+    click.confirm(f"Revoke gpuid's rights in {names}?", abort=True, err=True)
 
 
 def _report(work: Work, *, err: bool) -> None:

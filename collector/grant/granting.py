@@ -27,6 +27,7 @@ from collector.grant.other_rights import find_other_rights
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
 from collector.model import GpuidError
+from collector.text import enumerated
 
 __all__ = ["Done", "GrantError", "Options", "Outcome", "apply", "compare", "revoke"]
 
@@ -165,8 +166,7 @@ async def revoke(client: ApiClient, done: list[Done]) -> None:
         if manifest["metadata"]["name"] != NAMESPACE:  # somebody else's label
             continue
         if held := await objects.contents(NAMESPACE):
-            named = ", ".join(held[:_MAX_NAMES]) + (", …" if len(held) > _MAX_NAMES else "")
-            done.append(Done(Outcome.KEPT, title(manifest), f"it holds {named}"))
+            done.append(Done(Outcome.KEPT, title(manifest), f"it holds {enumerated(held, _MAX_NAMES)}"))
         else:
             await objects.delete(manifest)
             done.append(Done(Outcome.DELETED, title(manifest)))

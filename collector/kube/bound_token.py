@@ -101,7 +101,7 @@ def expiry_problem(token: BoundToken, now: float) -> str:
     ended = f"the token of {token.user} expired on {rfc3339(token.validity.ends, 'seconds')}"
     if token.of_pod:
         return f"{ended}; it is a pod's, which the kubelet renews"
-    return f"{ended} and cannot renew itself; make another with `gpuid grant CLUSTER --kubeconfig FILE`"
+    return f"{ended} and cannot renew itself; it has to be replaced"
 
 
 class _Reference(Redacted, frozen=True, rename=None):

@@ -26,6 +26,7 @@ __all__ = [
     "ClusterError",
     "CredentialPluginFailedError",
     "CredentialPluginMissingError",
+    "ExpiredTokenError",
     "FailedWatchError",
     "ForbiddenError",
     "GoneError",
@@ -84,6 +85,10 @@ class UnauthorizedError(ClusterError):
     """The server accepts neither the credentials nor renewed ones."""
 
     state = ClusterState.UNAUTHORIZED
+
+
+class ExpiredTokenError(UnauthorizedError):
+    """The token that we present has ended, and only a person can replace it."""
 
 
 class ForbiddenError(ClusterError):

@@ -26,6 +26,7 @@ from collector.kube.credential_plugin import PLUGIN_TIMEOUT_SECONDS
 from collector.kube.credentials import Credential, Credentials, RefreshingCredentials
 from collector.kube.errors import (
     ClusterError,
+    ExpiredTokenError,
     ForbiddenError,
     LimitExceededError,
     ThrottledError,
@@ -387,6 +388,8 @@ class Session:
         settings, why = transport.settings, ""
         if isinstance(error, (UnauthorizedError, ForbiddenError)):
             why = settings.credential_problem(credential, self._clock())
+            if isinstance(error, UnauthorizedError) and settings.has_lapsed(credential, self._clock()):
+                return ExpiredTokenError(f"{error}; {why}")
         elif isinstance(error, UnreachableError) and not isinstance(error, UntrustedCertificateError):
             why = settings.certificate_problem(credential, self._clock())
         return type(error)(f"{error}; {why}") if why else error

@@ -68,7 +68,8 @@ class TokenRenewal:
         self._share = share
         self._clock = clock
         self._elapsed = elapsed
-        self._next = float("-inf")  # by `elapsed`: not before
+        self._earliest = float("-inf")  # by `elapsed`, as is the next one
+        self._latest = float("inf")
         self._wait = wait
         self._rng = rng or random.Random()  # noqa: S311, spreads load and keeps no secret
         self._cluster = {"cluster": client.session.cluster.name}
@@ -109,10 +110,14 @@ class TokenRenewal:
             await self._renew(tokens, token)
         return self._pause(tokens)
 
-    def _start(self, token: BoundToken) -> None:
+    def _start(self, token: BoundToken, *, made_now: bool = False) -> None:
         self._text, self._failures = token.text, 0
         jitter = self._rng.uniform(0, min(MAX_JITTER_SECONDS, (1 - self._share) * token.lifetime / 2))
         self._renew_at = token.at(self._share) - jitter
+        self._earliest, self._latest = float("-inf"), float("inf")
+        if made_now:  # whatever the clocks say
+            self._latest = self._elapsed() + self._share * token.lifetime - jitter
+            self._earliest = self._elapsed() + min(SPACING_SHARE * token.lifetime, MAX_SPACING_SECONDS)
         self._try_at = self._ask_at = float("-inf")
 
     def _pause(self, tokens: TokenCredentials) -> float:
@@ -123,7 +128,9 @@ class TokenRenewal:
 
     def _left(self) -> float:
         """Return the seconds until the token is to be renewed."""
-        return max(max(self._renew_at, self._try_at) - self._clock(), self._next - self._elapsed())
+        elapsed, clock = self._elapsed(), self._clock()
+        left = min(self._renew_at - clock, self._latest - elapsed)
+        return max(left, self._try_at - clock, self._earliest - elapsed)
 
     async def _ask(self, tokens: TokenCredentials, token: BoundToken) -> None:
         """Find out whether the token may be renewed; without an answer it is tried when it is due."""
@@ -150,10 +157,9 @@ class TokenRenewal:
         else:
             self._said = {matter: text for matter, text in self._said.items() if matter in ("file", "clock")}
             tokens.may_renew = True
-            self._next = self._elapsed() + min(SPACING_SHARE * fresh.lifetime, MAX_SPACING_SECONDS)
             if not tokens.adopt(fresh, instead_of=token):
                 return  # somebody has put in another one, which the next step looks at
-            self._start(fresh)
+            self._start(fresh, made_now=True)
             log.info("token of %s renewed; %s", fresh.user, _end(fresh), extra=self._cluster)
             if abs(skew := self._clock() - fresh.validity.begins) > MAX_SKEW_SECONDS:
                 which = "ahead of" if skew > 0 else "behind"

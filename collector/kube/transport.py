@@ -18,7 +18,7 @@ from yarl import URL
 
 from collector import __version__
 from collector.kube import tls
-from collector.kube.bound_token import bound_token, expiry_problem
+from collector.kube.bound_token import BoundToken, bound_token, expiry_problem
 from collector.kube.connection import ConnectionInfo
 from collector.kube.credentials import Credential, impersonation, jwt_validity
 from collector.kube.errors import (
@@ -85,14 +85,21 @@ class ConnectionSettings:
         if not credential.authorization and not self.authorization and certificate is None:
             name = one_line(self.info.user_name, 100)
             return f'user "{name}" of the kubeconfig has no credentials' if name else "its context names no user"
-        text = credential.authorization.removeprefix("Bearer ")
-        bound = bound_token(text)
-        if bound is not None and self.info.files and (problem := expiry_problem(bound, now)):
+        if (bound := self._bound_token(credential)) is not None and (problem := expiry_problem(bound, now)):
             return problem
-        token = jwt_validity(text)
+        token = jwt_validity(credential.authorization.removeprefix("Bearer "))
         if token is not None and now >= token.ends:
             return f"the token expired on {rfc3339(token.ends, 'seconds')}; renew it"
         return self.certificate_problem(credential, now)
+
+    def has_lapsed(self, credential: Credential, now: float) -> bool:
+        """Return whether what we present is a token that has ended, and nobody but a person replaces."""
+        bound = self._bound_token(credential)
+        return bound is not None and not bound.of_pod and now >= bound.validity.ends
+
+    def _bound_token(self, credential: Credential) -> BoundToken | None:
+        """Return the token of a service account that the kubeconfig has."""
+        return bound_token(credential.authorization.removeprefix("Bearer ")) if self.info.files else None
 
     def certificate_problem(self, credential: Credential, now: float) -> str:
         """Return what is wrong with the time of the client certificate that we present; empty if nothing is."""

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from collector.checks.clusters import check_clusters
 from collector.checks.policies import ExecLimit, look_at_exec
 from collector.config import ClusterSettings
 from collector.grant import work
@@ -155,6 +156,22 @@ def test_what_would_stay_is_found_before_anything_is_changed(east: ControlPlane,
     assert is_gone(east, ACCOUNT, f"{POLICIES}/validatingadmissionpolicies/gpuid-exec")
 
 
+def test_who_may_not_look_for_what_is_too_much_changes_nothing(east: ControlPlane, grant: Grant) -> None:
+    verbs = ["get", "create", "patch", "update", "delete", "escalate", "bind"]
+    rule = {"apiGroups": ["*"], "resources": ["*"], "verbs": verbs}
+    make(east, f"{RBAC}/clusterroles", metadata={"name": "no-lists"}, rules=[rule])
+    them = {"kind": "ServiceAccount", "name": "no-lists", "namespace": NAMESPACE}
+    binding = bind(east, "no-lists", "no-lists", subject=them)
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    make(east, accounts, metadata={"name": "no-lists"})
+    token = east.create(f"{accounts}/no-lists/token", {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+    kubeconfig = east.write_kubeconfig("no-lists", token=token)
+    until(lambda: "cannot list resource" in grant("--apply", kubeconfig=kubeconfig).output)
+    assert is_gone(east, ACCOUNT, f"{RBAC}/clusterroles/gpuid")
+    for path in (binding, f"{RBAC}/clusterroles/no-lists", f"{accounts}/no-lists"):
+        east.http.delete(path).raise_for_status()
+
+
 def test_a_copy_of_the_manifests_for_others_is_theirs(east: ControlPlane, grant: Grant) -> None:
     labels = {"app.kubernetes.io/managed-by": "gpuid", "app.kubernetes.io/part-of": "gpuid"}
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
@@ -186,14 +203,22 @@ def exec_limit(kubeconfig: Path) -> ExecLimit:
     return anyio.run(look)
 
 
+def said_by_check(kubeconfig: Path) -> str:
+    cluster = ClusterSettings(context="east", kubeconfig=str(kubeconfig))
+    (finding,) = anyio.run(check_clusters, [cluster], 60.0)
+    return finding.text
+
+
 def test_whether_a_policy_is_in_force_is_tried(
     east: ControlPlane, grant: Grant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "kubeconfig"
     assert grant("--apply", "--without-policy", "--kubeconfig", file).exit_code == 0
     until(lambda: exec_limit(file), ExecLimit.NOT_IN_FORCE)
+    assert "no admission policy limits its exec" in said_by_check(file)
     assert grant("--apply").exit_code == 0
     until(lambda: exec_limit(file), ExecLimit.IN_FORCE)
+    assert "exec" not in said_by_check(file)
 
     async def unlimited(*_args: Any, **_options: Any) -> ExecLimit:
         return ExecLimit.NOT_IN_FORCE

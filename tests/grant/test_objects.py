@@ -1,6 +1,7 @@
-"""Which admission policies an API server has."""
+"""Which admission policies an API server has, and which tokens it may answer with."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -8,6 +9,8 @@ import pytest
 
 from collector.grant.objects import Objects
 from collector.kube.errors import NotFoundError
+from collector.kube.wire import MalformedError
+from tests.support.tokens import service_account_token
 
 
 class Server:
@@ -38,3 +41,42 @@ class Server:
 async def test_the_newest_version_counts(resources: Mapping[str, list[str]], version: str | None) -> None:
     client: Any = Server(resources)
     assert await Objects(client).policy_version() == version
+
+
+class Tokens:
+    """Stands for the ApiClient of a server that answers a TokenRequest with anything."""
+
+    configuration = None
+
+    def __init__(self, token: object) -> None:
+        self._token = token
+        self.session = SimpleNamespace(host="https://x", secrets=set())
+
+    async def read(self, *_args: Any) -> bytes:
+        return msgspec.json.encode({"status": {"token": self._token, "expirationTimestamp": "2099-01-01T00:00:00Z"}})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        5,
+        "x" * 3_000_000,
+        "a.b.c\nusers: []",
+        service_account_token(0, name="gpuid", namespace="kube-system"),
+        service_account_token(0, name="gpuid", signature="s" * 20_000),
+    ],
+)
+async def test_a_token_that_is_none_is_not_handed_out(token: object) -> None:
+    client: Any = Tokens(token)
+    with pytest.raises(MalformedError, match="TokenRequest"):
+        await Objects(client).token(3600)
+
+
+@pytest.mark.anyio
+async def test_a_token_of_the_account_is_handed_out_and_is_a_secret() -> None:
+    text = service_account_token(0, name="gpuid")
+    client: Any = Tokens(text)
+    assert (await Objects(client).token(3600)).text == text
+    assert client.session.secrets == {text}

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from collector.kube.errors import UnauthorizedError
+from collector.kube.errors import ExpiredTokenError
 from collector.kube.token_renewal import RETRY, TokenRenewal
 from collector.tls import Validity
 from tests.support.kubernetes import get, status
@@ -492,10 +492,9 @@ class TestEnded:
             clock.advance(LIFETIME + 1)
             error = await failure(get(client.session, PODS))
             await world.renewal(client).step()
-        assert type(error) is UnauthorizedError
+        assert type(error) is ExpiredTokenError
         assert str(error).endswith(
-            f"the token of {USER} expired on 2027-01-15T09:00:00Z and cannot renew itself;"
-            " make another with `gpuid grant CLUSTER --kubeconfig FILE`"
+            f"the token of {USER} expired on 2027-01-15T09:00:00Z and cannot renew itself; it has to be replaced"
         )
 
     async def test_what_grant_writes_then_is_used(self, world, api, server, clock, failure):
@@ -571,6 +570,21 @@ class TestOtherClock:
         assert len(api.requests) <= 3
         (warning,) = messages(caplog, logging.WARNING)
         assert warning.startswith("this machine's clock is ahead of the API server's by more than 60 s; ")
+
+    async def test_a_clock_that_is_behind_renews_in_time(self, world, api, clock):
+        world.write(api.token(0))
+        async with world.client() as client:
+            clock.advance(0.8 * LIFETIME)
+            renewal, start = world.renewal(client, clock=lambda: clock() - 0.3 * LIFETIME), clock()
+            api.claims = {"made": start}
+            await renewal.step()
+            assert api.requests == [], "how old the first one is, only the clock says"
+            world.write(api.token(1, made=start - LIFETIME))
+            while clock() < start + 3 * LIFETIME:
+                api.claims = {"made": int(clock())}
+                clock.advance(await renewal.step())
+                assert clock() < (client.session.tokens.token.validity.ends if api.requests else clock() + 1)
+        assert len(api.requests) >= 3
 
     async def test_a_server_that_dates_back_is_not_asked_for_ever(self, world, api, clock):
         world.write(api.token(0, lifetime=600))
