@@ -4,14 +4,13 @@ A complete document counts also when the command says that something is wrong. W
 the command from printing any, the others are read one by one.
 """
 
-import time
 from collections.abc import Callable, Sequence
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from collector.collect import nvidia_smi
+from collector.collect.charged import parse_charged
 from collector.collect.nvidia_smi import BadOutputError, Report
 from collector.collect.printable import printable_report
 from collector.collect.smi_output import lost_gpus, own_text, own_words
@@ -29,8 +28,6 @@ __all__ = ["MAX_SINGLE_READS", "SmiCommand", "command_for_one"]
 MAX_SINGLE_READS = 16  # GPUs that are read one by one; the largest machines have 16
 
 _PROGRAM = "nvidia-smi"
-_PARSE_INLINE_BYTES = 1 << 18  # a larger output is parsed in a thread, for it would hold up the event loop noticeably
-_FREE_SECONDS = 0.005  # that parsing may take before it counts towards the cluster's share of the loop
 _MAX_STDERR_BYTES = 2000
 _MAX_STDERR_CHARACTERS = 300
 
@@ -156,25 +153,14 @@ class SmiCommand:
         return output, 0
 
     async def _parse(self, output: Output, warnings: list[str], *, first_only: bool = False) -> Report:
-        """Parse what a command printed; the time that it takes is charged to the cluster, in a thread, too."""
-        share, secrets = self._client.session.share, self._client.session.secrets
-        spent = 0.0
+        """Parse what a command printed; the time that it takes is charged to the cluster."""
+        session = self._client.session
 
         def parse() -> Report:
-            nonlocal spent
-            began = time.thread_time()
-            try:
-                report = nvidia_smi.parse(output.stdout, warnings, said=output.stderr, first_only=first_only)
-                return printable_report(report, secrets)
-            finally:
-                spent = time.thread_time() - began
+            report = nvidia_smi.parse(output.stdout, warnings, said=output.stderr, first_only=first_only)
+            return printable_report(report, session.secrets)
 
-        try:
-            if len(output.stdout) <= _PARSE_INLINE_BYTES:
-                return parse()
-            return await anyio.to_thread.run_sync(parse, limiter=self._parsing)
-        finally:
-            share.spend(max(0.0, spent - _FREE_SECONDS))
+        return await parse_charged(parse, len(output.stdout), session.share, self._parsing)
 
 
 class _Singles:

@@ -1,6 +1,5 @@
 """Read what nvidia-smi reports from the log of a pod that prints it again and again, without running anything."""
 
-import functools
 import hashlib
 import re
 import time
@@ -8,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import anyio
-import anyio.to_thread
 
 from collector.collect import nvidia_smi, printed
+from collector.collect.charged import parse_charged
 from collector.collect.nvidia_smi import BadOutputError, Report
 from collector.collect.printable import printable_report
 from collector.collect.printed import PAUSE_SECONDS, Log
@@ -30,11 +29,9 @@ _LINES_PER_GPU = 650  # two documents of 300 lines each, as a GPU has without su
 _MOST_GPUS = 16
 _LINE_BYTES = 96  # with its time; of more lines than max_log_size has room for, nothing could be read
 _MORE = 12  # times as many lines are asked for where the document is longer; some GPUs have 1,000 lines of clocks
-_PARSE_INLINE_BYTES = 1 << 18  # a larger log is parsed in a thread, for it would hold up the event loop noticeably
 # What the reader says of a run (config/kubernetes/reader).
 _EXIT_STATUS = re.compile(rb"^gpuid-reader: .* ended with exit status ([0-9]{1,3})\r?$", re.MULTILINE)
 _HANGS = re.compile(rb"^gpuid-reader: .* (?:has not ended|cannot be killed) after ", re.MULTILINE)
-_FREE_SECONDS = 0.005  # that parsing may take before it counts towards the cluster's share of the loop
 
 
 class NoDocumentError(LogError):
@@ -124,34 +121,24 @@ class SmiLog:
         asked = Moment(time.time(), anyio.current_time())
         log = await self._read_tail(lines)
         complete = log.count(b"\n") < lines
-        share, secrets = self._client.session.share, self._client.session.secrets
-        spent = 0.0
+        session = self._client.session
 
         def parse() -> _Found:
-            nonlocal spent
-            began = time.thread_time()
-            try:
-                warnings: list[str] = []
-                found = printed.find_last(log, complete=complete, pause=self._pause)
-                last_line = printed.last_line(log)
-                if found.last is None:
-                    return _Found(found, complete, None, warnings, last_line)
-                report = nvidia_smi.parse(found.last.output, warnings)
-                if (exit_status := _exit_status(found.last.output)) is not None:
-                    report = with_exit_status(report, exit_status)
-                    warnings.append(f"nvidia-smi ended with exit status {exit_status}, after a complete document")
-                return _Found(found, complete, printable_report(report, secrets), warnings, last_line)
-            finally:
-                spent = time.thread_time() - began
+            warnings: list[str] = []
+            found = printed.find_last(log, complete=complete, pause=self._pause)
+            last_line = printed.last_line(log)
+            if found.last is None:
+                return _Found(found, complete, None, warnings, last_line)
+            report = nvidia_smi.parse(found.last.output, warnings)
+            if (exit_status := _exit_status(found.last.output)) is not None:
+                report = with_exit_status(report, exit_status)
+                warnings.append(f"nvidia-smi ended with exit status {exit_status}, after a complete document")
+            return _Found(found, complete, printable_report(report, session.secrets), warnings, last_line)
 
         try:
-            if len(log) <= _PARSE_INLINE_BYTES:
-                return parse(), asked
-            return await anyio.to_thread.run_sync(functools.partial(parse), limiter=self._parsing), asked
+            return await parse_charged(parse, len(log), session.share, self._parsing), asked
         except BadOutputError as error:
             raise LogError(ReadFailure.BAD_OUTPUT, redact(f"the last document of the log: {error}")) from error
-        finally:
-            share.spend(max(0.0, spent - _FREE_SECONDS))
 
     def _why_none(self, log: Log) -> str:
         where = f'the log of container "{self._source.container}"'
