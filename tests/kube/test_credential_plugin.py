@@ -538,7 +538,7 @@ class TestChildren:
         await failure(make(timeout=5).run())
         plugin.path.write_text("#!/no/such/interpreter\n")
         await failure(make(args=("other",)).run())
-        # Fewer, for those of the tests before; later, for a loop closes the pipes of an ended process in its next turns.
+        # Fewer, for those of the tests before; later, for a loop closes the pipes of an ended process in its next turn.
         await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208
 
 
