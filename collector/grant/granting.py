@@ -13,6 +13,7 @@ from collector.grant.manifests import (
     DEFAULT_DURATION_SECONDS,
     LABELS,
     POLICY_GROUP,
+    TOKEN_POLICY,
     USUAL_AUDIENCES,
     Manifest,
     difference,
@@ -23,7 +24,8 @@ from collector.grant.manifests import (
     title,
 )
 from collector.grant.objects import Binding, Objects
-from collector.grant.other_rights import find_other_rights
+from collector.grant.other_rights import FORMER_TOKEN, find_other_rights
+from collector.kube.access import Right, is_granted
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
 from collector.model import GpuidError
@@ -33,9 +35,11 @@ __all__ = ["Done", "GrantError", "Options", "Outcome", "apply", "compare", "revo
 
 POLICY_DELAY_SECONDS = 2.0  # after which API servers know a policy: they look for changes once a second
 
-_SHORT_SECONDS = 600  # of a token that is asked for to see its audiences, the least there is
 _ACCOUNT = ("ServiceAccount", NAMESPACE, ACCOUNT)
 _SERVICE_ACCOUNT = service_account()
+_TOKEN_POLICY = ("ValidatingAdmissionPolicy", "", TOKEN_POLICY)
+_ASKING = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
+_WHY_ASKED = "it tells the audiences of the API server, which --audience says instead"
 _LASTING = "its token never ends; delete it as soon as the collector has another"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 _MAX_NAMES = 3  # of what a namespace still holds
@@ -90,13 +94,9 @@ async def apply(
     others = await find_other_rights(objects)
     superfluous = [(one, "no longer needed") for one in await _extra(objects, state.wanted)]
     superfluous += [(one, "of an older gpuid") for one in others.former]
-    for manifest in state.wanted:
-        live = state.live.get(key(manifest))
-        if difference(manifest, live):
-            _refuse_foreign(manifest, live)
-            await _try(objects, manifest)
-    for manifest, _why in superfluous:
-        await objects.delete(manifest, dry_run=True)
+    await _try_all(objects, state, [one for one, _why in superfluous])
+    if state.guessed and await is_granted(client, _ASKING) is False:
+        raise GrantError(f"may not {_ASKING}; {_WHY_ASKED}")
     wanted = {key(one): one for one in state.wanted}
     unnoticed = False  # a policy that servers do not know yet, and a collector that could use the rights before
     for one, live in [(one, state.live.get(one)) for one in wanted]:
@@ -113,8 +113,8 @@ async def apply(
                 _refuse_addition(manifest, await objects.apply(manifest))
             done.append(Done(Outcome.CHANGED if live else Outcome.CREATED, title(manifest)))
         if one == _ACCOUNT and state.guessed:
-            with _progress("TokenRequest", done, wanted):
-                options = options._replace(audiences=await _audiences(objects))
+            with _progress(f"TokenRequest ({_WHY_ASKED})", done, wanted):
+                options = options._replace(audiences=await objects.audiences())
             wanted |= {key(one): one for one in _make(cluster, options, state.policy_version) if key(one) in wanted}
     for manifest, why in superfluous:
         await objects.delete(manifest)
@@ -124,15 +124,24 @@ async def apply(
 
 
 async def compare(client: ApiClient, cluster: ClusterSettings, options: Options) -> list[list[str]]:
-    """Return a diff, as lines, for each object that is not as it should be: missing, changed, or no longer needed."""
+    """Return a diff, as lines, for each object that is not as it should be: missing, changed, or no longer needed.
+
+    Where the audiences of the API server cannot be asked for, a policy that limits them is taken as it is.
+    """
     objects = Objects(client)
     state = await _look(objects, cluster, options)
     others = await find_other_rights(objects)
-    diffs = [difference(one, state.live.get(key(one))) for one in state.wanted]
+    diffs = [
+        difference(one, state.live.get(key(one)))
+        for one in state.wanted
+        if not (state.guessed and key(one) == _TOKEN_POLICY and key(one) in state.live)
+    ]
     diffs += [difference(None, one) for one in await _extra(objects, state.wanted)]
     diffs += [difference(None, one) for one in others.former]
     diffs += [[*difference(None, one.manifest), f"# {_why_foreign(one)}"] for one in others.foreign]
-    diffs += [[*difference(None, one), f"# {_LASTING}"] for one in others.tokens]
+    # Others are the platform's, as OpenShift made one for each account, or somebody's.
+    former = [one for one in others.tokens if one["metadata"]["name"] == FORMER_TOKEN]
+    diffs += [[*difference(None, one), f"# {_LASTING}"] for one in former]
     return [diff for diff in diffs if diff]
 
 
@@ -194,7 +203,8 @@ async def _look(objects: Objects, cluster: ClusterSettings, options: Options) ->
         )
     guessed = options.renewal and version is not None and not options.audiences
     if guessed and await objects.get(_SERVICE_ACCOUNT) is not None:
-        options, guessed = options._replace(audiences=await _audiences(objects)), False
+        with contextlib.suppress(ForbiddenError):
+            options, guessed = options._replace(audiences=await objects.audiences()), False
     wanted = _make(cluster, options, version)
     found = [(one, await objects.get(one)) for one in wanted]
     for one, live in found:
@@ -215,16 +225,6 @@ def _make(cluster: ClusterSettings, options: Options, policy_version: str | None
         audiences=options.audiences or USUAL_AUDIENCES,
         seconds=options.seconds,
     )
-
-
-async def _audiences(objects: Objects) -> tuple[str, ...]:
-    """Return the audiences of the API server, as it fills them in."""
-    try:
-        return (await objects.token(_SHORT_SECONDS)).audiences
-    except ForbiddenError as error:
-        raise GrantError(
-            f"cannot ask the API server for its audiences, which --audience says instead: {error}"
-        ) from error
 
 
 def _refuse_foreign(manifest: Manifest, live: Manifest | None) -> None:
@@ -279,6 +279,17 @@ async def _extra(objects: Objects, wanted: Sequence[Manifest]) -> list[Manifest]
     needed = {key(one) for one in wanted}
     extra = [one for one in await objects.ours() if key(one) not in needed and one["kind"] != "Namespace"]
     return sorted(extra, key=lambda one: one["apiVersion"].startswith(POLICY_GROUP))
+
+
+async def _try_all(objects: Objects, state: _State, superfluous: Sequence[Manifest]) -> None:
+    """Have the server check what is to be applied and deleted; raises ClusterError and GrantError."""
+    for manifest in state.wanted:
+        live = state.live.get(key(manifest))
+        if difference(manifest, live):
+            _refuse_foreign(manifest, live)
+            await _try(objects, manifest)
+    for manifest in superfluous:
+        await objects.delete(manifest, dry_run=True)
 
 
 async def _try(objects: Objects, manifest: Manifest) -> None:

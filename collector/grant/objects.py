@@ -19,6 +19,7 @@ from collector.kube.wire import MalformedError
 __all__ = ["Binding", "Objects"]
 
 FIELD_MANAGER = "gpuid"
+MIN_LIFETIME_SECONDS = 600  # of a token
 MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparing it takes no time
 
 _SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())
@@ -192,6 +193,10 @@ class Objects:
         if token is None or token.user != USER:
             raise MalformedError(f"{self._client.session.host}: the answer to a TokenRequest has no token of {USER}")
         return made
+
+    async def audiences(self) -> tuple[str, ...]:
+        """Return the audiences of the API server, as it fills them into a request for a token of the account."""
+        return (await self.token(MIN_LIFETIME_SECONDS)).audiences
 
     async def identity(self) -> str:
         """Return what tells this cluster from others, by whichever context or server it is reached."""

@@ -9,9 +9,10 @@ from collector.grant.manifests import LABELS, Manifest
 from collector.grant.objects import Binding, Objects
 from collector.kube.errors import ForbiddenError
 
-__all__ = ["OtherRights", "find_other_rights"]
+__all__ = ["FORMER_TOKEN", "OtherRights", "find_other_rights"]
 
 FORMER_ROLES = ("gpuid-nodes", "gpuid-pods")  # of the manifests by which rights were given before `gpuid grant`
+FORMER_TOKEN = "gpuid-token"  # noqa: S105  the name of their Secret
 
 _RBAC = "rbac.authorization.k8s.io/v1"
 

@@ -14,7 +14,7 @@ from collector.grant import work
 from collector.kube.client import ApiClient
 from collector.kube.session import Session
 from tests.control_plane.plane import CONTAINER, NAMESPACE, ControlPlane
-from tests.control_plane.rights import POLICIES, RBAC, Grant, as_collector, exec_status
+from tests.control_plane.rights import POLICIES, RBAC, Grant, as_collector, exec_status, finish_namespace
 from tests.support.waiting import until
 
 LOGS = (
@@ -128,6 +128,32 @@ def test_tokens_are_renewed_for_the_api_server_alone(east: ControlPlane, grant: 
         assert ask(expirationSeconds=4294967296) == 403
     refused = grant("--apply", "--audience", "other", "--duration", "1h")
     assert "east: changed ValidatingAdmissionPolicy gpuid-token" in refused.output
+
+
+def user(plane: ControlPlane, name: str, *verbs: str) -> Path:
+    """A kubeconfig of somebody who may do this with all objects, but make no tokens."""
+    resources = ["namespaces", "secrets", "serviceaccounts", "nodes"]
+    rules = [{"apiGroups": [""], "resources": resources, "verbs": verbs}]
+    rules += [{"apiGroups": [GROUP, "admissionregistration.k8s.io"], "resources": ["*"], "verbs": verbs}]
+    make(plane, f"{RBAC}/clusterroles", metadata={"name": name}, rules=rules)
+    plane.create("/api/v1/namespaces/gpu-operator/serviceaccounts", {"metadata": {"name": name}})
+    bind(plane, name, name, subject={"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE})
+    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{name}/token"
+    return plane.write_kubeconfig(name, token=plane.create(path, {"spec": {}})["status"]["token"])
+
+
+def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPlane, grant: Grant) -> None:
+    operator = user(east, "operator", "get", "list", "create", "patch", "delete", "bind", "escalate")
+    finish_namespace(east)
+    result = grant("--apply", kubeconfig=operator)
+    assert result.exit_code == 1
+    assert "may not create serviceaccounts/token gpuid in gpuid; it tells the audiences" in result.output
+    assert is_gone(east, ACCOUNT)
+    assert grant("--apply").exit_code == 0
+    metadata = {"name": "gpuid-token-x7b2p", "annotations": {"kubernetes.io/service-account.name": "gpuid"}}
+    make(east, "/api/v1/namespaces/gpuid/secrets", metadata=metadata, type="kubernetes.io/service-account-token")
+    result = grant("--check", kubeconfig=user(east, "auditor", "get", "list"))  # with the platform's own Secret
+    assert (result.exit_code, result.output) == (0, "east: as needed\n")
 
 
 def test_objects_of_somebody_else_are_left_alone(east: ControlPlane, grant: Grant) -> None:
