@@ -24,6 +24,7 @@ CLOCK_TOLERANCE_SECONDS = 60.0
 _LONG_AGO = float("-inf")
 _NEVER = float("inf")
 _LATEST = (1.08, 1.15)  # periods after which the next document is looked for: the reader's differ by 5% either way
+_DISTANCES = 3  # between documents, of which the shortest is the period
 _EARLIEST = 0.9  # of a period, before which there is no newer document
 
 
@@ -54,7 +55,7 @@ class LogTimes:
         self._begun: dict[str, Moment] = {}  # when it was known not to have begun, by stamp, of the last documents
         self._dated: tuple[str, Dated] | None = None
         self._said: float | None = None  # the time of that document by the node's clock
-        self._period: float | None = None  # between two documents; None: not known
+        self._distances: tuple[float, ...] = ()  # between two documents each, the last few
         self._last_line = b""
         self._expected = _NEVER  # when the next document is looked for, on the monotonic clock
         self._late = False  # it was not there when it was to be
@@ -121,9 +122,22 @@ class LogTimes:
         if self._dated is None and known is not None and said > now:
             time = max(earliest, min(known, now))
         dated = Dated(time, bound.monotonic - RUN_SECONDS, ahead)
-        self._period = printed.period or self._since_last(printed.time) or self._period
+        if distance := printed.period or self._since_last(printed.time):
+            self._distances = (*self._distances, distance)[-_DISTANCES:]
         self._dated, self._said, self._expected = (printed.stamp, dated), printed.time, _NEVER
         return dated
+
+    @property
+    def _period(self) -> float | None:
+        """The time between two documents; None where it is not known.
+
+        Of one that comes after failed runs, or after a clock that was set, the distance is no period. So the shortest
+        of the last few counts, and a long one is not believed alone.
+        """
+        if not self._distances:
+            return None
+        shortest = min(self._distances)
+        return shortest if len(self._distances) > 1 else min(shortest, LookPolicy().period)
 
     def _since_last(self, said: float | None) -> float | None:
         return said - self._said if said is not None and self._said is not None and said > self._said else None

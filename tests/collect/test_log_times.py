@@ -88,8 +88,17 @@ class TestNextLook:
     @pytest.mark.parametrize(("period", "usual"), [(None, 300), (600.0, 600), (60.0, 60), (30.0, 60), (9000.0, 3600)])
     def test_it_is_soon_after_it_was_to_be_printed(self, period: float | None, usual: float) -> None:
         times = LogTimes(CREATED, 0.0)
-        times.date(seen("a", CREATED + 100, at=110)._replace(period=period), CREATED + 110)
+        for stamp in "ab":
+            times.date(seen(stamp, CREATED + 100, at=110)._replace(period=period), CREATED + 110)
         assert usual * 1.05 - 10 < self.look(times, 110, refresh=3600 * 1.2) <= usual * 1.2
+
+    @pytest.mark.parametrize("before", [(), (300.0,), (300.0, 300.0)])
+    def test_a_gap_after_failed_runs_is_no_period(self, before: tuple[float, ...]) -> None:
+        times = LogTimes(CREATED, 0.0)
+        for number, period in enumerate((*before, 3300.0)):
+            times.date(seen(str(number), CREATED + 100, at=110)._replace(period=period), CREATED + 110)
+        assert self.look(times, 110) < 360
+        assert times.earliest(CREATED + 110) < 300
 
     def test_the_period_is_learned_from_two_looks(self) -> None:
         times = LogTimes(CREATED, 0.0)
