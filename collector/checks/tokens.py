@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from collector.checks.finding import TokenDetails
 from collector.kube.client import ApiClient
-from collector.kube.token_renewal import may_renew
+from collector.kube.errors import ForbiddenError
+from collector.kube.token_renewal import BadTokenError, may_renew, request_token
 from collector.timestamps import rfc3339
 
 __all__ = ["FoundToken", "look_at_token"]
@@ -18,13 +19,25 @@ class FoundToken(NamedTuple):
 
 
 async def look_at_token(client: ApiClient) -> FoundToken | None:
-    """Return what there is to say of the token in use; None if it is none that ends; raises ClusterError."""
+    """Return what there is to say of the token in use; None if it is none that ends; raises ClusterError.
+
+    Where it may be renewed, it is: an admission policy can deny what RBAC allows. The new token is forgotten.
+    """
     tokens = client.session.tokens
     if tokens is None or (token := tokens.token) is None:
         return None
     await tokens.probe()
-    tokens.may_renew = await may_renew(client, token)
-    if tokens.may_renew is None:
+    tokens.may_renew, denial = await may_renew(client, token), ""
+    if tokens.may_renew:
+        try:
+            await request_token(client, token)
+        except ForbiddenError as error:
+            tokens.may_renew, denial = False, str(error)
+        except BadTokenError:  # one that is as new as the present one ends no later
+            pass
+    if denial:
+        outcome = f"gpuid cannot renew it: {denial}"
+    elif tokens.may_renew is None:
         outcome = "the server does not say whether gpuid may renew it"
     elif not tokens.may_renew:
         outcome = "gpuid cannot renew it: it may not create serviceaccounts/token of itself"

@@ -149,7 +149,10 @@ class TokenRenewal:
             fresh = await request_token(self._client, token)
         except ForbiddenError as error:
             tokens.may_renew, self._ask_at = False, self._clock() + RIGHT_INTERVAL_SECONDS
-            self._say("right", logging.INFO, f"{_lacking(token)}; {_end(token)}: {error}")
+            if error.by_admission:  # which limits what may be asked for
+                self._say("right", logging.WARNING, f"token not renewed; {_end(token)}: {error}")
+            else:
+                self._say("right", logging.INFO, f"{_lacking(token)}; {_end(token)}: {error}")
         except GpuidError as error:
             self._try_at = self._clock() + RETRY.delay(self._failures, self._rng)
             self._failures += 1

@@ -126,6 +126,9 @@ def test_tokens_are_renewed_for_the_api_server_alone(east: ControlPlane, grant: 
         assert ask(audiences=[*own, "vault"], expirationSeconds=600) == 403
         assert ask(audiences=own, expirationSeconds=3601) == 403
         assert ask(expirationSeconds=4294967296) == 403
+    grant("--apply", "--duration", "10m")
+    cluster = ClusterSettings(context="east", kubeconfig=str(file))
+    until(lambda: "gpuid cannot renew it" in anyio.run(check_clusters, [cluster], 60.0)[0].text)
     refused = grant("--apply", "--audience", "other", "--duration", "1h")
     assert "east: changed ValidatingAdmissionPolicy gpuid-token" in refused.output
 
