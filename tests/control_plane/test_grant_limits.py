@@ -146,7 +146,7 @@ def user(plane: ControlPlane, name: str, *verbs: str) -> Path:
 
 
 def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPlane, grant: Grant) -> None:
-    operator = user(east, "operator", "get", "list", "create", "patch", "delete", "bind", "escalate")
+    operator = user(east, "tokenless-operator", "get", "list", "create", "patch", "delete", "bind", "escalate")
     finish_namespace(east)
     result = grant("--apply", kubeconfig=operator)
     assert result.exit_code == 1
@@ -155,7 +155,7 @@ def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPl
     assert grant("--apply").exit_code == 0
     metadata = {"name": "gpuid-token-x7b2p", "annotations": {"kubernetes.io/service-account.name": "gpuid"}}
     make(east, "/api/v1/namespaces/gpuid/secrets", metadata=metadata, type="kubernetes.io/service-account-token")
-    result = grant("--check", kubeconfig=user(east, "auditor", "get", "list"))  # with the platform's own Secret
+    result = grant("--check", kubeconfig=user(east, "tokenless-auditor", "get", "list"))  # with the platform's own Secret
     assert (result.exit_code, result.output) == (0, "east: as needed\n")
 
 
