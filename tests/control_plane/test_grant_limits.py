@@ -155,7 +155,9 @@ def test_whoever_may_make_no_tokens_compares_and_applies_nothing(east: ControlPl
     assert grant("--apply").exit_code == 0
     metadata = {"name": "gpuid-token-x7b2p", "annotations": {"kubernetes.io/service-account.name": "gpuid"}}
     make(east, "/api/v1/namespaces/gpuid/secrets", metadata=metadata, type="kubernetes.io/service-account-token")
-    result = grant("--check", kubeconfig=user(east, "tokenless-auditor", "get", "list"))  # with the platform's own Secret
+    result = grant(
+        "--check", kubeconfig=user(east, "tokenless-auditor", "get", "list")
+    )  # with the platform's own Secret
     assert (result.exit_code, result.output) == (0, "east: as needed\n")
 
 
