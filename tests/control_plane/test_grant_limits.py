@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from collector.checks.clusters import check_clusters
@@ -14,7 +13,7 @@ from collector.grant import work
 from collector.kube.client import ApiClient
 from collector.kube.session import Session
 from tests.control_plane.plane import CONTAINER, NAMESPACE, ControlPlane
-from tests.control_plane.rights import POLICIES, RBAC, Grant, as_collector, exec_status, finish_namespace
+from tests.control_plane.rights import POLICIES, RBAC, Grant, as_collector, exec_status, finish_namespace, run
 from tests.support.waiting import until
 
 LOGS = (
@@ -128,7 +127,7 @@ def test_tokens_are_renewed_for_the_api_server_alone(east: ControlPlane, grant: 
         assert ask(expirationSeconds=4294967296) == 403
     grant("--apply", "--duration", "10m")
     cluster = ClusterSettings(context="east", kubeconfig=str(file))
-    until(lambda: "gpuid cannot renew it" in anyio.run(check_clusters, [cluster], 60.0)[0].text)
+    until(lambda: "gpuid cannot renew it" in run(check_clusters, [cluster], 60.0)[0].text)
     refused = grant("--apply", "--audience", "other", "--duration", "1h")
     assert "east: changed ValidatingAdmissionPolicy gpuid-token" in refused.output
 
@@ -231,12 +230,12 @@ def exec_limit(kubeconfig: Path) -> ExecLimit:
         async with ApiClient(Session(ClusterSettings(context="east", kubeconfig=str(kubeconfig)))) as client:
             return await look_at_exec(client, NAMESPACE)
 
-    return anyio.run(look)
+    return run(look)
 
 
 def said_by_check(kubeconfig: Path) -> str:
     cluster = ClusterSettings(context="east", kubeconfig=str(kubeconfig))
-    (finding,) = anyio.run(check_clusters, [cluster], 60.0)
+    (finding,) = run(check_clusters, [cluster], 60.0)
     return finding.text
 
 
