@@ -1,5 +1,6 @@
 """The settings of one collector: frozen, and checked when they are created."""
 
+import functools
 import math
 import os
 import re
@@ -136,6 +137,7 @@ class DefaultSettings(msgspec.Struct, frozen=True, kw_only=True):
         return (self.node_selector, *pods)
 
 
+@functools.lru_cache(maxsize=1024)  # sources are asked for after every step of the inventory
 def _with_command(source: PodSource, command: tuple[str, ...] | None) -> PodSource:
     if source.method is not SourceMethod.EXEC:
         return source
