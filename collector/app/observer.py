@@ -76,9 +76,7 @@ class CollectObserver:
         before = self._inventory.node(place)
         step = self._inventory.read_failed(place, reason, self._clock(), message, lost)
         # That a node cannot be read is not kept.
-        after = self._inventory.node(place)
-        unlisted = before is not None and after is not None and before.unseen != after.unseen
-        self._publisher.publish(step, record=bool(step.changes or lost) or unlisted)
+        self._publisher.publish(step, record=bool(step.changes or lost) or self._sees_others(before, place))
         self._log_lost(before, place)
         self._coverage.check(cluster)
 
@@ -110,10 +108,9 @@ class CollectObserver:
         place = Place(cluster, node)
         before = self._inventory.node(place)
         step = self._inventory.set_uncovered(place, reason, self._clock())
-        after = self._inventory.node(place)
-        unlisted = before is not None and after is not None and before.unseen != after.unseen
-        self._publisher.publish(step, record=bool(step.changes) or unlisted)
-        if unlisted:
+        sees_others = self._sees_others(before, place)
+        self._publisher.publish(step, record=bool(step.changes) or sees_others)
+        if sees_others:
             self._log_lost(before, place)
         self._coverage.check(cluster)
 
@@ -178,6 +175,11 @@ class CollectObserver:
     def on_watch_restart(self, cluster: str, resource: str, reason: WatchRestart) -> None:
         """Count a reflector that had to start over."""
         self._metrics.watch_restarted(cluster, resource, reason)
+
+    def _sees_others(self, before: NodeState | None, place: Place) -> bool:
+        """Return whether other GPUs of a node are unseen now than were before."""
+        after = self._inventory.node(place)
+        return before is not None and after is not None and before.unseen != after.unseen
 
     def _log_lost(self, before: NodeState | None, place: Place) -> None:
         """Log which GPUs of a node no longer answer since its last reading, and which answer again."""

@@ -14,7 +14,7 @@ from collector.checks.finding import ClusterDetails, Finding, FitDetails, PodCou
 from collector.checks.fitting import MAX_NAMES, PodSurvey, command_hint, find_fit
 from collector.checks.gpu_pods import look_for_pods
 from collector.checks.policies import NOT_IN_FORCE, ExecLimit, look_at_exec
-from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, USER, Right, needed_rights
+from collector.checks.rights import METHOD_RIGHTS, SLICE_RIGHTS, USER, needed_rights
 from collector.checks.slices import SliceReport, look_at_slices
 from collector.checks.tokens import look_at_token
 from collector.collect import watcher
@@ -25,7 +25,7 @@ from collector.collect.objects import NodeObject, PodObject
 from collector.collect.schedule import Candidate, choose, lacks_container, ready, why_uncovered
 from collector.collect.smi_reading import GpusLostError
 from collector.config import ClusterSettings, PodSource, SourceMethod
-from collector.kube.access import is_granted
+from collector.kube.access import Right, is_granted
 from collector.kube.client import ApiClient
 from collector.kube.errors import (
     CertificateTimeError,

@@ -11,13 +11,13 @@ from kubernetes_asyncio.client import CoreV1Api
 from collector.checks.check import CONCURRENT_CLUSTERS, Check, plugin_timeout, run_checks
 from collector.checks.finding import Finding, Subject
 from collector.checks.fitting import Fit, PodGroup, PodSurvey, find_fit
-from collector.checks.rights import SLICE_RIGHTS, Right
+from collector.checks.rights import SLICE_RIGHTS
 from collector.checks.slices import look_at_slices
 from collector.collect import watcher
 from collector.collect.objects import PodObject, decode_pod, without_echoes
 from collector.collect.schedule import Candidate, find_container, ready
 from collector.config import OTHER_SOURCES, PRESETS, ClusterSettings, PodSource
-from collector.kube.access import is_granted
+from collector.kube.access import Right, is_granted
 from collector.kube.client import ApiClient, ApiMethod
 from collector.kube.errors import ForbiddenError, ServerError
 from collector.kube.lister import Resource
@@ -113,7 +113,7 @@ async def _gpu_nodes(client: ApiClient, cluster: ClusterSettings) -> frozenset[s
     except ForbiddenError:
         return None
     denied = [right for right in SLICE_RIGHTS if await is_granted(client, right) is False]
-    listed = {} if denied else (await look_at_slices(client, ())).gpus
+    listed = (await look_at_slices(client, denied)).gpus
     return frozenset(node.key for node in found.values() if node.facts.gpu_sign or node.key in listed)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from collector.config import ClusterSettings, SourceMethod
 from collector.kube.access import Right
 
-__all__ = ["ACCOUNT", "METHOD_RIGHTS", "NAMESPACE", "SLICE_RIGHTS", "USER", "Right", "needed_rights"]
+__all__ = ["ACCOUNT", "METHOD_RIGHTS", "NAMESPACE", "SLICE_RIGHTS", "USER", "needed_rights"]
 
 NAMESPACE = "gpuid"  # of the service account that `gpuid grant` makes
 ACCOUNT = "gpuid"

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from collector.checks.rights import SLICE_RIGHTS, Right
+from collector.checks.rights import SLICE_RIGHTS
 from collector.collect.slice_watch import find_slice_api, slices
 from collector.collect.slices import NodeDevices, SliceBook
+from collector.kube.access import Right
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError
 from collector.kube.reflector import list_all

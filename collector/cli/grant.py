@@ -19,9 +19,10 @@ from collector.cli.suggestions import listed, unknown_name
 from collector.config import ClusterSettings, ConfigError, Duration
 from collector.grant.contexts import CollectorContext, check_target, make_secret, write
 from collector.grant.documents import dump
-from collector.grant.granting import Options, Outcome
-from collector.grant.manifests import USUAL_AUDIENCES, make_manifests, needs_policy
+from collector.grant.granting import Options, Outcome, manifests_for
+from collector.grant.manifests import needs_policy
 from collector.grant.work import Action, Identify, Work
+from collector.kube.token_request import MIN_LIFETIME_SECONDS
 from collector.text import counted, escaped, one_line, shell_word
 
 __all__ = ["grant"]
@@ -35,12 +36,11 @@ _AUDIENCE_HEAD = """\
 # The policy gpuid-token admits the audiences of most API servers. For others (as in GKE), say --audience, or use
 # --apply, which asks the server for them; else tokens cannot be renewed.
 """
-_MIN_DURATION_SECONDS = 600  # of a token; an API server takes no less
 _SHORTENED = 0.95  # of what was asked for: a token that ends before was cut by the server
 
 
 def _duration(text: object) -> Duration:
-    if (duration := Duration.parse(text)) < _MIN_DURATION_SECONDS:
+    if (duration := Duration.parse(text)) < MIN_LIFETIME_SECONDS:
         raise ValueError("must be at least 10m, of which API servers take no less")
     return duration
 
@@ -231,18 +231,7 @@ def _named(clusters: Sequence[ClusterSettings], name: str) -> ClusterSettings:
 def _manifests(clusters: Sequence[ClusterSettings], options: Options) -> str:
     """Return the manifests as text; raises ConfigError if clusters need different ones."""
     version = "v1" if options.policy else None
-    texts = {
-        cluster.name: dump(
-            make_manifests(
-                cluster,
-                renewal=options.renewal,
-                policy_version=version,
-                audiences=options.audiences or USUAL_AUDIENCES,
-                seconds=options.seconds,
-            )
-        )
-        for cluster in clusters
-    }
+    texts = {cluster.name: dump(manifests_for(cluster, options, version)) for cluster in clusters}
     first = next(iter(texts))
     other = next((name for name, text in texts.items() if text != texts[first]), None)
     if other is not None:

@@ -19,15 +19,14 @@ from collector.collect.node_queue import NodeQueue
 from collector.collect.objects import NodeObject
 from collector.config import ClusterSettings
 from collector.events import ResettableEvent
-from collector.kube.client import ApiClient
+from collector.kube.client import FIELD_MANAGER, ApiClient
 from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError, ServerError
 from collector.model import LabelFailure, LabelTrouble, NodeState
 
-__all__ = ["FIELD_MANAGER", "LabelPolicy", "LabelSource", "LabelWriter"]
+__all__ = ["LabelPolicy", "LabelSource", "LabelWriter"]
 
 log = logging.getLogger(__name__)
 
-FIELD_MANAGER = "gpuid"
 MAX_PARTS = 64  # patches in a row that remove labels of which a node has more than are kept; then another one adds them
 
 _STRATEGIC_MERGE = "application/strategic-merge-patch+json"

@@ -21,6 +21,7 @@ __all__ = ["Dated", "LogState", "LogTimes", "LookPolicy", "moment_of"]
 
 RUN_SECONDS = 90.0  # from the start of a run to its first line; the reader gives nvidia-smi 60 s, and prints then
 CLOCK_TOLERANCE_SECONDS = 60.0
+USUAL_PERIOD_SECONDS = 300.0  # between two documents, as the reader prints them
 _LONG_AGO = float("-inf")
 _NEVER = float("inf")
 _LATEST = (1.08, 1.15)  # periods after which the next document is looked for: the reader's differ by 5% either way
@@ -39,7 +40,7 @@ class Dated(NamedTuple):
 class LookPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often a log is looked at, in seconds."""
 
-    period: float = 300.0  # between two documents, until a log has shown its own
+    period: float = USUAL_PERIOD_SECONDS  # between two documents, until a log has shown its own
     pause: float = 60.0  # at least, between two looks for the next document
 
 
@@ -137,7 +138,7 @@ class LogTimes:
         if not self._distances:
             return None
         shortest = min(self._distances)
-        return shortest if len(self._distances) > 1 else min(shortest, LookPolicy().period)
+        return shortest if len(self._distances) > 1 else min(shortest, USUAL_PERIOD_SECONDS)
 
     def _since_last(self, said: float | None) -> float | None:
         return said - self._said if said is not None and self._said is not None and said > self._said else None

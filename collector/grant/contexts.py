@@ -28,7 +28,7 @@ _LISTS = {"clusters": "cluster", "users": "user", "contexts": "context"}
 
 
 class CollectorContext(NamedTuple):
-    """A cluster as the collector reaches it; its name is that of the cluster."""
+    """A cluster as the collector reaches it; its name is that of the administrator's context."""
 
     name: str
     cluster: Mapping[str, Any]  # an entry of `clusters`

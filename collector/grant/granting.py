@@ -13,6 +13,7 @@ from collector.grant.manifests import (
     DEFAULT_DURATION_SECONDS,
     LABELS,
     POLICY_GROUP,
+    RENEWAL,
     TOKEN_POLICY,
     USUAL_AUDIENCES,
     Manifest,
@@ -25,20 +26,19 @@ from collector.grant.manifests import (
 )
 from collector.grant.objects import Binding, Objects
 from collector.grant.other_rights import FORMER_TOKEN, find_other_rights
-from collector.kube.access import Right, is_granted
+from collector.kube.access import is_granted
 from collector.kube.client import ApiClient
 from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
 from collector.model import GpuidError
 from collector.text import enumerated
 
-__all__ = ["Done", "GrantError", "Options", "Outcome", "apply", "compare", "revoke"]
+__all__ = ["Done", "GrantError", "Options", "Outcome", "apply", "compare", "manifests_for", "revoke"]
 
 POLICY_DELAY_SECONDS = 2.0  # after which API servers know a policy: they look for changes once a second
 
 _ACCOUNT = ("ServiceAccount", NAMESPACE, ACCOUNT)
 _SERVICE_ACCOUNT = service_account()
 _TOKEN_POLICY = ("ValidatingAdmissionPolicy", "", TOKEN_POLICY)
-_ASKING = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
 _WHY_ASKED = "it tells the audiences of the API server, which --audience says instead"
 _LASTING = "its token never ends; delete it as soon as the collector has another"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
@@ -95,8 +95,8 @@ async def apply(
     superfluous = [(one, "no longer needed") for one in await _extra(objects, state.wanted)]
     superfluous += [(one, "of an older gpuid") for one in others.former]
     await _try_all(objects, state, [one for one, _why in superfluous])
-    if state.guessed and await is_granted(client, _ASKING) is False:
-        raise GrantError(f"may not {_ASKING}; {_WHY_ASKED}")
+    if state.guessed and await is_granted(client, RENEWAL) is False:
+        raise GrantError(f"may not {RENEWAL}; {_WHY_ASKED}")
     wanted = {key(one): one for one in state.wanted}
     unnoticed = False  # a policy that servers do not know yet, and a collector that could use the rights before
     for one, live in [(one, state.live.get(one)) for one in wanted]:
@@ -115,7 +115,9 @@ async def apply(
         if one == _ACCOUNT and state.guessed:
             with _progress(f"TokenRequest ({_WHY_ASKED})", done, wanted):
                 options = options._replace(audiences=await objects.audiences())
-            wanted |= {key(one): one for one in _make(cluster, options, state.policy_version) if key(one) in wanted}
+            wanted |= {
+                key(one): one for one in manifests_for(cluster, options, state.policy_version) if key(one) in wanted
+            }
     for manifest, why in superfluous:
         await objects.delete(manifest)
         done.append(Done(Outcome.DELETED, title(manifest), why))
@@ -187,9 +189,7 @@ class _State(NamedTuple):
     wanted: list[Manifest]
     live: dict[tuple[str, str, str], Manifest]  # those of the wanted objects that are there
     policy_version: str | None
-    guessed: (
-        bool  # the audiences of the API server could not be asked for yet, and those in `wanted` are the usual ones
-    )
+    guessed: bool  # the audiences in `wanted` are the usual ones: the API server could not be asked for its own yet
 
 
 async def _look(objects: Objects, cluster: ClusterSettings, options: Options) -> _State:
@@ -205,7 +205,7 @@ async def _look(objects: Objects, cluster: ClusterSettings, options: Options) ->
     if guessed and await objects.get(_SERVICE_ACCOUNT) is not None:
         with contextlib.suppress(ForbiddenError):
             options, guessed = options._replace(audiences=await objects.audiences()), False
-    wanted = _make(cluster, options, version)
+    wanted = manifests_for(cluster, options, version)
     found = [(one, await objects.get(one)) for one in wanted]
     for one, live in found:
         manager = ((live or one)["metadata"].get("labels") or {}).get(_MANAGED_BY, LABELS[_MANAGED_BY])
@@ -217,7 +217,8 @@ async def _look(objects: Objects, cluster: ClusterSettings, options: Options) ->
     return _State(wanted, live_ones, version, guessed)
 
 
-def _make(cluster: ClusterSettings, options: Options, policy_version: str | None) -> list[Manifest]:
+def manifests_for(cluster: ClusterSettings, options: Options, policy_version: str | None) -> list[Manifest]:
+    """Return the manifests of a cluster's rights, with policies of a version of their API; None leaves them out."""
     return make_manifests(
         cluster,
         renewal=options.renewal,

@@ -4,16 +4,18 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from collector.checks.rights import ACCOUNT, NAMESPACE, USER, Right, needed_rights
+from collector.checks.rights import ACCOUNT, NAMESPACE, USER, needed_rights
 from collector.config import ClusterSettings, PodSource, SourceMethod
 from collector.grant.documents import dump
 from collector.grant.policy import exec_policy, label_policy, token_policy
+from collector.kube.access import Right
 
 __all__ = [
     "DEFAULT_DURATION_SECONDS",
     "LABELS",
     "NAMES",
     "POLICY_GROUP",
+    "RENEWAL",
     "TOKEN_POLICY",
     "USUAL_AUDIENCES",
     "Manifest",
@@ -38,7 +40,7 @@ DEFAULT_DURATION_SECONDS = 30 * 86400  # of a token
 USUAL_AUDIENCES = ("https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local", "k3s")
 
 _RBAC_GROUP = "rbac.authorization.k8s.io"
-_RENEWAL = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
+RENEWAL = Right("create", "serviceaccounts/token", NAMESPACE, name=ACCOUNT)
 _SUBJECTS = [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]
 # What servers and controllers add to an object that has no rights in it.
 _NOT_OURS = ("apiVersion", "kind", "metadata", "status", "secrets", "imagePullSecrets")
@@ -85,7 +87,7 @@ def make_manifests(
     for namespace, rights in by_namespace.items():
         found += _role("gpuid", namespace, rights)
     if renewal:
-        found += _role(TOKEN_POLICY, NAMESPACE, [_RENEWAL])
+        found += _role(TOKEN_POLICY, NAMESPACE, [RENEWAL])
     return found
 
 

@@ -11,15 +11,13 @@ from kubernetes_asyncio.client import ApisApi, CoreV1Api, CustomObjectsApi, V1To
 from collector.checks.rights import ACCOUNT, NAMESPACE, USER
 from collector.grant.manifests import LABELS, NAMES, POLICY_GROUP, Manifest
 from collector.kube.bound_token import bound_token
-from collector.kube.client import ApiClient, ApiMethod
+from collector.kube.client import FIELD_MANAGER, ApiClient, ApiMethod
 from collector.kube.errors import UNDECODABLE, ClusterError, NotFoundError
-from collector.kube.token_request import MadeToken, create_token
+from collector.kube.token_request import MIN_LIFETIME_SECONDS, MadeToken, create_token
 from collector.kube.wire import MalformedError
 
 __all__ = ["Binding", "Objects"]
 
-FIELD_MANAGER = "gpuid"
-MIN_LIFETIME_SECONDS = 600  # of a token
 MAX_OBJECT_BYTES = 256 << 10  # of an object with rights, so that comparing it takes no time
 
 _SELECTOR = ",".join(f"{name}={value}" for name, value in LABELS.items())

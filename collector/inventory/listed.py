@@ -11,13 +11,20 @@ What slices listed when a GPU was read all the same accuses nobody, and neither 
 machine: it was booted since, and none of its GPUs is listed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import TypeVar
 
 import msgspec
 
 from collector.model import GpuRef, NodeInfo, NodeState, SilentGpu, Unseen
 
 __all__ = ["with_listed"]
+
+_Gone = TypeVar("_Gone", Unseen, SilentGpu)
+_Name = Callable[[Unseen | SilentGpu | GpuRef], str | None]
+_UUID: _Name = attrgetter("uuid")
+_BUS: _Name = attrgetter("pci_bus_id")
 
 
 def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
@@ -30,10 +37,10 @@ def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
         return node
     unseen, silent = node.unseen, node.silent
     if node.uncovered is not None or node.failing is not None:
-        unseen = _unlisted(_answering(unseen, before, listed), node, listed)
-        silent = _silent_still(silent, before, listed)
+        unseen = _unlisted(_still(unseen, before, listed, _UUID), node, listed)
+        silent = _still(silent, before, listed, _BUS)
     elif node.time is None:
-        silent = _silent_still(silent, before, listed)
+        silent = _still(silent, before, listed, _BUS)
     if node.time is None and before.listed is not None and before.boot_id == node.node.boot_id:
         silent = (*silent, *_silent_now(silent, before.listed, node, listed, time))
     if (unseen, silent) == (node.unseen, node.silent):
@@ -41,13 +48,13 @@ def with_listed(before: NodeInfo, node: NodeState, time: float) -> NodeState:
     return msgspec.structs.replace(node, unseen=unseen, silent=silent)
 
 
-def _answering(unseen: tuple[Unseen, ...], before: NodeInfo, listed: tuple[GpuRef, ...]) -> tuple[Unseen, ...]:
-    """Return the unseen GPUs without those that slices list again."""
-    if not unseen:
-        return unseen
-    has = {ref.uuid for ref in listed}
-    again = set() if before.listed is None else has - {ref.uuid for ref in before.listed}
-    return tuple(one for one in unseen if one.uuid not in (has if one.unlisted else again))
+def _still(gone: tuple[_Gone, ...], before: NodeInfo, listed: tuple[GpuRef, ...], name: _Name) -> tuple[_Gone, ...]:
+    """Return the unseen or silent GPUs without those that slices list again, by what they are known by."""
+    if not gone:
+        return gone
+    has = set(map(name, listed))
+    again = set() if before.listed is None else has - set(map(name, before.listed))
+    return tuple(one for one in gone if name(one) not in (has if one.unlisted else again))
 
 
 def _unlisted(unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef, ...]) -> tuple[Unseen, ...]:
@@ -77,15 +84,6 @@ def _unlisted(unseen: tuple[Unseen, ...], node: NodeState, listed: tuple[GpuRef,
         was_lost = known is not None and known.lost and not (known.unlisted and uuids)
         seen[gpu.uuid] = Unseen(gpu.uuid, confirmed, lost=same or was_lost, unlisted=True)
     return tuple(seen.values())
-
-
-def _silent_still(silent: tuple[SilentGpu, ...], before: NodeInfo, listed: tuple[GpuRef, ...]) -> tuple[SilentGpu, ...]:
-    """Return the silent GPUs without those at whose addresses slices list one again."""
-    if not silent:
-        return silent
-    has = {ref.pci_bus_id for ref in listed}
-    again = set() if before.listed is None else has - {ref.pci_bus_id for ref in before.listed}
-    return tuple(one for one in silent if one.pci_bus_id not in (has if one.unlisted else again))
 
 
 def _silent_now(

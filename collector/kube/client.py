@@ -33,7 +33,9 @@ from collector.kube.session import MAX_MESSAGE_BYTES, REQUEST_TIMEOUT_SECONDS, A
 from collector.kube.transport import WebSocket
 from collector.kube.wire import MalformedError
 
-__all__ = ["ApiClient", "ApiMethod"]
+__all__ = ["FIELD_MANAGER", "ApiClient", "ApiMethod"]
+
+FIELD_MANAGER = "gpuid"  # who owns the fields that we write
 
 ApiMethod = Callable[..., Awaitable[Any]]
 """A method of a generated API class, such as `CoreV1Api(client).list_node`, or a functools.partial of one."""

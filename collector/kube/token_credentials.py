@@ -41,9 +41,8 @@ class TokenCredentials:
         self._clock = clock
         self._stored: Credential | None = None  # the source's
         self._stored_token: BoundToken | None = None
-        self.renewed: BoundToken | None = (
-            before.renewed if before is not None else None
-        )  # what the stored one does not have yet
+        # What the stored one was renewed to, and does not have yet:
+        self.renewed: BoundToken | None = before.renewed if before is not None else None
         self._prefers_stored = False  # the server has refused the renewed one
         self._current: Credential | None = None
         self.may_renew: bool | None = None  # None: not known

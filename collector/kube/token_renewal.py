@@ -16,7 +16,7 @@ from collector.kube.client import ApiClient
 from collector.kube.credentials import bearer
 from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError, UnauthorizedError
 from collector.kube.token_credentials import TokenCredentials
-from collector.kube.token_request import create_token
+from collector.kube.token_request import MIN_LIFETIME_SECONDS, create_token
 from collector.kube.wire import MalformedError
 from collector.model import GpuidError
 from collector.redaction import redacting
@@ -32,7 +32,6 @@ CHECK_INTERVAL_SECONDS = 60.0  # between two looks at the token, which others ma
 MIN_INTERVAL_SECONDS = 1.0
 RIGHT_INTERVAL_SECONDS = 3600.0  # after which a missing right may have been granted
 RETRY = Backoff(initial=5.0, maximum=300.0)
-MIN_LIFETIME_SECONDS = 600  # that the API asks for
 MAX_LIFETIME_SECONDS = 1 << 32
 SPACING_SHARE = 0.5  # of a token's lifetime, before which the next is not asked for, whatever the clock says
 MAX_SPACING_SECONDS = 3600.0

@@ -8,8 +8,9 @@ from collector.kube.connection import Redacted
 from collector.kube.errors import UNDECODABLE
 from collector.kube.wire import MalformedError
 
-__all__ = ["MadeToken", "create_token"]
+__all__ = ["MIN_LIFETIME_SECONDS", "MadeToken", "create_token"]
 
+MIN_LIFETIME_SECONDS = 600  # of a token; an API server makes no shorter one
 MAX_ANSWER_BYTES = 1 << 20
 
 
