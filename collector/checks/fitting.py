@@ -178,7 +178,7 @@ def find_fit(survey: PodSurvey, *, presets: Sequence[str] = (), sources: Sequenc
     """Return what covers most GPU nodes with few parts; of equals what is configured, logs, the first of PRESETS.
 
     Logs go before execs: they need fewer rights, and somebody has deployed the reader to be read. Pods in namespaces
-    that nobody names only cover what no others do: whoever may create pods in any of them could dictate what is read.
+    that nobody names only cover what no others do: anyone who can create pods there could dictate what is read.
     `presets` or `sources` are what is configured. Pods that are not ready only cover what no ready ones do, and a
     source without any ready one counts only where no other has one.
     """

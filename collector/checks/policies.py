@@ -11,7 +11,7 @@ from collector.kube.errors import ClusterError, ForbiddenError, NotFoundError
 __all__ = ["NOT_IN_FORCE", "ExecLimit", "look_at_exec"]
 
 NOT_IN_FORCE = (
-    "no admission policy limits its exec: whoever has the token may run any command in the pods of its sources"
+    "no admission policy limits its exec: anyone with the token can run any command in the pods of its sources"
 )
 
 _POD = "gpuid-no-such-pod"

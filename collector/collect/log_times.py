@@ -67,7 +67,7 @@ class LogTimes:
         return None if self._dated is None else self._dated[1]
 
     def last_line(self, stamp: str, now: float) -> bytes:
-        """Return the last line of the log, by which it is told whether more was printed after a document.
+        """Return the last line of the log, which shows whether anything was printed after a document.
 
         Empty where it is not known, or where another document is expected to be there now.
         """

@@ -138,7 +138,7 @@ def _print_start(log: bytes, root: int, floor: int, pause: float) -> int:
 
 
 def last_line(log: bytes) -> bytes:
-    """Return the last line of a log, with its time; empty where it has none, by which one is told from another."""
+    """Return the last line of a log, with its time, which identifies it; empty if it has none."""
     line = log[log.rfind(b"\n", 0, len(log) - 1) + 1 :]
     return line if _LINE_TIME.match(line) else b""
 

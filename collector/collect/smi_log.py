@@ -69,7 +69,7 @@ class SmiLog:
         self._pod = pod
         self._cluster = cluster
         self._parsing = parsing  # limits how many large logs are parsed at once
-        self._pause = pause  # by which documents are told apart
+        self._pause = pause  # in seconds, which separates two documents
 
     async def read(self, known: Callable[[], Sequence[Gpu]], capacity: int | None) -> SmiReading:  # noqa: ARG002
         """Return what the last whole document of the log reports; raises ReadError.

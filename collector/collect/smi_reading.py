@@ -30,7 +30,7 @@ class Printed(NamedTuple):
     asked: Moment  # before the log was asked for: what is not in it was printed after that
     failure: ReadError | None = None  # of a later run, which printed no document
     period: float | None = None  # seconds since the document before it, by the node's clock
-    last_line: bytes = b""  # of the log, by which it is told whether more was printed; empty where that cannot be
+    last_line: bytes = b""  # of the log; another one means that more was printed. Empty if unknown
 
 
 class SmiReading(NamedTuple):

@@ -16,7 +16,7 @@ def dump(documents: Iterable[Mapping[str, Any]]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every list out: an anchor would puzzle whoever reads a manifest."""
+    """Writes every list out: an anchor would puzzle the reader of a manifest."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         """Return True: nothing is written as a reference to what came before."""

@@ -92,7 +92,7 @@ def make_manifests(
 
 
 def key(manifest: Manifest) -> tuple[str, str, str]:
-    """Return what an object is told apart by: kind, namespace and name."""
+    """Return what identifies an object: kind, namespace and name."""
     metadata = manifest["metadata"]
     return manifest["kind"], metadata.get("namespace", ""), metadata["name"]
 

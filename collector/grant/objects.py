@@ -293,7 +293,7 @@ def _is_named(manifest: Manifest) -> bool:
 
 
 def _is_for_us(binding: Manifest) -> bool:
-    """Return whether a binding has our service account among its subjects, whoever else there is."""
+    """Return whether a binding has our service account among its subjects."""
     subjects = binding.get("subjects")
     return isinstance(subjects, list) and any(
         isinstance(one, dict) and (one.get("namespace"), one.get("name")) == (NAMESPACE, ACCOUNT) for one in subjects

@@ -36,7 +36,7 @@ class Action(StrEnum):
 
 
 class Identify(Check):
-    """Finds out which cluster a context leads to; whoever cannot be asked is reported by the work itself."""
+    """Finds out which cluster a context leads to; the work itself reports a cluster that cannot be asked."""
 
     def __init__(self, cluster: ClusterSettings, timeout: float) -> None:
         super().__init__(Finding(subject=Subject.CLUSTER, name=cluster.name))
