@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from collector.health import COUNTERS, HEALTH_FIELDS, Condition, Degradation, Health, degradations
 from collector.timestamps import rfc3339
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "canonical_uuid",
     "changes_object",
     "field_changes",
+    "health_changes",
     "last_known_object",
     "on_one_board",
 ]
@@ -90,6 +92,9 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     virtual: bool = False  # a vGPU of this machine's host; the tool says so
     multi_gpu_board: bool = False  # the tool says that other GPUs are on its board, and so have its serial
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
+    health: Health | None = None  # None: no reading has said anything of it
+    # Unix seconds of the last reading that found more uncorrectable ECC errors than one before; None: none did.
+    ecc_growth: float | None = None
 
     def reports(self, field: str) -> bool:
         """Return whether a field's value is what the last reading said, and not merely the last known one."""
@@ -107,8 +112,15 @@ class FieldChange(NamedTuple):
     before: str | int | bool | None
     after: str | int | bool | None
 
+    @property
+    def went_back(self) -> bool:
+        """Whether a counter is less than it was, which no repair brings about: another InfoROM or driver does."""
+        if self.field not in COUNTERS or not isinstance(self.before, int) or not isinstance(self.after, int):
+            return False
+        return self.after < self.before
 
-_ALTERABLE = tuple(name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known"))
+
+_ALTERABLE = tuple(name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known", "health", "ecc_growth"))
 
 
 def field_changes(before: Gpu, after: Gpu) -> tuple[FieldChange, ...]:
@@ -126,6 +138,18 @@ def field_changes(before: Gpu, after: Gpu) -> tuple[FieldChange, ...]:
         if was != now:
             found.append(FieldChange(field, was, now))
     return tuple(found)
+
+
+def health_changes(before: Health | None, after: Health | None) -> tuple[FieldChange, ...]:
+    """Return what is different between two states of one GPU's health; its fields are HEALTH_FIELDS."""
+    if before == after:
+        return ()
+    old, new = before or Health(), after or Health()
+    return tuple(
+        FieldChange(field, was, now)
+        for field in HEALTH_FIELDS
+        if (was := getattr(old, field)) != (now := getattr(new, field))
+    )
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -282,6 +306,11 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     claim: bool = False  # another node had it first and has not let go of it yet
     lost: bool = False  # it did not answer when its node was read last, or its node no longer lists it
 
+    @property
+    def degradations(self) -> tuple[Degradation, ...]:
+        """Why the GPU is degraded, the worst first."""
+        return degradations(Condition(self.gpu.health, self.lost, self.gpu.ecc_growth, self.confirmed))
+
 
 class Event(StrEnum):
     """What can happen to a GPU."""
@@ -290,6 +319,7 @@ class Event(StrEnum):
     MOVED = "moved"
     VANISHED = "vanished"
     ALTERED = "altered"
+    HEALTH = "health"
     CONFIRMED = "confirmed"
 
 
@@ -304,7 +334,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     previous: Place | None = None  # where it came from, for MOVED
     last_seen: float | None = None  # Unix seconds; when it was found last where it no longer is, if it was lost there
-    changes: tuple[FieldChange, ...] = ()  # what was altered, for ALTERED
+    changes: tuple[FieldChange, ...] = ()  # what was altered, for ALTERED and HEALTH (its fields, and "lost")
     confirmed: float | None = None  # Unix seconds; when it was last read where it was, for VANISHED
 
     @classmethod

@@ -26,6 +26,7 @@ from collector.delivery.reconciler import SinkReconciler
 from collector.end_deadline import EndDeadline
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
+from collector.marks import Marks
 from collector.model import Change
 from collector.store import Store, StoreError, Unstored
 from collector.views.recent_changes import RecentChanges
@@ -44,6 +45,7 @@ class Service:
     def __init__(self, config: Config, *, listeners: Sequence[Callable[[Change], None]] = ()) -> None:
         self.end = EndDeadline()
         self.inventory = Inventory()
+        self.marks = Marks()
         self.metrics = Metrics(cluster_label=config.metrics.cluster_label)
         self.exposition = Exposition(
             self.metrics,
@@ -169,6 +171,7 @@ class Service:
     def _view(self) -> LiveCollector:
         return LiveCollector(
             inventory=self.inventory,
+            marks=self.marks,
             exposition=self.exposition,
             clusters=self.clusters,
             recent_changes=self._recent,

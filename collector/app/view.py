@@ -8,6 +8,7 @@ from collector.app.collected import CollectedClusters
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
+from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
 from collector.store import History, LeadStatus, Store, StoreStatus
 from collector.views.config_status import ConfigStatus
@@ -27,6 +28,7 @@ class LiveCollector:
         self,
         *,
         inventory: Inventory,
+        marks: Marks,
         exposition: Exposition,
         clusters: CollectedClusters,
         recent_changes: RecentChanges,
@@ -36,6 +38,7 @@ class LiveCollector:
         config_status: Callable[[], ConfigStatus],
     ) -> None:
         self.inventory = inventory
+        self.marks = marks
         self.exposition = exposition
         self.recent_changes = recent_changes
         self.sink_statuses = sink_statuses

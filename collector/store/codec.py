@@ -192,7 +192,7 @@ def readings_records(reading: Reading, changes: Sequence[Change], node: NodeStat
     ]
 
 
-_COLUMNS = tuple(field for field in Gpu.__struct_fields__ if field != "last_known")
+_COLUMNS = tuple(field for field in Gpu.__struct_fields__ if field not in ("last_known", "health", "ecc_growth"))
 
 if TYPE_CHECKING:
     _Columns = Any

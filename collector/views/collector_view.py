@@ -6,6 +6,7 @@ from typing import Protocol
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
+from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
 from collector.store import History, LeadStatus, StoreStatus
 from collector.views.config_status import ConfigStatus
@@ -21,6 +22,10 @@ class CollectorView(Protocol):
     @property
     def inventory(self) -> Inventory:
         """The nodes and GPUs of all clusters."""
+
+    @property
+    def marks(self) -> Marks:
+        """The marks of GPUs that are in force."""
 
     @property
     def exposition(self) -> Exposition:

@@ -4,4 +4,6 @@ from collector.model import Gpu
 
 __all__ = ["GPU_COLUMNS"]
 
-GPU_COLUMNS = ("cluster", "node", "machine", "source", *Gpu.__struct_fields__, "since", "confirmed", "claim", "state")
+_OF_GPU = tuple(field for field in Gpu.__struct_fields__ if field not in ("health", "ecc_growth"))
+
+GPU_COLUMNS = ("cluster", "node", "machine", "source", *_OF_GPU, "since", "confirmed", "claim", "state")

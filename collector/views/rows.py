@@ -18,6 +18,7 @@ from collector.store import HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
+from collector.views.columns import GPU_COLUMNS
 
 __all__ = ["MAX_LOST_GPUS", "Row", "change_row", "cluster_row", "gpu_row", "node_row", "placement_row"]
 
@@ -110,7 +111,7 @@ def gpu_row(view: CollectorView, placement: Placement) -> Row:
         "node": placement.place.node,
         "machine": entry.node.machine if entry else "",
         "source": entry.source if entry else "",
-        **msgspec.structs.asdict(placement.gpu),
+        **{name: value for name, value in msgspec.structs.asdict(placement.gpu).items() if name in GPU_COLUMNS},
         "last_known": last_known_object(placement.gpu.last_known),
         "multi_gpu_board": entry.shares_board(placement.gpu) if entry else placement.gpu.multi_gpu_board,
         "since": rfc3339(placement.since),

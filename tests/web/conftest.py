@@ -13,6 +13,7 @@ import pytest
 from collector.config import PRESETS, Listen, PodSource, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
+from collector.marks import Marks
 from collector.model import (
     ClusterState,
     ClusterStatus,
@@ -62,6 +63,7 @@ class FakeCollector:
     time: float = 1764000600.0
     cluster_label: str = "cluster"
     config_status: ConfigStatus = field(default_factory=ConfigStatus)
+    marks: Marks = field(default_factory=Marks)
     recent_changes: RecentChanges = field(default_factory=RecentChanges)
     sink_statuses: SinkStatuses = field(default_factory=SinkStatuses)
     store: Store | None = None
