@@ -4,7 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from collector.model import FieldChange
 
-__all__ = ["FACT_LABELS", "as_field_changes", "describe_changes", "describe_common_changes", "fields_of"]
+__all__ = [
+    "FACT_LABELS",
+    "HEALTH_LABELS",
+    "as_field_changes",
+    "describe_changes",
+    "describe_common_changes",
+    "fields_of",
+]
 
 # By the names that the API and records have.
 FACT_LABELS = {
@@ -25,6 +32,35 @@ FACT_LABELS = {
     "mig": "MIG",
     "virtual": "Virtual",
     "multi_gpu_board": "Several GPUs on the board",
+}
+
+HEALTH_LABELS = {
+    "lost": "Lost",
+    "remapped_rows_correctable": "Remapped rows, correctable",
+    "remapped_rows_uncorrectable": "Remapped rows, uncorrectable",
+    "remapped_rows_inactive": "Remapped rows, inactive",
+    "row_remap_pending": "Row remapping pending",
+    "row_remap_failure": "Row remapping failed",
+    "row_remap_banks_low": "Banks with few spare rows",
+    "row_remap_banks_none": "Banks without spare rows",
+    "retired_pages_single_bit": "Retired pages, single-bit",
+    "retired_pages_double_bit": "Retired pages, double-bit",
+    "page_retirement_pending": "Page retirement pending",
+    "ecc_sram_correctable": "SRAM errors, correctable",
+    "ecc_sram_uncorrectable": "SRAM errors, uncorrectable",
+    "ecc_dram_correctable": "DRAM errors, correctable",
+    "ecc_dram_uncorrectable": "DRAM errors, uncorrectable",
+    "sram_threshold_exceeded": "SRAM error threshold exceeded",
+    "channel_repair_pending": "Channel repair pending",
+    "tpc_repair_pending": "TPC repair pending",
+    "unrepairable_memory": "Unrepairable memory",
+    "recovery_action": "Recovery action",
+    "reset_required": "Reset required",
+    "drain_and_reset_recommended": "Drain and reset recommended",
+    "fabric_state": "Fabric state",
+    "fabric_status": "Fabric status",
+    "fabric_health": "Fabric health",
+    "inforom": "InfoROM",
 }
 
 _SEVERAL = "…"  # stands for values that differ
@@ -61,7 +97,7 @@ def as_field_changes(changes: object) -> tuple[FieldChange, ...]:
 
 
 def _label(field: str) -> str:
-    label = FACT_LABELS.get(field, field)
+    label = FACT_LABELS.get(field) or HEALTH_LABELS.get(field, field)
     return label if label[1:2].isupper() else label[:1].lower() + label[1:]
 
 

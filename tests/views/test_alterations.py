@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.health import HEALTH_FIELDS
 from collector.model import FieldChange, Gpu, changes_object
-from collector.views.alterations import FACT_LABELS, as_field_changes, describe_changes, describe_common_changes
+from collector.views.alterations import (
+    FACT_LABELS,
+    HEALTH_LABELS,
+    as_field_changes,
+    describe_changes,
+    describe_common_changes,
+)
 
 LOST = FieldChange("serial", "1653922001234", None)
 MIG = FieldChange("mig", False, True)
@@ -41,7 +48,8 @@ def test_the_same_fields_of_several_gpus() -> None:
 
 
 def test_every_field_that_can_be_altered_has_a_name() -> None:
-    assert FACT_LABELS.keys() == {*Gpu.__struct_fields__} - {"last_known"}
+    assert FACT_LABELS.keys() == {*Gpu.__struct_fields__} - {"last_known", "health", "ecc_growth"}
+    assert HEALTH_LABELS.keys() == {*HEALTH_FIELDS, "lost"}
 
 
 values = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
