@@ -1,12 +1,24 @@
 """How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that means for whoever runs it."""
 
+from collections.abc import Collection
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["COUNTERS", "HEALTH_FIELDS", "LEVELS", "Condition", "Degradation", "Health", "Level", "degradations"]
+__all__ = [
+    "COUNTERS",
+    "HEALTH_FIELDS",
+    "LEVELS",
+    "Condition",
+    "Degradation",
+    "Health",
+    "Level",
+    "degradations",
+    "health_object",
+    "worst_level",
+]
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -119,3 +131,16 @@ def degradations(condition: Condition) -> tuple[Degradation, ...]:
     if health.fabric_health == "Unhealthy":
         found.append(Degradation.FABRIC)
     return tuple(found)
+
+
+def worst_level(reasons: Collection[Degradation]) -> Level | None:
+    """Return what is to be done about a GPU that is degraded for these reasons; None for none."""
+    if not reasons:
+        return None
+    return Level.REPLACE if any(LEVELS[reason] is Level.REPLACE for reason in reasons) else Level.RESET
+
+
+def health_object(health: Health | None) -> dict[str, str | int | bool] | None:
+    """Return what a GPU reports of its health as JSON has it everywhere: the reported fields; None for none."""
+    reported: dict[str, str | int | bool] = msgspec.to_builtins(health) or {}
+    return reported or None

@@ -1,6 +1,6 @@
 """The nouns that every other module shares; no I/O and no decisions live here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
 
@@ -648,6 +648,12 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             claim=gpu.uuid in self.claims,
             lost=unseen is not None and unseen.lost,
         )
+
+    def degraded(self) -> Iterator[tuple[Gpu, tuple[Degradation, ...]]]:
+        """Yield the degraded GPUs that are here, each with why, the worst reason first."""
+        for gpu, since in zip(self.gpus, self.since, strict=True):
+            if (gpu.health is not None or self.unseen) and (reasons := self.placement(gpu, since).degradations):
+                yield gpu, reasons
 
     def shares_board(self, gpu: Gpu) -> bool:
         """Return whether a GPU that is here is on a board of several: the tool says so, or another has its serial."""
