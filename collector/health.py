@@ -25,11 +25,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
 
     remapped_rows_correctable: int | None = None
     remapped_rows_uncorrectable: int | None = None
-    remapped_rows_inactive: int | None = None
+    remapped_rows_inactive: int | None = None  # for either cause
     row_remap_pending: bool | None = None
     row_remap_failure: bool | None = None
     row_remap_banks_low: int | None = None  # memory banks with few spare rows left
     row_remap_banks_none: int | None = None  # memory banks with no spare row left
+    remapped_banks: int | None = None  # whole memory banks, active and inactive; Rubin's driver 615 prints them
+    bank_remap_pending: bool | None = None
     retired_pages_single_bit: int | None = None
     retired_pages_double_bit: int | None = None
     page_retirement_pending: bool | None = None
@@ -42,11 +44,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     tpc_repair_pending: bool | None = None
     unrepairable_memory: bool | None = None
     recovery_action: str | None = None  # as the tool writes it; "None" where nothing is to be done
-    reset_required: bool | None = None
+    reset_required: bool | None = None  # also where it is said in place of other values
     drain_and_reset_recommended: bool | None = None
     fabric_state: str | None = None
     fabric_status: str | None = None
-    fabric_health: str | None = None  # the summary
+    fabric_health: str | None = None  # the summary, or what it would be where a driver prints none
     inforom: str | None = None  # version of its image
 
 
@@ -65,7 +67,7 @@ HEALTH_FIELDS = Health.__struct_fields__
 COUNTERS = frozenset(
     field
     for field in HEALTH_FIELDS
-    if field.startswith(("remapped_rows_", "retired_pages_", "ecc_", "row_remap_banks_"))
+    if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
 
 
