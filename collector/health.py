@@ -1,5 +1,6 @@
 """How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that means for whoever runs it."""
 
+import functools
 from collections.abc import Collection
 from enum import StrEnum
 from types import MappingProxyType
@@ -17,6 +18,7 @@ __all__ = [
     "Level",
     "degradations",
     "health_object",
+    "shared",
     "worst_level",
 ]
 
@@ -53,13 +55,20 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     inforom: str | None = None  # version of its image
 
 
+KINDS_HELD = 8192  # values of health that are held once: a fleet of healthy GPUs has few
+
+
+@functools.lru_cache(maxsize=KINDS_HELD)
+def shared(health: Health) -> Health:
+    """Return one object for all equal ones: a fleet's GPUs would have hundreds of megabytes of equal values."""
+    return health
+
+
 HEALTH_FIELDS = Health.__struct_fields__
 
 # What only ever grows while a card, its InfoROM and its driver stay the same.
 COUNTERS = frozenset(
-    field
-    for field in HEALTH_FIELDS
-    if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
+    field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
 
 
