@@ -15,7 +15,9 @@ __all__ = [
     "Health",
     "Level",
     "degradations",
+    "health_object",
     "level",
+    "shared",
     "worst_level",
 ]
 
@@ -25,11 +27,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
 
     remapped_rows_correctable: int | None = None
     remapped_rows_uncorrectable: int | None = None
-    remapped_rows_inactive: int | None = None
+    remapped_rows_inactive: int | None = None  # for either cause
     row_remap_pending: bool | None = None
     row_remap_failure: bool | None = None
     row_remap_banks_low: int | None = None  # memory banks with few spare rows left
     row_remap_banks_none: int | None = None  # memory banks with no spare row left
+    remapped_banks: int | None = None  # whole memory banks, active and inactive; Rubin's driver 615 prints them
+    bank_remap_pending: bool | None = None
     retired_pages_single_bit: int | None = None
     retired_pages_double_bit: int | None = None
     page_retirement_pending: bool | None = None
@@ -42,21 +46,28 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     tpc_repair_pending: bool | None = None
     unrepairable_memory: bool | None = None
     recovery_action: str | None = None  # as the tool writes it; "None" where nothing is to be done
-    reset_required: bool | None = None
+    reset_required: bool | None = None  # also where it is said in place of other values
     drain_and_reset_recommended: bool | None = None
     fabric_state: str | None = None
     fabric_status: str | None = None
-    fabric_health: str | None = None  # the summary
+    fabric_health: str | None = None  # the summary, or what it would be where a driver prints none
     inforom: str | None = None  # version of its image
+
+
+KINDS_HELD = 8192  # values of health that are held once: a fleet of healthy GPUs has few
+
+
+@functools.lru_cache(maxsize=KINDS_HELD)
+def shared(health: Health) -> Health:
+    """Return one object for all equal ones: a fleet's GPUs would have hundreds of megabytes of equal values."""
+    return health
 
 
 HEALTH_FIELDS = Health.__struct_fields__
 
 # What only ever grows while a card, its InfoROM and its driver stay the same.
 COUNTERS = frozenset(
-    field
-    for field in HEALTH_FIELDS
-    if field.startswith(("remapped_rows_", "retired_pages_", "ecc_", "row_remap_banks_"))
+    field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
 
 
@@ -88,6 +99,7 @@ class Degradation(StrEnum):
         take it for a reset, as with row remapping. With memory that is unrepairable [8] it is "replace": DCGM fails
         the GPU [3], and nothing is left to be repaired.
     row_remap_pending (reset): "row-remapping will happen at the next GPU reset"; work on the GPU may go on [5].
+        A bank that is to be remapped, which the drivers of Rubin report, is taken likewise.
     page_retirement_pending (reset): the driver must be loaded again to retire the page [9].
     fabric (reset): DCGM fails a GPU whose registration with the NVLink fabric has not started, failed or is not known,
         and one with a route, bandwidth or configuration that is not healthy [3]; of these the tool writes the summary,
@@ -179,7 +191,13 @@ def worst_level(condition: Condition) -> Level | None:
     return level(reasons[0], condition) if reasons else None
 
 
-@functools.lru_cache(maxsize=4096)  # a fleet has few states of health, and one of them nearly everywhere
+def health_object(health: Health | None) -> dict[str, str | int | bool] | None:
+    """Return what a GPU reports of its health as JSON has it everywhere: the reported fields; None for none."""
+    reported: dict[str, str | int | bool] = msgspec.to_builtins(health) or {}
+    return reported or None
+
+
+@functools.lru_cache(maxsize=KINDS_HELD)
 def _reported(health: Health) -> tuple[Degradation, ...]:
     """Return the reasons that a GPU's own report gives."""
     retired = (health.retired_pages_single_bit or 0) + (health.retired_pages_double_bit or 0)
@@ -191,7 +209,7 @@ def _reported(health: Health) -> tuple[Degradation, ...]:
         (Degradation.PAGE_RETIREMENT_LIMIT, retired >= RETIRED_PAGES_LIMIT),
         (Degradation.RECOVERY_ACTION, reset or _says_more(health.recovery_action, _NO_ACTION)),
         (Degradation.REPAIR_PENDING, repair),
-        (Degradation.ROW_REMAP_PENDING, health.row_remap_pending),
+        (Degradation.ROW_REMAP_PENDING, health.row_remap_pending or health.bank_remap_pending),
         (Degradation.PAGE_RETIREMENT_PENDING, health.page_retirement_pending),
         (Degradation.FABRIC, _fabric_fails(health)),
     )
