@@ -1,12 +1,25 @@
 """How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that means for whoever runs it."""
 
+import functools
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["COUNTERS", "HEALTH_FIELDS", "LEVELS", "Condition", "Degradation", "Health", "Level", "degradations"]
+__all__ = [
+    "COUNTERS",
+    "HEALTH_FIELDS",
+    "LEVELS",
+    "Condition",
+    "Degradation",
+    "Health",
+    "Level",
+    "degradations",
+    "shared",
+]
+
+_SHARED = 4096  # values of which there is one object
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -41,13 +54,17 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     inforom: str | None = None  # version of its image
 
 
+@functools.lru_cache(maxsize=_SHARED)
+def shared(health: Health) -> Health:
+    """Return the one object for all equal values: most GPUs of a fleet are alike, and each keeps its own."""
+    return health
+
+
 HEALTH_FIELDS = Health.__struct_fields__
 
 # What only ever grows while a card, its InfoROM and its driver stay the same.
 COUNTERS = frozenset(
-    field
-    for field in HEALTH_FIELDS
-    if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
+    field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
 
 
