@@ -16,10 +16,10 @@ __all__ = [
     "Health",
     "Level",
     "degradations",
+    "health_object",
     "shared",
+    "worst_level",
 ]
-
-_SHARED = 4096  # values of which there is one object
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -54,9 +54,12 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     inforom: str | None = None  # version of its image
 
 
-@functools.lru_cache(maxsize=_SHARED)
+KINDS_HELD = 8192  # values of health that are held once: a fleet of healthy GPUs has few
+
+
+@functools.lru_cache(maxsize=KINDS_HELD)
 def shared(health: Health) -> Health:
-    """Return the one object for all equal values: most GPUs of a fleet are alike, and each keeps its own."""
+    """Return one object for all equal ones: a fleet's GPUs would have hundreds of megabytes of equal values."""
     return health
 
 
@@ -138,3 +141,15 @@ def degradations(condition: Condition) -> tuple[Degradation, ...]:
     if health.fabric_health == "Unhealthy":
         found.append(Degradation.FABRIC)
     return tuple(found)
+
+
+def worst_level(condition: Condition) -> Level | None:
+    """Return what is to be done about a GPU, all its reasons taken together; None for one that is not degraded."""
+    levels = [LEVELS[reason] for reason in degradations(condition)]
+    return max(levels, key=list(Level).index, default=None)
+
+
+def health_object(health: Health | None) -> dict[str, str | int | bool] | None:
+    """Return what a GPU reports of its health as JSON has it everywhere: the reported fields; None for none."""
+    reported: dict[str, str | int | bool] = msgspec.to_builtins(health) or {}
+    return reported or None

@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 _STATEMENTS = (
     "DROP TABLE gpuid_leases",
     "DROP INDEX gpuid_changes_altered",
+    "DROP INDEX gpuid_changes_health",
     "ALTER TABLE gpuid_changes DROP COLUMN changes",
     "ALTER TABLE gpuid_changes DROP COLUMN last_known",
     "ALTER TABLE gpuid_placements DROP COLUMN last_known",
