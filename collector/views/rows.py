@@ -22,6 +22,7 @@ from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GPU_FIELDS
+from collector.views.fleet_health import cluster_share
 from collector.views.problems import Problem
 
 __all__ = [
@@ -46,6 +47,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
     status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
     unread = {reason: count for reason, count in counts.items() if count}
+    share = cluster_share(view, name)
     return {
         "cluster": name,
         "state": status.state if status else ClusterState.STARTING,
@@ -69,6 +71,8 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         "gpus_lost": sum(entry.lost for entry in entries),
         "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),
         "gpus_degraded": _degraded(entries),
+        "gpus_healthy": share.healthy,
+        "gpus_known": share.known,
         "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
         "conflicts": view.inventory.conflicts(name),
         "claims": view.inventory.claims(name),
