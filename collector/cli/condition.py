@@ -1,14 +1,12 @@
 """A GPU's condition and mark in the rows that a collector answers, which may be anything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from collector.health import Degradation, Level
 from collector.views.humanize import LEVEL_WORDS
 
 __all__ = ["badness", "condition_words", "flat_condition", "level_style", "mark_of", "needs", "reasons_of"]
-
-_LEVELS = (Level.REPLACE, Level.RESET)  # the worst first
 
 Row = Mapping[str, Any]
 
@@ -28,7 +26,7 @@ def mark_of(row: Row) -> Row:
 def needs(row: Row) -> str:
     """Return what a degraded GPU needs, in words; empty for a healthy one."""
     level = row.get("level")
-    return next((LEVEL_WORDS[one] for one in _LEVELS if one == level), "")
+    return next((LEVEL_WORDS[one] for one in Level if one == level), "")
 
 
 def flat_condition(row: Row) -> dict[str, Any]:
@@ -46,9 +44,7 @@ def condition_words(row: Row) -> list[str]:
 
 def badness(row: Row) -> tuple[int, int]:
     """Return by what degraded GPUs are sorted, the worst first: what they need, then their worst reason."""
-    level, reasons, known = row.get("level"), reasons_of(row), list(Degradation)
-    worst = known.index(Degradation(reasons[0])) if reasons and reasons[0] in known else len(known)
-    return _LEVELS.index(Level(level)) if level in _LEVELS else len(_LEVELS), worst
+    return _rank(row.get("level"), list(Level)), _rank(next(iter(reasons_of(row)), None), list(Degradation))
 
 
 def level_style(text: str) -> str:
@@ -56,3 +52,7 @@ def level_style(text: str) -> str:
     if Level.REPLACE in text:  # in the words, too
         return "red"
     return "yellow" if Level.RESET in text else ""
+
+
+def _rank(value: object, known: Sequence[object]) -> int:
+    return known.index(value) if value in known else len(known)

@@ -176,7 +176,8 @@ def _health(value: object) -> dict[str, str | int | bool]:
     found: dict[str, str | int | bool] = {}
     for name, kind in _HEALTH_TYPES.items():
         one: Any = value.get(name) if isinstance(value, Mapping) else None
-        if type(one) is kind and (kind is not int or abs(one) < _INT_LIMIT):
+        sound = type(one) is kind  # a truth value is no number
+        if sound and (kind is not int or abs(one) < _INT_LIMIT):
             found[name] = one
     return found
 
