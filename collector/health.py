@@ -1,12 +1,25 @@
 """How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that means for whoever runs it."""
 
+import functools
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["COUNTERS", "HEALTH_FIELDS", "LEVELS", "Condition", "Degradation", "Health", "Level", "degradations"]
+__all__ = [
+    "COUNTERS",
+    "HEALTH_FIELDS",
+    "LEVELS",
+    "Condition",
+    "Degradation",
+    "Health",
+    "Level",
+    "degradations",
+    "health_object",
+    "shared",
+    "worst_level",
+]
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -14,11 +27,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
 
     remapped_rows_correctable: int | None = None
     remapped_rows_uncorrectable: int | None = None
-    remapped_rows_inactive: int | None = None
+    remapped_rows_inactive: int | None = None  # for either cause
     row_remap_pending: bool | None = None
     row_remap_failure: bool | None = None
     row_remap_banks_low: int | None = None  # memory banks with few spare rows left
     row_remap_banks_none: int | None = None  # memory banks with no spare row left
+    remapped_banks: int | None = None  # whole memory banks, active and inactive; Rubin's driver 615 prints them
+    bank_remap_pending: bool | None = None
     retired_pages_single_bit: int | None = None
     retired_pages_double_bit: int | None = None
     page_retirement_pending: bool | None = None
@@ -31,21 +46,28 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     tpc_repair_pending: bool | None = None
     unrepairable_memory: bool | None = None
     recovery_action: str | None = None  # as the tool writes it; "None" where nothing is to be done
-    reset_required: bool | None = None
+    reset_required: bool | None = None  # also where it is said in place of other values
     drain_and_reset_recommended: bool | None = None
     fabric_state: str | None = None
     fabric_status: str | None = None
-    fabric_health: str | None = None  # the summary
+    fabric_health: str | None = None  # the summary, or what it would be where a driver prints none
     inforom: str | None = None  # version of its image
+
+
+KINDS_HELD = 8192  # values of health that are held once: a fleet of healthy GPUs has few
+
+
+@functools.lru_cache(maxsize=KINDS_HELD)
+def shared(health: Health) -> Health:
+    """Return one object for all equal ones: a fleet's GPUs would have hundreds of megabytes of equal values."""
+    return health
 
 
 HEALTH_FIELDS = Health.__struct_fields__
 
 # What only ever grows while a card, its InfoROM and its driver stay the same.
 COUNTERS = frozenset(
-    field
-    for field in HEALTH_FIELDS
-    if field.startswith(("remapped_rows_", "retired_pages_", "ecc_", "row_remap_banks_"))
+    field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
 
 
@@ -119,3 +141,15 @@ def degradations(condition: Condition) -> tuple[Degradation, ...]:
     if health.fabric_health == "Unhealthy":
         found.append(Degradation.FABRIC)
     return tuple(found)
+
+
+def worst_level(condition: Condition) -> Level | None:
+    """Return what is to be done about a GPU, all its reasons taken together; None for one that is not degraded."""
+    levels = [LEVELS[reason] for reason in degradations(condition)]
+    return max(levels, key=list(Level).index, default=None)
+
+
+def health_object(health: Health | None) -> dict[str, str | int | bool] | None:
+    """Return what a GPU reports of its health as JSON has it everywhere: the reported fields; None for none."""
+    reported: dict[str, str | int | bool] = msgspec.to_builtins(health) or {}
+    return reported or None

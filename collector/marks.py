@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from collector.timestamps import rfc3339
+
 __all__ = [
     "MAX_ID_LENGTH",
     "MAX_MARKS",
@@ -19,6 +21,7 @@ __all__ = [
     "NewMark",
     "check_id",
     "check_who",
+    "mark_object",
 ]
 
 MAX_MARKS = 10_000  # that can be in force at the same time
@@ -120,6 +123,20 @@ class Marks:
     def __iter__(self) -> Iterator[Mark]:
         """Return the marks as they were set last, also those that have ended by themselves since."""
         return iter((*self._by_uuid.values(), *self._by_serial.values()))
+
+
+def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
+    """Return a mark as JSON has it in the row of a GPU; None for none."""
+    if mark is None:
+        return None
+    return {
+        "as": mark.kind.value,
+        "note": mark.note,
+        "ticket": mark.ticket,
+        "until": rfc3339(mark.until),
+        "set": rfc3339(mark.set_at),
+        "by": mark.set_by,
+    }
 
 
 def check_id(text: str) -> str:

@@ -2,11 +2,13 @@
 
 import functools
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from collector.health import HEALTH_FIELDS, Health, shared
 from collector.model import (
     KEPT_FIELDS,
     NO_UUIDS,
@@ -54,6 +56,7 @@ def encode_node(state: NodeState) -> bytes:
                 columns[field] = values[0]
         elif values:
             columns[field] = values
+    health, other_health = _encoded_health(state.gpus)
     return _encode(
         _Stored(
             node=state.node,
@@ -69,6 +72,9 @@ def encode_node(state: NodeState) -> bytes:
             silent=state.silent,
             partial=state.partial,
             last_known={index: gpu.last_known for index, gpu in enumerate(state.gpus) if gpu.last_known},
+            health=health,
+            other_health=other_health,
+            ecc_growth={index: gpu.ecc_growth for index, gpu in enumerate(state.gpus) if gpu.ecc_growth is not None},
         )
     )
 
@@ -88,6 +94,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         marks = [stored.last_known.get(index, ()) for index in range(count)]
     else:
         marks = _marks_without_times(stored.gpus.last_known, count, time)
+    growth = [stored.ecc_growth.get(index) for index in range(count)]
     return NodeState(
         place=Place(*map(sys.intern, place)),
         node=stored.node,
@@ -97,7 +104,7 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         source=stored.source,
         fingerprint=fingerprint,
         sharing=None if stored.sharing is None else _one_for_all(stored.sharing),
-        gpus=tuple(map(_gpu, *columns, marks)),
+        gpus=tuple(map(_gpu, *columns, marks, _decoded_health(stored, count), growth)),
         since=since,
         claims=frozenset(stored.claims) if stored.claims else NO_UUIDS,
         unseen=stored.unseen,
@@ -225,6 +232,9 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     silent: tuple[SilentGpu, ...] = ()
     partial: bool = False
     last_known: dict[int, tuple[LastReport, ...]] = {}  # by the position of the GPU
+    health: Health | None = None  # of all GPUs but those that have another one
+    other_health: dict[int, dict[str, str | int | bool | None] | None] = {}  # by position: the fields that differ
+    ecc_growth: dict[int, float] = {}  # by position
 
 
 class _StoredChange(msgspec.Struct, frozen=True):
@@ -267,6 +277,42 @@ def _marks_without_times(written: Any, count: int, time: float | None) -> list[t
     return [tuple(LastReport(field, time or 0.0) for field in text.split(",")) if text else () for text in texts]
 
 
+def _encoded_health(
+    gpus: Sequence[Gpu],
+) -> tuple[Health | None, dict[int, dict[str, str | int | bool | None] | None]]:
+    """Return the health that most GPUs have, and by the position of the others how theirs differs; None: no health."""
+    found = [gpu.health for gpu in gpus]
+    common = found[0] if found else None
+    if all(health is common for health in found):  # nearly always
+        return common, {}
+    kinds = Counter(health for health in found if health is not None)
+    common = kinds.most_common(1)[0][0]
+    others = {
+        index: None
+        if health is None
+        else {name: value for name in HEALTH_FIELDS if (value := getattr(health, name)) != getattr(common, name)}
+        for index, health in enumerate(found)
+        if health != common
+    }
+    return common, others
+
+
+def _decoded_health(stored: _Stored, count: int) -> list[Health | None]:
+    """Return the health of each GPU; equal ones are one object."""
+    common = None if stored.health is None else shared(stored.health)
+    found = [common] * count
+    for index, fields in stored.other_health.items():
+        if 0 <= index < count:
+            found[index] = None if fields is None else shared(_with_fields(common, fields))
+    return found
+
+
+def _with_fields(health: Health | None, fields: Mapping[str, Any]) -> Health:
+    """Return a health with other values in some fields, as far as those can have them; raises ValidationError."""
+    known = {} if health is None else {name: getattr(health, name) for name in HEALTH_FIELDS}
+    return msgspec.convert({**known, **fields}, Health)
+
+
 def _column(value: Any, field: str, count: int) -> list[Any]:
     if value is None:
         return [None] * count
@@ -296,6 +342,8 @@ def _gpu(  # in the order of the fields; spelled out, because this is four times
     virtual: bool | None,
     multi_gpu_board: bool | None,
     last_known: tuple[LastReport, ...],
+    health: Health | None,
+    ecc_growth: float | None,
 ) -> Gpu:
     return Gpu(
         uuid=uuid,
@@ -316,4 +364,6 @@ def _gpu(  # in the order of the fields; spelled out, because this is four times
         virtual=bool(virtual),
         multi_gpu_board=bool(multi_gpu_board),
         last_known=last_known,
+        health=health,
+        ecc_growth=ecc_growth,
     )

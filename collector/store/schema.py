@@ -20,6 +20,7 @@ __all__ = [
     "ALTERED",
     "APPLICATION_ID",
     "HEAD",
+    "HEALTH",
     "METADATA",
     "VERSION_TABLE",
     "absent",
@@ -34,13 +35,15 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0005"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0006"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
 METADATA = MetaData()
 
-ALTERED = text("event = 'altered'")  # written out in queries, too: by a parameter no engine finds the partial index
+# Written out in queries, too: by a parameter no engine finds the partial index.
+ALTERED = text("event = 'altered'")
+HEALTH = text("event = 'health'")
 
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
 
@@ -109,11 +112,12 @@ changes = Table(
     Column("source", Text, nullable=False),
     Column("previous_cluster", Text),
     Column("previous_node", Text),
-    Column("changes", Text),  # JSON: each field that was altered, with before and after
+    Column("changes", Text),  # JSON: each field that was altered, or of its health, with before and after
     Column("last_known", Text),  # as in gpuid_placements
     Column("mark", Text),  # the kind of the mark that was in force for it
     Index("gpuid_changes_time", "time", "id"),
     Index("gpuid_changes_altered", "uuid", "time", sqlite_where=ALTERED, postgresql_where=ALTERED),
+    Index("gpuid_changes_health", "uuid", "time", sqlite_where=HEALTH, postgresql_where=HEALTH),
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
 )
 

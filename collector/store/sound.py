@@ -3,6 +3,7 @@
 SQLite keeps a value of any type in any column, and a page whose bytes have changed may still be a page.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -102,7 +103,8 @@ def is_sound(node: NodeState) -> bool:
     """Return whether all times of a decoded node are times."""
     times = node.since if node.time is None else (*node.since, node.time)
     marks = (report.time for gpu in node.gpus for report in gpu.last_known)
-    return all(0 <= time <= MAX_TIME for time in times) and all(0 <= time <= MAX_TIME for time in marks)
+    growths = (gpu.ecc_growth for gpu in node.gpus if gpu.ecc_growth is not None)
+    return all(0 <= time <= MAX_TIME for time in itertools.chain(times, marks, growths))
 
 
 _TIMES = frozenset({"time", "since", "until", "confirmed"})

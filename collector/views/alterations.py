@@ -43,6 +43,8 @@ HEALTH_LABELS = {
     "row_remap_failure": "Row remapping failed",
     "row_remap_banks_low": "Banks with few spare rows",
     "row_remap_banks_none": "Banks without spare rows",
+    "remapped_banks": "Remapped banks",
+    "bank_remap_pending": "Bank remapping pending",
     "retired_pages_single_bit": "Retired pages, single-bit",
     "retired_pages_double_bit": "Retired pages, double-bit",
     "page_retirement_pending": "Page retirement pending",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from collector.inventory import Inventory
-from collector.marks import Mark, Marks
+from collector.marks import Mark, Marks, mark_object
 from collector.timestamps import rfc3339
 
 __all__ = ["MARK_COLUMNS", "MarkedGpu", "mark_row", "marked_gpus"]
@@ -36,12 +36,7 @@ def mark_row(mark: Mark) -> dict[str, Any]:
         "id": mark.id,
         "serial": mark.serial,
         "uuid": mark.uuid,
-        "as": mark.kind,
-        "note": mark.note,
-        "ticket": mark.ticket,
-        "until": rfc3339(mark.until),
-        "set": rfc3339(mark.set_at),
-        "by": mark.set_by,
+        **(mark_object(mark) or {}),
         "removed": rfc3339(mark.removed_at),
         "removed_by": mark.removed_by,
     }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-__all__ = ["MAX_LIMIT", "Paging", "check_parameters", "choice", "paging", "row_id", "timestamp"]
+__all__ = ["MAX_LIMIT", "Paging", "check_parameters", "check_values", "choice", "paging", "row_id", "timestamp"]
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
@@ -44,6 +44,13 @@ def choice(request: web.Request, key: str, known: Sequence[str]) -> str:
     if value not in known:
         raise web.HTTPBadRequest(text=f"{key}: expected one of {', '.join(name for name in known if name)}")
     return value
+
+
+def check_values(request: web.Request, key: str, known: Collection[str]) -> None:
+    """Refuse a value of a parameter that is none of the known ones."""
+    for value in request.query.getall(key, []):
+        if value not in known:
+            raise web.HTTPBadRequest(text=f"{key}: expected one of {', '.join(known)}")
 
 
 def row_id(request: web.Request, key: str, expected: str) -> int | None:

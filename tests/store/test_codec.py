@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.health import Health
 from collector.inventory.last_known import facts_of
 from collector.model import (
     KEPT_FIELDS,
@@ -41,6 +42,13 @@ times = st.floats(0, 4e9)
 marks = st.lists(
     st.builds(LastReport, st.sampled_from(KEPT_FIELDS), times), max_size=3, unique_by=lambda one: one.field
 )
+healths = st.builds(
+    Health,
+    ecc_sram_correctable=st.none() | st.integers(0, 3),
+    ecc_dram_uncorrectable=st.none() | st.integers(0, 2**40),
+    row_remap_pending=st.none() | st.booleans(),
+    recovery_action=texts,
+)
 gpus = st.builds(
     Gpu,
     **{
@@ -51,6 +59,8 @@ gpus = st.builds(
             "virtual": st.booleans(),
             "multi_gpu_board": st.booleans(),
             "last_known": marks.map(tuple),
+            "health": st.none() | healths,
+            "ecc_growth": st.none() | times,
         }.get(field, texts)
         for field in Gpu.__struct_fields__
     },
@@ -125,6 +135,21 @@ def test_marks_of_an_earlier_version_have_the_time_of_the_reading():
     assert two.last_known == ()
 
 
+def test_equal_healths_are_written_once_and_are_one_object():
+    healthy = Health(row_remap_pending=False, ecc_dram_correctable=0, inforom="G520.0200.00.05")
+    worn = Health(row_remap_pending=True, ecc_dram_correctable=0, inforom="G520.0200.00.05")
+    rows = [healthy, healthy, worn, None, Health()]
+    present = tuple(Gpu(uuid=f"GPU-{number}", health=health) for number, health in enumerate(rows))
+    node = NodeState(place=Place("prod", "a"), node=NodeInfo(name="a"), gpus=present, since=(1.0,) * 5)
+    written = encode_node(node)
+    one, two, *others = decode_node(node.place, None, written).gpus
+    assert one.health is two.health
+    assert decode_node(node.place, None, written).gpus[0].health is one.health
+    assert [gpu.health for gpu in others] == rows[2:]
+    assert written.count(b"inforom") == 2  # once for all, and once for what is not reported at all
+    assert written.count(b"row_remap_pending") == 3
+
+
 names = ("cluster", "node", "machine", "source", "chassis", "gpu", "time", "uuid", "model", "event")
 values = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=5)
 field_changes_ = st.lists(
@@ -163,7 +188,7 @@ def said(gpu):
 @given(gpus, gpus)
 def test_the_changes_lead_from_one_state_to_the_other(before, after):
     """Applied to what was reported before, they give what is reported after."""
-    names = [name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known")]
+    names = [name for name in Gpu.__struct_fields__ if name not in ("uuid", "last_known", "health", "ecc_growth")]
     reported = {name: getattr(before, name) if before.reports(name) else None for name in names}
     changes = field_changes(before, after)
     reported |= {one.field: one.after for one in changes}

@@ -8,6 +8,7 @@ _STATEMENTS = (
     "DROP TABLE gpuid_marks",
     "ALTER TABLE gpuid_changes DROP COLUMN mark",
     "DROP INDEX gpuid_changes_altered",
+    "DROP INDEX gpuid_changes_health",
     "ALTER TABLE gpuid_changes DROP COLUMN changes",
     "ALTER TABLE gpuid_changes DROP COLUMN last_known",
     "ALTER TABLE gpuid_placements DROP COLUMN last_known",
