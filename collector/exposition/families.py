@@ -178,6 +178,12 @@ FAMILIES = (
         " cluster is not read), healthy, or missing (of the capacity, neither found nor lost). Healthy is there for"
         " every model, the others where not zero.",
     ),
+    Family(
+        "gpuid_gpu_mark_info",
+        "gauge",
+        ("serial", "uuid", "mark", "ticket"),
+        "A GPU that is marked (rma, quarantine or watch), whether or not it is present; always 1.",
+    ),
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),
