@@ -65,9 +65,7 @@ HEALTH_FIELDS = Health.__struct_fields__
 
 # What only ever grows while a card, its InfoROM and its driver stay the same.
 COUNTERS = frozenset(
-    field
-    for field in HEALTH_FIELDS
-    if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
+    field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
 
 

@@ -119,7 +119,7 @@ def _node_rows(node: NodeState) -> Iterator[_Row]:
             uuid=gpu.uuid,
             model=gpu.model or "",
             event=Event.CONFIRMED.value,
-            last_known=last_known_object(gpu.last_known),
+            last_known=last_known_object(gpu.last_known_facts),
             since=rfc3339(since),
             confirmed=rfc3339(node.placement(gpu, since).confirmed),
         )
