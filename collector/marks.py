@@ -5,7 +5,9 @@ from enum import StrEnum
 
 import msgspec
 
-__all__ = ["Mark", "MarkKind", "Marks"]
+from collector.timestamps import rfc3339
+
+__all__ = ["Mark", "MarkKind", "Marks", "mark_object"]
 
 
 class MarkKind(StrEnum):
@@ -67,3 +69,17 @@ class Marks:
         """Return all marks that are in force at `now` (Unix seconds), the newest first."""
         found = [mark for mark in (*self._by_uuid.values(), *self._by_serial.values()) if mark.in_force(now)]
         return sorted(found, key=lambda mark: mark.set_at, reverse=True)
+
+
+def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
+    """Return a mark as JSON has it in the row of a GPU; None for none."""
+    if mark is None:
+        return None
+    return {
+        "as": mark.kind.value,
+        "note": mark.note,
+        "ticket": mark.ticket,
+        "until": rfc3339(mark.until),
+        "set": rfc3339(mark.set_at),
+        "by": mark.set_by,
+    }

@@ -6,7 +6,16 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from collector.health import COUNTERS, HEALTH_FIELDS, Condition, Degradation, Health, degradations
+from collector.health import (
+    COUNTERS,
+    HEALTH_FIELDS,
+    Condition,
+    Degradation,
+    Health,
+    Level,
+    degradations,
+    worst_level,
+)
 from collector.timestamps import rfc3339
 
 __all__ = [
@@ -168,15 +177,17 @@ def health_changes(before: Health | None, after: Health | None) -> tuple[FieldCh
         one
         for one in found
         if one.before != one.after
-        and (None not in (one.before, one.after) or _tells(one.field, one.before) or _tells(one.field, one.after))
+        and (None not in (one.before, one.after) or _tells(one.field, old) or _tells(one.field, new))
     )
 
 
-def _tells(field: str, value: str | int | bool | None) -> bool:
-    """Return whether a value of a field of health is news by itself."""
-    if field in COUNTERS or isinstance(value, bool):
+def _tells(field: str, health: Health) -> bool:
+    """Return whether the value of a field of a health is news by itself."""
+    value = getattr(health, field)
+    if value is None or field in COUNTERS or isinstance(value, bool):
         return bool(value)
-    return value is not None and bool(degradations(Condition(Health(**{field: value}))))  # type: ignore[arg-type]
+    without = msgspec.structs.replace(health, **{field: None})
+    return degradations(Condition(health)) != degradations(Condition(without))
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -334,9 +345,19 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     lost: bool = False  # it did not answer when its node was read last, or its node no longer lists it
 
     @property
+    def condition(self) -> Condition:
+        """All that the GPU is judged by."""
+        return Condition(self.gpu.health, self.lost, self.gpu.ecc_growth, self.confirmed)
+
+    @property
     def degradations(self) -> tuple[Degradation, ...]:
         """Why the GPU is degraded, the worst first."""
-        return degradations(Condition(self.gpu.health, self.lost, self.gpu.ecc_growth, self.confirmed))
+        return degradations(self.condition)
+
+    @property
+    def level(self) -> Level | None:
+        """What is to be done about the GPU; None where it is not degraded."""
+        return worst_level(self.condition)
 
 
 class Event(StrEnum):
@@ -700,6 +721,12 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             claim=gpu.uuid in self.claims,
             lost=unseen is not None and unseen.lost,
         )
+
+    def condition(self, gpu: Gpu, since: float) -> Condition:
+        """Return all that one of the GPUs that are here is judged by, as its placement has it."""
+        if not self.unseen:
+            return Condition(gpu.health, False, gpu.ecc_growth, self.time or since)
+        return self.placement(gpu, since).condition
 
     def shares_board(self, gpu: Gpu) -> bool:
         """Return whether a GPU that is here is on a board of several: the tool says so, or another has its serial."""

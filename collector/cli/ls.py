@@ -9,8 +9,11 @@ from typing import Any
 import click
 
 from collector.cli.client import Client, connection_options
+from collector.cli.condition import badness, condition_words, flat_condition, level_style
 from collector.cli.console import encode_json
 from collector.cli.table import Style, print_table
+from collector.health import Degradation, Level
+from collector.marks import MarkKind
 from collector.text import csv_text
 from collector.views.columns import GPU_COLUMNS
 
@@ -26,15 +29,43 @@ _TERM_FILTERS = (
     "gpu_part_number",
 )  # what the positional TERM may be
 
+_CONDITION_FILTERS: Mapping[str, tuple[str, ...]] = {
+    "reason": tuple(one.value for one in Degradation),
+    "level": tuple(one.value for one in Level),
+    "mark": tuple(one.value for one in MarkKind),
+}
+_CONDITION_HELP = {
+    "reason": "why it is degraded",
+    "level": "what has to be done",
+    "mark": "its mark",
+}
+_WORST_FIRST: Mapping[object, int] = {Level.REPLACE: 0, Level.RESET: 1}
+
 _TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "state")
 _PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
-_WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, "since", "confirmed", "claim", "last_known")
-_STATE_STYLES: Mapping[str, Style] = {"state": lambda state: "red" if "lost" in state else ""}
+_TIME_COLUMNS = ("since", "confirmed", "claim", "last_known")
+_WIDE_COLUMNS = (*_TABLE_COLUMNS, *_PLACE_COLUMNS, *_TIME_COLUMNS, "level", "mark", "ticket", "degraded")
+_CONDITION_COLUMNS = ("cluster", "node", "gpu", "level", "mark", "degraded")  # where the condition was asked for
+_CSV_COLUMNS = (*GPU_COLUMNS, "ticket")
 
+
+def _state_style(state: str) -> str:
+    return "red" if "lost" in state else level_style(state)
+
+
+_STYLES: Mapping[str, Style] = {"state": _state_style, "level": level_style}
+
+Row = Mapping[str, Any]
 _Filters = Mapping[str, Sequence[str]]
 
 
 def _filter_options(function: Any) -> Any:
+    for name in reversed(tuple(_CONDITION_FILTERS)):
+        values = _CONDITION_FILTERS[name]
+        text = f"Filter by {_CONDITION_HELP[name]}: {', '.join(values)}."
+        choice = click.Choice(values)
+        function = click.option(f"--{name}", type=choice, metavar="VALUE", multiple=True, help=text)(function)
+    function = click.option("--degraded", is_flag=True, help="Only GPUs that are degraded, the worst first.")(function)
     for name in reversed(_FILTERS):
         label = name.replace("uuid", "UUID").replace("gpu_", "GPU ").replace("_", " ")
         option = click.option(f"--{name.replace('_', '-')}", metavar="VALUE", multiple=True, help=f"Filter by {label}.")
@@ -55,7 +86,7 @@ def _filter_options(function: Any) -> Any:
 )
 @click.option("--json", "output", flag_value="json", help="Same as -o json.")
 @connection_options
-def ls(term: str | None, output: str, **options: Any) -> None:
+def ls(term: str | None, output: str, degraded: bool, **options: Any) -> None:
     r"""List the GPUs of a running collector; TERM is a serial, UUID, chassis, node or part number.
 
     A filter given several times matches any of its values; different filters must all match. Without
@@ -66,12 +97,20 @@ def ls(term: str | None, output: str, **options: Any) -> None:
       gpuid ls                                     every GPU
       gpuid ls 1652922001234                       one serial, UUID, chassis, node or part number
       gpuid ls --cluster prod --model "NVIDIA H100 80GB HBM3" -o wide
+      gpuid ls --degraded --level replace          what has to be replaced
+      gpuid ls --mark rma --mark quarantine        what somebody has marked so
       gpuid ls -o json | jq -r '.[].uuid'
       gpuid ls --url https://gpuid.example.com --token-file ~/.gpuid-token -o csv > gpus.csv
     """
-    filters = {name: values for name in _FILTERS if (values := options.pop(name))}
+    filters = {name: values for name in (*_FILTERS, *_CONDITION_FILTERS) if (values := options.pop(name))}
+    if degraded:
+        filters["degraded"] = ("true",)
+    if output == "table" and any(name in filters for name in ("degraded", *_CONDITION_FILTERS)):
+        output = "condition"
     with Client(**options) as client:
         gpus = _gpus(client, term, filters)
+        if degraded:
+            gpus = iter(sorted(gpus, key=badness))
         first = list(itertools.islice(gpus, 1))  # before anything is printed, so that a failure prints nothing
         found = _PRINTERS[output](itertools.chain(first, gpus))
     if not found:
@@ -94,26 +133,29 @@ def _gpus(client: Client, term: str | None, filters: _Filters) -> Iterator[dict[
                 yield gpu
 
 
-def _cells(gpu: Mapping[str, Any], columns: Sequence[str]) -> Iterator[object]:
-    known = gpu.get("last_known")
+def _cells(gpu: Row, columns: Sequence[str]) -> Iterator[object]:
+    known, condition = gpu.get("last_known"), flat_condition(gpu)
     for column in columns:
         if column == "state":
             yield _state(gpu)
+        elif column == "gpu":
+            yield gpu.get("serial") or gpu.get("uuid")
         elif column == "last_known" and isinstance(known, Mapping):
             yield ", ".join(f"{field} {time}" for field, time in known.items())
         else:
-            yield gpu.get(column)
+            yield condition.get(column, gpu.get(column))
 
 
 def _print_table(gpus: Iterator[dict[str, Any]], columns: Sequence[str] = _TABLE_COLUMNS) -> int:
-    return print_table(columns, (list(_cells(gpu, columns)) for gpu in gpus), styles=_STATE_STYLES)
+    return print_table(columns, (list(_cells(gpu, columns)) for gpu in gpus), styles=_STYLES)
 
 
-def _state(gpu: Mapping[str, Any]) -> str:
-    """Return in a few words whether a GPU answers, that it is none of its node's own, and what is merely last known."""
+def _state(gpu: Row) -> str:
+    """Return in a few words whether a GPU answers, what it needs, and what is merely last known of it."""
     state = str(gpu.get("state") or "found")
     words = ["virtual"] if gpu.get("virtual") else []
     words += [state] if state != "found" or not words else []
+    words += condition_words(gpu)
     known = gpu.get("last_known")
     if isinstance(known, Mapping):
         words += [f"{field} last known" for field in ("serial", "chassis") if field in known]
@@ -124,12 +166,16 @@ def _print_wide(gpus: Iterator[dict[str, Any]]) -> int:
     return _print_table(gpus, _WIDE_COLUMNS)
 
 
+def _print_condition(gpus: Iterator[dict[str, Any]]) -> int:
+    return _print_table(gpus, _CONDITION_COLUMNS)
+
+
 def _print_csv(gpus: Iterator[dict[str, Any]]) -> int:
-    table = csv.DictWriter(sys.stdout, GPU_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table = csv.DictWriter(sys.stdout, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     found = 0
     for found, gpu in enumerate(gpus, 1):  # noqa: B007
-        table.writerow({name: _csv_cell(value) for name, value in gpu.items()})
+        table.writerow({name: _csv_cell(value) for name, value in {**gpu, **flat_condition(gpu)}.items()})
     return found
 
 
@@ -150,4 +196,10 @@ def _print_json(gpus: Iterator[dict[str, Any]]) -> int:
     return found
 
 
-_PRINTERS = {"table": _print_table, "wide": _print_wide, "csv": _print_csv, "json": _print_json}
+_PRINTERS = {
+    "table": _print_table,
+    "condition": _print_condition,
+    "wide": _print_wide,
+    "csv": _print_csv,
+    "json": _print_json,
+}

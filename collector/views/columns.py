@@ -2,8 +2,10 @@
 
 from collector.model import Gpu
 
-__all__ = ["GPU_COLUMNS"]
+__all__ = ["GPU_COLUMNS", "GPU_FIELDS"]
 
-_OF_GPU = tuple(field for field in Gpu.__struct_fields__ if field not in ("health", "ecc_growth"))
+GPU_FIELDS = tuple(field for field in Gpu.__struct_fields__ if field not in ("health", "ecc_growth"))
 
-GPU_COLUMNS = ("cluster", "node", "machine", "source", *_OF_GPU, "since", "confirmed", "claim", "state")
+_CONDITION = ("degraded", "level", "health", "mark")
+
+GPU_COLUMNS = ("cluster", "node", "machine", "source", *GPU_FIELDS, "since", "confirmed", "claim", "state", *_CONDITION)

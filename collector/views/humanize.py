@@ -2,11 +2,21 @@
 
 from collections.abc import Mapping
 
+from collector.health import Level
 from collector.model import ClusterState, ClusterStatus, ReadFailure, Uncovered, UnreadReason
 from collector.text import counted
 from collector.timestamps import rfc3339
 
-__all__ = ["ago", "describe_coverage", "describe_failure", "describe_status", "describe_unread", "duration", "utc"]
+__all__ = [
+    "LEVEL_WORDS",
+    "ago",
+    "describe_coverage",
+    "describe_failure",
+    "describe_status",
+    "describe_unread",
+    "duration",
+    "utc",
+]
 
 # Seconds of a unit, from how many seconds on it is used, and its name; page.js has the same table.
 UNITS = ((86400.0, 129600.0, "day"), (3600.0, 5400.0, "hour"), (60.0, 90.0, "minute"), (1.0, 0.0, "second"))
@@ -41,6 +51,7 @@ UNCOVERED = {
     Uncovered.NO_POD: "no pod of a configured source runs on it",
     Uncovered.POD_NOT_READY: "its pod is not ready",
 }
+LEVEL_WORDS = {Level.REPLACE: "needs replacement", Level.RESET: "needs a reset or drain"}
 
 
 def utc(seconds: float) -> str:

@@ -1,11 +1,14 @@
 """The rows of the API, of CSV files and of the command line: one name for each thing, in one order."""
 
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
+from collector.health import Level, health_object, worst_level
+from collector.marks import mark_object
 from collector.model import (
     UNREAD_REASONS,
     ClusterState,
@@ -18,9 +21,19 @@ from collector.store import HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
-from collector.views.columns import GPU_COLUMNS
+from collector.views.columns import GPU_FIELDS
+from collector.views.problems import Problem
 
-__all__ = ["MAX_LOST_GPUS", "Row", "change_row", "cluster_row", "gpu_row", "node_row", "placement_row"]
+__all__ = [
+    "MAX_LOST_GPUS",
+    "Row",
+    "change_row",
+    "cluster_row",
+    "gpu_row",
+    "node_row",
+    "placement_row",
+    "problem_row",
+]
 
 MAX_LOST_GPUS = 100  # that a cluster's row names
 
@@ -55,6 +68,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         "gpus": view.inventory.count(name),
         "gpus_lost": sum(entry.lost for entry in entries),
         "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),
+        "gpus_degraded": _degraded(entries),
         "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
         "conflicts": view.inventory.conflicts(name),
         "claims": view.inventory.claims(name),
@@ -76,6 +90,7 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "found": entry.found,
         "lost": entry.lost,
         "lost_gpus": list(_lost_gpus(entry)),
+        "gpus_degraded": _degraded([entry]),
         "capacity": entry.node.capacity,
         "allocatable": entry.node.allocatable,
         "source": entry.source,
@@ -88,6 +103,17 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "failing_since": rfc3339(entry.failing.since) if entry.failing else None,
         "failing_message": entry.failing.message if entry.failing else None,
     }
+
+
+def _degraded(entries: Iterable[NodeState]) -> dict[str, int]:
+    """Return how many GPUs of some nodes are degraded, by what is to be done, the worst first."""
+    counts = Counter(
+        worst_level(entry.condition(gpu, since))
+        for entry in entries
+        for gpu, since in zip(entry.gpus, entry.since, strict=True)
+        if gpu.health is not None or entry.unseen
+    )
+    return {level.value: counts[level] for level in Level if counts[level]}
 
 
 def _lost_gpus(entry: NodeState) -> Iterator[Row]:
@@ -106,18 +132,23 @@ def _lost_gpus(entry: NodeState) -> Iterator[Row]:
 def gpu_row(view: CollectorView, placement: Placement) -> Row:
     """Return one GPU that is present; its columns are GPU_COLUMNS."""
     entry = view.inventory.node(placement.place)
+    gpu = placement.gpu
     return {
         "cluster": placement.place.cluster,
         "node": placement.place.node,
         "machine": entry.node.machine if entry else "",
         "source": entry.source if entry else "",
-        **{name: value for name, value in msgspec.structs.asdict(placement.gpu).items() if name in GPU_COLUMNS},
-        "last_known": last_known_object(placement.gpu.last_known),
-        "multi_gpu_board": entry.shares_board(placement.gpu) if entry else placement.gpu.multi_gpu_board,
+        **{name: getattr(gpu, name) for name in GPU_FIELDS},
+        "last_known": last_known_object(gpu.last_known),
+        "multi_gpu_board": entry.shares_board(gpu) if entry else gpu.multi_gpu_board,
         "since": rfc3339(placement.since),
         "confirmed": rfc3339(placement.confirmed),
         "claim": placement.claim,
         "state": "lost" if placement.lost else "found",
+        "degraded": list(placement.degradations),
+        "level": placement.level,
+        "health": health_object(gpu.health),
+        "mark": mark_object(view.marks.of(gpu.uuid, gpu.serial, view.now())),
     }
 
 
@@ -138,4 +169,18 @@ def change_row(change: HistoricChange) -> Row:
         "previous_node": previous.node if previous else None,
         "changes": changes_object(change.changes),
         "last_known": last_known_object(change.last_known),
+    }
+
+
+def problem_row(problem: Problem) -> Row:
+    """Return one problem of a collector; its text is a sentence without its subject."""
+    return {
+        "severe": problem.severe,
+        "kind": problem.kind,
+        "name": problem.name,
+        "nodes": problem.nodes,
+        "subject": problem.subject,
+        "text": problem.text,
+        "detail": problem.detail,
+        "since": rfc3339(problem.since),
     }

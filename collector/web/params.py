@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-__all__ = ["MAX_LIMIT", "Paging", "check_parameters", "choice", "paging", "row_id", "timestamp"]
+from collector.text import enumerated
+
+__all__ = ["MAX_LIMIT", "Paging", "check_parameters", "check_values", "choice", "paging", "row_id", "timestamp"]
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
+MAX_NAMED_VALUES = 20  # in an error
 MAX_OFFSET = 2**53  # the largest whole number that every JSON parser keeps
 
 
@@ -44,6 +47,13 @@ def choice(request: web.Request, key: str, known: Sequence[str]) -> str:
     if value not in known:
         raise web.HTTPBadRequest(text=f"{key}: expected one of {', '.join(name for name in known if name)}")
     return value
+
+
+def check_values(request: web.Request, key: str, known: Collection[str]) -> None:
+    """Refuse a value of a parameter that is none of the known ones, of which the first ones are named."""
+    for value in request.query.getall(key, []):
+        if value not in known:
+            raise web.HTTPBadRequest(text=f"{key}: expected one of {enumerated(known, MAX_NAMED_VALUES)}")
 
 
 def row_id(request: web.Request, key: str, expected: str) -> int | None:

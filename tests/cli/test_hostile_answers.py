@@ -30,6 +30,10 @@ ROW = {
     "since": "2026-01-01T00:00:00.000Z",
     "confirmed": "2026-01-01T00:00:00.000Z",
     "last_known": {"serial": ODD, ODD: ODD},
+    "degraded": [ODD],
+    "level": ODD,
+    "health": {ODD: ODD},
+    "mark": {"as": ODD, "note": ODD, "ticket": ODD, "by": ODD},
 }
 CLUSTER = {"cluster": ODD, "state": ODD, "up": False, "message": ODD, "nodes": 1, "nodes_read": 1, "gpus": 1}
 CHANGES = {"serial": {"before": ODD, "after": [ODD]}, ODD: {"before": ODD}}
@@ -74,10 +78,14 @@ def test_every_command_prints_what_prints(url: str, command: tuple[str, ...]) ->
     assert printable(result.stdout)
 
 
-@pytest.mark.parametrize("value", [7, "x", [], [7], {"serial": 7}, [{"changes": 7}], True])
-@pytest.mark.parametrize("command", [("ls",), ("ls", "-o", "csv"), ("where", "x"), ("history", "n"), ("diff",)])
+@pytest.mark.parametrize("value", [7, "x", [], [7], {"serial": 7}, [{"changes": 7}], [[]], True])
+@pytest.mark.parametrize(
+    "command",
+    [("ls",), ("ls", "--degraded"), ("ls", "-o", "csv"), ("where", "x"), ("history", "n"), ("diff",)],
+)
 def test_what_changed_may_be_anything(command: tuple[str, ...], value: object) -> None:
     odd = {"changes": value, "last_known": value, "altered": value}
+    odd |= {"degraded": value, "level": value, "health": value, "mark": value}
     rows = {"gpus": [ROW | odd], "changes": [CHANGE | odd], "placements": [CHANGE | odd]}
     body = json.dumps(rows | {"total": 1, "next": None}).encode()
     with served(lambda _headers, _body: (200, body), "application/json") as address:

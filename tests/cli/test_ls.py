@@ -16,6 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from collector.cli import gpuid
+from collector.health import Health
+from collector.marks import Mark, MarkKind
 from tests.support.terminal import Terminal
 
 Serving = Callable[..., AbstractContextManager[str]]
@@ -55,9 +57,12 @@ class TestTable:
         assert lines[0].split() == [
             *("CLUSTER", "NODE", "SERIAL", "UUID", "MODEL", "CHASSIS", "STATE", "SLOT", "TRAY", "HOST", "MODULE"),
             *("MACHINE", "PCI_BUS_ID", "SINCE", "CONFIRMED", "CLAIM", "LAST_KNOWN"),
+            *("LEVEL", "MARK", "TICKET", "DEGRADED"),
         ]
         assert "i-n1" in lines[1]
-        assert lines[1].endswith("2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z  False  -")
+        assert lines[1].endswith(
+            "2025-11-24T16:00:00.000Z  2025-11-24T16:00:00.000Z  False  -           -      -     -       -"
+        )
 
     def test_a_terminal_gets_a_bold_heading(self, url: str):
         with Terminal("ls", "--url", url) as terminal:
@@ -130,6 +135,67 @@ class TestFilters:
         assert (result.exit_code, result.stdout, result.stderr) == (0, "[]\n", "No GPUs found.\n")
 
 
+WEAR = {"102": Health(row_remap_pending=True), "103": Health(row_remap_failure=True, row_remap_pending=True)}
+MARKS = [Mark(serial="103", kind=MarkKind.RMA, set_at=1764000000.0, set_by="ann", ticket="https://t/1")]
+
+
+class TestConditions:
+    @pytest.fixture
+    def url(self, serving: Serving, alter: Callable[..., None]) -> Iterator[str]:
+        """A collector with a GPU that needs a reset, and one that needs replacement and is marked."""
+        alter("prod-a", lambda gpu: msgspec.structs.replace(gpu, vbios="1", health=WEAR.get(gpu.serial or "")))
+        with serving(marks=MARKS) as url:
+            yield url
+
+    def test_degraded_ones_are_listed_worst_first_and_narrow(self, url: str) -> None:
+        result = ls("--url", url, "--degraded")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout == (
+            "CLUSTER  NODE  GPU  LEVEL    MARK  DEGRADED\n"
+            "prod-a   n2    103  replace  rma   row_remap_failure,row_remap_pending\n"
+            "prod-a   n2    102  reset    -     row_remap_pending\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("args", "expected"),
+        [
+            (["--degraded"], ["GPU-a3", "GPU-a2"]),
+            (["--reason", "row_remap_pending"], ["GPU-a2", "GPU-a3"]),
+            (["--reason", "lost", "--reason", "row_remap_failure"], ["GPU-a3"]),
+            (["--level", "reset"], ["GPU-a2"]),
+            (["--mark", "rma"], ["GPU-a3"]),
+            (["--mark", "watch"], []),
+            (["n2", "--level", "replace"], ["GPU-a3"]),
+        ],
+    )
+    def test_filters_are_applied(self, url: str, args: list[str], expected: list[str]) -> None:
+        assert [gpu["uuid"] for gpu in json.loads(ls("--url", url, "-o", "json", *args).stdout)] == expected
+
+    def test_every_list_says_what_a_gpu_needs_and_how_it_is_marked(self, url: str) -> None:
+        states = [line[53:] for line in ls("--url", url, "--cluster", "prod-a").stdout.splitlines()]
+        assert states == [
+            "STATE",
+            "found",
+            "found, needs a reset or drain",
+            "found, needs replacement, marked rma",
+        ]
+
+    def test_csv_has_flat_cells(self, url: str) -> None:
+        (row,) = csv.DictReader(io.StringIO(ls("--url", url, "103", "-o", "csv").stdout))
+        assert [row[name] for name in ("degraded", "level", "mark", "ticket")] == [
+            "row_remap_failure,row_remap_pending",
+            "replace",
+            "rma",
+            "https://t/1",
+        ]
+        assert json.loads(row["health"]) == {"row_remap_pending": True, "row_remap_failure": True}
+
+    def test_values_are_checked_and_named(self, url: str) -> None:
+        result = ls("--url", url, "--mark", "hot")
+        assert result.exit_code == 2
+        assert "'hot' is not one of 'rma', 'quarantine', 'watch'" in result.stderr
+
+
 class TestPrograms:
     def test_json_is_one_array_with_one_gpu_per_line(self, url: str):
         result = ls("--url", url, "-o", "json")
@@ -155,7 +221,7 @@ class TestPrograms:
 
     def test_csv_has_every_field_of_the_api(self, url: str):
         gpu = json.loads(ls("--url", url, "-o", "json").stdout)[0]
-        assert ls("--url", url, "-o", "csv").stdout.splitlines()[0].split(",") == list(gpu)
+        assert ls("--url", url, "-o", "csv").stdout.splitlines()[0].split(",") == [*gpu, "ticket"]
 
 
 class TestWhichCollector:

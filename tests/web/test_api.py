@@ -5,7 +5,10 @@ from typing import Any
 import httpx
 import pytest
 
-from collector.model import Gpu, ReadFailure, Uncovered
+from collector.health import Degradation, Health
+from collector.marks import Mark, MarkKind, Marks
+from collector.model import Gpu, GpuRef, ReadFailure, Uncovered
+from collector.views.config_status import ConfigStatus
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.anyio
@@ -56,6 +59,10 @@ class TestGpus:
                     "confirmed": "2025-11-24T16:00:00.000Z",
                     "claim": False,
                     "state": "found",
+                    "degraded": [],
+                    "level": None,
+                    "health": None,
+                    "mark": None,
                 }
             ],
             "total": 1,
@@ -95,6 +102,82 @@ class TestGpus:
         ]
 
 
+WORN = Health(remapped_rows_uncorrectable=2, row_remap_failure=True, row_remap_pending=True, recovery_action="None")
+FINE = Health(remapped_rows_uncorrectable=0, row_remap_failure=False)
+PENDING = Health(row_remap_pending=True)
+
+
+@pytest.fixture
+def worn(site: Site) -> Site:
+    """The site, in which a GPU has to be replaced, two need a reset, one of them by its silence, and one is marked."""
+    site.read("prod-a", "n1", Gpu(uuid="GPU-a1", serial="100", health=WORN))
+    site.read(
+        "prod-a",
+        "n2",
+        Gpu(uuid="GPU-a2", serial="102", health=FINE),
+        Gpu(uuid="GPU-a3", serial="103", health=PENDING),
+    )
+    site.read("prod-b", "n3", Gpu(uuid="GPU-b2", serial="900"), lost=(GpuRef(uuid="GPU-b1"),))
+    site.collector.marks = Marks(
+        [
+            Mark(serial="100", kind=MarkKind.RMA, set_at=1764000000.0, set_by="ann", note="hot", ticket="https://t/1"),
+            Mark(uuid="GPU-a2", kind=MarkKind.WATCH, set_at=1764000000.0, set_by="bob", until=1764000601.0),
+            Mark(uuid="GPU-a3", kind=MarkKind.WATCH, set_at=1764000000.0, set_by="bob", until=1764000600.0),
+        ]
+    )
+    return site
+
+
+class TestConditions:
+    async def test_a_degraded_gpu_says_why_what_it_needs_and_how_it_is_marked(
+        self, worn: Site, client: httpx.AsyncClient
+    ) -> None:
+        (gpu,) = (await client.get("/api/v1/gpus?serial=100")).json()["gpus"]
+        assert [gpu["degraded"], gpu["level"]] == [["row_remap_failure", "row_remap_pending"], "replace"]
+        assert gpu["health"] == {
+            "remapped_rows_uncorrectable": 2,
+            "row_remap_failure": True,
+            "row_remap_pending": True,
+            "recovery_action": "None",
+        }
+        assert gpu["mark"] == {
+            "as": "rma",
+            "note": "hot",
+            "ticket": "https://t/1",
+            "until": None,
+            "set": "2025-11-24T16:00:00.000Z",
+            "by": "ann",
+        }
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("degraded=true", ["GPU-a1", "GPU-a3", "GPU-b1"]),
+            ("degraded=false", ["GPU-a2", "GPU-b2"]),
+            ("degraded=true&degraded=false&cluster=prod-a", ["GPU-a1", "GPU-a2", "GPU-a3"]),
+            ("reason=row_remap_pending", ["GPU-a1", "GPU-a3"]),
+            ("reason=lost&reason=row_remap_failure", ["GPU-a1", "GPU-b1"]),
+            ("level=replace", ["GPU-a1"]),
+            ("level=reset", ["GPU-a3", "GPU-b1"]),
+            ("mark=rma", ["GPU-a1"]),
+            ("mark=watch&mark=rma", ["GPU-a1", "GPU-a2"]),
+            ("mark=watch&degraded=true", []),
+            ("serial=103&reason=row_remap_pending", ["GPU-a3"]),
+            ("uuid=gpu-A3&level=replace", []),
+        ],
+    )
+    async def test_conditions_and_marks_are_filters(
+        self, worn: Site, client: httpx.AsyncClient, query: str, expected: list[str]
+    ) -> None:
+        assert await uuids(client, query) == expected
+
+    async def test_nodes_and_clusters_count_by_what_is_needed(self, worn: Site, client: httpx.AsyncClient) -> None:
+        clusters = (await client.get("/api/v1/clusters")).json()["clusters"]
+        nodes = (await client.get("/api/v1/nodes")).json()["nodes"]
+        assert [row["gpus_degraded"] for row in clusters] == [{"replace": 1, "reset": 1}, {"reset": 1}]
+        assert [row["gpus_degraded"] for row in nodes] == [{"replace": 1}, {"reset": 1}, {"reset": 1}]
+
+
 class TestClustersAndNodes:
     async def test_a_cluster_has_its_state_and_its_counts(self, client: httpx.AsyncClient) -> None:
         clusters = (await client.get("/api/v1/clusters")).json()["clusters"]
@@ -118,6 +201,7 @@ class TestClustersAndNodes:
                 "gpus": 3,
                 "gpus_lost": 0,
                 "lost_gpus": [],
+                "gpus_degraded": {},
                 "gpus_virtual": 0,
                 "conflicts": 0,
                 "claims": 0,
@@ -142,6 +226,7 @@ class TestClustersAndNodes:
                 "gpus": 2,
                 "gpus_lost": 0,
                 "lost_gpus": [],
+                "gpus_degraded": {},
                 "gpus_virtual": 0,
                 "conflicts": 0,
                 "claims": 0,
@@ -163,6 +248,7 @@ class TestClustersAndNodes:
                 "found": 2,
                 "lost": 0,
                 "lost_gpus": [],
+                "gpus_degraded": {},
                 "capacity": 8,
                 "allocatable": None,
                 "source": "gpu-operator/p",
@@ -240,6 +326,43 @@ class TestClustersAndNodes:
         assert [(gpu["node"], gpu["claim"]) for gpu in gpus] == [("n1", False), ("n2", True)]
 
 
+class TestProblems:
+    async def test_they_are_those_of_the_page(self, site: Site, client: httpx.AsyncClient) -> None:
+        site.fail("prod-a", "n1", ReadFailure.TIMEOUT)
+        site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
+        answer = (await client.get("/api/v1/problems")).json()
+        assert [answer[name] for name in ("total", "limit", "offset")] == [len(answer["problems"]), 1000, 0]
+        told = [(row["severe"], f"{row['subject']} {row['text']}") for row in answer["problems"]]
+        assert told == [
+            (True, "prod-a has 1 node that cannot be read"),
+            (True, "prod-a is missing 13 GPUs on 2 nodes"),
+            (True, "prod-b is unreachable"),
+            (True, "prod-b is missing 6 GPUs on 1 node"),
+            (False, "The configuration file has been waiting for a restart"),
+        ]
+        assert answer["problems"][0] == {
+            "severe": True,
+            "kind": "cluster",
+            "name": "prod-a",
+            "nodes": "failing",
+            "subject": "prod-a",
+            "text": "has 1 node that cannot be read",
+            "detail": "the command or the log timed out (possibly a hung GPU) (1 node)",
+            "since": "2025-11-24T16:09:00.000Z",
+        }
+        page = (await client.get("/", headers={"Accept": "text/html"})).text
+        assert all(row["text"] in page for row in answer["problems"])
+
+    async def test_a_cluster_chooses_its_own(self, site: Site, client: httpx.AsyncClient) -> None:
+        site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
+        answer = (await client.get("/api/v1/problems?cluster=prod-b&limit=1&offset=1")).json()
+        assert [answer["total"], [row["text"] for row in answer["problems"]]] == [2, ["is missing 6 GPUs on 1 node"]]
+
+    async def test_an_unknown_cluster_is_refused(self, client: httpx.AsyncClient) -> None:
+        answer = await client.get("/api/v1/problems?cluster=prod")
+        assert (answer.status_code, answer.json()) == (400, {"error": "cluster: expected one of prod-a, prod-b"})
+
+
 class TestBadQuestions:
     @pytest.mark.parametrize(
         ("path", "error"),
@@ -249,6 +372,10 @@ class TestBadQuestions:
             ("gpus?limit=" + "9" * 5000, "limit: expected a whole number from 1 to 10000"),
             ("gpus?limit=many", "limit: expected a whole number from 1 to 10000"),
             ("nodes?limit=1&limit=2", "limit: expected one value"),
+            ("gpus?degraded=yes", "degraded: expected one of true, false"),
+            ("gpus?level=replace&level=worse", "level: expected one of replace, reset"),
+            ("gpus?mark=", "mark: expected one of rma, quarantine, watch"),
+            ("gpus?reason=hot", f"reason: expected one of {', '.join(Degradation)}"),
             ("nodes?offset=-1", "offset: expected a whole number from 0 to 9007199254740992"),
         ],
     )
