@@ -670,14 +670,15 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def uniform(self) -> bool:
-        """Whether one of the GPUs that are here can be judged for all, as on nearly every node.
+        """Whether all GPUs that are here were read last and report the same health, so that one stands for all.
 
-        All of them were read last, and have one object as their health. Not so: each has to be judged.
+        That is so on nearly every node. A node whose GPUs' errors grow, or have grown, is not uniform.
         """
         if not self.gpus or self.unseen or self.silent:
             return False
-        health = self.gpus[0].health
-        return all([gpu.health is health and gpu.ecc_growth is None for gpu in self.gpus])  # noqa: C419  (twice as fast)
+        health = self.gpus[0].health  # nearly always one object for all
+        same = [(gpu.health is health or gpu.health == health) and gpu.ecc_growth is None for gpu in self.gpus]
+        return all(same)  # twice as fast as a generator
 
     def condition(self, gpu: Gpu, since: float) -> Condition:
         """Return all that one of the GPUs that are here is judged by, as its placement has it."""
