@@ -156,6 +156,20 @@ class SimulatedCluster:
         return self._done(f"replaced all {len(gpus)} GPUs of {node}", (node,), gpus)
 
     @action
+    def replace_gpu(
+        self, node: str | None = None, uuid: str | None = None, by: str | None = None, reboot: bool = True
+    ) -> Done:
+        """Take a GPU (GB200: the board with two) out for repair; `by` (a UUID taken out before) or a new one goes in.
+
+        The node reboots unless reboot is false.
+        """
+        node, uuid = self._gpu(node, uuid, None)
+        gpus = self._fleet.replace(self.name, node, uuid, by)
+        if reboot:
+            self._boot(node)
+        return self._done(f"replaced {gpus[-1]} of {node} by {gpus[0]}", (node,), gpus)
+
+    @action
     def reboot_node(self, node: str | None = None) -> Done:
         """Reboot a node: new boot ID, restarted containers; GPUs that had fallen off the bus are back."""
         node = self._node(node)
