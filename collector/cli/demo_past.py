@@ -1,5 +1,6 @@
 """Writes the demo's made-up past into its store, as a collector would have that had seen it happen."""
 
+import functools
 import math
 import time
 
@@ -9,9 +10,10 @@ import msgspec
 from collector.cli.demo_story import Seen, Story
 from collector.collect.objects import node_decoder
 from collector.inventory import Inventory
+from collector.marks import NewMark
 from collector.model import Fingerprint, NodeInfo, Place, Reading
 from collector.simulator import Simulator
-from collector.store import Store, StoreSettings
+from collector.store import MarkStore, Store, StoreSettings
 
 __all__ = ["write_past"]
 
@@ -35,6 +37,11 @@ async def write_past(story: Story, simulator: Simulator, settings: StoreSettings
             tasks.start_soon(store.history_writer.run)
             await store.history_writer.flushed(_WRITE_TIMEOUT_SECONDS)
             tasks.cancel_scope.cancel()
+        for note in sorted(story.notes, key=lambda note: -note.ago):
+            until = None if note.days is None else now + note.days * 86400.0
+            new = NewMark(kind=note.kind, note=note.note, ticket=note.ticket, until=until)
+            marks = MarkStore(store.database, functools.partial(float, now - note.ago))
+            await marks.set([note.uuid], new, by=note.by)
     for place, uuid in story.lost:
         simulator.clusters[place.cluster].lose_gpu(place.node, uuid, listed=True)
 

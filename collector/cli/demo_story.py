@@ -7,6 +7,7 @@ from typing import NamedTuple, ParamSpec
 
 from collector.collect import nvidia_smi
 from collector.collect.nvidia_smi import Report
+from collector.health import RETIRED_PAGES_LIMIT
 from collector.marks import MarkKind
 from collector.model import Place
 from collector.simulator import DRIVER_FORMS, Fleet, smi
@@ -158,9 +159,8 @@ class _Teller:
         self._feature(
             "a repair is pending", self._take("gb200", repairs=True) or self._take(repairs=True), self._repair
         )
-        if self._old is not None:
-            old = self._fleet.cards(*self._old)[0]
-            self._feature("a page waits to be retired", _Card(self._old, old.uuid, old.serial, "v100"), self._retiring)
+        self._feature("a page waits to be retired", self._old_card(0), self._retiring)
+        self._feature("too many pages are retired", self._old_card(1), self._retired)
         for _ in range(_WORN_CARDS):
             if (card := self._take()) is not None:
                 self._wear_slowly(card)
@@ -234,6 +234,10 @@ class _Teller:
         self._wear(card, 31.6, retired_pages_double_bit=1)
         self._wear(card, 2.2, page_retirement_pending=True)
 
+    def _retired(self, card: _Card) -> None:
+        for days, pages in ((57.1, 12), (44.9, 29), (29.2, 51), (7.9, RETIRED_PAGES_LIMIT + 1)):
+            self._wear(card, days, retired_pages_single_bit=pages)
+
     def _wear_slowly(self, card: _Card) -> None:
         rows = errors = 0
         for days in sorted((self._random.uniform(1.0, PAST_DAYS - 1.0) for _ in range(3)), reverse=True):
@@ -271,6 +275,12 @@ class _Teller:
         self._troubled.add(card.place)
         self._pool.remove(card)
         return card
+
+    def _old_card(self, index: int) -> _Card | None:
+        cards = [] if self._old is None else self._fleet.cards(*self._old)
+        if self._old is None or index >= len(cards):
+            return None
+        return _Card(self._old, cards[index].uuid, cards[index].serial, cards[index].kind)
 
     def _feature(self, title: str, card: _Card | None, trouble: Callable[[_Card], None]) -> None:
         if card is not None:
