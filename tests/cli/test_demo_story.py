@@ -106,7 +106,7 @@ class TestInTheStore:
         by_title = {featured.title: featured.uuid for featured in story.featured}
         here = {gpu.uuid for node in nodes for gpu in node.gpus}
         async with Store.open(StoreSettings(url=f"sqlite://{path}"), OpenMode.READER) as store:
-            absent, _, _ = await store.absent()
+            absent = (await store.load()).absent
             moved = by_title["it failed in one cluster and turned up in another"]
             places = await store.history.where(moved)
             assert len({one.cluster for one in places}) == 2
