@@ -12,7 +12,7 @@ import click
 from collector import config
 from collector.app.service import Service
 from collector.cli.demo_past import write_past
-from collector.cli.demo_story import DRIVERS, PAST_DAYS, Story, tell
+from collector.cli.demo_story import DAY_SECONDS, DRIVERS, PAST_DAYS, Story, tell
 from collector.cli.logs import LEVELS, configure
 from collector.cli.options import DURATION, LISTEN, reworded
 from collector.cli.signals import run_until_stopped, stop_signals
@@ -53,7 +53,7 @@ def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duratio
       gpuid demo --clusters 10 --nodes 100 --for 60s
     """
     configure(log_level, "text")
-    simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus, drivers=DRIVERS, age=PAST_DAYS * 86400.0)
+    simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus, drivers=DRIVERS, age=PAST_DAYS * DAY_SECONDS)
     with reworded(lambda error: error.replace("server.listen", "--listen", 1)):
         run_until_stopped(_demo, simulator, listen, duration)
 

@@ -7,13 +7,13 @@ import time
 import anyio
 import msgspec
 
-from collector.cli.demo_story import Seen, Story
+from collector.cli.demo_story import DAY_SECONDS, Seen, Story
 from collector.collect.objects import node_decoder
 from collector.inventory import Inventory
 from collector.marks import NewMark
 from collector.model import Fingerprint, NodeInfo, Place, Reading
 from collector.simulator import Simulator
-from collector.store import MarkStore, Store, StoreSettings
+from collector.store import MarkStore, Store, StoreError, StoreSettings
 
 __all__ = ["write_past"]
 
@@ -35,10 +35,12 @@ async def write_past(story: Story, simulator: Simulator, settings: StoreSettings
             store.history_writer.append(inventory.apply(_reading(seen, nodes[seen.place], sources[seen.place], now)))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(store.history_writer.run)
-            await store.history_writer.flushed(_WRITE_TIMEOUT_SECONDS)
+            written = await store.history_writer.flushed(_WRITE_TIMEOUT_SECONDS)
             tasks.cancel_scope.cancel()
+        if not written:
+            raise StoreError(f"the demo's past cannot be written: {store.health.status.message or 'too slow'}")
         for note in sorted(story.notes, key=lambda note: -note.ago):
-            until = None if note.days is None else now + note.days * 86400.0
+            until = None if note.days is None else now + note.days * DAY_SECONDS
             new = NewMark(kind=note.kind, note=note.note, ticket=note.ticket, until=until)
             marks = MarkStore(store.database, functools.partial(float, now - note.ago))
             await marks.set([note.uuid], new, by=note.by)

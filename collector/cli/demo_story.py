@@ -12,12 +12,12 @@ from collector.marks import MarkKind
 from collector.model import Place
 from collector.simulator import DRIVER_FORMS, Fleet, smi
 
-__all__ = ["DRIVERS", "PAST_DAYS", "Featured", "Note", "Seen", "Story", "tell"]
+__all__ = ["DAY_SECONDS", "DRIVERS", "PAST_DAYS", "Featured", "Note", "Seen", "Story", "tell"]
 
+DAY_SECONDS = 86400.0
 PAST_DAYS = 60.0
 DRIVERS = ("570", "580", "580")  # of the clusters in turn
 
-_DAY = 86400.0
 _NOTICED_SECONDS = 300.0  # from an event to the reading that finds it
 _FIRST_READINGS_SECONDS = 600.0  # from the first node's to the last one's
 _LAST_READINGS_SECONDS = 240.0  # before the demo began
@@ -100,12 +100,12 @@ class _Teller:
         self._install_old_cards()
         places = [Place(cluster, node) for cluster in self._fleet.clusters for node in self._fleet.nodes(cluster)]
         for at, place in enumerate(places):
-            self._read(place, PAST_DAYS * _DAY - at * _FIRST_READINGS_SECONDS / len(places))
+            self._read(place, PAST_DAYS * DAY_SECONDS - at * _FIRST_READINGS_SECONDS / len(places))
         self._move_machines()
         self._cast()
         for days, act in sorted(self._acts, key=lambda one: -one[0]):
             for place in act():
-                self._read(place, days * _DAY - _NOTICED_SECONDS)
+                self._read(place, days * DAY_SECONDS - _NOTICED_SECONDS)
         for at, place in enumerate(places):
             ago = _LAST_READINGS_SECONDS * (1.0 - 0.5 * at / len(places))
             self._story.seen.append(Seen(ago, place, self._reports[place]))
@@ -300,7 +300,7 @@ class _Teller:
         ticket: str = "",
         days: float | None = None,
     ) -> None:
-        self._story.notes.append(Note(ago * _DAY, card.uuid, kind, by, note, ticket, days))
+        self._story.notes.append(Note(ago * DAY_SECONDS, card.uuid, kind, by, note, ticket, days))
 
     # What happens when its time has come; returns the nodes that it concerns
 
