@@ -67,7 +67,7 @@ async def _demo(simulator: Simulator, listen: Listen, duration: float | None) ->
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(stop)
-            story = await anyio.to_thread.run_sync(tell, simulator.fleet, simulator.drivers)
+            story = await anyio.to_thread.run_sync(tell, simulator.fleet, simulator.drivers, abandon_on_cancel=True)
             async with simulator:
                 # In the simulator's own temporary folder, which is deleted at the end.
                 store = StoreSettings(url=f"sqlite://{simulator.kubeconfig.with_name('gpuid.db')}")
