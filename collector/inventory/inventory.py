@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from collector.health import shared
+from collector.health import Condition, shared
 from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
@@ -413,6 +413,13 @@ class Inventory:
         """Return what is last known of a GPU that is in no node; None if that is nothing."""
         absent = self._absent.get(canonical_uuid(uuid))
         return None if absent is None else absent.facts
+
+    def last_condition(self, uuid: str) -> Condition | None:
+        """Return what a GPU that is in no node was judged by when it was seen last; None if it is not known."""
+        if (absent := self._absent.get(canonical_uuid(uuid))) is None:
+            return None
+        facts = absent.facts or Gpu(uuid=uuid)
+        return Condition(facts.health, absent.lost, facts.ecc_growth, absent.time)
 
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""

@@ -5,18 +5,19 @@ from typing import Any
 
 import anyio
 import msgspec
-from sqlalchemy import and_, select
+from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.health import Condition
-from collector.model import Place
+from collector.model import Gpu, Place
 from collector.store import schema
 from collector.store.codec import decode_node
+from collector.store.sound import moment, sound_facts
 
 __all__ = ["recorded_conditions"]
 
 _UUIDS_PER_QUERY = 1000
-_placements, _nodes = schema.placements.c, schema.nodes.c
+_placements, _nodes, _absent = schema.placements.c, schema.nodes.c, schema.absent.c
 
 
 async def recorded_conditions(connection: AsyncConnection, uuids: Collection[str]) -> dict[str, Condition]:
@@ -35,6 +36,21 @@ async def recorded_conditions(connection: AsyncConnection, uuids: Collection[str
         rows = (await connection.execute(query)).all()
         known = await anyio.to_thread.run_sync(lambda rows: dict(_of_nodes(rows)), rows)
         found |= {uuid: known[uuid] for uuid in part if uuid in known}
+        found |= await _of_absent(connection, [uuid for uuid in part if uuid not in found])
+    return found
+
+
+async def _of_absent(connection: AsyncConnection, uuids: Sequence[str]) -> dict[str, Condition]:
+    """Return what those of the GPUs that are in no node were judged by when they were seen last."""
+    left = select(func.max(_placements.until)).where(_placements.uuid == _absent.uuid).scalar_subquery()
+    found: dict[str, Condition] = {}
+    for uuid, written, until in await connection.execute(
+        select(_absent.uuid, _absent.facts, left).where(_absent.uuid.in_(uuids))
+    ):
+        gpu, lost = sound_facts(uuid, written)
+        if gpu is not None or lost:
+            facts = gpu or Gpu(uuid=uuid)
+            found[uuid] = Condition(facts.health, lost, facts.ecc_growth, 0.0 if until is None else moment(until))
     return found
 
 

@@ -106,8 +106,7 @@ def last_condition(view: CollectorView, past: PastPlacement) -> Condition | None
     here = view.inventory.find(uuid=past.uuid)
     if here:
         return min(here, key=lambda placement: placement.claim).condition
-    facts = view.inventory.facts(past.uuid)
-    return None if facts is None else Condition(facts.health, ecc_growth=facts.ecc_growth, read=past.confirmed)
+    return view.inventory.last_condition(past.uuid)
 
 
 def alterations(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from collector.health import Degradation, Health, degradations
 from collector.model import FieldChange, Gpu, LastReport, Place
 from collector.store import Alteration, Position
 from collector.store.history import MAX_ALTERATIONS
@@ -287,6 +288,44 @@ class TestAlterations:
             assert await one.store.history_writer.flushed(10)
             (placement,) = await one.store.history.where("GPU-1")
             assert [one.time for one in placement.altered] == [34.0 - number for number in range(MAX_ALTERATIONS)]
+
+
+WORN = Health(row_remap_failure=True, ecc_dram_uncorrectable=3)
+
+
+class TestHealth:
+    """How a GPU was is with the placement during which it was, and how it is now with the GPU."""
+
+    async def test_each_placement_has_its_own_changes(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, Gpu(uuid="GPU-1", health=Health(ecc_dram_uncorrectable=0)))
+            one.read("a", 20.0, Gpu(uuid="GPU-1", health=Health(ecc_dram_uncorrectable=3)))
+            one.read("b", 30.0, Gpu(uuid="GPU-1", health=Health(ecc_dram_uncorrectable=3)))
+            one.read("b", 40.0, Gpu(uuid="GPU-1", health=Health(ecc_dram_uncorrectable=1)))
+            assert await one.store.history_writer.flushed(10)
+            after, before = await one.store.history.where("GPU-1")
+            assert after.health_changes == (Alteration(40.0, (FieldChange("ecc_dram_uncorrectable", 3, 1),)),)
+            assert before.health_changes == (Alteration(20.0, (FieldChange("ecc_dram_uncorrectable", 0, 3),)),)
+            assert (after.altered, before.altered) == ((), ())
+            (change, *_) = await one.store.history.changes(events=["health"])
+            assert (change.event, change.time) == ("health", 20.0)
+
+    async def test_the_condition_is_that_of_the_last_reading_present_or_not(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, Gpu(uuid="GPU-1", health=WORN), Gpu(uuid="GPU-2", health=WORN), "3")
+            one.read("a", 20.0, Gpu(uuid="GPU-1", health=WORN), lost=["3"])
+            one.read("b", 20.0, "4")
+            assert await one.store.history_writer.flushed(10)
+            found = await one.store.history.conditions({f"GPU-{n}" for n in range(6)})
+            live = [one.inventory.find(uuid=f"GPU-{n}")[0].condition for n in (1, 3, 4)]
+            assert [found[f"GPU-{n}"] for n in (1, 3, 4)] == live
+            assert found["GPU-2"].health == WORN
+            assert one.inventory.last_condition("gpu-2") is not None
+            assert degradations(one.inventory.last_condition("gpu-2")) == degradations(found["GPU-2"])
+            assert degradations(found["GPU-2"]) == (Degradation.ROW_REMAP_FAILURE,)
+            assert degradations(found["GPU-3"]) == (Degradation.LOST,)
+            assert sorted(found) == ["GPU-1", "GPU-2", "GPU-3", "GPU-4"]
+            assert one.inventory.last_condition("GPU-5") is None
 
 
 class TestAfterALoss:

@@ -9,7 +9,9 @@ import httpx
 import msgspec
 import pytest
 
+from collector.health import Health
 from collector.inventory import Inventory
+from collector.marks import Mark, MarkKind, Marks
 from collector.model import Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import Store, StoreSettings
 from tests.support.moves import let_go
@@ -156,3 +158,45 @@ class TestWhatWasAltered:
     async def test_the_present(self, altered: httpx.AsyncClient, query: str) -> None:
         (row,) = (await altered.get(f"/api/v1/gpus?{query}")).json()["gpus"]
         assert (row["uuid"], row["serial"], row["last_known"]) == ("GPU-s1", "S-1", self.KNOWN)
+
+
+class TestHealth:
+    """A GPU that wears out, is marked, and leaves."""
+
+    @pytest.fixture
+    async def worn(self, site: Any, serving: Any, kept: Store) -> AsyncIterator[httpx.AsyncClient]:
+        site.read("prod-a", "n8", Gpu(uuid="GPU-w1", serial="W-1", health=Health(remapped_rows_uncorrectable=2)))
+        worn = Health(remapped_rows_uncorrectable=1, row_remap_failure=True)
+        site.read("prod-a", "n8", Gpu(uuid="GPU-w1", serial="W-1", health=worn), time=1764000200.0)
+        site.collector.marks = Marks([Mark(serial="W-1", kind=MarkKind.RMA, set_at=1764000300.0, set_by="ann")])
+        assert await kept.history_writer.flushed(10)
+        async with serving(site) as client:
+            yield client
+
+    @pytest.mark.parametrize("path", ["gpus/W-1", "nodes/n8"])
+    async def test_its_history_says_how_it_changed_and_how_it_is(
+        self, worn: httpx.AsyncClient, site: Any, path: str
+    ) -> None:
+        for _ in range(2):  # while it is there, and after it has left
+            (row,) = (await worn.get(f"/api/v1/{path}/history")).json()["placements"]
+            assert row["health_changes"][0] == {
+                "time": "2025-11-24T16:03:20.000Z",
+                "changes": {
+                    "remapped_rows_uncorrectable": {"before": 2, "after": 1, "went_back": True},
+                    "row_remap_failure": {"before": None, "after": True},
+                },
+            }
+            assert (row["degraded"], row["level"], row["mark"]["as"]) == (["row_remap_failure"], "replace", "rma")
+            site.read("prod-a", "n8", time=1764000300.0)
+            assert await site.collector.store.history_writer.flushed(10)
+
+    async def test_changes_are_chosen_by_event(self, worn: httpx.AsyncClient) -> None:
+        rows = (await worn.get("/api/v1/changes?event=health")).json()["changes"]
+        assert [(row["event"], row["uuid"]) for row in rows] == [("health", "GPU-w1")] * 2
+        both = (await worn.get("/api/v1/changes?event=health&event=appeared&cluster=prod-a")).json()["changes"]
+        assert {row["event"] for row in both} == {"health", "appeared"}
+
+    async def test_an_unknown_event_is_refused(self, worn: httpx.AsyncClient) -> None:
+        answer = await worn.get("/api/v1/changes?event=confirmed")
+        error = "event: expected one of appeared, moved, vanished, altered, health"
+        assert (answer.status_code, answer.json()) == (400, {"error": error})
