@@ -36,22 +36,22 @@ FACT_LABELS = {
 
 HEALTH_LABELS = {
     "lost": "Lost",
-    "remapped_rows_correctable": "Remapped rows, correctable",
-    "remapped_rows_uncorrectable": "Remapped rows, uncorrectable",
-    "remapped_rows_inactive": "Remapped rows, inactive",
+    "remapped_rows_correctable": "Remapped rows (correctable)",
+    "remapped_rows_uncorrectable": "Remapped rows (uncorrectable)",
+    "remapped_rows_inactive": "Remapped rows (inactive)",
     "row_remap_pending": "Row remapping pending",
     "row_remap_failure": "Row remapping failed",
     "row_remap_banks_low": "Banks with few spare rows",
     "row_remap_banks_none": "Banks without spare rows",
     "remapped_banks": "Remapped banks",
     "bank_remap_pending": "Bank remapping pending",
-    "retired_pages_single_bit": "Retired pages, single-bit",
-    "retired_pages_double_bit": "Retired pages, double-bit",
+    "retired_pages_single_bit": "Retired pages (single-bit)",
+    "retired_pages_double_bit": "Retired pages (double-bit)",
     "page_retirement_pending": "Page retirement pending",
-    "ecc_sram_correctable": "SRAM errors, correctable",
-    "ecc_sram_uncorrectable": "SRAM errors, uncorrectable",
-    "ecc_dram_correctable": "DRAM errors, correctable",
-    "ecc_dram_uncorrectable": "DRAM errors, uncorrectable",
+    "ecc_sram_correctable": "SRAM errors (correctable)",
+    "ecc_sram_uncorrectable": "SRAM errors (uncorrectable)",
+    "ecc_dram_correctable": "DRAM errors (correctable)",
+    "ecc_dram_uncorrectable": "DRAM errors (uncorrectable)",
     "sram_threshold_exceeded": "SRAM error threshold exceeded",
     "channel_repair_pending": "Channel repair pending",
     "tpc_repair_pending": "TPC repair pending",
@@ -69,12 +69,17 @@ _SEVERAL = "…"  # stands for values that differ
 
 
 def describe_changes(changes: Iterable[FieldChange]) -> str:
-    """Return what was altered of one GPU: "serial 1653922001234 → not reported, MIG off → on"."""
-    return ", ".join(f"{_label(field)} {_value(field, old)} → {_value(field, new)}" for field, old, new in changes)
+    """Return what was altered of one GPU: "serial 1653922001234 → not reported, MIG off → on".
+
+    Of its health: "remapped rows (uncorrectable) 0 → 2, SRAM errors (correctable) 7 → 0 (went back)".
+    """
+    return ", ".join(_described(change) for change in changes)
 
 
 def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
     """Return what was altered of GPUs with the same fields; where their values differ, that is an ellipsis."""
+    if all(changes == gpus[0] for changes in gpus):
+        return describe_changes(gpus[0]) if gpus else ""
     return ", ".join(
         f"{_label(field[0].field)} {_common([_value(one.field, one.before) for one in field])} → "
         f"{_common([_value(one.field, one.after) for one in field])}"
@@ -96,6 +101,16 @@ def as_field_changes(changes: object) -> tuple[FieldChange, ...]:
         for field, one in changes.items()
         if isinstance(one, Mapping)
     )
+
+
+def _described(change: FieldChange) -> str:
+    field, old, new = change
+    if field in HEALTH_LABELS and new is None:
+        return f"{_label(field)} {_value(field, old)}, no longer reported"
+    if field in HEALTH_LABELS and old is None:
+        return f"{_label(field)} {_value(field, new)}"
+    back = " (went back)" if change.went_back else ""
+    return f"{_label(field)} {_value(field, old)} → {_value(field, new)}{back}"
 
 
 def _label(field: str) -> str:

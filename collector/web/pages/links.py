@@ -1,7 +1,7 @@
 """The addresses that the page links to, below the path prefix that a proxy may add."""
 
 from collections.abc import Mapping
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from collector.model import Place
 from collector.views.problems import Problem
@@ -15,6 +15,7 @@ __all__ = [
     "node_url",
     "problem_url",
     "search_url",
+    "ticket_url",
 ]
 
 
@@ -53,6 +54,16 @@ def problem_url(problem: Problem) -> str:
 def search_url(term: str) -> str:
     """Return the address of the search for a term."""
     return address("/search", {"q": term})
+
+
+def ticket_url(ticket: str) -> str:
+    """Return the address that a mark's ticket is; empty for a name, and for what no page may link to."""
+    try:
+        url = urlsplit(ticket)
+        is_safe = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
+    except ValueError:
+        return ""
+    return ticket if is_safe and ticket.isprintable() and " " not in ticket else ""
 
 
 def address(path: str, query: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from collector import __version__
 from collector.text import counted, printable
 from collector.views import humanize
 from collector.views.alterations import describe_changes
+from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
 from collector.views.recent_changes import current_place
 from collector.views.trays import last_known_chassis
@@ -101,6 +102,10 @@ _templates.filters |= {
     "describe_failure": humanize.describe_failure,
     "describe_unread": humanize.describe_unread,
     "last_known_chassis": last_known_chassis,
+    "level_words": lambda level: humanize.LEVEL_WORDS[level],
+    "reason_words": lambda reason: REASON_WORDS[reason],
+    "ticket_url": links.ticket_url,
+    "turn_of": turn_of,
 }
 _templates.globals |= {
     "version": __version__,
