@@ -1,7 +1,6 @@
 """How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that means for whoever runs it."""
 
 import functools
-from collections.abc import Collection
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -144,11 +143,10 @@ def degradations(condition: Condition) -> tuple[Degradation, ...]:
     return tuple(found)
 
 
-def worst_level(reasons: Collection[Degradation]) -> Level | None:
-    """Return what is to be done about a GPU that is degraded for these reasons; None for none."""
-    if not reasons:
-        return None
-    return Level.REPLACE if any(LEVELS[reason] is Level.REPLACE for reason in reasons) else Level.RESET
+def worst_level(condition: Condition) -> Level | None:
+    """Return what is to be done about a GPU, all its reasons taken together; None for one that is not degraded."""
+    levels = [LEVELS[reason] for reason in degradations(condition)]
+    return max(levels, key=list(Level).index, default=None)
 
 
 def health_object(health: Health | None) -> dict[str, str | int | bool] | None:

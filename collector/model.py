@@ -1,12 +1,21 @@
 """The nouns that every other module shares; no I/O and no decisions live here."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
 
 import msgspec
 
-from collector.health import COUNTERS, HEALTH_FIELDS, Condition, Degradation, Health, degradations
+from collector.health import (
+    COUNTERS,
+    HEALTH_FIELDS,
+    Condition,
+    Degradation,
+    Health,
+    Level,
+    degradations,
+    worst_level,
+)
 from collector.timestamps import rfc3339
 
 __all__ = [
@@ -307,9 +316,19 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     lost: bool = False  # it did not answer when its node was read last, or its node no longer lists it
 
     @property
+    def condition(self) -> Condition:
+        """All that the GPU is judged by."""
+        return Condition(self.gpu.health, self.lost, self.gpu.ecc_growth, self.confirmed)
+
+    @property
     def degradations(self) -> tuple[Degradation, ...]:
         """Why the GPU is degraded, the worst first."""
-        return degradations(Condition(self.gpu.health, self.lost, self.gpu.ecc_growth, self.confirmed))
+        return degradations(self.condition)
+
+    @property
+    def level(self) -> Level | None:
+        """What is to be done about the GPU; None where it is not degraded."""
+        return worst_level(self.condition)
 
 
 class Event(StrEnum):
@@ -649,11 +668,11 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             lost=unseen is not None and unseen.lost,
         )
 
-    def degraded(self) -> Iterator[tuple[Gpu, tuple[Degradation, ...]]]:
-        """Yield the degraded GPUs that are here, each with why, the worst reason first."""
-        for gpu, since in zip(self.gpus, self.since, strict=True):
-            if (gpu.health is not None or self.unseen) and (reasons := self.placement(gpu, since).degradations):
-                yield gpu, reasons
+    def condition(self, gpu: Gpu, since: float) -> Condition:
+        """Return all that one of the GPUs that are here is judged by, as its placement has it."""
+        if not self.unseen:
+            return Condition(gpu.health, False, gpu.ecc_growth, self.time or since)
+        return self.placement(gpu, since).condition
 
     def shares_board(self, gpu: Gpu) -> bool:
         """Return whether a GPU that is here is on a board of several: the tool says so, or another has its serial."""

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Container, Mapping, Sequence
 
-from collector.health import worst_level
 from collector.inventory import Inventory
 from collector.model import Gpu, NodeState, Placement
 from collector.views.collector_view import CollectorView
@@ -103,5 +102,5 @@ def _admits_condition(view: CollectorView, filters: Filters, placement: Placemen
     return (
         admits(filters, "degraded", "true" if reasons else "false")
         and ("reason" not in filters or not filters["reason"].isdisjoint(reasons))
-        and admits(filters, "level", worst_level(reasons) or "")
+        and admits(filters, "level", placement.level or "")
     )

@@ -97,7 +97,12 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
 
 def _degraded(entries: Iterable[NodeState]) -> dict[str, int]:
     """Return how many GPUs of some nodes are degraded, by what is to be done, the worst first."""
-    counts = Counter(worst_level(reasons) for entry in entries for _, reasons in entry.degraded())
+    counts = Counter(
+        worst_level(entry.condition(gpu, since))
+        for entry in entries
+        for gpu, since in zip(entry.gpus, entry.since, strict=True)
+        if gpu.health is not None or entry.unseen
+    )
     return {level.value: counts[level] for level in (Level.REPLACE, Level.RESET) if counts[level]}
 
 
@@ -117,7 +122,7 @@ def _lost_gpus(entry: NodeState) -> Iterator[Row]:
 def gpu_row(view: CollectorView, placement: Placement) -> Row:
     """Return one GPU that is present; its columns are GPU_COLUMNS."""
     entry = view.inventory.node(placement.place)
-    gpu, reasons = placement.gpu, placement.degradations
+    gpu = placement.gpu
     return {
         "cluster": placement.place.cluster,
         "node": placement.place.node,
@@ -130,8 +135,8 @@ def gpu_row(view: CollectorView, placement: Placement) -> Row:
         "confirmed": rfc3339(placement.confirmed),
         "claim": placement.claim,
         "state": "lost" if placement.lost else "found",
-        "degraded": list(reasons),
-        "level": worst_level(reasons),
+        "degraded": list(placement.degradations),
+        "level": placement.level,
         "health": health_object(gpu.health),
         "mark": mark_object(view.marks.of(gpu.uuid, gpu.serial, view.now())),
     }
