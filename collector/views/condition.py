@@ -29,7 +29,6 @@ __all__ = [
     "degraded_since",
     "health_after",
     "judge",
-    "level_of",
     "lost_after",
     "stages",
     "turn",
@@ -41,6 +40,7 @@ REASON_WORDS = MappingProxyType(
         Degradation.LOST: "it does not answer",
         Degradation.ROW_REMAP_FAILURE: "row remapping failed",
         Degradation.SRAM_THRESHOLD: "SRAM error threshold exceeded",
+        Degradation.PAGE_RETIREMENT_LIMIT: "too many retired pages",
         Degradation.UNCORRECTABLE_ECC_GROWING: "uncorrectable ECC errors grow",
         Degradation.ROW_REMAP_PENDING: "row remapping pending",
         Degradation.PAGE_RETIREMENT_PENDING: "page retirement pending",
@@ -50,8 +50,40 @@ REASON_WORDS = MappingProxyType(
     }
 )
 
-# One sentence each, after the documents that the docstrings of collector.health name.
-ADVICE: Mapping[Degradation, str] = MappingProxyType({})
+# One sentence each, after the documents that the docstring of Degradation names.
+ADVICE = MappingProxyType(
+    {
+        Degradation.ROW_REMAP_FAILURE: "NVIDIA's RMA policy is met when the card fails the field diagnostic as well.",
+        Degradation.SRAM_THRESHOLD: "NVIDIA's RMA policy is met by the errors that exceed this threshold.",
+        Degradation.PAGE_RETIREMENT_LIMIT: (
+            "NVIDIA's field diagnostic fails a card with so many retired pages, so have it checked for an RMA."
+        ),
+        Degradation.LOST: (
+            "NVIDIA's Xid catalog says of a GPU that has fallen off the bus: restart the machine, and contact support "
+            "if that does not help."
+        ),
+        Degradation.UNCORRECTABLE_ECC_GROWING: (
+            "NVIDIA's DCGM says of uncorrectable errors: drain the GPU and reset it, or reboot the node."
+        ),
+        Degradation.RECOVERY_ACTION: (
+            "The driver asks for it; NVIDIA says to end the processes on the GPU before a reset (nvidia-smi -r), and "
+            "to reboot the node where it asks for a reboot."
+        ),
+        Degradation.REPAIR_PENDING: (
+            "NVIDIA does not say what the repair waits for, and gpuid takes it for a reset; memory that is unrepairable"
+            " makes DCGM fail the card."
+        ),
+        Degradation.ROW_REMAP_PENDING: (
+            "NVIDIA says that rows are remapped at the next reset of the GPU, and that work on it may go on until then."
+        ),
+        Degradation.PAGE_RETIREMENT_PENDING: (
+            "NVIDIA says that the page is retired when the driver is loaded again; a reboot of the node does that."
+        ),
+        Degradation.FABRIC: (
+            "NVIDIA's DCGM fails a GPU that did not join the NVLink fabric, or whose routes or bandwidth are not healthy."
+        ),
+    }
+)
 
 UNCORRECTABLE = frozenset(("ecc_sram_uncorrectable", "ecc_dram_uncorrectable"))
 
@@ -116,12 +148,7 @@ class Verdict(NamedTuple):
 def judge(condition: Condition, past: Sequence[Stage] = ()) -> Verdict:
     """Return what is to be said of a GPU in this condition, with this past, oldest first."""
     reasons = tuple(Reason(one, degraded_since(one, past)) for one in degradations(condition))
-    return Verdict(level_of(condition), reasons, told=condition.health is not None)
-
-
-def level_of(condition: Condition) -> Level | None:
-    """Return what is to be done about a GPU in this condition; None for one that is not degraded."""
-    return worst_level(degradations(condition))
+    return Verdict(worst_level(condition), reasons, told=condition.health is not None)
 
 
 def stages(changes: Iterable[HealthChange], gpu: Gpu, *, until: float) -> list[Stage]:
@@ -164,7 +191,7 @@ def turn(changes: Iterable[FieldChange]) -> Turn:
     then = _condition(after, growth)
     old, new = degradations(_condition(before)), degradations(then)
     began = tuple(one for one in new if one not in old)
-    return Turn(began, tuple(one for one in old if one not in new), level_of(then) if began else None)
+    return Turn(began, tuple(one for one in old if one not in new), worst_level(then) if began else None)
 
 
 def turn_of(group: ChangeGroup) -> Turn:
@@ -215,7 +242,7 @@ def _add(found: list[Stage], since: float, condition: Condition) -> None:
 
 
 def _stage(since: float | None, condition: Condition) -> Stage:
-    return Stage(since, degradations(condition), level_of(condition))
+    return Stage(since, degradations(condition), worst_level(condition))
 
 
 def _condition(state: Mapping[str, Any], growth: float | None = None, time: float = 0.0) -> Condition:

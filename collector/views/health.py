@@ -13,7 +13,6 @@ from collector.marks import Mark, MarkKind
 from collector.model import NodeState, Placement
 from collector.views.cluster_summary import MAX_REST_SECONDS, REST_FACTOR
 from collector.views.collector_view import CollectorView
-from collector.views.condition import level_of
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.trays import position
 
@@ -22,7 +21,6 @@ __all__ = [
     "Filter",
     "FleetHealth",
     "HealthSurvey",
-    "condition_of",
     "count_levels",
     "degraded_in",
     "select",
@@ -51,8 +49,7 @@ class DegradedGpu(NamedTuple):
     @classmethod
     def of(cls, placement: Placement) -> "DegradedGpu":
         """Return a GPU as it is."""
-        condition = condition_of(placement)
-        return cls(placement, degradations(condition), level_of(condition))
+        return cls(placement, placement.degradations, placement.level)
 
 
 @dataclass
@@ -120,11 +117,6 @@ async def survey_health(view: CollectorView) -> HealthSurvey:
             )
     survey.degraded = await sorted_window(found, _worst_first, 0, len(found))
     return survey
-
-
-def condition_of(placement: Placement) -> Condition:
-    """Return what a GPU is judged by."""
-    return Condition(placement.gpu.health, placement.lost, placement.gpu.ecc_growth, placement.confirmed)
 
 
 def degraded_in(entry: NodeState, sound: dict[int, Health] | None = None) -> Iterator[DegradedGpu]:

@@ -10,7 +10,6 @@ from collector.model import Gpu, Placement
 from collector.views.alterations import FACT_LABELS, HEALTH_LABELS
 from collector.views.condition import health_after, judge, lost_after, stages
 from collector.views.conflicts import claim_of, conflict_of, same_board
-from collector.views.health import condition_of
 from collector.views.life import Memory, part_of, recall, tell
 from collector.views.placements import known_gpu, placement_periods
 from collector.web.keys import COLLECTOR
@@ -93,7 +92,7 @@ def _unknown(uuid: str, memory: Memory) -> web.HTTPException:
 def _condition(gpu: Gpu, present: list[Placement], memory: Memory) -> Condition:
     """Return how a GPU is, or was when it was seen last."""
     if present:
-        return condition_of(present[0])
+        return present[0].condition
     times = [row.confirmed for row in memory.placements.rows] + [one.time for one in memory.health]
     return Condition(gpu.health, lost_after(memory.health[::-1]), gpu.ecc_growth, max(times, default=0.0))
 

@@ -97,8 +97,8 @@ def draw(periods: Sequence[PlacementPeriod], now: float, past: Sequence[Stage] =
 
 
 def _spans(past: Sequence[Stage], start: float, end: float) -> Iterator[Span]:
-    ends = [stage.since for stage in past[1:]] + [end]
-    for stage, until in zip(past, ends, strict=True):
+    ends = [*(stage.since for stage in past[1:]), end]
+    for stage, until in zip(past, ends, strict=False):
         since = start if stage.since is None else max(start, stage.since)
         if stage.level is None or until is None or until < start:
             continue
