@@ -80,7 +80,7 @@ ADVICE = MappingProxyType(
             "NVIDIA says that the page is retired when the driver is loaded again; a reboot of the node does that."
         ),
         Degradation.FABRIC: (
-            "NVIDIA's DCGM fails a GPU that did not join the NVLink fabric, or whose routes or bandwidth are not healthy."
+            "NVIDIA's DCGM fails a GPU that did not join the NVLink fabric, or whose route in it is not healthy."
         ),
     }
 )
