@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from collector.health import COUNTERS, Health
 from collector.model import FieldChange
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "as_field_changes",
     "describe_changes",
     "describe_common_changes",
+    "describe_counters",
     "fields_of",
 ]
 
@@ -85,6 +87,12 @@ def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
         f"{_common([_value(one.field, one.after) for one in field])}"
         for field in zip(*gpus, strict=True)
     )
+
+
+def describe_counters(health: Health | None) -> str:
+    """Return the counters of a GPU's health that are not zero: "remapped rows (uncorrectable) 2"."""
+    counts = ((field, getattr(health, field, None)) for field in HEALTH_LABELS if field in COUNTERS)
+    return ", ".join(f"{_label(field)} {count:,}" for field, count in counts if count)
 
 
 def fields_of(changes: Iterable[FieldChange]) -> tuple[str, ...]:

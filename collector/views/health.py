@@ -1,33 +1,36 @@
 """The degraded GPUs of the fleet, the worst first, and how many GPUs cannot be judged at all."""
 
+import functools
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import anyio
 
-from collector.health import Condition, Degradation, Health, Level, degradations
+from collector.health import Degradation, Health, Level
 from collector.marks import Mark, MarkKind
-from collector.model import NodeState, Placement
+from collector.model import Event, NodeState, Placement
+from collector.store import HistoricChange, History
 from collector.views.cluster_summary import MAX_REST_SECONDS, REST_FACTOR
 from collector.views.collector_view import CollectorView
+from collector.views.condition import HealthChange, degraded_since, stages
 from collector.views.cooperative import sorted_window, yielding
+from collector.views.degraded import DegradedGpu, degraded_in
+from collector.views.history_query import query_history
 from collector.views.trays import position
 
 __all__ = [
-    "DegradedGpu",
     "Filter",
     "FleetHealth",
     "HealthSurvey",
-    "count_levels",
-    "degraded_in",
+    "degraded_times",
     "select",
     "survey_health",
 ]
 
-SOUND_VALUES_KEPT = 4096  # of a walk: values of health that were judged to be no reason
+UUIDS_PER_QUERY = 500
+MAX_CHANGES_PER_QUERY = 10_000
 
 _REASONS = {reason: number for number, reason in enumerate(Degradation)}
 _UNCORRECTABLE = (
@@ -36,20 +39,6 @@ _UNCORRECTABLE = (
     "ecc_dram_uncorrectable",
     "ecc_sram_uncorrectable",
 )
-
-
-class DegradedGpu(NamedTuple):
-    """A GPU that is degraded or marked, where it is, and why."""
-
-    placement: Placement
-    reasons: tuple[Degradation, ...] = ()  # the worst first; none for one that is marked only
-    level: Level | None = None  # what is to be done about it; None for one that is marked only
-    mark: Mark | None = None
-
-    @classmethod
-    def of(cls, placement: Placement) -> "DegradedGpu":
-        """Return a GPU as it is."""
-        return cls(placement, placement.degradations, placement.level)
 
 
 @dataclass
@@ -119,26 +108,6 @@ async def survey_health(view: CollectorView) -> HealthSurvey:
     return survey
 
 
-def degraded_in(entry: NodeState, sound: dict[int, Health] | None = None) -> Iterator[DegradedGpu]:
-    """Yield the degraded GPUs of a node, without their marks.
-
-    `sound` remembers, by identity, values of health that are no reason: equal ones of a fleet are one object.
-    """
-    sound = {} if sound is None else sound
-    for gpu, since in zip(entry.gpus, entry.since, strict=True):
-        health = gpu.health
-        if gpu.ecc_growth is None and not entry.unseen:
-            if health is None or id(health) in sound:
-                continue
-            if not degradations(Condition(health)):
-                if len(sound) < SOUND_VALUES_KEPT:
-                    sound[id(health)] = health  # kept alive, so that no other value gets its id
-                continue
-        one = DegradedGpu.of(entry.placement(gpu, since))
-        if one.reasons:
-            yield one
-
-
 def select(view: CollectorView, degraded: Iterable[DegradedGpu], wanted: Filter) -> list[DegradedGpu]:
     """Return those GPUs that a filter admits, with their marks, in the order in which they are given."""
     now, marks = view.now(), view.marks
@@ -156,12 +125,6 @@ def select(view: CollectorView, degraded: Iterable[DegradedGpu], wanted: Filter)
     if wanted.level is None and wanted.reason is None:
         found += _merely_marked(view, wanted)
     return found
-
-
-def count_levels(degraded: Collection[DegradedGpu]) -> Counter[Level]:
-    """Return how many GPUs are degraded, by what is to be done; one that two nodes report counts once."""
-    levels = {one.placement.gpu.uuid: one.level for one in degraded}
-    return Counter(level for level in levels.values() if level is not None)
 
 
 def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
@@ -217,3 +180,45 @@ def _worst_first(one: DegradedGpu) -> tuple[object, ...]:
         place.node,
         position(placement.gpu),
     )
+
+
+async def degraded_times(view: CollectorView, rows: Sequence[DegradedGpu]) -> dict[str, float]:
+    """Return since when (Unix seconds) GPUs have been degraded for their worst reason, by UUID, where that is known.
+
+    Without a store, or where it does not answer, that is what the latest changes tell.
+    """
+    gpus = {one.placement.gpu.uuid: one for one in rows if one.reasons}
+    asked, found = view.history, dict[str, float]()
+    uuids = list(gpus)
+    for start in range(0, len(uuids), UUIDS_PER_QUERY):
+        part = uuids[start : start + UUIDS_PER_QUERY]
+        answer = await query_history(view, functools.partial(_health_changes, part), asked)
+        if not answer.available:
+            for uuid, changes in _remembered(view, gpus).items():
+                _add_time(found, gpus[uuid], changes)
+            break
+        recorded: dict[str, list[HealthChange]] = {}
+        for row in reversed(answer.rows):
+            recorded.setdefault(row.uuid, []).append(HealthChange(row.time, row.changes))
+        async for uuid, changes in yielding(recorded.items()):
+            _add_time(found, gpus[uuid], changes)
+    return found
+
+
+async def _health_changes(uuids: list[str], history: History) -> list[HistoricChange]:
+    return await history.health_changes(uuids, limit=MAX_CHANGES_PER_QUERY)
+
+
+def _remembered(view: CollectorView, uuids: Container[str]) -> dict[str, list[HealthChange]]:
+    found: dict[str, list[HealthChange]] = {}
+    for group in view.recent_changes.newest(Event.HEALTH):
+        for gpu, changes in zip(group.gpus, group.altered, strict=False):
+            if gpu.uuid in uuids:
+                found.setdefault(gpu.uuid, []).insert(0, HealthChange(group.time, changes))
+    return found
+
+
+def _add_time(found: dict[str, float], one: DegradedGpu, changes: list[HealthChange]) -> None:
+    past = stages(changes, one.placement.gpu, until=one.placement.confirmed)
+    if (since := degraded_since(one.reasons[0], past)) is not None:
+        found[one.placement.gpu.uuid] = since

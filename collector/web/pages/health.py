@@ -15,7 +15,8 @@ from collector.text import csv_text
 from collector.timestamps import rfc3339
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
-from collector.views.health import DegradedGpu, Filter, count_levels, degraded_times, select
+from collector.views.degraded import DegradedGpu, count_levels
+from collector.views.health import Filter, degraded_times, select
 from collector.web.keys import COLLECTOR, FLEET_HEALTH
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page

@@ -1,6 +1,7 @@
 """The first page: what is wrong, the clusters at a glance, what the fleet is made of, and the latest changes."""
 
 import itertools
+from collections import Counter
 
 from aiohttp import web
 
@@ -37,6 +38,7 @@ async def index(request: web.Request) -> web.Response:
         more_problems=max(0, len(problems) - MAX_PROBLEMS),
         models=models.most_common(MAX_MODELS),
         gpus=models.total(),
+        degraded=sum((summary.degraded for summary in summaries), Counter()),
         read=read,
         unread=unread,
         latest=list(itertools.islice(collector.recent_changes.newest(), MAX_CHANGES)),
