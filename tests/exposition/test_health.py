@@ -156,11 +156,15 @@ async def test_a_healthy_fleet_is_scraped_as_if_it_reported_nothing(make_bench: 
 
 
 async def test_a_gpu_that_recovers_loses_its_series_and_the_family_its_header(bench: Any) -> None:
-    bench.read("prod", "n1", msgspec.structs.replace(GPU, health=Health(row_remap_pending=True)))
+    def publish(health: Health) -> None:
+        state = node(msgspec.structs.replace(GPU, health=health))
+        bench.exposition.update({state.place: state})
+
+    publish(Health(row_remap_pending=True))
     text = await bench.text()
     assert "# TYPE gpuid_gpu_degraded gauge\n" in text
     assert len(families(text)["gpuid_gpu_degraded"]) == 1
-    bench.read("prod", "n1", msgspec.structs.replace(GPU, health=Health(row_remap_pending=False)))
+    publish(Health(row_remap_pending=False))
     assert "gpuid_gpu_degraded" not in await bench.text()
 
 
