@@ -113,6 +113,8 @@ def as_field_changes(changes: object) -> tuple[FieldChange, ...]:
 
 def _described(change: FieldChange) -> str:
     field, old, new = change
+    if field == "lost":
+        return "stopped answering" if new else "answers again"
     if field in HEALTH_LABELS and new is None:
         return f"{_label(field)} {_value(field, old)}, no longer reported"
     if field in HEALTH_LABELS and old is None:

@@ -106,6 +106,7 @@ _templates.filters |= {
     "level_words": lambda level: humanize.LEVEL_WORDS[level],
     "reason_words": lambda reason: REASON_WORDS[reason],
     "counters": describe_counters,
+    "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,
     "turn_of": turn_of,
 }
