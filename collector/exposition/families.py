@@ -352,7 +352,7 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
         f'field="{field}"}} {time:.3f}\n'
         for gpu in state.gpus
         if gpu.last_known
-        for field, time in gpu.last_known
+        for field, time in gpu.last_known_facts
     )
     counts = "".join(
         f'gpuid_node_gpus{where},state="{state}"}} {count}\n'

@@ -84,7 +84,7 @@ def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
         return describe_changes(gpus[0]) if gpus else ""
     return ", ".join(
         f"{_label(field[0].field)} {_common([_value(one.field, one.before) for one in field])} → "
-        f"{_common([_value(one.field, one.after) for one in field])}"
+        f"{_common([_value(one.field, one.after) for one in field])}{_back(field)}"
         for field in zip(*gpus, strict=True)
     )
 
@@ -119,8 +119,7 @@ def _described(change: FieldChange) -> str:
         return f"{_label(field)} {_value(field, old)}, no longer reported"
     if field in HEALTH_LABELS and old is None:
         return f"{_label(field)} {_value(field, new)}"
-    back = " (went back)" if change.went_back else ""
-    return f"{_label(field)} {_value(field, old)} → {_value(field, new)}{back}"
+    return f"{_label(field)} {_value(field, old)} → {_value(field, new)}{_back([change])}"
 
 
 def _label(field: str) -> str:
@@ -134,6 +133,11 @@ def _value(field: str, value: object) -> str:
     if isinstance(value, bool):
         return {False: "off", True: "on"}[value] if field == "mig" else {False: "no", True: "yes"}[value]
     return str(value)
+
+
+def _back(field: Sequence[FieldChange]) -> str:
+    """Return that a counter went back, which is no recovery: another InfoROM or driver counts otherwise."""
+    return " (went back)" if any(one.went_back for one in field) else ""
 
 
 def _common(values: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from collector.marks import Mark
 from collector.model import Event, FieldChange, Place, canonical_uuid
-from collector.store import Alteration, HistoricChange, History, PastPlacement, Position
+from collector.store import Alteration, HistoricChange, History, PastPlacement, Position, StoreError
 from collector.views.collector_view import CollectorView
 from collector.views.condition import HealthChange, Turn, turn
 from collector.views.history_query import HistoryAnswer, query_history
@@ -20,6 +20,7 @@ __all__ = ["Happening", "Kind", "Memory", "Part", "part_of", "recall", "tell"]
 MAX_PERIODS = 200  # that are asked for at once, the newest
 MAX_ALTERATIONS = 200
 MAX_HEALTH_CHANGES = 500
+MAX_MARKS = 200
 
 
 class Kind(StrEnum):
@@ -62,6 +63,7 @@ class Memory(NamedTuple):
     placements: HistoryAnswer[PastPlacement]
     health: list[HealthChange]
     altered: list[Alteration]
+    marks: list[Mark]
 
     @property
     def complete_from(self) -> float | None:
@@ -69,6 +71,7 @@ class Memory(NamedTuple):
         rows = self.placements.rows
         ends = [rows[-1].since] if len(rows) == MAX_PERIODS else []
         ends += [self.health[-1].time] if len(self.health) == MAX_HEALTH_CHANGES else []
+        ends += [self.marks[-1].set_at] if len(self.marks) == MAX_MARKS else []
         ends += [self.altered[-1].time] if len(self.altered) == MAX_ALTERATIONS else []
         return max(ends, default=None)
 
@@ -127,7 +130,21 @@ async def recall(view: CollectorView, uuid: str, history: History | None, *, bef
         health = [HealthChange(row.time, row.changes, Place(row.cluster, row.node)) for row in asked.rows]
     else:
         health = list(itertools.islice(_remembered(view, uuid), MAX_HEALTH_CHANGES))
-    return Memory(placements, health, alterations(view, uuid, placements, limit=MAX_ALTERATIONS))
+    altered = alterations(view, uuid, placements, limit=MAX_ALTERATIONS)
+    return Memory(placements, health, altered, await _recorded_marks(view, uuid, placements.rows))
+
+
+async def _recorded_marks(view: CollectorView, uuid: str, rows: Sequence[PastPlacement]) -> list[Mark]:
+    """Return all that was ever noted of a GPU, the newest first; without a store, or if that fails, what is in force."""
+    present = [placement.gpu.serial for placement in view.inventory.find(uuid=uuid)]
+    serial = next((one for one in (*present, *(row.serial for row in rows)) if one), None)
+    if (store := view.mark_store) is not None:
+        try:
+            return await store.of_gpu(uuid, serial, limit=MAX_MARKS)
+        except StoreError:
+            pass  # the page says already that the history is unavailable
+    mark = view.marks.of(uuid, serial, view.now())
+    return [] if mark is None else [mark]
 
 
 async def _placements(uuid: str, before: float | None, history: History) -> list[PastPlacement]:

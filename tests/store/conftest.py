@@ -41,7 +41,7 @@ class RecordedFleet:
 
     async def restore(self) -> None:
         remembered = await self.store.load()
-        self.inventory.restore(remembered.nodes, remembered.absent, remembered.left, remembered.facts)
+        self.inventory.restore(remembered.nodes, remembered.absent, remembered.left, remembered.facts, remembered.lost)
 
     def adopt(self, nodes: Sequence[NodeState]) -> None:
         for recorded in nodes:

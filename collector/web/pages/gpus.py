@@ -39,7 +39,7 @@ async def gpu(request: web.Request) -> web.Response:
     past = stages(memory.health[::-1], known, until=condition.read)
     shown = memory if before is None else await recall(collector, known.uuid, history, before=before)
     life = tell(
-        placement_periods(collector, known.uuid, present, shown.placements), shown.altered, shown.health, (), now=now
+        placement_periods(collector, known.uuid, present, shown.placements), shown.altered, shown.health, shown.marks, now=now
     )
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
     periods = placement_periods(collector, known.uuid, present, memory.placements)
@@ -117,4 +117,6 @@ def _facts(gpu: Gpu) -> dict[str, str]:
 def _last_reports(gpu: Gpu) -> dict[str, float]:
     """Return when (Unix seconds) what is merely last known was reported last, by its label."""
     labels = {**HEALTH_LABELS, **FACT_LABELS}
-    return {labels.get(field, field): time for field, time in gpu.last_known}
+    whole = next((time for field, time in gpu.last_known if field == "health"), None)  # all of it
+    health = {label: whole for label in HEALTH_LABELS.values()} if whole is not None else {}
+    return health | {labels.get(field, field): time for field, time in gpu.last_known}
