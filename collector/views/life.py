@@ -135,7 +135,7 @@ async def recall(view: CollectorView, uuid: str, history: History | None, *, bef
 
 
 async def _recorded_marks(view: CollectorView, uuid: str, rows: Sequence[PastPlacement]) -> list[Mark]:
-    """Return all that was ever noted of a GPU, the newest first; without a store, or if that fails, what is in force."""
+    """Return all that was ever noted of a GPU, the newest first; else, without the store, what is in force."""
     present = [placement.gpu.serial for placement in view.inventory.find(uuid=uuid)]
     serial = next((one for one in (*present, *(row.serial for row in rows)) if one), None)
     if (store := view.mark_store) is not None:

@@ -71,7 +71,7 @@ def periods_from_memory(
 ) -> list[PlacementPeriod]:
     """Return the periods that the latest changes, given newest first, and the present imply; newest first."""
     began: dict[Place, float] = {}
-    periods = []
+    periods: list[PlacementPeriod] = []
     for group in reversed(groups):
         if all(gpu.uuid != uuid for gpu in group.gpus):
             continue

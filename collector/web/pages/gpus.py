@@ -38,9 +38,8 @@ async def gpu(request: web.Request) -> web.Response:
     condition = _condition(known, present, memory)
     past = stages(memory.health[::-1], known, until=condition.read)
     shown = memory if before is None else await recall(collector, known.uuid, history, before=before)
-    life = tell(
-        placement_periods(collector, known.uuid, present, shown.placements), shown.altered, shown.health, shown.marks, now=now
-    )
+    told = placement_periods(collector, known.uuid, present, shown.placements)
+    life = tell(told, shown.altered, shown.health, shown.marks, now=now)
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
     periods = placement_periods(collector, known.uuid, present, memory.placements)
     return await page(
@@ -118,5 +117,5 @@ def _last_reports(gpu: Gpu) -> dict[str, float]:
     """Return when (Unix seconds) what is merely last known was reported last, by its label."""
     labels = {**HEALTH_LABELS, **FACT_LABELS}
     whole = next((time for field, time in gpu.last_known if field == "health"), None)  # all of it
-    health = {label: whole for label in HEALTH_LABELS.values()} if whole is not None else {}
+    health = dict.fromkeys(HEALTH_LABELS.values(), whole) if whole is not None else {}
     return health | {labels.get(field, field): time for field, time in gpu.last_known}

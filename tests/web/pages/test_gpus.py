@@ -53,12 +53,8 @@ async def test_without_a_store_the_past_comes_from_memory(site: Any, serving: An
     site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000300.0)
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
-    assert "Add a [store] to its configuration to keep every place this GPU has been in, and how it was there." in page.text
-    assert (
-        "5 minutes ago 2025-11-24T16:05:00Z moved from n1 of prod-a to n9 of prod-a present "
-        "Here for 5 minutes, after 5 minutes in n1. "
-        "10 minutes ago 2025-11-24T16:00:00Z came to n1 of prod-a Stayed there for 5 minutes." in page.text
-    )
+    note = "Add a [store] to its configuration to keep every place this GPU has been in, and how it was there."
+    assert note in page.text
     assert '<rect class="bar present" x="50.000%" y="23" width="50.000%"' in page.answer.text
     assert '<rect class="bar past" x="0.000%" y="61" width="50.000%"' in page.answer.text
 
