@@ -22,8 +22,8 @@ from collector.views.trays import position
 
 __all__ = [
     "Filter",
-    "FleetHealth",
     "HealthSurvey",
+    "HealthSurveys",
     "degraded_times",
     "select",
     "survey_health",
@@ -67,7 +67,7 @@ class Filter(NamedTuple):
     mark: MarkKind | None = None
 
 
-class FleetHealth:
+class HealthSurveys:
     """What surveys find; walking takes at most a tenth of a core, however often it is asked for."""
 
     def __init__(self, view: CollectorView) -> None:

@@ -4,10 +4,10 @@ from aiohttp import web
 
 from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
-from collector.views.health import FleetHealth
+from collector.views.health import HealthSurveys
 
-__all__ = ["COLLECTOR", "FLEET_HEALTH", "SUMMARIES"]
+__all__ = ["COLLECTOR", "HEALTH_SURVEYS", "SUMMARIES"]
 
 COLLECTOR: web.AppKey[CollectorView] = web.AppKey("collector")
-FLEET_HEALTH = web.AppKey("fleet_health", FleetHealth)
+HEALTH_SURVEYS = web.AppKey("health_surveys", HealthSurveys)
 SUMMARIES = web.AppKey("summaries", ClusterSummaries)

@@ -11,7 +11,7 @@ from collector.health import Degradation, Health, Level
 from collector.marks import Mark, MarkKind
 from collector.model import ClusterState, Gpu, GpuRef, ReadFailure
 from collector.views.degraded import DegradedGpu, count_levels, degraded_in, worst_in
-from collector.views.health import Filter, FleetHealth, degraded_times, select, survey_health
+from collector.views.health import Filter, HealthSurveys, degraded_times, select, survey_health
 from tests.web.conftest import Site, keeping
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +112,6 @@ async def test_walking_is_not_repeated_for_every_reader(worn: Site, monkeypatch:
         return await survey_health(worn.collector)
 
     monkeypatch.setattr("collector.views.health.survey_health", slow)
-    fleet = FleetHealth(worn.collector)
+    fleet = HealthSurveys(worn.collector)
     assert await fleet.survey() is await fleet.survey()
     assert walks == 1

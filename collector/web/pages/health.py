@@ -16,8 +16,9 @@ from collector.timestamps import rfc3339
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
 from collector.views.degraded import DegradedGpu, count_levels
+from collector.views.fleet_health import fleet_health
 from collector.views.health import Filter, degraded_times, select
-from collector.web.keys import COLLECTOR, FLEET_HEALTH
+from collector.web.keys import COLLECTOR, HEALTH_SURVEYS
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
 from collector.web.params import check_parameters, choice
@@ -38,7 +39,7 @@ async def health(request: web.Request) -> web.Response:
     """Show the degraded GPUs, the worst first; `level`, `reason`, `mark`, `cluster` and `model` choose among them."""
     collector = request.app[COLLECTOR]
     wanted = _filter(request)
-    survey = await request.app[FLEET_HEALTH].survey()
+    survey = await request.app[HEALTH_SURVEYS].survey()
     found = select(collector, survey.degraded, wanted)
     part = window(request, len(found))
     shown = found[part.offset : part.offset + PAGE_ROWS]
@@ -46,6 +47,7 @@ async def health(request: web.Request) -> web.Response:
         request,
         "health.html",
         survey=survey,
+        share=fleet_health(collector).fleet,
         levels=count_levels(survey.degraded),
         shown=shown,
         total=len(found),
@@ -68,7 +70,7 @@ async def health_csv(request: web.Request) -> web.Response:
     """Return the same list as a CSV file, all of it."""
     check_parameters(request, Filter._fields)
     collector = request.app[COLLECTOR]
-    survey = await request.app[FLEET_HEALTH].survey()
+    survey = await request.app[HEALTH_SURVEYS].survey()
     found = select(collector, survey.degraded, _filter(request))
     since = await degraded_times(collector, found)
     text = io.StringIO()

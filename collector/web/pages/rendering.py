@@ -105,6 +105,7 @@ _templates.filters |= {
     "last_known_chassis": last_known_chassis,
     "level_words": lambda level: humanize.LEVEL_WORDS[level],
     "reason_words": lambda reason: REASON_WORDS[reason],
+    "percent": humanize.percent,
     "counters": describe_counters,
     "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,
