@@ -231,7 +231,7 @@ class TestLive:
         live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
         first = page.locator(".changes > li").first
         expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
-        expect(page.get_by_role("heading", level=1)).to_have_text("9 GPUs in 8 nodes of 3 clusters", timeout=30_000)
+        expect(page.get_by_role("heading", level=1)).to_have_text("12 GPUs in 9 nodes of 3 clusters", timeout=30_000)
 
     def test_simultaneous_moves_from_several_nodes_all_appear(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
@@ -286,7 +286,10 @@ class TestHostility:
         )
         live.cluster(evil, ClusterState.UNREACHABLE, evil)
         names = ("uuid", "serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id")
-        live.read(evil, evil, msgspec.convert(dict.fromkeys(names, evil), Gpu))
+        health = {"row_remap_failure": True, "recovery_action": evil, "fabric_state": evil, "inforom": evil}
+        live.read(evil, evil, msgspec.convert(dict.fromkeys(names, evil) | {"health": health}, Gpu))
+        mark = Mark(uuid=evil, kind=MarkKind.RMA, note=evil, ticket="javascript:alert(4)", set_at=1.0, set_by=evil)
+        live.site.collector.marks.replace([mark])
         page = opened("/")
         expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
         live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000100.0)
@@ -296,7 +299,9 @@ class TestHostility:
         expect(page.get_by_role("heading", name="Trays and slots")).to_be_visible()
         page.get_by_role("rowheader", name=evil).first.get_by_role("link").click()
         expect(page.get_by_role("heading", name="Life")).to_be_visible()
-        for path in ("/search", "/changes"):
+        expect(page.get_by_role("main")).to_contain_text("javascript:alert(4)")
+        assert page.locator("a[href^=javascript]").count() == 0
+        for path in ("/search", "/changes", "/health"):
             page.goto(f"{path}?q={evil}&cluster=")
         assert page.evaluate("[...document.querySelectorAll('script')].every((script) => script.src)")
 
