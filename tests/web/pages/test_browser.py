@@ -52,7 +52,7 @@ class Live:
             self.read("prod-a", "worn", *gpus, capacity=4, time=time)
         self.read("prod-a", "worn", gpus[1], capacity=4, lost=(GpuRef("GPU-worn-0"),), time=1764000220.0)
         self.read("prod-a", "worn", *gpus, capacity=4, time=1764000230.0)
-        told = {"set_at": 1764000240.0, "set_by": "ann", "note": "ordered", "until": 1764900000.0}
+        told: dict[str, Any] = {"set_at": 1764000240.0, "set_by": "ann", "note": "ordered", "until": 1764900000.0}
         self.site.collector.marks.replace(
             [
                 Mark(uuid="GPU-worn-1", kind=MarkKind.RMA, ticket="https://t.example/OPS-7", **told),
