@@ -1,13 +1,12 @@
 """The rows of the API, of CSV files and of the command line: one name for each thing, in one order."""
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from collector.health import Condition, Level, degradations, health_object, worst_level
+from collector.health import Condition, Health, Level, degradations, health_object, worst_level
 from collector.marks import Mark, mark_object
 from collector.model import (
     UNREAD_REASONS,
@@ -22,6 +21,7 @@ from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GPU_FIELDS
+from collector.views.degraded import count_levels, degraded_in
 from collector.views.fleet_health import cluster_share
 from collector.views.problems import Problem
 
@@ -111,12 +111,8 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
 
 def _degraded(entries: Iterable[NodeState]) -> dict[str, int]:
     """Return how many GPUs of some nodes are degraded, by what is to be done, the worst first."""
-    counts = Counter(
-        worst_level(entry.condition(gpu, since))
-        for entry in entries
-        for gpu, since in zip(entry.gpus, entry.since, strict=True)
-        if gpu.health is not None or entry.unseen
-    )
+    sound: dict[int, Health] = {}
+    counts = count_levels(one for entry in entries for one in degraded_in(entry, sound))
     return {level.value: counts[level] for level in Level if counts[level]}
 
 
