@@ -117,7 +117,7 @@ def test_health_stands_among_the_places_in_the_order_of_time(worn: str, command:
         "2026-11-01T00:00",
     ]
     assert lines[2].endswith("health: row remapping failed no → yes")
-    assert lines[3].endswith("health: remapped rows, uncorrectable 0 → 2, row remapping pending no → yes")
+    assert lines[3].endswith("health: remapped rows (uncorrectable) 0 → 2, row remapping pending no → yes")
 
 
 @pytest.mark.parametrize("command", ["where", "history"])
