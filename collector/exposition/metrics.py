@@ -392,11 +392,12 @@ class _MergedRegistries(Collector):
         families: dict[str, Metric] = {}
         for registry in self._registries:
             for metric in registry.collect():
-                if metric.samples:
-                    family = families.setdefault(
-                        metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit)
-                    )
-                    family.samples.extend(metric.samples)
+                if not metric.samples:
+                    continue
+                if (family := families.get(metric.name)) is None:
+                    family = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+                    families[metric.name] = family
+                family.samples.extend(metric.samples)
         return families.values()
 
 
