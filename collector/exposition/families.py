@@ -78,8 +78,8 @@ NODE_FAMILIES = (
         "gpuid_gpu_remapped_rows",
         "gauge",
         ("cluster", "node", "serial", "uuid", "kind"),
-        "Rows of a GPU's memory that were remapped for correctable or uncorrectable errors, and those of them that are"
-        " inactive; absent where zero.",
+        "Remapped rows of a GPU's memory by kind: correctable and uncorrectable, by the error that was the cause, and"
+        " inactive remappings of either; absent where zero.",
     ),
     Family(
         "gpuid_gpu_retired_pages",
