@@ -243,10 +243,10 @@ def _read(elements: Iterable[etree._Element], wanted: Wanted, fields: dict[str, 
     """Add what is wanted of elements; of several for one field, the first counts that the tool knows."""
     for element in elements:
         leaf = wanted.get(element.tag)
-        if leaf is None:
-            continue
-        if isinstance(leaf, dict):
+        if type(leaf) is dict:  # faster than isinstance
             _read(element, leaf, fields, verbatim)
+            continue
+        if not isinstance(leaf, str):
             continue
         text = element.text
         if (

@@ -36,6 +36,7 @@ _MAX_WORDS_LENGTH = 120  # characters of the tool's own words in an error
 _MAX_WORDS_BYTES = 16_384  # at either end of the output, in which they are looked for
 _MAX_STARTS = 1024  # tags that may begin a GPU, in all documents of an output
 _MAX_INDENT = 64  # bytes before a tag that begins a line
+_MAX_START_TAG = 128  # bytes of a tag that begins a GPU
 _MAX_LOST_GPUS = 256  # that are named in one output
 
 _ROOT_START = re.compile(rb"<nvidia_smi_log(?=[\s/>])")
@@ -58,11 +59,10 @@ _CLOCKS_END, _PROCESSES_END, _ACCOUNTED_END = b"</supported_clocks>", b"</proces
 # Runs of elements that are not read, from the first of them to what follows the last, as all drivers print them. They
 # are half of what a GPU has, so the XML parser is spared them where nothing in them is read or tells of a lost GPU.
 _UNREAD_RUNS = ((b"\n\t\t<fan_speed>", b"\n\t\t<ecc_mode>"), (b"\n\t\t<temperature>", b"\n\t\t<fabric>"))
-_ELEMENT_OF_GPU = re.compile(rb"\n\t\t<(\w+)")
-_OUTSIDE_RUNS = (b"\n\t<", GPU_LOST.encode())  # the latter would end or begin a GPU
-_BLOCKS = frozenset(
-    {*(name.encode() for name in BLOCKS_OF_GPU), *(b"supported_clocks", b"processes", b"accounted_processes")}
-)
+_NAMES = (*(name.encode() for name in BLOCKS_OF_GPU), b"supported_clocks", b"processes", b"accounted_processes")
+_READ_OR_CUT = re.compile(rb"\n\t\t<(?:" + b"|".join(_NAMES) + rb")\b")  # the names are words
+_LOST = GPU_LOST.encode()
+_INDENT = b"\n\t\t<"  # of the elements of a GPU
 
 # Encodings that a document may declare besides UTF-8 and UTF-16; what it says otherwise is read as UTF-8.
 _ENCODINGS = re.compile(r"iso8859-\d+|cp\d+|gb2312|gbk|gb18030|big5|shift_jis|euc_\w+|koi8-\w")
@@ -366,14 +366,12 @@ def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> I
     Names of processes may contain any tag. The first start tag comes before every name, and the last end tag before the
     next GPU is the true one, since what the tool prints after it holds no names.
     """
-    for first, following in _UNREAD_RUNS:
-        run = output.find(first, start, end)
-        after = output.find(following, run, end) if run >= 0 else -1
-        if after >= 0 and _is_unread(output[run:after]):
-            yield run, after
-            start = after
     clocks = _search(_CLOCKS_START, b"<supported_clocks", output, start, end)
     processes = _search(_PROCESSES_START, b"<processes", output, start, end)
+    limit = min((match.start() for match in (clocks, processes) if match is not None), default=end)
+    for run, after in _unread_runs(output, start, limit):
+        yield run, after
+        start = after
     if clocks is not None and (processes is None or clocks.start() < processes.start()):
         limit = end if processes is None else processes.start()
         start = _after(output.find(_CLOCKS_END, clocks.end(), limit), _CLOCKS_END)
@@ -400,9 +398,16 @@ def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> I
         yield accounted.start(), start
 
 
-def _is_unread(run: bytes) -> bool:
-    """Return whether a run of elements of one GPU has none that is read or cut, and nothing else that counts."""
-    return _BLOCKS.isdisjoint(_ELEMENT_OF_GPU.findall(run)) and not any(text in run for text in _OUTSIDE_RUNS)
+def _unread_runs(output: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield from where to where there are _UNREAD_RUNS of one GPU, which nothing before `end` can imitate."""
+    if output.find(_INDENT, start, start + _MAX_START_TAG) < 0:
+        return
+    for first, following in _UNREAD_RUNS:
+        run = output.find(first, start, end)
+        after = output.find(following, run, end) if run >= 0 else -1
+        if after >= 0 and not _READ_OR_CUT.search(output, run, after) and output.find(_LOST, run, after) < 0:
+            yield run, after
+            start = after
 
 
 def _search(tag: re.Pattern[bytes], prefix: bytes, output: bytes, start: int, end: int) -> re.Match[bytes] | None:
