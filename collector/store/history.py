@@ -19,6 +19,7 @@ from collector.store.sound import moment, sound, sound_changes, sound_last_known
 __all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
+MAX_GPUS_OF_A_SERIAL = 64  # whose health is looked up: a board has a few
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -224,6 +225,29 @@ class History:
                 if time is None:  # it is forgotten by now, and with it all that was older
                     return []
                 query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
+            rows = (await connection.execute(query)).mappings().all()
+        return [_change(row) for row in rows]
+
+    @_in_time
+    async def health(
+        self, term: str, *, cluster: str | None = None, before: int | None = None, limit: int = 1000
+    ) -> list[HistoricChange]:
+        """Return how the health of the GPUs with this UUID (in either case) or serial changed, newest first.
+
+        `cluster` chooses what was noticed there; `before` is the id of the last change of the page before.
+        """
+        with_serial = select(_placements.uuid).where(_placements.serial == term).distinct().limit(MAX_GPUS_OF_A_SERIAL)
+        async with self._read() as connection:
+            uuids = {canonical_uuid(term), *map(text, await connection.scalars(with_serial))}
+            query = select(schema.changes).where(_changes.uuid.in_(sorted(uuids)), schema.HEALTH)
+            if cluster is not None:
+                query = query.where(_changes.cluster == cluster)
+            if before is not None:
+                time = await connection.scalar(select(_changes.time).where(_changes.id == before))
+                if time is None:  # it is forgotten by now, and with it all that was older
+                    return []
+                query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
+            query = query.order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
