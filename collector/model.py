@@ -19,6 +19,7 @@ from collector.health import (
 from collector.timestamps import rfc3339
 
 __all__ = [
+    "CHANGE_EVENTS",
     "KEPT_FIELDS",
     "NO_UUIDS",
     "UNREAD_REASONS",
@@ -369,6 +370,9 @@ class Event(StrEnum):
     ALTERED = "altered"
     HEALTH = "health"
     CONFIRMED = "confirmed"
+
+
+CHANGE_EVENTS = tuple(event for event in Event if event is not Event.CONFIRMED)  # those that are changes
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
