@@ -6,17 +6,17 @@ renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from collector.health import Health, degradations, level
+from collector.exposition.gpu_counts import Counts
+from collector.health import KINDS_HELD, Condition, Health, degradations, level
 from collector.model import NodeState
 
-__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "printable", "render"]
+__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "header", "label_names", "render", "render_gpus"]
 
 
 _SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # without the line feed, which is escaped
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 
 
@@ -78,8 +78,8 @@ NODE_FAMILIES = (
         "gpuid_gpu_remapped_rows",
         "gauge",
         ("cluster", "node", "serial", "uuid", "kind"),
-        "Rows of a GPU's memory that were remapped for correctable or uncorrectable errors, and those of them that are"
-        " inactive; absent where zero.",
+        "Remapped rows of a GPU's memory by kind: correctable and uncorrectable, by the error that was the cause, and"
+        " inactive remappings of either; absent where zero.",
     ),
     Family(
         "gpuid_gpu_retired_pages",
@@ -123,10 +123,19 @@ _COUNTS = (
     ),
 )
 _HEALTH_FAMILIES = 1 + len(_COUNTS)
-_NO_HEALTH_LINES = ("",) * _HEALTH_FAMILIES
+_NO_HEALTH_LINES = (b"",) * _HEALTH_FAMILIES
 _NO_COUNTS: tuple[tuple[str, ...], ...] = ((),) * len(_COUNTS)
 
-# All but those of nodes are kept by prometheus-client, which `metrics` sets up from these rows.
+_GPUS = Family(
+    "gpuid_gpus",
+    "gauge",
+    ("cluster", "model", "state"),
+    "Known GPUs by model and state, each in one: degraded (lost ones too), unreadable (present, but the node or the"
+    " cluster is not read), healthy, or missing (of the capacity, neither found nor lost). Healthy is there for every"
+    " model, the others where not zero.",
+)
+
+# All but those of nodes and gpuid_gpus are kept by prometheus-client, which `metrics` sets up from these rows.
 FAMILIES = (
     *NODE_FAMILIES,
     Family("gpuid_cluster_up", "gauge", ("cluster",), "Whether list and watch of the cluster are healthy."),
@@ -170,14 +179,7 @@ FAMILIES = (
         ("cluster",),
         "GPUs reported by a second node while the first has not answered yet; published in both.",
     ),
-    Family(
-        "gpuid_gpus",
-        "gauge",
-        ("cluster", "model", "state"),
-        "Known GPUs by model and state, each in one: degraded (lost ones too), unreadable (present, but the node or the"
-        " cluster is not read), healthy, or missing (of the capacity, neither found nor lost). Healthy is there for"
-        " every model, the others where not zero.",
-    ),
+    _GPUS,
     Family(
         "gpuid_gpu_mark_info",
         "gauge",
@@ -383,11 +385,32 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
             f'cuda_version="{escape(state.cuda_version)}"{labels}}} 1\n'
         )
         read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
-    texts = (gpus, info, counts, read, virtual, reported, *_health_lines(state, where))
-    return tuple(text.encode("utf-8", "replace") if text else b"" for text in texts)
+    texts = tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual, reported))
+    return texts + (_NO_HEALTH_LINES if state.uniform and _is_quiet(state.gpus[0].health) else _health(state, where))
 
 
-def _health_lines(state: NodeState, where: str) -> Sequence[str]:
+def render_gpus(clusters: Mapping[str, Counts], cluster_label: str) -> bytes:
+    """Return the lines of gpuid_gpus with their header; nothing where no GPU is known."""
+    lines = "".join(
+        f'gpuid_gpus{{{cluster_label}="{escape(cluster)}",model="{escape(model)}",state="{state}"}} {count}\n'
+        for cluster, counts in clusters.items()
+        for (model, state), count in sorted(counts.items())
+    )
+    return header(_GPUS) + lines.encode("utf-8", "replace") if lines else b""
+
+
+def header(family: Family) -> bytes:
+    """Return the lines that stand before the samples of a family."""
+    return f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n".encode()
+
+
+@functools.lru_cache(maxsize=KINDS_HELD)
+def _is_quiet(health: Health | None) -> bool:
+    """Return whether there is nothing to say of a GPU that reports this, and is not lost."""
+    return health is None or (_count_samples(health) is _NO_COUNTS and not degradations(Condition(health)))
+
+
+def _health(state: NodeState, where: str) -> tuple[bytes, ...]:
     """Return the lines of how a node's GPUs are, by family; a healthy GPU has none."""
     lines: list[list[str]] | None = None
     for gpu, since in zip(state.gpus, state.since, strict=True):
@@ -403,10 +426,12 @@ def _health_lines(state: NodeState, where: str) -> Sequence[str]:
         ]
         for (family, _), samples, found in zip(_COUNTS, counts, lines[1:], strict=True):
             found += [f"{family}{which}{sample}" for sample in samples]
-    return _NO_HEALTH_LINES if lines is None else ["".join(one) for one in lines]
+    if lines is None:
+        return _NO_HEALTH_LINES
+    return tuple("".join(one).encode("utf-8", "replace") for one in lines)
 
 
-@functools.lru_cache(maxsize=4096)  # a fleet has few states of health, and one of them nearly everywhere
+@functools.lru_cache(maxsize=KINDS_HELD)
 def _count_samples(health: Health) -> tuple[tuple[str, ...], ...]:
     """Return the ends of the lines of a GPU's counts that are not zero, by family of _COUNTS."""
     samples = tuple(
@@ -421,11 +446,6 @@ def escape(value: str | None) -> str:
     if value is None:
         return ""
     return _SPECIAL.sub(_escaped, value) if _SPECIAL.search(value) else value
-
-
-def printable(value: str) -> str:
-    """Return a label value for prometheus-client, without the control characters that `escape` replaces."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value).encode("utf-8", "replace").decode()
 
 
 def label_names(labels: Sequence[str]) -> list[tuple[str, str]]:

@@ -21,7 +21,6 @@ from collector.store.sound import moment, sound, sound_changes, sound_last_known
 __all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
-MAX_GPUS_OF_A_SERIAL = 64  # whose health is looked up: a board has a few
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -94,6 +93,7 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     previous: Place | None
     changes: tuple[FieldChange, ...] = ()  # what was altered
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
+    mark: str | None = None  # the kind of the mark that was in force
 
 
 def _in_time(
@@ -241,26 +241,16 @@ class History:
         return [_change(row) for row in rows]
 
     @_in_time
-    async def health(
-        self, term: str, *, cluster: str | None = None, before: int | None = None, limit: int = 1000
+    async def health_changes(
+        self, uuids: Sequence[str], *, before: float | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
-        """Return how the health of the GPUs with this UUID (in either case) or serial changed, newest first.
-
-        `cluster` chooses what was noticed there; `before` is the id of the last change of the page before.
-        """
-        with_serial = select(_placements.uuid).where(_placements.serial == term).distinct().limit(MAX_GPUS_OF_A_SERIAL)
+        """Return the changes of health of these GPUs, newest first: those before a time (Unix seconds), if given."""
+        query = select(schema.changes).where(schema.HEALTH, _changes.uuid.in_(uuids))
+        if before is not None:
+            query = query.where(_changes.time < before)
         async with self._read() as connection:
-            uuids = {canonical_uuid(term), *map(text, await connection.scalars(with_serial))}
-            query = select(schema.changes).where(_changes.uuid.in_(sorted(uuids)), schema.HEALTH)
-            if cluster is not None:
-                query = query.where(_changes.cluster == cluster)
-            if before is not None:
-                time = await connection.scalar(select(_changes.time).where(_changes.id == before))
-                if time is None:  # it is forgotten by now, and with it all that was older
-                    return []
-                query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
-            query = query.order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
-            rows = (await connection.execute(query)).mappings().all()
+            ordered = query.order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
+            rows = (await connection.execute(ordered)).mappings().all()
         return [_change(row) for row in rows]
 
     def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from collector.health import Health
-from collector.model import FieldChange, Gpu, LastReport, Place
+from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place, Step
 from collector.store import Alteration, Position
 from collector.store.history import MAX_ALTERATIONS
 
@@ -319,41 +319,14 @@ def worn(rows: int, name: str = "1") -> Gpu:
     return Gpu(uuid=f"GPU-{name}", serial=f"S{name}", health=Health(remapped_rows_correctable=rows))
 
 
-class TestHealth:
+class TestTheHealthOfAGpu:
     """How a GPU's health changed is found by what names the GPU, wherever that was."""
-
-    async def test_it_follows_the_gpu_newest_first(self, settings, collecting):
-        async with collecting(settings) as one:
-            one.read("a", 10.0, worn(0), worn(0, "2"))
-            one.read("a", 20.0, worn(1), worn(3, "2"))
-            one.read("c", 30.0, worn(4), cluster="lab")
-            one.read("c", 40.0, worn(2), cluster="lab")
-            assert await one.store.history_writer.flushed(10)
-            history = one.store.history
-            found = await history.health("gpu-1")
-            assert [(change.event, change.cluster, change.time) for change in found] == [
-                ("health", "lab", 40.0),
-                ("health", "lab", 30.0),
-                ("health", "prod", 20.0),
-            ]
-            assert [change.changes[0][1:] for change in found] == [(4, 2), (1, 4), (0, 1)]
-            assert [change.changes[0].went_back for change in found] == [True, False, False]
-            assert await history.health("S1") == found
-            assert await history.health("S1", cluster="prod") == found[2:]
-            assert await history.health("S1", limit=2) == found[:2]
-            assert await history.health("S1", before=found[1].id) == found[2:]
-            assert await history.health("S1", before=found[1].id, limit=0) == []
-            assert await history.health("S1", before=10**6) == []
-            assert await history.health("c") == []
-            assert [change.uuid for change in await history.health("S2")] == ["GPU-2"]
-            (here, _) = await history.where("S1")
-            assert here.altered == ()
 
     async def test_it_is_found_without_a_scan(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, worn(1))
             assert await one.store.history_writer.flushed(10)
-            plans = await plans_of(one.store, one.store.history.health("S1"))
+            plans = await plans_of(one.store, one.store.history.health_changes(["GPU-1"]))
         assert any("gpuid_changes_health" in plan for plan in plans)
         assert not any(scan in plan for plan in plans for scan in ("SCAN gpuid_changes", "Seq Scan on gpuid_changes"))
 
@@ -394,3 +367,22 @@ async def plans_of(store, query) -> list[str]:
                 rows = await connection.exec_driver_sql(explain + statement, parameters)
                 plans += [" ".join(map(str, row)) for row in rows]
     return plans
+
+
+class TestHealth:
+    async def test_changes_of_health_of_some_gpus_come_newest_first(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            node = one.inventory.node(Place("prod", "a"))
+            for time, gpu in ((20.0, node.gpus[0]), (30.0, node.gpus[1]), (40.0, node.gpus[0])):
+                worn = (FieldChange("remapped_rows_uncorrectable", 0, 1),)
+                change = Change.of(node, Event.HEALTH, time, gpu, changes=worn)
+                one.store.history_writer.append(Step(changes=(change,)))
+            assert await one.store.history_writer.flushed(10)
+            ask = one.store.history.health_changes
+            assert [(row.uuid, row.time) for row in await ask(["GPU-1"])] == [("GPU-1", 40.0), ("GPU-1", 20.0)]
+            assert [row.time for row in await ask(["GPU-1", "GPU-2"])] == [40.0, 30.0, 20.0]
+            assert [row.time for row in await ask(["GPU-1", "GPU-2"], limit=1)] == [40.0]
+            assert [row.time for row in await ask(["GPU-1"], before=40.0)] == [20.0]
+            assert (await ask(["GPU-2"]))[0].changes == (FieldChange("remapped_rows_uncorrectable", 0, 1),)
+            assert await ask([]) == []

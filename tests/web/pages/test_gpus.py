@@ -6,7 +6,9 @@ import httpx
 import msgspec
 import pytest
 
-from collector.model import ClusterState, Gpu
+from collector.health import Health
+from collector.marks import MarkKind, NewMark
+from collector.model import ClusterState, Gpu, GpuRef
 from collector.store import Store
 from collector.views.recent_changes import RecentChanges
 
@@ -53,9 +55,8 @@ async def test_without_a_store_the_past_comes_from_memory(site: Any, serving: An
     site.read("prod-a", "n9", Gpu(uuid="GPU-a1", serial="100"), time=1764000300.0)
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
-    assert "Add a [store] to its configuration to keep every place this GPU has been in." in page.text
-    assert "n9 prod-a – 5 minutes ago 2025-11-24T16:05:00Z present 5 minutes" in page.text
-    assert "n1 prod-a – 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z 5 minutes" in page.text
+    note = "Add a [store] to its configuration to keep every place this GPU has been in, and how it was there."
+    assert note in page.text
     assert '<rect class="bar present" x="50.000%" y="23" width="50.000%"' in page.answer.text
     assert '<rect class="bar past" x="0.000%" y="61" width="50.000%"' in page.answer.text
 
@@ -66,10 +67,12 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     async with serving(site) as client:
         page = await visit(client, "/gpus/gpu-A1")
     assert "Serial 100 not present" in page.text
-    last = "It was last in n1 of prod-a , until 2025-11-24T16:05:00Z ( 5 minutes ago ) ."
-    assert f"Not currently present. {last}" in page.text
+    since = "since 2025-11-24T16:05:00Z ( 5 minutes ago )"
+    assert f"Not in any node {since} . It was last in n1 of prod-a ." in page.text
     assert (
-        "n1 prod-a i-n1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z 5 minutes" in page.text
+        "5 minutes ago 2025-11-24T16:05:00Z left n1 of prod-a after 5 minutes, for no other node. "
+        "10 minutes ago 2025-11-24T16:00:00Z came to n1 of prod-a , machine i-n1 Stayed there for 5 minutes."
+        in page.text
     )
     assert "[store]" not in page.text
     assert "/api/v1/gpus/GPU-a1/history" in page.links
@@ -173,7 +176,7 @@ async def test_what_was_altered_is_shown_and_a_last_known_serial_is_marked(
         assert "S-1 (last known) GPU-s1" in (await visit(client, "/clusters/prod-a/nodes/n7")).text
     assert "The serial S-1 is the last known one: the GPU has not reported it since 2025-11-24T16:01:40Z" in text
     assert "Serial S-1 (last known; not reported since 2025-11-24T16:01:40Z" in text
-    assert "What 7 minutes ago 2025-11-24T16:03:20Z serial S-1 → not reported, MIG off → on" in text
+    assert "7 minutes ago 2025-11-24T16:03:20Z altered serial S-1 → not reported, MIG off → on" in text
 
 
 async def test_gpus_altered_alike_are_folded(site: Any, serving: Any, visit: Any) -> None:
@@ -184,3 +187,109 @@ async def test_gpus_altered_alike_are_folded(site: Any, serving: Any, visit: Any
         text = (await visit(client, "/changes")).text
     assert "altered 8 GPUs in n7 of prod-a : serial … → not reported" in text
     assert "S-3 serial S-3 → not reported" in text
+
+
+SOUND = Health(row_remap_pending=False, remapped_rows_uncorrectable=0, ecc_sram_correctable=9)
+PENDING = Health(row_remap_pending=True, remapped_rows_uncorrectable=1, ecc_sram_correctable=9)
+FAILED = Health(row_remap_pending=False, row_remap_failure=True, remapped_rows_uncorrectable=4, ecc_sram_correctable=2)
+
+
+def worn(health: Health | None) -> Gpu:
+    return Gpu(uuid="GPU-w", serial="W-1", model="NVIDIA H100", health=health)
+
+
+def live(site: Any) -> None:
+    """Let a GPU wear in one cluster, stop answering, leave, and turn up in another one, degraded."""
+    site.read("prod-a", "w1", worn(SOUND), time=1764000010.0)
+    site.read("prod-a", "w1", worn(PENDING), time=1764000060.0)
+    site.read("prod-a", "w1", time=1764000120.0, lost=(GpuRef("GPU-w"),))
+    site.read("prod-a", "w1", worn(FAILED), time=1764000180.0)
+    site.read("prod-a", "w1", time=1764000240.0)
+    site.read("prod-c", "w2", worn(FAILED), time=1764000300.0)
+
+
+async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
+    live(site)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "Serial W-1 present needs replacement It is in w2 of prod-c" in text
+    assert (
+        "Needs replacement : row remapping failed. Row remapping failed since 2025-11-24T16:03:00Z ( 7 minutes ago ) . "
+        "NVIDIA's RMA policy is met when the card fails the field diagnostic as well." in text
+    )
+    told = [
+        "came to w2 of prod-c , machine i-w2 present Here for 5 minutes, after 60 seconds in no node."
+        " It came degraded, and needs replacement: row remapping failed",
+        "left w1 of prod-a after 4 minutes, for no other node.",
+        "answering again in w1 of prod-a : remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
+        " remapping failed yes, SRAM errors (correctable) 9 → 2 (went back)",
+        "needs replacement: row remapping failed ; no longer: row remapping pending",
+        "A counter that goes back is no recovery: another InfoROM or driver counts otherwise.",
+        "lost it stopped answering in w1 of prod-a",
+        "health in w1 of prod-a : remapped rows (uncorrectable) 0 → 1, row remapping pending no → yes",
+        "needs a reset or drain: row remapping pending",
+        "came to w1 of prod-a",
+    ]
+    at = text.index("Life")
+    for words in told:
+        words = words if perhaps_kept else words.replace(" , machine i-w2", "")
+        assert words in text[at:], (words, text[at:])
+        at += text[at:].index(words)
+
+
+async def test_an_absent_gpu_keeps_its_condition_and_its_marks(
+    site: Any, kept: Store, serving: Any, visit: Any
+) -> None:
+    live(site)
+    site.read("prod-c", "w2", time=1764000360.0)
+    site.collector.recent_changes = RecentChanges()  # as after a restart
+    mark = NewMark(kind=MarkKind.RMA, note="<b>sent back", ticket="https://t.example/OPS-7")
+    await kept.history_writer.flushed(10)
+    await kept.marks.set(["W-1"], NewMark(kind=MarkKind.WATCH), by="ben")
+    await kept.marks.set(["GPU-w"], mark, by="ann")
+    await site.collector.refresh_marks()
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-w")
+    assert "Serial W-1 not present needs replacement rma Not in any node since 2025-11-24T16:06:00Z" in page.text
+    assert "Marked rma by ann since" in page.text
+    assert ": <b>sent back ( OPS-7 )" in page.text
+    assert "https://t.example/OPS-7" in page.links
+    assert "Needs replacement : row remapping failed. As of its last reading, 2025-11-24T16:05:00Z" in page.text
+    assert "marked rma by ann: <b>sent back ( OPS-7 )" in page.text
+    assert "unmarked watch removed by ann" in page.text
+    assert "marked watch by ben" in page.text
+
+
+async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    for step in range(150):
+        site.read("prod-a", "w1", worn(Health(ecc_dram_correctable=step)), time=1764000001.0 + step)
+    async with serving(site) as client:
+        newest = await visit(client, "/gpus/GPU-w")
+        (older,) = [link for link in newest.links if "before=" in link]
+        oldest = await visit(client, older)
+        bad = await client.get("/gpus/GPU-w?before=nan")
+    assert "DRAM errors (correctable) 148 → 149" in newest.text
+    assert "DRAM errors (correctable) 49 → 50" in newest.text
+    assert "DRAM errors (correctable) 48 → 49" not in newest.text
+    assert "DRAM errors (correctable) 48 → 49" in oldest.text
+    assert "came to w1 of prod-a" in oldest.text
+    assert [link for link in oldest.links if "before=" in link] == []
+    assert (bad.status_code, bad.text) == (400, "before: expected the position of an older part\n")
+
+
+async def test_what_a_driver_no_longer_reports_is_marked(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", worn(FAILED), time=1764000010.0)
+    site.read("prod-a", "w1", worn(Health(remapped_rows_uncorrectable=4)), time=1764000060.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "Row remapping failed yes (last known)" in text
+    assert "Needs replacement" in text
+
+
+async def test_a_gpu_that_reports_nothing_is_not_called_healthy(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", worn(SOUND))
+    async with serving(site) as client:
+        assert "Healthy : nothing that it reports calls for" in (await visit(client, "/gpus/GPU-w")).text
+        text = (await visit(client, "/gpus/GPU-a1")).text
+    assert "Health unknown : its driver reports nothing of its wear and faults" in text
+    assert "Healthy" not in text
