@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from collector.exposition.families import FAMILIES
+from collector.health import Degradation
 from collector.model import ClusterState, ReadFailure, Uncovered
 from collector.sinks import Reason
 from tests.support.prometheus import RULES, printed
@@ -60,7 +61,7 @@ def test_the_rules_do_what_their_tests_say(promtool: str, file: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("name", ["clusters", "gpus", "recording"])
+@pytest.mark.parametrize("name", ["clusters", "gpus", "health", "recording"])
 def test_they_do_the_same_under_another_label(promtool: str, tmp_path: Path, name: str) -> None:
     text = next(file for file in TESTS if file.stem == name).read_text(encoding="utf-8")
     text = re.sub(r'\bcluster(?==")|\bcluster(?=: (?!\d))|\bcluster(?=[,)])', LABEL, text)
@@ -121,7 +122,7 @@ def test_the_runbook_has_only_alerts_and_valid_links() -> None:
 def test_a_rule_names_only_metrics_that_exist(rule: dict[str, Any]) -> None:
     named = set(re.findall(r"[a-z_]*:?\bgpuid_\w+[\w:]*|\bup\b", rule["expr"]))
     assert named
-    assert named <= {family.name for family in FAMILIES} | {"up", EXPECTED}
+    assert named <= {family.name for family in FAMILIES} | {"up", EXPECTED, *RECORDS}
 
 
 def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
@@ -133,6 +134,9 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
     for uncovered in (*Uncovered, ReadFailure.NO_CONTAINER):
         assert f"`{uncovered}`" in rows("GpuidNodesUnread")
         assert uncovered in ALERTS["GpuidNodesUnread"]["expr"]
+    worn = rows("GpuidGpuNeedsReplacement") + rows("GpuidGpuNeedsReset")
+    for degradation in Degradation:
+        assert f"`{degradation}`" in worn
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
     down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))
