@@ -25,6 +25,7 @@ _COMMANDS = {
     "check": ("collector.cli.check:check", "Check every cluster, the store and every sink."),
     "grant": ("collector.cli.grant:grant", "Give a collector the least rights in its clusters, and tokens."),
     "run": ("collector.cli.run:run", "Collect from all clusters and serve metrics, API and page."),
+    "status": ("collector.cli.status:status", "List what is wrong of a running collector; exit code 1 if any."),
     "ls": ("collector.cli.ls:ls", "List the GPUs of a running collector, or find one."),
     "top": ("collector.cli.top:top", "Show a running collector's clusters and the latest changes, live."),
     "where": ("collector.cli.where:where", "Show where a GPU is, and every place where it was."),
@@ -195,6 +196,8 @@ def gpuid() -> None:
       gpuid run                         collects and serves, until Ctrl-C
     \b
     Ask a running collector:
+      gpuid status                      what is wrong, the severe problems first
+      gpuid ls --degraded               which GPUs need a reset or replacement
       gpuid ls --cluster prod -o csv    all GPUs of one cluster
       gpuid ls 1652922001234            where is this serial, UUID, chassis or node?
       gpuid top                         its clusters and the latest changes, live

@@ -23,7 +23,9 @@ __all__ = ["MAX_PAGE_SIZE", "Client", "connection_options"]
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
+_NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
+_PROBLEM_KEYS = frozenset({"severe", "subject", "text"})
 _GPU_KEYS = frozenset({"cluster", "node", "uuid", "serial", "confirmed"})
 
 _T = TypeVar("_T")
@@ -110,7 +112,10 @@ class Client:
                 f"{where}: answers {answer.status_code}; use --token-file, or --user with $GPUID_PASSWORD"
             )
         if answer.status_code != 200:
-            raise CommandError(f"{where}: {self._secrets.redact(_refusal(answer))}")
+            refusal = self._secrets.redact(_refusal(answer))
+            if refusal == _NO_SUCH_PATH:
+                refusal = f"knows no {path}; it may be an older collector than this command"
+            raise CommandError(f"{where}: {refusal}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except (ValueError, RecursionError) as error:
@@ -124,6 +129,11 @@ class Client:
     def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
         """Yield the GPUs that match the filters, page by page; raises CommandError."""
         return (self._complete(page.gpus, _GPU_KEYS) for page in self._pages("/api/v1/gpus", filters))
+
+    def problems(self, clusters: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what is wrong, or wrong with some clusters, the severe problems first; raises CommandError."""
+        pages = self._pages("/api/v1/problems", {"cluster": clusters} if clusters else {})
+        return [problem for page in pages for problem in self._complete(page.problems, _PROBLEM_KEYS)]
 
     def _refuse_redirect(self, answer: httpx.Response) -> None:
         """Raise CommandError for an answer that redirects, before httpx looks at where to."""
@@ -141,7 +151,7 @@ class Client:
         for offset in itertools.count(step=self._page_size):
             page = self.get(path, {**filters, "limit": str(self._page_size), "offset": str(offset)}, _Page)
             yield page
-            if offset + self._page_size >= page.total or not (page.clusters or page.gpus):
+            if offset + self._page_size >= page.total or not (page.clusters or page.gpus or page.problems):
                 return
 
 
@@ -149,6 +159,7 @@ class _Page(msgspec.Struct):
     total: int
     clusters: list[dict[str, Any]] = []
     gpus: list[dict[str, Any]] = []
+    problems: list[dict[str, Any]] = []
 
 
 class _Refusal(msgspec.Struct):

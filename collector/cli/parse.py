@@ -17,6 +17,8 @@ from collector.text import describe_os_error, escaped
 
 __all__ = ["parse"]
 
+_OF_SEVERAL_OUTPUTS = frozenset({"last_known", "ecc_growth"})  # fields that no single output can have
+
 
 @click.command()
 @click.argument("file", default="-", type=click.Path(path_type=Path, allow_dash=True))
@@ -25,8 +27,9 @@ def parse(file: Path, compact: bool) -> None:
     r"""Convert the output of `nvidia-smi -q -x` in FILE (default: standard input) to JSON.
 
     Shows exactly what gpuid reads from a node. Unknown values ("N/A", "Unknown Error", all zeros) are null.
-    GPUs that do not answer are listed as `lost`, and vGPUs are marked `virtual`. What had to be repaired is said
-    on standard error. Exit code 1, with the tool's own words, if the input is not such output.
+    GPUs that do not answer are listed as `lost`, and vGPUs are marked `virtual`; `health` has what a GPU reports of
+    its wear and faults. What had to be repaired is said on standard error. Exit code 1, with the tool's own words,
+    if the input is not such output.
 
     \b
     Examples:
@@ -72,7 +75,8 @@ def _columns(report: Report) -> dict[str, Any]:
     """Return what to print: the fields that one output can have."""
     columns: dict[str, Any] = msgspec.to_builtins(report)
     columns["gpus"] = [
-        {key: value for key, value in msgspec.to_builtins(gpu).items() if key != "last_known"} for gpu in report.gpus
+        {key: value for key, value in msgspec.to_builtins(gpu).items() if key not in _OF_SEVERAL_OUTPUTS}
+        for gpu in report.gpus
     ]
     for key in ("lost", "unread"):
         if key in columns:

@@ -12,7 +12,7 @@ import watchfiles
 from collector.cli.options import DURATION, LISTEN
 from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import ConfigError, Duration, Listen
-from collector.simulator import DEFAULT_SHAPE, SHAPES, Simulator
+from collector.simulator import DEFAULT_SHAPE, DRIVER_FORMS, SHAPES, Simulator
 from collector.text import counted, describe_os_error
 
 __all__ = ["simulate"]
@@ -31,6 +31,14 @@ _FIRST_LINE = "# Written by gpuid simulate.\n"
     multiple=True,
     help=f"Distribution that the clusters are like, several in turn: {', '.join(SHAPES)}, or all. "
     f"[default: {DEFAULT_SHAPE.name}]",
+)
+@click.option(
+    "--driver",
+    "drivers",
+    metavar="FORM",
+    type=click.Choice(list(DRIVER_FORMS)),
+    multiple=True,
+    help=f"Driver whose output the GPUs have, several in turn: {', '.join(DRIVER_FORMS)}. [default: 570]",
 )
 @click.option("--nodes", type=click.IntRange(0), default=20, show_default=True, help="Nodes per cluster.")
 @click.option("--gpus", type=click.IntRange(0), default=8, show_default=True, help="GPUs per node.")
@@ -57,6 +65,7 @@ _FIRST_LINE = "# Written by gpuid simulate.\n"
 def simulate(
     clusters: int | None,
     shapes: tuple[str, ...],
+    drivers: tuple[str, ...],
     nodes: int,
     gpus: int,
     output: Path | None,
@@ -69,7 +78,7 @@ def simulate(
     r"""Run simulated Kubernetes API servers and print a kubeconfig for them.
 
     They support what real ones do: lists, watches, exec, access reviews, tokens. Any client can use them.
-    A control URL injects faults and changes: move a GPU, delete a node, drop connections.
+    A control URL injects faults and changes: move a GPU, wear it, delete a node, drop connections.
 
     \b
     Examples:
@@ -96,6 +105,7 @@ def simulate(
         ports=listen.port,
         seed=seed,
         shapes=shapes or (DEFAULT_SHAPE.name,),
+        drivers=drivers,
     )
     run_until_stopped(_simulate, simulator, output, duration)
 

@@ -13,11 +13,11 @@ import functools
 import re
 import sys
 from typing import Any
-from xml.sax.saxutils import escape
 
 import msgspec
 from lxml import etree
 
+from collector.collect.smi_health import build_health, keep_certain, read_health
 from collector.collect.smi_output import (
     ROOT,
     BadOutputError,
@@ -29,6 +29,7 @@ from collector.collect.smi_output import (
     lost_gpus,
     split_gpus,
 )
+from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, RESET_REQUIRED, is_absent, is_certain
 from collector.model import Gpu, GpuRef, UnidentifiedGpu, canonical_bus_id, canonical_uuid
 from collector.text import counted, one_line
 
@@ -42,7 +43,6 @@ _MAX_GPUS = 256  # in one node; the largest machines have 16
 _MAX_TAGS = 250_000  # in what is parsed; 16 GPUs have 15,000, and each takes 200 bytes of memory
 _UNCOUNTED_BYTES = 1 << 20  # of a document that cannot have more: neither an element nor an attribute is shorter than 4
 _MAX_REPAIRED_BYTES = 1 << 20  # of a document without what is not read; 16 GPUs have 300 kB, and repairing is slow
-_MAX_VALUE_LENGTH = 128  # characters
 _MAX_REASON_LENGTH = 120  # characters of the XML parser's own message
 
 # The path of each element that is read, below the root, and the field that it fills.
@@ -92,19 +92,10 @@ _MODE_TAG = b"<virtualization_mode>"
 _MODE = re.compile(rb"<virtualization_mode>[^<]*</virtualization_mode>")
 _VIRTUAL = "vgpu"  # the mode inside a guest; "Host VGPU" and "Host VSGA" are boards whose host divides them
 
-# What the tool prints in place of a value.
-_ABSENT = re.compile(
-    r"\[?(?:|-|n/a|none|null|unknown|unknown error(?: \(\d+\))?|err!|error|no access|no data|timeout|uninitialized"
-    r"|(?:.* )?not (?:available|supported|found|ready)|driver not loaded|corrupted inforom|gpu is lost|reset required"
-    r"|gpu requires reset|insufficient \w+|(?:requested functionality has been )?deprecated|gpu access blocked.*"
-    r"|unable to .*|.*redacted.*|[x*#?]+(?:-[x*#?]+)*)\]?",
-    re.IGNORECASE,
-)
 _ALL_ZEROS = re.compile(r"(?:GPU-|0x)?[0-]+", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _ATTACHED = re.compile(rb"<attached_gpus>\s*([0-9]{1,9})\s*</attached_gpus>")
 _MIG_MODES = {"Enabled": True, "Disabled": False}
-_LOST = "GPU is lost"  # in place of each value that the driver can no longer ask for
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML does not allow
@@ -180,7 +171,7 @@ def _read_report(document: Document, said: bytes, warnings: list[str] | None) ->
     except etree.XMLSyntaxError as error:
         report = _repair(document, error)
     else:
-        values = _read_document(root, document.around, some_lost=_LOST.encode() in content)
+        values = _read_document(root, document.around, _phrases(content))
         report = _build_report(values, document.warnings)
     if warnings is not None:
         warnings += document.warnings
@@ -246,15 +237,17 @@ _WANTED_OF_GPU = _wanted(_GPU_FIELDS)
 class _GpuValues:
     """The values of one <gpu>."""
 
-    __slots__ = ("bus_id", "fields", "lost", "whole")
+    __slots__ = ("fields", "health", "lost", "reset_required", "whole")
 
-    def __init__(self, fields: dict[str, str], *, id: str, lost: bool, whole: bool = True) -> None:  # noqa: A002
+    def __init__(self, fields: dict[str, str], health: dict[str, str], *, id: str, said: set[str]) -> None:  # noqa: A002
         id = id.strip()  # noqa: A001  the attribute is all that is known of some lost GPUs
-        if len(id) <= _MAX_VALUE_LENGTH and not _is_absent(id):
+        if len(id) <= MAX_VALUE_LENGTH and not is_absent(id):
             fields.setdefault("pci_bus_id", id)
         self.fields = fields
-        self.lost = lost  # the driver says so of some value
-        self.whole = whole
+        self.health = health  # as it is written, by the paths of the elements
+        self.lost = GPU_LOST in said
+        self.reset_required = RESET_REQUIRED in said
+        self.whole = True
 
 
 class _Values:
@@ -277,22 +270,28 @@ class _Values:
             self.said += b"\n" + text.encode("utf-8", "replace")
 
 
-def _read_document(root: etree._Element, around: bytes, *, some_lost: bool) -> _Values:
+def _phrases(content: bytes) -> frozenset[str]:
+    """Return what a document says of GPUs in place of their values, somewhere in it."""
+    return frozenset(phrase for phrase in (GPU_LOST, RESET_REQUIRED) if phrase.encode() in content)
+
+
+def _read_document(root: etree._Element, around: bytes, phrases: frozenset[str]) -> _Values:
     """Return the values of a document that was parsed; raises BadOutputError where the root is not the tool's."""
     values = _Values(around)
     _read(root, _WANTED, values.fields)
     values.add_text(root.text)
     for child in root:
         if child.tag == "gpu":
-            values.add_gpu(_read_gpu(child, some_lost=some_lost))
+            values.add_gpu(_read_gpu(child, phrases))
         values.add_text(child.tail)
     return values
 
 
-def _read_gpu(gpu: etree._Element, *, some_lost: bool) -> _GpuValues:
+def _read_gpu(gpu: etree._Element, phrases: frozenset[str]) -> _GpuValues:
     fields: dict[str, str] = {}
     _read(gpu, _WANTED_OF_GPU, fields)
-    return _GpuValues(fields, id=gpu.get("id", ""), lost=some_lost and _says_lost(gpu))
+    said = _said(gpu, phrases) if phrases else set()
+    return _GpuValues(fields, read_health(gpu), id=gpu.get("id", ""), said=said)
 
 
 def _read(element: etree._Element, wanted: _Wanted, values: dict[str, str]) -> None:
@@ -303,18 +302,13 @@ def _read(element: etree._Element, wanted: _Wanted, values: dict[str, str]) -> N
             _read(child, inside, values)
         elif inside.field not in values and (text := child.text) is not None and not len(child):
             text = text.strip()
-            if len(text) <= _MAX_VALUE_LENGTH and not _is_absent(text):
+            if len(text) <= MAX_VALUE_LENGTH and not is_absent(text):
                 values[inside.field] = text
 
 
-@functools.lru_cache(maxsize=4096)  # the same few values come from all nodes
-def _is_absent(text: str) -> bool:
-    return _ABSENT.fullmatch(text) is not None
-
-
-def _says_lost(gpu: etree._Element) -> bool:
-    """Return whether the driver has lost a GPU: it says so in place of some value, if not of all."""
-    return any((text := element.text) is not None and text.strip() == _LOST for element in gpu.iter())
+def _said(gpu: etree._Element, phrases: frozenset[str]) -> set[str]:
+    """Return what the driver says in place of some value of a GPU, if not of all."""
+    return {text for element in gpu.iter() if (text := (element.text or "").strip()) in phrases}
 
 
 # What is not well-formed
@@ -333,17 +327,18 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
     if _ENTITY.search(text):
         raise entity_error() from error
     content = _CHARACTER_REFERENCE.sub(_referenced, _BARE_AMPERSAND.sub("&amp;", text)).encode()
-    some_lost = _LOST.encode() in content
+    phrases = _phrases(content)
     try:
-        values = _read_document(_parse(content), document.around, some_lost=some_lost)
+        values = _read_document(_parse(content), document.around, phrases)
     except etree.XMLSyntaxError as second:
         error = second
-        values = _read_parts(content, document.around, some_lost=some_lost)
+        values = _read_parts(content, document.around, phrases)
     for gpu in values.gpus:
         for field in [field for field, value in gpu.fields.items() if _REPLACEMENT in value]:
             del gpu.fields[field]
             document.warnings.append(f"unreadable characters in the {field} of a GPU")
             gpu.whole = gpu.whole and field not in _TELLING_FIELDS
+        gpu.health = {path: text for path, text in gpu.health.items() if _REPLACEMENT not in text}
     values.fields = {field: value for field, value in values.fields.items() if _REPLACEMENT not in value}
     if values.gpus and not any(gpu.whole for gpu in values.gpus):
         raise BadOutputError(f"not the XML of nvidia-smi: {reason}") from error
@@ -362,7 +357,7 @@ def _referenced(reference: re.Match[str]) -> str:
     return reference[0] if allowed else _REPLACEMENT
 
 
-def _read_parts(content: bytes, around: bytes, *, some_lost: bool) -> _Values:
+def _read_parts(content: bytes, around: bytes, phrases: frozenset[str]) -> _Values:
     """Return what is beyond doubt in a document that is broken somewhere."""
     head, parts = split_gpus(content)
     values = _Values(around)
@@ -373,17 +368,18 @@ def _read_parts(content: bytes, around: bytes, *, some_lost: bool) -> _Values:
     for part in parts:
         end = part.rfind(b"</gpu>")
         values.add_text(part[end + len(b"</gpu>") :].decode("utf-8", "replace") if end >= 0 else None)
-        values.add_gpu(_read_part(part[: end + len(b"</gpu>")] if end >= 0 else part, end >= 0, some_lost=some_lost))
+        values.add_gpu(_read_part(part[: end + len(b"</gpu>")] if end >= 0 else part, end >= 0, phrases))
     return values
 
 
-def _read_part(part: bytes, complete: bool, *, some_lost: bool) -> _GpuValues:
+def _read_part(part: bytes, complete: bool, phrases: frozenset[str]) -> _GpuValues:
     """Return the values of one GPU; not whole without an end, or without a UUID that is beyond doubt."""
     try:
-        return _read_gpu(_parse(part), some_lost=some_lost)
+        return _read_gpu(_parse(part), phrases)
     except etree.XMLSyntaxError:
-        values = _read_gpu(_parse(part, recover=True), some_lost=some_lost)
+        values = _read_gpu(_parse(part, recover=True), phrases)
     _keep_certain(values.fields, _GPU_FIELDS, part)
+    keep_certain(values.health, part)
     # One that may be virtual must not pass for a board.
     told = part.count(_MODE_TAG) == len(_MODE.findall(part)) <= 1
     values.whole = complete and "uuid" in values.fields and told
@@ -393,11 +389,9 @@ def _read_part(part: bytes, complete: bool, *, some_lost: bool) -> _GpuValues:
 def _keep_certain(values: dict[str, str], fields: dict[str, str], text: bytes) -> None:
     """Drop the values that do not stand in a text exactly once, between their tags."""
     for path, field in fields.items():
-        name = path.rpartition("/")[2].encode()
-        if field in values and (count := text.count(b"<" + name + b">")):
-            value = re.escape(escape(values[field]).encode())
-            if count > 1 or not re.search(b"<" + name + rb">\s*" + value + rb"\s*</" + name + b">", text):
-                del values[field]
+        name = path.rpartition("/")[2]
+        if field in values and f"<{name}>".encode() in text and not is_certain(values[field], name, text):
+            del values[field]
 
 
 # From values to GPUs
@@ -415,7 +409,7 @@ def _build_report(values: _Values, warnings: list[str]) -> Report:
         if not found.whole:
             unread.append(_reference(found))
             continue
-        gpu = _build_gpu(found.fields)
+        gpu = _build_gpu(found)
         if isinstance(gpu, Gpu):
             gpus.setdefault(gpu.uuid, gpu)
         else:
@@ -469,11 +463,11 @@ def _interned(text: str | None) -> str | None:
     return None if text is None else sys.intern(text)
 
 
-def _build_gpu(values: dict[str, str]) -> Gpu | UnidentifiedGpu:
+def _build_gpu(values: _GpuValues) -> Gpu | UnidentifiedGpu:
     # Apart from uuid and serial, the same values occur all over a fleet: keep one copy of each in memory.
     texts: dict[str, Any] = {
         field: text if field in _UNIQUE_FIELDS else sys.intern(text)
-        for field, text in values.items()
+        for field, text in values.fields.items()
         if not (field in _IDENTIFIERS and _ALL_ZEROS.fullmatch(text))
     }
     virtual = texts.pop("virtualization", "").lower() == _VIRTUAL
@@ -483,11 +477,13 @@ def _build_gpu(values: dict[str, str]) -> Gpu | UnidentifiedGpu:
     several = texts.pop("multi_gpu_board", "") == "Yes"
     if uuid is None:
         return UnidentifiedGpu(**{field: texts.get(field) for field in UnidentifiedGpu.__struct_fields__})
+    health = build_health(values.health, lost=values.lost, reset_required=values.reset_required)
     return Gpu(
         uuid=canonical_uuid(uuid),
         minor_number=int(minor) if minor is not None and _NUMBER.fullmatch(minor) else None,
         mig=_MIG_MODES.get(mig or ""),
         virtual=virtual,
         multi_gpu_board=several and not virtual,
+        health=None if virtual else health,  # a guest's is not its board's
         **texts,
     )

@@ -2,6 +2,7 @@
 
 from collector.simulator.actions import Done
 from collector.simulator.cluster import SimulatedCluster
+from collector.simulator.driver_forms import DRIVER_FORMS
 from collector.simulator.faults import ExecFaultKind, LogFaultKind
 from collector.simulator.fleet import Fleet, Placed, SimulationError
 from collector.simulator.shapes import DEFAULT_SHAPE, SHAPES
@@ -9,6 +10,7 @@ from collector.simulator.simulator import Simulator
 
 __all__ = [
     "DEFAULT_SHAPE",
+    "DRIVER_FORMS",
     "SHAPES",
     "Done",
     "ExecFaultKind",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-__all__ = ["Action", "Done", "action", "actions"]
+__all__ = ["Action", "Done", "accepts", "action", "actions"]
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -36,13 +36,24 @@ class Action(NamedTuple):
         except msgspec.DecodeError as error:
             expected = ", ".join(self.parameters) or "no keys"
             raise ValueError(f"{self.name}: {error}; the body is a JSON object of: {expected}") from error
-        return {name: getattr(values, name) for name in self.parameters}
+        given = {name: getattr(values, name) for name in self.parameters}
+        return {name: value for name, value in given.items() if value is not msgspec.UNSET}
 
 
 def action(method: _Method) -> _Method:
     """Offer a method on the control server."""
     _OFFERED.add(method.__qualname__)
     return method
+
+
+def accepts(fields: type[msgspec.Struct]) -> Callable[[_Method], _Method]:
+    """Let a method's other keywords be any fields of a structure, of their types."""
+
+    def mark(method: _Method) -> _Method:
+        _KEYWORDS[method.__qualname__] = fields
+        return method
+
+    return mark
 
 
 def actions(kind: type) -> dict[str, Action]:
@@ -55,6 +66,7 @@ def actions(kind: type) -> dict[str, Action]:
 
 
 _OFFERED: set[str] = set()
+_KEYWORDS: dict[str, type[msgspec.Struct]] = {}  # what other keywords a method takes, by its name
 
 
 def _describe(name: str, method: Callable[..., Any]) -> Action:
@@ -62,6 +74,12 @@ def _describe(name: str, method: Callable[..., Any]) -> Action:
     fields: list[Any] = []
     parameters = {}
     for parameter in list(inspect.signature(method).parameters.values())[1:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            for field in msgspec.structs.fields(_KEYWORDS[method.__qualname__]):
+                (given,) = (one for one in typing.get_args(field.type) if one is not type(None))
+                fields.append((field.name, given | msgspec.UnsetType, msgspec.UNSET))
+                parameters[field.name] = given.__name__
+            continue
         kind = hints[parameter.name]
         written = inspect.formatannotation(kind).replace("collector.simulator.faults.", "")
         if parameter.default is parameter.empty:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from collector.health import Health
 from collector.simulator import errors, smi
-from collector.simulator.actions import Done, action
+from collector.simulator.actions import Done, accepts, action
 from collector.simulator.cluster_objects import ClusterObjects
+from collector.simulator.driver_forms import DEFAULT_FORMS
 from collector.simulator.faults import Counters, ExecFault, ExecFaultKind, LogFault, LogFaultKind
 from collector.simulator.fleet import Fleet, SimulationError
 from collector.simulator.objects import ObjectFactory
@@ -18,6 +20,7 @@ from collector.simulator.server import ApiServer, describe
 from collector.simulator.shapes import Shape
 from collector.simulator.slices import Slices, SliceVersion
 from collector.simulator.storage import Storage
+from collector.text import counted
 
 __all__ = ["SimulatedCluster"]
 
@@ -44,6 +47,7 @@ class SimulatedCluster:
         bookmark_interval: float,
         context: ssl.SSLContext,
         host: str,
+        driver: str | None = None,
     ) -> None:
         self.name = name
         self._fleet = fleet
@@ -51,7 +55,9 @@ class SimulatedCluster:
         self._on_token = on_token
         self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation must be repeatable
         self._storage = Storage()
-        factory = ObjectFactory(name, fleet.kind(name), shape, seed, time.time() - _AGE_SECONDS)
+        self._driver = driver or DEFAULT_FORMS[fleet.kind(name)]
+        self._drivers: dict[str, str] = {}  # the forms of those that are other ones, by node
+        factory = ObjectFactory(name, fleet.kind(name), shape, seed, time.time() - _AGE_SECONDS, self._driver)
         self.objects = ClusterObjects(name, fleet, self._storage, factory)
         self.slices = Slices(name, fleet, self._storage, factory)
         if shape.slices:
@@ -105,6 +111,7 @@ class SimulatedCluster:
             "name": self.name,
             "shape": self.shape.name,
             "kind": self._fleet.kind(self.name),
+            "driver": self._driver,
             "gpu_nodes": len(self.nodes),
         }
         return facts | describe(self.server)
@@ -135,10 +142,15 @@ class SimulatedCluster:
         return self._done(f"moved {', '.join(gpus)} from {source} to {where}", (source, destination), gpus)
 
     @action
-    def swap_tray(self, node: str | None = None, reboot: bool = True) -> Done:
-        """Replace all GPUs of a node with new ones, as a repair does; the node reboots unless reboot is false."""
+    def swap_tray(
+        self, node: str | None = None, reboot: bool = True, kind: Literal["h100", "gb200", "v100"] | None = None
+    ) -> Done:
+        """Replace all GPUs of a node with new ones, as a repair does; the node reboots unless reboot is false.
+
+        They are of the kind that was there before, unless another one is given.
+        """
         node = self._node(node)
-        gpus = self._fleet.swap_tray(self.name, node)
+        gpus = self._fleet.swap_tray(self.name, node, kind)
         if reboot:
             self._boot(node)
         return self._done(f"replaced all {len(gpus)} GPUs of {node}", (node,), gpus)
@@ -193,6 +205,58 @@ class SimulatedCluster:
         self.objects.set_allocatable(node)
         self.slices.update(node)
         return self._done(f"{gpus[0]} fell off the bus of {node}", (node,), gpus)
+
+    @action
+    @accepts(Health)
+    def wear_gpu(
+        self,
+        node: str | None = None,
+        uuid: str | None = None,
+        index: int | None = None,
+        restart: bool = True,
+        **health: int | bool | str,
+    ) -> Done:
+        """Change how worn a GPU is, by the fields of its health; it stays so wherever the GPU goes.
+
+        Counts are what they then are, not what is added. Unless restart is false, the pod's container restarts, so that
+        the change is noticed soon.
+        """
+        node, uuid = self._gpu(node, uuid, index)
+        gpus = self._fleet.wear(self.name, node, uuid, health)
+        self._notice(node, restart)
+        listed = ", ".join(f"{field}={value}" for field, value in health.items()) or "nothing"
+        return self._done(f"{gpus[0]} on {node}: {listed}", (node,), gpus)
+
+    @action
+    def reset_gpu(
+        self, node: str | None = None, uuid: str | None = None, index: int | None = None, restart: bool = True
+    ) -> Done:
+        """Reset a GPU: pending rows are remapped, pending pages retired, pending repairs done; no action is left."""
+        node, uuid = self._gpu(node, uuid, index)
+        gpus = self._fleet.reset(self.name, node, uuid)
+        self._notice(node, restart)
+        return self._done(f"reset {gpus[0]} on {node}", (node,), gpus)
+
+    @action
+    def flash_inforom(
+        self, node: str | None = None, uuid: str | None = None, index: int | None = None, restart: bool = True
+    ) -> Done:
+        """Write another InfoROM to a GPU: all of its counters begin at zero again."""
+        node, uuid = self._gpu(node, uuid, index)
+        gpus = self._fleet.flash(self.name, node, uuid)
+        self._notice(node, restart)
+        return self._done(f"{gpus[0]} on {node} has another InfoROM", (node,), gpus)
+
+    @action
+    def set_driver(
+        self, form: Literal["418", "450", "535", "570", "580", "610"], node: str | None = None, restart: bool = True
+    ) -> Done:
+        """Install another driver on a node, or on all, which reports less or more; the pods' containers restart."""
+        nodes = self.nodes if node is None else [self._node(node)]
+        for each in nodes:
+            self._drivers[each] = form
+            self._notice(each, restart)
+        return self._done(f"the driver of {counted(len(nodes), 'node')} is of form {form}", tuple(nodes))
 
     @action
     def set_mig(self, node: str | None = None, enabled: bool = True, labelled: bool = True) -> Done:
@@ -554,6 +618,25 @@ class SimulatedCluster:
         self.objects.stop_pod(node)
         self.server.execs.kill(self.pod(node))
 
+    def _notice(self, node: str, restart: bool) -> None:
+        if restart:
+            self._restart_if_there(node)
+
+    def _gpu(self, node: str | None, uuid: str | None, index: int | None) -> tuple[str, str | None]:
+        """Return the node and UUID of a GPU that is given by its UUID, or by its number on a node."""
+        if uuid is not None and node is None:
+            place = next((one.node for one in self._fleet.expected(self.name) if one.uuid == uuid), None)
+            if place is None:
+                raise SimulationError(f"{self.name}: no GPU {uuid}")
+            return place, uuid
+        node = self._node(node)
+        if uuid is None and index is not None:
+            cards = self._fleet.cards(self.name, node)
+            if not 0 <= index < len(cards):
+                raise SimulationError(f"{self.name}: {node} has {counted(len(cards), 'GPU')}, no index {index}")
+            return node, cards[index].uuid
+        return node, uuid
+
     def _node(self, node: str | None) -> str:
         if node is None:
             if not self.nodes:
@@ -568,7 +651,8 @@ class SimulatedCluster:
         return self._siblings[name]
 
     def _run_smi(self, node: str, argv: Sequence[str]) -> smi.Printed:
-        return smi.run(self._fleet.kind(self.name), self._fleet.cards(self.name, node), argv, time.time())
+        form = self._drivers.get(node, self._driver)
+        return smi.run(self._fleet.kind(self.name), self._fleet.cards(self.name, node), argv, time.time(), form)
 
     def _done(self, message: str, nodes: tuple[str, ...] = (), gpus: list[str] | None = None) -> Done:
         return Done(f"{self.name}: {message}", self.name, nodes, tuple(gpus or ()))

@@ -17,9 +17,13 @@ __all__ = ["ControlServer"]
 _SHUTDOWN_SECONDS = 0.1  # for open requests
 
 _EXAMPLE_BODIES = {
-    "move_gpu": '{"node": "gpu-0000", "to_node": "gpu-0001"}',
+    "move_gpu": '{"node": "gpu-0000", "to_node": "gpu-0001", "to_cluster": "sim-1"}',
     "swap_tray": '{"node": "gpu-0000"}',
     "lose_gpu": '{"node": "gpu-0000", "silent": true}',
+    "wear_gpu": '{"node": "gpu-0000", "index": 0, "row_remap_pending": true, "remapped_rows_uncorrectable": 3}',
+    "reset_gpu": '{"node": "gpu-0000", "index": 0}',
+    "flash_inforom": '{"node": "gpu-0000", "index": 0}',
+    "set_driver": '{"form": "580", "node": "gpu-0000"}',
     "run_process": '{"node": "gpu-0000", "name": "\\u00ff", "encoding": "latin-1"}',
     "set_mig": '{"node": "gpu-0000", "enabled": true}',
     "share_gpus": '{"node": "gpu-0000", "replicas": 4}',
@@ -100,7 +104,13 @@ class ControlServer:
         names = request.query.getall("cluster", [])
         for name in names:
             self._known(name)
-        return _json([placed._asdict() for placed in sorted(self._fleet.expected(*names))])
+        worn = self._fleet.worn()
+        return _json(
+            [
+                placed._asdict() | {"health": worn.get(placed.uuid, {})}
+                for placed in sorted(self._fleet.expected(*names))
+            ]
+        )
 
     async def _act(self, request: web.Request) -> web.Response:
         cluster = self._cluster(request)
@@ -132,7 +142,7 @@ class ControlServer:
             f"A simulation of {len(self._clusters)} Kubernetes clusters.",
             "",
             f"GET  {self.url}/clusters/{first}            its state and counters",
-            f"GET  {self.url}/expected?cluster={first}    every GPU and its true place",
+            f"GET  {self.url}/expected?cluster={first}    every GPU, its true place and its wear",
             f"POST {self.url}/clusters/{first}/ACTION     run an action; the body is JSON, every key is optional",
             "",
         ]

@@ -1,19 +1,21 @@
 """The physical state of a simulated fleet: which GPU is in which host, and the changes of it."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from collector.health import Health
 from collector.model import GpuidError
+from collector.simulator.wear import NEW, after_reset, flashed, ill, worn
 
 __all__ = ["Card", "Fleet", "Host", "Placed", "SimulationError"]
 
-MODELS = {"h100": "NVIDIA H100 80GB HBM3", "gb200": "NVIDIA GB200"}
+MODELS = {"h100": "NVIDIA H100 80GB HBM3", "gb200": "NVIDIA GB200", "v100": "Tesla V100-SXM2-32GB"}
 VIRTUAL_MODEL = "GRID H100-40C"
 
-_SERIAL_PREFIX = {"h100": "165", "gb200": "176"}
-_GPUS_PER_BOARD = {"h100": 1, "gb200": 2}
-_FIRST_GPU = {"h100": 0, "gb200": 5_000_000_000}
+_SERIAL_PREFIX = {"h100": "165", "gb200": "176", "v100": "032"}
+_GPUS_PER_BOARD = {"h100": 1, "gb200": 2, "v100": 1}
+_FIRST_GPU = {"h100": 0, "gb200": 5_000_000_000, "v100": 8_000_000_000}
 _TRAYS_PER_CHASSIS = 18
 _H100_BUSES = (0x19, 0x3B, 0x4C, 0x5D, 0x9B, 0xBB, 0xCB, 0xDB)
 
@@ -53,6 +55,7 @@ class Card(NamedTuple):
     virtual: bool = False  # a share of a board of the host's
     shares_board: bool = False  # its board carries several GPUs, and says so
     process: bytes = b""  # the name of a process that runs on it
+    health: Health | None = None  # how worn it is; None: as a new one
 
 
 class Host:
@@ -89,6 +92,7 @@ class Fleet:
         self._virtual: set[int] = set()
         self._paired: set[int] = set()  # two GPUs on each board
         self._processes: dict[int, bytes] = {}  # name of a process that runs on it
+        self._health: dict[int, Health] = {}  # of the cards that are not as new; it follows them wherever they go
         self._mig: set[int] = set()
         self._without_serial: set[int] = set()
         for index in range(clusters):
@@ -144,10 +148,13 @@ class Fleet:
         target.gpus = [*target.gpus, *moved]
         return [self._uuid(number) for number in moved]
 
-    def swap_tray(self, cluster: str, node: str) -> list[str]:
-        """Replace every GPU of a node with a new one, as in a repair of its tray; return the new UUIDs."""
+    def swap_tray(self, cluster: str, node: str, kind: str | None = None) -> list[str]:
+        """Replace every GPU of a node with a new one, as in a repair of its tray; return the new UUIDs.
+
+        They are of the kind of the host unless another one is given.
+        """
         host = self._host(cluster, node)
-        host.gpus = self._new_gpus(host.kind, len(host.gpus))
+        host.gpus = self._new_gpus(kind or host.kind, len(host.gpus))
         return [self._uuid(number) for number in host.gpus]
 
     def migrate(self, cluster: str, node: str) -> list[str]:
@@ -172,8 +179,11 @@ class Fleet:
         return [self._uuid(number) for number in host.gpus]
 
     def reboot(self, cluster: str, node: str) -> None:
-        """Power-cycle a host: GPUs that had fallen off its bus are back."""
+        """Power-cycle a host: GPUs that had fallen off its bus are back, and all of them are reset."""
         numbers = self._host(cluster, node).gpus
+        for number in numbers:
+            if number in self._health:
+                self._set_health(number, after_reset(self._health[number]))
         self._dropped.difference_update(numbers)
         self._lost.difference_update(numbers)
         self._silent.difference_update(numbers)
@@ -219,6 +229,42 @@ class Fleet:
         self._processes.update(dict.fromkeys(numbers, name))
         return [self._uuid(number) for number in numbers]
 
+    # Wear
+
+    def worn(self) -> dict[str, dict[str, int | bool | str | None]]:
+        """Return what is not as it is of a new card, by UUID and field of Health; of those that are not as new."""
+        return {self._uuid(number): ill(_kind(number), health) for number, health in self._health.items()}
+
+    def wear(self, cluster: str, node: str, uuid: str | None, wear: Mapping[str, int | bool | str]) -> list[str]:
+        """Change how worn a GPU is, by fields of Health; without `uuid` the last one of the node."""
+        number = self._number(cluster, node, uuid)
+        try:
+            self._set_health(number, worn(_kind(number), self._health_of(number), wear))
+        except ValueError as error:
+            raise SimulationError(f"{cluster}: {node}: {error}") from error
+        return [self._uuid(number)]
+
+    def reset(self, cluster: str, node: str, uuid: str | None = None) -> list[str]:
+        """Reset a GPU: what waited for that is done."""
+        number = self._number(cluster, node, uuid)
+        self._set_health(number, after_reset(self._health_of(number)))
+        return [self._uuid(number)]
+
+    def flash(self, cluster: str, node: str, uuid: str | None = None) -> list[str]:
+        """Write another InfoROM to a GPU: it counts from zero again."""
+        number = self._number(cluster, node, uuid)
+        self._set_health(number, flashed(self._health_of(number)))
+        return [self._uuid(number)]
+
+    def _health_of(self, number: int) -> Health:
+        return self._health.get(number, NEW[_kind(number)])
+
+    def _set_health(self, number: int, health: Health) -> None:
+        if health == NEW[_kind(number)]:
+            self._health.pop(number, None)
+        else:
+            self._health[number] = health
+
     # Numbers to serials and UUIDs
 
     def _placed(self, cluster: str) -> Iterator[Placed]:
@@ -248,6 +294,7 @@ class Fleet:
             virtual=number in self._virtual,
             shares_board=number in self._paired,
             process=self._processes.get(number, b""),
+            health=self._health.get(number),
         )
 
     def _uuid(self, number: int) -> str:
@@ -317,7 +364,9 @@ class Fleet:
 
 
 def _kind(number: int) -> str:
-    return "gb200" if number >= _FIRST_GPU["gb200"] else "h100"
+    if number < _FIRST_GPU["gb200"]:
+        return "h100"
+    return "gb200" if number < _FIRST_GPU["v100"] else "v100"
 
 
 def _bus_id(kind: str, index: int) -> str:

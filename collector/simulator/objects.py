@@ -75,10 +75,11 @@ RESOURCES = {(resource.group, resource.plural): resource for resource in (PODS, 
 class ObjectFactory:
     """Creates the documents of one cluster; the same arguments give the same document."""
 
-    def __init__(self, cluster: str, kind: str, shape: Shape, seed: int, born: float) -> None:
+    def __init__(self, cluster: str, kind: str, shape: Shape, seed: int, born: float, driver: str) -> None:
         self.cluster = cluster
         self.kind = kind
         self.shape = shape
+        self.driver = driver  # the form of the driver of its machines, a key of DRIVER_FORMS
         self._salt = f"{seed}/{cluster}/"
         self._born = rfc3339(born, "seconds")
 
@@ -119,7 +120,7 @@ class ObjectFactory:
             "pods": "110",
         }
         if gpus:
-            driver = smi.DRIVER_VERSION[self.kind].partition(".")[0]
+            driver = smi.driver_version(self.kind, self.driver).partition(".")[0]
             facts = {"product": MODELS[self.kind].replace(" ", "-"), "gpus": gpus, "driver": driver}
             labels |= {name: value.format_map(facts) for name, value in self.shape.node_labels.items()}
             if self.shape.resource:

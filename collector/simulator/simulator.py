@@ -27,7 +27,7 @@ class Simulator:
     `nodes` is the number per cluster, `gpus` that per node; `latency` (of an exec) and `bookmark_interval` are seconds.
     The servers listen on `ports` and the following ones, the control server on the last; 0 means any free ports. Files
     are written to `directory`, by default a temporary one. The same `seed` makes the same fleet. The clusters have the
-    `shapes` (keys of SHAPES) in turn.
+    `shapes` (keys of SHAPES) in turn, and the `drivers` (keys of DRIVER_FORMS), by default those usual on their GPUs.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Simulator:
         seed: int = 0,
         bookmark_interval: float = 10.0,
         shapes: Sequence[str] = (DEFAULT_SHAPE.name,),
+        drivers: Sequence[str] = (),
     ) -> None:
         self.fleet = Fleet(clusters=clusters, nodes=nodes, gpus=gpus, seed=seed)
         self.clusters: dict[str, SimulatedCluster] = {}
@@ -54,6 +55,7 @@ class Simulator:
         self._shapes = dict(
             zip(self.fleet.clusters, itertools.cycle([SHAPES[shape] for shape in shapes]), strict=False)
         )
+        self._drivers = dict(zip(self.fleet.clusters, itertools.cycle(drivers or (None,)), strict=False))
         self._directory = directory
         self._control = ControlServer(self.clusters, self.fleet)
         self._open = contextlib.AsyncExitStack()
@@ -92,6 +94,7 @@ class Simulator:
                     bookmark_interval=self._bookmark_interval,
                     context=context,
                     host=self._host,
+                    driver=self._drivers[name],
                 )
                 await cluster.open(self._ports + index if self._ports else 0)
                 opening.push_async_callback(cluster.server.stop)

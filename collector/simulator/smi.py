@@ -6,11 +6,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from collector.health import Health
+from collector.simulator.driver_forms import DEFAULT_FORMS, DRIVER_FORMS, health_lines
 from collector.simulator.fleet import MODELS, VIRTUAL_MODEL, Card
+from collector.simulator.wear import NEW
 
-__all__ = ["DRIVER_VERSION", "Printed", "render", "run"]
+__all__ = ["Printed", "driver_version", "render", "run"]
 
-DRIVER_VERSION = {"h100": "570.124.06", "gb200": "570.158.01"}
+_GB200_VERSION = "570.158.01"  # the drivers of H100 machines of that generation are others
+_WORN_TEMPLATES = 512  # that are kept, one for each kind, form and wear
 
 _MIG_DEVICES = "\n\t\t\t".join(
     f"<mig_device>\n\t\t\t\t<index>{index}</index>\n\t\t\t\t<gpu_instance_id>{index + 1}</gpu_instance_id>\n"
@@ -23,10 +27,10 @@ _MIG_DEVICES = "\n\t\t\t".join(
 _KINDS: dict[str, dict[str, str]] = {
     "h100": {
         "architecture": "Hopper", "addressing": "None", "vbios": "96.00.89.00.01", "part": "692-2G520-0205-001",
-        "gpu_part": "2330-885-A1", "peer": "N/A", "guid_element": "", "image": "G520.0200.00.05", "c2c": "Disabled",
+        "gpu_part": "2330-885-A1", "peer": "N/A", "guid_element": "", "c2c": "Disabled",
         "device_id": "233010DE", "sub_system_id": "16C110DE", "generation": "5", "memory": "81559 MiB",
         "reserved": "551 MiB", "free": "81007 MiB", "bar1": "131072 MiB", "bar1_used": "1 MiB",
-        "bar1_free": "131071 MiB", "banks": "2560 bank(s)", "draw": "power_draw=112.60 W", "limit": "700.00 W",
+        "bar1_free": "131071 MiB", "banks": "2560", "draw": "power_draw=112.60 W", "limit": "700.00 W",
         "memory_draw": "power_draw=46.20 W", "module_draw": "power_draw=N/A", "module_limit": "N/A",
         "module_minimum": "N/A", "clock": "1980 MHz", "memory_clock": "2619 MHz", "video_clock": "1545 MHz",
         "clique": "0", "fabric": "00000000-0000-0000-0000-000000000000", "bandwidth": "N/A", "recovery": "N/A",
@@ -35,9 +39,9 @@ _KINDS: dict[str, dict[str, str]] = {
     "gb200": {
         "architecture": "Blackwell", "addressing": "ATS", "vbios": "97.00.82.00.18", "part": "699-2G548-0201-800",
         "gpu_part": "2941-886-A1", "peer": "Switch Connected", "guid_element": "gpu_fabric_guid={guid}",
-        "image": "G548.0201.00.06", "c2c": "Enabled", "device_id": "294110DE", "sub_system_id": "204610DE",
+        "c2c": "Enabled", "device_id": "294110DE", "sub_system_id": "204610DE",
         "generation": "6", "memory": "189471 MiB", "reserved": "795 MiB", "free": "188676 MiB", "bar1": "262144 MiB",
-        "bar1_used": "3 MiB", "bar1_free": "262141 MiB", "banks": "3968 bank(s)",
+        "bar1_used": "3 MiB", "bar1_free": "262141 MiB", "banks": "3968",
         "draw": "average_power_draw=186.40 W; instant_power_draw=187.12 W", "limit": "1200.00 W",
         "memory_draw": "average_power_draw=31.00 W; instant_power_draw=N/A",
         "module_draw": "average_power_draw=402.80 W; instant_power_draw=402.80 W", "module_limit": "2500.00 W",
@@ -46,10 +50,21 @@ _KINDS: dict[str, dict[str, str]] = {
         "recovery": "False", "atomics": "N/A",
     },
 }  # fmt: skip
-for _kind in MODELS:
-    _KINDS[_kind] |= {"driver": DRIVER_VERSION[_kind]}
+_KINDS["v100"] = _KINDS["h100"] | {
+    "architecture": "Volta", "vbios": "88.00.80.00.01", "part": "900-2G503-0010-000", "gpu_part": "1DB5-896-A1",
+    "device_id": "1DB510DE", "sub_system_id": "124910DE", "generation": "3", "memory": "32768 MiB",
+    "reserved": "265 MiB", "free": "32502 MiB", "bar1": "32768 MiB", "bar1_used": "2 MiB", "bar1_free": "32766 MiB",
+    "draw": "power_draw=42.40 W", "limit": "300.00 W", "clock": "1530 MHz", "memory_clock": "877 MHz",
+    "video_clock": "1372 MHz", "clique": "N/A", "fabric": "N/A",
+}  # fmt: skip
 
-# One line per block, in the order of the tool.
+_PLATFORM = (
+    "platformInfo: chassis_serial_number={chassis}; slot_number={slot}; tray_index={tray}; host_id={host}",
+    "platformInfo: peer_type={peer}; module_id={module}; {guid_element}",
+)
+_NO_PLATFORM = (": gpu_module_id={module}",)
+
+# One line per block, in the order of the tool; a line with @ stands for those of a driver's form.
 _OUTLINE = """
 : product_name={product}; product_brand=NVIDIA; product_architecture={architecture}; display_mode=Enabled
 : display_active=Disabled; persistence_mode=Enabled; addressing_mode={addressing}
@@ -60,16 +75,14 @@ driver_model: current_dm=N/A; pending_dm=N/A
 : serial={serial}; uuid={uuid}; minor_number={index}; vbios_version={vbios}
 : multigpu_board={several}; board_id={board_id}
 : board_part_number={part}; gpu_part_number={gpu_part}; gpu_fru_part_number=N/A
-platformInfo: chassis_serial_number={chassis}; slot_number={slot}; tray_index={tray}; host_id={host}; peer_type={peer}
-platformInfo: module_id={module}; {guid_element}
-inforom_version: img_version={image}; oem_object=2.1; ecc_object=7.16; pwr_object=N/A
+@platform
+inforom_version: img_version={inforom}; oem_object=2.1; ecc_object=7.16; pwr_object=N/A
 inforom_bbx_flush: latest_timestamp=2026/01/15 08:21:33.507; latest_duration=41230 us
 gpu_operation_mode: current_gom=N/A; pending_gom=N/A
 : c2c_mode={c2c}
 gpu_virtualization_mode: virtualization_mode={virtualization}; host_vgpu_mode=N/A; vgpu_heterogeneous_mode=N/A
-gpu_reset_status: reset_required=Requested functionality has been deprecated
-gpu_reset_status: drain_and_reset_recommended=Requested functionality has been deprecated
-: gpu_recovery_action=None; gsp_firmware_version={driver}
+@reset
+: gsp_firmware_version={driver}
 ibmnpu: relaxed_ordering_mode=N/A
 pci: pci_bus={bus}; pci_device=00; pci_domain={domain}; pci_base_class=3; pci_sub_class=2; pci_device_id={device_id}
 pci: pci_bus_id={bus_id}; pci_sub_system_id={sub_system_id}
@@ -98,19 +111,9 @@ encoder_stats: session_count=0; average_fps=0; average_latency=0
 fbc_stats: session_count=0; average_fps=0; average_latency=0
 dram_encryption_mode: current_dram_encryption=N/A; pending_dram_encryption=N/A
 ecc_mode: current_ecc=Enabled; pending_ecc=Enabled
-ecc_errors/volatile: sram_correctable=0; sram_uncorrectable_parity=0; sram_uncorrectable_secded=0
-ecc_errors/volatile: dram_correctable=0; dram_uncorrectable=0
-ecc_errors/aggregate: sram_correctable=0; sram_uncorrectable_parity=0; sram_uncorrectable_secded=0
-ecc_errors/aggregate: dram_correctable=0; dram_uncorrectable=0; sram_threshold_exceeded=No
-ecc_errors/aggregate_uncorrectable_sram_sources: sram_l2=0; sram_sm=0; sram_microcontroller=0
-ecc_errors/aggregate_uncorrectable_sram_sources: sram_pcie=0; sram_other=0
-retired_pages/multiple_single_bit_retirement: retired_count=N/A; retired_pagelist=N/A
-retired_pages/double_bit_retirement: retired_count=N/A; retired_pagelist=N/A
-retired_pages: pending_blacklist=N/A; pending_retirement=N/A
-remapped_rows: remapped_row_corr=0; remapped_row_unc=0; remapped_row_pending=No; remapped_row_failure=No
-remapped_rows/row_remapper_histogram: row_remapper_histogram_max={banks}; row_remapper_histogram_high=0 bank(s)
-remapped_rows/row_remapper_histogram: row_remapper_histogram_partial=0 bank(s); row_remapper_histogram_low=0 bank(s)
-remapped_rows/row_remapper_histogram: row_remapper_histogram_none=0 bank(s)
+@ecc
+@retired
+@remapped
 temperature: gpu_temp={temperature} C; gpu_temp_tlimit=54 C; gpu_temp_max_tlimit_threshold=-8 C
 temperature: gpu_temp_slow_tlimit_threshold=-2 C; gpu_temp_max_gpu_tlimit_threshold=0 C; gpu_target_temperature=N/A
 temperature: memory_temp=38 C; gpu_temp_max_mem_tlimit_threshold=0 C
@@ -133,9 +136,7 @@ max_clocks: graphics_clock={clock}; sm_clock={clock}; mem_clock={memory_clock}; 
 max_customer_boost_clocks: graphics_clock={clock}
 clock_policy: auto_boost=N/A; auto_boost_default=N/A
 voltage: graphics_volt=N/A
-fabric: state=Completed; status=Success; cliqueId={clique}; clusterUuid={fabric}
-fabric/health: bandwidth={bandwidth}; route_recovery_in_progress={recovery}; route_unhealthy={recovery}
-fabric/health: access_timeout_recovery={recovery}
+@fabric
 processes: {processes}
 accounted_processes:
 capabilities: egm=disabled
@@ -149,7 +150,12 @@ class Printed(NamedTuple):
     exit_status: int = 0
 
 
-def run(kind: str, cards: Sequence[Card], options: Sequence[str], now: float) -> Printed:
+def driver_version(kind: str, form: str) -> str:
+    """Return the version of the driver of some form on a machine of some kind."""
+    return _GB200_VERSION if (kind, form) == ("gb200", "570") else DRIVER_FORMS[form].version
+
+
+def run(kind: str, cards: Sequence[Card], options: Sequence[str], now: float, form: str | None = None) -> Printed:
     """Return what `nvidia-smi -q -x` prints on a host, with the `-i` of its options.
 
     A GPU for which the driver gives no handle ends it, unless another one is asked for.
@@ -162,28 +168,50 @@ def run(kind: str, cards: Sequence[Card], options: Sequence[str], now: float) ->
         if card.silent and card in chosen:
             text = f"Unable to determine the device handle for GPU{index}: {card.bus_id[4:]}: Unknown Error\n"
             return Printed(text.encode(), 255)
-    return Printed(render(kind, chosen, now, attached=len(cards)))
+    return Printed(render(kind, chosen, now, attached=len(cards), form=form))
 
 
 def _is_meant(wanted: str, card: Card, index: int) -> bool:
     return wanted.upper() in (str(index), card.uuid.upper(), card.bus_id, card.bus_id[4:], card.serial)
 
 
-def render(kind: str, cards: Sequence[Card], now: float, *, attached: int | None = None) -> bytes:
-    """Return the document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC."""
+def render(
+    kind: str, cards: Sequence[Card], now: float, *, attached: int | None = None, form: str | None = None
+) -> bytes:
+    """Return the document for a host of `kind` with `cards`; `now` (Unix seconds) is printed as UTC.
+
+    `form` (a key of DRIVER_FORMS) is that of its driver, by default the usual one of its kind.
+    """
+    form = form or DEFAULT_FORMS[kind]
     head = (
-        '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>\n'
+        f'<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v{DRIVER_FORMS[form].schema}.dtd">\n'
+        "<nvidia_smi_log>\n"
         f"\t<timestamp>{time.strftime('%a %b %e %H:%M:%S %Y', time.gmtime(now))}</timestamp>\n"
-        f"\t<driver_version>{DRIVER_VERSION[kind]}</driver_version>\n\t<cuda_version>12.8</cuda_version>\n"
+        f"{_versions(kind, form)}"
         f"\t<attached_gpus>{len(cards) if attached is None else attached}</attached_gpus>\n"
     )
-    return "".join([head, *map(_gpu, cards), "</nvidia_smi_log>\n"]).encode("utf-8", "surrogateescape")
+    gpus = [_gpu(card, form) for card in cards]
+    return "".join([head, *gpus, "</nvidia_smi_log>\n"]).encode("utf-8", "surrogateescape")
 
 
-def _gpu(card: Card) -> str:
+@functools.cache
+def _versions(kind: str, form: str) -> str:
+    told = []
+    for old, new, version in (
+        ("driver_version", "kmd_version", driver_version(kind, form)),
+        ("cuda_version", "cuda_umd_version", DRIVER_FORMS[form].cuda),
+    ):
+        told.append(f"<{old}>{version}</{old}>")
+        if DRIVER_FORMS[form].names:
+            told.append(f"<!-- {old} is deprecated and will be removed in CUDA 14.0; use {new} instead -->")
+            told.append(f"<{new}>{version}</{new}>")
+    return "".join(f"\t{line}\n" for line in told)
+
+
+def _gpu(card: Card, form: str) -> str:
     domain, bus, _ = card.bus_id.split(":")
     if card.lost:
-        return _lost_gpu(card.kind).replace("{bus_id}", card.bus_id)
+        return _lost_gpu(card.kind, form).replace("{bus_id}", card.bus_id)
     values = {
         "bus_id": card.bus_id,
         "bus": bus,
@@ -207,7 +235,7 @@ def _gpu(card: Card) -> str:
         "processes": _process(card.process) if card.process else "",
     }
     # The template is split at its placeholders once, so that a GPU costs one join.
-    texts, names = _pieces(card.kind)
+    texts, names = _pieces(card.kind, form) if card.health is None else _worn_pieces(card.kind, form, card.health)
     parts = [""] * (len(texts) + len(names))
     parts[::2] = texts
     parts[1::2] = [values[name] for name in names]
@@ -225,23 +253,38 @@ def _process(name: bytes) -> str:
 
 
 @functools.cache
-def _pieces(kind: str) -> tuple[list[str], list[str]]:
-    pieces = re.split(r"\{(\w+)\}", _template(kind))
+def _pieces(kind: str, form: str) -> tuple[list[str], list[str]]:
+    return _split(_template(kind, form, NEW[kind]))
+
+
+@functools.lru_cache(maxsize=_WORN_TEMPLATES)
+def _worn_pieces(kind: str, form: str, health: Health) -> tuple[list[str], list[str]]:
+    return _split(_template(kind, form, health))
+
+
+def _split(template: str) -> tuple[list[str], list[str]]:
+    pieces = re.split(r"\{(\w+)\}", template)
     return pieces[::2], pieces[1::2]
 
 
 @functools.cache
-def _lost_gpu(kind: str) -> str:
-    return re.sub(
-        r">[^<>\n]+</",
-        ">GPU is lost</",
-        _template(kind).replace("\n\t\t\t{mig_devices}", "").replace("\n\t\t\t{processes}", ""),
-    )
+def _lost_gpu(kind: str, form: str) -> str:
+    template = _template(kind, form, NEW[kind])
+    bare = template.replace("\n\t\t\t{mig_devices}", "").replace("\n\t\t\t{processes}", "")
+    return re.sub(r">[^<>\n]+</", ">GPU is lost</", bare)
 
 
-@functools.cache
-def _template(kind: str) -> str:
-    return "\n".join(['\t<gpu id="{bus_id}">', *_elements(_fill(_OUTLINE, _KINDS[kind])), "\t</gpu>\n\n"])
+def _template(kind: str, form: str, health: Health) -> str:
+    values = _KINDS[kind] | {"driver": driver_version(kind, form), "inforom": health.inforom or "N/A"}
+    printed = DRIVER_FORMS[form]
+    blocks = health_lines(printed, health, int(values["banks"]))
+    blocks["platform"] = list(_PLATFORM if printed.platform else _NO_PLATFORM)
+    lines = [
+        told
+        for line in _OUTLINE.strip().splitlines()
+        for told in (blocks[line[1:]] if line.startswith("@") else [line])
+    ]
+    return "\n".join(['\t<gpu id="{bus_id}">', *_elements(_fill("\n".join(lines), values)), "\t</gpu>\n\n"])
 
 
 def _fill(outline: str, values: Mapping[str, str]) -> str:

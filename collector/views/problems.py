@@ -10,6 +10,7 @@ from collector.model import ClusterState, LabelFailure, ReadFailure, SliceState,
 from collector.store import LeadStatus, StoreStatus
 from collector.text import counted
 from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
+from collector.views.collector_view import CollectorView
 from collector.views.config_status import ConfigStatus
 from collector.views.humanize import (
     describe_coverage,
@@ -24,6 +25,7 @@ __all__ = [
     "NodeCondition",
     "Problem",
     "cluster_problems",
+    "collector_problems",
     "config_problems",
     "find_problems",
     "lead_problems",
@@ -63,6 +65,18 @@ class Problem:
         """What has the problem, as the sentence begins."""
         subjects = {"config": "The configuration file", "store": "The store", "sink": f"The sink {self.name}"}
         return subjects.get(self.kind, self.name)
+
+
+def collector_problems(view: CollectorView, summaries: Iterable[ClusterSummary]) -> list[Problem]:
+    """Return all problems of a running collector, the severe ones first."""
+    return find_problems(
+        view.config_status,
+        view.store_status,
+        view.lead_status,
+        view.sink_statuses.by_name(),
+        summaries,
+        now=view.now(),
+    )
 
 
 def find_problems(

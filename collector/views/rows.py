@@ -22,8 +22,18 @@ from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GPU_FIELDS
+from collector.views.problems import Problem
 
-__all__ = ["MAX_LOST_GPUS", "Row", "change_row", "cluster_row", "gpu_row", "node_row", "placement_row"]
+__all__ = [
+    "MAX_LOST_GPUS",
+    "Row",
+    "change_row",
+    "cluster_row",
+    "gpu_row",
+    "node_row",
+    "placement_row",
+    "problem_row",
+]
 
 MAX_LOST_GPUS = 100  # that a cluster's row names
 
@@ -159,4 +169,18 @@ def change_row(change: HistoricChange) -> Row:
         "previous_node": previous.node if previous else None,
         "changes": changes_object(change.changes),
         "last_known": last_known_object(change.last_known),
+    }
+
+
+def problem_row(problem: Problem) -> Row:
+    """Return one problem of a collector; its text is a sentence without its subject."""
+    return {
+        "severe": problem.severe,
+        "kind": problem.kind,
+        "name": problem.name,
+        "nodes": problem.nodes,
+        "subject": problem.subject,
+        "text": problem.text,
+        "detail": problem.detail,
+        "since": rfc3339(problem.since),
     }

@@ -1,4 +1,4 @@
-"""The JSON API: clusters, nodes and GPUs with filters, in pages."""
+"""The JSON API: clusters, nodes, GPUs and problems with filters, in pages."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -9,12 +9,13 @@ from collector.health import Degradation, Level
 from collector.marks import MarkKind
 from collector.views.cooperative import yielding
 from collector.views.fleet import Filters, admits, filter_gpus, filter_nodes
-from collector.views.rows import Row, cluster_row, gpu_row, node_row
+from collector.views.problems import collector_problems
+from collector.views.rows import Row, cluster_row, gpu_row, node_row, problem_row
 from collector.web.answers import json_answer
-from collector.web.keys import COLLECTOR
+from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.params import Paging, check_parameters, check_values, paging
 
-__all__ = ["clusters", "gpus", "nodes"]
+__all__ = ["clusters", "gpus", "nodes", "problems"]
 
 PAGING_PARAMETERS = frozenset({"limit", "offset"})
 NODE_FILTERS = frozenset({"cluster", "node", "machine", "chassis"})
@@ -51,6 +52,23 @@ async def gpus(request: web.Request) -> web.Response:
         check_values(request, key, values)
     found, total = await filter_gpus(collector, filters, offset=part.offset, limit=part.limit)
     return _page("gpus", [gpu_row(collector, placement) for placement in found], total, part)
+
+
+async def problems(request: web.Request) -> web.Response:
+    """Return what is wrong, the severe problems first; filtered by cluster, only the problems of clusters.
+
+    A cluster that is not configured is refused: it has no problems, and nobody looks after it.
+    """
+    collector = request.app[COLLECTOR]
+    filters, part = _filters(request, frozenset({"cluster"})), paging(request)
+    check_values(request, "cluster", sorted(collector.clusters()))
+    found = [
+        problem
+        for problem in collector_problems(collector, await request.app[SUMMARIES].all())
+        if not filters or (problem.kind == "cluster" and admits(filters, "cluster", problem.name))
+    ]
+    rows = [problem_row(problem) for problem in found[part.offset : part.offset + part.limit]]
+    return _page("problems", rows, len(found), part)
 
 
 def _filters(request: web.Request, known: frozenset[str]) -> Filters:

@@ -57,6 +57,7 @@ ROUTES: dict[str, _Handler] = {
     "/api/v1/clusters": api.clusters,
     "/api/v1/nodes": api.nodes,
     "/api/v1/gpus": api.gpus,
+    "/api/v1/problems": api.problems,
     "/api/v1/gpus/{id}/history": history.gpu,
     "/api/v1/nodes/{node}/history": history.node,
     "/api/v1/changes": history.changes,

@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from collector.text import enumerated
+
 __all__ = ["MAX_LIMIT", "Paging", "check_parameters", "check_values", "choice", "paging", "row_id", "timestamp"]
 
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
+MAX_NAMED_VALUES = 20  # in an error
 MAX_OFFSET = 2**53  # the largest whole number that every JSON parser keeps
 
 
@@ -47,10 +50,10 @@ def choice(request: web.Request, key: str, known: Sequence[str]) -> str:
 
 
 def check_values(request: web.Request, key: str, known: Collection[str]) -> None:
-    """Refuse a value of a parameter that is none of the known ones."""
+    """Refuse a value of a parameter that is none of the known ones, of which the first ones are named."""
     for value in request.query.getall(key, []):
         if value not in known:
-            raise web.HTTPBadRequest(text=f"{key}: expected one of {', '.join(known)}")
+            raise web.HTTPBadRequest(text=f"{key}: expected one of {enumerated(known, MAX_NAMED_VALUES)}")
 
 
 def row_id(request: web.Request, key: str, expected: str) -> int | None:

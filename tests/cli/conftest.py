@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -26,7 +26,7 @@ from collector.config import Listen, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
 from collector.marks import Mark, Marks
-from collector.model import Fingerprint, Gpu, NodeInfo, Reading
+from collector.model import ClusterState, ClusterStatus, Fingerprint, Gpu, NodeInfo, Reading
 from collector.store import OpenMode, Store, StoreSettings
 from collector.web import serve
 from tests.support.moves import let_go
@@ -127,8 +127,13 @@ def serving(inventory: Inventory) -> Callable[..., AbstractContextManager[str]]:
     """Serve the inventory, and the history of a store, with these settings of [server]; gives the URL."""
 
     @contextmanager
-    def run(*, store: StoreSettings | None = None, marks: Iterable[Mark] = (), **settings: Any) -> Iterator[str]:
-        collector = FakeCollector(inventory, Exposition(Metrics()), configured=inventory.clusters(), marks=Marks(marks))
+    def run(
+        *, store: StoreSettings | None = None, marks: Iterable[Mark] = (), down: Collection[str] = (), **settings: Any
+    ) -> Iterator[str]:
+        collector = FakeCollector(inventory, Exposition(Metrics()), marks=Marks(marks), synced_at=1764000000.0)
+        for name in inventory.clusters():
+            state, message = (ClusterState.UNREACHABLE, "refused") if name in down else (ClusterState.UP, "")
+            collector.statuses[name] = ClusterStatus(cluster=name, state=state, message=message, since=1764000000.0)
         url: list[str] = []
         bound = threading.Event()
 

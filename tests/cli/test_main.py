@@ -25,6 +25,7 @@ NAMES = [
     "check",
     "grant",
     "run",
+    "status",
     "ls",
     "top",
     "where",
@@ -270,8 +271,10 @@ class TestCompletion:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            ("gpuid s", "plain,simulate\n"),
+            ("gpuid s", "plain,status\nplain,simulate\n"),
             ("gpuid parse --c", "plain,--compact\n"),
+            ("gpuid ls --level ", "plain,replace\nplain,reset\n"),
+            ("gpuid ls --mark q", "plain,quarantine\n"),
             ("gpuid ls --output ", "plain,table\nplain,wide\nplain,json\nplain,csv\n"),
         ],
     )

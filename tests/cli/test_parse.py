@@ -48,6 +48,7 @@ EXPECTED = {
             "mig": True,
             "virtual": False,
             "multi_gpu_board": False,
+            "health": None,
         }
     ],
 }
@@ -105,3 +106,14 @@ def test_an_unreadable_file_is_one_line_and_exit_1(tmp_path: Path):
     assert (result.exit_code, result.stderr) == (1, f"gpuid: {absent}: no such file or directory\n")
     result = CliRunner().invoke(gpuid, ["parse", str(tmp_path)])
     assert (result.exit_code, result.stderr) == (1, f"gpuid: {tmp_path}: is a directory\n")
+
+
+def test_health_has_only_what_is_reported():
+    block = """<remapped_rows><remapped_row_corr>3</remapped_row_corr><remapped_row_unc>N/A</remapped_row_unc>
+      <remapped_row_pending>Yes</remapped_row_pending></remapped_rows><gpu_recovery_action>None</gpu_recovery_action>"""
+    result = CliRunner().invoke(gpuid, ["parse"], input=XML.replace("</gpu>", f"{block}</gpu>"))
+    assert json.loads(result.stdout)["gpus"][0]["health"] == {
+        "remapped_rows_correctable": 3,
+        "row_remap_pending": True,
+        "recovery_action": "None",
+    }

@@ -8,6 +8,7 @@ import pytest
 from collector.health import Health
 from collector.marks import Mark, MarkKind, Marks
 from collector.model import Gpu, GpuRef, ReadFailure, Uncovered
+from collector.views.config_status import ConfigStatus
 from tests.web.conftest import Site
 
 pytestmark = pytest.mark.anyio
@@ -323,6 +324,43 @@ class TestClustersAndNodes:
             gpus = (await client.get("/api/v1/gpus?uuid=GPU-a1")).json()["gpus"]
         assert (cluster["gpus"], cluster["conflicts"], cluster["claims"]) == (1, 0, 1)
         assert [(gpu["node"], gpu["claim"]) for gpu in gpus] == [("n1", False), ("n2", True)]
+
+
+class TestProblems:
+    async def test_they_are_those_of_the_page(self, site: Site, client: httpx.AsyncClient) -> None:
+        site.fail("prod-a", "n1", ReadFailure.TIMEOUT)
+        site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
+        answer = (await client.get("/api/v1/problems")).json()
+        assert [answer[name] for name in ("total", "limit", "offset")] == [len(answer["problems"]), 1000, 0]
+        told = [(row["severe"], f"{row['subject']} {row['text']}") for row in answer["problems"]]
+        assert told == [
+            (True, "prod-a has 1 node that cannot be read"),
+            (True, "prod-a is missing 13 GPUs on 2 nodes"),
+            (True, "prod-b is unreachable"),
+            (True, "prod-b is missing 6 GPUs on 1 node"),
+            (False, "The configuration file has been waiting for a restart"),
+        ]
+        assert answer["problems"][0] == {
+            "severe": True,
+            "kind": "cluster",
+            "name": "prod-a",
+            "nodes": "failing",
+            "subject": "prod-a",
+            "text": "has 1 node that cannot be read",
+            "detail": "the command or the log timed out (possibly a hung GPU) (1 node)",
+            "since": "2025-11-24T16:09:00.000Z",
+        }
+        page = (await client.get("/", headers={"Accept": "text/html"})).text
+        assert all(row["text"] in page for row in answer["problems"])
+
+    async def test_a_cluster_chooses_its_own(self, site: Site, client: httpx.AsyncClient) -> None:
+        site.collector.config_status = ConfigStatus(restart=("server",), restart_since=1764000000.0)
+        answer = (await client.get("/api/v1/problems?cluster=prod-b&limit=1&offset=1")).json()
+        assert [answer["total"], [row["text"] for row in answer["problems"]]] == [2, ["is missing 6 GPUs on 1 node"]]
+
+    async def test_an_unknown_cluster_is_refused(self, client: httpx.AsyncClient) -> None:
+        answer = await client.get("/api/v1/problems?cluster=prod")
+        assert (answer.status_code, answer.json()) == (400, {"error": "cluster: expected one of prod-a, prod-b"})
 
 
 class TestBadQuestions:

@@ -5,7 +5,7 @@ import itertools
 from aiohttp import web
 
 from collector.views.cluster_summary import fleet_coverage, fleet_models
-from collector.views.problems import find_problems
+from collector.views.problems import collector_problems
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
@@ -22,14 +22,7 @@ async def index(request: web.Request) -> web.Response:
     collector = request.app[COLLECTOR]
     summaries = await request.app[SUMMARIES].all()
     lead = collector.lead_status
-    problems = find_problems(
-        collector.config_status,
-        collector.store_status,
-        lead,
-        collector.sink_statuses.by_name(),
-        summaries,
-        now=collector.now(),
-    )
+    problems = collector_problems(collector, summaries)
     models = fleet_models(summaries)
     read, unread = fleet_coverage(summaries)
     part = window(request, len(summaries))

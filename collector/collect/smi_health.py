@@ -1,0 +1,235 @@
+"""Read how a GPU is from its part of the XML that `nvidia-smi -q -x` prints.
+
+The elements differ by driver and by generation of GPUs; what they mean is said in the manual of nvidia-smi. Seen in
+outputs of drivers 418 to 615:
+
+- ECC errors are counted over the card's life in <aggregate>, since the driver was loaded in <volatile>, which is not
+  read. Turing has one count of uncorrectable errors in SRAM, newer GPUs have two (parity, SEC-DED). GPUs before Turing
+  have the tables <single_bit> (corrected) and <double_bit> (not corrected) instead. Their <total> is the sum of
+  <device_memory>, which is DRAM, and of the memories on the chip, so the rest is what later drivers call SRAM.
+- Retired pages (to Turing) and remapped rows (from Ampere on) exclude each other; the block of the other is "N/A", as a
+  whole or in every value. Drivers that print <pending_blacklist> beside <pending_retirement> mean the same with both.
+- Driver 580.173 has the inactive remapped rows, driver 615 remapped banks.
+- <gpu_reset_status> became <gpu_recovery_action> in driver 570, where its values are "deprecated".
+- <fabric> has had its <health> since driver 570, and a <summary> of that since 580. Where there is none, it is made
+  from the rest as NVIDIA's mock of NVML does (k8s-test-infra): a fault of routes or of the configuration, or recovery
+  from one, is "Unhealthy", only less bandwidth "Limited Capacity".
+
+A value counts only where it is one that the tool can mean: numbers of up to 15 digits, Yes and No, short texts of
+printable ASCII. Everything else is unknown, and so None: a node's output is not trusted.
+"""
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import Any, TypeAlias, cast
+
+from lxml import etree
+
+from collector.collect.smi_values import is_absent, is_certain
+from collector.health import Health, shared
+
+__all__ = ["build_health", "keep_certain", "read_health"]
+
+_MAX_LENGTH = 40  # characters of a value that counts
+_BUILT = 4096  # sets of values whose Health is kept: most GPUs of a fleet say the same of themselves
+
+_COUNT = re.compile(r"([0-9]{1,15})(?: (?:bank|group)\(s\))?")
+_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._,:()/&'-]*")
+_NO_ACTION = "None"
+_FLAGS = {"Yes": True, "No": False, "True": True, "False": False}
+
+_ECC, _AGGREGATE = "ecc_errors", "ecc_errors/aggregate"
+_RETIRED, _ROWS, _BANKS = "retired_pages", "remapped_rows", "remapped_banks"
+_HISTOGRAM = f"{_ROWS}/row_remapper_histogram/row_remapper_histogram"
+_FABRIC_HEALTH = "fabric/health"
+
+# For each count, the elements whose sum it is; of several forms, the first counts whose elements all have a number.
+_COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "remapped_rows_correctable": ((f"{_ROWS}/remapped_row_corr",),),
+    "remapped_rows_uncorrectable": ((f"{_ROWS}/remapped_row_unc",),),
+    "remapped_rows_inactive": ((f"{_ROWS}/remapped_row_corr_inactive", f"{_ROWS}/remapped_row_unc_inactive"),),
+    "row_remap_banks_low": ((f"{_HISTOGRAM}_low",),),
+    "row_remap_banks_none": ((f"{_HISTOGRAM}_none",),),
+    "remapped_banks": ((f"{_BANKS}/bank_remapper_active_remappings", f"{_BANKS}/bank_remapper_inactive_remappings"),),
+    "retired_pages_single_bit": ((f"{_RETIRED}/multiple_single_bit_retirement/retired_count",),),
+    "retired_pages_double_bit": ((f"{_RETIRED}/double_bit_retirement/retired_count",),),
+    "ecc_sram_correctable": ((f"{_AGGREGATE}/sram_correctable",),),
+    "ecc_sram_uncorrectable": (
+        (f"{_AGGREGATE}/sram_uncorrectable",),
+        (f"{_AGGREGATE}/sram_uncorrectable_parity", f"{_AGGREGATE}/sram_uncorrectable_secded"),
+    ),
+    "ecc_dram_correctable": ((f"{_AGGREGATE}/dram_correctable",), (f"{_AGGREGATE}/single_bit/device_memory",)),
+    "ecc_dram_uncorrectable": ((f"{_AGGREGATE}/dram_uncorrectable",), (f"{_AGGREGATE}/double_bit/device_memory",)),
+}
+
+# For what is left of the sum in an old table without its device memory: the field, and the table.
+_ON_CHIP = {
+    "ecc_sram_correctable": f"{_AGGREGATE}/single_bit",
+    "ecc_sram_uncorrectable": f"{_AGGREGATE}/double_bit",
+}
+
+# For each flag, the elements of which one may say Yes.
+_FLAG_ELEMENTS: dict[str, tuple[str, ...]] = {
+    "row_remap_pending": (f"{_ROWS}/remapped_row_pending",),
+    "row_remap_failure": (f"{_ROWS}/remapped_row_failure",),
+    "bank_remap_pending": (f"{_BANKS}/bank_remapper_pending",),
+    "page_retirement_pending": (f"{_RETIRED}/pending_retirement", f"{_RETIRED}/pending_blacklist"),
+    "sram_threshold_exceeded": (f"{_AGGREGATE}/sram_threshold_exceeded",),
+    "channel_repair_pending": (f"{_ECC}/channel_repair_pending",),
+    "tpc_repair_pending": (f"{_ECC}/tpc_repair_pending",),
+    "unrepairable_memory": (f"{_ECC}/unrepairable_memory",),
+    "reset_required": ("gpu_reset_status/reset_required",),
+    "drain_and_reset_recommended": ("gpu_reset_status/drain_and_reset_recommended",),
+}
+
+# For each text, its element, and what is a value of it, though it means elsewhere that there is none.
+_TEXTS: dict[str, tuple[str, frozenset[str]]] = {
+    "recovery_action": ("gpu_recovery_action", frozenset({"none", "reset required"})),
+    "fabric_state": ("fabric/state", frozenset()),
+    "fabric_status": ("fabric/status", frozenset({"insufficient resources", "timeout"})),
+    "fabric_health": (f"{_FABRIC_HEALTH}/summary", frozenset()),
+    "inforom": ("inforom_version/img_version", frozenset()),
+}
+
+_BANDWIDTH, _CONFIGURATION = f"{_FABRIC_HEALTH}/bandwidth", f"{_FABRIC_HEALTH}/incorrect_configuration"
+_FABRIC_FAULTS = tuple(
+    f"{_FABRIC_HEALTH}/{element}"
+    for element in ("route_recovery_in_progress", "route_unhealthy", "access_timeout_recovery")
+)
+
+_PATHS = (
+    *(path for forms in _COUNTS.values() for form in forms for path in form),
+    *(f"{table}/{element}" for table in _ON_CHIP.values() for element in ("device_memory", "total")),
+    *(path for paths in _FLAG_ELEMENTS.values() for path in paths),
+    *(path for path, _ in _TEXTS.values()),
+    *(_BANDWIDTH, _CONFIGURATION, *_FABRIC_FAULTS),
+)
+
+# By an element's name: its children or, where its own text is read, its path.
+_Tree: TypeAlias = "dict[str, _Tree | str]"
+
+
+def _tree(paths: Iterable[str]) -> _Tree:
+    root: _Tree = {}
+    for path in paths:
+        *above, name = path.split("/")
+        inside = root
+        for one in above:
+            inside = cast("_Tree", inside.setdefault(one, {}))
+        inside[name] = path
+    return root
+
+
+_TREE = _tree(_PATHS)
+_BLOCKS = tuple(_TREE)
+
+
+def read_health(gpu: etree._Element) -> dict[str, str]:
+    """Return what a GPU says of its health, as it is written, by the paths of the elements."""
+    said: dict[str, str] = {}
+    for block in gpu.iterchildren(*_BLOCKS):
+        _read(block, _TREE[block.tag], said)
+    return said
+
+
+def _read(element: etree._Element, inside: "_Tree | str", said: dict[str, str]) -> None:
+    if not isinstance(inside, str):
+        for child in element:
+            if (below := inside.get(child.tag)) is not None:
+                _read(child, below, said)
+    elif (text := element.text) is not None and len(text) <= _MAX_LENGTH and not len(element):
+        said.setdefault(inside, text)
+
+
+def keep_certain(said: dict[str, str], text: bytes) -> None:
+    """Drop what is not beyond doubt in a damaged text: each element stands once in the only block of its name.
+
+    The same names occur in several blocks: counts of the card's life have the names of those since the last start.
+    """
+    blocks: dict[str, bytes | None] = {"": text}
+    for path, value in list(said.items()):
+        *above, name = path.split("/")
+        block = _block(text, above, blocks)
+        if block is None or not is_certain(value.strip(), name, block):
+            del said[path]
+
+
+def _block(text: bytes, above: list[str], blocks: dict[str, bytes | None]) -> bytes | None:
+    """Return what stands between the tags of nested elements, of each of which there must be one; None where not."""
+    path = "/".join(above)
+    if path not in blocks:
+        outside = _block(text, above[:-1], blocks)
+        start, end = f"<{above[-1]}>".encode(), f"</{above[-1]}>".encode()
+        if outside is None or outside.count(start) != 1 or outside.count(end) != 1:
+            blocks[path] = None
+        else:
+            blocks[path] = outside[outside.index(start) : outside.index(end)]
+    return blocks[path]
+
+
+def build_health(said: dict[str, str], *, lost: bool = False, reset_required: bool = False) -> Health | None:
+    """Return how a GPU is by what it says; None where it says nothing that is known.
+
+    Of one that the driver has lost, only bad news counts: what else is said of it is of another time, if not made up.
+    `reset_required` is that the tool says so in place of other values.
+    """
+    if not said and not reset_required:
+        return None
+    return _build(tuple(said.items()), lost, reset_required)
+
+
+@functools.lru_cache(maxsize=_BUILT)
+def _build(items: tuple[tuple[str, str], ...], lost: bool, reset_required: bool) -> Health | None:
+    said = {path: text.strip() for path, text in items}
+    counts: dict[str, Any] = {field: _count(said, field) for field in _COUNTS}
+    flags: dict[str, Any] = {field: _flag(said, *paths) for field, paths in _FLAG_ELEMENTS.items()}
+    texts: dict[str, Any] = {field: _text(said, path, values) for field, (path, values) in _TEXTS.items()}
+    texts["fabric_health"] = texts["fabric_health"] or _fabric_health(said)
+    if reset_required:
+        flags["reset_required"] = True
+    if lost:
+        counts = {}
+        flags = {field: flag for field, flag in flags.items() if flag}
+        texts = {field: text for field, text in texts.items() if field == "recovery_action" and text != _NO_ACTION}
+    health = Health(**counts, **flags, **texts)
+    return None if health == Health() else shared(health)
+
+
+def _count(said: dict[str, str], field: str) -> int | None:
+    for paths in _COUNTS[field]:
+        numbers = [_number(said, path) for path in paths]
+        if None not in numbers:
+            return sum(number for number in numbers if number is not None)
+    if field in _ON_CHIP:
+        memory, total = (_number(said, f"{_ON_CHIP[field]}/{element}") for element in ("device_memory", "total"))
+        if memory is not None and total is not None and total >= memory:
+            return total - memory
+    return None
+
+
+def _number(said: dict[str, str], path: str) -> int | None:
+    number = _COUNT.fullmatch(said.get(path, ""))
+    return int(number[1]) if number is not None else None
+
+
+def _flag(said: dict[str, str], *paths: str) -> bool | None:
+    flags = {_FLAGS.get(said.get(path, "")) for path in paths}
+    return True if True in flags else False if False in flags else None
+
+
+def _text(said: dict[str, str], path: str, values: frozenset[str] = frozenset()) -> str | None:
+    text = said.get(path, "")
+    if not _TEXT.fullmatch(text) or (is_absent(text) and text.lower() not in values):
+        return None
+    return text
+
+
+def _fabric_health(said: dict[str, str]) -> str | None:
+    """Return the summary of what is said of the fabric's health, where the driver prints none."""
+    bandwidth, fault = said.get(_BANDWIDTH), _flag(said, *_FABRIC_FAULTS)
+    if fault or _text(said, _CONFIGURATION) is not None:
+        return "Unhealthy"
+    if bandwidth == "Degraded":
+        return "Limited Capacity"
+    return "Healthy" if bandwidth == "Full" or fault is False else None

@@ -1,0 +1,35 @@
+"""What a value in the XML of nvidia-smi may be, and whether one in a damaged document is beyond doubt."""
+
+import functools
+import re
+from xml.sax.saxutils import escape
+
+__all__ = ["GPU_LOST", "MAX_VALUE_LENGTH", "RESET_REQUIRED", "is_absent", "is_certain"]
+
+MAX_VALUE_LENGTH = 128  # characters
+
+GPU_LOST = "GPU is lost"  # in place of each value that the driver can no longer ask for
+RESET_REQUIRED = "GPU requires reset"  # likewise, until the GPU was reset
+
+# What the tool prints in place of a value.
+_ABSENT = re.compile(
+    r"\[?(?:|-|n/a|none|null|unknown|unknown error(?: \(\d+\))?|err!|error|no access|no data|timeout|uninitialized"
+    r"|(?:.* )?not (?:available|supported|found|ready)|driver not loaded|corrupted inforom|gpu is lost|reset required"
+    r"|gpu requires reset|insufficient \w+|(?:requested functionality has been )?deprecated|gpu access blocked.*"
+    r"|unable to .*|.*redacted.*|[x*#?]+(?:-[x*#?]+)*)\]?",
+    re.IGNORECASE,
+)
+
+
+@functools.lru_cache(maxsize=4096)  # the same few values come from all nodes
+def is_absent(text: str) -> bool:
+    """Return whether a text of the tool says that there is no value."""
+    return _ABSENT.fullmatch(text) is not None
+
+
+def is_certain(value: str, name: str, text: bytes) -> bool:
+    """Return whether the element of a name stands in a text exactly once, with this value between its tags."""
+    start, end = f"<{name}>".encode(), f"</{name}>".encode()
+    if text.count(start) != 1:
+        return False
+    return re.search(re.escape(start) + rb"\s*" + re.escape(escape(value).encode()) + rb"\s*" + end, text) is not None
