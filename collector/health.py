@@ -1,8 +1,8 @@
 """How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that means for whoever runs it."""
 
 import functools
+import itertools
 from enum import StrEnum
-from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -10,13 +10,13 @@ import msgspec
 __all__ = [
     "COUNTERS",
     "HEALTH_FIELDS",
-    "LEVELS",
     "Condition",
     "Degradation",
     "Health",
     "Level",
     "degradations",
     "health_object",
+    "level",
     "shared",
     "worst_level",
 ]
@@ -72,41 +72,87 @@ COUNTERS = frozenset(
 
 
 class Level(StrEnum):
-    """What is to be done about a degraded GPU."""
+    """What is to be done about a degraded GPU, the worst first."""
 
-    RESET = "reset"  # a reset of the GPU, or a drain and a reboot of its node
     REPLACE = "replace"
+    RESET = "reset"  # a reset of the GPU, or a drain and a reboot of its node
 
 
 class Degradation(StrEnum):
-    """Why a GPU is degraded: the closed set of the `reason` label, the worst first."""
+    """Why a GPU is degraded: the closed set of the `reason` label, the worst first.
 
-    LOST = "lost"
+    What the levels rest on; in brackets the page of NVIDIA, listed below:
+
+    row_remap_failure (replace): "the RMA criteria is met when the row-remapping failure flag is set and validated by
+        the field diagnostic" [1].
+    sram_threshold (replace): "Regarding SRAM uncorrectable errors, the RMA criteria is met" by what triggers the SRAM
+        Threshold Exceeded flag [1].
+    page_retirement_limit (replace): GPUs before Ampere retire 64 pages at most, and a number of them led to an
+        investigation of an RMA [2]. DCGM fails a GPU from 63 on, the limit of the field diagnostic [3].
+    lost (reset): Xid 79, GPU has fallen off the bus: restart the machine (RESTART_BM), and contact support if that does
+        not help [4].
+    uncorrectable_ecc_growing (reset): DCGM on a double-bit error: drain the GPU and reset it, or reboot the node [3].
+        The window of seven days is ours; DCGM takes a week as well, where it judges how fast pages are retired.
+    recovery_action (reset): None needs nothing; Reset, Reboot, Drain P2P, and Drain and Reset are steps for the GPU or
+        its node [5]; newer drivers know more [6]. Also where the tool requires a reset, or recommends one.
+    repair_pending (reset): a repair of a memory channel or of a TPC waits [7]. No page that we found says what for; we
+        take it for a reset, as with row remapping. With memory that is unrepairable [8] it is "replace": DCGM fails
+        the GPU [3], and nothing is left to be repaired.
+    row_remap_pending (reset): "row-remapping will happen at the next GPU reset"; work on the GPU may go on [5].
+        A bank that is to be remapped, which the drivers of Rubin report, is taken likewise.
+    page_retirement_pending (reset): the driver must be loaded again to retire the page [9].
+    fabric (reset): DCGM fails a GPU whose registration with the NVLink fabric has not started, failed or is not known,
+        and one with a route, bandwidth or configuration that is not healthy [3]; of these the tool writes the summary,
+        Healthy, Unhealthy or Limited Capacity [10]. The status counts only once the state is Completed [11]. In
+        Progress is on the way, and Not Supported and N/A say nothing.
+
+    [1] RMA Policy, https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/rma-policy-thresholds-for-row-remapping.html
+    [2] Row Remapping, https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/row-remapping.html
+    [3] DCGM, https://github.com/NVIDIA/DCGM: common/DcgmGPUHardwareLimits.h, dcgmlib/dcgm_errors.h,
+        modules/health/DcgmHealthWatch.cpp
+    [4] Analyzing Xid Errors with the Xid Catalog, https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html,
+        as https://github.com/leptonai/gpud has it in components/accelerator/nvidia/xid/catalog_generated.go
+    [5] Error Recovery and Response Flags,
+        https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/error-recovery-and-response-flags.html
+    [6] cuda.bindings.nvml.DeviceGpuRecoveryAction, https://nvidia.github.io/cuda-python/: Recover IMEX Domain, Bus
+        Reset and System Reboot
+    [7] nvmlRepairStatus_v1_t, https://docs.nvidia.com/deploy/nvml-api/structnvmlRepairStatus__v1__t.html
+    [8] nvmlUnrepairableMemoryStatus_v1_t,
+        https://docs.nvidia.com/deploy/nvml-api/structnvmlUnrepairableMemoryStatus__v1__t.html
+    [9] Visibility, https://docs.nvidia.com/deploy/dynamic-page-retirement/visibility.html
+    [10] Fabric definitions, https://docs.nvidia.com/deploy/nvml-api/api/group__nvmlFabricDefs.html
+    [11] nvmlGpuFabricInfo_v3_t, https://docs.nvidia.com/deploy/nvml-api/api/structnvmlGpuFabricInfo__v3__t.html
+    """
+
     ROW_REMAP_FAILURE = "row_remap_failure"
     SRAM_THRESHOLD = "sram_threshold"
+    PAGE_RETIREMENT_LIMIT = "page_retirement_limit"
+    LOST = "lost"
     UNCORRECTABLE_ECC_GROWING = "uncorrectable_ecc_growing"
+    RECOVERY_ACTION = "recovery_action"
+    REPAIR_PENDING = "repair_pending"
     ROW_REMAP_PENDING = "row_remap_pending"
     PAGE_RETIREMENT_PENDING = "page_retirement_pending"
-    REPAIR_PENDING = "repair_pending"
-    RECOVERY_ACTION = "recovery_action"
     FABRIC = "fabric"
 
 
-LEVELS = MappingProxyType(
-    {
-        Degradation.LOST: Level.RESET,
-        Degradation.ROW_REMAP_FAILURE: Level.REPLACE,
-        Degradation.SRAM_THRESHOLD: Level.REPLACE,
-        Degradation.UNCORRECTABLE_ECC_GROWING: Level.RESET,
-        Degradation.ROW_REMAP_PENDING: Level.RESET,
-        Degradation.PAGE_RETIREMENT_PENDING: Level.RESET,
-        Degradation.REPAIR_PENDING: Level.RESET,
-        Degradation.RECOVERY_ACTION: Level.RESET,
-        Degradation.FABRIC: Level.RESET,
-    }
-)
-
 GROWTH_WINDOW_SECONDS = 7 * 86400.0  # for which a GPU counts as growing uncorrectable errors after the last growth
+RETIRED_PAGES_LIMIT = 63  # of both causes together
+
+_LEVELS = {
+    reason: Level.REPLACE
+    if reason in (Degradation.ROW_REMAP_FAILURE, Degradation.SRAM_THRESHOLD, Degradation.PAGE_RETIREMENT_LIMIT)
+    else Level.RESET
+    for reason in Degradation
+}
+
+# What the tool says where nothing is wrong, or nothing is to be said, without regard to case. Any other word counts
+# against the GPU, also one that nobody knows: an action or a fault by a new name is likelier than health by a new name.
+_UNSAID = frozenset({"", "n/a", "not supported"})
+_NO_ACTION = _UNSAID | {"none"}
+_FABRIC_STATES = _UNSAID | {"completed", "in progress"}
+_FABRIC_STATUS = _UNSAID | {"success"}
+_FABRIC_HEALTH = _UNSAID | {"healthy"}
 
 
 class Condition(NamedTuple):
@@ -121,35 +167,65 @@ class Condition(NamedTuple):
 def degradations(condition: Condition) -> tuple[Degradation, ...]:
     """Return why a GPU is degraded, the worst first; nothing for a healthy one, and for one that reports nothing."""
     health, lost, growth, read = condition
-    found = [Degradation.LOST] if lost else []
-    if health is None:
-        return tuple(found)
-    if health.row_remap_failure:
-        found.append(Degradation.ROW_REMAP_FAILURE)
-    if health.sram_threshold_exceeded:
-        found.append(Degradation.SRAM_THRESHOLD)
-    if growth is not None and read - growth < GROWTH_WINDOW_SECONDS:
-        found.append(Degradation.UNCORRECTABLE_ECC_GROWING)
-    if health.row_remap_pending:
-        found.append(Degradation.ROW_REMAP_PENDING)
-    if health.page_retirement_pending:
-        found.append(Degradation.PAGE_RETIREMENT_PENDING)
-    if health.channel_repair_pending or health.tpc_repair_pending or health.unrepairable_memory:
-        found.append(Degradation.REPAIR_PENDING)
-    if health.reset_required or health.drain_and_reset_recommended or health.recovery_action not in (None, "None"):
-        found.append(Degradation.RECOVERY_ACTION)
-    if health.fabric_health == "Unhealthy":
-        found.append(Degradation.FABRIC)
-    return tuple(found)
+    found = () if health is None else _reported(health)
+    if lost:
+        found += (Degradation.LOST,)
+    # Both ways: a clock that steps back does not end the window, and one that was far ahead holds it open no longer.
+    if growth is not None and abs(read - growth) < GROWTH_WINDOW_SECONDS:
+        found += (Degradation.UNCORRECTABLE_ECC_GROWING,)
+    return (
+        tuple(sorted(found, key=lambda reason: _RANKS[level(reason, condition), reason])) if len(found) > 1 else found
+    )
+
+
+def level(reason: Degradation, condition: Condition) -> Level:
+    """Return what is to be done about a GPU that is degraded for a reason."""
+    if reason is Degradation.REPAIR_PENDING and condition.health is not None and condition.health.unrepairable_memory:
+        return Level.REPLACE
+    return _LEVELS[reason]
 
 
 def worst_level(condition: Condition) -> Level | None:
     """Return what is to be done about a GPU, all its reasons taken together; None for one that is not degraded."""
-    levels = [LEVELS[reason] for reason in degradations(condition)]
-    return max(levels, key=list(Level).index, default=None)
+    reasons = degradations(condition)
+    return level(reasons[0], condition) if reasons else None
 
 
 def health_object(health: Health | None) -> dict[str, str | int | bool] | None:
     """Return what a GPU reports of its health as JSON has it everywhere: the reported fields; None for none."""
     reported: dict[str, str | int | bool] = msgspec.to_builtins(health) or {}
     return reported or None
+
+
+@functools.lru_cache(maxsize=KINDS_HELD)
+def _reported(health: Health) -> tuple[Degradation, ...]:
+    """Return the reasons that a GPU's own report gives."""
+    retired = (health.retired_pages_single_bit or 0) + (health.retired_pages_double_bit or 0)
+    reset = health.reset_required or health.drain_and_reset_recommended
+    repair = health.channel_repair_pending or health.tpc_repair_pending or health.unrepairable_memory
+    reasons = (
+        (Degradation.ROW_REMAP_FAILURE, health.row_remap_failure),
+        (Degradation.SRAM_THRESHOLD, health.sram_threshold_exceeded),
+        (Degradation.PAGE_RETIREMENT_LIMIT, retired >= RETIRED_PAGES_LIMIT),
+        (Degradation.RECOVERY_ACTION, reset or _says_more(health.recovery_action, _NO_ACTION)),
+        (Degradation.REPAIR_PENDING, repair),
+        (Degradation.ROW_REMAP_PENDING, health.row_remap_pending or health.bank_remap_pending),
+        (Degradation.PAGE_RETIREMENT_PENDING, health.page_retirement_pending),
+        (Degradation.FABRIC, _fabric_fails(health)),
+    )
+    return tuple(reason for reason, holds in reasons if holds)
+
+
+def _fabric_fails(health: Health) -> bool:
+    if _says_more(health.fabric_state, _FABRIC_STATES) or _says_more(health.fabric_health, _FABRIC_HEALTH):
+        return True
+    complete = health.fabric_state is not None and health.fabric_state.strip().casefold() == "completed"
+    return complete and _says_more(health.fabric_status, _FABRIC_STATUS)
+
+
+def _says_more(text: str | None, fine: frozenset[str]) -> bool:
+    """Return whether the tool says something, and not what is fine."""
+    return text is not None and text.strip().casefold() not in fine
+
+
+_RANKS = {pair: rank for rank, pair in enumerate(itertools.product(Level, Degradation))}

@@ -180,12 +180,13 @@ class Exposition:
 
 
 def _body(chosen: Sequence[ClusterText] | None, own: DeflatedText, *, openmetrics: bool, gzip: bool) -> Body:
-    """Return the families of some clusters, each with its header, then `own`; `chosen` None leaves families out."""
+    """Return the families of some clusters that have samples, then `own`; `chosen` None leaves them all out."""
     texts: list[DeflatedText] = []
     if chosen is not None:
         for family, header in enumerate(_FAMILY_HEADERS):
-            texts.append(header)
-            texts.extend(chain.from_iterable(cluster[family] for cluster in chosen))
+            samples = [text for cluster in chosen for text in cluster[family] if text.deflated]
+            if samples:  # as prometheus-client has it: a family without samples has no header
+                texts += [header, *samples]
     texts.append(own)
     content_type = OPENMETRICS if openmetrics else CLASSIC
     if not gzip:

@@ -4,10 +4,12 @@ The README, dashboards and alert rules are checked against the table. Nodes are 
 renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from collector.health import Health, degradations, level
 from collector.model import NodeState
 
 __all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "render"]
@@ -64,7 +66,64 @@ NODE_FAMILIES = (
         ("cluster", "node", "serial", "uuid", "field"),
         "When a GPU last reported a field, such as its serial, that it no longer reports; the last known value stays.",
     ),
+    Family(
+        "gpuid_gpu_degraded",
+        "gauge",
+        ("cluster", "node", "serial", "uuid", "reason", "level"),
+        "A reason why a GPU is degraded, and what it calls for: replace, or reset (a reset, or a drain and a reboot);"
+        " always 1.",
+    ),
+    Family(
+        "gpuid_gpu_remapped_rows",
+        "gauge",
+        ("cluster", "node", "serial", "uuid", "kind"),
+        "Rows of a GPU's memory that were remapped for correctable or uncorrectable errors, and those of them that are"
+        " inactive; absent where zero.",
+    ),
+    Family(
+        "gpuid_gpu_retired_pages",
+        "gauge",
+        ("cluster", "node", "serial", "uuid", "cause"),
+        "Pages of a GPU's memory that were retired for single-bit or double-bit errors; absent where zero.",
+    ),
+    Family(
+        "gpuid_gpu_ecc_errors",
+        "gauge",
+        ("cluster", "node", "serial", "uuid", "memory", "kind"),
+        "ECC errors over a GPU's life by memory (dram, sram) and kind (correctable, uncorrectable); absent where zero.",
+    ),
 )
+
+# The last of NODE_FAMILIES, of how GPUs are: the fields of Health that are counts, and their own labels.
+_COUNTS = (
+    (
+        "gpuid_gpu_remapped_rows",
+        (
+            ("remapped_rows_correctable", 'kind="correctable"'),
+            ("remapped_rows_uncorrectable", 'kind="uncorrectable"'),
+            ("remapped_rows_inactive", 'kind="inactive"'),
+        ),
+    ),
+    (
+        "gpuid_gpu_retired_pages",
+        (
+            ("retired_pages_single_bit", 'cause="single_bit"'),
+            ("retired_pages_double_bit", 'cause="double_bit"'),
+        ),
+    ),
+    (
+        "gpuid_gpu_ecc_errors",
+        (
+            ("ecc_sram_correctable", 'memory="sram",kind="correctable"'),
+            ("ecc_sram_uncorrectable", 'memory="sram",kind="uncorrectable"'),
+            ("ecc_dram_correctable", 'memory="dram",kind="correctable"'),
+            ("ecc_dram_uncorrectable", 'memory="dram",kind="uncorrectable"'),
+        ),
+    ),
+)
+_HEALTH_FAMILIES = 1 + len(_COUNTS)
+_NO_HEALTH_LINES = ("",) * _HEALTH_FAMILIES
+_NO_COUNTS: tuple[tuple[str, ...], ...] = ((),) * len(_COUNTS)
 
 # All but those of nodes are kept by prometheus-client, which `metrics` sets up from these rows.
 FAMILIES = (
@@ -309,7 +368,37 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
             f'cuda_version="{escape(state.cuda_version)}"{labels}}} 1\n'
         )
         read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
-    return tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual, reported))
+    texts = (gpus, info, counts, read, virtual, reported, *_health_lines(state, where))
+    return tuple(text.encode("utf-8", "replace") if text else b"" for text in texts)
+
+
+def _health_lines(state: NodeState, where: str) -> Sequence[str]:
+    """Return the lines of how a node's GPUs are, by family; a healthy GPU has none."""
+    lines: list[list[str]] | None = None
+    for gpu, since in zip(state.gpus, state.since, strict=True):
+        condition = state.condition(gpu, since)
+        reasons = degradations(condition)
+        counts = _NO_COUNTS if gpu.health is None else _count_samples(gpu.health)
+        if not reasons and counts is _NO_COUNTS:
+            continue
+        lines = lines or [[] for _ in range(_HEALTH_FAMILIES)]
+        which = f'{where},serial="{escape(gpu.serial)}",uuid="{escape(gpu.uuid)}",'
+        lines[0] += [
+            f'gpuid_gpu_degraded{which}reason="{reason}",level="{level(reason, condition)}"}} 1\n' for reason in reasons
+        ]
+        for (family, _), samples, found in zip(_COUNTS, counts, lines[1:], strict=True):
+            found += [f"{family}{which}{sample}" for sample in samples]
+    return _NO_HEALTH_LINES if lines is None else ["".join(one) for one in lines]
+
+
+@functools.lru_cache(maxsize=4096)  # a fleet has few states of health, and one of them nearly everywhere
+def _count_samples(health: Health) -> tuple[tuple[str, ...], ...]:
+    """Return the ends of the lines of a GPU's counts that are not zero, by family of _COUNTS."""
+    samples = tuple(
+        tuple(f"{labels}}} {count}\n" for field, labels in fields if (count := getattr(health, field)))
+        for _, fields in _COUNTS
+    )
+    return samples if any(samples) else _NO_COUNTS
 
 
 def escape(value: str | None) -> str:

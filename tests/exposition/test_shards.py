@@ -6,8 +6,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from collector.exposition.families import NODE_FAMILIES
 from collector.exposition.shards import ClusterTextStore, DeflatedText, inflated
 
+FAMILIES = len(NODE_FAMILIES)
+NO_LINES = (b"",) * (FAMILIES - 3)  # of the families after the third
 NODES = [f"n{index}" for index in range(20)]
 SHARD = 4  # nodes of a shard in these tests
 step = st.tuples(st.sampled_from(NODES), st.none() | st.integers(0, 2))  # a node and its lines' number; None: gone
@@ -26,11 +29,11 @@ def test_the_text_is_always_that_of_the_nodes_there_are(rounds: list[list[tuple[
                 expected.pop(node, None)
             else:
                 expected[node] = f"{node} {'x' * number}\n".encode()
-                cluster.put(node, (expected[node], b"", b"same\n", b"", b"", b""))
+                cluster.put(node, (expected[node], b"", b"same\n", *NO_LINES))
         families = cluster.refreshed()
         lines = [b"".join(b"".join(inflated(text)) for text in family).splitlines(True) for family in families]
         assert sorted(lines[0]) == sorted(expected.values()) if expected else not families
-        assert not families or lines[1:] == [[], [b"same\n"] * len(expected), [], [], []]
+        assert not families or lines[1:] == [[], [b"same\n"] * len(expected), *([] for _ in NO_LINES)]
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def concats(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def put(cluster: ClusterTextStore, number: int, text: str = "") -> None:
     """Give a node lines in each of two families; `text` is in the first."""
-    cluster.put(f"n{number}", (f"n{number} {text}\n".encode(), b"", b"same\n", b"", b"", b""))
+    cluster.put(f"n{number}", (f"n{number} {text}\n".encode(), b"", b"same\n", *NO_LINES))
 
 
 def nodes(cluster: ClusterTextStore) -> set[str]:
@@ -82,12 +85,12 @@ def test_only_the_changed_family_of_a_group_is_concatenated_again(concats: list[
     for number in range(3 * SHARD):
         put(cluster, number)
     cluster.refreshed()
-    assert concats == [3, 3, 3, 3, 3, 3]  # shards, by family
+    assert concats == [3] * FAMILIES  # shards
     put(cluster, 0, "changed")
     cluster.refreshed()
-    assert concats[6:] == [3]
+    assert concats[FAMILIES:] == [3]
     cluster.refreshed()
-    assert concats[7:] == []
+    assert concats[FAMILIES + 1 :] == []
 
 
 def test_an_emptied_shard_is_dropped_once_and_costs_nothing_later(concats: list[int]) -> None:
@@ -99,8 +102,8 @@ def test_an_emptied_shard_is_dropped_once_and_costs_nothing_later(concats: list[
         cluster.remove(f"n{number}")
     concats.clear()
     cluster.refreshed()
-    assert concats == [2, 2, 2, 2, 2, 2]  # two shards are left
+    assert concats == [2] * FAMILIES  # two shards are left
     cluster.refreshed()
     put(cluster, SHARD, "changed")
     cluster.refreshed()
-    assert concats[6:] == [2]
+    assert concats[FAMILIES:] == [2]

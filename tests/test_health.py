@@ -1,0 +1,262 @@
+"""How a GPU's health is judged: a table of what nvidia-smi says, why it is degraded, and what is to be done."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.health import (
+    COUNTERS,
+    GROWTH_WINDOW_SECONDS,
+    HEALTH_FIELDS,
+    RETIRED_PAGES_LIMIT,
+    Condition,
+    Degradation,
+    Health,
+    Level,
+    degradations,
+    level,
+    worst_level,
+)
+from collector.model import Gpu, Place, Placement
+
+NOW = 1764000000.0
+DAY = 86400.0
+
+# What drivers say of cards with which nothing is wrong.
+HEALTHY = {
+    "nothing at all": Health(),
+    "driver 418, V100": Health(
+        retired_pages_single_bit=0,
+        retired_pages_double_bit=0,
+        page_retirement_pending=False,
+        ecc_sram_uncorrectable=0,
+        ecc_dram_correctable=0,
+        ecc_dram_uncorrectable=0,
+    ),
+    "driver 580, H100": Health(
+        remapped_rows_correctable=0,
+        remapped_rows_uncorrectable=0,
+        remapped_rows_inactive=0,
+        row_remap_pending=False,
+        row_remap_failure=False,
+        row_remap_banks_low=0,
+        row_remap_banks_none=0,
+        remapped_banks=0,
+        bank_remap_pending=False,
+        ecc_sram_correctable=0,
+        ecc_sram_uncorrectable=0,
+        ecc_dram_correctable=0,
+        ecc_dram_uncorrectable=0,
+        sram_threshold_exceeded=False,
+        channel_repair_pending=False,
+        tpc_repair_pending=False,
+        unrepairable_memory=False,
+        recovery_action="None",
+        reset_required=False,
+        drain_and_reset_recommended=False,
+        fabric_state="Completed",
+        fabric_status="Success",
+        fabric_health="Healthy",
+        inforom="G520.0200.00.05",
+    ),
+    "worn, and repaired": Health(
+        remapped_rows_correctable=12,
+        remapped_rows_uncorrectable=7,
+        row_remap_pending=False,
+        row_remap_failure=False,
+        row_remap_banks_low=3,
+        row_remap_banks_none=1,
+        retired_pages_single_bit=31,
+        retired_pages_double_bit=31,
+        ecc_sram_correctable=9,
+        ecc_sram_uncorrectable=1,
+        ecc_dram_correctable=2**63,
+        ecc_dram_uncorrectable=40,
+    ),
+    "in no fabric": Health(fabric_state="Not Supported", fabric_status="Not Supported", fabric_health="Not Supported"),
+    "in no fabric, by older drivers": Health(fabric_state="N/A", fabric_status="N/A", fabric_health="N/A"),
+    "on its way into the fabric": Health(fabric_state="In Progress", fabric_status="Unknown Error"),
+    "in other cases and spaces": Health(
+        recovery_action=" NONE ", fabric_state="COMPLETED", fabric_status="success", fabric_health="HEALTHY"
+    ),
+    "with empty texts": Health(recovery_action="", fabric_state="", fabric_status="", fabric_health=""),
+}
+
+DEGRADED = [
+    (Health(row_remap_failure=True), Degradation.ROW_REMAP_FAILURE, Level.REPLACE),
+    (Health(sram_threshold_exceeded=True), Degradation.SRAM_THRESHOLD, Level.REPLACE),
+    (Health(retired_pages_single_bit=RETIRED_PAGES_LIMIT), Degradation.PAGE_RETIREMENT_LIMIT, Level.REPLACE),
+    (Health(retired_pages_double_bit=64), Degradation.PAGE_RETIREMENT_LIMIT, Level.REPLACE),
+    (
+        Health(retired_pages_single_bit=40, retired_pages_double_bit=23),
+        Degradation.PAGE_RETIREMENT_LIMIT,
+        Level.REPLACE,
+    ),
+    (Health(unrepairable_memory=True), Degradation.REPAIR_PENDING, Level.REPLACE),
+    (Health(unrepairable_memory=True, channel_repair_pending=True), Degradation.REPAIR_PENDING, Level.REPLACE),
+    (Health(channel_repair_pending=True), Degradation.REPAIR_PENDING, Level.RESET),
+    (Health(tpc_repair_pending=True, unrepairable_memory=False), Degradation.REPAIR_PENDING, Level.RESET),
+    (Health(row_remap_pending=True), Degradation.ROW_REMAP_PENDING, Level.RESET),
+    (Health(bank_remap_pending=True), Degradation.ROW_REMAP_PENDING, Level.RESET),
+    (Health(page_retirement_pending=True), Degradation.PAGE_RETIREMENT_PENDING, Level.RESET),
+    (Health(reset_required=True), Degradation.RECOVERY_ACTION, Level.RESET),
+    (Health(drain_and_reset_recommended=True, recovery_action="None"), Degradation.RECOVERY_ACTION, Level.RESET),
+    *(
+        (Health(recovery_action=action), Degradation.RECOVERY_ACTION, Level.RESET)
+        for action in (
+            "Reset",
+            "Reboot",
+            "Drain P2P",
+            "Drain and Reset",
+            "Recover IMEX Domain",
+            "Bus Reset",
+            "System Reboot",
+            "something that a driver says next year",
+            "None; DROP TABLE gpus",
+            '"}\n# HELP',
+            "\x00",
+            "\N{SNOWMAN}" * 1000,
+        )
+    ),
+    *(
+        (health, Degradation.FABRIC, Level.RESET)
+        for health in (
+            Health(fabric_state="Completed", fabric_status="Success", fabric_health="Unhealthy"),
+            Health(fabric_state="Completed", fabric_status="Success", fabric_health="Limited Capacity"),
+            Health(fabric_state="Completed", fabric_status="Success", fabric_health="Unknown(7)"),
+            Health(fabric_state="Completed", fabric_status="Unknown Error"),
+            Health(fabric_state="Completed", fabric_status="Insufficient Resources", fabric_health="Healthy"),
+            Health(fabric_state="Not Started"),
+            Health(fabric_state="Failed"),
+            Health(fabric_health="Unhealthy"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("health", HEALTHY.values(), ids=HEALTHY.keys())
+def test_a_healthy_gpu_has_no_reason_and_no_level(health: Health) -> None:
+    condition = Condition(health, read=NOW)
+    assert degradations(condition) == ()
+    assert worst_level(condition) is None
+
+
+def test_a_gpu_of_which_nothing_is_known_is_not_degraded() -> None:
+    assert degradations(Condition(None)) == ()
+
+
+@pytest.mark.parametrize(("health", "reason", "wanted"), DEGRADED)
+def test_each_reason_has_its_level(health: Health, reason: Degradation, wanted: Level) -> None:
+    condition = Condition(health, read=NOW)
+    assert degradations(condition) == (reason,)
+    assert level(reason, condition) == worst_level(condition) == wanted
+
+
+def test_the_table_has_every_reason() -> None:
+    assert {reason for _, reason, _ in DEGRADED} == set(Degradation) - {
+        Degradation.LOST,
+        Degradation.UNCORRECTABLE_ECC_GROWING,
+    }
+
+
+@pytest.mark.parametrize("health", [None, Health(), Health(row_remap_failure=False)])
+def test_a_lost_gpu_needs_a_reset_whatever_it_reported(health: Health | None) -> None:
+    condition = Condition(health, lost=True)
+    assert degradations(condition) == (Degradation.LOST,)
+    assert worst_level(condition) is Level.RESET
+
+
+@pytest.mark.parametrize(
+    ("growth", "growing"),
+    [
+        (None, False),
+        (NOW, True),
+        (NOW - GROWTH_WINDOW_SECONDS + 1, True),
+        (NOW - GROWTH_WINDOW_SECONDS, False),
+        (NOW - 365 * DAY, False),
+        (NOW + DAY, True),  # the clock has stepped back by a day
+        (NOW + 365 * DAY, False),  # it was a year ahead then, and this must end
+        (math.inf, False),
+        (-math.inf, False),
+        (math.nan, False),
+    ],
+)
+def test_uncorrectable_errors_grow_for_a_week_by_the_time_of_the_last_reading(
+    growth: float | None, growing: bool
+) -> None:
+    for health in (None, Health(ecc_dram_uncorrectable=3)):
+        condition = Condition(health, ecc_growth=growth, read=NOW)
+        assert degradations(condition) == ((Degradation.UNCORRECTABLE_ECC_GROWING,) if growing else ())
+        assert worst_level(condition) == (Level.RESET if growing else None)
+
+
+def test_what_needs_replacement_comes_before_what_needs_a_reset() -> None:
+    health = Health(
+        row_remap_failure=True,
+        row_remap_pending=True,
+        unrepairable_memory=True,
+        recovery_action="Reset",
+        fabric_health="Unhealthy",
+    )
+    condition = Condition(health, lost=True, ecc_growth=NOW, read=NOW)
+    assert degradations(condition) == (
+        Degradation.ROW_REMAP_FAILURE,
+        Degradation.REPAIR_PENDING,
+        Degradation.LOST,
+        Degradation.UNCORRECTABLE_ECC_GROWING,
+        Degradation.RECOVERY_ACTION,
+        Degradation.ROW_REMAP_PENDING,
+        Degradation.FABRIC,
+    )
+    assert worst_level(condition) is Level.REPLACE
+
+
+def test_a_placement_is_judged_as_it_was_confirmed_last() -> None:
+    gpu = Gpu(uuid="GPU-a", serial="1", model="H100", health=Health(row_remap_failure=True), ecc_growth=NOW)
+    placement = Placement(gpu=gpu, place=Place("c", "n"), since=0.0, confirmed=NOW + 8 * DAY, lost=True)
+    assert placement.degradations == (Degradation.ROW_REMAP_FAILURE, Degradation.LOST)
+    assert placement.level is Level.REPLACE
+
+
+values = {
+    int: st.none() | st.integers(0, 2**64),
+    bool: st.none() | st.booleans(),
+    str: st.none()
+    | st.sampled_from(["None", "Reset", "Completed", "Success", "Healthy", "Unhealthy", "N/A"])
+    | st.text(),
+}
+
+
+def of_type(field: str) -> st.SearchStrategy[object]:
+    kind = str(Health.__annotations__[field])
+    return values[next(one for one in values if one.__name__ in kind)]
+
+
+healths = st.fixed_dictionaries({field: of_type(field) for field in HEALTH_FIELDS}).map(lambda found: Health(**found))  # type: ignore[arg-type]
+
+
+@given(st.none() | healths, st.booleans(), st.none() | st.floats(), st.floats())
+def test_judging_never_fails_and_names_the_worst_first(
+    health: Health | None, lost: bool, growth: float | None, read: float
+) -> None:
+    condition = Condition(health, lost, growth, read)
+    reasons = degradations(condition)
+    assert len(set(reasons)) == len(reasons)
+    ranks = [(list(Level).index(level(reason, condition)), list(Degradation).index(reason)) for reason in reasons]
+    assert ranks == sorted(ranks)
+    assert worst_level(condition) == (level(reasons[0], condition) if reasons else None)
+    assert (Degradation.LOST in reasons) == lost
+
+
+@given(healths)
+def test_a_driver_that_says_less_gives_no_reason_more(health: Health) -> None:
+    reasons = set(degradations(Condition(health)))
+    for field in HEALTH_FIELDS:
+        fewer = Health(**{name: getattr(health, name) for name in HEALTH_FIELDS if name != field})
+        assert set(degradations(Condition(fewer))) <= reasons
+
+
+def test_counters_are_fields_of_health() -> None:
+    assert set(HEALTH_FIELDS) > COUNTERS
