@@ -198,10 +198,30 @@ class TestInTrouble:
             "GpuidNodesUnread",
             "GpuidGpuMissing",
             "GpuidGpuConflict",
+            "GpuidDegradedGpuMoved",
+            "GpuidGpuNeedsReplacement",
+            "GpuidGpuNeedsReset",
+            "GpuidGpuEccErrorsGrowing",
             "GpuidExportsFailing",
             "GpuidDeadLetters",
         }
         until(lambda: happened - troubled.prometheus.alerts(), set())
+
+    def test_a_degraded_gpu_that_turns_up_elsewhere_alerts_with_its_first_scrape(self, troubled: Troubled) -> None:
+        there = {"cluster": troubled.cluster, "node": troubled.node, "uuid": troubled.uuid}
+        selector = ",".join(f'{label}="{value}"' for label, value in there.items())
+
+        def first(series: str) -> float:
+            (one,) = troubled.prometheus.range(
+                f"max by (alertname) ({series}{{{selector}}})", troubled.start, troubled.now, 1
+            )
+            return one["values"][0][0]
+
+        alert = f'ALERTS{{alertname="GpuidDegradedGpuMoved",alertstate="firing",{selector}}}'
+        places = {(one["metric"]["cluster"], one["metric"]["node"]) for one in troubled.prometheus.range(
+            'ALERTS{alertname="GpuidDegradedGpuMoved"}', troubled.start, troubled.now, 1
+        )}
+        assert places == {(troubled.cluster, troubled.node)}  # and not where it was, not even while both are published
 
     def test_under_another_label_one_cluster_that_is_down_has_its_alert(self, troubled: Troubled) -> None:
         down = {"alertname": "GpuidClusterDown", "severity": "warning", LABEL: "sim-3"}

@@ -20,6 +20,7 @@ from tests.support.prometheus import Prometheus, answers, scraping
 from tests.support.waiting import until
 
 CLUSTERS, NODES, GPUS = 5, 3, 4
+FAILING = {"row_remap_failure": True, "remapped_rows_uncorrectable": 9, "ecc_dram_uncorrectable": 2}
 LABEL = "k8s"  # of the clusters at another collector
 LABEL_SCRAPE_SECONDS = 3  # of which less is asked
 
@@ -75,7 +76,8 @@ class Troubled(NamedTuple):
 def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
 
-    One node has GPUs by its label and no GPU pod.
+    The GPU that moved needs replacement, another one a reset, and one has new uncorrectable errors. One node has GPUs by
+    its label and no GPU pod.
 
     One cluster claims the very GPUs of another one, so that they are in conflict; one is configured twice. One sink is
     away, one refuses all.
@@ -116,6 +118,13 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
         yield _get_into_trouble(fleet, server, other)
 
 
+def _wear(fleet: "_Fleet") -> str:
+    """Let cards degrade, and return the UUID of the one that moves later."""
+    (moved,) = fleet.do("sim-1", "wear_gpu", node="gpu-0000", index=0, **FAILING)["gpus"]
+    fleet.do("sim-0", "wear_gpu", node="gpu-0001", index=0, row_remap_pending=True, remapped_rows_uncorrectable=3)
+    return moved
+
+
 def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus) -> Troubled:
     def well() -> bool:
         at = time.time() - 5  # a look back over the whole range, in whole seconds, must find it too
@@ -127,7 +136,16 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus)
 
     until(well, seconds=120)
     start = time.time() - 2  # so that a scrape before the first trouble is within the range
-    moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
+    moved = _wear(fleet)
+
+    def worn() -> bool:
+        """Whether both servers show the card that moves next as degraded, also in what its alert looks back at."""
+        series = ("gpuid_gpu_degraded", "cluster_node_uuid:gpuid_gpu_degraded:max")
+        return all(one.query(f'{name}{{uuid="{moved}"}}') for one in (server, labelled) for name in series)
+
+    until(worn, seconds=120)
+    fleet.do("sim-0", "wear_gpu", node="gpu-0001", index=1, ecc_dram_uncorrectable=5)
+    fleet.do("sim-1", "move_gpu", node="gpu-0000", uuid=moved, to_cluster="sim-2", to_node="gpu-0000")
     fleet.do("sim-1", "lose_gpu", node="gpu-0001")
     fleet.do("sim-1", "delete_node", node="gpu-0002")
     fleet.do("sim-1", "label_node", node="cpu-0000", labels={"nvidia.com/gpu.present": "true"})
@@ -140,6 +158,8 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus)
     place = f'gpuid_gpu_info{{uuid="{moved}",cluster="sim-2",node="gpu-0000"}}'
     lasting = (
         (place, 2),
+        (f'gpuid_gpu_degraded{{uuid="{moved}",cluster="sim-2",reason="row_remap_failure"}}', 2),
+        ('gpuid_gpu_degraded{cluster="sim-0",reason="uncorrectable_ecc_growing"}', 2),
         ('gpuid_node_gpus{cluster="sim-1",node="gpu-0001",state="found"} == 3', 2),
         ('gpuid_unread_nodes{cluster="sim-1",reason="no_pod"} == 1', 2),
         ('gpuid_cluster_state{cluster="sim-3",state="unreachable"} == 1', 2),
