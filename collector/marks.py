@@ -1,13 +1,37 @@
 """What people note of GPUs, and which of these marks are in force."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 import msgspec
 
 from collector.timestamps import rfc3339
 
-__all__ = ["Mark", "MarkKind", "Marks", "mark_object"]
+__all__ = [
+    "MAX_ID_LENGTH",
+    "MAX_MARKS",
+    "MAX_NOTE_LENGTH",
+    "MAX_TICKET_LENGTH",
+    "MAX_WHO_LENGTH",
+    "Mark",
+    "MarkKind",
+    "Marks",
+    "NewMark",
+    "check_id",
+    "check_who",
+    "mark_object",
+]
+
+MAX_MARKS = 10_000  # that can be in force at the same time
+MAX_ID_LENGTH = 128  # characters of a serial or UUID; no reading has a longer one
+MAX_NOTE_LENGTH = 500  # characters
+MAX_TICKET_LENGTH = 300  # characters; it is the value of a label
+MAX_WHO_LENGTH = 100  # characters
+MAX_TIME = 253_402_300_799.0  # Unix seconds: the end of the year 9999
+
+_TICKET_ID = re.compile(r"[\w#][\w#./-]*")  # such as OPS-123, which no browser takes for an address
 
 
 class MarkKind(StrEnum):
@@ -16,6 +40,29 @@ class MarkKind(StrEnum):
     RMA = "rma"
     QUARANTINE = "quarantine"
     WATCH = "watch"
+
+
+class NewMark(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be noted of a GPU; ValueError says what was expected."""
+
+    kind: MarkKind
+    note: str = ""
+    ticket: str = ""  # a URL, or what names it elsewhere
+    until: float | None = None  # Unix seconds when it ends by itself; None: never
+
+    def __post_init__(self) -> None:
+        """Check the values: all of them are shown to others, and the ticket is a link and a label."""
+        _check_text("note", self.note, MAX_NOTE_LENGTH)
+        _check_text("ticket", self.ticket, MAX_TICKET_LENGTH)
+        if self.ticket and not (_TICKET_ID.fullmatch(self.ticket) or _is_web_address(self.ticket)):
+            raise ValueError(
+                "ticket: expected an http or https URL without user and password, or a name such as OPS-123"
+            )
+
+    def check_until(self, now: float) -> None:
+        """Make sure that it has not ended already at `now` (Unix seconds)."""
+        if self.until is not None and not now < self.until <= MAX_TIME:
+            raise ValueError("until: expected a time in the future, before the year 10000")
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +81,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     set_by: str
     until: float | None = None  # when it ends by itself; None: never
     removed_at: float | None = None  # None while nobody has removed it
-    removed_by: str | None = None
+    removed_by: str | None = None  # None: it had ended by itself
 
     def in_force(self, now: float) -> bool:
         """Return whether it is in force at a time (Unix seconds)."""
@@ -51,24 +98,31 @@ class Marks:
 
     def replace(self, marks: Iterable[Mark]) -> None:
         """Let exactly these marks be in force."""
-        self._by_uuid, self._by_serial = {}, {}
+        by_uuid: dict[str, Mark] = {}
+        by_serial: dict[str, Mark] = {}
         for mark in marks:
             if mark.uuid is not None:
-                self._by_uuid[mark.uuid] = mark
+                by_uuid[mark.uuid] = mark
             elif mark.serial is not None:
-                self._by_serial[mark.serial] = mark
+                by_serial[mark.serial] = mark
+        self._by_uuid, self._by_serial = by_uuid, by_serial
 
     def of(self, uuid: str, serial: str | None, now: float) -> Mark | None:
         """Return the mark of a GPU that is in force at `now` (Unix seconds), if it has one."""
         if not self._by_uuid and not self._by_serial:
             return None
-        mark = self._by_uuid.get(uuid) or (self._by_serial.get(serial) if serial is not None else None)
-        return mark if mark is not None and mark.in_force(now) else None
+        for mark in (self._by_uuid.get(uuid), self._by_serial.get(serial) if serial is not None else None):
+            if mark is not None and mark.in_force(now):
+                return mark
+        return None
 
     def all(self, now: float) -> list[Mark]:
         """Return all marks that are in force at `now` (Unix seconds), the newest first."""
-        found = [mark for mark in (*self._by_uuid.values(), *self._by_serial.values()) if mark.in_force(now)]
-        return sorted(found, key=lambda mark: mark.set_at, reverse=True)
+        return sorted((mark for mark in self if mark.in_force(now)), key=lambda mark: mark.set_at, reverse=True)
+
+    def __iter__(self) -> Iterator[Mark]:
+        """Return the marks as they were set last, also those that have ended by themselves since."""
+        return iter((*self._by_uuid.values(), *self._by_serial.values()))
 
 
 def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
@@ -83,3 +137,39 @@ def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
         "set": rfc3339(mark.set_at),
         "by": mark.set_by,
     }
+
+
+def check_id(text: str) -> str:
+    """Return a serial or UUID of a GPU without blanks around it; ValueError says what was expected."""
+    name = text.strip()
+    if not name:
+        raise ValueError("expected a serial or UUID")
+    if len(name) > MAX_ID_LENGTH:
+        raise ValueError(f"expected a serial or UUID of at most {MAX_ID_LENGTH} characters, got {len(name)}")
+    if not name.isprintable() or any(letter.isspace() for letter in name) or "," in name:
+        raise ValueError("expected one serial or UUID, without blanks, commas and control characters")
+    return name
+
+
+def check_who(text: str) -> str:
+    """Return the name of who marks GPUs; ValueError says what was expected."""
+    if not text.strip():
+        raise ValueError("expected a name")
+    _check_text("name", text, MAX_WHO_LENGTH)
+    return text
+
+
+def _check_text(field: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise ValueError(f"{field}: expected at most {most} characters, got {len(text)}")
+    if not text.isprintable():
+        raise ValueError(f"{field}: expected one line without control characters")
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        host, user = parts.hostname, parts.username
+    except ValueError:  # such as an IPv6 address without its end
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and user is None and " " not in text

@@ -13,6 +13,7 @@ from collector.app.clusters import Clusters
 from collector.app.collected import CollectedClusters
 from collector.app.expiry import SinkExpiry
 from collector.app.labels import NodeLabels
+from collector.app.marks import MarkFollower
 from collector.app.observer import CollectObserver
 from collector.app.publisher import Publisher
 from collector.app.reload import Reloader
@@ -29,6 +30,7 @@ from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import Change
 from collector.store import Store, StoreError, Unstored
+from collector.views.marks import marked_gpus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
 from collector.web import serve
@@ -71,6 +73,7 @@ class Service:
         self._publisher.verify_with(self._cluster_tasks.verify)
         self._publisher.label_with(self._labels.on_step)
         self._store: Store | None = None
+        self._mark_follower: MarkFollower | None = None
         self._sinks: SinkReconciler | None = None
         self._sink_expiry = SinkExpiry(self.metrics)
         self._reloader = Reloader(config, self._apply)
@@ -134,6 +137,9 @@ class Service:
             now=time.time(),
         )
         self._store = store
+        self._mark_follower = marks = MarkFollower(store, self.marks)
+        await marks.try_refresh()
+        self.metrics.register_marks(lambda: marked_gpus(self.inventory, self.marks, time.time()))
         self._labels.write_while(lambda: store.leadership.leads)
         self.metrics.register_store(
             up=lambda: store.health.status.up,
@@ -157,6 +163,7 @@ class Service:
         return [
             (store.run, "store"),
             (take_over.run, "store: lead"),
+            (marks.run, "store: marks"),
             (delivery.run, "delivery"),
             (self._sinks.run, "sinks: configuration"),
             (self._sink_expiry.run, "sinks: credentials"),
@@ -177,6 +184,7 @@ class Service:
             recent_changes=self._recent,
             sink_statuses=self._sink_statuses,
             store=self._store,
+            mark_follower=self._mark_follower,
             cluster_label=self._config.metrics.cluster_label,
             config_status=lambda: self._reloader.status,
         )

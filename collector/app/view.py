@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from collector.app.collected import CollectedClusters
+from collector.app.marks import MarkFollower
 from collector.config import PodSource
 from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
-from collector.store import History, LeadStatus, Store, StoreStatus
+from collector.store import History, LeadStatus, MarkStore, Store, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -22,7 +23,7 @@ FLUSH_SECONDS = 1.0  # that an answer waits for what it says to be committed
 
 
 class LiveCollector:
-    """A live, read-only view of one collector (collector.views.collector_view.CollectorView)."""
+    """A live view of one collector (collector.views.collector_view.CollectorView)."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class LiveCollector:
         recent_changes: RecentChanges,
         sink_statuses: SinkStatuses,
         store: Store | None,
+        mark_follower: MarkFollower | None,
         cluster_label: str,
         config_status: Callable[[], ConfigStatus],
     ) -> None:
@@ -45,6 +47,7 @@ class LiveCollector:
         self.cluster_label = cluster_label
         self._clusters = clusters
         self._store = store
+        self._mark_follower = mark_follower
         self._config_status = config_status
 
     @property
@@ -61,6 +64,11 @@ class LiveCollector:
     def history(self) -> History | None:
         """The history of the store for one answer, which does not wait for long; None without a store."""
         return None if self._store is None else self._store.history.within(HISTORY_SECONDS)
+
+    @property
+    def mark_store(self) -> MarkStore | None:
+        """All marks, in the store, for one answer, which does not wait for long; None without a store."""
+        return None if self._store is None else self._store.marks.within(HISTORY_SECONDS)
 
     @property
     def store_status(self) -> StoreStatus:
@@ -114,6 +122,11 @@ class LiveCollector:
         """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""
         collected = self._clusters.get(cluster)
         return math.inf if collected is None else collected.settings.refresh
+
+    async def refresh_marks(self) -> None:
+        """Let `marks` be those of the store at once, if it can be read."""
+        if self._mark_follower is not None:
+            await self._mark_follower.try_refresh()
 
     async def wait_committed(self) -> None:
         """Wait until what is published is committed, so that no restart takes it back; not for a store in trouble."""

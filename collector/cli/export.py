@@ -2,18 +2,23 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from types import NoneType
+from typing import IO, Any, get_args
 
 import anyio
 import click
 import msgspec
 
 from collector.cli.client import Client, connection_options
+from collector.cli.condition import mark_of, reasons_of
 from collector.cli.console import error_console
 from collector.cli.history_queries import configured_store
 from collector.cli.options import CommandError
+from collector.health import Health, health_object
+from collector.marks import Marks
 from collector.model import Event, NodeState, last_known_object
 from collector.sinks import formats
 from collector.store import OpenMode, Store, StoreSettings
@@ -23,8 +28,11 @@ from collector.timestamps import rfc3339
 __all__ = ["collector_rows", "export"]
 
 
-class _Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A GPU as the sinks write it, and since when it is there and when it was confirmed, to the millisecond."""
+class _Place(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A GPU as the sinks write it, and since when it is there and when it was confirmed, to the millisecond.
+
+    After that its condition and its mark. What it reports of its health has a column for each field, see `_Row`.
+    """
 
     cluster: str
     node: str
@@ -39,11 +47,24 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     since: str
     confirmed: str
     last_known: Mapping[str, str] | None
+    degraded: Sequence[str] = ()  # the worst reason first
+    level: str | None = None
+    mark: str | None = None
+    ticket: str | None = None
 
 
-_COLUMNS = _Row.__struct_fields__
-_Pages = AsyncGenerator[list[_Row], None]
-_Write = Callable[[Sequence[_Row]], object]
+_HEALTH_TYPES: Mapping[str, type] = {
+    field.name: next(one for one in get_args(field.type) if one is not NoneType)
+    for field in msgspec.structs.fields(Health)
+}
+_HEALTH_COLUMNS = [(name, kind | None, None) for name, kind in _HEALTH_TYPES.items()]
+_Row: Any = msgspec.defstruct("_Row", _HEALTH_COLUMNS, bases=(_Place,), frozen=True, kw_only=True, gc=False)
+_COLUMNS: tuple[str, ...] = _Row.__struct_fields__
+_TEXTS = tuple(field.name for field in msgspec.structs.fields(_Place) if field.type is str)
+_TIMES = ("time", "since", "confirmed")
+_INT_LIMIT = 2**63  # of a column of numbers in Parquet
+_Pages = AsyncGenerator[list[_Place], None]
+_Write = Callable[[Sequence[_Place]], object]
 
 
 @click.command()
@@ -55,15 +76,16 @@ _Write = Callable[[Sequence[_Row]], object]
 )
 @connection_options
 def export(file_format: str, output: Path | None, **options: Any) -> None:
-    r"""Write the current inventory, one GPU per row: the fields of a sink's record, since and confirmed.
+    r"""Write the current inventory, one GPU per row: the fields of a sink's record, its condition and health.
 
-    Reads from the configuration's [store] or, with --url, from a running collector, in pages: memory use
-    does not depend on the size of the fleet.
+    A column of health is empty where the GPU does not report it. Reads from the configuration's [store] or,
+    with --url, from a running collector, in pages: memory use does not depend on the size of the fleet.
 
     \b
     Examples:
       gpuid export --format csv -o gpus.csv
       gpuid export --format parquet -o gpus.parquet --url https://gpuid.example.com
+      gpuid export --format csv | xsv search -s degraded . | xsv select gpu,degraded,ticket
       gpuid export --format jsonl | jq -r 'select(.model | test("H100")) | .gpu'
     """
     if file_format == "parquet" and output is None and sys.stdout.isatty():
@@ -77,7 +99,7 @@ def export(file_format: str, output: Path | None, **options: Any) -> None:
 
 async def _export(pages: _Pages, file_format: str, output: Path | None) -> None:
     async with contextlib.aclosing(pages):
-        first: list[_Row] = await anext(pages, [])  # before anything is written, so that a failure leaves no file
+        first: list[_Place] = await anext(pages, [])  # before anything is written, so that a failure leaves no file
         shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
         progress = error_console(enabled=shown).status("Exporting …")
         with progress, _open_output(output) as file, _WRITERS[file_format](file) as write:
@@ -93,8 +115,9 @@ async def _export(pages: _Pages, file_format: str, output: Path | None) -> None:
 
 async def _store_rows(settings: StoreSettings) -> _Pages:
     async with Store.open(settings, OpenMode.READER) as store, contextlib.aclosing(store.nodes()) as parts:
+        marks, now = Marks(), time.time()
         async for nodes in parts:
-            yield [row for node in nodes for row in _node_rows(node)]
+            yield [row for node in nodes for row in _node_rows(node, marks, now)]
 
 
 async def collector_rows(client: Client) -> _Pages:
@@ -104,10 +127,12 @@ async def collector_rows(client: Client) -> _Pages:
             yield [_api_row(gpu) for gpu in gpus]
 
 
-def _node_rows(node: NodeState) -> Iterator[_Row]:
+def _node_rows(node: NodeState, marks: Marks, now: float) -> Iterator[_Place]:
     if node.time is None:
         return
-    for gpu, since in zip(node.gpus, node.since, strict=True):
+    for placement in node.placements():
+        gpu = placement.gpu
+        mark = marks.of(gpu.uuid, gpu.serial, now)
         yield _Row(
             cluster=node.place.cluster,
             node=node.place.node,
@@ -120,16 +145,41 @@ def _node_rows(node: NodeState) -> Iterator[_Row]:
             model=gpu.model or "",
             event=Event.CONFIRMED.value,
             last_known=last_known_object(gpu.last_known),
-            since=rfc3339(since),
-            confirmed=rfc3339(node.placement(gpu, since).confirmed),
+            since=rfc3339(placement.since),
+            confirmed=rfc3339(placement.confirmed),
+            degraded=tuple(placement.degradations),
+            level=placement.level,
+            mark=mark.kind if mark else None,
+            ticket=mark.ticket if mark else None,
+            **health_object(gpu.health) or {},
         )
 
 
-def _api_row(gpu: Mapping[str, Any]) -> _Row:
+def _api_row(gpu: Mapping[str, Any]) -> _Place:
     texts = {name: str(value) for name, value in gpu.items() if value is not None}
-    same: dict[str, Any] = {name: texts.get(name, "") for name in _COLUMNS}
-    own = {"gpu": texts.get("serial", ""), "time": _to_the_second(same["confirmed"]), "event": Event.CONFIRMED.value}
-    return _Row(**same | own | {"last_known": _last_known(gpu.get("last_known"))})
+    mark = {name: str(value) for name, value in mark_of(gpu).items() if value is not None}
+    row: _Place = _Row(
+        **{name: texts.get(name, "") for name in _TEXTS}
+        | {"gpu": texts.get("serial", ""), "time": _to_the_second(texts["confirmed"]), "event": Event.CONFIRMED.value},
+        last_known=_last_known(gpu.get("last_known")),
+        degraded=reasons_of(gpu),
+        level=texts.get("level"),
+        mark=mark.get("as"),
+        ticket=mark.get("ticket"),
+        **_health(gpu.get("health")),
+    )
+    return row
+
+
+def _health(value: object) -> dict[str, str | int | bool]:
+    """Return the fields of health that a collector reports and that are of their kind; what answers may be anything."""
+    found: dict[str, str | int | bool] = {}
+    for name, kind in _HEALTH_TYPES.items():
+        one: Any = value.get(name) if isinstance(value, Mapping) else None
+        sound = type(one) is kind  # a truth value is no number
+        if sound and (kind is not int or abs(one) < _INT_LIMIT):
+            found[name] = one
+    return found
 
 
 def _last_known(value: object) -> dict[str, str] | None:
@@ -174,7 +224,7 @@ def _jsonl(file: IO[bytes]) -> Iterator[_Write]:
 
 @contextlib.contextmanager
 def _parquet(file: IO[bytes]) -> Iterator[_Write]:
-    with formats.ParquetFile(file, columns=_COLUMNS, times=("time", "since", "confirmed")) as parquet:
+    with formats.ParquetFile(file, columns=_COLUMNS, times=_TIMES, kinds=_HEALTH_TYPES) as parquet:
         yield parquet.write
 
 

@@ -31,7 +31,7 @@ _TERM_FILTERS = (
 
 _CONDITION_FILTERS: Mapping[str, tuple[str, ...]] = {
     "reason": tuple(one.value for one in Degradation),
-    "level": tuple(one.value for one in reversed(Level)),
+    "level": tuple(one.value for one in Level),
     "mark": tuple(one.value for one in MarkKind),
 }
 _CONDITION_HELP = {

@@ -164,6 +164,8 @@ class Exposition:
     ) -> DeflatedText:
         """Return the series that gpuid keeps of its own work."""
         self._metrics.exposition_age(0.0 if self._behind_since is None else time.monotonic() - self._behind_since)
+        if with_process:
+            self._metrics.look_at_marks()
         render = functools.partial(
             self._metrics.render, clusters=clusters, with_process=with_process, openmetrics=openmetrics
         )

@@ -169,6 +169,12 @@ FAMILIES = (
         ("cluster",),
         "GPUs reported by a second node while the first has not answered yet; published in both.",
     ),
+    Family(
+        "gpuid_gpu_mark_info",
+        "gauge",
+        ("serial", "uuid", "mark", "ticket"),
+        "A GPU that is marked (rma, quarantine or watch), whether or not it is present; always 1.",
+    ),
     Family("gpuid_gpu_moves_total", "counter", ("cluster",), "GPUs that arrived from another node."),
     Family("gpuid_read_success_total", "counter", ("cluster",), "Successful readings of nodes."),
     Family("gpuid_read_failure_total", "counter", ("cluster", "reason"), "Failed readings of nodes."),

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,13 +17,14 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
 from collector import __version__
 from collector.exposition.families import FAMILIES
+from collector.marks import Mark
 from collector.model import UNREAD_REASONS, ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
 from collector.tls import Validity
 
@@ -34,6 +36,22 @@ _LABELS = {family.name: family.labels for family in FAMILIES}
 _SCRAPE_BYTES_BUCKETS = (1e4, 1e5, 1e6, 4e6, 16e6, 2**25, 64e6, 256e6)
 _SCRAPE_SECONDS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5)
 _READ_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+
+
+class MarkedGpu(Protocol):
+    """A GPU that is marked."""
+
+    @property
+    def serial(self) -> str:
+        """Its serial; empty if it is not known."""
+
+    @property
+    def uuid(self) -> str:
+        """Its UUID; empty if it is not known."""
+
+    @property
+    def mark(self) -> Mark:
+        """The mark that is in force."""
 
 
 class Metrics:
@@ -48,6 +66,8 @@ class Metrics:
         self._cluster_label = cluster_label
         self._clusters: dict[str, _ClusterMetrics] = {}
         self._sinks: set[str] = set()
+        self._marks = _MarkedGpus()
+        self._marked: Callable[[], Iterable[MarkedGpu]] = tuple
         self._server_expiry: tuple[Gauge, Gauge] | None = None
         self._export_backlog = _gauge("gpuid_export_backlog_records", self.registry)
         self._export_oldest = _gauge("gpuid_export_oldest_timestamp_seconds", self.registry)
@@ -238,6 +258,15 @@ class Metrics:
         _gauge("gpuid_config_last_reload_success_timestamp_seconds", self.registry).set_function(loaded)
         _gauge("gpuid_config_restart_required", self.registry).set_function(restart_required)
 
+    def register_marks(self, marked: Callable[[], Iterable[MarkedGpu]]) -> None:
+        """Create the series of the marked GPUs, which `look_at_marks` asks for."""
+        self._marked = marked
+        self.registry.register(self._marks)
+
+    def look_at_marks(self) -> None:
+        """Set the series of the marked GPUs to those of now; on the event loop, where the inventory is."""
+        self._marks.samples = [(one.serial, one.uuid, one.mark.kind, one.mark.ticket) for one in self._marked()]
+
     def scraped(self, encoding: str, length: int, seconds: float) -> None:
         """Count a scrape: the bytes of its response as sent, and the seconds that it took to prepare."""
         self._scrape_bytes.labels(encoding).observe(length)
@@ -313,6 +342,20 @@ class _CallbackCounter(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(self._name, _HELP[self._name], value=self._value())
+
+
+class _MarkedGpus(Collector):
+    """One series for each marked GPU."""
+
+    def __init__(self) -> None:
+        self.samples: Sequence[tuple[str, str, str, str]] = ()  # the values of the labels
+
+    def collect(self) -> Iterable[Metric]:
+        name = "gpuid_gpu_mark_info"
+        family = GaugeMetricFamily(name, _HELP[name], labels=_LABELS[name])
+        for labels in self.samples:
+            family.add_metric(labels, 1)
+        yield family
 
 
 class _MergedRegistries(Collector):

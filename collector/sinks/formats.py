@@ -3,8 +3,9 @@
 import gzip as gzip_module
 import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import IO, Self
 
 import msgspec
@@ -71,10 +72,18 @@ def parquet(records: Sequence[SinkRecord]) -> bytes:
 class ParquetFile:
     """Writes a Parquet file piece by piece; raises UnavailableError if pyarrow is not installed.
 
-    `columns` are attributes of the rows; `times` become UTC timestamps, all others text.
+    `columns` are attributes of the rows; `times` become UTC timestamps, those of `kinds` numbers and truth values where
+    these are ints and bools, all others text.
     """
 
-    def __init__(self, body: IO[bytes], *, columns: Sequence[str] = FIELDS, times: Collection[str] = ("time",)) -> None:
+    def __init__(
+        self,
+        body: IO[bytes],
+        *,
+        columns: Sequence[str] = FIELDS,
+        times: Collection[str] = ("time",),
+        kinds: Mapping[str, type] = MappingProxyType({}),
+    ) -> None:
         try:
             import pyarrow as arrow  # type: ignore[import-untyped]
             import pyarrow.parquet as arrow_parquet  # type: ignore[import-untyped]
@@ -82,8 +91,12 @@ class ParquetFile:
             text = "parquet needs pyarrow: pip install 'gpuid-collector[parquet]'"
             raise UnavailableError(text, Reason.MISCONFIGURED) from None
         self._times = times
-        kinds = [(name, arrow.timestamp("us", tz="UTC") if name in times else arrow.string()) for name in columns]
-        self._schema = arrow.schema(kinds)
+        own = dict.fromkeys(times, arrow.timestamp("us", tz="UTC"))
+        own |= {
+            name: arrow.bool_() if kind is bool else arrow.int64() for name, kind in kinds.items() if kind is not str
+        }
+        self._typed = own.keys() - set(times)
+        self._schema = arrow.schema([(name, own.get(name, arrow.string())) for name in columns])
         self._table = arrow.table
         self._writer = arrow_parquet.ParquetWriter(body, self._schema, compression="zstd")
 
@@ -98,7 +111,8 @@ class ParquetFile:
     def write(self, rows: Sequence[msgspec.Struct]) -> None:
         """Add rows."""
         values: dict[str, list[object]] = {
-            name: [_text(getattr(row, name)) for row in rows] for name in self._schema.names
+            name: [getattr(row, name) if name in self._typed else _text(getattr(row, name)) for row in rows]
+            for name in self._schema.names
         }
         for name in self._times:
             values[name] = [parse_time(getattr(row, name)) for row in rows]
@@ -121,7 +135,9 @@ def parse_time(time: str) -> datetime:
 
 
 def _text(value: object) -> str | None:
-    """Return the value of a cell: an object as JSON."""
+    """Return the value of a cell: a list joined by commas, an object as JSON."""
+    if isinstance(value, list | tuple):
+        return ",".join(value)
     return value if value is None or isinstance(value, str) else printable_json(_encode(value)).decode()
 
 

@@ -9,6 +9,8 @@ from collector.store.health import StoreHealth, StoreStatus
 from collector.store.history import Alteration, HistoricChange, History, PastPlacement, Position
 from collector.store.history_writer import HistoryWriter
 from collector.store.leadership import LeadStatus
+from collector.store.mark_book import KnownGpu, Marked, RefusedMarkError, Unmarked
+from collector.store.marks import MarkStore
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
 from collector.store.store import Remembered, Store
 
@@ -20,12 +22,16 @@ __all__ = [
     "HistoricChange",
     "History",
     "HistoryWriter",
+    "KnownGpu",
     "LeadStatus",
     "LostLeadershipError",
+    "MarkStore",
+    "Marked",
     "OpenMode",
     "Outbox",
     "PastPlacement",
     "Position",
+    "RefusedMarkError",
     "Remembered",
     "SinkBacklog",
     "SinkState",
@@ -35,6 +41,7 @@ __all__ = [
     "StoreSettings",
     "StoreStatus",
     "Subscription",
+    "Unmarked",
     "Unstored",
     "check",
 ]

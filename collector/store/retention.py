@@ -30,6 +30,9 @@ async def prune(database: Database, before: float | None) -> int:
     forgotten += await _sweep(database, schema.changes, changes)
     forgotten += await _sweep(database, schema.placements, schema.placements.c.until < before)
     forgotten += await _absent(database)
+    # One that is in force stays, however old it is; one that ended by itself is removed by nobody.
+    ended = func.coalesce(schema.marks.c.removed_at, schema.marks.c.until)
+    forgotten += await _sweep(database, schema.marks, ended < before)
     old = schema.dead_letters.c.time < before
     letters = await _sweep(database, schema.dead_letters, old & ~schema.dead_letters.c.replay)
     if letters:

@@ -27,6 +27,7 @@ __all__ = [
     "changes",
     "dead_letters",
     "leases",
+    "marks",
     "meta",
     "nodes",
     "placements",
@@ -34,7 +35,7 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0005"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0006"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
@@ -113,10 +114,42 @@ changes = Table(
     Column("previous_node", Text),
     Column("changes", Text),  # JSON: each field that was altered, or of its health, with before and after
     Column("last_known", Text),  # as in gpuid_placements
+    Column("mark", Text),  # the kind of the mark that was in force for it
     Index("gpuid_changes_time", "time", "id"),
     Index("gpuid_changes_altered", "uuid", "time", sqlite_where=ALTERED, postgresql_where=ALTERED),
     Index("gpuid_changes_health", "uuid", "time", sqlite_where=HEALTH, postgresql_where=HEALTH),
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
+)
+
+_NOT_REMOVED = text("removed_at IS NULL")
+_NOT_REMOVED_UNKNOWN = text("removed_at IS NULL AND uuid IS NULL")
+
+marks = Table(
+    "gpuid_marks",  # what people note of GPUs; a row is only ever written to by its end
+    METADATA,
+    Column("id", _ID, primary_key=True),
+    Column("uuid", Text),  # NULL of a GPU that was unknown, and marked by its serial
+    Column("serial", Text),
+    Column("kind", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("ticket", Text, nullable=False),
+    Column("set_at", Double, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("until", Double),  # when it ends by itself
+    Column("removed_at", Double),
+    Column("removed_by", Text),
+    Index("gpuid_marks_uuid", "uuid"),
+    Index("gpuid_marks_serial", "serial"),
+    # One in force for each GPU, whoever writes.
+    Index("gpuid_marks_one", "uuid", unique=True, sqlite_where=_NOT_REMOVED, postgresql_where=_NOT_REMOVED),
+    Index(
+        "gpuid_marks_one_unknown",
+        "serial",
+        unique=True,
+        sqlite_where=_NOT_REMOVED_UNKNOWN,
+        postgresql_where=_NOT_REMOVED_UNKNOWN,
+    ),
+    sqlite_autoincrement=True,
 )
 
 absent = Table(

@@ -25,6 +25,7 @@ from collector.store.health import StoreHealth
 from collector.store.history import History
 from collector.store.history_writer import MAX_PENDING, HistoryWriter
 from collector.store.leadership import Leadership
+from collector.store.marks import MarkStore
 from collector.store.outbox import Outbox, Subscription
 from collector.store.plan import Recorded
 from collector.store.retention import prune
@@ -72,6 +73,7 @@ class Store:
         self.health = StoreHealth(clock=clock)
         self.leadership = Leadership(database)
         self.history = History(database)
+        self.marks = MarkStore(database, clock)
         self.outbox = Outbox(database, self.leadership, clock=clock)
         self.history_writer = HistoryWriter(
             database, self.leadership, self.health, max_pending=max_pending, clock=clock

@@ -8,7 +8,7 @@ from collector.exposition import Exposition
 from collector.inventory import Inventory
 from collector.marks import Marks
 from collector.model import ClusterStatus, LabelTrouble, SliceStatus, Survey
-from collector.store import History, LeadStatus, StoreStatus
+from collector.store import History, LeadStatus, MarkStore, StoreStatus
 from collector.views.config_status import ConfigStatus
 from collector.views.recent_changes import RecentChanges
 from collector.views.sink_status import SinkStatuses
@@ -56,6 +56,10 @@ class CollectorView(Protocol):
         """The history of the store for one answer, which does not wait for long; None without a store."""
 
     @property
+    def mark_store(self) -> MarkStore | None:
+        """All marks, in the store, for one answer, which does not wait for long; None without a store."""
+
+    @property
     def store_status(self) -> StoreStatus:
         """Whether the store accepts writes; without a store it is up."""
 
@@ -89,6 +93,9 @@ class CollectorView(Protocol):
 
     def refresh(self, cluster: str) -> float:
         """Return after how many seconds a cluster's readings are renewed; infinity for an unknown cluster."""
+
+    async def refresh_marks(self) -> None:
+        """Let `marks` be those of the store at once, if it can be read."""
 
     async def wait_committed(self) -> None:
         """Wait until the store has committed what is published, but not for long; return at once without a store."""

@@ -113,7 +113,7 @@ def _degraded(entries: Iterable[NodeState]) -> dict[str, int]:
         for gpu, since in zip(entry.gpus, entry.since, strict=True)
         if gpu.health is not None or entry.unseen
     )
-    return {level.value: counts[level] for level in (Level.REPLACE, Level.RESET) if counts[level]}
+    return {level.value: counts[level] for level in Level if counts[level]}
 
 
 def _lost_gpus(entry: NodeState) -> Iterator[Row]:

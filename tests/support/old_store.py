@@ -5,6 +5,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 _STATEMENTS = (
     "DROP TABLE gpuid_leases",
+    "DROP TABLE gpuid_marks",
+    "ALTER TABLE gpuid_changes DROP COLUMN mark",
     "DROP INDEX gpuid_changes_altered",
     "DROP INDEX gpuid_changes_health",
     "ALTER TABLE gpuid_changes DROP COLUMN changes",

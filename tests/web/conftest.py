@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 
+from collector.app.marks import MarkFollower
 from collector.config import PRESETS, Listen, PodSource, ServerSettings
 from collector.exposition import Exposition, Metrics
 from collector.inventory import Inventory
@@ -30,7 +31,7 @@ from collector.model import (
     Survey,
     UnreadReason,
 )
-from collector.store import History, LeadStatus, Store, StoreSettings, StoreStatus
+from collector.store import History, LeadStatus, MarkStore, Store, StoreSettings, StoreStatus
 from collector.tls import Validity
 from collector.views.collector_view import CollectorView
 from collector.views.config_status import ConfigStatus
@@ -74,6 +75,14 @@ class FakeCollector:
     @property
     def history(self) -> History | None:
         return None if self.store is None else self.store.history.within(self.history_seconds)
+
+    @property
+    def mark_store(self) -> MarkStore | None:
+        return None if self.store is None else self.store.marks.within(self.history_seconds)
+
+    async def refresh_marks(self) -> None:
+        if self.store is not None:
+            await MarkFollower(self.store, self.marks).try_refresh()
 
     def clusters(self) -> Collection[str]:
         return self.statuses.keys() if self.configured is None else self.configured

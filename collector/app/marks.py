@@ -1,0 +1,52 @@
+"""Keeps the marks that are in force as the store has them, whoever sets them: this collector, another or a command."""
+
+import logging
+
+import anyio
+
+from collector.marks import Marks
+from collector.store import Store, StoreError
+
+__all__ = ["MarkFollower"]
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 3.0  # between two looks at the version of the marks in the store
+
+
+class MarkFollower:
+    """A loop that fills `marks` from the store; while it cannot be read, the marks that were in force stay."""
+
+    def __init__(self, store: Store, marks: Marks, *, poll_seconds: float = POLL_SECONDS) -> None:
+        self._store = store
+        self._marks = marks
+        self._poll_seconds = poll_seconds
+        self._version = ""
+        self._lock = anyio.Lock()
+
+    async def run(self) -> None:
+        """Follow the store until cancelled."""
+        while True:
+            await self.try_refresh()
+            await anyio.sleep(self._poll_seconds)
+
+    async def try_refresh(self) -> None:
+        """Do what `refresh` does; what fails is reported as the store's health."""
+        try:
+            await self.refresh()
+            self._store.health.succeeded("marks")
+        except StoreError as error:
+            self._store.health.failed("marks", str(error))
+
+    async def refresh(self) -> None:
+        """Read the marks if they have changed; raises StoreError."""
+        async with self._lock:
+            if await self._store.marks.version() == self._version:
+                return
+            version, marks = await self._store.marks.in_force()
+            if self._version and not version:
+                log.warning("writing the marks into the store that replaces a damaged one")
+                await self._store.marks.refill(self._marks)
+                version, marks = await self._store.marks.in_force()
+            self._marks.replace(marks)
+            self._version = version

@@ -1,0 +1,212 @@
+"""What people note of GPUs, in the store: set, removed, in force, and all that was ever noted of one.
+
+Anybody may write: each write is one transaction that sees the marks in force, so two collectors and a command at once
+leave one for each GPU. No lead is needed.
+"""
+
+import functools
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import anyio
+import msgspec
+from sqlalchemy import RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from collector.marks import Mark, MarkKind, NewMark
+from collector.model import canonical_uuid
+from collector.store import schema
+from collector.store.database import Database
+from collector.store.mark_book import Book, KnownGpu, KnownGpus, Marked, Unmarked, parts
+from collector.store.sound import moment, optional_text, text
+
+__all__ = ["MarkStore"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _in_time(
+    query: Callable[Concatenate["MarkStore", _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate["MarkStore", _P], Coroutine[Any, Any, _T]]:
+    """Let a query, or a write, be waited for no longer than until the deadline."""
+
+    @functools.wraps(query)
+    async def in_time(self: "MarkStore", *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self.bounded(query(self, *args, **kwargs))
+
+    return cast("Callable[Concatenate[MarkStore, _P], Coroutine[Any, Any, _T]]", in_time)
+
+
+class MarkStore:
+    """The marks in the store; all methods raise StoreError, also when they are not done by a deadline."""
+
+    def __init__(self, database: Database, clock: Callable[[], float], deadline: float | None = None) -> None:
+        self._database = database
+        self._clock = clock
+        self._deadline = deadline  # on the event loop's clock; None: never
+
+    def within(self, seconds: float) -> "MarkStore":
+        """Return the same marks, for questions and writes that together may take this long from now on."""
+        return MarkStore(self._database, self._clock, anyio.current_time() + seconds)
+
+    async def bounded(self, query: Coroutine[Any, Any, _T]) -> _T:
+        """Return what a query returns, by the deadline; a write that is late may still be done."""
+        return await (query if self._deadline is None else self._database.within(self._deadline, query))
+
+    @_in_time
+    async def version(self) -> str:
+        """Return a text that every write changes; empty before the first."""
+        async with self._read() as connection:
+            return text(await connection.scalar(_VERSION))
+
+    @_in_time
+    async def in_force(self) -> tuple[str, list[Mark]]:
+        """Return the version, and the marks that are in force at that version, oldest first."""
+        async with self._read() as connection:
+            version = text(await connection.scalar(_VERSION))
+            now = self._clock()
+            return version, [mark for mark in await _not_removed(connection) if mark.in_force(now)]
+
+    @_in_time
+    async def page(
+        self, *, ended: bool = False, gpu: str | None = None, before: int | None = None, limit: int = 1000
+    ) -> list[Mark]:
+        """Return marks, the newest first: those in force, and with `ended` also the others.
+
+        `gpu` is a UUID (in either case) or a serial; `before` is the id of the last mark of the page before.
+        """
+        query = select(schema.marks).order_by(_marks.id.desc()).limit(limit)
+        if not ended:
+            query = query.where(_marks.removed_at.is_(None), or_(_marks.until.is_(None), _marks.until > self._clock()))
+        if gpu is not None:
+            query = query.where(or_(_marks.uuid == canonical_uuid(gpu), _marks.serial == gpu))
+        return await self._page(query, before)
+
+    @_in_time
+    async def of_gpu(
+        self, uuid: str, serial: str | None, *, before: int | None = None, limit: int = 1000
+    ) -> list[Mark]:
+        """Return all that was ever noted of one GPU, the newest first, also by its serial before it was known."""
+        mine = _marks.uuid == uuid
+        if serial is not None:
+            mine |= and_(_marks.uuid.is_(None), _marks.serial == serial)
+        return await self._page(select(schema.marks).where(mine).order_by(_marks.id.desc()).limit(limit), before)
+
+    @_in_time
+    async def set(self, names: Sequence[str], new: NewMark, *, by: str, known: Iterable[KnownGpu] = ()) -> list[Marked]:
+        """Mark GPUs that are named by UUID (in either case) or serial, all or none; raises RefusedMarkError.
+
+        The mark that a GPU has ends. `known` are GPUs that the history may not know yet. One that nobody knows is
+        marked by what it is named by.
+        """
+        async with self._database.write() as connection:
+            book = await _book(connection, names, known, self._clock(), by)
+            done = [book.mark(name, new) for name in names]
+            book.check()
+            await self._write(connection, book)
+        return done
+
+    @_in_time
+    async def remove(self, names: Sequence[str], *, by: str, known: Iterable[KnownGpu] = ()) -> list[Unmarked]:
+        """Remove the marks of GPUs that are named as for `set`, all or none; raises RefusedMarkError.
+
+        A GPU that has no mark is no reason to refuse the others.
+        """
+        async with self._database.write() as connection:
+            book = await _book(connection, names, known, self._clock(), by)
+            done = [book.unmark(name) for name in names]
+            book.check()
+            await self._write(connection, book)
+        return done
+
+    async def refill(self, marks: Iterable[Mark]) -> None:
+        """Write marks into a store that was begun in place of a damaged one, unless it has some already."""
+        rows = [_row(mark) for mark in marks]
+        async with self._database.write() as connection:
+            if rows and await connection.scalar(select(_marks.id).limit(1)) is None:
+                await connection.execute(insert(schema.marks), rows)
+                await self._change_version(connection)
+
+    async def _write(self, connection: AsyncConnection, book: Book) -> None:
+        for time, who, ids in book.endings():
+            for part in parts(ids):
+                ended = update(schema.marks).where(_marks.id.in_(part))
+                await connection.execute(ended.values(removed_at=time, removed_by=who))
+        if book.new:
+            await connection.execute(insert(schema.marks), [_row(mark) for mark in book.new.values()])
+        if book.ended or book.new:
+            await self._change_version(connection)
+
+    async def _change_version(self, connection: AsyncConnection) -> None:
+        row = self._database.insert(schema.meta).values(name=_VERSION_NAME, value=secrets.token_hex(8))
+        await connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value}))
+
+    def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._database.read() if self._deadline is None else self._database.answer(self._deadline)
+
+    async def _page(self, query: Select[Any], before: int | None) -> list[Mark]:
+        if before is not None:
+            query = query.where(_marks.id < before)
+        async with self._read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return _sound(rows)
+
+
+async def _book(
+    connection: AsyncConnection, names: Sequence[str], gpus: Iterable[KnownGpu], now: float, by: str
+) -> Book:
+    known = KnownGpus()
+    for gpu in gpus:
+        known.add(*gpu)
+    await known.load(connection, names)
+    return Book(await _not_removed(connection), known, now, by)
+
+
+async def _not_removed(connection: AsyncConnection) -> list[Mark]:
+    """Return the marks that nobody has removed, also those that have ended by themselves; oldest first."""
+    query = select(schema.marks).where(_marks.removed_at.is_(None)).order_by(_marks.id)
+    return _sound((await connection.execute(query)).mappings().all())
+
+
+def _sound(rows: Iterable[RowMapping]) -> list[Mark]:
+    """Return the marks of rows; a value that is damaged becomes one that is none, so that the mark can be removed."""
+    return [
+        Mark(
+            id=row["id"],
+            uuid=optional_text(row["uuid"]),
+            serial=optional_text(row["serial"]),
+            kind=_kind(row["kind"]),
+            note=text(row["note"]),
+            ticket=text(row["ticket"]),
+            set_at=moment(row["set_at"]),
+            set_by=text(row["set_by"]),
+            until=_optional_moment(row["until"]),
+            removed_at=_optional_moment(row["removed_at"]),
+            removed_by=optional_text(row["removed_by"]),
+        )
+        for row in rows
+    ]
+
+
+def _kind(value: object) -> MarkKind:
+    try:
+        return MarkKind(text(value))
+    except ValueError:
+        return MarkKind.WATCH
+
+
+def _optional_moment(value: object) -> float | None:
+    return None if value is None else moment(value)
+
+
+def _row(mark: Mark) -> dict[str, Any]:
+    """Return the row of a mark, without its id."""
+    return {name: value for name, value in msgspec.structs.asdict(mark).items() if name != "id"}
+
+
+_VERSION_NAME = "marks"
+_VERSION = select(schema.meta.c.value).where(schema.meta.c.name == _VERSION_NAME)
+_marks = schema.marks.c

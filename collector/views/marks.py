@@ -1,0 +1,53 @@
+"""Marks as the API, the page and the metrics show them."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from collector.inventory import Inventory
+from collector.marks import Mark, Marks, mark_object
+from collector.timestamps import rfc3339
+
+__all__ = ["MARK_COLUMNS", "MarkedGpu", "mark_row", "marked_gpus"]
+
+MARK_COLUMNS = ("serial", "uuid", "as", "note", "ticket", "until", "set", "by", "removed", "removed_by")
+
+
+class MarkedGpu(NamedTuple):
+    """A GPU that is marked; empty where neither its mark nor the inventory says what its serial or UUID is."""
+
+    serial: str
+    uuid: str
+    mark: Mark
+
+
+def marked_gpus(inventory: Inventory, marks: Marks, now: float) -> Iterator[MarkedGpu]:
+    """Yield every marked GPU once, also one that is absent or was never seen; `now` is in Unix seconds."""
+    found: set[tuple[str, str]] = set()
+    for mark in sorted(marks.all(now), key=lambda one: one.uuid is None):  # a UUID's own mark comes before its serial's
+        for serial, uuid in _identities(inventory, mark):
+            if (serial, uuid) not in found:
+                found.add((serial, uuid))
+                yield MarkedGpu(serial, uuid, mark)
+
+
+def mark_row(mark: Mark) -> dict[str, Any]:
+    """Return a mark; its columns are `id` and MARK_COLUMNS."""
+    return {
+        "id": mark.id,
+        "serial": mark.serial,
+        "uuid": mark.uuid,
+        **(mark_object(mark) or {}),
+        "removed": rfc3339(mark.removed_at),
+        "removed_by": mark.removed_by,
+    }
+
+
+def _identities(inventory: Inventory, mark: Mark) -> list[tuple[str, str]]:
+    """Return the serial and UUID of the GPUs that a mark is of; what its own lacks is the inventory's, if known."""
+    if mark.uuid is None:
+        serial = mark.serial or ""
+        return sorted({(serial, one.gpu.uuid) for one in inventory.find(serial=serial)}) or [(serial, "")]
+    if mark.serial is not None:
+        return [(mark.serial, mark.uuid)]
+    gpus = (*(one.gpu for one in inventory.find(uuid=mark.uuid)), inventory.facts(mark.uuid))
+    return [(next((gpu.serial for gpu in gpus if gpu is not None and gpu.serial), ""), mark.uuid)]

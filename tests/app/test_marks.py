@@ -1,0 +1,145 @@
+"""The marks that a running collector knows: those of the store, soon after anybody has changed them."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from collector.app.marks import MarkFollower
+from collector.exposition import Metrics
+from collector.inventory import Inventory
+from collector.marks import Mark, MarkKind, Marks, NewMark
+from collector.model import Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.store import OpenMode, Store, StoreSettings
+from collector.store.errors import DamagedStoreError, UnavailableStoreError
+from collector.views.marks import marked_gpus
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+RMA = NewMark(kind=MarkKind.RMA)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> StoreSettings:
+    return StoreSettings(url=f"sqlite://{tmp_path}/gpuid.db")
+
+
+async def test_what_another_process_writes_is_known_soon(settings):
+    marks = Marks()
+    async with (
+        Store.open(settings) as store,
+        Store.open(settings, OpenMode.OPERATOR) as command,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(MarkFollower(store, marks, poll_seconds=0.01).run)
+        await command.marks.set(["GPU-1", "S2"], RMA, by="ops")
+        await eventually(lambda: len(list(marks)) == 2)
+        assert marks.of("GPU-1", None, 0.0) is not None
+        assert marks.of("GPU-9", "S2", 0.0) is not None
+        await command.marks.remove(["GPU-1"], by="ops")
+        await eventually(lambda: marks.of("GPU-1", None, 0.0) is None)
+        tasks.cancel_scope.cancel()
+
+
+async def test_marks_are_read_only_when_they_have_changed(settings, monkeypatch):
+    async with Store.open(settings) as store:
+        follower = MarkFollower(store, Marks())
+        await store.marks.set(["GPU-1"], RMA, by="ops")
+        await follower.refresh()
+        monkeypatch.setattr(store.marks, "in_force", None)  # nobody may call it
+        await follower.refresh()
+
+
+async def test_a_store_that_fails_leaves_the_marks_that_were_known(settings):
+    marks = Marks()
+    async with Store.open(settings) as store:
+        follower = MarkFollower(store, marks)
+        await store.marks.set(["GPU-1"], RMA, by="ops")
+        await follower.refresh()
+        store.database.trouble = UnavailableStoreError("store: the disk is full")
+        await follower.try_refresh()
+        assert store.health.status.message == "store: the disk is full"
+        assert marks.of("GPU-1", None, 0.0) is not None
+        store.database.trouble = None
+        await follower.try_refresh()
+        assert store.health.status.up
+
+
+async def test_a_store_that_replaces_a_damaged_one_gets_the_marks(settings):
+    marks = Marks()
+    async with Store.open(settings) as store:
+        follower = MarkFollower(store, marks)
+        await store.marks.set(["GPU-1"], RMA, by="ops")
+        await follower.refresh()
+        store.database.trouble = DamagedStoreError("store: the file is damaged")
+        await store.database.recover()
+        await follower.refresh()
+        assert [mark.set_by for mark in await store.marks.page()] == ["ops"]
+        assert marks.of("GPU-1", None, 0.0) is not None
+
+
+async def test_a_mark_that_ends_by_itself_needs_no_write(settings):
+    marks = Marks()
+    async with Store.open(settings, clock=lambda: 1000.0) as store:
+        await store.marks.set(["GPU-1"], NewMark(kind=MarkKind.WATCH, until=2000.0), by="ops")
+        await MarkFollower(store, marks).refresh()
+    assert marks.of("GPU-1", None, 1999.0) is not None
+    assert marks.of("GPU-1", None, 2000.0) is None
+    assert marks.all(2000.0) == []
+
+
+class TestTheMetric:
+    def text(self, inventory: Inventory, marks: Marks, now: float = 100.0) -> list[str]:
+        metrics = Metrics()
+        metrics.register_marks(lambda: marked_gpus(inventory, marks, now))
+        metrics.look_at_marks()
+        lines = metrics.render(clusters=(), with_process=True, openmetrics=False).decode().splitlines()
+        return [line for line in lines if line.startswith("gpuid_gpu_mark_info")]
+
+    def test_each_marked_gpu_has_one_series_with_what_is_known_of_it(self):
+        inventory = Inventory()
+        inventory.apply(reading("n1", Gpu(uuid="GPU-1", serial="S1"), Gpu(uuid="GPU-2", serial="S2")))
+        inventory.apply(reading("n2", Gpu(uuid="GPU-3", serial="S3")))
+        inventory.remove_node(Place("prod", "n2"), 20.0)
+        marks = Marks(
+            [
+                mark(uuid="GPU-1", kind=MarkKind.WATCH),
+                mark(serial="S1", kind=MarkKind.RMA),  # of the same GPU, from before it was known
+                mark(serial="S2", ticket="https://tickets/1?a=b"),
+                mark(uuid="GPU-3"),  # absent
+                mark(serial="S9"),  # never seen
+                mark(uuid="GPU-9"),
+            ]
+        )
+        assert self.text(inventory, marks) == [
+            'gpuid_gpu_mark_info{mark="watch",serial="S1",ticket="",uuid="GPU-1"} 1.0',
+            'gpuid_gpu_mark_info{mark="rma",serial="S3",ticket="",uuid="GPU-3"} 1.0',
+            'gpuid_gpu_mark_info{mark="rma",serial="",ticket="",uuid="GPU-9"} 1.0',
+            'gpuid_gpu_mark_info{mark="rma",serial="S2",ticket="https://tickets/1?a=b",uuid="GPU-2"} 1.0',
+            'gpuid_gpu_mark_info{mark="rma",serial="S9",ticket="",uuid=""} 1.0',
+        ]
+
+    def test_it_ends_with_the_mark(self):
+        marks = Marks([mark(uuid="GPU-1", until=50.0)])
+        assert len(self.text(Inventory(), marks, 49.0)) == 1
+        assert self.text(Inventory(), marks, 50.0) == []
+
+
+def mark(*, kind: MarkKind = MarkKind.RMA, **fields: Any) -> Mark:
+    return Mark(kind=kind, set_at=1.0, set_by="ops", **fields)
+
+
+def reading(node: str, *gpus: Gpu) -> Reading:
+    print_ = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8)
+    return Reading(
+        cluster="prod",
+        node=NodeInfo(name=node),
+        source="s",
+        fingerprint=print_,
+        time=10.0,
+        driver_version="580.1",
+        cuda_version="13.0",
+        gpus=gpus,
+    )
