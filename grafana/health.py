@@ -6,7 +6,7 @@ from grafana import navigation
 from grafana.navigation import CLUSTER, NODE, NODE_OF_SERIES, SERIAL, UUID
 from grafana.panels import NONE_IS_GOOD, Column, Panel, Query, bars, curves, figure, listing, mapped, timeline
 
-__all__ = ["LEVELS", "dashboard"]
+__all__ = ["HEALTHY_SHARE", "LEVELS", "dashboard"]
 
 LEVELS = mapped({"replace": ("needs replacement", "red"), "reset": ("needs a reset or drain", "orange")})
 _DEGRADED_HERE = mapped({"1": ("degraded", "red")})
@@ -37,6 +37,11 @@ _SEEN = f"timestamp(gpuid_gpu_degraded{_IN})[$__range:$__interval]"
 _REMAPPED = 'gpuid_gpu_remapped_rows{cluster=~"$cluster",kind!="inactive"}'
 _RETIRED = f"gpuid_gpu_retired_pages{_IN}"
 _UNCORRECTABLE = 'gpuid_gpu_ecc_errors{cluster=~"$cluster",kind="uncorrectable"}'
+
+# A collector that cannot read a cluster calls its GPUs unreadable: those of the collector that sees most of them count.
+_HEALTHY = 'max by (cluster, model) (gpuid_gpus{cluster=~"$cluster",model=~"$model",state="healthy"})'
+_KNOWN = f"max by (cluster, model) (sum without (state) (gpuid_gpus{_CHOSEN}))"
+HEALTHY_SHARE = f"sum({_HEALTHY}) / (sum({_KNOWN}) > 0)"
 
 
 def dashboard() -> navigation.Dashboard:
@@ -73,6 +78,12 @@ def dashboard() -> navigation.Dashboard:
 
 def _figures() -> tuple[Panel, ...]:
     return (
+        figure(
+            "Healthy",
+            "Share of the known GPUs that are present, readable and not degraded.",
+            HEALTHY_SHARE,
+            unit="percentunit",
+        ),
         figure(
             "Need replacement",
             "GPUs that report what neither a reset nor a reboot repairs.",
@@ -141,6 +152,21 @@ def _over_time() -> tuple[Panel, ...]:
             "Degraded GPUs by level",
             "A GPU with reasons of both levels counts for each.",
             Query(f"count by (level) (max by (uuid, level) (gpuid_gpu_degraded{_IN}) {of_model})", "{{level}}"),
+        ),
+        curves(
+            "Healthy GPUs by cluster",
+            "Share of the known GPUs that are present, readable and not degraded.",
+            Query(
+                f"sum by (cluster) ({_HEALTHY}) / (sum by (cluster) ({_KNOWN}) > 0)",
+                "{{cluster}}",
+            ),
+            unit="percentunit",
+        ),
+        curves(
+            "Healthy GPUs by model",
+            "Share of the known GPUs that are present, readable and not degraded.",
+            Query(f"sum by (model) ({_HEALTHY}) / (sum by (model) ({_KNOWN}) > 0)", "{{model}}"),
+            unit="percentunit",
         ),
     )
 
