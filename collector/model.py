@@ -19,6 +19,7 @@ from collector.health import (
 from collector.timestamps import rfc3339
 
 __all__ = [
+    "CHANGE_EVENTS",
     "KEPT_FIELDS",
     "NO_UUIDS",
     "UNREAD_REASONS",
@@ -100,14 +101,25 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mig: bool | None = None
     virtual: bool = False  # a vGPU of this machine's host; the tool says so
     multi_gpu_board: bool = False  # the tool says that other GPUs are on its board, and so have its serial
-    last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
+    # The fields whose values only earlier readings had, those of `health` too; "health": all of them.
+    last_known: tuple[LastReport, ...] = ()
     health: Health | None = None  # None: no reading has said anything of it
     # Unix seconds of the last reading that found more uncorrectable ECC errors than one before; None: none did.
     ecc_growth: float | None = None
 
     def reports(self, field: str) -> bool:
         """Return whether a field's value is what the last reading said, and not merely the last known one."""
-        return not self.last_known or all(one.field != field for one in self.last_known)
+        if not self.last_known:
+            return True
+        names = (field, "health") if field in HEALTH_FIELDS else (field,)
+        return all(one.field not in names for one in self.last_known)
+
+    @property
+    def last_known_facts(self) -> tuple[LastReport, ...]:
+        """Those of `last_known` that are fields of the GPU itself, and not of its health."""
+        if not self.last_known:
+            return ()
+        return tuple(one for one in self.last_known if one.field not in HEALTH_FIELDS)
 
 
 # What identifies a GPU, its board and its chassis, and never changes by itself: kept as last known.
@@ -115,7 +127,10 @@ KEPT_FIELDS = ("serial", "model", "architecture", "board_part_number", "gpu_part
 
 
 class FieldChange(NamedTuple):
-    """One field of a GPU that its reading altered, named and typed as in `Gpu`; None: not reported."""
+    """One field of a GPU or its health that its reading altered, named and typed as there; None: not reported.
+
+    The field `lost` tells whether it did not answer.
+    """
 
     field: str
     before: str | int | bool | None
@@ -150,15 +165,30 @@ def field_changes(before: Gpu, after: Gpu) -> tuple[FieldChange, ...]:
 
 
 def health_changes(before: Health | None, after: Health | None) -> tuple[FieldChange, ...]:
-    """Return what is different between two states of one GPU's health; its fields are HEALTH_FIELDS."""
+    """Return what is different between two states of one GPU's health; its fields are HEALTH_FIELDS.
+
+    What is not reported in one of them is a difference only where the other one has something to say: a counter that is
+    not zero, or what the GPU is degraded by. So a driver that begins to report more changes nothing of a healthy GPU.
+    """
     if before == after:
         return ()
     old, new = before or Health(), after or Health()
+    found = (FieldChange(field, getattr(old, field), getattr(new, field)) for field in HEALTH_FIELDS)
     return tuple(
-        FieldChange(field, was, now)
-        for field in HEALTH_FIELDS
-        if (was := getattr(old, field)) != (now := getattr(new, field))
+        one
+        for one in found
+        if one.before != one.after
+        and (None not in (one.before, one.after) or _tells(one.field, old) or _tells(one.field, new))
     )
+
+
+def _tells(field: str, health: Health) -> bool:
+    """Return whether the value of a field of a health is news by itself."""
+    value = getattr(health, field)
+    if value is None or field in COUNTERS or isinstance(value, bool):
+        return bool(value)
+    without = msgspec.structs.replace(health, **{field: None})
+    return degradations(Condition(health)) != degradations(Condition(without))
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -342,6 +372,9 @@ class Event(StrEnum):
     CONFIRMED = "confirmed"
 
 
+CHANGE_EVENTS = tuple(event for event in Event if event is not Event.CONFIRMED)  # those that are changes
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to one GPU; `place` is where it is now, or was last when it vanished."""
 
@@ -355,6 +388,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     last_seen: float | None = None  # Unix seconds; when it was found last where it no longer is, if it was lost there
     changes: tuple[FieldChange, ...] = ()  # what was altered, for ALTERED and HEALTH (its fields, and "lost")
     confirmed: float | None = None  # Unix seconds; when it was last read where it was, for VANISHED
+    lost: bool = False  # whether it no longer answered where it was, for VANISHED
 
     @classmethod
     def of(
@@ -368,6 +402,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         last_seen: float | None = None,
         changes: tuple[FieldChange, ...] = (),
         confirmed: float | None = None,
+        lost: bool = False,
     ) -> "Change":
         """Return what happened at `time` (Unix seconds) to a GPU of a node."""
         return cls(
@@ -381,7 +416,24 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
             last_seen=last_seen,
             changes=changes,
             confirmed=confirmed,
+            lost=lost,
         )
+
+    @property
+    def degradations(self) -> tuple[tuple[Degradation, ...], tuple[Degradation, ...]]:
+        """Why the GPU was degraded before its health changed, and why it is now; for HEALTH."""
+        health, growth = self.gpu.health or Health(), self.gpu.ecc_growth
+        before = {one.field: one.before for one in self.changes if one.field in HEALTH_FIELDS}
+        after = {one.field: one.after for one in self.changes if one.field in HEALTH_FIELDS}
+        lost = next((one for one in self.changes if one.field == "lost"), FieldChange("lost", False, False))
+        was = Condition(
+            msgspec.structs.replace(health, **before),
+            bool(lost.before),
+            None if growth == self.time else growth,
+            self.time,
+        )
+        now = Condition(msgspec.structs.replace(health, **after), bool(lost.after), growth, self.time)
+        return degradations(was), degradations(now)
 
 
 class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -437,8 +489,14 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def changes_object(changes: Iterable[FieldChange]) -> dict[str, dict[str, str | int | bool | None]] | None:
-    """Return what was altered as JSON has it everywhere: by field, with `before` and `after`; None for nothing."""
-    return {one.field: {"before": one.before, "after": one.after} for one in changes} or None
+    """Return what was altered as JSON has it everywhere: by field, with `before` and `after`; None for nothing.
+
+    A counter that is less than it was has `went_back` as well.
+    """
+    return {
+        one.field: {"before": one.before, "after": one.after} | ({"went_back": True} if one.went_back else {})
+        for one in changes
+    } or None
 
 
 def last_known_object(last_known: Iterable[LastReport]) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from collector.exposition import Exposition, Metrics
+from collector.health import Degradation
 from collector.model import Change, Event, Place, Step
 from collector.store import HistoryWriter
 from collector.views.alterations import describe_changes
@@ -74,8 +75,23 @@ def _log_change(change: Change, *, removed: bool) -> None:
         fields["serial"] = change.gpu.serial
     if change.previous is not None:
         fields |= {"from_cluster": change.previous.cluster, "from_node": change.previous.node}
-    if change.changes:
-        fields["changes"] = describe_changes(change.changes)
+    # That it no longer answers, or does again, is logged where it is noticed, with how.
+    changes = [one for one in change.changes if one.field != "lost"]
+    if changes:
+        fields["changes"] = describe_changes(changes)
+    if change.event is Event.HEALTH:
+        if changes:
+            _log_health(change, fields)
+        return
     # A first inventory makes thousands of GPUs appear; what a person wants to read is what happens to them later.
     quiet = removed or change.event is Event.APPEARED
     log.log(logging.DEBUG if quiet else logging.INFO, "GPU %s", change.event, extra=fields)
+
+
+def _log_health(change: Change, fields: dict[str, str]) -> None:
+    before, after = change.degradations
+    reasons = ", ".join(after)
+    if set(after) - {*before, Degradation.LOST}:
+        log.warning("GPU degraded: %s", reasons, extra={**fields, "reasons": reasons})
+    else:
+        log.info("GPU health", extra={**fields, "reasons": reasons} if reasons else fields)

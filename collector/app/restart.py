@@ -42,7 +42,8 @@ async def restore(
         absent = {uuid: place for uuid, place in remembered.absent.items() if place.cluster in configured}
         leads = store.leadership.leads
         nodes = [node for node in remembered.nodes if leads or node.place.cluster in configured]
-        publisher.publish(inventory.restore(nodes, absent, remembered.left, remembered.facts), record=False)
+        step = inventory.restore(nodes, absent, remembered.left, remembered.facts, remembered.lost)
+        publisher.publish(step, record=False)
         await exposition.refresh()  # before a hundred clusters' first requests, and so before the first scrape
     recent.add([as_change(change) for change in reversed(latest)])
     publisher.record_to(store.history_writer)

@@ -130,8 +130,8 @@ class TakeOver:
         """
         inventory = self._inventory
         recorded = await self._store.recorded({place: inventory.node(place) for place in places})
-        absent, left, facts = await self._store.absent()
-        inventory.recall(absent, {**recorded.latest, **left}, facts)
+        away = await self._store.absent()
+        inventory.recall(away.absent, {**recorded.latest, **away.left}, away.facts, away.lost)
         here = {(placement.uuid, placement.place) for placement in recorded.here}
         for place in places:
             if (node := inventory.node(place)) is not None:

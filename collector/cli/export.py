@@ -115,7 +115,7 @@ async def _export(pages: _Pages, file_format: str, output: Path | None) -> None:
 
 async def _store_rows(settings: StoreSettings) -> _Pages:
     async with Store.open(settings, OpenMode.READER) as store, contextlib.aclosing(store.nodes()) as parts:
-        marks, now = Marks(), time.time()
+        marks, now = Marks((await store.marks.in_force())[1]), time.time()
         async for nodes in parts:
             yield [row for node in nodes for row in _node_rows(node, marks, now)]
 

@@ -1,6 +1,7 @@
 """Queries of the history that several commands share: from the configured store, or from a running collector."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -11,10 +12,12 @@ import msgspec
 
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.condition import mark_of, needs, reasons_of
 from collector.cli.options import found_config
 from collector.cli.table import print_rows
+from collector.marks import Marks
 from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
-from collector.text import counted
+from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_changes
 from collector.views.rows import change_row, placement_row
@@ -50,15 +53,20 @@ class HistoryQueries:
             lambda history, after: history.node(node, cluster, after=after, limit=self._page_size),
         )
 
-    def changes(self, since: float, cluster: str | None) -> list[Row]:
-        """Return the changes since a time (Unix seconds), oldest first."""
+    def changes(self, since: float, cluster: str | None, events: Sequence[str] = ()) -> list[Row]:
+        """Return the changes since a time (Unix seconds), oldest first; all of them, or those of some events."""
         if self._store is None:
-            return self._ask_collector("/api/v1/changes", _given(since=rfc3339(since), cluster=cluster), "changes")
+            params: dict[str, str | Sequence[str]] = {**_given(since=rfc3339(since), cluster=cluster)}
+            if events:
+                params["event"] = events
+            return self._ask_collector("/api/v1/changes", params, "changes")
 
-        async def read(history: History) -> list[Row]:
+        async def read(store: Store) -> list[Row]:
             rows: list[Row] = []
             after: int | None = None
-            while found := await history.changes(since=since, cluster=cluster, after=after, limit=self._page_size):
+            while found := await store.history.changes(
+                since=since, cluster=cluster, events=events, after=after, limit=self._page_size
+            ):
                 rows += map(change_row, found)
                 after = found[-1].id
             return rows
@@ -69,17 +77,21 @@ class HistoryQueries:
         if self._store is None:
             return self._ask_collector(path, params, "placements")
 
-        async def read(history: History) -> list[Row]:
+        async def read(store: Store) -> list[Row]:
             rows: list[Row] = []
             after: Position | None = None
-            while found := await page(history, after):
-                rows += map(placement_row, found)
+            marks, now = Marks((await store.marks.in_force())[1]), time.time()
+            while found := await page(store.history, after):
+                conditions = await store.history.conditions({one.uuid for one in found})
+                rows += [
+                    placement_row(one, conditions.get(one.uuid), marks.of(one.uuid, one.serial, now)) for one in found
+                ]
                 after = found[-1].position
             return rows
 
         return _ask_store(self._store, read)
 
-    def _ask_collector(self, path: str, params: Mapping[str, str], key: str) -> list[Row]:
+    def _ask_collector(self, path: str, params: Mapping[str, str | Sequence[str]], key: str) -> list[Row]:
         """Return the rows of every page."""
         rows: list[Row] = []
         after: dict[str, str] = {}
@@ -107,9 +119,48 @@ def history_options(function: Any) -> Any:
 
 
 def print_placements(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print placements as a table or as JSON; in the table, a serial that is merely the last known one is marked."""
-    shown = rows if as_json else [row | _described(row) for row in rows]
+    """Print placements as a table or as JSON.
+
+    In the table, a serial that is merely the last known one is marked, and the changes of a GPU's health follow the
+    place where it was then. What is to be known of a GPU now comes last.
+    """
+    shown = rows if as_json else [line for row in rows for line in (row | _described(row), *_health_lines(row))]
     print_rows(shown, columns, as_json=as_json, nothing="No GPUs found.")
+    if not as_json and (sentences := list(_conditions(rows))):
+        click.echo("\n" + "\n".join(sentences))
+
+
+def _health_lines(row: Row) -> Iterator[Row]:
+    """Yield the changes of health during a placement as rows of their own, the newest first."""
+    same = {name: row.get(name) for name in ("cluster", "node", "serial", "uuid", "model", "chassis")}
+    for one in _list(row.get("health_changes")):
+        if isinstance(one, Mapping):
+            text = describe_changes(as_field_changes(one.get("changes")))
+            yield same | {"since": one.get("time"), "until": one.get("time"), "altered": f"health: {text}"}
+
+
+def _conditions(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a sentence about each GPU that is degraded or marked: as it is now, or was when it was seen last."""
+    present = {str(row.get("uuid")) for row in rows if row.get("until") is None}
+    newest = {str(row.get("uuid")): row for row in reversed(rows)}
+    for uuid, row in reversed(newest.items()):
+        words = []
+        if needed := needs(row):
+            when = "" if uuid in present else ", as it was read last"
+            words.append(f"{needed} ({', '.join(reasons_of(row))}){when}")
+        if mark := mark_of(row):
+            words.append(_marked(mark))
+        if words:
+            yield one_line(f"{row.get('serial') or uuid} {' and '.join(words)}")
+
+
+def _marked(mark: Mapping[str, Any]) -> str:
+    """Return what somebody noted: "is marked rma by ann since 2026-11-26T08:00:00Z (OPS-12: falls off the bus)"."""
+    said = ": ".join(str(mark[name]) for name in ("ticket", "note") if mark.get(name))
+    until = f" until {mark['until']}" if mark.get("until") else ""
+    return f"is marked {mark.get('as')} by {mark.get('by')} since {mark.get('set')}{until}" + (
+        f" ({said})" if said else ""
+    )
 
 
 def _described(row: Row) -> Row:
@@ -133,10 +184,10 @@ def configured_store(options: Mapping[str, Any]) -> StoreSettings | None:
     return None if options["url"] is not None or path is None else configuration.load(path).store
 
 
-def _ask_store(settings: StoreSettings, ask: Callable[[History], Awaitable[_T]]) -> _T:
+def _ask_store(settings: StoreSettings, ask: Callable[[Store], Awaitable[_T]]) -> _T:
     async def run() -> _T:
         async with Store.open(settings, OpenMode.READER) as store:
-            return await ask(store.history)
+            return await ask(store)
 
     return anyio.run(run)
 

@@ -24,6 +24,14 @@ _TERMINAL_PAGE_ROWS = 200  # likewise on a terminal, where a person reads along
 Rows = Iterable[Sequence[object]]
 Style = Callable[[str], str]  # a cell's text -> its style as rich names it
 
+_EVENT_STYLES = {
+    "appeared": "green",
+    "moved": "yellow",
+    "vanished": "red",
+    "altered": "cyan",
+    "health": "magenta",
+}
+
 _PLAIN: Mapping[str, Style] = MappingProxyType({})
 
 
@@ -60,7 +68,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_
 
 def event_style(event: str) -> str:
     """Return the style of an event's name."""
-    return {"appeared": "green", "moved": "yellow", "vanished": "red", "altered": "cyan"}.get(event, "")
+    return _EVENT_STYLES.get(event, "")
 
 
 def result_style(result: str) -> str:

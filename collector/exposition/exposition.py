@@ -16,6 +16,7 @@ import msgspec
 
 from collector.events import ResettableEvent
 from collector.exposition.families import NODE_FAMILIES, label_names, render
+from collector.exposition.gpu_counts import GpuCounts
 from collector.exposition.gzip_concat import FOOTER_BYTES, HEADER, Checksum, footer
 from collector.exposition.metrics import Metrics
 from collector.exposition.shards import ClusterText, ClusterTextStore, DeflatedText, compressed, inflated
@@ -56,7 +57,9 @@ class Exposition:
         cluster_label: str = "cluster",
         node_labels: Sequence[str] = (),
     ) -> None:
+        self.gpu_counts = GpuCounts()  # of the nodes that are published
         self._metrics = metrics
+        metrics.count_gpus(self.gpu_counts.of)
         self._render = functools.partial(render, node_labels=label_names(node_labels), cluster_label=cluster_label)
         self._stores: dict[str, ClusterTextStore] = {}  # by cluster
         self._dirty: dict[str, dict[str, NodeState | None]] = {}  # nodes to be rendered, by cluster and name
@@ -71,6 +74,7 @@ class Exposition:
 
     def update(self, nodes: Mapping[Place, NodeState | None]) -> None:
         """Publish these states of nodes from the next refresh on; None: the node is gone."""
+        self.gpu_counts.update(nodes)
         for place, state in nodes.items():
             self._dirty.setdefault(place.cluster, {})[place.node] = state
         if nodes:

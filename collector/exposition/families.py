@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 from collector.health import Health, degradations, level
 from collector.model import NodeState
 
-__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "render"]
+__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "printable", "render"]
 
 
 _SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # without the line feed, which is escaped
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 
 
@@ -168,6 +169,14 @@ FAMILIES = (
         "gauge",
         ("cluster",),
         "GPUs reported by a second node while the first has not answered yet; published in both.",
+    ),
+    Family(
+        "gpuid_gpus",
+        "gauge",
+        ("cluster", "model", "state"),
+        "Known GPUs by model and state, each in one: degraded (lost ones too), unreadable (present, but the node or the"
+        " cluster is not read), healthy, or missing (of the capacity, neither found nor lost). Healthy is there for"
+        " every model, the others where not zero.",
     ),
     Family(
         "gpuid_gpu_mark_info",
@@ -352,7 +361,7 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
         f'field="{field}"}} {time:.3f}\n'
         for gpu in state.gpus
         if gpu.last_known
-        for field, time in gpu.last_known
+        for field, time in gpu.last_known_facts
     )
     counts = "".join(
         f'gpuid_node_gpus{where},state="{state}"}} {count}\n'
@@ -412,6 +421,11 @@ def escape(value: str | None) -> str:
     if value is None:
         return ""
     return _SPECIAL.sub(_escaped, value) if _SPECIAL.search(value) else value
+
+
+def printable(value: str) -> str:
+    """Return a label value for prometheus-client, without the control characters that `escape` replaces."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value).encode("utf-8", "replace").decode()
 
 
 def label_names(labels: Sequence[str]) -> list[tuple[str, str]]:

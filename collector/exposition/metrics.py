@@ -23,12 +23,15 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from collector import __version__
-from collector.exposition.families import FAMILIES
+from collector.exposition.families import FAMILIES, printable
+from collector.exposition.gpu_counts import Counts
 from collector.marks import Mark
 from collector.model import UNREAD_REASONS, ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
 from collector.tls import Validity
 
 __all__ = ["Metrics"]
+
+CountGpus = Callable[..., Counts]  # of a cluster, `up` or not
 
 _HELP = {family.name: family.help for family in FAMILIES}
 _LABELS = {family.name: family.labels for family in FAMILIES}
@@ -65,6 +68,7 @@ class Metrics:
         self.registry = CollectorRegistry()  # series that belong to no cluster
         self._cluster_label = cluster_label
         self._clusters: dict[str, _ClusterMetrics] = {}
+        self._count_gpus: CountGpus = lambda _cluster, *, up: {}  # noqa: ARG005
         self._sinks: set[str] = set()
         self._marks = _MarkedGpus()
         self._marked: Callable[[], Iterable[MarkedGpu]] = tuple
@@ -101,9 +105,15 @@ class Metrics:
         open claim, `failing` on how many of its nodes the last reading failed for a reason, `unread` how many are
         unread for a reason, `nodes` how many there are, and `resemblances` how many other clusters show the same nodes.
         """
-        self._clusters[cluster] = _ClusterMetrics(
+        metrics = self._clusters[cluster] = _ClusterMetrics(
             cluster, self._cluster_label, conflicts, claims, failing, unread, nodes, resemblances
         )
+        count = lambda: self._count_gpus(cluster, up=metrics.last_state is ClusterState.UP)  # noqa: E731
+        metrics.registry.register(_GpuGauge(cluster, self._cluster_label, count))
+
+    def count_gpus(self, count: CountGpus) -> None:
+        """Ask `count` at each scrape for the GPUs of a cluster that is up or not, by model and state."""
+        self._count_gpus = count
 
     def remove_cluster(self, cluster: str) -> None:
         """Remove all series of a cluster; later calls about it are ignored."""
@@ -342,6 +352,20 @@ class _CallbackCounter(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(self._name, _HELP[self._name], value=self._value())
+
+
+class _GpuGauge(Collector):
+    """The known GPUs of a cluster by model and state, which a callback returns."""
+
+    def __init__(self, cluster: str, cluster_label: str, counts: Callable[[], Counts]) -> None:
+        self._cluster, self._cluster_label, self._counts = cluster, cluster_label, counts
+
+    def collect(self) -> Iterable[Metric]:
+        name = "gpuid_gpus"
+        family = GaugeMetricFamily(name, _HELP[name], labels=_labels(name, self._cluster_label))
+        for (model, state), count in sorted(self._counts().items()):
+            family.add_metric((self._cluster, printable(model), state), count)
+        yield family
 
 
 class _MarkedGpus(Collector):

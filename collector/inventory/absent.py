@@ -1,6 +1,7 @@
 """Where GPUs that are in no node were last: what tells a move from a first appearance."""
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from collector.inventory.last_known import with_last_known
@@ -15,6 +16,7 @@ class Absent(NamedTuple):
     place: Place
     time: float
     facts: Gpu | None = None  # what is last known of it, as `collector.inventory.last_known.facts_of` returns it
+    lost: bool = False  # whether it no longer answered
 
 
 def merged(known: Absent, recorded: Absent) -> Absent:
@@ -40,11 +42,11 @@ class AbsentGpus:
         self._clusters: dict[str, str] = {}  # by UUID
         self._gpus: dict[str, dict[str, Absent]] = {}  # by cluster and UUID, in the order in which they left
 
-    def add(self, uuid: str, place: Place, time: float, facts: Gpu | None = None) -> None:
-        """Remember where a GPU was last, and what is last known of it."""
+    def add(self, uuid: str, place: Place, time: float, facts: Gpu | None = None, *, lost: bool = False) -> None:
+        """Remember where a GPU was last, what is last known of it, and whether it no longer answered."""
         self.pop(uuid)
         self._clusters[uuid] = place.cluster
-        self._gpus.setdefault(place.cluster, {})[uuid] = Absent(place, time, facts)
+        self._gpus.setdefault(place.cluster, {})[uuid] = Absent(place, time, facts, lost)
         if len(self._clusters) > self._limit:
             most = max(self._gpus.values(), key=len)
             self.pop(next(iter(most)))
@@ -72,6 +74,10 @@ class AbsentGpus:
     def times(self) -> Mapping[str, float]:
         """Return until when each GPU was somewhere (Unix seconds; 0 where that is not known), by UUID."""
         return {uuid: absent.time for gpus in self._gpus.values() for uuid, absent in gpus.items()}
+
+    def lost(self) -> AbstractSet[str]:
+        """Return the UUIDs of the GPUs that no longer answered where they were last."""
+        return {uuid for gpus in self._gpus.values() for uuid, absent in gpus.items() if absent.lost}
 
     def places(self) -> Mapping[str, Place]:
         """Return where each GPU was last, by UUID."""

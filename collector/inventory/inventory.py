@@ -8,11 +8,12 @@ from types import MappingProxyType
 
 import msgspec
 
+from collector.health import shared
 from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
-from collector.inventory.last_known import facts_of, newest_marks, with_last_known
+from collector.inventory.last_known import facts_of, newest_marks, settled, with_growth, with_last_known
 from collector.inventory.listed import with_listed
 from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus
 from collector.inventory.verify_backoff import VerifyBackoff
@@ -21,6 +22,7 @@ from collector.model import (
     Change,
     Event,
     Failing,
+    FieldChange,
     Gpu,
     GpuRef,
     Known,
@@ -36,6 +38,7 @@ from collector.model import (
     Unseen,
     canonical_uuid,
     field_changes,
+    health_changes,
 )
 
 __all__ = ["MAX_ABSENT_GPUS", "Inventory"]
@@ -62,6 +65,11 @@ class Inventory:
     its silence within one cluster.
 
     What a GPU no longer says of itself, such as its serial, stays as last known (`collector.inventory.last_known`).
+
+    A GPU's health follows its UUID: each of its first readings in another place is compared with the last one in the
+    place before, once it is settled that it has moved. Across clusters it is compared and nothing else: neither what is
+    no longer reported nor the growth of its errors is taken over from a cluster that may have made it up. For the same
+    reason, what one place of a GPU in conflict reports is never compared with what the other one does.
 
     A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
     is known by its bus address alone. So does one that only ResourceSlices can tell of (`collector.inventory.listed`).
@@ -101,7 +109,10 @@ class Inventory:
         )
         self._put(node, step)  # it has its GPUs of before until all of this reading's are placed
         left = {gpu.uuid: (gpu, since) for gpu, since in zip(before.gpus, before.since, strict=True)}
-        found = {gpu.uuid: self._with_last_known(gpu, before, left.get(gpu.uuid)) for gpu in reading.gpus}
+        found = {gpu.uuid: self._with_last_known(gpu, before, left.get(gpu.uuid), reading) for gpu in reading.gpus}
+        unseen = unseen_gpus(before, reading)
+        step.were_lost = before.lost_uuids
+        step.are_lost = {one.uuid for one in unseen if one.lost} if unseen else NO_UUIDS
 
         gpus: list[Gpu] = []
         since: list[float] = []
@@ -114,21 +125,18 @@ class Inventory:
                     opened.append(uuid)
             else:
                 at, claimed = known[1], uuid in before.claims
-                changes = field_changes(known[0], gpu) if known[0] != gpu else ()
+                if known[0] == gpu:
+                    gpu = known[0]  # one copy of its strings is enough
                 if claimed:
                     at, claimed = self._claim_again(gpu, node, at, reading, step)
                 else:
                     self._confirm(uuid, node.place, reading, step)
-                    if changes:
-                        altered = Change.of(node, Event.ALTERED, max(reading.time, at), gpu, changes=changes)
-                        step.changes.append(altered)
-                gpu = gpu if changes else known[0]  # the old one: one copy of its strings is enough
+                    step.found_again(node, max(reading.time, at), known[0], gpu)
             if claimed:
                 claims.add(uuid)
             gpus.append(gpu)
             since.append(at)
-        unseen = unseen_gpus(before, reading)
-        for gpu, at in self._staying(unseen, left, place):
+        for gpu, at in self._staying(unseen, left, node, step):
             claims |= before.claims & {gpu.uuid}
             gpus.append(gpu)
             since.append(at)
@@ -160,9 +168,10 @@ class Inventory:
             silent = known.silent if known is not None and known.node.uid == node.uid else ()
             self._put(NodeState(place=place, node=node, silent=silent), step)
         elif before.node != node:
-            self._put(with_listed(before.node, msgspec.structs.replace(before, node=node), time), step)
+            self._put(msgspec.structs.replace(before, node=node), step)
             if not node.ready:
                 self._lose_claimed(place, step)
+            self._note_listed(place, before.node, time, step)
         else:  # equal: the caller holds the new value anyway, and one copy is enough
             self._nodes[cluster][node.name] = msgspec.structs.replace(before, node=node)
         return step.done()
@@ -177,6 +186,8 @@ class Inventory:
         """
         step = _Draft()
         if (node := self.node(place)) is not None:
+            self._lose_claimed(place, step)  # before any of them counts as lost: it has moved
+            node = self._at(place)
             failing = Failing(reason, time if node.failing is None else node.failing.since, message)
             unseen = also_lost(node, lost)
             silent = also_silent(node, lost, unseen, time)
@@ -184,7 +195,7 @@ class Inventory:
             after = with_listed(node.node, after, time)
             if (node.failing, node.unseen, node.silent) != (after.failing, after.unseen, after.silent):
                 self._put(after, step)
-            self._lose_claimed(place, step)
+                step.lost(node, after, time)
         return step.done()
 
     def cannot_verify(self, place: Place) -> Step:
@@ -199,11 +210,13 @@ class Inventory:
         if (node := self.node(place)) is not None:
             since = time if node.uncovered is None else node.uncovered.since
             uncovered = None if reason is None else Unread(reason, since)
-            if node.uncovered != uncovered:
-                after = msgspec.structs.replace(node, uncovered=uncovered)
-                self._put(with_listed(node.node, after, time), step)
+            differs = node.uncovered != uncovered
+            if differs:
+                self._put(msgspec.structs.replace(node, uncovered=uncovered), step)
             if reason is not None:
                 self._lose_claimed(place, step)
+            if differs:
+                self._note_listed(place, node.node, time, step)
         return step.done()
 
     def remove_node(self, place: Place, time: float) -> Step:
@@ -242,12 +255,13 @@ class Inventory:
         absent: Mapping[str, Place],
         left: Mapping[str, float] = _NO_TIMES,
         facts: Mapping[str, Gpu] = _NO_FACTS,
+        lost: AbstractSet[str] = NO_UUIDS,
     ) -> Step:
         """Fill an empty inventory with what an earlier one knew; nothing counts as changed by it.
 
         `absent` says where GPUs that are in no node were last, by UUID, and `left` until when (Unix seconds): none of
-        them comes back before that, whatever the clock says. `facts` are what is last known of them. Nodes with open
-        claims are to be read before long: `nodes_in_claim` names them.
+        them comes back before that, whatever the clock says. `facts` are what is last known of them, and `lost` names
+        those that no longer answered. Nodes with open claims are to be read before long: `nodes_in_claim` names them.
         """
         if self._nodes:
             raise ValueError("only an empty inventory can be restored")
@@ -266,11 +280,15 @@ class Inventory:
         for serial in serials:
             self._conflicts.update_serial(serial)
         for uuid, place in absent.items():
-            self._absent.add(uuid, place, left.get(uuid, 0.0), facts.get(uuid))
+            self._absent.add(uuid, place, left.get(uuid, 0.0), facts.get(uuid), lost=uuid in lost)
         return step.done()
 
     def recall(
-        self, absent: Mapping[str, Place], left: Mapping[str, float], facts: Mapping[str, Gpu] = _NO_FACTS
+        self,
+        absent: Mapping[str, Place],
+        left: Mapping[str, float],
+        facts: Mapping[str, Gpu] = _NO_FACTS,
+        lost: AbstractSet[str] = NO_UUIDS,
     ) -> None:
         """Take over where another inventory recorded GPUs last that are in no node, and what it knows of them.
 
@@ -280,11 +298,11 @@ class Inventory:
         for uuid in dict.fromkeys((*absent, *left)):
             known, time = self._absent.get(uuid), left.get(uuid, 0.0)
             if known is not None:
-                both = merged(known, Absent(absent.get(uuid, known.place), time, facts.get(uuid)))
+                both = merged(known, Absent(absent.get(uuid, known.place), time, facts.get(uuid), uuid in lost))
                 if both != known:
-                    self._absent.add(uuid, *both)
+                    self._absent.add(uuid, both.place, both.time, both.facts, lost=both.lost)
             elif uuid in absent and not self._locations.places(uuid):
-                self._absent.add(uuid, absent[uuid], time, facts.get(uuid))
+                self._absent.add(uuid, absent[uuid], time, facts.get(uuid), lost=uuid in lost)
 
     def adopt(self, recorded: NodeState) -> Step:
         """Take over what another inventory recorded of a node, where its reading is the newer one.
@@ -312,6 +330,7 @@ class Inventory:
                     driver_version=recorded.driver_version,
                     cuda_version=recorded.cuda_version,
                     gpus=tuple(gpu for gpu in recorded.gpus if gpu.uuid not in recorded.claims),
+                    lost=tuple(GpuRef(uuid) for uuid in recorded.lost_uuids),
                     started=_LONG_AGO,
                     ended=_LONG_AGO,
                 )
@@ -399,6 +418,10 @@ class Inventory:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
 
+    def lost_before_they_left(self) -> AbstractSet[str]:
+        """Return the UUIDs of the GPUs in no node that no longer answered where they were last."""
+        return self._absent.lost()
+
     def left(self) -> Mapping[str, float]:
         """Return until when each GPU that is in no node was somewhere (Unix seconds), by UUID, where that is known."""
         return {uuid: time for uuid, time in self._absent.times().items() if time}
@@ -447,6 +470,14 @@ class Inventory:
         nodes[node.place.node] = node
         step.nodes[node.place] = node
 
+    def _note_listed(self, place: Place, before: NodeInfo, time: float, step: "_Draft") -> None:
+        """Keep what the ResourceSlices of a node reveal; `before` is what Kubernetes said of it until now."""
+        node = self._at(place)
+        after = with_listed(before, node, time)
+        if after is not node:
+            self._put(after, step)
+            step.lost(node, after, time)
+
     def _remove(self, place: Place, time: float, step: "_Draft") -> None:
         nodes = self._nodes.get(place.cluster, {})
         if (node := nodes.pop(place.node, None)) is None:
@@ -473,17 +504,21 @@ class Inventory:
                     self._unread[cluster, one.reason.value] += sign
 
     def _staying(
-        self, unseen: Iterable[Unseen], left: dict[str, tuple[Gpu, float]], place: Place
+        self, unseen: Iterable[Unseen], left: dict[str, tuple[Gpu, float]], node: NodeState, step: "_Draft"
     ) -> list[tuple[Gpu, float]]:
         """Take from the GPUs that a reading did not find those that stay in its node all the same.
 
         A lost one that answers in another node of the cluster does not: then it has moved.
         """
-        return [
+        stay = [
             left.pop(one.uuid)
             for one in unseen
-            if one.uuid in left and not (one.lost and self._claims.is_claimed_within(one.uuid, place.cluster))
+            if one.uuid in left and not (one.lost and self._claims.is_claimed_within(one.uuid, node.place.cluster))
         ]
+        for gpu, since in stay:
+            if gpu.uuid not in node.claims:
+                step.found_again(node, max(node.time or since, since), gpu, gpu)
+        return stay
 
     # Where a GPU is
 
@@ -509,6 +544,8 @@ class Inventory:
             step.changes.append(Change.of(node, Event.APPEARED, at, gpu))
         else:
             step.changes.append(Change.of(node, Event.MOVED, at, gpu, previous=absent.place))
+        known = None if absent is None else absent.facts
+        step.worn(node, at, known, absent is not None and absent.lost, gpu, gpu.uuid in step.are_lost)
         return at
 
     def _ask_homes(self, uuid: str, claimant: Place, step: "_Draft") -> None:
@@ -581,36 +618,42 @@ class Inventory:
     def _left(self, gpu: Gpu, node: NodeState, since: float, time: float, step: "_Draft") -> None:
         """Say what became of a GPU that one of its homes had since `since` and no longer has at `time`."""
         uuid = gpu.uuid
-        last_seen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
+        unseen = next((one for one in node.unseen if one.uuid == uuid), None)
+        last_seen, lost = (None, False) if unseen is None else (unseen.confirmed, unseen.lost)
         confirmed = _confirmed(node, uuid, since)
         if homes := self._homes(uuid):  # it was in conflict
             time = max(time, *(self._at(home).since_of(uuid) for home in homes))
         else:
             if (successor := self._claims.successor(uuid, node.place)) is not None:
-                self._move(uuid, node.place, since, last_seen, successor, step)
+                self._move(gpu, Absent(node.place, confirmed, lost=lost), since, last_seen, successor, step)
                 return
-            self._absent.add(uuid, node.place, time, facts_of(gpu, confirmed))
-        vanished = Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen, confirmed=confirmed)
+            self._absent.add(uuid, node.place, time, facts_of(gpu, confirmed), lost=lost)
+        vanished = Change.of(node, Event.VANISHED, time, gpu, last_seen=last_seen, confirmed=confirmed, lost=lost)
         step.changes.append(vanished)
 
     def _move(
-        self, uuid: str, previous: Place, since: float, last_seen: float | None, claimant: Place, step: "_Draft"
+        self, known: Gpu, was: Absent, since: float, last_seen: float | None, claimant: Place, step: "_Draft"
     ) -> None:
         """Settle a claim: the GPU has moved. Others who claim it now claim it from its new home.
 
-        It has moved when its claimant reported it, but not before `since`, when it came to where it was.
+        `was` is what its place before, which last read it then, knew of it. It has moved when its claimant reported it,
+        but not before `since`, when it came to where it was.
         """
+        uuid, previous = known.uuid, was.place
         state = self._at(claimant)
-        gpu = next(gpu for gpu in state.gpus if gpu.uuid == uuid)
+        claimed = next(one for one in state.gpus if one.uuid == uuid)
+        gpu = settled(claimed, known, was.time) if previous.cluster == claimant.cluster else claimed
         self._claims.close(uuid, claimant)
         at = max(since, state.since_of(uuid))
         state = msgspec.structs.replace(
             state,
-            since=tuple(at if one is gpu else own for one, own in zip(state.gpus, state.since, strict=True)),
+            gpus=tuple(gpu if one is claimed else one for one in state.gpus),
+            since=tuple(at if one is claimed else own for one, own in zip(state.gpus, state.since, strict=True)),
             claims=state.claims - {uuid} or NO_UUIDS,
         )
         self._put(state, step)
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
+        step.worn(state, at, known, was.lost, gpu, uuid in state.lost_uuids)
         self._verify_backoff.reset(claimant, previous)
         for other, claim in self._claims.claimants(uuid).items():
             claim.confirmed = None
@@ -650,8 +693,8 @@ class Inventory:
         for serial in serials:
             self._conflicts.serial_changed(serial, place)
 
-    def _with_last_known(self, gpu: Gpu, node: NodeState, here: tuple[Gpu, float] | None) -> Gpu:
-        """Return a GPU with what only earlier readings say of it: in its node, or else in its home or where it was.
+    def _with_last_known(self, gpu: Gpu, node: NodeState, here: tuple[Gpu, float] | None, reading: Reading) -> Gpu:
+        """Return a GPU of a reading with what earlier ones say of it: in its node, or else in its home or where it was.
 
         What merely claims a GPU adds nothing to it, and no cluster adds anything to the GPUs of another one.
         """
@@ -659,16 +702,20 @@ class Inventory:
             known, since = here
             if known == gpu:  # nearly always
                 return gpu
+            gpu = _with_shared_health(with_growth(gpu, known, max(reading.time, since)))
             return with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
+        gpu = _with_shared_health(gpu)
         if (absent := self._absent.get(gpu.uuid)) is not None:
             if absent.facts is None or absent.place.cluster != node.place.cluster:
                 return gpu
+            gpu = with_growth(gpu, absent.facts, max(reading.time, absent.time))
             return with_last_known(gpu, absent.facts, absent.time, same_node=absent.place == node.place)
         home = min((home for home in self._homes(gpu.uuid) if home.cluster == node.place.cluster), default=None)
         if home is None:
             return gpu
         state = self._at(home)
         known, since = next(one for one in zip(state.gpus, state.since, strict=True) if one[0].uuid == gpu.uuid)
+        gpu = with_growth(gpu, known, max(reading.time, since))
         return with_last_known(gpu, known, _confirmed(state, gpu.uuid, since), same_node=False)
 
     def _at(self, place: Place) -> NodeState:
@@ -676,6 +723,13 @@ class Inventory:
 
     def _found(self, places: Iterable[Place], wanted: Callable[[Gpu], bool]) -> list[Placement]:
         return [one for place in places for one in self._at(place).placements() if wanted(one.gpu)]
+
+
+def _with_shared_health(gpu: Gpu) -> Gpu:
+    """Return a GPU whose health is the one object of all that are equal."""
+    if gpu.health is None or (health := shared(gpu.health)) is gpu.health:
+        return gpu
+    return msgspec.structs.replace(gpu, health=health)
 
 
 def _confirmed(node: NodeState, uuid: str, since: float) -> float:
@@ -715,12 +769,39 @@ class _Draft:
     def __init__(self, now: float | None = None) -> None:
         self.now = now  # on the monotonic clock, if a reading causes it
         self.changes: list[Change] = []
+        self._health: list[Change] = []  # after the others: how a GPU is where it has come to
+        self.were_lost: AbstractSet[str] = NO_UUIDS  # of the node that was read, before and after the reading
+        self.are_lost: AbstractSet[str] = NO_UUIDS
         self.nodes: dict[Place, NodeState | None] = {}
         self.verify: dict[Place, float] = {}  # in how many seconds
 
+    def found_again(self, node: NodeState, time: float, before: Gpu, after: Gpu) -> None:
+        """Add what a reading has altered of a GPU that stays in its node."""
+        if after is not before and (changes := field_changes(before, after)):
+            self.changes.append(Change.of(node, Event.ALTERED, time, after, changes=changes))
+        if after is not before or self.were_lost or self.are_lost:
+            self.worn(node, time, before, after.uuid in self.were_lost, after, after.uuid in self.are_lost)
+
+    def worn(self, node: NodeState, time: float, before: Gpu | None, was_lost: bool, after: Gpu, lost: bool) -> None:
+        """Add what is different of the health of a GPU of a node since `before`, if anything is."""
+        changes = health_changes(None if before is None else before.health, after.health)
+        if was_lost != lost:
+            changes = (FieldChange("lost", was_lost, lost), *changes)
+        if changes:
+            self._health.append(Change.of(node, Event.HEALTH, time, after, changes=changes))
+
+    def lost(self, before: NodeState, after: NodeState, time: float) -> None:
+        """Add which GPUs of a node no longer answer, or do again, without a reading."""
+        was, now = before.lost_uuids, after.lost_uuids
+        if was == now:
+            return
+        for gpu, since in zip(after.gpus, after.since, strict=True):
+            if gpu.uuid not in after.claims:
+                self.worn(after, max(time, since), gpu, gpu.uuid in was, gpu, gpu.uuid in now)
+
     def done(self, reading: Reading | None = None, *, removed_cluster: str | None = None) -> Step:
         return Step(
-            changes=tuple(self.changes),
+            changes=(*self.changes, *self._health),
             nodes=self.nodes,
             reading=reading,
             removed_cluster=removed_cluster,

@@ -145,37 +145,62 @@ def decode_last_known(written: str | None) -> tuple[LastReport, ...]:
     return () if written is None else tuple(LastReport(*item) for item in _decode_times(written).items())
 
 
-def encode_facts(gpu: Gpu, time: float) -> str | None:
-    """Return what stays known of a GPU that has left, read last at `time` (Unix seconds), as JSON; None for nothing."""
+def encode_facts(gpu: Gpu, time: float, *, lost: bool = False) -> str | None:
+    """Return what stays known of a GPU that has left, read last at `time` (Unix seconds), as JSON; None for nothing.
+
+    `lost` tells that it no longer answered.
+    """
     times = dict(gpu.last_known)
-    facts = {
-        field: (value, times.get(field, time))
-        for field in KEPT_FIELDS
-        if (value := getattr(gpu, field)) is not None and not gpu.virtual
-    }
+    facts: dict[str, Any] = {} if not lost else {"lost": True}
+    if not gpu.virtual:
+        facts |= {
+            field: (value, times.get(field, time))
+            for field in KEPT_FIELDS
+            if (value := getattr(gpu, field)) is not None
+        }
+        if gpu.health is not None:
+            facts["health"] = (gpu.health, times.get("health", time))
+            if marks := {field: at for field, at in gpu.last_known if field in HEALTH_FIELDS}:
+                facts["last_known"] = marks
+        if gpu.ecc_growth is not None:
+            facts["ecc_growth"] = gpu.ecc_growth
     return _to_json(facts).decode() if facts else None
 
 
-def decode_facts(uuid: str, written: str | None) -> Gpu | None:
-    """Return what `encode_facts` wrote."""
+def decode_facts(uuid: str, written: str | None) -> tuple[Gpu | None, bool]:
+    """Return what `encode_facts` wrote: what stays known of the GPU, and whether it no longer answered."""
     if written is None:
-        return None
-    found = {field: fact for field, fact in _decode_facts(written).items() if field in KEPT_FIELDS}
+        return None, False
+    facts = _decode_facts(written)
+    found = {field: fact for field in KEPT_FIELDS if (fact := getattr(facts, field)) is not None}
     values: dict[str, Any] = {
         field: value if field == "serial" else sys.intern(value) for field, (value, _) in found.items()
     }
     marks = tuple(LastReport(field, time) for field, (_, time) in found.items())
-    return Gpu(uuid=uuid, **values, last_known=marks)
+    if facts.health is not None:
+        values["health"] = shared(facts.health[0])
+        marks += tuple(LastReport(*item) for item in facts.last_known.items() if item[0] in HEALTH_FIELDS)
+        marks += (LastReport("health", facts.health[1]),)
+    if not values and facts.ecc_growth is None:
+        return None, facts.lost
+    return Gpu(uuid=uuid, **values, last_known=marks, ecc_growth=facts.ecc_growth), facts.lost
 
 
 def readings_records(reading: Reading, changes: Sequence[Change], node: NodeState | None) -> list[SinkRecord]:
     """Return a record of each GPU of a reading: what happened to it, else that it was confirmed.
 
+    Of a GPU that came or was altered and whose health has changed as well, it is the one record, with all changes.
     `node` is as the reading left it: what it adds to the reading is what is last known of the GPUs.
     """
     place = Place(reading.cluster, reading.node.name)
     time = rfc3339(reading.time, "seconds")
-    happened = {change.gpu.uuid: change for change in changes if change.place == place}
+    happened: dict[str, Change] = {}
+    altered: dict[str, tuple[FieldChange, ...]] = {}  # of the GPU's facts and its health
+    for change in changes:
+        if change.place == place:
+            uuid = change.gpu.uuid
+            happened.setdefault(uuid, change)  # how its health has changed comes after the rest
+            altered[uuid] = altered.get(uuid, ()) + change.changes
     known: Mapping[str, Gpu] = {} if node is None else {gpu.uuid: gpu for gpu in node.gpus}
 
     def record(gpu: Gpu | UnidentifiedGpu, uuid: str) -> SinkRecord:
@@ -190,8 +215,8 @@ def readings_records(reading: Reading, changes: Sequence[Change], node: NodeStat
             serial=gpu.serial,
             model=gpu.model,
             chassis=gpu.chassis,
-            changes=() if change is None else change.changes,
-            last_known=gpu.last_known if isinstance(gpu, Gpu) else (),
+            changes=altered.get(uuid, ()),
+            last_known=gpu.last_known_facts if isinstance(gpu, Gpu) else (),
         )
 
     return [record(known.get(gpu.uuid, gpu), gpu.uuid) for gpu in reading.gpus] + [
@@ -237,6 +262,21 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ecc_growth: dict[int, float] = {}  # by position
 
 
+class _StoredFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a GPU that is in no node: each with when it was reported last."""
+
+    serial: tuple[str, float] | None = None
+    model: tuple[str, float] | None = None
+    architecture: tuple[str, float] | None = None
+    board_part_number: tuple[str, float] | None = None
+    gpu_part_number: tuple[str, float] | None = None
+    chassis: tuple[str, float] | None = None
+    health: tuple[Health, float] | None = None
+    last_known: dict[str, float] = {}  # the fields of health that were reported last before that
+    ecc_growth: float | None = None
+    lost: bool = False
+
+
 class _StoredChange(msgspec.Struct, frozen=True):
     before: str | int | bool | None = None
     after: str | int | bool | None = None
@@ -257,7 +297,7 @@ _decode = msgspec.msgpack.Decoder(_Stored).decode
 _to_json = msgspec.json.Encoder().encode
 _decode_changes = msgspec.json.Decoder(dict[str, _StoredChange]).decode
 _decode_times = msgspec.json.Decoder(dict[str, float]).decode
-_decode_facts = msgspec.json.Decoder(dict[str, tuple[str, float]]).decode
+_decode_facts = msgspec.json.Decoder(_StoredFacts).decode
 _decode_records = msgspec.msgpack.Decoder(list[SinkRecord]).decode
 
 

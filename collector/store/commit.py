@@ -9,12 +9,12 @@ import msgspec
 from sqlalchemy import Double, Executable, Text, bindparam, case, delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.model import Change, Event, Gpu, NodeState, Place, SinkRecord
+from collector.model import NO_UUIDS, Change, Event, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
-from collector.store.plan import OpenPlacement, Plan, Recorded, arriving, differences, plan
-from collector.store.sound import moment, optional_text, sound_last_known, text
+from collector.store.plan import Away, OpenPlacement, Plan, Recorded, arriving, differences, plan
+from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
 
@@ -214,9 +214,10 @@ async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) 
     async with database.read() as connection:
         gpus = await _recorded_gpus(connection, nodes)
         placements = await _open_placements(connection, nodes)
-        here = [one._replace(gpu=gpus.get((one.uuid, one.place))) for one in placements]
+        here = [one._replace(**_as_found(gpus.get((one.uuid, one.place)))) for one in placements]
         elsewhere: set[str] = set()
         latest: dict[str, float] = {}
+        away: dict[str, Away] = {}
         for placement in here:
             latest[placement.uuid] = max(placement.since, latest.get(placement.uuid, placement.since))
         uuids = list(arriving(here, nodes))
@@ -229,7 +230,16 @@ async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) 
             for uuid, *place in await connection.execute(places.where(part, _placements.until.is_(None))):
                 if Place(*place) not in nodes:
                     elsewhere.add(uuid)
-    return Recorded(here, elsewhere, latest)
+            absent = select(schema.absent.c.uuid, schema.absent.c.facts)
+            for uuid, facts in await connection.execute(
+                absent.where(schema.absent.c.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT]))
+            ):
+                away[text(uuid)] = Away(*sound_facts(text(uuid), facts))
+    return Recorded(here, elsewhere, latest, away)
+
+
+def _as_found(found: tuple[Gpu, bool] | None) -> dict[str, Any]:
+    return {} if found is None else {"gpu": found[0], "lost": found[1]}
 
 
 async def _open_placements(connection: AsyncConnection, places: Iterable[Place]) -> list[OpenPlacement]:
@@ -266,9 +276,12 @@ async def _open_placements(connection: AsyncConnection, places: Iterable[Place])
 
 async def _recorded_gpus(
     connection: AsyncConnection, nodes: Mapping[Place, NodeState | None]
-) -> dict[tuple[str, Place], Gpu]:
-    """Return the GPUs that the recorded nodes have otherwise than these nodes, or these have no longer."""
-    found: dict[tuple[str, Place], Gpu] = {}
+) -> dict[tuple[str, Place], tuple[Gpu, bool]]:
+    """Return the GPUs that the recorded nodes have otherwise than these nodes, or these have no longer.
+
+    Each with whether it did not answer.
+    """
+    found: dict[tuple[str, Place], tuple[Gpu, bool]] = {}
     keys = [(place.cluster, place.node) for place in nodes]
     for start in range(0, len(keys), ROWS_PER_STATEMENT):
         rows = await connection.execute(
@@ -280,15 +293,23 @@ async def _recorded_gpus(
     return found
 
 
-def _different_gpus(rows: Iterable[Any], nodes: Mapping[Place, NodeState | None]) -> dict[tuple[str, Place], Gpu]:
-    found: dict[tuple[str, Place], Gpu] = {}
+def _different_gpus(
+    rows: Iterable[Any], nodes: Mapping[Place, NodeState | None]
+) -> dict[tuple[str, Place], tuple[Gpu, bool]]:
+    found: dict[tuple[str, Place], tuple[Gpu, bool]] = {}
     for cluster, name, read_at, snapshot in rows:
         place = Place(cluster, name)
         node = nodes[place]
         now = {gpu.uuid: gpu for gpu in node.gpus} if node is not None else {}
+        lost = node.lost_uuids if node is not None else NO_UUIDS
         try:
             before = decode_node(place, read_at, snapshot)
         except (msgspec.MsgspecError, TypeError, ValueError):
             continue  # its placements say enough
-        found |= {(gpu.uuid, place): gpu for gpu in before.gpus if now.get(gpu.uuid) != gpu}
+        was_lost = before.lost_uuids
+        found |= {
+            (gpu.uuid, place): (gpu, gpu.uuid in was_lost)
+            for gpu in before.gpus
+            if now.get(gpu.uuid) != gpu or (gpu.uuid in was_lost) != (gpu.uuid in lost)
+        }
     return found

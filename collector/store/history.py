@@ -2,17 +2,19 @@
 
 import functools
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar, cast
 
 import anyio
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, or_, select, tuple_, union
+from sqlalchemy import ColumnElement, RowMapping, Select, TextClause, and_, func, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from collector.health import Condition
 from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
+from collector.store.conditions import recorded_conditions
 from collector.store.database import Database
 from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
@@ -66,6 +68,7 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: float  # when it was last read there
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
     altered: tuple[Alteration, ...] = ()  # while it was there, the newest first; at most MAX_ALTERATIONS
+    health_changes: tuple[Alteration, ...] = ()  # likewise
 
     @property
     def position(self) -> Position:
@@ -171,24 +174,33 @@ class History:
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
     @_in_time
+    async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
+        """Return what GPUs are judged by, as they were read last, by UUID, as far as it is known."""
+        async with self._read() as connection:
+            return await recorded_conditions(connection, uuids)
+
+    @_in_time
     async def changes(
         self,
         *,
         since: float | None = None,
         until: float | None = None,
         cluster: str | None = None,
+        events: Collection[str] = (),
         after: int | None = None,
         limit: int = 1000,
     ) -> list[HistoricChange]:
         """Return what happened from `since` on and before `until`, oldest first; without either, as it was recorded.
 
-        `cluster` chooses what happened in it or led out of it. `after` is the id of the last change of the page before.
-        A client that polls for what is new passes it alone: of two nodes read at the same time, the later one may be
-        recorded first.
+        `cluster` chooses what happened in it or led out of it, `events` what it was. `after` is the id of the last
+        change of the page before. A client that polls for what is new passes it alone: of two nodes read at the same
+        time, the later one may be recorded first.
         """
         query: Select[Any] = select(schema.changes).limit(limit)
         if until is not None:
             query = query.where(_changes.time < until)
+        if events:
+            query = query.where(_changes.event.in_(events))
         if cluster is not None:
             query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
         async with self._read() as connection:
@@ -252,7 +264,7 @@ class History:
         order: Sequence[ColumnElement[Any]] = (),
     ) -> list[PastPlacement]:
         """Return placements, in the order of `where` unless another is given; `after` needs that order."""
-        columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name != "altered"]
+        columns = [_placements[name] for name in PastPlacement.__struct_fields__ if name in _placements]
         here = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node, _placements.until.is_(None))
         query = (
             select(*columns, _nodes.read_at)
@@ -267,8 +279,9 @@ class History:
             query = query.where(past | later if after.present else past & later)
         async with self._read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-            altered = await _alterations(connection, rows)
-        return [_placement(row, altered.get(row["id"], ())) for row in rows]
+            altered = await _alterations(connection, rows, schema.ALTERED)
+            health = await _alterations(connection, rows, schema.HEALTH)
+        return [_placement(row, altered.get(row["id"], ()), health.get(row["id"], ())) for row in rows]
 
 
 _IDS_PER_QUERY = 1000
@@ -281,9 +294,9 @@ def _contains(part: str, *columns: ColumnElement[Any]) -> ColumnElement[bool]:
 
 
 async def _alterations(
-    connection: AsyncConnection, placements: Sequence[RowMapping]
+    connection: AsyncConnection, placements: Sequence[RowMapping], event: TextClause
 ) -> dict[int, tuple[Alteration, ...]]:
-    """Return what was altered during some placements, by the placement's id."""
+    """Return what was altered during some placements, by events of this kind, by the placement's id."""
     if not placements:
         return {}
     during = and_(
@@ -292,7 +305,7 @@ async def _alterations(
         _changes.node == _placements.node,
         _changes.time >= _placements.since,
         or_(_placements.until.is_(None), _changes.time <= _placements.until),
-        schema.ALTERED,
+        event,
         _changes.changes.is_not(None),
     )
     newest = func.row_number().over(partition_by=_placements.id, order_by=(_changes.time.desc(), _changes.id.desc()))
@@ -312,12 +325,12 @@ async def _alterations(
     return found
 
 
-def _placement(row: RowMapping, altered: tuple[Alteration, ...]) -> PastPlacement:
+def _placement(row: RowMapping, altered: tuple[Alteration, ...], health: tuple[Alteration, ...]) -> PastPlacement:
     fields = dict(row)
     fields["last_known"] = sound_last_known(fields["last_known"])
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))
     confirmed = max(moment(time) for time in times)
-    return sound(PastPlacement, {**fields, "altered": altered, "confirmed": confirmed})
+    return sound(PastPlacement, {**fields, "altered": altered, "health_changes": health, "confirmed": confirmed})
 
 
 def _change(row: RowMapping) -> HistoricChange:

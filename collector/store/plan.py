@@ -10,10 +10,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeState, Place, field_changes
+from collector.model import (
+    Change,
+    Event,
+    FieldChange,
+    Gpu,
+    LastReport,
+    NodeState,
+    Place,
+    field_changes,
+    health_changes,
+)
 from collector.store.codec import encode_changes, encode_facts, encode_last_known
 
-__all__ = ["OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
+__all__ = ["Away", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
 
 Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
 
@@ -43,6 +53,14 @@ class OpenPlacement(NamedTuple):
     since: float
     confirmed: float  # Unix seconds
     gpu: Gpu | None = None  # as the history's nodes have it; None: it is the same now, or not in them
+    lost: bool | None = None  # whether it did not answer, by those nodes; None: likewise
+
+
+class Away(NamedTuple):
+    """What the history holds of a GPU that is in no node."""
+
+    facts: Gpu | None
+    lost: bool
 
 
 class Recorded(NamedTuple):
@@ -51,6 +69,7 @@ class Recorded(NamedTuple):
     here: list[OpenPlacement]  # in those nodes
     elsewhere: set[str]  # UUIDs of those that came and are recorded as present in other nodes as well
     latest: dict[str, float]  # the latest recorded time (Unix seconds) of each GPU in `here` or that came, by UUID
+    away: Mapping[str, Away] = {}  # of those that came
 
 
 def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
@@ -59,7 +78,8 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
     A GPU that the inventory calls moved is nowhere else any more. Of changes that `differences` found only its
     `previous` place is known to be over; for those `everywhere` is False.
     """
-    alter, end, end_all, begin = [], [], [], []
+    alter: list[Row] = []
+    end, end_all, begin = [], [], []
     present: dict[str, dict[Place, Row]] = {}  # what these changes began, by UUID
     arrived: dict[str, None] = {}  # a set in order
     last: dict[str, Change] = {}
@@ -68,14 +88,10 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
         here = present.setdefault(uuid, {})
         match change.event:
             case Event.ALTERED:
-                if place in here:
-                    here[place].update({key: value for key, value in _facts(change.gpu).items() if value is not None})
-                    here[place]["last_known"] = encode_last_known(change.gpu.last_known)
-                else:
-                    facts = {f"b_{key}": value for key, value in _facts(change.gpu).items()}
-                    facts["b_last_known"] = encode_last_known(change.gpu.last_known)
-                    alter.append({**_found_by(uuid, place), **facts})
+                _alter(change, here.get(place), alter)
                 continue
+            case Event.HEALTH:
+                continue  # it is in the node's snapshot, and what stays known of a GPU that leaves
             case Event.VANISHED:
                 if (row := here.pop(place, None)) is not None:
                     row["until"] = change.time
@@ -107,12 +123,26 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
         vanished=[
             {
                 **_found_by(uuid, change.place),
-                "b_facts": encode_facts(change.gpu, change.time if change.confirmed is None else change.confirmed),
+                "b_facts": encode_facts(
+                    change.gpu, change.time if change.confirmed is None else change.confirmed, lost=change.lost
+                ),
             }
             for uuid, change in last.items()
             if change.event is Event.VANISHED
         ],
     )
+
+
+def _alter(change: Change, here: Row | None, alter: list[Row]) -> None:
+    """Alter a placement that the same changes began, or else let the open one be altered."""
+    facts = _facts(change.gpu)
+    if here is not None:
+        here.update({key: value for key, value in facts.items() if value is not None})
+        here["last_known"] = encode_last_known(change.gpu.last_known_facts)
+    else:
+        known = {f"b_{key}": value for key, value in facts.items()}
+        known["b_last_known"] = encode_last_known(change.gpu.last_known_facts)
+        alter.append({**_found_by(change.gpu.uuid, change.place), **known})
 
 
 def arriving(here: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | None]) -> set[str]:
@@ -138,6 +168,7 @@ def differences(
     changes: list[Change] = []
     arrivals: list[tuple[Gpu, NodeState, float]] = []
     for state in filter(None, nodes.values()):
+        lost = state.lost_uuids
         for gpu, since in zip(state.gpus, state.since, strict=True):
             if gpu.uuid in state.claims:
                 continue
@@ -147,13 +178,18 @@ def differences(
             elif known.since < since:  # it was away meanwhile
                 changes.append(Change.of(state, Event.VANISHED, since, gpu))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
+                changes += _worn(known.gpu or gpu, known.lost or False, gpu, state, since)
             else:
                 found = _altered(known, gpu)
-                if found or known.last_known != gpu.last_known:
-                    at = max(state.time or now, known.since)  # which another collector may have noticed later
+                at = max(state.time or now, known.since)  # which another collector may have noticed later
+                if found or known.last_known != gpu.last_known_facts:
                     changes.append(Change.of(state, Event.ALTERED, at, gpu, changes=found))
+                was_lost = gpu.uuid in lost if known.lost is None else known.lost
+                if was_lost != (gpu.uuid in lost):
+                    at = max(at, _noticed(state, gpu, now))
+                changes += _worn(known.gpu or gpu, was_lost, gpu, state, at)
     staying = recorded.elsewhere | {one.uuid for one in recorded.here if (one.uuid, one.place) not in left}
-    changes += _arrived(arrivals, left, staying, nodes)
+    changes += _arrived(arrivals, left, staying, nodes, recorded.away)
     for placement in left.values():
         node = nodes[placement.place]
         noticed = now if node is None or node.time is None else node.time
@@ -166,6 +202,7 @@ def _arrived(
     left: dict[tuple[str, Place], OpenPlacement],
     staying: AbstractSet[str],
     nodes: Mapping[Place, NodeState | None],
+    away: Mapping[str, Away],
 ) -> Iterator[Change]:
     """Yield how GPUs came to nodes; takes the placements that they came from out of those that are `left`.
 
@@ -183,9 +220,29 @@ def _arrived(
             yield _vanished(placement, nodes[placement.place], at)
         if moved is None:
             yield Change.of(state, Event.APPEARED, at, gpu)
+            if gpu.uuid not in staying and not previous:
+                facts, lost = away.get(gpu.uuid, (None, False))
+                yield from _worn(facts, lost, gpu, state, at)
         else:
             del left[gpu.uuid, moved.place]
             yield Change.of(state, Event.MOVED, at, gpu, previous=moved.place)
+            yield from _worn(moved.gpu, moved.lost or False, gpu, state, at)
+
+
+def _worn(before: Gpu | None, was_lost: bool, gpu: Gpu, state: NodeState, time: float) -> Iterator[Change]:
+    """Yield what is different of a GPU's health, if anything is; `before` is None where nothing is known of it."""
+    changes = health_changes(None if before is None else before.health, gpu.health)
+    if was_lost != (lost := gpu.uuid in state.lost_uuids):
+        changes = (FieldChange("lost", was_lost, lost), *changes)
+    if changes:
+        yield Change.of(state, Event.HEALTH, time, gpu, changes=changes)
+
+
+def _noticed(state: NodeState, gpu: Gpu, now: float) -> float:
+    """Return when (Unix seconds) it was noticed that a GPU no longer answers, or does again: by a reading, or since."""
+    confirmed = next((one.confirmed for one in state.unseen if one.uuid == gpu.uuid), None)
+    by_reading = state.unread is None if confirmed is None else confirmed != state.time
+    return state.time if by_reading and state.time is not None else now
 
 
 def _vanished(placement: OpenPlacement, node: NodeState | None, time: float) -> Change:
@@ -197,6 +254,7 @@ def _vanished(placement: OpenPlacement, node: NodeState | None, time: float) -> 
         machine="" if node is None else node.node.machine,
         source="" if node is None else node.source,
         confirmed=placement.confirmed,
+        lost=placement.lost or False,
     )
 
 
@@ -236,7 +294,7 @@ def _placement_row(change: Change) -> Row:
         "since": change.time,
         "until": None,
         "confirmed": change.time,
-        "last_known": encode_last_known(change.gpu.last_known),
+        "last_known": encode_last_known(change.gpu.last_known_facts),
     }
 
 
@@ -254,5 +312,5 @@ def _change_row(change: Change) -> Row:
         "previous_cluster": None if previous is None else previous.cluster,
         "previous_node": None if previous is None else previous.node,
         "changes": encode_changes(change.changes),
-        "last_known": encode_last_known(change.gpu.last_known),
+        "last_known": encode_last_known(change.gpu.last_known_facts),
     }

@@ -66,10 +66,14 @@ def sound_last_known(written: object) -> tuple[LastReport, ...]:
     return _moments(_decoded(decode_last_known, written, ()))
 
 
-def sound_facts(uuid: str, written: object) -> Gpu | None:
-    """Return what is last known of a GPU; None if nothing is, or it cannot be read."""
-    gpu = _decoded(lambda facts: decode_facts(uuid, facts), written, None)
-    return None if gpu is None else msgspec.structs.replace(gpu, last_known=_moments(gpu.last_known))
+def sound_facts(uuid: str, written: object) -> tuple[Gpu | None, bool]:
+    """Return what is last known of a GPU, and whether it no longer answered; None if nothing is, or cannot be read."""
+    nothing: tuple[Gpu | None, bool] = (None, False)
+    gpu, lost = _decoded(lambda facts: decode_facts(uuid, facts), written, nothing)
+    if gpu is None:
+        return None, lost
+    growth = None if gpu.ecc_growth is None else moment(gpu.ecc_growth)
+    return msgspec.structs.replace(gpu, last_known=_moments(gpu.last_known), ecc_growth=growth), lost
 
 
 def _decoded(decode: Callable[[str], _T], written: object, nothing: _T) -> _T:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio
 import anyio.to_thread
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector import gc_freeze
 from collector.config.store import StoreSettings
 from collector.end_deadline import EndDeadline
-from collector.model import Gpu, NodeInfo, NodeState, Place
+from collector.model import NO_UUIDS, Gpu, NodeInfo, NodeState, Place
 from collector.store import schema
 from collector.store.codec import decode_node
 from collector.store.commit import recorded
@@ -51,6 +51,16 @@ class Remembered(msgspec.Struct, frozen=True, kw_only=True):
     absent: dict[str, Place]
     left: dict[str, float]  # Unix seconds until when those were there, by UUID
     facts: dict[str, Gpu]  # what is last known of them, by UUID
+    lost: frozenset[str] = NO_UUIDS  # those of them that no longer answered
+
+
+class RememberedAbsent(NamedTuple):
+    """What is remembered of the GPUs that are in no node, as in `Remembered`."""
+
+    absent: dict[str, Place]
+    left: dict[str, float]
+    facts: dict[str, Gpu]
+    lost: frozenset[str]
 
 
 class Store:
@@ -124,11 +134,11 @@ class Store:
             async with self.database.read() as connection:
                 async for part in self._decoded(connection, _NODES):
                     found += part
-                absent, left, facts = await _absent(connection)
-        return Remembered(nodes=found, absent=absent, left=left, facts=facts)
+                away = await _absent(connection)
+        return Remembered(nodes=found, absent=away.absent, left=away.left, facts=away.facts, lost=away.lost)
 
-    async def absent(self) -> tuple[dict[str, Place], dict[str, float], dict[str, Gpu]]:
-        """Return where GPUs that are in no node were last, until when (Unix seconds), and their facts."""
+    async def absent(self) -> RememberedAbsent:
+        """Return where GPUs that are in no node were last, until when (Unix seconds), and what is known of them."""
         async with self.database.read() as connection:
             return await _absent(connection)
 
@@ -219,13 +229,14 @@ class Store:
             await anyio.sleep(PRUNE_SECONDS)
 
 
-async def _absent(connection: AsyncConnection) -> tuple[dict[str, Place], dict[str, float], dict[str, Gpu]]:
+async def _absent(connection: AsyncConnection) -> RememberedAbsent:
     rows = (await connection.execute(_ABSENT)).all()
     uuids = [text(row[0]) for row in rows]
     places = {uuid: Place(text(row[1]), text(row[2])) for uuid, row in zip(uuids, rows, strict=True)}
     left = {uuid: moment(row[3]) for uuid, row in zip(uuids, rows, strict=True) if row[3] is not None}
     facts = {uuid: sound_facts(uuid, row[4]) for uuid, row in zip(uuids, rows, strict=True)}
-    return places, left, {uuid: gpu for uuid, gpu in facts.items() if gpu is not None}
+    known = {uuid: gpu for uuid, (gpu, _) in facts.items() if gpu is not None}
+    return RememberedAbsent(places, left, known, frozenset(uuid for uuid, (_, lost) in facts.items() if lost))
 
 
 _nodes = schema.nodes.c

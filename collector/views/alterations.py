@@ -70,14 +70,17 @@ _SEVERAL = "…"  # stands for values that differ
 
 def describe_changes(changes: Iterable[FieldChange]) -> str:
     """Return what was altered of one GPU: "serial 1653922001234 → not reported, MIG off → on"."""
-    return ", ".join(f"{_label(field)} {_value(field, old)} → {_value(field, new)}" for field, old, new in changes)
+    return ", ".join(
+        f"{_label(one.field)} {_value(one.field, one.before)} → {_value(one.field, one.after)}{_back([one])}"
+        for one in changes
+    )
 
 
 def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
     """Return what was altered of GPUs with the same fields; where their values differ, that is an ellipsis."""
     return ", ".join(
         f"{_label(field[0].field)} {_common([_value(one.field, one.before) for one in field])} → "
-        f"{_common([_value(one.field, one.after) for one in field])}"
+        f"{_common([_value(one.field, one.after) for one in field])}{_back(field)}"
         for field in zip(*gpus, strict=True)
     )
 
@@ -109,6 +112,11 @@ def _value(field: str, value: object) -> str:
     if isinstance(value, bool):
         return {False: "off", True: "on"}[value] if field == "mig" else {False: "no", True: "yes"}[value]
     return str(value)
+
+
+def _back(field: Sequence[FieldChange]) -> str:
+    """Return that a counter went back, which is no recovery: another InfoROM or driver counts otherwise."""
+    return " (went back)" if any(one.went_back for one in field) else ""
 
 
 def _common(values: Sequence[str]) -> str:

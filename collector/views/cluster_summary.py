@@ -22,6 +22,7 @@ from collector.model import (
 )
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import yielding
+from collector.views.fleet_health import Share, cluster_share
 
 __all__ = [
     "ClusterSummaries",
@@ -57,6 +58,7 @@ class ClusterSummary:
     resembles: Sequence[str]  # the clusters that show the same nodes, without proof that they are the same
     slices: SliceStatus | None  # whether its ResourceSlices are seen; None before that was tried
     stale: bool  # its view has not been proved current for long
+    share: Share  # of the known GPUs, how many are healthy
     labels: LabelTrouble | None = None  # why labels of its nodes cannot be written
     nodes: int = 0  # GPU nodes
     read: int = 0  # of which the last reading stands
@@ -149,6 +151,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         resembles=sorted(view.resembles(cluster)),
         slices=view.slices(cluster),
         stale=_is_stale(view, cluster),
+        share=cluster_share(view, cluster),
         labels=view.label_trouble(cluster),
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from collector.health import Condition
 from collector.model import Event, Gpu, LastReport, Place, Placement
 from collector.store import Alteration, PastPlacement
 from collector.views.collector_view import CollectorView
@@ -16,6 +17,7 @@ __all__ = [
     "alterations",
     "former_gpus",
     "known_gpu",
+    "last_condition",
     "periods_from_history",
     "periods_from_memory",
     "placement_periods",
@@ -97,6 +99,15 @@ def known_gpu(
     for row in history.rows:
         return Gpu(uuid=row.uuid, serial=row.serial, model=row.model, chassis=row.chassis, last_known=row.last_known)
     return view.inventory.facts(uuid)
+
+
+def last_condition(view: CollectorView, past: PastPlacement) -> Condition | None:
+    """Return what a GPU of the history is judged by, now or when it was seen last; None if nothing is known of it."""
+    here = view.inventory.find(uuid=past.uuid)
+    if here:
+        return min(here, key=lambda placement: placement.claim).condition
+    facts = view.inventory.facts(past.uuid)
+    return None if facts is None else Condition(facts.health, ecc_growth=facts.ecc_growth, read=past.confirmed)
 
 
 def alterations(

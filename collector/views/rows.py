@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from collector.health import Level, health_object, worst_level
-from collector.marks import mark_object
+from collector.health import Condition, Level, degradations, health_object, worst_level
+from collector.marks import Mark, mark_object
 from collector.model import (
     UNREAD_REASONS,
     ClusterState,
@@ -17,11 +17,12 @@ from collector.model import (
     changes_object,
     last_known_object,
 )
-from collector.store import HistoricChange, PastPlacement
+from collector.store import Alteration, HistoricChange, PastPlacement
 from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GPU_FIELDS
+from collector.views.fleet_health import cluster_share
 from collector.views.problems import Problem
 
 __all__ = [
@@ -46,6 +47,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
     status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
     unread = {reason: count for reason, count in counts.items() if count}
+    share = cluster_share(view, name)
     return {
         "cluster": name,
         "state": status.state if status else ClusterState.STARTING,
@@ -69,6 +71,8 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         "gpus_lost": sum(entry.lost for entry in entries),
         "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),
         "gpus_degraded": _degraded(entries),
+        "gpus_healthy": share.healthy,
+        "gpus_known": share.known,
         "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
         "conflicts": view.inventory.conflicts(name),
         "claims": view.inventory.claims(name),
@@ -152,12 +156,22 @@ def gpu_row(view: CollectorView, placement: Placement) -> Row:
     }
 
 
-def placement_row(placement: PastPlacement) -> Row:
-    """Return one GPU's time on one node, past or present."""
+def placement_row(placement: PastPlacement, condition: Condition | None = None, mark: Mark | None = None) -> Row:
+    """Return one GPU's time on one node, past or present; with its condition and its mark as they are now."""
     times = {name: rfc3339(getattr(placement, name)) for name in ("since", "until", "confirmed")}
-    altered = [{"time": rfc3339(time), "changes": changes_object(changes)} for time, changes in placement.altered]
-    facts = {"last_known": last_known_object(placement.last_known), "altered": altered}
+    facts = {
+        "last_known": last_known_object(placement.last_known),
+        "altered": _alteration_rows(placement.altered),
+        "health_changes": _alteration_rows(placement.health_changes),
+        "degraded": list(degradations(condition)) if condition else [],
+        "level": worst_level(condition) if condition else None,
+        "mark": mark_object(mark),
+    }
     return msgspec.structs.asdict(placement) | times | facts
+
+
+def _alteration_rows(altered: Iterable[Alteration]) -> list[Row]:
+    return [{"time": rfc3339(time), "changes": changes_object(changes)} for time, changes in altered]
 
 
 def change_row(change: HistoricChange) -> Row:

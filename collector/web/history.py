@@ -1,14 +1,16 @@
 """The history in the JSON API: where a GPU was, what was in a node, and what changed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from aiohttp import web
 
+from collector.model import CHANGE_EVENTS
 from collector.store import History, PastPlacement, Position
+from collector.views.placements import last_condition
 from collector.views.rows import change_row, placement_row
 from collector.web.answers import json_answer
 from collector.web.keys import COLLECTOR
-from collector.web.params import check_parameters, paging, row_id, timestamp
+from collector.web.params import check_parameters, check_values, paging, row_id, timestamp
 
 __all__ = ["changes", "gpu", "node"]
 
@@ -22,23 +24,25 @@ async def gpu(request: web.Request) -> web.Response:
     """
     limit, after = _limit(request, {"after"}), _position(request)
     found = await _history(request).where(request.match_info["id"], after=after, limit=limit)
-    return _placements(found, limit)
+    return _placements(request, found, limit)
 
 
 async def node(request: web.Request) -> web.Response:
     """Return every GPU that was ever in a node; `?cluster=` chooses among nodes of one name."""
     limit, after = _limit(request, {"cluster", "after"}), _position(request)
     name, cluster = request.match_info["node"], request.query.get("cluster")
-    return _placements(await _history(request).node(name, cluster, after=after, limit=limit), limit)
+    return _placements(request, await _history(request).node(name, cluster, after=after, limit=limit), limit)
 
 
 async def changes(request: web.Request) -> web.Response:
-    """Return the changes, oldest first; `next` of one page is `after` of the following one."""
-    limit = _limit(request, {"since", "until", "cluster", "after"})
+    """Return the changes, of all events or some, oldest first; `next` of one page is `after` of the following one."""
+    limit = _limit(request, {"since", "until", "cluster", "event", "after"}, repeatable={"event"})
+    check_values(request, "event", CHANGE_EVENTS)
     found = await _history(request).changes(
         since=timestamp(request, "since"),
         until=timestamp(request, "until"),
         cluster=request.query.get("cluster"),
+        events=request.query.getall("event", ()),
         after=row_id(request, "after", EXPECTED_NEXT),
         limit=limit,
     )
@@ -54,10 +58,13 @@ def _history(request: web.Request) -> History:
     return history
 
 
-def _placements(found: Sequence[PastPlacement], limit: int) -> web.Response:
+def _placements(request: web.Request, found: Sequence[PastPlacement], limit: int) -> web.Response:
+    view, now = request.app[COLLECTOR], request.app[COLLECTOR].now()
     return json_answer(
         {
-            "placements": [placement_row(placement) for placement in found],
+            "placements": [
+                placement_row(one, last_condition(view, one), view.marks.of(one.uuid, one.serial, now)) for one in found
+            ],
             "next": str(found[-1].position) if len(found) == limit else None,
         }
     )
@@ -70,6 +77,6 @@ def _position(request: web.Request) -> Position | None:
         raise web.HTTPBadRequest(text=f"after: expected {EXPECTED_NEXT}") from None
 
 
-def _limit(request: web.Request, known: set[str]) -> int:
-    check_parameters(request, known | {"limit"})
+def _limit(request: web.Request, known: set[str], *, repeatable: Collection[str] = ()) -> int:
+    check_parameters(request, known | {"limit"}, repeatable=repeatable)
     return paging(request).limit

@@ -5,6 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from collector.app.publisher import Publisher
 from collector.exposition import Exposition, Metrics
+from collector.health import Health
 from collector.model import Change, Event, FieldChange, Gpu, NodeInfo, NodeState, Place, Step
 from collector.views.recent_changes import RecentChanges
 
@@ -76,3 +77,47 @@ async def test_an_alteration_is_logged_with_what_it_was(published: Published, ca
     (record,) = caplog.records
     assert record.getMessage() == "GPU altered"
     assert vars(record)["changes"] == "serial 1 → not reported, MIG off → on"
+
+
+PENDING = Gpu(uuid="GPU-1", serial="1", health=Health(row_remap_pending=True, ecc_dram_uncorrectable=1))
+IS_PENDING = FieldChange("row_remap_pending", False, True)
+
+
+def health(*changes: FieldChange, gpu: Gpu = PENDING) -> Change:
+    return Change.of(STATE, Event.HEALTH, 2.0, gpu, changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (health(IS_PENDING), ("WARNING", "GPU degraded: row_remap_pending", "row remapping pending no → yes")),
+        (
+            health(FieldChange("ecc_dram_uncorrectable", 3, 1)),
+            ("INFO", "GPU health", "DRAM errors, uncorrectable 3 → 1 (went back)"),
+        ),
+        (
+            health(FieldChange("lost", False, True), IS_PENDING),
+            ("WARNING", "GPU degraded: lost, row_remap_pending", "row remapping pending no → yes"),
+        ),
+        (
+            health(FieldChange("row_remap_pending", True, False), gpu=Gpu(uuid="GPU-1", health=Health())),
+            ("INFO", "GPU health", "row remapping pending yes → no"),
+        ),
+    ],
+)
+async def test_a_change_of_health_is_logged_with_what_it_means(
+    published: Published, caplog: pytest.LogCaptureFixture, change: Change, expected: tuple[str, str, str]
+) -> None:
+    with caplog.at_level("INFO"):
+        published.publisher.publish(Step(changes=(change,), nodes={HERE: STATE}))
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage(), vars(record)["changes"]) == expected
+
+
+async def test_what_is_lost_is_not_logged_twice(published: Published, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever notices it logs it, with how it was noticed."""
+    with caplog.at_level("INFO"):
+        lost = health(FieldChange("lost", False, True))
+        published.publisher.publish(Step(changes=(lost,), nodes={HERE: STATE}))
+    assert caplog.records == []
+    assert published.heard == [lost]

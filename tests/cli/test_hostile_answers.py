@@ -41,6 +41,10 @@ CHANGE = {"time": ODD, "event": ODD, "cluster": ODD, "node": ODD, "serial": ODD,
     "changes": CHANGES,
     "last_known": {"serial": ODD},
     "altered": [{"time": ODD, "changes": CHANGES}],
+    "health_changes": [{"time": ODD, "changes": CHANGES}],
+    "degraded": [ODD],
+    "level": "replace",
+    "mark": {"as": ODD, "note": ODD, "ticket": ODD, "by": ODD},
 }
 
 
@@ -84,7 +88,7 @@ def test_every_command_prints_what_prints(url: str, command: tuple[str, ...]) ->
     [("ls",), ("ls", "--degraded"), ("ls", "-o", "csv"), ("where", "x"), ("history", "n"), ("diff",)],
 )
 def test_what_changed_may_be_anything(command: tuple[str, ...], value: object) -> None:
-    odd = {"changes": value, "last_known": value, "altered": value}
+    odd = {"changes": value, "last_known": value, "altered": value, "health_changes": value}
     odd |= {"degraded": value, "level": value, "health": value, "mark": value}
     rows = {"gpus": [ROW | odd], "changes": [CHANGE | odd], "placements": [CHANGE | odd]}
     body = json.dumps(rows | {"total": 1, "next": None}).encode()

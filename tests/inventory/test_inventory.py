@@ -597,7 +597,7 @@ class TestLostGpus:
 
     def test_it_is_named_by_its_bus_address(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
-        assert self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,)) == []
+        assert self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,)) == [(Event.HEALTH, "GPU-2", A, None)]
         assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
         (placement,) = fleet.inventory.find(serial="s2")
         assert (placement.lost, placement.since, placement.confirmed) == (True, 10.0, 10.0)
@@ -609,7 +609,7 @@ class TestLostGpus:
         for time in (20.0, 30.0):
             self.read(fleet, time, self.ONE, lost=(self.BUS_OF_TWO,))
         assert fleet.inventory.find(serial="s2")[0].confirmed == 10.0
-        assert self.read(fleet, 40.0, self.ONE, self.TWO) == []
+        assert self.read(fleet, 40.0, self.ONE, self.TWO) == [(Event.HEALTH, "GPU-2", A, None)]
         assert self.state(fleet) == (2, 0, {"GPU-1", "GPU-2"})
         assert fleet.inventory.find(serial="s2")[0].since == 10.0
 
@@ -631,14 +631,16 @@ class TestLostGpus:
     def test_a_partial_reading_loses_only_what_it_asked_for(self, fleet: Fleet) -> None:
         three = at("3", "4C")
         self.read(fleet, 10.0, self.ONE, self.TWO, three)
-        assert self.read(fleet, 20.0, self.ONE, partial=True, unread=(GpuRef("GPU-3", "00000000:4C:00.0"),)) == []
+        changes = self.read(fleet, 20.0, self.ONE, partial=True, unread=(GpuRef("GPU-3", "00000000:4C:00.0"),))
+        assert changes == [(Event.HEALTH, "GPU-2", A, None)]
         assert self.state(fleet) == (2, 1, {"GPU-1", "GPU-2", "GPU-3"})
         (unread,) = fleet.inventory.find(serial="s3")
         assert (unread.lost, unread.confirmed) == (False, 10.0)
 
     def test_an_address_survives_a_reboot_of_the_same_machine(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
-        assert self.read(fleet, 20.0, self.ONE, boot="2", lost=(self.BUS_OF_TWO,)) == []
+        changes = self.read(fleet, 20.0, self.ONE, boot="2", lost=(self.BUS_OF_TWO,))
+        assert changes == [(Event.HEALTH, "GPU-2", A, None)]
         assert self.state(fleet) == (1, 1, {"GPU-1", "GPU-2"})
 
     def test_another_machine_accuses_no_gpu_of_the_old(self, fleet: Fleet) -> None:
@@ -663,7 +665,7 @@ class TestLostGpus:
     def test_a_lost_gpu_that_answers_elsewhere_has_moved(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)
         self.read(fleet, 20.0, self.ONE, lost=(self.BUS_OF_TWO,))
-        assert fleet.read(B, 30.0, self.TWO) == [(Event.MOVED, "GPU-2", B, A)]
+        assert fleet.read(B, 30.0, self.TWO) == [(Event.MOVED, "GPU-2", B, A), (Event.HEALTH, "GPU-2", B, None)]
         assert self.state(fleet) == (1, 0, {"GPU-1"})
 
     def test_another_cluster_only_claims_a_lost_gpu(self, fleet: Fleet) -> None:
@@ -672,7 +674,8 @@ class TestLostGpus:
         assert fleet.read(C, 30.0, self.TWO) == []
         assert self.read(fleet, 40.0, self.ONE, lost=(self.BUS_OF_TWO,)) == []
         assert (self.state(fleet), fleet.inventory.claims("west")) == ((1, 1, {"GPU-1", "GPU-2"}), 1)
-        assert self.read(fleet, 50.0, self.ONE) == [(Event.MOVED, "GPU-2", C, A)]
+        moved, answers = self.read(fleet, 50.0, self.ONE)
+        assert (moved, answers[0]) == ((Event.MOVED, "GPU-2", C, A), Event.HEALTH)
 
     def test_a_gpu_that_is_lost_when_it_is_claimed_has_moved(self, fleet: Fleet) -> None:
         self.read(fleet, 10.0, self.ONE, self.TWO)

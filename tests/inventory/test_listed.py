@@ -7,6 +7,7 @@ from collector.inventory import Inventory
 from collector.model import (
     NO_UUIDS,
     Event,
+    FieldChange,
     Fingerprint,
     Gpu,
     GpuRef,
@@ -96,7 +97,8 @@ def world() -> World:
 class TestUncoveredNodes:
     def test_a_gpu_that_is_no_longer_listed_is_lost(self, world: World) -> None:
         world.uncover()
-        assert world.list(*refs(A)).changes == ()
+        (change,) = world.list(*refs(A)).changes
+        assert (change.gpu.uuid, change.changes) == (B, (FieldChange("lost", False, True),))
         assert (world.node.lost_uuids, world.node.unlisted_uuids, world.node.found) == (
             frozenset({B}),
             frozenset({B}),
@@ -223,7 +225,10 @@ class TestUncoveredNodes:
         world.uncover()
         world.list(*refs(A))
         step = world.read(B, node="m", time=30.0)
-        assert [(change.event, change.place.node) for change in step.changes] == [(Event.MOVED, "m")]
+        assert [(change.event, change.place.node) for change in step.changes] == [
+            (Event.MOVED, "m"),
+            (Event.HEALTH, "m"),  # it answers again
+        ]
         assert [gpu.uuid for gpu in world.node.gpus] == [A]
 
 

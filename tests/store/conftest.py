@@ -10,7 +10,7 @@ import pytest
 
 from collector.app.take_over import TakeOver
 from collector.inventory import Inventory
-from collector.model import Change, Fingerprint, Gpu, NodeInfo, NodeState, Place, Reading, Step, UnidentifiedGpu
+from collector.model import Change, Fingerprint, Gpu, GpuRef, NodeInfo, NodeState, Place, Reading, Step, UnidentifiedGpu
 from collector.store import OpenMode, Store, StoreSettings
 from tests.support.moves import let_go
 from tests.support.postgres import postgres_server
@@ -41,7 +41,7 @@ class RecordedFleet:
 
     async def restore(self) -> None:
         remembered = await self.store.load()
-        self.inventory.restore(remembered.nodes, remembered.absent, remembered.left, remembered.facts)
+        self.inventory.restore(remembered.nodes, remembered.absent, remembered.left, remembered.facts, remembered.lost)
 
     def adopt(self, nodes: Sequence[NodeState]) -> None:
         for recorded in nodes:
@@ -56,8 +56,9 @@ class RecordedFleet:
         *gpus: str | Gpu | UnidentifiedGpu,
         cluster: str = "prod",
         both: bool = False,
+        lost: Sequence[str] = (),
     ) -> list[Change]:
-        """Apply a reading that found GPUs, given by the last part of their UUIDs.
+        """Apply a reading that found GPUs, given by the last part of their UUIDs; those that are `lost` do not answer.
 
         The nodes that had them no longer have them, unless `both` leaves that unsettled.
         """
@@ -77,6 +78,7 @@ class RecordedFleet:
             driver_version="580.1",
             cuda_version="13.0",
             gpus=found,
+            lost=tuple(GpuRef(f"GPU-{uuid}") for uuid in lost),
             unidentified=tuple(gpu for gpu in gpus if isinstance(gpu, UnidentifiedGpu)),
         )
         step = self.inventory.apply(reading)

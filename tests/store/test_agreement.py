@@ -4,17 +4,27 @@ import tempfile
 from pathlib import Path
 
 import anyio
+import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from collector.health import Health
 from collector.inventory import Inventory
 from collector.model import Event, Gpu, Place
 from collector.store import StoreSettings
 
 # A fleet small enough that GPUs meet: nodes of two clusters, GPUs that wander, and one whose facts alter.
 CLUSTERS, NODES, GPUS = ("prod", "lab"), ("a", "b"), ("1", "2", "3")
-FORMS = ("plain", "vbios", "silent", "silent")  # what the GPUs of a reading say of themselves
+# What the GPUs of a reading say of themselves; "lost" ones do not answer.
+FORMS = ("plain", "vbios", "silent", "silent", "worn", "worse", "better", "less", "lost")
 
+HEALTHS = {
+    "better": Health(row_remap_pending=False, remapped_rows_correctable=0, ecc_dram_uncorrectable=0),
+    "worn": Health(row_remap_pending=True, remapped_rows_correctable=1, ecc_dram_uncorrectable=1),
+    "worse": Health(row_remap_failure=True, remapped_rows_correctable=2, ecc_dram_uncorrectable=7),
+    "less": Health(ecc_dram_uncorrectable=7),
+    "silent": None,
+}
 gpus = st.lists(st.sampled_from(GPUS), unique=True, max_size=3)
 steps = st.lists(
     st.one_of(
@@ -52,7 +62,12 @@ def known(inventory: Inventory) -> dict:
         },
         "conflicts": [inventory.conflicts(cluster) for cluster in CLUSTERS],
         "absent": dict(inventory.absent()),
-        "facts": {uuid: dict(facts.last_known) for uuid in inventory.absent() if (facts := inventory.facts(uuid))},
+        "facts": {
+            uuid: (dict(facts.last_known), facts.health, facts.ecc_growth)
+            for uuid in inventory.absent()
+            if (facts := inventory.facts(uuid))
+        },
+        "lost": inventory.lost_before_they_left(),
         "claims": [set(inventory.claimed(cluster)) for cluster in CLUSTERS],
         "found": [
             sorted((p.place, p.since) for p in inventory.find(serial=f"serial-{gpu}", uuid=None)) for gpu in GPUS
@@ -63,7 +78,7 @@ def known(inventory: Inventory) -> dict:
 def last_known(inventory: Inventory) -> dict[tuple[str, str, str], tuple]:
     """What is known of each GPU that is settled, and what of it is merely last known."""
     return {
-        (gpu.uuid, *entry.place): (gpu.serial, gpu.chassis, gpu.model, gpu.last_known)
+        (gpu.uuid, *entry.place): (gpu.serial, gpu.chassis, gpu.model, gpu.last_known_facts)
         for cluster in CLUSTERS
         for entry in inventory.nodes(cluster).values()
         for gpu in entry.gpus
@@ -93,12 +108,74 @@ def replayed(changes) -> set[tuple[str, str, str, float]]:
     return {(*key, since) for key, since in held.items()}
 
 
+Key = tuple[str, str, str]  # UUID, cluster, node
+
+
+def healths(inventory: Inventory) -> dict[Key, dict[str, object]]:
+    """What has something to say of the health of each GPU that is settled."""
+    return {
+        (gpu.uuid, *entry.place): {
+            field: value
+            for field, value in (*msgspec.structs.asdict(gpu.health or Health()).items(), ("lost", gpu.uuid in lost))
+            if value
+        }
+        for cluster in CLUSTERS
+        for entry in inventory.nodes(cluster).values()
+        for lost in [entry.lost_uuids]
+        for gpu in entry.gpus
+        if gpu.uuid not in entry.claims
+    }
+
+
+def replayed_healths(changes) -> dict[Key, dict[str, object]]:
+    """What a consumer of the changes alone holds for that; of a GPU in conflict, nothing where it turned up last."""
+    held: dict[Key, dict[str, object] | None] = {}
+    away: dict[str, dict[str, object] | None] = {}
+    for change in changes:
+        key = (change.uuid, change.cluster, change.node)
+        others = [other for other in held if other[0] == change.uuid]
+        match change.event:
+            case Event.APPEARED:
+                held[key] = None if others else away.pop(change.uuid, {})
+            case Event.MOVED:
+                gone = away.pop(change.uuid, {})
+                before = (change.uuid, *change.previous)
+                held[key] = held.get(before, None if others else gone)
+                for other in others:
+                    del held[other]
+            case Event.VANISHED:
+                known = held.pop(key)
+                if others == [key]:
+                    away[change.uuid] = known
+            case Event.HEALTH:
+                become(held[key], change)
+    return {key: known for key, known in held.items() if known is not None}
+
+
+def become(held: dict[str, object] | None, change) -> None:
+    if held is not None:
+        for field, before, after in change.changes:
+            assert (held.pop(field, None) or None) == (before or None), change
+            if after:
+                held[field] = after
+
+
+def agree_on_healths(inventory: Inventory, changes) -> None:
+    replay = replayed_healths(changes)
+    found = healths(inventory)
+    assert {key: found[key] for key in replay} == replay
+
+
 CLAIM = [("read", "prod", "a", ["1"], 0, "plain"), ("read", "prod", "b", ["1"], 0, "plain")]
 MOVE = [*CLAIM, ("read", "prod", "a", [], 0, "plain")]
 AWAY = [("read", "prod", "a", ["1"], 0, "plain"), ("remove", "prod", "a"), ("read", "prod", "b", ["1"], 0, "plain")]
 SILENT = [("read", "prod", "a", ["1"], 0, "plain"), ("read", "prod", "a", ["1"], 0, "silent")]
 BACK = [*SILENT, ("remove", "prod", "a"), ("restart",), ("read", "prod", "a", ["1"], 0, "silent"), ("restart",)]
 ELSEWHERE = [*SILENT[:1], ("remove", "prod", "a"), ("restart",), ("read", "prod", "b", ["1"], 0, "silent")]
+WORN = [("read", "prod", "a", ["1"], 0, "worn"), ("read", "prod", "a", ["1"], 0, "worse")]
+CARRIED = [*WORN, ("remove", "prod", "a"), ("restart",), ("read", "lab", "b", ["1"], 0, "less"), ("restart",)]
+UNANSWERED = [*WORN, ("read", "prod", "a", ["1"], 0, "lost"), ("restart",), ("remove", "prod", "a"), ("restart",)]
+ANSWERED = [*UNANSWERED, ("read", "prod", "b", ["1"], 0, "better")]
 SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
 
 
@@ -106,6 +183,8 @@ SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
 @example(steps=SETTLED)
 @example(steps=BACK)
 @example(steps=ELSEWHERE)
+@example(steps=CARRIED)
+@example(steps=ANSWERED)
 @given(steps=steps)
 def test_after_any_sequence(steps, collecting):
     with tempfile.TemporaryDirectory() as folder:
@@ -119,6 +198,9 @@ def test_after_any_sequence(steps, collecting):
 @example(steps=MOVE, often=False)
 @example(steps=[*SILENT, SILENT[0], SILENT[1]], often=False)
 @example(steps=BACK, often=True)
+@example(steps=CARRIED, often=True)
+@example(steps=ANSWERED, often=True)
+@example(steps=ANSWERED[:3], often=False)
 @given(steps=steps, often=st.booleans())
 def test_after_any_sequence_whose_steps_are_all_lost(steps, often, collecting):
     """Past the limit of what may wait in memory, the outcome alone is recorded: of all steps, or `often` of each."""
@@ -131,8 +213,7 @@ async def outcome(steps, often, store_settings, collecting):
         for number, step in enumerate(steps):
             time = 100.0 + 10 * number
             if step[0] == "read":
-                reported = (gpu(name, step[5]) for name in step[3])
-                one.read(step[2], time + step[4], *reported, cluster=step[1], both=True)
+                read(one, step, time)
             elif step[0] == "remove":
                 one.remove(step[2], time, cluster=step[1])
             if often or step[0] in ("restart", "commit"):
@@ -142,6 +223,15 @@ async def outcome(steps, often, store_settings, collecting):
         found = [(p.uuid, p.cluster, p.node, p.since) for p in placements if p.until is None]
         assert sorted(found) == sorted(homes(one.inventory))
         assert recorded(placements) == last_known(one.inventory)
+        changes = await one.store.history.changes(limit=10_000)
+        agree_on_healths(one.inventory, sorted(changes, key=lambda change: change.id))
+
+
+def read(fleet, step, time: float) -> None:
+    _, cluster, node, found, late, form = step
+    reported = () if form == "lost" else tuple(gpu(name, form) for name in found)
+    lost = found if form == "lost" else ()
+    fleet.read(node, time + late, *reported, cluster=cluster, both=True, lost=lost)
 
 
 async def check(steps, store_settings, collecting):
@@ -154,9 +244,7 @@ async def check(steps, store_settings, collecting):
                 step = remaining.pop(0)
                 time += 10
                 if step[0] == "read":
-                    _, cluster, node, found, late, form = step
-                    reported = (gpu(name, form) for name in found)
-                    one.read(node, time + late, *reported, cluster=cluster, both=True)
+                    read(one, step, time)
                 elif step[0] == "remove":
                     one.remove(step[2], time, cluster=step[1])
                 elif step[0] == "commit":
@@ -177,7 +265,10 @@ async def check(steps, store_settings, collecting):
             assert all(p.until >= p.since for p in placements if p.until is not None)
             assert replayed(by_id) == homes(one.inventory)
             assert recorded(placements) == last_known(one.inventory)
-            assert [bool(change.changes) for change in changes] == [change.event == "altered" for change in changes]
+            assert [bool(change.changes) for change in changes] == [
+                change.event in ("altered", "health") for change in changes
+            ]
+            agree_on_healths(one.inventory, by_id)
             seen = {(gpu, p.place) for gpu in GPUS for p in one.inventory.find(serial=f"serial-{gpu}") if not p.claim}
             found = {
                 (gpu, Place(p.cluster, p.node))
@@ -194,4 +285,5 @@ async def check(steps, store_settings, collecting):
 def gpu(name: str, form: str) -> Gpu:
     serial, chassis = (None, None) if form == "silent" else (f"serial-{name}", "chassis")
     vbios = "2" if form == "vbios" else "1"
-    return Gpu(uuid=f"GPU-{name}", serial=serial, chassis=chassis, gpu_part_number=serial, vbios=vbios)
+    health = HEALTHS.get(form, HEALTHS["better"])
+    return Gpu(uuid=f"GPU-{name}", serial=serial, chassis=chassis, gpu_part_number=serial, vbios=vbios, health=health)

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.health import Health
+from collector.health import HEALTH_FIELDS, Health
 from collector.inventory.last_known import facts_of
 from collector.model import (
     KEPT_FIELDS,
@@ -177,12 +177,17 @@ def test_what_changed_reads_as_it_was_written(changes, last_known):
 @given(gpus, times)
 def test_what_stays_known_of_a_gpu_reads_as_the_inventory_keeps_it(gpu, time):
     kept = facts_of(gpu, time)
-    found = decode_facts(gpu.uuid, encode_facts(gpu, time))
-    assert found == kept if found is None or kept is None else (said(found) == said(kept))
+    for lost in (False, True):
+        found, was_lost = decode_facts(gpu.uuid, encode_facts(gpu, time, lost=lost))
+        assert was_lost is lost
+        assert found == kept if found is None or kept is None else (said(found) == said(kept))
 
 
 def said(gpu):
-    return {field: (getattr(gpu, field), time) for field, time in gpu.last_known}
+    known = {
+        field: (getattr(gpu.health if field in HEALTH_FIELDS else gpu, field), time) for field, time in gpu.last_known
+    }
+    return known, gpu.health, gpu.ecc_growth
 
 
 @given(gpus, gpus)

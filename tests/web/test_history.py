@@ -78,6 +78,10 @@ async def test_a_placement_has_its_place_and_times(client: httpx.AsyncClient) ->
         "confirmed": "2025-11-24T17:00:00.000Z",
         "last_known": None,
         "altered": [],
+        "health_changes": [],
+        "degraded": [],
+        "level": None,
+        "mark": None,
     }
 
 

@@ -75,4 +75,4 @@ def _facts(gpu: Gpu) -> dict[str, str]:
 
 def _last_reports(gpu: Gpu) -> dict[str, float]:
     """Return when (Unix seconds) the facts that are merely last known were reported last, by their labels."""
-    return {FACT_LABELS[field]: time for field, time in gpu.last_known}
+    return {FACT_LABELS[field]: time for field, time in gpu.last_known_facts}

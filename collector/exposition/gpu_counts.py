@@ -1,0 +1,147 @@
+"""Counts the known GPUs by cluster, model and state; what share of them is healthy is one number for a fleet.
+
+The counts are kept up to date: a change costs its node, and asking for them the models of a cluster.
+"""
+
+import functools
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from collector.health import degradations
+from collector.model import GpuRef, NodeState, Place
+
+__all__ = ["MAX_MODELS", "GpuCounts", "GpuState", "Share"]
+
+MAX_MODELS = 64  # of a cluster that are told apart; a fleet has a few, and a hostile cluster has what it likes
+
+_KINDS_HELD = (
+    4096  # of nodes whose counts are held once: most nodes have as many GPUs of one model, all of them healthy
+)
+
+
+class GpuState(StrEnum):
+    """What is known of a GPU; each known GPU counts once, in the first of these states that holds."""
+
+    DEGRADED = "degraded"  # present; lost ones too, and addresses that do not answer
+    UNREADABLE = "unreadable"  # present, but its node or its cluster cannot be read now, or has not been read yet
+    HEALTHY = "healthy"  # present, readable and not degraded
+    MISSING = "missing"  # in its node's capacity, and neither found nor lost
+
+
+class Share(NamedTuple):
+    """How many GPUs are known, and how many of these are healthy."""
+
+    healthy: int = 0
+    known: int = 0
+
+    @property
+    def ratio(self) -> float | None:
+        """The share of the known GPUs that is healthy, from 0 to 1; None where none is known."""
+        return self.healthy / self.known if self.known else None
+
+    def plus(self, other: "Share") -> "Share":
+        """Return both together."""
+        return Share(self.healthy + other.healthy, self.known + other.known)
+
+
+Counts = dict[tuple[str, GpuState], int]  # by model, which is empty where it is not known
+Tally = tuple[tuple[tuple[str, GpuState], int], ...]
+
+
+class GpuCounts:
+    """The known GPUs by cluster, model and state, as the nodes have them at this instant.
+
+    Virtual GPUs are shares of boards, and not counted. A GPU that a second node claims counts where it was first, and
+    one in conflict in each place that confirms it.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, dict[str, Tally]] = {}  # by cluster and name
+        self._clusters: dict[str, Counts] = {}
+
+    def update(self, nodes: Mapping[Place, NodeState | None]) -> None:
+        """Count these nodes as they are now; None: the node is gone."""
+        for place, state in nodes.items():
+            known = self._nodes.setdefault(place.cluster, {})
+            before = known.get(place.node, ())
+            after = () if state is None else _shared(_tally(state))
+            if before == after:
+                continue
+            if after:
+                known[place.node] = after
+            else:
+                del known[place.node]
+            self._add(place.cluster, before, after)
+
+    def _add(self, cluster: str, before: Tally, after: Tally) -> None:
+        counts = self._clusters.setdefault(cluster, {})
+        for key, count in before:
+            counts[key] -= count
+            if not counts[key]:
+                del counts[key]
+        for key, count in after:
+            counts[key] = counts.get(key, 0) + count
+        if not counts:
+            del self._clusters[cluster], self._nodes[cluster]
+
+    def of(self, cluster: str, *, up: bool) -> Counts:
+        """Return the GPUs of a cluster; in one that is not up, the healthy ones are unreadable.
+
+        Each model has its healthy GPUs, be it none; the other states are there only where they are not zero. All models
+        but the MAX_MODELS most common ones are counted as unknown.
+        """
+        counts = self._clusters.get(cluster, {}).copy()  # in one step, since another thread may ask
+        models: dict[str, int] = {}
+        for (model, _), count in counts.items():
+            models[model] = models.get(model, 0) + count
+        kept = set(models)
+        if len(models) > MAX_MODELS:
+            kept = set(sorted(models, key=lambda model: (-models[model], model))[:MAX_MODELS])
+        found: Counts = {}
+        for (model, state), count in counts.items():
+            name = model if model in kept else ""
+            found.setdefault((name, GpuState.HEALTHY), 0)
+            key = (name, GpuState.UNREADABLE if state is GpuState.HEALTHY and not up else state)
+            found[key] = found.get(key, 0) + count
+        return found
+
+
+def _tally(state: NodeState) -> Tally:
+    """Return the known GPUs of a node by model and state."""
+    counts: Counts = {}
+    models: set[str] = set()
+    silent = {one.pci_bus_id for one in state.silent}
+    lost = state.lost_uuids
+    readable = state.unread is None
+    present = 0  # and known by name
+    for gpu, since in zip(state.gpus, state.since, strict=True):
+        if silent and gpu.uuid not in lost and GpuRef.of(gpu).pci_bus_id in silent:
+            continue  # most likely the one that does not answer there
+        present += 1
+        if gpu.virtual or gpu.uuid in state.claims:
+            continue
+        model = gpu.model or ""
+        models.add(model)
+        if degradations(state.condition(gpu, since)):
+            key = (model, GpuState.DEGRADED)
+        else:
+            key = (model, GpuState.HEALTHY if readable else GpuState.UNREADABLE)
+        counts[key] = counts.get(key, 0) + 1
+    only = models.pop() if len(models) == 1 else ""  # a node's GPUs are of one model, as a rule
+    for kind, count in (
+        (GpuState.DEGRADED, len(state.silent)),
+        (
+            GpuState.UNREADABLE if state.time is None else GpuState.MISSING,
+            (state.node.capacity or 0) - present - len(state.silent),
+        ),
+    ):
+        if count > 0:
+            counts[only, kind] = counts.get((only, kind), 0) + count
+    return tuple(sorted(counts.items()))
+
+
+@functools.lru_cache(maxsize=_KINDS_HELD)
+def _shared(tally: Tally) -> Tally:
+    """Return one object for all equal ones."""
+    return tally

@@ -1,0 +1,49 @@
+"""How GPUs were when they were read last, as the store has it."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+from sqlalchemy import and_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from collector.health import Condition
+from collector.model import Place
+from collector.store import schema
+from collector.store.codec import decode_node
+
+__all__ = ["recorded_conditions"]
+
+_UUIDS_PER_QUERY = 1000
+_placements, _nodes = schema.placements.c, schema.nodes.c
+
+
+async def recorded_conditions(connection: AsyncConnection, uuids: Collection[str]) -> dict[str, Condition]:
+    """Return what these GPUs are judged by, by UUID, as far as it is known."""
+    wanted = sorted(uuids)
+    found: dict[str, Condition] = {}
+    for start in range(0, len(wanted), _UUIDS_PER_QUERY):
+        part = wanted[start : start + _UUIDS_PER_QUERY]
+        there = and_(_nodes.cluster == _placements.cluster, _nodes.node == _placements.node)
+        query = (
+            select(_nodes.cluster, _nodes.node, _nodes.read_at, _nodes.snapshot)
+            .join_from(schema.placements, schema.nodes, there)
+            .where(_placements.uuid.in_(part), _placements.until.is_(None))
+            .distinct()
+        )
+        rows = (await connection.execute(query)).all()
+        known = await anyio.to_thread.run_sync(lambda rows: dict(_of_nodes(rows)), rows)
+        found |= {uuid: known[uuid] for uuid in part if uuid in known}
+    return found
+
+
+def _of_nodes(rows: Sequence[Any]) -> Iterator[tuple[str, Condition]]:
+    """Yield what the GPUs of some nodes are judged by; a node that is damaged tells nothing."""
+    for cluster, name, read_at, snapshot in rows:
+        try:
+            node = decode_node(Place(cluster, name), read_at, snapshot)
+        except (msgspec.MsgspecError, TypeError, ValueError):
+            continue
+        for placement in node.placements():
+            yield placement.gpu.uuid, placement.condition

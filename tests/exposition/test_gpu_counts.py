@@ -1,0 +1,178 @@
+"""Each known GPU counts once: as healthy, degraded, unreadable or missing."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.exposition.gpu_counts import MAX_MODELS, GpuCounts, GpuState, Share
+from collector.health import Health
+from collector.model import (
+    ClusterState,
+    Failing,
+    Gpu,
+    NodeInfo,
+    NodeState,
+    Place,
+    ReadFailure,
+    SilentGpu,
+    Uncovered,
+    Unread,
+    Unseen,
+)
+from tests.exposition.test_exposition import families
+
+pytestmark = pytest.mark.anyio
+
+NOW = 1764000000.0
+H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
+BAD = Health(row_remap_failure=True)
+FAILING = Failing(reason=ReadFailure.TIMEOUT, since=NOW, message="")
+D, U, H, M = GpuState.DEGRADED, GpuState.UNREADABLE, GpuState.HEALTHY, GpuState.MISSING
+
+
+def gpu(number: int, **facts: Any) -> Gpu:
+    return Gpu(**{"uuid": f"GPU-{number}", "serial": str(number), "model": H100, **facts})
+
+
+def node(*gpus: Gpu, name: str = "n", capacity: int | None = None, **facts: Any) -> NodeState:
+    return NodeState(
+        place=Place("c", name),
+        node=NodeInfo(name=name, capacity=capacity),
+        gpus=gpus,
+        since=(NOW,) * len(gpus),
+        **{"time": NOW, **facts},
+    )
+
+
+def counted(*states: NodeState, up: bool = True) -> dict[tuple[str, GpuState], int]:
+    counts = GpuCounts()
+    counts.update({state.place: state for state in states})
+    return counts.of("c", up=up)
+
+
+TWO = (gpu(0), gpu(1))
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (node(*TWO), {(H100, H): 2}),
+        (node(*TWO, capacity=2), {(H100, H): 2}),
+        (node(*TWO, capacity=8), {(H100, H): 2, (H100, M): 6}),
+        (node(*TWO, capacity=1), {(H100, H): 2}),
+        (node(gpu(0), gpu(1, health=BAD)), {(H100, H): 1, (H100, D): 1}),
+        (node(gpu(0, health=Health(ecc_dram_correctable=9))), {(H100, H): 1}),
+        (node(*TWO, capacity=3, unseen=(Unseen("GPU-0", NOW, lost=True),)), {(H100, H): 1, (H100, D): 1, (H100, M): 1}),
+        (node(*TWO, capacity=2, unseen=(Unseen("GPU-0", NOW, lost=False),)), {(H100, H): 2}),
+        (node(gpu(0), gpu(1, health=BAD), failing=FAILING), {(H100, H): 0, (H100, U): 1, (H100, D): 1}),
+        (node(*TWO, uncovered=Unread(Uncovered.NO_POD, NOW)), {(H100, H): 0, (H100, U): 2}),
+        (node(capacity=8, time=None), {("", H): 0, ("", U): 8}),
+        (node(capacity=None, time=None), {}),
+        (node(capacity=4), {("", H): 0, ("", M): 4}),
+        (node(gpu(0), gpu(1, model=H200), capacity=3), {(H100, H): 1, (H200, H): 1, ("", H): 0, ("", M): 1}),
+        (node(gpu(0, model=None)), {("", H): 1}),
+        (node(gpu(0, virtual=True), capacity=1), {}),
+        (node(*TWO, claims=frozenset({"GPU-0"})), {(H100, H): 1}),
+        # An address that does not answer is a GPU that is known by nothing else,
+        (node(*TWO, capacity=3, silent=(SilentGpu("00000000:AA:00.0", NOW, "b"),)), {(H100, H): 2, (H100, D): 1}),
+        # or most likely the one that was there.
+        (
+            node(
+                gpu(0, pci_bus_id="0000:aa:00.0"), gpu(1), capacity=2, silent=(SilentGpu("00000000:AA:00.0", NOW, "b"),)
+            ),
+            {(H100, H): 1, (H100, D): 1},
+        ),
+    ],
+)
+def test_a_node_has_these_gpus(state: NodeState, expected: dict[tuple[str, GpuState], int]) -> None:
+    assert counted(state) == expected
+    physical = not any(one.virtual for one in state.gpus) and not state.claims
+    if state.time is not None and physical:
+        missing = max(0, (state.node.capacity or 0) - (state.found or 0) - state.lost)
+        assert sum(expected.values()) == (state.found or 0) + state.lost + missing
+
+
+def test_a_cluster_that_is_not_up_has_no_healthy_gpu() -> None:
+    assert counted(node(gpu(0), gpu(1, health=BAD), capacity=3), up=False) == {
+        (H100, H): 0,
+        (H100, U): 1,
+        (H100, D): 1,
+        (H100, M): 1,
+    }
+
+
+def test_the_models_of_a_cluster_are_bounded() -> None:
+    states = [node(gpu(n, model=f"model {n}"), name=f"n{n}") for n in range(MAX_MODELS + 50)]
+    states.append(node(gpu(1000, model="model 113"), name="another"))
+    found = counted(*states)
+    assert len({model for model, _ in found}) == MAX_MODELS + 1
+    assert sum(found.values()) == len(states)
+    assert found["model 113", H] == 2
+    assert found["", H] == 50
+
+
+def test_a_share_is_undefined_where_no_gpu_is_known() -> None:
+    assert Share().ratio is None
+    assert Share(3, 4).plus(Share(0, 2)) == Share(3, 6)
+    assert Share(3, 6).ratio == 0.5
+
+
+names = st.sampled_from(["n0", "n1", "n2"])
+gpus = st.lists(
+    st.builds(
+        gpu,
+        st.integers(0, 5),
+        model=st.sampled_from([H100, H200, None]),
+        health=st.sampled_from([None, BAD, Health(row_remap_failure=False)]),
+    ),
+    max_size=4,
+    unique_by=lambda one: one.uuid,
+)
+states = st.builds(
+    lambda gpus, **facts: node(*gpus, **facts),
+    gpus,
+    name=names,
+    capacity=st.none() | st.integers(0, 6),
+    time=st.none() | st.just(NOW),
+    failing=st.none() | st.just(FAILING),
+)
+
+
+@given(st.lists(st.tuples(names, st.none() | states)), st.booleans())
+def test_counting_changes_is_counting_what_there_is(steps: list[tuple[str, NodeState | None]], up: bool) -> None:
+    counts, there = GpuCounts(), dict[Place, NodeState]()
+    for name, state in steps:
+        place = Place("c", name)
+        moved = None if state is None else msgspec.structs.replace(state, place=place)
+        counts.update({place: moved})
+        if moved is None:
+            there.pop(place, None)
+        else:
+            there[place] = moved
+    fresh = GpuCounts()
+    fresh.update(there)
+    assert counts.of("c", up=up) == fresh.of("c", up=up)
+    if not there:
+        assert not counts.of("c", up=up)
+
+
+async def test_a_scrape_has_the_gpus_of_each_cluster(bench: Any) -> None:
+    bench.metrics.add_cluster("prod")
+    bench.metrics.add_cluster("away")
+    bench.metrics.cluster_state("prod", ClusterState.UP)
+    bench.read("prod", "n1", gpu(0), gpu(1, health=BAD))
+    bench.read("away", "n1", gpu(2, model='evil "\n\x00\ud800'))
+    assert families(await bench.text())["gpuid_gpus"] == [
+        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="degraded"} 1.0',
+        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="healthy"} 1.0',
+        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="missing"} 6.0',
+        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="healthy"} 0.0',
+        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="missing"} 7.0',
+        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="unreadable"} 1.0',
+    ]
+    assert "gpuid_gpus" not in families(await bench.text(clusters=["other"]))
+    model = 'model="evil \\"\\n\N{REPLACEMENT CHARACTER}?"'
+    assert any(model in line for line in families(await bench.text())["gpuid_gpu_info"])  # they can be joined

@@ -1,0 +1,417 @@
+"""A GPU's health follows its UUID: what of it changes, where it goes, and what no other cluster can do to it."""
+
+import msgspec
+import pytest
+
+from collector.health import Degradation, Health
+from collector.inventory import Inventory
+from collector.model import (
+    Change,
+    Event,
+    FieldChange,
+    Fingerprint,
+    Gpu,
+    GpuRef,
+    LastReport,
+    NodeInfo,
+    Place,
+    Placement,
+    ReadFailure,
+    Reading,
+    Step,
+    health_changes,
+)
+
+A, B, WEST = Place("east", "a"), Place("east", "b"), Place("west", "c")
+FINE = Health(
+    remapped_rows_correctable=0,
+    remapped_rows_uncorrectable=0,
+    row_remap_pending=False,
+    ecc_sram_uncorrectable=0,
+    ecc_dram_uncorrectable=0,
+    recovery_action="None",
+    inforom="G520.0200.00.05",
+)
+PENDING = msgspec.structs.replace(FINE, remapped_rows_uncorrectable=1, row_remap_pending=True)
+ROWS, IS_PENDING = FieldChange("remapped_rows_uncorrectable", 0, 1), FieldChange("row_remap_pending", False, True)
+
+
+class World:
+    """An inventory whose nodes are read, fail to be read, and go."""
+
+    def __init__(self) -> None:
+        self.inventory = Inventory()
+
+    def read(
+        self,
+        place: Place,
+        time: float,
+        *healths: Health | None,
+        lost: bool = False,
+        uuids: tuple[str, ...] = ("GPU-1",),
+    ) -> list[Change]:
+        """Apply a reading that finds GPU-1, or as many GPUs as healths are given; without one it finds none."""
+        gpus = tuple(
+            Gpu(uuid=uuid, serial=uuid[4:], health=health) for uuid, health in zip(uuids, healths, strict=False)
+        )
+        reading = Reading(
+            cluster=place.cluster,
+            node=NodeInfo(name=place.node),
+            source="x/y",
+            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+            time=time,
+            driver_version=None,
+            cuda_version=None,
+            gpus=gpus,
+            lost=(GpuRef("GPU-1"),) if lost else (),
+        )
+        return list(self.inventory.apply(reading).changes)
+
+    def only(self, place: Place) -> Placement:
+        (placement,) = self.inventory.placements(place)
+        return placement
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def events(changes: list[Change] | tuple[Change, ...]) -> list[tuple[str, str, float]]:
+    return [(change.event.value, change.place.node, change.time) for change in changes]
+
+
+class TestWhatIsAChange:
+    def test_a_first_health_that_says_nothing_is_none(self, world: World) -> None:
+        assert events(world.read(A, 10.0, FINE)) == [("appeared", "a", 10.0)]
+
+    def test_a_first_health_that_says_something_is_one(self, world: World) -> None:
+        appeared, health = world.read(A, 10.0, PENDING)
+        assert events([appeared, health]) == [("appeared", "a", 10.0), ("health", "a", 10.0)]
+        assert health.changes == (
+            FieldChange("remapped_rows_uncorrectable", None, 1),
+            FieldChange("row_remap_pending", None, True),
+        )
+
+    def test_a_confirmed_one_is_none_and_stays_the_same_object(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        before = world.only(A).gpu
+        assert world.read(A, 20.0, msgspec.structs.replace(FINE)) == []
+        assert world.only(A).gpu is before
+
+    def test_equal_healths_are_one_object(self, world: World) -> None:
+        world.read(A, 10.0, FINE, msgspec.structs.replace(FINE), uuids=("GPU-1", "GPU-2"))
+        one, two = world.inventory.placements(A)
+        assert one.gpu.health is two.gpu.health
+        world.read(A, 20.0, PENDING, msgspec.structs.replace(PENDING), uuids=("GPU-1", "GPU-2"))
+        one, two = world.inventory.placements(A)
+        assert one.gpu.health is two.gpu.health
+
+    def test_what_is_otherwise_is_one(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        (change,) = world.read(A, 20.0, PENDING)
+        assert (change.event, change.time, change.place) == (Event.HEALTH, 20.0, A)
+        assert change.changes == (ROWS, IS_PENDING)
+        assert change.degradations == ((), (Degradation.ROW_REMAP_PENDING,))
+
+    def test_it_is_apart_from_what_is_altered(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        reading = Gpu(uuid="GPU-1", serial="2", health=PENDING)
+        altered, health = apply(world, A, 20.0, reading).changes
+        assert (altered.event, altered.changes) == (Event.ALTERED, (FieldChange("serial", "1", "2"),))
+        assert (health.event, health.changes) == (Event.HEALTH, (ROWS, IS_PENDING))
+
+    def test_what_a_new_driver_reports_as_well_is_none(self, world: World) -> None:
+        world.read(A, 10.0, Health(row_remap_pending=False))
+        assert world.read(A, 20.0, FINE) == []
+        assert world.only(A).gpu.health == FINE
+
+    def test_a_counter_that_goes_back_is_no_recovery(self, world: World) -> None:
+        world.read(A, 10.0, PENDING)
+        (change,) = world.read(A, 20.0, FINE)
+        assert [(one.field, one.went_back) for one in change.changes] == [
+            ("remapped_rows_uncorrectable", True),
+            ("row_remap_pending", False),
+        ]
+
+    def test_a_fabric_that_fails_at_first_sight_is_one(self, world: World) -> None:
+        failing = Health(fabric_state="Completed", fabric_status="Insufficient Resources")
+        _, change = world.read(A, 10.0, failing)
+        assert FieldChange("fabric_status", None, "Insufficient Resources") in change.changes
+
+
+class TestWhatIsNoLongerSaid:
+    LESS = Health(ecc_dram_uncorrectable=0)
+
+    def test_a_card_does_not_recover_by_a_driver_that_says_less(self, world: World) -> None:
+        world.read(A, 10.0, PENDING)
+        assert world.read(A, 20.0, self.LESS) == []
+        assert world.read(A, 30.0, self.LESS) == []
+        gpu = world.only(A).gpu
+        assert gpu.health == PENDING
+        assert dict(gpu.last_known)["row_remap_pending"] == 10.0
+        assert not gpu.reports("row_remap_pending")
+        assert gpu.reports("ecc_dram_uncorrectable")
+        assert gpu.last_known_facts == ()
+        assert world.only(A).degradations == (Degradation.ROW_REMAP_PENDING,)
+
+    def test_all_of_it_is_marked_at_once(self, world: World) -> None:
+        world.read(A, 10.0, PENDING)
+        assert world.read(A, 20.0, None) == []
+        gpu = world.only(A).gpu
+        assert (gpu.health, gpu.last_known) == (PENDING, (LastReport("health", 10.0),))
+        assert not gpu.reports("row_remap_pending")
+
+    def test_it_is_compared_with_what_is_said_again(self, world: World) -> None:
+        world.read(A, 10.0, PENDING)
+        world.read(A, 20.0, self.LESS)
+        (change,) = world.read(A, 30.0, msgspec.structs.replace(PENDING, row_remap_pending=False))
+        assert change.changes == (FieldChange("row_remap_pending", True, False),)
+        assert world.only(A).gpu.last_known == ()
+
+    def test_each_field_keeps_its_time(self, world: World) -> None:
+        world.read(A, 10.0, Health(row_remap_pending=True, ecc_dram_uncorrectable=3))
+        world.read(A, 20.0, Health(ecc_dram_uncorrectable=3))
+        world.read(A, 30.0, None)
+        world.read(A, 40.0, Health(inforom="1"))
+        marks = dict(world.only(A).gpu.last_known)
+        assert marks == {"row_remap_pending": 10.0, "ecc_dram_uncorrectable": 20.0}
+
+
+class TestOnItsWay:
+    @pytest.mark.parametrize("there", [B, WEST])
+    @pytest.mark.parametrize("gone_first", [True, False])
+    def test_it_is_compared_with_where_it_was(self, world: World, there: Place, gone_first: bool) -> None:
+        world.read(A, 10.0, FINE)
+        changes = world.read(A, 20.0) if gone_first else []
+        changes += world.read(there, 30.0, PENDING)
+        changes += world.read(A, 40.0)
+        if not gone_first:
+            assert world.only(there).claim is False
+        *_, moved, health = changes
+        assert events([moved, health]) == [("moved", there.node, 30.0), ("health", there.node, 30.0)]
+        assert health.changes == (ROWS, IS_PENDING)
+
+    def test_a_claim_that_is_not_settled_says_nothing(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        assert world.read(WEST, 20.0, PENDING) == []
+        assert world.read(WEST, 30.0, FINE) == []
+        assert world.only(A).gpu.health == FINE
+
+    def test_a_conflict_says_nothing_of_the_other_place(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(WEST, 20.0, PENDING)
+        world.read(A, 30.0, FINE)
+        assert events(world.read(WEST, 40.0, PENDING)) == [("appeared", "c", 20.0)]
+        assert world.inventory.conflicts("east") == 1
+        (own,) = world.read(A, 50.0, msgspec.structs.replace(FINE, ecc_sram_uncorrectable=1))
+        assert own.changes == (FieldChange("ecc_sram_uncorrectable", 0, 1),)  # nobody can silence its own node
+
+    def test_what_was_known_goes_with_it_within_a_cluster(self, world: World) -> None:
+        world.read(A, 10.0, PENDING)
+        world.read(B, 20.0, Health(ecc_dram_uncorrectable=0))
+        moved = world.read(A, 30.0)
+        assert events(moved) == [("moved", "b", 20.0)]
+        assert world.only(B).gpu.health == PENDING
+
+    def test_what_its_home_said_after_the_claim_counts(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(B, 20.0, Health(ecc_dram_uncorrectable=0))
+        world.read(A, 30.0, PENDING)
+        world.read(A, 40.0)
+        assert world.only(B).gpu.health == PENDING
+
+    def test_nothing_is_carried_into_another_cluster(self, world: World) -> None:
+        world.read(A, 10.0, PENDING)
+        world.read(A, 20.0)
+        moved, health = world.read(WEST, 30.0, Health(ecc_dram_uncorrectable=0))
+        assert (moved.event, health.event) == (Event.MOVED, Event.HEALTH)
+        assert health.changes == (
+            FieldChange("remapped_rows_uncorrectable", 1, None),
+            FieldChange("row_remap_pending", True, None),
+        )
+        assert world.only(WEST).gpu.health == Health(ecc_dram_uncorrectable=0)
+
+    def test_what_stays_known_while_it_is_nowhere(self, world: World) -> None:
+        world.read(A, 10.0, PENDING)
+        world.read(A, 20.0)
+        facts = world.inventory.facts("GPU-1")
+        assert facts is not None
+        assert (facts.health, dict(facts.last_known)["health"]) == (PENDING, 10.0)
+
+    def test_it_comes_back_to_its_node(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0)
+        appeared, health = world.read(A, 30.0, PENDING)
+        assert events([appeared, health]) == [("appeared", "a", 30.0), ("health", "a", 30.0)]
+        assert health.changes == (ROWS, IS_PENDING)
+
+    def test_the_others_of_the_node_come_first(self, world: World) -> None:
+        both = ("GPU-1", "GPU-2")
+        world.read(A, 10.0, FINE, FINE, uuids=both)
+        world.read(B, 20.0, PENDING, PENDING, uuids=both)
+        assert [change.event for change in world.read(A, 30.0)] == [Event.MOVED] * 2 + [Event.HEALTH] * 2
+
+
+class TestGrowth:
+    def test_more_uncorrectable_errors_are_growth(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        assert world.only(A).gpu.ecc_growth == 20.0
+        world.read(A, 30.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        assert world.only(A).gpu.ecc_growth == 20.0
+        assert world.only(A).degradations == (Degradation.UNCORRECTABLE_ECC_GROWING,)
+
+    @pytest.mark.parametrize("after", [FINE, msgspec.structs.replace(FINE, ecc_sram_uncorrectable=None)])
+    def test_less_of_them_are_not(self, world: World, after: Health) -> None:
+        world.read(A, 10.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        world.read(A, 20.0, after)
+        assert world.only(A).gpu.ecc_growth is None
+
+    @pytest.mark.parametrize("gone_first", [True, False])
+    def test_it_goes_along_within_a_cluster(self, world: World, gone_first: bool) -> None:
+        more = msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2)
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, more)
+        if gone_first:
+            world.read(A, 25.0)
+        world.read(B, 30.0, more)
+        world.read(A, 40.0)
+        assert world.only(B).gpu.ecc_growth == 20.0
+
+    @pytest.mark.parametrize("gone_first", [True, False])
+    def test_more_of_them_on_another_node_are_growth(self, world: World, gone_first: bool) -> None:
+        world.read(A, 10.0, FINE)
+        if gone_first:
+            world.read(A, 20.0)
+        world.read(B, 30.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        world.read(A, 40.0)
+        assert world.only(B).gpu.ecc_growth == 30.0
+
+    @pytest.mark.parametrize("gone_first", [True, False])
+    def test_no_cluster_makes_errors_of_another_one_grow(self, world: World, gone_first: bool) -> None:
+        world.read(WEST, 10.0, FINE)
+        if gone_first:
+            world.read(WEST, 20.0)
+        world.read(A, 30.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        world.read(WEST, 40.0)
+        assert world.only(A).gpu.ecc_growth is None
+
+
+LOST, ANSWERS = FieldChange("lost", False, True), FieldChange("lost", True, False)
+
+
+class TestLost:
+    def test_it_is_a_change_once(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        (lost,) = world.read(A, 20.0, lost=True)
+        assert (lost.event, lost.time, lost.changes) == (Event.HEALTH, 20.0, (LOST,))
+        assert world.read(A, 30.0, lost=True) == []
+        (answers,) = world.read(A, 40.0, FINE)
+        assert (answers.time, answers.changes) == (40.0, (ANSWERS,))
+        assert world.read(A, 50.0, FINE) == []
+
+    def test_it_is_one_change_with_the_rest(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, lost=True)
+        (change,) = world.read(A, 30.0, PENDING)
+        assert change.changes == (ANSWERS, ROWS, IS_PENDING)
+
+    def test_at_first_sight(self, world: World) -> None:
+        _, health = world.read(A, 10.0, None, lost=True)
+        assert health.changes == (LOST,)
+
+    def test_where_the_node_cannot_be_read(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        set_boot(world)
+        fail = (A, ReadFailure.EXIT_STATUS)
+        (lost,) = world.inventory.read_failed(*fail, 20.0, lost=[GpuRef("GPU-1")]).changes
+        assert (lost.time, lost.changes) == (20.0, (LOST,))
+        assert world.inventory.read_failed(*fail, 30.0, lost=[GpuRef("GPU-1")]).changes == ()
+        (answers,) = world.read(A, 40.0, FINE)
+        assert answers.changes == (ANSWERS,)
+
+    @pytest.mark.parametrize("there", [B, WEST])
+    def test_it_answers_somewhere_else(self, world: World, there: Place) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, lost=True)
+        changes = world.read(there, 30.0, FINE) + world.read(A, 40.0)
+        assert events(changes) == [("moved", there.node, 30.0), ("health", there.node, 30.0)]
+        assert changes[1].changes == (ANSWERS,)
+
+    def test_it_was_lost_when_it_vanished(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, lost=True)
+        (vanished,) = world.read(A, 30.0)
+        assert (vanished.event, vanished.lost) == (Event.VANISHED, True)
+        assert world.inventory.lost_before_they_left() == {"GPU-1"}
+        _, answers = world.read(A, 40.0, FINE)
+        assert answers.changes == (ANSWERS,)
+
+    def test_a_claim_is_never_lost(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(WEST, 20.0, FINE)
+        assert world.read(WEST, 30.0, lost=True) == []
+
+    def test_one_that_has_moved_was_not_lost(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        set_boot(world)
+        world.read(B, 20.0, FINE)
+        step = world.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 30.0, lost=[GpuRef("GPU-1")])
+        assert events(step.changes) == [("moved", "b", 20.0)]
+
+    def test_a_standby_adopts_it_as_it_is(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        standby = World()
+        standby.inventory.adopt(recorded(world))
+        world.read(A, 20.0, lost=True)
+        (change,) = standby.inventory.adopt(recorded(world)).changes
+        assert change.changes == (LOST,)
+        world.read(A, 30.0, lost=True)
+        assert standby.inventory.adopt(recorded(world)).changes == ()
+        world.read(A, 40.0, FINE)
+        (change,) = standby.inventory.adopt(recorded(world)).changes
+        assert change.changes == (ANSWERS,)
+
+
+class TestStandby:
+    def test_it_adopts_what_is_last_known_and_the_growth(self, world: World) -> None:
+        less = Health(ecc_dram_uncorrectable=2)
+        world.read(A, 10.0, PENDING)
+        world.read(A, 20.0, msgspec.structs.replace(PENDING, ecc_dram_uncorrectable=2))
+        world.read(A, 30.0, less)
+        standby = World()
+        standby.read(A, 40.0, less)
+        standby.inventory.adopt(recorded(world))
+        assert standby.only(A).gpu == world.only(A).gpu
+
+
+def apply(world: World, place: Place, time: float, *gpus: Gpu) -> Step:
+    reading = Reading(
+        cluster=place.cluster,
+        node=NodeInfo(name=place.node),
+        source="x/y",
+        fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+        time=time,
+        driver_version=None,
+        cuda_version=None,
+        gpus=gpus,
+    )
+    return world.inventory.apply(reading)
+
+
+def set_boot(world: World) -> None:
+    """Let Kubernetes say what the readings know of the node's boot."""
+    world.inventory.set_node(A.cluster, NodeInfo(name=A.node, boot_id="b"))
+
+
+def recorded(world: World):
+    node = world.inventory.node(A)
+    assert node is not None
+    return node
+
+
+def test_both_ways_the_same_is_different() -> None:
+    forth, back = health_changes(None, PENDING), health_changes(PENDING, None)
+    assert [one.field for one in forth] == [one.field for one in back]
+    assert health_changes(None, FINE) == health_changes(FINE, None) == health_changes(FINE, FINE) == ()
