@@ -10,6 +10,7 @@ import msgspec
 __all__ = [
     "COUNTERS",
     "HEALTH_FIELDS",
+    "KINDS_HELD",
     "Condition",
     "Degradation",
     "Health",

@@ -6,10 +6,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
+import anyio.to_thread
 import click
 
 from collector import config
 from collector.app.service import Service
+from collector.cli.demo_past import write_past
+from collector.cli.demo_story import DAY_SECONDS, DRIVERS, PAST_DAYS, Story, tell
 from collector.cli.logs import LEVELS, configure
 from collector.cli.options import DURATION, LISTEN, reworded
 from collector.cli.signals import run_until_stopped, stop_signals
@@ -26,6 +29,7 @@ _EVENT_INTERVAL_SECONDS = 4.0
 _OUTAGE_SECONDS = 3.0
 _NOTICE_TIMEOUT_SECONDS = 60.0  # the demo goes on if gpuid has not noticed an event by then
 _POLL_SECONDS = 0.02
+_FEATURED = 3  # GPUs that the banner names
 
 
 @click.command()
@@ -40,8 +44,8 @@ _POLL_SECONDS = 0.02
 def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duration | None, log_level: str) -> None:
     r"""Run simulated clusters with a collector that watches them, and inject a few faults.
 
-    The simulated API servers speak HTTPS and WebSocket like real ones. Nothing else is needed, and nothing
-    is left behind.
+    The simulated API servers speak HTTPS and WebSocket like real ones. The fleet has a made-up past of 60 days, with
+    one GPU of each kind of trouble. Nothing else is needed, and nothing is left behind.
 
     \b
     Examples:
@@ -49,7 +53,7 @@ def demo(clusters: int, nodes: int, gpus: int, listen: Listen, duration: Duratio
       gpuid demo --clusters 10 --nodes 100 --for 60s
     """
     configure(log_level, "text")
-    simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus)
+    simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus, drivers=DRIVERS, age=PAST_DAYS * DAY_SECONDS)
     with reworded(lambda error: error.replace("server.listen", "--listen", 1)):
         run_until_stopped(_demo, simulator, listen, duration)
 
@@ -63,11 +67,15 @@ async def _demo(simulator: Simulator, listen: Listen, duration: float | None) ->
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(stop)
+            story = await anyio.to_thread.run_sync(tell, simulator.fleet, simulator.drivers, abandon_on_cancel=True)
             async with simulator:
-                service = Service(_config(simulator, listen))
+                # In the simulator's own temporary folder, which is deleted at the end.
+                store = StoreSettings(url=f"sqlite://{simulator.kubeconfig.with_name('gpuid.db')}")
+                await write_past(story, simulator, store)
+                service = Service(_config(simulator, listen, store))
 
                 def ready(url: str) -> None:
-                    click.echo(_banner(simulator, url))
+                    click.echo(_banner(simulator, story, url))
                     tasks.start_soon(_Scenario(simulator, service).run)
 
                 with anyio.move_on_after(duration):
@@ -76,17 +84,16 @@ async def _demo(simulator: Simulator, listen: Listen, duration: float | None) ->
     click.echo("Demo stopped.")
 
 
-def _config(simulator: Simulator, listen: Listen) -> config.Config:
+def _config(simulator: Simulator, listen: Listen, store: StoreSettings) -> config.Config:
     kubeconfig = str(simulator.kubeconfig)
     return config.Config(
         clusters=tuple(config.ClusterSettings(context=name, kubeconfig=kubeconfig) for name in simulator.clusters),
         server=config.ServerSettings(listen=listen),
-        # In the simulator's own temporary folder, which is deleted at the end.
-        store=StoreSettings(url=f"sqlite://{simulator.kubeconfig.with_name('gpuid.db')}"),
+        store=store,
     )
 
 
-def _banner(simulator: Simulator, url: str) -> str:
+def _banner(simulator: Simulator, story: Story, url: str) -> str:
     nodes = sum(len(cluster.nodes) for cluster in simulator.clusters.values())
     return "\n".join(
         (
@@ -99,10 +106,22 @@ def _banner(simulator: Simulator, url: str) -> str:
             f"  API        {url}/api/v1/gpus",
             f"  faults     curl {simulator.control_url}   (inject your own)",
             "",
+            *_featured(story, url),
             "Press Ctrl-C to stop.",
             "",
         )
     )
+
+
+def _featured(story: Story, url: str) -> Iterator[str]:
+    """Yield lines with some GPUs that have a story, if any has one."""
+    if story.featured:
+        yield "It has watched them for 60 days, which are made up. GPUs worth a look:"
+        yield ""
+        for featured in story.featured[:_FEATURED]:
+            yield f"  {url}/gpus/{featured.uuid}"
+            yield f"    serial {featured.serial}: {featured.title}"
+        yield ""
 
 
 class _Scenario:
@@ -111,10 +130,11 @@ class _Scenario:
     def __init__(self, simulator: Simulator, service: Service) -> None:
         self._simulator = simulator
         self._service = service
+        self._started = time.time()
 
     async def run(self) -> None:
         """Run until cancelled."""
-        await self._watch("the collector has started", self._is_current)
+        await self._watch("the collector has started", self._has_read_all)
         for event in self._events():
             await anyio.sleep(_EVENT_INTERVAL_SECONDS)
             await event()
@@ -122,6 +142,7 @@ class _Scenario:
     def _events(self) -> Iterator[Callable[[], Awaitable[None]]]:
         events: tuple[Callable[[SimulatedCluster], Awaitable[None]], ...] = (
             self._move_gpu,
+            self._wear,
             self._reboot,
             self._swap_tray,
             self._stop_server,
@@ -145,6 +166,16 @@ class _Scenario:
         if len(cluster.nodes) > 1:
             await self._watch_action(cluster.delete_node())
             await self._watch_action(cluster.add_node())
+
+    async def _wear(self, cluster: SimulatedCluster) -> None:
+        done = cluster.wear_gpu(row_remap_pending=True, recovery_action="Reset")
+        await self._watch_action(done, lambda: self._pending(done))
+        await self._watch_action(cluster.reset_gpu(done.nodes[0], done.gpus[0]), lambda: not self._pending(done))
+
+    def _pending(self, done: Done) -> bool:
+        (node,), (uuid,) = done.nodes, done.gpus
+        entry = self._service.inventory.nodes(done.cluster)[node]
+        return any(gpu.uuid == uuid and gpu.health is not None and gpu.health.row_remap_pending for gpu in entry.gpus)
 
     async def _reboot(self, cluster: SimulatedCluster) -> None:
         rebooted = time.time()
@@ -182,6 +213,11 @@ class _Scenario:
         )
         click.echo(f"{time.strftime('%H:%M:%S')}    gpuid {result}; {counted(gpus, 'GPU')} published")
 
+    def _has_read_all(self) -> bool:
+        inventory = self._service.inventory
+        times = [entry.time for cluster in inventory.clusters() for entry in inventory.nodes(cluster).values()]
+        return all(time is not None and time > self._started for time in times) and self._is_current()
+
     def _is_current(self) -> bool:
         return set(_published(self._service.inventory)) == self._simulator.fleet.expected()
 
@@ -189,5 +225,6 @@ class _Scenario:
 def _published(inventory: Inventory) -> Iterator[Placed]:
     for cluster in inventory.clusters():
         for node, entry in inventory.nodes(cluster).items():
-            for gpu in entry.gpus:
+            lost = entry.lost_uuids
+            for gpu in (gpu for gpu in entry.gpus if gpu.uuid not in lost):
                 yield Placed(cluster, node, gpu.uuid, gpu.serial or "", gpu.chassis or "", gpu.model or "")

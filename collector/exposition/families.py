@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from collector.health import Health, degradations, level
+from collector.health import KINDS_HELD, Condition, Health, degradations, level
 from collector.model import NodeState
 
 __all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "printable", "render"]
@@ -123,7 +123,7 @@ _COUNTS = (
     ),
 )
 _HEALTH_FAMILIES = 1 + len(_COUNTS)
-_NO_HEALTH_LINES = ("",) * _HEALTH_FAMILIES
+_NO_HEALTH_LINES = (b"",) * _HEALTH_FAMILIES
 _NO_COUNTS: tuple[tuple[str, ...], ...] = ((),) * len(_COUNTS)
 
 # All but those of nodes are kept by prometheus-client, which `metrics` sets up from these rows.
@@ -383,11 +383,17 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
             f'cuda_version="{escape(state.cuda_version)}"{labels}}} 1\n'
         )
         read = f"gpuid_node_read_timestamp_seconds{where}}} {state.time:.3f}\n"
-    texts = (gpus, info, counts, read, virtual, reported, *_health_lines(state, where))
-    return tuple(text.encode("utf-8", "replace") if text else b"" for text in texts)
+    texts = tuple(text.encode("utf-8", "replace") for text in (gpus, info, counts, read, virtual, reported))
+    return texts + (_NO_HEALTH_LINES if state.uniform and _is_quiet(state.gpus[0].health) else _health(state, where))
 
 
-def _health_lines(state: NodeState, where: str) -> Sequence[str]:
+@functools.lru_cache(maxsize=KINDS_HELD)
+def _is_quiet(health: Health | None) -> bool:
+    """Return whether there is nothing to say of a GPU that reports this, and is not lost."""
+    return health is None or (_count_samples(health) is _NO_COUNTS and not degradations(Condition(health)))
+
+
+def _health(state: NodeState, where: str) -> tuple[bytes, ...]:
     """Return the lines of how a node's GPUs are, by family; a healthy GPU has none."""
     lines: list[list[str]] | None = None
     for gpu, since in zip(state.gpus, state.since, strict=True):
@@ -403,10 +409,12 @@ def _health_lines(state: NodeState, where: str) -> Sequence[str]:
         ]
         for (family, _), samples, found in zip(_COUNTS, counts, lines[1:], strict=True):
             found += [f"{family}{which}{sample}" for sample in samples]
-    return _NO_HEALTH_LINES if lines is None else ["".join(one) for one in lines]
+    if lines is None:
+        return _NO_HEALTH_LINES
+    return tuple("".join(one).encode("utf-8", "replace") for one in lines)
 
 
-@functools.lru_cache(maxsize=4096)  # a fleet has few states of health, and one of them nearly everywhere
+@functools.lru_cache(maxsize=KINDS_HELD)
 def _count_samples(health: Health) -> tuple[tuple[str, ...], ...]:
     """Return the ends of the lines of a GPU's counts that are not zero, by family of _COUNTS."""
     samples = tuple(

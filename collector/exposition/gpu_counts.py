@@ -113,7 +113,9 @@ def _tally(state: NodeState) -> Tally:
     models: set[str] = set()
     silent = {one.pci_bus_id for one in state.silent}
     lost = state.lost_uuids
-    readable = state.unread is None
+    fine = GpuState.HEALTHY if state.unread is None else GpuState.UNREADABLE
+    same = state.uniform  # then one is judged for all
+    degraded = same and bool(degradations(state.condition(state.gpus[0], state.since[0])))
     present = 0  # and known by name
     for gpu, since in zip(state.gpus, state.since, strict=True):
         if silent and gpu.uuid not in lost and GpuRef.of(gpu).pci_bus_id in silent:
@@ -123,22 +125,17 @@ def _tally(state: NodeState) -> Tally:
             continue
         model = gpu.model or ""
         models.add(model)
-        if degradations(state.condition(gpu, since)):
-            key = (model, GpuState.DEGRADED)
-        else:
-            key = (model, GpuState.HEALTHY if readable else GpuState.UNREADABLE)
+        if not same:
+            degraded = bool(degradations(state.condition(gpu, since)))
+        key = (model, GpuState.DEGRADED if degraded else fine)
         counts[key] = counts.get(key, 0) + 1
     only = models.pop() if len(models) == 1 else ""  # a node's GPUs are of one model, as a rule
-    for kind, count in (
-        (GpuState.DEGRADED, len(state.silent)),
-        (
-            GpuState.UNREADABLE if state.time is None else GpuState.MISSING,
-            (state.node.capacity or 0) - present - len(state.silent),
-        ),
-    ):
-        if count > 0:
-            counts[only, kind] = counts.get((only, kind), 0) + count
-    return tuple(sorted(counts.items()))
+    if silent:
+        counts[only, GpuState.DEGRADED] = counts.get((only, GpuState.DEGRADED), 0) + len(state.silent)
+    if (missing := (state.node.capacity or 0) - present - len(state.silent)) > 0:
+        key = (only, GpuState.UNREADABLE if state.time is None else GpuState.MISSING)
+        counts[key] = counts.get(key, 0) + missing
+    return tuple(sorted(counts.items())) if len(counts) > 1 else tuple(counts.items())
 
 
 @functools.lru_cache(maxsize=_KINDS_HELD)

@@ -131,24 +131,20 @@ class _Shard:
 class _Group:
     """Some shards whose texts are concatenated."""
 
-    __slots__ = ("_concatenated", "_texts", "shards", "stale")
+    __slots__ = ("_concatenated", "shards", "stale")
 
     def __init__(self, shards: Sequence[_Shard]) -> None:
         self.shards = shards
-        self.stale = True  # a shard's text may have been replaced since they were concatenated
-        self._texts: list[list[DeflatedText]] = [[] for _ in range(_FAMILIES)]  # what was concatenated
+        self.stale = set(range(_FAMILIES))  # families of which a shard's text was replaced since they were concatenated
         self._concatenated: list[DeflatedText] = [_EMPTY_TEXT] * _FAMILIES
         for shard in shards:
             shard.group = self
 
     def text(self) -> Sequence[DeflatedText]:
         """Return the concatenated texts by family; a family without a new text is not concatenated again."""
-        if self.stale:
-            self.stale = False
-            for family, before in enumerate(self._texts):
-                texts = [shard.texts[family] for shard in self.shards]
-                if len(before) != len(texts) or any(old is not new for old, new in zip(before, texts, strict=True)):
-                    self._texts[family], self._concatenated[family] = texts, DeflatedText.concat(texts)
+        for family in self.stale:
+            self._concatenated[family] = DeflatedText.concat([shard.texts[family] for shard in self.shards])
+        self.stale.clear()
         return tuple(self._concatenated)
 
 
@@ -181,10 +177,10 @@ class ClusterTextStore:
     def refreshed(self) -> ClusterText:
         """Compress what has changed and return the whole text; it is empty when no node is left."""
         for shard in self._changed:
-            for family in shard.stale():
+            for family in (families := shard.stale()):
                 shard.texts[family] = shard.take(family).apply()
             if shard.group is not None:
-                shard.group.stale = True
+                shard.group.stale.update(families)
         if not all(shard.slots for shard in self._changed):
             self._shards = [shard for shard in self._shards if shard.slots]
             self._groups.clear()

@@ -11,7 +11,6 @@ from collector.health import Health
 from collector.simulator import errors, smi
 from collector.simulator.actions import Done, accepts, action
 from collector.simulator.cluster_objects import ClusterObjects
-from collector.simulator.driver_forms import DEFAULT_FORMS
 from collector.simulator.faults import Counters, ExecFault, ExecFaultKind, LogFault, LogFaultKind
 from collector.simulator.fleet import Fleet, SimulationError
 from collector.simulator.objects import ObjectFactory
@@ -22,9 +21,9 @@ from collector.simulator.slices import Slices, SliceVersion
 from collector.simulator.storage import Storage
 from collector.text import counted
 
-__all__ = ["SimulatedCluster"]
+__all__ = ["DEFAULT_AGE_SECONDS", "SimulatedCluster"]
 
-_AGE_SECONDS = 86400.0  # of the first objects when the simulation starts
+DEFAULT_AGE_SECONDS = 86400.0  # of the first objects when the simulation starts
 
 
 class SimulatedCluster:
@@ -47,7 +46,8 @@ class SimulatedCluster:
         bookmark_interval: float,
         context: ssl.SSLContext,
         host: str,
-        driver: str | None = None,
+        driver: str,
+        age: float,
     ) -> None:
         self.name = name
         self._fleet = fleet
@@ -55,9 +55,9 @@ class SimulatedCluster:
         self._on_token = on_token
         self._random = random.Random(f"{seed}/{name}")  # noqa: S311  a simulation must be repeatable
         self._storage = Storage()
-        self._driver = driver or DEFAULT_FORMS[fleet.kind(name)]
+        self._driver = driver
         self._drivers: dict[str, str] = {}  # the forms of those that are other ones, by node
-        factory = ObjectFactory(name, fleet.kind(name), shape, seed, time.time() - _AGE_SECONDS, self._driver)
+        factory = ObjectFactory(name, fleet.kind(name), shape, seed, time.time() - age, self._driver)
         self.objects = ClusterObjects(name, fleet, self._storage, factory)
         self.slices = Slices(name, fleet, self._storage, factory)
         if shape.slices:
@@ -104,6 +104,10 @@ class SimulatedCluster:
     def pod(self, node: str) -> str:
         """Return the GPU pod of a node, as `namespace/name`."""
         return self.objects.pod(node)
+
+    def node_object(self, node: str) -> bytes:
+        """Return a node as the API server sends it, as JSON."""
+        return self.objects.node_object(node)
 
     def describe(self) -> dict[str, Any]:
         """Return the state and counters of the cluster as JSON values."""
@@ -154,6 +158,20 @@ class SimulatedCluster:
         if reboot:
             self._boot(node)
         return self._done(f"replaced all {len(gpus)} GPUs of {node}", (node,), gpus)
+
+    @action
+    def replace_gpu(
+        self, node: str | None = None, uuid: str | None = None, by: str | None = None, reboot: bool = True
+    ) -> Done:
+        """Take a GPU (GB200: the board with two) out for repair; `by` (a UUID taken out before) or a new one goes in.
+
+        The node reboots unless reboot is false.
+        """
+        node, uuid = self._gpu(node, uuid, None)
+        gpus = self._fleet.replace(self.name, node, uuid, by)
+        if reboot:
+            self._boot(node)
+        return self._done(f"replaced {gpus[-1]} of {node} by {gpus[0]}", (node,), gpus)
 
     @action
     def reboot_node(self, node: str | None = None) -> Done:

@@ -46,6 +46,13 @@ class ClusterObjects:
             raise SimulationError(f"{self._cluster}: no GPU pod on {node}")
         return self._pods[node]
 
+    def node_object(self, node: str) -> bytes:
+        """Return a node as JSON."""
+        entry = self._storage.get(NODES, node)
+        if entry is None:
+            raise SimulationError(f"{self._cluster}: node {node} does not exist")
+        return entry.body
+
     def add_node(self, node: str) -> None:
         """Create the node of a new VM, and its pods."""
         generation = self._next(f"node {node}")

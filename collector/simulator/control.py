@@ -18,6 +18,7 @@ _SHUTDOWN_SECONDS = 0.1  # for open requests
 
 _EXAMPLE_BODIES = {
     "move_gpu": '{"node": "gpu-0000", "to_node": "gpu-0001", "to_cluster": "sim-1"}',
+    "replace_gpu": '{"node": "gpu-0000"}',
     "swap_tray": '{"node": "gpu-0000"}',
     "lose_gpu": '{"node": "gpu-0000", "silent": true}',
     "wear_gpu": '{"node": "gpu-0000", "index": 0, "row_remap_pending": true, "remapped_rows_uncorrectable": 3}',

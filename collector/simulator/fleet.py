@@ -86,6 +86,7 @@ class Fleet:
         self._index: dict[str, int] = {}
         self._machines: dict[str, dict[str, Host]] = {}
         self._spare: dict[str, list[Host]] = {}
+        self._repair: list[list[int]] = []  # boards that were taken out, and are nowhere
         self._dropped: set[int] = set()  # fallen off the bus
         self._lost: set[int] = set()  # listed as "GPU is lost"
         self._silent: set[int] = set()  # the driver gives no handle for them
@@ -156,6 +157,27 @@ class Fleet:
         host = self._host(cluster, node)
         host.gpus = self._new_gpus(kind or host.kind, len(host.gpus))
         return [self._uuid(number) for number in host.gpus]
+
+    def replace(self, cluster: str, node: str, uuid: str | None = None, by: str | None = None) -> list[str]:
+        """Take a GPU (GB200: the board with two) out for repair and put another one in its slot.
+
+        `by` is the UUID of one that was taken out before, anywhere; without it a new one is put in. Returns the UUIDs
+        that are there now, and then those that were.
+        """
+        host = self._host(cluster, node)
+        board = self._board(self._number(cluster, node, uuid))
+        out = [number for number in host.gpus if number in board]
+        if by is None:
+            put = list(self._new_gpus(_kind(out[0]), len(out)))
+        else:
+            put = next((numbers for numbers in self._repair if by in map(self._uuid, numbers)), [])
+            if len(put) != len(out) or _kind(put[0]) != _kind(out[0]):
+                raise SimulationError(f"{cluster}: no GPU {by} of the kind was taken out that could be put in")
+            self._repair.remove(put)
+        new = iter(put)
+        host.gpus = [next(new) if number in board else number for number in host.gpus]
+        self._repair.append(out)
+        return [self._uuid(number) for number in (*put, *out)]
 
     def migrate(self, cluster: str, node: str) -> list[str]:
         """Move a VM to another host (a free one, or else a new one); return the UUIDs there."""

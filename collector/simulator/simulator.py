@@ -13,8 +13,9 @@ import msgspec
 
 from collector.files import replace_file
 from collector.simulator import certificates
-from collector.simulator.cluster import SimulatedCluster
+from collector.simulator.cluster import DEFAULT_AGE_SECONDS, SimulatedCluster
 from collector.simulator.control import ControlServer
+from collector.simulator.driver_forms import DEFAULT_FORMS
 from collector.simulator.fleet import Fleet
 from collector.simulator.shapes import DEFAULT_SHAPE, SHAPES
 
@@ -28,6 +29,7 @@ class Simulator:
     The servers listen on `ports` and the following ones, the control server on the last; 0 means any free ports. Files
     are written to `directory`, by default a temporary one. The same `seed` makes the same fleet. The clusters have the
     `shapes` (keys of SHAPES) in turn, and the `drivers` (keys of DRIVER_FORMS), by default those usual on their GPUs.
+    The first nodes and pods are `age` seconds old.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Simulator:
         bookmark_interval: float = 10.0,
         shapes: Sequence[str] = (DEFAULT_SHAPE.name,),
         drivers: Sequence[str] = (),
+        age: float = DEFAULT_AGE_SECONDS,
     ) -> None:
         self.fleet = Fleet(clusters=clusters, nodes=nodes, gpus=gpus, seed=seed)
         self.clusters: dict[str, SimulatedCluster] = {}
@@ -52,10 +55,14 @@ class Simulator:
         self._seed = seed
         self._latency = latency
         self._bookmark_interval = bookmark_interval
+        self._age = age
         self._shapes = dict(
             zip(self.fleet.clusters, itertools.cycle([SHAPES[shape] for shape in shapes]), strict=False)
         )
-        self._drivers = dict(zip(self.fleet.clusters, itertools.cycle(drivers or (None,)), strict=False))
+        self.drivers = {  # their forms, by cluster
+            name: driver or DEFAULT_FORMS[self.fleet.kind(name)]
+            for name, driver in zip(self.fleet.clusters, itertools.cycle(drivers or (None,)), strict=False)
+        }
         self._directory = directory
         self._control = ControlServer(self.clusters, self.fleet)
         self._open = contextlib.AsyncExitStack()
@@ -94,7 +101,8 @@ class Simulator:
                     bookmark_interval=self._bookmark_interval,
                     context=context,
                     host=self._host,
-                    driver=self._drivers[name],
+                    driver=self.drivers[name],
+                    age=self._age,
                 )
                 await cluster.open(self._ports + index if self._ports else 0)
                 opening.push_async_callback(cluster.server.stop)

@@ -1,5 +1,6 @@
 """`gpuid demo` as a newcomer sees it."""
 
+import datetime
 import re
 import signal
 import subprocess
@@ -25,26 +26,52 @@ def demo():
     process.communicate()
 
 
-def test_it_shows_events_until_ctrl_c(demo) -> None:
-    process, url = demo
-    started = time.monotonic()
-    said = ""
-    while not re.search(r"moved .*\n.* gpuid noticed after [\d.]+ s; 24 GPUs published\n", said):
+def read_until(process, pattern: str) -> str:
+    """All lines up to those that match."""
+    said, started = "", time.monotonic()
+    while not re.search(pattern, said):
         line = process.stdout.readline()
         assert line, process.communicate()
         said += line
         assert time.monotonic() - started < 60
+    return said
+
+
+def get(url: str, path: str) -> dict:
+    return httpx.get(f"{url}/api/v1/{path}").raise_for_status().json()
+
+
+def test_it_shows_events_until_ctrl_c(demo) -> None:
+    process, url = demo
+    said = read_until(process, r"moved .*\n.* gpuid noticed after [\d.]+ s; 23 GPUs published\n")  # one is lost
     for place in ("/", "/metrics", "/sd", "/api/v1/gpus"):
         assert f"{url}{place}" in said
         assert httpx.get(url + place).status_code == 200
     assert httpx.get(f"{url}/metrics").text.count("gpuid_gpu_info{") == 24
     (moved,) = re.findall(r"moved (GPU-\S+?),? ", said)[:1]
-    placements = httpx.get(f"{url}/api/v1/gpus/{moved}/history").json()["placements"]
+    placements = get(url, f"gpus/{moved}/history")["placements"]
     assert [placement["until"] is None for placement in placements] == [True, False]
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=30)
     assert rest.endswith("Demo stopped.\n")
     assert (process.returncode, errors) == (0, "")
+
+
+def test_it_has_a_past_that_its_first_readings_confirm(demo) -> None:
+    process, url = demo
+    said = read_until(process, r"the collector has started\n.* gpuid noticed ")
+    changes = get(url, "changes?limit=1000")["changes"]
+    now = datetime.datetime.now(datetime.UTC)
+    ages = [(now - datetime.datetime.fromisoformat(change["time"])).total_seconds() for change in changes]
+    assert max(ages) > 59 * 86400
+    assert min(ages) > 3600  # nothing has changed since
+    assert {"appeared", "moved", "vanished", "health"} == {change["event"] for change in changes}
+    potato, repaired = re.findall(rf"{url}/gpus/(GPU-\S+)\n", said)[:2]
+    [here] = [gpu for gpu in get(url, "gpus")["gpus"] if gpu["uuid"] == potato]
+    assert (here["degraded"], here["level"], here["mark"]["as"]) == (["row_remap_failure"], "replace", "rma")
+    assert len({placement["cluster"] for placement in get(url, f"gpus/{potato}/history")["placements"]}) == 2
+    assert [placement["until"] is None for placement in get(url, f"gpus/{repaired}/history")["placements"]] == [False]
+    assert httpx.get(f"{url}/gpus/{potato}").status_code == 200
 
 
 def test_it_stops_after_the_given_time() -> None:

@@ -71,6 +71,7 @@ TWO = (gpu(0), gpu(1))
         (node(*TWO, uncovered=Unread(Uncovered.NO_POD, NOW)), {(H100, H): 0, (H100, U): 2}),
         (node(capacity=8, time=None), {("", H): 0, ("", U): 8}),
         (node(capacity=None, time=None), {}),
+        (node(*TWO, capacity=8, time=None), {(H100, H): 0, (H100, U): 8}),
         (node(capacity=4), {("", H): 0, ("", M): 4}),
         (node(gpu(0), gpu(1, model=H200), capacity=3), {(H100, H): 1, (H200, H): 1, ("", H): 0, ("", M): 1}),
         (node(gpu(0, model=None)), {("", H): 1}),

@@ -78,6 +78,25 @@ class TestActs:
         assert {gpu.serial for gpu in after}.isdisjoint(gpu.serial for gpu in before)
         assert {gpu.chassis for gpu in after} == {gpu.chassis for gpu in before}
 
+    def test_a_gpu_under_repair_comes_back_elsewhere_in_anothers_slot(self, fleet: Fleet) -> None:
+        broken = fleet.cards("sim-0", "gpu-0001")[1].uuid
+        new, out = fleet.replace("sim-0", "gpu-0001", broken)
+        assert (out, fleet.cards("sim-0", "gpu-0001")[1].uuid) == (broken, new)
+        assert broken not in {gpu.uuid for gpu in fleet.expected()}
+        other = fleet.cards("sim-1", "gpu-0003")[0].uuid
+        assert fleet.replace("sim-1", "gpu-0003", other, broken) == [broken, other]
+        assert fleet.cards("sim-1", "gpu-0003")[0].uuid == broken
+        with pytest.raises(
+            SimulationError, match=r"^sim-0: no GPU GPU-\S+ of the kind was taken out that could be put"
+        ):
+            fleet.replace("sim-0", "gpu-0001", None, broken)
+
+    def test_of_gb200_the_whole_board_is_replaced(self, fleet: Fleet) -> None:
+        before = [card.serial for card in fleet.cards("sim-2", "gpu-0000")]
+        assert len(fleet.replace("sim-2", "gpu-0000", fleet.cards("sim-2", "gpu-0000")[0].uuid)) == 4
+        after = [card.serial for card in fleet.cards("sim-2", "gpu-0000")]
+        assert [one == other for one, other in zip(before, after, strict=True)] == [False, False, True, True]
+
     def test_a_deleted_nodes_gpus_come_back_with_the_next_node(self, fleet: Fleet) -> None:
         gone = fleet.remove("sim-0", "gpu-0003")
         assert not {gpu for gpu in fleet.expected() if gpu.uuid in gone}

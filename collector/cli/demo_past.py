@@ -1,0 +1,77 @@
+"""Writes the demo's made-up past into its store, as a collector would have that had seen it happen."""
+
+import functools
+import math
+import time
+
+import anyio
+import msgspec
+
+from collector.cli.demo_story import DAY_SECONDS, Seen, Story
+from collector.collect.objects import node_decoder
+from collector.inventory import Inventory
+from collector.marks import NewMark
+from collector.model import Fingerprint, NodeInfo, Place, Reading
+from collector.simulator import Simulator
+from collector.store import MarkStore, Store, StoreError, StoreSettings
+
+__all__ = ["write_past"]
+
+_WRITE_TIMEOUT_SECONDS = 60.0
+
+
+async def write_past(story: Story, simulator: Simulator, settings: StoreSettings) -> None:
+    """Record a story in a new store, up to now, and bring the fleet to its end; raises StoreError.
+
+    The readings go through an inventory, and its steps into the history, so that the collector which restores it finds
+    what it would have recorded itself.
+    """
+    now = time.time()
+    nodes = _nodes(simulator)
+    sources = {place: simulator.clusters[place.cluster].pod(place.node) for place in nodes}
+    inventory = Inventory()
+    async with Store.open(settings) as store:
+        for seen in story.seen:
+            store.history_writer.append(inventory.apply(_reading(seen, nodes[seen.place], sources[seen.place], now)))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.history_writer.run)
+            written = await store.history_writer.flushed(_WRITE_TIMEOUT_SECONDS)
+            tasks.cancel_scope.cancel()
+        if not written:
+            raise StoreError(f"the demo's past cannot be written: {store.health.status.message or 'too slow'}")
+        for note in sorted(story.notes, key=lambda note: -note.ago):
+            until = None if note.days is None else now + note.days * DAY_SECONDS
+            new = NewMark(kind=note.kind, note=note.note, ticket=note.ticket, until=until)
+            marks = MarkStore(store.database, functools.partial(float, now - note.ago))
+            await marks.set([note.uuid], new, by=note.by)
+    for place, uuid in story.lost:
+        simulator.clusters[place.cluster].lose_gpu(place.node, uuid, listed=True)
+
+
+def _nodes(simulator: Simulator) -> dict[Place, NodeInfo]:
+    decode = node_decoder()
+    return {
+        Place(name, node): decode(msgspec.Raw(cluster.node_object(node))).facts
+        for name, cluster in simulator.clusters.items()
+        for node in cluster.nodes
+    }
+
+
+def _reading(seen: Seen, node: NodeInfo, source: str, now: float) -> Reading:
+    """Return what a collector read; its pod was another one, so that the node is read again at once."""
+    return Reading(
+        cluster=seen.place.cluster,
+        node=node,
+        source=source,
+        fingerprint=Fingerprint(
+            pod_uid="", container_id="", restarts=0, boot_id=node.boot_id, capacity=node.advertised[0]
+        ),
+        time=math.floor(now - seen.ago) + 0.25,
+        driver_version=seen.report.driver_version,
+        cuda_version=seen.report.cuda_version,
+        gpus=seen.report.gpus,
+        unidentified=seen.report.unidentified,
+        lost=seen.report.lost,
+        unread=seen.report.unread,
+        partial=seen.report.partial,
+    )
