@@ -17,10 +17,12 @@ from rich.live import Live
 from rich.text import Text
 
 from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.condition import level_style
 from collector.cli.console import output_console
 from collector.cli.options import DURATION, CommandError
 from collector.cli.table import cut_table, event_style, print_table
 from collector.config import Duration
+from collector.health import Level
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_common_changes, fields_of
@@ -34,17 +36,22 @@ _CLUSTER_COLUMNS = (
     "nodes_read",
     "nodes_failing",
     "gpus",
+    "degraded",
     "conflicts",
     "claims",
     "synced",
     "message",
 )
 _CHANGE_COLUMNS = ("time", "event", "gpu", "cluster", "node", "from", "changes", "uuid")
-_STYLES = {"state": lambda text: "green" if text == "up" else "red", "event": event_style}
+_STYLES = {
+    "state": lambda text: "green" if text == "up" else "red",
+    "degraded": level_style,
+    "event": event_style,
+}
 _MAX_CHANGES = 500  # that are kept; those of one node at one time share a row
 _MAX_CHANGE_ROWS = 50  # that are laid out; a terminal shows the first ones
 _LOOK_BACK_SECONDS = 3600.0
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 @click.command()
@@ -64,7 +71,7 @@ def top(interval: Duration, **options: Any) -> None:
     with Client(**options) as client:
         clusters = client.clusters()
         if not sys.stdout.isatty():
-            print_table(_CLUSTER_COLUMNS, _cells(clusters, _CLUSTER_COLUMNS))
+            print_table(_CLUSTER_COLUMNS, _cells(clusters))
             return
         changes = _Changes(client)
         failure = ""
@@ -112,8 +119,16 @@ class _Changes:
                 return
 
 
-def _cells(rows: Iterator[Row] | Sequence[Row], columns: Sequence[str]) -> Iterator[list[object]]:
-    return ([row.get(column) for column in columns] for row in rows)
+def _cells(clusters: Sequence[Row]) -> Iterator[list[object]]:
+    rows = (cluster | {"degraded": _degraded(cluster)} for cluster in clusters)
+    return ([row.get(column) for column in _CLUSTER_COLUMNS] for row in rows)
+
+
+def _degraded(cluster: Row) -> str:
+    """Return how many GPUs are degraded, by level: "1 replace, 2 reset"; an older collector says nothing."""
+    counts = cluster.get("gpus_degraded")
+    known = counts if isinstance(counts, Mapping) else {}
+    return ", ".join(f"{known[level]} {level}" for level in Level if known.get(level))
 
 
 def _view(clusters: Sequence[Row], changes: Sequence[Row], failure: str) -> Group:
@@ -128,7 +143,7 @@ def _view(clusters: Sequence[Row], changes: Sequence[Row], failure: str) -> Grou
     parts += [
         Text(summary, "bold"),
         Text(),
-        cut_table(_CLUSTER_COLUMNS, _cells(ordered, _CLUSTER_COLUMNS), styles=_STYLES),
+        cut_table(_CLUSTER_COLUMNS, _cells(ordered), styles=_STYLES),
     ]
     if changes:
         parts += [Text(), cut_table(_CHANGE_COLUMNS, _first_rows(changes), styles=_STYLES)]

@@ -239,6 +239,19 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
+    @_in_time
+    async def health_changes(
+        self, uuids: Sequence[str], *, before: float | None = None, limit: int = 1000
+    ) -> list[HistoricChange]:
+        """Return the changes of health of these GPUs, newest first: those before a time (Unix seconds), if given."""
+        query = select(schema.changes).where(schema.HEALTH, _changes.uuid.in_(uuids))
+        if before is not None:
+            query = query.where(_changes.time < before)
+        async with self._read() as connection:
+            ordered = query.order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
+            rows = (await connection.execute(ordered)).mappings().all()
+        return [_change(row) for row in rows]
+
     def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self._database.read() if self._deadline is None else self._database.answer(self._deadline)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from collector.health import COUNTERS, Health
 from collector.model import FieldChange
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "as_field_changes",
     "describe_changes",
     "describe_common_changes",
+    "describe_counters",
     "fields_of",
 ]
 
@@ -36,22 +38,22 @@ FACT_LABELS = {
 
 HEALTH_LABELS = {
     "lost": "Lost",
-    "remapped_rows_correctable": "Remapped rows, correctable",
-    "remapped_rows_uncorrectable": "Remapped rows, uncorrectable",
-    "remapped_rows_inactive": "Remapped rows, inactive",
+    "remapped_rows_correctable": "Remapped rows (correctable)",
+    "remapped_rows_uncorrectable": "Remapped rows (uncorrectable)",
+    "remapped_rows_inactive": "Remapped rows (inactive)",
     "row_remap_pending": "Row remapping pending",
     "row_remap_failure": "Row remapping failed",
     "row_remap_banks_low": "Banks with few spare rows",
     "row_remap_banks_none": "Banks without spare rows",
     "remapped_banks": "Remapped banks",
     "bank_remap_pending": "Bank remapping pending",
-    "retired_pages_single_bit": "Retired pages, single-bit",
-    "retired_pages_double_bit": "Retired pages, double-bit",
+    "retired_pages_single_bit": "Retired pages (single-bit)",
+    "retired_pages_double_bit": "Retired pages (double-bit)",
     "page_retirement_pending": "Page retirement pending",
-    "ecc_sram_correctable": "SRAM errors, correctable",
-    "ecc_sram_uncorrectable": "SRAM errors, uncorrectable",
-    "ecc_dram_correctable": "DRAM errors, correctable",
-    "ecc_dram_uncorrectable": "DRAM errors, uncorrectable",
+    "ecc_sram_correctable": "SRAM errors (correctable)",
+    "ecc_sram_uncorrectable": "SRAM errors (uncorrectable)",
+    "ecc_dram_correctable": "DRAM errors (correctable)",
+    "ecc_dram_uncorrectable": "DRAM errors (uncorrectable)",
     "sram_threshold_exceeded": "SRAM error threshold exceeded",
     "channel_repair_pending": "Channel repair pending",
     "tpc_repair_pending": "TPC repair pending",
@@ -69,20 +71,28 @@ _SEVERAL = "…"  # stands for values that differ
 
 
 def describe_changes(changes: Iterable[FieldChange]) -> str:
-    """Return what was altered of one GPU: "serial 1653922001234 → not reported, MIG off → on"."""
-    return ", ".join(
-        f"{_label(one.field)} {_value(one.field, one.before)} → {_value(one.field, one.after)}{_back([one])}"
-        for one in changes
-    )
+    """Return what was altered of one GPU: "serial 1653922001234 → not reported, MIG off → on".
+
+    Of its health: "remapped rows (uncorrectable) 0 → 2, SRAM errors (correctable) 7 → 0 (went back)".
+    """
+    return ", ".join(_described(change) for change in changes)
 
 
 def describe_common_changes(gpus: Sequence[tuple[FieldChange, ...]]) -> str:
     """Return what was altered of GPUs with the same fields; where their values differ, that is an ellipsis."""
+    if all(changes == gpus[0] for changes in gpus):
+        return describe_changes(gpus[0]) if gpus else ""
     return ", ".join(
         f"{_label(field[0].field)} {_common([_value(one.field, one.before) for one in field])} → "
         f"{_common([_value(one.field, one.after) for one in field])}{_back(field)}"
         for field in zip(*gpus, strict=True)
     )
+
+
+def describe_counters(health: Health | None) -> str:
+    """Return the counters of a GPU's health that are not zero: "remapped rows (uncorrectable) 2"."""
+    counts = ((field, getattr(health, field, None)) for field in HEALTH_LABELS if field in COUNTERS)
+    return ", ".join(f"{_label(field)} {count:,}" for field, count in counts if count)
 
 
 def fields_of(changes: Iterable[FieldChange]) -> tuple[str, ...]:
@@ -99,6 +109,17 @@ def as_field_changes(changes: object) -> tuple[FieldChange, ...]:
         for field, one in changes.items()
         if isinstance(one, Mapping)
     )
+
+
+def _described(change: FieldChange) -> str:
+    field, old, new = change
+    if field == "lost":
+        return "stopped answering" if new else "answers again"
+    if field in HEALTH_LABELS and new is None:
+        return f"{_label(field)} {_value(field, old)}, no longer reported"
+    if field in HEALTH_LABELS and old is None:
+        return f"{_label(field)} {_value(field, new)}"
+    return f"{_label(field)} {_value(field, old)} → {_value(field, new)}{_back([change])}"
 
 
 def _label(field: str) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import anyio
 
 from collector.config import PodSource
+from collector.health import Degradation, Health, Level
+from collector.marks import MarkKind
 from collector.model import (
     ClusterState,
     ClusterStatus,
@@ -21,7 +23,9 @@ from collector.model import (
     UnreadReason,
 )
 from collector.views.collector_view import CollectorView
+from collector.views.condition import REASON_WORDS
 from collector.views.cooperative import yielding
+from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.fleet_health import Share, cluster_share
 
 __all__ = [
@@ -39,7 +43,7 @@ OVERDUE_SLACK_SECONDS = 60.0  # for which a reading that is due may be under way
 MAX_SYNCED_AGE_SECONDS = 900.0  # of the last proof that a cluster's view is current; as the alert GpuidViewStale has it
 REST_FACTOR = 9  # times as long as counting took, for which the summaries are reused
 MAX_REST_SECONDS = 10.0
-MAX_LOST_NAMES = 5  # of GPUs that do not answer, in a cluster's problem
+MAX_LOST_NAMES = 5  # of GPUs that do not answer or are degraded, in a cluster's problem
 
 
 @dataclass
@@ -78,6 +82,10 @@ class ClusterSummary:
     missing: int = 0  # GPUs that those nodes lack and that nvidia-smi does not name
     lost: int = 0  # GPUs that did not answer
     lost_names: list[str] = field(default_factory=list)  # of the first of them: serial, UUID or address, and node
+    degraded: Counter[Level] = field(default_factory=Counter)  # GPUs, by what is to be done about them
+    degraded_names: dict[Level, list[str]] = field(default_factory=dict)  # of the first of them that answer
+    merely_lost: int = 0  # of `degraded`, those that do not answer and report nothing else
+    condemned: list[str] = field(default_factory=list)  # GPUs marked rma that are in a node: serial or UUID, and node
     virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
@@ -155,6 +163,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         labels=view.label_trouble(cluster),
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
+    sound: dict[int, Health] = {}
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
         summary.overdue += is_overdue(view, entry)
@@ -167,6 +176,8 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
             summary.missing += missing
         if entry.unseen or entry.silent:
             _count_lost(summary, entry)
+        for one in degraded_in(entry, sound):
+            _count_degraded(summary, one)
         for gpu in entry.gpus:
             if gpu.virtual:
                 summary.virtual += 1
@@ -175,7 +186,35 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
             else:
                 summary.models[gpu.model or ""] += 1
     summary.models.update(summary.repeated.values())
+    summary.condemned = _condemned(view, cluster)
     return summary
+
+
+def _count_degraded(summary: ClusterSummary, one: DegradedGpu) -> None:
+    if one.level is None or one.placement.claim:  # a claimed GPU counts where it was first
+        return
+    summary.degraded[one.level] += 1
+    if one.reasons == (Degradation.LOST,):
+        summary.merely_lost += 1
+        return
+    names = summary.degraded_names.setdefault(one.level, [])
+    if len(names) <= MAX_LOST_NAMES:
+        gpu = one.placement.gpu
+        reasons = ", ".join(REASON_WORDS[reason] for reason in one.reasons)
+        names.append(f"{gpu.serial or gpu.uuid} in {one.placement.place.node} ({reasons})")
+
+
+def _condemned(view: CollectorView, cluster: str) -> list[str]:
+    """Return the GPUs that are marked rma and in a node of a cluster."""
+    found: dict[str, str] = {}
+    for mark in view.marks.all(view.now()):
+        if mark.kind is not MarkKind.RMA:
+            continue
+        placements = view.inventory.find(uuid=mark.uuid) if mark.uuid else view.inventory.find(serial=mark.serial)
+        for one in placements:
+            if one.place.cluster == cluster and not one.claim:
+                found[one.gpu.uuid] = f"{one.gpu.serial or one.gpu.uuid} in {one.place.node}"
+    return list(found.values())
 
 
 def _count_reading(summary: ClusterSummary, entry: NodeState) -> None:

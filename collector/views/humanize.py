@@ -15,6 +15,7 @@ __all__ = [
     "describe_status",
     "describe_unread",
     "duration",
+    "percent",
     "utc",
 ]
 
@@ -68,6 +69,13 @@ def duration(seconds: float) -> str:
     """Return a duration in its largest unit: "45 seconds", "2 hours", "3 days"."""
     size, unit = next((size, unit) for size, least, unit in UNITS if seconds >= least or unit == "second")
     return counted(max(0, int(seconds / size + 0.5)), unit)
+
+
+def percent(ratio: float) -> str:
+    """Return a share as text: "99.4 %"; what is not all is never 100 %, and what is not nothing never 0 %."""
+    if ratio in (0, 1):
+        return f"{ratio:.0%}".replace("%", " %")
+    return f"{min(99.9, max(0.1, ratio * 100)):.1f} %"
 
 
 def describe_status(status: ClusterStatus | None) -> str:

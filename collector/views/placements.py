@@ -73,17 +73,22 @@ def periods_from_memory(
 ) -> list[PlacementPeriod]:
     """Return the periods that the latest changes, given newest first, and the present imply; newest first."""
     began: dict[Place, float] = {}
-    periods = []
+    periods: list[PlacementPeriod] = []
     for group in reversed(groups):
         if all(gpu.uuid != uuid for gpu in group.gpus):
             continue
         if group.event in (Event.APPEARED, Event.MOVED):
-            if group.previous is not None:
+            if group.previous is not None and (group.previous in began or not _left(periods, group.previous)):
                 periods.append(PlacementPeriod(group.previous, began.pop(group.previous, None), group.time))
             began[group.place] = group.time
         elif group.event is Event.VANISHED:
             periods.append(PlacementPeriod(group.place, began.pop(group.place, None), group.time))
     return _with_present(periods, present)
+
+
+def _left(periods: Iterable[PlacementPeriod], place: Place) -> bool:
+    """Return whether a GPU is known to have left a place: one that moves from there was in no node meanwhile."""
+    return any(period.place == place for period in periods)
 
 
 def known_gpu(

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from collector.health import Level
 from collector.model import ClusterState, LabelFailure, ReadFailure, SliceState, Uncovered, UnreadReason
 from collector.store import LeadStatus, StoreStatus
-from collector.text import counted
-from collector.views.cluster_summary import MAX_SYNCED_AGE_SECONDS, ClusterSummary
+from collector.text import counted, enumerated
+from collector.views.cluster_summary import MAX_LOST_NAMES, MAX_SYNCED_AGE_SECONDS, ClusterSummary
 from collector.views.collector_view import CollectorView
 from collector.views.config_status import ConfigStatus
 from collector.views.humanize import (
@@ -41,6 +42,8 @@ class NodeCondition(StrEnum):
 
     FAILING = "failing"
     LOST = "lost"
+    DEGRADED = "degraded"
+    CONDEMNED = "rma"
     MISSING = "missing"
     UNREAD = "unread"
     OVERDUE = "overdue"
@@ -176,6 +179,7 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
             text=f"has {counted(summary.lost, 'GPU')} that {do} not answer",
             detail=", ".join(summary.lost_names + more),
         )
+    yield from _health_problems(summary)
     if summary.missing:
         text = f"is missing {counted(summary.missing, 'GPU')} on {counted(summary.short, 'node')}"
         yield Problem(kind="cluster", name=name, nodes=NodeCondition.MISSING, text=text)
@@ -198,6 +202,34 @@ def cluster_problems(summary: ClusterSummary) -> Iterator[Problem]:
     elif summary.up and summary.stale:
         text = f"has not been confirmed as current for {duration(MAX_SYNCED_AGE_SECONDS)}"
         yield Problem(kind="cluster", name=name, text=text, since=summary.synced, severe=False)
+
+
+def _health_problems(summary: ClusterSummary) -> Iterator[Problem]:
+    """Yield which GPUs need something, but for those that merely do not answer, and which should be gone."""
+    name = summary.name
+    for level, verb in ((Level.REPLACE, "replacement"), (Level.RESET, "a reset or drain")):
+        count = summary.degraded[level] - (summary.merely_lost if level is Level.RESET else 0)
+        if count:
+            need = "needs" if count == 1 else "need"
+            yield Problem(
+                kind="cluster",
+                name=name,
+                nodes=NodeCondition.DEGRADED,
+                text=f"has {counted(count, 'GPU')} that {need} {verb}",
+                detail=enumerated(summary.degraded_names.get(level, []), MAX_LOST_NAMES),
+                # Work on such a GPU often goes on until there is time for it.
+                severe=level is Level.REPLACE,
+            )
+    if summary.condemned:
+        is_ = "is" if len(summary.condemned) == 1 else "are"
+        yield Problem(
+            kind="cluster",
+            name=name,
+            nodes=NodeCondition.CONDEMNED,
+            text=f"has {counted(len(summary.condemned), 'GPU')} in service that {is_} marked rma",
+            detail=enumerated(summary.condemned, MAX_LOST_NAMES),
+            severe=False,
+        )
 
 
 def _label_problems(summary: ClusterSummary) -> Iterator[Problem]:

@@ -10,9 +10,10 @@ from collector.store import StoreError
 from collector.text import one_line
 from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
+from collector.views.health import HealthSurveys
 from collector.web import api, health, history, metrics, pages
 from collector.web.auth import authentication
-from collector.web.keys import COLLECTOR, SUMMARIES
+from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
 from collector.web.security_headers import SECURITY_HEADERS
@@ -32,6 +33,7 @@ def application(
     app = web.Application(middlewares=[find_below_prefix, _errors, authentication(server), route_below_prefix])
     app[COLLECTOR] = collector
     app[SUMMARIES] = ClusterSummaries(collector)
+    app[HEALTH_SURVEYS] = HealthSurveys(collector)
     app[health.READINESS] = health.Readiness()
     app.on_response_prepare.append(_add_headers)
     app[EXTERNAL_URL] = external = PublicUrl.parse(server.external_url) if server.external_url else None

@@ -4,8 +4,10 @@ from aiohttp import web
 
 from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
+from collector.views.health import HealthSurveys
 
-__all__ = ["COLLECTOR", "SUMMARIES"]
+__all__ = ["COLLECTOR", "HEALTH_SURVEYS", "SUMMARIES"]
 
 COLLECTOR: web.AppKey[CollectorView] = web.AppKey("collector")
+HEALTH_SURVEYS = web.AppKey("health_surveys", HealthSurveys)
 SUMMARIES = web.AppKey("summaries", ClusterSummaries)

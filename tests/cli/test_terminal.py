@@ -90,14 +90,18 @@ def test_top_says_what_was_altered(serving: Callable[..., AbstractContextManager
 
 
 def test_top_without_a_terminal_prints_clusters_once(serving: Callable[..., AbstractContextManager[str]]):
-    with serving() as url:
+    with serving(down=["prod-b"]) as url:
         result = CliRunner().invoke(gpuid, ["top", "--url", url])
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == (
-        "CLUSTER  STATE     NODES  NODES_READ  NODES_FAILING  GPUS  CONFLICTS  CLAIMS  SYNCED  MESSAGE\n"
-        "prod-a   starting  2      2           0              3     0          0       -       -\n"
-        "prod-b   starting  1      1           0              2     0          0       -       -\n"
+    heading, *rows = result.stdout.splitlines()
+    assert heading == (
+        "CLUSTER  STATE        NODES  NODES_READ  NODES_FAILING  GPUS  DEGRADED  CONFLICTS  CLAIMS  SYNCED"
+        "                    MESSAGE"
     )
+    assert [row.split() for row in rows] == [
+        ["prod-a", "up", "2", "2", "0", "3", "-", "0", "0", "2025-11-24T16:00:00.000Z", "-"],
+        ["prod-b", "unreachable", "1", "1", "0", "2", "-", "0", "0", "-", "refused"],
+    ]
 
 
 def test_top_without_a_collector_is_exit_1():

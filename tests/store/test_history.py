@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.model import FieldChange, Gpu, LastReport, Place
+from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place, Step
 from collector.store import Alteration, Position
 from collector.store.history import MAX_ALTERATIONS
 
@@ -311,3 +311,22 @@ class TestAfterALoss:
             facts = (await one.store.load()).facts["GPU-1"]
             assert (facts.serial, facts.gpu_part_number) == ("S", "P")
             assert dict(facts.last_known) == {"serial": 10.0, "gpu_part_number": 10.0}
+
+
+class TestHealth:
+    async def test_changes_of_health_of_some_gpus_come_newest_first(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            node = one.inventory.node(Place("prod", "a"))
+            for time, gpu in ((20.0, node.gpus[0]), (30.0, node.gpus[1]), (40.0, node.gpus[0])):
+                worn = (FieldChange("remapped_rows_uncorrectable", 0, 1),)
+                change = Change.of(node, Event.HEALTH, time, gpu, changes=worn)
+                one.store.history_writer.append(Step(changes=(change,)))
+            assert await one.store.history_writer.flushed(10)
+            ask = one.store.history.health_changes
+            assert [(row.uuid, row.time) for row in await ask(["GPU-1"])] == [("GPU-1", 40.0), ("GPU-1", 20.0)]
+            assert [row.time for row in await ask(["GPU-1", "GPU-2"])] == [40.0, 30.0, 20.0]
+            assert [row.time for row in await ask(["GPU-1", "GPU-2"], limit=1)] == [40.0]
+            assert [row.time for row in await ask(["GPU-1"], before=40.0)] == [20.0]
+            assert (await ask(["GPU-2"]))[0].changes == (FieldChange("remapped_rows_uncorrectable", 0, 1),)
+            assert await ask([]) == []

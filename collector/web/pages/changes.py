@@ -22,6 +22,7 @@ EVENT_CHOICES = {
     "": "everything",
     Event.MOVED: "moved",
     Event.VANISHED: "vanished",
+    Event.HEALTH: "health",
     Event.ALTERED: "altered",
     Event.APPEARED: "appeared",
 }

@@ -6,10 +6,12 @@ from typing import Any
 
 from aiohttp import web
 
+from collector.marks import MarkKind
 from collector.model import NodeState
 from collector.views.cluster_summary import is_overdue, missing_gpus, summarize
 from collector.views.collector_view import CollectorView
 from collector.views.cooperative import sorted_window, yielding
+from collector.views.degraded import worst_in
 from collector.views.problems import NodeCondition, cluster_problems
 from collector.web.keys import COLLECTOR
 from collector.web.pages.paging import PAGE_ROWS, window
@@ -33,6 +35,8 @@ NODE_CHOICES = {
     ANY_CONDITION: "nodes with problems",
     NodeCondition.FAILING: "nodes that cannot be read",
     NodeCondition.LOST: "nodes with GPUs that do not answer",
+    NodeCondition.DEGRADED: "nodes with degraded GPUs",
+    NodeCondition.CONDEMNED: "nodes with GPUs marked rma",
     NodeCondition.MISSING: "nodes with missing GPUs",
     NodeCondition.UNREAD: "nodes that are unread",
     NodeCondition.OVERDUE: "nodes with an overdue reading",
@@ -71,6 +75,7 @@ async def cluster(request: web.Request) -> web.Response:
         contested=contested,
         claimed=claimed,
         missing_gpus=missing_gpus,
+        worst=worst_in,
         is_overdue=functools.partial(is_overdue, collector),
         window=part,
         choices=NODE_CHOICES,
@@ -86,6 +91,8 @@ def _node_filter(
     conditions: dict[str, Callable[[NodeState], bool]] = {
         NodeCondition.FAILING: lambda entry: entry.failing is not None,
         NodeCondition.LOST: lambda entry: entry.lost > 0,
+        NodeCondition.DEGRADED: lambda entry: worst_in(entry) is not None,
+        NodeCondition.CONDEMNED: functools.partial(_has_condemned, collector),
         NodeCondition.MISSING: lambda entry: missing_gpus(entry) > 0,
         NodeCondition.UNREAD: lambda entry: entry.unread is not None,
         NodeCondition.OVERDUE: functools.partial(is_overdue, collector),
@@ -95,3 +102,9 @@ def _node_filter(
     if show == ANY_CONDITION:
         return lambda entry: any(holds(entry) for holds in conditions.values())
     return conditions.get(show, lambda _entry: True)
+
+
+def _has_condemned(collector: CollectorView, entry: NodeState) -> bool:
+    now = collector.now()
+    marks = (collector.marks.of(gpu.uuid, gpu.serial, now) for gpu in entry.gpus)
+    return any(mark is not None and mark.kind is MarkKind.RMA for mark in marks)

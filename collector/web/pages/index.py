@@ -1,10 +1,13 @@
 """The first page: what is wrong, the clusters at a glance, what the fleet is made of, and the latest changes."""
 
+import functools
 import itertools
+from collections import Counter
 
 from aiohttp import web
 
 from collector.views.cluster_summary import fleet_coverage, fleet_models
+from collector.views.fleet_health import Share
 from collector.views.problems import collector_problems
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
@@ -37,6 +40,8 @@ async def index(request: web.Request) -> web.Response:
         more_problems=max(0, len(problems) - MAX_PROBLEMS),
         models=models.most_common(MAX_MODELS),
         gpus=models.total(),
+        degraded=sum((summary.degraded for summary in summaries), Counter()),
+        share=functools.reduce(Share.plus, (summary.share for summary in summaries), Share()),
         read=read,
         unread=unread,
         latest=list(itertools.islice(collector.recent_changes.newest(), MAX_CHANGES)),

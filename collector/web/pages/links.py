@@ -1,10 +1,12 @@
 """The addresses that the page links to, below the path prefix that a proxy may add."""
 
 from collections.abc import Mapping
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
+from collector.marks import MarkKind
 from collector.model import Place
-from collector.views.problems import Problem
+from collector.text import one_line
+from collector.views.problems import NodeCondition, Problem
 
 __all__ = [
     "address",
@@ -15,7 +17,11 @@ __all__ = [
     "node_url",
     "problem_url",
     "search_url",
+    "ticket_name",
+    "ticket_url",
 ]
+
+MAX_TICKET_NAME_LENGTH = 40  # characters
 
 
 def cluster_url(cluster: str) -> str:
@@ -45,6 +51,10 @@ def node_history_path(place: Place) -> str:
 
 def problem_url(problem: Problem) -> str:
     """Return the address of the page that shows more of a problem; empty if there is none."""
+    if problem.nodes is NodeCondition.DEGRADED:
+        return address("/health", {"cluster": problem.name})
+    if problem.nodes is NodeCondition.CONDEMNED:
+        return address("/health", {"cluster": problem.name, "mark": MarkKind.RMA})
     if problem.kind == "cluster":
         return address(cluster_url(problem.name), {"show": problem.nodes})
     return "/changes" if problem.kind == "store" else ""
@@ -53,6 +63,22 @@ def problem_url(problem: Problem) -> str:
 def search_url(term: str) -> str:
     """Return the address of the search for a term."""
     return address("/search", {"q": term})
+
+
+def ticket_url(ticket: str) -> str:
+    """Return the address that a mark's ticket is; empty for a name, and for what no page may link to."""
+    try:
+        url = urlsplit(ticket)
+        is_safe = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
+    except ValueError:
+        return ""
+    return ticket if is_safe and ticket.isprintable() and " " not in ticket else ""
+
+
+def ticket_name(ticket: str) -> str:
+    """Return in short what a ticket's address names: the last part of its path, or the host."""
+    url = urlsplit(ticket_url(ticket))
+    return one_line(url.path.rstrip("/").rpartition("/")[2] or url.netloc or ticket, MAX_TICKET_NAME_LENGTH)
 
 
 def address(path: str, query: Mapping[str, object]) -> str:

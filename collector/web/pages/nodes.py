@@ -4,10 +4,13 @@ import functools
 
 from aiohttp import web
 
-from collector.model import Place
+from collector.marks import Mark
+from collector.model import NodeState, Place
 from collector.store import History, PastPlacement
 from collector.views.cluster_summary import is_overdue, missing_gpus
+from collector.views.collector_view import CollectorView
 from collector.views.conflicts import claim_of, other_placements
+from collector.views.degraded import degraded_in
 from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.placements import former_gpus
 from collector.views.trays import position, seats_by_tray
@@ -38,6 +41,8 @@ async def node(request: web.Request) -> web.Response:
         entry=entry,
         status=collector.statuses.get(place.cluster),
         missing=missing_gpus(entry) if entry else 0,
+        degraded={one.placement.gpu.uuid: one for one in degraded_in(entry)} if entry else {},
+        marks=_marks(collector, entry) if entry else {},
         lost={one.gpu.uuid: one for one in entry.placements() if one.lost} if entry else {},
         overdue=is_overdue(collector, entry) if entry else False,
         refresh=collector.refresh(place.cluster),
@@ -53,6 +58,11 @@ async def node(request: web.Request) -> web.Response:
         former=former,
         cut=len(former) == MAX_FORMER_GPUS,
     )
+
+
+def _marks(collector: CollectorView, entry: NodeState) -> dict[str, Mark]:
+    marks = ((gpu.uuid, collector.marks.of(gpu.uuid, gpu.serial, collector.now())) for gpu in entry.gpus)
+    return {uuid: mark for uuid, mark in marks if mark is not None}
 
 
 def _unknown(place: Place, history: HistoryAnswer[PastPlacement]) -> web.HTTPException:

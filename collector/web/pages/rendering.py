@@ -10,7 +10,8 @@ from aiohttp import web
 from collector import __version__
 from collector.text import counted, printable
 from collector.views import humanize
-from collector.views.alterations import describe_changes
+from collector.views.alterations import describe_changes, describe_counters
+from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
 from collector.views.recent_changes import current_place
 from collector.views.trays import last_known_chassis
@@ -64,6 +65,7 @@ def _common(request: web.Request) -> dict[str, Any]:
         "root": root,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
+        "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
         "term": request.query.get("q", ""),
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
@@ -101,10 +103,19 @@ _templates.filters |= {
     "describe_failure": humanize.describe_failure,
     "describe_unread": humanize.describe_unread,
     "last_known_chassis": last_known_chassis,
+    "level_words": lambda level: humanize.LEVEL_WORDS[level],
+    "reason_words": lambda reason: REASON_WORDS[reason],
+    "percent": humanize.percent,
+    "counters": describe_counters,
+    "ticket_name": links.ticket_name,
+    "ticket_url": links.ticket_url,
+    "turn_of": turn_of,
 }
 _templates.globals |= {
     "version": __version__,
     "static": STATIC_PATHS,
+    "level_words": humanize.LEVEL_WORDS.get,
+    "reason_text": REASON_WORDS.get,
     "coverage": humanize.describe_coverage,
     "gpu_history_path": links.gpu_history_path,
     "node_history_path": links.node_history_path,

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 import anyio
 from aiohttp import web
 
+from collector.model import Event
 from collector.views.recent_changes import ChangeGroup, RecentChanges
 from collector.web.keys import COLLECTOR
 from collector.web.pages.rendering import fragment
+from collector.web.params import choice
 
 __all__ = ["STREAMS", "Streams", "stream_changes"]
 
@@ -49,8 +51,13 @@ STREAMS = web.AppKey("streams", Streams)
 
 
 async def stream_changes(request: web.Request) -> web.StreamResponse:
-    """Send each change as it happens; `after` or the browser's own header is the id of the last known one."""
+    """Send each change as it happens, or each of one `event`.
+
+    `after` or the browser's own header is the id of the last known one.
+    """
     changes = request.app[COLLECTOR].recent_changes
+    name = choice(request, "event", ["", *Event])
+    event = Event(name) if name else None
     after = _after(request, changes)
     response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
     response.content_type = "text/event-stream"
@@ -59,10 +66,10 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
         await response.write(f"retry: {RETRY_MILLISECONDS}\n\n".encode())
         while True:
             with anyio.move_on_after(HEARTBEAT_SECONDS):
-                while next(changes.newest(after=after), None) is None:
+                while next(changes.newest(event, after=after), None) is None:
                     await changes.wait()
             # The newest are taken first, so a browser that was away catches up in one step.
-            groups = list(itertools.islice(changes.newest(after=after), MAX_GROUPS_PER_MESSAGE))
+            groups = list(itertools.islice(changes.newest(event, after=after), MAX_GROUPS_PER_MESSAGE))
             text = "".join(_message(request, group) for group in reversed(groups)) or ": heartbeat\n\n"
             after = groups[0].id if groups else after
             await response.write(text.encode())

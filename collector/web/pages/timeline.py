@@ -1,16 +1,18 @@
 """Draws where one GPU was: one lane for each node, one bar for each period, on a common time axis."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from collector.health import Level
 from collector.model import Place
+from collector.views.condition import Stage
 from collector.views.placements import PlacementPeriod
 
-__all__ = ["Bar", "Drawing", "Lane", "Tick", "draw"]
+__all__ = ["Bar", "Drawing", "Lane", "Span", "Tick", "draw"]
 
-MAX_LANES = 12  # nodes that are drawn; the table beside it has all
-LANE_HEIGHT, TOP_MARGIN, AXIS_HEIGHT = 38, 4, 26  # pixels
+MAX_LANES = 12  # nodes that are drawn; the list below it has all
+LANE_HEIGHT, TOP_MARGIN, SPANS_HEIGHT, AXIS_HEIGHT = 38, 4, 14, 26  # pixels
 MIN_BAR_WIDTH = 0.6  # percent
 MIN_SPAN_SECONDS = 60.0  # of the axis
 MAX_TICK_INTERVALS = 5
@@ -49,11 +51,21 @@ class Tick(NamedTuple):
     anchor: str  # which end of the label, or its middle, is at x
 
 
+class Span(NamedTuple):
+    """A time in which the GPU was degraded, in percent of the drawing's width."""
+
+    x: float
+    width: float
+    level: Level
+
+
 class Drawing(NamedTuple):
     """What the template turns into an SVG."""
 
     lanes: list[Lane]
     ticks: list[Tick]
+    spans: list[Span]
+    spans_at: int  # pixels from the top
     axis: int  # pixels from the top
     height: int
     start: float
@@ -61,8 +73,11 @@ class Drawing(NamedTuple):
     left_out: int  # nodes that are not drawn
 
 
-def draw(periods: Sequence[PlacementPeriod], now: float) -> Drawing:
-    """Lay the periods out up to now, in Unix seconds; the node of the newest one is the first lane."""
+def draw(periods: Sequence[PlacementPeriod], now: float, past: Sequence[Stage] = ()) -> Drawing:
+    """Lay the periods out up to now, in Unix seconds; the node of the newest one is the first lane.
+
+    Below them is when the GPU was degraded, by the stages of its condition, oldest first.
+    """
     times = [time for period in periods for time in (period.since, period.until, period.confirmed) if time is not None]
     start = min([*times, now - MIN_SPAN_SECONDS])
     end = max([*times, now])
@@ -74,8 +89,21 @@ def draw(periods: Sequence[PlacementPeriod], now: float) -> Drawing:
         width = max(MIN_BAR_WIDTH, ((end if period.until is None else period.until) - left) / span * 100)
         lane.bars.append(Bar(min((left - start) / span * 100, 100 - width), width, period.until is None))
     drawn = list(lanes.values())[:MAX_LANES]
-    axis = TOP_MARGIN + LANE_HEIGHT * len(drawn)
-    return Drawing(drawn, _ticks(start, end), axis, axis + AXIS_HEIGHT, start, end, len(lanes) - len(drawn))
+    spans_at = TOP_MARGIN + LANE_HEIGHT * len(drawn)
+    spans = list(_spans(past, start, end))
+    axis = spans_at + (SPANS_HEIGHT if spans else 0)
+    left_out = len(lanes) - len(drawn)
+    return Drawing(drawn, _ticks(start, end), spans, spans_at, axis, axis + AXIS_HEIGHT, start, end, left_out)
+
+
+def _spans(past: Sequence[Stage], start: float, end: float) -> Iterator[Span]:
+    ends = [*(stage.since for stage in past[1:]), end]
+    for stage, until in zip(past, ends, strict=False):
+        since = start if stage.since is None else max(start, stage.since)
+        if stage.level is None or until is None or until < start:
+            continue
+        width = max(MIN_BAR_WIDTH, (until - since) / (end - start) * 100)
+        yield Span(min((since - start) / (end - start) * 100, 100 - width), width, stage.level)
 
 
 def _ticks(start: float, end: float) -> list[Tick]:

@@ -57,7 +57,7 @@ function streamChanges(section) {
 
   function open() {
     if (source || paused || document.hidden) return;
-    source = new EventSource(`${section.dataset.live}?after=${encodeURIComponent(after)}`);
+    source = new EventSource(`${section.dataset.live}${section.dataset.live.includes("?") ? "&" : "?"}after=${encodeURIComponent(after)}`);
     source.onopen = () => showState("live");
     source.onmessage = (message) => {
       after = message.lastEventId;

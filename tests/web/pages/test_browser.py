@@ -10,7 +10,9 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
-from collector.model import ClusterState, Gpu, NodeInfo
+from collector.health import Health
+from collector.marks import Mark, MarkKind
+from collector.model import ClusterState, Gpu, GpuRef, NodeInfo
 from tests.support.chromium import browser, violations
 from tests.web.conftest import Site, keeping
 
@@ -27,6 +29,9 @@ PAGES = {
     "hits": "/search?q=900",
     "no hit": "/search?q=nothing",
     "changes": "/changes",
+    "health": "/health",
+    "GPU that is worn": "/gpus/GPU-worn-1",
+    "node with worn GPUs": "/clusters/prod-a/nodes/worn",
 }
 
 
@@ -38,6 +43,22 @@ class Live:
 
     def read(self, *args: Any, **kwargs: Any) -> None:
         self._portal.call(functools.partial(self.site.read, *args, **kwargs))
+
+    def wear(self) -> None:
+        """Let a node have GPUs in every condition, and people mark two of them."""
+        conditions = [Health(row_remap_pending=False), Health(row_remap_pending=True), Health(row_remap_failure=True)]
+        for time, worn in ((1764000200.0, conditions[:1] * 3), (1764000210.0, conditions)):
+            gpus = [Gpu(uuid=f"GPU-worn-{number}", serial=f"55{number}", health=one) for number, one in enumerate(worn)]
+            self.read("prod-a", "worn", *gpus, capacity=4, time=time)
+        self.read("prod-a", "worn", gpus[1], capacity=4, lost=(GpuRef("GPU-worn-0"),), time=1764000220.0)
+        self.read("prod-a", "worn", *gpus, capacity=4, time=1764000230.0)
+        told: dict[str, Any] = {"set_at": 1764000240.0, "set_by": "ann", "note": "ordered", "until": 1764900000.0}
+        self.site.collector.marks.replace(
+            [
+                Mark(uuid="GPU-worn-1", kind=MarkKind.RMA, ticket="https://t.example/OPS-7", **told),
+                Mark(uuid="GPU-worn-2", kind=MarkKind.WATCH, ticket="javascript:alert(1)", **told),
+            ]
+        )
 
     def cluster(self, name: str, state: ClusterState, message: str = "") -> None:
         self._portal.call(self.site.cluster, name, state, message)
@@ -74,6 +95,7 @@ def live(site: Site, serving: Any, tmp_path: Path) -> Iterator[Live]:
         live.read("prod-a", "n2", time=1764000360.0)
         portal.call(lambda: site.publish(site.inventory.set_node("prod-a", NodeInfo(name="unread", capacity=8))))
         live.cluster("prod-c", ClusterState.STARTING)
+        live.wear()
         yield live
 
 
@@ -119,16 +141,16 @@ class TestReading:
         assert opened("/", color_scheme="light").evaluate(background) == "rgb(255, 255, 255)"
         assert opened("/", color_scheme="dark").evaluate(background) == "rgb(20, 23, 27)"
 
-    def test_the_timeline_is_also_a_table(self, opened: Any) -> None:
+    def test_the_timeline_is_also_a_list(self, opened: Any) -> None:
         page = opened("/gpus/GPU-a2")
         picture = page.get_by_role("img", name="Places of this GPU over time")
         expect(picture).to_be_visible()
         expect(picture).to_have_accessible_description(
             "n1 of prod-a from 2025-11-24T16:05:00Z until now. "
-            "n2 of prod-a from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The table below says the same."
+            "n2 of prod-a from 2025-11-24T16:00:00Z until 2025-11-24T16:05:00Z. The list below says the same."
         )
         assert page.locator("svg .bar").count() == 2
-        expect(page.get_by_role("row", name="n2 prod-a")).to_be_visible()
+        expect(page.locator(".life > li", has_text="from n2 of prod-a to n1 of prod-a")).to_be_visible()
 
     def test_words_of_time_stay_true(self, opened: Any) -> None:
         page = opened("/clusters/prod-b/nodes/n3")
@@ -209,7 +231,7 @@ class TestLive:
         live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
         first = page.locator(".changes > li").first
         expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
-        expect(page.get_by_role("heading", level=1)).to_have_text("9 GPUs in 8 nodes of 3 clusters", timeout=30_000)
+        expect(page.get_by_role("heading", level=1)).to_have_text("12 GPUs in 9 nodes of 3 clusters", timeout=30_000)
 
     def test_simultaneous_moves_from_several_nodes_all_appear(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
@@ -264,7 +286,10 @@ class TestHostility:
         )
         live.cluster(evil, ClusterState.UNREACHABLE, evil)
         names = ("uuid", "serial", "model", "chassis", "tray", "slot", "host", "module", "pci_bus_id")
-        live.read(evil, evil, msgspec.convert(dict.fromkeys(names, evil), Gpu))
+        health = {"row_remap_failure": True, "recovery_action": evil, "fabric_state": evil, "inforom": evil}
+        live.read(evil, evil, msgspec.convert(dict.fromkeys(names, evil) | {"health": health}, Gpu))
+        mark = Mark(uuid=evil, kind=MarkKind.RMA, note=evil, ticket="javascript:alert(4)", set_at=1.0, set_by=evil)
+        live.site.collector.marks.replace([mark])
         page = opened("/")
         expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
         live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000100.0)
@@ -273,8 +298,10 @@ class TestHostility:
         page.get_by_role("rowheader", name=evil).get_by_role("link").first.click()
         expect(page.get_by_role("heading", name="Trays and slots")).to_be_visible()
         page.get_by_role("rowheader", name=evil).first.get_by_role("link").click()
-        expect(page.get_by_role("heading", name="Placements")).to_be_visible()
-        for path in ("/search", "/changes"):
+        expect(page.get_by_role("heading", name="Life")).to_be_visible()
+        expect(page.get_by_role("main")).to_contain_text("javascript:alert(4)")
+        assert page.locator("a[href^=javascript]").count() == 0
+        for path in ("/search", "/changes", "/health"):
             page.goto(f"{path}?q={evil}&cluster=")
         assert page.evaluate("[...document.querySelectorAll('script')].every((script) => script.src)")
 

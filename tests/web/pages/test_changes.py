@@ -103,7 +103,7 @@ async def test_a_store_in_trouble_leaves_what_memory_holds(site: Any, kept: Stor
 @pytest.mark.parametrize(
     ("query", "error"),
     [
-        ("event=born", "event: expected one of moved, vanished, altered, appeared\n"),
+        ("event=born", "event: expected one of moved, vanished, health, altered, appeared\n"),
         ("before=x", "before: expected the position of an older page\n"),
     ],
 )

@@ -123,7 +123,10 @@ async def test_a_cluster_of_any_name_has_its_page(site: Any, serving: Any, visit
     ("query", "error"),
     [
         ("sort=size", "sort: expected one of node, machine, chassis, gpus, missing, driver, read, -node"),
-        ("show=all", "show: expected one of wrong, failing, lost, missing, unread, overdue, conflict, claim"),
+        (
+            "show=all",
+            "show: expected one of wrong, failing, lost, degraded, rma, missing, unread, overdue, conflict, claim",
+        ),
         ("page=0", "page: expected a whole number from 1"),
         ("page=-1", "page: expected a whole number from 1"),
     ],

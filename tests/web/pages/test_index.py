@@ -38,8 +38,8 @@ async def test_without_problems_it_says_so(whole: Any, serving: Any, visit: Any)
     async with serving(whole) as client:
         text = (await visit(client, "/")).text
     assert (
-        "No problems: every cluster is up and synced, all 3 GPU nodes were read in time, no GPU is missing or "
-        "in conflict, and every sink accepts its records." in text
+        "No problems: every cluster is up and synced, all 3 GPU nodes were read in time, no GPU is missing, "
+        "degraded or in conflict, and every sink accepts its records." in text
     )
 
 

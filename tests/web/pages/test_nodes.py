@@ -19,7 +19,7 @@ async def test_it_shows_every_gpu_and_its_slot(site: Any, serving: Any, visit: A
         page = await visit(client, "/clusters/prod-a/nodes/n9")
     assert "n9 complete 1 GPU found, capacity 1. Last read 2025-11-24T16:00:00Z ( 10 minutes ago ) ." in page.text
     assert "Chassis C7 tray 3 slot 12 host 1 module 2 5" in page.text
-    assert "5 GPU-t – 00:01 – 10 minutes ago 2025-11-24T16:00:00Z" in page.text
+    assert "5 GPU-t not reported – 00:01 – 10 minutes ago 2025-11-24T16:00:00Z" in page.text
     assert (
         "Cluster prod-a Machine i-n9 Provider ID aws:///us-east-1a/i-n9 Chassis C7 Driver 570.148.08 CUDA 12.8 "
         "Read from pod gpu-operator/p GPU node by its GPU pod Boot ID" in page.text

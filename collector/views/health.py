@@ -1,0 +1,224 @@
+"""The degraded GPUs of the fleet, the worst first, and how many GPUs cannot be judged at all."""
+
+import functools
+import time
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import anyio
+
+from collector.health import Degradation, Health, Level
+from collector.marks import Mark, MarkKind
+from collector.model import Event, NodeState, Placement
+from collector.store import HistoricChange, History
+from collector.views.cluster_summary import MAX_REST_SECONDS, REST_FACTOR
+from collector.views.collector_view import CollectorView
+from collector.views.condition import HealthChange, degraded_since, stages
+from collector.views.cooperative import sorted_window, yielding
+from collector.views.degraded import DegradedGpu, degraded_in
+from collector.views.history_query import query_history
+from collector.views.trays import position
+
+__all__ = [
+    "Filter",
+    "HealthSurvey",
+    "HealthSurveys",
+    "degraded_times",
+    "select",
+    "survey_health",
+]
+
+UUIDS_PER_QUERY = 500
+MAX_CHANGES_PER_QUERY = 10_000
+
+_REASONS = {reason: number for number, reason in enumerate(Degradation)}
+_UNCORRECTABLE = (
+    "remapped_rows_uncorrectable",
+    "retired_pages_double_bit",
+    "ecc_dram_uncorrectable",
+    "ecc_sram_uncorrectable",
+)
+
+
+@dataclass
+class HealthSurvey:
+    """What a walk through the fleet found."""
+
+    degraded: list[DegradedGpu] = field(default_factory=list)  # without marks, the worst first
+    gpus: int = 0  # that are present
+    silent: int = 0  # of them, those that report nothing of their health
+    unread: int = 0  # of them, those on nodes that cannot be read now
+    down: int = 0  # of them, those in clusters that are not up
+    never_read: int = 0  # GPUs of the capacity of nodes that were never read, and so not among `gpus`
+    unknown: int = 0  # GPUs that do not answer and were never read, of which only the address is known
+
+
+class Filter(NamedTuple):
+    """Which of the degraded GPUs are wanted; empty admits all.
+
+    A mark also admits the GPUs that are marked so without being degraded, if no reason or level is wanted.
+    """
+
+    cluster: str = ""
+    model: str = ""
+    level: Level | None = None
+    reason: Degradation | None = None
+    mark: MarkKind | None = None
+
+
+class HealthSurveys:
+    """What surveys find; walking takes at most a tenth of a core, however often it is asked for."""
+
+    def __init__(self, view: CollectorView) -> None:
+        self._view = view
+        self._lock = anyio.Lock()
+        self._survey = HealthSurvey()
+        self._fresh_until = 0.0
+
+    async def survey(self) -> HealthSurvey:
+        """Return how the fleet is, at most some seconds ago."""
+        async with self._lock:
+            started = time.monotonic()
+            if started >= self._fresh_until:
+                self._survey = await survey_health(self._view)
+                ended = time.monotonic()
+                self._fresh_until = ended + min(MAX_REST_SECONDS, REST_FACTOR * (ended - started))
+            return self._survey
+
+
+async def survey_health(view: CollectorView) -> HealthSurvey:
+    """Walk through all GPUs, giving other tasks their turn; healthy ones cost next to nothing."""
+    survey = HealthSurvey()
+    found: list[DegradedGpu] = []
+    sound: dict[int, Health] = {}
+    for cluster in sorted(view.inventory.clusters()):
+        status = view.statuses.get(cluster)
+        up = status is not None and status.up
+        claimed = view.inventory.claimed(cluster)
+        async for entry in yielding(list(view.inventory.nodes(cluster).values())):
+            _count(survey, entry, up=up)
+            found += (
+                one
+                for one in degraded_in(entry, sound)
+                # One that is claimed is listed where it was first.
+                if one.placement.gpu.uuid not in claimed or not one.placement.claim or not _has_home(view, one)
+            )
+    survey.degraded = await sorted_window(found, _worst_first, 0, len(found))
+    return survey
+
+
+def select(view: CollectorView, degraded: Iterable[DegradedGpu], wanted: Filter) -> list[DegradedGpu]:
+    """Return those GPUs that a filter admits, with their marks, in the order in which they are given."""
+    now, marks = view.now(), view.marks
+    found = [
+        one._replace(mark=marks.of(one.placement.gpu.uuid, one.placement.gpu.serial, now))
+        for one in degraded
+        if (not wanted.cluster or one.placement.place.cluster == wanted.cluster)
+        and (not wanted.model or one.placement.gpu.model == wanted.model)
+        and (wanted.reason is None or wanted.reason in one.reasons)
+        and (wanted.level is None or one.level is wanted.level)
+    ]
+    if wanted.mark is None:
+        return found
+    found = [one for one in found if one.mark is not None and one.mark.kind is wanted.mark]
+    if wanted.level is None and wanted.reason is None:
+        found += _merely_marked(view, wanted)
+    return found
+
+
+def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
+    """Return the GPUs that are marked and present, and not degraded."""
+    found: dict[tuple[str, object], DegradedGpu] = {}
+    for mark in view.marks.all(view.now()):
+        if mark.kind is not wanted.mark:
+            continue
+        for placement in _marked(view, mark):
+            if (
+                not placement.degradations
+                and (not wanted.cluster or placement.place.cluster == wanted.cluster)
+                and (not wanted.model or placement.gpu.model == wanted.model)
+            ):
+                found.setdefault((placement.gpu.uuid, placement.place), DegradedGpu(placement, mark=mark))
+    return sorted(found.values(), key=_worst_first)
+
+
+def _marked(view: CollectorView, mark: Mark) -> Sequence[Placement]:
+    if mark.uuid is not None:
+        return view.inventory.find(uuid=mark.uuid)
+    return view.inventory.find(serial=mark.serial) if mark.serial is not None else []
+
+
+def _count(survey: HealthSurvey, entry: NodeState, *, up: bool) -> None:
+    gpus = len(entry.gpus)
+    survey.gpus += gpus
+    survey.silent += sum(gpu.health is None for gpu in entry.gpus)
+    survey.unknown += len(entry.silent)
+    if entry.time is None:
+        survey.never_read += entry.node.capacity or 0
+    if not up:
+        survey.down += gpus
+    elif entry.unread is not None:
+        survey.unread += gpus
+
+
+def _has_home(view: CollectorView, claim: DegradedGpu) -> bool:
+    return any(not other.claim for other in view.inventory.find(uuid=claim.placement.gpu.uuid))
+
+
+def _worst_first(one: DegradedGpu) -> tuple[object, ...]:
+    placement, reasons = one.placement, one.reasons
+    worst = _REASONS[reasons[0]] if reasons else len(_REASONS)
+    uncorrectable = sum(getattr(placement.gpu.health, name, None) or 0 for name in _UNCORRECTABLE)
+    place = placement.place
+    return (
+        one.level is not Level.REPLACE,
+        worst,
+        -len(reasons),
+        -uncorrectable,
+        place.cluster,
+        place.node,
+        position(placement.gpu),
+    )
+
+
+async def degraded_times(view: CollectorView, rows: Sequence[DegradedGpu]) -> dict[str, float]:
+    """Return since when (Unix seconds) GPUs have been degraded for their worst reason, by UUID, where that is known.
+
+    Without a store, or where it does not answer, that is what the latest changes tell.
+    """
+    gpus = {one.placement.gpu.uuid: one for one in rows if one.reasons}
+    asked, found = view.history, dict[str, float]()
+    uuids = list(gpus)
+    for start in range(0, len(uuids), UUIDS_PER_QUERY):
+        part = uuids[start : start + UUIDS_PER_QUERY]
+        answer = await query_history(view, functools.partial(_health_changes, part), asked)
+        if not answer.available:
+            for uuid, changes in _remembered(view, gpus).items():
+                _add_time(found, gpus[uuid], changes)
+            break
+        recorded: dict[str, list[HealthChange]] = {}
+        for row in reversed(answer.rows):
+            recorded.setdefault(row.uuid, []).append(HealthChange(row.time, row.changes))
+        async for uuid, changes in yielding(recorded.items()):
+            _add_time(found, gpus[uuid], changes)
+    return found
+
+
+async def _health_changes(uuids: list[str], history: History) -> list[HistoricChange]:
+    return await history.health_changes(uuids, limit=MAX_CHANGES_PER_QUERY)
+
+
+def _remembered(view: CollectorView, uuids: Container[str]) -> dict[str, list[HealthChange]]:
+    found: dict[str, list[HealthChange]] = {}
+    for group in view.recent_changes.newest(Event.HEALTH):
+        for gpu, changes in zip(group.gpus, group.altered, strict=False):
+            if gpu.uuid in uuids:
+                found.setdefault(gpu.uuid, []).insert(0, HealthChange(group.time, changes))
+    return found
+
+
+def _add_time(found: dict[str, float], one: DegradedGpu, changes: list[HealthChange]) -> None:
+    past = stages(changes, one.placement.gpu, until=one.placement.confirmed)
+    if (since := degraded_since(one.reasons[0], past)) is not None:
+        found[one.placement.gpu.uuid] = since

@@ -1,0 +1,142 @@
+"""The page of the degraded GPUs, and its CSV file."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from collector.health import Health
+from collector.marks import Mark, MarkKind
+from collector.model import Gpu, ReadFailure
+
+pytestmark = pytest.mark.anyio
+
+SOUND = Health(row_remap_pending=False, ecc_dram_uncorrectable=0)
+PENDING = Health(row_remap_pending=True, remapped_rows_uncorrectable=1)
+FAILED = Health(row_remap_failure=True, remapped_rows_uncorrectable=4, ecc_dram_uncorrectable=1200)
+
+
+def card(name: str, health: Health | None) -> Gpu:
+    return Gpu(uuid=f"GPU-{name}", serial=name, model="NVIDIA H100", health=health)
+
+
+@pytest.fixture
+def worn(site: Any) -> Any:
+    """The site with three worn GPUs, one of them marked, with a name that a spreadsheet would take for a formula."""
+    site.read("prod-a", "w1", card("500", SOUND), card("501", PENDING), card("502", FAILED))
+    site.read("prod-a", "w2", card("503", Health(recovery_action="=Reset<b>")))
+    site.collector.marks.replace(
+        [
+            Mark(
+                uuid="GPU-502", kind=MarkKind.RMA, ticket="https://t.example/OPS-7", set_at=1764000100.0, set_by="ann"
+            ),
+            Mark(uuid="GPU-500", kind=MarkKind.WATCH, ticket="javascript:alert(1)", set_at=1764000100.0, set_by="ann"),
+        ]
+    )
+    return site
+
+
+async def test_the_worst_come_first_with_why_and_since_when(worn: Any, serving: Any, visit: Any) -> None:
+    async with serving(worn) as client:
+        page = await visit(client, "/health")
+    assert "3 degraded GPUs 1 needs replacement, 2 need a reset or drain, of 9 GPUs in all clusters." in page.text
+    assert (
+        "502 needs replacement row remapping failed 10 minutes ago 2025-11-24T16:00:00Z rma OPS-7 "
+        "remapped rows (uncorrectable) 4, DRAM errors (uncorrectable) 1,200 w1 of prod-a NVIDIA H100" in page.text
+    )
+    assert page.text.index("502 needs") < page.text.index("503 needs") < page.text.index("501 needs")
+    assert {"/gpus/GPU-502", "https://t.example/OPS-7", "/health.csv", "/api/v1/gpus?degraded=true"} <= set(page.links)
+
+
+async def test_what_cannot_be_seen_is_said(worn: Any, serving: Any, visit: Any) -> None:
+    worn.fail("prod-a", "w2", ReadFailure.TIMEOUT)
+    worn.add("prod-a", "new", capacity=8)
+    async with serving(worn) as client:
+        text = (await visit(client, "/health")).text
+    assert (
+        "Cannot be seen, and so neither healthy nor degraded now: 2 GPUs in clusters that are down, 1 GPU on nodes "
+        "that cannot be read now, 8 GPUs on nodes that were never read." in text
+    )
+    assert "5 GPUs report nothing of their wear and faults" in text
+
+
+async def test_without_degraded_gpus_it_says_so(site: Any, serving: Any, visit: Any) -> None:
+    async with serving(site) as client:
+        assert "Nothing is degraded of what can be seen." in (await visit(client, "/health")).text
+    site.cluster("prod-b")
+    async with serving(site) as client:
+        page = await visit(client, "/health")
+    assert "No degraded GPUs" in page.text
+    assert "Nothing is degraded, and every GPU node has been read." in page.text
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("level=replace", ["502"]),
+        ("reason=row_remap_pending", ["501"]),
+        ("mark=rma", ["502"]),
+        ("mark=watch", ["500"]),
+        ("cluster=prod-b", []),
+        ("model=NVIDIA+H100", ["502", "503", "501"]),
+    ],
+)
+async def test_filters_are_in_the_address_of_the_page_and_of_the_file(
+    worn: Any, serving: Any, visit: Any, query: str, expected: list[str]
+) -> None:
+    async with serving(worn) as client:
+        page = await visit(client, f"/health?{query}")
+        assert f"/health.csv?{query}" in page.links
+        answer = await client.get(f"/health.csv?{query}")
+    assert [row["serial"] for row in csv.DictReader(io.StringIO(answer.text))] == expected
+    table = page.text.split("Latest changes")[0]
+    assert ("No matching GPUs." in table) == (not expected)
+    assert [name for name in ("500", "501", "502", "503") if name in table] == sorted(expected)
+
+
+async def test_the_file_has_what_the_page_has(worn: Any, serving: Any) -> None:
+    async with serving(worn) as client:
+        answer = await client.get("/health.csv")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    worst, hostile, _ = csv.DictReader(io.StringIO(answer.text))
+    assert {key: value for key, value in worst.items() if value and key not in ("model", "confirmed", "since")} == {
+        "level": "replace",
+        "degraded": "row_remap_failure",
+        "degraded_since": "2025-11-24T16:00:00.000Z",
+        "mark": "rma",
+        "ticket": "https://t.example/OPS-7",
+        "cluster": "prod-a",
+        "node": "w1",
+        "machine": "i-w1",
+        "serial": "502",
+        "uuid": "GPU-502",
+        "state": "found",
+        "remapped_rows_uncorrectable": "4",
+        "row_remap_failure": "true",
+        "ecc_dram_uncorrectable": "1200",
+    }
+    assert hostile["recovery_action"] == "'=Reset<b>"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/health?level=bad", "level: expected one of replace, reset"),
+        ("/health?mark=gone", "mark: expected one of rma, quarantine, watch"),
+        ("/health?reason=x", "reason: expected one of "),
+        ("/health?page=0", "page: expected a whole number from 1"),
+        ("/health.csv?limit=1", 'unknown parameter "limit"'),
+    ],
+)
+async def test_a_bad_question_says_what_was_expected(client: Any, path: str, expected: str) -> None:
+    answer = await client.get(path)
+    assert (answer.status_code, answer.text[: len(expected)]) == (400, expected)
+
+
+async def test_long_lists_come_in_parts(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", *(card(f"5{number:03}", PENDING) for number in range(250)))
+    async with serving(site) as client:
+        page = await visit(client, "/health?page=3")
+    assert "201–250 of 250 GPUs" in page.text
+    assert "/health?page=2" in page.links
