@@ -241,8 +241,7 @@ sum by (model, age) (
             "Remapped rows per 1,000 GPUs",
             "By model: a model that wears more than others.",
             Query(
-                f"1000 * sum by (model) ({rows} * on (uuid) group_left (model) {_MODEL})"
-                f" / count by (model) ({_MODEL})",
+                f"1000 * sum by (model) ({rows} * on (uuid) group_left (model) {_MODEL}) / count by (model) ({_MODEL})",
                 "{{model}}",
             ),
         ),

@@ -204,6 +204,8 @@ class TestInTrouble:
             "GpuidGpuNeedsReplacement",
             "GpuidGpuNeedsReset",
             "GpuidGpuEccErrorsGrowing",
+            "GpuidMarkedGpuMoved",
+            "GpuidRmaGpuInService",
             "GpuidExportsFailing",
             "GpuidDeadLetters",
         }

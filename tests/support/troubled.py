@@ -11,15 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 import httpx
 import pytest
 
+from collector.marks import MarkKind, NewMark
+from collector.store import OpenMode, Store, StoreSettings
 from tests.support.http import served
 from tests.support.processes import CollectorProcess, Process
 from tests.support.prometheus import Prometheus, answers, scraping
 from tests.support.waiting import until
 
 CLUSTERS, NODES, GPUS = 5, 3, 4
+TICKET = "https://tickets.example.com/1"
 FAILING = {"row_remap_failure": True, "remapped_rows_uncorrectable": 9, "ecc_dram_uncorrectable": 2}
 LABEL = "k8s"  # of the clusters at another collector
 LABEL_SCRAPE_SECONDS = 3  # of which less is asked
@@ -115,7 +119,7 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
                 scrape_seconds=LABEL_SCRAPE_SECONDS,
             )
         )
-        yield _get_into_trouble(fleet, server, other)
+        yield _get_into_trouble(fleet, server, other, [collector.folder for collector in collectors])
 
 
 def _wear(fleet: "_Fleet") -> str:
@@ -125,7 +129,7 @@ def _wear(fleet: "_Fleet") -> str:
     return moved
 
 
-def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus) -> Troubled:
+def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus, folders: list[Path]) -> Troubled:
     def well() -> bool:
         at = time.time() - 5  # a look back over the whole range, in whole seconds, must find it too
         return all(
@@ -137,10 +141,12 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus)
     until(well, seconds=120)
     start = time.time() - 2  # so that a scrape before the first trouble is within the range
     moved = _wear(fleet)
+    for folder in folders:
+        anyio.run(_mark, folder, moved)
 
     def worn() -> bool:
-        """Whether both servers show the card that moves next as degraded, also in what its alert looks back at."""
-        series = ("gpuid_gpu_degraded", "cluster_node_uuid:gpuid_gpu_degraded:max")
+        """Whether both servers show the card that moves next as degraded and marked, in what alerts look back at."""
+        series = [f"cluster_node_uuid:{name}:max" for name in ("gpuid_gpu_degraded", "gpuid_gpu_mark_info")]
         return all(one.query(f'{name}{{uuid="{moved}"}}') for one in (server, labelled) for name in series)
 
     until(worn, seconds=120)
@@ -198,6 +204,12 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus)
     (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
     gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
     return Troubled(server, labelled, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
+
+
+async def _mark(folder: Path, uuid: str) -> None:
+    """Mark a GPU in the store of a collector."""
+    async with Store.open(StoreSettings(url=f"sqlite://{folder / 'gpuid.db'}"), OpenMode.OPERATOR) as store:
+        await store.marks.set([uuid], NewMark(kind=MarkKind.RMA, ticket=TICKET), by="ops")
 
 
 class _Fleet:
