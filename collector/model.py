@@ -454,6 +454,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event: str  # an Event's value
     changes: Mapping[str, Mapping[str, str | int | bool | None]] | None = None  # see `changes_object`
     last_known: Mapping[str, str] | None = None  # see `last_known_object`
+    mark: str | None = None  # the kind of the mark that was in force, if it was marked
 
     @classmethod
     def of(
@@ -470,6 +471,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         chassis: str | None,
         changes: Iterable[FieldChange] = (),
         last_known: Iterable[LastReport] = (),
+        mark: str | None = None,
     ) -> "SinkRecord":
         """Return the record of what happened to a GPU at `time` (RFC 3339); absent text is None."""
         return cls(
@@ -485,6 +487,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             event=str(event),
             changes=changes_object(changes),
             last_known=last_known_object(last_known),
+            mark=mark,
         )
 
 
