@@ -144,7 +144,7 @@ def _figures() -> tuple[Panel, ...]:
         ),
         figure(
             "Healthy",
-            "Share of the known GPUs that are present, readable and not degraded; the dashboard Health shows the others.",
+            "Share of the known GPUs that are present, readable and not degraded; the dashboard Health has the others.",
             HEALTHY_SHARE,
             unit="percentunit",
             width=3,

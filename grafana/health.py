@@ -247,7 +247,7 @@ sum by (model, age) (
         ),
         bars(
             "Growth of remapped rows by model and age",
-            "Rows that were remapped within the time range, of GPUs that were known at its start, and the rows that GPUs "
+            "Rows remapped within the time range, of GPUs that were known at its start, and the rows that those "
             "seen since then have brought along.",
             Query(aged, "{{model}}, {{age}}"),
         ),
@@ -274,7 +274,8 @@ def _marks() -> Panel:
             *_PLACE_COLUMNS,
             Column("ticket", "Ticket"),
         ),
-        f"{mark} * on (uuid) group_left (cluster, node) topk by (uuid) (1, max by (cluster, node, uuid) (gpuid_gpu_info))"
+        f"{mark} * on (uuid) group_left (cluster, node)"
+        " topk by (uuid) (1, max by (cluster, node, uuid) (gpuid_gpu_info))"
         f" or {mark} unless on (uuid) gpuid_gpu_info",
         sort=("Mark", False),
     )

@@ -80,8 +80,8 @@ class Troubled(NamedTuple):
 def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
 
-    The GPU that moved needs replacement, another one a reset, and one has new uncorrectable errors. One node has GPUs by
-    its label and no GPU pod.
+    The GPU that moved needs replacement and is marked, another one needs a reset, and one has new uncorrectable errors.
+    One node has GPUs by its label and no GPU pod.
 
     One cluster claims the very GPUs of another one, so that they are in conflict; one is configured twice. One sink is
     away, one refuses all.
