@@ -15,6 +15,7 @@ __all__ = [
     "MAX_NOTE_LENGTH",
     "MAX_TICKET_LENGTH",
     "MAX_WHO_LENGTH",
+    "NO_MARKS",
     "Mark",
     "MarkKind",
     "Marks",
@@ -123,6 +124,9 @@ class Marks:
     def __iter__(self) -> Iterator[Mark]:
         """Return the marks as they were set last, also those that have ended by themselves since."""
         return iter((*self._by_uuid.values(), *self._by_serial.values()))
+
+
+NO_MARKS = Marks()  # to be filled by nobody
 
 
 def mark_object(mark: Mark | None) -> dict[str, str | None] | None:

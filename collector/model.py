@@ -1,5 +1,6 @@
 """The nouns that every other module shares; no I/O and no decisions live here."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
@@ -164,6 +165,7 @@ def field_changes(before: Gpu, after: Gpu) -> tuple[FieldChange, ...]:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=1024)  # a fleet that is new, or gets another driver, has few kinds of them
 def health_changes(before: Health | None, after: Health | None) -> tuple[FieldChange, ...]:
     """Return what is different between two states of one GPU's health; its fields are HEALTH_FIELDS.
 
@@ -454,6 +456,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event: str  # an Event's value
     changes: Mapping[str, Mapping[str, str | int | bool | None]] | None = None  # see `changes_object`
     last_known: Mapping[str, str] | None = None  # see `last_known_object`
+    mark: str | None = None  # the kind of the mark that was in force, if it was marked
 
     @classmethod
     def of(
@@ -470,6 +473,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         chassis: str | None,
         changes: Iterable[FieldChange] = (),
         last_known: Iterable[LastReport] = (),
+        mark: str | None = None,
     ) -> "SinkRecord":
         """Return the record of what happened to a GPU at `time` (RFC 3339); absent text is None."""
         return cls(
@@ -485,6 +489,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             event=str(event),
             changes=changes_object(changes),
             last_known=last_known_object(last_known),
+            mark=mark,
         )
 
 

@@ -1,11 +1,14 @@
 """How a GPU's health is judged: a table of what nvidia-smi says, why it is degraded, and what is to be done."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.exposition.gpu_counts import MAX_MODELS, GpuState
 from collector.health import (
     COUNTERS,
     GROWTH_WINDOW_SECONDS,
@@ -260,3 +263,25 @@ def test_a_driver_that_says_less_gives_no_reason_more(health: Health) -> None:
 
 def test_counters_are_fields_of_health() -> None:
     assert set(HEALTH_FIELDS) > COUNTERS
+
+
+def test_the_documentation_has_every_reason_with_its_levels() -> None:
+    text = (Path(__file__).parents[1] / "docs/health.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| .+ \| .+ \|$", text, re.MULTILINE)
+    wanted = {(reason, wanted) for _, reason, wanted in DEGRADED}
+    wanted |= {(reason, Level.RESET) for reason in (Degradation.LOST, Degradation.UNCORRECTABLE_ECC_GROWING)}
+    assert sorted(rows) == sorted(wanted)
+    assert f"{RETIRED_PAGES_LIMIT} or more pages" in text
+    assert GROWTH_WINDOW_SECONDS == 7 * DAY
+    assert "within the seven days" in text
+    states = text.partition("| state | GPUs |")[2]
+    assert re.findall(r"^\| `(\w+)` \|", states, re.MULTILINE) == list(GpuState)
+    assert f"{MAX_MODELS} most common models" in text
+
+
+def test_each_source_of_a_level_is_in_the_code_too() -> None:
+    text = (Path(__file__).parents[1] / "docs/health.md").read_text(encoding="utf-8")
+    pages = re.findall(r"^\[\w+\]: (https://docs\.nvidia\.com/\S+)$", text, re.MULTILINE)
+    assert len(pages) > 5
+    for page in pages:
+        assert page in (Degradation.__doc__ or "")

@@ -139,6 +139,7 @@ class Service:
         self._store = store
         self._mark_follower = marks = MarkFollower(store, self.marks)
         await marks.try_refresh()
+        store.history_writer.marks = self.marks
         self.metrics.register_marks(lambda: marked_gpus(self.inventory, self.marks, time.time()))
         self._labels.write_while(lambda: store.leadership.leads)
         self.metrics.register_store(

@@ -9,15 +9,25 @@ prolog; lxml parses the rest, with limits on its size. What is not well-formed e
 is beyond doubt is read.
 """
 
-import functools
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from lxml import etree
 
-from collector.collect.smi_health import build_health, keep_certain, read_health
+from collector.collect.smi_elements import (
+    BLOCKS,
+    BLOCKS_OF_GPU,
+    FIELDS,
+    GPU_FIELDS,
+    WANTED,
+    WANTED_OF_GPU,
+    Verbatim,
+    Wanted,
+)
+from collector.collect.smi_health import build_health, keep_certain
 from collector.collect.smi_output import (
     ROOT,
     BadOutputError,
@@ -29,7 +39,7 @@ from collector.collect.smi_output import (
     lost_gpus,
     split_gpus,
 )
-from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, RESET_REQUIRED, is_absent, is_certain
+from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, is_certain, known_value
 from collector.model import Gpu, GpuRef, UnidentifiedGpu, canonical_bus_id, canonical_uuid
 from collector.text import counted, one_line
 
@@ -38,48 +48,11 @@ __all__ = ["MAX_OUTPUT_BYTES", "BadOutputError", "Report", "parse"]
 # A GPU takes 12 to 45 kB, most of it supported clocks, so a node of 16 prints up to 700 kB: ten times that.
 MAX_OUTPUT_BYTES = 8 << 20
 
-_MAX_DEPTH = 32  # levels of nested elements; the tool uses 6
 _MAX_GPUS = 256  # in one node; the largest machines have 16
 _MAX_TAGS = 250_000  # in what is parsed; 16 GPUs have 15,000, and each takes 200 bytes of memory
 _UNCOUNTED_BYTES = 1 << 20  # of a document that cannot have more: neither an element nor an attribute is shorter than 4
 _MAX_REPAIRED_BYTES = 1 << 20  # of a document without what is not read; 16 GPUs have 300 kB, and repairing is slow
 _MAX_REASON_LENGTH = 120  # characters of the XML parser's own message
-
-# The path of each element that is read, below the root, and the field that it fills.
-_FIELDS = {
-    "driver_version": "driver_version",
-    "kmd_version": "driver_version",  # replaces driver_version; version 13 of the format has both
-    "cuda_version": "cuda_version",
-    "cuda_umd_version": "cuda_version",
-    "attached_gpus": "attached_gpus",
-}
-_GPU_FIELDS = {
-    "uuid": "uuid",
-    "serial": "serial",
-    "product_name": "model",
-    "product_architecture": "architecture",
-    "pci/pci_bus_id": "pci_bus_id",
-    "board_part_number": "board_part_number",
-    "gpu_part_number": "gpu_part_number",
-    "minor_number": "minor_number",
-    "multigpu_board": "multi_gpu_board",
-    "vbios_version": "vbios",
-    "mig_mode/current_mig": "mig",
-    "gpu_virtualization_mode/virtualization_mode": "virtualization",
-} | {
-    f"{block}/{element}": field
-    for block in ("platformInfo", "platform_info")
-    for element, field in {
-        "chassis_serial_number": "chassis",
-        "slot_number": "slot",
-        "chassis_physical_slot_number": "slot",
-        "tray_index": "tray",
-        "compute_slot_index": "tray",
-        "host_id": "host",
-        "node_index": "host",
-        "module_id": "module",
-    }.items()
-}
 
 # Fields in which all zeros mean "none"; slot 0, tray 0 and minor number 0 are real.
 _IDENTIFIERS = frozenset({"uuid", "serial", "chassis", "board_part_number", "gpu_part_number"})
@@ -102,7 +75,6 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # character
 _ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z_][\w.-]*;")
 _BARE_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)")
 _CHARACTER_REFERENCE = re.compile(r"&#(?:([0-9]+)|x([0-9A-Fa-f]+));")
-_TOO_DEEP = etree.XPath(f"boolean(/{'/'.join('*' * (_MAX_DEPTH + 1))})")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -171,7 +143,7 @@ def _read_report(document: Document, said: bytes, warnings: list[str] | None) ->
     except etree.XMLSyntaxError as error:
         report = _repair(document, error)
     else:
-        values = _read_document(root, document.around, _phrases(content))
+        values = _read_document(root, document.around, some_lost=GPU_LOST.encode() in content)
         report = _build_report(values, document.warnings)
     if warnings is not None:
         warnings += document.warnings
@@ -200,53 +172,27 @@ def _parse(content: bytes, *, recover: bool = False) -> etree._Element:
         raise
     if root is None:
         raise BadOutputError("not the XML of nvidia-smi: no element in it")
-    if _TOO_DEEP(root) or any("depth" in entry.message for entry in parser.error_log):
+    if recover and any("depth" in entry.message for entry in parser.error_log):
         raise _depth_error()
     return root
 
 
 def _depth_error() -> BadOutputError:
-    return BadOutputError(f"elements nested deeper than {_MAX_DEPTH}")
-
-
-class _Wanted(dict[str, "_Wanted"]):
-    """The elements to read inside an element, by name; `field` is the field that its own text fills, if any."""
-
-    field = ""
-
-    @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of the elements to read."""
-        return tuple(self)
-
-
-def _wanted(fields: dict[str, str]) -> _Wanted:
-    root = _Wanted()
-    for path, field in fields.items():
-        element = root
-        for name in path.split("/"):
-            element = element.setdefault(name, _Wanted())
-        element.field = field
-    return root
-
-
-_WANTED = _wanted(_FIELDS)
-_WANTED_OF_GPU = _wanted(_GPU_FIELDS)
+    return BadOutputError("elements nested deeper than 256")  # libxml2's own limit; the tool uses 6 levels
 
 
 class _GpuValues:
     """The values of one <gpu>."""
 
-    __slots__ = ("fields", "health", "lost", "reset_required", "whole")
+    __slots__ = ("fields", "health", "lost", "whole")
 
-    def __init__(self, fields: dict[str, str], health: dict[str, str], *, id: str, said: set[str]) -> None:  # noqa: A002
-        id = id.strip()  # noqa: A001  the attribute is all that is known of some lost GPUs
-        if len(id) <= MAX_VALUE_LENGTH and not is_absent(id):
-            fields.setdefault("pci_bus_id", id)
+    def __init__(self, fields: dict[str, str], health: dict[str, str], *, id: str, lost: bool) -> None:  # noqa: A002
+        # This attribute is all that is known of some lost GPUs.
+        if len(id) <= MAX_VALUE_LENGTH and (bus_id := known_value(id)) is not None:
+            fields.setdefault("pci_bus_id", bus_id)
         self.fields = fields
         self.health = health  # as it is written, by the paths of the elements
-        self.lost = GPU_LOST in said
-        self.reset_required = RESET_REQUIRED in said
+        self.lost = lost  # the driver says so of some value
         self.whole = True
 
 
@@ -270,45 +216,55 @@ class _Values:
             self.said += b"\n" + text.encode("utf-8", "replace")
 
 
-def _phrases(content: bytes) -> frozenset[str]:
-    """Return what a document says of GPUs in place of their values, somewhere in it."""
-    return frozenset(phrase for phrase in (GPU_LOST, RESET_REQUIRED) if phrase.encode() in content)
-
-
-def _read_document(root: etree._Element, around: bytes, phrases: frozenset[str]) -> _Values:
+def _read_document(root: etree._Element, around: bytes, *, some_lost: bool) -> _Values:
     """Return the values of a document that was parsed; raises BadOutputError where the root is not the tool's."""
     values = _Values(around)
-    _read(root, _WANTED, values.fields)
+    _read_root(root, values.fields)
     values.add_text(root.text)
     for child in root:
         if child.tag == "gpu":
-            values.add_gpu(_read_gpu(child, phrases))
+            values.add_gpu(_read_gpu(child, some_lost=some_lost))
         values.add_text(child.tail)
     return values
 
 
-def _read_gpu(gpu: etree._Element, phrases: frozenset[str]) -> _GpuValues:
+def _read_root(root: etree._Element, fields: dict[str, str]) -> None:
+    _read(root.iterchildren(*BLOCKS), WANTED, fields, {})
+
+
+def _read_gpu(gpu: etree._Element, *, some_lost: bool) -> _GpuValues:
     fields: dict[str, str] = {}
-    _read(gpu, _WANTED_OF_GPU, fields)
-    said = _said(gpu, phrases) if phrases else set()
-    return _GpuValues(fields, read_health(gpu), id=gpu.get("id", ""), said=said)
+    health: dict[str, str] = {}
+    _read(gpu.iterchildren(*BLOCKS_OF_GPU), WANTED_OF_GPU, fields, health)
+    return _GpuValues(fields, health, id=gpu.get("id", ""), lost=some_lost and _says_lost(gpu))
 
 
-def _read(element: etree._Element, wanted: _Wanted, values: dict[str, str]) -> None:
-    """Add the values inside an element; of several for one field, the first counts that the tool knows."""
-    for child in element.iterchildren(*wanted.names):
-        inside = wanted[child.tag]
-        if not inside.field:
-            _read(child, inside, values)
-        elif inside.field not in values and (text := child.text) is not None and not len(child):
-            text = text.strip()
-            if len(text) <= MAX_VALUE_LENGTH and not is_absent(text):
-                values[inside.field] = text
+def _read(elements: Iterable[etree._Element], wanted: Wanted, fields: dict[str, str], verbatim: dict[str, str]) -> None:
+    """Add what is wanted of elements; of several for one field, the first counts that the tool knows."""
+    for element in elements:
+        leaf = wanted.get(element.tag)
+        if type(leaf) is dict:  # faster than isinstance
+            _read(element, leaf, fields, verbatim)
+            continue
+        if not isinstance(leaf, str):
+            continue
+        text = element.text
+        if (
+            text is None
+            or len(element)
+            or (len(text) > MAX_VALUE_LENGTH and len(text := text.strip()) > MAX_VALUE_LENGTH)
+        ):
+            continue
+        if type(leaf) is Verbatim:
+            if leaf not in verbatim:
+                verbatim[leaf] = text
+        elif leaf not in fields and (value := known_value(text)) is not None:
+            fields[leaf] = value
 
 
-def _said(gpu: etree._Element, phrases: frozenset[str]) -> set[str]:
-    """Return what the driver says in place of some value of a GPU, if not of all."""
-    return {text for element in gpu.iter() if (text := (element.text or "").strip()) in phrases}
+def _says_lost(gpu: etree._Element) -> bool:
+    """Return whether the driver has lost a GPU: it says so in place of some value, if not of all."""
+    return any((text := element.text) is not None and text.strip() == GPU_LOST for element in gpu.iter())
 
 
 # What is not well-formed
@@ -327,12 +283,12 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
     if _ENTITY.search(text):
         raise entity_error() from error
     content = _CHARACTER_REFERENCE.sub(_referenced, _BARE_AMPERSAND.sub("&amp;", text)).encode()
-    phrases = _phrases(content)
+    some_lost = GPU_LOST.encode() in content
     try:
-        values = _read_document(_parse(content), document.around, phrases)
+        values = _read_document(_parse(content), document.around, some_lost=some_lost)
     except etree.XMLSyntaxError as second:
         error = second
-        values = _read_parts(content, document.around, phrases)
+        values = _read_parts(content, document.around, some_lost=some_lost)
     for gpu in values.gpus:
         for field in [field for field, value in gpu.fields.items() if _REPLACEMENT in value]:
             del gpu.fields[field]
@@ -357,28 +313,28 @@ def _referenced(reference: re.Match[str]) -> str:
     return reference[0] if allowed else _REPLACEMENT
 
 
-def _read_parts(content: bytes, around: bytes, phrases: frozenset[str]) -> _Values:
+def _read_parts(content: bytes, around: bytes, *, some_lost: bool) -> _Values:
     """Return what is beyond doubt in a document that is broken somewhere."""
     head, parts = split_gpus(content)
     values = _Values(around)
     root = _parse(head, recover=True)
     if root.tag == ROOT:
-        _read(root, _WANTED, values.fields)
-        _keep_certain(values.fields, _FIELDS, head)
+        _read_root(root, values.fields)
+        _keep_certain(values.fields, FIELDS, head)
     for part in parts:
         end = part.rfind(b"</gpu>")
         values.add_text(part[end + len(b"</gpu>") :].decode("utf-8", "replace") if end >= 0 else None)
-        values.add_gpu(_read_part(part[: end + len(b"</gpu>")] if end >= 0 else part, end >= 0, phrases))
+        values.add_gpu(_read_part(part[: end + len(b"</gpu>")] if end >= 0 else part, end >= 0, some_lost=some_lost))
     return values
 
 
-def _read_part(part: bytes, complete: bool, phrases: frozenset[str]) -> _GpuValues:
+def _read_part(part: bytes, complete: bool, *, some_lost: bool) -> _GpuValues:
     """Return the values of one GPU; not whole without an end, or without a UUID that is beyond doubt."""
     try:
-        return _read_gpu(_parse(part), phrases)
+        return _read_gpu(_parse(part), some_lost=some_lost)
     except etree.XMLSyntaxError:
-        values = _read_gpu(_parse(part, recover=True), phrases)
-    _keep_certain(values.fields, _GPU_FIELDS, part)
+        values = _read_gpu(_parse(part, recover=True), some_lost=some_lost)
+    _keep_certain(values.fields, GPU_FIELDS, part)
     keep_certain(values.health, part)
     # One that may be virtual must not pass for a board.
     told = part.count(_MODE_TAG) == len(_MODE.findall(part)) <= 1
@@ -477,7 +433,7 @@ def _build_gpu(values: _GpuValues) -> Gpu | UnidentifiedGpu:
     several = texts.pop("multi_gpu_board", "") == "Yes"
     if uuid is None:
         return UnidentifiedGpu(**{field: texts.get(field) for field in UnidentifiedGpu.__struct_fields__})
-    health = build_health(values.health, lost=values.lost, reset_required=values.reset_required)
+    health = build_health(values.health, lost=values.lost)
     return Gpu(
         uuid=canonical_uuid(uuid),
         minor_number=int(minor) if minor is not None and _NUMBER.fullmatch(minor) else None,

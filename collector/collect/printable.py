@@ -7,11 +7,14 @@ from typing import Any
 import msgspec
 
 from collector.collect.nvidia_smi import Report
+from collector.health import Health, shared
 from collector.model import Gpu, UnidentifiedGpu
 from collector.redaction import Secrets
 from collector.text import printable
 
 __all__ = ["printable_report"]
+
+_HEALTH_TEXTS = ("recovery_action", "fabric_state", "fabric_status", "fabric_health", "inforom")
 
 
 def printable_report(report: Report, secrets: Secrets | None = None) -> Report:
@@ -51,11 +54,14 @@ def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
         return value._make(items) if hasattr(value, "_make") else items
     if isinstance(value, msgspec.Struct):
         changed = {}
-        for field in value.__struct_fields__:
+        for field in _HEALTH_TEXTS if isinstance(value, Health) else value.__struct_fields__:
             before = getattr(value, field)
             if (after := _cleaned(before, clean)) is not before:
                 changed[field] = after or (None if field != "uuid" else "")
-        return msgspec.structs.replace(value, **changed) if changed else value
+        if not changed:
+            return value
+        replaced = msgspec.structs.replace(value, **changed)
+        return shared(replaced) if isinstance(replaced, Health) else replaced
     return value
 
 

@@ -21,17 +21,14 @@ printable ASCII. Everything else is unknown, and so None: a node's output is not
 
 import functools
 import re
-from collections.abc import Iterable
-from typing import Any, TypeAlias, cast
+from typing import Any
 
-from lxml import etree
-
-from collector.collect.smi_values import is_absent, is_certain
+from collector.collect.smi_values import RESET_REQUIRED, is_absent, is_certain
 from collector.health import Health, shared
 
-__all__ = ["build_health", "keep_certain", "read_health"]
+__all__ = ["PATHS", "build_health", "keep_certain"]
 
-_MAX_LENGTH = 40  # characters of a value that counts
+_MAX_LENGTH = 40  # characters of a text that counts
 _BUILT = 4096  # sets of values whose Health is kept: most GPUs of a fleet say the same of themselves
 
 _COUNT = re.compile(r"([0-9]{1,15})(?: (?:bank|group)\(s\))?")
@@ -98,48 +95,14 @@ _FABRIC_FAULTS = tuple(
     for element in ("route_recovery_in_progress", "route_unhealthy", "access_timeout_recovery")
 )
 
-_PATHS = (
+# The paths of the elements that are read, within the part of one GPU.
+PATHS = (
     *(path for forms in _COUNTS.values() for form in forms for path in form),
     *(f"{table}/{element}" for table in _ON_CHIP.values() for element in ("device_memory", "total")),
     *(path for paths in _FLAG_ELEMENTS.values() for path in paths),
     *(path for path, _ in _TEXTS.values()),
     *(_BANDWIDTH, _CONFIGURATION, *_FABRIC_FAULTS),
 )
-
-# By an element's name: its children or, where its own text is read, its path.
-_Tree: TypeAlias = "dict[str, _Tree | str]"
-
-
-def _tree(paths: Iterable[str]) -> _Tree:
-    root: _Tree = {}
-    for path in paths:
-        *above, name = path.split("/")
-        inside = root
-        for one in above:
-            inside = cast("_Tree", inside.setdefault(one, {}))
-        inside[name] = path
-    return root
-
-
-_TREE = _tree(_PATHS)
-_BLOCKS = tuple(_TREE)
-
-
-def read_health(gpu: etree._Element) -> dict[str, str]:
-    """Return what a GPU says of its health, as it is written, by the paths of the elements."""
-    said: dict[str, str] = {}
-    for block in gpu.iterchildren(*_BLOCKS):
-        _read(block, _TREE[block.tag], said)
-    return said
-
-
-def _read(element: etree._Element, inside: "_Tree | str", said: dict[str, str]) -> None:
-    if not isinstance(inside, str):
-        for child in element:
-            if (below := inside.get(child.tag)) is not None:
-                _read(child, below, said)
-    elif (text := element.text) is not None and len(text) <= _MAX_LENGTH and not len(element):
-        said.setdefault(inside, text)
 
 
 def keep_certain(said: dict[str, str], text: bytes) -> None:
@@ -168,25 +131,22 @@ def _block(text: bytes, above: list[str], blocks: dict[str, bytes | None]) -> by
     return blocks[path]
 
 
-def build_health(said: dict[str, str], *, lost: bool = False, reset_required: bool = False) -> Health | None:
-    """Return how a GPU is by what it says; None where it says nothing that is known.
+def build_health(said: dict[str, str], *, lost: bool = False) -> Health | None:
+    """Return how a GPU is by what stands in its elements, by their paths; None where nothing of it is known.
 
     Of one that the driver has lost, only bad news counts: what else is said of it is of another time, if not made up.
-    `reset_required` is that the tool says so in place of other values.
     """
-    if not said and not reset_required:
-        return None
-    return _build(tuple(said.items()), lost, reset_required)
+    return _build(tuple(said.items()), lost) if said else None
 
 
 @functools.lru_cache(maxsize=_BUILT)
-def _build(items: tuple[tuple[str, str], ...], lost: bool, reset_required: bool) -> Health | None:
+def _build(items: tuple[tuple[str, str], ...], lost: bool) -> Health | None:
     said = {path: text.strip() for path, text in items}
     counts: dict[str, Any] = {field: _count(said, field) for field in _COUNTS}
     flags: dict[str, Any] = {field: _flag(said, *paths) for field, paths in _FLAG_ELEMENTS.items()}
     texts: dict[str, Any] = {field: _text(said, path, values) for field, (path, values) in _TEXTS.items()}
     texts["fabric_health"] = texts["fabric_health"] or _fabric_health(said)
-    if reset_required:
+    if RESET_REQUIRED in said.values():
         flags["reset_required"] = True
     if lost:
         counts = {}
@@ -198,31 +158,44 @@ def _build(items: tuple[tuple[str, str], ...], lost: bool, reset_required: bool)
 
 def _count(said: dict[str, str], field: str) -> int | None:
     for paths in _COUNTS[field]:
-        numbers = [_number(said, path) for path in paths]
-        if None not in numbers:
-            return sum(number for number in numbers if number is not None)
-    if field in _ON_CHIP:
-        memory, total = (_number(said, f"{_ON_CHIP[field]}/{element}") for element in ("device_memory", "total"))
-        if memory is not None and total is not None and total >= memory:
-            return total - memory
+        total = 0
+        for path in paths:
+            if (text := said.get(path)) is None or (number := _number(text)) is None:
+                break
+            total += number
+        else:
+            return total
+    if (table := _ON_CHIP.get(field)) is not None and (text := said.get(f"{table}/total")) is not None:
+        memory, all_places = _number(said.get(f"{table}/device_memory", "")), _number(text)
+        if memory is not None and all_places is not None and all_places >= memory:
+            return all_places - memory
     return None
 
 
-def _number(said: dict[str, str], path: str) -> int | None:
-    number = _COUNT.fullmatch(said.get(path, ""))
+@functools.lru_cache(maxsize=1024)
+def _number(text: str) -> int | None:
+    number = _COUNT.fullmatch(text)
     return int(number[1]) if number is not None else None
 
 
 def _flag(said: dict[str, str], *paths: str) -> bool | None:
-    flags = {_FLAGS.get(said.get(path, "")) for path in paths}
-    return True if True in flags else False if False in flags else None
+    found = None
+    for path in paths:
+        if (flag := _FLAGS.get(said.get(path, ""))) is not None:
+            found = flag or found or False
+    return found
 
 
 def _text(said: dict[str, str], path: str, values: frozenset[str] = frozenset()) -> str | None:
-    text = said.get(path, "")
-    if not _TEXT.fullmatch(text) or (is_absent(text) and text.lower() not in values):
-        return None
-    return text
+    text = said.get(path)
+    return text if text is not None and _is_text(text, values) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_text(text: str, values: frozenset[str]) -> bool:
+    if len(text) > _MAX_LENGTH or not _TEXT.fullmatch(text):
+        return False
+    return not is_absent(text) or text.lower() in values
 
 
 def _fabric_health(said: dict[str, str]) -> str | None:

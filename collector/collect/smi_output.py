@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from collector.collect.smi_elements import BLOCKS_OF_GPU
+from collector.collect.smi_values import GPU_LOST
 from collector.model import GpuidError, GpuRef, canonical_bus_id
 from collector.text import one_line
 
@@ -34,9 +36,11 @@ _MAX_WORDS_LENGTH = 120  # characters of the tool's own words in an error
 _MAX_WORDS_BYTES = 16_384  # at either end of the output, in which they are looked for
 _MAX_STARTS = 1024  # tags that may begin a GPU, in all documents of an output
 _MAX_INDENT = 64  # bytes before a tag that begins a line
+_MAX_START_TAG = 128  # bytes of a tag that begins a GPU
 _MAX_LOST_GPUS = 256  # that are named in one output
 
 _ROOT_START = re.compile(rb"<nvidia_smi_log(?=[\s/>])")
+_ROOT_NAME = ROOT.encode()
 _ROOT_END = b"</nvidia_smi_log>"
 _GPU_START = re.compile(rb"<gpu[\s>]")
 _DECLARED_ENCODING = re.compile(rb"""<\?xml\b[^<>]*?\bencoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
@@ -51,6 +55,14 @@ _ACCOUNTED_START = re.compile(rb"<accounted_processes\s*>")
 _NAMES_START = re.compile(rb"<(?:accounted_)?processes\s*>")
 _NAME_TAG = b"process_name>"
 _CLOCKS_END, _PROCESSES_END, _ACCOUNTED_END = b"</supported_clocks>", b"</processes>", b"</accounted_processes>"
+
+# Runs of elements that are not read, from the first of them to what follows the last, as all drivers print them. They
+# are half of what a GPU has, so the XML parser is spared them where nothing in them is read or tells of a lost GPU.
+_UNREAD_RUNS = ((b"\n\t\t<fan_speed>", b"\n\t\t<ecc_mode>"), (b"\n\t\t<temperature>", b"\n\t\t<fabric>"))
+_NAMES = (*(name.encode() for name in BLOCKS_OF_GPU), b"supported_clocks", b"processes", b"accounted_processes")
+_READ_OR_CUT = re.compile(rb"\n\t\t<(?:" + b"|".join(_NAMES) + rb")\b")  # the names are words
+_LOST = GPU_LOST.encode()
+_INDENT = b"\n\t\t<"  # of the elements of a GPU
 
 # Encodings that a document may declare besides UTF-8 and UTF-16; what it says otherwise is read as UTF-8.
 _ENCODINGS = re.compile(r"iso8859-\d+|cp\d+|gb2312|gbk|gb18030|big5|shift_jis|euc_\w+|koi8-\w")
@@ -89,11 +101,14 @@ def find_document(output: bytes) -> Document:
     warnings: list[str] = []
     output, start = _find_root(output, warnings)
     head = output[:start]
-    several = _ROOT_START.search(output, start + 1) is not None  # documents, or a name of a process says so
+    alone = _is_alone(output, start)
+    several = (
+        not alone and _ROOT_START.search(output, start + 1) is not None
+    )  # documents, or a name of a process says so
     if _has_name_with_line_break(output, start):
         raise ContestedOutputError("a line break in the name of a process, which may imitate GPUs")
     content = _cut(output, start, warnings, several=several)
-    end = content.find(_ROOT_END)
+    end = content.rfind(_ROOT_END) if alone else content.find(_ROOT_END)
     if end < 0:
         raise _cut_off_error()
     if several and _ROOT_START.search(content, 1, end):
@@ -220,8 +235,16 @@ def _find_root(output: bytes, warnings: list[str]) -> tuple[bytes, int]:
     return output, start
 
 
+def _is_alone(output: bytes, start: int) -> bool:
+    """Return whether the name of the root element that begins at `start` stands after that only in one end tag."""
+    name = output.find(_ROOT_NAME, start + 1 + len(_ROOT_NAME))
+    return name >= 0 and output.startswith(_ROOT_END, name - 2) and output.find(_ROOT_NAME, name + 1) < 0
+
+
 def _has_name_with_line_break(output: bytes, start: int) -> bool:
     """Return whether the name of a process is not on one line, as the tool prints it."""
+    if output.find(_NAME_TAG, start) < 0:
+        return False
     names = _NAMES_START.search(output, start)
     at = output.find(_NAME_TAG, names.end()) if names is not None else -1
     while at >= 0:
@@ -343,8 +366,12 @@ def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> I
     Names of processes may contain any tag. The first start tag comes before every name, and the last end tag before the
     next GPU is the true one, since what the tool prints after it holds no names.
     """
-    clocks = _CLOCKS_START.search(output, start, end)
-    processes = _PROCESSES_START.search(output, start, end)
+    clocks = _search(_CLOCKS_START, b"<supported_clocks", output, start, end)
+    processes = _search(_PROCESSES_START, b"<processes", output, start, end)
+    limit = min((match.start() for match in (clocks, processes) if match is not None), default=end)
+    for run, after in _unread_runs(output, start, limit):
+        yield run, after
+        start = after
     if clocks is not None and (processes is None or clocks.start() < processes.start()):
         limit = end if processes is None else processes.start()
         start = _after(output.find(_CLOCKS_END, clocks.end(), limit), _CLOCKS_END)
@@ -362,12 +389,31 @@ def _unread_parts(output: bytes, start: int, end: int, warnings: list[str]) -> I
         if other >= 0 and _ACCOUNTED_START.search(output, start, other) is None:
             start = _after(other, _ACCOUNTED_END)
         yield processes.start(), start
-    if (accounted := _ACCOUNTED_START.search(output, start, end)) is not None:
+    accounted = _search(_ACCOUNTED_START, b"<accounted_processes", output, start, end)
+    if accounted is not None:
         start = _after(output.rfind(_ACCOUNTED_END, accounted.end(), end), _ACCOUNTED_END)
         if start < 0:
             warnings.append("<accounted_processes> without an end")
             start = _end_of_gpu(output, accounted.end(), end)
         yield accounted.start(), start
+
+
+def _unread_runs(output: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield from where to where there are _UNREAD_RUNS of one GPU, which nothing before `end` can imitate."""
+    if output.find(_INDENT, start, start + _MAX_START_TAG) < 0:
+        return
+    for first, following in _UNREAD_RUNS:
+        run = output.find(first, start, end)
+        after = output.find(following, run, end) if run >= 0 else -1
+        if after >= 0 and not _READ_OR_CUT.search(output, run, after) and output.find(_LOST, run, after) < 0:
+            yield run, after
+            start = after
+
+
+def _search(tag: re.Pattern[bytes], prefix: bytes, output: bytes, start: int, end: int) -> re.Match[bytes] | None:
+    """Return the first match of a tag; to look for what it begins with is faster, and mostly there is none."""
+    at = output.find(prefix, start, end)
+    return tag.search(output, at, end) if at >= 0 else None
 
 
 def _after(at: int, tag: bytes) -> int:

@@ -4,7 +4,7 @@ import functools
 import re
 from xml.sax.saxutils import escape
 
-__all__ = ["GPU_LOST", "MAX_VALUE_LENGTH", "RESET_REQUIRED", "is_absent", "is_certain"]
+__all__ = ["GPU_LOST", "MAX_VALUE_LENGTH", "RESET_REQUIRED", "is_absent", "is_certain", "known_value"]
 
 MAX_VALUE_LENGTH = 128  # characters
 
@@ -22,6 +22,12 @@ _ABSENT = re.compile(
 
 
 @functools.lru_cache(maxsize=4096)  # the same few values come from all nodes
+def known_value(text: str) -> str | None:
+    """Return a text, which is short, without the space around it; None where it says that there is no value."""
+    value = text.strip()
+    return None if is_absent(value) else value
+
+
 def is_absent(text: str) -> bool:
     """Return whether a text of the tool says that there is no value."""
     return _ABSENT.fullmatch(text) is not None

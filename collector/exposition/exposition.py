@@ -15,7 +15,7 @@ import anyio.to_thread
 import msgspec
 
 from collector.events import ResettableEvent
-from collector.exposition.families import NODE_FAMILIES, label_names, render
+from collector.exposition.families import NODE_FAMILIES, header, label_names, render
 from collector.exposition.gpu_counts import GpuCounts
 from collector.exposition.gzip_concat import FOOTER_BYTES, HEADER, Checksum, footer
 from collector.exposition.metrics import Metrics
@@ -32,10 +32,7 @@ _MAX_UNCOMPRESSED_NODES = 8192  # rendered before they are compressed, 15 MB; a 
 _MAX_REFRESH_SECONDS = 0.1  # that a scrape waits for the latest changes; it is sent without them after that
 _REFRESH_INTERVAL_SECONDS = 1.0  # between two refreshes in the background; a scrape does not wait for them
 
-_FAMILY_HEADERS = [
-    compressed(f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n".encode())
-    for family in NODE_FAMILIES
-]
+_FAMILY_HEADERS = [compressed(header(family)) for family in NODE_FAMILIES]
 
 
 class Body(msgspec.Struct, frozen=True):

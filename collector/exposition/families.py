@@ -6,17 +6,17 @@ renders every series on every scrape, which takes 10 seconds for 800,000 GPUs.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from collector.exposition.gpu_counts import Counts
 from collector.health import KINDS_HELD, Condition, Health, degradations, level
 from collector.model import NodeState
 
-__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "label_names", "printable", "render"]
+__all__ = ["FAMILIES", "NODE_FAMILIES", "Family", "escape", "header", "label_names", "render", "render_gpus"]
 
 
 _SPECIAL = re.compile(r'[\\"\x00-\x1f\x7f]')
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")  # without the line feed, which is escaped
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 
 
@@ -78,8 +78,8 @@ NODE_FAMILIES = (
         "gpuid_gpu_remapped_rows",
         "gauge",
         ("cluster", "node", "serial", "uuid", "kind"),
-        "Rows of a GPU's memory that were remapped for correctable or uncorrectable errors, and those of them that are"
-        " inactive; absent where zero.",
+        "Remapped rows of a GPU's memory by kind: correctable and uncorrectable, by the error that was the cause, and"
+        " inactive remappings of either; absent where zero.",
     ),
     Family(
         "gpuid_gpu_retired_pages",
@@ -126,7 +126,16 @@ _HEALTH_FAMILIES = 1 + len(_COUNTS)
 _NO_HEALTH_LINES = (b"",) * _HEALTH_FAMILIES
 _NO_COUNTS: tuple[tuple[str, ...], ...] = ((),) * len(_COUNTS)
 
-# All but those of nodes are kept by prometheus-client, which `metrics` sets up from these rows.
+_GPUS = Family(
+    "gpuid_gpus",
+    "gauge",
+    ("cluster", "model", "state"),
+    "Known GPUs by model and state, each in one: degraded (lost ones too), unreadable (present, but the node or the"
+    " cluster is not read), healthy, or missing (of the capacity, neither found nor lost). Healthy is there for every"
+    " model, the others where not zero.",
+)
+
+# All but those of nodes and gpuid_gpus are kept by prometheus-client, which `metrics` sets up from these rows.
 FAMILIES = (
     *NODE_FAMILIES,
     Family("gpuid_cluster_up", "gauge", ("cluster",), "Whether list and watch of the cluster are healthy."),
@@ -170,14 +179,7 @@ FAMILIES = (
         ("cluster",),
         "GPUs reported by a second node while the first has not answered yet; published in both.",
     ),
-    Family(
-        "gpuid_gpus",
-        "gauge",
-        ("cluster", "model", "state"),
-        "Known GPUs by model and state, each in one: degraded (lost ones too), unreadable (present, but the node or the"
-        " cluster is not read), healthy, or missing (of the capacity, neither found nor lost). Healthy is there for"
-        " every model, the others where not zero.",
-    ),
+    _GPUS,
     Family(
         "gpuid_gpu_mark_info",
         "gauge",
@@ -387,6 +389,21 @@ def render(state: NodeState, node_labels: Sequence[tuple[str, str]], cluster_lab
     return texts + (_NO_HEALTH_LINES if state.uniform and _is_quiet(state.gpus[0].health) else _health(state, where))
 
 
+def render_gpus(clusters: Mapping[str, Counts], cluster_label: str) -> bytes:
+    """Return the lines of gpuid_gpus with their header; nothing where no GPU is known."""
+    lines = "".join(
+        f'gpuid_gpus{{{cluster_label}="{escape(cluster)}",model="{escape(model)}",state="{state}"}} {count}\n'
+        for cluster, counts in clusters.items()
+        for (model, state), count in sorted(counts.items())
+    )
+    return header(_GPUS) + lines.encode("utf-8", "replace") if lines else b""
+
+
+def header(family: Family) -> bytes:
+    """Return the lines that stand before the samples of a family."""
+    return f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n".encode()
+
+
 @functools.lru_cache(maxsize=KINDS_HELD)
 def _is_quiet(health: Health | None) -> bool:
     """Return whether there is nothing to say of a GPU that reports this, and is not lost."""
@@ -429,11 +446,6 @@ def escape(value: str | None) -> str:
     if value is None:
         return ""
     return _SPECIAL.sub(_escaped, value) if _SPECIAL.search(value) else value
-
-
-def printable(value: str) -> str:
-    """Return a label value for prometheus-client, without the control characters that `escape` replaces."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value).encode("utf-8", "replace").decode()
 
 
 def label_names(labels: Sequence[str]) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from collector import __version__
-from collector.exposition.families import FAMILIES, printable
+from collector.exposition.families import FAMILIES, render_gpus
 from collector.exposition.gpu_counts import Counts
 from collector.marks import Mark
 from collector.model import UNREAD_REASONS, ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
@@ -105,11 +105,9 @@ class Metrics:
         open claim, `failing` on how many of its nodes the last reading failed for a reason, `unread` how many are
         unread for a reason, `nodes` how many there are, and `resemblances` how many other clusters show the same nodes.
         """
-        metrics = self._clusters[cluster] = _ClusterMetrics(
+        self._clusters[cluster] = _ClusterMetrics(
             cluster, self._cluster_label, conflicts, claims, failing, unread, nodes, resemblances
         )
-        count = lambda: self._count_gpus(cluster, up=metrics.last_state is ClusterState.UP)  # noqa: E731
-        metrics.registry.register(_GpuGauge(cluster, self._cluster_label, count))
 
     def count_gpus(self, count: CountGpus) -> None:
         """Ask `count` at each scrape for the GPUs of a cluster that is up or not, by model and state."""
@@ -289,12 +287,16 @@ class Metrics:
     def render(self, *, clusters: Collection[str] | None, with_process: bool, openmetrics: bool) -> bytes:
         """Return the series of some clusters (None: all) as text, `with_process` also those that belong to none."""
         names = list(self._clusters) if clusters is None else clusters
-        registries = [metrics.registry for name in names if (metrics := self._clusters.get(name))]
+        chosen = {name: metrics for name in names if (metrics := self._clusters.get(name))}
+        gpus = {
+            name: self._count_gpus(name, up=metrics.last_state is ClusterState.UP) for name, metrics in chosen.items()
+        }
+        registries = [metrics.registry for metrics in chosen.values()]
         if with_process:
             registries.append(self.registry)
         generate = generate_openmetrics if openmetrics else generate_latest
         text: bytes = generate(_MergedRegistries(registries))
-        return text
+        return render_gpus(gpus, self._cluster_label) + text
 
 
 class _ClusterMetrics:
@@ -354,20 +356,6 @@ class _CallbackCounter(Collector):
         yield CounterMetricFamily(self._name, _HELP[self._name], value=self._value())
 
 
-class _GpuGauge(Collector):
-    """The known GPUs of a cluster by model and state, which a callback returns."""
-
-    def __init__(self, cluster: str, cluster_label: str, counts: Callable[[], Counts]) -> None:
-        self._cluster, self._cluster_label, self._counts = cluster, cluster_label, counts
-
-    def collect(self) -> Iterable[Metric]:
-        name = "gpuid_gpus"
-        family = GaugeMetricFamily(name, _HELP[name], labels=_labels(name, self._cluster_label))
-        for (model, state), count in sorted(self._counts().items()):
-            family.add_metric((self._cluster, printable(model), state), count)
-        yield family
-
-
 class _MarkedGpus(Collector):
     """One series for each marked GPU."""
 
@@ -392,11 +380,12 @@ class _MergedRegistries(Collector):
         families: dict[str, Metric] = {}
         for registry in self._registries:
             for metric in registry.collect():
-                if metric.samples:
-                    family = families.setdefault(
-                        metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit)
-                    )
-                    family.samples.extend(metric.samples)
+                if not metric.samples:
+                    continue
+                if (family := families.get(metric.name)) is None:
+                    family = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+                    families[metric.name] = family
+                family.samples.extend(metric.samples)
         return families.values()
 
 

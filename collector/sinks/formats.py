@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 FIELDS: tuple[str, ...] = SinkRecord.__struct_fields__
-# Without what was altered and what is last known, which are objects: files of older versions have no such columns.
-COLUMNS: tuple[str, ...] = tuple(field for field in FIELDS if field not in ("changes", "last_known"))
+# Without what files of older versions have no columns for; two of these are objects.
+COLUMNS: tuple[str, ...] = tuple(field for field in FIELDS if field not in ("changes", "last_known", "mark"))
 GO_GPUID_COLUMNS: tuple[str, ...] = COLUMNS[:7]  # the Go program's, in its order
 
 _encode = msgspec.json.Encoder().encode

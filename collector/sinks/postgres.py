@@ -1,4 +1,4 @@
-"""The postgres sink: COPY into the Go program's table, or into one of its layout with three more columns."""
+"""The postgres sink: COPY into the Go program's table, or into one of its layout with more columns."""
 
 import os
 import ssl
@@ -224,4 +224,4 @@ def _from_state(state: str, text: str) -> SinkError:
 def _row(record: SinkRecord, time: datetime, columns: Sequence[str]) -> tuple[object, ...]:
     # The Go program writes an absent chassis as "unknown" here, and here only.
     own = {"read_time": time, "chassis": record.chassis or "unknown"}
-    return tuple(own.get(column) or getattr(record, column) for column in columns)
+    return tuple(own.get(column) or getattr(record, column) or "" for column in columns)

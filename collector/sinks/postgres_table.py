@@ -10,11 +10,14 @@ __all__ = ["NoSuchTableError", "Table", "prepare"]
 
 _GO_GPUID_COLUMNS = ("cluster", "node", "machine", "source", "chassis", "gpu", "read_time")
 _OWN_COLUMNS = ("uuid", "model", "event")
+_LATER_COLUMNS = ("mark",)  # written where a table has them; one that lacks only these is not altered
 _UNIQUE = ("cluster", "node", "machine", "source", "chassis", "gpu", "uuid", "event", "read_time")
 _INDEXED = ("cluster", "node", "gpu", "read_time", "created_at")
 _TEXT_WIDTH = 255
 _SOURCE_WIDTH = 320  # `namespace/pod`, which Kubernetes allows to be longer than 255
-_OWN_DEFINITIONS = tuple(f"{column} varchar({_TEXT_WIDTH}) NOT NULL DEFAULT ''" for column in _OWN_COLUMNS)
+_OWN_DEFINITIONS = tuple(
+    f"{column} varchar({_TEXT_WIDTH}) NOT NULL DEFAULT ''" for column in (*_OWN_COLUMNS, *_LATER_COLUMNS)
+)
 
 
 class NoSuchTableError(GpuidError):
@@ -76,7 +79,7 @@ async def _find(connection: asyncpg.Connection, schema: str, name: str) -> Table
     if not rows:
         return None
     present = {row["attname"] for row in rows}
-    columns = tuple(column for column in (*_GO_GPUID_COLUMNS, *_OWN_COLUMNS) if column in present)
+    columns = tuple(column for column in (*_GO_GPUID_COLUMNS, *_OWN_COLUMNS, *_LATER_COLUMNS) if column in present)
     return Table(rows[0]["nspname"], name, columns)
 
 

@@ -51,7 +51,8 @@ def object_key(settings: S3Settings, time: str, key: str, lines: bytes) -> str:
     """
     first = formats.parse_time(time)
     # Without the fields that records of releases before did not have: a batch keeps its key over an upgrade.
-    lines = lines.replace(b',"changes":null', b"").replace(b',"last_known":null', b"")
+    for field in (b"changes", b"last_known", b"mark"):
+        lines = lines.replace(b',"' + field + b'":null', b"")
     digest = hashlib.sha256(f"{len(key)}:{key}".encode() + lines).hexdigest()[:_DIGEST_LETTERS]
     name = f"{first:%Y%m%d-%H%M%S}.{first.microsecond // 1000:03}-{digest}.{_ending(settings)}"
     partition = f"year={first:%Y}/month={first:%m}/day={first:%d}/hour={first:%H}"

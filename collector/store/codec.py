@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from collector.health import HEALTH_FIELDS, Health, shared
+from collector.marks import NO_MARKS, Marks
 from collector.model import (
     KEPT_FIELDS,
     NO_UUIDS,
@@ -186,11 +187,14 @@ def decode_facts(uuid: str, written: str | None) -> tuple[Gpu | None, bool]:
     return Gpu(uuid=uuid, **values, last_known=marks, ecc_growth=facts.ecc_growth), facts.lost
 
 
-def readings_records(reading: Reading, changes: Sequence[Change], node: NodeState | None) -> list[SinkRecord]:
+def readings_records(
+    reading: Reading, changes: Sequence[Change], node: NodeState | None, marks: Marks = NO_MARKS
+) -> list[SinkRecord]:
     """Return a record of each GPU of a reading: what happened to it, else that it was confirmed.
 
     Of a GPU that came or was altered and whose health has changed as well, it is the one record, with all changes.
-    `node` is as the reading left it: what it adds to the reading is what is last known of the GPUs.
+    `node` is as the reading left it: what it adds to the reading is what is last known of the GPUs. `marks` are those
+    in force.
     """
     place = Place(reading.cluster, reading.node.name)
     time = rfc3339(reading.time, "seconds")
@@ -204,7 +208,7 @@ def readings_records(reading: Reading, changes: Sequence[Change], node: NodeStat
     known: Mapping[str, Gpu] = {} if node is None else {gpu.uuid: gpu for gpu in node.gpus}
 
     def record(gpu: Gpu | UnidentifiedGpu, uuid: str) -> SinkRecord:
-        change = happened.get(uuid)
+        change, mark = happened.get(uuid), marks.of(uuid, gpu.serial, reading.time)
         return SinkRecord.of(
             place=place,
             machine=reading.node.machine,
@@ -217,6 +221,7 @@ def readings_records(reading: Reading, changes: Sequence[Change], node: NodeStat
             chassis=gpu.chassis,
             changes=altered.get(uuid, ()),
             last_known=gpu.last_known_facts if isinstance(gpu, Gpu) else (),
+            mark=None if mark is None else mark.kind.value,
         )
 
     return [record(known.get(gpu.uuid, gpu), gpu.uuid) for gpu in reading.gpus] + [

@@ -1,7 +1,6 @@
 """One commit of the history: what it holds, and what it does to the tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import anyio.to_thread
@@ -9,6 +8,7 @@ import msgspec
 from sqlalchemy import Double, Executable, Text, bindparam, case, delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from collector.marks import NO_MARKS, Marks
 from collector.model import NO_UUIDS, Change, Event, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
 from collector.store.codec import decode_node, encode_node, encode_records
@@ -77,10 +77,10 @@ class Commit:
         """What is lost if it is never written."""
         return self.dropped.plus(len(self.changes), sum(len(records) for _, records in self.readings))
 
-    async def prepare(self, database: Database, now: float) -> None:
+    async def prepare(self, database: Database, now: float, marks: Marks = NO_MARKS) -> None:
         """Encode and plan, in threads and before the transaction; nothing is to be added from then on.
 
-        `now` (Unix seconds) is when a difference counts as noticed. Raises StoreError.
+        `now` (Unix seconds) is when a difference counts as noticed; `marks` are those in force. Raises StoreError.
         """
         if self._node_rows is None:
             self._node_rows = await anyio.to_thread.run_sync(_encode_nodes, self.nodes)
@@ -88,9 +88,9 @@ class Commit:
             # What is read here stays true until the write, which proves that nobody else has written.
             found = await recorded(database, self.nodes)
             changes = await anyio.to_thread.run_sync(differences, found, self.nodes, now, self.left)
-            self._planned = await anyio.to_thread.run_sync(partial(plan, changes, everywhere=False))
+            self._planned = await anyio.to_thread.run_sync(_plan, changes, marks, False)
         elif self._planned is None:
-            self._planned = await anyio.to_thread.run_sync(plan, self.changes)
+            self._planned = await anyio.to_thread.run_sync(_plan, self.changes, marks, True)
 
     async def write(self, connection: AsyncConnection, database: Database) -> None:
         """Write everything, in the transaction that the connection is in; a second time nothing.
@@ -199,6 +199,15 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
 async def _execute_many(connection: AsyncConnection, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         await connection.execute(statement, rows[start : start + ROWS_PER_STATEMENT])
+
+
+def _plan(changes: Sequence[Change], marks: Marks, everywhere: bool) -> Plan:
+    """Plan what changes do to the tables, each with the mark of its GPU."""
+    planned = plan(changes, everywhere=everywhere)
+    for row in planned.changes:
+        mark = marks.of(row["uuid"], row["serial"], row["time"])
+        row["mark"] = None if mark is None else mark.kind.value
+    return planned
 
 
 def _encode_nodes(nodes: Mapping[Place, NodeState | None]) -> list[dict[str, Any]]:

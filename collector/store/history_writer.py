@@ -13,6 +13,7 @@ import anyio
 from collector.backoff import Backoff
 from collector.end_deadline import Stage
 from collector.events import ResettableEvent, wait_any
+from collector.marks import NO_MARKS
 from collector.model import NodeState, Place, Step
 from collector.shortage import why_short
 from collector.store.codec import readings_records
@@ -52,6 +53,7 @@ class HistoryWriter:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.wants_readings = False  # whether some sink wants all GPUs of each reading
+        self.marks = NO_MARKS  # those in force, which changes and records are written with
         self.committed = ResettableEvent()  # pulsed by each commit
         self._database = database
         self._leadership = leadership
@@ -88,7 +90,9 @@ class HistoryWriter:
         reading, changes = step.reading, step.changes
         records = []
         if reading is not None and self.wants_readings:
-            records = readings_records(reading, changes, step.nodes.get(Place(reading.cluster, reading.node.name)))
+            records = readings_records(
+                reading, changes, step.nodes.get(Place(reading.cluster, reading.node.name)), self.marks
+            )
         size = len(changes) + len(records)
         if commit.gap or self.pending + size > self._max_pending:
             if not commit.gap:
@@ -154,7 +158,7 @@ class HistoryWriter:
             commit = self._under_way
             for attempt in itertools.count():
                 try:
-                    await commit.prepare(self._database, self._clock())
+                    await commit.prepare(self._database, self._clock(), self.marks)
                     async with self._leadership.write(commit.token) as connection:
                         await commit.write(connection, self._database)
                     break

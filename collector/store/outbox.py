@@ -22,7 +22,7 @@ from collector.store import schema
 from collector.store.codec import decode_records, encode_records
 from collector.store.database import Database
 from collector.store.leadership import Leadership
-from collector.store.sound import moment, sound_changes, sound_count, sound_last_known, text
+from collector.store.sound import moment, optional_text, sound_changes, sound_count, sound_last_known, text
 from collector.timestamps import rfc3339
 
 __all__ = ["Batch", "BatchState", "DeadLetter", "Outbox", "SinkBacklog", "SinkState", "Subscription"]
@@ -436,6 +436,7 @@ async def _records(connection: AsyncConnection, emit: str, cursor: int, upto: in
             **{key: text(row[key]) for key in ("machine", "source", "uuid", "serial", "model", "chassis")},
             changes=sound_changes(row["changes"]),
             last_known=sound_last_known(row["last_known"]),
+            mark=optional_text(row["mark"]),
         )
         for row in rows
     ]

@@ -112,7 +112,7 @@ def is_sound(node: NodeState) -> bool:
 
 
 _TIMES = frozenset({"time", "since", "until", "confirmed"})
-_KEPT = frozenset({"id", "previous", "changes", "last_known", "altered"})  # numbers, or sound already
+_KEPT = frozenset({"id", "previous", "changes", "last_known", "altered", "health_changes"})  # numbers, or sound already
 
 
 def _repaired(kind: type[msgspec.Struct], name: str, value: object) -> object:

@@ -11,14 +11,14 @@ from collector.text import one_line
 from collector.views.cluster_summary import ClusterSummaries
 from collector.views.collector_view import CollectorView
 from collector.views.health import HealthSurveys
-from collector.web import api, health, history, metrics, pages
+from collector.web import api, health, history, marks, metrics, pages
 from collector.web.auth import authentication
 from collector.web.keys import COLLECTOR, HEALTH_SURVEYS, SUMMARIES
 from collector.web.limits import DEFAULT_LIMITS, HttpLimits
 from collector.web.public_url import EXTERNAL_URL, PublicUrl, find_below_prefix, local_path, route_below_prefix
 from collector.web.security_headers import SECURITY_HEADERS
 
-__all__ = ["ROUTES", "application"]
+__all__ = ["ROUTES", "WRITES", "application"]
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,6 +44,7 @@ def application(
         app.router.add_routes(
             [web.get(f"{prefix}{path}", handler, allow_head=path != pages.STREAM) for path, handler in ROUTES.items()]
         )
+        app.router.add_routes([web.route(method, f"{prefix}{path}", handler) for method, path, handler in WRITES])
         if prefix:
             app.router.add_get(prefix, pages.index)
     return app
@@ -63,7 +64,14 @@ ROUTES: dict[str, _Handler] = {
     "/api/v1/gpus/{id}/history": history.gpu,
     "/api/v1/nodes/{node}/history": history.node,
     "/api/v1/changes": history.changes,
+    "/api/v1/marks": marks.marks,
 }
+
+# All that writes anything; each handler refuses who has not authenticated.
+WRITES: tuple[tuple[str, str, _Handler], ...] = (
+    ("PUT", "/api/v1/gpus/{id}/mark", marks.set_mark),
+    ("DELETE", "/api/v1/gpus/{id}/mark", marks.remove_mark),
+)
 
 
 @web.middleware

@@ -20,12 +20,17 @@ from collector.config import ServerSettings
 from collector.files import UnreadableFileError, in_time, read_secret
 from collector.web.public_url import local_path
 
-__all__ = ["ADMITTED", "authentication"]
+__all__ = ["ADMITTED", "USER", "authentication"]
 
 # A function that returns whether a request carries valid credentials, which may take a while to check.
 ADMITTED = web.RequestKey("admitted", functools.partial[Coroutine[Any, Any, bool]])
 
+# Who has authenticated: the name of a user, or BEARER; empty where anybody is admitted.
+USER = web.RequestKey("user", str)
+
 log = logging.getLogger(__name__)
+
+BEARER = "bearer token"  # whose owners nobody can tell apart
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # a kubelet's probe has no credentials
 CACHE_SECONDS = 300.0  # for which a password that was correct is not hashed again
@@ -43,9 +48,12 @@ def authentication(server: ServerSettings) -> Any:
     @web.middleware
     async def middleware(request: web.Request, handler: _Handler) -> web.StreamResponse:
         request[ADMITTED] = functools.partial(authenticator.admits, request.headers.get("Authorization", ""))
-        if local_path(request) not in OPEN_PATHS and not await request[ADMITTED]():
-            challenge = {"WWW-Authenticate": authenticator.challenge}
-            raise web.HTTPUnauthorized(text="authentication required", headers=challenge)
+        if local_path(request) not in OPEN_PATHS:
+            user = await authenticator.identify(request.headers.get("Authorization", ""))
+            if user is None:
+                challenge = {"WWW-Authenticate": authenticator.challenge}
+                raise web.HTTPUnauthorized(text="authentication required", headers=challenge)
+            request[USER] = user
         return await handler(request)
 
     return middleware
@@ -72,14 +80,18 @@ class _Authenticator:
         self._correct: dict[bytes, float] = {}  # keyed hash of correct credentials -> until when they are cached
 
     async def admits(self, authorization: str) -> bool:
+        return await self.identify(authorization) is not None
+
+    async def identify(self, authorization: str) -> str | None:
+        """Return who sent a header, as USER has it; None for nobody who is admitted."""
         if self._open:
-            return True
+            return ""
         scheme, _, credentials = authorization.partition(" ")
         if scheme.lower() == "bearer" and self._token_file is not None:
-            return await self._is_token(credentials.strip(), self._token_file)
+            return BEARER if await self._is_token(credentials.strip(), self._token_file) else None
         if scheme.lower() == "basic" and self._users:
-            return await self._is_password(credentials.strip())
-        return False
+            return await self._user(credentials.strip())
+        return None
 
     async def _is_token(self, token: str, path: Path) -> bool:
         try:
@@ -92,24 +104,25 @@ class _Authenticator:
             return False
         return bool(expected) and hmac.compare_digest(token.encode(errors="surrogateescape"), expected.encode())
 
-    async def _is_password(self, credentials: str) -> bool:
+    async def _user(self, credentials: str) -> str | None:
+        """Return whose password it is; None if it is nobody's."""
         try:
             user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
         except ValueError:  # not base64, or not UTF-8
-            return False
+            return None
         digest = hmac.digest(self._key, credentials.encode(), hashlib.sha256)
         now = time.monotonic()
         if self._correct.get(digest, 0.0) > now:
-            return True
+            return user
         # A user that does not exist must take as long as a wrong password.
         expected = self._users.get(user) or next(iter(self._users.values()))
         correct = await self._check(digest, password.encode()[:MAX_PASSWORD_BYTES], expected.encode())
         if not correct or user not in self._users:
-            return False
+            return None
         if len(self._correct) >= CACHE_SIZE:
             self._correct.clear()
         self._correct[digest] = now + CACHE_SECONDS
-        return True
+        return user
 
     async def _check(self, digest: bytes, password: bytes, expected: bytes) -> bool:
         """Return whether a password is correct; raises HTTPTooManyRequests when too many others are being checked."""

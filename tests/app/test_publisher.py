@@ -93,7 +93,7 @@ def health(*changes: FieldChange, gpu: Gpu = PENDING) -> Change:
         (health(IS_PENDING), ("WARNING", "GPU degraded: row_remap_pending", "row remapping pending no → yes")),
         (
             health(FieldChange("ecc_dram_uncorrectable", 3, 1)),
-            ("INFO", "GPU health", "DRAM errors, uncorrectable 3 → 1 (went back)"),
+            ("INFO", "GPU health", "DRAM errors (uncorrectable) 3 → 1 (went back)"),
         ),
         (
             health(FieldChange("lost", False, True), IS_PENDING),

@@ -1,5 +1,7 @@
 """The values of a report, whatever a node printed."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from collector.collect.nvidia_smi import Report
 from collector.collect.printable import printable_report
+from collector.health import HEALTH_FIELDS, Health
 from collector.model import Gpu, UnidentifiedGpu
 from collector.redaction import Secrets
 
@@ -79,3 +82,19 @@ def test_a_value_that_repeats_a_secret_is_dropped() -> None:
         unidentified=(UnidentifiedGpu(serial="2", pci_bus_id="00000000:18:00.0"),),
     )
     assert printable_report(report, Secrets("another secret of ours")) is report
+
+
+def test_a_secret_in_a_gpu_s_health_is_left_out() -> None:
+    token = "c2VjcmV0LXRva2VuLW9mLWEtY2x1c3Rlcg"
+    health = Health(remapped_rows_correctable=1, recovery_action="Reset", fabric_status=token, inforom="G1\x1b")
+    report = Report(driver_version=None, cuda_version=None, gpus=(Gpu(uuid="GPU-1", health=health),))
+    (gpu,) = printable_report(report, Secrets(token)).gpus
+    assert gpu.health == Health(remapped_rows_correctable=1, recovery_action="Reset", inforom="G1")
+
+
+def test_every_text_of_health_is_looked_at() -> None:
+    types = {field.name: field.type for field in msgspec.structs.fields(Health)}
+    values: dict[str, Any] = {field: "\x1b" for field in HEALTH_FIELDS if types[field] == str | None}
+    health = Health(**values)
+    report = Report(driver_version=None, cuda_version=None, gpus=(Gpu(uuid="GPU-1", health=health),))
+    assert printable_report(report).gpus[0].health == Health()

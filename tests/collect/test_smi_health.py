@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from collector.collect.nvidia_smi import Report, parse
-from collector.health import Health
+from collector.collect.nvidia_smi import BadOutputError, Report, parse
+from collector.collect.smi_health import PATHS
+from collector.health import COUNTERS, HEALTH_FIELDS, Health
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 
@@ -282,9 +286,10 @@ def test_the_forms_of_all_drivers_are_read(block: str, expected: dict[str, Any])
 
 
 @pytest.mark.parametrize("value", ["GPU requires reset", " GPU requires reset\n"])
-def test_a_reset_may_be_required_in_place_of_any_value(value: str):
-    health = health_of(document(f"<temperature><gpu_temp>{value}</gpu_temp></temperature>{ROWS_450}"))
-    assert health == Health(reset_required=True, **ROWS_450_READ)
+@pytest.mark.parametrize("element", ["remapped_row_failure", "remapped_row_corr", "remapped_row_corr_inactive"])
+def test_a_reset_may_be_required_in_place_of_a_value(element: str, value: str):
+    health = health_of(document(f"<remapped_rows><{element}>{value}</{element}></remapped_rows>"))
+    assert health == Health(reset_required=True)
 
 
 def test_of_a_lost_gpu_only_bad_news_counts():
@@ -304,3 +309,256 @@ def test_the_health_of_a_virtual_gpu_is_not_that_of_its_board():
     assert health_of(document(ROWS_450, mode="VGPU")) is None
     assert health_of(document(ROWS_450, mode="Pass-Through")) == Health(**ROWS_450_READ)
     assert health_of(document(ROWS_450, mode="Host VGPU")) == Health(**ROWS_450_READ)
+
+
+def test_the_health_of_mig_devices_is_not_that_of_the_gpu():
+    device = (
+        "<mig_devices><mig_device><ecc_error_count><volatile_count><sram_uncorrectable>7</sram_uncorrectable>"
+        "</volatile_count></ecc_error_count></mig_device></mig_devices><remapped_rows>N/A</remapped_rows>"
+    )
+    assert health_of(document(device)) is None
+
+
+# What a node may print
+
+
+NUMBERS = {
+    "0": 0,
+    " 7\n": 7,
+    "007": 7,
+    "12 bank(s)": 12,
+    "3 group(s)": 3,
+    "999999999999999": 999_999_999_999_999,
+    "1000000000000000": None,
+    "18446744073709551615": None,  # -1 as NVML has it
+    "9" * 5000: None,
+    "1" + "0" * 30: None,
+    "-1": None,
+    "+1": None,
+    "1.0": None,
+    "1e9": None,
+    "0x10": None,
+    "1_000": None,
+    "1,000": None,
+    "1 000": None,
+    "٣": None,
+    "²": None,
+    "1 banks": None,
+    "Yes": None,
+    "N/A": None,
+    "[N/A]": None,
+    "Unknown Error": None,
+    "GPU is lost": None,
+    "[Insufficient Permissions]": None,
+    "Requested functionality has been deprecated": None,
+    "<x/>1": None,
+    "1<x/>": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS.items(), ids=[text[:24] for text in NUMBERS])
+@pytest.mark.parametrize(
+    ("path", "field"),
+    {
+        "remapped_rows/remapped_row_unc": "remapped_rows_uncorrectable",
+        "ecc_errors/aggregate/dram_correctable": "ecc_dram_correctable",
+    }.items(),
+)
+def test_only_numbers_of_some_digits_are_numbers(path: str, field: str, text: str, number: int | None):
+    values: dict[str, Any] = {field: number}
+    expected = Health(**values) if number is not None else None
+    assert health_of(document(_nested(path, text))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "flag"),
+    {"Yes": True, " No ": False, "yes": None, "1": None, "0": None, "Pending": None, "N/A": None, "": None}.items(),
+)
+def test_only_yes_and_no_are_flags(text: str, flag: bool | None):
+    expected = Health(row_remap_pending=flag) if flag is not None else None
+    assert health_of(document(_nested("remapped_rows/remapped_row_pending", text))) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 41, "Reset\u202e", "Réinitialiser", "Reset\x7f", "a\nb", "a\tb", "=1+1", "-", "[Reset]", "<b>Reset</b>"],
+)
+def test_only_short_printable_texts_are_texts(text: str):
+    assert health_of(document(_nested("gpu_recovery_action", text))) is None
+
+
+@pytest.mark.parametrize(
+    ("parity", "secded", "total"), [("1", "2", 3), ("1", "N/A", None), ("N/A", "2", None), ("-1", "2", None)]
+)
+def test_a_sum_of_which_a_part_is_not_known_is_not_known(parity: str, secded: str, total: int | None):
+    block = (
+        f"<ecc_errors><aggregate><sram_uncorrectable_parity>{parity}</sram_uncorrectable_parity>"
+        f"<sram_uncorrectable_secded>{secded}</sram_uncorrectable_secded></aggregate></ecc_errors>"
+    )
+    assert health_of(document(block)) == (Health(ecc_sram_uncorrectable=total) if total is not None else None)
+
+
+@pytest.mark.parametrize(("memory", "total"), [("N/A", "3"), ("1", "N/A"), ("5", "3")])
+def test_an_old_table_that_does_not_add_up_has_no_sram_errors(memory: str, total: str):
+    table = f"<single_bit><device_memory>{memory}</device_memory><total>{total}</total></single_bit>"
+    health = health_of(document(f"<ecc_errors><aggregate>{table}</aggregate></ecc_errors>"))
+    assert health is None or (health.ecc_sram_correctable is None and health.ecc_dram_correctable == int(memory))
+
+
+def test_equal_health_is_one_object():
+    first, second = (parse(document(ROWS_450, uuid=f"GPU-{index}")).gpus[0].health for index in (1, 2))
+    assert first is second
+    turing = TURING.replace("<pending_blacklist>No</pending_blacklist>", "")
+    assert health_of(document(TURING)) is health_of(document(turing))
+
+
+def _nested(path: str, text: str) -> str:
+    for name in reversed(path.split("/")):
+        text = f"<{name}>{text}</{name}>"
+    return text
+
+
+def _block(values: dict[str, str]) -> str:
+    return "".join(_nested(path, text) for path, text in values.items())
+
+
+TYPES = {field.name: field.type for field in msgspec.structs.fields(Health)}
+NAMES = st.text(st.characters(categories=["Lu", "Ll"], max_codepoint=127), min_size=3, max_size=40)
+
+
+def _printed(health: Health) -> str:
+    """Return what a recent driver prints of a GPU with some health."""
+
+    def text(field: str) -> str:
+        value = getattr(health, field)
+        return "N/A" if value is None else {True: "Yes", False: "No"}[value] if isinstance(value, bool) else str(value)
+
+    return f"""
+<inforom_version><img_version>{text("inforom")}</img_version></inforom_version>
+<gpu_reset_status><reset_required>{text("reset_required")}</reset_required>
+<drain_and_reset_recommended>{text("drain_and_reset_recommended")}</drain_and_reset_recommended></gpu_reset_status>
+<gpu_recovery_action>{text("recovery_action")}</gpu_recovery_action>
+<ecc_errors><volatile><sram_correctable>77</sram_correctable><dram_uncorrectable>78</dram_uncorrectable></volatile>
+<aggregate><sram_correctable>{text("ecc_sram_correctable")}</sram_correctable>
+<sram_uncorrectable_parity>{text("ecc_sram_uncorrectable")}</sram_uncorrectable_parity>
+<sram_uncorrectable_secded>0</sram_uncorrectable_secded>
+<dram_correctable>{text("ecc_dram_correctable")}</dram_correctable>
+<dram_uncorrectable>{text("ecc_dram_uncorrectable")}</dram_uncorrectable>
+<sram_threshold_exceeded>{text("sram_threshold_exceeded")}</sram_threshold_exceeded></aggregate>
+<channel_repair_pending>{text("channel_repair_pending")}</channel_repair_pending>
+<tpc_repair_pending>{text("tpc_repair_pending")}</tpc_repair_pending>
+<unrepairable_memory>{text("unrepairable_memory")}</unrepairable_memory></ecc_errors>
+<retired_pages><multiple_single_bit_retirement><retired_count>{text("retired_pages_single_bit")}</retired_count>
+</multiple_single_bit_retirement><double_bit_retirement><retired_count>{text("retired_pages_double_bit")}</retired_count>
+</double_bit_retirement><pending_blacklist>{text("page_retirement_pending")}</pending_blacklist>
+<pending_retirement>{text("page_retirement_pending")}</pending_retirement></retired_pages>
+<remapped_rows><remapped_row_corr>{text("remapped_rows_correctable")}</remapped_row_corr>
+<remapped_row_corr_inactive>{text("remapped_rows_inactive")}</remapped_row_corr_inactive>
+<remapped_row_unc>{text("remapped_rows_uncorrectable")}</remapped_row_unc>
+<remapped_row_unc_inactive>0</remapped_row_unc_inactive>
+<remapped_row_pending>{text("row_remap_pending")}</remapped_row_pending>
+<remapped_row_failure>{text("row_remap_failure")}</remapped_row_failure>
+<row_remapper_histogram>
+<row_remapper_histogram_low>{text("row_remap_banks_low")} bank(s)</row_remapper_histogram_low>
+<row_remapper_histogram_none>{text("row_remap_banks_none")} bank(s)</row_remapper_histogram_none>
+</row_remapper_histogram></remapped_rows>
+<remapped_banks><bank_remapper_active_remappings>{text("remapped_banks")}</bank_remapper_active_remappings>
+<bank_remapper_inactive_remappings>0</bank_remapper_inactive_remappings>
+<bank_remapper_pending>{text("bank_remap_pending")}</bank_remapper_pending></remapped_banks>
+<fabric><state>{text("fabric_state")}</state><status>{text("fabric_status")}</status>
+<health><summary>{text("fabric_health")}</summary></health></fabric>"""
+
+
+def _values(field: str) -> st.SearchStrategy[Any]:
+    if field in COUNTERS:
+        return st.none() | st.integers(0, 10**15 - 1)
+    return st.none() | (st.booleans() if TYPES[field] == bool | None else NAMES.map(lambda text: f"{text}x"[:40]))
+
+
+HEALTHS = st.builds(Health, **{field: _values(field) for field in HEALTH_FIELDS})
+
+
+@given(HEALTHS)
+def test_what_a_driver_prints_is_read_as_it_was(health: Health):
+    assert (health_of(document(_printed(health))) or Health()) == health
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50) | st.sampled_from(
+    [
+        *(text for text in NUMBERS if "<" not in text),
+        "Yes",
+        "No",
+        "True",
+        "None",
+        "Reset",
+        "Degraded",
+        "GPU requires reset",
+    ]
+)
+
+
+@given(st.dictionaries(st.sampled_from(PATHS), TEXTS))
+def test_whatever_stands_in_the_elements_is_bounded_or_unknown(values: dict[str, str]):
+    escaped = {path: text.replace("&", "&amp;").replace("<", "&lt;") for path, text in values.items()}
+    for gpu in parse(document(_block(escaped))).gpus:
+        for field in HEALTH_FIELDS if gpu.health is not None else ():
+            value = getattr(gpu.health, field)
+            if field in COUNTERS:
+                assert value is None or 0 <= value < 2 * 10**15
+            elif TYPES[field] == bool | None:
+                assert value in (None, True, False)
+            else:
+                assert value is None or (value.isprintable() and value.isascii() and 0 < len(value) <= 40)
+
+
+# What is damaged
+
+
+@given(st.data())
+def test_damage_makes_a_value_unknown_and_never_another(data: st.DataObject):
+    whole = document(ECC_580 + ROWS_580_173.replace("2555", "5") + BANKS_615).decode()
+    known = health_of(whole.encode())
+    assert known is not None
+    start = whole.index("<ecc_errors>")
+    markup = [at for at in range(start, len(whole)) if whole[at] in "</>_" or whole[at].islower()]
+    at = data.draw(st.sampled_from(markup))
+    damaged = whole[:at] + data.draw(st.sampled_from(["", "<", ">", "/", "&", "x", "</volatile>"])) + whole[at + 1 :]
+    try:
+        report = parse(damaged.encode())
+    except BadOutputError:
+        return
+    for gpu in report.gpus:
+        for field in HEALTH_FIELDS if gpu.health is not None else ():
+            assert getattr(gpu.health, field) in (None, getattr(known, field)), field
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "a second block": ("</aggregate>", "</aggregate><aggregate><dram_correctable>9</dram_correctable></aggregate>"),
+        "a second element": ("<dram_correctable>4", "<dram_correctable>9</dram_correctable><dram_correctable>4"),
+        "a block without its end": ("</aggregate>", ""),
+        "an element without its end": ("4</dram_correctable>", "4"),
+    }.values(),
+)
+def test_in_a_damaged_gpu_a_doubtful_value_is_unknown(damage: tuple[str, str]):
+    broken = document(ECC_580 + ROWS_450 + "<temperature><gpu_temp>30</temperature>").decode()
+    before, after = broken.split("<aggregate>")
+    health = health_of((before + "<aggregate>" + after.replace(*damage)).encode())
+    assert (health or Health()).ecc_dram_correctable is None
+    assert (health or Health()).remapped_rows_uncorrectable in (None, 2)
+
+
+def test_in_a_damaged_gpu_counts_of_the_last_start_are_not_taken_for_those_of_the_card_s_life():
+    broken = ECC_580.replace("<aggregate>", "<aggregat>")
+    health = health_of(document(broken + ROWS_450))
+    assert health is not None
+    assert health.ecc_dram_correctable is None
+    assert health.row_remap_pending is True
+
+
+def test_unreadable_characters_make_a_value_unknown():
+    health = health_of(document(ROWS_450.replace("corr>1<", "corr>1\x00<")))
+    assert health is not None
+    assert (health.remapped_rows_correctable, health.remapped_rows_uncorrectable) == (None, 2)

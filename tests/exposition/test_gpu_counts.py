@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from collector.exposition.gpu_counts import MAX_MODELS, GpuCounts, GpuState, Share
 from collector.health import Health
@@ -167,13 +168,21 @@ async def test_a_scrape_has_the_gpus_of_each_cluster(bench: Any) -> None:
     bench.read("prod", "n1", gpu(0), gpu(1, health=BAD))
     bench.read("away", "n1", gpu(2, model='evil "\n\x00\ud800'))
     assert families(await bench.text())["gpuid_gpus"] == [
-        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="degraded"} 1.0',
-        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="healthy"} 1.0',
-        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="missing"} 6.0',
-        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="healthy"} 0.0',
-        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="missing"} 7.0',
-        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="unreadable"} 1.0',
+        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="degraded"} 1',
+        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="healthy"} 1',
+        'gpuid_gpus{cluster="prod",model="NVIDIA H100 80GB HBM3",state="missing"} 6',
+        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="healthy"} 0',
+        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="missing"} 7',
+        'gpuid_gpus{cluster="away",model="evil \\"\\n\N{REPLACEMENT CHARACTER}?",state="unreadable"} 1',
     ]
     assert "gpuid_gpus" not in families(await bench.text(clusters=["other"]))
+    samples = [
+        (sample.labels["cluster"], sample.labels["state"], sample.value)
+        for family in text_string_to_metric_families(await bench.text(openmetrics=True))
+        for sample in family.samples
+        if sample.name == "gpuid_gpus"
+    ]
+    assert ("prod", "missing", 6.0) in samples
+    assert len(samples) == 6
     model = 'model="evil \\"\\n\N{REPLACEMENT CHARACTER}?"'
     assert any(model in line for line in families(await bench.text())["gpuid_gpu_info"])  # they can be joined

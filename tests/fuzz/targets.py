@@ -7,6 +7,7 @@ import atexit
 import base64
 import contextlib
 import functools
+import html
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,7 @@ from yarl import URL
 
 from collector import config
 from collector.backoff import parse_retry_after
-from collector.collect import nvidia_smi
+from collector.collect import nvidia_smi, smi_health
 from collector.collect.objects import decode_pod, node_decoder
 from collector.collect.printable import printable_report
 from collector.collect.printed import find_last, last_line
@@ -568,7 +569,32 @@ SMI = (
 def _smi(output: bytes) -> None:
     report = printable_report(nvidia_smi.parse(output))
     assert all(gpu.uuid.isprintable() for gpu in report.gpus)
+    for gpu in report.gpus:
+        for value in msgspec.structs.asdict(gpu.health).values() if gpu.health is not None else ():
+            if isinstance(value, str):
+                assert value.isprintable()
+                assert len(value) <= 40
+            assert not isinstance(value, int) or 0 <= value < 1 << 53
 
+
+HEALTH_TEXTS = (
+    *("Yes", "No", "N/A", "0", "1", "3 bank(s)", "None", "Reset", "GPU is lost", "GPU requires reset"),
+    "x" * 99,
+)
+
+
+def _with_health(values: dict[str, str]) -> bytes:
+    blocks = ""
+    for path, text in values.items():
+        names = path.split("/")
+        start, end = "".join(f"<{name}>" for name in names), "".join(f"</{name}>" for name in reversed(names))
+        blocks += f"{start}{html.escape(text)}{end}\n\t\t"
+    return SMI.replace(b"</gpu>", blocks.encode(errors="replace") + b"</gpu>")
+
+
+healths = st.dictionaries(st.sampled_from(smi_health.PATHS), st.sampled_from(HEALTH_TEXTS) | texts, max_size=12).map(
+    _with_health
+)
 
 PRINTED = (
     b"".join(b"2026-10-06T00:17:09.669794202Z " + line for line in SMI.replace(b"><", b">\n<").splitlines(True)) + b"\n"
@@ -653,6 +679,7 @@ TARGETS: dict[str, Target[Any]] = {
     "postgres": Target(_postgres, st.tuples(st.text(max_size=5), any_text)),
     "record-time": _text(parse_time, any_text | st.sampled_from(VALUES), RejectedError),
     "nvidia-smi": _bytes(_smi, damaged(SMI) | st.binary(), nvidia_smi.BadOutputError),
+    "health": _bytes(_smi, healths.flatmap(damaged), nvidia_smi.BadOutputError),
     "log": _bytes(_log, st.lists(damaged(PRINTED), max_size=3).map(b"".join) | st.binary(), nvidia_smi.BadOutputError),
     "text": _text(_texts, any_text | urls),
     "redaction": Target(_redaction, st.tuples(any_text | urls, any_text)),

@@ -82,7 +82,7 @@ def test_json_lines_are_read_back_unchanged(batch: list[SinkRecord]) -> None:
 def test_parquet_has_text_columns_and_a_time(record: MakeRecord) -> None:
     changes = {"mig": {"before": False, "after": True}}
     table = pyarrow.parquet.read_table(io.BytesIO(formats.parquet([record(), record(1, model="é\n", changes=changes)])))
-    assert table.column_names == [*formats.COLUMNS, "changes", "last_known"]
+    assert table.column_names == [*formats.COLUMNS, "changes", "last_known", "mark"]
     assert table.column("changes").to_pylist() == [None, '{"mig":{"before":false,"after":true}}']
     assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]"
     assert table.column("model").to_pylist() == ["NVIDIA GB200", "é\n"]

@@ -72,7 +72,7 @@ async def test_a_created_table_has_the_go_programs_columns_then_ours(
         "SELECT column_name FROM information_schema.columns WHERE table_name = 'serials' ORDER BY ordinal_position"
     )
     assert ",".join(row[0] for row in found) == (
-        "id,cluster,node,machine,source,chassis,gpu,read_time,created_at,uuid,model,event"
+        "id,cluster,node,machine,source,chassis,gpu,read_time,created_at,uuid,model,event,mark"
     )
     assert await rows(owner, "cluster, node, machine, source, chassis, gpu, uuid, model, event, read_time::text") == [
         ("prod", "gpu-node-01", "i-0abc", "gpu-operator/nvidia-device-plugin-abc12", "1821325191344", "1761025346025",
@@ -80,6 +80,22 @@ async def test_a_created_table_has_the_go_programs_columns_then_ours(
         ("prod", "gpu-node-01", "i-0abc", "gpu-operator/nvidia-device-plugin-abc12", "unknown", "1761025346026",
          "GPU-00000001", 'é"\n\t\\N', "appeared", "2026-06-07 10:30:45+00"),
     ]  # fmt: skip
+
+
+async def test_a_mark_is_written_where_the_table_has_a_column_for_it(
+    postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
+) -> None:
+    async with table(postgres, tmp_path, create_table=True) as sink:
+        await sink.send([record(mark="rma"), record(1)], key="k")
+    assert await rows(owner, "mark") == [("rma",), ("",)]
+    await owner.execute("ALTER TABLE serials DROP COLUMN mark")  # as an earlier version created it
+    async with table(postgres, tmp_path, create_table=True) as sink:
+        await sink.send([record(2, mark="rma")], key="k2")
+    assert await rows(owner, "gpu, event") == [
+        ("1761025346025", "appeared"),
+        ("1761025346026", "appeared"),
+        ("1761025346027", "appeared"),
+    ]
 
 
 async def test_a_batch_sent_again_adds_no_row(

@@ -82,6 +82,7 @@ async def test_a_batch_is_one_post_with_the_documented_headers(tmp_path: Path, r
         "event": "appeared",
         "changes": None,
         "last_known": None,
+        "mark": None,
     }
     assert first.headers["Content-Type"] == "application/json"
     assert first.headers["Authorization"] == "Bearer t0ken"

@@ -6,6 +6,7 @@ import anyio
 import pytest
 from sqlalchemy import text
 
+from collector.marks import Mark, MarkKind, Marks
 from collector.model import Gpu, UnidentifiedGpu
 from collector.store import Batch, OpenMode, SinkBacklog, SinkState, Store, Subscription
 from collector.store.retention import prune
@@ -121,7 +122,20 @@ class TestRecords:
             "event": "appeared",
             "changes": None,
             "last_known": None,
+            "mark": None,
         }
+
+    @pytest.mark.parametrize("subscription", [CHANGES, READINGS])
+    async def test_a_record_of_a_marked_gpu_says_so_for_ever(self, collector, subscription):
+        await collector.store.reconcile({"lake": subscription})
+        collector.store.history_writer.marks = Marks(
+            [Mark(uuid="GPU-1", kind=MarkKind.RMA, set_at=1.0, set_by="ops", until=15.0)]
+        )
+        await read(collector, "a", 10.0, "1", "2")
+        collector.store.history_writer.marks = Marks()
+        batch = await collector.store.outbox.next_batch("lake", 10)
+        assert [(record.uuid, record.mark) for record in batch.records] == [("GPU-1", "rma"), ("GPU-2", None)]
+        assert [change.mark for change in await collector.store.history.changes()] == ["rma", None]
 
     @pytest.mark.parametrize("subscription", [CHANGES, READINGS])
     async def test_an_alteration_says_what_it_was(self, collector, subscription):

@@ -1,0 +1,176 @@
+"""The marks of GPUs in the JSON API: those in force and all that ever were; set and removed by authenticated users."""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import anyio
+import msgspec
+from aiohttp import web
+
+from collector.inventory import Inventory
+from collector.marks import MAX_WHO_LENGTH, Mark, MarkKind, NewMark, check_id
+from collector.store import KnownGpu, MarkStore, RefusedMarkError
+from collector.text import one_line
+from collector.views.marks import mark_row
+from collector.web.answers import json_answer
+from collector.web.auth import USER
+from collector.web.keys import COLLECTOR
+from collector.web.params import check_parameters, choice, paging, row_id
+from collector.web.public_url import public_url
+
+__all__ = ["marks", "remove_mark", "set_mark"]
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 8 << 10
+BODY_TIMEOUT_SECONDS = 10.0  # that a body may take to arrive
+NEVER_SEEN = "no GPU with this serial or UUID was ever seen; the mark takes effect when one appears"
+
+
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"kind": "as"}):
+    """The body of a request that marks a GPU."""
+
+    kind: MarkKind
+    note: str | None = None
+    ticket: str | None = None
+    until: str | None = None  # RFC 3339
+
+
+async def marks(request: web.Request) -> web.Response:
+    """Return the marks in force, or with `all=true` all, the newest first; `gpu` chooses by UUID or serial.
+
+    `next` of one page is `after` of the following one.
+    """
+    check_parameters(request, {"all", "gpu", "after", "limit"})
+    limit, ended = paging(request).limit, choice(request, "all", ("false", "true")) == "true"
+    after = row_id(request, "after", "the `next` value of the previous page")
+    found = await _store(request).page(ended=ended, gpu=request.query.get("gpu"), before=after, limit=limit)
+    return json_answer({"marks": list(map(mark_row, found)), "next": found[-1].id if len(found) == limit else None})
+
+
+async def set_mark(request: web.Request) -> web.Response:
+    """Mark a GPU that is named by UUID or serial; the mark that it has ends."""
+    name, who = _admitted(request)
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="expected Content-Type: application/json")
+    view, store = request.app[COLLECTOR], _store(request)
+    new = _new_mark(await _body(request), view.now())
+    try:
+        (done,) = await store.set([name], new, by=who, known=_known(view.inventory, name))
+    except RefusedMarkError as error:
+        raise web.HTTPConflict(text=str(error)) from None
+    await view.refresh_marks()
+    if not done.unchanged:
+        _log("GPU marked", done.mark, who)
+    return json_answer(
+        {
+            "mark": mark_row(done.mark),
+            "former": None if done.former is None else mark_row(done.former),
+            "unchanged": done.unchanged,
+            "seen": done.seen,
+            "warning": None if done.seen else NEVER_SEEN,
+        }
+    )
+
+
+async def remove_mark(request: web.Request) -> web.Response:
+    """Remove the mark of a GPU that is named by UUID or serial."""
+    name, who = _admitted(request)
+    view = request.app[COLLECTOR]
+    try:
+        (done,) = await _store(request).remove([name], by=who, known=_known(view.inventory, name))
+    except RefusedMarkError as error:
+        raise web.HTTPConflict(text=str(error)) from None
+    if done.mark is None:
+        raise web.HTTPNotFound(text=f"{name} is not marked")
+    await view.refresh_marks()
+    _log("GPU unmarked", done.mark, who)
+    return json_answer({"mark": mark_row(done.mark)})
+
+
+def _admitted(request: web.Request) -> tuple[str, str]:
+    """Return which GPU is named and by whom, for somebody who may write; raises an HTTP error for anybody else."""
+    check_parameters(request, ())
+    who = request.get(USER)
+    if not who:
+        raise web.HTTPForbidden(
+            text="marks can be set over HTTP only where users authenticate: configure server.basic_auth or "
+            "server.bearer_token_file, or use `gpuid mark` with the configuration of the store"
+        )
+    _check_same_origin(request)
+    try:
+        return check_id(request.match_info["id"]), one_line(who, MAX_WHO_LENGTH)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
+
+
+def _check_same_origin(request: web.Request) -> None:
+    """Refuse what a page of another site has a browser send, which adds the password by itself."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is None and origin is not None:
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:
+            host = ""
+        site = "same-origin" if host and host in (public_url(request).host, request.host) else "cross-site"
+    if site not in (None, "same-origin", "none"):
+        raise web.HTTPForbidden(text="requests from pages of other sites are refused")
+
+
+async def _body(request: web.Request) -> _Body:
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise web.HTTPUnsupportedMediaType(text="expected a body without Content-Encoding")
+    received = bytearray()
+    try:
+        with anyio.fail_after(BODY_TIMEOUT_SECONDS):
+            async for chunk in request.content.iter_any():
+                received += chunk
+                if len(received) > MAX_BODY_BYTES:
+                    text = f"expected a body of at most {MAX_BODY_BYTES} bytes"
+                    raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(received), text=text)
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
+    try:
+        return msgspec.json.decode(bytes(received), type=_Body)
+    except (ValueError, RecursionError) as error:
+        raise web.HTTPBadRequest(text=one_line(f"body: {error}", 300)) from None
+
+
+def _new_mark(body: _Body, now: float) -> NewMark:
+    try:
+        until = None if body.until is None else _moment(body.until)
+        new = NewMark(kind=body.kind, note=body.note or "", ticket=body.ticket or "", until=until)
+        new.check_until(now)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
+    return new
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("until: expected a time such as 2026-11-24T12:00:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _known(inventory: Inventory, name: str) -> Iterator[KnownGpu]:
+    """Yield what the inventory knows of the GPUs that a name means, which the history may not know yet."""
+    for one in (*inventory.find(uuid=name), *inventory.find(serial=name)):
+        yield KnownGpu(one.gpu.uuid, one.gpu.serial)
+    if (absent := inventory.facts(name)) is not None:
+        yield KnownGpu(absent.uuid, absent.serial)
+
+
+def _store(request: web.Request) -> MarkStore:
+    store = request.app[COLLECTOR].mark_store
+    if store is None:
+        raise web.HTTPNotFound(text="this collector keeps no marks: its configuration has no [store]")
+    return store
+
+
+def _log(event: str, mark: Mark, who: str) -> None:
+    fields = {"uuid": mark.uuid, "serial": mark.serial, "mark": mark.kind.value, "by": who}
+    log.info(event, extra={name: value for name, value in fields.items() if value is not None})
