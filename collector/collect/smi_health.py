@@ -158,31 +158,44 @@ def _build(items: tuple[tuple[str, str], ...], lost: bool) -> Health | None:
 
 def _count(said: dict[str, str], field: str) -> int | None:
     for paths in _COUNTS[field]:
-        numbers = [_number(said, path) for path in paths]
-        if None not in numbers:
-            return sum(number for number in numbers if number is not None)
-    if field in _ON_CHIP:
-        memory, total = (_number(said, f"{_ON_CHIP[field]}/{element}") for element in ("device_memory", "total"))
-        if memory is not None and total is not None and total >= memory:
-            return total - memory
+        total = 0
+        for path in paths:
+            if (text := said.get(path)) is None or (number := _number(text)) is None:
+                break
+            total += number
+        else:
+            return total
+    if (table := _ON_CHIP.get(field)) is not None and (text := said.get(f"{table}/total")) is not None:
+        memory, all_places = _number(said.get(f"{table}/device_memory", "")), _number(text)
+        if memory is not None and all_places is not None and all_places >= memory:
+            return all_places - memory
     return None
 
 
-def _number(said: dict[str, str], path: str) -> int | None:
-    number = _COUNT.fullmatch(said.get(path, ""))
+@functools.lru_cache(maxsize=1024)
+def _number(text: str) -> int | None:
+    number = _COUNT.fullmatch(text)
     return int(number[1]) if number is not None else None
 
 
 def _flag(said: dict[str, str], *paths: str) -> bool | None:
-    flags = {_FLAGS.get(said.get(path, "")) for path in paths}
-    return True if True in flags else False if False in flags else None
+    found = None
+    for path in paths:
+        if (flag := _FLAGS.get(said.get(path, ""))) is not None:
+            found = flag or found or False
+    return found
 
 
 def _text(said: dict[str, str], path: str, values: frozenset[str] = frozenset()) -> str | None:
-    text = said.get(path, "")
-    if len(text) > _MAX_LENGTH or not _TEXT.fullmatch(text) or (is_absent(text) and text.lower() not in values):
-        return None
-    return text
+    text = said.get(path)
+    return text if text is not None and _is_text(text, values) else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_text(text: str, values: frozenset[str]) -> bool:
+    if len(text) > _MAX_LENGTH or not _TEXT.fullmatch(text):
+        return False
+    return not is_absent(text) or text.lower() in values
 
 
 def _fabric_health(said: dict[str, str]) -> str | None:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from collector.health import Degradation, Level
 from collector.marks import Mark
 from collector.model import Event, FieldChange, Place, canonical_uuid
 from collector.store import Alteration, HistoricChange, History, PastPlacement, Position, StoreError
 from collector.views.collector_view import CollectorView
-from collector.views.condition import HealthChange, Turn, turn
+from collector.views.condition import HealthChange, Stage, Turn, turn
 from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.placements import PlacementPeriod, alterations
 
@@ -51,6 +52,9 @@ class Happening(NamedTuple):
     present: bool = False  # it is in `place` now, since then
     claim: bool = False  # another node had it first and has not let go of it yet
     again: bool = False  # it had been there before
+    nowhere: float | None = None  # seconds that it had been in no node before it came
+    reasons: tuple[Degradation, ...] = ()  # why it was degraded when it came, moved or left
+    level: Level | None = None
     changes: tuple[FieldChange, ...] = ()
     turn: Turn = Turn()
     mark: Mark | None = None
@@ -90,10 +94,11 @@ def tell(
     marks: Iterable[Mark],
     *,
     now: float,
+    past: Sequence[Stage] = (),
 ) -> list[Happening]:
-    """Return a life, the newest first; its periods are given the newest first."""
+    """Return a life, the newest first; its periods are given the newest first, the stages of its condition oldest."""
     found = [
-        *_places(periods, now),
+        *(_as_it_was(one, past) for one in _places(periods, now)),
         *(Happening(Kind.ALTERED, one.time, changes=one.changes) for one in altered),
         *_healths(health),
         *_marks(marks, now),
@@ -182,10 +187,28 @@ def _places(periods: Sequence[PlacementPeriod], now: float) -> Iterator[Happenin
             before=None if previous is None or previous.since is None else previous.until - previous.since,  # type: ignore[operator]  # it has ended
             present=period.until is None,
             claim=period.claim,
+            nowhere=_nowhere(period, periods) if previous is None else None,
             again=any(older.place == period.place for older in periods[index + 1 :]),
         )
         if period.until is not None and period.until not in arrivals:
             yield Happening(Kind.LEFT, period.until, period.place, machine=period.machine, stayed=stayed)
+
+
+def _nowhere(period: PlacementPeriod, periods: Iterable[PlacementPeriod]) -> float | None:
+    """Return for how many seconds a GPU had been in no node before a period; None if that is not known."""
+    if period.since is None:
+        return None
+    earlier = [one for one in periods if one is not period and (one.since or 0.0) < period.since]
+    ends = [one.until for one in earlier if one.until is not None]
+    return period.since - max(ends) if ends and len(ends) == len(earlier) and max(ends) < period.since else None
+
+
+def _as_it_was(one: Happening, past: Sequence[Stage]) -> Happening:
+    """Return a coming or going with the condition that the GPU was in."""
+    if one.time is None:
+        return one
+    then = [stage for stage in past if stage.since is None or stage.since <= one.time]
+    return one._replace(reasons=then[-1].reasons, level=then[-1].level) if then else one
 
 
 def _healths(health: Iterable[HealthChange]) -> Iterator[Happening]:

@@ -119,7 +119,11 @@ class TestAGpuThatDoesNotAnswer:
         await eventually(world.counts, {"found": 3, "lost": 1, "capacity": 4, "allocatable": 3}, seconds=60)
         gpus = {gpu["uuid"]: gpu for gpu in await world.gpus(node=NODE)}
         assert {uuid for uuid, gpu in gpus.items() if gpu["state"] == "lost"} == {lost["uuid"]}
-        assert gpus[lost["uuid"]] == lost | {"state": "lost"}  # its serial, and when it was seen last
+        assert gpus[lost["uuid"]] == lost | {
+            "state": "lost",
+            "degraded": ["lost"],
+            "level": "reset",
+        }  # its serial, and when it was seen last
         assert all(gpu["confirmed"] > lost["confirmed"] for uuid, gpu in gpus.items() if uuid != lost["uuid"])
         assert [labels["serial"] for labels, _ in await world.samples("gpuid_gpu_info", uuid=lost["uuid"])] == [
             lost["serial"]

@@ -150,8 +150,8 @@ class _Families(Collector):
 def same_series(published: Published) -> CollectorRegistry:
     """Give prometheus-client the same samples, ready made: only writing and compressing them is measured."""
     families = [GaugeMetricFamily(family.name, family.help, labels=family.labels) for family in NODE_FAMILIES]
-    # The fleet has no virtual GPUs, and all of them report everything.
-    gpus, info, counts, read, _virtual, _last_reported = families
+    # The fleet has no virtual GPUs, and all of them are healthy and report everything.
+    gpus, info, counts, read, *_empty = families
     for cluster in published.inventory.clusters():
         for name, entry in published.inventory.nodes(cluster).items():
             node = entry.node

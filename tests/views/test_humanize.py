@@ -3,7 +3,7 @@
 import pytest
 
 from collector.model import ClusterState, ClusterStatus, ReadFailure
-from collector.views.humanize import ago, describe_failure, describe_status, duration
+from collector.views.humanize import ago, describe_failure, describe_status, duration, percent
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,11 @@ def test_every_state_has_words() -> None:
 
 def test_every_failure_of_a_reading_has_words() -> None:
     assert all(describe_failure(reason) for reason in ReadFailure)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(1.0, "100 %"), (0.0, "0 %"), (0.99999, "99.9 %"), (0.00001, "0.1 %"), (0.6563, "65.6 %")],
+)
+def test_what_is_not_all_is_never_all(ratio: float, words: str) -> None:
+    assert percent(ratio) == words

@@ -2,7 +2,18 @@
 
 import pytest
 
-from collector.model import ClusterState, ClusterStatus, LabelFailure, LabelTrouble, SliceState, SliceStatus
+from collector.health import Health
+from collector.marks import Mark, MarkKind
+from collector.model import (
+    ClusterState,
+    ClusterStatus,
+    Gpu,
+    GpuRef,
+    LabelFailure,
+    LabelTrouble,
+    SliceState,
+    SliceStatus,
+)
 from collector.store import StoreStatus
 from collector.store.damaged import SetAside
 from collector.views.cluster_summary import summarize
@@ -79,3 +90,25 @@ def test_a_damaged_file_of_the_store_is_a_problem_until_it_is_taken_away() -> No
     )
     assert not problem.severe
     assert list(store_problems(StoreStatus())) == []
+
+
+async def test_degraded_gpus_are_problems_by_what_they_need() -> None:
+    site = Site()
+    site.cluster("prod-a")
+    conditions = [Health(row_remap_failure=True), Health(row_remap_pending=True), Health(row_remap_pending=True), None]
+    gpus = [Gpu(uuid=f"GPU-{number}", serial=f"S-{number}", health=one) for number, one in enumerate(conditions)]
+    site.read("prod-a", "n1", *gpus)
+    site.read("prod-a", "n1", *gpus[:3], time=1764000010.0, lost=(GpuRef("GPU-3"),))
+    site.collector.marks.replace([Mark(uuid="GPU-3", kind=MarkKind.RMA, set_at=1.0, set_by="ann")])
+    found = cluster_problems(await summarize(site.collector, "prod-a"))
+    told = [(one.text, one.detail, one.severe) for one in found if "GPU" in one.text and "missing" not in one.text]
+    assert told == [
+        ("has 1 GPU that does not answer", "S-3 in n1", True),
+        ("has 1 GPU that needs replacement", "S-0 in n1 (row remapping failed)", True),
+        (
+            "has 2 GPUs that need a reset or drain",
+            "S-1 in n1 (row remapping pending), S-2 in n1 (row remapping pending)",
+            False,
+        ),
+        ("has 1 GPU in service that is marked rma", "S-3 in n1", False),
+    ]

@@ -8,6 +8,7 @@ from aiohttp import web
 from collector.health import HEALTH_FIELDS, Condition
 from collector.model import Gpu, Placement
 from collector.views.alterations import FACT_LABELS, HEALTH_LABELS
+from collector.views.collector_view import CollectorView
 from collector.views.condition import health_after, judge, lost_after, stages
 from collector.views.conflicts import claim_of, conflict_of, same_board
 from collector.views.life import Memory, part_of, recall, tell
@@ -32,14 +33,13 @@ async def gpu(request: web.Request) -> web.Response:
     known = known_gpu(collector, wanted, present, memory.placements)
     if known is None:
         raise _unknown(wanted, memory)
-    known = (
-        known if known.health or present else msgspec.structs.replace(known, health=health_after(memory.health[::-1]))
-    )
+    if not present:
+        known = _with_health(collector, known, memory)
     condition = _condition(known, present, memory)
     past = stages(memory.health[::-1], known, until=condition.read)
     shown = memory if before is None else await recall(collector, known.uuid, history, before=before)
     told = placement_periods(collector, known.uuid, present, shown.placements)
-    life = tell(told, shown.altered, shown.health, shown.marks, now=now)
+    life = tell(told, shown.altered, shown.health, shown.marks, now=now, past=past)
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
     periods = placement_periods(collector, known.uuid, present, memory.placements)
     return await page(
@@ -64,6 +64,16 @@ async def gpu(request: web.Request) -> web.Response:
         before=before,
         drawing=draw(periods, now, past),
     )
+
+
+def _with_health(collector: CollectorView, gpu: Gpu, memory: Memory) -> Gpu:
+    """Return a GPU that is in no node with what is last known of its health."""
+    if gpu.health is not None:
+        return gpu
+    facts = collector.inventory.facts(gpu.uuid)
+    if facts is not None and facts.health is not None:
+        return msgspec.structs.replace(gpu, health=facts.health, ecc_growth=facts.ecc_growth)
+    return msgspec.structs.replace(gpu, health=health_after(memory.health[::-1]))
 
 
 def _before(request: web.Request) -> float | None:

@@ -10,7 +10,7 @@ from collector.store import History, PastPlacement
 from collector.views.cluster_summary import is_overdue, missing_gpus
 from collector.views.collector_view import CollectorView
 from collector.views.conflicts import claim_of, other_placements
-from collector.views.degraded import degraded_in
+from collector.views.degraded import degraded_in, worst_in
 from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.placements import former_gpus
 from collector.views.trays import position, seats_by_tray
@@ -42,6 +42,7 @@ async def node(request: web.Request) -> web.Response:
         status=collector.statuses.get(place.cluster),
         missing=missing_gpus(entry) if entry else 0,
         degraded={one.placement.gpu.uuid: one for one in degraded_in(entry)} if entry else {},
+        worst=worst_in(entry) if entry else None,
         marks=_marks(collector, entry) if entry else {},
         lost={one.gpu.uuid: one for one in entry.placements() if one.lost} if entry else {},
         overdue=is_overdue(collector, entry) if entry else False,

@@ -6,7 +6,9 @@ import httpx
 import msgspec
 import pytest
 
-from collector.model import ClusterState, Gpu
+from collector.health import Health
+from collector.marks import MarkKind, NewMark
+from collector.model import ClusterState, Gpu, GpuRef
 from collector.store import Store
 from collector.views.recent_changes import RecentChanges
 
@@ -185,3 +187,109 @@ async def test_gpus_altered_alike_are_folded(site: Any, serving: Any, visit: Any
         text = (await visit(client, "/changes")).text
     assert "altered 8 GPUs in n7 of prod-a : serial … → not reported" in text
     assert "S-3 serial S-3 → not reported" in text
+
+
+SOUND = Health(row_remap_pending=False, remapped_rows_uncorrectable=0, ecc_sram_correctable=9)
+PENDING = Health(row_remap_pending=True, remapped_rows_uncorrectable=1, ecc_sram_correctable=9)
+FAILED = Health(row_remap_pending=False, row_remap_failure=True, remapped_rows_uncorrectable=4, ecc_sram_correctable=2)
+
+
+def worn(health: Health | None) -> Gpu:
+    return Gpu(uuid="GPU-w", serial="W-1", model="NVIDIA H100", health=health)
+
+
+def live(site: Any) -> None:
+    """Let a GPU wear in one cluster, stop answering, leave, and turn up in another one, degraded."""
+    site.read("prod-a", "w1", worn(SOUND), time=1764000010.0)
+    site.read("prod-a", "w1", worn(PENDING), time=1764000060.0)
+    site.read("prod-a", "w1", time=1764000120.0, lost=(GpuRef("GPU-w"),))
+    site.read("prod-a", "w1", worn(FAILED), time=1764000180.0)
+    site.read("prod-a", "w1", time=1764000240.0)
+    site.read("prod-c", "w2", worn(FAILED), time=1764000300.0)
+
+
+async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
+    live(site)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "Serial W-1 present needs replacement It is in w2 of prod-c" in text
+    assert (
+        "Needs replacement : row remapping failed. Row remapping failed since 2025-11-24T16:03:00Z ( 7 minutes ago ) . "
+        "NVIDIA's RMA policy is met when the card fails the field diagnostic as well." in text
+    )
+    told = [
+        "came to w2 of prod-c , machine i-w2 present Here for 5 minutes, after 60 seconds in no node."
+        " It came degraded, and needs replacement: row remapping failed",
+        "left w1 of prod-a after 4 minutes, for no other node.",
+        "answering again in w1 of prod-a : remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
+        " remapping failed yes, SRAM errors (correctable) 9 → 2 (went back)",
+        "needs replacement: row remapping failed ; no longer: row remapping pending",
+        "A counter that goes back is no recovery: another InfoROM or driver counts otherwise.",
+        "lost it stopped answering in w1 of prod-a",
+        "health in w1 of prod-a : remapped rows (uncorrectable) 0 → 1, row remapping pending no → yes",
+        "needs a reset or drain: row remapping pending",
+        "came to w1 of prod-a",
+    ]
+    at = text.index("Life")
+    for words in told:
+        words = words if perhaps_kept else words.replace(" , machine i-w2", "")
+        assert words in text[at:], (words, text[at:])
+        at += text[at:].index(words)
+
+
+async def test_an_absent_gpu_keeps_its_condition_and_its_marks(
+    site: Any, kept: Store, serving: Any, visit: Any
+) -> None:
+    live(site)
+    site.read("prod-c", "w2", time=1764000360.0)
+    site.collector.recent_changes = RecentChanges()  # as after a restart
+    mark = NewMark(kind=MarkKind.RMA, note="<b>sent back", ticket="https://t.example/OPS-7")
+    await kept.history_writer.flushed(10)
+    await kept.marks.set(["W-1"], NewMark(kind=MarkKind.WATCH), by="ben")
+    await kept.marks.set(["GPU-w"], mark, by="ann")
+    await site.collector.refresh_marks()
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-w")
+    assert "Serial W-1 not present needs replacement rma Not in any node since 2025-11-24T16:06:00Z" in page.text
+    assert "Marked rma by ann since" in page.text
+    assert ": <b>sent back ( OPS-7 )" in page.text
+    assert "https://t.example/OPS-7" in page.links
+    assert "Needs replacement : row remapping failed. As of its last reading, 2025-11-24T16:05:00Z" in page.text
+    assert "marked rma by ann: <b>sent back ( OPS-7 )" in page.text
+    assert "unmarked watch removed by ann" in page.text
+    assert "marked watch by ben" in page.text
+
+
+async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    for step in range(150):
+        site.read("prod-a", "w1", worn(Health(ecc_dram_correctable=step)), time=1764000001.0 + step)
+    async with serving(site) as client:
+        newest = await visit(client, "/gpus/GPU-w")
+        (older,) = [link for link in newest.links if "before=" in link]
+        oldest = await visit(client, older)
+        bad = await client.get("/gpus/GPU-w?before=nan")
+    assert "DRAM errors (correctable) 148 → 149" in newest.text
+    assert "DRAM errors (correctable) 49 → 50" in newest.text
+    assert "DRAM errors (correctable) 48 → 49" not in newest.text
+    assert "DRAM errors (correctable) 48 → 49" in oldest.text
+    assert "came to w1 of prod-a" in oldest.text
+    assert [link for link in oldest.links if "before=" in link] == []
+    assert (bad.status_code, bad.text) == (400, "before: expected the position of an older part\n")
+
+
+async def test_what_a_driver_no_longer_reports_is_marked(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", worn(FAILED), time=1764000010.0)
+    site.read("prod-a", "w1", worn(Health(remapped_rows_uncorrectable=4)), time=1764000060.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "Row remapping failed yes (last known)" in text
+    assert "Needs replacement" in text
+
+
+async def test_a_gpu_that_reports_nothing_is_not_called_healthy(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", worn(SOUND))
+    async with serving(site) as client:
+        assert "Healthy : nothing that it reports calls for" in (await visit(client, "/gpus/GPU-w")).text
+        text = (await visit(client, "/gpus/GPU-a1")).text
+    assert "Health unknown : its driver reports nothing of its wear and faults" in text
+    assert "Healthy" not in text

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from collector.config import PRESETS
+from collector.health import Health
 from collector.model import ClusterState, Gpu, NodeInfo, ReadFailure, Uncovered
 from collector.store import LeadStatus, SinkBacklog, StoreStatus
 
@@ -312,3 +313,15 @@ async def test_without_clusters_it_says_how_to_add_some(site: Any, serving: Any,
     site.collector.statuses.clear()
     async with serving(site) as client:
         assert "No clusters are configured. Run gpuid init to create" in (await visit(client, "/")).text
+
+
+async def test_it_counts_the_degraded_gpus_and_the_share_of_healthy_ones(site: Any, serving: Any, visit: Any) -> None:
+    site.cluster("prod-b")
+    conditions = [Health(row_remap_failure=True), Health(row_remap_pending=True)]
+    site.read("prod-a", "w1", *(Gpu(uuid=f"GPU-{n}", serial=f"S-{n}", health=one) for n, one in enumerate(conditions)))
+    async with serving(site) as client:
+        page = await visit(client, "/")
+    assert "known GPUs are healthy: present, readable and not degraded." in page.text
+    assert "2 degraded GPUs : 1 to be replaced, 1 to be reset or drained." in page.text
+    assert "prod-a has 1 GPU that needs replacement S-0 in w1 (row remapping failed)" in page.text
+    assert {"/health", "/health?cluster=prod-a"} <= set(page.links)

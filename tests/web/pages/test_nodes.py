@@ -6,6 +6,8 @@ import httpx
 import msgspec
 import pytest
 
+from collector.health import Health
+from collector.marks import Mark, MarkKind
 from collector.model import Gpu, GpuRef, NodeInfo, ReadFailure, Uncovered
 from collector.store import Store
 
@@ -219,3 +221,22 @@ async def test_a_last_known_chassis_is_marked_wherever_it_is_shown(site: Any, se
         assert text.count("C-1 (last known)") == 2, "in the tray and in the details"
         assert "C-1 (last known)" in (await visit(client, "/clusters/prod-a")).text
         assert (await visit(client, "/search?q=C-1")).text.count("chassis C-1 (last known)") == 2
+
+
+async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> None:
+    conditions = (Health(row_remap_pending=False), Health(row_remap_pending=True), Health(row_remap_failure=True), None)
+    cards = [Gpu(uuid=f"GPU-{n}", serial=f"S-{n}", module=str(n), health=one) for n, one in enumerate(conditions)]
+    site.read("prod-a", "n9", *cards, capacity=4)
+    site.collector.marks.replace([Mark(uuid="GPU-0", kind=MarkKind.WATCH, set_at=1.0, set_by="ann")])
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+        fleet = (await visit(client, "/clusters/prod-a")).text
+    assert "n9 degraded: replace 4 GPUs found" in text
+    assert "1 GPU needs replacement: S-2 (row remapping failed)." in text
+    assert "1 GPU needs a reset or drain: S-1 (row remapping pending)." in text
+    assert "module 0 S-0 marked watch module 1 S-1 needs a reset or drain module 2 S-2 needs replacement" in text
+    assert "S-0 GPU-0 watch healthy –" in text
+    assert "S-1 GPU-1 needs a reset or drain row remapping pending –" in text
+    assert "S-3 GPU-3 not reported –" in text
+    assert "2 degraded GPUs : 1 to be replaced, 1 to be reset or drained." in fleet
+    assert "n9 degraded: replace 4 of 4" in fleet

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from collector.config import Listen, ServerSettings
+from collector.health import Health
 from collector.model import Gpu
 from collector.web import serve
 from collector.web.limits import HttpLimits
@@ -78,6 +79,18 @@ async def test_after_a_long_time_only_the_newest_are_sent(site: Any, client: htt
         site.read("prod-a", f"gpu-{number}", Gpu(uuid=f"GPU-{number}"))
     async with following(client, "?after=1") as events:
         assert "GPU-150<" in await anext(events)
+
+
+async def test_those_of_one_event_come_alone(site: Any, client: httpx.AsyncClient) -> None:
+    async with following(client, "?event=health") as events:
+        for time, pending in ((1764000100.0, False), (1764000200.0, True)):
+            worn = Gpu(uuid="GPU-w", serial="W-1", health=Health(row_remap_pending=pending))
+            site.read("prod-a", "w1", worn, time=time)
+        with anyio.fail_after(25):
+            event = await anext(events)
+    assert "row remapping pending no → yes" in event
+    assert "needs a reset or drain: row remapping pending" in event
+    assert (await client.get("/changes/stream?event=born")).status_code == 400
 
 
 async def test_a_line_break_in_a_name_begins_no_event(site: Any, client: httpx.AsyncClient) -> None:
