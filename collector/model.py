@@ -1,5 +1,6 @@
 """The nouns that every other module shares; no I/O and no decisions live here."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, Self
@@ -164,6 +165,7 @@ def field_changes(before: Gpu, after: Gpu) -> tuple[FieldChange, ...]:
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=1024)  # a fleet that is new, or gets another driver, has few kinds of them
 def health_changes(before: Health | None, after: Health | None) -> tuple[FieldChange, ...]:
     """Return what is different between two states of one GPU's health; its fields are HEALTH_FIELDS.
 

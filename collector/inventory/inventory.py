@@ -125,8 +125,6 @@ class Inventory:
                     opened.append(uuid)
             else:
                 at, claimed = known[1], uuid in before.claims
-                if known[0] == gpu:
-                    gpu = known[0]  # one copy of its strings is enough
                 if claimed:
                     at, claimed = self._claim_again(gpu, node, at, reading, step)
                 else:
@@ -701,9 +699,10 @@ class Inventory:
         if here is not None:
             known, since = here
             if known == gpu:  # nearly always
-                return gpu
+                return known  # one copy of its strings is enough
             gpu = _with_shared_health(with_growth(gpu, known, max(reading.time, since)))
-            return with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
+            gpu = with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
+            return known if known == gpu else gpu
         gpu = _with_shared_health(gpu)
         if (absent := self._absent.get(gpu.uuid)) is not None:
             if absent.facts is None or absent.place.cluster != node.place.cluster:

@@ -12,6 +12,7 @@ from collector.health import Health
 from collector.inventory import Inventory
 from collector.model import Event, Gpu, Place
 from collector.store import StoreSettings
+from tests.support.health_replay import Key, replayed_healths
 
 # A fleet small enough that GPUs meet: nodes of two clusters, GPUs that wander, and one whose facts alter.
 CLUSTERS, NODES, GPUS = ("prod", "lab"), ("a", "b"), ("1", "2", "3")
@@ -108,9 +109,6 @@ def replayed(changes) -> set[tuple[str, str, str, float]]:
     return {(*key, since) for key, since in held.items()}
 
 
-Key = tuple[str, str, str]  # UUID, cluster, node
-
-
 def healths(inventory: Inventory) -> dict[Key, dict[str, object]]:
     """What has something to say of the health of each GPU that is settled."""
     return {
@@ -125,39 +123,6 @@ def healths(inventory: Inventory) -> dict[Key, dict[str, object]]:
         for gpu in entry.gpus
         if gpu.uuid not in entry.claims
     }
-
-
-def replayed_healths(changes) -> dict[Key, dict[str, object]]:
-    """What a consumer of the changes alone holds for that; of a GPU in conflict, nothing where it turned up last."""
-    held: dict[Key, dict[str, object] | None] = {}
-    away: dict[str, dict[str, object] | None] = {}
-    for change in changes:
-        key = (change.uuid, change.cluster, change.node)
-        others = [other for other in held if other[0] == change.uuid]
-        match change.event:
-            case Event.APPEARED:
-                held[key] = None if others else away.pop(change.uuid, {})
-            case Event.MOVED:
-                gone = away.pop(change.uuid, {})
-                before = (change.uuid, *change.previous)
-                held[key] = held.get(before, None if others else gone)
-                for other in others:
-                    del held[other]
-            case Event.VANISHED:
-                known = held.pop(key)
-                if others == [key]:
-                    away[change.uuid] = known
-            case Event.HEALTH:
-                become(held[key], change)
-    return {key: known for key, known in held.items() if known is not None}
-
-
-def become(held: dict[str, object] | None, change) -> None:
-    if held is not None:
-        for field, before, after in change.changes:
-            assert (held.pop(field, None) or None) == (before or None), change
-            if after:
-                held[field] = after
 
 
 def agree_on_healths(inventory: Inventory, changes) -> None:

@@ -1,7 +1,9 @@
 """What the history answers, on both engines."""
 
 import pytest
+from sqlalchemy import Engine, event
 
+from collector.health import Health
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place, Step
 from collector.store import Alteration, Position
 from collector.store.history import MAX_ALTERATIONS
@@ -311,6 +313,60 @@ class TestAfterALoss:
             facts = (await one.store.load()).facts["GPU-1"]
             assert (facts.serial, facts.gpu_part_number) == ("S", "P")
             assert dict(facts.last_known) == {"serial": 10.0, "gpu_part_number": 10.0}
+
+
+def worn(rows: int, name: str = "1") -> Gpu:
+    return Gpu(uuid=f"GPU-{name}", serial=f"S{name}", health=Health(remapped_rows_correctable=rows))
+
+
+class TestTheHealthOfAGpu:
+    """How a GPU's health changed is found by what names the GPU, wherever that was."""
+
+    async def test_it_is_found_without_a_scan(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, worn(1))
+            assert await one.store.history_writer.flushed(10)
+            plans = await plans_of(one.store, one.store.history.health_changes(["GPU-1"]))
+        assert any("gpuid_changes_health" in plan for plan in plans)
+        assert not any(scan in plan for plan in plans for scan in ("SCAN gpuid_changes", "Seq Scan on gpuid_changes"))
+
+    async def test_a_confirmed_reading_writes_nothing_of_a_gpu(self, sqlite_settings, collecting):
+        async with collecting(sqlite_settings) as one:
+            one.read("a", 10.0, worn(1), worn(0, "2"))
+            assert await one.store.history_writer.flushed(10)
+            written: list[str] = []
+
+            def note(_connection, _cursor, statement, *_):
+                written.append(statement)
+
+            event.listen(Engine, "before_cursor_execute", note)
+            one.read("a", 20.0, worn(1), worn(0, "2"))
+            assert await one.store.history_writer.flushed(10)
+            event.remove(Engine, "before_cursor_execute", note)
+        written = [one.split("(")[0] for one in written if one.startswith(("INSERT", "UPDATE", "DELETE"))]
+        assert [one.split()[2] for one in written if "gpuid_facts" not in one] == ["gpuid_nodes"]
+
+
+async def plans_of(store, query) -> list[str]:
+    """Answer a query, and return how the engine goes about each of its statements."""
+    asked: list[tuple[str, object]] = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        asked.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    await query
+    event.remove(Engine, "before_cursor_execute", note)
+    plans = []
+    async with store.database.read() as connection:
+        if connection.dialect.name == "postgresql":
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN " if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
+        for statement, parameters in asked:
+            if statement.startswith("SELECT gpuid_changes"):
+                rows = await connection.exec_driver_sql(explain + statement, parameters)
+                plans += [" ".join(map(str, row)) for row in rows]
+    return plans
 
 
 class TestHealth:

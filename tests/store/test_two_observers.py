@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collector.app.take_over import TakeOver
+from collector.health import Health
 from collector.inventory import Inventory
-from collector.model import Event, Fingerprint, Gpu, NodeInfo, Place, Reading
+from collector.model import Event, Fingerprint, Gpu, GpuRef, NodeInfo, Place, Reading
 from collector.store import Store, StoreSettings
+from tests.support.health_replay import replayed_healths
 
 PLACES = [Place(cluster, node) for cluster in ("c0", "c1") for node in ("n0", "n1", "n2")]
 GPUS = [f"GPU-{number}" for number in range(3)]
@@ -29,6 +31,8 @@ class Fleet:
         self.time = 1000.0
         self.homes: dict[str, Place | None] = dict(zip(GPUS, PLACES, strict=False))
         self.serials = dict.fromkeys(GPUS, 0)
+        self.wear = dict.fromkeys(GPUS, 0)
+        self.lost: set[str] = set()
 
     def read(self, place: Place, observer: int) -> Reading:
         found = [uuid for uuid, home in self.homes.items() if home == place]
@@ -40,7 +44,16 @@ class Fleet:
             time=self.time - observer * 0.013,  # the command has run somewhat before its answer is there
             driver_version=None,
             cuda_version=None,
-            gpus=tuple(Gpu(uuid=uuid, serial=f"{uuid}-{self.serials[uuid]}") for uuid in found),
+            gpus=tuple(
+                Gpu(
+                    uuid=uuid,
+                    serial=f"{uuid}-{self.serials[uuid]}",
+                    health=Health(remapped_rows_correctable=self.wear[uuid], ecc_dram_uncorrectable=self.wear[uuid]),
+                )
+                for uuid in found
+                if uuid not in self.lost
+            ),
+            lost=tuple(GpuRef(uuid) for uuid in found if uuid in self.lost),
             started=self.time,
             ended=self.time,
         )
@@ -110,6 +123,12 @@ def happen(steps, fleet: Fleet, observers) -> bool:
         elif kind == "alter":
             fleet.time += 1
             fleet.serials[what[0]] += 1
+        elif kind == "wear":
+            fleet.time += 1
+            fleet.wear[what[0]] = max(0, fleet.wear[what[0]] + what[1])
+        elif kind == "lose":
+            fleet.time += 1
+            fleet.lost ^= {what[0]}
         elif kind == "read":
             observers[what[0]].read(fleet, what[1])
         elif kind == "gone":
@@ -140,6 +159,7 @@ async def check(store: Store) -> None:
                     assert one.until <= other.since, (one, other)
         times = [change.time for change in changes if change.uuid == uuid]
         assert times == sorted(times), [change for change in changes if change.uuid == uuid]
+    replayed_healths(changes)  # each change begins with what the one before ended with
 
 
 def recorded_spans(changes):
@@ -164,6 +184,8 @@ schedule = st.lists(
     st.one_of(
         st.tuples(st.just("move"), st.sampled_from(GPUS), st.sampled_from([*PLACES, None])),
         st.tuples(st.just("alter"), st.sampled_from(GPUS)),
+        st.tuples(st.just("wear"), st.sampled_from(GPUS), st.sampled_from([1, 1, -1])),
+        st.tuples(st.just("lose"), st.sampled_from(GPUS)),
         st.tuples(st.just("read"), who, where),
         st.tuples(st.just("read"), who, where),
         st.tuples(st.just("verify"), who),
@@ -179,11 +201,15 @@ def chosen(seed: int):
     rng = random.Random(seed)
     steps = []
     for _ in range(rng.randrange(5, 40)):
-        kind = rng.choice(["move", "alter", "read", "read", "read", "verify", "verify", "gone", "take over"])
+        kind = rng.choice(
+            ["move", "alter", "wear", "lose", "read", "read", "read", "verify", "verify", "gone", "take over"]
+        )
         steps.append(
             {
                 "move": ("move", rng.choice(GPUS), rng.choice([*PLACES, *PLACES, None])),
                 "alter": ("alter", rng.choice(GPUS)),
+                "wear": ("wear", rng.choice(GPUS), rng.choice([1, 1, -1])),
+                "lose": ("lose", rng.choice(GPUS)),
                 "read": ("read", rng.randrange(2), rng.choice(PLACES)),
                 "verify": ("verify", rng.randrange(2)),
                 "gone": ("gone", rng.randrange(2), rng.choice(PLACES)),
