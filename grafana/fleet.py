@@ -3,7 +3,8 @@
 from grafana_foundation_sdk.builders.dashboard import Row
 
 from grafana import navigation
-from grafana.navigation import CLUSTER, DUPLICATE, NODE, NODE_OF_SERIES, SERIAL, UUID
+from grafana.health import HEALTHY_SHARE
+from grafana.navigation import CLUSTER, DUPLICATE, HEALTH, NODE, NODE_OF_SERIES, SERIAL, UUID
 from grafana.panels import NONE_IS_GOOD, Column, Panel, Query, bars, curves, figure, listing, mapped
 
 __all__ = ["STATES", "dashboard"]
@@ -126,17 +127,28 @@ def _figures() -> tuple[Panel, ...]:
             "GPUs in the capacity of a node that nvidia-smi does not find.",
             f"sum({_MISSING}) or vector(0)",
             thresholds=NONE_IS_GOOD,
+            width=3,
         ),
         figure(
             "Conflicts",
             "GPUs that two nodes claim, each counted once.",
             f"count(count by (uuid) ({_TWICE})) or vector(0)",
             thresholds=NONE_IS_GOOD,
+            width=3,
         ),
         figure(
             "Moves",
             "GPUs that arrived from another node within the time range.",
             f"round(sum(max by (cluster) (increase(gpuid_gpu_moves_total{_IN}[$__range]))))",
+            width=3,
+        ),
+        figure(
+            "Healthy",
+            "Share of the known GPUs that are present, readable and not degraded; the dashboard Health has the others.",
+            HEALTHY_SHARE,
+            unit="percentunit",
+            width=3,
+            link=HEALTH,
         ),
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana import collector, fleet, node, serial
+from grafana import collector, fleet, health, node, serial
 from grafana.navigation import Dashboard
 
 __all__ = ["DASHBOARDS", "FOLDER", "text"]
@@ -16,6 +16,7 @@ DASHBOARDS: dict[str, Callable[[], Dashboard]] = {
     "fleet": fleet.dashboard,
     "serial": serial.dashboard,
     "node": node.dashboard,
+    "health": health.dashboard,
     "collector": collector.dashboard,
 }
 

@@ -11,6 +11,7 @@ __all__ = [
     "CLUSTER",
     "DUPLICATE",
     "FLEET",
+    "HEALTH",
     "NODE",
     "NODE_OF_SERIES",
     "SERIAL",
@@ -38,6 +39,7 @@ DUPLICATE = 'max by (cluster) (gpuid_cluster_state{state="duplicate"})'
 
 # Links from a row of a table (`fields`) or a series of a graph (`labels`).
 FLEET = _link("The fleet", "gpuid-fleet")
+HEALTH = _link("The GPUs' health", "gpuid-health")
 CLUSTER = _link("Fleet: this cluster", "gpuid-fleet", "var-cluster=${__data.fields.cluster}")
 NODE = _link("This node", "gpuid-node", "var-cluster=${__data.fields.cluster}", "var-node=${__data.fields.node}")
 NODE_OF_SERIES = _link(

@@ -138,9 +138,18 @@ def timeline(
 
 
 def listing(
-    title: str, description: str, columns: Sequence[Column], *exprs: str, width: int = 24, height: int = 8
+    title: str,
+    description: str,
+    columns: Sequence[Column],
+    *exprs: str,
+    width: int = 24,
+    height: int = 8,
+    sort: tuple[str, bool] | None = None,
 ) -> table.Panel:
-    """Return a table of the present results of queries, with a row for each set of labels and only these columns."""
+    """Return a table of the present results of queries, with a row for each set of labels and only these columns.
+
+    `sort` is the title of the column to sort by, and whether the greatest comes first.
+    """
     fields = [column.field for column in columns]
     values = ["Value"] if len(exprs) == 1 else [f"Value #{ref}" for ref, _ in zip(_REFS, exprs, strict=False)]
     hidden = {field: True for field in ("Time", *values) if field not in fields}
@@ -151,6 +160,8 @@ def listing(
         .show_header(True)
         .no_value("none")
     )
+    if sort is not None:
+        panel.sort_by([common.TableSortByFieldState().display_name(sort[0]).desc(sort[1])])
     if len(exprs) > 1:
         panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
     order = {field: index for index, field in enumerate(fields)}

@@ -3,6 +3,7 @@
 import functools
 import math
 import time
+from collections.abc import Iterable
 
 import anyio
 import msgspec
@@ -29,13 +30,12 @@ async def write_past(story: Story, simulator: Simulator, settings: StoreSettings
     now = time.time()
     nodes = _nodes(simulator)
     sources = {place: simulator.clusters[place.cluster].pod(place.node) for place in nodes}
-    inventory = Inventory()
     async with Store.open(settings) as store:
-        for seen in story.seen:
-            store.history_writer.append(inventory.apply(_reading(seen, nodes[seen.place], sources[seen.place], now)))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(store.history_writer.run)
-            written = await store.history_writer.flushed(_WRITE_TIMEOUT_SECONDS)
+            written = await _write(
+                store, (_reading(seen, nodes[seen.place], sources[seen.place], now) for seen in story.seen)
+            )
             tasks.cancel_scope.cancel()
         if not written:
             raise StoreError(f"the demo's past cannot be written: {store.health.status.message or 'too slow'}")
@@ -46,6 +46,24 @@ async def write_past(story: Story, simulator: Simulator, settings: StoreSettings
             await marks.set([note.uuid], new, by=note.by)
     for place, uuid in story.lost:
         simulator.clusters[place.cluster].lose_gpu(place.node, uuid, listed=True)
+
+
+async def _write(store: Store, readings: Iterable[Reading]) -> bool:
+    """Record readings; returns whether all of them are committed.
+
+    Where GPUs leave a node, what was before is committed first: the store has from there when they were there last.
+    """
+    inventory = Inventory()
+    for reading in readings:
+        before = inventory.node(Place(reading.cluster, reading.node.name))
+        if (
+            before is not None
+            and not {gpu.uuid for gpu in before.gpus} <= {gpu.uuid for gpu in reading.gpus}
+            and not await store.history_writer.flushed(_WRITE_TIMEOUT_SECONDS)
+        ):
+            return False
+        store.history_writer.append(inventory.apply(reading))
+    return await store.history_writer.flushed(_WRITE_TIMEOUT_SECONDS)
 
 
 def _nodes(simulator: Simulator) -> dict[Place, NodeInfo]:

@@ -18,6 +18,7 @@ DAY_SECONDS = 86400.0
 PAST_DAYS = 60.0
 DRIVERS = ("570", "580", "580")  # of the clusters in turn
 
+_CONFIRMED_SECONDS = 900.0  # from the last reading of a node to an event there
 _NOTICED_SECONDS = 300.0  # from an event to the reading that finds it
 _FIRST_READINGS_SECONDS = 600.0  # from the first node's to the last one's
 _LAST_READINGS_SECONDS = 240.0  # before the demo began
@@ -91,7 +92,7 @@ class _Teller:
         self._random = random.Random(f"past/{seed}")  # noqa: S311  the past must be repeatable
         self._story = Story()
         self._acts: list[tuple[float, Callable[[], list[Place]]]] = []  # days ago, and what happened
-        self._reports: dict[Place, Report] = {}  # the last ones
+        self._last: dict[Place, Seen] = {}  # the last readings
         self._busy: set[Place] = set()  # nodes whose GPUs change as a whole
         self._pool: list[_Card] = []  # those to which nothing happens yet
         self._troubled: set[Place] = set()  # nodes that have a card in trouble
@@ -105,10 +106,10 @@ class _Teller:
         self._cast()
         for days, act in sorted(self._acts, key=lambda one: -one[0]):
             for place in act():
+                self._confirm(place, days * DAY_SECONDS + _CONFIRMED_SECONDS)
                 self._read(place, days * DAY_SECONDS - _NOTICED_SECONDS)
         for at, place in enumerate(places):
-            ago = _LAST_READINGS_SECONDS * (1.0 - 0.5 * at / len(places))
-            self._story.seen.append(Seen(ago, place, self._reports[place]))
+            self._confirm(place, _LAST_READINGS_SECONDS * (1.0 - 0.5 * at / len(places)))
         return self._story
 
     # The fleet as it was
@@ -342,5 +343,11 @@ class _Teller:
             cards = [card._replace(lost=card.uuid in lost) for card in cards]
         form = self._drivers[place.cluster]
         report = nvidia_smi.parse(smi.render(self._fleet.kind(place.cluster), cards, 0.0, form=form))
-        self._reports[place] = report
-        self._story.seen.append(Seen(ago, place, report))
+        self._last[place] = Seen(ago, place, report)
+        self._story.seen.append(self._last[place])
+
+    def _confirm(self, place: Place, ago: float) -> None:
+        """Read a node to which nothing has happened since it was read last, unless that was later."""
+        if ago < self._last[place].ago:
+            self._last[place] = self._last[place]._replace(ago=ago)
+            self._story.seen.append(self._last[place])

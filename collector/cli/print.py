@@ -16,7 +16,7 @@ __all__ = ["print_"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _RULES = {name: f"config/prometheus/rules/{name}.yml" for name in ("alerts", "recording")}
-_DASHBOARDS = {name: f"grafana/dashboards/{name}.json" for name in ("fleet", "serial", "node", "collector")}
+_DASHBOARDS = {name: f"grafana/dashboards/{name}.json" for name in ("fleet", "serial", "node", "health", "collector")}
 _OPERATOR = "config/kubernetes/collector/prometheusrule.yaml"
 _RECIPES = "config/prometheus/recipes.md"
 _RUNBOOK = "config/prometheus/runbook.md"

@@ -19,6 +19,7 @@ __all__ = ["ClusterSettings", "Config", "DefaultSettings", "MetricsSettings", "S
 _OWN_LABELS = frozenset(  # a test compares them with the families and rules
     {"node", "serial", "uuid", "model", "chassis", "machine", "provider_id", "driver_version", "cuda_version"}
     | {"state", "reason", "resource", "sink", "source", "field", "le", "encoding", "version", "mark", "ticket"}
+    | {"level", "kind", "cause", "memory"}
     | {"generation", "implementation", "major", "minor", "patchlevel"}  # of Python's own metrics
 )
 

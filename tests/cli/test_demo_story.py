@@ -73,6 +73,7 @@ class TestInTheStore:
             for uuid, since, until, confirmed in rows:
                 assert since <= (until or math.inf), uuid
                 assert since <= confirmed <= (until or math.inf), uuid
+                assert until is None or until - confirmed < 7200, uuid
                 places.setdefault(uuid, []).append((since, until))
             assert all(
                 end is not None and end <= begin

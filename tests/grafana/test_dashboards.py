@@ -178,9 +178,10 @@ def test_the_links_lead_from_each_dashboard_to_the_next() -> None:
         for path in PATHS
     }
     assert leads == {
-        "fleet": {"fleet", "node", "serial"},
+        "fleet": {"fleet", "health", "node", "serial"},
         "serial": {"fleet", "node", "serial"},
         "node": {"fleet", "serial"},
+        "health": {"fleet", "node", "serial"},
         "collector": {"fleet", "node"},
     }
 

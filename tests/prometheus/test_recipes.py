@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.prometheus import Prometheus
+from tests.support.troubled import Troubled
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +17,8 @@ EXAMPLES = {"serial": "1652923034567", "cluster": "prod-us-east", "node": "ip-10
 EXAMPLE_TIME = "1764000000"
 
 
-def recipes() -> list[object]:
+def recipes(*, worn: bool) -> list[object]:
+    """The recipes of the documents, with whether each is quiet; those that need worn cards, or those that do not."""
     found = [
         (document.name, index, info.split(), query.strip())
         for document in DOCUMENTS
@@ -25,10 +27,11 @@ def recipes() -> list[object]:
     return [
         pytest.param(query, "quiet" in info, id=f"{name}-{index}-{'-'.join(re.findall('[a-zA-Z]+', query)[:6])}")
         for name, index, info, query in found
+        if ("worn" in info) is worn
     ]
 
 
-@pytest.mark.parametrize(("query", "quiet"), recipes())
+@pytest.mark.parametrize(("query", "quiet"), recipes(worn=False))
 def test_a_recipe_is_answered(prometheus: Prometheus, query: str, quiet: bool) -> None:
     gpu = prometheus.query('gpuid_gpu_info{serial!=""}')[0]["metric"]
     for label, example in EXAMPLES.items():
@@ -38,6 +41,12 @@ def test_a_recipe_is_answered(prometheus: Prometheus, query: str, quiet: bool) -
         prometheus.query(query)
     else:
         until(lambda: len(prometheus.query(query)) > 0)
+
+
+@pytest.mark.parametrize(("query", "quiet"), recipes(worn=True))
+def test_a_recipe_for_worn_cards_is_answered(troubled: Troubled, query: str, quiet: bool) -> None:
+    assert not quiet
+    assert troubled.prometheus.query(query, troubled.now)
 
 
 def test_the_join_on_the_node_gives_every_gpu_its_zone(prometheus: Prometheus) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from collector.exposition.families import FAMILIES
+from collector.health import Degradation
 from collector.model import ClusterState, ReadFailure, Uncovered
 from collector.sinks import Reason
 from tests.support.prometheus import RULES, printed
@@ -34,6 +35,8 @@ def rules(name: str) -> Iterator[dict[str, Any]]:
 ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
 RECORDS = {rule["record"]: rule for rule in rules("recording.yml")}
 EXPECTED = "cluster_serial:gpuid_gpu_expected:info"  # the user's own
+
+ON_TIME_SECONDS = 5.0  # to the next evaluation, of which there is one a second
 
 each_alert = pytest.mark.parametrize("alert", ALERTS)
 
@@ -60,7 +63,7 @@ def test_the_rules_do_what_their_tests_say(promtool: str, file: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("name", ["clusters", "gpus", "recording"])
+@pytest.mark.parametrize("name", ["clusters", "gpus", "health", "recording"])
 def test_they_do_the_same_under_another_label(promtool: str, tmp_path: Path, name: str) -> None:
     text = next(file for file in TESTS if file.stem == name).read_text(encoding="utf-8")
     text = re.sub(r'\bcluster(?==")|\bcluster(?=: (?!\d))|\bcluster(?=[,)])', LABEL, text)
@@ -121,7 +124,7 @@ def test_the_runbook_has_only_alerts_and_valid_links() -> None:
 def test_a_rule_names_only_metrics_that_exist(rule: dict[str, Any]) -> None:
     named = set(re.findall(r"[a-z_]*:?\bgpuid_\w+[\w:]*|\bup\b", rule["expr"]))
     assert named
-    assert named <= {family.name for family in FAMILIES} | {"up", EXPECTED}
+    assert named <= {family.name for family in FAMILIES} | {"up", EXPECTED, *RECORDS}
 
 
 def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
@@ -133,6 +136,9 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
     for uncovered in (*Uncovered, ReadFailure.NO_CONTAINER):
         assert f"`{uncovered}`" in rows("GpuidNodesUnread")
         assert uncovered in ALERTS["GpuidNodesUnread"]["expr"]
+    worn = rows("GpuidGpuNeedsReplacement") + rows("GpuidGpuNeedsReset")
+    for degradation in Degradation:
+        assert f"`{degradation}`" in worn
     for reason in set(Reason) - {Reason.REJECTED}:  # which is GpuidDeadLetters
         assert f"`{reason}`" in rows("GpuidExportsFailing")
     down = "".join(rows(alert) for alert in ("GpuidClusterDown", "GpuidCredentialFailing", "GpuidClusterDuplicate"))
@@ -194,10 +200,27 @@ class TestInTrouble:
             "GpuidNodesUnread",
             "GpuidGpuMissing",
             "GpuidGpuConflict",
+            "GpuidDegradedGpuMoved",
+            "GpuidGpuNeedsReplacement",
+            "GpuidGpuNeedsReset",
+            "GpuidGpuEccErrorsGrowing",
+            "GpuidMarkedGpuMoved",
+            "GpuidRmaGpuInService",
             "GpuidExportsFailing",
             "GpuidDeadLetters",
         }
         until(lambda: happened - troubled.prometheus.alerts(), set())
+
+    def test_a_degraded_gpu_that_turns_up_elsewhere_alerts_with_its_first_scrape(self, troubled: Troubled) -> None:
+        def first(series: str) -> float:
+            """When the series was first there, in the new place; it is nowhere else."""
+            found = troubled.prometheus.range(f"max by (cluster, node) ({series})", troubled.start, troubled.now, 1)
+            assert [one["metric"] for one in found] == [{"cluster": troubled.cluster, "node": troubled.node}]
+            return float(found[0]["values"][0][0])
+
+        there = f'uuid="{troubled.uuid}",cluster="{troubled.cluster}"'
+        alert = first(f'ALERTS{{alertname="GpuidDegradedGpuMoved",alertstate="firing",uuid="{troubled.uuid}"}}')
+        assert alert - first(f"gpuid_gpu_degraded{{{there}}}") <= ON_TIME_SECONDS
 
     def test_under_another_label_one_cluster_that_is_down_has_its_alert(self, troubled: Troubled) -> None:
         down = {"alertname": "GpuidClusterDown", "severity": "warning", LABEL: "sim-3"}

@@ -214,9 +214,16 @@ def _other_series(samples: list[tuple[str, dict[str, str]]], cluster_label: str)
                 f'kube_node_info{{{place},kernel_version="6.8.0",kubelet_version="v1.34.4",os_image="Debian"}} 1',
                 f"kube_node_spec_unschedulable{{{place}}} {number % 5 == 0:d}",
                 f'kube_node_status_condition{{{place},condition="Ready",status="true"}} 1',
+                f'kube_pod_info{{{place},namespace="train",pod="job-{number}",uid="u{number}",created_by_kind="Job",'
+                f'created_by_name="llm",host_ip="10.0.0.1"}} 1',
+                f'kube_pod_container_resource_requests{{{place},namespace="train",pod="job-{number}",uid="u{number}",'
+                f'container="main",resource="nvidia_com_gpu",unit="integer"}} 4',
             ]
         elif name == "gpuid_gpu_info":
-            card = f'gpu="0",UUID="{labels["uuid"]}",modelName="{labels["model"]}",Hostname="{labels["node"]}"'
+            card = (
+                f'{cluster_label}="{labels.get(cluster_label)}",gpu="0",UUID="{labels["uuid"]}",device="nvidia0",'
+                f'modelName="{labels["model"]}",Hostname="{labels["node"]}",namespace="train",pod="job",container="main"'
+            )
             lines += [
                 f"DCGM_FI_DEV_GPU_TEMP{{{card}}} 41",
                 f"DCGM_FI_DEV_POWER_USAGE{{{card}}} 512.5",
@@ -226,5 +233,6 @@ def _other_series(samples: list[tuple[str, dict[str, str]]], cluster_label: str)
                 f"DCGM_FI_DEV_ECC_DBE_VOL_TOTAL{{{card}}} 0",
                 f"DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS{{{card}}} 1",
                 f"DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS{{{card}}} 0",
+                f"DCGM_FI_DEV_ROW_REMAP_FAILURE{{{card}}} 0",
             ]
     return "\n".join(sorted(set(lines))) + "\n"

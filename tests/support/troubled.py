@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 import httpx
 import pytest
 
+from collector.marks import MarkKind, NewMark
+from collector.store import OpenMode, Store, StoreSettings
 from tests.support.http import served
 from tests.support.processes import CollectorProcess, Process
 from tests.support.prometheus import Prometheus, answers, scraping
 from tests.support.waiting import until
 
 CLUSTERS, NODES, GPUS = 5, 3, 4
+TICKET = "https://tickets.example.com/1"
+FAILING = {"row_remap_failure": True, "remapped_rows_uncorrectable": 9, "ecc_dram_uncorrectable": 2}
 LABEL = "k8s"  # of the clusters at another collector
 LABEL_SCRAPE_SECONDS = 3  # of which less is asked
 
@@ -75,6 +80,7 @@ class Troubled(NamedTuple):
 def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Troubled]:
     """A GPU moved, one is missing, one node is gone, one cannot be read; a cluster is away, one refuses the token.
 
+    The GPU that moved needs replacement and is marked, another one needs a reset, and one has new uncorrectable errors.
     One node has GPUs by its label and no GPU pod.
 
     One cluster claims the very GPUs of another one, so that they are in conflict; one is configured twice. One sink is
@@ -113,10 +119,17 @@ def troubled(prometheus_program: str, tmp_path_factory: pytest.TempPathFactory) 
                 scrape_seconds=LABEL_SCRAPE_SECONDS,
             )
         )
-        yield _get_into_trouble(fleet, server, other)
+        yield _get_into_trouble(fleet, server, other, [collector.folder for collector in collectors])
 
 
-def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus) -> Troubled:
+def _wear(fleet: "_Fleet") -> str:
+    """Let cards degrade, and return the UUID of the one that moves later."""
+    (moved,) = fleet.do("sim-1", "wear_gpu", node="gpu-0000", index=0, **FAILING)["gpus"]
+    fleet.do("sim-0", "wear_gpu", node="gpu-0001", index=0, row_remap_pending=True, remapped_rows_uncorrectable=3)
+    return moved
+
+
+def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus, folders: list[Path]) -> Troubled:
     def well() -> bool:
         at = time.time() - 5  # a look back over the whole range, in whole seconds, must find it too
         return all(
@@ -127,7 +140,18 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus)
 
     until(well, seconds=120)
     start = time.time() - 2  # so that a scrape before the first trouble is within the range
-    moved = fleet.do("sim-1", "move_gpu", node="gpu-0000", to_cluster="sim-2", to_node="gpu-0000")["gpus"][0]
+    moved = _wear(fleet)
+    for folder in folders:
+        anyio.run(_mark, folder, moved)
+
+    def worn() -> bool:
+        """Whether both servers show the card that moves next as degraded and marked, in what alerts look back at."""
+        series = [f"cluster_node_uuid:{name}:max" for name in ("gpuid_gpu_degraded", "gpuid_gpu_mark_info")]
+        return all(one.query(f'{name}{{uuid="{moved}"}}') for one in (server, labelled) for name in series)
+
+    until(worn, seconds=120)
+    fleet.do("sim-0", "wear_gpu", node="gpu-0001", index=1, ecc_dram_uncorrectable=5)
+    fleet.do("sim-1", "move_gpu", node="gpu-0000", uuid=moved, to_cluster="sim-2", to_node="gpu-0000")
     fleet.do("sim-1", "lose_gpu", node="gpu-0001")
     fleet.do("sim-1", "delete_node", node="gpu-0002")
     fleet.do("sim-1", "label_node", node="cpu-0000", labels={"nvidia.com/gpu.present": "true"})
@@ -140,6 +164,8 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus)
     place = f'gpuid_gpu_info{{uuid="{moved}",cluster="sim-2",node="gpu-0000"}}'
     lasting = (
         (place, 2),
+        (f'gpuid_gpu_degraded{{uuid="{moved}",cluster="sim-2",reason="row_remap_failure"}}', 2),
+        ('gpuid_gpu_degraded{cluster="sim-0",reason="uncorrectable_ecc_growing"}', 2),
         ('gpuid_node_gpus{cluster="sim-1",node="gpu-0001",state="found"} == 3', 2),
         ('gpuid_unread_nodes{cluster="sim-1",reason="no_pod"} == 1', 2),
         ('gpuid_cluster_state{cluster="sim-3",state="unreachable"} == 1', 2),
@@ -178,6 +204,12 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus)
     (serial,) = {one["metric"]["serial"] for one in server.query(place, now)}
     gpus = CLUSTERS * NODES * GPUS - 1 - GPUS  # one is lost, and a node with four is gone
     return Troubled(server, labelled, start, now, serial, moved, "sim-2", "gpu-0000", gpus)
+
+
+async def _mark(folder: Path, uuid: str) -> None:
+    """Mark a GPU in the store of a collector."""
+    async with Store.open(StoreSettings(url=f"sqlite://{folder / 'gpuid.db'}"), OpenMode.OPERATOR) as store:
+        await store.marks.set([uuid], NewMark(kind=MarkKind.RMA, ticket=TICKET), by="ops")
 
 
 class _Fleet:
