@@ -99,14 +99,23 @@ class Client:
 
     def get(self, path: str, params: Mapping[str, str | Sequence[str]], kind: type[_T]) -> _T:
         """Return the decoded answer to one request; raises CommandError."""
+        return self._ask("GET", path, kind, params=params)
+
+    def send(self, method: str, path: str, body: object, kind: type[_T]) -> _T:
+        """Have a collector do something, with a body of JSON unless it is None, and return the decoded answer."""
+        return self._ask(method, path, kind, **({} if body is None else {"json": body}))
+
+    def _ask(self, method: str, path: str, kind: type[_T], **request: Any) -> _T:
         where = self._where
         try:
-            answer = self._http.get(path, params=params)
+            answer = self._http.request(method, path, **request)
         except httpx.TimeoutException as error:
             raise CommandError(f"{where}: no answer in time") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = self._secrets.redact(connection_problem(error))
             raise CommandError(f"{where}: {problem}; is a collector running there?") from error
+        if answer.status_code == 403 and method != "GET":
+            raise CommandError(f"{where}: {self._secrets.redact(_refusal(answer))}")
         if answer.status_code in {401, 403}:
             raise CommandError(
                 f"{where}: answers {answer.status_code}; use --token-file, or --user with $GPUID_PASSWORD"

@@ -129,7 +129,8 @@ class Inventory:
                     at, claimed = self._claim_again(gpu, node, at, reading, step)
                 else:
                     self._confirm(uuid, node.place, reading, step)
-                    step.found_again(node, max(reading.time, at), known[0], gpu)
+                    if gpu is not known[0] or step.were_lost or step.are_lost:
+                        step.found_again(node, max(reading.time, at), known[0], gpu)
             if claimed:
                 claims.add(uuid)
             gpus.append(gpu)

@@ -1,0 +1,275 @@
+"""`gpuid mark`, `gpuid unmark` and `gpuid marks`: what people note of GPUs, in the store or through a collector."""
+
+import getpass
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import anyio
+import click
+import msgspec
+
+from collector import config as configuration
+from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.options import CommandError, found_config
+from collector.cli.table import print_rows
+from collector.config import ConfigError, Duration
+from collector.marks import MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
+from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
+from collector.text import counted, one_line
+from collector.timestamps import rfc3339
+from collector.views.marks import MARK_COLUMNS, mark_row
+
+__all__ = ["mark", "marks", "unmark"]
+
+_T = TypeVar("_T")
+_COLUMNS = tuple(name for name in MARK_COLUMNS if not name.startswith("removed"))
+_CHOICES = tuple(kind.value for kind in MarkKind)
+
+
+def _names_options(function: Any) -> Any:
+    """Add the GPUs that a command is about, and who it is."""
+    function = click.option("--by", metavar="NAME", help="Who notes it, in the store. Default: your user and host.")(
+        function
+    )
+    function = click.option(
+        "-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="File with one id per line; - for stdin."
+    )(function)
+    return click.argument("ids", nargs=-1, metavar="SERIAL|UUID...")(function)
+
+
+@click.command()
+@_names_options
+@click.option("--as", "kind", type=click.Choice(_CHOICES), required=True, help="What is to become of them.")
+@click.option("--note", default="", metavar="TEXT", help="Why, in one line.")
+@click.option("--ticket", default="", metavar="URL", help="URL or name of a ticket.")
+@click.option("--until", metavar="TIME", help="When it ends: 7d from now, or a time such as 2026-12-01T12:00:00Z.")
+@connection_options
+def mark(
+    ids: tuple[str, ...],
+    file: Path | None,
+    by: str | None,
+    kind: str,
+    note: str,
+    ticket: str,
+    until: str | None,
+    **options: Any,
+) -> None:
+    r"""Mark GPUs by serial or UUID, in place of the mark that they have.
+
+    A mark follows the GPU wherever it goes, and outlives its absence. In the store, all are marked or none.
+
+    \b
+    Examples:
+      gpuid mark 1652922001234 --as rma --note "row remap failure" --ticket https://tickets.example.com/1
+      gpuid mark -f serials.txt --as quarantine --until 7d
+    """
+    now = time.time()
+    try:
+        new = NewMark(
+            kind=MarkKind(kind), note=note, ticket=ticket, until=None if until is None else _moment(until, now)
+        )
+        new.check_until(now)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
+    names = _names(ids, file)
+    settings = _store(options)
+    if settings is None:
+        _forbid_by(by)
+        body = {"as": kind, "note": note, "ticket": ticket, "until": rfc3339(new.until)}
+        _through_collector(options, names, "PUT", body)
+        return
+    who = _who(by)
+    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.set(list(names), new, by=who))
+    for one in done:
+        click.echo(f"{one.name}: {'already ' if one.unchanged else ''}marked {kind}")
+        if not one.seen:
+            click.echo(f"gpuid: {names[one.name]}never seen; the mark takes effect when it appears", err=True)
+
+
+@click.command()
+@_names_options
+@connection_options
+def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: Any) -> None:
+    r"""Remove the marks of GPUs; exit code 1 if one of them is not marked.
+
+    \b
+    Examples:
+      gpuid unmark 1652922001234
+      gpuid unmark -f repaired.txt
+    """
+    names = _names(ids, file)
+    settings = _store(options)
+    if settings is None:
+        _forbid_by(by)
+        _through_collector(options, names, "DELETE", None)
+        return
+    who = _who(by)
+    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.remove(list(names), by=who))
+    for one in done:
+        if one.mark is not None:
+            click.echo(f"{one.name}: no longer marked {one.mark.kind.value}")
+    _end_with([f"{names[one.name]}not marked" for one in done if one.mark is None])
+
+
+@click.command()
+@click.option("--all", "ended", is_flag=True, help="Also the marks that have ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, as the API returns them.")
+@connection_options
+def marks(ended: bool, as_json: bool, **options: Any) -> None:
+    r"""List the marks in force, the newest first.
+
+    \b
+    Example:
+      gpuid marks --all --json
+    """
+    settings = _store(options)
+    rows: list[dict[str, Any]] = []
+    if settings is None:
+        params = {"all": "true" if ended else "false", "limit": str(MAX_PAGE_SIZE)}
+        with Client(**options) as client:
+            while True:
+                page = client.get("/api/v1/marks", params, _Page)
+                rows += page.marks
+                if page.next is None:
+                    break
+                params["after"] = str(page.next)
+    else:
+
+        async def read(store: MarkStore) -> None:
+            before: int | None = None
+            while found := await store.page(ended=ended, before=before, limit=MAX_PAGE_SIZE):
+                rows.extend(map(mark_row, found))
+                before = found[-1].id
+
+        _in_store(settings, OpenMode.READER, read)
+    print_rows(rows, MARK_COLUMNS if ended else _COLUMNS, as_json=as_json, nothing="No marks found.")
+
+
+class _Page(msgspec.Struct):
+    marks: list[dict[str, Any]]
+    next: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    warning: str | None = None
+
+
+def _store(options: Mapping[str, Any]) -> StoreSettings | None:
+    """Return the configured store; None if a running collector is to be asked. Raises ConfigError."""
+    path: Path | None = options["config"] or found_config()
+    if options["url"] is not None or path is None:
+        return None
+    settings = configuration.load(path).store
+    if settings is None:
+        raise ConfigError(f"{path}: store: expected a [store] table, which holds the marks")
+    return settings
+
+
+def _in_store(settings: StoreSettings, mode: OpenMode, ask: Callable[[MarkStore], Awaitable[_T]]) -> _T:
+    async def run() -> _T:
+        async with Store.open(settings, mode) as store:
+            return await ask(store.marks)
+
+    try:
+        return anyio.run(run)
+    except RefusedMarkError as error:
+        *first, last = [f"{one.name}: {one.reason}" for one in error.refusals]
+        for line in first:
+            click.echo(f"gpuid: {one_line(line)}", err=True)
+        raise ConfigError(last) from None
+
+
+def _through_collector(options: Mapping[str, Any], names: Mapping[str, str], method: str, body: object) -> None:
+    """Have a collector do it for each GPU; each that fails is one line, and the exit code is then 1."""
+    failed = []
+    with Client(**options) as client:
+        for name, where in names.items():
+            try:
+                answer = client.send(method, f"/api/v1/gpus/{quote(name, safe='')}/mark", body, _Answer)
+            except CommandError as error:
+                failed.append(f"{where}{error.message}")
+                continue
+            click.echo(f"{name}: {'marked' if method == 'PUT' else 'no longer marked'}")
+            if answer.warning:
+                click.echo(f"gpuid: {where}{one_line(answer.warning)}", err=True)
+    _end_with(failed)
+
+
+def _end_with(problems: Sequence[str]) -> None:
+    for line in problems[:-1]:
+        click.echo(f"gpuid: {one_line(line)}", err=True)
+    if problems:
+        raise CommandError(problems[-1])
+
+
+def _names(ids: Sequence[str], file: Path | None) -> dict[str, str]:
+    """Return the GPUs that are named, each with where, for messages about it; raises UsageError or ConfigError."""
+    if bool(ids) == (file is not None):
+        raise click.UsageError("expected either serials or UUIDs, or -f FILE")
+    found: dict[str, str] = {}
+    bad: list[str] = []
+    lines = [("", one) for one in ids]
+    if file is not None:
+        text = _read(file)
+        named = "standard input" if str(file) == "-" else str(file)
+        numbered = enumerate((line.partition("#")[0].strip() for line in text.splitlines()), 1)
+        lines = [(f"{named}:{number}: ", line) for number, line in numbered if line]
+    for where, text in lines:
+        try:
+            name = check_id(text)
+            found.setdefault(name, f"{where}{name}: ")
+        except ValueError as error:
+            bad.append(f"{where}{error}")
+    for line in bad[:-1]:
+        click.echo(f"gpuid: {one_line(line)}", err=True)
+    if bad:
+        raise ConfigError(bad[-1])
+    if not found or len(found) > MAX_MARKS:
+        raise ConfigError(f"{file}: expected 1 to {MAX_MARKS:,} serials or UUIDs, got {counted(len(found), 'line')}")
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected text in UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
+
+
+def _moment(text: str, now: float) -> float:
+    """Return a time in Unix seconds, given as a duration from now or as a date; raises ValueError."""
+    try:
+        return now + Duration.parse(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError('until: expected a duration such as "7d", or a time such as 2026-12-01T12:00:00Z') from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _who(by: str | None) -> str:
+    try:
+        if by is not None:
+            return check_who(by)
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # no such user on this machine, as in a container
+            user = "unknown"
+        return one_line(f"{user}@{socket.gethostname()}", MAX_WHO_LENGTH)
+    except ValueError as error:
+        raise click.UsageError(f"--by: {error}") from None
+
+
+def _forbid_by(by: str | None) -> None:
+    if by is not None:
+        raise click.UsageError("--by: a collector notes the user that it authenticates")
