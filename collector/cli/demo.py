@@ -18,7 +18,7 @@ from collector.cli.options import DURATION, LISTEN, reworded
 from collector.cli.signals import run_until_stopped, stop_signals
 from collector.config import Duration, Listen
 from collector.inventory import Inventory
-from collector.model import ClusterState
+from collector.model import ClusterState, GpuidError, Place
 from collector.simulator import Done, Placed, SimulatedCluster, Simulator
 from collector.store import StoreSettings
 from collector.text import counted
@@ -133,11 +133,14 @@ class _Scenario:
         self._started = time.time()
 
     async def run(self) -> None:
-        """Run until cancelled."""
+        """Run until cancelled; an event that is not possible is passed over."""
         await self._watch("the collector has started", self._has_read_all)
         for event in self._events():
             await anyio.sleep(_EVENT_INTERVAL_SECONDS)
-            await event()
+            try:
+                await event()
+            except GpuidError as error:  # such as of a fleet that the user has changed
+                click.echo(f"{time.strftime('%H:%M:%S')}  nothing: {error}")
 
     def _events(self) -> Iterator[Callable[[], Awaitable[None]]]:
         events: tuple[Callable[[SimulatedCluster], Awaitable[None]], ...] = (
@@ -174,8 +177,9 @@ class _Scenario:
 
     def _pending(self, done: Done) -> bool:
         (node,), (uuid,) = done.nodes, done.gpus
-        entry = self._service.inventory.nodes(done.cluster)[node]
-        return any(gpu.uuid == uuid and gpu.health is not None and gpu.health.row_remap_pending for gpu in entry.gpus)
+        entry = self._service.inventory.node(Place(done.cluster, node))
+        gpus = () if entry is None else entry.gpus
+        return any(gpu.uuid == uuid and gpu.health is not None and gpu.health.row_remap_pending for gpu in gpus)
 
     async def _reboot(self, cluster: SimulatedCluster) -> None:
         rebooted = time.time()

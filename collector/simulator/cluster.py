@@ -236,9 +236,11 @@ class SimulatedCluster:
     ) -> Done:
         """Change how worn a GPU is, by the fields of its health; it stays so wherever the GPU goes.
 
-        Counts are what they then are, not what is added. Unless restart is false, the pod's container restarts, so that
-        the change is noticed soon.
+        Counts are what they then are, not what is added. If no GPU is given, it is one that has all of it, as new if
+        there is one. Unless restart is false, the pod's container restarts, so that the change is noticed soon.
         """
+        if (node, uuid) == (None, None) and (fitting := self._fleet.wearable(self.name, health)):
+            node = self._random.choice(fitting)
         node, uuid = self._gpu(node, uuid, index)
         gpus = self._fleet.wear(self.name, node, uuid, health)
         self._notice(node, restart)

@@ -266,6 +266,18 @@ class Fleet:
             raise SimulationError(f"{cluster}: {node}: {error}") from error
         return [self._uuid(number)]
 
+    def wearable(self, cluster: str, fields: Iterable[str]) -> list[str]:
+        """Return the nodes whose last GPU answers and has all these fields of Health; if some are as new, only them."""
+        asked, mute = list(fields), self._lost | self._silent
+        found: dict[str, int] = {}
+        for node, host in self._machines[cluster].items():
+            number = next((one for one in reversed(host.gpus) if one not in self._dropped), None)
+            if number is None or number in mute:
+                continue
+            if all(getattr(NEW[_kind(number)], field, None) is not None for field in asked):
+                found[node] = number
+        return [node for node, number in found.items() if number not in self._health] or list(found)
+
     def reset(self, cluster: str, node: str, uuid: str | None = None) -> list[str]:
         """Reset a GPU: what waited for that is done."""
         number = self._number(cluster, node, uuid)

@@ -1,15 +1,22 @@
 """`gpuid demo` as a newcomer sees it."""
 
 import datetime
+import itertools
 import re
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from collector.cli import demo as demo_command
+from collector.cli.demo_story import DRIVERS, tell
+from collector.inventory import Inventory
+from collector.model import ClusterState
+from collector.simulator import Simulator
 from tests.support.processes import free_ports
 
 
@@ -35,6 +42,34 @@ def read_until(process, pattern: str) -> str:
         said += line
         assert time.monotonic() - started < 60
     return said
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [(3, 20, 8), (1, 1, 1)])
+async def test_no_event_ends_it(size, monkeypatch, capsys, tmp_path) -> None:
+    """Neither with the fleet as its past left it, nor with what users do to it, as here with the only cluster."""
+    monkeypatch.setattr(demo_command, "_EVENT_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(demo_command, "_OUTAGE_SECONDS", 0.0)
+    monkeypatch.setattr(demo_command, "_NOTICE_TIMEOUT_SECONDS", 0.0)
+    clusters, nodes, gpus = size
+    simulator = Simulator(clusters=clusters, nodes=nodes, gpus=gpus, drivers=DRIVERS, directory=tmp_path)
+    tell(simulator.fleet, simulator.drivers)
+    statuses = {name: SimpleNamespace(state=ClusterState.UP) for name in simulator.fleet.clusters}
+    service = SimpleNamespace(inventory=Inventory(), clusters=SimpleNamespace(statuses=statuses))
+    scenario = demo_command._Scenario(simulator, service)
+    events = scenario._events()
+    monkeypatch.setattr(scenario, "_events", lambda: itertools.islice(events, 150))
+    async with simulator:
+        if clusters == 1:
+            simulator.clusters["sim-0"].delete_node("gpu-0000")
+        await scenario.run()
+    said = capsys.readouterr().out
+    assert said.count("started the API server") == 25
+    if clusters == 3:
+        assert said.count("row_remap_pending=True, recovery_action=Reset") == 25
+        assert "nothing:" not in said
+    else:
+        assert re.search(r"^\S+  nothing: sim-0: no GPU nodes left$", said, re.MULTILINE)
 
 
 def get(url: str, path: str) -> dict:

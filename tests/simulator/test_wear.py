@@ -218,6 +218,18 @@ class TestActions:
         await act("flash_inforom", uuid=uuid)
         assert await worn() == {uuid: {"inforom": "G520.0200.00.06"}}
 
+    async def test_without_a_gpu_one_is_worn_that_has_it(self, simulator: Simulator) -> None:
+        cluster, fleet = simulator.clusters["sim-0"], simulator.fleet
+        first, *_, last = cluster.nodes
+        fleet.swap_tray("sim-0", first, "v100")
+        fleet.lose("sim-0", last, listed=True)
+        worn = {cluster.wear_gpu(row_remap_pending=True).nodes[0] for _ in cluster.nodes[1:-1]}
+        assert worn == set(cluster.nodes[1:-1])  # each once: one that is as new
+        assert cluster.wear_gpu(row_remap_pending=True).nodes[0] in worn
+        assert cluster.wear_gpu(page_retirement_pending=True).nodes == (first,)
+        with pytest.raises(SimulationError, match=r"^sim-0: gpu-\d+: no rows; there are "):
+            cluster.wear_gpu(rows=1)
+
     async def test_what_does_not_exist_is_refused(self, simulator: Simulator) -> None:
         cluster = simulator.clusters["sim-0"]
         with pytest.raises(SimulationError, match=r"^sim-0: no GPU GPU-1$"):
