@@ -32,6 +32,7 @@ FINE = Health(
     recovery_action="None",
     inforom="G520.0200.00.05",
 )
+NO_RESET = Health(reset_required=False, drain_and_reset_recommended=False)
 PENDING = msgspec.structs.replace(FINE, remapped_rows_uncorrectable=1, row_remap_pending=True)
 ROWS, IS_PENDING = FieldChange("remapped_rows_uncorrectable", 0, 1), FieldChange("row_remap_pending", False, True)
 
@@ -185,7 +186,7 @@ class TestWhatIsNoLongerSaid:
 class TestWhatEndsWithoutBeingSaid:
     @pytest.mark.parametrize("flag", ["reset_required", "drain_and_reset_recommended"])
     def test_a_recovery_action_answers_for_the_flags_before_it(self, world: World, flag: str) -> None:
-        world.read(A, 10.0, Health(**{"reset_required": False, "drain_and_reset_recommended": False, flag: True}))
+        world.read(A, 10.0, msgspec.structs.replace(NO_RESET, **{flag: True}))
         (change,) = world.read(A, 20.0, Health(recovery_action="None", ecc_dram_uncorrectable=0))
         assert change.changes == (FieldChange(flag, True, None),)
         assert change.degradations == ((Degradation.RECOVERY_ACTION,), ())
