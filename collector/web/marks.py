@@ -87,8 +87,7 @@ async def remove_mark(request: web.Request) -> web.Response:
         raise web.HTTPNotFound(text=f"{name} is not marked")
     await view.refresh_marks()
     _log("GPU unmarked", done.mark, who)
-    still = None if done.still is None else mark_row(done.still)
-    return json_answer({"mark": mark_row(done.mark), "still": still})
+    return json_answer({"mark": mark_row(done.mark)})
 
 
 def _admitted(request: web.Request) -> tuple[str, str]:
