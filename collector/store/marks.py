@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 import msgspec
-from sqlalchemy import RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.marks import Mark, MarkKind, NewMark
@@ -67,8 +67,7 @@ class MarkStore:
         """Return the version, and the marks that are in force at that version, oldest first."""
         async with self._read() as connection:
             version = text(await connection.scalar(_VERSION))
-            now = self._clock()
-            return version, [mark for mark in await _not_removed(connection) if mark.in_force(now)]
+            return version, await _in_force(connection, self._clock())
 
     @_in_time
     async def page(
@@ -80,7 +79,7 @@ class MarkStore:
         """
         query = select(schema.marks).order_by(_marks.id.desc()).limit(limit)
         if not ended:
-            query = query.where(_marks.removed_at.is_(None), or_(_marks.until.is_(None), _marks.until > self._clock()))
+            query = query.where(*_is_in_force(self._clock()))
         if gpu is not None:
             query = query.where(or_(_marks.uuid == canonical_uuid(gpu), _marks.serial == gpu))
         return await self._page(query, before)
@@ -163,6 +162,16 @@ async def _book(
         known.add(*gpu)
     await known.load(connection, names)
     return Book(await _not_removed(connection), known, now, by)
+
+
+async def _in_force(connection: AsyncConnection, now: float) -> list[Mark]:
+    """Return the marks that are in force, oldest first."""
+    query = select(schema.marks).where(*_is_in_force(now)).order_by(_marks.id)
+    return _sound((await connection.execute(query)).mappings().all())
+
+
+def _is_in_force(now: float) -> tuple[ColumnElement[bool], ...]:
+    return _marks.removed_at.is_(None), or_(_marks.until.is_(None), _marks.until > now)
 
 
 async def _not_removed(connection: AsyncConnection) -> list[Mark]:

@@ -164,6 +164,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
     sound: dict[int, Health] = {}
+    degraded: set[str] = set()  # UUIDs of those in conflict that are counted already
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
         summary.overdue += is_overdue(view, entry)
@@ -177,7 +178,11 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         if entry.unseen or entry.silent:
             _count_lost(summary, entry)
         for one in degraded_in(entry, sound):
-            _count_degraded(summary, one)
+            uuid = one.placement.gpu.uuid
+            if uuid not in degraded and not one.placement.claim:  # a claimed GPU counts where it was first
+                _count_degraded(summary, one)
+            if uuid in contested:
+                degraded.add(uuid)
         for gpu in entry.gpus:
             if gpu.virtual:
                 summary.virtual += 1
@@ -191,7 +196,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
 
 
 def _count_degraded(summary: ClusterSummary, one: DegradedGpu) -> None:
-    if one.level is None or one.placement.claim:  # a claimed GPU counts where it was first
+    if one.level is None:
         return
     summary.degraded[one.level] += 1
     if one.reasons == (Degradation.LOST,):
