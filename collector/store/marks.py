@@ -105,8 +105,8 @@ class MarkStore:
             book = await _book(connection, names, known, self._clock(), by)
             done = [book.mark(name, new) for name in names]
             book.check()
-            await self._write(connection, book)
-        return done
+            written = await self._write(connection, book)
+        return [one._replace(mark=written.get(id(one.mark), one.mark)) for one in done]
 
     @_in_time
     async def remove(self, names: Sequence[str], *, by: str, known: Iterable[KnownGpu] = ()) -> list[Unmarked]:
@@ -129,15 +129,21 @@ class MarkStore:
                 await connection.execute(insert(schema.marks), rows)
                 await self._change_version(connection)
 
-    async def _write(self, connection: AsyncConnection, book: Book) -> None:
+    async def _write(self, connection: AsyncConnection, book: Book) -> dict[int, Mark]:
+        """Write what a book decided; returns its new marks with their ids, by the identity of those without."""
         for time, who, ids in book.endings():
             for part in parts(ids):
                 ended = update(schema.marks).where(_marks.id.in_(part))
                 await connection.execute(ended.values(removed_at=time, removed_by=who))
+        written: dict[int, Mark] = {}
         if book.new:
-            await connection.execute(insert(schema.marks), [_row(mark) for mark in book.new.values()])
+            statement = insert(schema.marks).returning(_marks.id, sort_by_parameter_order=True)
+            numbers = await connection.scalars(statement, [_row(mark) for mark in book.new.values()])
+            for mark, number in zip(book.new.values(), numbers, strict=True):
+                written[id(mark)] = msgspec.structs.replace(mark, id=number)
         if book.ended or book.new:
             await self._change_version(connection)
+        return written
 
     async def _change_version(self, connection: AsyncConnection) -> None:
         row = self._database.insert(schema.meta).values(name=_VERSION_NAME, value=secrets.token_hex(8))

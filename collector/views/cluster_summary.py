@@ -27,6 +27,7 @@ from collector.views.condition import REASON_WORDS
 from collector.views.cooperative import yielding
 from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.fleet_health import Share, cluster_share
+from collector.views.marks import placements_of
 
 __all__ = [
     "ClusterSummaries",
@@ -212,11 +213,11 @@ def _count_degraded(summary: ClusterSummary, one: DegradedGpu) -> None:
 def _condemned(view: CollectorView, cluster: str) -> list[str]:
     """Return the GPUs that are marked rma and in a node of a cluster."""
     found: dict[str, str] = {}
-    for mark in view.marks.all(view.now()):
+    now = view.now()
+    for mark in view.marks.all(now):
         if mark.kind is not MarkKind.RMA:
             continue
-        placements = view.inventory.find(uuid=mark.uuid) if mark.uuid else view.inventory.find(serial=mark.serial)
-        for one in placements:
+        for one in placements_of(view.inventory, view.marks, mark, now):
             if one.place.cluster == cluster and not one.claim:
                 found[one.gpu.uuid] = f"{one.gpu.serial or one.gpu.uuid} in {one.place.node}"
     return list(found.values())
