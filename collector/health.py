@@ -9,13 +9,17 @@ import msgspec
 
 __all__ = [
     "COUNTERS",
+    "GROWTH_WINDOW_SECONDS",
     "HEALTH_FIELDS",
     "KINDS_HELD",
+    "UNCORRECTABLE",
     "Condition",
     "Degradation",
     "Health",
     "Level",
     "degradations",
+    "grew",
+    "growth_follows",
     "health_object",
     "level",
     "shared",
@@ -71,6 +75,8 @@ COUNTERS = frozenset(
     field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
 
+UNCORRECTABLE = ("ecc_sram_uncorrectable", "ecc_dram_uncorrectable")
+
 
 class Level(StrEnum):
     """What is to be done about a degraded GPU, the worst first."""
@@ -104,8 +110,8 @@ class Degradation(StrEnum):
     page_retirement_pending (reset): the driver must be loaded again to retire the page [9].
     fabric (reset): DCGM fails a GPU whose registration with the NVLink fabric has not started, failed or is not known,
         and one with a route, bandwidth or configuration that is not healthy [3]; of these the tool writes the summary,
-        Healthy, Unhealthy or Limited Capacity [10]. The status counts only once the state is Completed [11]. In
-        Progress is on the way, and Not Supported and N/A say nothing.
+        Healthy, Unhealthy or Limited Capacity [10]. The status counts only once the state is Completed [11], and
+        then any but Success. In Progress is on the way; a state Not Supported and N/A say nothing.
 
     [1] RMA Policy, https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/rma-policy-thresholds-for-row-remapping.html
     [2] Row Remapping, https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/row-remapping.html
@@ -152,7 +158,7 @@ _LEVELS = {
 _UNSAID = frozenset({"", "n/a", "not supported"})
 _NO_ACTION = _UNSAID | {"none"}
 _FABRIC_STATES = _UNSAID | {"completed", "in progress"}
-_FABRIC_STATUS = _UNSAID | {"success"}
+_FABRIC_STATUS = frozenset({"", "n/a", "success"})  # an error of the driver's library, also "Not Supported"
 _FABRIC_HEALTH = _UNSAID | {"healthy"}
 
 
@@ -177,6 +183,28 @@ def degradations(condition: Condition) -> tuple[Degradation, ...]:
     return (
         tuple(sorted(found, key=lambda reason: _RANKS[level(reason, condition), reason])) if len(found) > 1 else found
     )
+
+
+def grew(before: Health | None, after: Health | None) -> bool:
+    """Return whether a GPU has more uncorrectable ECC errors than before, as far as both say how many."""
+    return any(
+        (old := getattr(before, name, None)) is not None
+        and (new := getattr(after, name, None)) is not None
+        and new > old
+        for name in UNCORRECTABLE
+    )
+
+
+def growth_follows(before: Health | None, after: Health | None) -> bool:
+    """Return whether the growth of a card's uncorrectable ECC errors goes with it into another cluster.
+
+    `before` is what was last known where it was, and `after` its first reading where it has come to, which has to
+    confirm it: each of the counts is reported again, none is less, and not all are zero. More of them in another
+    cluster are no growth by themselves: either of the two may say anything.
+    """
+    known = [name for name in UNCORRECTABLE if getattr(before, name, None) is not None]
+    counts = [(getattr(before, name), getattr(after, name, None)) for name in known]
+    return all(new is not None and new >= old for old, new in counts) and any(new for _, new in counts)
 
 
 def level(reason: Degradation, condition: Condition) -> Level:

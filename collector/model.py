@@ -15,6 +15,7 @@ from collector.health import (
     Health,
     Level,
     degradations,
+    grew,
     worst_level,
 )
 from collector.timestamps import rfc3339
@@ -189,8 +190,9 @@ def _tells(field: str, health: Health) -> bool:
     value = getattr(health, field)
     if value is None or field in COUNTERS or isinstance(value, bool):
         return bool(value)
-    without = msgspec.structs.replace(health, **{field: None})
-    return degradations(Condition(health)) != degradations(Condition(without))
+    rest = Health(fabric_state=health.fabric_state) if field == "fabric_status" else Health()
+    alone = msgspec.structs.replace(rest, **{field: value})
+    return degradations(Condition(alone)) != degradations(Condition(rest))
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -428,14 +430,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         before = {one.field: one.before for one in self.changes if one.field in HEALTH_FIELDS}
         after = {one.field: one.after for one in self.changes if one.field in HEALTH_FIELDS}
         lost = next((one for one in self.changes if one.field == "lost"), FieldChange("lost", False, False))
-        was = Condition(
-            msgspec.structs.replace(health, **before),
-            bool(lost.before),
-            None if growth == self.time else growth,
-            self.time,
-        )
-        now = Condition(msgspec.structs.replace(health, **after), bool(lost.after), growth, self.time)
-        return degradations(was), degradations(now)
+        then, now = msgspec.structs.replace(health, **before), msgspec.structs.replace(health, **after)
+        grown = growth if grew(then, now) else None
+        read = self.time if grown is None else grown  # of which the time of a change may be ahead
+        was = Condition(then, bool(lost.before), growth if grown is None else None, read)
+        return degradations(was), degradations(Condition(now, bool(lost.after), growth, read))
 
 
 class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -456,7 +455,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event: str  # an Event's value
     changes: Mapping[str, Mapping[str, str | int | bool | None]] | None = None  # see `changes_object`
     last_known: Mapping[str, str] | None = None  # see `last_known_object`
-    mark: str | None = None  # the kind of the mark that was in force, if it was marked
+    mark: str | None = None  # the kind of the mark that it had when this was recorded
 
     @classmethod
     def of(

@@ -27,7 +27,7 @@ from collector.collect.smi_elements import (
     Verbatim,
     Wanted,
 )
-from collector.collect.smi_health import build_health, keep_certain
+from collector.collect.smi_health import MAX_LENGTH, build_health, keep_certain
 from collector.collect.smi_output import (
     ROOT,
     BadOutputError,
@@ -39,7 +39,7 @@ from collector.collect.smi_output import (
     lost_gpus,
     split_gpus,
 )
-from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, is_certain, known_value
+from collector.collect.smi_values import GPU_LOST, MAX_VALUE_LENGTH, RESET_REQUIRED, is_certain, known_value
 from collector.model import Gpu, GpuRef, UnidentifiedGpu, canonical_bus_id, canonical_uuid
 from collector.text import counted, one_line
 
@@ -143,7 +143,7 @@ def _read_report(document: Document, said: bytes, warnings: list[str] | None) ->
     except etree.XMLSyntaxError as error:
         report = _repair(document, error)
     else:
-        values = _read_document(root, document.around, some_lost=GPU_LOST.encode() in content)
+        values = _read_document(root, document.around, placeholders=_has_placeholders(content))
         report = _build_report(values, document.warnings)
     if warnings is not None:
         warnings += document.warnings
@@ -184,15 +184,16 @@ def _depth_error() -> BadOutputError:
 class _GpuValues:
     """The values of one <gpu>."""
 
-    __slots__ = ("fields", "health", "lost", "whole")
+    __slots__ = ("fields", "health", "lost", "reset", "whole")
 
-    def __init__(self, fields: dict[str, str], health: dict[str, str], *, id: str, lost: bool) -> None:  # noqa: A002
+    def __init__(self, fields: dict[str, str], health: dict[str, str], *, id: str) -> None:  # noqa: A002
         # This attribute is all that is known of some lost GPUs.
         if len(id) <= MAX_VALUE_LENGTH and (bus_id := known_value(id)) is not None:
             fields.setdefault("pci_bus_id", bus_id)
         self.fields = fields
         self.health = health  # as it is written, by the paths of the elements
-        self.lost = lost  # the driver says so of some value
+        self.lost = False  # the driver says so in place of some value
+        self.reset = False  # likewise, that it requires a reset
         self.whole = True
 
 
@@ -216,14 +217,14 @@ class _Values:
             self.said += b"\n" + text.encode("utf-8", "replace")
 
 
-def _read_document(root: etree._Element, around: bytes, *, some_lost: bool) -> _Values:
+def _read_document(root: etree._Element, around: bytes, *, placeholders: bool) -> _Values:
     """Return the values of a document that was parsed; raises BadOutputError where the root is not the tool's."""
     values = _Values(around)
     _read_root(root, values.fields)
     values.add_text(root.text)
     for child in root:
         if child.tag == "gpu":
-            values.add_gpu(_read_gpu(child, some_lost=some_lost))
+            values.add_gpu(_read_gpu(child, placeholders=placeholders))
         values.add_text(child.tail)
     return values
 
@@ -232,11 +233,15 @@ def _read_root(root: etree._Element, fields: dict[str, str]) -> None:
     _read(root.iterchildren(*BLOCKS), WANTED, fields, {})
 
 
-def _read_gpu(gpu: etree._Element, *, some_lost: bool) -> _GpuValues:
+def _read_gpu(gpu: etree._Element, *, placeholders: bool) -> _GpuValues:
     fields: dict[str, str] = {}
     health: dict[str, str] = {}
     _read(gpu.iterchildren(*BLOCKS_OF_GPU), WANTED_OF_GPU, fields, health)
-    return _GpuValues(fields, health, id=gpu.get("id", ""), lost=some_lost and _says_lost(gpu))
+    values = _GpuValues(fields, health, id=gpu.get("id", ""))
+    if placeholders:
+        said = {text.strip() for element in gpu.iter() if (text := element.text) is not None}
+        values.lost, values.reset = GPU_LOST in said, RESET_REQUIRED in said
+    return values
 
 
 def _read(elements: Iterable[etree._Element], wanted: Wanted, fields: dict[str, str], verbatim: dict[str, str]) -> None:
@@ -257,14 +262,14 @@ def _read(elements: Iterable[etree._Element], wanted: Wanted, fields: dict[str, 
             continue
         if type(leaf) is Verbatim:
             if leaf not in verbatim:
-                verbatim[leaf] = text
+                verbatim[leaf] = text if len(text) <= MAX_LENGTH else text.strip()[: MAX_LENGTH + 1]
         elif leaf not in fields and (value := known_value(text)) is not None:
             fields[leaf] = value
 
 
-def _says_lost(gpu: etree._Element) -> bool:
-    """Return whether the driver has lost a GPU: it says so in place of some value, if not of all."""
-    return any((text := element.text) is not None and text.strip() == GPU_LOST for element in gpu.iter())
+def _has_placeholders(content: bytes) -> bool:
+    """Return whether some GPU may be lost or require a reset: the driver says so in place of any of its values."""
+    return any(text.encode() in content for text in (GPU_LOST, RESET_REQUIRED))
 
 
 # What is not well-formed
@@ -283,12 +288,12 @@ def _repair(document: Document, error: etree.XMLSyntaxError) -> Report:
     if _ENTITY.search(text):
         raise entity_error() from error
     content = _CHARACTER_REFERENCE.sub(_referenced, _BARE_AMPERSAND.sub("&amp;", text)).encode()
-    some_lost = GPU_LOST.encode() in content
+    placeholders = _has_placeholders(content)
     try:
-        values = _read_document(_parse(content), document.around, some_lost=some_lost)
+        values = _read_document(_parse(content), document.around, placeholders=placeholders)
     except etree.XMLSyntaxError as second:
         error = second
-        values = _read_parts(content, document.around, some_lost=some_lost)
+        values = _read_parts(content, document.around, placeholders=placeholders)
     for gpu in values.gpus:
         for field in [field for field, value in gpu.fields.items() if _REPLACEMENT in value]:
             del gpu.fields[field]
@@ -313,7 +318,7 @@ def _referenced(reference: re.Match[str]) -> str:
     return reference[0] if allowed else _REPLACEMENT
 
 
-def _read_parts(content: bytes, around: bytes, *, some_lost: bool) -> _Values:
+def _read_parts(content: bytes, around: bytes, *, placeholders: bool) -> _Values:
     """Return what is beyond doubt in a document that is broken somewhere."""
     head, parts = split_gpus(content)
     values = _Values(around)
@@ -324,16 +329,18 @@ def _read_parts(content: bytes, around: bytes, *, some_lost: bool) -> _Values:
     for part in parts:
         end = part.rfind(b"</gpu>")
         values.add_text(part[end + len(b"</gpu>") :].decode("utf-8", "replace") if end >= 0 else None)
-        values.add_gpu(_read_part(part[: end + len(b"</gpu>")] if end >= 0 else part, end >= 0, some_lost=some_lost))
+        values.add_gpu(
+            _read_part(part[: end + len(b"</gpu>")] if end >= 0 else part, end >= 0, placeholders=placeholders)
+        )
     return values
 
 
-def _read_part(part: bytes, complete: bool, *, some_lost: bool) -> _GpuValues:
+def _read_part(part: bytes, complete: bool, *, placeholders: bool) -> _GpuValues:
     """Return the values of one GPU; not whole without an end, or without a UUID that is beyond doubt."""
     try:
-        return _read_gpu(_parse(part), some_lost=some_lost)
+        return _read_gpu(_parse(part), placeholders=placeholders)
     except etree.XMLSyntaxError:
-        values = _read_gpu(_parse(part, recover=True), some_lost=some_lost)
+        values = _read_gpu(_parse(part, recover=True), placeholders=placeholders)
     _keep_certain(values.fields, GPU_FIELDS, part)
     keep_certain(values.health, part)
     # One that may be virtual must not pass for a board.
@@ -433,7 +440,7 @@ def _build_gpu(values: _GpuValues) -> Gpu | UnidentifiedGpu:
     several = texts.pop("multi_gpu_board", "") == "Yes"
     if uuid is None:
         return UnidentifiedGpu(**{field: texts.get(field) for field in UnidentifiedGpu.__struct_fields__})
-    health = build_health(values.health, lost=values.lost)
+    health = build_health(values.health, lost=values.lost, reset=values.reset)
     return Gpu(
         uuid=canonical_uuid(uuid),
         minor_number=int(minor) if minor is not None and _NUMBER.fullmatch(minor) else None,

@@ -44,7 +44,7 @@ GPU_FIELDS = {
 
 
 class Verbatim(str):
-    """The path of an element whose text is kept as it is written."""
+    """The path of an element whose text is kept as it is written, as far as it is short enough to count."""
 
     __slots__ = ()
 

@@ -23,12 +23,12 @@ import functools
 import re
 from typing import Any
 
-from collector.collect.smi_values import RESET_REQUIRED, is_absent, is_certain
+from collector.collect.smi_values import GPU_LOST, RESET_REQUIRED, is_absent, is_certain
 from collector.health import Health, shared
 
-__all__ = ["PATHS", "build_health", "keep_certain"]
+__all__ = ["MAX_LENGTH", "PATHS", "build_health", "keep_certain"]
 
-_MAX_LENGTH = 40  # characters of a text that counts
+MAX_LENGTH = 40  # characters of a text that counts
 _BUILT = 4096  # sets of values whose Health is kept: most GPUs of a fleet say the same of themselves
 
 _COUNT = re.compile(r"([0-9]{1,15})(?: (?:bank|group)\(s\))?")
@@ -84,25 +84,29 @@ _FLAG_ELEMENTS: dict[str, tuple[str, ...]] = {
 _TEXTS: dict[str, tuple[str, frozenset[str]]] = {
     "recovery_action": ("gpu_recovery_action", frozenset({"none", "reset required"})),
     "fabric_state": ("fabric/state", frozenset()),
-    "fabric_status": ("fabric/status", frozenset({"insufficient resources", "timeout"})),
     "fabric_health": (f"{_FABRIC_HEALTH}/summary", frozenset()),
     "inforom": ("inforom_version/img_version", frozenset()),
 }
 
+_FABRIC_STATUS = "fabric/status"
+_NO_STATUS = frozenset(text.casefold() for text in ("N/A", "None", "Null", "Redacted", GPU_LOST, RESET_REQUIRED))
+
 _BANDWIDTH, _CONFIGURATION = f"{_FABRIC_HEALTH}/bandwidth", f"{_FABRIC_HEALTH}/incorrect_configuration"
+_CONFIGURATION_FAULTS = frozenset({"insufficient nvlinks"})
 _FABRIC_FAULTS = tuple(
     f"{_FABRIC_HEALTH}/{element}"
     for element in ("route_recovery_in_progress", "route_unhealthy", "access_timeout_recovery")
 )
 
 # The paths of the elements that are read, within the part of one GPU.
-PATHS = (
+_ALL = (
     *(path for forms in _COUNTS.values() for form in forms for path in form),
     *(f"{table}/{element}" for table in _ON_CHIP.values() for element in ("device_memory", "total")),
     *(path for paths in _FLAG_ELEMENTS.values() for path in paths),
     *(path for path, _ in _TEXTS.values()),
-    *(_BANDWIDTH, _CONFIGURATION, *_FABRIC_FAULTS),
+    *(_FABRIC_STATUS, _BANDWIDTH, _CONFIGURATION, *_FABRIC_FAULTS),
 )
+PATHS = tuple(dict.fromkeys(_ALL))  # some are in several forms
 
 
 def keep_certain(said: dict[str, str], text: bytes) -> None:
@@ -131,22 +135,24 @@ def _block(text: bytes, above: list[str], blocks: dict[str, bytes | None]) -> by
     return blocks[path]
 
 
-def build_health(said: dict[str, str], *, lost: bool = False) -> Health | None:
+def build_health(said: dict[str, str], *, lost: bool = False, reset: bool = False) -> Health | None:
     """Return how a GPU is by what stands in its elements, by their paths; None where nothing of it is known.
 
     Of one that the driver has lost, only bad news counts: what else is said of it is of another time, if not made up.
+    `reset` tells that it requires a reset, as is said in place of any of its values.
     """
-    return _build(tuple(said.items()), lost) if said else None
+    return _build(tuple(said.items()), lost, reset) if said or reset else None
 
 
 @functools.lru_cache(maxsize=_BUILT)
-def _build(items: tuple[tuple[str, str], ...], lost: bool) -> Health | None:
+def _build(items: tuple[tuple[str, str], ...], lost: bool, reset: bool) -> Health | None:
     said = {path: text.strip() for path, text in items}
     counts: dict[str, Any] = {field: _count(said, field) for field in _COUNTS}
     flags: dict[str, Any] = {field: _flag(said, *paths) for field, paths in _FLAG_ELEMENTS.items()}
     texts: dict[str, Any] = {field: _text(said, path, values) for field, (path, values) in _TEXTS.items()}
     texts["fabric_health"] = texts["fabric_health"] or _fabric_health(said)
-    if RESET_REQUIRED in said.values():
+    texts["fabric_status"] = _fabric_status(said)
+    if reset:
         flags["reset_required"] = True
     if lost:
         counts = {}
@@ -193,15 +199,25 @@ def _text(said: dict[str, str], path: str, values: frozenset[str] = frozenset())
 
 @functools.lru_cache(maxsize=1024)
 def _is_text(text: str, values: frozenset[str]) -> bool:
-    if len(text) > _MAX_LENGTH or not _TEXT.fullmatch(text):
+    if len(text) > MAX_LENGTH or not _TEXT.fullmatch(text):
         return False
     return not is_absent(text) or text.lower() in values
+
+
+def _fabric_status(said: dict[str, str]) -> str | None:
+    """Return how the GPU's registration with its fabric went: Success, or any of the errors of the driver's library.
+
+    One of these is "Unknown Error", which says elsewhere that there is no value.
+    """
+    text = said.get(_FABRIC_STATUS, "")
+    known = len(text) <= MAX_LENGTH and _TEXT.fullmatch(text) and text.casefold() not in _NO_STATUS
+    return text if known else None
 
 
 def _fabric_health(said: dict[str, str]) -> str | None:
     """Return the summary of what is said of the fabric's health, where the driver prints none."""
     bandwidth, fault = said.get(_BANDWIDTH), _flag(said, *_FABRIC_FAULTS)
-    if fault or _text(said, _CONFIGURATION) is not None:
+    if fault or _text(said, _CONFIGURATION, _CONFIGURATION_FAULTS) is not None:
         return "Unhealthy"
     if bandwidth == "Degraded":
         return "Limited Capacity"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from collector.collect.smi_elements import BLOCKS_OF_GPU
-from collector.collect.smi_values import GPU_LOST
+from collector.collect.smi_values import GPU_LOST, RESET_REQUIRED
 from collector.model import GpuidError, GpuRef, canonical_bus_id
 from collector.text import one_line
 
@@ -57,11 +57,12 @@ _NAME_TAG = b"process_name>"
 _CLOCKS_END, _PROCESSES_END, _ACCOUNTED_END = b"</supported_clocks>", b"</processes>", b"</accounted_processes>"
 
 # Runs of elements that are not read, from the first of them to what follows the last, as all drivers print them. They
-# are half of what a GPU has, so the XML parser is spared them where nothing in them is read or tells of a lost GPU.
+# are half of what a GPU has, so the XML parser is spared them where nothing in them is read or stands
+# in place of a value, saying that the GPU is lost or requires a reset.
 _UNREAD_RUNS = ((b"\n\t\t<fan_speed>", b"\n\t\t<ecc_mode>"), (b"\n\t\t<temperature>", b"\n\t\t<fabric>"))
 _NAMES = (*(name.encode() for name in BLOCKS_OF_GPU), b"supported_clocks", b"processes", b"accounted_processes")
 _READ_OR_CUT = re.compile(rb"\n\t\t<(?:" + b"|".join(_NAMES) + rb")\b")  # the names are words
-_LOST = GPU_LOST.encode()
+_PLACEHOLDERS = (GPU_LOST.encode(), RESET_REQUIRED.encode())
 _INDENT = b"\n\t\t<"  # of the elements of a GPU
 
 # Encodings that a document may declare besides UTF-8 and UTF-16; what it says otherwise is read as UTF-8.
@@ -405,7 +406,9 @@ def _unread_runs(output: bytes, start: int, end: int) -> Iterator[tuple[int, int
     for first, following in _UNREAD_RUNS:
         run = output.find(first, start, end)
         after = output.find(following, run, end) if run >= 0 else -1
-        if after >= 0 and not _READ_OR_CUT.search(output, run, after) and output.find(_LOST, run, after) < 0:
+        if after < 0 or _READ_OR_CUT.search(output, run, after):
+            continue
+        if all(output.find(text, run, after) < 0 for text in _PLACEHOLDERS):
             yield run, after
             start = after
 

@@ -15,9 +15,8 @@ __all__ = ["MAX_MODELS", "GpuCounts", "GpuState", "Share"]
 
 MAX_MODELS = 64  # of a cluster that are told apart; a fleet has a few, and a hostile cluster has what it likes
 
-_KINDS_HELD = (
-    4096  # of nodes whose counts are held once: most nodes have as many GPUs of one model, all of them healthy
-)
+_KINDS_HELD = 256  # of nodes whose counts are held once: most nodes have as many GPUs of one model, all healthy
+_SHARED_LENGTH = 2  # counts of a node that is like others; what is longer may be made up
 
 
 class GpuState(StrEnum):
@@ -65,7 +64,9 @@ class GpuCounts:
         for place, state in nodes.items():
             known = self._nodes.setdefault(place.cluster, {})
             before = known.get(place.node, ())
-            after = () if state is None else _shared(_tally(state))
+            after = () if state is None else _tally(state)
+            if len(after) <= _SHARED_LENGTH:
+                after = _shared(after)
             if before == after:
                 continue
             if after:

@@ -13,7 +13,15 @@ from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
 from collector.inventory.index import PlaceIndex
-from collector.inventory.last_known import facts_of, newest_marks, settled, with_growth, with_last_known
+from collector.inventory.last_known import (
+    facts_of,
+    newest_marks,
+    of_card,
+    settled,
+    with_foreign_growth,
+    with_growth,
+    with_last_known,
+)
 from collector.inventory.listed import with_listed
 from collector.inventory.unseen import also_lost, also_silent, silent_gpus, unseen_gpus
 from collector.inventory.verify_backoff import VerifyBackoff
@@ -67,9 +75,10 @@ class Inventory:
     What a GPU no longer says of itself, such as its serial, stays as last known (`collector.inventory.last_known`).
 
     A GPU's health follows its UUID: each of its first readings in another place is compared with the last one in the
-    place before, once it is settled that it has moved. Across clusters it is compared and nothing else: neither what is
-    no longer reported nor the growth of its errors is taken over from a cluster that may have made it up. For the same
-    reason, what one place of a GPU in conflict reports is never compared with what the other one does.
+    place before, once it is settled that it has moved. Across clusters it is compared, and what is no longer reported
+    is not taken over from a cluster that may have made it up. That its errors have grown is, where its own reading
+    confirms how many they are. For the same reason, what one place of a GPU in conflict reports is never compared with
+    what the other one does.
 
     A GPU that does not answer stays in its node, as lost (`collector.inventory.unseen`); one that was never read there
     is known by its bus address alone. So does one that only ResourceSlices can tell of (`collector.inventory.listed`).
@@ -418,7 +427,7 @@ class Inventory:
         if (absent := self._absent.get(canonical_uuid(uuid))) is None:
             return None
         facts = absent.facts or Gpu(uuid=uuid)
-        return Condition(facts.health, absent.lost, facts.ecc_growth, absent.time)
+        return Condition(of_card(facts.health), absent.lost, facts.ecc_growth, absent.time)
 
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
@@ -648,7 +657,10 @@ class Inventory:
         uuid, previous = known.uuid, was.place
         state = self._at(claimant)
         claimed = next(one for one in state.gpus if one.uuid == uuid)
-        gpu = settled(claimed, known, was.time) if previous.cluster == claimant.cluster else claimed
+        if previous.cluster == claimant.cluster:
+            gpu = settled(claimed, known, was.time)
+        else:
+            gpu = with_foreign_growth(claimed, known, state.time or was.time)
         self._claims.close(uuid, claimant)
         at = max(since, state.since_of(uuid))
         state = msgspec.structs.replace(
@@ -702,27 +714,29 @@ class Inventory:
     def _with_last_known(self, gpu: Gpu, node: NodeState, here: tuple[Gpu, float] | None, reading: Reading) -> Gpu:
         """Return a GPU of a reading with what earlier ones say of it: in its node, or else in its home or where it was.
 
-        What merely claims a GPU adds nothing to it, and no cluster adds anything to the GPUs of another one.
+        What merely claims a GPU adds nothing to it, and another cluster nothing but what the GPU confirms.
         """
         if here is not None:
             known, since = here
             if known == gpu:  # nearly always
                 return known  # one copy of its strings is enough
-            gpu = _with_shared_health(with_growth(gpu, known, max(reading.time, since)))
+            gpu = _with_shared_health(with_growth(gpu, known, reading.time))
             gpu = with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
             return known if known == gpu else gpu
         gpu = _with_shared_health(gpu)
         if (absent := self._absent.get(gpu.uuid)) is not None:
-            if absent.facts is None or absent.place.cluster != node.place.cluster:
+            if absent.facts is None:
                 return gpu
-            gpu = with_growth(gpu, absent.facts, max(reading.time, absent.time))
+            if absent.place.cluster != node.place.cluster:
+                return with_foreign_growth(gpu, absent.facts, reading.time)
+            gpu = with_growth(gpu, absent.facts, reading.time)
             return with_last_known(gpu, absent.facts, absent.time, same_node=absent.place == node.place)
         home = min((home for home in self._homes(gpu.uuid) if home.cluster == node.place.cluster), default=None)
         if home is None:
             return gpu
         state = self._at(home)
         known, since = next(one for one in zip(state.gpus, state.since, strict=True) if one[0].uuid == gpu.uuid)
-        gpu = with_growth(gpu, known, max(reading.time, since))
+        gpu = with_growth(gpu, known, reading.time)
         return with_last_known(gpu, known, _confirmed(state, gpu.uuid, since), same_node=False)
 
     def _at(self, place: Place) -> NodeState:

@@ -1,16 +1,19 @@
 """Keeps what a GPU once said of itself and no longer says, as last known, with when it was reported last."""
 
+import math
 import sys
+from collections.abc import Iterable
 
 import msgspec
 
-from collector.health import HEALTH_FIELDS, Health, shared
+from collector.health import GROWTH_WINDOW_SECONDS, HEALTH_FIELDS, Health, grew, growth_follows, shared
 from collector.model import KEPT_FIELDS, Gpu, LastReport
 
-__all__ = ["facts_of", "newest_marks", "settled", "with_growth", "with_last_known"]
+__all__ = ["facts_of", "newest_marks", "of_card", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
 
-_UNCORRECTABLE = ("ecc_sram_uncorrectable", "ecc_dram_uncorrectable")
 _OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # that a GPU has in any node
+_OF_PLACE = tuple(field for field in HEALTH_FIELDS if field.startswith("fabric_"))  # switches and their manager
+_RESETS = ("reset_required", "drain_and_reset_recommended")  # what drivers said before they had a recovery action
 
 
 def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool) -> Gpu:
@@ -18,6 +21,10 @@ def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool) -> Gp
 
     `time` (Unix seconds) is when what is `known` was read, as far as it is not marked with an earlier one itself.
     """
+    return _with_known(gpu, known, _lasting(known, gpu.health), time, same_node=same_node)
+
+
+def _with_known(gpu: Gpu, known: Gpu, known_health: Health | None, time: float, *, same_node: bool) -> Gpu:
     if gpu.virtual:
         return gpu
     kept = {
@@ -25,7 +32,7 @@ def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool) -> Gp
         for name in (KEPT_FIELDS if same_node else _OWN_FIELDS)
         if getattr(gpu, name) is None and (value := getattr(known, name)) is not None
     }
-    health, unsaid = _with_last_health(gpu.health, known)
+    health, unsaid = _with_last_health(gpu.health, known_health, known.last_known)
     growth = gpu.ecc_growth if gpu.ecc_growth is not None else known.ecc_growth
     if not kept and not unsaid:
         return gpu if growth == gpu.ecc_growth else msgspec.structs.replace(gpu, ecc_growth=growth)
@@ -38,16 +45,65 @@ def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool) -> Gp
     return msgspec.structs.replace(gpu, **kept, last_known=gpu.last_known + marks, health=health, ecc_growth=growth)
 
 
-def _with_last_health(health: Health | None, known: Gpu) -> tuple[Health | None, tuple[str, ...]]:
-    """Return a health with the values that only an earlier reading has, and the names by which these are marked."""
-    if known.health is None or health is known.health:
+def _lasting(known: Gpu, health: Health | None) -> Health | None:
+    """Return what is known of a GPU's health, without what ends when another health no longer says it.
+
+    The fabric is the place's and not the card's. Whether a reset is required, the recovery action tells as well; and
+    where a GPU says that in place of its values, it ends with values in their place.
+    """
+    if (was := known.health) is None or health is was:
+        return was
+    ended = set(_OF_PLACE)
+    if health is not None and health.recovery_action is not None:
+        ended.update(_RESETS)
+    elif health is not None and _has_values(health) and _in_place_of_values(known):
+        ended.add("reset_required")
+    return _without(was, ended)
+
+
+def of_card(health: Health | None) -> Health | None:
+    """Return of a GPU's health what holds wherever the GPU is."""
+    return None if health is None else _without(health, _OF_PLACE)
+
+
+def _without(health: Health, names: Iterable[str]) -> Health | None:
+    told = dict.fromkeys(name for name in names if getattr(health, name) is not None)
+    if not told:
+        return health
+    left = msgspec.structs.replace(health, **told)
+    return None if left == Health() else shared(left)
+
+
+def _in_place_of_values(known: Gpu) -> bool:
+    """Return whether what said that a reset is required was no flag, beside which there is the one of a drain."""
+    if known.health is None or not known.health.reset_required:
+        return False
+    times = dict(known.last_known)
+    reset, drain = (times.get(name, times.get("health", math.inf)) for name in _RESETS)
+    return known.health.drain_and_reset_recommended is None or drain < reset
+
+
+def _has_values(health: Health) -> bool:
+    """Return whether a GPU answers; of one that does not, nothing but what is wrong is reported."""
+    return any((value := getattr(health, name)) is not None and value is not True for name in HEALTH_FIELDS)
+
+
+def _with_last_health(
+    health: Health | None, known: Health | None, marks: tuple[LastReport, ...]
+) -> tuple[Health | None, tuple[str, ...]]:
+    """Return a health with the values that only an earlier one has, and the names by which these are marked.
+
+    `marks` are the names by which values of the earlier one are marked already.
+    """
+    if known is None or health is known:
         return health, ()
     if health is None:
-        return known.health, (*(field for field, _ in known.last_known if field in HEALTH_FIELDS), "health")
+        fields = (field for field, _ in marks if field in HEALTH_FIELDS and getattr(known, field) is not None)
+        return known, (*fields, "health")
     kept = {
         name: value
         for name in HEALTH_FIELDS
-        if getattr(health, name) is None and (value := getattr(known.health, name)) is not None
+        if getattr(health, name) is None and (value := getattr(known, name)) is not None
     }
     return (shared(msgspec.structs.replace(health, **kept)), tuple(kept)) if kept else (health, ())
 
@@ -57,14 +113,22 @@ def with_growth(gpu: Gpu, known: Gpu, time: float) -> Gpu:
 
     `known` is what its own cluster knew of it before: another one may say anything.
     """
-    before, after = known.health, gpu.health
-    if after is before or before is None or after is None or gpu.virtual or gpu.ecc_growth is not None:
+    if known.health is gpu.health or gpu.virtual or gpu.ecc_growth is not None or not grew(known.health, gpu.health):
         return gpu
-    grew = any(
-        (old := getattr(before, name)) is not None and (new := getattr(after, name)) is not None and new > old
-        for name in _UNCORRECTABLE
-    )
-    return msgspec.structs.replace(gpu, ecc_growth=time) if grew else gpu
+    return msgspec.structs.replace(gpu, ecc_growth=time)
+
+
+def with_foreign_growth(gpu: Gpu, known: Gpu, time: float) -> Gpu:
+    """Return a GPU as a reading at `time` (Unix seconds) found it, with the growth of its errors in another cluster.
+
+    Only what it says itself lets it be known here that they have grown there.
+    """
+    growth = known.ecc_growth
+    if growth is None or gpu.virtual or (gpu.ecc_growth is not None and gpu.ecc_growth >= growth):
+        return gpu
+    if abs(time - growth) >= GROWTH_WINDOW_SECONDS or not growth_follows(known.health, gpu.health):
+        return gpu
+    return msgspec.structs.replace(gpu, ecc_growth=growth)
 
 
 def settled(gpu: Gpu, known: Gpu, time: float) -> Gpu:
@@ -94,7 +158,7 @@ def facts_of(gpu: Gpu, time: float) -> Gpu | None:
     if gpu.virtual:
         return None
     nothing = Gpu(uuid=gpu.uuid)
-    facts = with_last_known(nothing, gpu, time, same_node=True)
+    facts = _with_known(nothing, gpu, gpu.health, time, same_node=True)
     if facts is nothing:
         return None
     texts = {name: sys.intern(value) for name in KEPT_FIELDS if name != "serial" and (value := getattr(facts, name))}

@@ -9,15 +9,16 @@ from typing import NamedTuple
 import anyio
 
 from collector.health import Degradation, Health, Level
-from collector.marks import Mark, MarkKind
-from collector.model import Event, NodeState, Placement
+from collector.marks import MarkKind
+from collector.model import Event, NodeState, Place
 from collector.store import HistoricChange, History
 from collector.views.cluster_summary import MAX_REST_SECONDS, REST_FACTOR
 from collector.views.collector_view import CollectorView
-from collector.views.condition import HealthChange, degraded_since, stages
+from collector.views.condition import HealthChange, degraded_since, retrace
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.history_query import query_history
+from collector.views.marks import placements_of
 from collector.views.trays import position
 
 __all__ = [
@@ -130,10 +131,11 @@ def select(view: CollectorView, degraded: Iterable[DegradedGpu], wanted: Filter)
 def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
     """Return the GPUs that are marked and present, and not degraded."""
     found: dict[tuple[str, object], DegradedGpu] = {}
-    for mark in view.marks.all(view.now()):
+    now = view.now()
+    for mark in view.marks.all(now):
         if mark.kind is not wanted.mark:
             continue
-        for placement in _marked(view, mark):
+        for placement in placements_of(view.inventory, view.marks, mark, now):
             if (
                 not placement.degradations
                 and (not wanted.cluster or placement.place.cluster == wanted.cluster)
@@ -141,12 +143,6 @@ def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
             ):
                 found.setdefault((placement.gpu.uuid, placement.place), DegradedGpu(placement, mark=mark))
     return sorted(found.values(), key=_worst_first)
-
-
-def _marked(view: CollectorView, mark: Mark) -> Sequence[Placement]:
-    if mark.uuid is not None:
-        return view.inventory.find(uuid=mark.uuid)
-    return view.inventory.find(serial=mark.serial) if mark.serial is not None else []
 
 
 def _count(survey: HealthSurvey, entry: NodeState, *, up: bool) -> None:
@@ -199,7 +195,7 @@ async def degraded_times(view: CollectorView, rows: Sequence[DegradedGpu]) -> di
             break
         recorded: dict[str, list[HealthChange]] = {}
         for row in reversed(answer.rows):
-            recorded.setdefault(row.uuid, []).append(HealthChange(row.time, row.changes))
+            recorded.setdefault(row.uuid, []).append(HealthChange(row.time, row.changes, Place(row.cluster, row.node)))
         async for uuid, changes in yielding(recorded.items()):
             _add_time(found, gpus[uuid], changes)
     return found
@@ -214,11 +210,11 @@ def _remembered(view: CollectorView, uuids: Container[str]) -> dict[str, list[He
     for group in view.recent_changes.newest(Event.HEALTH):
         for gpu, changes in zip(group.gpus, group.altered, strict=False):
             if gpu.uuid in uuids:
-                found.setdefault(gpu.uuid, []).insert(0, HealthChange(group.time, changes))
+                found.setdefault(gpu.uuid, []).insert(0, HealthChange(group.time, changes, group.place))
     return found
 
 
 def _add_time(found: dict[str, float], one: DegradedGpu, changes: list[HealthChange]) -> None:
-    past = stages(changes, one.placement.gpu, until=one.placement.confirmed)
-    if (since := degraded_since(one.reasons[0], past)) is not None:
+    past = retrace(changes, one.placement.gpu, one.placement.condition)
+    if (since := degraded_since(one.reasons[0], past.stages)) is not None:
         found[one.placement.gpu.uuid] = since

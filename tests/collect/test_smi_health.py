@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.collect import nvidia_smi
 from collector.collect.nvidia_smi import BadOutputError, Report, parse
 from collector.collect.smi_health import PATHS
-from collector.health import COUNTERS, HEALTH_FIELDS, Health
+from collector.health import COUNTERS, HEALTH_FIELDS, Condition, Degradation, Health, degradations
 
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 
@@ -290,6 +291,55 @@ def test_the_forms_of_all_drivers_are_read(block: str, expected: dict[str, Any])
 def test_a_reset_may_be_required_in_place_of_a_value(element: str, value: str):
     health = health_of(document(f"<remapped_rows><{element}>{value}</{element}></remapped_rows>"))
     assert health == Health(reset_required=True)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "\n\t\t<temperature>\n\t\t\t<gpu_temp>GPU requires reset</gpu_temp>\n\t\t</temperature>",
+        "<fb_memory_usage><used>GPU requires reset</used></fb_memory_usage>",
+        "<serial>GPU requires reset</serial>",
+        "<utilization>GPU requires reset</utilization>",
+    ],
+)
+def test_a_reset_may_be_required_in_place_of_a_value_that_is_not_read(block: str):
+    assert health_of(document(block)) == Health(reset_required=True)
+    assert health_of(document(f"{block}{ROWS_450}")) == Health(**ROWS_450_READ, reset_required=True)
+
+
+STATUSES = ["Unknown Error", "Not Supported", "Not Found", "No Permission", "Insufficient Size", "Timeout", "No data"]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_any_error_of_a_registration_with_the_fabric_counts(status: str):
+    health = health_of(document(f"<fabric><state>Completed</state><status>{status}</status></fabric>"))
+    assert health == Health(fabric_state="Completed", fabric_status=status)
+    assert degradations(Condition(health)) == (Degradation.FABRIC,)
+
+
+@pytest.mark.parametrize("status", ["N/A", "[N/A]", "", "None", "GPU is lost?", "x" * 41])
+def test_what_says_nothing_of_a_registration_does_not(status: str):
+    health = health_of(document(f"<fabric><state>Completed</state><status>{status}</status></fabric>"))
+    assert health == Health(fabric_state="Completed")
+
+
+def test_every_fault_of_the_fabrics_configuration_counts():
+    block = "<fabric><health><incorrect_configuration>Insufficient NVLinks</incorrect_configuration></health></fabric>"
+    assert health_of(document(block)) == Health(fabric_health="Unhealthy")
+
+
+def test_no_path_is_there_twice():
+    assert len(PATHS) == len(set(PATHS))
+
+
+def test_what_is_too_long_to_count_is_not_kept(monkeypatch: pytest.MonkeyPatch):
+    kept: list[str] = []
+    monkeypatch.setattr(nvidia_smi, "build_health", lambda said, **_: kept.extend(said.values()))
+    health_of(document(f"<remapped_rows><remapped_row_corr>{'x' * 100}</remapped_row_corr></remapped_rows>"))
+    monkeypatch.undo()
+    assert [len(text) for text in kept] == [41]
+    padded = f"<remapped_rows><remapped_row_corr>{' ' * 100}7\n</remapped_row_corr></remapped_rows>"
+    assert health_of(document(padded)) == Health(remapped_rows_correctable=7)
 
 
 def test_of_a_lost_gpu_only_bad_news_counts():

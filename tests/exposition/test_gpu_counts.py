@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from collector.exposition import gpu_counts
 from collector.exposition.gpu_counts import MAX_MODELS, GpuCounts, GpuState, Share
 from collector.health import Health
 from collector.model import (
@@ -186,3 +187,12 @@ async def test_a_scrape_has_the_gpus_of_each_cluster(bench: Any) -> None:
     assert len(samples) == 6
     model = 'model="evil \\"\\n\N{REPLACEMENT CHARACTER}?"'
     assert any(model in line for line in families(await bench.text())["gpuid_gpu_info"])  # they can be joined
+
+
+def test_counts_that_may_be_made_up_are_not_held_for_good() -> None:
+    models = [Gpu(uuid=f"GPU-{index}", model=f"model {index}") for index in range(3)]
+    counts = GpuCounts()
+    before = gpu_counts._shared.cache_info().currsize
+    counts.update({Place("c", "n"): node(*models)})
+    assert gpu_counts._shared.cache_info().currsize == before
+    assert (gpu_counts._shared.cache_info().maxsize or 0) <= 256

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from collector.health import Degradation, Health
+from collector.health import GROWTH_WINDOW_SECONDS, Degradation, Health, degradations
 from collector.inventory import Inventory
 from collector.model import (
     Change,
@@ -32,6 +32,7 @@ FINE = Health(
     recovery_action="None",
     inforom="G520.0200.00.05",
 )
+NO_RESET = Health(reset_required=False, drain_and_reset_recommended=False)
 PENDING = msgspec.structs.replace(FINE, remapped_rows_uncorrectable=1, row_remap_pending=True)
 ROWS, IS_PENDING = FieldChange("remapped_rows_uncorrectable", 0, 1), FieldChange("row_remap_pending", False, True)
 
@@ -134,6 +135,10 @@ class TestWhatIsAChange:
             ("row_remap_pending", False),
         ]
 
+    def test_a_fabric_that_fails_in_two_ways_at_first_sight_is_one(self, world: World) -> None:
+        _, change = world.read(A, 10.0, Health(fabric_state="Not Started", fabric_health="Unhealthy"))
+        assert [one.field for one in change.changes] == ["fabric_state", "fabric_health"]
+
     def test_a_fabric_that_fails_at_first_sight_is_one(self, world: World) -> None:
         failing = Health(fabric_state="Completed", fabric_status="Insufficient Resources")
         _, change = world.read(A, 10.0, failing)
@@ -176,6 +181,70 @@ class TestWhatIsNoLongerSaid:
         world.read(A, 40.0, Health(inforom="1"))
         marks = dict(world.only(A).gpu.last_known)
         assert marks == {"row_remap_pending": 10.0, "ecc_dram_uncorrectable": 20.0}
+
+
+class TestWhatEndsWithoutBeingSaid:
+    @pytest.mark.parametrize("flag", ["reset_required", "drain_and_reset_recommended"])
+    def test_a_recovery_action_answers_for_the_flags_before_it(self, world: World, flag: str) -> None:
+        world.read(A, 10.0, msgspec.structs.replace(NO_RESET, **{flag: True}))
+        (change,) = world.read(A, 20.0, Health(recovery_action="None", ecc_dram_uncorrectable=0))
+        assert change.changes == (FieldChange(flag, True, None),)
+        assert change.degradations == ((Degradation.RECOVERY_ACTION,), ())
+        assert world.only(A).gpu.last_known == ()
+        assert world.only(A).degradations == ()
+
+    @pytest.mark.parametrize("silence", [False, True])
+    def test_what_stood_in_place_of_values_ends_with_values(self, world: World, silence: bool) -> None:
+        world.read(A, 10.0, Health(inforom="1", ecc_dram_uncorrectable=1, drain_and_reset_recommended=False))
+        world.read(A, 20.0, Health(inforom="1", reset_required=True))
+        if silence:
+            assert world.read(A, 25.0, None) == []
+            assert world.only(A).degradations == (Degradation.RECOVERY_ACTION,)
+        (change,) = world.read(A, 30.0, Health(inforom="1", ecc_dram_uncorrectable=1))
+        assert change.changes == (FieldChange("reset_required", True, None),)
+        assert world.only(A).degradations == ()
+
+    def test_a_lost_gpu_has_no_values(self, world: World) -> None:
+        world.read(A, 10.0, Health(inforom="1", reset_required=True))
+        (lost,) = world.read(A, 20.0, Health(row_remap_failure=True), lost=True)
+        assert FieldChange("reset_required", True, None) not in lost.changes
+        assert Degradation.RECOVERY_ACTION in world.only(A).degradations
+
+    def test_a_flag_stays_where_nothing_answers_for_it(self, world: World) -> None:
+        world.read(A, 10.0, Health(inforom="1", reset_required=True, drain_and_reset_recommended=False))
+        assert world.read(A, 20.0, Health(inforom="1", ecc_dram_uncorrectable=0)) == []
+        assert world.only(A).degradations == (Degradation.RECOVERY_ACTION,)
+
+    FAILING = Health(inforom="1", fabric_state="Completed", fabric_status="Timeout", fabric_health="Unhealthy")
+
+    @pytest.mark.parametrize("after", [Health(inforom="1"), None])
+    def test_the_fabric_is_not_the_cards(self, world: World, after: Health | None) -> None:
+        world.read(A, 10.0, self.FAILING)
+        (change,) = world.read(A, 20.0, after)
+        assert change.changes == (
+            FieldChange("fabric_status", "Timeout", None),
+            FieldChange("fabric_health", "Unhealthy", None),
+        )
+        gpu = world.only(A).gpu
+        assert gpu.health == Health(inforom="1")
+        assert all(not one.field.startswith("fabric") for one in gpu.last_known)
+
+    @pytest.mark.parametrize("gone_first", [True, False])
+    def test_no_fabric_is_carried_to_another_node(self, world: World, gone_first: bool) -> None:
+        world.read(A, 10.0, self.FAILING)
+        if gone_first:
+            world.read(A, 20.0)
+            condition = world.inventory.last_condition("GPU-1")
+            assert condition is not None
+            assert degradations(condition) == ()
+        changes = world.read(B, 30.0, Health(inforom="1")) + world.read(A, 40.0)
+        assert [one.field for one in changes[1].changes] == ["fabric_status", "fabric_health"]
+        assert world.only(B).gpu == Gpu(uuid="GPU-1", serial="1", health=Health(inforom="1"))
+
+    def test_nothing_but_the_fabric_known_is_nothing(self, world: World) -> None:
+        world.read(A, 10.0, Health(fabric_health="Unhealthy"))
+        world.read(A, 20.0, None)
+        assert world.only(A).gpu == Gpu(uuid="GPU-1", serial="1")
 
 
 class TestOnItsWay:
@@ -296,6 +365,54 @@ class TestGrowth:
         world.read(A, 30.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
         world.read(WEST, 40.0)
         assert world.only(A).gpu.ecc_growth is None
+
+    @pytest.mark.parametrize("gone_first", [True, False])
+    @pytest.mark.parametrize(
+        ("there", "follows"),
+        [
+            ({}, True),
+            ({"ecc_dram_uncorrectable": 3}, True),
+            ({"ecc_dram_uncorrectable": 1}, False),
+            ({"ecc_dram_uncorrectable": None}, False),
+            ({"ecc_sram_uncorrectable": None}, False),
+            ({"ecc_sram_uncorrectable": 0, "ecc_dram_uncorrectable": 0}, False),
+        ],
+    )
+    def test_it_follows_into_another_cluster_whose_reading_confirms_it(
+        self, world: World, gone_first: bool, there: dict[str, int | None], follows: bool
+    ) -> None:
+        more = msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2)
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, more)
+        if gone_first:
+            world.read(A, 25.0)
+        changes = world.read(WEST, 30.0, msgspec.structs.replace(more, **there))
+        changes += world.read(A, 40.0)
+        assert world.only(WEST).gpu.ecc_growth == (20.0 if follows else None)
+        assert (world.only(WEST).degradations == (Degradation.UNCORRECTABLE_ECC_GROWING,)) is follows
+
+    @pytest.mark.parametrize("gone_first", [True, False])
+    def test_one_that_is_long_over_follows_nowhere(self, world: World, gone_first: bool) -> None:
+        more = msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2)
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, more)
+        if gone_first:
+            world.read(A, 25.0)
+        world.read(WEST, 20.0 + GROWTH_WINDOW_SECONDS, more)
+        world.read(A, 30.0 + GROWTH_WINDOW_SECONDS)
+        assert world.only(WEST).gpu.ecc_growth is None
+
+    @pytest.mark.parametrize("before", ["stays", "gone", "moves"])
+    def test_a_clock_that_was_ahead_hides_none(self, world: World, before: str) -> None:
+        world.read(A, 1e7, FINE)
+        world.read(A, 10.0, FINE)
+        if before == "gone":
+            world.read(A, 15.0)
+        place = B if before == "moves" else A
+        changes = world.read(place, 20.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        changes += world.read(A, 30.0) if before == "moves" else []
+        assert world.only(place).degradations == (Degradation.UNCORRECTABLE_ECC_GROWING,)
+        assert changes[-1].degradations == ((), (Degradation.UNCORRECTABLE_ECC_GROWING,))
 
 
 LOST, ANSWERS = FieldChange("lost", False, True), FieldChange("lost", True, False)
