@@ -3,7 +3,7 @@
 import csv
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from aiohttp import web
@@ -14,10 +14,9 @@ from collector.model import Event
 from collector.text import csv_text
 from collector.timestamps import rfc3339
 from collector.views.collector_view import CollectorView
-from collector.views.cooperative import yielding
-from collector.views.degraded import DegradedGpu, count_levels
+from collector.views.degraded import DegradedGpu
 from collector.views.fleet_health import fleet_health
-from collector.views.health import Filter, degraded_times, select
+from collector.views.health import Filter, degraded_times, marked, select
 from collector.views.marks import AbsentMarkedGpu, absent_marked
 from collector.web.keys import COLLECTOR, HEALTH_SURVEYS
 from collector.web.pages.paging import PAGE_ROWS, window
@@ -27,6 +26,7 @@ from collector.web.params import check_parameters, choice
 __all__ = ["health", "health_csv"]
 
 MAX_CHANGES = 12
+CSV_PART_ROWS = 500
 CSV_COLUMNS = (
     *("level", "degraded", "degraded_since", "mark", "ticket", "note", "cluster", "node", "machine"),
     *("serial", "uuid", "model", "since", "confirmed", "state"),
@@ -41,15 +41,15 @@ async def health(request: web.Request) -> web.Response:
     collector = request.app[COLLECTOR]
     wanted = _filter(request)
     survey = await request.app[HEALTH_SURVEYS].survey()
-    found = select(collector, survey.degraded, wanted)
+    found = await select(collector, survey.degraded, wanted)
     part = window(request, len(found))
-    shown = found[part.offset : part.offset + PAGE_ROWS]
+    shown = marked(collector, found[part.offset : part.offset + PAGE_ROWS])
     return await page(
         request,
         "health.html",
         survey=survey,
         share=fleet_health(collector).fleet,
-        levels=count_levels(survey.degraded),
+        levels=survey.levels,
         shown=shown,
         total=len(found),
         since=await degraded_times(collector, shown),
@@ -64,36 +64,43 @@ async def health(request: web.Request) -> web.Response:
         reasons_known=list(Degradation),
         marks_known=list(MarkKind),
         clusters=sorted({*collector.clusters(), *collector.inventory.clusters()}),
-        models=sorted({one.placement.gpu.model for one in survey.degraded if one.placement.gpu.model}),
+        models=survey.models,
         latest=list(itertools.islice(collector.recent_changes.newest(Event.HEALTH), MAX_CHANGES)),
         last=collector.recent_changes.last_id,
     )
 
 
-async def health_csv(request: web.Request) -> web.Response:
-    """Return the same list as a CSV file, all of it."""
+async def health_csv(request: web.Request) -> web.StreamResponse:
+    """Send the same list as a CSV file, all of it, in parts: however long it is, it is nowhere as a whole."""
     check_parameters(request, Filter._fields)
     collector = request.app[COLLECTOR]
     survey = await request.app[HEALTH_SURVEYS].survey()
     wanted = _filter(request)
-    found = select(collector, survey.degraded, wanted)
-    since = await degraded_times(collector, found)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    async for one in yielding(found):
-        writer.writerow(_csv_row(collector, one, since.get(one.placement.gpu.uuid)))
-    if wanted.mark is not None and wanted == Filter(mark=wanted.mark):  # what is in no node has no cluster or model
-        writer.writerows([_absent_csv_row(one) for one in await _absent(collector, wanted.mark)])
-    response = web.Response(text=text.getvalue(), content_type="text/csv", charset="utf-8")
-    response.headers["Content-Disposition"] = 'attachment; filename="gpuid-health.csv"'
+    found = await select(collector, survey.degraded, wanted)
+    response = web.StreamResponse(headers={"Content-Disposition": 'attachment; filename="gpuid-health.csv"'})
+    response.content_type, response.charset = "text/csv", "utf-8"
     response.enable_compression()
+    await response.prepare(request)
+    await response.write(_csv([CSV_COLUMNS]))
+    for start in range(0, len(found), CSV_PART_ROWS):
+        part = marked(collector, found[start : start + CSV_PART_ROWS])
+        since = await degraded_times(collector, part)
+        await response.write(_csv(_csv_row(collector, one, since.get(one.placement.gpu.uuid)) for one in part))
+    if wanted.mark is not None and wanted == Filter(mark=wanted.mark):  # what is on no node has no cluster or model
+        await response.write(_csv(_absent_csv_row(one) for one in await _absent(collector, wanted.mark)))
+    await response.write_eof()
     return response
 
 
 async def _absent(collector: CollectorView, kind: MarkKind | None) -> list[AbsentMarkedGpu]:
     found = await absent_marked(collector.inventory, collector.marks, collector.now())
     return [one for one in found if kind is None or one.mark.kind is kind]
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 def _filter(request: web.Request) -> Filter:

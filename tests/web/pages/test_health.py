@@ -9,6 +9,7 @@ import pytest
 from collector.health import Health
 from collector.marks import Mark, MarkKind
 from collector.model import Gpu, ReadFailure
+from collector.web.pages import health as pages
 
 pytestmark = pytest.mark.anyio
 
@@ -123,9 +124,12 @@ async def test_filters_are_in_the_address_of_the_page_and_of_the_file(
     async with serving(worn) as client:
         page = await visit(client, f"/health?{query}")
         assert f"/health.csv?{query}" in page.links
+        [found] = [link for link in page.links if link.startswith("/api/v1/gpus?")]
+        listed = {gpu["serial"] for gpu in (await client.get(found)).json()["gpus"]}
         answer = await client.get(f"/health.csv?{query}")
     assert [row["serial"] for row in csv.DictReader(io.StringIO(answer.text))] == expected
     table = page.text.split("Latest changes")[0]
+    assert listed == set(expected)
     assert ("No matching GPUs." in table) == (not expected)
     assert [name for name in ("500", "501", "502", "503") if name in table] == sorted(expected)
 
@@ -169,9 +173,13 @@ async def test_a_bad_question_says_what_was_expected(client: Any, path: str, exp
     assert (answer.status_code, answer.text[: len(expected)]) == (400, expected)
 
 
-async def test_long_lists_come_in_parts(site: Any, serving: Any, visit: Any) -> None:
+async def test_long_lists_come_in_parts(site: Any, serving: Any, visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     site.read("prod-a", "w1", *(card(f"5{number:03}", PENDING) for number in range(250)))
     async with serving(site) as client:
         page = await visit(client, "/health?page=3")
+        monkeypatch.setattr(pages, "CSV_PART_ROWS", 100)
+        answer = await client.get("/health.csv")
+    serials = [row["serial"] for row in csv.DictReader(io.StringIO(answer.text))]
+    assert (len(serials), len(set(serials))) == (250, 250)
     assert "201–250 of 250 GPUs" in page.text
     assert "/health?page=2" in page.links
