@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from collector.health import HEALTH_FIELDS, Degradation, Level
+from collector.health import HEALTH_FIELDS, Degradation, Level, degradations, worst_level
 from collector.marks import MarkKind
 from collector.model import Event
 from collector.text import csv_text
@@ -17,6 +17,7 @@ from collector.views.collector_view import CollectorView
 from collector.views.degraded import DegradedGpu
 from collector.views.fleet_health import fleet_health
 from collector.views.health import Filter, degraded_times, marked, select
+from collector.views.marks import AbsentMarkedGpu, absent_marked
 from collector.web.keys import COLLECTOR, HEALTH_SURVEYS
 from collector.web.pages.paging import PAGE_ROWS, window
 from collector.web.pages.rendering import page
@@ -55,6 +56,9 @@ async def health(request: web.Request) -> web.Response:
         window=part,
         wanted=wanted,
         filtered=any(wanted),
+        absent=await _absent(collector, wanted.mark),
+        merely_marked=wanted == Filter(mark=wanted.mark) and wanted.mark is not None,
+        most_absent=PAGE_ROWS,
         query={key: value for key, value in wanted._asdict().items() if value},
         levels_known=list(Level),
         reasons_known=list(Degradation),
@@ -71,7 +75,8 @@ async def health_csv(request: web.Request) -> web.StreamResponse:
     check_parameters(request, Filter._fields)
     collector = request.app[COLLECTOR]
     survey = await request.app[HEALTH_SURVEYS].survey()
-    found = await select(collector, survey.degraded, _filter(request))
+    wanted = _filter(request)
+    found = await select(collector, survey.degraded, wanted)
     response = web.StreamResponse(headers={"Content-Disposition": 'attachment; filename="gpuid-health.csv"'})
     response.content_type, response.charset = "text/csv", "utf-8"
     response.enable_compression()
@@ -81,8 +86,15 @@ async def health_csv(request: web.Request) -> web.StreamResponse:
         part = marked(collector, found[start : start + CSV_PART_ROWS])
         since = await degraded_times(collector, part)
         await response.write(_csv(_csv_row(collector, one, since.get(one.placement.gpu.uuid)) for one in part))
+    if wanted.mark is not None and wanted == Filter(mark=wanted.mark):  # what is on no node has no cluster or model
+        await response.write(_csv(_absent_csv_row(one) for one in await _absent(collector, wanted.mark)))
     await response.write_eof()
     return response
+
+
+async def _absent(collector: CollectorView, kind: MarkKind | None) -> list[AbsentMarkedGpu]:
+    found = await absent_marked(collector.inventory, collector.marks, collector.now())
+    return [one for one in found if kind is None or one.mark.kind is kind]
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:
@@ -118,6 +130,22 @@ def _csv_row(collector: CollectorView, one: DegradedGpu, since: float | None) ->
         *(getattr(gpu.health, field, None) for field in HEALTH_FIELDS),
     )
     return [_cell(value) for value in values]
+
+
+def _absent_csv_row(one: AbsentMarkedGpu) -> list[str]:
+    known, mark = one.condition, one.mark
+    values: dict[str, object] = {
+        "level": known and worst_level(known),
+        "degraded": known and ",".join(degradations(known)),
+        "mark": mark.kind,
+        "ticket": mark.ticket,
+        "note": mark.note,
+        "serial": one.serial,
+        "uuid": one.uuid,
+        "state": "absent",
+        **{field: getattr(known.health, field, None) for field in HEALTH_FIELDS if known},
+    }
+    return [_cell(values.get(column)) for column in CSV_COLUMNS]
 
 
 def _cell(value: object) -> str:

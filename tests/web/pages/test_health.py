@@ -76,6 +76,37 @@ async def test_without_degraded_gpus_it_says_so(site: Any, serving: Any, visit: 
     assert "Nothing is degraded, and every GPU node has been read." in page.text
 
 
+async def test_marked_gpus_on_no_node_are_listed_too(worn: Any, serving: Any, visit: Any) -> None:
+    told: dict[str, Any] = {"set_at": 1764000200.0, "set_by": "ann", "note": "sent away"}
+    gone = Mark(uuid="GPU-502", serial="502", kind=MarkKind.RMA, ticket="RMA-7", **told)
+    never = Mark(serial="=900", kind=MarkKind.RMA, **told)
+    watched = Mark(uuid="GPU-500", kind=MarkKind.WATCH, set_at=1764000100.0, set_by="ann")
+    worn.collector.marks.replace([gone, never, watched])
+    worn.read("prod-a", "w1", card("500", SOUND), card("501", PENDING), time=1764000300.0)
+    async with serving(worn) as client:
+        everything = await visit(client, "/health")
+        marked = await visit(client, "/health?mark=rma")
+        elsewhere = await visit(client, "/health?mark=rma&cluster=prod-b")
+        watch = await visit(client, "/health?mark=watch")
+        file = await client.get("/health.csv?mark=rma")
+    assert "On no node now: 2 GPUs marked rma ." in everything.text
+    assert "/health?mark=rma#absent" in everything.links
+    assert "On no node now: 2 GPUs marked rma ." in elsewhere.text
+    assert "2 GPUs marked rma and on no node Serial" in marked.text
+    assert (
+        "502 GPU-502 needs replacement row remapping failed rma RMA-7 sent away 7 minutes ago 2025-11-24T16:03:20Z "
+        "w1 of prod-a" in marked.text
+    )
+    assert "=900 – not known rma sent away 7 minutes ago 2025-11-24T16:03:20Z –" in marked.text
+    assert "on no node" not in watch.text.lower()
+    rows = list(csv.DictReader(io.StringIO(file.text)))
+    assert [(one["serial"], one["uuid"], one["level"], one["state"], one["node"]) for one in rows] == [
+        ("502", "GPU-502", "replace", "absent", ""),
+        ("'=900", "", "", "absent", ""),
+    ]
+    assert rows[0]["remapped_rows_uncorrectable"] == "4"
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
