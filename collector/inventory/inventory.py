@@ -721,7 +721,8 @@ class Inventory:
             if known == gpu:  # nearly always
                 return known  # one copy of its strings is enough
             gpu = _with_shared_health(with_growth(gpu, known, reading.time))
-            gpu = with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
+            time, rebooted = _confirmed(node, gpu.uuid, since), _rebooted(node, reading)
+            gpu = with_last_known(gpu, known, time, same_node=True, rebooted=rebooted)
             return known if known == gpu else gpu
         gpu = _with_shared_health(gpu)
         if (absent := self._absent.get(gpu.uuid)) is not None:
@@ -757,6 +758,12 @@ def _confirmed(node: NodeState, uuid: str, since: float) -> float:
     """Return when (Unix seconds) a GPU of a node, which has it since `since`, was last read there."""
     unseen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
     return unseen if unseen is not None else since if node.time is None else node.time
+
+
+def _rebooted(node: NodeState, reading: Reading) -> bool:
+    """Return whether a node was started between its last reading and this one, as far as both know of which boot."""
+    was = None if node.fingerprint is None else node.fingerprint.boot_id
+    return bool(was and reading.fingerprint.boot_id) and was != reading.fingerprint.boot_id
 
 
 def _boards(node: NodeState) -> int | None:

@@ -14,14 +14,16 @@ __all__ = ["facts_of", "newest_marks", "of_card", "settled", "with_foreign_growt
 _OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # that a GPU has in any node
 _OF_PLACE = tuple(field for field in HEALTH_FIELDS if field.startswith("fabric_"))  # switches and their manager
 _RESETS = ("reset_required", "drain_and_reset_recommended")  # what drivers said before they had a recovery action
+_WAITING = ("recovery_action", *_RESETS, *(field for field in HEALTH_FIELDS if field.endswith("_pending")))
 
 
-def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool) -> Gpu:
+def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool, rebooted: bool = False) -> Gpu:
     """Return a GPU with the values that only an earlier reading of it has, marked as such.
 
     `time` (Unix seconds) is when what is `known` was read, as far as it is not marked with an earlier one itself.
+    `rebooted` tells that the node has been started since.
     """
-    return _with_known(gpu, known, _lasting(known, gpu.health), time, same_node=same_node)
+    return _with_known(gpu, known, _lasting(known, gpu.health, rebooted=rebooted), time, same_node=same_node)
 
 
 def _with_known(gpu: Gpu, known: Gpu, known_health: Health | None, time: float, *, same_node: bool) -> Gpu:
@@ -45,15 +47,18 @@ def _with_known(gpu: Gpu, known: Gpu, known_health: Health | None, time: float, 
     return msgspec.structs.replace(gpu, **kept, last_known=gpu.last_known + marks, health=health, ecc_growth=growth)
 
 
-def _lasting(known: Gpu, health: Health | None) -> Health | None:
+def _lasting(known: Gpu, health: Health | None, *, rebooted: bool) -> Health | None:
     """Return what is known of a GPU's health, without what ends when another health no longer says it.
 
-    The fabric is the place's and not the card's. Whether a reset is required, the recovery action tells as well; and
-    where a GPU says that in place of its values, it ends with values in their place.
+    The fabric is the place's and not the card's. What waits for a reset has had one when the node was started. Whether
+    one is required, the recovery action and what drivers had before it answer for each other; and where a GPU says that
+    in place of its values, it ends with values in their place.
     """
     if (was := known.health) is None or health is was:
         return was
-    ended = set(_OF_PLACE)
+    ended = {*_OF_PLACE, *_WAITING} if rebooted else set(_OF_PLACE)
+    if health is not None and health.reset_required is False:
+        ended.add("recovery_action")
     if health is not None and health.recovery_action is not None:
         ended.update(_RESETS)
     elif health is not None and _has_values(health) and _in_place_of_values(known):

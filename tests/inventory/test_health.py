@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from collector.health import GROWTH_WINDOW_SECONDS, Degradation, Health, degradations
+from collector.health import GROWTH_WINDOW_SECONDS, HEALTH_FIELDS, Degradation, Health, degradations
 from collector.inventory import Inventory
 from collector.model import (
     Change,
@@ -50,6 +50,7 @@ class World:
         *healths: Health | None,
         lost: bool = False,
         uuids: tuple[str, ...] = ("GPU-1",),
+        boot: str = "b",
     ) -> list[Change]:
         """Apply a reading that finds GPU-1, or as many GPUs as healths are given; without one it finds none."""
         gpus = tuple(
@@ -59,7 +60,7 @@ class World:
             cluster=place.cluster,
             node=NodeInfo(name=place.node),
             source="x/y",
-            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id=boot, capacity=8),
             time=time,
             driver_version=None,
             cuda_version=None,
@@ -214,6 +215,40 @@ class TestWhatEndsWithoutBeingSaid:
         world.read(A, 10.0, Health(inforom="1", reset_required=True, drain_and_reset_recommended=False))
         assert world.read(A, 20.0, Health(inforom="1", ecc_dram_uncorrectable=0)) == []
         assert world.only(A).degradations == (Degradation.RECOVERY_ACTION,)
+
+    def test_what_drivers_said_before_answers_for_a_recovery_action(self, world: World) -> None:
+        world.read(A, 10.0, Health(recovery_action="Drain and Reset"))
+        assert world.read(A, 20.0, Health(reset_required=True)) != []
+        assert world.only(A).gpu.health == Health(recovery_action="Drain and Reset", reset_required=True)
+        (change,) = world.read(A, 30.0, NO_RESET)
+        assert [(one.field, one.after) for one in change.changes] == [
+            ("recovery_action", None),
+            ("reset_required", False),
+        ]
+        assert world.only(A).degradations == ()
+
+    WAITING = Health(
+        row_remap_pending=True,
+        bank_remap_pending=True,
+        page_retirement_pending=True,
+        channel_repair_pending=True,
+        tpc_repair_pending=True,
+        recovery_action="Reboot",
+        drain_and_reset_recommended=True,
+    )
+
+    @pytest.mark.parametrize("after", [Health(inforom="1"), None])
+    def test_what_waits_for_a_reset_has_had_one_after_a_boot(self, world: World, after: Health | None) -> None:
+        burnt = Health(row_remap_failure=True, sram_threshold_exceeded=True, remapped_rows_uncorrectable=2)
+        told = {name: value for name in HEALTH_FIELDS if (value := getattr(burnt, name)) is not None}
+        world.read(A, 10.0, msgspec.structs.replace(self.WAITING, **told))
+        assert world.read(A, 20.0, after) == []
+        (change,) = world.read(A, 30.0, after, boot="another")
+        assert {one.field for one in change.changes} == {
+            name for name in HEALTH_FIELDS if getattr(self.WAITING, name) is not None
+        }
+        inforom = None if after is None else after.inforom
+        assert world.only(A).gpu.health == msgspec.structs.replace(burnt, inforom=inforom)
 
     FAILING = Health(inforom="1", fabric_state="Completed", fabric_status="Timeout", fabric_health="Unhealthy")
 
