@@ -124,7 +124,7 @@ def _described(change: FieldChange) -> str:
 
 def _label(field: str) -> str:
     label = FACT_LABELS.get(field) or HEALTH_LABELS.get(field, field)
-    return label if label[1:2].isupper() else label[:1].lower() + label[1:]
+    return label if label[1:3].lower() != label[1:3] else label[:1].lower() + label[1:]
 
 
 def _value(field: str, value: object) -> str:

@@ -1,6 +1,6 @@
 """How one GPU is, in words: why it is degraded, since when, and what NVIDIA's documents say to do about it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,6 +12,9 @@ from collector.health import (
     Health,
     Level,
     degradations,
+    grew,
+    growth_follows,
+    level,
     worst_level,
 )
 from collector.model import FieldChange, Gpu, Place
@@ -20,17 +23,18 @@ from collector.views.recent_changes import ChangeGroup
 
 __all__ = [
     "ADVICE",
+    "NO_PAST",
     "REASON_WORDS",
     "HealthChange",
+    "Past",
     "Reason",
     "Stage",
     "Turn",
     "Verdict",
+    "condition_after",
     "degraded_since",
-    "health_after",
     "judge",
-    "lost_after",
-    "stages",
+    "retrace",
     "turn",
     "turn_of",
 ]
@@ -84,8 +88,7 @@ ADVICE = MappingProxyType(
         ),
     }
 )
-
-UNCORRECTABLE = frozenset(("ecc_sram_uncorrectable", "ecc_dram_uncorrectable"))
+_ORDER = {level: number for number, level in enumerate(Level)}
 
 
 class HealthChange(NamedTuple):
@@ -97,7 +100,7 @@ class HealthChange(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A part of a GPU's life in which its reasons to be degraded stayed the same."""
+    """A part of a GPU's life in which why it was degraded, and what was to be done, stayed the same."""
 
     since: float | None  # Unix seconds; None: before anything that is recorded
     reasons: tuple[Degradation, ...] = ()
@@ -105,11 +108,21 @@ class Stage(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What one change of health began and ended, as far as its own fields tell; the worst first."""
+    """What one change of health began and ended; the worst first."""
 
     began: tuple[Degradation, ...] = ()
     ended: tuple[Degradation, ...] = ()
     level: Level | None = None  # what is to be done because of what began
+
+
+class Past(NamedTuple):
+    """How a GPU was."""
+
+    stages: Sequence[Stage] = ()  # oldest first
+    turns: Mapping[HealthChange, Turn] = MappingProxyType({})  # what each of its changes began and ended
+
+
+NO_PAST = Past()
 
 
 class Reason(NamedTuple):
@@ -151,70 +164,120 @@ def judge(condition: Condition, past: Sequence[Stage] = ()) -> Verdict:
     return Verdict(worst_level(condition), reasons, told=condition.health is not None)
 
 
-def stages(changes: Iterable[HealthChange], gpu: Gpu, *, until: float) -> list[Stage]:
-    """Return the stages of a GPU's condition until a time (Unix seconds), oldest first, from its changes of health.
+def retrace(
+    changes: Iterable[HealthChange], gpu: Gpu, now: Condition, *, arrivals: Container[float] | None = None
+) -> Past:
+    """Return the past of a GPU's condition, from its changes of health, oldest first, to how it is at its last reading.
 
-    The changes are given oldest first. Before the first one of a field it was what that one says, and a field that is
-    no longer reported stays what it was, as in the inventory.
+    Before the first change of a field it was what that one says, and what one says is no longer known is not known. As
+    in the inventory, more errors than in another cluster are no growth, and less of them there end one; `arrivals` are
+    the times (Unix seconds) at which the GPU came to its places, if they are known. Whatever the changes tell, the last
+    stage is that of `now`.
     """
-    known = list(changes)
-    state = _state_before(known, gpu)
-    growth: float | None = None
-    found: list[Stage] = [_stage(None, _condition(state))]
-    for time, altered, _ in known:
-        if growth is not None and time - growth >= GROWTH_WINDOW_SECONDS:
-            _add(found, growth + GROWTH_WINDOW_SECONDS, _condition(state))
-            growth = None
-        for field, before, after in altered:
-            if field in UNCORRECTABLE and _grew(before, after):
-                growth = time
-            if after is not None:
-                state[field] = after
-        _add(found, time, _condition(state, growth, time))
-    if growth is not None and until - growth >= GROWTH_WINDOW_SECONDS:
-        _add(found, growth + GROWTH_WINDOW_SECONDS, _condition(state))
-    return found
+    followed = _Followed(list(changes), gpu, arrivals)
+    followed.pass_time(now.read)
+    _end_with(followed.stages, now, followed.came)
+    return Past(followed.stages, followed.turns)
 
 
-def turn(changes: Iterable[FieldChange]) -> Turn:
+def condition_after(changes: Sequence[HealthChange]) -> Condition:
+    """Return how a GPU was of which nothing but its changes of health, oldest first, is known."""
+    followed = _Followed(changes, Gpu(uuid=""), None)
+    return followed.condition(changes[-1].time if changes else 0.0)
+
+
+class _Followed:
+    """A GPU's condition, followed through its changes of health, given oldest first."""
+
+    def __init__(self, changes: Sequence[HealthChange], gpu: Gpu, arrivals: Container[float] | None) -> None:
+        self._state = _state_before(changes, gpu)
+        self._growth: float | None = None  # Unix seconds
+        self._cluster: str | None = None
+        self._arrivals = arrivals
+        self.stages: list[Stage] = [_stage(None, self.condition(0.0))]
+        self.turns: dict[HealthChange, Turn] = {}
+        self.came: float | None = None  # Unix seconds: into the cluster of the last change, from another one
+        for change in changes:
+            self._follow(change)
+
+    def condition(self, time: float) -> Condition:
+        """Return how the GPU is at a time (Unix seconds) after the last change."""
+        return Condition(_health(self._state), self._state.get("lost") is True, self._growth, time)
+
+    def pass_time(self, time: float) -> None:
+        """Let a growth of errors end that is long ago at a time (Unix seconds)."""
+        if self._growth is not None and (ends := self._growth + GROWTH_WINDOW_SECONDS) <= time:
+            self._growth = None
+            _add(self.stages, ends, self.condition(ends))
+
+    def _follow(self, change: HealthChange) -> None:
+        time, altered, place = change
+        self.pass_time(time)
+        was = self.condition(time)
+        self._state.update((field, after) for field, _, after in altered)
+        now = _health(self._state)
+        if self._is_from_another_cluster(time, place):
+            self.came = time
+            if not growth_follows(was.health, now):
+                self._growth = None
+        elif grew(was.health, now):
+            self._growth = time
+        self._cluster = self._cluster if place is None else place.cluster
+        condition = self.condition(time)
+        self.turns[change] = _turn(was, condition, grown=self._growth == time)
+        _add(self.stages, time, condition)
+
+    def _is_from_another_cluster(self, time: float, place: Place | None) -> bool:
+        if place is None or self._cluster in (None, place.cluster):
+            return False
+        return self._arrivals is None or time in self._arrivals
+
+
+def _end_with(found: list[Stage], now: Condition, came: float | None) -> None:
+    """Let the last stage be what holds now, since the latest time at which it can have begun."""
+    last, current = found[-1], degradations(now)
+    if (current, worst_level(now)) == (last.reasons, last.level):
+        return
+    begun = now.ecc_growth if Degradation.UNCORRECTABLE_ECC_GROWING in set(current) - set(last.reasons) else came
+    since = now.read if begun is None else begun
+    _add(found, since if last.since is None else max(since, last.since), now)
+
+
+def turn(changes: Iterable[FieldChange], known: Health | None = None, *, grown: bool = True) -> Turn:
     """Return which reasons to be degraded one change of health began and ended.
 
-    What is no longer reported has not ended: a driver that says less repairs nothing.
+    `known` is the health after it, as far as that is known; `grown` whether more errors are a growth.
     """
-    before: dict[str, Any] = {}
-    after: dict[str, Any] = {}
-    growth = None
-    for field, was, now in changes:
-        before[field], after[field] = was, was if now is None else now
-        if field in UNCORRECTABLE and _grew(was, now):
-            growth = 0.0
-    then = _condition(after, growth)
-    old, new = degradations(_condition(before)), degradations(then)
-    began = tuple(one for one in new if one not in old)
-    return Turn(began, tuple(one for one in old if one not in new), worst_level(then) if began else None)
+    after: dict[str, Any] = {field: getattr(known, field, None) for field in HEALTH_FIELDS}
+    before = dict(after)
+    for field, old, new in changes:
+        before[field], after[field] = old, new
+    growth = 0.0 if grown and grew(_health(before), _health(after)) else None
+    was = Condition(_health(before), before.get("lost") is True)
+    return _turn(was, Condition(_health(after), after.get("lost") is True, growth), grown=growth is not None)
+
+
+def _turn(was: Condition, now: Condition, *, grown: bool) -> Turn:
+    """Return what is otherwise; errors that grow again begin to grow, also where they have grown lately."""
+    old = {one: level(one, was) for one in degradations(was)}
+    new = {one: level(one, now) for one in degradations(now)}
+    growing = Degradation.UNCORRECTABLE_ECC_GROWING
+    worse = {one for one, to_do in new.items() if one not in old or _ORDER[to_do] < _ORDER[old[one]]}
+    began = tuple(one for one in new if one in worse or (grown and one is growing))
+    levels = [new[one] for one in began]
+    return Turn(began, tuple(one for one in old if one not in new), min(levels, key=_ORDER.__getitem__, default=None))
 
 
 def turn_of(group: ChangeGroup) -> Turn:
     """Return which reasons to be degraded the changes of some GPUs together began and ended."""
-    turns = [turn(changes) for changes in group.altered]
+    turns = [
+        turn(changes, gpu.health, grown=gpu.health is None or gpu.ecc_growth is not None)
+        for gpu, changes in zip(group.gpus, group.altered, strict=False)
+    ]
     began = tuple(one for one in Degradation if any(one in each.began for each in turns))
     ended = tuple(one for one in Degradation if any(one in each.ended for each in turns) and one not in began)
     levels = [each.level for each in turns]
-    return Turn(began, ended, next((level for level in (Level.REPLACE, Level.RESET) if level in levels), None))
-
-
-def health_after(changes: Iterable[HealthChange]) -> Health | None:
-    """Return the health of which changes, given oldest first, tell; None where they tell nothing."""
-    state = {field: now for _, altered, _ in changes for field, _, now in altered if now is not None}
-    return _health(state)
-
-
-def lost_after(changes: Iterable[HealthChange]) -> bool:
-    """Return whether a GPU had stopped answering after its changes of health, given oldest first."""
-    lost = False
-    for _, altered, _ in changes:
-        lost = next((now is True for field, _, now in altered if field == "lost"), lost)
-    return lost
+    return Turn(began, ended, next((one for one in Level if one in levels), None))
 
 
 def degraded_since(reason: Degradation, past: Sequence[Stage]) -> float | None:
@@ -237,22 +300,18 @@ def _state_before(changes: Iterable[HealthChange], gpu: Gpu) -> dict[str, Any]:
 
 
 def _add(found: list[Stage], since: float, condition: Condition) -> None:
-    if (stage := _stage(since, condition)).reasons != found[-1].reasons:
-        found.append(stage)
+    last, stage = found[-1], _stage(since, condition)
+    if (stage.reasons, stage.level) == (last.reasons, last.level):
+        return
+    if last.since == since:
+        found.pop()
+    found.append(stage)
 
 
 def _stage(since: float | None, condition: Condition) -> Stage:
     return Stage(since, degradations(condition), worst_level(condition))
 
 
-def _condition(state: Mapping[str, Any], growth: float | None = None, time: float = 0.0) -> Condition:
-    return Condition(_health(state), state.get("lost") is True, growth, time)
-
-
 def _health(state: Mapping[str, Any]) -> Health | None:
     values = {field: value for field, value in state.items() if field in HEALTH_FIELDS and value is not None}
     return Health(**values) if values else None
-
-
-def _grew(before: object, after: object) -> bool:
-    return isinstance(before, int) and isinstance(after, int) and after > before

@@ -10,11 +10,11 @@ import anyio
 
 from collector.health import Degradation, Health, Level
 from collector.marks import Mark, MarkKind
-from collector.model import Event, NodeState, Placement
+from collector.model import Event, NodeState, Place, Placement
 from collector.store import HistoricChange, History
 from collector.views.cluster_summary import MAX_REST_SECONDS, REST_FACTOR
 from collector.views.collector_view import CollectorView
-from collector.views.condition import HealthChange, degraded_since, stages
+from collector.views.condition import HealthChange, degraded_since, retrace
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.history_query import query_history
@@ -199,7 +199,7 @@ async def degraded_times(view: CollectorView, rows: Sequence[DegradedGpu]) -> di
             break
         recorded: dict[str, list[HealthChange]] = {}
         for row in reversed(answer.rows):
-            recorded.setdefault(row.uuid, []).append(HealthChange(row.time, row.changes))
+            recorded.setdefault(row.uuid, []).append(HealthChange(row.time, row.changes, Place(row.cluster, row.node)))
         async for uuid, changes in yielding(recorded.items()):
             _add_time(found, gpus[uuid], changes)
     return found
@@ -214,11 +214,11 @@ def _remembered(view: CollectorView, uuids: Container[str]) -> dict[str, list[He
     for group in view.recent_changes.newest(Event.HEALTH):
         for gpu, changes in zip(group.gpus, group.altered, strict=False):
             if gpu.uuid in uuids:
-                found.setdefault(gpu.uuid, []).insert(0, HealthChange(group.time, changes))
+                found.setdefault(gpu.uuid, []).insert(0, HealthChange(group.time, changes, group.place))
     return found
 
 
 def _add_time(found: dict[str, float], one: DegradedGpu, changes: list[HealthChange]) -> None:
-    past = stages(changes, one.placement.gpu, until=one.placement.confirmed)
-    if (since := degraded_since(one.reasons[0], past)) is not None:
+    past = retrace(changes, one.placement.gpu, one.placement.condition)
+    if (since := degraded_since(one.reasons[0], past.stages)) is not None:
         found[one.placement.gpu.uuid] = since

@@ -12,7 +12,7 @@ from collector.marks import Mark
 from collector.model import Event, FieldChange, Place, canonical_uuid
 from collector.store import Alteration, HistoricChange, History, PastPlacement, Position, StoreError
 from collector.views.collector_view import CollectorView
-from collector.views.condition import HealthChange, Stage, Turn, turn
+from collector.views.condition import NO_PAST, HealthChange, Past, Stage, Turn, turn
 from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.placements import PlacementPeriod, alterations
 
@@ -22,6 +22,7 @@ MAX_PERIODS = 200  # that are asked for at once, the newest
 MAX_ALTERATIONS = 200
 MAX_HEALTH_CHANGES = 500
 MAX_MARKS = 200
+MOVE_SECONDS = 5.0  # from leaving one node to being found in another one
 
 
 class Kind(StrEnum):
@@ -94,13 +95,15 @@ def tell(
     marks: Iterable[Mark],
     *,
     now: float,
-    past: Sequence[Stage] = (),
+    past: Past = NO_PAST,
 ) -> list[Happening]:
-    """Return a life, the newest first; its periods are given the newest first, the stages of its condition oldest."""
+    """Return a life, the newest first; its periods and the rest are given the newest first."""
+    changed = list(health)
     found = [
         *(_as_it_was(one, past) for one in _places(periods, now)),
         *(Happening(Kind.ALTERED, one.time, changes=one.changes) for one in altered),
-        *_healths(health),
+        *_healths(changed, past),
+        *_faded(changed, past.stages, now),
         *_marks(marks, now),
     ]
     # What happened at the same time is told in the order of the kinds: it came, and was in this health.
@@ -170,13 +173,11 @@ def _remembered(view: CollectorView, uuid: str) -> Iterator[HealthChange]:
 
 
 def _places(periods: Sequence[PlacementPeriod], now: float) -> Iterator[Happening]:
-    left = {period.until: period for period in periods if period.until is not None}
-    arrivals = {period.since for period in periods}
+    moves = {index: left for index in range(len(periods)) if (left := _left_for(index, periods)) is not None}
+    left_for_another = set(moves.values())
     for index, period in enumerate(periods):
         stayed = None if period.since is None else (now if period.until is None else period.until) - period.since
-        previous = left.get(period.since) if period.since is not None else None
-        if previous is period or (previous is not None and previous.place == period.place):
-            previous = None
+        previous = periods[moves[index]] if index in moves else None
         yield Happening(
             Kind.CAME if previous is None else Kind.MOVED,
             period.since,
@@ -190,8 +191,21 @@ def _places(periods: Sequence[PlacementPeriod], now: float) -> Iterator[Happenin
             nowhere=_nowhere(period, periods) if previous is None else None,
             again=any(older.place == period.place for older in periods[index + 1 :]),
         )
-        if period.until is not None and period.until not in arrivals:
+        if period.until is not None and index not in left_for_another:
             yield Happening(Kind.LEFT, period.until, period.place, machine=period.machine, stayed=stayed)
+
+
+def _left_for(index: int, periods: Sequence[PlacementPeriod]) -> int | None:
+    """Return which of the periods a GPU left for this one: the two nodes were read in either order."""
+    since, place = periods[index].since, periods[index].place
+    if since is None:
+        return None
+    ends = {
+        number: one.until
+        for number, one in enumerate(periods)
+        if number != index and one.until is not None and one.place != place and 0.0 <= since - one.until < MOVE_SECONDS
+    }
+    return max(ends, key=ends.__getitem__, default=None)
 
 
 def _nowhere(period: PlacementPeriod, periods: Iterable[PlacementPeriod]) -> float | None:
@@ -203,20 +217,35 @@ def _nowhere(period: PlacementPeriod, periods: Iterable[PlacementPeriod]) -> flo
     return period.since - max(ends) if ends and len(ends) == len(earlier) and max(ends) < period.since else None
 
 
-def _as_it_was(one: Happening, past: Sequence[Stage]) -> Happening:
-    """Return a coming or going with the condition that the GPU was in."""
+def _as_it_was(one: Happening, past: Past) -> Happening:
+    """Return a coming or going with the condition that the GPU was in, as far as no change of that moment tells it."""
     if one.time is None:
         return one
-    then = [stage for stage in past if stage.since is None or stage.since <= one.time]
-    return one._replace(reasons=then[-1].reasons, level=then[-1].level) if then else one
+    then = [stage for stage in past.stages if stage.since is None or stage.since <= one.time]
+    begun = {reason for change, turned in past.turns.items() if change.time == one.time for reason in turned.began}
+    if not then or begun.issuperset(then[-1].reasons):
+        return one
+    return one._replace(reasons=then[-1].reasons, level=then[-1].level)
 
 
-def _healths(health: Iterable[HealthChange]) -> Iterator[Happening]:
-    for time, changes, place in health:
+def _healths(health: Iterable[HealthChange], past: Past) -> Iterator[Happening]:
+    for change in health:
+        time, changes, place = change
         lost = next((one.after for one in changes if one.field == "lost"), None)
         kind = Kind.HEALTH if lost is None else Kind.LOST if lost else Kind.ANSWERED
         said = tuple(one for one in changes if one.field != "lost")
-        yield Happening(kind, time, place, changes=said, turn=turn(changes))
+        turned = past.turns.get(change)
+        yield Happening(kind, time, place, changes=said, turn=turn(changes) if turned is None else turned)
+
+
+def _faded(health: Sequence[HealthChange], stages: Iterable[Stage], now: float) -> Iterator[Happening]:
+    """Yield when errors had not grown for so long that they count as growing no more, which no change tells."""
+    times = {one.time for one in health}
+    growing = Degradation.UNCORRECTABLE_ECC_GROWING
+    for before, after in itertools.pairwise(stages):
+        ended = growing in before.reasons and growing not in after.reasons
+        if ended and after.since is not None and after.since <= now and after.since not in times:
+            yield Happening(Kind.HEALTH, after.since, turn=Turn(ended=(growing,)))
 
 
 def _marks(marks: Iterable[Mark], now: float) -> Iterator[Happening]:

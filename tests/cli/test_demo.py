@@ -56,7 +56,7 @@ async def test_no_event_ends_it(size, monkeypatch, capsys, tmp_path) -> None:
     tell(simulator.fleet, simulator.drivers)
     statuses = {name: SimpleNamespace(state=ClusterState.UP) for name in simulator.fleet.clusters}
     service = SimpleNamespace(inventory=Inventory(), clusters=SimpleNamespace(statuses=statuses))
-    scenario = demo_command._Scenario(simulator, service)
+    scenario = demo_command._Scenario(simulator, service)  # type: ignore[arg-type]
     events = scenario._events()
     monkeypatch.setattr(scenario, "_events", lambda: itertools.islice(events, 150))
     async with simulator:

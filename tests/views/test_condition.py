@@ -2,19 +2,21 @@
 
 import pytest
 
-from collector.health import GROWTH_WINDOW_SECONDS, Condition, Degradation, Health, Level
-from collector.model import FieldChange, Gpu
+from collector.health import GROWTH_WINDOW_SECONDS, Condition, Degradation, Health, Level, degradations
+from collector.model import Event, FieldChange, Gpu, Place
 from collector.views.condition import (
     ADVICE,
     REASON_WORDS,
     HealthChange,
+    Stage,
     Turn,
-    health_after,
+    condition_after,
     judge,
-    lost_after,
-    stages,
+    retrace,
     turn,
+    turn_of,
 )
+from collector.views.recent_changes import ChangeGroup
 
 PENDING, FAILURE, LOST = Degradation.ROW_REMAP_PENDING, Degradation.ROW_REMAP_FAILURE, Degradation.LOST
 GROWING = Degradation.UNCORRECTABLE_ECC_GROWING
@@ -24,8 +26,14 @@ def gpu(**health: int | bool | str) -> Gpu:
     return Gpu(uuid="GPU-1", health=Health(**health))  # type: ignore[arg-type]
 
 
-def change(time: float, **fields: tuple[object, object]) -> HealthChange:
-    return HealthChange(time, tuple(FieldChange(field, *values) for field, values in fields.items()))  # type: ignore[arg-type]
+def change(time: float, place: Place | None = None, /, **fields: tuple[object, object]) -> HealthChange:
+    return HealthChange(time, tuple(FieldChange(field, *values) for field, values in fields.items()), place)  # type: ignore[arg-type]
+
+
+def stages(changes: list[HealthChange], one: Gpu, *, until: float, lost: bool = False) -> list[Stage]:
+    """How a GPU was up to what it reported last, which is how it is now."""
+    growth = condition_after(changes).ecc_growth
+    return list(retrace(changes, one, Condition(one.health, lost, growth, until)).stages)
 
 
 class TestWords:
@@ -75,18 +83,18 @@ class TestStages:
 
     def test_a_driver_that_says_less_ends_no_reason(self) -> None:
         past = stages(
-            [
-                change(10.0, row_remap_failure=(False, True)),
-                change(20.0, row_remap_failure=(True, None)),
-                change(30.0, row_remap_failure=(None, True)),
-            ],
-            gpu(row_remap_failure=True),
+            [change(10.0, row_remap_failure=(False, True)), change(20.0, ecc_dram_correctable=(1, 3))],
+            gpu(row_remap_failure=True),  # as last known
             until=50.0,
         )
         assert judge(Condition(Health(row_remap_failure=True)), past).reasons[0].since == 10.0
 
     def test_a_growth_is_a_reason_for_a_week(self) -> None:
-        past = stages([change(10.0, ecc_dram_uncorrectable=(1, 2))], gpu(), until=10.0 + GROWTH_WINDOW_SECONDS)
+        past = stages(
+            [change(10.0, ecc_dram_uncorrectable=(1, 2))],
+            gpu(ecc_dram_uncorrectable=2),
+            until=10.0 + GROWTH_WINDOW_SECONDS,
+        )
         assert [(one.since, one.reasons) for one in past] == [
             (None, ()),
             (10.0, (GROWING,)),
@@ -105,8 +113,82 @@ class TestStages:
             (10.0, (LOST,)),
             (20.0, ()),
         ]
-        assert lost_after(lost[:1])
-        assert not lost_after(lost)
+        assert condition_after(lost[:1]).lost
+        assert not condition_after(lost).lost
+
+    def test_a_repair_becomes_a_replacement(self) -> None:
+        changes = [
+            change(10.0, channel_repair_pending=(None, True)),
+            change(20.0, unrepairable_memory=(False, True)),
+        ]
+        one = gpu(channel_repair_pending=True, unrepairable_memory=True)
+        past = retrace(changes, one, Condition(one.health, read=30.0))
+        assert [(stage.since, stage.level) for stage in past.stages] == [
+            (None, None),
+            (10.0, Level.RESET),
+            (20.0, Level.REPLACE),
+        ]
+        assert past.turns[changes[1]] == Turn((Degradation.REPAIR_PENDING,), (), Level.REPLACE)
+
+
+A, B = Place("a", "node"), Place("b", "node")
+
+
+class TestAcrossClusters:
+    """What is known there may not be known here, and the last stage says what the verdict says."""
+
+    def test_what_is_no_longer_known_is_no_reason(self) -> None:
+        changes = [
+            change(10.0, A, tpc_repair_pending=(None, True)),
+            change(20.0, B, tpc_repair_pending=(True, None)),
+        ]
+        past = retrace(changes, gpu(tpc_repair_pending=False), Condition(Health(tpc_repair_pending=False), read=50.0))
+        assert [(one.since, one.level) for one in past.stages] == [(None, None), (10.0, Level.RESET), (20.0, None)]
+        assert past.turns[changes[1]].ended == (Degradation.REPAIR_PENDING,)
+
+    @pytest.mark.parametrize(
+        ("there", "reasons"),
+        [({}, (GROWING,)), ({"ecc_dram_uncorrectable": (4, 9)}, (GROWING,)), ({"ecc_dram_uncorrectable": (4, 0)}, ())],
+    )
+    def test_growth_goes_along_where_the_counters_confirm_it(
+        self, there: dict[str, tuple[object, object]], reasons: tuple[Degradation, ...]
+    ) -> None:
+        grown = change(10.0, A, ecc_dram_uncorrectable=(0, 4))
+        came = change(20.0, B, **{"ecc_dram_correctable": (0, 1)} | there)
+        now = condition_after([grown, came])
+        past = retrace([grown, came], gpu(), now._replace(read=50.0), arrivals={1.0, 20.0})
+        assert past.stages[-1].reasons == reasons
+        assert past.turns[came].began == ()
+
+    def test_more_errors_than_in_another_cluster_are_no_growth(self) -> None:
+        changes = [
+            change(10.0, A, ecc_dram_correctable=(0, 4)),
+            change(20.0, B, ecc_dram_uncorrectable=(0, 4)),
+        ]
+        assert [one.reasons for one in retrace(changes, gpu(), Condition(None, read=20.0), arrivals={20.0}).stages] == [
+            ()
+        ]
+
+    def test_but_in_the_same_one_they_are(self) -> None:
+        changes = [
+            change(10.0, A, ecc_dram_correctable=(0, 4)),
+            change(20.0, B, ecc_dram_uncorrectable=(0, 4)),
+        ]
+        now = Condition(Health(ecc_dram_uncorrectable=4), ecc_growth=20.0, read=30.0)
+        assert [one.since for one in retrace(changes, gpu(), now, arrivals={15.0}).stages] == [None, 20.0]
+
+    @pytest.mark.parametrize(
+        ("now", "since"),
+        [
+            (Condition(Health(row_remap_failure=False), read=50.0), 50.0),
+            (Condition(Health(row_remap_failure=True), ecc_growth=40.0, read=50.0), 40.0),
+            (Condition(Health(unrepairable_memory=True), read=50.0), 50.0),
+        ],
+    )
+    def test_the_last_stage_is_the_verdict_whatever_the_changes_tell(self, now: Condition, since: float) -> None:
+        past = retrace([change(10.0, row_remap_failure=(False, True))], gpu(), now).stages
+        assert (past[-1].since, past[-1].reasons) == (since, degradations(now))
+        assert past[-1].level == judge(now, past).level
 
 
 class TestTurn:
@@ -115,7 +197,7 @@ class TestTurn:
         [
             ({"row_remap_pending": (False, True)}, Turn((PENDING,), (), Level.RESET)),
             ({"row_remap_pending": (True, False)}, Turn((), (PENDING,))),
-            ({"row_remap_pending": (True, None)}, Turn()),
+            ({"row_remap_pending": (True, None)}, Turn((), (PENDING,))),
             ({"row_remap_failure": (None, True)}, Turn((FAILURE,), (), Level.REPLACE)),
             ({"ecc_dram_uncorrectable": (1, 5)}, Turn((GROWING,), (), Level.RESET)),
             ({"ecc_dram_uncorrectable": (5, 1)}, Turn()),
@@ -130,11 +212,46 @@ class TestTurn:
     def test_a_change_begins_and_ends_reasons(self, changes: dict[str, tuple[object, object]], expected: Turn) -> None:
         assert turn(change(1.0, **changes).changes) == expected
 
+    @pytest.mark.parametrize(
+        ("changes", "health", "expected"),
+        [
+            (
+                {"retired_pages_double_bit": (10, 13)},
+                Health(retired_pages_single_bit=50, retired_pages_double_bit=13),
+                Turn((Degradation.PAGE_RETIREMENT_LIMIT,), (), Level.REPLACE),
+            ),
+            (
+                {"fabric_status": ("Success", "Timeout")},
+                Health(fabric_state="Completed", fabric_status="Timeout"),
+                Turn((Degradation.FABRIC,), (), Level.RESET),
+            ),
+            (
+                {"unrepairable_memory": (False, True)},
+                Health(channel_repair_pending=True, unrepairable_memory=True),
+                Turn((Degradation.REPAIR_PENDING,), (), Level.REPLACE),
+            ),
+            ({"channel_repair_pending": (True, False)}, Health(tpc_repair_pending=True), Turn()),
+        ],
+    )
+    def test_the_rest_of_its_health_counts(
+        self, changes: dict[str, tuple[object, object]], health: Health, expected: Turn
+    ) -> None:
+        group = ChangeGroup(
+            id=1,
+            event=Event.HEALTH,
+            time=1.0,
+            place=Place("a", "b"),
+            previous=None,
+            gpus=(Gpu(uuid="GPU-1", health=health),),
+            altered=(change(1.0, **changes).changes,),
+        )
+        assert turn_of(group) == expected
+
 
 def test_changes_alone_tell_what_is_known_of_an_absent_card() -> None:
     told = [
-        change(1.0, row_remap_failure=(False, True)),
+        change(1.0, row_remap_failure=(False, True), ecc_dram_uncorrectable=(0, 1)),
         change(2.0, row_remap_failure=(True, None), inforom=("1", "2")),
     ]
-    assert health_after(told) == Health(row_remap_failure=True, inforom="2")
-    assert health_after([change(1.0, lost=(False, True))]) is None
+    assert condition_after(told) == Condition(Health(ecc_dram_uncorrectable=1, inforom="2"), False, 1.0, 2.0)
+    assert condition_after([change(1.0, lost=(False, True))]) == Condition(None, True, None, 1.0)

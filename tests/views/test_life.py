@@ -1,9 +1,11 @@
 """The whole life of a GPU as one list."""
 
+from collector.health import GROWTH_WINDOW_SECONDS as WEEK
+from collector.health import Condition, Degradation, Health
 from collector.marks import Mark, MarkKind
-from collector.model import FieldChange, Place
+from collector.model import FieldChange, Gpu, Place
 from collector.store import Alteration
-from collector.views.condition import HealthChange
+from collector.views.condition import HealthChange, retrace
 from collector.views.life import Happening, Kind, part_of, tell
 from collector.views.placements import PlacementPeriod as Period
 
@@ -46,6 +48,33 @@ class TestTelling:
         assert life[0].who == "bob"
         assert life[5].changes == (FieldChange("row_remap_pending", False, True),)
         assert life[5].turn.level == "reset"
+
+    def test_a_move_whose_nodes_were_read_in_the_other_order_is_one(self) -> None:
+        life = tell([Period(B, 52.0, None), Period(A, 10.0, 50.0)], [], [], [], now=100.0)
+        assert kinds(life) == [("moved", 52.0), ("came", 10.0)]
+        assert (life[0].previous, life[0].before, life[0].nowhere) == (A, 40.0, None)
+
+    def test_the_end_of_a_growth_is_told(self) -> None:
+        grown = HealthChange(10.0, (FieldChange("ecc_dram_uncorrectable", 0, 4),), A)
+        now = Condition(Health(ecc_dram_uncorrectable=4), ecc_growth=10.0, read=WEEK + 20.0)
+        past = retrace([grown], Gpu(uuid="GPU-1", health=now.health), now)
+        life = tell([Period(A, 5.0, None)], [], [grown], [], now=WEEK + 20.0, past=past)
+        assert kinds(life) == [("health", WEEK + 10.0), ("health", 10.0), ("came", 5.0)]
+        assert life[0].turn.ended == life[1].turn.began == (Degradation.UNCORRECTABLE_ECC_GROWING,)
+
+    def test_how_it_came_is_told_once(self) -> None:
+        ill = Health(row_remap_failure=True, row_remap_pending=True)
+        first = HealthChange(10.0, (FieldChange("row_remap_failure", None, True),), A)
+        past = retrace([first], Gpu(uuid="GPU-1", health=ill), Condition(ill, read=50.0))
+        came = tell([Period(B, 20.0, None), Period(A, 10.0, 20.0)], [], [first], [], now=50.0, past=past)
+        assert [(one.kind.value, one.reasons) for one in came] == [
+            ("moved", (Degradation.ROW_REMAP_FAILURE, Degradation.ROW_REMAP_PENDING)),
+            ("health", ()),
+            ("came", (Degradation.ROW_REMAP_FAILURE, Degradation.ROW_REMAP_PENDING)),
+        ]
+        ill = Health(row_remap_failure=True)
+        past = retrace([first], Gpu(uuid="GPU-1", health=ill), Condition(ill, read=50.0))
+        assert tell([Period(A, 10.0, None)], [], [first], [], now=50.0, past=past)[-1].reasons == ()
 
     def test_two_places_at_once_are_no_move(self) -> None:
         life = tell([Period(B, 20.0, None), Period(A, 10.0, None)], [], [], [], now=100.0)

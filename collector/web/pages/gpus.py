@@ -1,6 +1,7 @@
 """A GPU's page: how it is, where it is, and its whole life."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from aiohttp import web
@@ -9,13 +10,16 @@ from collector.health import HEALTH_FIELDS, Condition
 from collector.model import Gpu, Placement
 from collector.views.alterations import FACT_LABELS, HEALTH_LABELS
 from collector.views.collector_view import CollectorView
-from collector.views.condition import health_after, judge, lost_after, stages
+from collector.views.condition import condition_after, judge, retrace
 from collector.views.conflicts import claim_of, conflict_of, same_board
+from collector.views.humanize import utc
 from collector.views.life import Memory, part_of, recall, tell
-from collector.views.placements import known_gpu, placement_periods
+from collector.views.placements import PlacementPeriod, known_gpu, placement_periods
 from collector.web.keys import COLLECTOR
+from collector.web.pages.links import search_url
 from collector.web.pages.rendering import page
 from collector.web.pages.timeline import draw
+from collector.web.public_url import public_url
 
 __all__ = ["gpu"]
 
@@ -29,24 +33,24 @@ async def gpu(request: web.Request) -> web.Response:
     history, now = collector.history, collector.now()
     memory = await recall(collector, wanted, history)
     # After the history, which must not be newer than what is shown as the present.
-    present = collector.inventory.find(uuid=wanted)
+    present = sorted(collector.inventory.find(uuid=wanted), key=lambda one: one.claim)
     known = known_gpu(collector, wanted, present, memory.placements)
     if known is None:
-        raise _unknown(wanted, memory)
-    if not present:
-        known = _with_health(collector, known, memory)
-    condition = _condition(known, present, memory)
-    past = stages(memory.health[::-1], known, until=condition.read)
+        raise _unknown(request, wanted, memory)
+    periods = placement_periods(collector, known.uuid, present, memory.placements)
+    condition = _condition(collector, known, present, periods, memory)
+    known = msgspec.structs.replace(known, health=condition.health)
+    arrivals = {period.since for period in periods if period.since is not None}
+    past = retrace(memory.health[::-1], known, condition, arrivals=arrivals)
     shown = memory if before is None else await recall(collector, known.uuid, history, before=before)
     told = placement_periods(collector, known.uuid, present, shown.placements)
     life = tell(told, shown.altered, shown.health, shown.marks, now=now, past=past)
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
-    periods = placement_periods(collector, known.uuid, present, memory.placements)
     return await page(
         request,
         "gpu.html",
         gpu=known,
-        verdict=judge(condition, past),
+        verdict=judge(condition, past.stages),
         condition=condition,
         health={label: getattr(known.health, field) for field, label in _reported_health(known)},
         mark=collector.marks.of(known.uuid, known.serial, now),
@@ -62,18 +66,8 @@ async def gpu(request: web.Request) -> web.Response:
         life=part.happenings,
         older=part.older,
         before=before,
-        drawing=draw(periods, now, past),
+        drawing=draw(periods, now, past.stages),
     )
-
-
-def _with_health(collector: CollectorView, gpu: Gpu, memory: Memory) -> Gpu:
-    """Return a GPU that is in no node with what is last known of its health."""
-    if gpu.health is not None:
-        return gpu
-    facts = collector.inventory.facts(gpu.uuid)
-    if facts is not None and facts.health is not None:
-        return msgspec.structs.replace(gpu, health=facts.health, ecc_growth=facts.ecc_growth)
-    return msgspec.structs.replace(gpu, health=health_after(memory.health[::-1]))
 
 
 def _before(request: web.Request) -> float | None:
@@ -88,22 +82,35 @@ def _before(request: web.Request) -> float | None:
     return before
 
 
-def _unknown(uuid: str, memory: Memory) -> web.HTTPException:
-    history = memory.placements
+def _unknown(request: web.Request, uuid: str, memory: Memory) -> web.HTTPException:
+    collector = request.app[COLLECTOR]
+    if not uuid.lower().startswith("gpu-"):  # a serial, or a UUID that is short of its beginning
+        return web.HTTPSeeOther(public_url(request).prefix + search_url(uuid))
+    history, mark = memory.placements, collector.marks.of(uuid, None, collector.now())
+    marked = "" if mark is None else f". It is marked {mark.kind} by {mark.set_by} since {utc(mark.set_at)}"
     if history.error:
         return web.HTTPServiceUnavailable(
-            text=f"GPU {uuid} is not present on any node, and the history is currently unavailable. {history.error}"
+            text=f"GPU {uuid} is not present on any node{marked}. The history is currently unavailable. {history.error}"
         )
     nor = ", and the history has no record of it" if history.configured else ""
-    return web.HTTPNotFound(text=f"GPU {uuid} is not present on any node{nor}.")
+    return web.HTTPNotFound(text=f"GPU {uuid} is not present on any node{nor}{marked}.")
 
 
-def _condition(gpu: Gpu, present: list[Placement], memory: Memory) -> Condition:
-    """Return how a GPU is, or was when it was seen last."""
+def _condition(
+    collector: CollectorView,
+    gpu: Gpu,
+    present: Sequence[Placement],
+    periods: Iterable[PlacementPeriod],
+    memory: Memory,
+) -> Condition:
+    """Return how a GPU is, or was when it was read last; of one that only the history knows, as its changes tell."""
     if present:
         return present[0].condition
-    times = [row.confirmed for row in memory.placements.rows] + [one.time for one in memory.health]
-    return Condition(gpu.health, lost_after(memory.health[::-1]), gpu.ecc_growth, max(times, default=0.0))
+    told = condition_after(memory.health[::-1])
+    known = collector.inventory.last_condition(gpu.uuid)
+    if known is None or (known.health is None and not known.lost):
+        known = told._replace(read=known.read if known else told.read)
+    return known._replace(read=max((one.confirmed for one in periods if one.confirmed is not None), default=known.read))
 
 
 def _reported_health(gpu: Gpu) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Draws where one GPU was: one lane for each node, one bar for each period, on a common time axis."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -97,8 +98,9 @@ def draw(periods: Sequence[PlacementPeriod], now: float, past: Sequence[Stage] =
 
 
 def _spans(past: Sequence[Stage], start: float, end: float) -> Iterator[Span]:
-    ends = [*(stage.since for stage in past[1:]), end]
-    for stage, until in zip(past, ends, strict=False):
+    begun = [next(stages) for _, stages in itertools.groupby(past, key=lambda stage: stage.level)]
+    ends = [*(stage.since for stage in begun[1:]), end]
+    for stage, until in zip(begun, ends, strict=False):
         since = start if stage.since is None else max(start, stage.since)
         if stage.level is None or until is None or until < start:
             continue

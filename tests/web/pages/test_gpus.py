@@ -68,9 +68,9 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
         page = await visit(client, "/gpus/gpu-A1")
     assert "Serial 100 not present" in page.text
     since = "since 2025-11-24T16:05:00Z ( 5 minutes ago )"
-    assert f"Not in any node {since} . It was last in n1 of prod-a ." in page.text
+    assert f"Not on any node {since} . It was last in n1 of prod-a ." in page.text
     assert (
-        "5 minutes ago 2025-11-24T16:05:00Z left n1 of prod-a after 5 minutes, for no other node. "
+        "5 minutes ago 2025-11-24T16:05:00Z left n1 of prod-a after 5 minutes, and was then on no node. "
         "10 minutes ago 2025-11-24T16:00:00Z came to n1 of prod-a , machine i-n1 Stayed there for 5 minutes."
         in page.text
     )
@@ -150,7 +150,7 @@ async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, se
     assert "It is in n1 of prod-a" in page.text
     assert "The history is currently unavailable: only what is in memory is shown. store " in page.text
     assert unknown.status == 503
-    assert "GPU GPU-none is not present on any node, and the history is currently unavailable. store " in unknown.text
+    assert "GPU GPU-none is not present on any node. The history is currently unavailable. store " in unknown.text
 
 
 async def test_a_gpu_that_nobody_knows_is_not_found(site: Any, serving: Any, client: Any, visit: Any) -> None:
@@ -218,9 +218,9 @@ async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: An
         "NVIDIA's RMA policy is met when the card fails the field diagnostic as well." in text
     )
     told = [
-        "came to w2 of prod-c , machine i-w2 present Here for 5 minutes, after 60 seconds in no node."
-        " It came degraded, and needs replacement: row remapping failed",
-        "left w1 of prod-a after 4 minutes, for no other node.",
+        "came to w2 of prod-c , machine i-w2 present Here for 5 minutes, after 60 seconds on no node."
+        " It was degraded when it came (needs replacement): row remapping failed",
+        "left w1 of prod-a after 4 minutes, and was then on no node.",
         "answering again in w1 of prod-a : remapped rows (uncorrectable) 1 → 4, row remapping pending yes → no, row"
         " remapping failed yes, SRAM errors (correctable) 9 → 2 (went back)",
         "needs replacement: row remapping failed ; no longer: row remapping pending",
@@ -250,14 +250,58 @@ async def test_an_absent_gpu_keeps_its_condition_and_its_marks(
     await site.collector.refresh_marks()
     async with serving(site) as client:
         page = await visit(client, "/gpus/GPU-w")
-    assert "Serial W-1 not present needs replacement rma Not in any node since 2025-11-24T16:06:00Z" in page.text
+    assert "Serial W-1 not present needs replacement rma Not on any node since 2025-11-24T16:06:00Z" in page.text
     assert "Marked rma by ann since" in page.text
     assert ": <b>sent back ( OPS-7 )" in page.text
     assert "https://t.example/OPS-7" in page.links
     assert "Needs replacement : row remapping failed. As of its last reading, 2025-11-24T16:05:00Z" in page.text
     assert "marked rma by ann: <b>sent back ( OPS-7 )" in page.text
-    assert "unmarked watch removed by ann" in page.text
+    assert "unmarked mark watch removed by ann" in page.text
     assert "marked watch by ben" in page.text
+
+
+async def test_without_a_store_an_absent_gpu_was_read_when_it_was_read_last(
+    site: Any, serving: Any, visit: Any
+) -> None:
+    site.read("prod-a", "w1", worn(SOUND), time=1764000010.0)
+    site.read("prod-a", "w1", time=1764000240.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "Healthy : nothing that it reports calls for" in text
+    assert "As of its last reading, 2025-11-24T16:0" in text
+    assert "1970" not in text
+
+
+async def test_what_another_cluster_does_not_report_is_no_reason_there(
+    site: Any, serving: Any, visit: Any, perhaps_kept: bool
+) -> None:
+    repair, whole = Health(ecc_dram_correctable=1, tpc_repair_pending=True), Health(ecc_dram_correctable=1)
+    site.read("prod-a", "w1", worn(repair), time=1764000010.0)
+    for cluster, node, health, time in (("prod-c", "w2", whole, 60.0), ("prod-a", "w1", SOUND, 120.0)):
+        for place in (("prod-a", "w1"), ("prod-c", "w2")):
+            if place != (cluster, node):
+                site.read(*place, time=1764000000.0 + time)
+        site.read(cluster, node, worn(health), time=1764000010.0 + time)
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-w")
+    assert "Healthy : nothing that it reports calls for" in page.text
+    assert "degraded when it came" not in page.text
+    assert "no longer: repair pending" in page.text
+    assert page.answer.text.count('class="span') == 1
+
+
+async def test_a_serial_leads_to_its_gpu(site: Any, serving: Any, visit: Any) -> None:
+    async with serving(site) as client:
+        assert (await visit(client, "/gpus/100")).answer.headers["Location"] == "/search?q=100"
+
+
+async def test_a_gpu_that_was_never_seen_may_be_marked(site: Any, kept: Store, serving: Any, visit: Any) -> None:
+    await kept.marks.set(["GPU-later"], NewMark(kind=MarkKind.WATCH), by="ben")
+    await site.collector.refresh_marks()
+    async with serving(site) as client:
+        page = await visit(client, "/gpus/GPU-later")
+    assert page.status == 404
+    assert "the history has no record of it. It is marked watch by ben since" in page.text
 
 
 async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, visit: Any) -> None:

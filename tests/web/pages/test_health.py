@@ -55,7 +55,7 @@ async def test_what_cannot_be_seen_is_said(worn: Any, serving: Any, visit: Any) 
     async with serving(worn) as client:
         text = (await visit(client, "/health")).text
     assert (
-        "Cannot be seen, and so neither healthy nor degraded now: 2 GPUs in clusters that are down, 1 GPU on nodes "
+        "Not readable now: 2 GPUs in clusters that are down, 1 GPU on nodes "
         "that cannot be read now, 8 GPUs on nodes that were never read." in text
     )
     assert "5 GPUs report nothing of their wear and faults" in text

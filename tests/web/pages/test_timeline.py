@@ -3,9 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collector.health import Degradation, Level
 from collector.model import Place
+from collector.views.condition import Stage
 from collector.views.placements import PlacementPeriod as Period
-from collector.web.pages.timeline import Bar, Tick, draw
+from collector.web.pages.timeline import Bar, Span, Tick, draw
 
 A, B = Place("c", "a"), Place("c", "b")
 DAY = 86400.0
@@ -41,6 +43,17 @@ class TestDrawing:
         periods = [Period(Place("c", f"n{number}"), float(number), number + 1.0) for number in range(20)]
         drawing = draw(periods, 100.0)
         assert (len(drawing.lanes), drawing.left_out) == (12, 8)
+
+    def test_what_it_needed_throughout_is_one_line(self) -> None:
+        failure, pending = Degradation.ROW_REMAP_FAILURE, Degradation.ROW_REMAP_PENDING
+        past = [
+            Stage(None),
+            Stage(100.0, (pending,), Level.RESET),
+            Stage(200.0, (failure, pending), Level.REPLACE),
+            Stage(300.0, (failure,), Level.REPLACE),
+        ]
+        drawing = draw([Period(A, 0.0, None)], 400.0, past)
+        assert drawing.spans == [Span(25.0, 25.0, Level.RESET), Span(50.0, 50.0, Level.REPLACE)]
 
     @given(
         spans=st.lists(st.tuples(st.sampled_from([A, B]), st.floats(0, 1e9), st.floats(0, 1e9)), max_size=30),
