@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from collector.health import Condition, shared
+from collector.health import Condition, of_card, shared
 from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
@@ -16,7 +16,6 @@ from collector.inventory.index import PlaceIndex
 from collector.inventory.last_known import (
     facts_of,
     newest_marks,
-    of_card,
     settled,
     with_foreign_growth,
     with_growth,
@@ -432,10 +431,6 @@ class Inventory:
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
-
-    def lost_before_they_left(self) -> AbstractSet[str]:
-        """Return the UUIDs of the GPUs in no node that no longer answered where they were last."""
-        return self._absent.lost()
 
     def left(self) -> Mapping[str, float]:
         """Return until when each GPU that is in no node was somewhere (Unix seconds), by UUID, where that is known."""

@@ -2,17 +2,24 @@
 
 import math
 import sys
-from collections.abc import Iterable
 
 import msgspec
 
-from collector.health import GROWTH_WINDOW_SECONDS, HEALTH_FIELDS, Health, grew, growth_follows, shared
+from collector.health import (
+    GROWTH_WINDOW_SECONDS,
+    HEALTH_FIELDS,
+    Health,
+    grew,
+    growth_follows,
+    of_card,
+    shared,
+    without,
+)
 from collector.model import KEPT_FIELDS, Gpu, LastReport
 
-__all__ = ["facts_of", "newest_marks", "of_card", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
+__all__ = ["facts_of", "newest_marks", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
 
 _OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # that a GPU has in any node
-_OF_PLACE = tuple(field for field in HEALTH_FIELDS if field.startswith("fabric_"))  # switches and their manager
 _RESETS = ("reset_required", "drain_and_reset_recommended")  # what drivers said before they had a recovery action
 _WAITING = ("recovery_action", *_RESETS, *(field for field in HEALTH_FIELDS if field.endswith("_pending")))
 
@@ -56,27 +63,14 @@ def _lasting(known: Gpu, health: Health | None, *, rebooted: bool) -> Health | N
     """
     if (was := known.health) is None or health is was:
         return was
-    ended = {*_OF_PLACE, *_WAITING} if rebooted else set(_OF_PLACE)
+    ended = set(_WAITING) if rebooted else set()
     if health is not None and health.reset_required is False:
         ended.add("recovery_action")
     if health is not None and health.recovery_action is not None:
         ended.update(_RESETS)
     elif health is not None and _has_values(health) and _in_place_of_values(known):
         ended.add("reset_required")
-    return _without(was, ended)
-
-
-def of_card(health: Health | None) -> Health | None:
-    """Return of a GPU's health what holds wherever the GPU is."""
-    return None if health is None else _without(health, _OF_PLACE)
-
-
-def _without(health: Health, names: Iterable[str]) -> Health | None:
-    told = dict.fromkeys(name for name in names if getattr(health, name) is not None)
-    if not told:
-        return health
-    left = msgspec.structs.replace(health, **told)
-    return None if left == Health() else shared(left)
+    return without(of_card(was), ended)
 
 
 def _in_place_of_values(known: Gpu) -> bool:

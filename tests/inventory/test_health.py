@@ -136,6 +136,15 @@ class TestWhatIsAChange:
             ("row_remap_pending", False),
         ]
 
+    def test_what_may_fall_as_a_card_wears_does_not_go_back(self, world: World) -> None:
+        """A bank that spends its last spare row is in another class of the histogram."""
+        world.read(A, 10.0, Health(row_remap_banks_low=1, row_remap_banks_none=0, remapped_rows_correctable=3))
+        (change,) = world.read(
+            A, 20.0, Health(row_remap_banks_low=0, row_remap_banks_none=1, remapped_rows_correctable=2)
+        )
+        assert len(change.changes) == 3
+        assert not any(one.went_back for one in change.changes)
+
     def test_a_fabric_that_fails_in_two_ways_at_first_sight_is_one(self, world: World) -> None:
         _, change = world.read(A, 10.0, Health(fabric_state="Not Started", fabric_health="Unhealthy"))
         assert [one.field for one in change.changes] == ["fabric_state", "fabric_health"]
@@ -496,7 +505,9 @@ class TestLost:
         world.read(A, 20.0, lost=True)
         (vanished,) = world.read(A, 30.0)
         assert (vanished.event, vanished.lost) == (Event.VANISHED, True)
-        assert world.inventory.lost_before_they_left() == {"GPU-1"}
+        condition = world.inventory.last_condition("GPU-1")
+        assert condition is not None
+        assert condition.lost
         _, answers = world.read(A, 40.0, FINE)
         assert answers.changes == (ANSWERS,)
 
