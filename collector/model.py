@@ -456,7 +456,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event: str  # an Event's value
     changes: Mapping[str, Mapping[str, str | int | bool | None]] | None = None  # see `changes_object`
     last_known: Mapping[str, str] | None = None  # see `last_known_object`
-    mark: str | None = None  # the kind of the mark that was in force, if it was marked
+    mark: str | None = None  # the kind of the mark that it had when this was recorded
 
     @classmethod
     def of(

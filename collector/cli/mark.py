@@ -15,11 +15,11 @@ import click
 import msgspec
 
 from collector import config as configuration
-from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
 from collector.cli.options import CommandError, found_config
 from collector.cli.table import print_rows
 from collector.config import ConfigError, Duration
-from collector.marks import MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
+from collector.marks import MAX_ID_LENGTH, MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
@@ -48,7 +48,11 @@ def _names_options(function: Any) -> Any:
 @click.option("--as", "kind", type=click.Choice(_CHOICES), required=True, help="What is to become of them.")
 @click.option("--note", default="", metavar="TEXT", help="Why, in one line.")
 @click.option("--ticket", default="", metavar="URL", help="URL or name of a ticket.")
-@click.option("--until", metavar="TIME", help="When it ends: 7d from now, or a time such as 2026-12-01T12:00:00Z.")
+@click.option(
+    "--until",
+    metavar="TIME",
+    help="When it ends: 7d from now, or a time such as 2026-12-01T12:00:00Z; UTC unless it says.",
+)
 @connection_options
 def mark(
     ids: tuple[str, ...],
@@ -87,7 +91,9 @@ def mark(
     who = _who(by)
     done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.set(list(names), new, by=who))
     for one in done:
-        click.echo(f"{one.name}: {'already ' if one.unchanged else ''}marked {kind}")
+        former = None if one.former is None else mark_row(one.former)
+        marked = _marked(mark_row(one.mark), already=one.unchanged)
+        click.echo(f"{one.name}: {marked}{_in_place_of(former)}")
         if not one.seen:
             click.echo(f"gpuid: {names[one.name]}never seen; the mark takes effect when it appears", err=True)
 
@@ -113,7 +119,8 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
     done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.remove(list(names), by=who))
     for one in done:
         if one.mark is not None:
-            click.echo(f"{one.name}: no longer marked {one.mark.kind.value}")
+            still = None if one.still is None else mark_row(one.still)
+            click.echo(f"{one.name}: no longer marked {one.mark.kind.value}{_still_marked(still)}")
     _end_with([f"{names[one.name]}not marked" for one in done if one.mark is None])
 
 
@@ -157,7 +164,11 @@ class _Page(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    mark: dict[str, Any] = {}
     warning: str | None = None
+    unchanged: bool = False
+    former: dict[str, Any] | None = None  # which a new mark ended
+    still: dict[str, Any] | None = None  # in force when another was removed
 
 
 def _store(options: Mapping[str, Any]) -> StoreSettings | None:
@@ -186,19 +197,44 @@ def _in_store(settings: StoreSettings, mode: OpenMode, ask: Callable[[MarkStore]
 
 
 def _through_collector(options: Mapping[str, Any], names: Mapping[str, str], method: str, body: object) -> None:
-    """Have a collector do it for each GPU; each that fails is one line, and the exit code is then 1."""
-    failed = []
+    """Have a collector do it for each GPU; each that it refuses is one line, and the exit code is then 1."""
+    refused = False
     with Client(**options) as client:
         for name, where in names.items():
             try:
                 answer = client.send(method, f"/api/v1/gpus/{quote(name, safe='')}/mark", body, _Answer)
-            except CommandError as error:
-                failed.append(f"{where}{error.message}")
+            except RefusedError as error:
+                click.echo(f"gpuid: {where}{one_line(error.message)}", err=True)
+                refused = True
                 continue
-            click.echo(f"{name}: {'marked' if method == 'PUT' else 'no longer marked'}")
+            if method == "PUT":
+                done = _marked(answer.mark, already=answer.unchanged) + _in_place_of(answer.former)
+            else:
+                done = f"no longer marked {answer.mark.get('as')}{_still_marked(answer.still)}"
+            click.echo(f"{name}: {one_line(done)}")
             if answer.warning:
                 click.echo(f"gpuid: {where}{one_line(answer.warning)}", err=True)
-    _end_with(failed)
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+def _marked(mark: Mapping[str, Any], *, already: bool) -> str:
+    until = f" until {mark['until']}" if mark.get("until") else ""
+    return one_line(f"{'already ' if already else ''}marked {mark.get('as')}{until}")
+
+
+def _in_place_of(former: Mapping[str, Any] | None) -> str:
+    """Return which mark another one ended, so that nobody ends a colleague's without noticing."""
+    if former is None:
+        return ""
+    ticket = f", ticket {former['ticket']}" if former.get("ticket") else ""
+    return one_line(f", no longer {former.get('as')} (set by {former.get('by')}{ticket})")
+
+
+def _still_marked(still: Mapping[str, Any] | None) -> str:
+    if still is None:
+        return ""
+    return one_line(f"; still marked {still.get('as')} by its serial {still.get('serial')}, as every GPU with it is")
 
 
 def _end_with(problems: Sequence[str]) -> None:
@@ -225,7 +261,8 @@ def _names(ids: Sequence[str], file: Path | None) -> dict[str, str]:
             name = check_id(text)
             found.setdefault(name, f"{where}{name}: ")
         except ValueError as error:
-            bad.append(f"{where}{error}")
+            named = where or f'"{one_line(text, MAX_ID_LENGTH)}": '
+            bad.append(f"{named}{error}")
     for line in bad[:-1]:
         click.echo(f"gpuid: {one_line(line)}", err=True)
     if bad:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import anyio
 
 from collector.health import Degradation, Health, Level
-from collector.marks import Mark, MarkKind
-from collector.model import Event, NodeState, Place, Placement
+from collector.marks import MarkKind
+from collector.model import Event, NodeState, Place
 from collector.store import HistoricChange, History
 from collector.views.cluster_summary import MAX_REST_SECONDS, REST_FACTOR
 from collector.views.collector_view import CollectorView
@@ -18,6 +18,7 @@ from collector.views.condition import HealthChange, degraded_since, retrace
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.history_query import query_history
+from collector.views.marks import placements_of
 from collector.views.trays import position
 
 __all__ = [
@@ -130,10 +131,11 @@ def select(view: CollectorView, degraded: Iterable[DegradedGpu], wanted: Filter)
 def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
     """Return the GPUs that are marked and present, and not degraded."""
     found: dict[tuple[str, object], DegradedGpu] = {}
-    for mark in view.marks.all(view.now()):
+    now = view.now()
+    for mark in view.marks.all(now):
         if mark.kind is not wanted.mark:
             continue
-        for placement in _marked(view, mark):
+        for placement in placements_of(view.inventory, view.marks, mark, now):
             if (
                 not placement.degradations
                 and (not wanted.cluster or placement.place.cluster == wanted.cluster)
@@ -141,12 +143,6 @@ def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
             ):
                 found.setdefault((placement.gpu.uuid, placement.place), DegradedGpu(placement, mark=mark))
     return sorted(found.values(), key=_worst_first)
-
-
-def _marked(view: CollectorView, mark: Mark) -> Sequence[Placement]:
-    if mark.uuid is not None:
-        return view.inventory.find(uuid=mark.uuid)
-    return view.inventory.find(serial=mark.serial) if mark.serial is not None else []
 
 
 def _count(survey: HealthSurvey, entry: NodeState, *, up: bool) -> None:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from collector.inventory import Inventory
 from collector.marks import Mark, Marks, mark_object
+from collector.model import Placement
 from collector.timestamps import rfc3339
 
-__all__ = ["MARK_COLUMNS", "MarkedGpu", "mark_row", "marked_gpus"]
+__all__ = ["MARK_COLUMNS", "MarkedGpu", "mark_row", "marked_gpus", "placements_of"]
 
 MARK_COLUMNS = ("serial", "uuid", "as", "note", "ticket", "until", "set", "by", "removed", "removed_by")
 
@@ -28,6 +29,14 @@ def marked_gpus(inventory: Inventory, marks: Marks, now: float) -> Iterator[Mark
             if (serial, uuid) not in found:
                 found.add((serial, uuid))
                 yield MarkedGpu(serial, uuid, mark)
+
+
+def placements_of(inventory: Inventory, marks: Marks, mark: Mark, now: float) -> list[Placement]:
+    """Return where the GPUs are for which a mark counts: one with a UUID's own mark is not marked by its serial."""
+    if mark.uuid is not None:
+        return inventory.find(uuid=mark.uuid)
+    found = inventory.find(serial=mark.serial) if mark.serial is not None else []
+    return [one for one in found if marks.of(one.gpu.uuid, one.gpu.serial, now) is mark]
 
 
 def mark_row(mark: Mark) -> dict[str, Any]:
