@@ -191,9 +191,10 @@ def _tells(field: str, health: Health) -> bool:
     value = getattr(health, field)
     if value is None or field in COUNTERS or isinstance(value, bool):
         return bool(value)
-    rest = Health(fabric_state=health.fabric_state) if field == "fabric_status" else Health()
-    alone = msgspec.structs.replace(rest, **{field: value})
-    return degradations(Condition(alone)) != degradations(Condition(rest))
+    told = Health(**{field: value})
+    if field in ("fabric_state", "fabric_status"):  # they count together
+        told = Health(fabric_state=health.fabric_state, fabric_status=health.fabric_status)
+    return bool(degradations(Condition(told)))
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -2,8 +2,18 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from collector.health import GROWTH_WINDOW_SECONDS, HEALTH_FIELDS, Degradation, Health, degradations
+from collector.health import (
+    COUNTERS,
+    GROWTH_WINDOW_SECONDS,
+    HEALTH_FIELDS,
+    Condition,
+    Degradation,
+    Health,
+    degradations,
+)
 from collector.inventory import Inventory
 from collector.model import (
     Change,
@@ -266,6 +276,7 @@ class TestWhatEndsWithoutBeingSaid:
         world.read(A, 10.0, self.FAILING)
         (change,) = world.read(A, 20.0, after)
         assert change.changes == (
+            FieldChange("fabric_state", "Completed", None),
             FieldChange("fabric_status", "Timeout", None),
             FieldChange("fabric_health", "Unhealthy", None),
         )
@@ -282,7 +293,7 @@ class TestWhatEndsWithoutBeingSaid:
             assert condition is not None
             assert degradations(condition) == ()
         changes = world.read(B, 30.0, Health(inforom="1")) + world.read(A, 40.0)
-        assert [one.field for one in changes[1].changes] == ["fabric_status", "fabric_health"]
+        assert [one.field for one in changes[1].changes] == ["fabric_state", "fabric_status", "fabric_health"]
         assert world.only(B).gpu == Gpu(uuid="GPU-1", serial="1", health=Health(inforom="1"))
 
     def test_nothing_but_the_fabric_known_is_nothing(self, world: World) -> None:
@@ -578,3 +589,47 @@ def test_both_ways_the_same_is_different() -> None:
     forth, back = health_changes(None, PENDING), health_changes(PENDING, None)
     assert [one.field for one in forth] == [one.field for one in back]
     assert health_changes(None, FINE) == health_changes(FINE, None) == health_changes(FINE, FINE) == ()
+
+
+def told(health: Health | None) -> dict[str, object]:
+    return {name: value for name in HEALTH_FIELDS if (value := getattr(health, name, None)) is not None}
+
+
+HEALTHS = st.none() | st.builds(
+    Health,
+    row_remap_failure=st.none() | st.booleans(),
+    row_remap_pending=st.none() | st.booleans(),
+    reset_required=st.none() | st.booleans(),
+    drain_and_reset_recommended=st.none() | st.booleans(),
+    recovery_action=st.sampled_from([None, "None", "Reset"]),
+    retired_pages_double_bit=st.sampled_from([None, 0, 1, 63]),
+    fabric_state=st.sampled_from([None, "Completed", "Not Started"]),
+    fabric_status=st.sampled_from([None, "Success", "Unknown Error"]),
+    fabric_health=st.sampled_from([None, "Healthy", "Unhealthy"]),
+)
+STEPS = st.tuples(st.sampled_from([A, B, WEST, None]), HEALTHS, st.booleans(), st.sampled_from(["b", "c"]))
+
+
+@given(st.lists(STEPS, max_size=8))
+def test_the_changes_tell_all_that_a_gpu_is_degraded_by(steps: list[tuple[Place | None, Health | None, bool, str]]):
+    """Wherever it goes, and whatever the drivers there report: who has the changes alone knows how it is."""
+    world, here, time, state = World(), None, 0.0, {}
+    for place, health, gone_first, boot in steps:
+        time += 10.0
+        changes = (
+            world.read(here, time) if here is not None and (place is None or (place != here and gone_first)) else []
+        )
+        if place is not None:
+            changes += world.read(place, time + 1.0, health, boot=boot)
+            changes += world.read(here, time + 2.0) if here not in (None, place) and not gone_first else []
+        here = place
+        for change in changes:
+            if change.event is Event.HEALTH:
+                state |= {one.field: one.after for one in change.changes}
+        if here is not None:
+            known = world.only(here).gpu.health
+            follows = Health(**{name: value for name, value in state.items() if value is not None})
+            assert degradations(Condition(known)) == degradations(Condition(follows))
+            assert {name for name in COUNTERS if told(known).get(name)} == {
+                name for name in COUNTERS if told(follows).get(name)
+            }
