@@ -58,7 +58,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     reset_required: bool | None = None  # also where it is said in place of other values
     drain_and_reset_recommended: bool | None = None
     fabric_state: str | None = None
-    fabric_status: str | None = None
+    fabric_status: str | None = None  # only of a completed registration
     fabric_health: str | None = None  # the summary, or what it would be where a driver prints none
     inforom: str | None = None  # version of its image
 
@@ -263,10 +263,11 @@ def _reported(health: Health) -> tuple[Degradation, ...]:
 
 
 def _fabric_fails(health: Health) -> bool:
-    if _says_more(health.fabric_state, _FABRIC_STATES) or _says_more(health.fabric_health, _FABRIC_HEALTH):
-        return True
-    complete = health.fabric_state is not None and health.fabric_state.strip().casefold() == "completed"
-    return complete and _says_more(health.fabric_status, _FABRIC_STATUS)
+    return (
+        _says_more(health.fabric_state, _FABRIC_STATES)
+        or _says_more(health.fabric_status, _FABRIC_STATUS)
+        or _says_more(health.fabric_health, _FABRIC_HEALTH)
+    )
 
 
 def _says_more(text: str | None, fine: frozenset[str]) -> bool:

@@ -156,7 +156,7 @@ def check_id(text: str) -> str:
         raise ValueError(f"expected a serial or UUID of at most {MAX_ID_LENGTH} characters, got {len(name)}")
     if not name.isprintable() or any(letter.isspace() for letter in name) or "," in name:
         raise ValueError("expected one serial or UUID, without blanks, commas and control characters")
-    if name.upper() == "GPU-" or name.upper().startswith("MIG-"):
+    if name in (".", "..") or name.upper() == "GPU-" or name.upper().startswith("MIG-"):
         raise ValueError("expected a GPU's serial or UUID")
     return f"GPU-{name.lower()}" if _BARE_UUID.fullmatch(name) else name
 

@@ -191,10 +191,7 @@ def _tells(field: str, health: Health) -> bool:
     value = getattr(health, field)
     if value is None or field in COUNTERS or isinstance(value, bool):
         return bool(value)
-    told = Health(**{field: value})
-    if field in ("fabric_state", "fabric_status"):  # they count together
-        told = Health(fabric_state=health.fabric_state, fabric_status=health.fabric_status)
-    return bool(degradations(Condition(told)))
+    return bool(degradations(Condition(Health(**{field: value}))))
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -29,6 +30,7 @@ __all__ = ["mark", "marks", "unmark"]
 
 _T = TypeVar("_T")
 _COLUMNS = tuple(name for name in MARK_COLUMNS if not name.startswith("removed"))
+MAX_CELL_LENGTH = 40  # characters of a note or ticket in the table
 _CHOICES = tuple(kind.value for kind in MarkKind)
 
 
@@ -89,7 +91,7 @@ def mark(
         _through_collector(options, names, "PUT", body)
         return
     who = _who(by)
-    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.set(list(names), new, by=who))
+    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.set(list(names), new, by=who), names)
     for one in done:
         former = None if one.former is None else mark_row(one.former)
         marked = _marked(mark_row(one.mark), already=one.unchanged)
@@ -116,7 +118,7 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
         _through_collector(options, names, "DELETE", None)
         return
     who = _who(by)
-    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.remove(list(names), by=who))
+    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.remove(list(names), by=who), names)
     for one in done:
         if one.mark is not None:
             still = None if one.still is None else mark_row(one.still)
@@ -155,7 +157,12 @@ def marks(ended: bool, as_json: bool, **options: Any) -> None:
                 before = found[-1].id
 
         _in_store(settings, OpenMode.READER, read)
-    print_rows(rows, MARK_COLUMNS if ended else _COLUMNS, as_json=as_json, nothing="No marks found.")
+    shown = rows if as_json else [row | {name: _cut(row.get(name)) for name in ("note", "ticket")} for row in rows]
+    print_rows(shown, MARK_COLUMNS if ended else _COLUMNS, as_json=as_json, nothing="No marks found.")
+
+
+def _cut(text: object) -> str:
+    return one_line(str(text or ""), MAX_CELL_LENGTH)
 
 
 class _Page(msgspec.Struct):
@@ -182,7 +189,14 @@ def _store(options: Mapping[str, Any]) -> StoreSettings | None:
     return settings
 
 
-def _in_store(settings: StoreSettings, mode: OpenMode, ask: Callable[[MarkStore], Awaitable[_T]]) -> _T:
+def _in_store(
+    settings: StoreSettings,
+    mode: OpenMode,
+    ask: Callable[[MarkStore], Awaitable[_T]],
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> _T:
+    """Return what the store answers; `names` are the GPUs that it is asked about, each with where it is named."""
+
     async def run() -> _T:
         async with Store.open(settings, mode) as store:
             return await ask(store.marks)
@@ -190,7 +204,7 @@ def _in_store(settings: StoreSettings, mode: OpenMode, ask: Callable[[MarkStore]
     try:
         return anyio.run(run)
     except RefusedMarkError as error:
-        *first, last = [f"{one.name}: {one.reason}" for one in error.refusals]
+        *first, last = [f"{names.get(one.name, f'{one.name}: ')}{one.reason}" for one in error.refusals]
         for line in first:
             click.echo(f"gpuid: {one_line(line)}", err=True)
         raise ConfigError(last) from None

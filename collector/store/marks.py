@@ -122,10 +122,12 @@ class MarkStore:
         return done
 
     async def refill(self, marks: Iterable[Mark]) -> None:
-        """Write marks into a store that was begun in place of a damaged one, unless it has some already."""
-        rows = [_row(mark) for mark in marks]
+        """Write marks into a store that was begun in place of a damaged one, but for those of GPUs marked since."""
         async with self._database.write() as connection:
-            if rows and await connection.scalar(select(_marks.id).limit(1)) is None:
+            there = await _not_removed(connection)
+            marked = {mark.uuid for mark in there if mark.uuid} | {mark.serial for mark in there if not mark.uuid}
+            rows = [_row(mark) for mark in marks if (mark.uuid or mark.serial) not in marked]
+            if rows:
                 await connection.execute(insert(schema.marks), rows)
                 await self._change_version(connection)
 

@@ -83,6 +83,13 @@ def test_a_uuid_may_lack_its_prefix(gpuid: Any, config: Path) -> None:
     assert (row["uuid"], row["serial"]) == (f"GPU-{bare.lower()}", None)
 
 
+def test_a_long_note_is_cut_in_the_table_alone(gpuid: Any, config: Path) -> None:
+    gpuid("mark", "S1", "--as", "rma", "--note", "long " * 50, "-c", config)
+    assert max(map(len, gpuid("marks", "-c", config).stdout.splitlines())) < 160
+    (row,) = json.loads(gpuid("marks", "--json", "-c", config).stdout)
+    assert len(row["note"]) == 250
+
+
 def test_an_until_is_repeated_with_its_zone(gpuid: Any, config: Path) -> None:
     done = gpuid("mark", "S1", "--as", "watch", "--until", "2099-01-01 10:00", "-c", config)
     assert done.stdout == "S1: marked watch until 2099-01-01T10:00:00.000Z\n"
@@ -123,7 +130,7 @@ class TestThroughACollector:
         assert (done.returncode, asked, done.stderr.count("\n")) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("name", ["GPU-", f"MIG-{'0' * 8}-0000-0000-0000-{'0' * 12}"])
+@pytest.mark.parametrize("name", ["GPU-", "..", f"MIG-{'0' * 8}-0000-0000-0000-{'0' * 12}"])
 def test_what_is_no_gpu_is_refused(gpuid: Any, config: Path, name: str) -> None:
     done = gpuid("mark", name, "--as", "rma", "-c", config)
     assert (done.returncode, done.stderr) == (2, f'gpuid: "{name}": expected a GPU\'s serial or UUID\n')

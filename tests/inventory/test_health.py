@@ -1,5 +1,7 @@
 """A GPU's health follows its UUID: what of it changes, where it goes, and what no other cluster can do to it."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -276,7 +278,6 @@ class TestWhatEndsWithoutBeingSaid:
         world.read(A, 10.0, self.FAILING)
         (change,) = world.read(A, 20.0, after)
         assert change.changes == (
-            FieldChange("fabric_state", "Completed", None),
             FieldChange("fabric_status", "Timeout", None),
             FieldChange("fabric_health", "Unhealthy", None),
         )
@@ -293,7 +294,7 @@ class TestWhatEndsWithoutBeingSaid:
             assert condition is not None
             assert degradations(condition) == ()
         changes = world.read(B, 30.0, Health(inforom="1")) + world.read(A, 40.0)
-        assert [one.field for one in changes[1].changes] == ["fabric_state", "fabric_status", "fabric_health"]
+        assert [one.field for one in changes[1].changes] == ["fabric_status", "fabric_health"]
         assert world.only(B).gpu == Gpu(uuid="GPU-1", serial="1", health=Health(inforom="1"))
 
     def test_nothing_but_the_fabric_known_is_nothing(self, world: World) -> None:
@@ -613,7 +614,8 @@ STEPS = st.tuples(st.sampled_from([A, B, WEST, None]), HEALTHS, st.booleans(), s
 @given(st.lists(STEPS, max_size=8))
 def test_the_changes_tell_all_that_a_gpu_is_degraded_by(steps: list[tuple[Place | None, Health | None, bool, str]]):
     """Wherever it goes, and whatever the drivers there report: who has the changes alone knows how it is."""
-    world, here, time, state = World(), None, 0.0, {}
+    world, here, time = World(), None, 0.0
+    state: dict[str, Any] = {}
     for place, health, gone_first, boot in steps:
         time += 10.0
         changes = (

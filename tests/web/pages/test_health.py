@@ -42,10 +42,14 @@ async def test_the_worst_come_first_with_why_and_since_when(worn: Any, serving: 
         page = await visit(client, "/health")
     assert "3 degraded GPUs 1 needs replacement, 2 need a reset or drain, of 9 GPUs in all clusters." in page.text
     assert (
-        "502 needs replacement row remapping failed 10 minutes ago 2025-11-24T16:00:00Z rma OPS-7 "
-        "remapped rows (uncorrectable) 4, DRAM errors (uncorrectable) 1,200 w1 of prod-a NVIDIA H100" in page.text
+        "502 NVIDIA H100 needs replacement row remapping failed 10 minutes ago 2025-11-24T16:00:00Z rma OPS-7 "
+        "remapped rows (uncorrectable) 4, DRAM errors (uncorrectable) 1,200 w1 of prod-a" in page.text
     )
-    assert page.text.index("502 needs") < page.text.index("503 needs") < page.text.index("501 needs")
+    assert (
+        page.text.index("502 NVIDIA H100 needs")
+        < page.text.index("503 NVIDIA H100 needs")
+        < page.text.index("501 NVIDIA H100 needs")
+    )
     assert {"/gpus/GPU-502", "https://t.example/OPS-7", "/health.csv", "/api/v1/gpus?degraded=true"} <= set(page.links)
 
 
