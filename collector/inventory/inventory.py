@@ -428,6 +428,11 @@ class Inventory:
         facts = absent.facts or Gpu(uuid=uuid)
         return Condition(of_card(facts.health), absent.lost, facts.ecc_growth, absent.time)
 
+    def last_place(self, uuid: str) -> Place | None:
+        """Return where a GPU that is in no node was last; None if it is not known."""
+        absent = self._absent.get(canonical_uuid(uuid))
+        return None if absent is None else absent.place
+
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
