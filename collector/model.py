@@ -10,6 +10,7 @@ import msgspec
 from collector.health import (
     COUNTERS,
     HEALTH_FIELDS,
+    ONLY_GROWING,
     Condition,
     Degradation,
     Health,
@@ -140,8 +141,8 @@ class FieldChange(NamedTuple):
 
     @property
     def went_back(self) -> bool:
-        """Whether a counter is less than it was, which no repair brings about: another InfoROM or driver does."""
-        if self.field not in COUNTERS or not isinstance(self.before, int) or not isinstance(self.after, int):
+        """Whether a counter that only grows is less than it was: another InfoROM or driver does that, and no repair."""
+        if self.field not in ONLY_GROWING or not isinstance(self.before, int) or not isinstance(self.after, int):
             return False
         return self.after < self.before
 
@@ -190,9 +191,7 @@ def _tells(field: str, health: Health) -> bool:
     value = getattr(health, field)
     if value is None or field in COUNTERS or isinstance(value, bool):
         return bool(value)
-    rest = Health(fabric_state=health.fabric_state) if field == "fabric_status" else Health()
-    alone = msgspec.structs.replace(rest, **{field: value})
-    return degradations(Condition(alone)) != degradations(Condition(rest))
+    return bool(degradations(Condition(Health(**{field: value}))))
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):

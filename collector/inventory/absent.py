@@ -1,7 +1,6 @@
 """Where GPUs that are in no node were last: what tells a move from a first appearance."""
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from collector.inventory.last_known import with_last_known
@@ -74,10 +73,6 @@ class AbsentGpus:
     def times(self) -> Mapping[str, float]:
         """Return until when each GPU was somewhere (Unix seconds; 0 where that is not known), by UUID."""
         return {uuid: absent.time for gpus in self._gpus.values() for uuid, absent in gpus.items()}
-
-    def lost(self) -> AbstractSet[str]:
-        """Return the UUIDs of the GPUs that no longer answered where they were last."""
-        return {uuid for gpus in self._gpus.values() for uuid, absent in gpus.items() if absent.lost}
 
     def places(self) -> Mapping[str, Place]:
         """Return where each GPU was last, by UUID."""

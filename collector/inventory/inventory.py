@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from collector.health import Condition, shared
+from collector.health import Condition, of_card, shared
 from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
@@ -16,7 +16,6 @@ from collector.inventory.index import PlaceIndex
 from collector.inventory.last_known import (
     facts_of,
     newest_marks,
-    of_card,
     settled,
     with_foreign_growth,
     with_growth,
@@ -438,10 +437,6 @@ class Inventory:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
 
-    def lost_before_they_left(self) -> AbstractSet[str]:
-        """Return the UUIDs of the GPUs in no node that no longer answered where they were last."""
-        return self._absent.lost()
-
     def left(self) -> Mapping[str, float]:
         """Return until when each GPU that is in no node was somewhere (Unix seconds), by UUID, where that is known."""
         return {uuid: time for uuid, time in self._absent.times().items() if time}
@@ -726,7 +721,8 @@ class Inventory:
             if known == gpu:  # nearly always
                 return known  # one copy of its strings is enough
             gpu = _with_shared_health(with_growth(gpu, known, reading.time))
-            gpu = with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
+            time, rebooted = _confirmed(node, gpu.uuid, since), _rebooted(node, reading)
+            gpu = with_last_known(gpu, known, time, same_node=True, rebooted=rebooted)
             return known if known == gpu else gpu
         gpu = _with_shared_health(gpu)
         if (absent := self._absent.get(gpu.uuid)) is not None:
@@ -762,6 +758,12 @@ def _confirmed(node: NodeState, uuid: str, since: float) -> float:
     """Return when (Unix seconds) a GPU of a node, which has it since `since`, was last read there."""
     unseen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
     return unseen if unseen is not None else since if node.time is None else node.time
+
+
+def _rebooted(node: NodeState, reading: Reading) -> bool:
+    """Return whether a node was started between its last reading and this one, as far as both know of which boot."""
+    was = None if node.fingerprint is None else node.fingerprint.boot_id
+    return bool(was and reading.fingerprint.boot_id) and was != reading.fingerprint.boot_id
 
 
 def _boards(node: NodeState) -> int | None:

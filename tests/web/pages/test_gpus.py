@@ -71,7 +71,7 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     assert f"Not on any node {since} . It was last in n1 of prod-a ." in page.text
     assert (
         "5 minutes ago 2025-11-24T16:05:00Z left n1 of prod-a after 5 minutes, and was then on no node. "
-        "10 minutes ago 2025-11-24T16:00:00Z came to n1 of prod-a , machine i-n1 Stayed there for 5 minutes."
+        "10 minutes ago 2025-11-24T16:00:00Z first recorded in n1 of prod-a , machine i-n1 Stayed there for 5 minutes."
         in page.text
     )
     assert "[store]" not in page.text
@@ -228,7 +228,7 @@ async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: An
         "lost it stopped answering in w1 of prod-a",
         "health in w1 of prod-a : remapped rows (uncorrectable) 0 → 1, row remapping pending no → yes",
         "needs a reset or drain: row remapping pending",
-        "came to w1 of prod-a",
+        "first recorded in w1 of prod-a",
     ]
     at = text.index("Life")
     for words in told:
@@ -286,8 +286,20 @@ async def test_what_another_cluster_does_not_report_is_no_reason_there(
         page = await visit(client, "/gpus/GPU-w")
     assert "Healthy : nothing that it reports calls for" in page.text
     assert "degraded when it came" not in page.text
-    assert "no longer: repair pending" in page.text
+    assert "not reported any more, which is no recovery: repair pending" in page.text
     assert page.answer.text.count('class="span') == 1
+
+
+async def test_what_another_cluster_leaves_unsaid_is_remembered(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", worn(FAILED), time=1764000010.0)
+    site.read("prod-a", "w1", time=1764000060.0)
+    site.read("prod-c", "w2", worn(Health(ecc_sram_correctable=2)), time=1764000120.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "Healthy : nothing that it reports calls for" in text
+    assert (
+        "Where it was before, it needed replacement: row remapping failed. Here, nothing is reported of that." in text
+    )
 
 
 async def test_what_two_places_say_is_told_of_each(site: Any, serving: Any, visit: Any) -> None:
@@ -342,7 +354,7 @@ async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, 
     assert "DRAM errors (correctable) 49 → 50" in newest.text
     assert "DRAM errors (correctable) 48 → 49" not in newest.text
     assert "DRAM errors (correctable) 48 → 49" in oldest.text
-    assert "came to w1 of prod-a" in oldest.text
+    assert "first recorded in w1 of prod-a" in oldest.text
     assert [link for link in oldest.links if "before=" in link] == []
     assert (bad.status_code, bad.text) == (400, "before: expected the position of an older part\n")
 
