@@ -63,4 +63,5 @@ def _of_nodes(rows: Sequence[Any]) -> Iterator[tuple[str, Condition]]:
         except (msgspec.MsgspecError, TypeError, ValueError):
             continue
         for placement in node.placements():
-            yield placement.gpu.uuid, placement.condition
+            if not placement.claim:  # what another node claims says nothing of the GPU that is asked for
+                yield placement.gpu.uuid, placement.condition
