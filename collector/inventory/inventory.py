@@ -670,6 +670,7 @@ class Inventory:
             claims=state.claims - {uuid} or NO_UUIDS,
         )
         self._put(state, step)
+        self._serials.add_all({gpu.serial}, claimant)  # which may be last known from where it was
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
         step.worn(state, at, known, was.lost, gpu, uuid in state.lost_uuids)
         self._verify_backoff.reset(claimant, previous)
