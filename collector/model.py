@@ -181,16 +181,20 @@ def health_changes(before: Health | None, after: Health | None) -> tuple[FieldCh
         one
         for one in found
         if one.before != one.after
-        and (None not in (one.before, one.after) or _tells(one.field, old) or _tells(one.field, new))
+        and (None not in (one.before, one.after) or _tells(one.field, old, new) or _tells(one.field, new, old))
     )
 
 
-def _tells(field: str, health: Health) -> bool:
-    """Return whether the value of a field of a health is news by itself."""
+def _tells(field: str, health: Health, other: Health) -> bool:
+    """Return whether the value of a field of a health, which another one does not have, is news by itself."""
     value = getattr(health, field)
     if value is None or field in COUNTERS or isinstance(value, bool):
         return bool(value)
-    rest = Health(fabric_state=health.fabric_state) if field == "fabric_status" else Health()
+    rest = Health()
+    if field == "fabric_status":
+        rest = Health(fabric_state=health.fabric_state)
+    elif field == "fabric_state" and health.fabric_status == other.fabric_status:  # which counts by the state
+        rest = Health(fabric_status=health.fabric_status)
     alone = msgspec.structs.replace(rest, **{field: value})
     return degradations(Condition(alone)) != degradations(Condition(rest))
 
