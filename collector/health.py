@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ __all__ = [
     "GROWTH_WINDOW_SECONDS",
     "HEALTH_FIELDS",
     "KINDS_HELD",
+    "ONLY_GROWING",
     "UNCORRECTABLE",
     "Condition",
     "Degradation",
@@ -22,7 +24,9 @@ __all__ = [
     "growth_follows",
     "health_object",
     "level",
+    "of_card",
     "shared",
+    "without",
     "worst_level",
 ]
 
@@ -54,7 +58,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     reset_required: bool | None = None  # also where it is said in place of other values
     drain_and_reset_recommended: bool | None = None
     fabric_state: str | None = None
-    fabric_status: str | None = None
+    fabric_status: str | None = None  # only of a completed registration
     fabric_health: str | None = None  # the summary, or what it would be where a driver prints none
     inforom: str | None = None  # version of its image
 
@@ -69,12 +73,30 @@ def shared(health: Health) -> Health:
 
 
 HEALTH_FIELDS = Health.__struct_fields__
+_OF_PLACE = [field for field in HEALTH_FIELDS if field.startswith("fabric_")]  # of its switches and their manager
 
-# What only ever grows while a card, its InfoROM and its driver stay the same.
+
+def of_card(health: Health | None) -> Health | None:
+    """Return of a GPU's health what holds wherever the GPU is."""
+    return without(health, _OF_PLACE)
+
+
+def without(health: Health | None, names: Iterable[str]) -> Health | None:
+    """Return a health that does not report some fields; None where it reports nothing else."""
+    told = dict.fromkeys(name for name in names if getattr(health, name, None) is not None)
+    if health is None or not told:
+        return health
+    left = msgspec.structs.replace(health, **told)
+    return None if left == Health() else shared(left)
+
+
+# What is counted, and says nothing while it is zero.
 COUNTERS = frozenset(
     field for field in HEALTH_FIELDS if field.startswith(("remapped_", "retired_pages_", "ecc_", "row_remap_banks_"))
 )
-
+# Those that only grow while a card, its InfoROM and its driver stay the same. The others may fall as it wears: a bank
+# is in one class of the histogram at a time, and a remapping for a correctable error may give way to another one.
+ONLY_GROWING = COUNTERS - {"remapped_rows_correctable", "remapped_rows_inactive", "row_remap_banks_low"}
 UNCORRECTABLE = ("ecc_sram_uncorrectable", "ecc_dram_uncorrectable")
 
 
@@ -146,12 +168,7 @@ class Degradation(StrEnum):
 GROWTH_WINDOW_SECONDS = 7 * 86400.0  # for which a GPU counts as growing uncorrectable errors after the last growth
 RETIRED_PAGES_LIMIT = 63  # of both causes together
 
-_LEVELS = {
-    reason: Level.REPLACE
-    if reason in (Degradation.ROW_REMAP_FAILURE, Degradation.SRAM_THRESHOLD, Degradation.PAGE_RETIREMENT_LIMIT)
-    else Level.RESET
-    for reason in Degradation
-}
+_REPLACE = frozenset({Degradation.ROW_REMAP_FAILURE, Degradation.SRAM_THRESHOLD, Degradation.PAGE_RETIREMENT_LIMIT})
 
 # What the tool says where nothing is wrong, or nothing is to be said, without regard to case. Any other word counts
 # against the GPU, also one that nobody knows: an action or a fault by a new name is likelier than health by a new name.
@@ -211,7 +228,7 @@ def level(reason: Degradation, condition: Condition) -> Level:
     """Return what is to be done about a GPU that is degraded for a reason."""
     if reason is Degradation.REPAIR_PENDING and condition.health is not None and condition.health.unrepairable_memory:
         return Level.REPLACE
-    return _LEVELS[reason]
+    return Level.REPLACE if reason in _REPLACE else Level.RESET
 
 
 def worst_level(condition: Condition) -> Level | None:
@@ -246,10 +263,11 @@ def _reported(health: Health) -> tuple[Degradation, ...]:
 
 
 def _fabric_fails(health: Health) -> bool:
-    if _says_more(health.fabric_state, _FABRIC_STATES) or _says_more(health.fabric_health, _FABRIC_HEALTH):
-        return True
-    complete = health.fabric_state is not None and health.fabric_state.strip().casefold() == "completed"
-    return complete and _says_more(health.fabric_status, _FABRIC_STATUS)
+    return (
+        _says_more(health.fabric_state, _FABRIC_STATES)
+        or _says_more(health.fabric_status, _FABRIC_STATUS)
+        or _says_more(health.fabric_health, _FABRIC_HEALTH)
+    )
 
 
 def _says_more(text: str | None, fine: frozenset[str]) -> bool:

@@ -32,6 +32,7 @@ MAX_TICKET_LENGTH = 300  # characters; it is the value of a label
 MAX_WHO_LENGTH = 100  # characters
 MAX_TIME = 253_402_300_799.0  # Unix seconds: the end of the year 9999
 
+_BARE_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _TICKET_ID = re.compile(r"[\w#][\w#./-]*")  # such as OPS-123, which no browser takes for an address
 
 
@@ -144,7 +145,10 @@ def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
 
 
 def check_id(text: str) -> str:
-    """Return a serial or UUID of a GPU without blanks around it; ValueError says what was expected."""
+    """Return a serial or UUID of a GPU as gpuid writes it; ValueError says what was expected.
+
+    A UUID may lack its "GPU-", as other tools print it.
+    """
     name = text.strip()
     if not name:
         raise ValueError("expected a serial or UUID")
@@ -152,7 +156,9 @@ def check_id(text: str) -> str:
         raise ValueError(f"expected a serial or UUID of at most {MAX_ID_LENGTH} characters, got {len(name)}")
     if not name.isprintable() or any(letter.isspace() for letter in name) or "," in name:
         raise ValueError("expected one serial or UUID, without blanks, commas and control characters")
-    return name
+    if name in (".", "..") or name.upper() == "GPU-" or name.upper().startswith("MIG-"):
+        raise ValueError("expected a GPU's serial or UUID")
+    return f"GPU-{name.lower()}" if _BARE_UUID.fullmatch(name) else name
 
 
 def check_who(text: str) -> str:

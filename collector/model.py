@@ -10,6 +10,7 @@ import msgspec
 from collector.health import (
     COUNTERS,
     HEALTH_FIELDS,
+    ONLY_GROWING,
     Condition,
     Degradation,
     Health,
@@ -140,8 +141,8 @@ class FieldChange(NamedTuple):
 
     @property
     def went_back(self) -> bool:
-        """Whether a counter is less than it was, which no repair brings about: another InfoROM or driver does."""
-        if self.field not in COUNTERS or not isinstance(self.before, int) or not isinstance(self.after, int):
+        """Whether a counter that only grows is less than it was: another InfoROM or driver does that, and no repair."""
+        if self.field not in ONLY_GROWING or not isinstance(self.before, int) or not isinstance(self.after, int):
             return False
         return self.after < self.before
 
@@ -181,22 +182,16 @@ def health_changes(before: Health | None, after: Health | None) -> tuple[FieldCh
         one
         for one in found
         if one.before != one.after
-        and (None not in (one.before, one.after) or _tells(one.field, old, new) or _tells(one.field, new, old))
+        and (None not in (one.before, one.after) or _tells(one.field, old) or _tells(one.field, new))
     )
 
 
-def _tells(field: str, health: Health, other: Health) -> bool:
-    """Return whether the value of a field of a health, which another one does not have, is news by itself."""
+def _tells(field: str, health: Health) -> bool:
+    """Return whether the value of a field of a health is news by itself."""
     value = getattr(health, field)
     if value is None or field in COUNTERS or isinstance(value, bool):
         return bool(value)
-    rest = Health()
-    if field == "fabric_status":
-        rest = Health(fabric_state=health.fabric_state)
-    elif field == "fabric_state" and health.fabric_status == other.fabric_status:  # which counts by the state
-        rest = Health(fabric_status=health.fabric_status)
-    alone = msgspec.structs.replace(rest, **{field: value})
-    return degradations(Condition(alone)) != degradations(Condition(rest))
+    return bool(degradations(Condition(Health(**{field: value}))))
 
 
 class UnidentifiedGpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -459,7 +454,7 @@ class SinkRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     event: str  # an Event's value
     changes: Mapping[str, Mapping[str, str | int | bool | None]] | None = None  # see `changes_object`
     last_known: Mapping[str, str] | None = None  # see `last_known_object`
-    mark: str | None = None  # the kind of the mark that was in force, if it was marked
+    mark: str | None = None  # the kind of the mark that it had when this was recorded
 
     @classmethod
     def of(

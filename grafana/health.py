@@ -105,7 +105,8 @@ def _figures() -> tuple[Panel, ...]:
         figure(
             "Moved while degraded",
             "GPUs that were degraded on more than one node within the time range.",
-            f"count({_CARRIED} and on (uuid) max_over_time(gpuid_gpu_info{_CHOSEN}[$__range])) or vector(0)",
+            f"count({_CARRIED} and on (uuid) max_over_time(gpuid_gpu_degraded{_IN}[$__range])"
+            ' unless on (uuid) gpuid_gpu_info{model!~"$model"}) or vector(0)',
             thresholds=NONE_IS_GOOD,
         ),
         figure(

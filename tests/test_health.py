@@ -78,9 +78,9 @@ HEALTHY = {
         ecc_dram_correctable=2**63,
         ecc_dram_uncorrectable=40,
     ),
-    "in no fabric": Health(fabric_state="Not Supported", fabric_status="Not Supported", fabric_health="Not Supported"),
+    "in no fabric": Health(fabric_state="Not Supported", fabric_health="Not Supported"),
     "in no fabric, by older drivers": Health(fabric_state="N/A", fabric_status="N/A", fabric_health="N/A"),
-    "on its way into the fabric": Health(fabric_state="In Progress", fabric_status="Unknown Error"),
+    "on its way into the fabric": Health(fabric_state="In Progress", fabric_status="N/A"),
     "in other cases and spaces": Health(
         recovery_action=" NONE ", fabric_state="COMPLETED", fabric_status="success", fabric_health="HEALTHY"
     ),

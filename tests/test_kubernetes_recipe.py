@@ -57,7 +57,7 @@ def test_the_applied_resources_have_the_stack_s_labels(repository: Path) -> None
     objects = run(apply, repository)
     assert Counter(one["kind"] for one in objects) == {
         "Namespace": 1,
-        "ConfigMap": 1 + 4,
+        "ConfigMap": 1 + 5,
         "Deployment": 1,
         "Service": 1,
         "ServiceMonitor": 1,

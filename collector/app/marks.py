@@ -22,6 +22,7 @@ class MarkFollower:
         self._marks = marks
         self._poll_seconds = poll_seconds
         self._version = ""
+        self._store_id = ""
         self._lock = anyio.Lock()
 
     async def run(self) -> None:
@@ -41,12 +42,13 @@ class MarkFollower:
     async def refresh(self) -> None:
         """Read the marks if they have changed; raises StoreError."""
         async with self._lock:
-            if await self._store.marks.version() == self._version:
-                return
-            version, marks = await self._store.marks.in_force()
-            if self._version and not version:
+            version = await self._store.marks.version()
+            store_id = self._store.database.id
+            if self._store_id and store_id != self._store_id:
                 log.warning("writing the marks into the store that replaces a damaged one")
                 await self._store.marks.refill(self._marks)
-                version, marks = await self._store.marks.in_force()
+            elif version == self._version:
+                return
+            version, marks = await self._store.marks.in_force()
             self._marks.replace(marks)
-            self._version = version
+            self._version, self._store_id = version, store_id

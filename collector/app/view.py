@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import anyio
+
 from collector.app.collected import CollectedClusters
 from collector.app.marks import MarkFollower
 from collector.config import PodSource
@@ -124,9 +126,10 @@ class LiveCollector:
         return math.inf if collected is None else collected.settings.refresh
 
     async def refresh_marks(self) -> None:
-        """Let `marks` be those of the store at once, if it can be read."""
+        """Let `marks` be those of the store at once, if it can be read in time; else they follow soon."""
         if self._mark_follower is not None:
-            await self._mark_follower.try_refresh()
+            with anyio.move_on_after(FLUSH_SECONDS):
+                await self._mark_follower.try_refresh()
 
     async def wait_committed(self) -> None:
         """Wait until what is published is committed, so that no restart takes it back; not for a store in trouble."""

@@ -19,10 +19,13 @@ from collector.files import UnreadableFileError, read_secret
 from collector.redaction import Secrets
 from collector.text import describe_redirect
 
-__all__ = ["MAX_PAGE_SIZE", "Client", "connection_options"]
+__all__ = ["MAX_PAGE_SIZE", "Client", "RefusedError", "connection_options"]
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
+_REFUSALS = frozenset({400, 404, 409})  # of what was asked, whoever asks
+_UNKNOWN_PARAMETER = "unknown parameter "
+_OLDER = "it may be an older collector than this command"
 _NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
 _PROBLEM_KEYS = frozenset({"severe", "subject", "text"})
@@ -49,6 +52,10 @@ def connection_options(function: Any) -> Any:
     return function
 
 
+class RefusedError(CommandError):
+    """A collector answers, and refuses what it was asked to do."""
+
+
 class Client:
     """Asks one collector; every failure is a CommandError or ConfigError of one line."""
 
@@ -68,11 +75,10 @@ class Client:
         endpoint = _endpoint(url, config, client_tls(ca=ca, cert=cert, key=key))
         headers = _bearer(token_file, None if user else endpoint.token_file)
         self._page_size = page_size
-        self._where = endpoint.url
         self._secrets = Secrets(os.environ.get("GPUID_PASSWORD") if user else None, headers.get("Authorization"))
         self._secrets.add_url(endpoint.url)
         try:
-            httpx.URL(endpoint.url)
+            self._where = str(httpx.URL(endpoint.url).copy_with(userinfo=b""))  # a password in it is nobody's to see
         except httpx.InvalidURL as error:
             raise ConfigError(f"--url: {error}") from None
         try:
@@ -123,8 +129,10 @@ class Client:
         if answer.status_code != 200:
             refusal = self._secrets.redact(_refusal(answer))
             if refusal == _NO_SUCH_PATH:
-                refusal = f"knows no {path}; it may be an older collector than this command"
-            raise CommandError(f"{where}: {refusal}")
+                raise CommandError(f"{where}: knows no {path}; {_OLDER}")
+            if refusal.startswith(_UNKNOWN_PARAMETER):
+                refusal += f"; {_OLDER}"
+            raise (RefusedError if answer.status_code in _REFUSALS else CommandError)(f"{where}: {refusal}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except (ValueError, RecursionError) as error:

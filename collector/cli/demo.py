@@ -116,7 +116,7 @@ def _banner(simulator: Simulator, story: Story, url: str) -> str:
 def _featured(story: Story, url: str) -> Iterator[str]:
     """Yield lines with some GPUs that have a story, if any has one."""
     if story.featured:
-        yield "It has watched them for 60 days, which are made up. GPUs worth a look:"
+        yield "Its 60 days of history are made up. GPUs worth a look:"
         yield ""
         for featured in story.featured[:_FEATURED]:
             yield f"  {url}/gpus/{featured.uuid}"

@@ -179,8 +179,8 @@ class _Teller:
         self._feature("it is under repair", victim, self._wear_out_early)
         self._act(11.0, self._replace, card.place, card.uuid)
         self._act(8.9, self._replace, victim.place, victim.uuid, card.uuid)
-        self._note(11.8, card, MarkKind.RMA, "ana@example.com", "row remapping failed twice", "RMA-2107")
-        self._note(9.4, victim, MarkKind.RMA, "ben@example.com", "returned to the vendor", "RMA-2113")
+        self._note(11.8, card, MarkKind.RMA, "ana@example.com", "row remapping failed", "RMA-2107")
+        self._note(9.4, victim, MarkKind.RMA, "ben@example.com", "to be returned to the vendor", "RMA-2113")
 
     def _wear_out(self, card: _Card) -> None:
         self._wear(card, 52.6, remapped_rows_correctable=1)

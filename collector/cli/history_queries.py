@@ -1,6 +1,7 @@
 """Queries of the history that several commands share: from the configured store, or from a running collector."""
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -143,6 +144,7 @@ def _conditions(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a sentence about each GPU that is degraded or marked: as it is now, or was when it was seen last."""
     present = {str(row.get("uuid")) for row in rows if row.get("until") is None}
     newest = {str(row.get("uuid")): row for row in reversed(rows)}
+    serials = Counter(row.get("serial") for row in newest.values())
     for uuid, row in reversed(newest.items()):
         words = []
         if needed := needs(row):
@@ -151,7 +153,8 @@ def _conditions(rows: Sequence[Row]) -> Iterator[str]:
         if mark := mark_of(row):
             words.append(_marked(mark))
         if words:
-            yield one_line(f"{row.get('serial') or uuid} {' and '.join(words)}")
+            serial = row.get("serial")
+            yield one_line(f"{serial if serial and serials[serial] == 1 else uuid} {' and '.join(words)}")
 
 
 def _marked(mark: Mapping[str, Any]) -> str:

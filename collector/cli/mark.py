@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -15,11 +16,11 @@ import click
 import msgspec
 
 from collector import config as configuration
-from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
 from collector.cli.options import CommandError, found_config
 from collector.cli.table import print_rows
 from collector.config import ConfigError, Duration
-from collector.marks import MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
+from collector.marks import MAX_ID_LENGTH, MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
@@ -29,6 +30,7 @@ __all__ = ["mark", "marks", "unmark"]
 
 _T = TypeVar("_T")
 _COLUMNS = tuple(name for name in MARK_COLUMNS if not name.startswith("removed"))
+MAX_CELL_LENGTH = 40  # characters of a note or ticket in the table
 _CHOICES = tuple(kind.value for kind in MarkKind)
 
 
@@ -48,7 +50,11 @@ def _names_options(function: Any) -> Any:
 @click.option("--as", "kind", type=click.Choice(_CHOICES), required=True, help="What is to become of them.")
 @click.option("--note", default="", metavar="TEXT", help="Why, in one line.")
 @click.option("--ticket", default="", metavar="URL", help="URL or name of a ticket.")
-@click.option("--until", metavar="TIME", help="When it ends: 7d from now, or a time such as 2026-12-01T12:00:00Z.")
+@click.option(
+    "--until",
+    metavar="TIME",
+    help="When it ends: 7d from now, or a time such as 2026-12-01T12:00:00Z; UTC unless it says.",
+)
 @connection_options
 def mark(
     ids: tuple[str, ...],
@@ -85,9 +91,11 @@ def mark(
         _through_collector(options, names, "PUT", body)
         return
     who = _who(by)
-    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.set(list(names), new, by=who))
+    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.set(list(names), new, by=who), names)
     for one in done:
-        click.echo(f"{one.name}: {'already ' if one.unchanged else ''}marked {kind}")
+        former = None if one.former is None else mark_row(one.former)
+        marked = _marked(mark_row(one.mark), already=one.unchanged)
+        click.echo(f"{one.name}: {marked}{_in_place_of(former)}")
         if not one.seen:
             click.echo(f"gpuid: {names[one.name]}never seen; the mark takes effect when it appears", err=True)
 
@@ -110,10 +118,11 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
         _through_collector(options, names, "DELETE", None)
         return
     who = _who(by)
-    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.remove(list(names), by=who))
+    done = _in_store(settings, OpenMode.OPERATOR, lambda store: store.remove(list(names), by=who), names)
     for one in done:
         if one.mark is not None:
-            click.echo(f"{one.name}: no longer marked {one.mark.kind.value}")
+            still = None if one.still is None else mark_row(one.still)
+            click.echo(f"{one.name}: no longer marked {one.mark.kind.value}{_still_marked(still)}")
     _end_with([f"{names[one.name]}not marked" for one in done if one.mark is None])
 
 
@@ -148,7 +157,12 @@ def marks(ended: bool, as_json: bool, **options: Any) -> None:
                 before = found[-1].id
 
         _in_store(settings, OpenMode.READER, read)
-    print_rows(rows, MARK_COLUMNS if ended else _COLUMNS, as_json=as_json, nothing="No marks found.")
+    shown = rows if as_json else [row | {name: _cut(row.get(name)) for name in ("note", "ticket")} for row in rows]
+    print_rows(shown, MARK_COLUMNS if ended else _COLUMNS, as_json=as_json, nothing="No marks found.")
+
+
+def _cut(text: object) -> str:
+    return one_line(str(text or ""), MAX_CELL_LENGTH)
 
 
 class _Page(msgspec.Struct):
@@ -157,7 +171,11 @@ class _Page(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    mark: dict[str, Any] = {}
     warning: str | None = None
+    unchanged: bool = False
+    former: dict[str, Any] | None = None  # which a new mark ended
+    still: dict[str, Any] | None = None  # in force when another was removed
 
 
 def _store(options: Mapping[str, Any]) -> StoreSettings | None:
@@ -171,7 +189,14 @@ def _store(options: Mapping[str, Any]) -> StoreSettings | None:
     return settings
 
 
-def _in_store(settings: StoreSettings, mode: OpenMode, ask: Callable[[MarkStore], Awaitable[_T]]) -> _T:
+def _in_store(
+    settings: StoreSettings,
+    mode: OpenMode,
+    ask: Callable[[MarkStore], Awaitable[_T]],
+    names: Mapping[str, str] = MappingProxyType({}),
+) -> _T:
+    """Return what the store answers; `names` are the GPUs that it is asked about, each with where it is named."""
+
     async def run() -> _T:
         async with Store.open(settings, mode) as store:
             return await ask(store.marks)
@@ -179,26 +204,51 @@ def _in_store(settings: StoreSettings, mode: OpenMode, ask: Callable[[MarkStore]
     try:
         return anyio.run(run)
     except RefusedMarkError as error:
-        *first, last = [f"{one.name}: {one.reason}" for one in error.refusals]
+        *first, last = [f"{names.get(one.name, f'{one.name}: ')}{one.reason}" for one in error.refusals]
         for line in first:
             click.echo(f"gpuid: {one_line(line)}", err=True)
         raise ConfigError(last) from None
 
 
 def _through_collector(options: Mapping[str, Any], names: Mapping[str, str], method: str, body: object) -> None:
-    """Have a collector do it for each GPU; each that fails is one line, and the exit code is then 1."""
-    failed = []
+    """Have a collector do it for each GPU; each that it refuses is one line, and the exit code is then 1."""
+    refused = False
     with Client(**options) as client:
         for name, where in names.items():
             try:
                 answer = client.send(method, f"/api/v1/gpus/{quote(name, safe='')}/mark", body, _Answer)
-            except CommandError as error:
-                failed.append(f"{where}{error.message}")
+            except RefusedError as error:
+                click.echo(f"gpuid: {where}{one_line(error.message)}", err=True)
+                refused = True
                 continue
-            click.echo(f"{name}: {'marked' if method == 'PUT' else 'no longer marked'}")
+            if method == "PUT":
+                done = _marked(answer.mark, already=answer.unchanged) + _in_place_of(answer.former)
+            else:
+                done = f"no longer marked {answer.mark.get('as')}{_still_marked(answer.still)}"
+            click.echo(f"{name}: {one_line(done)}")
             if answer.warning:
                 click.echo(f"gpuid: {where}{one_line(answer.warning)}", err=True)
-    _end_with(failed)
+    if refused:
+        raise click.exceptions.Exit(1)
+
+
+def _marked(mark: Mapping[str, Any], *, already: bool) -> str:
+    until = f" until {mark['until']}" if mark.get("until") else ""
+    return one_line(f"{'already ' if already else ''}marked {mark.get('as')}{until}")
+
+
+def _in_place_of(former: Mapping[str, Any] | None) -> str:
+    """Return which mark another one ended, so that nobody ends a colleague's without noticing."""
+    if former is None:
+        return ""
+    ticket = f", ticket {former['ticket']}" if former.get("ticket") else ""
+    return one_line(f", no longer {former.get('as')} (set by {former.get('by')}{ticket})")
+
+
+def _still_marked(still: Mapping[str, Any] | None) -> str:
+    if still is None:
+        return ""
+    return one_line(f"; still marked {still.get('as')} by its serial {still.get('serial')}, as every GPU with it is")
 
 
 def _end_with(problems: Sequence[str]) -> None:
@@ -225,7 +275,8 @@ def _names(ids: Sequence[str], file: Path | None) -> dict[str, str]:
             name = check_id(text)
             found.setdefault(name, f"{where}{name}: ")
         except ValueError as error:
-            bad.append(f"{where}{error}")
+            named = where or f'"{one_line(text, MAX_ID_LENGTH)}": '
+            bad.append(f"{named}{error}")
     for line in bad[:-1]:
         click.echo(f"gpuid: {one_line(line)}", err=True)
     if bad:

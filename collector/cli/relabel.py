@@ -14,6 +14,7 @@ __all__ = ["dashboard", "document", "rules"]
 LABEL = "cluster"  # in the files that are shipped
 
 _TEMPLATE = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+_GROUPING = re.compile(r"\b(?:by|on|without) \([^()]*\)")
 _MATCHERS = re.compile(r"\{[^{}\n]*\}")
 _FENCED = re.compile(r"^(```(\w*)[^\n]*\n)(.*?)^(```)$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -96,7 +97,13 @@ def _edit(node: yaml.ScalarNode, text: str, change: Callable[[str], str]) -> _Ed
 def _in_template(text: str, label: str) -> str:
     """Return a text with Go templates, as of annotations, with another name of the label in them."""
     field = re.compile(rf"(\$labels\.|\.Labels\.){LABEL}\b")
-    return _TEMPLATE.sub(lambda template: field.sub(rf"\g<1>{label}", template[0]), text)
+
+    def renamed(template: re.Match[str]) -> str:
+        """Rename its fields, and what the queries in its strings group by."""
+        fields = field.sub(rf"\g<1>{label}", template[0])
+        return _GROUPING.sub(lambda labels: re.sub(rf"\b{LABEL}\b", label, labels[0]), fields)
+
+    return _TEMPLATE.sub(renamed, text)
 
 
 # Dashboards

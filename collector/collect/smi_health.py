@@ -39,7 +39,7 @@ _FLAGS = {"Yes": True, "No": False, "True": True, "False": False}
 _ECC, _AGGREGATE = "ecc_errors", "ecc_errors/aggregate"
 _RETIRED, _ROWS, _BANKS = "retired_pages", "remapped_rows", "remapped_banks"
 _HISTOGRAM = f"{_ROWS}/row_remapper_histogram/row_remapper_histogram"
-_FABRIC_HEALTH = "fabric/health"
+_FABRIC_STATE, _FABRIC_STATUS, _FABRIC_HEALTH = "fabric/state", "fabric/status", "fabric/health"
 
 # For each count, the elements whose sum it is; of several forms, the first counts whose elements all have a number.
 _COUNTS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -83,12 +83,11 @@ _FLAG_ELEMENTS: dict[str, tuple[str, ...]] = {
 # For each text, its element, and what is a value of it, though it means elsewhere that there is none.
 _TEXTS: dict[str, tuple[str, frozenset[str]]] = {
     "recovery_action": ("gpu_recovery_action", frozenset({"none", "reset required"})),
-    "fabric_state": ("fabric/state", frozenset()),
+    "fabric_state": (_FABRIC_STATE, frozenset()),
     "fabric_health": (f"{_FABRIC_HEALTH}/summary", frozenset()),
     "inforom": ("inforom_version/img_version", frozenset()),
 }
 
-_FABRIC_STATUS = "fabric/status"
 _NO_STATUS = frozenset(text.casefold() for text in ("N/A", "None", "Null", "Redacted", GPU_LOST, RESET_REQUIRED))
 
 _BANDWIDTH, _CONFIGURATION = f"{_FABRIC_HEALTH}/bandwidth", f"{_FABRIC_HEALTH}/incorrect_configuration"
@@ -207,8 +206,11 @@ def _is_text(text: str, values: frozenset[str]) -> bool:
 def _fabric_status(said: dict[str, str]) -> str | None:
     """Return how the GPU's registration with its fabric went: Success, or any of the errors of the driver's library.
 
-    One of these is "Unknown Error", which says elsewhere that there is no value.
+    It means something once that is completed. One of the errors is "Unknown Error", which says elsewhere that there is
+    no value.
     """
+    if said.get(_FABRIC_STATE, "").casefold() != "completed":
+        return None
     text = said.get(_FABRIC_STATUS, "")
     known = len(text) <= MAX_LENGTH and _TEXT.fullmatch(text) and text.casefold() not in _NO_STATUS
     return text if known else None

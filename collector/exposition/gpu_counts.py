@@ -4,6 +4,7 @@ The counts are kept up to date: a change costs its node, and asking for them the
 """
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
@@ -16,6 +17,7 @@ __all__ = ["MAX_MODELS", "GpuCounts", "GpuState", "Share"]
 MAX_MODELS = 64  # of a cluster that are told apart; a fleet has a few, and a hostile cluster has what it likes
 
 _KINDS_HELD = 256  # of nodes whose counts are held once: most nodes have as many GPUs of one model, all healthy
+_MODELS_OF_NODE = 4  # that are told apart: a node of a fleet has one or two, and a hostile one what it likes
 _SHARED_LENGTH = 2  # counts of a node that is like others; what is longer may be made up
 
 
@@ -58,22 +60,36 @@ class GpuCounts:
     def __init__(self) -> None:
         self._nodes: dict[str, dict[str, Tally]] = {}  # by cluster and name
         self._clusters: dict[str, Counts] = {}
+        self._models: dict[str, dict[str, str]] = {}  # likewise, that of a node's GPUs when it had any
 
     def update(self, nodes: Mapping[Place, NodeState | None]) -> None:
         """Count these nodes as they are now; None: the node is gone."""
         for place, state in nodes.items():
             known = self._nodes.setdefault(place.cluster, {})
             before = known.get(place.node, ())
-            after = () if state is None else _tally(state)
-            if len(after) <= _SHARED_LENGTH:
-                after = _shared(after)
+            after = () if state is None else self._tally(state)
             if before == after:
                 continue
             if after:
                 known[place.node] = after
             else:
                 del known[place.node]
+                self._forget_model(place)
             self._add(place.cluster, before, after)
+
+    def _tally(self, state: NodeState) -> Tally:
+        cluster, node = state.place
+        tally = _tally(state, self._models.get(cluster, {}).get(node, ""))
+        if state.gpus and tally:
+            models = {model for (model, _), _ in tally}
+            self._models.setdefault(cluster, {})[node] = models.pop() if len(models) == 1 else ""
+        return _shared(tally) if len(tally) <= _SHARED_LENGTH else tally
+
+    def _forget_model(self, place: Place) -> None:
+        models = self._models.get(place.cluster, {})
+        models.pop(place.node, None)
+        if not models:
+            self._models.pop(place.cluster, None)
 
     def _add(self, cluster: str, before: Tally, after: Tally) -> None:
         counts = self._clusters.setdefault(cluster, {})
@@ -108,8 +124,8 @@ class GpuCounts:
         return found
 
 
-def _tally(state: NodeState) -> Tally:
-    """Return the known GPUs of a node by model and state."""
+def _tally(state: NodeState, model_before: str) -> Tally:
+    """Return the known GPUs of a node by model and state; a node without any has those of the model of before."""
     counts: Counts = {}
     models: set[str] = set()
     silent = {one.pci_bus_id for one in state.silent}
@@ -130,13 +146,28 @@ def _tally(state: NodeState) -> Tally:
             degraded = bool(degradations(state.condition(gpu, since)))
         key = (model, GpuState.DEGRADED if degraded else fine)
         counts[key] = counts.get(key, 0) + 1
-    only = models.pop() if len(models) == 1 else ""  # a node's GPUs are of one model, as a rule
+    if len(models) > _MODELS_OF_NODE:
+        counts = _of_most_common(counts)
+    only = model_before if not state.gpus else models.pop() if len(models) == 1 else ""  # one model, as a rule
     if silent:
         counts[only, GpuState.DEGRADED] = counts.get((only, GpuState.DEGRADED), 0) + len(state.silent)
     if (missing := (state.node.capacity or 0) - present - len(state.silent)) > 0:
         key = (only, GpuState.UNREADABLE if state.time is None else GpuState.MISSING)
         counts[key] = counts.get(key, 0) + missing
     return tuple(sorted(counts.items())) if len(counts) > 1 else tuple(counts.items())
+
+
+def _of_most_common(counts: Counts) -> Counts:
+    """Return the GPUs of a node with those of its rarest models as of no known one."""
+    models: Counter[str] = Counter()
+    for (model, _), count in counts.items():
+        models[model] += count
+    kept = {model for model, _ in sorted(models.items(), key=lambda one: (-one[1], one[0]))[:_MODELS_OF_NODE]}
+    found: Counts = {}
+    for (model, state), count in counts.items():
+        key = (model if model in kept else "", state)
+        found[key] = found.get(key, 0) + count
+    return found
 
 
 @functools.lru_cache(maxsize=_KINDS_HELD)

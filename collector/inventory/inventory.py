@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from collector.health import Condition, shared
+from collector.health import Condition, of_card, shared
 from collector.inventory.absent import Absent, AbsentGpus, merged
 from collector.inventory.claims import Claims
 from collector.inventory.conflicts import Conflicts
@@ -16,7 +16,6 @@ from collector.inventory.index import PlaceIndex
 from collector.inventory.last_known import (
     facts_of,
     newest_marks,
-    of_card,
     settled,
     with_foreign_growth,
     with_growth,
@@ -434,6 +433,11 @@ class Inventory:
         facts = absent.facts or Gpu(uuid=uuid)
         return Condition(of_card(facts.health), absent.lost, facts.ecc_growth, absent.read)
 
+    def last_place(self, uuid: str) -> Place | None:
+        """Return where a GPU that is in no node was last; None if it is not known."""
+        absent = self.absent_gpu(uuid)
+        return None if absent is None else absent.place
+
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
@@ -739,7 +743,8 @@ class Inventory:
             if known == gpu:  # nearly always
                 return known  # one copy of its strings is enough
             gpu = _with_shared_health(with_growth(gpu, known, reading.time))
-            gpu = with_last_known(gpu, known, _confirmed(node, gpu.uuid, since), same_node=True)
+            time, rebooted = _confirmed(node, gpu.uuid, since), _rebooted(node, reading)
+            gpu = with_last_known(gpu, known, time, same_node=True, rebooted=rebooted)
             return known if known == gpu else gpu
         gpu = _with_shared_health(gpu)
         if (absent := self._absent.get(gpu.uuid)) is not None:
@@ -775,6 +780,12 @@ def _confirmed(node: NodeState, uuid: str, since: float) -> float:
     """Return when (Unix seconds) a GPU of a node, which has it since `since`, was last read there."""
     unseen = next((one.confirmed for one in node.unseen if one.uuid == uuid), None)
     return unseen if unseen is not None else since if node.time is None else node.time
+
+
+def _rebooted(node: NodeState, reading: Reading) -> bool:
+    """Return whether a node was started between its last reading and this one, as far as both know of which boot."""
+    was = None if node.fingerprint is None else node.fingerprint.boot_id
+    return bool(was and reading.fingerprint.boot_id) and was != reading.fingerprint.boot_id
 
 
 def _boards(node: NodeState) -> int | None:

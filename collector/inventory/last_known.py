@@ -2,26 +2,35 @@
 
 import math
 import sys
-from collections.abc import Iterable
 
 import msgspec
 
-from collector.health import GROWTH_WINDOW_SECONDS, HEALTH_FIELDS, Health, grew, growth_follows, shared
+from collector.health import (
+    GROWTH_WINDOW_SECONDS,
+    HEALTH_FIELDS,
+    Health,
+    grew,
+    growth_follows,
+    of_card,
+    shared,
+    without,
+)
 from collector.model import KEPT_FIELDS, Gpu, LastReport
 
-__all__ = ["facts_of", "newest_marks", "of_card", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
+__all__ = ["facts_of", "newest_marks", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
 
 _OWN_FIELDS = tuple(field for field in KEPT_FIELDS if field != "chassis")  # that a GPU has in any node
-_OF_PLACE = tuple(field for field in HEALTH_FIELDS if field.startswith("fabric_"))  # switches and their manager
 _RESETS = ("reset_required", "drain_and_reset_recommended")  # what drivers said before they had a recovery action
+_WAITING = ("recovery_action", *_RESETS, *(field for field in HEALTH_FIELDS if field.endswith("_pending")))
 
 
-def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool) -> Gpu:
+def with_last_known(gpu: Gpu, known: Gpu, time: float, *, same_node: bool, rebooted: bool = False) -> Gpu:
     """Return a GPU with the values that only an earlier reading of it has, marked as such.
 
     `time` (Unix seconds) is when what is `known` was read, as far as it is not marked with an earlier one itself.
+    `rebooted` tells that the node has been started since.
     """
-    return _with_known(gpu, known, _lasting(known, gpu.health), time, same_node=same_node)
+    return _with_known(gpu, known, _lasting(known, gpu.health, rebooted=rebooted), time, same_node=same_node)
 
 
 def _with_known(gpu: Gpu, known: Gpu, known_health: Health | None, time: float, *, same_node: bool) -> Gpu:
@@ -45,33 +54,23 @@ def _with_known(gpu: Gpu, known: Gpu, known_health: Health | None, time: float, 
     return msgspec.structs.replace(gpu, **kept, last_known=gpu.last_known + marks, health=health, ecc_growth=growth)
 
 
-def _lasting(known: Gpu, health: Health | None) -> Health | None:
+def _lasting(known: Gpu, health: Health | None, *, rebooted: bool) -> Health | None:
     """Return what is known of a GPU's health, without what ends when another health no longer says it.
 
-    The fabric is the place's and not the card's. Whether a reset is required, the recovery action tells as well; and
-    where a GPU says that in place of its values, it ends with values in their place.
+    The fabric is the place's and not the card's. What waits for a reset has had one when the node was started. Whether
+    one is required, the recovery action and what drivers had before it answer for each other; and where a GPU says that
+    in place of its values, it ends with values in their place.
     """
     if (was := known.health) is None or health is was:
         return was
-    ended = set(_OF_PLACE)
+    ended = set(_WAITING) if rebooted else set()
+    if health is not None and health.reset_required is False:
+        ended.add("recovery_action")
     if health is not None and health.recovery_action is not None:
         ended.update(_RESETS)
     elif health is not None and _has_values(health) and _in_place_of_values(known):
         ended.add("reset_required")
-    return _without(was, ended)
-
-
-def of_card(health: Health | None) -> Health | None:
-    """Return of a GPU's health what holds wherever the GPU is."""
-    return None if health is None else _without(health, _OF_PLACE)
-
-
-def _without(health: Health, names: Iterable[str]) -> Health | None:
-    told = dict.fromkeys(name for name in names if getattr(health, name) is not None)
-    if not told:
-        return health
-    left = msgspec.structs.replace(health, **told)
-    return None if left == Health() else shared(left)
+    return without(of_card(was), ended)
 
 
 def _in_place_of_values(known: Gpu) -> bool:

@@ -73,6 +73,7 @@ def encode_node(state: NodeState) -> bytes:
             silent=state.silent,
             partial=state.partial,
             last_known={index: gpu.last_known for index, gpu in enumerate(state.gpus) if gpu.last_known},
+            health_read=True,
             health=health,
             other_health=other_health,
             ecc_growth={index: gpu.ecc_growth for index, gpu in enumerate(state.gpus) if gpu.ecc_growth is not None},
@@ -88,6 +89,9 @@ def decode_node(place: Place, time: float | None, written: bytes) -> NodeState:
         since = since[:1] * count  # one number instead of equal ones
     if fingerprint is not None and fingerprint.boot_id == stored.node.boot_id:
         fingerprint = msgspec.structs.replace(fingerprint, boot_id=stored.node.boot_id)
+    if fingerprint is not None and not stored.health_read:
+        # Like that of no pod: the node is read again, or its GPUs would pass for healthy until the next refresh.
+        fingerprint = msgspec.structs.replace(fingerprint, restarts=-1)
     if count and stored.gpus.uuid is None:
         raise ValueError("uuid: missing")
     columns = [_column(getattr(stored.gpus, field), field, count) for field in _COLUMNS]
@@ -262,6 +266,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     silent: tuple[SilentGpu, ...] = ()
     partial: bool = False
     last_known: dict[int, tuple[LastReport, ...]] = {}  # by the position of the GPU
+    health_read: bool = False  # the readings of earlier versions had none
     health: Health | None = None  # of all GPUs but those that have another one
     other_health: dict[int, dict[str, str | int | bool | None] | None] = {}  # by position: the fields that differ
     ecc_growth: dict[int, float] = {}  # by position

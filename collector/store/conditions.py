@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.health import Condition
+from collector.health import Condition, of_card
 from collector.model import Gpu, Place
 from collector.store import schema
 from collector.store.codec import decode_node
@@ -50,7 +50,8 @@ async def _of_absent(connection: AsyncConnection, uuids: Sequence[str]) -> dict[
         gpu, lost = sound_facts(uuid, written)
         if gpu is not None or lost:
             facts = gpu or Gpu(uuid=uuid)
-            found[uuid] = Condition(facts.health, lost, facts.ecc_growth, 0.0 if until is None else moment(until))
+            read = max((one.time for one in facts.last_known), default=0.0 if until is None else moment(until))
+            found[uuid] = Condition(of_card(facts.health), lost, facts.ecc_growth, read)
     return found
 
 

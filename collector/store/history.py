@@ -93,7 +93,7 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     previous: Place | None
     changes: tuple[FieldChange, ...] = ()  # what was altered
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
-    mark: str | None = None  # the kind of the mark that was in force
+    mark: str | None = None  # the kind of the mark that it had when this was recorded
 
 
 def _in_time(

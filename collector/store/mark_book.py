@@ -58,6 +58,7 @@ class Unmarked(NamedTuple):
 
     name: str
     mark: Mark | None
+    still: Mark | None = None  # the mark of its serial, from before it was known, which is in force for it now
 
 
 class KnownGpus:
@@ -161,9 +162,13 @@ class Book:
             uuids = sorted(mark.uuid for mark in found if mark.uuid is not None)
             self._refuse(name, f"{counted(len(found), 'marked GPU')} have this serial", uuids)
             return Unmarked(name, None)
+        by_serial = self._of_shared_serial(name)
+        if not found and by_serial is not None:
+            reason = f"it is marked by its serial {by_serial.serial}, as every GPU with it is; unmark the serial"
+            self._refused.append(Refusal(name, reason))
         for mark in found:
             self._end(mark)
-        return Unmarked(name, found[0] if found else None)
+        return Unmarked(name, self._as_ended(found[0]) if found else None, by_serial)
 
     def check(self) -> None:
         """Make sure that all of it can be written; raises RefusedMarkError."""
@@ -185,6 +190,18 @@ class Book:
                 groups.setdefault((max(self._now, mark.set_at), self._by), []).append(mark.id)
         for (time, who), ids in groups.items():
             yield time, who, ids
+
+    def _as_ended(self, mark: Mark) -> Mark:
+        return msgspec.structs.replace(mark, removed_at=max(self._now, mark.set_at), removed_by=self._by)
+
+    def _of_shared_serial(self, name: str) -> Mark | None:
+        """Return the mark in force of the serial of a GPU that is named by its UUID, if other GPUs have it too."""
+        uuid = canonical_uuid(name)
+        serial = next((gpu.serial for gpu in self._known.named(name) if gpu.uuid == uuid), None)
+        if serial is None or self._known.is_only_holder(uuid, serial):
+            return None
+        marks = self._by_serial.get(serial, ())
+        return next((mark for mark in marks if mark.uuid is None and mark.in_force(self._now)), None)
 
     def _add(self, mark: Mark) -> None:
         if mark.uuid is not None:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import anyio
 import msgspec
-from sqlalchemy import RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from collector.marks import Mark, MarkKind, NewMark
@@ -67,8 +67,7 @@ class MarkStore:
         """Return the version, and the marks that are in force at that version, oldest first."""
         async with self._read() as connection:
             version = text(await connection.scalar(_VERSION))
-            now = self._clock()
-            return version, [mark for mark in await _not_removed(connection) if mark.in_force(now)]
+            return version, await _in_force(connection, self._clock())
 
     @_in_time
     async def page(
@@ -80,7 +79,7 @@ class MarkStore:
         """
         query = select(schema.marks).order_by(_marks.id.desc()).limit(limit)
         if not ended:
-            query = query.where(_marks.removed_at.is_(None), or_(_marks.until.is_(None), _marks.until > self._clock()))
+            query = query.where(*_is_in_force(self._clock()))
         if gpu is not None:
             query = query.where(or_(_marks.uuid == canonical_uuid(gpu), _marks.serial == gpu))
         return await self._page(query, before)
@@ -106,8 +105,8 @@ class MarkStore:
             book = await _book(connection, names, known, self._clock(), by)
             done = [book.mark(name, new) for name in names]
             book.check()
-            await self._write(connection, book)
-        return done
+            written = await self._write(connection, book)
+        return [one._replace(mark=written.get(id(one.mark), one.mark)) for one in done]
 
     @_in_time
     async def remove(self, names: Sequence[str], *, by: str, known: Iterable[KnownGpu] = ()) -> list[Unmarked]:
@@ -123,22 +122,30 @@ class MarkStore:
         return done
 
     async def refill(self, marks: Iterable[Mark]) -> None:
-        """Write marks into a store that was begun in place of a damaged one, unless it has some already."""
-        rows = [_row(mark) for mark in marks]
+        """Write marks into a store that was begun in place of a damaged one, but for those of GPUs marked since."""
         async with self._database.write() as connection:
-            if rows and await connection.scalar(select(_marks.id).limit(1)) is None:
+            there = await _not_removed(connection)
+            marked = {mark.uuid for mark in there if mark.uuid} | {mark.serial for mark in there if not mark.uuid}
+            rows = [_row(mark) for mark in marks if (mark.uuid or mark.serial) not in marked]
+            if rows:
                 await connection.execute(insert(schema.marks), rows)
                 await self._change_version(connection)
 
-    async def _write(self, connection: AsyncConnection, book: Book) -> None:
+    async def _write(self, connection: AsyncConnection, book: Book) -> dict[int, Mark]:
+        """Write what a book decided; returns its new marks with their ids, by the identity of those without."""
         for time, who, ids in book.endings():
             for part in parts(ids):
                 ended = update(schema.marks).where(_marks.id.in_(part))
                 await connection.execute(ended.values(removed_at=time, removed_by=who))
+        written: dict[int, Mark] = {}
         if book.new:
-            await connection.execute(insert(schema.marks), [_row(mark) for mark in book.new.values()])
+            statement = insert(schema.marks).returning(_marks.id, sort_by_parameter_order=True)
+            numbers = await connection.scalars(statement, [_row(mark) for mark in book.new.values()])
+            for mark, number in zip(book.new.values(), numbers, strict=True):
+                written[id(mark)] = msgspec.structs.replace(mark, id=number)
         if book.ended or book.new:
             await self._change_version(connection)
+        return written
 
     async def _change_version(self, connection: AsyncConnection) -> None:
         row = self._database.insert(schema.meta).values(name=_VERSION_NAME, value=secrets.token_hex(8))
@@ -163,6 +170,16 @@ async def _book(
         known.add(*gpu)
     await known.load(connection, names)
     return Book(await _not_removed(connection), known, now, by)
+
+
+async def _in_force(connection: AsyncConnection, now: float) -> list[Mark]:
+    """Return the marks that are in force, oldest first."""
+    query = select(schema.marks).where(*_is_in_force(now)).order_by(_marks.id)
+    return _sound((await connection.execute(query)).mappings().all())
+
+
+def _is_in_force(now: float) -> tuple[ColumnElement[bool], ...]:
+    return _marks.removed_at.is_(None), or_(_marks.until.is_(None), _marks.until > now)
 
 
 async def _not_removed(connection: AsyncConnection) -> list[Mark]:

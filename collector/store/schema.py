@@ -114,7 +114,7 @@ changes = Table(
     Column("previous_node", Text),
     Column("changes", Text),  # JSON: each field that was altered, or of its health, with before and after
     Column("last_known", Text),  # as in gpuid_placements
-    Column("mark", Text),  # the kind of the mark that was in force for it
+    Column("mark", Text),  # the kind of the mark that it had when this was recorded
     Index("gpuid_changes_time", "time", "id"),
     Index("gpuid_changes_altered", "uuid", "time", sqlite_where=ALTERED, postgresql_where=ALTERED),
     Index("gpuid_changes_health", "uuid", "time", sqlite_where=HEALTH, postgresql_where=HEALTH),

@@ -27,6 +27,7 @@ from collector.views.condition import REASON_WORDS
 from collector.views.cooperative import yielding
 from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.fleet_health import Share, cluster_share
+from collector.views.marks import placements_of
 
 __all__ = [
     "ClusterSummaries",
@@ -164,6 +165,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
     )
     contested, claimed = inventory.contested(cluster), inventory.claimed(cluster)
     sound: dict[int, Health] = {}
+    degraded: set[str] = set()  # UUIDs of those in conflict that are counted already
     async for entry in yielding(list(inventory.nodes(cluster).values())):
         summary.nodes += 1
         summary.overdue += is_overdue(view, entry)
@@ -177,7 +179,11 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
         if entry.unseen or entry.silent:
             _count_lost(summary, entry)
         for one in degraded_in(entry, sound):
-            _count_degraded(summary, one)
+            uuid = one.placement.gpu.uuid
+            if uuid not in degraded and not one.placement.claim:  # a claimed GPU counts where it was first
+                _count_degraded(summary, one)
+            if uuid in contested:
+                degraded.add(uuid)
         for gpu in entry.gpus:
             if gpu.virtual:
                 summary.virtual += 1
@@ -191,7 +197,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
 
 
 def _count_degraded(summary: ClusterSummary, one: DegradedGpu) -> None:
-    if one.level is None or one.placement.claim:  # a claimed GPU counts where it was first
+    if one.level is None:
         return
     summary.degraded[one.level] += 1
     if one.reasons == (Degradation.LOST,):
@@ -207,11 +213,11 @@ def _count_degraded(summary: ClusterSummary, one: DegradedGpu) -> None:
 def _condemned(view: CollectorView, cluster: str) -> list[str]:
     """Return the GPUs that are marked rma and in a node of a cluster."""
     found: dict[str, str] = {}
-    for mark in view.marks.all(view.now()):
+    now = view.now()
+    for mark in view.marks.all(now):
         if mark.kind is not MarkKind.RMA:
             continue
-        placements = view.inventory.find(uuid=mark.uuid) if mark.uuid else view.inventory.find(serial=mark.serial)
-        for one in placements:
+        for one in placements_of(view.inventory, view.marks, mark, now):
             if one.place.cluster == cluster and not one.claim:
                 found[one.gpu.uuid] = f"{one.gpu.serial or one.gpu.uuid} in {one.place.node}"
     return list(found.values())

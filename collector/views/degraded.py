@@ -8,7 +8,7 @@ from collector.health import Condition, Degradation, Health, Level, degradations
 from collector.marks import Mark
 from collector.model import NodeState, Placement
 
-__all__ = ["DegradedGpu", "count_levels", "degraded_in", "worst_in"]
+__all__ = ["DegradedGpu", "count_degraded", "count_levels", "degraded_in", "worst_in"]
 
 SOUND_VALUES_KEPT = 4096  # of a walk: values of health that were judged to be no reason
 
@@ -48,9 +48,18 @@ def degraded_in(entry: NodeState, sound: dict[int, Health] | None = None) -> Ite
 
 
 def count_levels(degraded: Iterable[DegradedGpu]) -> Counter[Level]:
-    """Return how many GPUs are degraded, by what is to be done; one that two nodes report counts once."""
-    levels = {one.placement.gpu.uuid: one.level for one in degraded}
+    """Return how many GPUs are degraded, by what is to be done.
+
+    One in conflict counts once, and one that is claimed where it was first.
+    """
+    levels = {one.placement.gpu.uuid: one.level for one in degraded if not one.placement.claim}
     return Counter(level for level in levels.values() if level is not None)
+
+
+def count_degraded(entries: Iterable[NodeState]) -> Counter[Level]:
+    """Return how many GPUs of some nodes are degraded, as `count_levels` counts them."""
+    sound: dict[int, Health] = {}
+    return count_levels(one for entry in entries for one in degraded_in(entry, sound))
 
 
 def worst_in(entry: NodeState) -> Level | None:

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from collector.views.condition import HealthChange, degraded_since, retrace
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.history_query import query_history
+from collector.views.marks import placements_of
 from collector.views.trays import position
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "HealthSurvey",
     "HealthSurveys",
     "degraded_times",
+    "marked",
     "select",
     "survey_health",
 ]
@@ -46,8 +49,10 @@ class HealthSurvey:
     """What a walk through the fleet found."""
 
     degraded: list[DegradedGpu] = field(default_factory=list)  # without marks, the worst first
+    levels: Counter[Level] = field(default_factory=Counter)  # of them, as `count_levels` counts
+    models: list[str] = field(default_factory=list)  # of them, sorted
     gpus: int = 0  # that are present
-    silent: int = 0  # of them, those that report nothing of their health
+    silent: int = 0  # of these, those that report nothing of their health
     unread: int = 0  # of them, those on nodes that cannot be read now
     down: int = 0  # of them, those in clusters that are not up
     never_read: int = 0  # GPUs of the capacity of nodes that were never read, and so not among `gpus`
@@ -95,62 +100,78 @@ async def survey_health(view: CollectorView) -> HealthSurvey:
     for cluster in sorted(view.inventory.clusters()):
         status = view.statuses.get(cluster)
         up = status is not None and status.up
-        claimed = view.inventory.claimed(cluster)
         async for entry in yielding(list(view.inventory.nodes(cluster).values())):
             _count(survey, entry, up=up)
-            found += (
-                one
-                for one in degraded_in(entry, sound)
-                # One that is claimed is listed where it was first.
-                if one.placement.gpu.uuid not in claimed or not one.placement.claim or not _has_home(view, one)
-            )
+            found += (one for one in degraded_in(entry, sound) if not _is_listed_where_it_was(view, one))
     survey.degraded = await sorted_window(found, _worst_first, 0, len(found))
+    levels: dict[str, Level | None] = {}
+    models: set[str] = set()
+    async for one in yielding(survey.degraded):
+        models.add(one.placement.gpu.model or "")
+        if not one.placement.claim:
+            levels[one.placement.gpu.uuid] = one.level
+    survey.levels = Counter(level for level in levels.values() if level is not None)
+    survey.models = sorted(models - {""})
     return survey
 
 
-def select(view: CollectorView, degraded: Iterable[DegradedGpu], wanted: Filter) -> list[DegradedGpu]:
-    """Return those GPUs that a filter admits, with their marks, in the order in which they are given."""
-    now, marks = view.now(), view.marks
-    found = [
-        one._replace(mark=marks.of(one.placement.gpu.uuid, one.placement.gpu.serial, now))
-        for one in degraded
-        if (not wanted.cluster or one.placement.place.cluster == wanted.cluster)
-        and (not wanted.model or one.placement.gpu.model == wanted.model)
-        and (wanted.reason is None or wanted.reason in one.reasons)
-        and (wanted.level is None or one.level is wanted.level)
-    ]
-    if wanted.mark is None:
-        return found
-    found = [one for one in found if one.mark is not None and one.mark.kind is wanted.mark]
-    if wanted.level is None and wanted.reason is None:
-        found += _merely_marked(view, wanted)
+def _is_listed_where_it_was(view: CollectorView, one: DegradedGpu) -> bool:
+    """Return whether a GPU is claimed, and degraded where it was first as well."""
+    if not one.placement.claim:
+        return False
+    return any(not other.claim and other.degradations for other in view.inventory.find(uuid=one.placement.gpu.uuid))
+
+
+async def select(view: CollectorView, degraded: list[DegradedGpu], wanted: Filter) -> list[DegradedGpu]:
+    """Return those GPUs that a filter admits, without their marks, in the order in which they are given."""
+    if not any(wanted):
+        return degraded
+    now, found = view.now(), list[DegradedGpu]()
+    async for one in yielding(degraded):
+        gpu = one.placement.gpu
+        if (
+            _is_of(one.placement, wanted)
+            and (wanted.reason is None or wanted.reason in one.reasons)
+            and (wanted.level is None or one.level is wanted.level)
+            and (wanted.mark is None or _is_marked(view.marks.of(gpu.uuid, gpu.serial, now), wanted.mark))
+        ):
+            found.append(one)
+    if wanted.mark is not None and wanted.level is None and wanted.reason is None:
+        found += await _merely_marked(view, wanted)
     return found
 
 
-def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
+def marked(view: CollectorView, rows: Iterable[DegradedGpu]) -> list[DegradedGpu]:
+    """Return GPUs with their marks."""
+    now = view.now()
+    return [one._replace(mark=view.marks.of(one.placement.gpu.uuid, one.placement.gpu.serial, now)) for one in rows]
+
+
+async def _merely_marked(view: CollectorView, wanted: Filter) -> list[DegradedGpu]:
     """Return the GPUs that are marked and present, and not degraded."""
+    now = view.now()
     found: dict[tuple[str, object], DegradedGpu] = {}
-    for mark in view.marks.all(view.now()):
-        if mark.kind is not wanted.mark:
-            continue
-        for placement in _marked(view, mark):
-            if (
-                not placement.degradations
-                and (not wanted.cluster or placement.place.cluster == wanted.cluster)
-                and (not wanted.model or placement.gpu.model == wanted.model)
-            ):
-                found.setdefault((placement.gpu.uuid, placement.place), DegradedGpu(placement, mark=mark))
-    return sorted(found.values(), key=_worst_first)
+    async for mark in yielding(view.marks.all(now)):
+        if mark.kind is wanted.mark:
+            for one in placements_of(view.inventory, view.marks, mark, now):
+                if not one.degradations and _is_of(one, wanted):
+                    found.setdefault((one.gpu.uuid, one.place), DegradedGpu(one))
+    return await sorted_window(list(found.values()), _worst_first, 0, len(found))
 
 
-def _marked(view: CollectorView, mark: Mark) -> Sequence[Placement]:
-    if mark.uuid is not None:
-        return view.inventory.find(uuid=mark.uuid)
-    return view.inventory.find(serial=mark.serial) if mark.serial is not None else []
+def _is_of(placement: Placement, wanted: Filter) -> bool:
+    """Return whether the place and the model are those that are wanted."""
+    return (not wanted.cluster or placement.place.cluster == wanted.cluster) and (
+        not wanted.model or placement.gpu.model == wanted.model
+    )
+
+
+def _is_marked(mark: Mark | None, kind: MarkKind) -> bool:
+    return mark is not None and mark.kind is kind
 
 
 def _count(survey: HealthSurvey, entry: NodeState, *, up: bool) -> None:
-    gpus = len(entry.gpus)
+    gpus = len(entry.gpus) - len(entry.claims)  # which count where they were first
     survey.gpus += gpus
     survey.silent += sum(gpu.health is None for gpu in entry.gpus)
     survey.unknown += len(entry.silent)
@@ -160,10 +181,6 @@ def _count(survey: HealthSurvey, entry: NodeState, *, up: bool) -> None:
         survey.down += gpus
     elif entry.unread is not None:
         survey.unread += gpus
-
-
-def _has_home(view: CollectorView, claim: DegradedGpu) -> bool:
-    return any(not other.claim for other in view.inventory.find(uuid=claim.placement.gpu.uuid))
 
 
 def _worst_first(one: DegradedGpu) -> tuple[object, ...]:

@@ -52,6 +52,8 @@ UNCOVERED = {
     Uncovered.NO_POD: "no pod of a configured source runs on it",
     Uncovered.POD_NOT_READY: "its pod is not ready",
 }
+MIN_AHEAD_SECONDS = 60.0
+
 LEVEL_WORDS = {Level.REPLACE: "needs replacement", Level.RESET: "needs a reset or drain"}
 
 
@@ -61,7 +63,12 @@ def utc(seconds: float) -> str:
 
 
 def ago(time: float, now: float) -> str:
-    """Return how long ago a time was: "3 minutes ago"; a time in the future, from a fast clock, is "just now"."""
+    """Return how long ago a time was, or when it will be: "3 minutes ago", "in 14 days".
+
+    What is less than a minute ahead, such as by a fast clock, is "just now".
+    """
+    if time - now >= MIN_AHEAD_SECONDS:
+        return f"in {duration(time - now)}"
     return "just now" if now - time < 1.5 else f"{duration(now - time)} ago"
 
 

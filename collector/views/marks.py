@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from collector.health import Condition
 from collector.inventory import Inventory
 from collector.marks import Mark, Marks, mark_object
+from collector.model import Place, Placement
 from collector.timestamps import rfc3339
+from collector.views.cooperative import yielding
 
-__all__ = ["MARK_COLUMNS", "MarkedGpu", "mark_row", "marked_gpus"]
+__all__ = ["MARK_COLUMNS", "AbsentMarkedGpu", "MarkedGpu", "absent_marked", "mark_row", "marked_gpus", "placements_of"]
 
 MARK_COLUMNS = ("serial", "uuid", "as", "note", "ticket", "until", "set", "by", "removed", "removed_by")
 
@@ -20,6 +23,16 @@ class MarkedGpu(NamedTuple):
     mark: Mark
 
 
+class AbsentMarkedGpu(NamedTuple):
+    """A marked GPU that is in no node, and how and where it was when it was seen last, as far as that is known."""
+
+    serial: str  # empty where it is not known
+    uuid: str  # empty where it is not known
+    mark: Mark
+    place: Place | None = None
+    condition: Condition | None = None
+
+
 def marked_gpus(inventory: Inventory, marks: Marks, now: float) -> Iterator[MarkedGpu]:
     """Yield every marked GPU once, also one that is absent or was never seen; `now` is in Unix seconds."""
     found: set[tuple[str, str]] = set()
@@ -28,6 +41,32 @@ def marked_gpus(inventory: Inventory, marks: Marks, now: float) -> Iterator[Mark
             if (serial, uuid) not in found:
                 found.add((serial, uuid))
                 yield MarkedGpu(serial, uuid, mark)
+
+
+def placements_of(inventory: Inventory, marks: Marks, mark: Mark, now: float) -> list[Placement]:
+    """Return where the GPUs are for which a mark counts: one with a UUID's own mark is not marked by its serial."""
+    if mark.uuid is not None:
+        return inventory.find(uuid=mark.uuid)
+    found = inventory.find(serial=mark.serial) if mark.serial is not None else []
+    return [one for one in found if marks.of(one.gpu.uuid, one.gpu.serial, now) is mark]
+
+
+async def absent_marked(inventory: Inventory, marks: Marks, now: float) -> list[AbsentMarkedGpu]:
+    """Return the marked GPUs that are in no node or were never seen, those marked last first.
+
+    Other tasks get their turn.
+    """
+    found = []
+    async for mark in yielding(marks.all(now)):
+        if mark.uuid is None:
+            if not inventory.find(serial=mark.serial or ""):
+                found.append(AbsentMarkedGpu(mark.serial or "", "", mark))
+        elif not inventory.find(uuid=mark.uuid):
+            facts = inventory.facts(mark.uuid)
+            serial = mark.serial or (facts.serial if facts else None) or ""
+            place, condition = inventory.last_place(mark.uuid), inventory.last_condition(mark.uuid)
+            found.append(AbsentMarkedGpu(serial, mark.uuid, mark, place, condition))
+    return found
 
 
 def mark_row(mark: Mark) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class FormerGpu(NamedTuple):
     since: float | None  # Unix seconds; None: before anything that is remembered
     until: float
     now: list[Placement]
+    condition: Condition | None = None  # now, or when it was read last; None: nothing is known of it
 
 
 def placement_periods(
@@ -106,12 +107,12 @@ def known_gpu(
     return view.inventory.facts(uuid)
 
 
-def last_condition(view: CollectorView, past: PastPlacement) -> Condition | None:
-    """Return what a GPU of the history is judged by, now or when it was seen last; None if nothing is known of it."""
-    here = view.inventory.find(uuid=past.uuid)
+def last_condition(view: CollectorView, uuid: str) -> Condition | None:
+    """Return what a GPU is judged by, now or when it was seen last; None if nothing is known of it."""
+    here = view.inventory.find(uuid=uuid)
     if here:
         return min(here, key=lambda placement: placement.claim).condition
-    return view.inventory.last_condition(past.uuid)
+    return view.inventory.last_condition(uuid)
 
 
 def alterations(
@@ -145,11 +146,21 @@ def former_gpus(
                 row.since,
                 row.until or row.confirmed,
                 find(uuid=row.uuid),
+                last_condition(view, row.uuid),
             )
             for row in history.rows
         ]
     left = (
-        FormerGpu(gpu.uuid, gpu.serial, gpu.model, gpu.last_known, None, group.time, find(uuid=gpu.uuid))
+        FormerGpu(
+            gpu.uuid,
+            gpu.serial,
+            gpu.model,
+            gpu.last_known,
+            None,
+            group.time,
+            find(uuid=gpu.uuid),
+            last_condition(view, gpu.uuid),
+        )
         for group in view.recent_changes.newest()
         if (group.event is Event.VANISHED and group.place == place) or group.previous == place
         for gpu in group.gpus

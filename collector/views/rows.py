@@ -1,12 +1,12 @@
 """The rows of the API, of CSV files and of the command line: one name for each thing, in one order."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from collector.health import Condition, Health, Level, degradations, health_object, worst_level
+from collector.health import Condition, Level, degradations, health_object, worst_level
 from collector.marks import Mark, mark_object
 from collector.model import (
     UNREAD_REASONS,
@@ -21,7 +21,7 @@ from collector.timestamps import rfc3339
 from collector.views.cluster_summary import is_overdue
 from collector.views.collector_view import CollectorView
 from collector.views.columns import GPU_FIELDS
-from collector.views.degraded import count_levels, degraded_in
+from collector.views.degraded import count_degraded
 from collector.views.fleet_health import cluster_share
 from collector.views.problems import Problem
 
@@ -41,8 +41,8 @@ MAX_LOST_GPUS = 100  # that a cluster's row names
 Row = dict[str, Any]  # by column; times are RFC 3339 in UTC, what is unknown is None
 
 
-def cluster_row(view: CollectorView, name: str) -> Row:
-    """Return one cluster: its status, and how much is in it."""
+def cluster_row(view: CollectorView, name: str, degraded: Mapping[Level, int] | None = None) -> Row:
+    """Return one cluster: its status, and how much is in it; its degraded GPUs are counted unless they are given."""
     entries = view.inventory.nodes(name).values()
     status, survey, slices = view.statuses.get(name), view.survey(name), view.slices(name)
     counts = {reason.value: view.inventory.unread(name, reason) for reason in UNREAD_REASONS}
@@ -70,7 +70,7 @@ def cluster_row(view: CollectorView, name: str) -> Row:
         "gpus": view.inventory.count(name),
         "gpus_lost": sum(entry.lost for entry in entries),
         "lost_gpus": list(itertools.islice((one for entry in entries for one in _lost_gpus(entry)), MAX_LOST_GPUS)),
-        "gpus_degraded": _degraded(entries),
+        "gpus_degraded": _by_level(count_degraded(entries) if degraded is None else degraded),
         "gpus_healthy": share.healthy,
         "gpus_known": share.known,
         "gpus_virtual": sum(gpu.virtual for entry in entries for gpu in entry.gpus),
@@ -94,7 +94,7 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
         "found": entry.found,
         "lost": entry.lost,
         "lost_gpus": list(_lost_gpus(entry)),
-        "gpus_degraded": _degraded([entry]),
+        "gpus_degraded": _by_level(count_degraded([entry])),
         "capacity": entry.node.capacity,
         "allocatable": entry.node.allocatable,
         "source": entry.source,
@@ -109,11 +109,9 @@ def node_row(view: CollectorView, entry: NodeState) -> Row:
     }
 
 
-def _degraded(entries: Iterable[NodeState]) -> dict[str, int]:
-    """Return how many GPUs of some nodes are degraded, by what is to be done, the worst first."""
-    sound: dict[int, Health] = {}
-    counts = count_levels(one for entry in entries for one in degraded_in(entry, sound))
-    return {level.value: counts[level] for level in Level if counts[level]}
+def _by_level(counts: Mapping[Level, int]) -> dict[str, int]:
+    """Return how many GPUs are degraded, the worst level first."""
+    return {level.value: count for level in Level if (count := counts.get(level))}
 
 
 def _lost_gpus(entry: NodeState) -> Iterator[Row]:

@@ -31,7 +31,8 @@ async def clusters(request: web.Request) -> web.Response:
     filters, part = _filters(request, frozenset({"cluster"})), paging(request)
     names = [name for name in sorted(collector.clusters()) if admits(filters, "cluster", name)]
     window = names[part.offset : part.offset + part.limit]
-    rows = [cluster_row(collector, name) async for name in yielding(window)]
+    degraded = {summary.name: summary.degraded for summary in await request.app[SUMMARIES].all()}
+    rows = [cluster_row(collector, name, degraded.get(name)) async for name in yielding(window)]
     return _page("clusters", rows, len(names), part)
 
 

@@ -63,7 +63,8 @@ def _placements(request: web.Request, found: Sequence[PastPlacement], limit: int
     return json_answer(
         {
             "placements": [
-                placement_row(one, last_condition(view, one), view.marks.of(one.uuid, one.serial, now)) for one in found
+                placement_row(one, last_condition(view, one.uuid), view.marks.of(one.uuid, one.serial, now))
+                for one in found
             ],
             "next": str(found[-1].position) if len(found) == limit else None,
         }

@@ -87,7 +87,8 @@ async def remove_mark(request: web.Request) -> web.Response:
         raise web.HTTPNotFound(text=f"{name} is not marked")
     await view.refresh_marks()
     _log("GPU unmarked", done.mark, who)
-    return json_answer({"mark": mark_row(done.mark)})
+    still = None if done.still is None else mark_row(done.still)
+    return json_answer({"mark": mark_row(done.mark), "still": still})
 
 
 def _admitted(request: web.Request) -> tuple[str, str]:

@@ -27,8 +27,8 @@ def check_parameters(request: web.Request, known: Collection[str], *, repeatable
     """Refuse a parameter that is unknown, or repeated where it must not be."""
     for key in request.query:
         if key not in known:
-            expected = ", ".join(sorted(known))
-            raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; expected one of {expected}')
+            expected = f"expected one of {', '.join(sorted(known))}" if known else "expected none"
+            raise web.HTTPBadRequest(text=f'unknown parameter "{key}"; {expected}')
         if key not in repeatable and len(request.query.getall(key)) > 1:
             raise web.HTTPBadRequest(text=f"{key}: expected one value")
 

@@ -71,3 +71,9 @@ def test_an_unusable_token_file_is_a_configuration_error(tmp_path: Path, content
     with pytest.raises(ConfigError) as raised:
         client("http://127.0.0.1:1", token_file=file)
     assert str(raised.value) == f"--token-file: {file}: {reason}"
+
+
+def test_the_password_of_a_url_is_not_repeated() -> None:
+    with client("http://ann:hunter2@127.0.0.1:1") as asked, pytest.raises(CommandError) as raised:
+        asked.clusters()
+    assert str(raised.value.message) == "http://127.0.0.1:1: connection refused; is a collector running there?"

@@ -2,12 +2,27 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
+from click.testing import CliRunner
 
+from collector.cli import gpuid as command
 from collector.store import Store, StoreSettings
+from tests.support.http import served
+
+
+@pytest.fixture
+def gpuid() -> Any:
+    """Run `gpuid` in this process."""
+
+    def run(*args: object, **options: Any) -> Any:
+        done = CliRunner().invoke(command, [*map(str, args)], **options)
+        return SimpleNamespace(returncode=done.exit_code, stdout=done.stdout, stderr=done.stderr)
+
+    return run
 
 
 @pytest.fixture
@@ -50,8 +65,75 @@ def test_many_come_from_a_file_and_a_bad_line_marks_none(gpuid: Any, config: Pat
         f"gpuid: {file}:{n}" for n in (5, 6)
     ]
     done = gpuid("mark", "-f", "-", "--as", "quarantine", "--until", "7d", "-c", config, input="S1\nS2\n")
-    assert done.stdout == "S1: marked quarantine\nS2: marked quarantine\n"
+    lines = [line.partition(" until ")[0] for line in done.stdout.splitlines()]
+    assert lines == ["S1: marked quarantine", "S2: marked quarantine"]
     assert len(json.loads(gpuid("marks", "--json", "-c", config).stdout)) == 2
+
+
+def test_whose_mark_is_replaced_is_said(gpuid: Any, config: Path) -> None:
+    gpuid("mark", "S1", "--as", "rma", "--ticket", "OPS-1", "--by", "ann", "-c", config)
+    done = gpuid("mark", "S1", "--as", "watch", "--by", "bob", "-c", config)
+    assert done.stdout == "S1: marked watch, no longer rma (set by ann, ticket OPS-1)\n"
+
+
+def test_a_uuid_may_lack_its_prefix(gpuid: Any, config: Path) -> None:
+    bare = "474AAACC-7b47-d376-efff-a258fbcc8ff4"
+    assert gpuid("mark", bare, "--as", "rma", "-c", config).returncode == 0
+    (row,) = json.loads(gpuid("marks", "--json", "-c", config).stdout)
+    assert (row["uuid"], row["serial"]) == (f"GPU-{bare.lower()}", None)
+
+
+def test_a_long_note_is_cut_in_the_table_alone(gpuid: Any, config: Path) -> None:
+    gpuid("mark", "S1", "--as", "rma", "--note", "long " * 50, "-c", config)
+    assert max(map(len, gpuid("marks", "-c", config).stdout.splitlines())) < 160
+    (row,) = json.loads(gpuid("marks", "--json", "-c", config).stdout)
+    assert len(row["note"]) == 250
+
+
+def test_an_until_is_repeated_with_its_zone(gpuid: Any, config: Path) -> None:
+    done = gpuid("mark", "S1", "--as", "watch", "--until", "2099-01-01 10:00", "-c", config)
+    assert done.stdout == "S1: marked watch until 2099-01-01T10:00:00.000Z\n"
+
+
+def test_a_bad_id_among_others_is_named(gpuid: Any, config: Path) -> None:
+    done = gpuid("mark", "1", "4 5", "--as", "rma", "-c", config)
+    assert (done.returncode, done.stderr.partition(": expected")[0]) == (2, 'gpuid: "4 5"')
+
+
+class TestThroughACollector:
+    def mark(self, gpuid: Any, status: int, body: dict[str, Any], *arguments: str) -> tuple[Any, int]:
+        asked = []
+
+        def answer(headers: Any, sent: bytes) -> tuple[int, bytes]:
+            asked.append(sent)
+            return status, json.dumps(body).encode()
+
+        with served(answer, "application/json") as address:
+            return gpuid(*arguments, "S1", "S2", "--url", f"http://{address}"), len(asked)
+
+    def test_what_it_did_is_printed_as_by_a_store(self, gpuid: Any) -> None:
+        mark, former = {"as": "watch"}, {"as": "rma", "by": "ann", "ticket": "OPS-1"}
+        done, _ = self.mark(gpuid, 200, {"mark": mark, "former": former}, "mark", "--as", "watch")
+        assert done.stdout.splitlines()[0] == "S1: marked watch, no longer rma (set by ann, ticket OPS-1)"
+        done, _ = self.mark(gpuid, 200, {"mark": mark, "still": {"as": "rma", "serial": "S1"}}, "unmark")
+        line = "S1: no longer marked watch; still marked rma by its serial S1, as every GPU with it is"
+        assert done.stdout.splitlines()[0] == line
+
+    @pytest.mark.parametrize("status", [400, 404, 409])
+    def test_a_gpu_that_it_refuses_stops_no_other(self, gpuid: Any, status: int) -> None:
+        done, asked = self.mark(gpuid, status, {"error": "not this one"}, "mark", "--as", "rma")
+        assert (done.returncode, asked, done.stderr.count("not this one")) == (1, 2, 2)
+
+    @pytest.mark.parametrize("status", [401, 403, 500, 503])
+    def test_one_that_takes_nothing_is_asked_once(self, gpuid: Any, status: int) -> None:
+        done, asked = self.mark(gpuid, status, {"error": "no"}, "mark", "--as", "rma")
+        assert (done.returncode, asked, done.stderr.count("\n")) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["GPU-", "..", f"MIG-{'0' * 8}-0000-0000-0000-{'0' * 12}"])
+def test_what_is_no_gpu_is_refused(gpuid: Any, config: Path, name: str) -> None:
+    done = gpuid("mark", name, "--as", "rma", "-c", config)
+    assert (done.returncode, done.stderr) == (2, f'gpuid: "{name}": expected a GPU\'s serial or UUID\n')
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Each known GPU counts once: as healthy, degraded, unreadable or missing."""
 
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -123,6 +124,13 @@ def test_a_share_is_undefined_where_no_gpu_is_known() -> None:
     assert Share(3, 6).ratio == 0.5
 
 
+def by_state(counts: dict[tuple[str, GpuState], int]) -> Counter[GpuState]:
+    found: Counter[GpuState] = Counter()
+    for (_, state), count in counts.items():
+        found[state] += count
+    return found
+
+
 names = st.sampled_from(["n0", "n1", "n2"])
 gpus = st.lists(
     st.builds(
@@ -157,7 +165,9 @@ def test_counting_changes_is_counting_what_there_is(steps: list[tuple[str, NodeS
             there[place] = moved
     fresh = GpuCounts()
     fresh.update(there)
-    assert counts.of("c", up=up) == fresh.of("c", up=up)
+    assert by_state(counts.of("c", up=up)) == by_state(fresh.of("c", up=up))
+    if all(state.gpus for state in there.values()):  # none of them is dark, and has the model that it had
+        assert counts.of("c", up=up) == fresh.of("c", up=up)
     if not there:
         assert not counts.of("c", up=up)
 
@@ -187,6 +197,24 @@ async def test_a_scrape_has_the_gpus_of_each_cluster(bench: Any) -> None:
     assert len(samples) == 6
     model = 'model="evil \\"\\n\N{REPLACEMENT CHARACTER}?"'
     assert any(model in line for line in families(await bench.text())["gpuid_gpu_info"])  # they can be joined
+
+
+def test_a_node_that_went_dark_has_gpus_of_the_model_that_it_had() -> None:
+    """As after its grace period: no GPU of it is known any more, but its capacity."""
+    counts = GpuCounts()
+    counts.update({Place("c", "n"): node(*TWO, capacity=2), Place("c", "m"): node(gpu(2), name="m", capacity=1)})
+    counts.update({Place("c", "n"): node(capacity=2, time=None, uncovered=Unread(Uncovered.NO_POD, NOW))})
+    assert counts.of("c", up=True) == {(H100, H): 1, (H100, U): 2}
+    counts.update({Place("c", "n"): None})
+    counts.update({Place("c", "n"): node(capacity=2, time=None)})
+    assert counts.of("c", up=True) == {(H100, H): 1, ("", H): 0, ("", U): 2}
+
+
+def test_the_models_of_a_node_are_bounded() -> None:
+    many = [Gpu(uuid=f"GPU-{index}", model=f"model {index // 2}") for index in range(20)]
+    counts = counted(node(*many))
+    assert len(counts) <= 5
+    assert sum(counts.values()) == 20
 
 
 def test_counts_that_may_be_made_up_are_not_held_for_good() -> None:

@@ -202,6 +202,11 @@ def test_a_query_names_only_metrics_that_exist(path: Path, asked: Asked) -> None
     assert named <= series_names() | OTHERS
 
 
+def test_no_query_on_health_reads_the_past_of_the_whole_fleet() -> None:
+    for asked in queries(load(FOLDER / "health.json")):
+        assert not re.search(r"gpuid_gpu_info(\{[^}]*\})?\[", asked.target["expr"]), asked.panel["title"]
+
+
 @each_query
 def test_a_query_gets_data(troubled: Troubled, path: Path, asked: Asked) -> None:
     expr = filled(asked.target["expr"], troubled, chosen(load(path), troubled))
@@ -316,6 +321,9 @@ class TestWhatTheyShow:
     def test_a_gpu_that_two_nodes_claim_is_one(self, troubled: Troubled) -> None:
         assert self.number(troubled, "fleet", "GPUs") == troubled.gpus == 55
         assert self.number(troubled, "collector", "Collectors") == 2
+
+    def test_the_gpu_that_moved_while_it_was_degraded_counts_once(self, troubled: Troubled) -> None:
+        assert self.number(troubled, "health", "Moved while degraded") == 1
 
     def test_the_moved_gpu_is_listed_with_its_origin(self, troubled: Troubled) -> None:
         (row,) = [row for row in self.rows(troubled, "fleet", "GPUs that moved") if row["uuid"] == troubled.uuid]

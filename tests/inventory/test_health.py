@@ -1,8 +1,10 @@
 """A GPU's health follows its UUID: what of it changes, where it goes, and what no other cluster can do to it."""
 
+from typing import Any
+
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.health import (
@@ -60,6 +62,7 @@ class World:
         *healths: Health | None,
         lost: bool = False,
         uuids: tuple[str, ...] = ("GPU-1",),
+        boot: str = "b",
     ) -> list[Change]:
         """Apply a reading that finds GPU-1, or as many GPUs as healths are given; without one it finds none."""
         gpus = tuple(
@@ -69,7 +72,7 @@ class World:
             cluster=place.cluster,
             node=NodeInfo(name=place.node),
             source="x/y",
-            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8),
+            fingerprint=Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id=boot, capacity=8),
             time=time,
             driver_version=None,
             cuda_version=None,
@@ -144,6 +147,15 @@ class TestWhatIsAChange:
             ("remapped_rows_uncorrectable", True),
             ("row_remap_pending", False),
         ]
+
+    def test_what_may_fall_as_a_card_wears_does_not_go_back(self, world: World) -> None:
+        """A bank that spends its last spare row is in another class of the histogram."""
+        world.read(A, 10.0, Health(row_remap_banks_low=1, row_remap_banks_none=0, remapped_rows_correctable=3))
+        (change,) = world.read(
+            A, 20.0, Health(row_remap_banks_low=0, row_remap_banks_none=1, remapped_rows_correctable=2)
+        )
+        assert len(change.changes) == 3
+        assert not any(one.went_back for one in change.changes)
 
     def test_a_fabric_that_fails_in_two_ways_at_first_sight_is_one(self, world: World) -> None:
         _, change = world.read(A, 10.0, Health(fabric_state="Not Started", fabric_health="Unhealthy"))
@@ -224,6 +236,40 @@ class TestWhatEndsWithoutBeingSaid:
         world.read(A, 10.0, Health(inforom="1", reset_required=True, drain_and_reset_recommended=False))
         assert world.read(A, 20.0, Health(inforom="1", ecc_dram_uncorrectable=0)) == []
         assert world.only(A).degradations == (Degradation.RECOVERY_ACTION,)
+
+    def test_what_drivers_said_before_answers_for_a_recovery_action(self, world: World) -> None:
+        world.read(A, 10.0, Health(recovery_action="Drain and Reset"))
+        assert world.read(A, 20.0, Health(reset_required=True)) != []
+        assert world.only(A).gpu.health == Health(recovery_action="Drain and Reset", reset_required=True)
+        (change,) = world.read(A, 30.0, NO_RESET)
+        assert [(one.field, one.after) for one in change.changes] == [
+            ("recovery_action", None),
+            ("reset_required", False),
+        ]
+        assert world.only(A).degradations == ()
+
+    WAITING = Health(
+        row_remap_pending=True,
+        bank_remap_pending=True,
+        page_retirement_pending=True,
+        channel_repair_pending=True,
+        tpc_repair_pending=True,
+        recovery_action="Reboot",
+        drain_and_reset_recommended=True,
+    )
+
+    @pytest.mark.parametrize("after", [Health(inforom="1"), None])
+    def test_what_waits_for_a_reset_has_had_one_after_a_boot(self, world: World, after: Health | None) -> None:
+        burnt = Health(row_remap_failure=True, sram_threshold_exceeded=True, remapped_rows_uncorrectable=2)
+        told = {name: value for name in HEALTH_FIELDS if (value := getattr(burnt, name)) is not None}
+        world.read(A, 10.0, msgspec.structs.replace(self.WAITING, **told))
+        assert world.read(A, 20.0, after) == []
+        (change,) = world.read(A, 30.0, after, boot="another")
+        assert {one.field for one in change.changes} == {
+            name for name in HEALTH_FIELDS if getattr(self.WAITING, name) is not None
+        }
+        inforom = None if after is None else after.inforom
+        assert world.only(A).gpu.health == msgspec.structs.replace(burnt, inforom=inforom)
 
     FAILING = Health(inforom="1", fabric_state="Completed", fabric_status="Timeout", fabric_health="Unhealthy")
 
@@ -598,35 +644,52 @@ def recorded(world: World):
     return node
 
 
-COUNTS, FLAGS = st.sampled_from([None, 0, 0, 1, 40]), st.sampled_from([None, False, False, True])
-TEXTS = {
-    "recovery_action": (None, "None", "N/A", "Reset"),
-    "fabric_state": (None, "N/A", "In Progress", "Completed", "Not Started"),
-    "fabric_status": (None, "N/A", "Success", "Timeout"),
-    "fabric_health": (None, "Healthy", "Unhealthy"),
-    "inforom": (None, "1"),
-}
-reports = st.builds(
-    Health,
-    **{
-        field: st.sampled_from(TEXTS[field]) if field in TEXTS else COUNTS if field in COUNTERS else FLAGS
-        for field in HEALTH_FIELDS
-    },
-)
-
-
-@settings(max_examples=300, deadline=None)
-@example(before=Health(fabric_status="Timeout"), after=Health(fabric_state="Completed", fabric_status="Timeout"))
-@example(before=None, after=Health(fabric_state="Completed", fabric_status="Timeout", fabric_health="Unhealthy"))
-@example(before=None, after=Health(recovery_action="Reset", reset_required=True))
-@given(before=st.none() | reports, after=reports)
-def test_nothing_degrades_a_gpu_without_a_change(before: Health | None, after: Health) -> None:
-    """Nor does anything end that without one."""
-    was, now = set(degradations(Condition(before))), set(degradations(Condition(after)))
-    assert was == now or health_changes(before, after)
-
-
 def test_both_ways_the_same_is_different() -> None:
     forth, back = health_changes(None, PENDING), health_changes(PENDING, None)
     assert [one.field for one in forth] == [one.field for one in back]
     assert health_changes(None, FINE) == health_changes(FINE, None) == health_changes(FINE, FINE) == ()
+
+
+def told(health: Health | None) -> dict[str, object]:
+    return {name: value for name in HEALTH_FIELDS if (value := getattr(health, name, None)) is not None}
+
+
+HEALTHS = st.none() | st.builds(
+    Health,
+    row_remap_failure=st.none() | st.booleans(),
+    row_remap_pending=st.none() | st.booleans(),
+    reset_required=st.none() | st.booleans(),
+    drain_and_reset_recommended=st.none() | st.booleans(),
+    recovery_action=st.sampled_from([None, "None", "Reset"]),
+    retired_pages_double_bit=st.sampled_from([None, 0, 1, 63]),
+    fabric_state=st.sampled_from([None, "Completed", "Not Started"]),
+    fabric_status=st.sampled_from([None, "Success", "Unknown Error"]),
+    fabric_health=st.sampled_from([None, "Healthy", "Unhealthy"]),
+)
+STEPS = st.tuples(st.sampled_from([A, B, WEST, None]), HEALTHS, st.booleans(), st.sampled_from(["b", "c"]))
+
+
+@given(st.lists(STEPS, max_size=8))
+def test_the_changes_tell_all_that_a_gpu_is_degraded_by(steps: list[tuple[Place | None, Health | None, bool, str]]):
+    """Wherever it goes, and whatever the drivers there report: who has the changes alone knows how it is."""
+    world, here, time = World(), None, 0.0
+    state: dict[str, Any] = {}
+    for place, health, gone_first, boot in steps:
+        time += 10.0
+        changes = (
+            world.read(here, time) if here is not None and (place is None or (place != here and gone_first)) else []
+        )
+        if place is not None:
+            changes += world.read(place, time + 1.0, health, boot=boot)
+            changes += world.read(here, time + 2.0) if here not in (None, place) and not gone_first else []
+        here = place
+        for change in changes:
+            if change.event is Event.HEALTH:
+                state |= {one.field: one.after for one in change.changes}
+        if here is not None:
+            known = world.only(here).gpu.health
+            follows = Health(**{name: value for name, value in state.items() if value is not None})
+            assert degradations(Condition(known)) == degradations(Condition(follows))
+            assert {name for name in COUNTERS if told(known).get(name)} == {
+                name for name in COUNTERS if told(follows).get(name)
+            }

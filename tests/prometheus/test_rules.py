@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from collector.cli import gpuid
 from collector.exposition.families import FAMILIES
 from collector.health import Degradation
 from collector.model import ClusterState, ReadFailure, Uncovered
@@ -32,8 +34,8 @@ def rules(name: str) -> Iterator[dict[str, Any]]:
         yield from group["rules"]
 
 
-ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
-RECORDS = {rule["record"]: rule for rule in rules("recording.yml")}
+ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml") if "alert" in rule}
+RECORDS = {rule["record"]: rule for name in ("alerts.yml", "recording.yml") for rule in rules(name) if "record" in rule}
 EXPECTED = "cluster_serial:gpuid_gpu_expected:info"  # the user's own
 
 ON_TIME_SECONDS = 5.0  # to the next evaluation, of which there is one a second
@@ -146,6 +148,20 @@ def test_every_reason_and_state_has_its_row_in_the_runbook() -> None:
         assert f"`{state}`" in down
 
 
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"`gpuid ([^`]+)`", RUNBOOK))))
+def test_the_runbook_gives_a_command_what_it_takes(line: str) -> None:
+    command: click.Command | None = gpuid
+    context = click.Context(gpuid)
+    words = line.split()
+    while isinstance(command, click.Group):
+        command = command.get_command(context, words.pop(0))
+    assert command is not None
+    command.make_parser(context).parse_args(list(words))
+    (takes,) = [one.make_metavar(context) for one in command.params if isinstance(one, click.Argument)] or [""]
+    named = [word for word, before in zip(words, ["", *words], strict=False) if word.isupper() and before[:2] != "--"]
+    assert all(word in re.split(r"\W+", takes.replace("TERM", "SERIAL NODE")) for word in named)
+
+
 def test_a_cluster_that_is_down_raises_one_alert() -> None:
     credential = "bad_context|credential_plugin_missing|credential_plugin_failed|unauthorized|forbidden"
     states = {alert: re.findall(r'state=~?"([^"]+)"', rule["expr"]) for alert, rule in ALERTS.items()}
@@ -166,6 +182,12 @@ def test_what_comes_and_goes_keeps_firing() -> None:
         "GpuidExportsFailing",
         "GpuidStoreDown",
     }
+
+
+def test_the_places_of_marked_gpus_are_noted_at_every_evaluation_before_the_alert() -> None:
+    (group,) = [group for group in groups(RULES / "alerts.yml") if group["name"] == "gpuid.marks"]
+    assert "interval" not in group
+    assert group["rules"][0]["record"] == "cluster_node_uuid:gpuid_gpu_mark_info:max"
 
 
 def test_the_manifest_for_the_operator_has_the_same_rules() -> None:

@@ -34,7 +34,7 @@ async def test_each_record_is_one_line_of_json(pipe: tuple[FileIO, FileIO], reco
         '{"cluster":"prod","node":"gpu-node-01","machine":"i-0abc",'
         '"source":"gpu-operator/nvidia-device-plugin-abc12","chassis":"1821325191344","gpu":"1761025346025",'
         '"time":"2026-06-07T10:30:45Z","uuid":"GPU-00000000","model":"NVIDIA GB200","event":"appeared",'
-        '"changes":null,"last_known":null}'
+        '"changes":null,"last_known":null,"mark":null}'
     )
     assert json.loads(second)["model"] == "two\nlines"
 

@@ -68,7 +68,7 @@ def known(inventory: Inventory) -> dict:
             for uuid in inventory.absent()
             if (facts := inventory.facts(uuid))
         },
-        "lost": {uuid for uuid in inventory.absent() if (absent := inventory.absent_gpu(uuid)) and absent.lost},
+        "lost": {uuid for uuid in inventory.absent() if (one := inventory.last_condition(uuid)) and one.lost},
         "claims": [set(inventory.claimed(cluster)) for cluster in CLUSTERS],
         "found": [
             sorted((p.place, p.since) for p in inventory.find(serial=f"serial-{gpu}", uuid=None)) for gpu in GPUS

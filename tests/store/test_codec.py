@@ -199,3 +199,13 @@ def test_the_changes_lead_from_one_state_to_the_other(before, after):
     reported |= {one.field: one.after for one in changes}
     assert reported == {name: getattr(after, name) if after.reports(name) else None for name in names}
     assert all(one.before != one.after for one in changes)
+
+
+def test_a_node_that_an_earlier_version_read_without_health_is_read_again():
+    fingerprint = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8)
+    place = Place("prod", "n1")
+    state = NodeState(place=place, node=NodeInfo(name="n1"), time=1.0, fingerprint=fingerprint)
+    written = msgspec.msgpack.decode(encode_node(state))
+    assert decode_node(place, 1.0, msgspec.msgpack.encode(written)).fingerprint == fingerprint
+    del written["health_read"]
+    assert decode_node(place, 1.0, msgspec.msgpack.encode(written)).fingerprint != fingerprint

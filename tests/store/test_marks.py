@@ -58,6 +58,12 @@ class TestSetting:
         assert (mark.uuid, mark.serial, mark.kind, mark.note) == ("GPU-1", "serial-1", MarkKind.RMA, RMA.note)
         assert (mark.set_at, mark.set_by, mark.ticket) == (1000.0, "ops", RMA.ticket)
 
+    async def test_the_answer_has_the_id_of_the_row(self, collector):
+        done = await collector.store.marks.set(["GPU-2", "GPU-3"], RMA, by="ops")
+        assert {one.mark.uuid: one.mark.id for one in done} == {
+            mark.uuid: mark.id for mark in await in_force(collector.store)
+        }
+
     async def test_a_uuid_in_either_case_marks_it_too(self, collector):
         await collector.store.marks.set(["gpu-1"], RMA, by="ops")
         (mark,) = await in_force(collector.store)
@@ -151,6 +157,29 @@ class TestRemoving:
             assert await in_force(collector.store) == []
             ended = (await collector.store.marks.page(ended=True))[0]
             assert (ended.removed_at, ended.removed_by) == (clock.time, "dev")
+
+    async def test_the_answer_says_when_and_by_whom_it_ended(self, collector, clock):
+        await collector.store.marks.set(["GPU-1"], RMA, by="ops")
+        clock.time = 2000.0
+        (done,) = await collector.store.marks.remove(["GPU-1"], by="ann")
+        assert done.mark is not None
+        assert (done.mark.removed_at, done.mark.removed_by) == (2000.0, "ann")
+
+    async def test_a_mark_of_a_serial_of_several_gpus_is_removed_by_the_serial_alone(self, collector):
+        store = collector.store.marks
+        await store.set(["board-9"], RMA, by="ops")  # before any of its GPUs was seen
+        collector.read("c", 20.0, gpu("GPU-8", "board-9"), gpu("GPU-9", "board-9"))
+        assert await collector.store.history_writer.flushed(10)
+        with pytest.raises(RefusedMarkError, match="marked by its serial board-9, as every GPU with it is"):
+            await store.remove(["GPU-8"], by="ops")
+        await store.set(["GPU-8"], WATCH, by="ops")
+        (done,) = await store.remove(["GPU-8"], by="ops")
+        assert done.mark is not None
+        assert done.still is not None
+        assert (done.mark.kind, done.still.kind, done.still.serial) == (MarkKind.WATCH, MarkKind.RMA, "board-9")
+        (done,) = await store.remove(["board-9"], by="ops")
+        assert done.mark is not None
+        assert await in_force(collector.store) == []
 
     async def test_what_has_no_mark_stops_nobody(self, collector):
         await collector.store.marks.set(["GPU-1"], RMA, by="ops")

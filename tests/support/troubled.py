@@ -146,7 +146,7 @@ def _get_into_trouble(fleet: "_Fleet", server: Prometheus, labelled: Prometheus,
 
     def worn() -> bool:
         """Whether both servers show the card that moves next as degraded and marked, in what alerts look back at."""
-        series = [f"cluster_node_uuid:{name}:max" for name in ("gpuid_gpu_degraded", "gpuid_gpu_mark_info")]
+        series = ("gpuid_gpu_degraded", "cluster_node_uuid:gpuid_gpu_mark_info:max")
         return all(one.query(f'{name}{{uuid="{moved}"}}') for one in (server, labelled) for name in series)
 
     until(worn, seconds=120)

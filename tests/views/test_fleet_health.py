@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector.health import Health
+from collector.health import Health, Level
 from collector.model import ClusterState, Gpu, GpuRef
 from collector.views.cluster_summary import summarize
 from collector.views.fleet_health import Share, cluster_share, fleet_health
@@ -53,3 +53,20 @@ def test_a_cluster_that_is_not_configured_any_more_does_not_count() -> None:
     site.read("prod", "n1", gpu(0), capacity=1)
     site.collector.configured = []
     assert fleet_health(site.collector).fleet == Share(0, 0)
+
+
+async def test_degraded_gpus_are_counted_by_one_rule() -> None:
+    site = Site()
+    site.cluster("prod")
+    site.cluster("test")
+    worn, claimed = (gpu(number, health=Health(row_remap_failure=True)) for number in (1, 2))
+    site.read("prod", "n1", worn, claimed)
+    site.read("prod", "n2", worn, both=True)
+    site.read("prod", "n1", worn, claimed, both=True)
+    site.read("prod", "n2", worn, both=True)
+    site.read("test", "n1", claimed, both=True)
+    inventory = site.collector.inventory
+    assert (inventory.conflicts("prod"), inventory.claims("test")) == (1, 1)
+    for name, expected in (("prod", {Level.REPLACE: 2}), ("test", {})):
+        assert (await summarize(site.collector, name)).degraded == expected
+        assert cluster_row(site.collector, name)["gpus_degraded"] == {level.value: n for level, n in expected.items()}

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -46,7 +47,8 @@ async def test_the_worst_come_first(worn: Site) -> None:
     survey = await survey_health(worn.collector)
     assert names(survey.degraded) == ["5", "3", "6", "2"]
     assert [one.level for one in survey.degraded] == [Level.REPLACE] * 3 + [Level.RESET]
-    assert count_levels(survey.degraded) == {Level.REPLACE: 3, Level.RESET: 1}
+    assert count_levels(survey.degraded) == survey.levels == {Level.REPLACE: 3, Level.RESET: 1}
+    assert survey.models == ["NVIDIA A100", "NVIDIA H100"]
 
 
 async def test_what_cannot_be_seen_is_counted_apart(worn: Site) -> None:
@@ -76,13 +78,32 @@ async def test_filters_choose_among_them(worn: Site, wanted: Filter, expected: l
         for uuid, serial in (("GPU-3", None), (None, "1"), ("GPU-none", None))
     )
     survey = await survey_health(worn.collector)
-    assert names(select(worn.collector, survey.degraded, wanted)) == expected
+    assert names(await select(worn.collector, survey.degraded, wanted)) == expected
 
 
 async def test_a_claimed_gpu_is_listed_where_it_was_first(worn: Site) -> None:
     worn.read("prod", "z", card("2", PENDING), time=1764000100.0, both=True)
     survey = await survey_health(worn.collector)
     assert [one.placement.place.node for one in survey.degraded if one.placement.gpu.serial == "2"] == ["a"]
+    assert survey.gpus == 6
+
+
+async def test_or_where_it_is_claimed_if_it_is_degraded_there_alone(worn: Site) -> None:
+    worn.read("lab", "z", card("1", FAILED), time=1764000100.0, both=True)
+    survey = await survey_health(worn.collector)
+    assert [one.placement.place.node for one in survey.degraded if one.placement.gpu.serial == "1"] == ["z"]
+    assert survey.levels == {Level.REPLACE: 3, Level.RESET: 1}
+    assert survey.gpus == 6
+
+
+async def test_a_gpu_with_a_mark_of_its_own_has_not_that_of_its_serial(worn: Site) -> None:
+    told: dict[str, Any] = {"set_at": 1.0, "set_by": "ann"}
+    worn.collector.marks.replace(
+        [Mark(serial="1", kind=MarkKind.RMA, **told), Mark(uuid="GPU-1", kind=MarkKind.WATCH, **told)]
+    )
+    survey = await survey_health(worn.collector)
+    assert await select(worn.collector, survey.degraded, Filter(mark=MarkKind.RMA)) == []
+    assert names(await select(worn.collector, survey.degraded, Filter(mark=MarkKind.WATCH))) == ["1"]
 
 
 async def test_the_worst_of_a_node_counts(worn: Site) -> None:

@@ -9,6 +9,9 @@ from collector.views.humanize import ago, describe_failure, describe_status, dur
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
+        (-14 * 86400, "in 14 days"),
+        (-60, "in 60 seconds"),
+        (-59, "just now"),
         (-5, "just now"),
         (0, "just now"),
         (1.4, "just now"),

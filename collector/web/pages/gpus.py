@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from aiohttp import web
 
-from collector.health import HEALTH_FIELDS, Condition
+from collector.health import HEALTH_FIELDS, Condition, Level
 from collector.model import Gpu, Placement
 from collector.views.alterations import FACT_LABELS, HEALTH_LABELS
 from collector.views.collector_view import CollectorView
-from collector.views.condition import condition_after, judge, retrace
+from collector.views.condition import Verdict, condition_after, judge, retrace
 from collector.views.conflicts import claim_of, conflict_of, same_board
 from collector.views.humanize import utc
 from collector.views.life import Memory, part_of, recall, tell
@@ -33,7 +33,7 @@ async def gpu(request: web.Request) -> web.Response:
     history, now = collector.history, collector.now()
     memory = await recall(collector, wanted, history)
     # After the history, which must not be newer than what is shown as the present.
-    present = sorted(collector.inventory.find(uuid=wanted), key=lambda one: one.claim)
+    present = sorted(collector.inventory.find(uuid=wanted), key=_first_to_tell)
     known = known_gpu(collector, wanted, present, memory.placements)
     if known is None:
         raise _unknown(request, wanted, memory)
@@ -45,12 +45,15 @@ async def gpu(request: web.Request) -> web.Response:
     shown = memory if before is None else await recall(collector, known.uuid, history, before=before)
     told = placement_periods(collector, known.uuid, present, shown.placements)
     life = tell(told, shown.altered, shown.health, shown.marks, now=now, past=past)
+    verdict = judge(condition, past.stages)
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
     return await page(
         request,
         "gpu.html",
         gpu=known,
-        verdict=judge(condition, past.stages),
+        verdict=verdict,
+        others=_otherwise(present),
+        level=next((one for one in Level if one in {verdict.level, *(each.level for each in present)}), None),
         condition=condition,
         health={label: getattr(known.health, field) for field, label in _reported_health(known)},
         mark=collector.marks.of(known.uuid, known.serial, now),
@@ -68,6 +71,16 @@ async def gpu(request: web.Request) -> web.Response:
         before=before,
         drawing=draw(periods, now, past.stages),
     )
+
+
+def _first_to_tell(one: Placement) -> tuple[bool, bool, bool]:
+    """Return what puts the place that a GPU is judged by first: where it was first, or of several the worst."""
+    return one.claim, one.level is None, one.level is not Level.REPLACE
+
+
+def _otherwise(present: Sequence[Placement]) -> list[tuple[Placement, Verdict]]:
+    """Return where else a GPU is reported to be, in another condition than in the first place."""
+    return [(one, judge(one.condition)) for one in present[1:] if one.degradations != present[0].degradations]
 
 
 def _before(request: web.Request) -> float | None:

@@ -8,6 +8,7 @@ import jinja2
 from aiohttp import web
 
 from collector import __version__
+from collector.health import degradations, worst_level
 from collector.text import counted, printable
 from collector.views import humanize
 from collector.views.alterations import describe_changes, describe_counters
@@ -104,6 +105,8 @@ _templates.filters |= {
     "describe_unread": humanize.describe_unread,
     "last_known_chassis": last_known_chassis,
     "level_words": lambda level: humanize.LEVEL_WORDS[level],
+    "level_of": worst_level,
+    "reasons_of": degradations,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
     "counters": describe_counters,

@@ -21,7 +21,7 @@ async def search(request: web.Request) -> web.Response:
     collector = request.app[COLLECTOR]
     term = "".join(request.query.get("q", "").split())[:MAX_TERM_LENGTH]
     if not term:
-        return await page(request, "search.html", looked_for="")
+        return await page(request, "search.html", looked_for="", mark=None)
     found = await views.search(collector, term)
     if (target := _only_target(found)) is not None:
         raise web.HTTPSeeOther(public_url(request).prefix + target)
@@ -31,6 +31,7 @@ async def search(request: web.Request) -> web.Response:
         request,
         "search.html",
         looked_for=term,
+        mark=None if found.total else collector.marks.of(term, term, collector.now()),
         window=part,
         found=found,
         most=MAX_PARTIAL_HITS,

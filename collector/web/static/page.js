@@ -21,10 +21,14 @@ document.addEventListener("keydown", (event) => {
 const UNITS = [[86400, 129600, "day"], [3600, 5400, "hour"], [60, 90, "minute"], [1, 0, "second"]];
 
 function ago(seconds) {
-  if (seconds < 1.5) return "just now";
+  if (seconds <= -60) return `in ${duration(-seconds)}`;
+  return seconds < 1.5 ? "just now" : `${duration(seconds)} ago`;
+}
+
+function duration(seconds) {
   const [size, , unit] = UNITS.find(([, least]) => seconds >= least);
   const count = Math.floor(seconds / size + 0.5);
-  return `${count.toLocaleString("en")} ${unit}${count === 1 ? "" : "s"} ago`;
+  return `${count.toLocaleString("en")} ${unit}${count === 1 ? "" : "s"}`;
 }
 
 // How far this machine's clock is ahead of the server's, in milliseconds.

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from collector.health import Health
-from collector.marks import MarkKind, NewMark
+from collector.marks import Mark, MarkKind, NewMark
 from collector.model import ClusterState, Gpu, GpuRef
 from collector.store import Store
 from collector.views.recent_changes import RecentChanges
@@ -288,6 +288,32 @@ async def test_what_another_cluster_does_not_report_is_no_reason_there(
     assert "degraded when it came" not in page.text
     assert "no longer: repair pending" in page.text
     assert page.answer.text.count('class="span') == 1
+
+
+async def test_what_two_places_say_is_told_of_each(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", worn(SOUND), time=1764000010.0)
+    site.read("prod-c", "w2", worn(FAILED), time=1764000060.0, both=True)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+        assert "Serial W-1 being verified needs replacement" in text
+        assert "As w1 of prod-a reports it: Healthy : nothing that it reports calls for" in text
+        assert "As w2 of prod-c reports it: Needs replacement (row remapping failed)." in text
+
+
+async def test_of_a_conflict_the_worst_is_told_first(site: Any, serving: Any, visit: Any) -> None:
+    site.conflict("prod-a", ("n7", "n8"), worn(SOUND))
+    site.read("prod-a", "n8", worn(PENDING), time=1764000300.0, both=True)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "As n8 of prod-a reports it: Needs a reset or drain : row remapping pending." in text
+    assert "As n7 of prod-a reports it: Healthy ." in text
+
+
+async def test_the_end_of_a_mark_is_ahead(site: Any, serving: Any, visit: Any) -> None:
+    told: dict[str, Any] = {"set_at": 1764000000.0, "set_by": "ann", "until": 1764000600.0 + 14 * 86400}
+    site.collector.marks.replace([Mark(uuid="GPU-a1", kind=MarkKind.WATCH, **told)])
+    async with serving(site) as client:
+        assert ", until 2025-12-08T16:10:00Z ( in 14 days )" in (await visit(client, "/gpus/GPU-a1")).text
 
 
 async def test_a_serial_leads_to_its_gpu(site: Any, serving: Any, visit: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 from collector.health import Health
 from collector.marks import Mark, MarkKind
 from collector.model import Gpu, ReadFailure
+from collector.web.pages import health as pages
 
 pytestmark = pytest.mark.anyio
 
@@ -42,10 +43,14 @@ async def test_the_worst_come_first_with_why_and_since_when(worn: Any, serving: 
         page = await visit(client, "/health")
     assert "3 degraded GPUs 1 needs replacement, 2 need a reset or drain, of 9 GPUs in all clusters." in page.text
     assert (
-        "502 needs replacement row remapping failed 10 minutes ago 2025-11-24T16:00:00Z rma OPS-7 "
-        "remapped rows (uncorrectable) 4, DRAM errors (uncorrectable) 1,200 w1 of prod-a NVIDIA H100" in page.text
+        "502 NVIDIA H100 needs replacement row remapping failed 10 minutes ago 2025-11-24T16:00:00Z rma OPS-7 "
+        "remapped rows (uncorrectable) 4, DRAM errors (uncorrectable) 1,200 w1 of prod-a" in page.text
     )
-    assert page.text.index("502 needs") < page.text.index("503 needs") < page.text.index("501 needs")
+    assert (
+        page.text.index("502 NVIDIA H100 needs")
+        < page.text.index("503 NVIDIA H100 needs")
+        < page.text.index("501 NVIDIA H100 needs")
+    )
     assert {"/gpus/GPU-502", "https://t.example/OPS-7", "/health.csv", "/api/v1/gpus?degraded=true"} <= set(page.links)
 
 
@@ -71,6 +76,37 @@ async def test_without_degraded_gpus_it_says_so(site: Any, serving: Any, visit: 
     assert "Nothing is degraded, and every GPU node has been read." in page.text
 
 
+async def test_marked_gpus_on_no_node_are_listed_too(worn: Any, serving: Any, visit: Any) -> None:
+    told: dict[str, Any] = {"set_at": 1764000200.0, "set_by": "ann", "note": "sent away"}
+    gone = Mark(uuid="GPU-502", serial="502", kind=MarkKind.RMA, ticket="RMA-7", **told)
+    never = Mark(serial="=900", kind=MarkKind.RMA, **told)
+    watched = Mark(uuid="GPU-500", kind=MarkKind.WATCH, set_at=1764000100.0, set_by="ann")
+    worn.collector.marks.replace([gone, never, watched])
+    worn.read("prod-a", "w1", card("500", SOUND), card("501", PENDING), time=1764000300.0)
+    async with serving(worn) as client:
+        everything = await visit(client, "/health")
+        marked = await visit(client, "/health?mark=rma")
+        elsewhere = await visit(client, "/health?mark=rma&cluster=prod-b")
+        watch = await visit(client, "/health?mark=watch")
+        file = await client.get("/health.csv?mark=rma")
+    assert "On no node now: 2 GPUs marked rma ." in everything.text
+    assert "/health?mark=rma#absent" in everything.links
+    assert "On no node now: 2 GPUs marked rma ." in elsewhere.text
+    assert "2 GPUs marked rma and on no node Serial" in marked.text
+    assert (
+        "502 GPU-502 needs replacement row remapping failed rma RMA-7 sent away 7 minutes ago 2025-11-24T16:03:20Z "
+        "w1 of prod-a" in marked.text
+    )
+    assert "=900 – not known rma sent away 7 minutes ago 2025-11-24T16:03:20Z –" in marked.text
+    assert "on no node" not in watch.text.lower()
+    rows = list(csv.DictReader(io.StringIO(file.text)))
+    assert [(one["serial"], one["uuid"], one["level"], one["state"], one["node"]) for one in rows] == [
+        ("502", "GPU-502", "replace", "absent", ""),
+        ("'=900", "", "", "absent", ""),
+    ]
+    assert rows[0]["remapped_rows_uncorrectable"] == "4"
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -88,9 +124,12 @@ async def test_filters_are_in_the_address_of_the_page_and_of_the_file(
     async with serving(worn) as client:
         page = await visit(client, f"/health?{query}")
         assert f"/health.csv?{query}" in page.links
+        [found] = [link for link in page.links if link.startswith("/api/v1/gpus?")]
+        listed = {gpu["serial"] for gpu in (await client.get(found)).json()["gpus"]}
         answer = await client.get(f"/health.csv?{query}")
     assert [row["serial"] for row in csv.DictReader(io.StringIO(answer.text))] == expected
     table = page.text.split("Latest changes")[0]
+    assert listed == set(expected)
     assert ("No matching GPUs." in table) == (not expected)
     assert [name for name in ("500", "501", "502", "503") if name in table] == sorted(expected)
 
@@ -134,9 +173,13 @@ async def test_a_bad_question_says_what_was_expected(client: Any, path: str, exp
     assert (answer.status_code, answer.text[: len(expected)]) == (400, expected)
 
 
-async def test_long_lists_come_in_parts(site: Any, serving: Any, visit: Any) -> None:
+async def test_long_lists_come_in_parts(site: Any, serving: Any, visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     site.read("prod-a", "w1", *(card(f"5{number:03}", PENDING) for number in range(250)))
     async with serving(site) as client:
         page = await visit(client, "/health?page=3")
+        monkeypatch.setattr(pages, "CSV_PART_ROWS", 100)
+        answer = await client.get("/health.csv")
+    serials = [row["serial"] for row in csv.DictReader(io.StringIO(answer.text))]
+    assert (len(serials), len(set(serials))) == (250, 250)
     assert "201–250 of 250 GPUs" in page.text
     assert "/health?page=2" in page.links

@@ -165,8 +165,8 @@ async def test_what_sat_there_before_and_where_it_is_now(
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n2")).text
     since = "10 minutes ago 2025-11-24T16:00:00Z" if perhaps_kept else "–"
-    assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z in n9 of prod-a" in text
-    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z not present" in text
+    assert f"102 GPU-a2 {since} 5 minutes ago 2025-11-24T16:05:00Z not known in n9 of prod-a" in text
+    assert f"103 GPU-a3 {since} 4 minutes ago 2025-11-24T16:06:00Z not known not present" in text
     assert ("[store]" in text) is not perhaps_kept
 
 
@@ -188,7 +188,10 @@ async def test_a_node_that_is_gone_still_has_its_page(site: Any, kept: Store, se
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n1")).text
     assert "n1 gone No node of this name in prod-a has GPUs or a GPU pod." in text
-    assert "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z not present" in text
+    assert (
+        "100 GPU-a1 10 minutes ago 2025-11-24T16:00:00Z 5 minutes ago 2025-11-24T16:05:00Z not known not present"
+        in text
+    )
 
 
 async def test_a_store_in_trouble_hides_only_the_past(site: Any, kept: Store, serving: Any, visit: Any) -> None:
@@ -240,3 +243,17 @@ async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> N
     assert "S-3 GPU-3 not reported –" in text
     assert "2 degraded GPUs : 1 needs replacement, 1 needs a reset or drain." in fleet
     assert "n9 degraded: replace 4 of 4" in fleet
+
+
+async def test_it_says_how_those_were_that_have_left(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
+    conditions = (Health(row_remap_pending=False), Health(row_remap_failure=True))
+    sound, worn = (Gpu(uuid=f"GPU-w{n}", serial=f"S-{n}", health=one) for n, one in enumerate(conditions))
+    site.read("prod-a", "n9", sound, worn, time=1764000100.0)
+    site.read("prod-a", "n8", sound, time=1764000200.0)
+    site.read("prod-a", "n9", time=1764000300.0)
+    site.collector.marks.replace([Mark(uuid="GPU-w1", kind=MarkKind.RMA, set_at=1.0, set_by="ann")])
+    async with serving(site) as client:
+        text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
+    assert "healthy in n8 of prod-a" in text
+    assert ("[store]" in text) is not perhaps_kept
+    assert "2025-11-24T16:05:00Z needs replacement row remapping failed rma not present" in text

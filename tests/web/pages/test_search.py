@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import pytest
 
+from collector.marks import Mark, MarkKind
 from collector.model import Gpu
 from collector.store import Store
 
@@ -173,3 +174,18 @@ async def test_a_part_number_is_found_reported_or_last_known(site: Any, serving:
             assert [row["uuid"] for row in answer["gpus"]] == ["GPU-p0", "GPU-p1"]
             assert (await client.get(f"/api/v1/gpus?{parameter}&serial=P-1")).json()["total"] == 1
         assert (await client.get("/api/v1/gpus?board_part_number=no&serial=P-1")).json()["total"] == 0
+
+
+async def test_a_mark_of_what_was_never_seen_is_found(site: Any, serving: Any, visit: Any) -> None:
+    site.collector.marks.replace(
+        [Mark(serial="777", kind=MarkKind.RMA, note="sent", ticket="OPS-1", set_at=1764000000.0, set_by="ann")]
+    )
+    async with serving(site) as client:
+        page = await visit(client, "/search?q=777")
+        other = await visit(client, "/search?q=778")
+    assert "No results for “777”" in page.text
+    assert (
+        "Marked rma by ann since 2025-11-24T16:00:00Z ( 10 minutes ago ) : sent ( OPS-1 ). It was never seen"
+        in page.text
+    )
+    assert "Marked" not in other.text
