@@ -22,6 +22,7 @@ from collector.model import ClusterState, GpuidError, Place
 from collector.simulator import Done, Placed, SimulatedCluster, Simulator
 from collector.store import StoreSettings
 from collector.text import counted
+from collector.web import check_address
 
 __all__ = ["demo"]
 
@@ -67,6 +68,7 @@ async def _demo(simulator: Simulator, listen: Listen, duration: float | None) ->
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(stop)
+            await check_address(listen)  # before much work
             story = await anyio.to_thread.run_sync(tell, simulator.fleet, simulator.drivers, abandon_on_cancel=True)
             async with simulator:
                 # In the simulator's own temporary folder, which is deleted at the end.

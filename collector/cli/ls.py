@@ -39,7 +39,6 @@ _CONDITION_HELP = {
     "level": "what has to be done",
     "mark": "its mark",
 }
-_WORST_FIRST: Mapping[object, int] = {Level.REPLACE: 0, Level.RESET: 1}
 
 _TABLE_COLUMNS = ("cluster", "node", "serial", "uuid", "model", "chassis", "state")
 _PLACE_COLUMNS = ("slot", "tray", "host", "module", "machine", "pci_bus_id")
@@ -109,7 +108,7 @@ def ls(term: str | None, output: str, degraded: bool, **options: Any) -> None:
         output = "condition"
     with Client(**options) as client:
         gpus = _gpus(client, term, filters)
-        if degraded:
+        if any(name in filters for name in ("degraded", "reason", "level")):
             gpus = iter(sorted(gpus, key=badness))
         first = list(itertools.islice(gpus, 1))  # before anything is printed, so that a failure prints nothing
         found = _PRINTERS[output](itertools.chain(first, gpus))

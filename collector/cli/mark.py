@@ -248,7 +248,7 @@ def _in_place_of(former: Mapping[str, Any] | None) -> str:
 def _still_marked(still: Mapping[str, Any] | None) -> str:
     if still is None:
         return ""
-    return one_line(f"; still marked {still.get('as')} by its serial {still.get('serial')}, as every GPU with it is")
+    return one_line(f"; still marked {still.get('as')} by its serial {still.get('serial')}")
 
 
 def _end_with(problems: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ class Unmarked(NamedTuple):
 
     name: str
     mark: Mark | None
-    still: Mark | None = None  # the mark of its serial, from before it was known, which is in force for it now
+    still: Mark | None = None  # of its serial, from before that was known: it is in force for the GPU now
 
 
 class KnownGpus:
@@ -162,13 +162,14 @@ class Book:
             uuids = sorted(mark.uuid for mark in found if mark.uuid is not None)
             self._refuse(name, f"{counted(len(found), 'marked GPU')} have this serial", uuids)
             return Unmarked(name, None)
-        by_serial = self._of_shared_serial(name)
+        by_serial = self._by_serial_of(name)
         if not found and by_serial is not None:
             reason = f"it is marked by its serial {by_serial.serial}, as every GPU with it is; unmark the serial"
             self._refused.append(Refusal(name, reason))
         for mark in found:
             self._end(mark)
-        return Unmarked(name, self._as_ended(found[0]) if found else None, by_serial)
+        still = None if by_serial in found else by_serial
+        return Unmarked(name, self._as_ended(found[0]) if found else None, still)
 
     def check(self) -> None:
         """Make sure that all of it can be written; raises RefusedMarkError."""
@@ -194,11 +195,11 @@ class Book:
     def _as_ended(self, mark: Mark) -> Mark:
         return msgspec.structs.replace(mark, removed_at=max(self._now, mark.set_at), removed_by=self._by)
 
-    def _of_shared_serial(self, name: str) -> Mark | None:
-        """Return the mark in force of the serial of a GPU that is named by its UUID, if other GPUs have it too."""
+    def _by_serial_of(self, name: str) -> Mark | None:
+        """Return the mark in force of the serial, from before it was known, of a GPU that is named by its UUID."""
         uuid = canonical_uuid(name)
         serial = next((gpu.serial for gpu in self._known.named(name) if gpu.uuid == uuid), None)
-        if serial is None or self._known.is_only_holder(uuid, serial):
+        if serial is None:
             return None
         marks = self._by_serial.get(serial, ())
         return next((mark for mark in marks if mark.uuid is None and mark.in_force(self._now)), None)

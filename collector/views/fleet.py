@@ -98,9 +98,11 @@ def _admits_condition(view: CollectorView, filters: Filters, placement: Placemen
         mark = view.marks.of(gpu.uuid, gpu.serial, now)
         if mark is None or mark.kind not in filters["mark"]:
             return False
+    if filters.keys().isdisjoint(("degraded", "reason", "level")):
+        return True
     reasons = placement.degradations
     return (
         admits(filters, "degraded", "true" if reasons else "false")
         and ("reason" not in filters or not filters["reason"].isdisjoint(reasons))
-        and admits(filters, "level", placement.level or "")
+        and ("level" not in filters or (placement.level or "") in filters["level"])
     )

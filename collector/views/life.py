@@ -53,6 +53,7 @@ class Happening(NamedTuple):
     present: bool = False  # it is in `place` now, since then
     claim: bool = False  # another node had it first and has not let go of it yet
     again: bool = False  # it had been there before
+    first: bool = False  # nothing is recorded of it before
     nowhere: float | None = None  # seconds that it had been in no node before it came
     reasons: tuple[Degradation, ...] = ()  # why it was degraded when it came, moved or left
     level: Level | None = None
@@ -69,6 +70,11 @@ class Memory(NamedTuple):
     health: list[HealthChange]
     altered: list[Alteration]
     marks: list[Mark]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the placements are all that are recorded."""
+        return len(self.placements.rows) < MAX_PERIODS
 
     @property
     def complete_from(self) -> float | None:
@@ -96,11 +102,15 @@ def tell(
     *,
     now: float,
     past: Past = NO_PAST,
+    whole: bool = True,
 ) -> list[Happening]:
-    """Return a life, the newest first; its periods and the rest are given the newest first."""
+    """Return a life, the newest first; its periods and the rest are given the newest first.
+
+    `whole` is whether the periods are all that are recorded.
+    """
     changed = list(health)
     found = [
-        *(_as_it_was(one, past) for one in _places(periods, now)),
+        *(_as_it_was(one, past) for one in _places(periods, now, whole=whole)),
         *(Happening(Kind.ALTERED, one.time, changes=one.changes) for one in altered),
         *_healths(changed, past),
         *_faded(changed, past.stages, now),
@@ -172,7 +182,7 @@ def _remembered(view: CollectorView, uuid: str) -> Iterator[HealthChange]:
                 yield HealthChange(group.time, changes, group.place)
 
 
-def _places(periods: Sequence[PlacementPeriod], now: float) -> Iterator[Happening]:
+def _places(periods: Sequence[PlacementPeriod], now: float, *, whole: bool) -> Iterator[Happening]:
     moves = {index: left for index in range(len(periods)) if (left := _left_for(index, periods)) is not None}
     left_for_another = set(moves.values())
     for index, period in enumerate(periods):
@@ -190,6 +200,7 @@ def _places(periods: Sequence[PlacementPeriod], now: float) -> Iterator[Happenin
             claim=period.claim,
             nowhere=_nowhere(period, periods) if previous is None else None,
             again=any(older.place == period.place for older in periods[index + 1 :]),
+            first=whole and index == len(periods) - 1 and period.since is not None,
         )
         if period.until is not None and index not in left_for_another:
             yield Happening(Kind.LEFT, period.until, period.place, machine=period.machine, stayed=stayed)

@@ -29,6 +29,8 @@ class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
     previous: Place | None
     gpus: tuple[Gpu, ...]
     altered: tuple[tuple[FieldChange, ...], ...] = ()  # beside `gpus`: what was altered of each
+    times: int = 1  # how many changes it stands for
+    began: float | None = None  # Unix seconds, of the first of them
 
     @property
     def summary(self) -> str:

@@ -60,11 +60,7 @@ async def serve(
     await runner.setup()
     listeners: list[socket.socket] = []
     try:
-        try:
-            listeners = await _listen(server.listen)
-        except (OSError, UnicodeError) as error:
-            reason = _listen_error(error)
-            raise ConfigError(f"server.listen: cannot listen on {server.listen}: {reason}") from error
+        listeners = await _listen(server.listen)
         assert runner.server is not None  # noqa: S101  after its setup
         connections = Connections(runner.server, server, tls, _handling)
         ready(_url(server, listeners[0]))
@@ -116,9 +112,19 @@ def _check_token_file(server: ServerSettings) -> None:
         raise ConfigError(f"server.bearer_token_file: cannot read {path}: {error}") from error
 
 
+async def check_address(address: Listen) -> None:
+    """Make sure that an address can be listened on now; raises ConfigError."""
+    for listener in await _listen(address):
+        listener.close()
+
+
 async def _listen(address: Listen) -> list[socket.socket]:
-    """Return a listening socket for each address of the host; raises OSError and UnicodeError."""
-    bound = await anyio.create_tcp_listener(local_host=address.host or None, local_port=address.port, backlog=BACKLOG)
+    """Return a listening socket for each address of the host; raises ConfigError."""
+    host, port = address.host or None, address.port
+    try:
+        bound = await anyio.create_tcp_listener(local_host=host, local_port=port, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"server.listen: cannot listen on {address}: {_listen_error(error)}") from error
     # anyio ends a connection that fails, and has no limits; so the sockets alone are wanted.
     return [listener.extra(SocketAttribute.raw_socket) for listener in bound.listeners]  # noqa: S610  no Django
 

@@ -4,6 +4,7 @@ import datetime
 import itertools
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from collector.cli import demo as demo_command
 from collector.cli.demo_story import DRIVERS, tell
+from collector.config import ConfigError, Listen
 from collector.inventory import Inventory
 from collector.model import ClusterState
 from collector.simulator import Simulator
@@ -135,3 +137,13 @@ def test_a_taken_port_is_one_line(demo) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 2
     assert ended.stderr == f"gpuid: --listen: cannot listen on {address}: the address is already in use\n"
+
+
+@pytest.mark.anyio
+async def test_a_taken_port_is_said_before_the_past_is_made_up(monkeypatch) -> None:
+    monkeypatch.setattr(demo_command, "tell", lambda *_args: pytest.fail("made up a past"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = Listen(f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(ExceptionGroup) as caught:
+            await demo_command._demo(Simulator(clusters=1, nodes=1, gpus=1), listen, None)
+    assert caught.group_contains(ConfigError, match="the address is already in use")

@@ -160,7 +160,7 @@ class TestConditions:
         ("args", "expected"),
         [
             (["--degraded"], ["GPU-a3", "GPU-a2"]),
-            (["--reason", "row_remap_pending"], ["GPU-a2", "GPU-a3"]),
+            (["--reason", "row_remap_pending"], ["GPU-a3", "GPU-a2"]),
             (["--reason", "lost", "--reason", "row_remap_failure"], ["GPU-a3"]),
             (["--level", "reset"], ["GPU-a2"]),
             (["--mark", "rma"], ["GPU-a3"]),

@@ -181,6 +181,19 @@ class TestRemoving:
         assert done.mark is not None
         assert await in_force(collector.store) == []
 
+    async def test_a_mark_of_the_serial_beneath_a_mark_of_the_uuid_is_not_forgotten(self, collector):
+        store = collector.store.marks
+        await store.set(["GPU-9"], WATCH, by="ops")  # before it was seen
+        await store.set(["serial-9"], RMA, by="ops")
+        collector.read("c", 20.0, gpu("GPU-9", "serial-9"))
+        assert await collector.store.history_writer.flushed(10)
+        (done,) = await store.remove(["GPU-9"], by="ops")
+        assert done.still is not None
+        assert done.still.kind is MarkKind.RMA
+        (done,) = await store.remove(["GPU-9"], by="ops")
+        assert done.still is None
+        assert await in_force(collector.store) == []
+
     async def test_what_has_no_mark_stops_nobody(self, collector):
         await collector.store.marks.set(["GPU-1"], RMA, by="ops")
         done = await collector.store.marks.remove(["GPU-2", "serial-1"], by="dev")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from collector.model import Event
 from collector.text import csv_text
 from collector.timestamps import rfc3339
 from collector.views.collector_view import CollectorView
+from collector.views.counting import fold_counting
 from collector.views.degraded import DegradedGpu
 from collector.views.fleet_health import fleet_health
 from collector.views.health import Filter, degraded_times, marked, select
@@ -65,7 +65,7 @@ async def health(request: web.Request) -> web.Response:
         marks_known=list(MarkKind),
         clusters=sorted({*collector.clusters(), *collector.inventory.clusters()}),
         models=survey.models,
-        latest=list(itertools.islice(collector.recent_changes.newest(Event.HEALTH), MAX_CHANGES)),
+        latest=fold_counting(collector.recent_changes.newest(Event.HEALTH), MAX_CHANGES),
         last=collector.recent_changes.last_id,
     )
 

@@ -1,12 +1,12 @@
 """The first page: what is wrong, the clusters at a glance, what the fleet is made of, and the latest changes."""
 
 import functools
-import itertools
 from collections import Counter
 
 from aiohttp import web
 
 from collector.views.cluster_summary import fleet_coverage, fleet_models
+from collector.views.counting import fold_counting
 from collector.views.fleet_health import Share
 from collector.views.problems import collector_problems
 from collector.web.keys import COLLECTOR, SUMMARIES
@@ -44,5 +44,5 @@ async def index(request: web.Request) -> web.Response:
         share=functools.reduce(Share.plus, (summary.share for summary in summaries), Share()),
         read=read,
         unread=unread,
-        latest=list(itertools.islice(collector.recent_changes.newest(), MAX_CHANGES)),
+        latest=fold_counting(collector.recent_changes.newest(), MAX_CHANGES),
     )

@@ -14,6 +14,8 @@ from collector.views import humanize
 from collector.views.alterations import describe_changes, describe_counters
 from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
+from collector.views.counting import counting_key
+from collector.views.placements import last_condition
 from collector.views.recent_changes import current_place
 from collector.views.trays import last_known_chassis
 from collector.web.keys import COLLECTOR
@@ -67,6 +69,7 @@ def _common(request: web.Request) -> dict[str, Any]:
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
+        "condition_of": lambda gpu: last_condition(collector, gpu.uuid),
         "term": request.query.get("q", ""),
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
@@ -110,6 +113,7 @@ _templates.filters |= {
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
     "counters": describe_counters,
+    "counting_key": counting_key,
     "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,
     "turn_of": turn_of,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import anyio
 from aiohttp import web
 
-from collector.model import Event
+from collector.model import CHANGE_EVENTS, Event
 from collector.views.recent_changes import ChangeGroup, RecentChanges
 from collector.web.keys import COLLECTOR
 from collector.web.pages.rendering import fragment
@@ -56,7 +56,7 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
     `after` or the browser's own header is the id of the last known one.
     """
     changes = request.app[COLLECTOR].recent_changes
-    name = choice(request, "event", ["", *Event])
+    name = choice(request, "event", ["", *CHANGE_EVENTS])
     event = Event(name) if name else None
     after = _after(request, changes)
     response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})

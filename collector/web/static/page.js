@@ -91,6 +91,9 @@ function streamChanges(section) {
     if (!item) return;
     for (const other of list.children) if (other.dataset.key === item.dataset.key) return;
     section.querySelector("[data-live-empty]").hidden = true;
+    if (item.dataset.counting && "liveFold" in list.dataset) {
+      for (const other of list.querySelectorAll("li.change")) if (other.dataset.counting === item.dataset.counting) other.remove();
+    }
     item.classList.add("new");
     list.prepend(document.adoptNode(item));
     while (list.children.length > most && !list.lastElementChild.contains(document.activeElement)) {

@@ -5,6 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
+from collector.health import Health
+from collector.marks import Mark, MarkKind
 from collector.model import Gpu
 from collector.store import Store
 
@@ -29,6 +31,25 @@ async def test_the_newest_come_first_with_and_without_a_store(
     assert "moved GPU 100 from n1 of prod-a to n4 of prod-b" in text
     assert text.index("vanished GPU 103") < text.index("moved GPU 100") < text.index("appeared GPU 100")
     assert ("Add a [store] to its configuration to keep every change." in text) is not perhaps_kept
+
+
+async def test_what_moved_or_vanished_says_what_is_wrong_with_it(
+    site: Any, serving: Any, visit: Any, perhaps_kept: bool
+) -> None:
+    cards = [Gpu(uuid=f"GPU-w{n}", serial=f"W-{n}", health=Health(row_remap_failure=n > 0)) for n in range(3)]
+    site.read("prod-a", "w1", *cards, time=1764000010.0)
+    site.read("prod-b", "w2", cards[1], time=1764000020.0)
+    site.read("prod-b", "w3", cards[0], cards[2], time=1764000030.0)
+    site.read("prod-b", "w2", time=1764000040.0)
+    site.collector.marks.replace([Mark(uuid="GPU-w1", kind=MarkKind.RMA, set_at=1.0, set_by="ann")])
+    async with serving(site) as client:
+        text = (await visit(client, "/changes")).text
+    assert ("[store]" in text) is not perhaps_kept
+    assert "vanished GPU W-1 needs replacement rma from w2 of prod-b" in text
+    assert "moved GPU W-1 needs replacement rma from w1 of prod-a to w2 of prod-b" in text
+    assert "moved 2 GPUs 1 degraded from w1 of prod-a to w3 of prod-b" in text
+    assert "W-2 needs replacement" in text
+    assert "W-0 needs replacement" not in text
 
 
 async def test_a_vanished_gpu_that_is_back_shows_where(site: Any, serving: Any, visit: Any) -> None:

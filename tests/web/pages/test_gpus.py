@@ -71,7 +71,7 @@ async def test_the_history_shows_an_absent_gpu(site: Any, kept: Store, serving: 
     assert f"Not on any node {since} . It was last in n1 of prod-a ." in page.text
     assert (
         "5 minutes ago 2025-11-24T16:05:00Z left n1 of prod-a after 5 minutes, and was then on no node. "
-        "10 minutes ago 2025-11-24T16:00:00Z came to n1 of prod-a , machine i-n1 Stayed there for 5 minutes."
+        "10 minutes ago 2025-11-24T16:00:00Z first recorded in n1 of prod-a , machine i-n1 Stayed there for 5 minutes."
         in page.text
     )
     assert "[store]" not in page.text
@@ -228,7 +228,7 @@ async def test_its_page_tells_the_whole_story(site: Any, serving: Any, visit: An
         "lost it stopped answering in w1 of prod-a",
         "health in w1 of prod-a : remapped rows (uncorrectable) 0 → 1, row remapping pending no → yes",
         "needs a reset or drain: row remapping pending",
-        "came to w1 of prod-a",
+        "first recorded in w1 of prod-a",
     ]
     at = text.index("Life")
     for words in told:
@@ -342,7 +342,7 @@ async def test_a_long_life_comes_in_parts(site: Any, kept: Store, serving: Any, 
     assert "DRAM errors (correctable) 49 → 50" in newest.text
     assert "DRAM errors (correctable) 48 → 49" not in newest.text
     assert "DRAM errors (correctable) 48 → 49" in oldest.text
-    assert "came to w1 of prod-a" in oldest.text
+    assert "first recorded in w1 of prod-a" in oldest.text
     assert [link for link in oldest.links if "before=" in link] == []
     assert (bad.status_code, bad.text) == (400, "before: expected the position of an older part\n")
 

@@ -321,7 +321,7 @@ async def test_it_counts_the_degraded_gpus_and_the_share_of_healthy_ones(site: A
     site.read("prod-a", "w1", *(Gpu(uuid=f"GPU-{n}", serial=f"S-{n}", health=one) for n, one in enumerate(conditions)))
     async with serving(site) as client:
         page = await visit(client, "/")
-    assert "known GPUs are healthy: present, readable and not degraded." in page.text
+    assert "15.6 % of the 32 known GPUs are healthy: present, readable and not degraded." in page.text
     assert "2 degraded GPUs : 1 needs replacement, 1 needs a reset or drain." in page.text
     assert "prod-a has 1 GPU that needs replacement S-0 in w1 (row remapping failed)" in page.text
     assert {"/health", "/health?cluster=prod-a"} <= set(page.links)
