@@ -4,6 +4,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from collector.health import (
     GROWTH_WINDOW_SECONDS,
     HEALTH_FIELDS,
@@ -112,6 +114,7 @@ class Turn(NamedTuple):
 
     began: tuple[Degradation, ...] = ()
     ended: tuple[Degradation, ...] = ()
+    unsaid: tuple[Degradation, ...] = ()  # what no longer holds because it is no longer reported, which is no recovery
     level: Level | None = None  # what is to be done because of what began
 
 
@@ -120,6 +123,9 @@ class Past(NamedTuple):
 
     stages: Sequence[Stage] = ()  # oldest first
     turns: Mapping[HealthChange, Turn] = MappingProxyType({})  # what each of its changes began and ended
+    unsaid: Sequence[
+        Degradation
+    ] = ()  # why it needed replacement where it was before, of which nothing is reported now
 
 
 NO_PAST = Past()
@@ -177,7 +183,7 @@ def retrace(
     followed = _Followed(list(changes), gpu, arrivals)
     followed.pass_time(now.read)
     _end_with(followed.stages, now, followed.came)
-    return Past(followed.stages, followed.turns)
+    return Past(followed.stages, followed.turns, followed.unsaid(now))
 
 
 def condition_after(changes: Sequence[HealthChange]) -> Condition:
@@ -191,6 +197,7 @@ class _Followed:
 
     def __init__(self, changes: Sequence[HealthChange], gpu: Gpu, arrivals: Container[float] | None) -> None:
         self._state = _state_before(changes, gpu)
+        self._last = dict(self._state)  # what was reported last, wherever that was
         self._growth: float | None = None  # Unix seconds
         self._cluster: str | None = None
         self._arrivals = arrivals
@@ -210,11 +217,17 @@ class _Followed:
             self._growth = None
             _add(self.stages, ends, self.condition(ends))
 
+    def unsaid(self, now: Condition) -> list[Degradation]:
+        """Return what neither a reset nor a reboot cures and nothing that the GPU reports now denies."""
+        kept = Condition(_filled(now.health, _health(self._last)))
+        return [one for one in degradations(kept) if level(one, kept) is Level.REPLACE and one not in degradations(now)]
+
     def _follow(self, change: HealthChange) -> None:
         time, altered, place = change
         self.pass_time(time)
         was = self.condition(time)
         self._state.update((field, after) for field, _, after in altered)
+        self._last.update((field, after) for field, _, after in altered if after is not None)
         now = _health(self._state)
         if self._is_from_another_cluster(time, place):
             self.came = time
@@ -265,7 +278,30 @@ def _turn(was: Condition, now: Condition, *, grown: bool) -> Turn:
     worse = {one for one, to_do in new.items() if one not in old or _ORDER[to_do] < _ORDER[old[one]]}
     began = tuple(one for one in new if one in worse or (grown and one is growing))
     levels = [new[one] for one in began]
-    return Turn(began, tuple(one for one in old if one not in new), min(levels, key=_ORDER.__getitem__, default=None))
+    unsaid = _unsaid(was.health, now.health).intersection(old).difference(new)
+    return Turn(
+        began,
+        tuple(one for one in old if one not in new and one not in unsaid),
+        tuple(one for one in old if one in unsaid),
+        min(levels, key=_ORDER.__getitem__, default=None),
+    )
+
+
+def _unsaid(was: Health | None, now: Health | None) -> set[Degradation]:
+    """Return why a GPU would be degraded if it still were as it no longer says."""
+    reasons = set(degradations(Condition(_filled(now, was))))
+    if now is not None and now.recovery_action is not None:  # which says the same as older flags
+        reasons.discard(Degradation.RECOVERY_ACTION)
+    return reasons
+
+
+def _filled(health: Health | None, known: Health | None) -> Health | None:
+    """Return a health with what an earlier one knows where it says nothing."""
+    if health is None or known is None:
+        return known if health is None else health
+    return msgspec.structs.replace(
+        known, **{field: value for field in HEALTH_FIELDS if (value := getattr(health, field)) is not None}
+    )
 
 
 def turn_of(group: ChangeGroup) -> Turn:
@@ -276,8 +312,9 @@ def turn_of(group: ChangeGroup) -> Turn:
     ]
     began = tuple(one for one in Degradation if any(one in each.began for each in turns))
     ended = tuple(one for one in Degradation if any(one in each.ended for each in turns) and one not in began)
+    unsaid = tuple(one for one in Degradation if any(one in each.unsaid for each in turns) and one not in began)
     levels = [each.level for each in turns]
-    return Turn(began, ended, next((one for one in Level if one in levels), None))
+    return Turn(began, ended, unsaid, next((one for one in Level if one in levels), None))
 
 
 def degraded_since(reason: Degradation, past: Sequence[Stage]) -> float | None:

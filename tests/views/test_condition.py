@@ -128,7 +128,7 @@ class TestStages:
             (10.0, Level.RESET),
             (20.0, Level.REPLACE),
         ]
-        assert past.turns[changes[1]] == Turn((Degradation.REPAIR_PENDING,), (), Level.REPLACE)
+        assert past.turns[changes[1]] == Turn((Degradation.REPAIR_PENDING,), (), (), Level.REPLACE)
 
 
 A, B = Place("a", "node"), Place("b", "node")
@@ -144,7 +144,26 @@ class TestAcrossClusters:
         ]
         past = retrace(changes, gpu(tpc_repair_pending=False), Condition(Health(tpc_repair_pending=False), read=50.0))
         assert [(one.since, one.level) for one in past.stages] == [(None, None), (10.0, Level.RESET), (20.0, None)]
-        assert past.turns[changes[1]].ended == (Degradation.REPAIR_PENDING,)
+        assert past.turns[changes[1]].unsaid == (Degradation.REPAIR_PENDING,)
+        assert past.unsaid == []
+
+    @pytest.mark.parametrize(
+        ("health", "unsaid"),
+        [
+            (Health(ecc_dram_correctable=1), [FAILURE]),
+            (None, [FAILURE]),
+            (Health(row_remap_failure=False), []),
+            (Health(row_remap_failure=True), []),
+        ],
+    )
+    def test_what_no_reset_cures_is_remembered_until_it_is_denied(
+        self, health: Health | None, unsaid: list[Degradation]
+    ) -> None:
+        changes = [
+            change(10.0, A, row_remap_failure=(False, True), row_remap_pending=(False, True)),
+            change(20.0, B, row_remap_failure=(True, None), row_remap_pending=(True, None)),
+        ]
+        assert retrace(changes, gpu(), Condition(health, read=50.0)).unsaid == unsaid
 
     @pytest.mark.parametrize(
         ("there", "reasons"),
@@ -195,17 +214,21 @@ class TestTurn:
     @pytest.mark.parametrize(
         ("changes", "expected"),
         [
-            ({"row_remap_pending": (False, True)}, Turn((PENDING,), (), Level.RESET)),
+            ({"row_remap_pending": (False, True)}, Turn((PENDING,), (), (), Level.RESET)),
             ({"row_remap_pending": (True, False)}, Turn((), (PENDING,))),
-            ({"row_remap_pending": (True, None)}, Turn((), (PENDING,))),
-            ({"row_remap_failure": (None, True)}, Turn((FAILURE,), (), Level.REPLACE)),
-            ({"ecc_dram_uncorrectable": (1, 5)}, Turn((GROWING,), (), Level.RESET)),
+            ({"row_remap_pending": (True, None)}, Turn((), (), (PENDING,))),
+            (
+                {"reset_required": (True, None), "recovery_action": (None, "None")},
+                Turn((), (Degradation.RECOVERY_ACTION,)),
+            ),
+            ({"row_remap_failure": (None, True)}, Turn((FAILURE,), (), (), Level.REPLACE)),
+            ({"ecc_dram_uncorrectable": (1, 5)}, Turn((GROWING,), (), (), Level.RESET)),
             ({"ecc_dram_uncorrectable": (5, 1)}, Turn()),
             ({"ecc_dram_correctable": (1, 5)}, Turn()),
-            ({"lost": (False, True)}, Turn((LOST,), (), Level.RESET)),
+            ({"lost": (False, True)}, Turn((LOST,), (), (), Level.RESET)),
             (
                 {"recovery_action": ("Reset", "None"), "row_remap_failure": (False, True)},
-                Turn((FAILURE,), (Degradation.RECOVERY_ACTION,), Level.REPLACE),
+                Turn((FAILURE,), (Degradation.RECOVERY_ACTION,), (), Level.REPLACE),
             ),
         ],
     )
@@ -218,17 +241,17 @@ class TestTurn:
             (
                 {"retired_pages_double_bit": (10, 13)},
                 Health(retired_pages_single_bit=50, retired_pages_double_bit=13),
-                Turn((Degradation.PAGE_RETIREMENT_LIMIT,), (), Level.REPLACE),
+                Turn((Degradation.PAGE_RETIREMENT_LIMIT,), (), (), Level.REPLACE),
             ),
             (
                 {"fabric_status": ("Success", "Timeout")},
                 Health(fabric_state="Completed", fabric_status="Timeout"),
-                Turn((Degradation.FABRIC,), (), Level.RESET),
+                Turn((Degradation.FABRIC,), (), (), Level.RESET),
             ),
             (
                 {"unrepairable_memory": (False, True)},
                 Health(channel_repair_pending=True, unrepairable_memory=True),
-                Turn((Degradation.REPAIR_PENDING,), (), Level.REPLACE),
+                Turn((Degradation.REPAIR_PENDING,), (), (), Level.REPLACE),
             ),
             ({"channel_repair_pending": (True, False)}, Health(tpc_repair_pending=True), Turn()),
         ],

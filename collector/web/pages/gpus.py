@@ -53,6 +53,7 @@ async def gpu(request: web.Request) -> web.Response:
         gpu=known,
         verdict=verdict,
         others=_otherwise(present),
+        unsaid=past.unsaid,
         level=next((one for one in Level if one in {verdict.level, *(each.level for each in present)}), None),
         condition=condition,
         health={label: getattr(known.health, field) for field, label in _reported_health(known)},

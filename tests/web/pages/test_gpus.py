@@ -286,8 +286,20 @@ async def test_what_another_cluster_does_not_report_is_no_reason_there(
         page = await visit(client, "/gpus/GPU-w")
     assert "Healthy : nothing that it reports calls for" in page.text
     assert "degraded when it came" not in page.text
-    assert "no longer: repair pending" in page.text
+    assert "not reported any more, which is no recovery: repair pending" in page.text
     assert page.answer.text.count('class="span') == 1
+
+
+async def test_what_another_cluster_leaves_unsaid_is_remembered(site: Any, serving: Any, visit: Any) -> None:
+    site.read("prod-a", "w1", worn(FAILED), time=1764000010.0)
+    site.read("prod-a", "w1", time=1764000060.0)
+    site.read("prod-c", "w2", worn(Health(ecc_sram_correctable=2)), time=1764000120.0)
+    async with serving(site) as client:
+        text = (await visit(client, "/gpus/GPU-w")).text
+    assert "Healthy : nothing that it reports calls for" in text
+    assert (
+        "Where it was before, it needed replacement: row remapping failed. Here, nothing is reported of that." in text
+    )
 
 
 async def test_what_two_places_say_is_told_of_each(site: Any, serving: Any, visit: Any) -> None:
