@@ -38,10 +38,13 @@ _REMAPPED = 'gpuid_gpu_remapped_rows{cluster=~"$cluster",kind!="inactive"}'
 _RETIRED = f"gpuid_gpu_retired_pages{_IN}"
 _UNCORRECTABLE = 'gpuid_gpu_ecc_errors{cluster=~"$cluster",kind="uncorrectable"}'
 
-# A collector that cannot read a cluster calls its GPUs unreadable: those of the collector that sees most of them count.
-_HEALTHY = 'max by (cluster, model) (gpuid_gpus{cluster=~"$cluster",model=~"$model",state="healthy"})'
-_KNOWN = f"max by (cluster, model) (sum without (state) (gpuid_gpus{_CHOSEN}))"
-HEALTHY_SHARE = f"sum({_HEALTHY}) / (sum({_KNOWN}) > 0)"
+# As the collector counts that can read most of a cluster; with equals, the one that finds fewest healthy.
+_READ = 'sum without (model, state) (gpuid_gpus{cluster=~"$cluster",state!="unreadable"})'
+_READ_HEALTHY = 'sum without (model, state) (gpuid_gpus{cluster=~"$cluster",state="healthy"})'
+_BEST = f"and ignoring (model, state) topk by (cluster) (1, {_READ} - {_READ_HEALTHY} / 1e9)"
+_HEALTHY = f'(gpuid_gpus{{cluster=~"$cluster",model=~"$model",state="healthy"}} {_BEST})'
+_KNOWN = f"(gpuid_gpus{_CHOSEN} {_BEST})"
+HEALTHY_SHARE = f"sum{_HEALTHY} / (sum{_KNOWN} > 0)"
 
 
 def dashboard() -> navigation.Dashboard:
@@ -158,7 +161,7 @@ def _over_time() -> tuple[Panel, ...]:
             "Healthy GPUs by cluster",
             "Share of the known GPUs that are present, readable and not degraded.",
             Query(
-                f"sum by (cluster) ({_HEALTHY}) / (sum by (cluster) ({_KNOWN}) > 0)",
+                f"sum by (cluster) {_HEALTHY} / (sum by (cluster) {_KNOWN} > 0)",
                 "{{cluster}}",
             ),
             unit="percentunit",
@@ -166,7 +169,7 @@ def _over_time() -> tuple[Panel, ...]:
         curves(
             "Healthy GPUs by model",
             "Share of the known GPUs that are present, readable and not degraded.",
-            Query(f"sum by (model) ({_HEALTHY}) / (sum by (model) ({_KNOWN}) > 0)", "{{model}}"),
+            Query(f"sum by (model) {_HEALTHY} / (sum by (model) {_KNOWN} > 0)", "{{model}}"),
             unit="percentunit",
         ),
     )

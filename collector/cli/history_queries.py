@@ -148,8 +148,9 @@ def _conditions(rows: Sequence[Row]) -> Iterator[str]:
     for uuid, row in reversed(newest.items()):
         words = []
         if needed := needs(row):
-            when = "" if uuid in present else ", as it was read last"
-            words.append(f"{needed} ({', '.join(reasons_of(row))}){when}")
+            reasons = f"({', '.join(reasons_of(row))})"
+            past = needed.replace("needs", "needed", 1)
+            words.append(f"{needed} {reasons}" if uuid in present else f"{past} {reasons} when it was read last")
         if mark := mark_of(row):
             words.append(_marked(mark))
         if words:

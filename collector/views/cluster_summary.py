@@ -86,7 +86,7 @@ class ClusterSummary:
     degraded: Counter[Level] = field(default_factory=Counter)  # GPUs, by what is to be done about them
     degraded_names: dict[Level, list[str]] = field(default_factory=dict)  # of the first of them that answer
     merely_lost: int = 0  # of `degraded`, those that do not answer and report nothing else
-    condemned: list[str] = field(default_factory=list)  # GPUs marked rma that are in a node: serial or UUID, and node
+    marked_rma: list[str] = field(default_factory=list)  # GPUs marked rma that are in a node: serial or UUID, and node
     virtual: int = 0  # vGPUs, which are not among `gpus`
     models: Counter[str] = field(default_factory=Counter)
     repeated: dict[str, str] = field(default_factory=dict)  # the model of each GPU in conflict or claimed, by UUID
@@ -192,7 +192,7 @@ async def summarize(view: CollectorView, cluster: str) -> ClusterSummary:
             else:
                 summary.models[gpu.model or ""] += 1
     summary.models.update(summary.repeated.values())
-    summary.condemned = _condemned(view, cluster)
+    summary.marked_rma = _marked_rma(view, cluster)
     return summary
 
 
@@ -210,7 +210,7 @@ def _count_degraded(summary: ClusterSummary, one: DegradedGpu) -> None:
         names.append(f"{gpu.serial or gpu.uuid} in {one.placement.place.node} ({reasons})")
 
 
-def _condemned(view: CollectorView, cluster: str) -> list[str]:
+def _marked_rma(view: CollectorView, cluster: str) -> list[str]:
     """Return the GPUs that are marked rma and in a node of a cluster."""
     found: dict[str, str] = {}
     now = view.now()

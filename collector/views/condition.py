@@ -1,6 +1,6 @@
 """How one GPU is, in words: why it is degraded, since when, and what NVIDIA's documents say to do about it."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ from collector.health import (
     level,
     worst_level,
 )
-from collector.model import FieldChange, Gpu, Place
+from collector.model import Event, FieldChange, Gpu, Place
 from collector.views.humanize import LEVEL_WORDS
-from collector.views.recent_changes import ChangeGroup
+from collector.views.recent_changes import ChangeGroup, RecentChanges
 
 __all__ = [
     "ADVICE",
@@ -36,6 +36,7 @@ __all__ = [
     "condition_after",
     "degraded_since",
     "judge",
+    "remembered",
     "retrace",
     "turn",
     "turn_of",
@@ -168,6 +169,14 @@ def judge(condition: Condition, past: Sequence[Stage] = ()) -> Verdict:
     """Return what is to be said of a GPU in this condition, with this past, oldest first."""
     reasons = tuple(Reason(one, degraded_since(one, past)) for one in degradations(condition))
     return Verdict(worst_level(condition), reasons, told=condition.health is not None)
+
+
+def remembered(changes: RecentChanges, uuids: Container[str]) -> Iterator[tuple[str, HealthChange]]:
+    """Yield which of these GPUs changed its health, and how, as far as memory holds it; the newest first."""
+    for group in changes.newest(Event.HEALTH):
+        for gpu, altered in zip(group.gpus, group.altered, strict=False):
+            if gpu.uuid in uuids:
+                yield gpu.uuid, HealthChange(group.time, altered, group.place)
 
 
 def retrace(

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ import anyio
 
 from collector.health import Degradation, Health, Level
 from collector.marks import Mark, MarkKind
-from collector.model import Event, NodeState, Place, Placement
+from collector.model import NodeState, Place, Placement
 from collector.store import HistoricChange, History
 from collector.views.cluster_summary import MAX_REST_SECONDS, REST_FACTOR
 from collector.views.collector_view import CollectorView
-from collector.views.condition import HealthChange, degraded_since, retrace
+from collector.views.condition import HealthChange, degraded_since, remembered, retrace
 from collector.views.cooperative import sorted_window, yielding
 from collector.views.degraded import DegradedGpu, degraded_in
 from collector.views.history_query import query_history
@@ -210,11 +210,10 @@ async def degraded_times(view: CollectorView, rows: Sequence[DegradedGpu]) -> di
     for start in range(0, len(uuids), UUIDS_PER_QUERY):
         part = uuids[start : start + UUIDS_PER_QUERY]
         answer = await query_history(view, functools.partial(_health_changes, part), asked)
-        if not answer.available:
-            for uuid, changes in _remembered(view, gpus).items():
-                _add_time(found, gpus[uuid], changes)
-            break
         recorded: dict[str, list[HealthChange]] = {}
+        if not answer.available:
+            for uuid, change in reversed(list(remembered(view.recent_changes, frozenset(part)))):
+                recorded.setdefault(uuid, []).append(change)
         for row in reversed(answer.rows):
             recorded.setdefault(row.uuid, []).append(HealthChange(row.time, row.changes, Place(row.cluster, row.node)))
         async for uuid, changes in yielding(recorded.items()):
@@ -224,15 +223,6 @@ async def degraded_times(view: CollectorView, rows: Sequence[DegradedGpu]) -> di
 
 async def _health_changes(uuids: list[str], history: History) -> list[HistoricChange]:
     return await history.health_changes(uuids, limit=MAX_CHANGES_PER_QUERY)
-
-
-def _remembered(view: CollectorView, uuids: Container[str]) -> dict[str, list[HealthChange]]:
-    found: dict[str, list[HealthChange]] = {}
-    for group in view.recent_changes.newest(Event.HEALTH):
-        for gpu, changes in zip(group.gpus, group.altered, strict=False):
-            if gpu.uuid in uuids:
-                found.setdefault(gpu.uuid, []).insert(0, HealthChange(group.time, changes, group.place))
-    return found
 
 
 def _add_time(found: dict[str, float], one: DegradedGpu, changes: list[HealthChange]) -> None:

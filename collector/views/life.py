@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from collector.health import Degradation, Level
 from collector.marks import Mark
-from collector.model import Event, FieldChange, Place, canonical_uuid
+from collector.model import FieldChange, Place, canonical_uuid
 from collector.store import Alteration, HistoricChange, History, PastPlacement, Position, StoreError
 from collector.views.collector_view import CollectorView
-from collector.views.condition import NO_PAST, HealthChange, Past, Stage, Turn, turn
+from collector.views.condition import NO_PAST, HealthChange, Past, Stage, Turn, remembered, turn
 from collector.views.history_query import HistoryAnswer, query_history
 from collector.views.placements import PlacementPeriod, alterations
 
@@ -147,7 +147,7 @@ async def recall(view: CollectorView, uuid: str, history: History | None, *, bef
     if asked.available:
         health = [HealthChange(row.time, row.changes, Place(row.cluster, row.node)) for row in asked.rows]
     else:
-        health = list(itertools.islice(_remembered(view, uuid), MAX_HEALTH_CHANGES))
+        health = [one for _, one in itertools.islice(remembered(view.recent_changes, {uuid}), MAX_HEALTH_CHANGES)]
     altered = alterations(view, uuid, placements, limit=MAX_ALTERATIONS)
     return Memory(placements, health, altered, await _recorded_marks(view, uuid, placements.rows))
 
@@ -173,13 +173,6 @@ async def _placements(uuid: str, before: float | None, history: History) -> list
 
 async def _health_changes(uuid: str, before: float | None, history: History) -> list[HistoricChange]:
     return await history.health_changes([uuid], before=before, limit=MAX_HEALTH_CHANGES)
-
-
-def _remembered(view: CollectorView, uuid: str) -> Iterator[HealthChange]:
-    for group in view.recent_changes.newest(Event.HEALTH):
-        for gpu, changes in zip(group.gpus, group.altered, strict=False):
-            if gpu.uuid == uuid:
-                yield HealthChange(group.time, changes, group.place)
 
 
 def _places(periods: Sequence[PlacementPeriod], now: float, *, whole: bool) -> Iterator[Happening]:

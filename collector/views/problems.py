@@ -43,7 +43,7 @@ class NodeCondition(StrEnum):
     FAILING = "failing"
     LOST = "lost"
     DEGRADED = "degraded"
-    CONDEMNED = "rma"
+    MARKED_RMA = "rma"
     MISSING = "missing"
     UNREAD = "unread"
     OVERDUE = "overdue"
@@ -220,14 +220,14 @@ def _health_problems(summary: ClusterSummary) -> Iterator[Problem]:
                 # Work on such a GPU often goes on until there is time for it.
                 severe=level is Level.REPLACE,
             )
-    if summary.condemned:
-        is_ = "is" if len(summary.condemned) == 1 else "are"
+    if summary.marked_rma:
+        is_ = "is" if len(summary.marked_rma) == 1 else "are"
         yield Problem(
             kind="cluster",
             name=name,
-            nodes=NodeCondition.CONDEMNED,
-            text=f"has {counted(len(summary.condemned), 'GPU')} in service that {is_} marked rma",
-            detail=enumerated(summary.condemned, MAX_LOST_NAMES),
+            nodes=NodeCondition.MARKED_RMA,
+            text=f"has {counted(len(summary.marked_rma), 'GPU')} in service that {is_} marked rma",
+            detail=enumerated(summary.marked_rma, MAX_LOST_NAMES),
             severe=False,
         )
 

@@ -126,7 +126,7 @@ def test_what_to_know_of_a_gpu_now_comes_last(worn: str, command: str) -> None:
         "",
         "100 needs replacement (row_remap_failure, row_remap_pending) and is marked rma by ann since"
         " 2026-11-26T07:30:00Z until 2026-12-01T00:00:00Z (OPS-12: hot potato)",
-        "GPU-b1 needs a reset or drain (lost), as it was read last",
+        "GPU-b1 needed a reset or drain (lost) when it was read last",
     ]
 
 

@@ -184,10 +184,11 @@ def test_what_comes_and_goes_keeps_firing() -> None:
     }
 
 
-def test_the_places_of_marked_gpus_are_noted_at_every_evaluation_before_the_alert() -> None:
-    (group,) = [group for group in groups(RULES / "alerts.yml") if group["name"] == "gpuid.marks"]
-    assert "interval" not in group
-    assert group["rules"][0]["record"] == "cluster_node_uuid:gpuid_gpu_mark_info:max"
+@pytest.mark.parametrize(("name", "series"), [("health", "gpuid_gpu_degraded"), ("marks", "gpuid_gpu_mark_info")])
+def test_places_are_noted_at_each_scrape_before_the_alert_that_asks_for_them(name: str, series: str) -> None:
+    (group,) = [group for group in groups(RULES / "alerts.yml") if group["name"] == f"gpuid.{name}"]
+    assert group["interval"] == "30s"
+    assert group["rules"][0]["record"] == f"cluster_node_uuid:{series}:max"
 
 
 def test_the_manifest_for_the_operator_has_the_same_rules() -> None:

@@ -36,7 +36,7 @@ NODE_CHOICES = {
     NodeCondition.FAILING: "nodes that cannot be read",
     NodeCondition.LOST: "nodes with GPUs that do not answer",
     NodeCondition.DEGRADED: "nodes with degraded GPUs",
-    NodeCondition.CONDEMNED: "nodes with GPUs marked rma",
+    NodeCondition.MARKED_RMA: "nodes with GPUs marked rma",
     NodeCondition.MISSING: "nodes with missing GPUs",
     NodeCondition.UNREAD: "nodes that are unread",
     NodeCondition.OVERDUE: "nodes with an overdue reading",
@@ -92,7 +92,7 @@ def _node_filter(
         NodeCondition.FAILING: lambda entry: entry.failing is not None,
         NodeCondition.LOST: lambda entry: entry.lost > 0,
         NodeCondition.DEGRADED: lambda entry: worst_in(entry) is not None,
-        NodeCondition.CONDEMNED: functools.partial(_has_condemned, collector),
+        NodeCondition.MARKED_RMA: functools.partial(_has_marked_rma, collector),
         NodeCondition.MISSING: lambda entry: missing_gpus(entry) > 0,
         NodeCondition.UNREAD: lambda entry: entry.unread is not None,
         NodeCondition.OVERDUE: functools.partial(is_overdue, collector),
@@ -104,7 +104,7 @@ def _node_filter(
     return conditions.get(show, lambda _entry: True)
 
 
-def _has_condemned(collector: CollectorView, entry: NodeState) -> bool:
+def _has_marked_rma(collector: CollectorView, entry: NodeState) -> bool:
     now = collector.now()
     marks = (collector.marks.of(gpu.uuid, gpu.serial, now) for gpu in entry.gpus)
     return any(mark is not None and mark.kind is MarkKind.RMA for mark in marks)

@@ -53,7 +53,7 @@ def problem_url(problem: Problem) -> str:
     """Return the address of the page that shows more of a problem; empty if there is none."""
     if problem.nodes is NodeCondition.DEGRADED:
         return address("/health", {"cluster": problem.name})
-    if problem.nodes is NodeCondition.CONDEMNED:
+    if problem.nodes is NodeCondition.MARKED_RMA:
         return address("/health", {"cluster": problem.name, "mark": MarkKind.RMA})
     if problem.kind == "cluster":
         return address(cluster_url(problem.name), {"show": problem.nodes})

@@ -91,6 +91,7 @@ async def test_marked_gpus_on_no_node_are_listed_too(worn: Any, serving: Any, vi
         file = await client.get("/health.csv?mark=rma")
     assert "On no node now: 2 GPUs marked rma ." in everything.text
     assert "/health?mark=rma#absent" in everything.links
+    assert ("/api/v1/marks" in marked.links, "/api/v1/marks" in watch.links) == (True, False)
     assert "On no node now: 2 GPUs marked rma ." in elsewhere.text
     assert "2 GPUs marked rma and on no node Serial" in marked.text
     assert (

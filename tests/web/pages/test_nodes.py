@@ -234,7 +234,7 @@ async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> N
     async with serving(site) as client:
         text = (await visit(client, "/clusters/prod-a/nodes/n9")).text
         fleet = (await visit(client, "/clusters/prod-a")).text
-    assert "n9 degraded: replace 4 GPUs found" in text
+    assert "n9 needs replacement 4 GPUs found" in text
     assert "1 GPU needs replacement: S-2 (row remapping failed)." in text
     assert "1 GPU needs a reset or drain: S-1 (row remapping pending)." in text
     assert "module 0 S-0 marked watch module 1 S-1 needs a reset or drain module 2 S-2 needs replacement" in text
@@ -242,7 +242,7 @@ async def test_it_says_how_each_gpu_is(site: Any, serving: Any, visit: Any) -> N
     assert "S-1 GPU-1 needs a reset or drain row remapping pending –" in text
     assert "S-3 GPU-3 not reported –" in text
     assert "2 degraded GPUs : 1 needs replacement, 1 needs a reset or drain." in fleet
-    assert "n9 degraded: replace 4 of 4" in fleet
+    assert "n9 needs replacement 4 of 4" in fleet
 
 
 async def test_it_says_how_those_were_that_have_left(site: Any, serving: Any, visit: Any, perhaps_kept: bool) -> None:
