@@ -50,8 +50,8 @@ async def _of_absent(connection: AsyncConnection, uuids: Sequence[str]) -> dict[
         gpu, lost = sound_facts(uuid, written)
         if gpu is not None or lost:
             facts = gpu or Gpu(uuid=uuid)
-            time = 0.0 if until is None else moment(until)
-            found[uuid] = Condition(of_card(facts.health), lost, facts.ecc_growth, time)
+            read = max((one.time for one in facts.last_known), default=0.0 if until is None else moment(until))
+            found[uuid] = Condition(of_card(facts.health), lost, facts.ecc_growth, read)
     return found
 
 
