@@ -8,8 +8,10 @@ import msgspec
 
 from collector.events import ResettableEvent
 from collector.inventory import Inventory
-from collector.model import NodeState, Place
-from collector.store import LostLeadershipError, Store, StoreError
+from collector.inventory.absent import Absent
+from collector.inventory.last_known import facts_of
+from collector.model import Gpu, NodeState, Place
+from collector.store import Departure, LostLeadershipError, Store, StoreError
 
 __all__ = ["TakeOver"]
 
@@ -118,20 +120,28 @@ class TakeOver:
             recorded |= {node.place for node in part}
             different |= {node.place for node in part if not _agrees(inventory.node(node.place), node)}
         different |= self._snapshot().keys() - recorded
-        await self._settle_times(different | standby.touched)
+        left = await self._settle_times(different | standby.touched)
         if leadership.held and leadership.token == token:  # or another collector has recorded meanwhile
             nodes = {place: inventory.node(place) for place in different | standby.touched}
-            self._store.history_writer.begin(nodes, inventory.left())
+            self._store.history_writer.begin(nodes, left)
 
-    async def _settle_times(self, places: Collection[Place]) -> None:
+    async def _settle_times(self, places: Collection[Place]) -> dict[str, Departure]:
         """Let no GPU be anywhere since before the collector that led recorded that it left.
 
-        Two collectors read a node at different times, and so notice the same move at different times.
+        Two collectors read a node at different times, and so notice the same move at different times. Returns how those
+        left, by UUID, that only this one knows to have left.
         """
         inventory = self._inventory
         recorded = await self._store.recorded({place: inventory.node(place) for place in places})
         away = await self._store.absent()
         inventory.recall(away.absent, {**recorded.latest, **away.left}, away.facts, away.lost)
+        left = {one.uuid: one for one in recorded.here if inventory.absent_gpu(one.uuid) is not None}
+        inventory.recall(  # these as well, of which the one before did not notice that they left
+            {uuid: one.place for uuid, one in left.items()},
+            {uuid: max(one.confirmed, recorded.latest[uuid]) for uuid, one in left.items()},
+            {uuid: facts for uuid, one in left.items() if one.gpu and (facts := facts_of(one.gpu, one.confirmed))},
+            {uuid for uuid, one in left.items() if one.lost},
+        )
         here = {(placement.uuid, placement.place) for placement in recorded.here}
         for place in places:
             if (node := inventory.node(place)) is not None:
@@ -141,6 +151,17 @@ class TakeOver:
                 )
                 if since != node.since:
                     self._adopt([msgspec.structs.replace(node, since=since)])
+        return {uuid: departure for uuid in left if (departure := _departure(uuid, inventory.absent_gpu(uuid)))}
+
+
+def _departure(uuid: str, absent: Absent | None) -> Departure | None:
+    """Return how a GPU left its last node, as the store wants it; None if it is not known when."""
+    if absent is None or not absent.time:
+        return None
+    facts = absent.facts or Gpu(uuid=uuid)
+    unsaid = tuple(one for one in facts.last_known if one.time != absent.read)  # by the last reading
+    gpu = msgspec.structs.replace(facts, last_known=unsaid)
+    return Departure(absent.place, absent.time, absent.read, gpu, absent.lost)
 
 
 def _agrees(node: NodeState | None, recorded: NodeState) -> bool:

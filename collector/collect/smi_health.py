@@ -33,7 +33,7 @@ _BUILT = 4096  # sets of values whose Health is kept: most GPUs of a fleet say t
 
 _COUNT = re.compile(r"([0-9]{1,15})(?: (?:bank|group)\(s\))?")
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._,:()/&'-]*")
-_NO_ACTION = "None"
+_NO_ACTION = "none"
 _FLAGS = {"Yes": True, "No": False, "True": True, "False": False}
 
 _ECC, _AGGREGATE = "ecc_errors", "ecc_errors/aggregate"
@@ -156,7 +156,8 @@ def _build(items: tuple[tuple[str, str], ...], lost: bool, reset: bool) -> Healt
     if lost:
         counts = {}
         flags = {field: flag for field, flag in flags.items() if flag}
-        texts = {field: text for field, text in texts.items() if field == "recovery_action" and text != _NO_ACTION}
+        action = texts["recovery_action"] or _NO_ACTION
+        texts = {} if action.casefold() == _NO_ACTION else {"recovery_action": action}
     health = Health(**counts, **flags, **texts)
     return None if health == Health() else shared(health)
 

@@ -65,15 +65,14 @@ class GpuCounts:
     def update(self, nodes: Mapping[Place, NodeState | None]) -> None:
         """Count these nodes as they are now; None: the node is gone."""
         for place, state in nodes.items():
-            known = self._nodes.setdefault(place.cluster, {})
-            before = known.get(place.node, ())
+            before = self._nodes.get(place.cluster, {}).get(place.node, ())
             after = () if state is None else self._tally(state)
             if before == after:
                 continue
             if after:
-                known[place.node] = after
+                self._nodes.setdefault(place.cluster, {})[place.node] = after
             else:
-                del known[place.node]
+                del self._nodes[place.cluster][place.node]
                 self._forget_model(place)
             self._add(place.cluster, before, after)
 

@@ -17,16 +17,31 @@ class Absent(NamedTuple):
     facts: Gpu | None = None  # what is last known of it, as `collector.inventory.last_known.facts_of` returns it
     lost: bool = False  # whether it no longer answered
 
+    @property
+    def read(self) -> float:
+        """When it was read last there (Unix seconds), as far as its facts tell."""
+        return max((one.time for one in self.facts.last_known), default=self.time) if self.facts else self.time
+
 
 def merged(known: Absent, recorded: Absent) -> Absent:
-    """Return where a GPU was later, by two inventories, with what either knows of it in that cluster."""
+    """Return where a GPU was later, by two inventories, with what either knows of it in that cluster.
+
+    Of one cluster, how it was says the one that has read it later, whichever noticed later that it had left.
+    """
     later, earlier = (recorded, known) if known.time < recorded.time else (known, recorded)
     if earlier.facts is None or earlier.place.cluster != later.place.cluster:
         return later
     same_node = earlier.place == later.place
-    own = later.facts or Gpu(uuid=earlier.facts.uuid)
-    facts = with_last_known(own, earlier.facts, earlier.time, same_node=same_node)
-    return later if facts is own else later._replace(facts=facts)
+    if later.facts is None:
+        own, other, lost = Gpu(uuid=earlier.facts.uuid), earlier, later.lost
+    elif earlier.read > later.read:
+        own, other, lost = earlier.facts, later, earlier.lost
+    else:
+        own, other, lost = later.facts, earlier, later.lost or (earlier.lost and earlier.read == later.read)
+    facts = own if other.facts is None else with_last_known(own, other.facts, other.time, same_node=same_node)
+    if facts is later.facts and lost == later.lost:
+        return later
+    return later._replace(facts=facts, lost=lost)
 
 
 class AbsentGpus:
@@ -69,10 +84,6 @@ class AbsentGpus:
         """Forget the GPUs that were in a cluster last."""
         for uuid in self._gpus.pop(cluster, ()):
             del self._clusters[uuid]
-
-    def times(self) -> Mapping[str, float]:
-        """Return until when each GPU was somewhere (Unix seconds; 0 where that is not known), by UUID."""
-        return {uuid: absent.time for gpus in self._gpus.values() for uuid, absent in gpus.items()}
 
     def places(self) -> Mapping[str, Place]:
         """Return where each GPU was last, by UUID."""

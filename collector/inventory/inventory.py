@@ -161,6 +161,7 @@ class Inventory:
             self._reindex(node.place, before, node)
         for uuid in opened:
             self._ask_homes(uuid, node.place, step)
+        self._hold_claims(step)
         return step.done(reading)
 
     def set_node(self, cluster: str, node: NodeInfo, time: float = 0.0) -> Step:
@@ -203,6 +204,7 @@ class Inventory:
             if (node.failing, node.unseen, node.silent) != (after.failing, after.unseen, after.silent):
                 self._put(after, step)
                 step.lost(node, after, time)
+                self._hold_claims(step)
         return step.done()
 
     def cannot_verify(self, place: Place) -> Step:
@@ -305,7 +307,10 @@ class Inventory:
         for uuid in dict.fromkeys((*absent, *left)):
             known, time = self._absent.get(uuid), left.get(uuid, 0.0)
             if known is not None:
-                both = merged(known, Absent(absent.get(uuid, known.place), time, facts.get(uuid), uuid in lost))
+                if uuid in absent:
+                    both = merged(known, Absent(absent[uuid], time, facts.get(uuid), uuid in lost))
+                else:  # the other one does not know that it has left
+                    both = known._replace(time=max(known.time, time))
                 if both != known:
                     self._absent.add(uuid, both.place, both.time, both.facts, lost=both.lost)
             elif uuid in absent and not self._locations.places(uuid):
@@ -418,28 +423,28 @@ class Inventory:
 
     def facts(self, uuid: str) -> Gpu | None:
         """Return what is last known of a GPU that is in no node; None if that is nothing."""
-        absent = self._absent.get(canonical_uuid(uuid))
+        absent = self.absent_gpu(uuid)
         return None if absent is None else absent.facts
 
     def last_condition(self, uuid: str) -> Condition | None:
         """Return what a GPU that is in no node was judged by when it was seen last; None if it is not known."""
-        if (absent := self._absent.get(canonical_uuid(uuid))) is None:
+        if (absent := self.absent_gpu(uuid)) is None:
             return None
         facts = absent.facts or Gpu(uuid=uuid)
-        return Condition(of_card(facts.health), absent.lost, facts.ecc_growth, absent.time)
+        return Condition(of_card(facts.health), absent.lost, facts.ecc_growth, absent.read)
 
     def last_place(self, uuid: str) -> Place | None:
         """Return where a GPU that is in no node was last; None if it is not known."""
-        absent = self._absent.get(canonical_uuid(uuid))
+        absent = self.absent_gpu(uuid)
         return None if absent is None else absent.place
 
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
 
-    def left(self) -> Mapping[str, float]:
-        """Return until when each GPU that is in no node was somewhere (Unix seconds), by UUID, where that is known."""
-        return {uuid: time for uuid, time in self._absent.times().items() if time}
+    def absent_gpu(self, uuid: str) -> Absent | None:
+        """Return where a GPU that is in no node was last, until when, and how; None if that is not known."""
+        return self._absent.get(canonical_uuid(uuid))
 
     def contested(self, cluster: str) -> Collection[str]:
         """Return the UUIDs of the cluster's GPUs that are confirmed in two places; the view is live."""
@@ -492,6 +497,7 @@ class Inventory:
         if after is not node:
             self._put(after, step)
             step.lost(node, after, time)
+            self._hold_claims(step)
 
     def _remove(self, place: Place, time: float, step: "_Draft") -> None:
         nodes = self._nodes.get(place.cluster, {})
@@ -602,11 +608,27 @@ class Inventory:
         if claim is None or claim.answered_by_claimant(reading):  # both have it: a conflict
             self._claims.close(uuid, place)
             step.changes.append(Change.of(node, Event.APPEARED, since, gpu))
+            step.worn(node, since, None, False, gpu, uuid in step.are_lost)  # compared with no other place
             return since, False
         for home in homes:
             asked, other = (home, place) if claim.confirmed is None else (place, home)
             self._ask(asked, other, step)
         return since, True
+
+    def _hold_claims(self, step: "_Draft") -> None:
+        """Let those who claim a GPU have it since no earlier than a change of it in its home.
+
+        Such a change is written before the claim is settled, and no later one of the GPU may have an earlier time.
+        """
+        if not len(self._claims):
+            return
+        for uuid, time in step.times_at_home().items():
+            for claimant in self._claims.claimants(uuid):
+                node = self._at(claimant)
+                if node.since_of(uuid) < time:
+                    pairs = zip(node.gpus, node.since, strict=True)
+                    since = tuple(time if gpu.uuid == uuid else at for gpu, at in pairs)
+                    self._put(msgspec.structs.replace(node, since=since), step)
 
     def _depart(self, gpus: Iterable[tuple[Gpu, float]], node: NodeState, time: float, step: "_Draft") -> None:
         """Let GPUs, given with since when they were there, be in a node no longer."""
@@ -670,6 +692,7 @@ class Inventory:
             claims=state.claims - {uuid} or NO_UUIDS,
         )
         self._put(state, step)
+        self._serials.add_all({gpu.serial}, claimant)  # which may be last known from where it was
         step.changes.append(Change.of(state, Event.MOVED, at, gpu, previous=previous, last_seen=last_seen))
         step.worn(state, at, known, was.lost, gpu, uuid in state.lost_uuids)
         self._verify_backoff.reset(claimant, previous)
@@ -692,7 +715,7 @@ class Inventory:
         without = self._without(uuid, node)
         self._put(without, step)
         self._locations.discard(uuid, place)
-        self._left(gpu, node, since, since, step)
+        self._left(gpu, node, since, max(since, _confirmed(node, uuid, since)), step)
         self._serials.replace(place, {gpu.serial}, {gpu.serial} & {one.serial for one in without.gpus})
         self._chassis.replace(place, {gpu.chassis}, {gpu.chassis} & {one.chassis for one in without.gpus})
         self._conflicts.gpu_lost(gpu, place)
@@ -826,6 +849,11 @@ class _Draft:
         for gpu, since in zip(after.gpus, after.since, strict=True):
             if gpu.uuid not in after.claims:
                 self.worn(after, max(time, since), gpu, gpu.uuid in was, gpu, gpu.uuid in now)
+
+    def times_at_home(self) -> Mapping[str, float]:
+        """Return when GPUs that stay where they are were altered, or their health changed, by UUID."""
+        own = (change for change in (*self.changes, *self._health) if change.event in (Event.ALTERED, Event.HEALTH))
+        return {change.gpu.uuid: change.time for change in own}
 
     def done(self, reading: Reading | None = None, *, removed_cluster: str | None = None) -> Step:
         return Step(

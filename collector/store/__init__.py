@@ -12,6 +12,7 @@ from collector.store.leadership import LeadStatus
 from collector.store.mark_book import KnownGpu, Marked, RefusedMarkError, Unmarked
 from collector.store.marks import MarkStore
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
+from collector.store.plan import Departure
 from collector.store.store import Remembered, Store
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Batch",
     "BatchState",
     "DeadLetter",
+    "Departure",
     "HistoricChange",
     "History",
     "HistoryWriter",

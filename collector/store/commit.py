@@ -1,5 +1,6 @@
 """One commit of the history: what it holds, and what it does to the tables."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from collector.model import NO_UUIDS, Change, Event, Gpu, NodeState, Place, Sink
 from collector.store import schema
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
-from collector.store.plan import Away, OpenPlacement, Plan, Recorded, arriving, differences, plan
+from collector.store.plan import Away, Departure, OpenPlacement, Plan, Recorded, arriving, differences, plan
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
@@ -41,7 +42,7 @@ class Commit:
         nodes: Mapping[Place, NodeState | None] = {},
         *,
         gap: bool = False,
-        left: Mapping[str, float] = {},
+        left: Mapping[str, Departure] = {},
         goal: int = 0,
         number: int = 0,
     ) -> None:
@@ -53,7 +54,7 @@ class Commit:
         self.size = 0  # changes and records
         self.dropped = Unstored()  # for want of memory
         self.gap = gap  # changes are missing, and have to be found from the nodes
-        self.left = dict(left)  # when (Unix seconds) GPUs left their nodes, by UUID, as far as that is known
+        self.left = dict(left)  # until when GPUs were in their last nodes, and how, by UUID, as far as that is known
         self.goal = goal  # how many steps are in it or before it
         self.number = number  # of this process's commits
         self._node_rows: list[dict[str, Any]] | None = None
@@ -69,8 +70,11 @@ class Commit:
         return dropped
 
     def note_departures(self, changes: Iterable[Change]) -> None:
-        """Keep, of changes that are dropped, when GPUs left their nodes."""
-        self.left.update((change.gpu.uuid, change.time) for change in changes if change.event is Event.VANISHED)
+        """Keep, of changes that are dropped, when GPUs left their nodes, and how they were."""
+        for change in changes:
+            if change.event is Event.VANISHED:
+                read = change.time if change.confirmed is None else change.confirmed
+                self.left[change.gpu.uuid] = Departure(change.place, change.time, read, change.gpu, change.lost)
 
     @property
     def unstored(self) -> Unstored:
@@ -137,7 +141,7 @@ class Commit:
         await _execute_many(connection, statement, rows)
 
 
-_placements, _nodes = schema.placements.c, schema.nodes.c
+_placements, _nodes, _changes = schema.placements.c, schema.nodes.c, schema.changes.c
 _OPEN_HERE = (
     _placements.uuid == bindparam("b_uuid"),
     _placements.cluster == bindparam("b_cluster"),
@@ -230,6 +234,7 @@ async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) 
         for placement in here:
             latest[placement.uuid] = max(placement.since, latest.get(placement.uuid, placement.since))
         uuids = list(arriving(here, nodes))
+        await _note_changes(connection, sorted({*uuids, *_not_as_they_were(here, gpus, nodes)}), latest)
         for start in range(0, len(uuids), ROWS_PER_STATEMENT):
             part = _placements.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT])
             times = select(_placements.uuid, func.max(func.coalesce(_placements.until, _placements.since))).where(part)
@@ -245,6 +250,26 @@ async def recorded(database: Database, nodes: Mapping[Place, NodeState | None]) 
             ):
                 away[text(uuid)] = Away(*sound_facts(text(uuid), facts))
     return Recorded(here, elsewhere, latest, away)
+
+
+def _not_as_they_were(
+    here: Iterable[OpenPlacement],
+    gpus: Iterable[tuple[str, Place]],
+    nodes: Mapping[Place, NodeState | None],
+) -> set[str]:
+    """Return the UUIDs of GPUs that some nodes no longer have as it is recorded of those placed there."""
+    present = {(gpu.uuid, place) for place, node in nodes.items() if node is not None for gpu in node.gpus}
+    left = {placement.uuid for placement in here if (placement.uuid, placement.place) not in present}
+    return left | {uuid for uuid, _ in gpus}
+
+
+async def _note_changes(connection: AsyncConnection, uuids: Sequence[str], latest: dict[str, float]) -> None:
+    """Let the latest times of GPUs, by UUID, be no earlier than those at which they were altered, or their health."""
+    for start, event in itertools.product(range(0, len(uuids), ROWS_PER_STATEMENT), (schema.ALTERED, schema.HEALTH)):
+        these = (_changes.uuid.in_(uuids[start : start + ROWS_PER_STATEMENT]), event)
+        query = select(_changes.uuid, func.max(_changes.time)).where(*these).group_by(_changes.uuid)
+        for uuid, time in await connection.execute(query):
+            latest[uuid] = max(moment(time), latest.get(uuid, 0.0))
 
 
 def _as_found(found: tuple[Gpu, bool] | None) -> dict[str, Any]:

@@ -50,8 +50,8 @@ async def _of_absent(connection: AsyncConnection, uuids: Sequence[str]) -> dict[
         gpu, lost = sound_facts(uuid, written)
         if gpu is not None or lost:
             facts = gpu or Gpu(uuid=uuid)
-            time = 0.0 if until is None else moment(until)
-            found[uuid] = Condition(of_card(facts.health), lost, facts.ecc_growth, time)
+            read = max((one.time for one in facts.last_known), default=0.0 if until is None else moment(until))
+            found[uuid] = Condition(of_card(facts.health), lost, facts.ecc_growth, read)
     return found
 
 
@@ -63,4 +63,5 @@ def _of_nodes(rows: Sequence[Any]) -> Iterator[tuple[str, Condition]]:
         except (msgspec.MsgspecError, TypeError, ValueError):
             continue
         for placement in node.placements():
-            yield placement.gpu.uuid, placement.condition
+            if not placement.claim:  # what another node claims says nothing of the GPU that is asked for
+                yield placement.gpu.uuid, placement.condition

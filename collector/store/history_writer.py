@@ -22,6 +22,7 @@ from collector.store.database import Database
 from collector.store.errors import LostLeadershipError, StoreError
 from collector.store.health import StoreHealth
 from collector.store.leadership import Leadership
+from collector.store.plan import Departure
 
 __all__ = ["MAX_PENDING", "HistoryWriter"]
 
@@ -110,10 +111,10 @@ class HistoryWriter:
         self._appended += 1
         self._work.set()
 
-    def begin(self, nodes: Mapping[Place, NodeState | None], left: Mapping[str, float] = {}) -> None:
+    def begin(self, nodes: Mapping[Place, NodeState | None], left: Mapping[str, Departure] = {}) -> None:
         """Record from now on; first, as changes, how these nodes (None: gone) differ from what the history holds.
 
-        `left` says when (Unix seconds) GPUs that are in no node left their last one, by UUID, as far as that is known.
+        `left` says where GPUs that are in no node were last, until when and how, by UUID, as far as that is known.
         What was pending is dropped: the difference contains it.
         """
         self._leadership.begin()

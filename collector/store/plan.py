@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from collector.model import (
+    KEPT_FIELDS,
     Change,
     Event,
     FieldChange,
@@ -23,7 +24,7 @@ from collector.model import (
 )
 from collector.store.codec import encode_changes, encode_facts, encode_last_known
 
-__all__ = ["Away", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
+__all__ = ["Away", "Departure", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
 
 Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
 
@@ -63,12 +64,22 @@ class Away(NamedTuple):
     lost: bool
 
 
+class Departure(NamedTuple):
+    """When a GPU left its last node, and how it was when it was read there last (both Unix seconds)."""
+
+    place: Place
+    time: float
+    confirmed: float
+    gpu: Gpu
+    lost: bool = False
+
+
 class Recorded(NamedTuple):
     """What the history holds of some nodes, and of the GPUs that have come to them since."""
 
     here: list[OpenPlacement]  # in those nodes
     elsewhere: set[str]  # UUIDs of those that came and are recorded as present in other nodes as well
-    latest: dict[str, float]  # the latest recorded time (Unix seconds) of each GPU in `here` or that came, by UUID
+    latest: dict[str, float]  # the latest recorded time (Unix seconds) of each GPU that is in `here` or came, by UUID
     away: Mapping[str, Away] = {}  # of those that came
 
 
@@ -154,15 +165,15 @@ def arriving(here: Iterable[OpenPlacement], nodes: Mapping[Place, NodeState | No
 
 
 def differences(
-    recorded: Recorded, nodes: Mapping[Place, NodeState | None], now: float, gone: Mapping[str, float] = {}
+    recorded: Recorded, nodes: Mapping[Place, NodeState | None], now: float, gone: Mapping[str, Departure] = {}
 ) -> list[Change]:
     """Find the changes that lead from what is recorded of some nodes to what those nodes have now.
 
     For when the changes themselves are lost. A node that is None is gone. A GPU that is in no node any more left at the
-    time in `gone`, by UUID, or else when its node was last read, or at `now`. A GPU that a node merely claims is not
-    placed there yet. No GPU arrives before its latest recorded time: another collector may have noticed something of it
-    later than this one. An alteration without changes of fields tells since when a field is not reported, which is
-    nothing that happened.
+    time in `gone`, by UUID, and as it was then, or else when its node was last read, or at `now`. A GPU that a node
+    merely claims is not placed there yet. Nothing of a GPU is found before its latest recorded time: another collector
+    may have noticed something of it later than this one. An alteration without changes of fields tells since when a
+    field is not reported, which is nothing that happened.
     """
     left = {(placement.uuid, placement.place): placement for placement in recorded.here}
     changes: list[Change] = []
@@ -173,28 +184,61 @@ def differences(
             if gpu.uuid in state.claims:
                 continue
             known = left.pop((gpu.uuid, state.place), None)
+            latest = recorded.latest.get(gpu.uuid, since)
             if known is None:
-                arrivals.append((gpu, state, max(since, recorded.latest.get(gpu.uuid, since))))
-            elif known.since < since:  # it was away meanwhile
-                changes.append(Change.of(state, Event.VANISHED, since, gpu))
+                arrivals.append((gpu, state, max(since, latest)))
+                continue
+            was_lost = gpu.uuid in lost if known.lost is None else known.lost
+            if known.since < since:  # it was away meanwhile
+                changes.append(_vanished(known._replace(gpu=known.gpu or gpu, lost=was_lost), state, since))
                 changes.append(Change.of(state, Event.APPEARED, since, gpu))
-                changes += _worn(known.gpu or gpu, known.lost or False, gpu, state, since)
+                changes += _worn(known.gpu or gpu, was_lost, gpu, state, since)
             else:
                 found = _altered(known, gpu)
-                at = max(state.time or now, known.since)  # which another collector may have noticed later
+                at = max(state.time or now, known.since, latest)  # which another collector may have noticed later
                 if found or known.last_known != gpu.last_known_facts:
                     changes.append(Change.of(state, Event.ALTERED, at, gpu, changes=found))
-                was_lost = gpu.uuid in lost if known.lost is None else known.lost
                 if was_lost != (gpu.uuid in lost):
                     at = max(at, _noticed(state, gpu, now))
                 changes += _worn(known.gpu or gpu, was_lost, gpu, state, at)
     staying = recorded.elsewhere | {one.uuid for one in recorded.here if (one.uuid, one.place) not in left}
     changes += _arrived(arrivals, left, staying, nodes, recorded.away)
-    for placement in left.values():
-        node = nodes[placement.place]
-        noticed = now if node is None or node.time is None else node.time
-        changes.append(_vanished(placement, node, gone.get(placement.uuid, noticed)))
+    changes += _departed(left.values(), staying, recorded.latest, nodes, now, gone)
     return sorted(changes, key=lambda change: change.time)
+
+
+def _departed(
+    left: Iterable[OpenPlacement],
+    staying: AbstractSet[str],
+    latest: Mapping[str, float],
+    nodes: Mapping[Place, NodeState | None],
+    now: float,
+    gone: Mapping[str, Departure],
+) -> Iterator[Change]:
+    """Yield that GPUs vanished from the placements that they have `left`, after how they were by then.
+
+    How it was is known of the last place of a GPU. Where the history does not know that place, it is said where the GPU
+    was last by the history.
+    """
+    for uuid, placements in _by_uuid(left).items():
+        known = gone.get(uuid)
+        placements.sort(key=lambda placement: known is not None and placement.place == known.place)
+        for placement in placements:
+            node = nodes[placement.place]
+            time = now if node is None or node.time is None else node.time
+            time = max(time if known is None else known.time, placement.confirmed, latest.get(uuid, 0.0))
+            last = placement is placements[-1] and uuid not in staying
+            if known is not None and (last or placement.place == known.place):
+                yield from _left(placement, node, known, time, latest.get(uuid, 0.0))
+            else:
+                yield _vanished(placement, node, time)
+
+
+def _by_uuid(placements: Iterable[OpenPlacement]) -> dict[str, list[OpenPlacement]]:
+    found: dict[str, list[OpenPlacement]] = {}
+    for placement in placements:
+        found.setdefault(placement.uuid, []).append(placement)
+    return found
 
 
 def _arrived(
@@ -208,9 +252,7 @@ def _arrived(
 
     A GPU that is in another node as well, as those that are `staying`, has not moved.
     """
-    homes: dict[str, list[OpenPlacement]] = {}
-    for placement in left.values():
-        homes.setdefault(placement.uuid, []).append(placement)
+    homes = _by_uuid(left.values())
     for gpu, state, since in sorted(arrivals, key=lambda arrival: arrival[2]):
         previous = homes.pop(gpu.uuid, [])
         at = max([since, *(placement.since for placement in previous)])  # the clock may have been set back
@@ -220,9 +262,10 @@ def _arrived(
             yield _vanished(placement, nodes[placement.place], at)
         if moved is None:
             yield Change.of(state, Event.APPEARED, at, gpu)
-            if gpu.uuid not in staying and not previous:
-                facts, lost = away.get(gpu.uuid, (None, False))
-                yield from _worn(facts, lost, gpu, state, at)
+            facts, lost = away.get(gpu.uuid, (None, False))
+            if gpu.uuid in staying:  # in conflict: it is compared with no other place
+                facts, lost = None, False
+            yield from _worn(facts, lost, gpu, state, at)
         else:
             del left[gpu.uuid, moved.place]
             yield Change.of(state, Event.MOVED, at, gpu, previous=moved.place)
@@ -243,6 +286,37 @@ def _noticed(state: NodeState, gpu: Gpu, now: float) -> float:
     confirmed = next((one.confirmed for one in state.unseen if one.uuid == gpu.uuid), None)
     by_reading = state.unread is None if confirmed is None else confirmed != state.time
     return state.time if by_reading and state.time is not None else now
+
+
+def _left(
+    placement: OpenPlacement, node: NodeState | None, known: Departure, time: float, latest: float
+) -> Iterator[Change]:
+    """Yield that a GPU vanished at `time`, after how its health was by then, but not before its `latest` change."""
+    before = placement.gpu or Gpu(uuid=placement.uuid)
+    facts = {field: value for field in KEPT_FIELDS if (value := getattr(known.gpu, field)) is not None}
+    gpu = msgspec.structs.replace(before, health=known.gpu.health, ecc_growth=known.gpu.ecc_growth, **facts)
+    vanished = _vanished(
+        placement._replace(
+            gpu=gpu, **_facts(gpu), last_known=known.gpu.last_known, lost=known.lost, confirmed=known.confirmed
+        ),
+        node,
+        time,
+    )
+    changes = health_changes(before.health, gpu.health)
+    if (lost := bool(placement.lost)) != known.lost:
+        changes = (FieldChange("lost", lost, known.lost), *changes)
+    if changes:
+        at = min(vanished.time, max(known.confirmed, latest, placement.since))
+        yield Change(
+            event=Event.HEALTH,
+            time=at,
+            gpu=vanished.gpu,
+            place=vanished.place,
+            machine=vanished.machine,
+            source=vanished.source,
+            changes=changes,
+        )
+    yield vanished
 
 
 def _vanished(placement: OpenPlacement, node: NodeState | None, time: float) -> Change:

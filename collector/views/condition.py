@@ -137,6 +137,7 @@ class Reason(NamedTuple):
 
     reason: Degradation
     since: float | None = None
+    or_earlier: bool = False  # it held when it could be known for the first time
 
     @property
     def words(self) -> str:
@@ -165,9 +166,16 @@ class Verdict(NamedTuple):
         return words[:1].upper() + words[1:]
 
 
-def judge(condition: Condition, past: Sequence[Stage] = ()) -> Verdict:
-    """Return what is to be said of a GPU in this condition, with this past, oldest first."""
-    reasons = tuple(Reason(one, degraded_since(one, past)) for one in degradations(condition))
+def judge(condition: Condition, past: Past = NO_PAST) -> Verdict:
+    """Return what is to be said of a GPU in this condition, with this past."""
+    first = {
+        (change.time, reason)
+        for change, turned in past.turns.items()
+        if all(before is None for _, before, _ in change.changes)
+        for reason in turned.began
+    }
+    sinces = ((one, degraded_since(one, past.stages)) for one in degradations(condition))
+    reasons = tuple(Reason(one, since, (since, one) in first) for one, since in sinces)
     return Verdict(worst_level(condition), reasons, told=condition.health is not None)
 
 

@@ -327,10 +327,38 @@ class TestOnItsWay:
         world.read(A, 10.0, FINE)
         world.read(WEST, 20.0, PENDING)
         world.read(A, 30.0, FINE)
-        assert events(world.read(WEST, 40.0, PENDING)) == [("appeared", "c", 20.0)]
+        appeared, health = world.read(WEST, 40.0, PENDING)
+        assert events([appeared, health]) == [("appeared", "c", 20.0), ("health", "c", 20.0)]
+        assert {one.before for one in health.changes} == {None}  # as if it was seen there for the first time
         assert world.inventory.conflicts("east") == 1
         (own,) = world.read(A, 50.0, msgspec.structs.replace(FINE, ecc_sram_uncorrectable=1))
         assert own.changes == (FieldChange("ecc_sram_uncorrectable", 0, 1),)  # nobody can silence its own node
+
+    @pytest.mark.parametrize("there", [B, WEST])
+    @pytest.mark.parametrize("settled_by", ["home", "removal", "claimant"])
+    def test_no_change_is_before_what_its_home_said_last(self, world: World, there: Place, settled_by: str) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(there, 20.0, FINE)
+        changes = world.read(A, 30.0, PENDING)
+        match settled_by:
+            case "home":
+                changes += world.read(A, 40.0)
+            case "removal":
+                changes += world.inventory.remove_node(A, 40.0).changes
+            case "claimant":
+                changes += world.read(there, 40.0, FINE)
+        assert len(changes) > 1
+        assert [change.time for change in changes] == [30.0] * len(changes)
+        assert world.only(there).since == 30.0
+
+    def test_no_change_is_before_its_home_lost_it(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        set_boot(world)
+        world.read(WEST, 20.0, FINE)
+        (lost,) = world.inventory.read_failed(A, ReadFailure.EXIT_STATUS, 30.0, lost=[GpuRef("GPU-1")]).changes
+        changes = world.inventory.remove_node(A, 40.0).changes
+        assert lost.time == 30.0
+        assert events(changes) == [("moved", "c", 30.0), ("health", "c", 30.0)]
 
     def test_what_was_known_goes_with_it_within_a_cluster(self, world: World) -> None:
         world.read(A, 10.0, PENDING)
@@ -458,6 +486,22 @@ class TestGrowth:
         world.read(A, 30.0 + GROWTH_WINDOW_SECONDS)
         assert world.only(WEST).gpu.ecc_growth is None
 
+    def test_it_is_judged_by_when_the_gpu_was_read_last(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        world.inventory.remove_node(A, 20.0 + 2 * GROWTH_WINDOW_SECONDS)
+        condition = world.inventory.last_condition("GPU-1")
+        assert condition is not None
+        assert condition.read == 20.0
+        assert degradations(condition) == (Degradation.UNCORRECTABLE_ECC_GROWING,)
+
+    def test_one_that_a_claim_shows_is_news(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(B, 20.0, FINE)
+        world.read(B, 30.0, msgspec.structs.replace(FINE, ecc_dram_uncorrectable=2))
+        _, health = world.read(A, 40.0)
+        assert health.degradations == ((), (Degradation.UNCORRECTABLE_ECC_GROWING,))
+
     @pytest.mark.parametrize("before", ["stays", "gone", "moves"])
     def test_a_clock_that_was_ahead_hides_none(self, world: World, before: str) -> None:
         world.read(A, 1e7, FINE)
@@ -517,11 +561,19 @@ class TestLost:
         world.read(A, 20.0, lost=True)
         (vanished,) = world.read(A, 30.0)
         assert (vanished.event, vanished.lost) == (Event.VANISHED, True)
-        condition = world.inventory.last_condition("GPU-1")
-        assert condition is not None
-        assert condition.lost
+        assert is_lost(world, "GPU-1")
         _, answers = world.read(A, 40.0, FINE)
         assert answers.changes == (ANSWERS,)
+
+    def test_it_stays_lost_where_another_collector_knows_only_until_when(self, world: World) -> None:
+        world.read(A, 10.0, FINE)
+        world.read(A, 20.0, lost=True)
+        world.inventory.remove_node(A, 30.0)
+        world.inventory.recall({}, {"GPU-1": 35.0})
+        assert is_lost(world, "GPU-1")
+        changes = world.read(B, 32.0, FINE)
+        assert events(changes) == [("moved", "b", 35.0), ("health", "b", 35.0)]
+        assert changes[1].changes == (ANSWERS,)
 
     def test_a_claim_is_never_lost(self, world: World) -> None:
         world.read(A, 10.0, FINE)
@@ -578,6 +630,12 @@ def apply(world: World, place: Place, time: float, *gpus: Gpu) -> Step:
 def set_boot(world: World) -> None:
     """Let Kubernetes say what the readings know of the node's boot."""
     world.inventory.set_node(A.cluster, NodeInfo(name=A.node, boot_id="b"))
+
+
+def is_lost(world: World, uuid: str) -> bool:
+    condition = world.inventory.last_condition(uuid)
+    assert condition is not None
+    return condition.lost
 
 
 def recorded(world: World):

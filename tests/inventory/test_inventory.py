@@ -954,6 +954,18 @@ class TestSearch:
         fleet.read(A, 30.0)
         assert [placement.gpu.uuid for placement in fleet.inventory.find(chassis="x")] == ["GPU-3"]
 
+    def test_a_gpu_is_found_by_the_serial_that_its_move_brings_with_it(self, fleet: Fleet) -> None:
+        """When it was claimed there, its home was in another cluster, which adds nothing."""
+        near, far = Place("west", "a"), Place("west", "b")
+        fleet.read(A, 10.0, gpu("1", "s1"))
+        fleet.read(near, 20.0, gpu("1", "s1"))
+        fleet.read(far, 30.0, gpu("1", None))
+        fleet.read(A, 40.0)
+        fleet.read(near, 50.0)
+        assert [placement.place for placement in fleet.inventory.find(serial="s1")] == [far]
+        fleet.read(far, 60.0)
+        assert fleet.inventory.find(serial="s1") == []
+
     def test_what_is_unknown_is_not_found(self, fleet: Fleet) -> None:
         assert fleet.inventory.find(uuid="GPU-1") == []
         assert fleet.inventory.find(serial="") == []
@@ -1051,6 +1063,9 @@ class Naive:
                 foreign = {claimant: claimant.cluster != place.cluster for claimant in claimants}
                 successor = min(claimants, key=lambda one: (foreign[one], (uuid, one) not in self.repeated))
                 del self.claims[uuid, successor]
+                if successor.cluster == place.cluster:
+                    claimed = self.gpus[successor][uuid]
+                    self.gpus[successor][uuid] = with_last_known(claimed, gpu, self.times[place], same_node=False)
                 for other in self.claimants(uuid):
                     self.claims[uuid, other] = False
                 events.add((Event.MOVED, uuid, successor, place))

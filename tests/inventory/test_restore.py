@@ -117,7 +117,8 @@ class TestRestore:
         one.apply(reading(A, 3.0, "GPU-3"))  # the others left
         one.recall({"GPU-1": B, "GPU-3": B, "GPU-4": C}, {"GPU-1": 5.0, "GPU-2": 2.0, "GPU-3": 9.0, "GPU-4": 6.0})
         assert one.absent() == {"GPU-1": B, "GPU-2": A, "GPU-4": C}
-        assert one.left() == {"GPU-1": 5.0, "GPU-2": 3.0, "GPU-4": 6.0}
+        left = [one.absent_gpu(uuid) for uuid in ("GPU-1", "GPU-2", "GPU-4")]
+        assert [absent and absent.time for absent in left] == [5.0, 3.0, 6.0]
         changes = one.apply(reading(Place("prod", "d"), 4.0, "GPU-1", "GPU-2", "GPU-4")).changes
         assert [(change.time, change.previous) for change in changes] == [(5.0, B), (4.0, A), (6.0, C)]
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.model import SinkRecord
+from collector.model import FieldChange, SinkRecord, changes_object
 from collector.sinks import RejectedError, SinkError, formats
 from collector.text import csv_text
 
@@ -103,6 +103,31 @@ def test_parquet_files_of_earlier_versions_are_read_together_with_new_ones(recor
 def test_csv_has_the_columns_of_earlier_versions_whatever_has_changed(record: MakeRecord) -> None:
     altered = record(changes={"serial": {"before": "1", "after": None}}, last_known={"serial": "2026-06-07T10:30:45Z"})
     assert formats.csv([altered], header=True) == formats.csv([record()], header=True)
+
+
+def test_a_change_of_health_is_a_record_in_every_format(record: MakeRecord) -> None:
+    changes = changes_object(
+        (
+            FieldChange("lost", False, True),
+            FieldChange("ecc_dram_correctable", 7, 2),
+            FieldChange("recovery_action", None, "Reset"),
+        )
+    )
+    batch = [record(event="health", changes=changes), record(1)]
+    written = {
+        "lost": {"before": False, "after": True},
+        "ecc_dram_correctable": {"before": 7, "after": 2, "went_back": True},
+        "recovery_action": {"before": None, "after": "Reset"},
+    }
+    assert msgspec.json.decode(formats.json_array(batch))[0]["changes"] == written
+    assert json.loads(formats.json_lines(batch).split(b"\n")[0])["changes"] == written
+    assert [row["event"] for row in csv.DictReader(io.StringIO(formats.csv(batch, header=True).decode()))] == [
+        "health",
+        "appeared",
+    ]
+    table = pyarrow.parquet.read_table(io.BytesIO(formats.parquet(batch)))
+    assert table.column("event").to_pylist() == ["health", "appeared"]
+    assert [one and json.loads(one) for one in table.column("changes").to_pylist()] == [written, None]
 
 
 def test_parquet_without_pyarrow_says_what_to_install(record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:

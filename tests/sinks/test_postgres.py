@@ -86,14 +86,15 @@ async def test_a_mark_is_written_where_the_table_has_a_column_for_it(
     postgres: Any, owner: asyncpg.Connection, tmp_path: Path, record: MakeRecord
 ) -> None:
     async with table(postgres, tmp_path, create_table=True) as sink:
-        await sink.send([record(mark="rma"), record(1)], key="k")
-    assert await rows(owner, "mark") == [("rma",), ("",)]
+        changes = {"lost": {"before": False, "after": True}}
+        await sink.send([record(mark="rma"), record(1, event="health", changes=changes)], key="k")
+    assert await rows(owner, "mark, event") == [("rma", "appeared"), ("", "health")]
     await owner.execute("ALTER TABLE serials DROP COLUMN mark")  # as an earlier version created it
     async with table(postgres, tmp_path, create_table=True) as sink:
         await sink.send([record(2, mark="rma")], key="k2")
     assert await rows(owner, "gpu, event") == [
         ("1761025346025", "appeared"),
-        ("1761025346026", "appeared"),
+        ("1761025346026", "health"),
         ("1761025346027", "appeared"),
     ]
 

@@ -141,6 +141,8 @@ WORN = [("read", "prod", "a", ["1"], 0, "worn"), ("read", "prod", "a", ["1"], 0,
 CARRIED = [*WORN, ("remove", "prod", "a"), ("restart",), ("read", "lab", "b", ["1"], 0, "less"), ("restart",)]
 UNANSWERED = [*WORN, ("read", "prod", "a", ["1"], 0, "lost"), ("restart",), ("remove", "prod", "a"), ("restart",)]
 ANSWERED = [*UNANSWERED, ("read", "prod", "b", ["1"], 0, "better")]
+OUTWORN = [*WORN, ("remove", "prod", "a"), ("read", "prod", "b", ["1"], 0, "worse")]  # worse when it left
+BOTH = [*CLAIM, *CLAIM[:1], ("read", "prod", "b", ["1"], 0, "worn"), ("read", "prod", "a", [], 0, "plain")]
 SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
 
 
@@ -150,6 +152,7 @@ SETTLED = [*CLAIM, ("remove", "prod", "a"), ("restart",)]
 @example(steps=ELSEWHERE)
 @example(steps=CARRIED)
 @example(steps=ANSWERED)
+@example(steps=BOTH)
 @given(steps=steps)
 def test_after_any_sequence(steps, collecting):
     with tempfile.TemporaryDirectory() as folder:
@@ -166,6 +169,8 @@ def test_after_any_sequence(steps, collecting):
 @example(steps=CARRIED, often=True)
 @example(steps=ANSWERED, often=True)
 @example(steps=ANSWERED[:3], often=False)
+@example(steps=[WORN[0], ("commit",), *OUTWORN[1:3], ("commit",), OUTWORN[3]], often=False)
+@example(steps=BOTH, often=True)
 @given(steps=steps, often=st.booleans())
 def test_after_any_sequence_whose_steps_are_all_lost(steps, often, collecting):
     """Past the limit of what may wait in memory, the outcome alone is recorded: of all steps, or `often` of each."""

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.health import HEALTH_FIELDS, Health
+from collector.inventory import Inventory
 from collector.inventory.last_known import facts_of
 from collector.model import (
     KEPT_FIELDS,
@@ -17,6 +18,7 @@ from collector.model import (
     NodeInfo,
     NodeState,
     Place,
+    Reading,
     Sharing,
     SilentGpu,
     SinkRecord,
@@ -35,6 +37,7 @@ from collector.store.codec import (
     encode_last_known,
     encode_node,
     encode_records,
+    readings_records,
 )
 
 texts = st.none() | st.text(max_size=5)
@@ -209,3 +212,33 @@ def test_a_node_that_an_earlier_version_read_without_health_is_read_again():
     assert decode_node(place, 1.0, msgspec.msgpack.encode(written)).fingerprint == fingerprint
     del written["health_read"]
     assert decode_node(place, 1.0, msgspec.msgpack.encode(written)).fingerprint != fingerprint
+
+
+def test_a_gpu_that_comes_with_another_health_is_one_record_of_its_move():
+    fingerprint = Fingerprint(pod_uid="p", container_id="c", restarts=0, boot_id="b", capacity=8)
+    inventory = Inventory()
+
+    def read(node: str, time: float, *gpus: Gpu) -> list[SinkRecord]:
+        reading = Reading(
+            cluster="c",
+            node=NodeInfo(name=node),
+            source="x/y",
+            fingerprint=fingerprint,
+            time=time,
+            driver_version=None,
+            cuda_version=None,
+            gpus=gpus,
+        )
+        changes = inventory.apply(reading).changes
+        return readings_records(reading, changes, inventory.node(Place("c", node)))
+
+    fine = Gpu(uuid="GPU-1", serial="1", model="H100", health=Health(row_remap_pending=False, inforom="1"))
+    read("a", 10.0, fine, msgspec.structs.replace(fine, uuid="GPU-2"))
+    read("a", 20.0)
+    worn = msgspec.structs.replace(fine, serial=None, health=Health(row_remap_pending=True))
+    one, two = read("b", 30.0, worn, Gpu(uuid="GPU-2", health=Health(row_remap_pending=True)))
+    assert (one.event, one.gpu) == ("moved", "1")
+    assert one.changes == two.changes == {"row_remap_pending": {"before": False, "after": True}}
+    assert one.last_known is not None
+    assert one.last_known.keys() == {"serial"}  # facts alone: what is last known of its health is not in records
+    assert [record.event for record in read("b", 40.0, worn)] == ["confirmed"]

@@ -98,7 +98,16 @@ def recorded_node():
     return place, encode_node(NodeState(place=place, node=NodeInfo(name="a"), time=10.0, gpus=gpus, since=(1.0,) * 3))
 
 
-@pytest.mark.parametrize("written", ["no JSON", "{", "[]", '{"serial": {}, "x": 1e300}', '{"serial": ["S", -5]}', ""])
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("no JSON", "{", "[]", '{"serial": {}, "x": 1e300}', '{"serial": ["S", -5]}', ""),
+        *('{"health": [{"row_remap_pending": 7}, 5]}', '{"health": {}}', '{"health": [{}]}', '{"lost": "maybe"}'),
+        '{"health": [{"recovery_action": "Reset"}, -5], "last_known": {"recovery_action": 1e300}, "lost": true}',
+        '{"health": [{"ecc_dram_uncorrectable": 1}, 1e300], "ecc_growth": -1e300}',
+        '{"health": [{"ecc_dram_uncorrectable": 99999999999999999999999}, 1], "ecc_growth": "now"}',
+    ],
+)
 async def test_what_is_altered_or_last_known_costs_nothing_else(recorded, collecting, written):
     for column in ("changes.changes", "changes.last_known", "placements.last_known"):
         table, name = column.split(".")
@@ -118,6 +127,9 @@ async def test_what_is_altered_or_last_known_costs_nothing_else(recorded, collec
         remembered = await one.store.load()
         assert sorted(gpu.uuid for node in remembered.nodes for gpu in node.gpus) == ["GPU-1", "GPU-2", "GPU-3"]
         assert remembered.absent == {"GPU-9": Place("prod", "a")}
+        if (facts := remembered.facts.get("GPU-9")) is not None:
+            moments = [time for _, time in facts.last_known] + [facts.ecc_growth or 0.0]
+            assert all(0 <= time < 1e12 for time in moments)
         one.read("a", 20.0, "1")
         one.store.history_writer.begin({place: one.inventory.node(place) for place in (Place("prod", "a"),)})
         assert await one.store.history_writer.flushed(10)

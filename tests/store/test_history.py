@@ -321,7 +321,8 @@ class TestHealth:
             live = [one.inventory.find(uuid=f"GPU-{n}")[0].condition for n in (1, 3, 4)]
             assert [found[f"GPU-{n}"] for n in (1, 3, 4)] == live
             assert found["GPU-2"].health == WORN
-            assert one.inventory.last_condition("gpu-2") is not None
+            assert one.inventory.last_condition("gpu-2") == found["GPU-2"]
+            assert found["GPU-2"].read == 10.0  # before it left
             assert degradations(one.inventory.last_condition("gpu-2")) == degradations(found["GPU-2"])
             assert degradations(found["GPU-2"]) == (Degradation.ROW_REMAP_FAILURE,)
             assert degradations(found["GPU-3"]) == (Degradation.LOST,)

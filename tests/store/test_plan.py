@@ -3,8 +3,10 @@
 import msgspec
 import pytest
 
-from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeInfo, NodeState, Place
-from collector.store.plan import OpenPlacement, Recorded, differences, plan
+from collector.health import Health
+from collector.model import Change, Event, FieldChange, Gpu, LastReport, NodeInfo, NodeState, Place, Unseen
+from collector.store.codec import decode_facts
+from collector.store.plan import Departure, OpenPlacement, Recorded, differences, plan
 
 A, B, C = (Place("prod", name) for name in "abc")
 
@@ -184,8 +186,62 @@ class TestTheDifferenceWhenTheStepsAreLost:
 
     def test_what_is_in_no_node_left_when_that_was_noticed(self):
         before = [OpenPlacement(uuid, "s", "c", "m", (), A, 1.0, 1.0) for uuid in ("GPU-1", "GPU-2", "GPU-3")]
-        found = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0)}, 100.0, {"GPU-1": 5.0, "GPU-2": 0.5})
+        left = {uuid: Departure(A, time, 0.1, Gpu(uuid=uuid)) for uuid, time in (("GPU-1", 5.0), ("GPU-2", 0.5))}
+        found = differences(Recorded(before, set(), {}), {A: snapshot(A, 9.0)}, 100.0, left)
         assert [(one.gpu.uuid, one.time) for one in found] == [("GPU-2", 1.0), ("GPU-1", 5.0), ("GPU-3", 9.0)]
+
+    LOST = FieldChange("lost", False, True)
+
+    def test_what_was_lost_before_it_was_away_is_lost_once(self):
+        before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 1.0)]
+        node = msgspec.structs.replace(snapshot(A, 9.0, GPU_1=7.0), unseen=(Unseen("GPU-1", 8.0, lost=True),))
+        found = differences(Recorded(before, set(), {}), {A: node}, 100.0)
+        assert [(one.event.value, one.lost) for one in found] == [("vanished", True), ("appeared", False)]
+        (_, _, health) = differences(Recorded([before[0]._replace(lost=False)], set(), {}), {A: node}, 100.0)
+        assert health.changes == (self.LOST,)
+
+    def test_how_it_was_when_it_left_is_said_before_it_left(self):
+        gpu = Gpu(uuid="GPU-1", serial="s", health=Health(row_remap_pending=False))
+        before = [OpenPlacement("GPU-1", "s", None, None, (), A, 1.0, 2.0, gpu, lost=False)]
+        worn = Gpu(
+            uuid="GPU-1",
+            serial="s",
+            chassis="c",
+            health=Health(row_remap_pending=True, ecc_dram_uncorrectable=4),
+            ecc_growth=40.0,
+            last_known=(LastReport("chassis", 30.0), LastReport("row_remap_pending", 31.0)),
+        )
+        left = {"GPU-1": Departure(A, 50.0, 41.0, worn, lost=True)}
+        health, vanished = differences(Recorded(before, set(), {}), {A: None}, 100.0, left)
+        assert (health.event, health.place, health.time) == (Event.HEALTH, A, 41.0)
+        assert [(one.field, one.before, one.after) for one in health.changes] == [
+            ("lost", False, True),
+            ("row_remap_pending", False, True),
+            ("ecc_dram_uncorrectable", None, 4),
+        ]
+        assert (vanished.event, vanished.time, vanished.confirmed, vanished.lost) == (Event.VANISHED, 50.0, 41.0, True)
+        (row,) = plan([health, vanished], everywhere=False).vanished
+        facts, lost = decode_facts("GPU-1", row["b_facts"])
+        assert lost
+        assert facts is not None
+        assert (facts.health, facts.ecc_growth) == (worn.health, 40.0)
+        assert dict(facts.last_known) == {"serial": 41.0, "chassis": 30.0, "row_remap_pending": 31.0, "health": 41.0}
+
+    def test_nothing_vanishes_before_it_was_read_last_or_changed_last(self):
+        before = [OpenPlacement("GPU-1", "s", "c", "m", (), A, 1.0, 6.0)]
+        left = {"GPU-1": Departure(A, 5.0, 5.0, Gpu(uuid="GPU-1"))}
+        (found,) = differences(Recorded(before, set(), {}), {A: None}, 100.0, left)
+        assert found.time == 6.0
+        (found,) = differences(Recorded(before, set(), {"GPU-1": 7.0}), {A: None}, 100.0, left)
+        assert found.time == 7.0
+
+    def test_what_comes_to_a_second_node_says_how_it_is(self):
+        node = snapshot(B, 8.0, GPU_1=7.0)
+        worn = tuple(msgspec.structs.replace(gpu, health=Health(row_remap_pending=True)) for gpu in node.gpus)
+        node = msgspec.structs.replace(node, gpus=worn)
+        appeared, health = differences(Recorded([], {"GPU-1"}, {}), {B: node}, 100.0)
+        assert (appeared.event, health.event, health.time) == (Event.APPEARED, Event.HEALTH, 7.0)
+        assert health.changes == (FieldChange("row_remap_pending", None, True),)
 
     def test_what_is_found_is_in_the_order_of_time(self):
         nodes = {A: snapshot(A, 9.0), B: snapshot(B, 8.0, GPU_1=7.0), C: snapshot(C, 5.0)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from collector.app.take_over import TakeOver
@@ -224,7 +224,22 @@ def try_out(steps) -> None:
         anyio.run(run, steps, Path(folder) / "gpuid.db")
 
 
+LOST_THEN_GONE = [("lose", "GPU-2"), ("gone", 1, PLACES[2]), ("read", 0, PLACES[2]), ("take over",)]
+WORN_THEN_GONE = [("wear", "GPU-2", 1), *LOST_THEN_GONE[1:], ("read", 1, PLACES[2])]
+TO_AND_FRO = [
+    ("move", "GPU-0", PLACES[1]),
+    ("read", 0, PLACES[1]),
+    ("move", "GPU-0", PLACES[0]),
+    ("wear", "GPU-0", 1),
+    ("read", 0, PLACES[0]),
+    ("gone", 0, PLACES[0]),
+]
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(steps=LOST_THEN_GONE)
+@example(steps=WORN_THEN_GONE)
+@example(steps=TO_AND_FRO)
 @given(steps=schedule)
 def test_take_overs_write_one_history(steps):
     try_out(steps)

@@ -11,19 +11,19 @@ Key = tuple[str, str, str]  # UUID, cluster, node
 
 
 def replayed_healths(changes: Iterable[HistoricChange]) -> dict[Key, dict[str, object]]:
-    """What a consumer of the changes alone holds for that; of a GPU in conflict, nothing where it turned up last."""
-    held: dict[Key, dict[str, object] | None] = {}
-    away: dict[str, dict[str, object] | None] = {}
+    """What a consumer of the changes alone holds for that: of a GPU in conflict, what each place says."""
+    held: dict[Key, dict[str, object]] = {}
+    away: dict[str, dict[str, object]] = {}
     for change in changes:
         key = (change.uuid, change.cluster, change.node)
         others = [other for other in held if other[0] == change.uuid]
         match change.event:
             case Event.APPEARED:
-                held[key] = None if others else away.pop(change.uuid, {})
+                held[key] = {} if others else away.pop(change.uuid, {})
             case Event.MOVED:
                 gone = away.pop(change.uuid, {})
                 before = (change.uuid, *(change.previous or ("", "")))
-                held[key] = held.get(before, None if others else gone)
+                held[key] = held.get(before, {} if others else gone)
                 for other in others:
                     del held[other]
             case Event.VANISHED:
@@ -32,12 +32,11 @@ def replayed_healths(changes: Iterable[HistoricChange]) -> dict[Key, dict[str, o
                     away[change.uuid] = known
             case Event.HEALTH:
                 become(held[key], change)
-    return {key: known for key, known in held.items() if known is not None}
+    return held
 
 
-def become(held: dict[str, object] | None, change: HistoricChange) -> None:
-    if held is not None:
-        for field, before, after in change.changes:
-            assert (held.pop(field, None) or None) == (before or None), change
-            if after:
-                held[field] = after
+def become(held: dict[str, object], change: HistoricChange) -> None:
+    for field, before, after in change.changes:
+        assert (held.pop(field, None) or None) == (before or None), change
+        if after:
+            held[field] = after

@@ -12,7 +12,10 @@ import msgspec
 from anyio.from_thread import start_blocking_portal
 
 from collector.config import Listen, ServerSettings
+from collector.health import Health
+from collector.marks import MarkKind, NewMark
 from collector.model import ClusterState, Gpu, ReadFailure
+from collector.store import MarkStore
 from collector.web import serve
 from tests.support.chromium import chromium
 from tests.web.conftest import Site, keeping
@@ -21,7 +24,27 @@ FOLDER = Path(__file__).parents[2] / "docs" / "images"
 NOW = datetime(2026, 11, 24, 16, 51, tzinfo=UTC).timestamp()
 MINUTE, DAY = 60.0, 86400.0
 TRAVELLER = "GPU-5d2c1f0e-8a94-4f0b-9b1e-2f6f0c6b7d11"
-PICTURES = {"fleet": ("/", 820), "gpu": (f"/gpus/{TRAVELLER}", 880)}  # path, height in pixels
+NEW = Health(
+    remapped_rows_correctable=0,
+    remapped_rows_uncorrectable=0,
+    row_remap_banks_low=0,
+    row_remap_banks_none=0,
+    ecc_sram_correctable=0,
+    ecc_sram_uncorrectable=0,
+    ecc_dram_correctable=0,
+    ecc_dram_uncorrectable=0,
+    row_remap_pending=False,
+    row_remap_failure=False,
+    sram_threshold_exceeded=False,
+    recovery_action="None",
+    inforom="G520.0200.00.05",
+)
+PENDING = msgspec.structs.replace(NEW, row_remap_pending=True, ecc_dram_correctable=9, ecc_dram_uncorrectable=1)
+REMAPPED = msgspec.structs.replace(PENDING, row_remap_pending=False, remapped_rows_uncorrectable=1)
+FAILED = msgspec.structs.replace(
+    REMAPPED, row_remap_failure=True, row_remap_banks_none=1, remapped_rows_uncorrectable=8, ecc_dram_uncorrectable=4
+)
+PICTURES = {"fleet": ("/", 820), "gpu": (f"/gpus/{TRAVELLER}", 1120)}  # path, height in pixels
 
 
 def main() -> None:
@@ -43,6 +66,7 @@ def served() -> Iterator[str]:
         site = portal.call(Site)
         with portal.wrap_async_context_manager(keeping(site, Path(folder))):
             portal.call(fill, site)
+            portal.call(mark, site)
             urls: asyncio.Queue[str] = portal.call(asyncio.Queue)
             server = ServerSettings(listen=Listen("127.0.0.1:0"))
             running = portal.start_task_soon(functools.partial(serve, site.collector, server, ready=urls.put_nowait))
@@ -65,16 +89,29 @@ def fill(site: Site) -> None:
     for number in range(18):
         site.read("train-eu-west", f"tray-{number:02d}", *tray(number, 1000), time=NOW - 45 * DAY, capacity=4)
     traveller = card(999, 8, uuid=TRAVELLER)
+    pending, remapped, failed = (msgspec.structs.replace(traveller, health=one) for one in (PENDING, REMAPPED, FAILED))
     read(site, 4, [*machine(4, 7), traveller], 57 * DAY)
+    read(site, 4, [*machine(4, 7), pending], 36 * DAY)
     read(site, 4, machine(4, 7), 34 * DAY)  # to repair
-    read(site, 9, [*machine(9, 7), traveller], 25.5 * DAY)
-    read(site, 15, [*machine(15, 7), traveller], 9 * DAY)
-    read(site, 15, [*machine(15, 7), traveller], 50 * MINUTE)
+    read(site, 9, [*machine(9, 7), remapped], 25.5 * DAY)
+    read(site, 15, [*machine(15, 7), remapped], 9 * DAY)
+    read(site, 15, [*machine(15, 7), failed], 3.1 * DAY)
+    read(site, 15, [*machine(15, 7), failed], 50 * MINUTE)
     for node in (4, 9):
         read(site, node, [*machine(node, 7), card(900 + node, 8)], (30 - node) * MINUTE)
     read(site, 20, [gpu for gpu in machine(20) if gpu.module != "4"], 12 * MINUTE)
     site.read("train-eu-west", "tray-07", *tray(7, 2000), time=NOW - 3 * MINUTE, capacity=4)
     site.fail("train-eu-west", "tray-12", ReadFailure.TIMEOUT, NOW - 25 * MINUTE)
+
+
+async def mark(site: Site) -> None:
+    """Let somebody mark the GPU that has moved about."""
+    assert site.collector.store is not None
+    marks = MarkStore(site.collector.store.database, lambda: NOW - 2.9 * DAY)
+    new = NewMark(kind=MarkKind.RMA, note="remapping failed, spare ordered", ticket="OPS-1207")
+    await site.collector.store.history_writer.flushed(10.0)
+    await marks.set([TRAVELLER], new, by="ann")
+    await site.collector.refresh_marks()
 
 
 def read(site: Site, node: int, gpus: Iterable[Gpu], ago: float) -> None:
@@ -120,6 +157,7 @@ def card(number: int, module: int, *, uuid: str | None = None) -> Gpu:
         minor_number=module - 1,
         vbios="96.00.89.00.01",
         mig=False,
+        health=NEW,
     )
 
 

@@ -8,6 +8,7 @@ from collector.views.condition import (
     ADVICE,
     REASON_WORDS,
     HealthChange,
+    Past,
     Stage,
     Turn,
     condition_after,
@@ -74,12 +75,21 @@ class TestStages:
             (30.0, (PENDING,)),
             (40.0, (FAILURE, PENDING)),
         ]
-        verdict = judge(Condition(Health(row_remap_pending=True, row_remap_failure=True)), past)
+        verdict = judge(Condition(Health(row_remap_pending=True, row_remap_failure=True)), Past(past))
         assert [(one.reason, one.since) for one in verdict.reasons] == [(FAILURE, 40.0), (PENDING, 30.0)]
 
     def test_what_is_older_than_all_changes_has_no_beginning(self) -> None:
         past = stages([change(10.0, ecc_dram_correctable=(1, 2))], gpu(row_remap_failure=True), until=50.0)
-        assert judge(Condition(Health(row_remap_failure=True)), past).reasons[0].since is None
+        assert judge(Condition(Health(row_remap_failure=True)), Past(past)).reasons[0].since is None
+
+    def test_what_was_so_when_it_was_seen_first_may_be_older(self) -> None:
+        now = Condition(Health(row_remap_failure=True, row_remap_pending=True), read=50.0)
+        changes = [change(10.0, row_remap_failure=(None, True)), change(20.0, row_remap_pending=(False, True))]
+        reasons = judge(now, retrace(changes, gpu(row_remap_failure=True, row_remap_pending=True), now)).reasons
+        assert [(one.reason, one.since, one.or_earlier) for one in reasons] == [
+            (FAILURE, 10.0, True),
+            (PENDING, 20.0, False),
+        ]
 
     def test_a_driver_that_says_less_ends_no_reason(self) -> None:
         past = stages(
@@ -87,7 +97,7 @@ class TestStages:
             gpu(row_remap_failure=True),  # as last known
             until=50.0,
         )
-        assert judge(Condition(Health(row_remap_failure=True)), past).reasons[0].since == 10.0
+        assert judge(Condition(Health(row_remap_failure=True)), Past(past)).reasons[0].since == 10.0
 
     def test_a_growth_is_a_reason_for_a_week(self) -> None:
         past = stages(
@@ -205,9 +215,10 @@ class TestAcrossClusters:
         ],
     )
     def test_the_last_stage_is_the_verdict_whatever_the_changes_tell(self, now: Condition, since: float) -> None:
-        past = retrace([change(10.0, row_remap_failure=(False, True))], gpu(), now).stages
+        whole = retrace([change(10.0, row_remap_failure=(False, True))], gpu(), now)
+        past = whole.stages
         assert (past[-1].since, past[-1].reasons) == (since, degradations(now))
-        assert past[-1].level == judge(now, past).level
+        assert past[-1].level == judge(now, whole).level
 
 
 class TestTurn:

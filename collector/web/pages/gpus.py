@@ -45,7 +45,7 @@ async def gpu(request: web.Request) -> web.Response:
     shown = memory if before is None else await recall(collector, known.uuid, history, before=before)
     told = placement_periods(collector, known.uuid, present, shown.placements)
     life = tell(told, shown.altered, shown.health, shown.marks, now=now, past=past, whole=shown.whole)
-    verdict = judge(condition, past.stages)
+    verdict = judge(condition, past)
     part = part_of(life, before=before, complete_from=shown.complete_from, limit=LIFE_ROWS)
     return await page(
         request,
