@@ -10,6 +10,7 @@ import anyio.to_thread
 import watchfiles
 
 from collector.files import file_stamp, read_file
+from collector.shortage import check_threads
 
 __all__ = ["file_contents", "read_content"]
 
@@ -72,6 +73,7 @@ async def _watched_changes(path: Path, *, quiet: bool) -> AsyncIterator[bool]:
     for polling in (False, True):
         first = True
         try:
+            check_threads()  # the library's own, which it aborts the process without
             async for found in watchfiles.awatch(
                 path.parent,
                 recursive=False,
