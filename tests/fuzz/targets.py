@@ -408,7 +408,11 @@ class _Site:
 
     def ask(self, path: str, headers: dict[str, str]) -> int:
         async def ask() -> int:
-            return (await self._app._handle(make_mocked_request("GET", path, headers, app=self._app))).status
+            request = make_mocked_request("GET", path, headers, app=self._app)
+            try:
+                return (await self._app._handle(request)).status
+            except web.HTTPRedirection as redirect:  # which aiohttp sends as it sends an answer
+                return redirect.status
 
         return self._portal.call(ask)
 
