@@ -1,4 +1,4 @@
-"""How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that means for whoever runs it."""
+"""How a GPU is: what `nvidia-smi -q -x` reports of its wear and faults, and what that calls for."""
 
 import functools
 import itertools
@@ -170,8 +170,8 @@ RETIRED_PAGES_LIMIT = 63  # of both causes together
 
 _REPLACE = frozenset({Degradation.ROW_REMAP_FAILURE, Degradation.SRAM_THRESHOLD, Degradation.PAGE_RETIREMENT_LIMIT})
 
-# What the tool says where nothing is wrong, or nothing is to be said, without regard to case. Any other word counts
-# against the GPU, also one that nobody knows: an action or a fault by a new name is likelier than health by a new name.
+# What the tool prints when nothing is wrong or it has nothing to report, in any case. Any other word counts against the
+# GPU, even an unknown one: a new name is more likely to be that of an action or a fault than of good health.
 _UNSAID = frozenset({"", "n/a", "not supported"})
 _NO_ACTION = _UNSAID | {"none"}
 _FABRIC_STATES = _UNSAID | {"completed", "in progress"}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +19,7 @@ __all__ = [
     "NO_MARKS",
     "Mark",
     "MarkKind",
+    "MarkedGpu",
     "Marks",
     "NewMark",
     "check_id",
@@ -88,6 +90,14 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     def in_force(self, now: float) -> bool:
         """Return whether it is in force at a time (Unix seconds)."""
         return self.removed_at is None and (self.until is None or now < self.until)
+
+
+class MarkedGpu(NamedTuple):
+    """A GPU that is marked; empty where neither its mark nor the inventory says what its serial or UUID is."""
+
+    serial: str
+    uuid: str
+    mark: Mark
 
 
 class Marks:

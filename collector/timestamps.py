@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Literal, overload
 
-__all__ = ["rfc3339"]
+__all__ = ["rfc3339", "utc_seconds"]
 
 
 @overload
@@ -19,3 +19,9 @@ def rfc3339(seconds: float | None, timespec: Literal["milliseconds", "seconds"] 
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def utc_seconds(text: str) -> float:
+    """Return the Unix seconds of an ISO 8601 time, which without a time zone is in UTC; raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""Keeps the marks that are in force as the store has them, whoever sets them: this collector, another or a command."""
+"""Keeps the marks in force in step with the store: this collector, another one or a command may set them."""
 
 import logging
 

@@ -23,7 +23,7 @@ __all__ = ["MAX_PAGE_SIZE", "Client", "RefusedError", "connection_options"]
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
-_REFUSALS = frozenset({400, 404, 409})  # of what was asked, whoever asks
+_REFUSALS = frozenset({400, 404, 409})  # of the request itself, not of the client
 _UNKNOWN_PARAMETER = "unknown parameter "
 _OLDER = "it may be an older collector than this command"
 _NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have

@@ -5,7 +5,6 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from collector.config import ConfigError, Duration
 from collector.marks import MAX_ID_LENGTH, MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
 from collector.text import counted, one_line
-from collector.timestamps import rfc3339
+from collector.timestamps import rfc3339, utc_seconds
 from collector.views.marks import MARK_COLUMNS, mark_row
 
 __all__ = ["mark", "marks", "unmark"]
@@ -302,10 +301,9 @@ def _moment(text: str, now: float) -> float:
     except ValueError:
         pass
     try:
-        moment = datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError:
         raise ValueError('until: expected a duration such as "7d", or a time such as 2026-12-01T12:00:00Z') from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _who(by: str | None) -> str:

@@ -14,10 +14,10 @@ from collector.model import GpuRef, NodeState, Place
 
 __all__ = ["MAX_MODELS", "GpuCounts", "GpuState", "Share"]
 
-MAX_MODELS = 64  # of a cluster that are told apart; a fleet has a few, and a hostile cluster has what it likes
+MAX_MODELS = 64  # counted separately in a cluster; a fleet has a few, and a hostile cluster any number
 
 _KINDS_HELD = 256  # of nodes whose counts are held once: most nodes have as many GPUs of one model, all healthy
-_MODELS_OF_NODE = 4  # that are told apart: a node of a fleet has one or two, and a hostile one what it likes
+_MODELS_OF_NODE = 4  # counted separately on a node; a real one has one or two, and a hostile one any number
 _SHARED_LENGTH = 2  # counts of a node that is like others; what is longer may be made up
 
 

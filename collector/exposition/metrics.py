@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,7 +24,7 @@ from prometheus_client.registry import Collector
 from collector import __version__
 from collector.exposition.families import FAMILIES, render_gpus
 from collector.exposition.gpu_counts import Counts
-from collector.marks import Mark
+from collector.marks import MarkedGpu
 from collector.model import UNREAD_REASONS, ClusterState, LabelFailure, ReadFailure, UnreadReason, WatchRestart
 from collector.tls import Validity
 
@@ -39,22 +38,6 @@ _LABELS = {family.name: family.labels for family in FAMILIES}
 _SCRAPE_BYTES_BUCKETS = (1e4, 1e5, 1e6, 4e6, 16e6, 2**25, 64e6, 256e6)
 _SCRAPE_SECONDS_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 5)
 _READ_SECONDS_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
-
-
-class MarkedGpu(Protocol):
-    """A GPU that is marked."""
-
-    @property
-    def serial(self) -> str:
-        """Its serial; empty if it is not known."""
-
-    @property
-    def uuid(self) -> str:
-        """Its UUID; empty if it is not known."""
-
-    @property
-    def mark(self) -> Mark:
-        """The mark that is in force."""
 
 
 class Metrics:

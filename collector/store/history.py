@@ -1,12 +1,9 @@
 """The queries of where GPUs were and what happened to them; they only read, also while another process records."""
 
-import functools
 import re
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar, cast
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Self
 
-import anyio
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, TextClause, and_, func, or_, select, tuple_, union
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,16 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector.health import Condition
 from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
+from collector.store.bounded import Bounded, in_time
 from collector.store.conditions import recorded_conditions
-from collector.store.database import Database
 from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
 __all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 class Position(NamedTuple):
@@ -96,34 +90,10 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     mark: str | None = None  # the kind of the mark that it had when this was recorded
 
 
-def _in_time(
-    query: Callable[Concatenate["History", _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate["History", _P], Coroutine[Any, Any, _T]]:
-    """Let a query take no longer than its history's deadline."""
-
-    @functools.wraps(query)
-    async def in_time(self: "History", *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self.bounded(query(self, *args, **kwargs))
-
-    return cast("Callable[Concatenate[History, _P], Coroutine[Any, Any, _T]]", in_time)
-
-
-class History:
+class History(Bounded):
     """The queries; all raise StoreError, also when they are not answered by a deadline."""
 
-    def __init__(self, database: Database, deadline: float | None = None) -> None:
-        self._database = database
-        self._deadline = deadline  # on the event loop's clock; None: never
-
-    def within(self, seconds: float) -> "History":
-        """Return the same history, all of whose queries together may take this long from now on."""
-        return History(self._database, anyio.current_time() + seconds)
-
-    async def bounded(self, query: Coroutine[Any, Any, _T]) -> _T:
-        """Return what a query of this history returns, by the deadline; raises StoreError."""
-        return await (query if self._deadline is None else self._database.within(self._deadline, query))
-
-    @_in_time
+    @in_time
     async def where(self, term: str, *, after: Position | None = None, limit: int = 1000) -> list[PastPlacement]:
         """Return every placement of the GPUs with this UUID (in either case) or serial, or in this chassis.
 
@@ -136,7 +106,7 @@ class History:
         )
         return await self._placements(_placements.id.in_(union(*matches)), after, limit)
 
-    @_in_time
+    @in_time
     async def node(
         self, node: str, cluster: str | None = None, *, after: Position | None = None, limit: int = 1000
     ) -> list[PastPlacement]:
@@ -146,18 +116,18 @@ class History:
             condition &= _placements.cluster == cluster
         return await self._placements(condition, after, limit)
 
-    @_in_time
+    @in_time
     async def left(self, node: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return the last ended placement in each node of this name that some GPU left, the newest first."""
         return await self._last_ended(_placements.node == node, (_placements.cluster, _placements.node), limit)
 
-    @_in_time
+    @in_time
     async def left_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return what `left` does for nodes whose name or machine contains a text, in any case; scans the history."""
         condition = _contains(part, _placements.node, _placements.machine)
         return await self._last_ended(condition, (_placements.cluster, _placements.node), limit)
 
-    @_in_time
+    @in_time
     async def where_like(self, part: str, *, limit: int = 1000) -> list[PastPlacement]:
         """Return GPUs that left a node and whose UUID, serial or chassis contains a text, in any case.
 
@@ -166,7 +136,7 @@ class History:
         condition = _contains(part, _placements.uuid, _placements.serial, _placements.chassis)
         return await self._last_ended(condition, (_placements.uuid,), limit)
 
-    @_in_time
+    @in_time
     async def left_from(self, place: Place, *, limit: int = 1000) -> list[PastPlacement]:
         """Return what was in a node and no longer is, the last to leave first."""
         condition = and_(
@@ -174,13 +144,13 @@ class History:
         )
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
-    @_in_time
+    @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
         """Return what GPUs are judged by, as they were read last, by UUID, as far as it is known."""
         async with self._read() as connection:
             return await recorded_conditions(connection, uuids)
 
-    @_in_time
+    @in_time
     async def changes(
         self,
         *,
@@ -221,7 +191,7 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
-    @_in_time
+    @in_time
     async def latest_changes(
         self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
@@ -240,7 +210,7 @@ class History:
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
-    @_in_time
+    @in_time
     async def health_changes(
         self, uuids: Sequence[str], *, before: float | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
@@ -252,9 +222,6 @@ class History:
             ordered = query.order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
             rows = (await connection.execute(ordered)).mappings().all()
         return [_change(row) for row in rows]
-
-    def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._database.read() if self._deadline is None else self._database.answer(self._deadline)
 
     async def _last_ended(
         self, condition: ColumnElement[bool], of: Sequence[ColumnElement[Any]], limit: int

@@ -4,13 +4,10 @@ Anybody may write: each write is one transaction that sees the marks in force, s
 leave one for each GPU. No lead is needed.
 """
 
-import functools
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import anyio
 import msgspec
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,58 +15,35 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector.marks import Mark, MarkKind, NewMark
 from collector.model import canonical_uuid
 from collector.store import schema
+from collector.store.bounded import Bounded, in_time
 from collector.store.database import Database
 from collector.store.mark_book import Book, KnownGpu, KnownGpus, Marked, Unmarked, parts
 from collector.store.sound import moment, optional_text, text
 
 __all__ = ["MarkStore"]
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
-
-def _in_time(
-    query: Callable[Concatenate["MarkStore", _P], Coroutine[Any, Any, _T]],
-) -> Callable[Concatenate["MarkStore", _P], Coroutine[Any, Any, _T]]:
-    """Let a query, or a write, be waited for no longer than until the deadline."""
-
-    @functools.wraps(query)
-    async def in_time(self: "MarkStore", *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await self.bounded(query(self, *args, **kwargs))
-
-    return cast("Callable[Concatenate[MarkStore, _P], Coroutine[Any, Any, _T]]", in_time)
-
-
-class MarkStore:
+class MarkStore(Bounded):
     """The marks in the store; all methods raise StoreError, also when they are not done by a deadline."""
 
-    def __init__(self, database: Database, clock: Callable[[], float], deadline: float | None = None) -> None:
-        self._database = database
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        super().__init__(database)
         self._clock = clock
-        self._deadline = deadline  # on the event loop's clock; None: never
 
-    def within(self, seconds: float) -> "MarkStore":
-        """Return the same marks, for questions and writes that together may take this long from now on."""
-        return MarkStore(self._database, self._clock, anyio.current_time() + seconds)
-
-    async def bounded(self, query: Coroutine[Any, Any, _T]) -> _T:
-        """Return what a query returns, by the deadline; a write that is late may still be done."""
-        return await (query if self._deadline is None else self._database.within(self._deadline, query))
-
-    @_in_time
+    @in_time
     async def version(self) -> str:
         """Return a text that every write changes; empty before the first."""
         async with self._read() as connection:
             return text(await connection.scalar(_VERSION))
 
-    @_in_time
+    @in_time
     async def in_force(self) -> tuple[str, list[Mark]]:
         """Return the version, and the marks that are in force at that version, oldest first."""
         async with self._read() as connection:
             version = text(await connection.scalar(_VERSION))
             return version, await _in_force(connection, self._clock())
 
-    @_in_time
+    @in_time
     async def page(
         self, *, ended: bool = False, gpu: str | None = None, before: int | None = None, limit: int = 1000
     ) -> list[Mark]:
@@ -84,7 +58,7 @@ class MarkStore:
             query = query.where(or_(_marks.uuid == canonical_uuid(gpu), _marks.serial == gpu))
         return await self._page(query, before)
 
-    @_in_time
+    @in_time
     async def of_gpu(
         self, uuid: str, serial: str | None, *, before: int | None = None, limit: int = 1000
     ) -> list[Mark]:
@@ -94,7 +68,7 @@ class MarkStore:
             mine |= and_(_marks.uuid.is_(None), _marks.serial == serial)
         return await self._page(select(schema.marks).where(mine).order_by(_marks.id.desc()).limit(limit), before)
 
-    @_in_time
+    @in_time
     async def set(self, names: Sequence[str], new: NewMark, *, by: str, known: Iterable[KnownGpu] = ()) -> list[Marked]:
         """Mark GPUs that are named by UUID (in either case) or serial, all or none; raises RefusedMarkError.
 
@@ -108,7 +82,7 @@ class MarkStore:
             written = await self._write(connection, book)
         return [one._replace(mark=written.get(id(one.mark), one.mark)) for one in done]
 
-    @_in_time
+    @in_time
     async def remove(self, names: Sequence[str], *, by: str, known: Iterable[KnownGpu] = ()) -> list[Unmarked]:
         """Remove the marks of GPUs that are named as for `set`, all or none; raises RefusedMarkError.
 
@@ -150,9 +124,6 @@ class MarkStore:
     async def _change_version(self, connection: AsyncConnection) -> None:
         row = self._database.insert(schema.meta).values(name=_VERSION_NAME, value=secrets.token_hex(8))
         await connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value}))
-
-    def _read(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        return self._database.read() if self._deadline is None else self._database.answer(self._deadline)
 
     async def _page(self, query: Select[Any], before: int | None) -> list[Mark]:
         if before is not None:

@@ -140,7 +140,7 @@ marks = Table(
     Column("removed_by", Text),
     Index("gpuid_marks_uuid", "uuid"),
     Index("gpuid_marks_serial", "serial"),
-    # One in force for each GPU, whoever writes.
+    # At most one in force for each GPU, even with several writers.
     Index("gpuid_marks_one", "uuid", unique=True, sqlite_where=_NOT_REMOVED, postgresql_where=_NOT_REMOVED),
     Index(
         "gpuid_marks_one_unknown",

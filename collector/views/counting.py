@@ -52,7 +52,7 @@ def _grows(change: FieldChange) -> bool:
 
 
 def _continues(newer: ChangeGroup, older: ChangeGroup) -> bool:
-    """Return whether nothing came between: a counter that went back is told by itself."""
+    """Return whether nothing came between: a counter that went back has a row of its own."""
     return [gpu.uuid for gpu in newer.gpus] == [gpu.uuid for gpu in older.gpus] and all(
         new.before == old.after for new, old in zip(_changes(newer), _changes(older), strict=True)
     )

@@ -116,7 +116,7 @@ def tell(
         *_faded(changed, past.stages, now),
         *_marks(marks, now),
     ]
-    # What happened at the same time is told in the order of the kinds: it came, and was in this health.
+    # What happened at the same time is listed in the order of the kinds: that it came, then how it was.
     order = {kind: number for number, kind in enumerate(Kind)}
     return sorted(found, key=lambda one: (-math.inf if one.time is None else one.time, order[one.kind]), reverse=True)
 

@@ -5,22 +5,14 @@ from typing import Any, NamedTuple
 
 from collector.health import Condition
 from collector.inventory import Inventory
-from collector.marks import Mark, Marks, mark_object
+from collector.marks import Mark, MarkedGpu, Marks, mark_object
 from collector.model import Place, Placement
 from collector.timestamps import rfc3339
 from collector.views.cooperative import yielding
 
-__all__ = ["MARK_COLUMNS", "AbsentMarkedGpu", "MarkedGpu", "absent_marked", "mark_row", "marked_gpus", "placements_of"]
+__all__ = ["MARK_COLUMNS", "AbsentMarkedGpu", "absent_marked", "mark_row", "marked_gpus", "placements_of"]
 
 MARK_COLUMNS = ("serial", "uuid", "as", "note", "ticket", "until", "set", "by", "removed", "removed_by")
-
-
-class MarkedGpu(NamedTuple):
-    """A GPU that is marked; empty where neither its mark nor the inventory says what its serial or UUID is."""
-
-    serial: str
-    uuid: str
-    mark: Mark
 
 
 class AbsentMarkedGpu(NamedTuple):

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import anyio
@@ -13,6 +12,7 @@ from collector.inventory import Inventory
 from collector.marks import MAX_WHO_LENGTH, Mark, MarkKind, NewMark, check_id
 from collector.store import KnownGpu, MarkStore, RefusedMarkError
 from collector.text import one_line
+from collector.timestamps import utc_seconds
 from collector.views.marks import mark_row
 from collector.web.answers import json_answer
 from collector.web.auth import USER
@@ -151,10 +151,9 @@ def _new_mark(body: _Body, now: float) -> NewMark:
 
 def _moment(text: str) -> float:
     try:
-        moment = datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError:
         raise ValueError("until: expected a time such as 2026-11-24T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _known(inventory: Inventory, name: str) -> Iterator[KnownGpu]:

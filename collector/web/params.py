@@ -1,12 +1,12 @@
 """Reads the parameters of a request; every mistake is an HTTPBadRequest that says what was expected."""
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from aiohttp import web
 
 from collector.text import enumerated
+from collector.timestamps import utc_seconds
 
 __all__ = ["MAX_LIMIT", "Paging", "check_parameters", "check_values", "choice", "paging", "row_id", "timestamp"]
 
@@ -72,10 +72,9 @@ def timestamp(request: web.Request, key: str) -> float | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        return utc_seconds(text)
     except ValueError:
         raise web.HTTPBadRequest(text=f"{key}: expected a time such as 2026-11-24T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _whole_number(request: web.Request, key: str, default: int, least: int, most: int) -> int:
