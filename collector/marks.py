@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from collector.timestamps import rfc3339
-
 __all__ = [
     "MAX_ID_LENGTH",
     "MAX_MARKS",
@@ -24,7 +22,6 @@ __all__ = [
     "NewMark",
     "check_id",
     "check_who",
-    "mark_object",
 ]
 
 MAX_MARKS = 10_000  # that can be in force at the same time
@@ -138,20 +135,6 @@ class Marks:
 
 
 NO_MARKS = Marks()  # to be filled by nobody
-
-
-def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
-    """Return a mark as JSON has it in the row of a GPU; None for none."""
-    if mark is None:
-        return None
-    return {
-        "as": mark.kind.value,
-        "note": mark.note,
-        "ticket": mark.ticket,
-        "until": rfc3339(mark.until),
-        "set": rfc3339(mark.set_at),
-        "by": mark.set_by,
-    }
 
 
 def check_id(text: str) -> str:

@@ -9,7 +9,7 @@ from collector.cli.options import TERM
 
 __all__ = ["where"]
 
-_COLUMNS = ("cluster", "node", "since", "until", "confirmed", "serial", "uuid", "chassis", "altered")
+_COLUMNS = ("cluster", "node", "since", "until", "confirmed_at", "serial", "uuid", "chassis", "altered")
 
 
 @click.command()
