@@ -144,7 +144,7 @@ class TestBadInput:
             ({"kind": "rma", "note": "a\nb"}, "note: expected one line without control characters"),
             ({"kind": "rma", "ticket": "javascript:alert(1)"}, "ticket: expected an http or https URL"),
             ({"kind": "rma", "ticket": "https://me:pw@tickets/1"}, "ticket: expected an http or https URL"),
-            ({"kind": "rma", "until": "soon"}, "until: expected a time such as"),
+            ({"kind": "rma", "until": "soon"}, "until: expected a duration such as"),
             ({"kind": "rma", "until": "2001-01-01"}, "until: expected a time in the future"),
             ([], "Expected `object`"),
         ],
