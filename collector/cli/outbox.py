@@ -21,7 +21,9 @@ from collector.timestamps import rfc3339
 __all__ = ["outbox"]
 
 _SINK_COLUMNS = ("sink", "emit", "records", "oldest", "next", "configured")
-_SINKS = Layout(_SINK_COLUMNS, _SINK_COLUMNS, _SINK_COLUMNS, frozenset({"oldest"}))
+_SINKS = Layout(
+    tuple(name for name in _SINK_COLUMNS if name != "next"), _SINK_COLUMNS, _SINK_COLUMNS, frozenset({"oldest"})
+)
 _LETTER_COLUMNS = ("id", "sink", "time", "count", "replay", "reason")
 _DEAD_LETTERS = Layout(_LETTER_COLUMNS, _LETTER_COLUMNS, _LETTER_COLUMNS, frozenset({"time"}))
 _T = TypeVar("_T")
