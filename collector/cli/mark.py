@@ -17,18 +17,30 @@ import msgspec
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
 from collector.cli.options import CommandError, found_config
-from collector.cli.table import print_rows
-from collector.config import ConfigError, Duration
-from collector.marks import MAX_ID_LENGTH, MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
+from collector.cli.output import Layout, Output, output_options, show_rows
+from collector.config import ConfigError
+from collector.marks import (
+    MAX_ID_LENGTH,
+    MAX_MARKS,
+    MAX_WHO_LENGTH,
+    MarkKind,
+    NewMark,
+    check_id,
+    check_who,
+    parse_until,
+)
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
 from collector.text import counted, one_line
-from collector.timestamps import rfc3339, utc_seconds
+from collector.timestamps import rfc3339
 from collector.views.marks import MARK_COLUMNS, mark_row
 
 __all__ = ["mark", "marks", "unmark"]
 
 _T = TypeVar("_T")
 _COLUMNS = tuple(name for name in MARK_COLUMNS if not name.startswith("removed"))
+_TIMES = frozenset({"set", "until", "removed"})
+_LAYOUT = Layout(MARK_COLUMNS, MARK_COLUMNS, MARK_COLUMNS, _TIMES)
+_IN_FORCE = Layout(_COLUMNS, _COLUMNS, MARK_COLUMNS, _TIMES)
 MAX_CELL_LENGTH = 40  # characters of a note or ticket in the table
 _CHOICES = tuple(kind.value for kind in MarkKind)
 
@@ -77,7 +89,7 @@ def mark(
     now = time.time()
     try:
         new = NewMark(
-            kind=MarkKind(kind), note=note, ticket=ticket, until=None if until is None else _moment(until, now)
+            kind=MarkKind(kind), note=note, ticket=ticket, until=None if until is None else parse_until(until, now)
         )
         new.check_until(now)
     except ValueError as error:
@@ -127,15 +139,20 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
 
 @click.command()
 @click.option("--all", "ended", is_flag=True, help="Also the marks that have ended.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, as the API returns them.")
+@output_options(_LAYOUT)
 @connection_options
-def marks(ended: bool, as_json: bool, **options: Any) -> None:
+def marks(ended: bool, output: Output, **options: Any) -> None:
     r"""List the marks in force, the newest first.
 
     \b
     Example:
-      gpuid marks --all --json
+      gpuid marks --all -o json
     """
+    layout = _LAYOUT if ended else _IN_FORCE
+    show_rows(layout, lambda: _marks(options, ended=ended), output, nothing="No marks found.", cells=_short)
+
+
+def _marks(options: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
     settings = _store(options)
     rows: list[dict[str, Any]] = []
     if settings is None:
@@ -145,19 +162,21 @@ def marks(ended: bool, as_json: bool, **options: Any) -> None:
                 page = client.get("/api/v1/marks", params, _Page)
                 rows += page.marks
                 if page.next is None:
-                    break
+                    return rows
                 params["after"] = str(page.next)
-    else:
 
-        async def read(store: MarkStore) -> None:
-            before: int | None = None
-            while found := await store.page(ended=ended, before=before, limit=MAX_PAGE_SIZE):
-                rows.extend(map(mark_row, found))
-                before = found[-1].id
+    async def read(store: MarkStore) -> None:
+        before: int | None = None
+        while found := await store.page(ended=ended, before=before, limit=MAX_PAGE_SIZE):
+            rows.extend(map(mark_row, found))
+            before = found[-1].id
 
-        _in_store(settings, OpenMode.READER, read)
-    shown = rows if as_json else [row | {name: _cut(row.get(name)) for name in ("note", "ticket")} for row in rows]
-    print_rows(shown, MARK_COLUMNS if ended else _COLUMNS, as_json=as_json, nothing="No marks found.")
+    _in_store(settings, OpenMode.READER, read)
+    return rows
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _cut(row.get(name)) for name in ("note", "ticket")}
 
 
 def _cut(text: object) -> str:
@@ -292,18 +311,6 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: expected text in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
-
-
-def _moment(text: str, now: float) -> float:
-    """Return a time in Unix seconds, given as a duration from now or as a date; raises ValueError."""
-    try:
-        return now + Duration.parse(text)
-    except ValueError:
-        pass
-    try:
-        return utc_seconds(text)
-    except ValueError:
-        raise ValueError('until: expected a duration such as "7d", or a time such as 2026-12-01T12:00:00Z') from None
 
 
 def _who(by: str | None) -> str:
