@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from collector.timestamps import rfc3339
+from collector.timestamps import MAX_TIME, parse_end
 
 __all__ = [
     "MAX_ID_LENGTH",
@@ -24,7 +24,7 @@ __all__ = [
     "NewMark",
     "check_id",
     "check_who",
-    "mark_object",
+    "parse_until",
 ]
 
 MAX_MARKS = 10_000  # that can be in force at the same time
@@ -32,7 +32,6 @@ MAX_ID_LENGTH = 128  # characters of a serial or UUID; no reading has a longer o
 MAX_NOTE_LENGTH = 500  # characters
 MAX_TICKET_LENGTH = 300  # characters; it is the value of a label
 MAX_WHO_LENGTH = 100  # characters
-MAX_TIME = 253_402_300_799.0  # Unix seconds: the end of the year 9999
 
 _BARE_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _TICKET_ID = re.compile(r"[\w#][\w#./-]*")  # such as OPS-123, which no browser takes for an address
@@ -140,20 +139,6 @@ class Marks:
 NO_MARKS = Marks()  # to be filled by nobody
 
 
-def mark_object(mark: Mark | None) -> dict[str, str | None] | None:
-    """Return a mark as JSON has it in the row of a GPU; None for none."""
-    if mark is None:
-        return None
-    return {
-        "as": mark.kind.value,
-        "note": mark.note,
-        "ticket": mark.ticket,
-        "until": rfc3339(mark.until),
-        "set": rfc3339(mark.set_at),
-        "by": mark.set_by,
-    }
-
-
 def check_id(text: str) -> str:
     """Return a serial or UUID of a GPU as gpuid writes it; ValueError says what was expected.
 
@@ -169,6 +154,14 @@ def check_id(text: str) -> str:
     if name in (".", "..") or name.upper() == "GPU-" or name.upper().startswith("MIG-"):
         raise ValueError("expected a GPU's serial or UUID")
     return f"GPU-{name.lower()}" if _BARE_UUID.fullmatch(name) else name
+
+
+def parse_until(text: str, now: float) -> float:
+    """Return the Unix seconds of when a mark ends: a time, or how long from now; ValueError says what was expected."""
+    try:
+        return parse_end(text, now)
+    except ValueError as error:
+        raise ValueError(f"until: {error}") from None
 
 
 def check_who(text: str) -> str:

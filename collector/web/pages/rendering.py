@@ -19,6 +19,7 @@ from collector.views.recent_changes import current_place
 from collector.views.trays import last_known_chassis
 from collector.web.keys import COLLECTOR
 from collector.web.pages import links
+from collector.web.pages.qr import qr_code
 from collector.web.pages.static import SCRIPTS, STATIC_PATHS, STYLESHEETS
 from collector.web.public_url import local_path, public_url
 
@@ -62,12 +63,14 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
 
 def _common(request: web.Request) -> dict[str, Any]:
     collector = request.app[COLLECTOR]
-    root, here = public_url(request).prefix, local_path(request)
+    public, here = public_url(request), local_path(request)
+    root = public.prefix
     return {
         "root": root,
         "here": here,
         "area": _area(here),
         "live": "at" not in request.query,  # what was, does not change
+        "qr_code": functools.partial(qr_code, public),
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
