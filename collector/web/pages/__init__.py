@@ -4,7 +4,9 @@ from aiohttp import web
 
 from collector.web.limits import HttpLimits
 from collector.web.pages import changes, clusters, gpus, health, nodes, search, static, stream
-from collector.web.pages.index import index
+from collector.web.pages.index import clusters as cluster_list
+from collector.web.pages.index import index, models
+from collector.web.pages.node_table import nodes as nodes_list
 from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 
@@ -14,6 +16,9 @@ STREAM = "/changes/stream"
 ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/": index,
     "/search": search.search,
+    "/clusters": cluster_list,
+    "/models": models,
+    "/nodes": nodes_list,
     "/clusters/{cluster:[^/]+}": clusters.cluster,
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": nodes.node,
     "/gpus/{uuid:[^/]+}": gpus.gpu,

@@ -1,7 +1,7 @@
 """Renders HTML: the templates, and the filters and values that all of them have."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jinja2
@@ -27,6 +27,7 @@ __all__ = ["compile_templates", "error_page", "page", "wants_page"]
 
 NAVIGATION = (  # the key that leads there after "g", the name of the area, and its path
     ("f", "Fleet", "/"),
+    ("n", "Nodes", "/nodes"),
     ("c", "Changes", "/changes"),
     ("h", "Health", "/health"),
 )
@@ -80,6 +81,12 @@ def _common(request: web.Request) -> dict[str, Any]:
     }
 
 
+def _named(values: Iterable[str], everything: str, chosen: str) -> dict[str, str]:
+    """Return the options of a choice among names, what is chosen included though there is none of it now."""
+    names = dict.fromkeys(values)
+    return {"": everything} | {name: name for name in ({**names, chosen: None} if chosen else names)}
+
+
 def _area(path: str) -> str:
     """Return the area of the navigation that a page belongs to."""
     if path.startswith("/clusters"):
@@ -89,9 +96,9 @@ def _area(path: str) -> str:
     )
 
 
-def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
+def _below(root: str, path: Callable[..., str], *arguments: Any, **filters: Any) -> str:
     """Return an address below the path prefix under which a proxy publishes this server."""
-    local = path(*arguments)
+    local = path(*arguments, **filters)
     return root + local if local else ""
 
 
@@ -99,6 +106,7 @@ PATHS: dict[str, Callable[..., str]] = {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
     "gpu_url": links.gpu_url,
+    "gpus_url": links.gpus_url,
     "problem_url": links.problem_url,
     "search_url": links.search_url,
     "address": links.address,
@@ -139,6 +147,7 @@ _templates.globals |= {
     "navigation": NAVIGATION,
     "level_words": humanize.LEVEL_WORDS.get,
     "reason_text": REASON_WORDS.get,
+    "named": _named,
     "coverage": humanize.describe_coverage,
     "gpu_history_path": links.gpu_history_path,
     "node_history_path": links.node_history_path,
