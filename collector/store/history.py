@@ -12,6 +12,16 @@ from collector.health import Condition
 from collector.model import FieldChange, LastReport, Place, canonical_uuid
 from collector.store import schema
 from collector.store.bounded import Bounded, in_time
+from collector.store.change_queries import (
+    ALL_CHANGES,
+    DAY_SECONDS,
+    ChangeFilter,
+    ChangePosition,
+    FirstSights,
+    conditions,
+    day_of,
+    first_sights,
+)
 from collector.store.conditions import recorded_conditions
 from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
@@ -88,6 +98,7 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[FieldChange, ...] = ()  # what was altered
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
     mark: str | None = None  # the kind of the mark that it had when this was recorded
+    first_sight: bool = False  # whether nothing was recorded of its node before
 
 
 class History(Bounded):
@@ -152,30 +163,16 @@ class History(Bounded):
 
     @in_time
     async def changes(
-        self,
-        *,
-        since: float | None = None,
-        until: float | None = None,
-        cluster: str | None = None,
-        events: Collection[str] = (),
-        after: int | None = None,
-        limit: int = 1000,
+        self, wanted: ChangeFilter = ALL_CHANGES, *, after: int | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
-        """Return what happened from `since` on and before `until`, oldest first; without either, as it was recorded.
+        """Return what happened, oldest first; without `since` and `until`, in the order in which it was recorded.
 
-        `cluster` chooses what happened in it or led out of it, `events` what it was. `after` is the id of the last
-        change of the page before. A client that polls for what is new passes it alone: of two nodes read at the same
-        time, the later one may be recorded first.
+        `after` is the id of the last change of the page before. A client that polls for what is new gives no times: of
+        two nodes read at the same time, the later one may be recorded first.
         """
-        query: Select[Any] = select(schema.changes).limit(limit)
-        if until is not None:
-            query = query.where(_changes.time < until)
-        if events:
-            query = query.where(_changes.event.in_(events))
-        if cluster is not None:
-            query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
+        query: Select[Any] = select(schema.changes).limit(limit).where(*conditions(wanted))
         async with self._read() as connection:
-            if since is None and until is None:
+            if wanted.since is None and wanted.until is None:
                 query = query.order_by(_changes.id).where(_changes.id > (after or 0))
                 after = None
             else:
@@ -184,31 +181,70 @@ class History(Bounded):
                 time = await connection.scalar(select(_changes.time).where(_changes.id == after))
                 # A change that is forgotten by now was older than all that are left.
                 if time is not None:
-                    query = query.where(tuple_(_changes.time, _changes.id) > tuple_(time, after))
-                    since = max(time, time if since is None else since)  # where the engine begins to look
-            if since is not None:
-                query = query.where(_changes.time >= since)
+                    # Where the engine begins to look is said by the time alone.
+                    query = query.where(_changes.time >= time, tuple_(_changes.time, _changes.id) > tuple_(time, after))
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
 
     @in_time
     async def latest_changes(
-        self, *, event: str | None = None, cluster: str | None = None, before: int | None = None, limit: int = 1000
+        self, wanted: ChangeFilter = ALL_CHANGES, *, before: ChangePosition | None = None, limit: int = 1000
     ) -> list[HistoricChange]:
-        """Return what happened last, newest first; `before` is the id of the last change of the page before."""
+        """Return what happened last, newest first; `before` is where the part before this one ended."""
         query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
-        if event is not None:
-            query = query.where(_changes.event == event)
-        if cluster is not None:
-            query = query.where(or_(_changes.cluster == cluster, _changes.previous_cluster == cluster))
+        query = query.where(*conditions(wanted))
+        if before is not None:
+            query = query.where(
+                _changes.time <= before.time, tuple_(_changes.time, _changes.id) < tuple_(before.time, before.id)
+            )
         async with self._read() as connection:
-            if before is not None:
-                time = await connection.scalar(select(_changes.time).where(_changes.id == before))
-                if time is None:  # it is forgotten by now, and with it all that was older
-                    return []
-                query = query.where(_changes.time <= time, tuple_(_changes.time, _changes.id) < tuple_(time, before))
             rows = (await connection.execute(query)).mappings().all()
         return [_change(row) for row in rows]
+
+    @in_time
+    async def latest_first_sights(
+        self,
+        wanted: ChangeFilter = ALL_CHANGES,
+        *,
+        before: ChangePosition | None = None,
+        since: float = 0.0,
+        limit: int = 100,
+    ) -> list[FirstSights]:
+        """Return the first sights of nodes, one row for each cluster and day (in UTC), newest first.
+
+        Those of days that ended before `since` (Unix seconds) are not looked for; of the last day there may be more
+        than `limit` asks for.
+        """
+        wanted = msgspec.structs.replace(wanted, first_sights=True)
+        found: list[FirstSights] = []
+        newest = select(func.max(_changes.time)).where(*conditions(wanted))
+        end = None if before is None else (day_of(before.time) + 1) * DAY_SECONDS
+        async with self._read() as connection:
+            while len(found) < limit:
+                last = await connection.scalar(newest if end is None else newest.where(_changes.time < end))
+                if last is None or day_of(last) < day_of(since):
+                    break
+                for row in await connection.execute(first_sights(wanted, day_of(last), before)):
+                    cluster, node, nodes, gpus, first, time, id_ = row
+                    position = ChangePosition(moment(time), id_)
+                    found.append(FirstSights(text(cluster), text(node), nodes, gpus, moment(first), position))
+                end = day_of(last) * DAY_SECONDS
+        return found
+
+    @in_time
+    async def changes_of_places(
+        self, places: Collection[Place], events: Collection[str], *, since: float, until: float, limit: int = 10_000
+    ) -> list[HistoricChange]:
+        """Return what happened on some nodes between two times (Unix seconds, both included), newest first."""
+        names = sorted({place.node for place in places})
+        query: Select[Any] = select(schema.changes).order_by(_changes.time.desc(), _changes.id.desc()).limit(limit)
+        query = query.where(_changes.event.in_(sorted(events)), _changes.time >= since, _changes.time <= until)
+        found: list[HistoricChange] = []
+        async with self._read() as connection:
+            for start in range(0, len(names), _IDS_PER_QUERY):
+                of_names = query.where(_changes.node.in_(names[start : start + _IDS_PER_QUERY]))
+                found += map(_change, (await connection.execute(of_names)).mappings().all())
+        return [one for one in found if Place(one.cluster, one.node) in places]
 
     @in_time
     async def health_changes(

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, event
 
 from collector.health import Degradation, Health, degradations
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place, Step
-from collector.store import Alteration, Position
+from collector.store import Alteration, ChangeFilter, ChangePosition, Position
 from collector.store.history import MAX_ALTERATIONS
 
 pytestmark = pytest.mark.anyio
@@ -171,13 +171,13 @@ class TestChanges:
         ]
 
     async def test_a_time_range_includes_its_start_and_excludes_its_end(self, collector):
-        found = await collector.store.history.changes(since=20.0, until=30.0)
+        found = await collector.store.history.changes(ChangeFilter(since=20.0, until=30.0))
         assert [(c.event, c.time) for c in found] == [("moved", 20.0), ("vanished", 25.0)]
 
     async def test_a_cluster_has_the_changes_into_and_out_of_it(self, collector):
-        found = await collector.store.history.changes(cluster="lab")
+        found = await collector.store.history.changes(ChangeFilter(cluster="lab"))
         assert [c.time for c in found] == [30.0]
-        found = await collector.store.history.changes(cluster="prod", since=26.0)
+        found = await collector.store.history.changes(ChangeFilter(cluster="prod", since=26.0))
         assert [(c.cluster, c.time) for c in found] == [("lab", 30.0)]
 
     async def test_pages_follow_each_other_without_gap_or_repetition(self, collector):
@@ -202,10 +202,10 @@ class TestChanges:
     async def test_the_pages_of_a_time_range_are_in_order(self, collector):
         collector.read("slow", 15.0, "7")
         assert await collector.store.history_writer.flushed(10)
-        whole = await collector.store.history.changes(since=12.0)
+        whole = await collector.store.history.changes(ChangeFilter(since=12.0))
         assert [c.time for c in whole] == [15.0, 20.0, 25.0, 30.0]
         pages, after = [], None
-        while page := await collector.store.history.changes(since=12.0, limit=1, after=after):
+        while page := await collector.store.history.changes(ChangeFilter(since=12.0), limit=1, after=after):
             pages += page
             after = page[-1].id
         assert pages == whole
@@ -246,7 +246,7 @@ class TestLatestChanges:
         ]
 
     async def test_an_event_and_a_cluster_can_be_chosen(self, collector):
-        found = await collector.store.history.latest_changes(event="moved", cluster="lab")
+        found = await collector.store.history.latest_changes(ChangeFilter(events=["moved"], cluster="lab"))
         assert [(c.event, c.time) for c in found] == [("moved", 30.0)]
 
     async def test_pages_follow_each_other_without_gap_or_repetition(self, collector):
@@ -308,7 +308,7 @@ class TestHealth:
             assert after.health_changes == (Alteration(40.0, (FieldChange("ecc_dram_uncorrectable", 3, 1),)),)
             assert before.health_changes == (Alteration(20.0, (FieldChange("ecc_dram_uncorrectable", 0, 3),)),)
             assert (after.altered, before.altered) == ((), ())
-            (change, *_) = await one.store.history.changes(events=["health"])
+            (change, *_) = await one.store.history.changes(ChangeFilter(events=["health"]))
             assert (change.event, change.time) == ("health", 20.0)
 
     async def test_the_condition_is_that_of_the_last_reading_present_or_not(self, settings, collecting):
@@ -366,7 +366,7 @@ class TestTheHealthOfAGpu:
             one.read("a", 10.0, worn(1))
             assert await one.store.history_writer.flushed(10)
             plans = await plans_of(one.store, one.store.history.health_changes(["GPU-1"]))
-        assert any("gpuid_changes_health" in plan for plan in plans)
+        assert any("gpuid_changes_uuid" in plan for plan in plans)
         assert not any(scan in plan for plan in plans for scan in ("SCAN gpuid_changes", "Seq Scan on gpuid_changes"))
 
     async def test_a_confirmed_reading_writes_nothing_of_a_gpu(self, sqlite_settings, collecting):
