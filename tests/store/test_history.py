@@ -1,5 +1,6 @@
 """What the history answers, on both engines."""
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, event
 
@@ -86,6 +87,22 @@ class TestWhere:
             "chassis-1",
             "i-a",
         )
+
+    async def test_it_says_where_in_its_machine_a_gpu_was(self, settings, collecting):
+        card = Gpu(uuid="GPU-1", tray="3", slot="4", module="7", pci_bus_id="00000000:4E:00.0")
+        async with collecting(settings) as one:
+            one.read("a", 10.0, card)
+            one.read("a", 20.0, msgspec.structs.replace(card, module="8"))
+            one.read("a", 30.0)
+            one.read("b", 40.0, msgspec.structs.replace(card, pci_bus_id=None))
+            one.read("c", 50.0, Gpu(uuid="GPU-1"))
+            await one.store.history_writer.flushed(10)
+            found = await one.store.history.where("GPU-1")
+        assert [(row.node, row.tray, row.slot, row.module, row.pci_bus_id) for row in found] == [
+            ("c", None, None, None, None),
+            ("b", "3", "4", "7", None),
+            ("a", "3", "4", "8", "00000000:4E:00.0"),
+        ]
 
     async def test_a_serial_that_one_reading_lacks_still_finds_it(self, settings, collecting):
         async with collecting(settings) as one:
@@ -254,11 +271,69 @@ class TestLatestChanges:
         pages, before = [], None
         while page := await collector.store.history.latest_changes(limit=2, before=before):
             pages += page
-            before = page[-1].id
+            before = ChangePosition(page[-1].time, page[-1].id)
         assert pages == whole[::-1]
 
-    async def test_before_what_is_forgotten_there_is_nothing(self, collector):
-        assert await collector.store.history.latest_changes(before=10**9) == []
+    async def test_those_of_one_node_gpu_or_serial_can_be_chosen(self, collector):
+        async def ask(**wanted: str) -> list[tuple[str, float]]:
+            found = await collector.store.history.latest_changes(ChangeFilter(**wanted))
+            return [(c.event, c.time) for c in found]
+
+        assert await ask(node="b") == [("moved", 30.0), ("moved", 20.0)]
+        assert await ask(node="b", cluster="lab") == []
+        assert await ask(node="c", cluster="lab") == [("moved", 30.0)]
+        assert await ask(uuid="gpu-2") == await ask(serial="serial-2") == [("vanished", 25.0), ("appeared", 10.0)]
+        assert await ask(text="SERIAL-2") == [("vanished", 25.0), ("appeared", 10.0)]
+        assert await ask(text="%") == []
+
+    async def test_one_node_or_gpu_is_found_without_a_scan(self, collector):
+        plans = []
+        for wanted in (ChangeFilter(node="a"), ChangeFilter(uuid="GPU-1"), ChangeFilter(serial="serial-1")):
+            plans += await plans_of(collector.store, collector.store.history.latest_changes(wanted))
+        assert not any(scan in plan for plan in plans for scan in ("SCAN gpuid_changes", "Seq Scan on gpuid_changes"))
+
+
+class TestFirstSights:
+    """The GPUs of a node that was read for the first time are counted by cluster and day."""
+
+    async def test_those_of_a_cluster_on_one_day_are_one(self, settings, collecting):
+        day = 86400.0
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1", "2")
+            one.read("b", 20.0, "3", "4")
+            one.read("c", 20.0, "5", cluster="lab")
+            one.read("a", 30.0, "1", "2", "6")  # no first sight: the node is known
+            assert await one.store.history_writer.flushed(10)
+            one.read("d", day + 5.0, "7")
+            one.remove("b", day + 6.0)
+            assert await one.store.history_writer.flushed(10)
+            one.read("b", day + 7.0, "8")  # nor is this
+            assert await one.store.history_writer.flushed(10)
+            ask = one.store.history.latest_first_sights
+            whole = await ask()
+            assert [(s.cluster, s.nodes, s.gpus, s.since, s.position.time) for s in whole] == [
+                ("prod", 1, 1, day + 5.0, day + 5.0),
+                ("lab", 1, 1, 20.0, 20.0),
+                ("prod", 2, 4, 10.0, 20.0),
+            ]
+            assert [s.cluster for s in await ask(before=whole[0].position)] == ["lab", "prod"]
+            assert await ask(before=whole[-1].position) == []
+            assert await ask(since=day) == whole[:1]
+            assert await ask(limit=1) == whole[:1]
+            assert await ask(ChangeFilter(cluster="lab")) == whole[1:2]
+            first = [(c.node, c.uuid) for c in await one.store.history.changes() if c.first_sight]
+            assert sorted(first) == [("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-3"), ("b", "GPU-4"), ("c", "GPU-5"), ("d", "GPU-7")]
+
+    async def test_they_are_found_in_an_older_store(self, settings, collecting):
+        async with collecting(settings) as one:
+            one.read("a", 10.0, "1")
+            one.read("a", 20.0, "1", "2")
+            assert await one.store.history_writer.flushed(10)
+        async with Store.open(settings) as store:
+            async with store.database.write() as connection:
+                await to_first_version(connection)
+        async with Store.open(settings) as store:
+            assert [(c.uuid, c.first_sight) for c in await store.history.changes()] == [("GPU-1", True), ("GPU-2", False)]
 
 
 class TestAlterations:

@@ -20,6 +20,7 @@ from collector.views.recent_changes import current_place
 from collector.views.trays import last_known_chassis
 from collector.web.keys import COLLECTOR
 from collector.web.pages import links
+from collector.web.pages.qr import qr_code
 from collector.web.pages.static import STATIC_PATHS
 from collector.web.public_url import local_path, public_url
 
@@ -63,9 +64,11 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
 
 def _common(request: web.Request) -> dict[str, Any]:
     collector = request.app[COLLECTOR]
-    root = public_url(request).prefix
+    public = public_url(request)
+    root = public.prefix
     return {
         "root": root,
+        "qr_code": functools.partial(qr_code, public),
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),

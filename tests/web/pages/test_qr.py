@@ -1,0 +1,33 @@
+"""The QR codes of addresses."""
+
+import pytest
+import segno
+
+from collector.web.pages.qr import MAX_QR_LENGTH, qr_code
+from collector.web.public_url import PublicUrl
+
+PUBLIC = PublicUrl("https", "gpu.example.com", "/gpuid")
+
+
+def test_a_code_has_the_whole_address_and_says_where_it_leads() -> None:
+    code = qr_code(PUBLIC, "/gpuid/gpus/1652923034028", 'Serial "1652923034028" & <more>')
+    drawn = segno.make_qr("https://gpu.example.com/gpuid/gpus/1652923034028", error="m")
+    path = drawn.svg_inline(omitsize=True).partition(' d="M0')[2]
+    assert path.partition('d="')[2] in code, "it is the code of this address"
+    assert code.startswith('<svg role="img" viewBox=')
+    assert "<title>Serial &#34;1652923034028&#34; &amp; &lt;more&gt;</title>" in code
+    assert " style=" not in code, "the content security policy allows no style"
+
+
+@pytest.mark.parametrize(
+    ("public", "path"),
+    [(PublicUrl("", "", ""), "/gpus/1"), (PUBLIC, ""), (PUBLIC, "/gpuid/gpus/" + "9" * MAX_QR_LENGTH)],
+    ids=["unknown host", "no address", "too long"],
+)
+def test_no_code_without_an_address_that_fits(public: PublicUrl, path: str) -> None:
+    assert qr_code(public, path, "label") == ""
+
+
+def test_plain_http_is_assumed_where_nothing_says_how_clients_connect() -> None:
+    plain, secure = (qr_code(PublicUrl(scheme, "h", ""), "/gpus/1", "x") for scheme in ("", "https"))
+    assert plain == qr_code(PublicUrl("http", "h", ""), "/gpus/1", "x") != secure
