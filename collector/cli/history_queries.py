@@ -17,7 +17,7 @@ from collector.cli.condition import mark_of, needs, reasons_of
 from collector.cli.options import found_config
 from collector.cli.table import print_rows
 from collector.marks import Marks
-from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
+from collector.store import ChangeFilter, History, OpenMode, PastPlacement, Position, Store, StoreSettings
 from collector.text import counted, one_line
 from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_changes
@@ -65,9 +65,8 @@ class HistoryQueries:
         async def read(store: Store) -> list[Row]:
             rows: list[Row] = []
             after: int | None = None
-            while found := await store.history.changes(
-                since=since, cluster=cluster, events=events, after=after, limit=self._page_size
-            ):
+            wanted = ChangeFilter(since=since, cluster=cluster, events=events)
+            while found := await store.history.changes(wanted, after=after, limit=self._page_size):
                 rows += map(change_row, found)
                 after = found[-1].id
             return rows

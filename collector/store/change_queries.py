@@ -1,4 +1,4 @@
-"""Which changes of the history are wanted, as conditions on its table; and the first sights of nodes, counted by day."""
+"""Which changes of the history are wanted, as conditions on its table; and the first sights of nodes, by day."""
 
 from collections.abc import Collection
 from typing import Any, NamedTuple

@@ -25,7 +25,7 @@ from collector.store.change_queries import (
 from collector.store.conditions import recorded_conditions
 from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
-__all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
+__all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position", "Seat"]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
 
@@ -103,6 +103,29 @@ class HistoricChange(msgspec.Struct, frozen=True, kw_only=True):
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
     mark: str | None = None  # the kind of the mark that it had when this was recorded
     first_sight: bool = False  # whether nothing was recorded of its node before
+
+
+class Seat(msgspec.Struct, frozen=True, kw_only=True):
+    """Where in its node a GPU sat from some time on, as far as the hardware reported it."""
+
+    uuid: str
+    cluster: str
+    node: str
+    since: float  # Unix seconds
+    tray: str | None
+    slot: str | None
+    module: str | None
+    pci_bus_id: str | None
+
+    @property
+    def place(self) -> Place:
+        """The node."""
+        return Place(self.cluster, self.node)
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """The seat, by the names of a GPU's fields."""
+        return {name: getattr(self, name) for name in ("tray", "slot", "module", "pci_bus_id")}
 
 
 class History(Bounded):
@@ -249,6 +272,17 @@ class History(Bounded):
                 of_names = query.where(_changes.node.in_(names[start : start + _IDS_PER_QUERY]))
                 found += map(_change, (await connection.execute(of_names)).mappings().all())
         return [one for one in found if Place(one.cluster, one.node) in places]
+
+    @in_time
+    async def seats(self, uuids: Collection[str]) -> list[Seat]:
+        """Return every seat that some GPUs ever had."""
+        asked, columns = sorted(uuids), [_placements[name] for name in Seat.__struct_fields__]
+        found: list[Seat] = []
+        async with self._read() as connection:
+            for start in range(0, len(asked), _IDS_PER_QUERY):
+                query = select(*columns).where(_placements.uuid.in_(asked[start : start + _IDS_PER_QUERY]))
+                found += [sound(Seat, dict(row)) for row in (await connection.execute(query)).mappings()]
+        return found
 
     @in_time
     async def health_changes(

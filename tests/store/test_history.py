@@ -1,13 +1,16 @@
 """What the history answers, on both engines."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from sqlalchemy import Engine, event
 
 from collector.health import Degradation, Health, degradations
 from collector.model import Change, Event, FieldChange, Gpu, LastReport, Place, Step
-from collector.store import Alteration, ChangeFilter, ChangePosition, Position
+from collector.store import Alteration, ChangeFilter, ChangePosition, Position, Store
 from collector.store.history import MAX_ALTERATIONS
+from tests.support.old_store import to_first_version
 
 pytestmark = pytest.mark.anyio
 
@@ -275,7 +278,7 @@ class TestLatestChanges:
         assert pages == whole[::-1]
 
     async def test_those_of_one_node_gpu_or_serial_can_be_chosen(self, collector):
-        async def ask(**wanted: str) -> list[tuple[str, float]]:
+        async def ask(**wanted: Any) -> list[tuple[str, float]]:
             found = await collector.store.history.latest_changes(ChangeFilter(**wanted))
             return [(c.event, c.time) for c in found]
 
@@ -322,18 +325,27 @@ class TestFirstSights:
             assert await ask(limit=1) == whole[:1]
             assert await ask(ChangeFilter(cluster="lab")) == whole[1:2]
             first = [(c.node, c.uuid) for c in await one.store.history.changes() if c.first_sight]
-            assert sorted(first) == [("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-3"), ("b", "GPU-4"), ("c", "GPU-5"), ("d", "GPU-7")]
+            assert sorted(first) == [
+                ("a", "GPU-1"),
+                ("a", "GPU-2"),
+                ("b", "GPU-3"),
+                ("b", "GPU-4"),
+                ("c", "GPU-5"),
+                ("d", "GPU-7"),
+            ]
 
     async def test_they_are_found_in_an_older_store(self, settings, collecting):
         async with collecting(settings) as one:
             one.read("a", 10.0, "1")
             one.read("a", 20.0, "1", "2")
             assert await one.store.history_writer.flushed(10)
+        async with Store.open(settings) as store, store.database.write() as connection:
+            await to_first_version(connection)
         async with Store.open(settings) as store:
-            async with store.database.write() as connection:
-                await to_first_version(connection)
-        async with Store.open(settings) as store:
-            assert [(c.uuid, c.first_sight) for c in await store.history.changes()] == [("GPU-1", True), ("GPU-2", False)]
+            assert [(c.uuid, c.first_sight) for c in await store.history.changes()] == [
+                ("GPU-1", True),
+                ("GPU-2", False),
+            ]
 
 
 class TestAlterations:

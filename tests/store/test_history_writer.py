@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from collector.model import Change, Event, Gpu, Place, Step
-from collector.store import Store, StoreSettings
+from collector.store import ChangeFilter, Store, StoreSettings
 from collector.store.commit import Commit
 from tests.support.waiting import eventually
 
