@@ -25,6 +25,7 @@ ROWS_PER_QUERY = 500  # changes
 MAX_QUERIES = 20  # for one part; then it ends early
 DAY_SECONDS = 86400.0
 
+_EVENT_OF = {Folded.FIRST_SEEN: Event.APPEARED}  # what the history calls it
 _ARRIVING = (Event.APPEARED, Event.MOVED)
 _EXCHANGING = (*_ARRIVING, Event.VANISHED)
 
@@ -222,9 +223,10 @@ def _from_memory(
     view: CollectorView, wanted: ChangeFilter, event: str, before: ChangePosition | None, limit: int
 ) -> tuple[list[ChangeGroup], ChangePosition | None]:
     groups = list(view.recent_changes.newest())
-    if event in ("", Folded.REPLACED, Folded.FIRST_SEEN):
-        groups = list(_with_first_sights(view, replaced(groups)))
-    groups = [one for one in groups if _admits(wanted, one) and event in ("", one.event)]
+    if event in ("", Folded.REPLACED):
+        groups = replaced(groups)
+    groups = list(_with_first_sights(view, groups))
+    groups = [one for one in groups if _admits(wanted, one) and event in ("", one.event, _EVENT_OF.get(one.event))]
     if _folds(wanted, event):
         groups = _folded(groups)
     shown = [one for one in groups if before is None or one.id < before.id]

@@ -50,6 +50,14 @@ class ChangeGroup(msgspec.Struct, frozen=True, kw_only=True):
     counted: int | None = None  # of first sights: GPUs
 
     @property
+    def key(self) -> str:
+        """What tells it from all others, wherever it is listed, and stays while it grows."""
+        if self.event == Folded.FIRST_SEEN and self.nodes > 1:
+            return f"{self.event} {self.time // 86400.0:.0f} {self.place.cluster}"
+        first = min((gpu.uuid for gpu in self.gpus), default="")
+        return f"{self.event} {self.time:.3f} {self.place.cluster} {self.place.node} {first}"
+
+    @property
     def size(self) -> int:
         """How many GPUs it concerns; of a replacement, those that left or those that came, whichever are more."""
         return max(len(self.gpus), len(self.left)) if self.counted is None else self.counted

@@ -1,6 +1,6 @@
 """Which GPUs of a node were replaced by others: some left, and others came within the hour."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -32,9 +32,9 @@ def replaced(
     What left and was replaced by what is only in them is left out, since it is in the list above; unless the groups
     were `chosen` by their GPUs, so that it may not be there.
     """
-    shown = {_key(group) for group in groups}
+    shown = {_key(group): group.id for group in groups}
     by_place: dict[Place, dict[tuple[object, ...], ChangeGroup]] = {}
-    for group in (*groups, *around):
+    for group in (*around, *groups):  # of those that were chosen, some may be missing
         if group.event in (Event.VANISHED, Event.APPEARED, Event.MOVED):
             by_place.setdefault(group.place, {}).setdefault(_key(group), group)
     instead: dict[tuple[object, ...], ChangeGroup | None] = {}
@@ -61,7 +61,7 @@ def exchanges(group: ChangeGroup) -> list[Exchange]:
 
 def _pair(
     ones: Sequence[ChangeGroup],
-    shown: set[tuple[object, ...]],
+    shown: Mapping[tuple[object, ...], int],
     instead: dict[tuple[object, ...], ChangeGroup | None],
     chosen: bool,
 ) -> None:
@@ -87,6 +87,7 @@ def _pair(
         if head is not None:
             instead[_key(head)] = msgspec.structs.replace(
                 head,
+                id=shown[_key(head)],
                 event=Folded.REPLACED,
                 time=time,
                 previous=None,
@@ -99,7 +100,7 @@ def _pair(
 
 
 def _key(group: ChangeGroup) -> tuple[object, ...]:
-    return group.event, group.time, group.place, group.previous, min((gpu.uuid for gpu in group.gpus), default="")
+    return group.event, group.time, group.place, group.previous
 
 
 def _seat(gpu: Gpu) -> str:
