@@ -5,7 +5,7 @@ row stands where the newest of its changes was, and is told whole.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -25,7 +25,7 @@ ROWS_PER_QUERY = 500  # changes
 MAX_QUERIES = 20  # for one part; then it ends early
 DAY_SECONDS = 86400.0
 
-_EVENT_OF = {Folded.FIRST_SEEN: Event.APPEARED}  # what the history calls it
+_EVENT_OF: Mapping[str, str] = {Folded.FIRST_SEEN: Event.APPEARED}  # what the history calls it
 _ARRIVING = (Event.APPEARED, Event.MOVED)
 _EXCHANGING = (*_ARRIVING, Event.VANISHED)
 

@@ -58,9 +58,9 @@ async def test_changes_of_one_reading_have_different_keys(site: Any, client: htt
     async with following(client, f"?after={newest}") as events:
         keys = [re.findall(r'data-key="(.*?)"', await anext(events)) for _ in range(3)]
     assert keys == [
-        ["moved 1764000300.0 prod-a n9 GPU-b2"],
-        ["moved 1764000300.0 prod-a n9 GPU-a2"],
-        ["moved 1764000300.0 prod-a n9 GPU-a1"],
+        ["moved 1764000300.000 prod-a n9 GPU-b2"],
+        ["moved 1764000300.000 prod-a n9 GPU-a2"],
+        ["moved 1764000300.000 prod-a n9 GPU-a1"],
     ]
 
 
