@@ -44,7 +44,6 @@ async def changes(request: web.Request) -> web.Response:
         "changes.html",
         days=list(_by_day(part.groups)),
         newest=before is None,
-        live=before is None and wanted.until is None,
         history=part.history,
         chosen={name: chosen.get(name, "") for name in FILTERS},
         narrowed=bool(chosen),
