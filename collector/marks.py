@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from collector.timestamps import rfc3339
+from collector.timestamps import MAX_TIME, parse_end, rfc3339
 
 __all__ = [
     "MAX_ID_LENGTH",
@@ -25,6 +25,7 @@ __all__ = [
     "check_id",
     "check_who",
     "mark_object",
+    "parse_until",
 ]
 
 MAX_MARKS = 10_000  # that can be in force at the same time
@@ -32,7 +33,6 @@ MAX_ID_LENGTH = 128  # characters of a serial or UUID; no reading has a longer o
 MAX_NOTE_LENGTH = 500  # characters
 MAX_TICKET_LENGTH = 300  # characters; it is the value of a label
 MAX_WHO_LENGTH = 100  # characters
-MAX_TIME = 253_402_300_799.0  # Unix seconds: the end of the year 9999
 
 _BARE_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _TICKET_ID = re.compile(r"[\w#][\w#./-]*")  # such as OPS-123, which no browser takes for an address
@@ -169,6 +169,14 @@ def check_id(text: str) -> str:
     if name in (".", "..") or name.upper() == "GPU-" or name.upper().startswith("MIG-"):
         raise ValueError("expected a GPU's serial or UUID")
     return f"GPU-{name.lower()}" if _BARE_UUID.fullmatch(name) else name
+
+
+def parse_until(text: str, now: float) -> float:
+    """Return the Unix seconds of when a mark ends: a time, or how long from now; ValueError says what was expected."""
+    try:
+        return parse_end(text, now)
+    except ValueError as error:
+        raise ValueError(f"until: {error}") from None
 
 
 def check_who(text: str) -> str:

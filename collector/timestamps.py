@@ -1,9 +1,22 @@
-"""Times as text: RFC 3339 in UTC, the one form that logs, API, records and Kubernetes share."""
+"""Times as text: RFC 3339 in UTC, which logs, API, records and Kubernetes share, and the times that people write."""
 
+import re
 from datetime import UTC, datetime
 from typing import Literal, overload
 
-__all__ = ["rfc3339", "utc_seconds"]
+__all__ = ["CLOCK_SKEW_SECONDS", "EXPECTED_TIME", "MAX_TIME", "parse_end", "parse_time", "rfc3339"]
+
+CLOCK_SKEW_SECONDS = 60.0  # that a client's clock may be ahead: what is that far in the future is now
+EXPECTED_TIME = "expected a time such as 2026-11-24T12:00:00Z, 2026-11-24, yesterday or 2h"
+MAX_TIME = 253_402_300_799.0  # Unix seconds: the end of the year 9999, the last that can be written as a date
+
+_MAX_LENGTH = 60  # characters of a text that is a time
+_DAY_SECONDS = 86_400.0
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY_SECONDS, "w": 7 * _DAY_SECONDS}
+_UNIT = "(?:s|m|h|d|w|secs?|seconds?|mins?|minutes?|hours?|days?|weeks?)"
+_AGE = re.compile(rf"(-?)((?:\d{{1,9}}(?:\.\d{{1,9}})? ?{_UNIT} ?)+)( ?ago)?", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?) ?([a-z])")
+_LOST_PLUS = re.compile(r"(.*\d:\d\d(?:[.,]\d+)?) (\d\d:?\d\d)", re.ASCII)  # a "+" that was not escaped in a URL
 
 
 @overload
@@ -21,7 +34,70 @@ def rfc3339(seconds: float | None, timespec: Literal["milliseconds", "seconds"] 
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
-def utc_seconds(text: str) -> float:
-    """Return the Unix seconds of an ISO 8601 time, which without a time zone is in UTC; raises ValueError."""
-    moment = datetime.fromisoformat(text)
+def parse_time(text: str, now: float, *, future: bool = False) -> float:
+    """Return the Unix seconds of a time that somebody wrote, who looks back from `now`.
+
+    It is an ISO 8601 time (without a zone in UTC), a date (its midnight in UTC), "now", "today", "yesterday", or an age
+    such as "2h", "1h30m", "3d ago" or "-1w". ValueError says what was expected, in one line; a time in the future is
+    refused unless `future`.
+    """
+    words = _words(text)
+    if (age := _length(words)) is not None:
+        time = now - age
+    elif words in ("now", "today", "yesterday"):
+        midnight = now - now % _DAY_SECONDS
+        time = {"now": now, "today": midnight}.get(words, midnight - _DAY_SECONDS)
+    else:
+        time = _absolute(words, text)
+    if time > now and not future:
+        if time > now + CLOCK_SKEW_SECONDS:
+            raise ValueError(f"expected a time in the past, got {_quoted(text)}")
+        return now
+    return _bounded(time, text)
+
+
+def parse_end(text: str, now: float) -> float:
+    """Return the Unix seconds of when something is to end: an ISO 8601 time, or how long after `now`, such as "7d".
+
+    ValueError says what was expected, in one line.
+    """
+    words = _words(text)
+    if words.startswith("-") or words.endswith("ago") or (length := _length(words)) is None:
+        try:
+            return _bounded(_absolute(words, text), text)
+        except ValueError:
+            raise ValueError(
+                f'expected a duration such as "7d", or a time such as 2026-12-01T12:00:00Z, got {_quoted(text)}'
+            ) from None
+    return _bounded(now + length, text)
+
+
+def _words(text: str) -> str:
+    """Return what a person wrote in one spelling; empty for what is too long to be a time."""
+    return " ".join(text.split()).lower() if text.isascii() and len(text) <= _MAX_LENGTH else ""
+
+
+def _length(words: str) -> float | None:
+    """Return how many seconds an age is long; None for what is no age."""
+    if (found := _AGE.fullmatch(words)) is None or (found[1] and found[3]):
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(found[2]))
+
+
+def _absolute(words: str, text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", words).upper())
+    except ValueError:
+        raise ValueError(f"{EXPECTED_TIME}, got {_quoted(text)}") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _bounded(time: float, text: str) -> float:
+    if not 0 <= time <= MAX_TIME:
+        raise ValueError(f"expected a time in the years 1970 to 9999, got {_quoted(text)}")
+    return time
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a message repeats it, in one line."""
+    return repr(text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 1]}…")

@@ -18,11 +18,20 @@ from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
 from collector.cli.options import CommandError, found_config
 from collector.cli.table import print_rows
-from collector.config import ConfigError, Duration
-from collector.marks import MAX_ID_LENGTH, MAX_MARKS, MAX_WHO_LENGTH, MarkKind, NewMark, check_id, check_who
+from collector.config import ConfigError
+from collector.marks import (
+    MAX_ID_LENGTH,
+    MAX_MARKS,
+    MAX_WHO_LENGTH,
+    MarkKind,
+    NewMark,
+    check_id,
+    check_who,
+    parse_until,
+)
 from collector.store import MarkStore, OpenMode, RefusedMarkError, Store, StoreSettings
 from collector.text import counted, one_line
-from collector.timestamps import rfc3339, utc_seconds
+from collector.timestamps import rfc3339
 from collector.views.marks import MARK_COLUMNS, mark_row
 
 __all__ = ["mark", "marks", "unmark"]
@@ -77,7 +86,7 @@ def mark(
     now = time.time()
     try:
         new = NewMark(
-            kind=MarkKind(kind), note=note, ticket=ticket, until=None if until is None else _moment(until, now)
+            kind=MarkKind(kind), note=note, ticket=ticket, until=None if until is None else parse_until(until, now)
         )
         new.check_until(now)
     except ValueError as error:
@@ -292,18 +301,6 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: expected text in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from None
-
-
-def _moment(text: str, now: float) -> float:
-    """Return a time in Unix seconds, given as a duration from now or as a date; raises ValueError."""
-    try:
-        return now + Duration.parse(text)
-    except ValueError:
-        pass
-    try:
-        return utc_seconds(text)
-    except ValueError:
-        raise ValueError('until: expected a duration such as "7d", or a time such as 2026-12-01T12:00:00Z') from None
 
 
 def _who(by: str | None) -> str:

@@ -1,5 +1,6 @@
 """The options, value types and the error that several commands share."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ import click
 from collector.cli.logs import LEVELS
 from collector.config import ConfigError, Duration, Listen
 from collector.model import GpuidError
+from collector.timestamps import parse_time
 
 __all__ = [
     "DURATION",
     "LISTEN",
+    "PAST_TIME",
     "TERM",
     "TIMEOUT",
     "CommandError",
@@ -63,6 +66,7 @@ def _term(text: object) -> str:
 
 
 DURATION = ParsedText("duration", Duration.parse)
+PAST_TIME = ParsedText("time", lambda text: parse_time(str(text), time.time()))  # in Unix seconds
 TIMEOUT = ParsedText("duration", _timeout)
 TERM = ParsedText("text", _term)
 LISTEN = ParsedText("host:port", Listen.parse)

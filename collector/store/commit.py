@@ -14,7 +14,17 @@ from collector.model import NO_UUIDS, Change, Event, Gpu, NodeState, Place, Sink
 from collector.store import schema
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
-from collector.store.plan import Away, Departure, OpenPlacement, Plan, Recorded, arriving, differences, plan
+from collector.store.plan import (
+    SEAT_FIELDS,
+    Away,
+    Departure,
+    OpenPlacement,
+    Plan,
+    Recorded,
+    arriving,
+    differences,
+    plan,
+)
 from collector.store.sound import moment, optional_text, sound_facts, sound_last_known, text
 
 __all__ = ["Commit", "Unstored", "recorded"]
@@ -154,7 +164,7 @@ _ALTER = (
     .values(  # a value that one reading lacks stays as it was last known
         {
             name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name])
-            for name in ("serial", "chassis", "model")
+            for name in ("serial", "chassis", "model", *SEAT_FIELDS)
         }
         | {"last_known": bindparam("b_last_known", type_=Text)}
     )
@@ -174,7 +184,8 @@ _CONFIRM = (
     .where(*_OPEN_HERE[:3], _placements.until == bindparam("b_until"))
     .values({"confirmed": bindparam("b_confirmed")})
 )
-_END = update(schema.placements).where(*_OPEN_HERE).values(_ENDED)
+_SEAT = {name: func.coalesce(bindparam(f"b_{name}", type_=Text), _placements[name]) for name in SEAT_FIELDS}
+_END = update(schema.placements).where(*_OPEN_HERE).values(_ENDED | _SEAT)
 _END_ALL = (
     update(schema.placements).where(_placements.uuid == bindparam("b_uuid"), _placements.until.is_(None)).values(_ENDED)
 )

@@ -63,6 +63,10 @@ class PastPlacement(msgspec.Struct, frozen=True, kw_only=True):
     last_known: tuple[LastReport, ...] = ()  # the fields whose values only earlier readings had
     altered: tuple[Alteration, ...] = ()  # while it was there, the newest first; at most MAX_ALTERATIONS
     health_changes: tuple[Alteration, ...] = ()  # likewise
+    tray: str | None = None  # where in its machine it is, or was last, as far as that is recorded
+    slot: str | None = None
+    module: str | None = None
+    pci_bus_id: str | None = None
 
     @property
     def position(self) -> Position:

@@ -24,7 +24,9 @@ from collector.model import (
 )
 from collector.store.codec import encode_changes, encode_facts, encode_last_known
 
-__all__ = ["Away", "Departure", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
+__all__ = ["SEAT_FIELDS", "Away", "Departure", "OpenPlacement", "Plan", "Recorded", "arriving", "differences", "plan"]
+
+SEAT_FIELDS = ("tray", "slot", "module", "pci_bus_id")  # where in its machine a GPU is
 
 Row = dict[str, Any]  # by the names of the columns; `b_…` where an UPDATE finds its row by it
 
@@ -108,10 +110,11 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
                     row["until"] = change.time
                     row["confirmed"] = change.last_seen or row["confirmed"]
                 else:
-                    end.append({**_found_by(uuid, place), "b_until": change.time})
+                    end.append({**_found_by(uuid, place), "b_until": change.time, **_bound(_seat(change.gpu))})
             case Event.MOVED | Event.APPEARED:
                 if change.event is Event.MOVED and not everywhere and change.previous is not None:
-                    end.append({**_found_by(uuid, change.previous), "b_until": change.time})
+                    seat = dict.fromkeys(SEAT_FIELDS)  # that the change knows is the new one
+                    end.append({**_found_by(uuid, change.previous), "b_until": change.time, **_bound(seat)})
                 elif change.event is Event.MOVED:
                     for row in here.values():
                         row["until"] = change.time
@@ -146,13 +149,12 @@ def plan(changes: Sequence[Change], *, everywhere: bool = True) -> Plan:
 
 def _alter(change: Change, here: Row | None, alter: list[Row]) -> None:
     """Alter a placement that the same changes began, or else let the open one be altered."""
-    facts = _facts(change.gpu)
+    facts = _facts(change.gpu) | _seat(change.gpu)
     if here is not None:
         here.update({key: value for key, value in facts.items() if value is not None})
         here["last_known"] = encode_last_known(change.gpu.last_known_facts)
     else:
-        known = {f"b_{key}": value for key, value in facts.items()}
-        known["b_last_known"] = encode_last_known(change.gpu.last_known_facts)
+        known = {**_bound(facts), "b_last_known": encode_last_known(change.gpu.last_known_facts)}
         alter.append({**_found_by(change.gpu.uuid, change.place), **known})
 
 
@@ -349,6 +351,15 @@ def _facts(gpu: Gpu) -> Row:
     return {"serial": gpu.serial, "chassis": gpu.chassis, "model": gpu.model}
 
 
+def _seat(gpu: Gpu) -> Row:
+    """Return where in its machine a GPU is."""
+    return {name: getattr(gpu, name) for name in SEAT_FIELDS}
+
+
+def _bound(row: Row) -> Row:
+    return {f"b_{name}": value for name, value in row.items()}
+
+
 def _found_by(uuid: str, place: Place) -> Row:
     return {"b_uuid": uuid, "b_cluster": place.cluster, "b_node": place.node}
 
@@ -362,6 +373,7 @@ def _placement_row(change: Change) -> Row:
     return {
         "uuid": change.gpu.uuid,
         **_facts(change.gpu),
+        **_seat(change.gpu),
         "cluster": change.place.cluster,
         "node": change.place.node,
         "machine": change.machine,

@@ -35,7 +35,7 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0006"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0007"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
@@ -90,6 +90,11 @@ placements = Table(
     Column("until", Double),  # NULL while the GPU is there
     Column("confirmed", Double),  # when its node was last read with it; while it is there, its node's read_at says so
     Column("last_known", Text),  # JSON: the fields that are merely last known, each with when it was reported last
+    # Where in its machine it is, or was last, as far as the hardware reports it; NULL in what older versions recorded.
+    Column("tray", Text),
+    Column("slot", Text),
+    Column("module", Text),
+    Column("pci_bus_id", Text),
     Index("gpuid_placements_uuid", "uuid"),
     Index("gpuid_placements_serial", "serial"),
     Index("gpuid_placements_chassis", "chassis"),

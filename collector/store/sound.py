@@ -12,9 +12,9 @@ import msgspec
 
 from collector.model import FieldChange, Gpu, LastReport, NodeState
 from collector.store.codec import decode_changes, decode_facts, decode_last_known
+from collector.timestamps import MAX_TIME
 
 __all__ = [
-    "MAX_TIME",
     "is_sound",
     "moment",
     "optional_text",
@@ -27,8 +27,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-MAX_TIME = 253_402_300_799.0  # Unix seconds: the end of the year 9999, the last that can be written as a date
 
 _T = TypeVar("_T")
 _Row = TypeVar("_Row", bound=msgspec.Struct)

@@ -40,7 +40,7 @@ async def changes(request: web.Request) -> web.Response:
     check_values(request, "event", CHANGE_EVENTS)
     found = await _history(request).changes(
         since=timestamp(request, "since"),
-        until=timestamp(request, "until"),
+        until=timestamp(request, "until", future=True),
         cluster=request.query.get("cluster"),
         events=request.query.getall("event", ()),
         after=row_id(request, "after", EXPECTED_NEXT),

@@ -9,10 +9,9 @@ import msgspec
 from aiohttp import web
 
 from collector.inventory import Inventory
-from collector.marks import MAX_WHO_LENGTH, Mark, MarkKind, NewMark, check_id
+from collector.marks import MAX_WHO_LENGTH, Mark, MarkKind, NewMark, check_id, parse_until
 from collector.store import KnownGpu, MarkStore, RefusedMarkError
 from collector.text import one_line
-from collector.timestamps import utc_seconds
 from collector.views.marks import mark_row
 from collector.web.answers import json_answer
 from collector.web.auth import USER
@@ -35,7 +34,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"ki
     kind: MarkKind
     note: str | None = None
     ticket: str | None = None
-    until: str | None = None  # RFC 3339
+    until: str | None = None  # a time, or how long from now
 
 
 async def marks(request: web.Request) -> web.Response:
@@ -141,19 +140,12 @@ async def _body(request: web.Request) -> _Body:
 
 def _new_mark(body: _Body, now: float) -> NewMark:
     try:
-        until = None if body.until is None else _moment(body.until)
+        until = None if body.until is None else parse_until(body.until, now)
         new = NewMark(kind=body.kind, note=body.note or "", ticket=body.ticket or "", until=until)
         new.check_until(now)
     except ValueError as error:
         raise web.HTTPBadRequest(text=str(error)) from None
     return new
-
-
-def _moment(text: str) -> float:
-    try:
-        return utc_seconds(text)
-    except ValueError:
-        raise ValueError("until: expected a time such as 2026-11-24T12:00:00Z") from None
 
 
 def _known(inventory: Inventory, name: str) -> Iterator[KnownGpu]:

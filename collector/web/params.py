@@ -6,7 +6,8 @@ from typing import NamedTuple
 from aiohttp import web
 
 from collector.text import enumerated
-from collector.timestamps import utc_seconds
+from collector.timestamps import parse_time
+from collector.web.keys import COLLECTOR
 
 __all__ = ["MAX_LIMIT", "Paging", "check_parameters", "check_values", "choice", "paging", "row_id", "timestamp"]
 
@@ -66,15 +67,15 @@ def row_id(request: web.Request, key: str, expected: str) -> int | None:
     return int(text)
 
 
-def timestamp(request: web.Request, key: str) -> float | None:
-    """Return a time in Unix seconds, which without a time zone is in UTC; None if it is not given."""
+def timestamp(request: web.Request, key: str, *, future: bool = False) -> float | None:
+    """Return a time in Unix seconds, as `parse_time` reads it; None if it is not given."""
     text = request.query.get(key)
     if text is None:
         return None
     try:
-        return utc_seconds(text)
-    except ValueError:
-        raise web.HTTPBadRequest(text=f"{key}: expected a time such as 2026-11-24T12:00:00Z") from None
+        return parse_time(text, request.app[COLLECTOR].now(), future=future)
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"{key}: {error}") from None
 
 
 def _whole_number(request: web.Request, key: str, default: int, least: int, most: int) -> int:

@@ -1,5 +1,6 @@
 """What the history answers, on both engines."""
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, event
 
@@ -86,6 +87,22 @@ class TestWhere:
             "chassis-1",
             "i-a",
         )
+
+    async def test_it_says_where_in_its_machine_a_gpu_was(self, settings, collecting):
+        card = Gpu(uuid="GPU-1", tray="3", slot="4", module="7", pci_bus_id="00000000:4E:00.0")
+        async with collecting(settings) as one:
+            one.read("a", 10.0, card)
+            one.read("a", 20.0, msgspec.structs.replace(card, module="8"))
+            one.read("a", 30.0)
+            one.read("b", 40.0, msgspec.structs.replace(card, pci_bus_id=None))
+            one.read("c", 50.0, Gpu(uuid="GPU-1"))
+            await one.store.history_writer.flushed(10)
+            found = await one.store.history.where("GPU-1")
+        assert [(row.node, row.tray, row.slot, row.module, row.pci_bus_id) for row in found] == [
+            ("c", None, None, None, None),
+            ("b", "3", "4", "7", None),
+            ("a", "3", "4", "8", "00000000:4E:00.0"),
+        ]
 
     async def test_a_serial_that_one_reading_lacks_still_finds_it(self, settings, collecting):
         async with collecting(settings) as one:

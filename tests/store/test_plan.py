@@ -14,7 +14,7 @@ A, B, C = (Place("prod", name) for name in "abc")
 def change(
     event: Event, time: float, place: Place, uuid: str = "GPU-1", previous: Place | None = None, serial: str = "s"
 ) -> Change:
-    gpu = Gpu(uuid=uuid, serial=serial, model="m", chassis="c")
+    gpu = Gpu(uuid=uuid, serial=serial, model="m", chassis="c", module="3")
     return Change(event=event, time=time, gpu=gpu, place=place, machine="i", source="x/y", previous=previous)
 
 
@@ -42,7 +42,8 @@ class TestWhatChangesDo:
 
     def test_vanishing_ends_the_placement_in_that_node_only(self):
         steps = plan([change(Event.VANISHED, 2.0, A)])
-        assert steps.end == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_until": 2.0}]
+        seat = {"b_tray": None, "b_slot": None, "b_module": "3", "b_pci_bus_id": None}
+        assert steps.end == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_until": 2.0, **seat}]
         assert steps.end_all == []
         facts = '{"serial":["s",2.0],"model":["m",2.0],"chassis":["c",2.0]}'
         assert steps.vanished == [{"b_uuid": "GPU-1", "b_cluster": "prod", "b_node": "a", "b_facts": facts}]
@@ -86,6 +87,10 @@ class TestWhatChangesDo:
                 "b_serial": "s",
                 "b_chassis": "c",
                 "b_model": "m",
+                "b_tray": None,
+                "b_slot": None,
+                "b_module": "3",
+                "b_pci_bus_id": None,
                 "b_last_known": None,
             }
         ]

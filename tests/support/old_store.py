@@ -12,6 +12,7 @@ _STATEMENTS = (
     "ALTER TABLE gpuid_changes DROP COLUMN changes",
     "ALTER TABLE gpuid_changes DROP COLUMN last_known",
     "ALTER TABLE gpuid_placements DROP COLUMN last_known",
+    *(f"ALTER TABLE gpuid_placements DROP COLUMN {name}" for name in ("tray", "slot", "module", "pci_bus_id")),
     "ALTER TABLE gpuid_ghosts DROP COLUMN facts",
     "ALTER TABLE gpuid_dead_letters DROP COLUMN half",
     "UPDATE gpuid_schema SET version_num = '0001'",

@@ -144,7 +144,7 @@ class TestBadInput:
             ({"as": "rma", "note": "a\nb"}, "note: expected one line without control characters"),
             ({"as": "rma", "ticket": "javascript:alert(1)"}, "ticket: expected an http or https URL"),
             ({"as": "rma", "ticket": "https://me:pw@tickets/1"}, "ticket: expected an http or https URL"),
-            ({"as": "rma", "until": "soon"}, "until: expected a time such as"),
+            ({"as": "rma", "until": "soon"}, "until: expected a duration such as"),
             ({"as": "rma", "until": "2001-01-01"}, "until: expected a time in the future"),
             ([], "Expected `object`"),
         ],
