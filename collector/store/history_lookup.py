@@ -63,8 +63,10 @@ class HistoryLookup(Bounded, ABC):
                 condition: ColumnElement[bool] = _placements.node.in_(part) & _placements.until.is_not(None)
                 place = (_placements.cluster, _placements.node)
                 query = select(*place, func.max(_placements.id)).where(condition).group_by(*place)
-                found += [FormerNode(text(cluster), text(node), number) for cluster, node, number in
-                          await connection.execute(query)]
+                found += [
+                    FormerNode(text(cluster), text(node), number)
+                    for cluster, node, number in await connection.execute(query)
+                ]
         return found
 
     async def numbered(self, ids: Collection[int]) -> AsyncIterator[Any]:

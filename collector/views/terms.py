@@ -1,4 +1,4 @@
-"""Reads what people paste to look GPUs up: serials, UUIDs, nodes, addresses; in any separation, with what labels add."""
+"""Reads what people paste to look GPUs up: serials, UUIDs, nodes, addresses; in any separation, with labels."""
 
 import re
 import unicodedata
@@ -110,9 +110,7 @@ def _split(cell: str, number: int) -> Iterator[Term]:
 def _check_length(text: str, number: int) -> None:
     if len(text) > MAX_TERM_LENGTH:
         shown = one_line(text, 20)
-        raise ValueError(
-            f'id {number:,} ("{shown}"): expected at most {MAX_TERM_LENGTH} characters, got {len(text):,}'
-        )
+        raise ValueError(f'id {number:,} ("{shown}"): expected at most {MAX_TERM_LENGTH} characters, got {len(text):,}')
 
 
 def _term(cell: str, number: int) -> Term:
@@ -170,7 +168,7 @@ def _places(cell: str) -> Iterator[Place]:
     name = _without_label(cell).replace(" / ", "/")
     if not _PROVIDED.match(name) and not _UUID.fullmatch(name):
         for index, letter in enumerate(name):
-            if letter == "/" and 0 < index < len(name) - 1:
+            if letter == "/" and 0 < index < len(name) - 1 and " " not in name[index:]:
                 yield Place(name[:index], name[index + 1 :])
 
 
@@ -216,7 +214,7 @@ def _note(cell: str) -> str:
 _SEPARATORS = re.compile("[\r\n\t\v\f\0\x04\x1c-\x1f\x85\u2028\u2029,;|\"'`“”„‟‘’‚‛«»、，；]+")  # noqa: RUF001  what spreadsheets, chats and scanners put between
 _ENVELOPE = frozenset({"[)>", "06", "[", "]", "-"})  # of a Data Matrix code of ISO/IEC 15434, and of lists
 _UNSEEN = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x2060, 0x2065), 0xFEFF])  # what no one sees
-_DASHES = {code: "-" for code in (*range(0x2010, 0x2016), 0x2212)}
+_DASHES = dict.fromkeys((*range(8208, 8214), 8722), "-")
 _PROVIDED = re.compile(r"\w+://|nodes?/", re.IGNORECASE)  # an id of a cloud, or kubectl's "node/NAME"
 _BRACKETS = "()[]{}<>.:#=* "
 _SERIAL_WORD = r"(?:s/?n|serial(?:[\s_-]*(?:number|num|no|nr))?)"
@@ -234,14 +232,10 @@ _SPREADSHEET = re.compile(r"'?(\d{6,})\.0+", re.ASCII)
 _ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+?\d+", re.ASCII | re.IGNORECASE)
 _HEX = r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}"
 _UUID = re.compile(rf"(?:MIG-)?(?:GPU-)?({_HEX})(?:/\d+){{0,2}}", re.IGNORECASE)
-_UUIDS = re.compile(
-    r"\b(?:MIG-)?(?:GPU-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:/\d+){0,2}", re.IGNORECASE
-)
+_UUIDS = re.compile(r"\b(?:MIG-)?(?:GPU-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:/\d+){0,2}", re.IGNORECASE)
 _NAMED = re.compile(r"(?:on )?(\S+) \((.+)\)")  # "gpu-0003 (sim-0)", as the page writes it
 _NODE_OF = re.compile(r"(?:on |in )?(\S+) (?:of|·|in) (\S+)")
-_BUS = re.compile(
-    r"(?:([0-9a-f]{8}|[0-9a-f]{4}):)?([0-9a-f]{2}:[0-9a-f]{2})(\.[0-7])?", re.ASCII | re.IGNORECASE
-)
+_BUS = re.compile(r"(?:([0-9a-f]{8}|[0-9a-f]{4}):)?([0-9a-f]{2}:[0-9a-f]{2})(\.[0-7])?", re.ASCII | re.IGNORECASE)
 _COLLECTIONS = frozenset({"gpus", "nodes", "clusters", "chassis"})
 _QUERIED = ("q", "ids", "serial", "uuid", "node", "chassis", "machine", "cluster")
 _ADDRESS = re.compile(r"^https?://|/(?:gpus|nodes|clusters|chassis)/|/(?:search|lookup|gpus|nodes)\?", re.IGNORECASE)
