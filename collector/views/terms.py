@@ -42,8 +42,7 @@ def parse_terms(text: str, *, most: int = MAX_TERMS) -> list[Term]:
     """Return the ids in a text: lines, cells or lists of them, in the order and as often as they stand there.
 
     Blanks separate ids as well, unless the words are one name: what that is, only the fleet tells, so such a term has
-    `words`. A heading ("Serial") and empty cells are left out. Raises ValueError, also for none and for more than
-    `most`.
+    `words`. A heading ("Serial") and empty cells are left out. Raises ValueError, also for more than `most`.
     """
     terms: list[Term] = []
     count = 0
@@ -55,8 +54,6 @@ def parse_terms(text: str, *, most: int = MAX_TERMS) -> list[Term]:
             if count > most:
                 raise ValueError(f"expected at most {most:,} ids at once, got more; look them up in several parts")
             terms.append(term)
-    if not terms:
-        raise ValueError("expected at least one id: a serial, UUID, node or anything else that names GPUs")
     return terms
 
 
@@ -89,8 +86,8 @@ def _clean(text: str) -> str:
 
 def _split(cell: str, number: int) -> Iterator[Term]:
     """Yield the terms of one cell."""
-    ids = _UUIDS.findall(cell) if " " in cell else []
-    if ids:  # a line of `nvidia-smi -L`, or several UUIDs
+    ids = _LISTED.findall(cell)
+    if ids:
         yield from (_term(one, number + index) for index, one in enumerate(ids))
         return
     words = cell.split(" ")
@@ -232,7 +229,7 @@ _SPREADSHEET = re.compile(r"'?(\d{6,})\.0+", re.ASCII)
 _ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+?\d+", re.ASCII | re.IGNORECASE)
 _HEX = r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}"
 _UUID = re.compile(rf"(?:MIG-)?(?:GPU-)?({_HEX})(?:/\d+){{0,2}}", re.IGNORECASE)
-_UUIDS = re.compile(r"\b(?:MIG-)?(?:GPU-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:/\d+){0,2}", re.IGNORECASE)
+_LISTED = re.compile(r"\(UUID: ([\w/-]+)\)")  # in a line of `nvidia-smi -L`
 _NAMED = re.compile(r"(?:on )?(\S+) \((.+)\)")  # "gpu-0003 (sim-0)", as the page writes it
 _NODE_OF = re.compile(r"(?:on |in )?(\S+) (?:of|·|in) (\S+)")
 _BUS = re.compile(r"(?:([0-9a-f]{8}|[0-9a-f]{4}):)?([0-9a-f]{2}:[0-9a-f]{2})(\.[0-7])?", re.ASCII | re.IGNORECASE)
