@@ -11,7 +11,7 @@ from collector.inventory import Inventory
 from collector.marks import MAX_WHO_LENGTH, Mark, MarkKind, NewMark, check_id, parse_until
 from collector.store import KnownGpu, MarkStore, RefusedMarkError
 from collector.text import one_line
-from collector.views.marks import mark_row
+from collector.views.rows import mark_row
 from collector.web.answers import json_answer
 from collector.web.auth import USER
 from collector.web.bodies import read_body
@@ -27,7 +27,7 @@ MAX_BODY_BYTES = 8 << 10
 NEVER_SEEN = "no GPU with this serial or UUID was ever seen; the mark takes effect when one appears"
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"kind": "as"}):
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of a request that marks a GPU."""
 
     kind: MarkKind
