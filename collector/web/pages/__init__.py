@@ -6,11 +6,12 @@ from collector.web.limits import HttpLimits
 from collector.web.pages import changes, clusters, gpus, health, nodes, search, static, stream
 from collector.web.pages.index import clusters as cluster_list
 from collector.web.pages.index import index, models
-from collector.web.pages.node_table import nodes as nodes_list
+from collector.web.pages.lookup import lookup, scan
+from collector.web.pages.node_table import nodes as node_list
 from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
 
-__all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "wants_page"]
+__all__ = ["ROUTES", "STREAM", "add_to", "error_page", "index", "lookup", "wants_page"]
 
 STREAM = "/changes/stream"
 ROUTES = {  # a name in them may be anything but a slash, which is written %2F
@@ -18,7 +19,9 @@ ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/search": search.search,
     "/clusters": cluster_list,
     "/models": models,
-    "/nodes": nodes_list,
+    "/nodes": node_list,
+    "/lookup": lookup,
+    "/scan": scan,
     "/clusters/{cluster:[^/]+}": clusters.cluster,
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": nodes.node,
     "/gpus/{uuid:[^/]+}": gpus.gpu,

@@ -14,7 +14,7 @@ from collector.views.cluster_list import (
     total,
 )
 from collector.views.cluster_summary import ClusterSummary, fleet_coverage, fleet_models
-from collector.views.counting import fold_counting
+from collector.views.latest_changes import latest_changes
 from collector.views.problems import collector_problems
 from collector.web.keys import COLLECTOR, SUMMARIES
 from collector.web.pages.paging import PAGE_ROWS, window
@@ -60,7 +60,7 @@ async def index(request: web.Request) -> web.Response:
         read=read,
         unread=unread,
         empty=[one.name for one in summaries if not one.nodes],
-        latest=fold_counting(collector.recent_changes.newest(), MAX_CHANGES),
+        latest=await latest_changes(collector, limit=MAX_CHANGES),
     )
 
 

@@ -49,7 +49,8 @@ async def node_table(request: web.Request, cluster: str) -> dict[str, Any]:
         model=request.query.get("model", ""),
         driver=request.query.get("driver", ""),
     )
-    sort = choice(request, "sort", [*NODE_SORTS, *(f"-{key}" for key in NODE_SORTS)])
+    keys = [*NODE_SORTS] if cluster else ["cluster", *(key for key in NODE_SORTS if key != "cluster")]
+    sort = choice(request, "sort", [*keys, *(f"-{key}" for key in keys)])
     odds = nodes_at_odds(collector, cluster)
     found = await filtered_nodes(collector, wanted, odds)
     part = window(request, len(found))
