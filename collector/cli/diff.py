@@ -10,17 +10,15 @@ import click
 from collector.cli.client import connection_options
 from collector.cli.history_queries import HistoryQueries
 from collector.cli.options import DURATION
-from collector.cli.output import Layout, Output, output_options, show_rows
+from collector.cli.output import Output, layout_of, output_options, show_rows
 from collector.config import Duration
 from collector.model import CHANGE_EVENTS
 from collector.views.alterations import as_field_changes, describe_changes
+from collector.views.columns import ChangeRow
 
 __all__ = ["diff"]
 
-_COLUMNS = ("time", "event", "cluster", "node", "serial", "uuid", "previous_cluster", "previous_node", "changes")
-_LAYOUT = Layout(
-    ("time", "event", "cluster", "node", "serial", "previous_node", "changes"), _COLUMNS, _COLUMNS, frozenset({"time"})
-)
+_LAYOUT = layout_of(ChangeRow, ("time", "event", "cluster", "node", "serial", "previous_node", "changes"))
 _EVENTS = tuple(event.value for event in CHANGE_EVENTS)
 
 

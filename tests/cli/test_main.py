@@ -27,6 +27,8 @@ NAMES = [
     "run",
     "status",
     "ls",
+    "nodes",
+    "clusters",
     "top",
     "where",
     "diff",
