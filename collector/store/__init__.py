@@ -1,6 +1,7 @@
 """History and outbox: where every GPU was, and what waits for the sinks, in SQLite or PostgreSQL."""
 
 from collector.config.store import StoreSettings
+from collector.store.change_queries import ChangeFilter, ChangePosition, FirstSights
 from collector.store.check import check
 from collector.store.commit import Unstored
 from collector.store.database import OpenMode
@@ -19,8 +20,11 @@ __all__ = [
     "Alteration",
     "Batch",
     "BatchState",
+    "ChangeFilter",
+    "ChangePosition",
     "DeadLetter",
     "Departure",
+    "FirstSights",
     "HistoricChange",
     "History",
     "HistoryWriter",
