@@ -77,7 +77,7 @@ class TestTable:
         with Terminal("ls", "--url", url, columns=40, env={"NO_COLOR": "1"}) as terminal:
             assert terminal.end() == 0
             line = terminal.text.splitlines()[1]
-            assert line.split() == ["prod-a", "n1", "100", "NVID…100", "found"]
+            assert line.split() == ["prod-a", "n1", "100", "NVIDI…H100", "found"]
 
     def test_nothing_found_is_a_note_and_exit_1(self, url: str):
         result = ls("--url", url, "nowhere")
