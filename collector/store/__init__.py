@@ -2,6 +2,7 @@
 
 from collector.config.store import StoreSettings
 from collector.store.check import check
+from collector.store.checkpoints import ClusterCount
 from collector.store.commit import Unstored
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
@@ -12,6 +13,7 @@ from collector.store.leadership import LeadStatus
 from collector.store.mark_book import KnownGpu, Marked, RefusedMarkError, Unmarked
 from collector.store.marks import MarkStore
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
+from collector.store.past import GpuPosition, Past, PastHealthChange, PastNode
 from collector.store.plan import Departure
 from collector.store.store import Remembered, Store
 
@@ -19,8 +21,10 @@ __all__ = [
     "Alteration",
     "Batch",
     "BatchState",
+    "ClusterCount",
     "DeadLetter",
     "Departure",
+    "GpuPosition",
     "HistoricChange",
     "History",
     "HistoryWriter",
@@ -31,6 +35,9 @@ __all__ = [
     "Marked",
     "OpenMode",
     "Outbox",
+    "Past",
+    "PastHealthChange",
+    "PastNode",
     "PastPlacement",
     "Position",
     "RefusedMarkError",

@@ -15,7 +15,7 @@ from collector.store.bounded import Bounded, in_time
 from collector.store.conditions import recorded_conditions
 from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
-__all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position"]
+__all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position", "past_placement"]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
 
@@ -266,7 +266,7 @@ class History(Bounded):
             rows = (await connection.execute(query)).mappings().all()
             altered = await _alterations(connection, rows, schema.ALTERED)
             health = await _alterations(connection, rows, schema.HEALTH)
-        return [_placement(row, altered.get(row["id"], ()), health.get(row["id"], ())) for row in rows]
+        return [past_placement(row, altered.get(row["id"], ()), health.get(row["id"], ())) for row in rows]
 
 
 _IDS_PER_QUERY = 1000
@@ -310,7 +310,10 @@ async def _alterations(
     return found
 
 
-def _placement(row: RowMapping, altered: tuple[Alteration, ...], health: tuple[Alteration, ...]) -> PastPlacement:
+def past_placement(
+    row: RowMapping, altered: tuple[Alteration, ...] = (), health: tuple[Alteration, ...] = ()
+) -> PastPlacement:
+    """Return a placement with when its node was read last; what is damaged of it is left out."""
     fields = dict(row)
     fields["last_known"] = sound_last_known(fields["last_known"])
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))
