@@ -12,6 +12,7 @@ from collector.views.collector_view import CollectorView
 from collector.views.conflicts import claim_of, other_placements
 from collector.views.degraded import degraded_in, worst_in
 from collector.views.history_query import HistoryAnswer, query_history
+from collector.views.missing import missing_from
 from collector.views.placements import former_gpus
 from collector.views.trays import position, seats_by_tray
 from collector.web.keys import COLLECTOR
@@ -47,7 +48,8 @@ async def node(request: web.Request) -> web.Response:
         lost={one.gpu.uuid: one for one in entry.placements() if one.lost} if entry else {},
         overdue=is_overdue(collector, entry) if entry else False,
         refresh=collector.refresh(place.cluster),
-        trays=seats_by_tray(entry) if entry else [],
+        trays=seats_by_tray(entry, missing_from(inventory, entry)) if entry else [],
+        named_missing=missing_from(inventory, entry) if entry else [],
         gpus=gpus,
         contested={
             gpu.uuid: other_placements(inventory, gpu, place)
