@@ -13,7 +13,7 @@ from collector.store.leadership import LeadStatus
 from collector.store.mark_book import KnownGpu, Marked, RefusedMarkError, Unmarked
 from collector.store.marks import MarkStore
 from collector.store.outbox import Batch, BatchState, DeadLetter, Outbox, SinkBacklog, SinkState, Subscription
-from collector.store.past import GpuPosition, Past, PastHealthChange, PastNode
+from collector.store.past import GpuPosition, Past, PastHealthChange, PastNode, Stay
 from collector.store.plan import Departure
 from collector.store.store import Remembered, Store
 
@@ -44,6 +44,7 @@ __all__ = [
     "Remembered",
     "SinkBacklog",
     "SinkState",
+    "Stay",
     "Store",
     "StoreError",
     "StoreHealth",

@@ -56,17 +56,17 @@ async def count(connection: AsyncConnection, time: float) -> Counts:
     return {cluster: one for cluster, one in found.items() if one.gpus}
 
 
-async def keep(database: Database, now: float, *, most: int = 100) -> int:
+async def keep(database: Database, now: float, *, events: int = EVENTS_PER_CHECKPOINT, most: int = 100) -> int:
     """Make the checkpoints that are due at `now` (Unix seconds), at most so many; returns how many. Raises StoreError.
 
     Each is a transaction of its own, in which nobody else records.
     """
     for made in range(most):
         async with database.read() as connection:
-            if await _due(connection, now) is None:
+            if await _due(connection, now, events) is None:
                 return made
         async with database.write() as connection:
-            if (time := await _due(connection, now)) is not None:
+            if (time := await _due(connection, now, events)) is not None:
                 await _keep_at(connection, database, time)
     return most
 
@@ -89,12 +89,12 @@ async def _keep_at(connection: AsyncConnection, database: Database, time: float)
     await connection.execute(statement.on_conflict_do_nothing(index_elements=["time"]))
 
 
-async def _due(connection: AsyncConnection, now: float) -> float | None:
+async def _due(connection: AsyncConnection, now: float, events: int) -> float | None:
     """Return the time of the next checkpoint; None while less than enough has happened since the last one."""
     since = await connection.scalar(select(func.max(_checkpoints.time)))
     times = []
     for column in (_placements.since, _placements.until):
-        query = select(column).order_by(column).offset(EVENTS_PER_CHECKPOINT - 1).limit(1)
+        query = select(column).order_by(column).offset(events - 1).limit(1)
         times.append(await connection.scalar(query.where(column > (-1.0 if since is None else since))))
     due = min((time for time in times if time is not None), default=None)
     return due if due is not None and due <= now - LATE_SECONDS else None

@@ -7,17 +7,18 @@ import msgspec
 from sqlalchemy import ColumnElement, and_, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from collector.health import GROWTH_WINDOW_SECONDS
+from collector.health import GROWTH_WINDOW_SECONDS, Condition
 from collector.marks import Marks
 from collector.model import FieldChange, Place, canonical_uuid
 from collector.store import schema
 from collector.store.bounded import Bounded, in_time
 from collector.store.checkpoints import ClusterCount, count, there_at
+from collector.store.conditions import recorded_conditions
 from collector.store.history import PastPlacement, past_placement
 from collector.store.marks import marks_at
 from collector.store.sound import moment, sound_changes, text
 
-__all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "fact"]
+__all__ = ["BEGINS", "GpuPosition", "Past", "PastHealthChange", "PastNode", "Stay", "fact"]
 
 BEGINS = "history_begins"  # the fact that says from when on (Unix seconds) nothing is forgotten
 _HEALTH_BEGINS = "health_begins"  # likewise, from when on readings had the health of GPUs
@@ -46,6 +47,14 @@ class PastNode(msgspec.Struct, frozen=True, kw_only=True):
     def gpus(self) -> int:
         """How many GPUs it had."""
         return sum(self.models.values())
+
+
+class Stay(NamedTuple):
+    """From when to when a GPU was on a node (Unix seconds)."""
+
+    place: Place
+    since: float
+    until: float | None  # None: it is there
 
 
 class PastHealthChange(NamedTuple):
@@ -152,6 +161,28 @@ class Past(Bounded):
                     change = PastHealthChange(moment(at), Place(*map(text, place)), sound_changes(changes))
                     found.setdefault(text(uuid), []).append(change)
         return found
+
+    @in_time
+    async def stays(self, uuids: Sequence[str]) -> dict[str, list["Stay"]]:
+        """Return when GPUs were where, oldest first, by UUID."""
+        found: dict[str, list[Stay]] = {}
+        columns = (_placements.uuid, _placements.since, _placements.until, _placements.cluster, _placements.node)
+        query = select(*columns)
+        async with self._read() as connection:
+            for start in range(0, len(uuids), _UUIDS_PER_QUERY):
+                part = query.where(_placements.uuid.in_(uuids[start : start + _UUIDS_PER_QUERY]))
+                for uuid, since, until, *place in await connection.execute(
+                    part.order_by(_placements.since, _placements.id)
+                ):
+                    end = None if until is None else moment(until)
+                    found.setdefault(text(uuid), []).append(Stay(Place(*map(text, place)), moment(since), end))
+        return found
+
+    @in_time
+    async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
+        """Return how GPUs are now, or were when they were read last, by UUID, as far as it is known."""
+        async with self._read() as connection:
+            return await recorded_conditions(connection, uuids)
 
     @in_time
     async def marks(self, time: float) -> Marks:
