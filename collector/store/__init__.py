@@ -1,6 +1,7 @@
 """History and outbox: where every GPU was, and what waits for the sinks, in SQLite or PostgreSQL."""
 
 from collector.config.store import StoreSettings
+from collector.store.change_queries import ChangeFilter, ChangePosition, FirstSights
 from collector.store.check import check
 from collector.store.checkpoints import ClusterCount
 from collector.store.commit import Unstored
@@ -21,9 +22,12 @@ __all__ = [
     "Alteration",
     "Batch",
     "BatchState",
+    "ChangeFilter",
+    "ChangePosition",
     "ClusterCount",
     "DeadLetter",
     "Departure",
+    "FirstSights",
     "GpuPosition",
     "HistoricChange",
     "History",

@@ -202,6 +202,7 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _execute_many(connection, _ALTER, planned.alter)
     await _execute_many(connection, _END, planned.end)
     await _execute_many(connection, _END_ALL, planned.end_all)
+    await _note_first_sights(connection, planned.changes)
     await _execute_many(connection, insert(schema.placements), planned.begin)
     await _execute_many(connection, _CONFIRM, planned.confirm)
     if planned.earliest < math.inf:
@@ -213,6 +214,29 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
         index_elements=["uuid"], set_={name: absent.excluded[name] for name in ("cluster", "node", "facts")}
     )
     await _execute_many(connection, absent, planned.vanished)
+
+
+async def _note_first_sights(connection: AsyncConnection, changes: Sequence[dict[str, Any]]) -> None:
+    """Note of GPUs that appeared whether nothing was recorded of their nodes before, nor earlier in these changes."""
+    nodes: dict[str, dict[str, float]] = {}  # when each of a cluster's nodes is in the changes first
+    for row in changes:
+        times = nodes.setdefault(row["cluster"], {})
+        times[row["node"]] = min(row["time"], times.get(row["node"], row["time"]))
+    appeared: dict[str, set[str]] = {}
+    for row in changes:
+        if row["event"] == Event.APPEARED and row["time"] == nodes[row["cluster"]][row["node"]]:
+            appeared.setdefault(row["cluster"], set()).add(row["node"])
+    known: set[tuple[str, str]] = set()
+    for cluster, names in appeared.items():
+        asked = sorted(names)
+        for start in range(0, len(asked), ROWS_PER_STATEMENT):
+            here = _placements.node.in_(asked[start : start + ROWS_PER_STATEMENT]) & (_placements.cluster == cluster)
+            known |= {
+                (cluster, node) for node in await connection.scalars(select(_placements.node).where(here).distinct())
+            }
+    for row in changes:
+        place, time = (row["cluster"], row["node"]), nodes[row["cluster"]][row["node"]]
+        row["first_sight"] = row["event"] == Event.APPEARED and row["time"] == time and place not in known
 
 
 async def _execute_many(connection: AsyncConnection, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import (
 __all__ = [
     "ALTERED",
     "APPLICATION_ID",
+    "FIRST_SIGHT",
     "HEAD",
     "HEALTH",
     "METADATA",
@@ -36,7 +37,7 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0008"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0009"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
@@ -45,7 +46,10 @@ METADATA = MetaData()
 # Written out in queries, too: by a parameter no engine finds the partial index.
 ALTERED = text("event = 'altered'")
 HEALTH = text("event = 'health'")
+FIRST_SIGHT = text("first_sight")
+
 _ENDED = text("until IS NOT NULL")
+_HAS_PREVIOUS = text("previous_node IS NOT NULL")
 
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
 
@@ -133,9 +137,20 @@ changes = Table(
     Column("changes", Text),  # JSON: each field that was altered, or of its health, with before and after
     Column("last_known", Text),  # as in gpuid_placements
     Column("mark", Text),  # the kind of the mark that it had when this was recorded
+    Column("first_sight", Boolean, nullable=False, server_default=false()),  # nothing was recorded of its node before
     Index("gpuid_changes_time", "time", "id"),
-    Index("gpuid_changes_altered", "uuid", "time", sqlite_where=ALTERED, postgresql_where=ALTERED),
-    Index("gpuid_changes_health", "uuid", "time", sqlite_where=HEALTH, postgresql_where=HEALTH),
+    Index("gpuid_changes_uuid", "uuid", "time", "id"),
+    Index("gpuid_changes_node", "node", "cluster", "time", "id"),
+    Index(
+        "gpuid_changes_previous",
+        "previous_node",
+        "previous_cluster",
+        "time",
+        "id",
+        sqlite_where=_HAS_PREVIOUS,
+        postgresql_where=_HAS_PREVIOUS,
+    ),
+    Index("gpuid_changes_first", "time", "id", sqlite_where=FIRST_SIGHT, postgresql_where=FIRST_SIGHT),
     sqlite_autoincrement=True,  # an id is never used again, or a cursor would pass over a change
 )
 

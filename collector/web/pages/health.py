@@ -29,7 +29,7 @@ MAX_CHANGES = 12
 CSV_PART_ROWS = 500
 CSV_COLUMNS = (
     *("level", "degraded", "degraded_since", "mark", "ticket", "note", "cluster", "node", "machine"),
-    *("serial", "uuid", "model", "since", "confirmed", "state"),
+    *("serial", "uuid", "model", "since", "confirmed_at", "state"),
     *HEALTH_FIELDS,
 )
 
@@ -66,7 +66,6 @@ async def health(request: web.Request) -> web.Response:
         clusters=sorted({*collector.clusters(), *collector.inventory.clusters()}),
         models=survey.models,
         latest=fold_counting(collector.recent_changes.newest(Event.HEALTH), MAX_CHANGES),
-        last=collector.recent_changes.last_id,
     )
 
 
