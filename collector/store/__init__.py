@@ -6,6 +6,7 @@ from collector.store.check import check
 from collector.store.commit import Unstored
 from collector.store.database import OpenMode
 from collector.store.errors import LostLeadershipError, StoreError
+from collector.store.gone import GoneNode
 from collector.store.health import StoreHealth, StoreStatus
 from collector.store.history import Alteration, HistoricChange, History, PastPlacement, Position
 from collector.store.history_writer import HistoryWriter
@@ -25,6 +26,7 @@ __all__ = [
     "DeadLetter",
     "Departure",
     "FirstSights",
+    "GoneNode",
     "HistoricChange",
     "History",
     "HistoryWriter",
