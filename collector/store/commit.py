@@ -1,6 +1,7 @@
 """One commit of the history: what it holds, and what it does to the tables."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from collector.marks import NO_MARKS, Marks
 from collector.model import NO_UUIDS, Change, Event, Gpu, NodeState, Place, SinkRecord
 from collector.store import schema
+from collector.store.checkpoints import recount_from
 from collector.store.codec import decode_node, encode_node, encode_records
 from collector.store.database import Database
 from collector.store.plan import (
@@ -203,6 +205,8 @@ async def _write_history(connection: AsyncConnection, database: Database, planne
     await _note_first_sights(connection, planned.changes)
     await _execute_many(connection, insert(schema.placements), planned.begin)
     await _execute_many(connection, _CONFIRM, planned.confirm)
+    if planned.earliest < math.inf:
+        await recount_from(connection, planned.earliest)
     await _execute_many(connection, insert(schema.changes), planned.changes)
     await _execute_many(connection, _NO_LONGER_ABSENT, planned.arrived)
     absent = database.insert(schema.absent).from_select(["uuid", "cluster", "node", "facts"], _ABSENT)

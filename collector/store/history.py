@@ -18,7 +18,16 @@ from collector.store.history_changes import HistoricChange, HistoryChanges
 from collector.store.history_lookup import HistoryLookup
 from collector.store.sound import moment, sound, sound_changes, sound_last_known, text
 
-__all__ = ["MAX_ALTERATIONS", "Alteration", "HistoricChange", "History", "PastPlacement", "Position", "Seat"]
+__all__ = [
+    "MAX_ALTERATIONS",
+    "Alteration",
+    "HistoricChange",
+    "History",
+    "PastPlacement",
+    "Position",
+    "Seat",
+    "past_placement",
+]
 
 MAX_ALTERATIONS = 20  # of one placement, the newest
 
@@ -242,7 +251,7 @@ class History(HistoryChanges, HistoryLookup):
             rows = (await connection.execute(query)).mappings().all()
             altered = await _alterations(connection, rows, schema.ALTERED)
             health = await _alterations(connection, rows, schema.HEALTH)
-        return [_placement(row, altered.get(row["id"], ()), health.get(row["id"], ())) for row in rows]
+        return [past_placement(row, altered.get(row["id"], ()), health.get(row["id"], ())) for row in rows]
 
 
 _IDS_PER_QUERY = 1000
@@ -286,7 +295,10 @@ async def _alterations(
     return found
 
 
-def _placement(row: RowMapping, altered: tuple[Alteration, ...], health: tuple[Alteration, ...]) -> PastPlacement:
+def past_placement(
+    row: RowMapping, altered: tuple[Alteration, ...] = (), health: tuple[Alteration, ...] = ()
+) -> PastPlacement:
+    """Return a placement with when its node was read last; what is damaged of it is left out."""
     fields = dict(row)
     fields["last_known"] = sound_last_known(fields["last_known"])
     times = (fields["since"], fields.pop("confirmed"), fields.pop("read_at"))

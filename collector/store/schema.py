@@ -26,6 +26,7 @@ __all__ = [
     "VERSION_TABLE",
     "absent",
     "changes",
+    "checkpoints",
     "dead_letters",
     "leases",
     "marks",
@@ -36,7 +37,7 @@ __all__ = [
     "sinks",
 ]
 
-HEAD = "0008"  # the newest migration; a test holds it to migrations/versions
+HEAD = "0009"  # the newest migration; a test holds it to migrations/versions
 VERSION_TABLE = "gpuid_schema"
 APPLICATION_ID = 0x67707569  # "gpui", in the header of an SQLite file
 
@@ -47,6 +48,7 @@ ALTERED = text("event = 'altered'")
 HEALTH = text("event = 'health'")
 FIRST_SIGHT = text("first_sight")
 
+_ENDED = text("until IS NOT NULL")
 _HAS_PREVIOUS = text("previous_node IS NOT NULL")
 
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself in a column of exactly this type
@@ -103,6 +105,17 @@ placements = Table(
     Index("gpuid_placements_serial", "serial"),
     Index("gpuid_placements_chassis", "chassis"),
     Index("gpuid_placements_node", "node", "cluster"),
+    # For the fleet at a time: pages by place without a look at other times, and what began and ended when.
+    Index("gpuid_placements_place", "cluster", "node", "uuid", "since", "until"),
+    Index("gpuid_placements_since", "since"),
+    Index("gpuid_placements_until", "until", sqlite_where=_ENDED, postgresql_where=_ENDED),
+)
+
+checkpoints = Table(
+    "gpuid_checkpoints",  # how many GPUs were where at some times; made from the placements, and can be made again
+    METADATA,
+    Column("time", Double, primary_key=True),
+    Column("counts", LargeBinary, nullable=False),
 )
 
 changes = Table(

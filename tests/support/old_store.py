@@ -6,6 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 _STATEMENTS = (
     "DROP TABLE gpuid_leases",
     "DROP TABLE gpuid_marks",
+    "DROP TABLE gpuid_checkpoints",
+    *(f"DROP INDEX gpuid_placements_{name}" for name in ("place", "since", "until")),
     "ALTER TABLE gpuid_changes DROP COLUMN mark",
     "DROP INDEX gpuid_changes_first",
     "DROP INDEX gpuid_changes_previous",
