@@ -22,7 +22,7 @@ from collector.web.public_url import local_path, public_url
 __all__ = ["cluster", "fleet", "gpu", "looking_back", "node"]
 
 MAX_CLUSTERS = 1000  # that the page of the fleet shows
-MAX_GPUS = 1000  # of a node, and with one serial
+MAX_GPUS = 1000  # of a node
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,7 +32,7 @@ def looking_back(now: _Handler, then: Callable[[web.Request, LookBack], Awaitabl
 
     @functools.wraps(now)
     async def handler(request: web.Request) -> web.StreamResponse:
-        if "at" not in request.query:
+        if "at" not in request.query or not _has_a_past(request):
             return await now(request)
         view = request.app[COLLECTOR]
         if not request.query["at"].strip() or (time := timestamp(request, "at")) is None:
@@ -45,6 +45,11 @@ def looking_back(now: _Handler, then: Callable[[web.Request, LookBack], Awaitabl
             raise web.HTTPServiceUnavailable(text=f"The history is currently unavailable. {error}") from None
 
     return handler
+
+
+def _has_a_past(request: web.Request) -> bool:
+    """Return whether a page is one of another time, and does not lead to one as the serial of a GPU does."""
+    return request.match_info.get("uuid", "GPU-").upper().startswith("GPU-")
 
 
 async def fleet(request: web.Request, then: LookBack) -> web.Response:
@@ -102,11 +107,11 @@ async def node(request: web.Request, then: LookBack) -> web.Response:
 
 
 async def gpu(request: web.Request, then: LookBack) -> web.Response:
-    """Show a GPU, by its UUID or its serial."""
+    """Show a GPU."""
     wanted = request.match_info["uuid"]
-    found = await then.gpus({"uuid": [wanted]}, limit=MAX_GPUS) or await then.gpus({"serial": [wanted]}, limit=MAX_GPUS)
+    found = await then.gpus({"uuid": [wanted]}, limit=MAX_GPUS)
     if not found:
-        raise web.HTTPNotFound(text=f"No GPU with the UUID or serial “{wanted}” was on a node at {rfc3339(then.time)}.")
+        raise web.HTTPNotFound(text=f"No GPU with the UUID “{wanted}” was on a node at {rfc3339(then.time)}.")
     return await _page(request, then, "past_gpu.html", gpus=found, wanted=wanted)
 
 

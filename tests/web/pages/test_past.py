@@ -67,7 +67,7 @@ async def test_a_node_has_its_gpus_as_they_were(client: httpx.AsyncClient, visit
     assert "701 GPU-c1 module 1 – NVIDIA H200 needs a reset or drain row remapping pending" in after
 
 
-@pytest.mark.parametrize("name", ["GPU-c1", "gpu-C1", "701"])
+@pytest.mark.parametrize("name", ["GPU-c1", "gpu-C1"])
 async def test_a_gpu_is_where_it_was(client: httpx.AsyncClient, visit: Any, name: str) -> None:
     before = (await visit(client, f"/gpus/{name}?at={BEFORE}")).text
     assert "Node n7 ( old )" in before
@@ -75,6 +75,11 @@ async def test_a_gpu_is_where_it_was(client: httpx.AsyncClient, visit: Any, name
     after = (await visit(client, f"/gpus/{name}?at=2025-11-24T16:05:00Z")).text
     assert "Node n10 ( prod-a )" in after
     assert "Until still there" in after
+
+
+async def test_a_serial_leads_to_the_gpu_then(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/gpus/701", params={"at": BEFORE})
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/gpus/GPU-c1?at={BEFORE}")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,7 @@ async def test_a_gpu_is_where_it_was(client: httpx.AsyncClient, visit: Any, name
         ("/", "soon", 400, "at: expected a time such as"),
         ("/clusters/nope", BEFORE, 404, "No GPU was in a cluster named “nope”"),
         ("/clusters/old/nodes/nope", BEFORE, 404, "No GPU was on a node “nope”"),
-        ("/gpus/nope", BEFORE, 404, "No GPU with the UUID or serial “nope”"),
+        ("/gpus/GPU-nope", BEFORE, 404, "No GPU with the UUID “GPU-nope”"),
     ],
 )
 async def test_what_is_not_known_is_said(client: httpx.AsyncClient, path: str, at: str, status: int, text: str) -> None:
