@@ -4,7 +4,8 @@ from typing import Any
 
 from aiohttp import web
 
-from collector.views.cluster_list import (
+from collector.views.cluster_summary import ClusterSummary, fleet_coverage, fleet_models
+from collector.views.cluster_table import (
     CLUSTER_SORTS,
     ClusterShow,
     ClusterTotals,
@@ -13,7 +14,6 @@ from collector.views.cluster_list import (
     model_matrix,
     total,
 )
-from collector.views.cluster_summary import ClusterSummary, fleet_coverage, fleet_models
 from collector.views.latest_changes import latest_changes
 from collector.views.problems import collector_problems
 from collector.web.keys import COLLECTOR, SUMMARIES

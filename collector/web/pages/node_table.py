@@ -5,8 +5,8 @@ from typing import Any
 
 from aiohttp import web
 
-from collector.views.cluster_list import fleet_drivers
 from collector.views.cluster_summary import fleet_models, is_overdue, missing_gpus
+from collector.views.cluster_table import fleet_drivers
 from collector.views.cooperative import sorted_window
 from collector.views.degraded import worst_in
 from collector.views.node_list import ANY_CONDITION, NODE_SORTS, NodeFilter, filtered_nodes, nodes_at_odds

@@ -71,6 +71,8 @@ def _common(request: web.Request) -> dict[str, Any]:
         "root": root,
         "here": here,
         "area": _area(here),
+        "looks_back": _looks_back(here) and collector.past is not None,
+        "at_text": "",
         "live": "at" not in request.query,  # what was, does not change
         "qr_code": functools.partial(qr_code, public),
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
@@ -86,6 +88,11 @@ def _named(values: Iterable[str], everything: str, chosen: str) -> dict[str, str
     """Return the options of a choice among names, what is chosen included though there is none of it now."""
     names = dict.fromkeys(values)
     return {"": everything} | {name: name for name in ({**names, chosen: None} if chosen else names)}
+
+
+def _looks_back(path: str) -> bool:
+    """Return whether a page can be of another time than now."""
+    return path == "/" or path.startswith(("/clusters/", "/gpus/"))
 
 
 def _area(path: str) -> str:

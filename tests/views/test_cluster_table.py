@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from collector.model import ClusterState, ClusterStatus, ReadFailure, Uncovered
-from collector.views.cluster_list import ClusterShow, failing_nodes, list_clusters, model_matrix, total
 from collector.views.cluster_summary import ClusterSummary
+from collector.views.cluster_table import ClusterShow, failing_nodes, list_clusters, model_matrix, total
 from collector.views.fleet_health import Share
 
 
