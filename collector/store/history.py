@@ -149,6 +149,12 @@ class History(Bounded):
         return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
 
     @in_time
+    async def left_chassis(self, chassis: str, *, limit: int = 1000) -> list[PastPlacement]:
+        """Return what was in a chassis and left its node there, the last to leave first."""
+        condition = and_(_placements.chassis == chassis, _placements.until.is_not(None))
+        return await self._placements(condition, None, limit, order=(_placements.until.desc(), _placements.id.desc()))
+
+    @in_time
     async def conditions(self, uuids: Collection[str]) -> dict[str, Condition]:
         """Return what GPUs are judged by, as they were read last, by UUID, as far as it is known."""
         async with self._read() as connection:

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from collector.web.limits import HttpLimits
-from collector.web.pages import changes, clusters, gpus, health, nodes, search, static, stream
+from collector.web.pages import changes, chassis, clusters, gpus, health, nodes, search, static, stream
 from collector.web.pages.index import index
 from collector.web.pages.rendering import compile_templates, error_page, wants_page
 from collector.web.pages.stream import STREAMS, Streams
@@ -16,6 +16,7 @@ ROUTES = {  # a name in them may be anything but a slash, which is written %2F
     "/search": search.search,
     "/clusters/{cluster:[^/]+}": clusters.cluster,
     "/clusters/{cluster:[^/]+}/nodes/{node:[^/]+}": nodes.node,
+    "/chassis/{chassis:[^/]+}": chassis.chassis,
     "/gpus/{uuid:[^/]+}": gpus.gpu,
     "/health": health.health,
     "/health.csv": health.health_csv,

@@ -87,6 +87,7 @@ def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
 PATHS: dict[str, Callable[..., str]] = {
     "cluster_url": links.cluster_url,
     "node_url": links.node_url,
+    "chassis_url": links.chassis_url,
     "gpu_url": links.gpu_url,
     "problem_url": links.problem_url,
     "search_url": links.search_url,
