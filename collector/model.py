@@ -25,6 +25,7 @@ __all__ = [
     "CHANGE_EVENTS",
     "KEPT_FIELDS",
     "NO_UUIDS",
+    "SEAT_FIELDS",
     "UNREAD_REASONS",
     "Change",
     "ClusterState",
@@ -127,6 +128,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 # What identifies a GPU, its board and its chassis, and never changes by itself: kept as last known.
 KEPT_FIELDS = ("serial", "model", "architecture", "board_part_number", "gpu_part_number", "chassis")
+# Where in its node a GPU sat: kept of one that is in no node, so that it can be found and pulled.
+SEAT_FIELDS = ("tray", "slot", "host", "module", "pci_bus_id", "minor_number")
 
 
 class FieldChange(NamedTuple):
@@ -536,6 +539,8 @@ class Failing(NamedTuple):
     reason: ReadFailure
     since: float
     message: str = ""  # one line: the command's own words, where it said any
+    tries: int = 1  # attempts since then, all of which failed
+    next_try: float | None = None  # Unix seconds of the next attempt, if nothing about the node changes before
 
 
 class Unseen(NamedTuple):

@@ -68,13 +68,21 @@ class CollectObserver:
         self._coverage.check(reading.cluster)
 
     def on_read_failure(
-        self, cluster: str, node: str, reason: ReadFailure, message: str, lost: Sequence[GpuRef]
+        self,
+        cluster: str,
+        node: str,
+        reason: ReadFailure,
+        message: str,
+        lost: Sequence[GpuRef],
+        wait: float | None = None,
     ) -> None:
         """Count a reading that failed, and keep that it did until the node's next one."""
         self._metrics.read_failed(cluster, reason)  # without the node: a label for each would not be bounded
         place = Place(cluster, node)
         before = self._inventory.node(place)
-        step = self._inventory.read_failed(place, reason, self._clock(), message, lost)
+        now = self._clock()
+        next_try = None if wait is None else now + wait
+        step = self._inventory.read_failed(place, reason, now, message, lost, next_try)
         # That a node cannot be read is not kept.
         self._publisher.publish(step, record=bool(step.changes or lost) or self._sees_others(before, place))
         self._log_lost(before, place)

@@ -5,7 +5,8 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self, TypeVar
 
 import click
 import httpx
@@ -19,13 +20,13 @@ from collector.files import UnreadableFileError, read_secret
 from collector.redaction import Secrets
 from collector.text import describe_redirect
 
-__all__ = ["MAX_PAGE_SIZE", "Client", "RefusedError", "connection_options"]
+__all__ = ["MAX_PAGE_SIZE", "Client", "NoAnswerError", "NotFoundError", "RefusedError", "connection_options"]
 
 MAX_PAGE_SIZE = 10_000  # rows that the API returns at most
 
-_REFUSALS = frozenset({400, 404, 409})  # of the request itself, not of the client
 _UNKNOWN_PARAMETER = "unknown parameter "
 _OLDER = "it may be an older collector than this command"
+_NOT_FOUND = "not_found"  # the code of what does not exist
 _NO_SUCH_PATH = "404: Not Found"  # a collector's answer for a path that it does not have
 _CLUSTER_KEYS = frozenset({"cluster", "up", "nodes", "nodes_read", "gpus"})
 _PROBLEM_KEYS = frozenset({"severe", "subject", "text"})
@@ -52,12 +53,29 @@ def connection_options(function: Any) -> Any:
     return function
 
 
+class NoAnswerError(CommandError):
+    """The collector could not be asked: nobody knows what is or is not there."""
+
+    exit_code = 2
+
+
 class RefusedError(CommandError):
     """A collector answers, and refuses what it was asked to do."""
 
+    exit_code = 2
+
+
+class NotFoundError(RefusedError):
+    """A collector answers that there is no such thing."""
+
+    exit_code = 1
+
+
+_ERRORS: Mapping[int, type[CommandError]] = MappingProxyType({400: RefusedError, 404: RefusedError, 409: RefusedError})
+
 
 class Client:
-    """Asks one collector; every failure is a CommandError or ConfigError of one line."""
+    """Asks one collector; every failure is a NoAnswerError, RefusedError or ConfigError of one line."""
 
     def __init__(
         self,
@@ -104,7 +122,7 @@ class Client:
         self._http.close()
 
     def get(self, path: str, params: Mapping[str, str | Sequence[str]], kind: type[_T]) -> _T:
-        """Return the decoded answer to one request; raises CommandError."""
+        """Return the decoded answer to one request; raises NoAnswerError."""
         return self._ask("GET", path, kind, params=params)
 
     def send(self, method: str, path: str, body: object, kind: type[_T]) -> _T:
@@ -116,53 +134,55 @@ class Client:
         try:
             answer = self._http.request(method, path, **request)
         except httpx.TimeoutException as error:
-            raise CommandError(f"{where}: no answer in time") from error
+            raise NoAnswerError(f"{where}: no answer in time") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             problem = self._secrets.redact(connection_problem(error))
-            raise CommandError(f"{where}: {problem}; is a collector running there?") from error
+            raise NoAnswerError(f"{where}: {problem}; is a collector running there?") from error
         if answer.status_code == 403 and method != "GET":
-            raise CommandError(f"{where}: {self._secrets.redact(_refusal(answer))}")
+            raise NoAnswerError(f"{where}: {self._secrets.redact(_refusal(answer).text)}")
         if answer.status_code in {401, 403}:
-            raise CommandError(
+            raise NoAnswerError(
                 f"{where}: answers {answer.status_code}; use --token-file, or --user with $GPUID_PASSWORD"
             )
         if answer.status_code != 200:
-            refusal = self._secrets.redact(_refusal(answer))
+            code, text = _refusal(answer)
+            refusal = self._secrets.redact(text)
             if refusal == _NO_SUCH_PATH:
-                raise CommandError(f"{where}: knows no {path}; {_OLDER}")
+                raise NoAnswerError(f"{where}: knows no {path}; {_OLDER}")
             if refusal.startswith(_UNKNOWN_PARAMETER):
                 refusal += f"; {_OLDER}"
-            raise (RefusedError if answer.status_code in _REFUSALS else CommandError)(f"{where}: {refusal}")
+            kind_of_error = NotFoundError if code == _NOT_FOUND else _ERRORS.get(answer.status_code, NoAnswerError)
+            raise kind_of_error(f"{where}: {refusal}")
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except (ValueError, RecursionError) as error:
-            raise CommandError(f"{where}: the response is not from a gpuid collector") from error
+            raise NoAnswerError(f"{where}: the response is not from a gpuid collector") from error
 
     def clusters(self) -> list[dict[str, Any]]:
-        """Return all clusters as the API describes them; raises CommandError."""
+        """Return all clusters as the API describes them; raises NoAnswerError."""
         pages = self._pages("/api/v1/clusters", {})
         return [cluster for page in pages for cluster in self._complete(page.clusters, _CLUSTER_KEYS)]
 
     def gpus(self, filters: Mapping[str, Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield the GPUs that match the filters, page by page; raises CommandError."""
+        """Yield the GPUs that match the filters, page by page; raises NoAnswerError."""
         return (self._complete(page.gpus, _GPU_KEYS) for page in self._pages("/api/v1/gpus", filters))
 
     def problems(self, clusters: Sequence[str]) -> list[dict[str, Any]]:
-        """Return what is wrong, or wrong with some clusters, the severe problems first; raises CommandError."""
+        """Return what is wrong, or wrong with some clusters, the severe problems first; raises NoAnswerError."""
         pages = self._pages("/api/v1/problems", {"cluster": clusters} if clusters else {})
         return [problem for page in pages for problem in self._complete(page.problems, _PROBLEM_KEYS)]
 
     def _refuse_redirect(self, answer: httpx.Response) -> None:
-        """Raise CommandError for an answer that redirects, before httpx looks at where to."""
+        """Raise NoAnswerError for an answer that redirects, before httpx looks at where to."""
         if answer.is_redirect:
             redirect = describe_redirect(answer.status_code, answer.headers.get("Location"), "--url")
-            raise CommandError(f"{self._where}: {redirect}")
+            raise NoAnswerError(f"{self._where}: {redirect}")
 
     def _complete(self, rows: list[dict[str, Any]], keys: frozenset[str]) -> list[dict[str, Any]]:
-        """Return the rows, each of which has the keys that the commands need; raises CommandError."""
+        """Return the rows, each of which has the keys that the commands need; raises NoAnswerError."""
         if all(keys <= row.keys() for row in rows):
             return rows
-        raise CommandError(f"{self._where}: the response is not from a gpuid collector")
+        raise NoAnswerError(f"{self._where}: the response is not from a gpuid collector")
 
     def _pages(self, path: str, filters: Mapping[str, Sequence[str]]) -> Iterator["_Page"]:
         for offset in itertools.count(step=self._page_size):
@@ -179,16 +199,27 @@ class _Page(msgspec.Struct):
     problems: list[dict[str, Any]] = []
 
 
-class _Refusal(msgspec.Struct):
-    error: str
+class _Problem(msgspec.Struct):
+    """An error of the API, as RFC 9457 has it; of an older collector, which only says what is wrong."""
+
+    detail: str = ""
+    error: str = ""
+    code: str = ""
 
 
-def _refusal(answer: httpx.Response) -> str:
+class _Refusal(NamedTuple):
+    code: str  # a word of the API's closed set; empty where it is not the API that answers
+    text: str
+
+
+def _refusal(answer: httpx.Response) -> _Refusal:
     """Return the API's own reason, or what any server's status line says."""
     try:
-        return msgspec.json.decode(answer.content, type=_Refusal).error
+        problem = msgspec.json.decode(answer.content, type=_Problem)
     except (ValueError, RecursionError):
-        return f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
+        problem = _Problem()
+    text = problem.detail or problem.error or f"answers {answer.status_code} {answer.reason_phrase}".rstrip()
+    return _Refusal(problem.code, text)
 
 
 def _endpoint(url: str | None, config: Path | None, tls: ssl.SSLContext | None) -> Endpoint:

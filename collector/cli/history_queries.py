@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio
-import click
 import msgspec
 
 from collector import config as configuration
-from collector.cli.client import MAX_PAGE_SIZE, Client, connection_options
+from collector.cli.client import MAX_PAGE_SIZE, Client
 from collector.cli.condition import mark_of, needs, reasons_of
 from collector.cli.options import found_config
-from collector.cli.table import print_rows
+from collector.cli.output import Layout, Output, Row, show_rows, taken
 from collector.marks import Marks
 from collector.store import History, OpenMode, PastPlacement, Position, Store, StoreSettings
 from collector.text import counted, one_line
@@ -23,9 +22,10 @@ from collector.timestamps import rfc3339
 from collector.views.alterations import as_field_changes, describe_changes
 from collector.views.rows import change_row, placement_row
 
-__all__ = ["HistoryQueries", "configured_store", "history_options", "print_placements"]
+__all__ = ["PLACEMENT_TIMES", "HistoryQueries", "configured_store", "show_placements"]
 
-Row = dict[str, Any]
+PLACEMENT_TIMES = frozenset({"since", "until", "confirmed"})
+
 _T = TypeVar("_T")
 _PlacementPage = Callable[[History, Position | None], Awaitable[list[PastPlacement]]]
 
@@ -111,24 +111,21 @@ class _Page(msgspec.Struct):
     changes: list[Row] = []
 
 
-def history_options(function: Any) -> Any:
-    """Add `--json` and the options that choose the store or the collector."""
-    function = click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, as the API returns them.")(
-        function
-    )
-    return connection_options(function)
+def show_placements(layout: Layout, ask: Callable[[], Sequence[Row]], output: Output) -> None:
+    """Print placements in the format that was chosen; ends the command with exit code 1 without any.
 
-
-def print_placements(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print placements as a table or as JSON.
-
-    In the table, a serial that is merely the last known one is marked, and the changes of a GPU's health follow the
+    In a table, a serial that is merely the last known one is marked, and the changes of a GPU's health follow the
     place where it was then. What is to be known of a GPU now comes last.
     """
-    shown = rows if as_json else [line for row in rows for line in (row | _described(row), *_health_lines(row))]
-    print_rows(shown, columns, as_json=as_json, nothing="No GPUs found.")
-    if not as_json and (sentences := list(_conditions(rows))):
-        click.echo("\n" + "\n".join(sentences))
+
+    def lines() -> Iterator[Row]:
+        for row in taken(ask(), output):
+            yield row
+            if output.format in {"table", "wide"}:
+                yield from _health_lines(row)
+
+    found = output._replace(sort=None, limit=None)
+    show_rows(layout, lines, found, nothing="No GPUs found.", cells=_described, footer=_conditions)
 
 
 def _health_lines(row: Row) -> Iterator[Row]:
@@ -169,6 +166,8 @@ def _marked(mark: Mapping[str, Any]) -> str:
 
 def _described(row: Row) -> Row:
     """Return the cells of a placement that a table has in other words: of what was altered, the newest."""
+    if isinstance(row.get("altered"), str):  # a change of health, which has a row of its own
+        return {}
     altered = [one for one in _list(row.get("altered")) if isinstance(one, Mapping)]
     text = describe_changes(as_field_changes(altered[0].get("changes"))) if altered else ""
     more = f" (and {counted(len(altered) - 1, 'earlier change')})" if len(altered) > 1 else ""

@@ -17,7 +17,7 @@ import msgspec
 from collector import config as configuration
 from collector.cli.client import MAX_PAGE_SIZE, Client, RefusedError, connection_options
 from collector.cli.options import CommandError, found_config
-from collector.cli.table import print_rows
+from collector.cli.output import Layout, Output, output_options, show_rows
 from collector.config import ConfigError
 from collector.marks import (
     MAX_ID_LENGTH,
@@ -38,6 +38,9 @@ __all__ = ["mark", "marks", "unmark"]
 
 _T = TypeVar("_T")
 _COLUMNS = tuple(name for name in MARK_COLUMNS if not name.startswith("removed"))
+_TIMES = frozenset({"set", "until", "removed"})
+_LAYOUT = Layout(MARK_COLUMNS, MARK_COLUMNS, MARK_COLUMNS, _TIMES)
+_IN_FORCE = Layout(_COLUMNS, _COLUMNS, MARK_COLUMNS, _TIMES)
 MAX_CELL_LENGTH = 40  # characters of a note or ticket in the table
 _CHOICES = tuple(kind.value for kind in MarkKind)
 
@@ -136,15 +139,20 @@ def unmark(ids: tuple[str, ...], file: Path | None, by: str | None, **options: A
 
 @click.command()
 @click.option("--all", "ended", is_flag=True, help="Also the marks that have ended.")
-@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, as the API returns them.")
+@output_options(_LAYOUT)
 @connection_options
-def marks(ended: bool, as_json: bool, **options: Any) -> None:
+def marks(ended: bool, output: Output, **options: Any) -> None:
     r"""List the marks in force, the newest first.
 
     \b
     Example:
-      gpuid marks --all --json
+      gpuid marks --all -o json
     """
+    layout = _LAYOUT if ended else _IN_FORCE
+    show_rows(layout, lambda: _marks(options, ended=ended), output, nothing="No marks found.", cells=_short)
+
+
+def _marks(options: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
     settings = _store(options)
     rows: list[dict[str, Any]] = []
     if settings is None:
@@ -154,19 +162,21 @@ def marks(ended: bool, as_json: bool, **options: Any) -> None:
                 page = client.get("/api/v1/marks", params, _Page)
                 rows += page.marks
                 if page.next is None:
-                    break
+                    return rows
                 params["after"] = str(page.next)
-    else:
 
-        async def read(store: MarkStore) -> None:
-            before: int | None = None
-            while found := await store.page(ended=ended, before=before, limit=MAX_PAGE_SIZE):
-                rows.extend(map(mark_row, found))
-                before = found[-1].id
+    async def read(store: MarkStore) -> None:
+        before: int | None = None
+        while found := await store.page(ended=ended, before=before, limit=MAX_PAGE_SIZE):
+            rows.extend(map(mark_row, found))
+            before = found[-1].id
 
-        _in_store(settings, OpenMode.READER, read)
-    shown = rows if as_json else [row | {name: _cut(row.get(name)) for name in ("note", "ticket")} for row in rows]
-    print_rows(shown, MARK_COLUMNS if ended else _COLUMNS, as_json=as_json, nothing="No marks found.")
+    _in_store(settings, OpenMode.READER, read)
+    return rows
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _cut(row.get(name)) for name in ("note", "ticket")}
 
 
 def _cut(text: object) -> str:

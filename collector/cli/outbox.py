@@ -11,8 +11,8 @@ import msgspec
 from collector import config as configuration
 from collector.cli.console import print_json
 from collector.cli.options import CommandError, config_option
+from collector.cli.output import Layout, Output, print_rows
 from collector.cli.suggestions import unknown_name
-from collector.cli.table import print_rows
 from collector.config import Config, ConfigError
 from collector.store import DeadLetter, OpenMode, Outbox, SinkState, Store
 from collector.text import counted, one_line
@@ -20,6 +20,12 @@ from collector.timestamps import rfc3339
 
 __all__ = ["outbox"]
 
+_SINK_COLUMNS = ("sink", "emit", "records", "oldest", "next", "configured")
+_SINKS = Layout(
+    tuple(name for name in _SINK_COLUMNS if name != "next"), _SINK_COLUMNS, _SINK_COLUMNS, frozenset({"oldest"})
+)
+_LETTER_COLUMNS = ("id", "sink", "time", "count", "replay", "reason")
+_DEAD_LETTERS = Layout(_LETTER_COLUMNS, _LETTER_COLUMNS, _LETTER_COLUMNS, frozenset({"time"}))
 _T = TypeVar("_T")
 
 
@@ -67,14 +73,10 @@ def ls(config: Path, as_json: bool) -> None:
         found = {"sinks": sinks, "dead_letters": dead}
         print_json(found)
         return
-    columns: tuple[str, ...] = ("sink", "emit", "records", "oldest", "next", "configured")
-    shown = [row | {"configured": "yes" if row["configured"] else "no"} for row in sinks]
-    print_rows(shown, columns, as_json=False, nothing="No sinks.")
+    print_rows(_SINKS, sinks, Output(), nothing="No sinks.")
     if dead:
         click.echo("")
-    columns = ("id", "sink", "time", "count", "replay", "reason")
-    shown = [row | {"replay": "yes" if row["replay"] else None} for row in dead]
-    print_rows(shown, columns, as_json=False, nothing="No dead letters.")
+    print_rows(_DEAD_LETTERS, dead, Output(), nothing="No dead letters.")
 
 
 @outbox.command()

@@ -10,8 +10,7 @@ import click
 
 from collector.cli.client import Client, connection_options
 from collector.cli.console import output_console
-from collector.cli.options import CommandError
-from collector.cli.table import print_rows
+from collector.cli.output import Layout, Output, print_rows
 from collector.text import counted, one_line
 
 __all__ = ["status"]
@@ -21,13 +20,9 @@ _WIDTH = 80  # columns, where the output is no terminal
 _MIN_WIDTH = 40
 _MARGIN = len("severe  ")
 
+_LAYOUT = Layout((), (), ())
+
 Row = Mapping[str, Any]
-
-
-class _NoAnswerError(CommandError):
-    """The collector could not be asked: nobody knows what is wrong."""
-
-    exit_code = 2
 
 
 @click.command()
@@ -49,13 +44,10 @@ def status(ctx: click.Context, /, clusters: tuple[str, ...], output: str, **opti
       gpuid status
       gpuid status --cluster prod -o json | jq -r '.[] | select(.severe) | .text'
     """
-    try:
-        with Client(**options) as client:
-            problems = client.problems(clusters)
-    except CommandError as error:
-        raise _NoAnswerError(error.format_message()) from error
+    with Client(**options) as client:
+        problems = client.problems(clusters)
     if output == "json":
-        print_rows(problems, (), as_json=True, nothing="No problems.")
+        print_rows(_LAYOUT, problems, Output(format="json"), nothing="No problems.")
     else:
         _print(problems)
     ctx.exit(_FOUND_EXIT_CODE if problems else 0)

@@ -1,25 +1,39 @@
-"""Tables on standard output: each row is one whole line that grep finds, in colour on a terminal."""
+"""Tables for people: each row is one line that grep finds, in colour on a terminal, and no wider than it is."""
 
+import bisect
 import itertools
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from collector.cli.console import encode_json, output_console
+from collector.cli.console import output_console
 from collector.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
-__all__ = ["Style", "cut_table", "event_style", "print_rows", "print_table", "result_style"]
+__all__ = [
+    "Style",
+    "cell_width",
+    "cut_middle",
+    "cut_table",
+    "event_style",
+    "print_table",
+    "result_style",
+    "table_width",
+]
 
+TABLE_WIDTH = 80  # cells of a table that is not printed on a terminal
 _COLUMN_GAP = 2  # blanks between two columns
+_MIN_CUT_WIDTH = 8  # cells that a cut column keeps
 _PAGE_ROWS = 10_000  # rows that are aligned together, so that the first lines of a large fleet appear immediately
 _TERMINAL_PAGE_ROWS = 200  # likewise on a terminal, where a person reads along
+_CUT = "…"
 
 Rows = Iterable[Sequence[object]]
 Style = Callable[[str], str]  # a cell's text -> its style as rich names it
@@ -31,39 +45,93 @@ _EVENT_STYLES = {
     "altered": "cyan",
     "health": "magenta",
 }
+_WHOLE = frozenset({"serial", "uuid", "id", "gpu", "next"})  # columns that are copied from: cut last of all
 
 _PLAIN: Mapping[str, Style] = MappingProxyType({})
 
 
-def print_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> int:
+def print_table(
+    columns: Sequence[str],
+    rows: Rows,
+    *,
+    styles: Mapping[str, Style] = _PLAIN,
+    headers: bool = True,
+    width: int | None = None,
+) -> int:
     """Print a heading and the rows, and return the number of rows; absent values are printed as `-`.
 
-    `styles` colours the cells of some columns on a terminal. From one page of rows to the next, columns only widen.
+    `styles` colours the cells of some columns on a terminal. Where `width` is given, the widest columns are cut in
+    the middle until each line fits. From one page of rows to the next, columns only widen.
     """
-    if sys.stdout.isatty():
-        return _print_coloured(_heading(columns), _texts(rows), [styles.get(column, _plain) for column in columns])
-    return _print_lines(_heading(columns), _texts(rows))
+    terminal = sys.stdout.isatty()
+    console = output_console() if terminal else None
+    layout = _Widths(columns, width)
+    heading, texts = _heading(columns), _texts(rows)
+    chosen = [styles.get(column, _plain) for column in columns]
+    found = 0
+    while (page := list(itertools.islice(texts, _TERMINAL_PAGE_ROWS if terminal else _PAGE_ROWS))) or not found:
+        widths = layout.widened(page)
+        first = headers and not found
+        if console is None:
+            lines = [heading, *page] if first else page
+            if lines:
+                click.echo("\n".join(_line(line, widths) for line in lines))
+        else:  # which wraps long lines itself, so that a UUID can be copied in one piece
+            if first:
+                console.print(_styled(heading, widths, [_bold] * len(heading)), soft_wrap=True)
+            for row in page:
+                console.print(_styled(row, widths, chosen), soft_wrap=True)
+        found += len(page)
+        if not page:
+            break
+    return found
 
 
-def cut_table(columns: Sequence[str], rows: Rows, *, styles: Mapping[str, Style] = _PLAIN) -> "Group":
+def cut_table(
+    columns: Sequence[str],
+    rows: Rows,
+    *,
+    styles: Mapping[str, Style] = _PLAIN,
+    headers: bool = True,
+    width: int | None = None,
+) -> "Group":
     """Return the same table for a live view, each row cut off at the right edge of the terminal."""
     from rich.console import Group
 
-    heading, texts = _heading(columns), list(_texts(rows))
-    widths = _widened(list(map(len, heading)), texts)
+    texts = list(_texts(rows))
+    widths = _Widths(columns, table_width() if width is None else width).widened(texts)
     chosen = [styles.get(column, _plain) for column in columns]
-    return Group(_styled(heading, widths, [_bold] * len(columns)), *(_styled(row, widths, chosen) for row in texts))
+    head = [_styled(_heading(columns), widths, [_bold] * len(columns))] if headers else []
+    return Group(*head, *(_styled(row, widths, chosen) for row in texts))
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, nothing: str) -> None:
-    """Print rows as a table or, one per line, as a JSON array; without rows, print `nothing` on stderr."""
-    if as_json:
-        body = ",\n".join(map(encode_json, rows))
-        click.echo(f"[\n{body}\n]" if rows else "[]")
-    if not rows:
-        click.echo(nothing, err=True)
-    elif not as_json:
-        print_table(columns, ([row.get(column) for column in columns] for row in rows), styles=_ROW_STYLES)
+def table_width() -> int:
+    """Return how many cells a table may take: those of the terminal, or 80 where there is none."""
+    return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
+
+
+def cell_width(text: str) -> int:
+    """Return how many cells of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # here, because most tables are printed faster without it
+
+    return cell_len(text)
+
+
+def cut_middle(text: str, width: int) -> str:
+    """Return a text of at most `width` cells, with an ellipsis in place of its middle where it is longer."""
+    if cell_width(text) <= width:
+        return text
+    if width <= 1:
+        return _CUT[:width]
+    head, tail = width // 2, (width - 1) // 2
+    if text.isascii():
+        return text[:head] + _CUT + text[len(text) - tail :]
+    positions = range(len(text) + 1)
+    end = bisect.bisect_right(positions, head, key=lambda end: cell_width(text[:end])) - 1
+    start = bisect.bisect_left(positions, -tail, key=lambda start: -cell_width(text[start:]))
+    return text[:end] + _CUT + text[start:]
 
 
 def event_style(event: str) -> str:
@@ -76,49 +144,47 @@ def result_style(result: str) -> str:
     return "green" if result == "ok" or result.startswith("ok (") else "red"
 
 
-def _until_style(until: str) -> str:
-    return "green" if until == "-" else "dim"  # what is still there stands out
+class _Widths:
+    """How wide the columns of a table are, page by page."""
 
+    def __init__(self, columns: Sequence[str], width: int | None) -> None:
+        self._least = [cell_width(text) for text in _heading(columns)]
+        self._widest = list(self._least)
+        self._whole = {index for index, column in enumerate(columns) if column in _WHOLE}
+        self._room = None if width is None else width - _COLUMN_GAP * (len(columns) - 1)
 
-_ROW_STYLES: Mapping[str, Style] = MappingProxyType({"event": event_style, "until": _until_style})
+    def widened(self, rows: Iterable[Sequence[str]]) -> list[int]:
+        """Return the widths with which these rows, and those before, are aligned and fit."""
+        cells = (map(cell_width, row) for row in rows)
+        self._widest = [max(column) for column in zip(self._widest, *cells, strict=True)]
+        if self._room is None or sum(self._widest) <= self._room:
+            return self._widest
+        names = self._capped(set(range(len(self._widest))) - self._whole, self._widest)
+        return names if sum(names) <= self._room else self._capped(self._whole, names)
+
+    def _capped(self, cut: set[int], widths: list[int]) -> list[int]:
+        """Return the widths with those of some columns capped, all at the same width: the greatest that fits."""
+        assert self._room is not None  # noqa: S101
+        low, high = _MIN_CUT_WIDTH, max((widths[index] for index in cut), default=0)
+
+        def capped(cap: int) -> list[int]:
+            return [
+                min(width, max(cap, self._least[index])) if index in cut else width
+                for index, width in enumerate(widths)
+            ]
+
+        while low < high:  # the greatest cap with which all fits
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if sum(capped(middle)) <= self._room else (low, middle - 1)
+        return capped(low)
 
 
 def _heading(columns: Sequence[str]) -> list[str]:
-    return [column.removesuffix("_version").upper() for column in columns]
+    return [column.upper() for column in columns]
 
 
 def _texts(rows: Rows) -> Iterator[list[str]]:
     return ([one_line(value) or "-" for value in row] for row in rows)
-
-
-def _print_lines(heading: list[str], rows: Iterator[list[str]]) -> int:
-    widths = list(map(len, heading))
-    found = 0
-    while page := list(itertools.islice(rows, _PAGE_ROWS)):
-        widths = _widened(widths, page)
-        lines = page if found else [heading, *page]
-        click.echo("\n".join(_line(line, widths) for line in lines))
-        found += len(page)
-    if not found:
-        click.echo(_line(heading, widths))
-    return found
-
-
-def _print_coloured(heading: list[str], rows: Iterator[list[str]], styles: Sequence[Style]) -> int:
-    """Print for a terminal, which wraps long lines itself, so that a UUID can be copied in one piece."""
-    console = output_console()
-    widths = list(map(len, heading))
-    found = 0
-    while (page := list(itertools.islice(rows, _TERMINAL_PAGE_ROWS))) or not found:
-        widths = _widened(widths, page)
-        if not found:
-            console.print(_styled(heading, widths, [_bold] * len(heading)), soft_wrap=True)
-        for row in page:
-            console.print(_styled(row, widths, styles), soft_wrap=True)
-        found += len(page)
-        if not page:
-            break
-    return found
 
 
 def _styled(row: Sequence[str], widths: Sequence[int], styles: Sequence[Style]) -> "Text":
@@ -126,9 +192,10 @@ def _styled(row: Sequence[str], widths: Sequence[int], styles: Sequence[Style]) 
 
     line = Text(no_wrap=True, overflow="crop")
     for index, (text, width, style) in enumerate(zip(row, widths, styles, strict=True)):
-        line.append(text, style(text))
+        cell = cut_middle(text, width)
+        line.append(cell, style(text))
         if index < len(row) - 1:
-            line.append(" " * (width - len(text) + _COLUMN_GAP))
+            line.append(" " * (width - cell_width(cell) + _COLUMN_GAP))
     return line
 
 
@@ -140,9 +207,10 @@ def _plain(_text: str) -> str:
     return ""
 
 
-def _widened(widths: Sequence[int], rows: Iterable[Sequence[str]]) -> list[int]:
-    return [max(column) for column in zip(widths, *(map(len, row) for row in rows), strict=True)]
-
-
 def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
-    return (" " * _COLUMN_GAP).join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+    cells = (_padded(cut_middle(text, width), width) for text, width in zip(texts, widths, strict=True))
+    return (" " * _COLUMN_GAP).join(cells).rstrip()
+
+
+def _padded(text: str, width: int) -> str:
+    return text.ljust(width) if text.isascii() else text + " " * (width - cell_width(text))

@@ -4,23 +4,29 @@ from typing import Any
 
 import click
 
-from collector.cli.history_queries import HistoryQueries, history_options, print_placements
+from collector.cli.client import connection_options
+from collector.cli.history_queries import PLACEMENT_TIMES, HistoryQueries, show_placements
 from collector.cli.options import TERM
+from collector.cli.output import Layout, Output, output_options
 
 __all__ = ["where"]
 
 _COLUMNS = ("cluster", "node", "since", "until", "confirmed", "serial", "uuid", "chassis", "altered")
+_LAYOUT = Layout(
+    ("cluster", "node", "since", "until", "confirmed", "serial", "altered"), _COLUMNS, _COLUMNS, PLACEMENT_TIMES
+)
 
 
 @click.command()
 @click.argument("term", type=TERM)
-@history_options
-def where(term: str, as_json: bool, **options: Any) -> None:
+@output_options(_LAYOUT)
+@connection_options
+def where(term: str, output: Output, **options: Any) -> None:
     r"""Show where a serial, UUID or chassis is and was: the present place first, then the newest.
 
     \b
     Examples:
       gpuid where 1652922001234
-      gpuid where --json GPU-5c1fe5e8-3b1f-4a9b-9d3e-0d7c2f7f3a11
+      gpuid where -o json GPU-5c1fe5e8-3b1f-4a9b-9d3e-0d7c2f7f3a11
     """
-    print_placements(HistoryQueries(options).gpu(term), _COLUMNS, as_json=as_json)
+    show_placements(_LAYOUT, lambda: HistoryQueries(options).gpu(term), output)

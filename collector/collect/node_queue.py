@@ -298,13 +298,14 @@ class NodeQueue:
         else:
             node.attempt = schedule.succeeded(node.attempt, target.fingerprint, now, refresh, self._rng)
 
-    def failed(self, target: Target, reason: ReadFailure) -> None:
-        """Note that a node could not be read."""
+    def failed(self, target: Target, reason: ReadFailure) -> float:
+        """Note that a node could not be read, and return in how many seconds it is read again if nothing changes."""
         node, now = target.node, self._clock()
         backoff = self._retry.backoff
         if target.candidate.source.method is SourceMethod.EXEC:  # else nothing was run
             backoff = self._retry.backoff_after(reason, self._cluster.refresh)
         node.attempt = schedule.failed(node.attempt, target.fingerprint, now, backoff, self._rng)
+        return node.attempt.next - now
 
     def answered(self, target: Target, started: float) -> bool:
         """Return whether a reading that was started then is what was asked for; else the node is read again soon.

@@ -236,7 +236,7 @@ class NodeReader:
         """Report a failed reading; one that is merely `early` is tried again, and not reported."""
         node = target.node
         reason = error.reason if self._queue.current_info(target) is not None else ReadFailure.NOT_FOUND
-        self._queue.failed(target, reason)
+        wait = self._queue.failed(target, reason)
         if early and node.last_failure is None:
             log.debug("reading too early: %s", error)
             return
@@ -249,7 +249,7 @@ class NodeReader:
         level = logging.DEBUG if repeated else logging.WARNING
         log.log(level, "reading failed: %s", error, extra={"reason": reason.value})
         lost = error.lost if isinstance(error, GpusLostError) else ()
-        self._observer.on_read_failure(self._cluster.name, node.name, reason, str(error), lost)
+        self._observer.on_read_failure(self._cluster.name, node.name, reason, str(error), lost, wait)
 
     def _log_warnings(self, node: TrackedNode, warnings: tuple[str, ...], log: ContextLogger) -> None:
         """Log what is odd about a reading that succeeded, as warnings when they are new."""

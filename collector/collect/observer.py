@@ -28,11 +28,18 @@ class Observer(Protocol):
         """Handle a reading, which took `seconds` from asking for it to the parsed output."""
 
     def on_read_failure(
-        self, cluster: str, node: str, reason: ReadFailure, message: str, lost: Sequence[GpuRef]
+        self,
+        cluster: str,
+        node: str,
+        reason: ReadFailure,
+        message: str,
+        lost: Sequence[GpuRef],
+        wait: float | None = None,
     ) -> None:
         """Handle a failed reading, with why in one line; the node's previous reading remains valid.
 
-        `lost` are GPUs that did not answer, which is what the reading failed for.
+        `lost` are GPUs that did not answer, which is what the reading failed for. `wait` is in how many seconds the
+        node is read again if nothing about it changes before; None if that is not known.
         """
 
     def known_gpus(self, cluster: str, node: str) -> Sequence[Gpu]:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from collector.inventory.last_known import with_last_known
-from collector.model import Gpu, Place
+from collector.model import SEAT_FIELDS, Gpu, Place
 
 __all__ = ["Absent", "AbsentGpus", "merged"]
 
@@ -38,10 +40,20 @@ def merged(known: Absent, recorded: Absent) -> Absent:
         own, other, lost = earlier.facts, later, earlier.lost
     else:
         own, other, lost = later.facts, earlier, later.lost or (earlier.lost and earlier.read == later.read)
+    own = _seated(own, later, earlier)
     facts = own if other.facts is None else with_last_known(own, other.facts, other.time, same_node=same_node)
     if facts is later.facts and lost == later.lost:
         return later
     return later._replace(facts=facts, lost=lost)
+
+
+def _seated(gpu: Gpu, later: Absent, earlier: Absent) -> Gpu:
+    """Return a GPU as where it sat in the node in which it was last, as far as that is known."""
+    seat: dict[str, object] = dict.fromkeys(SEAT_FIELDS)
+    for absent in (earlier, later):
+        if absent.facts is not None and absent.place == later.place:
+            seat |= {name: value for name in SEAT_FIELDS if (value := getattr(absent.facts, name)) is not None}
+    return msgspec.structs.replace(gpu, **seat) if any(getattr(gpu, name) != seat[name] for name in seat) else gpu
 
 
 class AbsentGpus:
@@ -55,12 +67,15 @@ class AbsentGpus:
         self._limit = limit
         self._clusters: dict[str, str] = {}  # by UUID
         self._gpus: dict[str, dict[str, Absent]] = {}  # by cluster and UUID, in the order in which they left
+        self._nodes: dict[Place, dict[str, Absent]] = {}  # the same by node
 
     def add(self, uuid: str, place: Place, time: float, facts: Gpu | None = None, *, lost: bool = False) -> None:
         """Remember where a GPU was last, what is last known of it, and whether it no longer answered."""
         self.pop(uuid)
         self._clusters[uuid] = place.cluster
-        self._gpus.setdefault(place.cluster, {})[uuid] = Absent(place, time, facts, lost)
+        absent = Absent(place, time, facts, lost)
+        self._gpus.setdefault(place.cluster, {})[uuid] = absent
+        self._nodes.setdefault(place, {})[uuid] = absent
         if len(self._clusters) > self._limit:
             most = max(self._gpus.values(), key=len)
             self.pop(next(iter(most)))
@@ -78,12 +93,21 @@ class AbsentGpus:
         absent = gpus.pop(uuid)
         if not gpus:
             del self._gpus[cluster]
+        left = self._nodes[absent.place]
+        del left[uuid]
+        if not left:
+            del self._nodes[absent.place]
         return absent
+
+    def of(self, place: Place) -> Mapping[str, Absent]:
+        """Return the GPUs that were in a node last, by UUID, in the order in which they left."""
+        return self._nodes.get(place, {})
 
     def forget_cluster(self, cluster: str) -> None:
         """Forget the GPUs that were in a cluster last."""
-        for uuid in self._gpus.pop(cluster, ()):
+        for uuid, absent in self._gpus.pop(cluster, {}).items():
             del self._clusters[uuid]
+            self._nodes.pop(absent.place, None)
 
     def places(self) -> Mapping[str, Place]:
         """Return where each GPU was last, by UUID."""

@@ -185,23 +185,33 @@ class Inventory:
         return step.done()
 
     def read_failed(
-        self, place: Place, reason: ReadFailure, time: float, message: str = "", lost: Collection[GpuRef] = ()
+        self,
+        place: Place,
+        reason: ReadFailure,
+        time: float,
+        message: str = "",
+        lost: Collection[GpuRef] = (),
+        next_try: float | None = None,
     ) -> Step:
         """Keep until its next reading that a node cannot be read; of an unknown node nothing is kept.
 
         `lost` are GPUs that did not answer: those of them that are known are in the node all the same, and the others
-        are kept by their addresses.
+        are kept by their addresses. `next_try` (Unix seconds) is when the node is read again, if that is known.
         """
         step = _Draft()
         if (node := self.node(place)) is not None:
             self._lose_claimed(place, step)  # before any of them counts as lost: it has moved
             node = self._at(place)
-            failing = Failing(reason, time if node.failing is None else node.failing.since, message)
+            since, tries = (time, 0) if node.failing is None else (node.failing.since, node.failing.tries)
+            failing = Failing(reason, since, message, tries + 1, next_try)
             unseen = also_lost(node, lost)
             silent = also_silent(node, lost, unseen, time)
             after = msgspec.structs.replace(node, failing=failing, unseen=unseen, silent=silent)
             after = with_listed(node.node, after, time)
-            if (node.failing, node.unseen, node.silent) != (after.failing, after.unseen, after.silent):
+            again = node.failing is not None and node.failing[:3] == failing[:3]  # but for the number of tries
+            if again and (node.unseen, node.silent) == (after.unseen, after.silent):
+                self._nodes[place.cluster][place.node] = after  # which is no news for those who publish
+            else:
                 self._put(after, step)
                 step.lost(node, after, time)
                 self._hold_claims(step)
@@ -441,6 +451,10 @@ class Inventory:
     def absent(self) -> Mapping[str, Place]:
         """Return where each GPU that is in no node was last, by UUID."""
         return self._absent.places()
+
+    def absent_from(self, place: Place) -> Mapping[str, Absent]:
+        """Return the GPUs that are in no node and were in this one last, by UUID, in the order in which they left."""
+        return self._absent.of(place)
 
     def absent_gpu(self, uuid: str) -> Absent | None:
         """Return where a GPU that is in no node was last, until when, and how; None if that is not known."""

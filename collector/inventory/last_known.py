@@ -15,7 +15,7 @@ from collector.health import (
     shared,
     without,
 )
-from collector.model import KEPT_FIELDS, Gpu, LastReport
+from collector.model import KEPT_FIELDS, SEAT_FIELDS, Gpu, LastReport
 
 __all__ = ["facts_of", "newest_marks", "settled", "with_foreign_growth", "with_growth", "with_last_known"]
 
@@ -150,7 +150,7 @@ def settled(gpu: Gpu, known: Gpu, time: float) -> Gpu:
 
 
 def facts_of(gpu: Gpu, time: float) -> Gpu | None:
-    """Return what stays known of a GPU while it is in no node, all of it marked; None if that is nothing.
+    """Return what stays known of a GPU while it is in no node, marked, and where it sat; None if that is nothing.
 
     `time` (Unix seconds) is when it was last read.
     """
@@ -161,7 +161,10 @@ def facts_of(gpu: Gpu, time: float) -> Gpu | None:
     if facts is nothing:
         return None
     texts = {name: sys.intern(value) for name in KEPT_FIELDS if name != "serial" and (value := getattr(facts, name))}
-    return msgspec.structs.replace(facts, **texts)  # of all absent GPUs: those that are alike are held once
+    seat = {name: getattr(gpu, name) for name in SEAT_FIELDS}
+    texts |= {name: sys.intern(value) for name, value in seat.items() if isinstance(value, str)}
+    # Of all absent GPUs: those that are alike are held once.
+    return msgspec.structs.replace(facts, **seat | texts)
 
 
 def newest_marks(gpu: Gpu, recorded: Gpu) -> Gpu:

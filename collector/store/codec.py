@@ -13,6 +13,7 @@ from collector.marks import NO_MARKS, Marks
 from collector.model import (
     KEPT_FIELDS,
     NO_UUIDS,
+    SEAT_FIELDS,
     Change,
     Event,
     FieldChange,
@@ -151,9 +152,9 @@ def decode_last_known(written: str | None) -> tuple[LastReport, ...]:
 
 
 def encode_facts(gpu: Gpu, time: float, *, lost: bool = False) -> str | None:
-    """Return what stays known of a GPU that has left, read last at `time` (Unix seconds), as JSON; None for nothing.
+    """Return what stays known of a GPU that has left, and where it sat, as JSON; None for nothing.
 
-    `lost` tells that it no longer answered.
+    It was read last at `time` (Unix seconds). `lost` tells that it no longer answered.
     """
     times = dict(gpu.last_known)
     facts: dict[str, Any] = {} if not lost else {"lost": True}
@@ -169,6 +170,8 @@ def encode_facts(gpu: Gpu, time: float, *, lost: bool = False) -> str | None:
                 facts["last_known"] = marks
         if gpu.ecc_growth is not None:
             facts["ecc_growth"] = gpu.ecc_growth
+        if facts:  # that it has left, and from where, says the rest of the row
+            facts |= {field: value for field in SEAT_FIELDS if (value := getattr(gpu, field)) is not None}
     return _to_json(facts).decode() if facts else None
 
 
@@ -188,6 +191,8 @@ def decode_facts(uuid: str, written: str | None) -> tuple[Gpu | None, bool]:
         marks += (LastReport("health", facts.health[1]),)
     if not values and facts.ecc_growth is None:
         return None, facts.lost
+    seat = {field: getattr(facts, field) for field in SEAT_FIELDS}
+    values |= {field: sys.intern(value) if isinstance(value, str) else value for field, value in seat.items()}
     return Gpu(uuid=uuid, **values, last_known=marks, ecc_growth=facts.ecc_growth), facts.lost
 
 
@@ -285,6 +290,12 @@ class _StoredFacts(msgspec.Struct, frozen=True, kw_only=True):
     last_known: dict[str, float] = {}  # the fields of health that were reported last before that
     ecc_growth: float | None = None
     lost: bool = False
+    tray: str | None = None  # where it sat, as this and the next ones
+    slot: str | None = None
+    host: str | None = None
+    module: str | None = None
+    pci_bus_id: str | None = None
+    minor_number: int | None = None
 
 
 class _StoredChange(msgspec.Struct, frozen=True):

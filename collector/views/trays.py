@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from collector.model import Gpu, NodeState
 from collector.views.cluster_summary import missing_gpus
+from collector.views.missing import MissingGpu
 
 __all__ = ["Seat", "Tray", "last_known_chassis", "position", "seats", "seats_by_tray", "trays"]
 
@@ -27,16 +28,20 @@ class Seat(NamedTuple):
     gpu: Gpu | None  # None where the capacity includes one that the reading did not find, or one does not answer
     positions: int = 1
     silent: bool = False  # the GPU does not answer and was never read; the name is its bus address
+    missing: MissingGpu | None = None  # the GPU that was here last, and is in no node now
 
 
-def seats_by_tray(entry: NodeState) -> list[tuple[Tray, list[Seat]]]:
-    """Return the trays of a node with their seats; with several trays it is unknown in which one a GPU is missing."""
+def seats_by_tray(entry: NodeState, missing: Sequence[MissingGpu] = ()) -> list[tuple[Tray, list[Seat]]]:
+    """Return the trays of a node with their seats; with several trays it is unknown in which one a GPU is missing.
+
+    `missing` are the GPUs that `collector.views.missing.missing_from` named: they stand in the seats that they had.
+    """
     found = trays(entry.gpus)
     if len(found) != 1:
         return [(tray, seats(tray.gpus, 0)) for tray in found]
     (tray,) = found
     silent = [Seat(one.pci_bus_id, None, silent=True) for one in entry.silent]
-    return [(tray, [*seats(tray.gpus, missing_gpus(entry)), *silent])]
+    return [(tray, [*seats(tray.gpus, missing_gpus(entry), missing), *silent])]
 
 
 def last_known_chassis(gpus: Sequence[Gpu]) -> dict[str, float]:
@@ -61,15 +66,24 @@ def trays(gpus: Sequence[Gpu]) -> list[Tray]:
     return [Tray(*key, list(group)) for key, group in itertools.groupby(sorted(gpus, key=position), key=tray)]
 
 
-def seats(gpus: Sequence[Gpu], missing: int) -> list[Seat]:
-    """Return the seats of one tray in their order; `missing` of them are empty."""
+def seats(gpus: Sequence[Gpu], missing: int, named: Sequence[MissingGpu] = ()) -> list[Seat]:
+    """Return the seats of one tray in their order; `missing` of them are empty, and `named` are GPUs that had them."""
     taken = [Seat(_seat_name(gpu), gpu) for gpu in gpus]
     modules = {int(gpu.module) for gpu in gpus if gpu.module and _natural(gpu.module)[0] >= 0}
     gaps = sorted(set(range(min(modules), max(modules))) - modules) if modules else []
     if len(modules) < len(gpus) or len(gaps) != missing:  # a seat that is empty at either end leaves no gap
-        return [*taken, Seat("position unknown", None, missing)] if missing else taken
-    empty = [Seat(f"module {gap}", None) for gap in gaps]
+        known = [Seat(_seat_name(one.gpu), None, missing=one) for one in named]
+        unknown = missing - len(known)
+        ordered = sorted([*taken, *known], key=_seat_order) if known else taken
+        return [*ordered, Seat("position unknown", None, unknown)] if unknown else ordered
+    by_module = {one.gpu.module: one for one in named}
+    empty = [Seat(f"module {gap}", None, missing=by_module.get(str(gap))) for gap in gaps]
     return sorted([*taken, *empty], key=lambda seat: int(seat.name.rpartition(" ")[2]))
+
+
+def _seat_order(seat: Seat) -> tuple[tuple[int, str], ...]:
+    gpu = seat.gpu or (seat.missing.gpu if seat.missing else None)
+    return position(gpu) if gpu else ()
 
 
 def position(gpu: Gpu) -> tuple[tuple[int, str], ...]:

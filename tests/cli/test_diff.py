@@ -16,7 +16,7 @@ def diff(*args: str | Path) -> Result:
 def test_it_lists_changes_oldest_first_and_counts_them(history_config: Path):
     result = diff("--config", history_config)
     assert (result.exit_code, result.stderr) == (0, "")
-    _, *lines, summary = result.stdout.splitlines()
+    _, *lines, _, summary = result.stdout.splitlines()
     assert [line.split()[1:4] for line in lines] == [["appeared", "prod", "n1"], ["moved", "prod", "n2"]]
     assert summary == "1 appeared, 1 moved, 0 vanished, 0 altered, 0 health"
 
@@ -27,19 +27,19 @@ def test_since_leaves_older_changes_out(history_config: Path):
 
 
 def test_events_are_chosen_and_counted(history_config: Path) -> None:
-    *_, line, summary = diff("--event", "moved", "--event", "health", "--config", history_config).stdout.splitlines()
+    *_, line, _, summary = diff("--event", "moved", "--event", "health", "--config", history_config).stdout.splitlines()
     assert (line.split()[1], summary) == ("moved", "1 moved, 0 health")
     assert "'found' is not one of 'appeared', 'moved'" in diff("--event", "found").stderr
 
 
 @pytest.mark.parametrize("args", [("--since", "1s"), ("--cluster", "lab")])
-def test_nothing_found_is_a_note(history_config: Path, args: tuple[str, ...]):
+def test_nothing_found_is_exit_1_and_a_note(history_config: Path, args: tuple[str, ...]):
     result = diff(*args, "--config", history_config)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No changes found.\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "No changes found.\n")
 
 
 def test_an_alteration_says_what_it_was(altered_config: Path):
-    *_, line, summary = diff("--config", altered_config).stdout.splitlines()
+    *_, line, _, summary = diff("--config", altered_config, "-o", "wide").stdout.splitlines()
     assert line.endswith("serial S-1 → not reported, MIG off → on")
     assert summary == "1 appeared, 0 moved, 0 vanished, 1 altered, 0 health"
     appeared, altered = json.loads(diff("--config", altered_config, "--json").stdout)

@@ -175,7 +175,7 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path):
     old = tmp_path / "gpus.csv"
     old.write_text("old")
     result = export("--format", "csv", "-o", old, "--url", "http://127.0.0.1:1")
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert old.read_text() == "old"
     assert list(tmp_path.glob("gpus*")) == [old]
 

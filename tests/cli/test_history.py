@@ -19,6 +19,6 @@ def test_it_lists_the_gpus_that_were_in_the_node(history_config: Path):
 
 
 @pytest.mark.parametrize("args", [("n9",), ("n1", "--cluster", "lab")])
-def test_nothing_found_is_a_note(history_config: Path, args: tuple[str, ...]):
+def test_nothing_found_is_exit_1_and_a_note(history_config: Path, args: tuple[str, ...]):
     result = history(*args, "--config", history_config)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No GPUs found.\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "No GPUs found.\n")

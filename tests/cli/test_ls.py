@@ -132,7 +132,7 @@ class TestFilters:
 
     def test_a_term_that_contradicts_a_filter_finds_nothing(self, url: str):
         result = ls("--url", url, "-o", "json", "100", "--serial", "102")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, "[]\n", "No GPUs found.\n")
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "[]\n", "No GPUs found.\n")
 
 
 WEAR = {"102": Health(row_remap_pending=True), "103": Health(row_remap_failure=True, row_remap_pending=True)}
@@ -251,7 +251,7 @@ class TestWhichCollector:
             assert len(uuids(ls("--url", url, "--ca", cert, "--cert", cert, "--key", key, "-o", "json"))) == 5
             assert CliRunner().invoke(gpuid, ["health", "-c", str(config)]).exit_code == 0
             refused = ls("--url", url, "--ca", cert)
-            assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+            assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 
     def test_user_and_password_are_sent(self, serving: Serving):
         digest = bcrypt.hashpw(b"pass", bcrypt.gensalt(4)).decode()
@@ -259,24 +259,24 @@ class TestWhichCollector:
             args = ("--url", url, "--user", "ann", "-o", "json")
             assert len(uuids(ls(*args, env={"GPUID_PASSWORD": "pass"}))) == 5
             refused = ls(*args, env={"GPUID_PASSWORD": "wrong"})
-            assert (refused.exit_code, refused.stdout) == (1, "")
+            assert (refused.exit_code, refused.stdout) == (2, "")
             assert refused.stderr == (f"gpuid: {url}: answers 401; use --token-file, or --user with $GPUID_PASSWORD\n")
             missing = ls(*args, env={"GPUID_PASSWORD": None})
             assert missing.exit_code == 2
             assert "set the password in $GPUID_PASSWORD" in missing.stderr
 
     @pytest.mark.parametrize("output", ["table", "csv", "json"])
-    def test_no_collector_is_one_line_and_exit_1(self, output: str):
+    def test_no_collector_is_one_line_and_exit_2(self, output: str):
         with closing(socket.socket()) as taken:
             taken.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{taken.getsockname()[1]}"
             result = ls("--url", url, "-o", output)
-        assert (result.exit_code, result.stdout) == (1, "")
+        assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr == f"gpuid: {url}: connection refused; is a collector running there?\n"
 
-    def test_another_server_is_one_line_and_exit_1(self, url: str):
+    def test_another_server_is_one_line_and_exit_2(self, url: str):
         result = ls("--url", f"{url}/elsewhere")
-        assert (result.exit_code, result.stdout) == (1, "")
+        assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr == f"gpuid: {url}/elsewhere: answers 404 Not Found\n"
 
     @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "http://127.0.0.1:x"])

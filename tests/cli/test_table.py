@@ -1,18 +1,20 @@
 """Tables on standard output."""
 
-import json
-from typing import Any
+import io
+from contextlib import redirect_stdout
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from collector.cli.table import print_rows, print_table, result_style
+from collector.cli.table import cell_width, cut_middle, print_table, result_style
 
-ROWS: list[dict[str, Any]] = [{"node": "n1", "until": None}, {"node": "n2", "until": "today"}]
+ARN = "arn:aws:eks:us-east-1:123456789012:cluster/gpu-prod-training-7"
 
 
 def test_columns_are_aligned_and_absent_values_dashes(capsys: pytest.CaptureFixture[str]):
     assert print_table(("node", "driver_version"), [("n1", None), ("node-2", "580.1")]) == 2
-    assert capsys.readouterr().out == "NODE    DRIVER\nn1      -\nnode-2  580.1\n"
+    assert capsys.readouterr().out == "NODE    DRIVER_VERSION\nn1      -\nnode-2  580.1\n"
 
 
 def test_without_rows_the_heading_stands_alone(capsys: pytest.CaptureFixture[str]):
@@ -20,23 +22,51 @@ def test_without_rows_the_heading_stands_alone(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == "NODE\n"
 
 
-def test_rows_are_a_table_or_a_json_array(capsys: pytest.CaptureFixture[str]):
-    print_rows(ROWS, ("node", "until"), as_json=False, nothing="None found.")
-    assert capsys.readouterr() == ("NODE  UNTIL\nn1    -\nn2    today\n", "")
-    print_rows(ROWS, ("node",), as_json=True, nothing="None found.")
-    out, err = capsys.readouterr()
-    assert (json.loads(out), len(out.splitlines()), err) == (ROWS, 4, "")
-
-
-def test_without_rows_there_is_a_note_on_stderr(capsys: pytest.CaptureFixture[str]):
-    print_rows([], ("node",), as_json=False, nothing="None found.")
-    assert capsys.readouterr() == ("", "None found.\n")
-    print_rows([], ("node",), as_json=True, nothing="None found.")
-    assert capsys.readouterr() == ("[]\n", "None found.\n")
-
-
 @pytest.mark.parametrize(
     ("result", "style"), [("ok", "green"), ("ok (ready)", "green"), ("okay", "red"), ("failed", "red")]
 )
 def test_only_ok_is_green(result: str, style: str):
     assert result_style(result) == style
+
+
+def test_the_widest_columns_are_cut_in_the_middle_until_lines_fit(capsys: pytest.CaptureFixture[str]):
+    rows = [(ARN, "ip-10-0-0-1.ec2.internal", "1652922001234", "found"), ("b", "n", "1", "lost")]
+    print_table(("cluster", "node", "serial", "state"), rows, width=60)
+    assert capsys.readouterr().out == (
+        "CLUSTER             NODE                SERIAL         STATE\n"
+        "arn:aws:e…aining-7  ip-10-0-0…internal  1652922001234  found\n"
+        "b                   n                   1              lost\n"
+    )
+
+
+def test_no_headers_leave_only_rows(capsys: pytest.CaptureFixture[str]):
+    assert print_table(("node",), [("n1",)], headers=False) == 1
+    assert capsys.readouterr().out == "n1\n"
+    assert print_table(("node",), [], headers=False) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_wide_characters_take_two_cells(capsys: pytest.CaptureFixture[str]):
+    print_table(("cluster", "node"), [("クラスタ", "n1"), ("abc", "n2")])
+    assert capsys.readouterr().out == "CLUSTER   NODE\nクラスタ  n1\nabc       n2\n"
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"]), max_size=60), st.integers(0, 40))
+def test_a_cut_text_fits_and_keeps_both_ends(text: str, width: int):
+    cut = cut_middle(text, width)
+    assert cell_width(cut) <= width or cut == text
+    if cut != text and width > 1:
+        head, tail = cut.split("…", 1) if "…" not in text else ("", "")
+        assert text.startswith(head)
+        assert text.endswith(tail)
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.text(st.characters(exclude_categories=["C", "Z"]), max_size=90)] * 4), min_size=1, max_size=4
+    )
+)
+def test_every_line_fits(rows: list[tuple[str, ...]]):
+    with redirect_stdout(io.StringIO()) as out:
+        print_table(("cluster", "node", "serial", "state"), rows, width=80)
+    assert all(cell_width(line) <= 80 for line in out.getvalue().split("\n"))

@@ -104,9 +104,9 @@ def test_top_without_a_terminal_prints_clusters_once(serving: Callable[..., Abst
     ]
 
 
-def test_top_without_a_collector_is_exit_1():
+def test_top_without_a_collector_is_exit_2():
     result = CliRunner().invoke(gpuid, ["top", "--url", "http://127.0.0.1:1"])
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
 
 
 def test_where_and_diff_use_colours_on_a_terminal(history_config: Path):
@@ -121,5 +121,5 @@ def test_where_and_diff_use_colours_on_a_terminal(history_config: Path):
 def test_a_collector_without_a_history_says_so(serving: Callable[..., AbstractContextManager[str]]):
     with serving() as url:
         result = CliRunner().invoke(gpuid, ["where", "100", "--url", url])
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"gpuid: {url}: this collector keeps no history: its configuration has no [store]\n"

@@ -33,9 +33,9 @@ def test_json_is_the_rows_of_the_api(history_config: Path):
     assert (before["node"], before["until"]) == ("n1", now["since"])
 
 
-def test_nothing_found_is_a_note(history_config: Path):
+def test_nothing_found_is_exit_1_and_a_note(history_config: Path):
     result = where("999", "--config", history_config)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "No GPUs found.\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "No GPUs found.\n")
 
 
 def test_an_absent_store_is_one_line_and_exit_2(tmp_path: Path):
@@ -48,14 +48,16 @@ def test_an_absent_store_is_one_line_and_exit_2(tmp_path: Path):
     assert f"{tmp_path}/none.db" in result.stderr
 
 
-def test_no_collector_at_the_url_is_exit_1():
+def test_no_collector_at_the_url_is_exit_2():
     result = where("100", "--url", "http://127.0.0.1:1")
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.parametrize("command", ["where S-1", "where GPU-a1", "history n1"])
 def test_a_last_known_serial_is_marked_and_found(altered_config: Path, command: str):
-    _, line = CliRunner().invoke(gpuid, [*command.split(), "--config", str(altered_config)]).stdout.splitlines()
+    _, line = (
+        CliRunner().invoke(gpuid, [*command.split(), "-o", "wide", "--config", str(altered_config)]).stdout.splitlines()
+    )
     assert "S-1 (last known)" in line
     assert line.endswith("serial S-1 → not reported, MIG off → on")
 
@@ -108,7 +110,7 @@ def worn() -> Iterator[str]:
 
 @pytest.mark.parametrize("command", ["where", "history"])
 def test_health_stands_among_the_places_in_the_order_of_time(worn: str, command: str) -> None:
-    lines = CliRunner().invoke(gpuid, [command, "100", "--url", worn]).stdout.splitlines()
+    lines = CliRunner().invoke(gpuid, [command, "100", "-o", "wide", "--url", worn]).stdout.splitlines()
     since = lines[0].index("SINCE")
     assert [line[since : since + 16] for line in lines[1:5]] == [
         "2026-11-25T10:00",

@@ -81,7 +81,13 @@ class Observed:
         self.published[reading.node.name] = reading
 
     def on_read_failure(
-        self, cluster: str, node: str, reason: ReadFailure, message: str, lost: Sequence[GpuRef]
+        self,
+        cluster: str,
+        node: str,
+        reason: ReadFailure,
+        message: str,
+        lost: Sequence[GpuRef],
+        wait: float | None = None,
     ) -> None:
         self.failures.append((node, reason))
         self.messages.append(message)

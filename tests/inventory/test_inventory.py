@@ -166,8 +166,9 @@ class TestOneNode:
         fleet.inventory.read_failed(A, ReadFailure.CONNECTION, 2.0)
         fleet.note(fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 3.0))
         assert fleet.touched == [A]
-        assert fleet.inventory.nodes("east")["a"].failing == Failing(ReadFailure.TIMEOUT, 2.0)
-        assert fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 4.0) == Step()
+        assert fleet.inventory.nodes("east")["a"].failing == Failing(ReadFailure.TIMEOUT, 2.0, tries=2)
+        assert fleet.inventory.read_failed(A, ReadFailure.TIMEOUT, 4.0, next_try=9.0) == Step()
+        assert fleet.inventory.nodes("east")["a"].failing == Failing(ReadFailure.TIMEOUT, 2.0, tries=3, next_try=9.0)
         fleet.read(A, 5.0, ONE)
         assert fleet.inventory.nodes("east")["a"].failing is None
 
@@ -1185,7 +1186,7 @@ class InventoryMachine(RuleBasedStateMachine):
             entry.place: (
                 entry.node,
                 entry.time,
-                entry.failing,
+                entry.failing and entry.failing[:3],  # how often it was tried is no news
                 entry.driver_version,
                 entry.gpus,
                 entry.since,

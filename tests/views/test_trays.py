@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.model import Gpu, NodeInfo, NodeState, Place, SilentGpu
+from collector.views.missing import MissingGpu
 from collector.views.trays import Seat, Tray, seats, seats_by_tray, trays
 
 
@@ -51,6 +52,19 @@ class TestSeats:
         found = seats(gpus, missing)
         assert [seat.gpu for seat in found if seat.gpu is not None] == gpus
         assert sum(seat.positions for seat in found if seat.gpu is None) == missing
+
+    def test_a_missing_gpu_that_is_known_stands_where_it_sat(self) -> None:
+        here = [Gpu(uuid=f"GPU-{module}", module=module) for module in ("1", "3")]
+        two, four = (MissingGpu(Gpu(uuid=f"GPU-{module}", module=module), 1.0, 2.0) for module in ("2", "4"))
+        assert seats(here, 1, [two])[1] == Seat("module 2", None, missing=two)
+        found = seats(here, 3, [four, two])
+        assert [(seat.name, seat.positions, seat.missing) for seat in found] == [
+            ("module 1", 1, None),
+            ("module 2", 1, two),
+            ("module 3", 1, None),
+            ("module 4", 1, four),
+            ("position unknown", 1, None),
+        ]
 
     def test_a_gap_in_the_modules_is_the_empty_one(self) -> None:
         one, three = Gpu(uuid="GPU-1", module="1"), Gpu(uuid="GPU-3", module="3")

@@ -69,6 +69,7 @@ def _common(request: web.Request) -> dict[str, Any]:
     return {
         "root": root,
         "qr_code": functools.partial(qr_code, public),
+        "public_address": public.address,
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
