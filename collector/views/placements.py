@@ -191,7 +191,7 @@ def as_gpu(row: PastPlacement) -> Gpu:
 
 
 def in_words(gpu: Gpu) -> str:
-    """Return where in its machine a GPU is, for people: "tray 3, slot 4, module 2"; empty where that is not reported."""
+    """Return where in its machine a GPU is, for people: "tray 3, slot 4, module 2"; empty where it is not reported."""
     return ", ".join(f"{name} {value}" for name in ("tray", "slot", "module") if (value := getattr(gpu, name)))
 
 

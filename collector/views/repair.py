@@ -43,4 +43,3 @@ def boards(gpus: Iterable[Gpu], states: Mapping[str, GpuState], missing: Sequenc
         seen = max((one.last_seen for one in gone if one.last_seen is not None), default=None)
         found.append(Board(members, tuple(dict.fromkeys(why)), seen))
     return sorted(found, key=lambda board: not board.why)
-
