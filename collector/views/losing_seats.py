@@ -19,9 +19,11 @@ class LosingSeat(NamedTuple):
     losses: list[FormerGpu]  # the last to leave first
 
     @property
-    def gpus(self) -> dict[str, int]:
-        """How often each GPU left, by UUID."""
-        return Counter(one.uuid for one in self.losses)
+    def gpus(self) -> list[tuple[FormerGpu, int]]:
+        """Each GPU that left, and how often; the last to leave first."""
+        times = Counter(one.uuid for one in self.losses)
+        last = {one.uuid: one for one in reversed(self.losses)}
+        return [(last[uuid], times[uuid]) for uuid in times]
 
 
 def losing_seats(former: Iterable[FormerGpu]) -> list[LosingSeat]:

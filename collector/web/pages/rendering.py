@@ -15,7 +15,7 @@ from collector.views.alterations import describe_changes, describe_counters
 from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
 from collector.views.counting import counting_key
-from collector.views.placements import last_condition
+from collector.views.placements import in_words, last_condition
 from collector.views.recent_changes import current_place
 from collector.views.trays import last_known_chassis
 from collector.web.keys import COLLECTOR
@@ -115,6 +115,7 @@ _templates.filters |= {
     "level_words": lambda level: humanize.LEVEL_WORDS[level],
     "level_of": worst_level,
     "reasons_of": degradations,
+    "seat_words": in_words,
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
     "counters": describe_counters,
