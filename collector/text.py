@@ -1,6 +1,7 @@
 """Short texts: foreign text that is safe in a line, a log or a file, counts with their nouns, and why things failed."""
 
 import itertools
+import re
 import shlex
 from collections.abc import Collection
 from contextlib import suppress
@@ -14,6 +15,7 @@ __all__ = [
     "describe_redirect",
     "enumerated",
     "escaped",
+    "natural_key",
     "one_line",
     "printable",
     "printable_json",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  a spreadsheet takes the wide ones, too
+_DIGITS = re.compile("([0-9]+)")
 MAX_PAGE_LENGTH = 1 << 14  # characters of a web page that are searched for words
 _MAX_HOST_LENGTH = 100  # characters of a host that a redirect names
 
@@ -44,6 +47,14 @@ def printable(text: str) -> str:
 def escaped(text: str) -> str:
     """Return a text in one line: an escape as Python writes it stands for each character that does not print."""
     return text if text.isprintable() else text.translate(_ESCAPES)
+
+
+def natural_key(text: str) -> tuple[tuple[int, str], ...]:
+    """Return what sorts names as people count: "sim-2" before "sim-10"."""
+    parts = _DIGITS.split(text)  # a number at each odd position
+    return tuple(
+        (len(part.lstrip("0")), part.lstrip("0")) if index % 2 else (0, part) for index, part in enumerate(parts)
+    )
 
 
 def shell_word(text: str) -> str:

@@ -1,5 +1,6 @@
 """Text from elsewhere on one line of an error, a log or a terminal."""
 
+import itertools
 import shutil
 import subprocess
 
@@ -13,6 +14,7 @@ from collector.text import (
     describe_redirect,
     enumerated,
     escaped,
+    natural_key,
     one_line,
     printable,
     printable_json,
@@ -134,3 +136,14 @@ def test_a_shell_reads_a_word_as_the_text_that_it_was(text):
 @pytest.mark.parametrize(("names", "text"), [((), ""), (("a", "b"), "a, b"), (("a", "b", "c"), "a, b, …")])
 def test_names_in_a_row_are_not_many(names: tuple[str, ...], text: str) -> None:
     assert enumerated(names, 2) == text
+
+
+def test_names_are_sorted_as_people_count() -> None:
+    names = ["sim-10", "sim-2", "sim-02b", "b", "sim", "10", "9", ""]
+    assert sorted(names, key=natural_key) == ["", "9", "10", "b", "sim", "sim-2", "sim-02b", "sim-10"]
+
+
+@given(st.lists(st.text(max_size=20), max_size=20))
+def test_any_names_can_be_sorted(names: list[str]) -> None:
+    keys = sorted(map(natural_key, names))
+    assert all(before <= after for before, after in itertools.pairwise(keys))

@@ -12,6 +12,7 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True):
     certificate_check_interval: float = 10.0  # between two looks at the certificate files
     sweep_interval: float = 1.0  # between two looks for connections that are too slow
     max_streams: int = 100  # of changes, at the same time
+    stream_heartbeat: float = 10.0  # after which a stream sends a message in any case
     max_stream_time: float = 600.0  # after which a browser must connect again, and authenticate again
 
 

@@ -29,5 +29,5 @@ ROUTES = {  # a name in them may be anything but a slash, which is written %2F
 def add_to(app: web.Application, limits: HttpLimits) -> None:
     """Prepare an application for the page, whose paths are `ROUTES`."""
     compile_templates()
-    app[STREAMS] = Streams(limits.max_streams, limits.max_stream_time)
+    app[STREAMS] = Streams(limits)
     app.on_shutdown.append(app[STREAMS].close)

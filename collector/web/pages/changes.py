@@ -41,7 +41,6 @@ async def changes(request: web.Request) -> web.Response:
     event = choice(request, "event", list(EVENT_CHOICES))
     cluster = request.query.get("cluster") or None
     before = row_id(request, "before", "the position of an older page") if request.query.get("before") else None
-    last = collector.recent_changes.last_id  # changes that come while the history is queried are streamed
     history = await query_history(collector, functools.partial(_recorded, event or None, cluster, before))
     if history.available:
         part = _from_history(history.rows)
@@ -53,13 +52,11 @@ async def changes(request: web.Request) -> web.Response:
         groups=part.groups,
         older=part.older,
         newest=before is None,
-        live=before is None and not event and cluster is None,
         history=history,
         event=event,
         cluster=cluster or "",
         events=EVENT_CHOICES,
         clusters=sorted(collector.clusters()),
-        last=last,
     )
 
 

@@ -66,7 +66,6 @@ async def health(request: web.Request) -> web.Response:
         clusters=sorted({*collector.clusters(), *collector.inventory.clusters()}),
         models=survey.models,
         latest=fold_counting(collector.recent_changes.newest(Event.HEALTH), MAX_CHANGES),
-        last=collector.recent_changes.last_id,
     )
 
 

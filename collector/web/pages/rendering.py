@@ -14,18 +14,22 @@ from collector.views import humanize
 from collector.views.alterations import describe_changes, describe_counters
 from collector.views.condition import REASON_WORDS, turn_of
 from collector.views.cooperative import yielding
-from collector.views.counting import counting_key
 from collector.views.placements import in_words, last_condition
 from collector.views.recent_changes import current_place
 from collector.views.trays import last_known_chassis
 from collector.web.keys import COLLECTOR
 from collector.web.pages import links
 from collector.web.pages.qr import qr_code
-from collector.web.pages.static import STATIC_PATHS
+from collector.web.pages.static import SCRIPTS, STATIC_PATHS, STYLESHEETS
 from collector.web.public_url import local_path, public_url
 
-__all__ = ["compile_templates", "error_page", "fragment", "page", "wants_page"]
+__all__ = ["compile_templates", "error_page", "page", "wants_page"]
 
+NAVIGATION = (  # the key that leads there after "g", the name of the area, and its path
+    ("f", "Fleet", "/"),
+    ("c", "Changes", "/changes"),
+    ("h", "Health", "/health"),
+)
 ADVICE = {404: "This page does not exist. Search above for a serial, UUID, chassis, node or machine."}  # by status
 
 
@@ -44,11 +48,6 @@ async def page(request: web.Request, template: str, *, code: int = 200, **values
     return response
 
 
-def fragment(request: web.Request, template: str, **values: Any) -> str:
-    """Return a small part of a page as HTML."""
-    return _templates.get_template(template).render(_common(request) | values)
-
-
 def wants_page(request: web.Request) -> bool:
     """Return whether a browser asks, which shows even errors as pages; other clients get one line."""
     return "text/html" in request.headers.get("Accept", "") and not local_path(request).startswith("/api/")
@@ -64,12 +63,15 @@ async def error_page(request: web.Request, error: web.HTTPException) -> web.Resp
 
 def _common(request: web.Request) -> dict[str, Any]:
     collector = request.app[COLLECTOR]
-    public = public_url(request)
+    public, here = public_url(request), local_path(request)
     root = public.prefix
     return {
         "root": root,
         "qr_code": functools.partial(qr_code, public),
         "public_address": public.address,
+        "here": here,
+        "area": _area(here),
+        "live": "at" not in request.query,  # what was, does not change
         **{name: functools.partial(_below, root, path) for name, path in PATHS.items()},
         "now": collector.now(),
         "mark_of": lambda gpu: collector.marks.of(gpu.uuid, gpu.serial, collector.now()),
@@ -77,6 +79,15 @@ def _common(request: web.Request) -> dict[str, Any]:
         "term": request.query.get("q", ""),
         "current_place": functools.partial(current_place, inventory=collector.inventory),
     }
+
+
+def _area(path: str) -> str:
+    """Return the area of the navigation that a page belongs to."""
+    if path.startswith("/clusters"):
+        return "Nodes" if "/nodes/" in path else "Fleet"
+    return next(
+        (name for _, name, start in NAVIGATION if path == start or (start != "/" and path.startswith(start))), ""
+    )
 
 
 def _below(root: str, path: Callable[..., str], *arguments: Any) -> str:
@@ -119,7 +130,6 @@ _templates.filters |= {
     "reason_words": lambda reason: REASON_WORDS[reason],
     "percent": humanize.percent,
     "counters": describe_counters,
-    "counting_key": counting_key,
     "ticket_name": links.ticket_name,
     "ticket_url": links.ticket_url,
     "turn_of": turn_of,
@@ -127,6 +137,9 @@ _templates.filters |= {
 _templates.globals |= {
     "version": __version__,
     "static": STATIC_PATHS,
+    "stylesheets": STYLESHEETS,
+    "scripts": SCRIPTS,
+    "navigation": NAVIGATION,
     "level_words": humanize.LEVEL_WORDS.get,
     "reason_text": REASON_WORDS.get,
     "coverage": humanize.describe_coverage,

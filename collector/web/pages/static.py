@@ -5,12 +5,16 @@ from pathlib import Path
 
 from aiohttp import web
 
-__all__ = ["STATIC_PATHS", "static"]
+__all__ = ["SCRIPTS", "STATIC_PATHS", "STYLESHEETS", "static"]
 
 CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = {path.name: path.read_bytes() for path in (Path(__file__).parents[1] / "static").iterdir()}
 # A new release must not meet an old script in the browser's cache, so the address changes with the content.
 STATIC_PATHS = {name: f"/static/{name}?v={hashlib.sha256(body).hexdigest()[:12]}" for name, body in FILES.items()}
+# All of them are on every page: they are small, and come from the browser's cache. The page's own is the first.
+_ORDER = sorted(FILES, key=lambda name: (not name.startswith("page."), name))
+STYLESHEETS = [STATIC_PATHS[name] for name in _ORDER if name.endswith(".css")]
+SCRIPTS = [STATIC_PATHS[name] for name in _ORDER if name.endswith(".js")]
 
 
 async def static(request: web.Request) -> web.Response:

@@ -1,32 +1,28 @@
-"""Server-sent events: the changes as they happen, as the HTML that the lists on the page are made of."""
+"""Server-sent events that say when a page is no longer as it was: whoever shows one fetches it again."""
 
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 from aiohttp import web
 
-from collector.model import CHANGE_EVENTS, Event
-from collector.views.recent_changes import ChangeGroup, RecentChanges
+from collector.views.recent_changes import RecentChanges
 from collector.web.keys import COLLECTOR
-from collector.web.pages.rendering import fragment
-from collector.web.params import choice
+from collector.web.limits import HttpLimits
 
 __all__ = ["STREAMS", "Streams", "stream_changes"]
 
-MAX_GROUPS_PER_MESSAGE = 50  # when more happened, the oldest of them are left out
-MIN_INTERVAL_SECONDS = 0.25  # between two messages
-HEARTBEAT_SECONDS = 15.0  # after which a comment shows proxies and the browser that the stream is alive
+MIN_INTERVAL_SECONDS = 1.0  # between two messages
 RETRY_MILLISECONDS = 3000  # after which a browser connects again
 
 
 class Streams:
     """The open streams: a limited number, for a limited time, and none that outlives the server."""
 
-    def __init__(self, limit: int, max_seconds: float) -> None:
-        self._limit = limit
-        self._max_seconds = max_seconds
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limit = limits.max_streams
+        self._max_seconds = limits.max_stream_time
+        self.heartbeat = limits.stream_heartbeat  # seconds
         self._scopes: set[anyio.CancelScope] = set()
 
     @asynccontextmanager
@@ -51,40 +47,30 @@ STREAMS = web.AppKey("streams", Streams)
 
 
 async def stream_changes(request: web.Request) -> web.StreamResponse:
-    """Send each change as it happens, or each of one `event`.
+    """Send the id of the newest change whenever there is a newer one, and now and then though there is none.
 
-    `after` or the browser's own header is the id of the last known one.
+    A page that shows what is true now fetches itself again then: a cluster that goes down, or a reading that changes
+    nothing, is no change of a GPU.
     """
     changes = request.app[COLLECTOR].recent_changes
-    name = choice(request, "event", ["", *CHANGE_EVENTS])
-    event = Event(name) if name else None
-    after = _after(request, changes)
     response = web.StreamResponse(headers={"X-Accel-Buffering": "no"})
     response.content_type = "text/event-stream"
-    async with request.app[STREAMS].open():
+    streams = request.app[STREAMS]
+    async with streams.open():
         await response.prepare(request)
         await response.write(f"retry: {RETRY_MILLISECONDS}\n\n".encode())
+        last = _last_seen(request, changes)
         while True:
-            with anyio.move_on_after(HEARTBEAT_SECONDS):
-                while next(changes.newest(event, after=after), None) is None:
+            with anyio.move_on_after(streams.heartbeat):
+                while changes.last_id <= last:
                     await changes.wait()
-            # The newest are taken first, so a browser that was away catches up in one step.
-            groups = list(itertools.islice(changes.newest(event, after=after), MAX_GROUPS_PER_MESSAGE))
-            text = "".join(_message(request, group) for group in reversed(groups)) or ": heartbeat\n\n"
-            after = groups[0].id if groups else after
-            await response.write(text.encode())
+            last = changes.last_id
+            await response.write(f"id: {last}\ndata: changed\n\n".encode())
             await anyio.sleep(MIN_INTERVAL_SECONDS)
     return response
 
 
-def _after(request: web.Request, changes: RecentChanges) -> int:
-    text = request.headers.get("Last-Event-ID") or request.query.get("after", "")
-    if text.isascii() and text.isdigit() and len(text) < 19:
-        return int(text)
-    return changes.last_id
-
-
-def _message(request: web.Request, group: ChangeGroup) -> str:
-    # Each line must be marked as data, or a line break in a name could end the message and begin another one.
-    lines = fragment(request, "change.html", group=group).splitlines()
-    return "\n".join([f"id: {group.id}", *(f"data: {line}" for line in lines), "", ""])
+def _last_seen(request: web.Request, changes: RecentChanges) -> int:
+    """Return the id that a browser that comes back has seen last, or else the newest one."""
+    text = request.headers.get("Last-Event-ID", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else changes.last_id

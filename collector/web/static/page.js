@@ -1,24 +1,68 @@
-// What a script adds to the page: the "/" key, times that stay current, and the changes as they happen.
-"use strict";
+// What scripts add to every page: keys, times that stay current, and content that follows what happens.
+// Scripts of other files find what they need by delegated events or after "gpuid:refreshed"; what they add to <main>
+// stays only inside of [data-keep]. Rows with a data-key keep their identity, new ones flash in a list with data-flash.
 
 const TIMES_INTERVAL = 5000; // milliseconds between two updates of the times
 const RECONNECT_DELAY = 30000; // milliseconds after a stream was refused
-const CHECK_INTERVAL = 10000; // milliseconds: a cluster that goes down changes no GPU, and so sends nothing
-const REFRESH_DELAY = 5000; // milliseconds: the counts follow the changes, but no more often than this
+const REFRESH_INTERVAL = 3000; // milliseconds: the page follows what happens, but no more often than this
+const SEQUENCE_TIME = 1500; // milliseconds within which the second of two keys must follow
 
 const search = document.getElementById("q");
+const sheet = document.getElementById("keys");
+document.documentElement.classList.add("js");
+
+// Keys
+
+let leader = 0; // when "g" was pressed
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    event.preventDefault();
-    search.focus();
-    search.select();
-  }
+  const ctrl = event.ctrlKey || event.metaKey;
+  if (ctrl && !event.altKey && event.key.toLowerCase() === "k") return take(event, focusSearch);
+  if (ctrl || event.altKey || sheet.open || event.target.closest?.("input, select, textarea, [contenteditable]")) return;
+  const after = event.timeStamp - leader < SEQUENCE_TIME;
+  leader = 0;
+  if (after) {
+    const link = document.querySelector(`[data-go="${CSS.escape(event.key)}"]`);
+    if (link) take(event, () => link.click());
+  } else if (event.key === "g") leader = event.timeStamp;
+  else if (event.key === "/") take(event, focusSearch);
+  else if (event.key === "?") take(event, () => sheet.showModal());
+  else if (event.key === "p") button?.click();
+  else if (event.key === "j") take(event, () => step(1));
+  else if (event.key === "k") take(event, () => step(-1));
+  else if (event.key === "[") document.querySelector("main [rel=prev]")?.click();
+  else if (event.key === "]") document.querySelector("main [rel=next]")?.click();
 });
 
-// The same texts as the server's (views/humanize.py), so that nothing jumps.
+function take(event, action) {
+  event.preventDefault();
+  action();
+}
+
+function focusSearch() {
+  search.focus();
+  search.select();
+}
+
+// Moves the focus to the first link of the next or the previous row of a list.
+function step(by) {
+  const links = [...document.querySelectorAll("main tbody tr, main .problems > li, main .change")]
+    .map((row) => row.querySelector("a")).filter((link) => link?.checkVisibility());
+  const row = document.activeElement.closest("tr, li");
+  const at = links.findIndex((link) => row?.contains(link));
+  links[at < 0 ? (by > 0 ? 0 : links.length - 1) : Math.max(0, Math.min(links.length - 1, at + by))]?.focus();
+}
+
+const keys = document.querySelector("[data-keys]");
+keys.hidden = false;
+keys.addEventListener("click", () => sheet.showModal());
+sheet.addEventListener("click", (event) => { if (event.target === sheet) sheet.close(); });
+
+// Times, in the same words as the server's (views/humanize.py), so that nothing jumps.
+
 const UNITS = [[86400, 129600, "day"], [3600, 5400, "hour"], [60, 90, "minute"], [1, 0, "second"]];
+const asOf = document.getElementById("as-of");
+let skew = Date.now() - Date.parse(asOf.dateTime); // milliseconds by which this machine's clock is ahead
 
 function ago(seconds) {
   if (seconds <= -60) return `in ${duration(-seconds)}`;
@@ -31,14 +75,6 @@ function duration(seconds) {
   return `${count.toLocaleString("en")} ${unit}${count === 1 ? "" : "s"}`;
 }
 
-// How far this machine's clock is ahead of the server's, in milliseconds.
-const skew = Date.now() - Date.parse(document.querySelector("footer time").dateTime);
-
-function setAsOf(moment) {
-  const footerTime = document.querySelector("footer time");
-  footerTime.textContent = footerTime.dateTime = moment.toISOString().replace(/\.\d+Z$/, "Z");
-}
-
 function updateTimes() {
   for (const span of document.querySelectorAll("time .ago")) {
     const text = ago((Date.now() - skew - Date.parse(span.parentElement.dateTime)) / 1000);
@@ -47,103 +83,124 @@ function updateTimes() {
 }
 setInterval(updateTimes, TIMES_INTERVAL);
 
-const live = document.querySelector("[data-live]");
-if (live && "EventSource" in window) streamChanges(live);
+// Live: the server says that something has happened, and the page fetches itself and changes where it differs.
 
-function streamChanges(section) {
-  const list = section.querySelector("[data-live-list]");
-  const state = section.querySelector("[data-live-state]");
-  const pause = section.querySelector("[data-live-pause]");
-  const most = Number(list.dataset.most);
-  let after = section.dataset.after;
-  let source = null;
-  let paused = false;
+const button = document.querySelector("[data-live]");
+const edited = new WeakSet(); // forms that somebody has begun to fill in
+let source = null;
+let paused = false;
+let waiting = null;
+let refreshed = 0;
 
-  function open() {
-    if (source || paused || document.hidden) return;
-    source = new EventSource(`${section.dataset.live}${section.dataset.live.includes("?") ? "&" : "?"}after=${encodeURIComponent(after)}`);
-    source.onopen = () => showState("live");
-    source.onmessage = (message) => {
-      after = message.lastEventId;
-      add(message.data);
-    };
-    source.onerror = () => {
-      showState("not connected");
-      if (source?.readyState === EventSource.CLOSED) {
-        source = null;
-        setTimeout(open, RECONNECT_DELAY); // refused: the browser does not retry by itself
-      }
-    };
-  }
-
-  function close() {
-    source?.close();
-    source = null;
-  }
-
-  function showState(text) {
-    if (state.textContent !== text) state.textContent = text;
-    state.className = `live ${text === "live" ? "good" : "idle"}`;
-  }
-
-  function add(html) {
-    const item = new DOMParser().parseFromString(html, "text/html").querySelector("li.change");
-    if (!item) return;
-    for (const other of list.children) if (other.dataset.key === item.dataset.key) return;
-    section.querySelector("[data-live-empty]").hidden = true;
-    if (item.dataset.counting && "liveFold" in list.dataset) {
-      for (const other of list.querySelectorAll("li.change")) if (other.dataset.counting === item.dataset.counting) other.remove();
-    }
-    item.classList.add("new");
-    list.prepend(document.adoptNode(item));
-    while (list.children.length > most && !list.lastElementChild.contains(document.activeElement)) {
-      list.lastElementChild.remove();
-    }
-    refreshSoon();
-  }
-
-  pause.hidden = false;
-  pause.addEventListener("click", () => {
+if (button && "EventSource" in window) {
+  document.addEventListener("input", (event) => edited.add(event.target.form));
+  button.hidden = false;
+  button.addEventListener("click", () => {
     paused = !paused;
-    pause.textContent = paused ? "Resume" : "Pause";
-    if (paused) {
-      close();
-      showState("paused");
-    } else {
-      open();
-    }
+    if (paused) close();
+    else open();
+    if (paused) showState("Paused", "idle");
+    else refreshSoon();
   });
   // A browser has few connections to one server; hidden tabs must not hold them.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
-  setInterval(() => { if (!paused) refreshSoon(); }, CHECK_INTERVAL);
-  // A page that is only streamed is as current as the stream.
-  if (!document.querySelector("[data-refresh]")) {
-    setInterval(() => { if (source?.readyState === EventSource.OPEN) setAsOf(new Date(Date.now() - skew)); }, TIMES_INTERVAL);
-  }
   open();
 }
 
-let waiting = null;
+function open() {
+  if (source || paused || document.hidden) return;
+  source = new EventSource(button.dataset.live);
+  source.onopen = () => showState("Live", "good");
+  source.onmessage = refreshSoon;
+  source.onerror = () => {
+    showState("Offline", "bad");
+    if (source?.readyState === EventSource.CLOSED) {
+      source = null;
+      setTimeout(open, RECONNECT_DELAY); // refused: the browser does not retry by itself
+    }
+  };
+}
+
+function close() {
+  source?.close();
+  source = null;
+}
+
+function showState(text, kind) {
+  const state = button.firstElementChild;
+  state.className = `dot ${kind}`;
+  if (state.textContent !== text) state.textContent = text;
+  button.title = paused ? "Resume live updates" : "Pause live updates";
+}
 
 function refreshSoon() {
-  if (!waiting && document.querySelector("[data-refresh]")) waiting = setTimeout(refresh, REFRESH_DELAY);
+  waiting ??= setTimeout(refresh, Math.max(0, refreshed + REFRESH_INTERVAL - Date.now()));
 }
 
 async function refresh() {
-  waiting = null;
-  if (document.hidden) return;
   try {
+    const selection = getSelection();
+    const selecting = !selection.isCollapsed && document.getElementById("main").contains(selection.anchorNode);
+    if (document.hidden || paused || selecting) return;
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    setAsOf(new Date(fresh.querySelector("footer time").dateTime));
-    for (const part of document.querySelectorAll("[data-refresh]")) {
-      const other = fresh.querySelector(`[data-refresh="${part.dataset.refresh}"]`);
-      const inUse = part.contains(document.activeElement) || getSelection().containsNode(part, true) && !getSelection().isCollapsed;
-      if (other && !inUse) part.replaceWith(document.adoptNode(other));
-    }
+    if (paused) return;
+    const moment = fresh.getElementById("as-of");
+    skew = Date.now() - Date.parse(moment.dateTime);
+    morph(asOf, moment);
+    morph(document.getElementById("main"), fresh.getElementById("main"));
+    document.title = fresh.title;
+    document.dispatchEvent(new Event("gpuid:refreshed"));
   } catch {
     // The state of the stream shows that there is no connection.
+  } finally {
+    waiting = null;
+    refreshed = Date.now();
   }
+}
+
+// Makes a node like a fresh one and touches only what differs, so that focus, scroll and open details stay.
+function morph(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeType !== Node.ELEMENT_NODE || old.nodeName !== fresh.nodeName) {
+    old.replaceWith(document.importNode(fresh, true));
+    return;
+  }
+  if (old.hasAttribute("data-keep") || edited.has(old) || old.contains(document.activeElement) && old.matches("form")) return;
+  for (const { name } of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && !(name === "open" && old.matches("details"))) old.removeAttribute(name);
+  }
+  for (const { name, value } of fresh.attributes) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  const known = new Map([...old.childNodes].filter(keyOf).map((child) => [keyOf(child), child]));
+  const wanted = new Set([...fresh.childNodes].map(keyOf));
+  let next = old.firstChild;
+  const drop = () => { const gone = next; next = next.nextSibling; gone.remove(); };
+  for (const child of fresh.childNodes) {
+    const key = keyOf(child);
+    const match = key ? known.get(key) : null;
+    while (next && next !== match && (match || keyOf(next)) && !(keyOf(next) && wanted.has(keyOf(next)))) drop();
+    if (match) {
+      if (match === next) next = next.nextSibling;
+      else old.insertBefore(match, next);
+      morph(match, child);
+    } else if (!key && next && !keyOf(next) && next.nodeName === child.nodeName) {
+      const same = next;
+      next = next.nextSibling;
+      morph(same, child);
+    } else {
+      const added = document.importNode(child, true);
+      if (key && "flash" in old.dataset) added.classList.add("new");
+      old.insertBefore(added, next);
+    }
+  }
+  while (next) drop();
+}
+
+// What a child is known by among its siblings, so that rows that come and go do not turn into each other.
+function keyOf(node) {
+  return node.dataset?.key || node.id || "";
 }

@@ -18,17 +18,24 @@ class Page(HTMLParser):
         self.status = answer.status_code
         self.links: list[str] = []
         self._words: list[str] = []
+        self._moment = ""  # the title of the time that is being read
         self.feed(answer.text)
         self.close()
 
     @property
     def text(self) -> str:
-        """What can be read, with single blanks."""
+        """What can be read, with single blanks; after a time that is written as an age, the time itself."""
         return " ".join(" ".join(self._words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "a":
             self.links.append(dict(attrs)["href"] or "")
+        elif tag == "time":
+            self._moment = dict(attrs).get("title") or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "time":
+            self._words.append(f" {self._moment} ")
 
     def handle_data(self, data: str) -> None:
         self._words.append(data)

@@ -139,7 +139,7 @@ class TestReading:
     def test_dark_and_light_follow_the_system(self, opened: Any) -> None:
         background = "getComputedStyle(document.body).backgroundColor"
         assert opened("/", color_scheme="light").evaluate(background) == "rgb(255, 255, 255)"
-        assert opened("/", color_scheme="dark").evaluate(background) == "rgb(20, 23, 27)"
+        assert opened("/", color_scheme="dark").evaluate(background) == "rgb(19, 21, 25)"
 
     def test_the_timeline_is_also_a_list(self, opened: Any) -> None:
         page = opened("/gpus/GPU-a2")
@@ -179,7 +179,7 @@ class TestPhone:
 
     def test_the_fields_of_a_filter_are_of_one_height(self, opened: Any) -> None:
         page = opened("/clusters/prod-a")
-        boxes = [one.bounding_box() for one in page.locator(".filter select, .filter input, .filter button").all()]
+        boxes = [one.bounding_box() for one in page.locator(".toolbar select, .toolbar input, .toolbar button").all()]
         assert {(round(box["y"], 1), round(box["height"], 1)) for box in boxes} == {
             (round(boxes[0]["y"], 1), round(boxes[0]["height"], 1))
         }
@@ -227,7 +227,7 @@ class TestKeyboard:
 class TestLive:
     def test_a_change_appears_by_itself_and_the_counts_follow(self, opened: Any, live: Live) -> None:
         page = opened("/")
-        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
         live.read("prod-a", "n7", Gpu(uuid="GPU-new", serial="777000"), capacity=1, time=1764000500.0)
         first = page.locator(".changes > li").first
         expect(first).to_contain_text("appeared GPU 777000 in n7 of prod-a", timeout=30_000)
@@ -235,7 +235,7 @@ class TestLive:
 
     def test_simultaneous_moves_from_several_nodes_all_appear(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
-        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
         arrivals = [Gpu(uuid="GPU-b1", serial="900"), Gpu(uuid="GPU-a1", serial="100")]
         live.read("prod-a", "n7", *arrivals, time=1764000500.0)
         moved = page.locator(".changes > li", has_text="to n7 of prod-a")
@@ -255,11 +255,11 @@ class TestLive:
 
     def test_it_can_be_paused_and_catches_up(self, opened: Any, live: Live) -> None:
         page = opened("/changes")
-        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
-        page.get_by_role("button", name="Pause").click()
-        expect(page.get_by_text("paused", exact=True)).to_be_visible()
+        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
+        page.get_by_role("button", name="Live").click()
+        expect(page.get_by_role("button", name="Paused")).to_be_visible()
         live.read("prod-a", "n7", Gpu(uuid="GPU-7", serial="777000"), time=1764000500.0)
-        page.get_by_role("button", name="Resume").click()
+        page.get_by_role("button", name="Paused").click()
         expect(page.locator(".changes > li").first).to_contain_text("GPU 777000", timeout=30_000)
         assert page.locator(".changes > li", has_text="GPU 777000").count() == 1
 
@@ -268,7 +268,7 @@ class TestWithoutScript:
     def test_everything_but_the_live_part_works(self, opened: Any, live: Live) -> None:
         page = opened("/", java_script_enabled=False)
         assert "appeared" in page.locator(".changes").inner_text()
-        assert not page.get_by_role("button", name="Pause").is_visible()
+        assert not page.get_by_role("button", name="Live").is_visible()
         page.get_by_role("searchbox").fill("102")
         page.get_by_role("button", name="Find").click()
         page.wait_for_url(f"{live.url}/gpus/GPU-a2")
@@ -291,7 +291,7 @@ class TestHostility:
         mark = Mark(uuid=evil, kind=MarkKind.RMA, note=evil, ticket="javascript:alert(4)", set_at=1.0, set_by=evil)
         live.site.collector.marks.replace([mark])
         page = opened("/")
-        expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("button", name="Live")).to_be_visible(timeout=30_000)
         live.read(evil, f"{evil}2", Gpu(uuid=f"{evil}2", serial=evil), time=1764000100.0)
         expect(page.locator(".changes > li").first).to_contain_text(f"{evil}2", timeout=30_000)
         page.get_by_role("rowheader", name=evil).get_by_role("link").click()
